@@ -1,0 +1,55 @@
+//! Whether traffic should be sent here.
+//!
+//! Ready once every credential that is `required` has had its first token, and until the daemon is asked to
+//! stop. A token endpoint that fails later does not count: taking this instance out would help nobody.
+
+use std::fmt::Write as _;
+
+use tokio::sync::watch;
+
+use crate::lifecycle::Stage;
+use crate::token::TokenSource;
+
+/// What readiness depends on.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    credentials: Vec<(TokenSource, bool)>,
+    stage: watch::Receiver<Stage>,
+}
+
+impl Readiness {
+    /// Of these credentials, each with whether it is required.
+    pub fn new(credentials: Vec<(TokenSource, bool)>, stage: watch::Receiver<Stage>) -> Self {
+        Self { credentials, stage }
+    }
+
+    /// Whether traffic should be sent here.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining()
+            && self.credentials.iter().all(|(source, required)| !required || source.has_had_a_token())
+    }
+
+    /// The same with its reasons, a line each: `[+]` what is well, `[-]` what is not, `[ ]` what does not count.
+    pub fn explain(&self) -> String {
+        let mut text = String::new();
+        for (source, required) in &self.credentials {
+            let (mark, state) = match (source.current(), source.has_had_a_token(), required) {
+                (Some(_), _, _) => ("[+]", "has a valid token"),
+                (None, true, _) => ("[ ]", "had a token that has ended"),
+                (None, false, true) => ("[-]", "waits for its first token"),
+                (None, false, false) => ("[ ]", "waits for its first token, and is not required"),
+            };
+            let _ = writeln!(text, "{mark} credential {} {state}", source.name());
+        }
+        let _ = if self.is_draining() {
+            writeln!(text, "[-] shutting down")
+        } else {
+            writeln!(text, "[+] accepting connections")
+        };
+        text
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.stage.borrow() != Stage::Running
+    }
+}

@@ -1,0 +1,280 @@
+//! The daemon as a whole: built from a configuration, run until it is asked to stop.
+//!
+//! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
+//! fails before the first token is asked for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::uri::Scheme;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::admin::{self, Readiness};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::lifecycle::{Stage, Stages, Threads};
+use crate::proxy::connect::TcpConnect;
+use crate::proxy::guard::Policy;
+use crate::proxy::listener::{self, Bound};
+use crate::proxy::pool::Upstream;
+use crate::proxy::replay::{Allowance, Budget};
+use crate::proxy::route::{Route, Table};
+use crate::proxy::service::Shared;
+use crate::proxy::unauthorized::Hold;
+use crate::proxy::worker;
+use crate::tls::client::{HTTP_1, Trust, TrustError};
+use crate::token::{ClientError, Refresher, TokenSource};
+
+/// A daemon that serves.
+#[derive(Debug)]
+pub struct Daemon {
+    addresses: Vec<SocketAddr>,
+    admin: SocketAddr,
+    stages: Stages,
+    threads: Threads,
+    /// Refreshers and the admin address: they end when they are dropped.
+    tasks: JoinSet<&'static str>,
+    drain: std::time::Duration,
+}
+
+/// Why the daemon did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A credential's client cannot be set up.
+    #[error("the credential `{credential}` cannot be set up")]
+    Credential {
+        /// Its name.
+        credential: String,
+        /// Why not.
+        source: ClientError,
+    },
+    /// An upstream's authorities cannot be used.
+    #[error("the upstream {upstream} cannot be set up")]
+    Trust {
+        /// Its address.
+        upstream: String,
+        /// Why not.
+        source: TrustError,
+    },
+    /// An upstream's address cannot be used.
+    #[error("the upstream {upstream} cannot be set up")]
+    Upstream {
+        /// Its address.
+        upstream: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system refuses a thread or a socket.
+    #[error("the system refused a thread or a socket")]
+    System(#[from] io::Error),
+}
+
+/// A part of the daemon ended that should not have.
+#[derive(Debug, Error)]
+#[error("{0} ended unexpectedly")]
+pub struct Died(String);
+
+impl Daemon {
+    /// Binds, builds and starts everything.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing keeps running then.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let trust = Trust::default();
+        let instance = format!("bearerd-{:08x}", fastrand::u32(..));
+        let (refreshers, sources) = credentials(config, &trust, clock)?;
+        let (table, upstreams) = routes(config, &trust, &sources)?;
+        let bound = config.server.listen.iter().map(|address| bind(*address));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let admin = bind(config.admin.listen)?;
+
+        let limits = &config.server.limits;
+        let shared = Arc::new(Shared {
+            policy: Policy::new(&config.server, &instance),
+            table,
+            instance,
+            allowance: Allowance {
+                body_bytes: limits.body_bytes,
+                replay_body: limits.replay_body,
+                budget: Arc::new(Budget::new(limits.replay_total)),
+                body_timeout: Some(limits.body_timeout),
+            },
+            token_wait: limits.token_wait,
+            access_log: config.log.access,
+            clock,
+        });
+        let stages = Stages::new();
+        let mut threads = Threads::new(config.server.workers + 1);
+        let workers = (0..config.server.workers)
+            .map(|index| {
+                let (shared, upstreams) = (Arc::clone(&shared), upstreams.clone());
+                worker::spawn(index, shared, upstreams, limits.clone(), stages.watch(), &mut threads)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        let addresses = bound.iter().map(|bound| bound.address).collect::<Vec<_>>();
+        for address in &addresses {
+            info!(%address, "listening");
+        }
+        listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
+
+        let mut tasks = JoinSet::new();
+        for refresher in refreshers {
+            tasks.spawn(async move {
+                refresher.run().await;
+                "a refresher"
+            });
+        }
+        let required = config.credentials.iter().map(|credential| credential.required);
+        let readiness = Readiness::new(sources.into_iter().zip(required).collect(), stages.watch());
+        let admin_address = admin.address;
+        let admin = TcpListener::from_std(admin.into_socket())?;
+        info!(address = %admin_address, "admin listening");
+        tasks.spawn(async move {
+            if let Err(error) = admin::serve(admin, readiness).await {
+                error!(%error, "admin address failed");
+            }
+            "the admin address"
+        });
+        let drain = config.server.drain;
+        Ok(Self { addresses, admin: admin_address, stages, threads, tasks, drain })
+    }
+
+    /// Where callers connect.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The operator's address.
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Serves until something ends it; never comes back otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Always: which part it was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops nothing.
+    pub async fn died(&mut self) -> Died {
+        tokio::select! {
+            thread = self.threads.one_ended() => Died(format!("the thread {thread}")),
+            Some(task) = self.tasks.join_next() => Died(task.map_or_else(|error| error.to_string(), str::to_owned)),
+        }
+    }
+
+    /// Takes no more connections, finishes what is in flight within `drain`, and cuts the rest; cuts at once
+    /// when `hurry` resolves.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        info!("draining");
+        self.stages.enter(Stage::Draining);
+        tokio::select! {
+            () = self.threads.all_ended() => {}
+            () = tokio::time::sleep(self.drain) => warn!("drain time is up"),
+            () = hurry => warn!("asked to stop at once"),
+        }
+        self.stages.enter(Stage::Cut);
+        self.threads.all_ended().await;
+        info!("stopped");
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<Bound, StartError> {
+    listener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+fn credentials(
+    config: &Config,
+    trust: &Trust,
+    clock: Clock,
+) -> Result<(Vec<Refresher>, Vec<TokenSource>), StartError> {
+    config
+        .credentials
+        .iter()
+        .map(|credential| {
+            Refresher::new(Arc::clone(credential), trust, clock)
+                .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
+        })
+        .collect()
+}
+
+/// The routing table, and the upstreams that its routes lead to: one for each address and way to connect.
+fn routes(
+    config: &Config,
+    trust: &Trust,
+    sources: &[TokenSource],
+) -> Result<(Table, Vec<Arc<Upstream>>), StartError> {
+    let mut table = Table::default();
+    let mut upstreams: Vec<(&config::Route, Arc<Upstream>)> = Vec::new();
+    for route in &config.routes {
+        let known = upstreams.iter().find(|(other, _)| shares_connections(other, route));
+        let upstream = match known {
+            Some((_, upstream)) => Arc::clone(upstream),
+            None => {
+                let upstream = Arc::new(upstream(upstreams.len(), route, trust)?);
+                upstreams.push((route, Arc::clone(&upstream)));
+                upstream
+            }
+        };
+        let host = HeaderValue::from_str(route.upstream.authority.as_str());
+        let host = host.map_err(|error| StartError::Upstream {
+            upstream: route.upstream.authority.to_string(),
+            source: io::Error::new(io::ErrorKind::InvalidInput, error),
+        })?;
+        let token = route
+            .credential
+            .as_ref()
+            .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
+        let entry = Route {
+            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
+            is_catch_all: route.path == "/",
+            upstream,
+            host,
+            path_in_front: route.upstream.path.clone(),
+            token,
+            hold: Hold::default(),
+            timeout: route.timeout,
+        };
+        table.add(route.host.as_deref(), &route.path, entry);
+    }
+    Ok((table, upstreams.into_iter().map(|(_, upstream)| upstream).collect()))
+}
+
+fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
+    let (a, b) = (&one.upstream, &other.upstream);
+    (&a.scheme, &a.authority, &a.roots) == (&b.scheme, &b.authority, &b.roots)
+        && one.connect_timeout == other.connect_timeout
+}
+
+fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
+    let config::Upstream { scheme, authority, roots, .. } = &route.upstream;
+    let name = format!("{scheme}://{authority}");
+    let tls = if *scheme == Scheme::HTTPS {
+        let tls = trust
+            .client_config(roots, HTTP_1)
+            .map_err(|source| StartError::Trust { upstream: name.clone(), source })?;
+        Some(Arc::new(tls))
+    } else {
+        None
+    };
+    let connect = TcpConnect::new(scheme, authority, tls)
+        .map_err(|source| StartError::Upstream { upstream: name.clone(), source })?;
+    Ok(Upstream { index, name, connect: Box::new(connect), connect_timeout: route.connect_timeout })
+}

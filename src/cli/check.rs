@@ -1,0 +1,43 @@
+//! `bearerd check`: every problem of the configuration, and whether it could be used.
+
+use super::{BAD_CONFIGURATION, ConfigFile, OK, output};
+use crate::config::{self, Environment};
+
+pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
+    let path = config::find(file.path, environment);
+    let outcome = config::load(&path, environment);
+    let diagnostics = match &outcome {
+        Ok(checked) => &checked.warnings,
+        Err(diagnostics) => diagnostics,
+    };
+    if !diagnostics.problems().is_empty() {
+        output::error_line(diagnostics.render(output::may_colour(environment)).trim_end());
+        output::error_line("");
+    }
+    let warnings = match diagnostics.warnings() {
+        0 => String::new(),
+        1 => ", 1 warning".to_owned(),
+        many => format!(", {many} warnings"),
+    };
+    match &outcome {
+        Ok(checked) => {
+            let config = &checked.config;
+            output::line(format_args!(
+                "{}: ok ({}, {}{warnings})",
+                path.display(),
+                counted(config.routes.len(), "route"),
+                counted(config.credentials.len(), "credential"),
+            ));
+            OK
+        }
+        Err(_) => {
+            let errors = counted(diagnostics.errors(), "error");
+            output::error_line(format_args!("{}: {errors}{warnings}", path.display()));
+            BAD_CONFIGURATION
+        }
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}

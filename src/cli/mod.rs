@@ -1,0 +1,70 @@
+//! The command line: what each command does, and the exit code that tells of it.
+
+mod check;
+mod demo;
+mod health;
+pub mod output;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Environment;
+
+/// It did what it was asked to.
+const OK: u8 = 0;
+/// It failed.
+const FAILED: u8 = 1;
+/// The configuration is bad (sysexits.h, `EX_CONFIG`).
+const BAD_CONFIGURATION: u8 = 78;
+/// The daemon cannot be reached (sysexits.h, `EX_UNAVAILABLE`).
+const UNAVAILABLE: u8 = 69;
+
+/// Adds OAuth 2.0 bearer tokens to requests of applications that know nothing of OAuth.
+#[derive(Debug, Parser)]
+#[command(name = "bearerd", version, max_term_width = 100, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until SIGTERM or SIGINT; finish what is in flight, then stop
+    Run(ConfigFile),
+    /// Check the configuration and print every problem; binds nothing
+    Check(ConfigFile),
+    /// Ask a running daemon whether it lives
+    Health(health::Health),
+    /// Show the whole thing on loopback, with an authorization server and an API of its own
+    Demo(demo::Demo),
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration [default: `$BEARERD_CONFIG`, `./proxy.toml`, `/etc/bearerd/proxy.toml`]
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+/// Reads the command line and does what it says.
+pub async fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Also what --help and --version print.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let code = match arguments.command {
+        Command::Run(file) => run::run(file, &Environment::process()).await,
+        Command::Check(file) => check::check(file, &Environment::process()),
+        Command::Health(health) => health::health(health, &Environment::process()).await,
+        Command::Demo(demo) => demo::demo(demo).await,
+    };
+    ExitCode::from(code)
+}

@@ -1,0 +1,53 @@
+//! `bearerd run`: serve until asked to stop.
+
+use tracing::{error, info, warn};
+
+use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
+use crate::app::Daemon;
+use crate::config::{self, Environment};
+use crate::lifecycle::StopSignals;
+use crate::telemetry::log;
+
+pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
+    let path = config::find(file.path, environment);
+    let checked = match config::load(&path, environment) {
+        Ok(checked) => checked,
+        Err(diagnostics) => {
+            output::error_line(diagnostics.render(output::may_colour(environment)));
+            return BAD_CONFIGURATION;
+        }
+    };
+    log::start(&checked.config.log, environment);
+    for problem in checked.warnings.problems() {
+        warn!(help = problem.help.as_deref(), "configuration: {}", problem.title);
+    }
+    let mut signals = match StopSignals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!(%error, "signals cannot be received");
+            return FAILED;
+        }
+    };
+    let mut daemon = match Daemon::start(&checked.config) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            error!(error = output::chain(&error), "not started");
+            output::error_line(format_args!("bearerd: {}", output::chain(&error)));
+            return FAILED;
+        }
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
+    tokio::select! {
+        signal = signals.next() => info!(signal, "asked to stop"),
+        died = daemon.died() => {
+            error!(error = %died, "stopping");
+            return FAILED;
+        }
+    }
+    daemon
+        .stop(async {
+            signals.next().await;
+        })
+        .await;
+    OK
+}

@@ -1,0 +1,335 @@
+//! Problems of a configuration, and how a person sees them.
+//!
+//! All problems are collected before any is shown, each with its place in the file (or in the environment
+//! variable that overrides it), a caret and the way to mend it. Text that may be a secret is masked before a
+//! line of the file is quoted.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// Whether a configuration can be used in spite of the problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It cannot.
+    Error,
+    /// It can, but should be looked at.
+    Warning,
+}
+
+/// One problem: what is wrong, where, and what would mend it.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Error or warning.
+    pub severity: Severity,
+    /// What is wrong, in one line.
+    pub title: String,
+    /// Where: bytes of the [`Sources`]; `None` for the file as a whole.
+    pub place: Option<Range<usize>>,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem that forbids using the configuration.
+    pub fn error(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, title: title.into(), place: place.into(), help: None }
+    }
+
+    /// A problem to look at.
+    pub fn warning(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(place, title) }
+    }
+
+    /// Says what would mend it.
+    #[must_use]
+    pub fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+}
+
+/// The texts that problems point into: the file, and the environment variables that override it.
+///
+/// Their bytes are numbered in one row: the file's first, then each variable's.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    path: PathBuf,
+    text: String,
+    overrides: Vec<Override>,
+}
+
+#[derive(Clone, Debug)]
+struct Override {
+    start: usize,
+    variable: String,
+    value: String,
+}
+
+impl Sources {
+    /// A file's text, known by its path.
+    pub fn new(path: &Path, text: String) -> Self {
+        Self { path: path.to_owned(), text, overrides: Vec::new() }
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Adds an environment variable; answers the bytes that its value is.
+    pub fn add_override(&mut self, variable: &str, value: &str) -> Range<usize> {
+        // One byte between two texts, so that an empty one has a place of its own too.
+        let start = 1 + self.overrides.last().map_or(self.text.len(), |last| last.start + last.value.len());
+        self.overrides.push(Override { start, variable: variable.to_owned(), value: value.to_owned() });
+        start..start + value.len()
+    }
+
+    /// Whether a place is in the environment and not in the file.
+    pub fn is_override(&self, place: &Range<usize>) -> bool {
+        self.override_at(place).is_some()
+    }
+
+    /// The value of the environment variable at this place.
+    pub fn override_text(&self, place: &Range<usize>) -> Option<&str> {
+        self.override_at(place).map(|found| found.value.as_str())
+    }
+
+    fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
+        self.overrides.iter().rfind(|one| one.start <= place.start)
+    }
+}
+
+/// All problems of a configuration with the texts they point into.
+#[derive(Clone, Debug)]
+pub struct Diagnostics {
+    sources: Sources,
+    problems: Vec<Problem>,
+}
+
+impl Diagnostics {
+    /// Sorts the problems by place, errors and warnings mixed as they stand in the file.
+    pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.place.as_ref().map_or(usize::MAX, |place| place.start));
+        Self { sources, problems }
+    }
+
+    /// A file that could not even be read.
+    pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        let problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
+        Self::new(Sources::new(path, String::new()), vec![problem])
+    }
+
+    /// The problems, in the order of the file.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// How many problems forbid using the configuration.
+    pub fn errors(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
+    }
+
+    /// How many only want a look.
+    pub fn warnings(&self) -> usize {
+        self.problems.len() - self.errors()
+    }
+
+    /// All problems as text for a terminal, or without colour for a log.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let renderer = renderer.decor_style(DecorStyle::Ascii);
+        let path = self.sources.path.display().to_string();
+        let masked = mask(&self.sources.text);
+        let groups = self.problems.iter().map(|problem| self.group(problem, &path, &masked));
+        let mut text = String::new();
+        for group in groups {
+            text.push_str(&renderer.render(&[group]));
+            text.push_str("\n\n");
+        }
+        text
+    }
+
+    fn group<'a>(&'a self, problem: &'a Problem, path: &'a str, masked: &'a str) -> Group<'a> {
+        let level = match problem.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = Group::with_title(level.primary_title(problem.title.as_str()));
+        if let Some(place) = &problem.place {
+            group = match self.sources.override_at(place) {
+                None => group.element(
+                    Snippet::source(masked)
+                        .path(path)
+                        .annotation(AnnotationKind::Primary.span(within(place.clone(), masked))),
+                ),
+                // The value may be a secret: the variable's name is the place.
+                Some(found) => group.element(
+                    Snippet::source(found.variable.as_str())
+                        .path("environment")
+                        .annotation(AnnotationKind::Primary.span(0..found.variable.len())),
+                ),
+            };
+        }
+        match &problem.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        }
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+/// Keeps a span inside the text and on character boundaries.
+fn within(place: Range<usize>, text: &str) -> Range<usize> {
+    let mut start = place.start.min(text.len());
+    let mut end = place.end.clamp(start, text.len());
+    while !text.is_char_boundary(start) {
+        start -= 1;
+    }
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
+    start..end
+}
+
+/// Hides what is quoted behind a key that names a secret, byte for byte, so that places stay where they are.
+///
+/// Works on lines, not on parsed keys: a file that does not parse is quoted too.
+fn mask(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let mut open: Option<&str> = None;
+    for line in text.split_inclusive('\n') {
+        // The rest of a multi-line string that began behind a secret's key.
+        if let Some(quote) = open {
+            match line.find(quote) {
+                Some(end) => {
+                    masked.push_str(&stars(&line[..end]));
+                    masked.push_str(&line[end..]);
+                    open = None;
+                }
+                None => masked.push_str(&stars(line)),
+            }
+            continue;
+        }
+        let Some(secret) = secret_start(line) else {
+            masked.push_str(line);
+            continue;
+        };
+        let (shown, value) = line.split_at(secret);
+        masked.push_str(shown);
+        open = ["\"\"\"", "'''"]
+            .into_iter()
+            .find(|quote| value.starts_with(quote) && !value[quote.len()..].contains(quote));
+        masked.push_str(&stars(value));
+    }
+    masked
+}
+
+/// Where in a line the value of a secret begins, if one stands there in plain text.
+///
+/// Everything from there to the line's end is taken for the value: a little too much is hidden, never too little.
+fn secret_start(line: &str) -> Option<usize> {
+    line.match_indices('=').map(|(equals, _)| equals).find_map(|equals| {
+        let value = line[equals + 1..].trim_start();
+        // { env = … } and { file = … } show where the secret is, not what it is.
+        let is_plain = names_a_secret(&line[..equals]) && !value.starts_with('{');
+        is_plain.then(|| line.len() - value.len())
+    })
+}
+
+/// Whether a key, as written, is one whose value is a secret or could be.
+fn names_a_secret(key: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\'');
+    let key = key.trim_end();
+    let name =
+        key.rsplit(|c| !is_part(c)).next().unwrap_or(key).trim_matches(['"', '\'']).to_ascii_lowercase();
+    let public = ["token_url", "key_file", "token_wait", "access_token_field"];
+    !public.contains(&name.as_str())
+        && ["secret", "password", "token", "assertion", "passphrase", "credentials"]
+            .iter()
+            .any(|word| name.contains(word))
+        || name.ends_with("key")
+}
+
+/// As many stars as bytes; line ends and quotes stay, so that the line keeps its shape.
+fn stars(text: &str) -> String {
+    let mut stars = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\r' | '"' | '\'' => stars.push(character),
+            _ => stars.extend(std::iter::repeat_n('*', character.len_utf8())),
+        }
+    }
+    stars
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_with_its_line_a_caret_and_the_way_to_mend_it() {
+        let text = "[server]\nlisten = \"127.0.0.1:8080\"\nreplay_bdoy = \"1MiB\"\n".to_owned();
+        let place = text.find("replay_bdoy").map(|start| start..start + 11).unwrap();
+        let problem = Problem::error(place, "unknown key `replay_bdoy`").help("did you mean `replay_body`?");
+
+        let shown = Diagnostics::new(Sources::new(Path::new("proxy.toml"), text), vec![problem]).to_string();
+
+        assert!(shown.contains("error: unknown key `replay_bdoy`"), "{shown}");
+        assert!(shown.contains("proxy.toml:3:1"), "{shown}");
+        assert!(shown.contains("^^^^^^^^^^^"), "{shown}");
+        assert!(shown.contains("help: did you mean `replay_body`?"), "{shown}");
+    }
+
+    #[test]
+    fn a_problem_in_an_override_names_the_variable_and_not_its_value() {
+        let mut sources = Sources::new(Path::new("proxy.toml"), "[server]\n".into());
+        sources.add_override("BEARERD_SERVER__DRAIN", "20s");
+        let place = sources.add_override("BEARERD_CREDENTIALS__A__CLIENT_SECRET", "hunter2");
+
+        let shown = Diagnostics::new(sources, vec![Problem::error(place, "too short")]).to_string();
+
+        assert!(shown.contains("BEARERD_CREDENTIALS__A__CLIENT_SECRET"), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_masked_wherever_its_line_is_quoted() {
+        let secrets = [
+            "client_secret = \"hunter2\"",
+            "client_secret=hunter2",
+            "password = 'hunter2' # hunter2",
+            "\"client_secret\" = \"hunter2\"",
+            "credentials.a.client_secret = \"hunter2",
+            "state_key = \"hunter2\"",
+            "token = \"hunter2\"",
+            "client_secret = \"\"\"\nhunter2\nhunter2\"\"\"",
+            "a = { client_id = \"x\", client_secret = \"hunter2\" }",
+        ];
+        for secret in secrets {
+            let masked = mask(secret);
+            assert!(!masked.contains("hunter2"), "{masked}");
+            assert_eq!(masked.len(), secret.len());
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        for line in [
+            "token_url = \"https://as.example/token\"",
+            "client_secret = { env = \"CXONE_SECRET\" }",
+            "listen = \"127.0.0.1:8080\"",
+        ] {
+            assert_eq!(mask(line), line);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! From the text of `proxy.toml` and the environment to a [`File`], with every problem on the way.
+//!
+//! A value of the wrong type does not hide the next problem: it is reported, taken out, and reading goes on.
+//! What was taken out is remembered, so that nobody is told that a key is missing which is merely wrong.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::{Problem, Sources};
+use super::environment::Environment;
+use super::file::{File, Section};
+use super::overrides;
+
+/// What could be read, and what was wrong with the rest.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// The file without its unusable parts.
+    pub(super) file: File,
+    /// The texts that places point into.
+    pub(super) sources: Sources,
+    /// What was wrong.
+    pub(super) problems: Vec<Problem>,
+    /// Paths of the keys that were there but unusable, such as `server.limits.replay_body`.
+    pub(super) unusable: BTreeSet<String>,
+}
+
+impl Document {
+    /// Reads the text, then lays the environment's overrides over it.
+    pub(super) fn read(mut sources: Sources, environment: &Environment) -> Self {
+        let text = sources.text().to_owned();
+        let (root, errors) = DeTable::parse_recoverable(&text);
+        let mut problems: Vec<Problem> = errors
+            .iter()
+            .map(|error| Problem::error(error.span(), format!("not TOML: {}", one_line(error.message()))))
+            .collect();
+        let root_span = root.span();
+        let mut root = root.into_inner();
+        overrides::apply(&mut root, &mut sources, environment, &mut problems);
+
+        let mut unusable = BTreeSet::new();
+        remove_unknown_keys(&mut root, &mut problems);
+        let file = loop {
+            match File::deserialize(toml::Deserializer::from(Spanned::new(root_span.clone(), root.clone()))) {
+                Ok(file) => break file,
+                Err(error) => {
+                    let place = error.span().unwrap_or_default();
+                    // A number in the environment may well be meant as text: a client id of digits.
+                    if sources.is_override(&place) && overrides::take_as_text(&mut root, &sources, &place) {
+                        continue;
+                    }
+                    let Some(path) = remove_at(&mut root, &place) else {
+                        problems.push(Problem::error(place, one_line(error.message())));
+                        break File::default();
+                    };
+                    problems.push(Problem::error(place, format!("`{path}`: {}", one_line(error.message()))));
+                    unusable.insert(path);
+                }
+            }
+        };
+        Self { file, sources, problems, unusable }
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// Calls `visit` for each table of the file that is a section, with its path.
+pub(super) fn for_each_section<'i>(
+    root: &mut DeTable<'i>,
+    visit: &mut dyn FnMut(Section, &str, &mut DeTable<'i>),
+) {
+    visit(Section::Root, "", root);
+    for (key, value) in root.iter_mut() {
+        let name: &str = key.get_ref();
+        match (name, value.get_mut()) {
+            ("server", DeValue::Table(table)) => {
+                visit(Section::Server, "server", table);
+                if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
+                    visit(Section::Limits, "server.limits", limits);
+                }
+            }
+            ("admin", DeValue::Table(table)) => visit(Section::Admin, "admin", table),
+            ("log", DeValue::Table(table)) => visit(Section::Log, "log", table),
+            ("credentials", DeValue::Table(all)) => {
+                for (name, value) in all.iter_mut() {
+                    if let DeValue::Table(table) = value.get_mut() {
+                        visit(Section::Credential, &format!("credentials.{}", name.get_ref()), table);
+                    }
+                }
+            }
+            ("routes", DeValue::Array(all)) => {
+                for (index, value) in all.iter_mut().enumerate() {
+                    if let DeValue::Table(table) = value.get_mut() {
+                        visit(Section::Route, &format!("routes[{index}]"), table);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Reports and takes out each key that is not one of its section's.
+fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
+    for_each_section(root, &mut |section, _, table| {
+        let unknown: Vec<(String, Range<usize>)> = table
+            .keys()
+            .filter(|key| !section.keys().contains(&key.get_ref().as_ref()))
+            .map(|key| (key.get_ref().to_string(), key.span()))
+            .collect();
+        for (name, place) in unknown {
+            table.remove(name.as_str());
+            problems.push(unknown_key(section, &name, place));
+        }
+    });
+}
+
+fn unknown_key(section: Section, name: &str, place: Range<usize>) -> Problem {
+    if section.planned().contains(&name) {
+        return Problem::error(place, format!("`{name}` is not supported yet by this version"))
+            .help("take it out: nothing here would act on it");
+    }
+    let help = suggestion(section, name)
+        .unwrap_or_else(|| format!("{} has: {}", section.header(), section.keys().join(", ")));
+    Problem::error(place, format!("unknown key `{name}` in {}", section.header())).help(help)
+}
+
+/// The key that was probably meant: the nearest of this section, or the same name in another.
+fn suggestion(section: Section, name: &str) -> Option<String> {
+    let nearest = section
+        .keys()
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key, name), key))
+        .min()
+        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len());
+    if let Some((_, key)) = nearest {
+        return Some(format!("did you mean `{key}`?"));
+    }
+    let other = Section::ALL.into_iter().find(|other| *other != section && other.keys().contains(&name))?;
+    Some(format!("`{name}` belongs to {}", other.header()))
+}
+
+/// Takes out the key whose value (or name) is at this place; answers its path.
+fn remove_at(root: &mut DeTable<'_>, place: &Range<usize>) -> Option<String> {
+    let mut found = None;
+    // The innermost section is visited last, so the last one found is the most exact.
+    for_each_section(root, &mut |_, path, table| {
+        let hit = table.iter().find(|(key, value)| {
+            let is_section = value.get_ref().is_table() && !value_contains(value, place);
+            !is_section && (contains(&key.span(), place) || value_contains(value, place))
+        });
+        if let Some((key, _)) = hit {
+            let name = key.get_ref().to_string();
+            found = Some((path.to_owned(), name));
+        }
+    });
+    let (section_path, name) = found?;
+    for_each_section(root, &mut |_, path, table| {
+        if path == section_path {
+            table.remove(name.as_str());
+        }
+    });
+    Some(if section_path.is_empty() { name } else { format!("{section_path}.{name}") })
+}
+
+/// Whether a value, or something inside it, is at this place.
+///
+/// A table opened by a header has only the header as its own span, so what is inside is asked too.
+fn value_contains(value: &Spanned<DeValue<'_>>, place: &Range<usize>) -> bool {
+    contains(&value.span(), place)
+        || match value.get_ref() {
+            DeValue::Table(table) => {
+                table.iter().any(|(key, value)| contains(&key.span(), place) || value_contains(value, place))
+            }
+            DeValue::Array(array) => array.iter().any(|value| value_contains(value, place)),
+            _ => false,
+        }
+}
+
+fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}

@@ -1,0 +1,333 @@
+//! `proxy.toml` as it is written: every key optional, every value with its place.
+//!
+//! The structs are flat so that each value keeps its span (a flattened or tagged one would lose it). What a
+//! key means, and what it is when absent, is decided in [`resolve`](super::resolve).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use toml::Spanned;
+
+use super::secret::SecretSource;
+use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
+
+type Key<T> = Option<Spanned<T>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// `[server]`: who may call, and how.
+    pub server: Server,
+    /// `[admin]`: the operator's own address.
+    pub admin: Admin,
+    /// `[credentials.NAME]`: identities and how they get tokens.
+    pub credentials: BTreeMap<Spanned<String>, Spanned<Credential>>,
+    /// `[[routes]]`: which requests go where, with which credential.
+    pub routes: Vec<Spanned<Route>>,
+    /// `[log]`: what is written of all this.
+    pub log: Log,
+}
+
+/// `[server]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Server {
+    pub listen: Key<OneOrMany>,
+    pub allow_from: Key<Vec<Spanned<String>>>,
+    pub hosts: Key<Vec<Spanned<String>>>,
+    pub origins: Key<Vec<Spanned<String>>>,
+    pub required_header: Key<String>,
+    pub workers: Key<u16>,
+    pub drain: Key<Duration>,
+    pub limits: Limits,
+}
+
+/// `[server.limits]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Limits {
+    pub header_bytes: Key<Size>,
+    pub header_timeout: Key<Duration>,
+    pub idle_timeout: Key<Duration>,
+    pub body_timeout: Key<Duration>,
+    pub streams: Key<u32>,
+    pub body_bytes: Key<Size>,
+    pub replay_body: Key<Size>,
+    pub replay_total: Key<Size>,
+    pub token_wait: Key<Duration>,
+}
+
+/// `[admin]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Admin {
+    pub listen: Key<String>,
+}
+
+/// `[credentials.NAME]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Credential {
+    pub provider: Key<Provider>,
+    pub grant: Key<Grant>,
+    pub token_url: Key<String>,
+    pub client_id: Key<String>,
+    pub client_secret: Key<SecretSource>,
+    pub client_auth: Key<ClientAuth>,
+    pub basic_encoding: Key<BasicEncoding>,
+    pub scopes: Key<Vec<Spanned<String>>>,
+    pub require_scopes: Key<RequiredScopes>,
+    pub expect_jwt: Key<bool>,
+    pub refresh_margin: Key<Duration>,
+    pub default_lifetime: Key<Duration>,
+    pub timeout: Key<Duration>,
+    pub connect_timeout: Key<Duration>,
+    pub quota: Key<Rate>,
+    pub retry_after_max: Key<Duration>,
+    pub ca_file: Key<PathBuf>,
+    pub required: Key<bool>,
+}
+
+/// `[[routes]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Route {
+    pub host: Key<String>,
+    pub path: Key<String>,
+    pub upstream: Key<String>,
+    pub credential: Key<String>,
+    pub timeout: Key<Duration>,
+    pub connect_timeout: Key<Duration>,
+    pub ca_file: Key<PathBuf>,
+}
+
+/// `[log]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Log {
+    pub format: Key<LogFormat>,
+    pub level: Key<String>,
+    pub access: Key<bool>,
+}
+
+/// A platform whose endpoints and habits are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "named as in the file")]
+pub enum Provider {
+    Oauth2,
+    Cxone,
+    Genesys,
+}
+
+/// How a credential gets its tokens (RFC 6749 §1.3, RFC 7523, RFC 8693).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named as in the RFCs")]
+pub enum Grant {
+    ClientCredentials,
+    Password,
+    RefreshToken,
+    AuthorizationCode,
+    JwtBearer,
+    TokenExchange,
+}
+
+/// How the OAuth client says who it is (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named as in the RFCs")]
+pub enum ClientAuth {
+    ClientSecretBasic,
+    ClientSecretPost,
+    ClientSecretJwt,
+    PrivateKeyJwt,
+    TlsClientAuth,
+    None,
+}
+
+/// How client id and secret are written before they are joined for HTTP Basic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BasicEncoding {
+    /// As they are: what most clients do and most servers expect.
+    Raw,
+    /// Form-encoded first: what RFC 6749 §2.3.1 says.
+    Form,
+}
+
+/// How log events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text for a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// Lines for a person.
+    Text,
+}
+
+/// A table of the file, as a set of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as in the file")]
+pub enum Section {
+    Root,
+    Server,
+    Limits,
+    Admin,
+    Credential,
+    Route,
+    Log,
+}
+
+impl Section {
+    /// Every section.
+    pub const ALL: [Self; 7] =
+        [Self::Root, Self::Server, Self::Limits, Self::Admin, Self::Credential, Self::Route, Self::Log];
+
+    /// How its header is written.
+    pub const fn header(self) -> &'static str {
+        match self {
+            Self::Root => "the top level",
+            Self::Server => "[server]",
+            Self::Limits => "[server.limits]",
+            Self::Admin => "[admin]",
+            Self::Credential => "[credentials.NAME]",
+            Self::Route => "[[routes]]",
+            Self::Log => "[log]",
+        }
+    }
+
+    /// The keys it has.
+    pub fn keys(self) -> &'static [&'static str] {
+        match self {
+            Self::Root => keys_of::<File>(),
+            Self::Server => keys_of::<Server>(),
+            Self::Limits => keys_of::<Limits>(),
+            Self::Admin => keys_of::<Admin>(),
+            Self::Credential => keys_of::<Credential>(),
+            Self::Route => keys_of::<Route>(),
+            Self::Log => keys_of::<Log>(),
+        }
+    }
+
+    /// The keys that are designed and not built: refused by name, because ignoring one would be a trap.
+    pub const fn planned(self) -> &'static [&'static str] {
+        match self {
+            Self::Root => &["audit", "webhooks", "tracing", "shared"],
+            Self::Server => &["trusted_proxies", "state_dir", "tls"],
+            Self::Limits => &[
+                "connections",
+                "connections_per_address",
+                "connection_age",
+                "tls_timeout",
+                "body_rate",
+                "write_timeout",
+            ],
+            Self::Admin => &["token", "metrics_token"],
+            Self::Credential => &[
+                "region",
+                "issuer",
+                "fallback",
+                "authorize_url",
+                "redirect_uri",
+                "client_secret_next",
+                "assertion",
+                "client_certificate",
+                "client_key",
+                "username",
+                "password",
+                "refresh_token",
+                "subject_token",
+                "audience",
+                "resource",
+                "extra",
+                "request_format",
+                "fields",
+                "max_rotations",
+                "state_file",
+                "state_key",
+                "proxy",
+                "http_version",
+                "login_stub",
+            ],
+            Self::Route => &[
+                "strip_prefix",
+                "upgrade",
+                "allow",
+                "deny",
+                "callers",
+                "encoded",
+                "retry_on",
+                "retry_429",
+                "connections",
+                "http_version",
+                "forwarded",
+                "headers",
+                "rewrite_links",
+            ],
+            Self::Log => &[],
+        }
+    }
+}
+
+/// The keys of a struct as serde knows them.
+fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut keys: &'static [&'static str] = &[];
+    // Ends with an error by design: no value is made, only the names are asked for.
+    let _ = T::deserialize(KeyProbe { keys: &mut keys });
+    keys
+}
+
+struct KeyProbe<'a> {
+    keys: &'a mut &'static [&'static str],
+}
+
+impl<'de> Deserializer<'de> for KeyProbe<'_> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom("only structs have keys"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.keys = fields;
+        Err(de::Error::custom("asked for the keys only"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_section_knows_its_keys() {
+        for section in Section::ALL {
+            assert!(!section.keys().is_empty(), "{section:?}");
+            for planned in section.planned() {
+                assert!(!section.keys().contains(planned), "{planned} is built");
+            }
+        }
+        assert!(Section::Limits.keys().contains(&"replay_body"));
+    }
+}

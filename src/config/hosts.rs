@@ -1,0 +1,92 @@
+//! The values of `Host` that are ours.
+//!
+//! A browser that was tricked into calling us (DNS rebinding) says the attacker's name in `Host`; whoever is
+//! not on this list is turned away before anything else is looked at.
+
+/// A set of host names: exact ones, `*.suffix`, or `*` for any. Ports are not part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hosts {
+    any: bool,
+    exact: Vec<String>,
+    suffixes: Vec<String>,
+}
+
+impl Hosts {
+    /// Adds a name as it is written in the file.
+    ///
+    /// # Errors
+    ///
+    /// Says why it is no host name.
+    pub fn add(&mut self, host: &str) -> Result<(), String> {
+        let host = host.to_ascii_lowercase();
+        if host == "*" {
+            self.any = true;
+            return Ok(());
+        }
+        let name = host.strip_prefix("*.").unwrap_or(&host);
+        if !is_host(name) {
+            return Err("not a host name: write a name or address without scheme, port or path".to_owned());
+        }
+        if name.len() == host.len() {
+            self.exact.push(host);
+        } else {
+            self.suffixes.push(host[1..].to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether this host, given without its port, is one of them. Case does not matter.
+    pub fn contain(&self, host: &str) -> bool {
+        self.any
+            || self.exact.iter().any(|own| own.eq_ignore_ascii_case(host))
+            || self.suffixes.iter().any(|suffix| {
+                host.len() > suffix.len()
+                    && host
+                        .get(host.len() - suffix.len()..)
+                        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+            })
+    }
+}
+
+/// Whether this is a name, an IPv4 address or a bracketed IPv6 address, and nothing more.
+pub fn is_host(text: &str) -> bool {
+    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<std::net::Ipv6Addr>().is_ok();
+    }
+    !text.is_empty()
+        && !text.starts_with(['.', '-'])
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(names: &[&str]) -> Hosts {
+        let mut hosts = Hosts::default();
+        for name in names {
+            hosts.add(name).unwrap();
+        }
+        hosts
+    }
+
+    #[test]
+    fn a_host_is_ours_by_name_suffix_or_star() {
+        let ours = hosts(&["localhost", "[::1]", "*.example.com"]);
+
+        for yes in ["localhost", "LOCALHOST", "[::1]", "api.example.com", "a.b.EXAMPLE.com"] {
+            assert!(ours.contain(yes), "{yes}");
+        }
+        for no in ["localhost.evil.test", "example.com", "evilexample.com", "::1", "", ".example.com.evil"] {
+            assert!(!ours.contain(no), "{no}");
+        }
+        assert!(hosts(&["*"]).contain("anything"));
+    }
+
+    #[test]
+    fn what_is_more_than_a_host_is_refused() {
+        for wrong in ["http://a", "a:80", "a/b", "", "*.", "u@h", "a,b", "[::1", "[zz]", "a b"] {
+            assert!(Hosts::default().add(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `[credentials.NAME]`: identities and how they get tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+use url::Url;
+
+use super::{Resolver, duration};
+use crate::config::diagnostics::Problem;
+use crate::config::file::{self, BasicEncoding, Grant, Provider};
+use crate::config::secret::{Secret, SecretSource};
+use crate::config::units::RequiredScopes;
+use crate::config::{ClientAuth, Credential, Quota};
+
+/// Scopes that servers take and do not list as granted.
+const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
+impl Resolver<'_> {
+    /// All names that were written, for routes to refer to, and the credentials that are good.
+    pub(super) fn credentials(
+        &mut self,
+        credentials: BTreeMap<Spanned<String>, Spanned<file::Credential>>,
+    ) -> (BTreeSet<String>, Vec<Arc<Credential>>) {
+        let mut names = BTreeSet::new();
+        let mut good = Vec::new();
+        for (name, credential) in credentials {
+            let place = name.span();
+            let name = name.into_inner();
+            self.check_name(&name, &place);
+            good.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
+            names.insert(name);
+        }
+        (names, good)
+    }
+
+    fn check_name(&mut self, name: &str, place: &Range<usize>) {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if name == "none" {
+            let title = "`none` is how a route says that it has no credential";
+            self.problems.push(Problem::error(place.clone(), title));
+        } else if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+            let title = "a credential's name has letters, digits, `-`, `_` and `.` only";
+            self.problems.push(Problem::error(place.clone(), title));
+        }
+    }
+
+    fn credential(&mut self, name: &str, place: &Range<usize>, file: file::Credential) -> Option<Credential> {
+        self.refuse_what_is_not_built(&file);
+        let path = |key: &str| format!("credentials.{name}.{key}");
+        let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
+        let client_id = file.client_id.map(Spanned::into_inner).filter(|id| !id.is_empty());
+        if client_id.is_none() {
+            self.missing(&path("client_id"), place, "the id of the OAuth client, as the provider shows it");
+        }
+        let client_secret = self.client_secret(&path("client_secret"), place, file.client_secret);
+        let scopes = self.scopes(file.scopes);
+        let require_scopes = self.required_scopes(file.require_scopes, &scopes);
+        let quota = self.quota(file.quota);
+        let default_lifetime = self.positive(file.default_lifetime, 300);
+        let timeout = self.positive(file.timeout, 10);
+        let connect_timeout = self.positive(file.connect_timeout, 3);
+        let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
+        let roots = self.roots(file.ca_file);
+        let encoding = file.basic_encoding.map_or(BasicEncoding::Raw, Spanned::into_inner);
+        let client_auth = match file.client_auth.map(Spanned::into_inner) {
+            Some(file::ClientAuth::ClientSecretPost) => ClientAuth::Post,
+            _ => ClientAuth::Basic(encoding),
+        };
+        Some(Credential {
+            name: name.to_owned(),
+            token_url: token_url?,
+            client_id: client_id?,
+            client_secret: client_secret?,
+            client_auth,
+            scopes,
+            require_scopes,
+            expect_jwt: file.expect_jwt.is_some_and(Spanned::into_inner),
+            refresh_margin: duration(file.refresh_margin, 300),
+            default_lifetime,
+            timeout,
+            connect_timeout,
+            quota,
+            retry_after_max,
+            roots,
+            required: file.required.is_none_or(Spanned::into_inner),
+        })
+    }
+
+    fn refuse_what_is_not_built(&mut self, file: &file::Credential) {
+        let mut refuse = |place: Range<usize>, what: &str, instead: &str| {
+            self.problems.push(
+                Problem::error(place, format!("{what} is not supported yet by this version")).help(instead),
+            );
+        };
+        if let Some(provider) =
+            file.provider.as_ref().filter(|provider| *provider.get_ref() != Provider::Oauth2)
+        {
+            refuse(provider.span(), "this provider", "write out `token_url` and the other keys instead");
+        }
+        if let Some(grant) = file.grant.as_ref().filter(|grant| *grant.get_ref() != Grant::ClientCredentials)
+        {
+            refuse(grant.span(), "this grant", "only \"client_credentials\" is");
+        }
+        let built = [file::ClientAuth::ClientSecretBasic, file::ClientAuth::ClientSecretPost];
+        if let Some(auth) = file.client_auth.as_ref().filter(|auth| !built.contains(auth.get_ref())) {
+            refuse(
+                auth.span(),
+                "this client authentication",
+                "only \"client_secret_basic\" and \"client_secret_post\" are",
+            );
+        }
+    }
+
+    fn token_url(&mut self, path: &str, place: &Range<usize>, text: Option<&Spanned<String>>) -> Option<Url> {
+        match text {
+            Some(text) => self.endpoint(text),
+            None => {
+                self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"");
+                None
+            }
+        }
+    }
+
+    fn client_secret(
+        &mut self,
+        path: &str,
+        place: &Range<usize>,
+        source: Option<Spanned<SecretSource>>,
+    ) -> Option<Secret> {
+        let Some(source) = source else {
+            self.missing(
+                path,
+                place,
+                "write client_secret = { env = \"NAME\" } or { file = \"/run/secrets/name\" }",
+            );
+            return None;
+        };
+        if matches!(source.get_ref(), SecretSource::Plain(_)) {
+            self.problems.push(
+                Problem::warning(source.span(), "a secret stands in the configuration itself")
+                    .help("write { env = \"NAME\" } or { file = \"/run/secrets/name\" } instead"),
+            );
+        }
+        match Secret::load(source.get_ref(), &self.folder, self.environment) {
+            Ok(secret) => Some(secret),
+            Err(error) => {
+                let cause = std::error::Error::source(&error);
+                let title = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+                self.problems.push(
+                    Problem::error(source.span(), title)
+                        .help("the daemon must find the secret where the configuration says it is"),
+                );
+                None
+            }
+        }
+    }
+
+    fn scopes(&mut self, scopes: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let scopes = scopes.map(Spanned::into_inner).unwrap_or_default();
+        for scope in scopes.iter().filter(|scope| !is_scope(scope.get_ref())) {
+            self.problems.push(
+                Problem::error(scope.span(), "not a scope (RFC 6749 §3.3)")
+                    .help("one scope an entry, without spaces, quotes or backslashes"),
+            );
+        }
+        scopes.into_iter().map(Spanned::into_inner).collect()
+    }
+
+    fn required_scopes(
+        &mut self,
+        required: Option<Spanned<RequiredScopes>>,
+        asked: &[String],
+    ) -> Vec<String> {
+        let Some(required) = required else {
+            return Vec::new();
+        };
+        let place = required.span();
+        match required.into_inner() {
+            RequiredScopes::AsAsked(false) => Vec::new(),
+            RequiredScopes::AsAsked(true) => {
+                asked.iter().filter(|scope| !NEVER_LISTED.contains(&scope.as_str())).cloned().collect()
+            }
+            RequiredScopes::Listed(scopes) => {
+                if scopes.iter().any(|scope| !is_scope(scope)) {
+                    self.problems.push(Problem::error(place, "holds what is not a scope (RFC 6749 §3.3)"));
+                }
+                scopes
+            }
+        }
+    }
+
+    fn quota(&mut self, rate: Option<Spanned<crate::config::units::Rate>>) -> Quota {
+        let default = Quota {
+            requests: const { std::num::NonZeroU32::new(10).unwrap() },
+            per: std::time::Duration::from_mins(1),
+        };
+        let Some(rate) = rate else { return default };
+        let quota = Quota { requests: rate.get_ref().requests, per: rate.get_ref().per.0 };
+        // governor counts whole nanoseconds for each request.
+        if quota.per.as_nanos() < u128::from(quota.requests.get()) {
+            self.problems.push(Problem::error(rate.span(), "`per` is too short for so many requests"));
+        }
+        quota
+    }
+}
+
+/// RFC 6749 §3.3: printable ASCII without space, `"` and `\`.
+fn is_scope(scope: &str) -> bool {
+    !scope.is_empty() && scope.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
+}

@@ -1,0 +1,190 @@
+//! `[[routes]]`: which requests go where, with which credential.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::uri::{Authority, Scheme};
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::diagnostics::Problem;
+use crate::config::{Credential, Route, Upstream, file, hosts};
+
+impl Resolver<'_> {
+    /// All routes, if each is good and there is at least one.
+    pub(super) fn routes(
+        &mut self,
+        routes: Vec<Spanned<file::Route>>,
+        names: &BTreeSet<String>,
+        credentials: &[Arc<Credential>],
+    ) -> Option<Vec<Route>> {
+        if routes.is_empty() {
+            self.problems.push(
+                Problem::error(None, "there are no [[routes]]")
+                    .help("a route says where requests go: [[routes]] with `upstream` and `credential`"),
+            );
+        }
+        let mut seen: BTreeMap<(Option<String>, String), usize> = BTreeMap::new();
+        let mut used = BTreeSet::new();
+        let mut good = Vec::new();
+        let written = routes.len();
+        for (index, route) in routes.into_iter().enumerate() {
+            let place = route.span();
+            let route = route.into_inner();
+            used.extend(route.credential.as_ref().map(|name| name.get_ref().clone()));
+            let Some(route) = self.route(index, &place, route, names, credentials) else {
+                continue;
+            };
+            if let Some(first) = seen.insert((route.host.clone(), route.path.clone()), index + 1) {
+                self.problems.push(
+                    Problem::error(place, format!("the same host and path as route {first}"))
+                        .help("each request must have one route: change `path` or `host`, or take one out"),
+                );
+            }
+            good.push(route);
+        }
+        for name in names.iter().filter(|name| !used.contains(*name)) {
+            self.problems.push(Problem::warning(None, format!("no route uses the credential `{name}`")));
+        }
+        (good.len() == written).then_some(good)
+    }
+
+    fn route(
+        &mut self,
+        index: usize,
+        place: &Range<usize>,
+        route: file::Route,
+        names: &BTreeSet<String>,
+        credentials: &[Arc<Credential>],
+    ) -> Option<Route> {
+        let key = |key: &str| format!("routes[{index}].{key}");
+        let host = route.host.map(|host| self.host(&host));
+        let path = match &route.path {
+            Some(path) => self.path(path),
+            None => Some("/".to_owned()),
+        };
+        let roots = self.roots(route.ca_file);
+        let upstream = match &route.upstream {
+            Some(upstream) => self.upstream(upstream),
+            None => {
+                self.missing(
+                    &key("upstream"),
+                    place,
+                    "where requests go, such as \"https://api.example.com\"",
+                );
+                None
+            }
+        };
+        let credential = match &route.credential {
+            Some(name) => self.credential_of(name, names, credentials),
+            None => {
+                let help = "whose token requests get: a name from [credentials.NAME], or \"none\"";
+                self.missing(&key("credential"), place, help);
+                None
+            }
+        };
+        let timeout = self.positive(route.timeout, 60);
+        let connect_timeout = self.positive(route.connect_timeout, 5);
+        let (scheme, authority, upstream_path) = upstream?;
+        let host = match host {
+            Some(host) => Some(host?),
+            None => None,
+        };
+        Some(Route {
+            host,
+            path: path?,
+            upstream: Upstream { scheme, authority, path: upstream_path, roots },
+            credential: credential?,
+            timeout,
+            connect_timeout,
+        })
+    }
+
+    fn host(&mut self, host: &Spanned<String>) -> Option<String> {
+        let text = host.get_ref().to_ascii_lowercase();
+        if hosts::is_host(&text) {
+            return Some(text);
+        }
+        self.problems.push(
+            Problem::error(host.span(), "not a host name")
+                .help("write the name or address that callers use, without scheme, port or path"),
+        );
+        None
+    }
+
+    /// A prefix as it is matched: no slash at its end but for the root itself.
+    fn path(&mut self, path: &Spanned<String>) -> Option<String> {
+        let text = path.get_ref();
+        let is_plain = |segment: &str| {
+            !segment.is_empty()
+                && segment != "."
+                && segment != ".."
+                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;\"<>".contains(&byte))
+        };
+        if text == "/" {
+            return Some("/".to_owned());
+        }
+        match text.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest)) {
+            Some(rest) if rest.split('/').all(is_plain) => Some(format!("/{rest}")),
+            _ => {
+                self.problems.push(Problem::error(path.span(), "not a path prefix").help(
+                    "it starts with `/` and is written plainly: no query, no `%`, no `..`, no empty segment",
+                ));
+                None
+            }
+        }
+    }
+
+    fn upstream(&mut self, text: &Spanned<String>) -> Option<(Scheme, Authority, String)> {
+        if text.get_ref() == "discover" {
+            self.problems.push(
+                Problem::error(text.span(), "\"discover\" is not supported yet by this version")
+                    .help("write the API's address, such as \"https://api-na1.niceincontact.com\""),
+            );
+            return None;
+        }
+        let url = self.endpoint(text)?;
+        if url.query().is_some() {
+            self.problems.push(Problem::error(text.span(), "an upstream has no query"));
+            return None;
+        }
+        let scheme = if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP };
+        let host = url.host_str().unwrap_or_default();
+        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let authority = Authority::from_str(&authority).ok();
+        if authority.is_none() {
+            self.problems.push(Problem::error(text.span(), "not an address that requests can go to"));
+        }
+        Some((scheme, authority?, url.path().trim_end_matches('/').to_owned()))
+    }
+
+    /// `Some(None)` is a route without a credential.
+    #[expect(clippy::option_option, reason = "the outer is whether the key is good, the inner what it says")]
+    fn credential_of(
+        &mut self,
+        name: &Spanned<String>,
+        names: &BTreeSet<String>,
+        credentials: &[Arc<Credential>],
+    ) -> Option<Option<Arc<Credential>>> {
+        if name.get_ref() == "none" {
+            return Some(None);
+        }
+        if !names.contains(name.get_ref()) {
+            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+            let help = if known.is_empty() {
+                format!("add [credentials.{}], or write \"none\"", name.get_ref())
+            } else {
+                format!("there are: {}; or \"none\"", known.join(", "))
+            };
+            self.problems.push(
+                Problem::error(name.span(), format!("there is no credential `{}`", name.get_ref()))
+                    .help(help),
+            );
+            return None;
+        }
+        // One that is there and not good has been reported with its own place.
+        credentials.iter().find(|one| one.name == *name.get_ref()).cloned().map(Some)
+    }
+}

@@ -1,0 +1,266 @@
+//! What `bearerd demo` shows, step by step; each step checks what it says.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::api::Api;
+use super::authorization_server::{Answer, AuthorizationServer};
+use super::pki::{Pki, PkiError};
+use crate::app::{Daemon, StartError};
+use crate::config::{self, Diagnostics, Environment, Roots};
+
+const CLIENT_ID: &str = "demo";
+const BURST: usize = 200;
+const RETRY_AFTER_SECONDS: u64 = 2;
+/// Longer than any step takes when all is well.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The two servers and the daemon between them.
+#[derive(Debug)]
+pub struct Scenario {
+    authorization_server: AuthorizationServer,
+    api: Api,
+    daemon: Daemon,
+    client: reqwest::Client,
+}
+
+/// Why the demo did not start, or a step did not do what it says.
+#[derive(Debug, Error)]
+pub enum DemoError {
+    /// A server has no port.
+    #[error("a server of the demo could not start")]
+    Server(#[from] std::io::Error),
+    /// No certificate could be made.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The daemon's configuration is wrong.
+    #[error("the demo's configuration is wrong: {0}")]
+    Configuration(#[from] Box<Diagnostics>),
+    /// The daemon did not start.
+    #[error("the daemon did not start")]
+    Start(#[from] StartError),
+    /// A request was not answered.
+    #[error("a request was not answered")]
+    Request(#[from] reqwest::Error),
+    /// A step ended otherwise than it should.
+    #[error("{step}: expected {expected}, got {got}")]
+    Otherwise {
+        /// The step.
+        step: &'static str,
+        /// What it should have come to.
+        expected: String,
+        /// What it came to.
+        got: String,
+    },
+}
+
+/// An answer as a caller sees it, and how long it took.
+struct Seen {
+    status: StatusCode,
+    retry_after: Option<u64>,
+    took: Duration,
+}
+
+impl Scenario {
+    /// Starts the servers and the daemon; the daemon listens on `listen`.
+    ///
+    /// # Errors
+    ///
+    /// [`DemoError`], most likely that the address is taken.
+    pub async fn start(listen: SocketAddr) -> Result<Self, DemoError> {
+        let pki = Pki::new(&["localhost"])?;
+        let secret = format!("{:032x}", fastrand::u128(..));
+        let authorization_server = AuthorizationServer::start(CLIENT_ID, &secret, None).await?;
+        let api =
+            Api::start(pki.server_config(&[b"http/1.1"])?, authorization_server.introspection()).await?;
+        let text = format!(
+            "[server]\n\
+             listen = \"{listen}\"\n\
+             [admin]\n\
+             listen = \"127.0.0.1:0\"\n\
+             [log]\n\
+             access = false\n\
+             [credentials.demo]\n\
+             token_url = \"{}\"\n\
+             client_id = \"{CLIENT_ID}\"\n\
+             client_secret = {{ env = \"SECRET\" }}\n\
+             [[routes]]\n\
+             upstream = \"{}\"\n\
+             credential = \"demo\"\n",
+            authorization_server.token_url(),
+            api.url(),
+        );
+        let environment = Environment::from([("SECRET", secret.as_str())]);
+        let mut config = config::parse(Path::new("demo.toml"), text, &environment)?.config;
+        for route in &mut config.routes {
+            route.upstream.roots = Roots::Only(vec![pki.authority().clone()]);
+        }
+        let daemon = Daemon::start(&config)?;
+        #[expect(clippy::disallowed_methods, reason = "calls our own daemon, and holds no secret")]
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        Ok(Self { authorization_server, api, daemon, client })
+    }
+
+    /// Where applications call.
+    pub fn url(&self) -> String {
+        self.daemon.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
+    }
+
+    /// The daemon, to be stopped when all is shown.
+    pub fn into_daemon(self) -> Daemon {
+        self.daemon
+    }
+
+    /// Who is who.
+    pub fn introduction(&self) -> String {
+        format!(
+            "bearerd demo: everything below runs on loopback, in this process.\n\
+             \n\
+             \x20 application  -->  bearerd {}  -->  API {}\n\
+             \x20                      |\n\
+             \x20                      +--  authorization server {}\n",
+            self.url(),
+            self.api.url(),
+            self.authorization_server.token_url(),
+        )
+    }
+
+    /// 1: a token is there before anyone asks for it.
+    pub async fn first_token(&self) -> Result<String, DemoError> {
+        let started = Instant::now();
+        while self.authorization_server.issued().is_empty() && started.elapsed() < PATIENCE {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        expect("first token", 1, self.authorization_server.requests())?;
+        Ok("A first token\n\
+            \x20  bearerd has asked for one by itself, before any application called.\n\
+            \x20  token requests: 1"
+            .to_owned())
+    }
+
+    /// 2: a request without any credential is answered.
+    pub async fn plain_request(&self) -> Result<String, DemoError> {
+        let seen = self.get().await?;
+        expect("plain request", StatusCode::OK, seen.status)?;
+        Ok(format!(
+            "A request without any credential\n\
+             \x20  GET /hello  ->  {} in {}\n\
+             \x20  The application sent no token; the API saw a live one.",
+            seen.status.as_u16(),
+            millis(seen.took)
+        ))
+    }
+
+    /// 3: the token is revoked behind our back; the caller sees nothing of it.
+    pub async fn revoked(&self) -> Result<String, DemoError> {
+        let (requests, rejected) = (self.authorization_server.requests(), self.api.rejected());
+        self.authorization_server.revoke_all();
+        let seen = self.get().await?;
+        expect("revoked token", StatusCode::OK, seen.status)?;
+        expect("revoked token: 401s of the API", 1, self.api.rejected() - rejected)?;
+        expect("revoked token: token requests", 1, self.authorization_server.requests() - requests)?;
+        Ok(format!(
+            "The token is revoked at the API, and nobody tells bearerd\n\
+             \x20  GET /hello  ->  {} in {}\n\
+             \x20  The API said 401; bearerd got a new token and sent the request again.\n\
+             \x20  The application saw one answer. 401s it saw: 0, token requests: 1",
+            seen.status.as_u16(),
+            millis(seen.took)
+        ))
+    }
+
+    /// 4: many callers find the same dead token at once.
+    pub async fn burst(&self) -> Result<String, DemoError> {
+        let requests = self.authorization_server.requests();
+        self.authorization_server.set_delay(Duration::from_millis(300));
+        self.authorization_server.revoke_all();
+        let started = Instant::now();
+        let answers = futures_util::future::join_all((0..BURST).map(|_| self.get())).await;
+        let took = started.elapsed();
+        self.authorization_server.set_delay(Duration::ZERO);
+        let mut good = 0;
+        for answer in answers {
+            good += usize::from(answer?.status == StatusCode::OK);
+        }
+        expect("burst: answers of 200", BURST, good)?;
+        expect("burst: token requests", 1, self.authorization_server.requests() - requests)?;
+        Ok(format!(
+            "{BURST} requests at once, on a token that was just revoked; a slow token endpoint\n\
+             \x20  {BURST} x GET /hello  ->  {good} x 200 in {}\n\
+             \x20  All of them waited for the same refresh. 401s they saw: 0, token requests: 1",
+            millis(took)
+        ))
+    }
+
+    /// 5: the token endpoint asks to be left alone, and is.
+    pub async fn retry_after(&self) -> Result<String, DemoError> {
+        let requests = self.authorization_server.requests();
+        self.authorization_server.answer_next(Answer::too_many(RETRY_AFTER_SECONDS));
+        self.authorization_server.revoke_all();
+        let first = self.get().await?;
+        expect("Retry-After: first answer", StatusCode::SERVICE_UNAVAILABLE, first.status)?;
+        let asked_to_wait = first.retry_after.unwrap_or_default();
+        let second = self.get().await?;
+        expect("Retry-After: second answer", StatusCode::OK, second.status)?;
+        expect("Retry-After: token requests", 2, self.authorization_server.requests() - requests)?;
+        let asked = self.authorization_server.asked();
+        let gap = match asked.as_slice() {
+            [.., limited, next] => next.at.duration_since(limited.at),
+            _ => Duration::ZERO,
+        };
+        if gap < Duration::from_secs(RETRY_AFTER_SECONDS) {
+            let expected = format!("{RETRY_AFTER_SECONDS} s between token requests");
+            return Err(DemoError::Otherwise { step: "Retry-After", expected, got: millis(gap) });
+        }
+        Ok(format!(
+            "The token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
+             \x20  GET /hello  ->  {} with Retry-After: {asked_to_wait} in {}\n\
+             \x20  GET /hello  ->  {} in {}: it waited until asking was allowed again\n\
+             \x20  The next token request came {} after the 429, and not earlier.",
+            first.status.as_u16(),
+            millis(first.took),
+            second.status.as_u16(),
+            millis(second.took),
+            millis(gap)
+        ))
+    }
+
+    async fn get(&self) -> Result<Seen, DemoError> {
+        let started = Instant::now();
+        let response = self.client.get(format!("{}/hello", self.url())).send().await?;
+        let status = response.status();
+        let retry_after =
+            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        response.bytes().await?;
+        Ok(Seen { status, retry_after, took: started.elapsed() })
+    }
+
+    /// Revokes the current token, for whoever wants to try it by hand.
+    pub fn revoke(&self) {
+        self.authorization_server.revoke_all();
+    }
+}
+
+fn expect<T>(step: &'static str, expected: T, got: T) -> Result<(), DemoError>
+where
+    T: PartialEq + std::fmt::Display + Copy,
+{
+    if expected == got {
+        return Ok(());
+    }
+    Err(DemoError::Otherwise { step, expected: expected.to_string(), got: got.to_string() })
+}
+
+fn millis(duration: Duration) -> String {
+    if duration < Duration::from_millis(10) {
+        format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+    } else {
+        format!("{} ms", duration.as_millis())
+    }
+}

@@ -1,0 +1,98 @@
+//! A small HTTP server on loopback, with or without TLS, whose every request goes to one function.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+
+/// The body of an answer, whole or in pieces.
+pub type Body = BoxBody<Bytes, io::Error>;
+
+/// Serves until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Listens on a free port of 127.0.0.1 and answers requests with `answer`.
+    ///
+    /// # Errors
+    ///
+    /// If no port is to be had.
+    pub async fn start<A, F>(tls: Option<Arc<ServerConfig>>, answer: A) -> io::Result<Self>
+    where
+        A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let tls = tls.map(TlsAcceptor::from);
+        let accepting = async move {
+            // Ends with the task that holds it, and all connections with it.
+            let mut connections = JoinSet::new();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    continue;
+                };
+                let _ = stream.set_nodelay(true);
+                let (tls, answer) = (tls.clone(), answer.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => serve(stream, answer).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, answer).await;
+                            }
+                        }
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        };
+        #[expect(clippy::disallowed_methods, reason = "the task is owned by the server and ends with it")]
+        let accepting = tokio::spawn(accepting);
+        Ok(Self { address, accepting })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Serves one connection; an answer that is an error resets it.
+async fn serve<S, A, F>(stream: S, answer: A)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = io::Result<Response<Body>>>,
+{
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+}
+
+/// A body that is there as a whole.
+pub fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+}

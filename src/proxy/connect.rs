@@ -1,0 +1,122 @@
+//! A new connection to an upstream: DNS, TCP, TLS.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::Uri;
+use http::uri::{Authority, Scheme};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::forward::ForwardError;
+use super::socket::ReadsDecide;
+
+/// A byte stream to an upstream, whatever it is made of.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A connection being made. Not `Send`: it belongs to the worker that wants it.
+pub type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, ForwardError>>>>;
+
+/// Makes connections to one upstream.
+pub trait Connect: fmt::Debug + Send + Sync {
+    /// Starts one.
+    fn connect(&self) -> Connecting;
+}
+
+/// Connects over TCP, and TLS where the scheme is https.
+pub struct TcpConnect {
+    tcp: HttpConnector,
+    uri: Uri,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl TcpConnect {
+    /// For this address; certificates are checked against `tls`.
+    ///
+    /// # Errors
+    ///
+    /// If the authority is no address, or no name that a certificate could have.
+    pub fn new(scheme: &Scheme, authority: &Authority, tls: Option<Arc<ClientConfig>>) -> io::Result<Self> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
+        let uri = Uri::builder()
+            .scheme(scheme.clone())
+            .authority(authority.clone())
+            .path_and_query("/")
+            .build()
+            .map_err(|error| invalid(error.to_string()))?;
+        let tls = match tls {
+            None => None,
+            Some(config) => {
+                let name = authority.host().trim_matches(['[', ']']).to_owned();
+                let name = ServerName::try_from(name).map_err(|error| invalid(error.to_string()))?;
+                Some((TlsConnector::from(config), name))
+            }
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        Ok(Self { tcp, uri, tls })
+    }
+}
+
+impl Connect for TcpConnect {
+    fn connect(&self) -> Connecting {
+        let tcp = self.tcp.clone().call(self.uri.clone());
+        let tls = self.tls.clone();
+        Box::pin(async move {
+            let tcp = tcp.await.map_err(|error| unreachable(&error))?;
+            let socket = ReadsDecide::new(tcp.into_inner());
+            let Some((connector, name)) = tls else {
+                return Ok(Box::new(socket) as Box<dyn Stream>);
+            };
+            let stream = connector.connect(name, socket).await.map_err(|error| tls_failed(&error))?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
+}
+
+impl fmt::Debug for TcpConnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpConnect").field("uri", &self.uri).finish_non_exhaustive()
+    }
+}
+
+fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
+    let is_dns = error.to_string().starts_with("dns");
+    let cause = innermost_io(error);
+    let proxy_status = match cause.map(io::Error::kind) {
+        _ if is_dns => "dns_error",
+        Some(io::ErrorKind::ConnectionRefused) => "connection_refused",
+        Some(io::ErrorKind::TimedOut) => "connection_timeout",
+        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+            "destination_ip_unroutable"
+        }
+        _ => "destination_unavailable",
+    };
+    let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    ForwardError::Unreachable { proxy_status, text }
+}
+
+fn innermost_io<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
+    let mut found = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        found = error.downcast_ref::<io::Error>().or(found);
+        next = error.source();
+    }
+    found
+}
+
+/// A handshake that failed, or a connection that broke off in it.
+fn tls_failed(error: &io::Error) -> ForwardError {
+    ForwardError::Tls(error.to_string())
+}

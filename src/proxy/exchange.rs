@@ -1,0 +1,151 @@
+//! One request and its answer, as the access log tells of them.
+//!
+//! An exchange begins with the request's head and ends when the last byte of the answer is handed over, or when
+//! either side gives up. What is written holds no query, no field value and no body: they may be secrets.
+
+use std::rc::Rc;
+
+use http::uri::PathAndQuery;
+use http::{Method, Request, StatusCode, Version};
+use tokio::time::Instant;
+use tracing::{Level, info, warn};
+
+use super::caller::Caller;
+use super::error::ProxyError;
+use crate::token::Generation;
+
+const TARGET: &str = "bearerd::access";
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct Exchange {
+    caller: Rc<Caller>,
+    started: Instant,
+    method: Method,
+    path: Option<PathAndQuery>,
+    version: Version,
+    writes_all: bool,
+    outcome: Outcome,
+}
+
+/// What has become of the request so far.
+#[derive(Debug, Default)]
+struct Outcome {
+    route: Option<String>,
+    status: Option<StatusCode>,
+    code: Option<&'static str>,
+    error: Option<String>,
+    generation: Option<Generation>,
+    is_replayed: bool,
+    is_complete: bool,
+    bytes: u64,
+}
+
+impl Exchange {
+    /// Begins with a request's head. `writes_all`: tell of every exchange and not of failures only.
+    pub fn begin<B>(request: &Request<B>, caller: &Rc<Caller>, writes_all: bool) -> Self {
+        caller.request_begun();
+        Self {
+            caller: Rc::clone(caller),
+            started: Instant::now(),
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+            version: request.version(),
+            writes_all,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Who sent it.
+    pub fn caller(&self) -> &Rc<Caller> {
+        &self.caller
+    }
+
+    /// The protocol it came in.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// A route was found for it.
+    pub fn routed(&mut self, route: &str) {
+        if self.writes_all {
+            self.outcome.route = Some(route.to_owned());
+        }
+    }
+
+    /// It was sent with this token; for the second time, if so.
+    pub fn sent(&mut self, generation: Option<Generation>) {
+        self.outcome.is_replayed = self.outcome.generation.is_some();
+        self.outcome.generation = generation;
+    }
+
+    /// It is answered with this status.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.outcome.status = Some(status);
+    }
+
+    /// It is answered by ourselves.
+    pub fn failed(&mut self, error: &ProxyError) {
+        self.outcome.status = Some(error.status());
+        self.outcome.code = Some(error.code());
+        self.outcome.error = Some(error.explain());
+    }
+
+    /// So many bytes of the answer's body were handed over.
+    pub fn sent_bytes(&mut self, bytes: usize) {
+        self.outcome.bytes += bytes as u64;
+    }
+
+    /// The answer was handed over to its end.
+    pub fn completed(&mut self) {
+        self.outcome.is_complete = true;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.caller.request_ended();
+        let is_failure =
+            self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();
+        if is_failure && tracing::enabled!(target: TARGET, Level::WARN) {
+            self.write(true);
+        } else if self.writes_all && tracing::enabled!(target: TARGET, Level::INFO) {
+            self.write(false);
+        }
+    }
+}
+
+impl Exchange {
+    fn write(&self, is_failure: bool) {
+        let path = self.path.as_ref().map_or("*", PathAndQuery::path);
+        let duration_ms = self.started.elapsed().as_secs_f64() * 1000.0;
+        let Outcome { route, status, code, error, generation, is_replayed, is_complete, bytes } =
+            &self.outcome;
+        macro_rules! write {
+            ($level:ident) => {
+                $level!(
+                    target: TARGET,
+                    peer = %self.caller.peer.ip(),
+                    method = %self.method,
+                    path,
+                    version = ?self.version,
+                    route = route.as_deref(),
+                    status = status.map(|status| status.as_u16()),
+                    code = *code,
+                    error = error.as_deref(),
+                    generation = generation.map(Generation::number),
+                    replayed = *is_replayed,
+                    complete = *is_complete,
+                    bytes = *bytes,
+                    duration_ms,
+                    "request"
+                )
+            };
+        }
+        if is_failure {
+            write!(warn);
+        } else {
+            write!(info);
+        }
+    }
+}

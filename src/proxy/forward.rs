@@ -1,0 +1,174 @@
+//! One attempt at the upstream: a connection, the request, the response's head.
+//!
+//! The clock for the response starts when the upstream has the whole request, and again with each piece of the
+//! body on the way: a long upload is not a slow upstream. A connection that turns out to be closed before
+//! anything was sent on it is replaced once, silently; after that nothing is sent twice.
+
+use std::error::Error;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::pool::{Lease, Pool, SendError};
+use super::replay::{Attempt, Fault, Payload};
+
+/// Why there is no response of the upstream.
+#[derive(Debug, Error)]
+pub enum ForwardError {
+    /// No connection could be made.
+    #[error("no connection: {text}")]
+    Unreachable {
+        /// RFC 9209 §2.3.
+        proxy_status: &'static str,
+        /// What the system said.
+        text: String,
+    },
+    /// No connection could be made in time.
+    #[error("no connection in time")]
+    ConnectTimeout,
+    /// The TLS handshake failed: not our upstream, or not a valid certificate.
+    #[error("tls handshake failed: {0}")]
+    Tls(String),
+    /// The connection ended before the response's head was complete.
+    #[error("connection ended before the response: {0}")]
+    Terminated(String),
+    /// What came is no HTTP response.
+    #[error("not a valid response: {0}")]
+    Protocol(String),
+    /// No response in time.
+    #[error("no response in time")]
+    Timeout,
+}
+
+/// An attempt that did not succeed, and whose fault that is.
+#[derive(Debug)]
+pub enum Failure {
+    /// The upstream's.
+    Upstream(ForwardError),
+    /// The caller's: its body.
+    Caller(Fault),
+}
+
+/// A response's head, with the connection that its body comes from.
+pub struct Answered<B: Body + 'static> {
+    /// The head, and the body as it arrives.
+    pub response: Response<Incoming>,
+    /// To be given back when the body has been read, dropped when it will not be.
+    pub lease: Lease<B>,
+}
+
+impl ForwardError {
+    /// RFC 9209 §2.3.
+    pub const fn proxy_status(&self) -> &'static str {
+        match self {
+            Self::Unreachable { proxy_status, .. } => proxy_status,
+            Self::ConnectTimeout => "connection_timeout",
+            Self::Tls(_) => "tls_certificate_error",
+            Self::Terminated(_) => "connection_terminated",
+            Self::Protocol(_) => "http_protocol_error",
+            Self::Timeout => "http_response_timeout",
+        }
+    }
+
+    /// A sentence for the caller: no address, no text from outside.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Unreachable { proxy_status: "dns_error", .. } => "The upstream's name does not resolve.",
+            Self::Unreachable { proxy_status: "connection_refused", .. } => {
+                "The upstream refused the connection."
+            }
+            Self::Unreachable { .. } => "The upstream cannot be reached.",
+            Self::ConnectTimeout => "The upstream did not accept a connection in time.",
+            Self::Tls(_) => {
+                "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
+            }
+            Self::Terminated(_) => "The upstream closed the connection before it answered.",
+            Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
+            Self::Timeout => "The upstream did not answer in time.",
+        }
+        .to_owned()
+    }
+}
+
+/// Sends one request to an upstream.
+///
+/// # Errors
+///
+/// [`Failure`], after which nothing of the connection is used again.
+pub async fn forward(
+    pool: &Rc<Pool<Attempt<Incoming>>>,
+    request: Request<Attempt<Incoming>>,
+    payload: &Payload<Incoming>,
+    timeout: Duration,
+) -> Result<Answered<Attempt<Incoming>>, Failure> {
+    let mut request = request;
+    loop {
+        let mut lease = match pool.reuse() {
+            Some(lease) => lease,
+            None => pool.connect().await.map_err(Failure::Upstream)?,
+        };
+        let outcome = in_time(lease.send(request), payload, timeout).await;
+        match outcome {
+            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                // Nobody asked for it: what follows is no HTTP.
+                return Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())));
+            }
+            Ok(Ok(response)) => return Ok(Answered { response, lease }),
+            Ok(Err(SendError { unsent: Some(unsent), .. })) if lease.is_reused => request = *unsent,
+            Ok(Err(SendError { error, .. })) => return Err(failure(&error, payload)),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Waits for the outcome as long as the body gets on or the upstream has time left to answer.
+async fn in_time<T>(
+    outcome: impl Future<Output = T>,
+    payload: &Payload<Incoming>,
+    timeout: Duration,
+) -> Result<T, Failure> {
+    let mut outcome = pin!(outcome);
+    let mut deadline = Instant::now() + timeout;
+    loop {
+        if let Ok(outcome) = tokio::time::timeout_at(deadline, outcome.as_mut()).await {
+            return Ok(outcome);
+        }
+        match payload.progress().map(|progress| progress + timeout) {
+            Some(later) if later > deadline => deadline = later,
+            // Its own time-out watches over a caller that stopped sending.
+            _ if payload.waits_for_caller() => deadline = Instant::now() + timeout,
+            _ => return Err(Failure::Upstream(ForwardError::Timeout)),
+        }
+    }
+}
+
+/// Whose fault it is that a connection broke off, and what it is called.
+fn failure(error: &hyper::Error, payload: &Payload<Incoming>) -> Failure {
+    if let Some(fault) = payload.fault() {
+        return Failure::Caller(fault);
+    }
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    Failure::Upstream(if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
+        ForwardError::Protocol(text)
+    } else {
+        ForwardError::Terminated(text)
+    })
+}
+
+#[cfg(test)]
+impl ForwardError {
+    /// A refused connection.
+    pub fn refused_for_tests() -> Self {
+        Self::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
+    }
+}

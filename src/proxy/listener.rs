@@ -1,0 +1,119 @@
+//! Where callers connect: one thread accepts, and gives each connection to the worker that has the fewest.
+//!
+//! Handing out beats a listening socket per worker: few connections are spread evenly, and a worker that stops
+//! takes no connections with it that the system had already queued for it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::worker::{Accepted, WorkerHandle};
+use crate::lifecycle::{Stage, Threads};
+
+/// After the system refused a connection, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that the system may hold ready for us.
+const BACKLOG: i32 = 1024;
+
+/// A bound address that nobody accepts from yet.
+#[derive(Debug)]
+pub struct Bound {
+    socket: std::net::TcpListener,
+    /// The address, with the port that the system chose where none was given.
+    pub address: SocketAddr,
+}
+
+impl Bound {
+    /// The listening socket, not blocking.
+    pub fn into_socket(self) -> std::net::TcpListener {
+        self.socket
+    }
+}
+
+/// Binds an address.
+///
+/// # Errors
+///
+/// Whatever the system says, a port in use for example.
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart need not wait for connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = std::net::TcpListener::from(socket);
+    let address = socket.local_addr()?;
+    Ok(Bound { socket, address })
+}
+
+/// Accepts from all addresses until the daemon stops.
+///
+/// # Errors
+///
+/// If the system refuses a thread.
+pub fn spawn(
+    bound: Vec<Bound>,
+    workers: Vec<WorkerHandle>,
+    allow_from: Vec<IpNet>,
+    mut stage: watch::Receiver<Stage>,
+    threads: &mut Threads,
+) -> io::Result<()> {
+    threads.spawn("listener".to_owned(), move || {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let front = Arc::new(Front { workers, allow_from });
+            let mut accepting = tokio::task::JoinSet::new();
+            for bound in bound {
+                let listener = TcpListener::from_std(bound.socket)?;
+                let front = Arc::clone(&front);
+                accepting.spawn(async move { front.accept_from(listener).await });
+            }
+            // Dropping the set closes the listening sockets.
+            let _ = stage.wait_for(|stage| *stage != Stage::Running).await;
+            Ok(())
+        })
+    })
+}
+
+struct Front {
+    workers: Vec<WorkerHandle>,
+    allow_from: Vec<IpNet>,
+}
+
+impl Front {
+    async fn accept_from(&self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => match stream.into_std() {
+                    Ok(socket) => self.hand_out(socket, peer).await,
+                    Err(error) => warn!(%error, "connection not handed over"),
+                },
+                Err(error) => {
+                    warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn hand_out(&self, socket: std::net::TcpStream, peer: SocketAddr) {
+        // An IPv4 caller is one however it came in (RFC 4291 §2.5.5.2).
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let is_allowed = self.allow_from.iter().any(|network| network.contains(&peer.ip()));
+        if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
+            worker.hand_over(Accepted { socket, peer, is_allowed }).await;
+        }
+    }
+}

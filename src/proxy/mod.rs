@@ -1,0 +1,25 @@
+//! The request loop: from a caller to its upstream and back.
+//!
+//! Connections are accepted by the [`listener`], served by [`worker`]s as a [`connection`], and each request
+//! goes its way through the [`service`]: [`guard`], [`route`], [`authorize`], [`forward`], and [`unauthorized`]
+//! with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
+//! [`error`].
+
+pub mod authorize;
+pub mod caller;
+pub mod connect;
+pub mod connection;
+pub mod error;
+pub mod exchange;
+pub mod forward;
+pub mod guard;
+pub mod headers;
+pub mod listener;
+pub mod pool;
+pub mod replay;
+pub mod response;
+pub mod route;
+pub mod service;
+mod socket;
+pub mod unauthorized;
+pub mod worker;

@@ -1,0 +1,344 @@
+//! A request's body: streamed to the upstream, and its beginning kept in case it must be sent again.
+//!
+//! A [`Payload`] owns the caller's body; each attempt at the upstream reads it through an [`Attempt`]. When an
+//! attempt is answered with a 401, early or late, the next one gets what was kept and then the rest, however
+//! much of it the first had read. A body that grows beyond what may be kept streams on and cannot be replayed.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use thiserror::Error;
+use tokio::time::{Instant, Sleep};
+
+/// How much of all requests' bodies may be kept at once.
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+/// What a request may take.
+#[derive(Clone, Debug)]
+pub struct Allowance {
+    /// Largest body, in bytes.
+    pub body_bytes: Option<u64>,
+    /// Largest part of it that is kept.
+    pub replay_body: usize,
+    /// What all requests share.
+    pub budget: Arc<Budget>,
+    /// Between two pieces of the body; `None` once the response is there.
+    pub body_timeout: Option<Duration>,
+}
+
+/// A caller's body, for at most two attempts. A request without one costs nothing.
+#[derive(Debug)]
+pub struct Payload<B>(Option<Rc<Shared<B>>>);
+
+/// A caller's body as one attempt reads it.
+#[derive(Debug)]
+pub struct Attempt<B> {
+    shared: Option<Rc<Shared<B>>>,
+    number: u32,
+    /// What was kept of the attempt before.
+    prefix: Bytes,
+}
+
+/// Why an attempt's body broke off. Only ever seen by the connection it went to, which ends with it.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller sent what is no body, or left.
+    #[error("the caller's body broke off")]
+    Caller,
+    /// Nothing came for too long.
+    #[error("the caller's body stopped coming")]
+    Stalled,
+    /// It is larger than allowed.
+    #[error("the caller's body is too large")]
+    TooLarge,
+    /// Another attempt has taken over.
+    #[error("another attempt has the body")]
+    Superseded,
+}
+
+#[derive(Debug)]
+struct Shared<B> {
+    source: RefCell<Source<B>>,
+    /// Which attempt may read.
+    attempt: Cell<u32>,
+    fault: Cell<Option<Fault>>,
+    /// When an attempt last took a piece, or reached the end.
+    progress: Cell<Instant>,
+    /// Whether the last thing an attempt did was to wait for the caller.
+    waits_for_caller: Cell<bool>,
+    is_at_end: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Source<B> {
+    body: B,
+    received: u64,
+    kept: Option<Kept>,
+    allowance: Allowance,
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+/// The beginning of a body, with its share of the budget.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    reserved: Reservation,
+}
+
+#[derive(Debug)]
+struct Reservation {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// At most this many bytes at once.
+    pub const fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0) }
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let room = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
+    /// Takes over a caller's body; `keep` says whether there may be a second attempt at all.
+    pub fn new(body: B, allowance: &Allowance, keep: bool) -> Self {
+        if body.is_end_stream() {
+            return Self(None);
+        }
+        let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
+        let reserved = Reservation { budget: Arc::clone(&allowance.budget), bytes: 0 };
+        let kept = (keep && fits).then_some(Kept { bytes: Vec::new(), reserved });
+        let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
+        Self(Some(Rc::new(Shared {
+            source: RefCell::new(source),
+            attempt: Cell::new(0),
+            fault: Cell::new(None),
+            progress: Cell::new(Instant::now()),
+            waits_for_caller: Cell::new(false),
+            is_at_end: Cell::new(false),
+        })))
+    }
+
+    /// The body for the first attempt.
+    pub fn first(&self) -> Attempt<B> {
+        Attempt { shared: self.0.clone(), number: 0, prefix: Bytes::new() }
+    }
+
+    /// The body once more from its beginning, if that was kept. The attempt before reads no further.
+    pub fn again(&self) -> Option<Attempt<B>> {
+        let Some(shared) = &self.0 else {
+            return Some(self.first());
+        };
+        let Kept { bytes, reserved } = shared.source.borrow_mut().kept.take()?;
+        let number = shared.attempt.get() + 1;
+        shared.attempt.set(number);
+        shared.progress.set(Instant::now());
+        // The second attempt is the last: what it is given need not be kept again.
+        let prefix = Bytes::from_owner(Prefix { bytes, _reserved: reserved });
+        Some(Attempt { shared: self.0.clone(), number, prefix })
+    }
+
+    /// Whether the body could be sent again as things stand.
+    pub fn is_replayable(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| shared.source.borrow().kept.is_some())
+    }
+
+    /// There will be no further attempt: lets go of what was kept, and no longer hurries the caller.
+    pub fn settle(&self) {
+        if let Some(shared) = &self.0 {
+            let mut source = shared.source.borrow_mut();
+            source.kept = None;
+            source.stall = None;
+            source.allowance.body_timeout = None;
+        }
+    }
+
+    /// What was wrong with the body, if something was.
+    pub fn fault(&self) -> Option<Fault> {
+        self.0.as_ref().and_then(|shared| shared.fault.get())
+    }
+
+    /// Whether everything was read from the caller.
+    pub fn is_at_end(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| shared.is_at_end.get())
+    }
+
+    /// When an attempt last got on with the body; `None` for a request without one.
+    pub fn progress(&self) -> Option<Instant> {
+        self.0.as_ref().map(|shared| shared.progress.get())
+    }
+
+    /// Whether the attempt waits for the caller and not for the upstream.
+    pub fn waits_for_caller(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.waits_for_caller.get())
+    }
+}
+
+/// What was kept, as the bytes of an attempt; gives its share back when they are gone.
+struct Prefix {
+    bytes: Vec<u8>,
+    _reserved: Reservation,
+}
+
+impl AsRef<[u8]> for Prefix {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let this = &mut *self;
+        let Some(shared) = &this.shared else {
+            return Poll::Ready(None);
+        };
+        if shared.attempt.get() != this.number {
+            return Poll::Ready(Some(Err(Fault::Superseded)));
+        }
+        if this.prefix.has_remaining() {
+            shared.progress.set(Instant::now());
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.prefix)))));
+        }
+        let next = shared.poll_source(cx);
+        shared.waits_for_caller.set(next.is_pending());
+        if let Poll::Ready(Some(Err(fault))) = &next {
+            shared.fault.set(Some(*fault));
+        }
+        next
+    }
+
+    fn is_end_stream(&self) -> bool {
+        !self.prefix.has_remaining() && self.shared.as_ref().is_none_or(|shared| shared.is_at_end.get())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(shared) = &self.shared else {
+            return SizeHint::with_exact(0);
+        };
+        let kept = self.prefix.len() as u64;
+        let rest = shared.source.borrow().body.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(kept + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(kept + upper);
+        }
+        hint
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
+    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if self.is_at_end.get() {
+            return Poll::Ready(None);
+        }
+        let mut source = self.source.borrow_mut();
+        let outcome = ready!(source.poll_data(cx));
+        self.progress.set(Instant::now());
+        self.is_at_end.set(outcome.is_none() || source.body.is_end_stream());
+        Poll::Ready(outcome.map(|outcome| outcome.map(Frame::data)))
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Source<B> {
+    /// The next piece of the caller's body. Trailers are dropped: nobody has vetted them.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        loop {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.stall = None;
+                    let Ok(data) = frame.into_data() else { continue };
+                    self.received += data.len() as u64;
+                    if self.allowance.body_bytes.is_some_and(|limit| self.received > limit) {
+                        return Poll::Ready(Some(Err(Fault::TooLarge)));
+                    }
+                    self.keep(&data);
+                    return Poll::Ready(Some(Ok(data)));
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Fault::Caller))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => {
+                    ready!(self.poll_stall(cx));
+                    return Poll::Ready(Some(Err(Fault::Stalled)));
+                }
+            }
+        }
+    }
+
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(timeout) = self.allowance.body_timeout else {
+            return Poll::Pending;
+        };
+        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        stall.as_mut().poll(cx)
+    }
+
+    /// Keeps a piece, or gives up keeping this body.
+    fn keep(&mut self, data: &Bytes) {
+        let expected = self.received + self.body.size_hint().lower();
+        if let Some(kept) = &mut self.kept
+            && !kept.add(data, usize::try_from(expected).unwrap_or(usize::MAX), self.allowance.replay_body)
+        {
+            self.kept = None;
+        }
+    }
+}
+
+impl Kept {
+    /// Adds a piece of a body whose length is `expected` at least; `false` if there is no room for it.
+    fn add(&mut self, data: &[u8], expected: usize, limit: usize) -> bool {
+        let needed = self.bytes.len() + data.len();
+        if needed > limit || expected > limit {
+            return false;
+        }
+        if needed > self.bytes.capacity() {
+            let capacity = expected.max(self.bytes.capacity().saturating_mul(2)).clamp(needed, limit);
+            if !self.reserved.grow_to(capacity) {
+                return false;
+            }
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        true
+    }
+}
+
+impl Reservation {
+    fn grow_to(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        let has_room = self.budget.take(more);
+        if has_room {
+            self.bytes += more;
+        }
+        has_room
+    }
+}
+
+#[cfg(test)]
+mod tests;

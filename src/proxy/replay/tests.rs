@@ -1,0 +1,270 @@
+//! One behaviour a test: what an attempt sees of a body, and what the next one sees.
+
+use std::collections::VecDeque;
+
+use super::*;
+
+/// A body of given pieces; `None` stands for a pause that never ends.
+#[derive(Debug)]
+struct Pieces {
+    pieces: VecDeque<Option<Result<Frame<Bytes>, std::io::Error>>>,
+    has_length: bool,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        match self.pieces.pop_front() {
+            Some(Some(piece)) => Poll::Ready(Some(piece)),
+            Some(None) => {
+                self.pieces.push_front(None);
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty() && self.has_length
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.pieces.iter().flatten().flatten().filter_map(|frame| frame.data_ref());
+        let left = left.map(|data| data.len() as u64).sum();
+        if self.has_length { SizeHint::with_exact(left) } else { SizeHint::default() }
+    }
+}
+
+fn pieces(texts: &[&str]) -> Pieces {
+    let pieces = texts.iter().map(|text| Some(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes())))));
+    Pieces { pieces: pieces.collect(), has_length: false }
+}
+
+fn with_length(texts: &[&str]) -> Pieces {
+    Pieces { has_length: true, ..pieces(texts) }
+}
+
+fn allowance(replay_body: usize, total: usize) -> Allowance {
+    Allowance {
+        body_bytes: None,
+        replay_body,
+        budget: Arc::new(Budget::new(total)),
+        body_timeout: Some(Duration::from_secs(5)),
+    }
+}
+
+fn roomy() -> Allowance {
+    allowance(1000, 1000)
+}
+
+async fn next(attempt: &mut Attempt<Pieces>) -> Option<Result<Bytes, Fault>> {
+    let frame = std::future::poll_fn(|cx| Pin::new(&mut *attempt).poll_frame(cx)).await?;
+    Some(frame.map(|frame| frame.into_data().unwrap()))
+}
+
+async fn rest(attempt: &mut Attempt<Pieces>) -> Result<String, Fault> {
+    let mut text = String::new();
+    while let Some(piece) = next(attempt).await {
+        text.push_str(std::str::from_utf8(&piece?).unwrap());
+    }
+    Ok(text)
+}
+
+#[tokio::test]
+async fn a_body_that_was_read_to_its_end_is_sent_again_as_a_whole() {
+    for (body, length) in
+        [(pieces(&["one ", "two ", "three"]), None), (with_length(&["one ", "two ", "three"]), Some(13))]
+    {
+        let payload = Payload::new(body, &roomy(), true);
+        assert_eq!(rest(&mut payload.first()).await.unwrap(), "one two three");
+
+        let mut again = payload.again().unwrap();
+        assert_eq!((again.size_hint().lower(), again.size_hint().exact()), (13, length));
+        assert_eq!(rest(&mut again).await.unwrap(), "one two three");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_was_read_in_part_is_sent_from_its_beginning_and_then_the_rest() {
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &roomy(), true);
+    let mut first = payload.first();
+    assert_eq!(next(&mut first).await.unwrap().unwrap(), "one ");
+
+    let mut again = payload.again().unwrap();
+    assert_eq!(rest(&mut again).await.unwrap(), "one two three");
+}
+
+#[tokio::test]
+async fn a_body_that_was_not_read_at_all_is_sent_again() {
+    let payload = Payload::new(pieces(&["all"]), &roomy(), true);
+
+    assert_eq!(rest(&mut payload.again().unwrap()).await.unwrap(), "all");
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_is_sent_again() {
+    let payload = Payload::new(with_length(&[]), &roomy(), true);
+
+    assert!(payload.first().is_end_stream());
+    assert!(payload.is_replayable() && payload.is_at_end());
+    let mut again = payload.again().unwrap();
+    assert_eq!((again.size_hint().exact(), rest(&mut again).await.unwrap().as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn the_attempt_before_reads_no_further() {
+    let payload = Payload::new(pieces(&["one ", "two"]), &roomy(), true);
+    let mut first = payload.first();
+    next(&mut first).await.unwrap().unwrap();
+    let mut again = payload.again().unwrap();
+
+    assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Superseded);
+    assert_eq!(rest(&mut again).await.unwrap(), "one two");
+    assert_eq!(payload.fault(), None);
+}
+
+#[tokio::test]
+async fn a_body_that_grows_too_large_streams_on_and_is_not_sent_again() {
+    let payload = Payload::new(pieces(&["12345", "67890", "x"]), &allowance(10, 1000), true);
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890x");
+    assert!(!payload.is_replayable());
+    assert!(payload.again().is_none());
+}
+
+#[tokio::test]
+async fn a_body_of_exactly_the_limit_is_kept() {
+    let payload = Payload::new(pieces(&["12345", "67890"]), &allowance(10, 1000), true);
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890");
+    assert!(payload.again().is_some());
+}
+
+#[tokio::test]
+async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
+    let allowance = allowance(10, 1000);
+    let payload = Payload::new(with_length(&["12345678901"]), &allowance, true);
+
+    assert!(!payload.is_replayable());
+    assert_eq!(rest(&mut payload.first()).await.unwrap(), "12345678901");
+    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
+    let allowance = allowance(10, 16);
+    let used = || allowance.budget.used.load(Ordering::Relaxed);
+    let one = Payload::new(pieces(&["1234567890"]), &allowance, true);
+    let two = Payload::new(pieces(&["1234567890"]), &allowance, true);
+    rest(&mut one.first()).await.unwrap();
+    assert_eq!(used(), 10);
+
+    rest(&mut two.first()).await.unwrap();
+    assert!(one.is_replayable() && !two.is_replayable());
+    assert_eq!(used(), 10);
+
+    let again = one.again().unwrap();
+    assert_eq!(used(), 10, "the bytes are still there, in the second attempt");
+    drop((one, again));
+    assert_eq!(used(), 0);
+}
+
+#[tokio::test]
+async fn tiny_pieces_are_counted_by_what_they_take() {
+    let allowance = allowance(1 << 20, 1 << 20);
+    let body = Pieces {
+        pieces: (0..1000).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"x"))))).collect(),
+        has_length: false,
+    };
+    let payload = Payload::new(body, &allowance, true);
+    rest(&mut payload.first()).await.unwrap();
+
+    let used = allowance.budget.used.load(Ordering::Relaxed);
+    assert!((1000..=2048).contains(&used), "{used}");
+}
+
+#[tokio::test]
+async fn what_need_not_be_kept_is_not() {
+    let allowance = roomy();
+    let payload = Payload::new(pieces(&["one"]), &allowance, false);
+    rest(&mut payload.first()).await.unwrap();
+
+    assert!(payload.again().is_none());
+    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn once_settled_nothing_is_kept() {
+    let allowance = roomy();
+    let payload = Payload::new(pieces(&["one", "two"]), &allowance, true);
+    let mut first = payload.first();
+    next(&mut first).await.unwrap().unwrap();
+
+    payload.settle();
+
+    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+    assert_eq!(rest(&mut first).await.unwrap(), "two");
+    assert!(payload.again().is_none());
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_a_fault_of_the_caller() {
+    let payload =
+        Payload::new(pieces(&["12345", "678901"]), &Allowance { body_bytes: Some(10), ..roomy() }, true);
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::TooLarge);
+    assert_eq!(payload.fault(), Some(Fault::TooLarge));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_stops_sending_is_not_waited_for() {
+    let mut body = pieces(&["one"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy(), true);
+    let started = Instant::now();
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::Stalled);
+    assert_eq!(started.elapsed().as_secs(), 5);
+    assert_eq!(payload.fault(), Some(Fault::Stalled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_answer_is_there_a_slow_caller_is_not_hurried() {
+    let mut body = pieces(&["one"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy(), true);
+    let mut first = payload.first();
+    next(&mut first).await.unwrap().unwrap();
+    payload.settle();
+
+    let waited = tokio::time::timeout(Duration::from_hours(1), next(&mut first)).await;
+
+    assert!(waited.is_err());
+    assert!(payload.waits_for_caller());
+}
+
+#[tokio::test]
+async fn a_broken_body_is_a_fault_of_the_caller_and_not_an_end() {
+    let mut body = pieces(&["one"]);
+    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+    let payload = Payload::new(body, &roomy(), true);
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::Caller);
+    assert!(!payload.is_at_end());
+}
+
+#[tokio::test]
+async fn trailers_nobody_has_vetted_go_nowhere() {
+    let mut body = pieces(&["one"]);
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
+    body.pieces.push_back(Some(Ok(Frame::trailers(trailers))));
+    let payload = Payload::new(body, &roomy(), true);
+
+    assert_eq!(rest(&mut payload.first()).await.unwrap(), "one");
+}

@@ -1,0 +1,167 @@
+//! The answer's body on its way to the caller.
+//!
+//! An upstream's body is passed on piece by piece as it arrives, and drives the connection it comes from; at its
+//! end the connection goes back to the pool. A body that breaks off is an error here too, so that the caller
+//! sees an incomplete message and never a complete one.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::exchange::Exchange;
+use super::forward::Answered;
+use super::pool::Lease;
+use super::replay::{Attempt, Payload};
+
+/// The body of an answer, and the exchange that ends with it.
+pub struct AnswerBody {
+    content: Content,
+    exchange: Exchange,
+}
+
+enum Content {
+    /// Our own words.
+    Whole(Bytes),
+    /// The upstream's.
+    Upstream(Relay),
+}
+
+/// A body of an upstream with what it depends on.
+pub struct Relay {
+    body: Incoming,
+    lease: Option<Lease<Attempt<Incoming>>>,
+    /// The request's own body, which may still be on its way to the upstream.
+    payload: Payload<Incoming>,
+}
+
+impl AnswerBody {
+    /// Our own words.
+    pub fn whole(content: Bytes, exchange: Exchange) -> Self {
+        Self { content: Content::Whole(content), exchange }
+    }
+
+    /// What the upstream says.
+    pub fn upstream(relay: Relay, exchange: Exchange) -> Self {
+        Self { content: Content::Upstream(relay), exchange }
+    }
+}
+
+/// Takes an upstream's answer apart: its head, and its body as it will be relayed.
+pub fn relay(answered: Answered<Attempt<Incoming>>, payload: Payload<Incoming>) -> Response<Relay> {
+    let Answered { response, lease } = answered;
+    response.map(|body| {
+        let mut relay = Relay { body, lease: Some(lease), payload };
+        relay.give_back_at_end();
+        relay
+    })
+}
+
+/// Lets go of an answer that nobody will see; keeps its connection if the rest of it has already arrived.
+pub fn discard(answered: Answered<Attempt<Incoming>>) {
+    let Answered { response, mut lease } = answered;
+    let mut body = response.into_body();
+    let mut cx = Context::from_waker(Waker::noop());
+    // A 401 has a short body or none; what is longer is cheaper to cut off than to read.
+    for _ in 0..16 {
+        if body.is_end_stream() {
+            return lease.give_back();
+        }
+        match Pin::new(&mut body).poll_frame(&mut cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(None) => return lease.give_back(),
+            Poll::Ready(Some(Err(_))) => return,
+            Poll::Pending => lease.poll(&mut cx),
+        }
+    }
+}
+
+impl Relay {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Pending, Some(lease)) = (&frame, &mut self.lease) {
+            lease.poll(cx);
+            frame = Pin::new(&mut self.body).poll_frame(cx);
+        }
+        match &frame {
+            Poll::Ready(None) => self.give_back(),
+            Poll::Ready(Some(Ok(_))) => self.give_back_at_end(),
+            // Whatever is left of it belongs to a broken message.
+            Poll::Ready(Some(Err(_))) => self.lease = None,
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn give_back_at_end(&mut self) {
+        if self.body.is_end_stream() {
+            self.give_back();
+        }
+    }
+
+    fn give_back(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.content {
+            Content::Whole(content) if content.is_empty() => Poll::Ready(None),
+            Content::Whole(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+            Content::Upstream(relay) => relay.poll_frame(cx),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &frame {
+            this.exchange.sent_bytes(frame.data_ref().map_or(0, Bytes::len));
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Whole(content) => content.is_empty(),
+            Content::Upstream(relay) => relay.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Whole(content) => SizeHint::with_exact(content.len() as u64),
+            Content::Upstream(relay) => relay.body.size_hint(),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let payload_was_read = match &self.content {
+            Content::Whole(content) => {
+                if content.is_empty() {
+                    self.exchange.completed();
+                }
+                true
+            }
+            Content::Upstream(relay) => {
+                if relay.lease.is_none() && relay.body.is_end_stream() {
+                    self.exchange.completed();
+                }
+                relay.payload.is_at_end()
+            }
+        };
+        if !payload_was_read {
+            self.exchange.caller().leave_unread();
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Which request goes where: by host, then by the longest prefix on segment boundaries.
+//!
+//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that
+//! `/%61pi` is `/api`; what is sent on is what came in. Looking up costs one hash for each prefix length that
+//! some route has, however many routes there are.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::PathAndQuery;
+
+use super::guard::Target;
+use super::pool::Upstream;
+use super::unauthorized::Hold;
+use crate::token::TokenSource;
+
+/// A route as requests use it.
+#[derive(Debug)]
+pub struct Route {
+    /// How it is called in logs: its host and path.
+    pub name: String,
+    /// Whether it matches any path. Only then may a path be passed on that servers read in two ways.
+    pub is_catch_all: bool,
+    /// Where requests go.
+    pub upstream: Arc<Upstream>,
+    /// `Host` for the upstream.
+    pub host: HeaderValue,
+    /// Put in front of each path; empty or `/…` without a slash at its end.
+    pub path_in_front: String,
+    /// Whose token they get.
+    pub token: Option<TokenSource>,
+    /// Whether a rejected token is a reason to ask for another.
+    pub hold: Hold,
+    /// From the end of the request to the response head.
+    pub timeout: Duration,
+}
+
+/// All routes. A request is looked up in one table from start to end.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+    hosts: HashMap<String, Prefixes>,
+    any_host: Prefixes,
+}
+
+/// The prefixes of one host: by their text, and the numbers of segments that occur, longest first.
+#[derive(Debug, Default)]
+struct Prefixes {
+    routes: HashMap<String, usize>,
+    lengths: Vec<usize>,
+}
+
+impl Table {
+    /// Adds a route; host and prefix are as resolved from the configuration.
+    pub fn add(&mut self, host: Option<&str>, prefix: &str, route: Route) {
+        let prefixes = match host {
+            Some(host) => self.hosts.entry(host.to_owned()).or_default(),
+            None => &mut self.any_host,
+        };
+        prefixes.add(prefix, self.routes.len());
+        self.routes.push(route);
+    }
+
+    /// The route of a request.
+    pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
+        let path = normalized(target.path);
+        let by_host = || {
+            let prefixes = match self.hosts.get(target.host) {
+                Some(prefixes) => Some(prefixes),
+                None if target.host.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                    self.hosts.get(&target.host.to_ascii_lowercase())
+                }
+                None => None,
+            };
+            prefixes?.longest(&path)
+        };
+        let index = if self.hosts.is_empty() { None } else { by_host() };
+        index.or_else(|| self.any_host.longest(&path)).map(|index| &self.routes[index])
+    }
+}
+
+impl Prefixes {
+    fn add(&mut self, prefix: &str, index: usize) {
+        let length = if prefix == "/" { 0 } else { prefix.matches('/').count() };
+        // The root is the prefix of no segments.
+        let key = if prefix == "/" { String::new() } else { prefix.to_owned() };
+        self.routes.insert(key, index);
+        if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
+            self.lengths.insert(at, length);
+        }
+    }
+
+    fn longest(&self, path: &str) -> Option<usize> {
+        self.lengths.iter().find_map(|&length| {
+            let prefix = first_segments(path, length)?;
+            self.routes.get(prefix).copied()
+        })
+    }
+}
+
+/// The text of a path's first `count` segments, if it has as many.
+fn first_segments(path: &str, count: usize) -> Option<&str> {
+    if count == 0 {
+        return Some("");
+    }
+    let mut slashes = path.match_indices('/').map(|(at, _)| at);
+    // The first slash opens the first segment; the one after the last ends it.
+    let end = slashes.nth(count);
+    match end {
+        Some(end) => Some(&path[..end]),
+        None => (path.matches('/').count() == count).then_some(path),
+    }
+}
+
+/// The path with unreserved characters decoded.
+fn normalized(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
+        match escape.get(1..).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if is_unreserved(byte) => decoded.push(char::from(byte)),
+            _ => decoded.push_str(escape),
+        }
+        rest = &rest[at + escape.len()..];
+    }
+    decoded.push_str(rest);
+    Cow::Owned(decoded)
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+impl Route {
+    /// The path and query for the upstream: the caller's own bytes, behind the upstream's path.
+    ///
+    /// # Errors
+    ///
+    /// The caller's own if together they are too long for a request target.
+    pub fn target(&self, path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, http::Error> {
+        let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        if self.path_in_front.is_empty() {
+            return Ok(own);
+        }
+        Ok(PathAndQuery::try_from(format!("{}{own}", self.path_in_front))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::connect::{Connect, Connecting};
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl Connect for Nowhere {
+        fn connect(&self) -> Connecting {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn route(name: &str) -> Route {
+        let upstream = Upstream {
+            index: 0,
+            name: "nowhere".to_owned(),
+            connect: Box::new(Nowhere),
+            connect_timeout: Duration::from_secs(1),
+        };
+        Route {
+            name: name.to_owned(),
+            is_catch_all: false,
+            upstream: Arc::new(upstream),
+            host: HeaderValue::from_static("nowhere"),
+            path_in_front: String::new(),
+            token: None,
+            hold: Hold::default(),
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn table(routes: &[(Option<&str>, &str)]) -> Table {
+        let mut table = Table::default();
+        for (host, prefix) in routes {
+            let name = format!("{}{prefix}", host.unwrap_or_default());
+            table.add(*host, prefix, route(&name));
+        }
+        table
+    }
+
+    fn found<'t>(table: &'t Table, host: &str, path: &str) -> Option<&'t str> {
+        table.route(&Target { host, path, is_ambiguous: false }).map(|route| route.name.as_str())
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_on_segment_boundaries() {
+        let table = table(&[(None, "/"), (None, "/api"), (None, "/api/v2/users"), (None, "/other")]);
+
+        for (path, name) in [
+            ("/", "/"),
+            ("/x", "/"),
+            ("/api", "/api"),
+            ("/api/", "/api"),
+            ("/apix", "/"),
+            ("/api/v2", "/api"),
+            ("/api/v2/users", "/api/v2/users"),
+            ("/api/v2/users/7", "/api/v2/users"),
+            ("/api/v2/usersx", "/api"),
+            ("/other/x", "/other"),
+        ] {
+            assert_eq!(found(&table, "h", path), Some(name), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exact_host_beats_none_whatever_the_prefix() {
+        let table = table(&[(None, "/api/v2"), (Some("a.test"), "/"), (Some("b.test"), "/api")]);
+
+        assert_eq!(found(&table, "a.test", "/api/v2"), Some("a.test/"));
+        assert_eq!(found(&table, "A.Test", "/api/v2"), Some("a.test/"));
+        assert_eq!(found(&table, "b.test", "/api/v2"), Some("b.test/api"));
+        assert_eq!(found(&table, "c.test", "/api/v2"), Some("/api/v2"));
+        assert_eq!(found(&table, "c.test", "/x"), None);
+    }
+
+    #[test]
+    fn a_host_without_a_matching_prefix_falls_back() {
+        let table = table(&[(Some("a.test"), "/api"), (None, "/")]);
+
+        assert_eq!(found(&table, "a.test", "/x"), Some("/"));
+    }
+
+    #[test]
+    fn unreserved_characters_match_however_they_are_written() {
+        let table = table(&[(None, "/api"), (None, "/a~b")]);
+
+        assert_eq!(found(&table, "h", "/%61pi/x"), Some("/api"));
+        assert_eq!(found(&table, "h", "/a%7Eb"), Some("/a~b"));
+        assert_eq!(found(&table, "h", "/api%2Fx"), None);
+        assert_eq!(found(&table, "h", "/%"), None);
+        assert_eq!(found(&table, "h", "/%6"), None);
+    }
+
+    #[test]
+    fn the_callers_own_bytes_are_sent_on() {
+        let mut route = route("r");
+        let given = PathAndQuery::from_static("/%61pi/x?q=%2F&r=1");
+        assert_eq!(route.target(Some(&given)).unwrap(), given);
+
+        route.path_in_front = "/base".to_owned();
+        assert_eq!(route.target(Some(&given)).unwrap(), "/base/%61pi/x?q=%2F&r=1");
+    }
+}

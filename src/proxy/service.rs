@@ -1,0 +1,275 @@
+//! The request's way: guard, route, authorize, forward, and a replay where a token was dead.
+//!
+//! Read [`Service::proxy`]; the other stages are the files it names. One service belongs to one worker and is
+//! never shared between threads.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::request::Parts;
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+
+use super::authorize::{Authorization, authorize, no_token};
+use super::caller::Caller;
+use super::error::ProxyError;
+use super::exchange::Exchange;
+use super::forward::{Answered, Failure, ForwardError, forward};
+use super::guard::{self, Policy};
+use super::headers;
+use super::pool::Pool;
+use super::replay::{Allowance, Attempt, Fault, Payload};
+use super::response::{self, AnswerBody, Relay};
+use super::route::{Route, Table};
+use super::unauthorized::{Decision, is_insufficient_scope};
+use crate::clock::Clock;
+use crate::token::{Generation, NotReplaced, TokenSource};
+
+/// What all workers share: nothing of it changes while they run.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who may call.
+    pub policy: Policy,
+    /// Where requests go.
+    pub table: Table,
+    /// How we are called in `Via`.
+    pub instance: String,
+    /// What a request's body may take.
+    pub allowance: Allowance,
+    /// How long a request may wait for a usable token.
+    pub token_wait: Duration,
+    /// Whether every exchange is written to the log.
+    pub access_log: bool,
+    /// The clock of tokens.
+    pub clock: Clock,
+}
+
+/// Answers the requests of one worker.
+pub struct Service {
+    shared: Arc<Shared>,
+    pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
+}
+
+/// An upstream's answer, and the token it was given for.
+struct Outcome {
+    answered: Answered<Attempt<Incoming>>,
+    generation: Generation,
+}
+
+impl Service {
+    /// A service with a pool for each upstream, in the order of their indices.
+    pub fn new(shared: Arc<Shared>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
+        Self { shared, pools }
+    }
+
+    /// The worker's connections to upstreams.
+    pub fn pools(&self) -> &[Rc<Pool<Attempt<Incoming>>>] {
+        &self.pools
+    }
+
+    /// Answers a request, whatever becomes of it.
+    pub async fn answer(
+        &self,
+        request: Request<Incoming>,
+        caller: Rc<Caller>,
+    ) -> Result<Response<AnswerBody>, Infallible> {
+        let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
+        let has_body = !request.body().is_end_stream();
+        match self.proxy(request, &mut exchange).await {
+            Ok(response) => {
+                exchange.answered(response.status());
+                Ok(response.map(|relay| AnswerBody::upstream(relay, exchange)))
+            }
+            Err(error) => {
+                exchange.failed(&error);
+                if has_body {
+                    caller.leave_unread();
+                }
+                let response = error.response(exchange.version());
+                Ok(response.map(|body| AnswerBody::whole(body, exchange)))
+            }
+        }
+    }
+
+    /// The way of a request, in the order of the arrow.
+    async fn proxy(
+        &self,
+        request: Request<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Response<Relay>, ProxyError> {
+        let (mut head, body) = request.into_parts();
+        let version = head.version;
+        let route = self.admit(&head, exchange)?;
+        exchange.routed(&route.name);
+        let payload = self.receive(&head, body, route)?;
+        self.address(&mut head, route)?;
+
+        let answered = match &route.token {
+            None => self.attempt(route, head, payload.first(), &payload, None, exchange).await?,
+            Some(source) => {
+                let authorization = authorize(source, self.shared.token_wait).await?;
+                let generation = authorization.generation;
+                let again = head.clone();
+                let body = payload.first();
+                let answered =
+                    self.attempt(route, head, body, &payload, Some(&authorization), exchange).await?;
+                let first = Outcome { answered, generation };
+                self.recover(route, source, first, again, &payload, exchange).await?
+            }
+        };
+
+        payload.settle();
+        let mut response = response::relay(answered, payload);
+        let received_in = std::mem::replace(response.version_mut(), version);
+        headers::for_caller(response.headers_mut(), received_in, &self.shared.instance);
+        Ok(response)
+    }
+
+    /// Whether the request may go anywhere, and where.
+    fn admit(&self, head: &Parts, exchange: &Exchange) -> Result<&Route, ProxyError> {
+        if !exchange.caller().is_allowed {
+            return Err(ProxyError::CallerNotAllowed);
+        }
+        let target = guard::vet(head, &self.shared.policy)?;
+        let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
+        if target.is_ambiguous && !route.is_catch_all {
+            return Err(ProxyError::BadRequest("the path could be read as one of another route"));
+        }
+        Ok(route)
+    }
+
+    /// Takes the body over, unless it is known to be too large.
+    fn receive(&self, head: &Parts, body: Incoming, route: &Route) -> Result<Payload<Incoming>, ProxyError> {
+        let allowance = &self.shared.allowance;
+        if let Some(limit) = allowance.body_bytes {
+            let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            if length.is_some_and(|length: u64| length > limit) {
+                return Err(ProxyError::BodyTooLarge { limit });
+            }
+        }
+        Ok(Payload::new(body, allowance, route.token.is_some()))
+    }
+
+    /// Turns a caller's head into the upstream's, all but the token.
+    fn address(&self, head: &mut Parts, route: &Route) -> Result<(), ProxyError> {
+        headers::for_upstream(&mut head.headers, head.version, &route.host, &self.shared.instance);
+        let target = route
+            .target(head.uri.path_and_query())
+            .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
+        head.uri = Uri::from(target);
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+        Ok(())
+    }
+
+    /// Sends the request once.
+    async fn attempt(
+        &self,
+        route: &Route,
+        mut head: Parts,
+        body: Attempt<Incoming>,
+        payload: &Payload<Incoming>,
+        authorization: Option<&Authorization>,
+        exchange: &mut Exchange,
+    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
+        if let Some(authorization) = authorization {
+            head.headers.insert(AUTHORIZATION, authorization.value.clone());
+        }
+        exchange.sent(authorization.map(|authorization| authorization.generation));
+        let pool = &self.pools[route.upstream.index];
+        let request = Request::from_parts(head, body);
+        forward(pool, request, payload, route.timeout).await.map_err(|failure| self.blame(failure))
+    }
+
+    /// The answer that counts: the first, or that of a replay if the first says that its token is dead.
+    async fn recover(
+        &self,
+        route: &Route,
+        source: &TokenSource,
+        first: Outcome,
+        head: Parts,
+        payload: &Payload<Incoming>,
+        exchange: &mut Exchange,
+    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
+        let Outcome { answered, generation } = first;
+        if is_accepted(&answered) {
+            route.hold.accepted(generation);
+        }
+        if answered.response.status() != StatusCode::UNAUTHORIZED
+            || is_insufficient_scope(answered.response.headers())
+        {
+            return Ok(answered);
+        }
+
+        let newer = source.current().filter(|token| token.generation() > generation);
+        let was_asked_for = newer.is_none();
+        let authorization: Authorization = match newer {
+            Some(token) => token.into(),
+            None => match self.replacement(route, source, generation, payload).await? {
+                Some(authorization) => authorization,
+                None => return Ok(answered),
+            },
+        };
+        // Not kept, or no longer: the 401 passes, and the next request has the new token.
+        let Some(body) = payload.again() else {
+            return Ok(answered);
+        };
+        response::discard(answered);
+
+        let replayed = self.attempt(route, head, body, payload, Some(&authorization), exchange).await?;
+        if is_accepted(&replayed) {
+            route.hold.replay_accepted(authorization.generation);
+        } else if was_asked_for && replayed.response.status() == StatusCode::UNAUTHORIZED {
+            route.hold.replay_rejected(self.shared.clock.now());
+        }
+        Ok(replayed)
+    }
+
+    /// Another token in the place of a rejected one; `None` if the 401 is the answer.
+    async fn replacement(
+        &self,
+        route: &Route,
+        source: &TokenSource,
+        rejected: Generation,
+        payload: &Payload<Incoming>,
+    ) -> Result<Option<Authorization>, ProxyError> {
+        if route.hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
+            return Ok(None);
+        }
+        if !payload.is_replayable() {
+            source.demand(rejected);
+            return Ok(None);
+        }
+        match source.replace(rejected, self.shared.token_wait).await {
+            Ok(token) => Ok(Some(token.into())),
+            Err(NotReplaced::Unchanged) => {
+                route.hold.replay_rejected(self.shared.clock.now());
+                Ok(None)
+            }
+            Err(NotReplaced::Unavailable(unavailable)) => Err(no_token(source, unavailable)),
+        }
+    }
+
+    fn blame(&self, failure: Failure) -> ProxyError {
+        match failure {
+            Failure::Upstream(error) => ProxyError::Upstream(error),
+            Failure::Caller(Fault::Stalled) => ProxyError::RequestTimeout,
+            Failure::Caller(Fault::TooLarge) => {
+                ProxyError::BodyTooLarge { limit: self.shared.allowance.body_bytes.unwrap_or(0) }
+            }
+            Failure::Caller(Fault::Caller) => ProxyError::BadRequest("the body is malformed or broke off"),
+            Failure::Caller(Fault::Superseded) => {
+                ProxyError::Upstream(ForwardError::Terminated("the attempt was superseded".to_owned()))
+            }
+        }
+    }
+}
+
+/// Whether the answer shows that the token was taken. A failing server may not have looked at it.
+fn is_accepted(answered: &Answered<Attempt<Incoming>>) -> bool {
+    let status = answered.response.status();
+    status != StatusCode::UNAUTHORIZED && !status.is_server_error()
+}

@@ -1,0 +1,4 @@
+//! What an operator sees of the daemon's work.
+
+pub mod audit;
+pub mod log;

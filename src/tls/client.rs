@@ -1,0 +1,75 @@
+//! TLS towards authorization servers and APIs.
+//!
+//! TLS 1.2 and later, certificates always verified, against the operating system's authorities or against a
+//! file's and no others. There is no switch that turns verification off.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::Verifier;
+use thiserror::Error;
+
+use crate::config::Roots;
+
+/// ALPN names (RFC 7301), in order of preference.
+pub type Alpn = &'static [&'static [u8]];
+
+/// HTTP/2, else HTTP/1.1.
+pub const HTTP_2_OR_1: Alpn = &[b"h2", b"http/1.1"];
+/// HTTP/1.1 alone.
+pub const HTTP_1: Alpn = &[b"http/1.1"];
+
+/// Makes TLS configurations; reads the system's authorities once, and only if someone asks for them.
+#[derive(Debug, Default)]
+pub struct Trust {
+    system: OnceLock<Arc<Verifier>>,
+}
+
+/// Why no TLS configuration could be made.
+#[derive(Debug, Error)]
+pub enum TrustError {
+    /// The operating system has no certificate authorities that could be read.
+    #[error("the system's certificate authorities cannot be used (install them, or set ca_file)")]
+    System(#[source] rustls::Error),
+    /// A certificate of a file is unusable.
+    #[error("a certificate authority cannot be used")]
+    Root(#[source] rustls::Error),
+    /// The cryptography library offers no protocol version we allow.
+    #[error("TLS cannot be set up")]
+    Protocol(#[source] rustls::Error),
+}
+
+impl Trust {
+    /// A configuration that trusts `roots` and offers `alpn`.
+    pub fn client_config(&self, roots: &Roots, alpn: Alpn) -> Result<ClientConfig, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(TrustError::Protocol)?;
+        let mut config = match roots {
+            Roots::System => builder
+                .dangerous()
+                .with_custom_certificate_verifier(self.system(provider)?)
+                .with_no_client_auth(),
+            Roots::Only(certificates) => {
+                let mut store = RootCertStore::empty();
+                for certificate in certificates {
+                    store.add(certificate.clone()).map_err(TrustError::Root)?;
+                }
+                builder.with_root_certificates(store).with_no_client_auth()
+            }
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(config)
+    }
+
+    fn system(&self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TrustError> {
+        if let Some(verifier) = self.system.get() {
+            return Ok(Arc::<Verifier>::clone(verifier));
+        }
+        let verifier = Arc::new(Verifier::new(provider).map_err(TrustError::System)?);
+        Ok(Arc::<Verifier>::clone(self.system.get_or_init(|| verifier)))
+    }
+}

@@ -1,0 +1,3 @@
+//! TLS: how peers are checked.
+
+pub mod client;

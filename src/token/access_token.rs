@@ -1,0 +1,191 @@
+//! An access token as requests use it: a ready header field, a generation and an end.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::HeaderValue;
+use thiserror::Error;
+
+use crate::clock::Moment;
+
+/// Longer tokens are refused: no header field of that size reaches an API.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Which of a credential's tokens this is: 1 is the first, each different token counts one up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// The one before the first token.
+    pub const NONE: Self = Self(0);
+
+    /// The generation with this number.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A bearer token (RFC 6750) with what must be known to use it.
+#[derive(Clone)]
+pub struct AccessToken {
+    authorization: HeaderValue,
+    generation: Generation,
+    issued: Moment,
+    expires: Moment,
+    scopes: Vec<String>,
+}
+
+/// Why a string cannot be a bearer token.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum IllegalToken {
+    /// It has no characters.
+    #[error("the access token is empty")]
+    Empty,
+    /// It has a character that would not survive in a header field, or would break one.
+    #[error("the access token holds characters other than visible ASCII")]
+    Characters,
+    /// It is larger than any header field may be.
+    #[error("the access token is larger than 16 KiB")]
+    TooLong,
+}
+
+impl AccessToken {
+    /// Makes a token of the string a server issued.
+    ///
+    /// `issued` is when the token was asked for, so that its age is never underestimated.
+    ///
+    /// # Errors
+    ///
+    /// [`IllegalToken`] if the string is anything but visible ASCII of a bearable length.
+    pub fn new(
+        token: &str,
+        generation: Generation,
+        issued: Moment,
+        lifetime: Duration,
+        scopes: Vec<String>,
+    ) -> Result<Self, IllegalToken> {
+        check(token)?;
+        let mut authorization =
+            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| IllegalToken::Characters)?;
+        authorization.set_sensitive(true);
+        Ok(Self { authorization, generation, issued, expires: issued + lifetime, scopes })
+    }
+
+    /// The value of the `Authorization` field, marked sensitive (RFC 6750 §2.1).
+    pub const fn authorization(&self) -> &HeaderValue {
+        &self.authorization
+    }
+
+    /// Which of the credential's tokens this is.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// When it was asked for.
+    pub const fn issued(&self) -> Moment {
+        self.issued
+    }
+
+    /// When it must no longer be used.
+    pub const fn expires(&self) -> Moment {
+        self.expires
+    }
+
+    /// What it was granted for; as asked, where the server did not say (RFC 6749 §5.1).
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Whether a request may still be sent with it.
+    pub fn is_usable(&self, now: Moment) -> bool {
+        now < self.expires
+    }
+
+    /// Whether this is the same token as `other`, whatever else is known of them.
+    pub fn is_same_token(&self, other: &Self) -> bool {
+        self.authorization == other.authorization
+    }
+
+    /// The token itself, for a keyed hash of it.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.authorization.as_bytes()["Bearer ".len()..]
+    }
+}
+
+/// RFC 6750 §2.1 allows even less; what is refused here is what could break or split a header field.
+fn check(token: &str) -> Result<(), IllegalToken> {
+    if token.is_empty() {
+        Err(IllegalToken::Empty)
+    } else if token.len() > MAX_TOKEN_BYTES {
+        Err(IllegalToken::TooLong)
+    } else if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(())
+    } else {
+        Err(IllegalToken::Characters)
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessToken")
+            .field("generation", &self.generation.0)
+            .field("issued", &self.issued)
+            .field("expires", &self.expires)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> Result<AccessToken, IllegalToken> {
+        let issued = Moment::from_nanos(1_000_000_000);
+        AccessToken::new(text, Generation::NONE.next(), issued, Duration::from_mins(1), Vec::new())
+    }
+
+    #[test]
+    fn a_token_is_visible_ascii_and_nothing_else() {
+        assert!(token("eyJhbGciOi.J9-_~+/==").is_ok());
+        assert_eq!(token("").unwrap_err(), IllegalToken::Empty);
+        for wrong in ["a b", "a\r\nX: y", "a\0", "a\tb", "tök", "a\u{2028}b", "a\u{7f}"] {
+            assert_eq!(token(wrong).unwrap_err(), IllegalToken::Characters, "{wrong:?}");
+        }
+        assert!(token(&"a".repeat(MAX_TOKEN_BYTES)).is_ok());
+        assert_eq!(token(&"a".repeat(MAX_TOKEN_BYTES + 1)).unwrap_err(), IllegalToken::TooLong);
+    }
+
+    #[test]
+    fn a_token_is_usable_until_its_end_and_not_at_it() {
+        let token = token("t").unwrap();
+
+        assert!(token.is_usable(token.expires().before(Duration::from_nanos(1))));
+        assert!(!token.is_usable(token.expires()));
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let token = token("s3cr3t-token").unwrap();
+
+        assert!(!format!("{token:?}").contains("s3cr3t"));
+        assert!(!format!("{:?}", token.authorization()).contains("s3cr3t"));
+    }
+}

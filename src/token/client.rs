@@ -1,0 +1,152 @@
+//! The token leg: one request to the token endpoint, and its answer.
+//!
+//! The client follows no redirect (it would carry the secret elsewhere), retries nothing by itself, decodes
+//! no compression and reads at most 64 KiB. An error never quotes the URL or the secret.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::error::{Malformed, TokenError, printable};
+use super::grant::TokenRequest;
+use super::wire::{self, Grant};
+use crate::config::Credential;
+use crate::tls::client::{HTTP_2_OR_1, Trust, TrustError};
+
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Talks to one credential's token endpoint.
+#[derive(Debug)]
+pub struct TokenClient {
+    http: reqwest::Client,
+}
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Its TLS cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The HTTP client cannot.
+    #[error("the HTTP client cannot be set up")]
+    Http(#[source] reqwest::Error),
+}
+
+impl TokenClient {
+    /// A client with the credential's own time-outs and authorities.
+    pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
+        let tls = trust.client_config(&credential.roots, HTTP_2_OR_1)?;
+        #[expect(clippy::disallowed_methods, reason = "the one place that makes the token leg's client")]
+        let builder = reqwest::Client::builder();
+        let http = builder
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .referer(false)
+            .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
+            .timeout(credential.timeout)
+            .connect_timeout(credential.connect_timeout)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(1)
+            .build()
+            .map_err(ClientError::Http)?;
+        Ok(Self { http })
+    }
+
+    /// Asks once for a token.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the answer means, or that there was none.
+    pub async fn request(&self, credential: &Credential, secret: &SecretString) -> Result<Grant, TokenError> {
+        let outcome = self.exchange(credential, TokenRequest::new(credential, secret)).await;
+        outcome.map_err(|error| scrubbed(error, secret))
+    }
+
+    async fn exchange(&self, credential: &Credential, request: TokenRequest) -> Result<Grant, TokenError> {
+        let mut http_request = self
+            .http
+            .post(credential.token_url.clone())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(request.body.expose_secret().to_owned());
+        if let Some(authorization) = request.authorization {
+            http_request = http_request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = http_request.send().await.map_err(|error| network(&error.without_url()))?;
+        let status = response.status();
+        let body = read(&mut response).await;
+        let headers: &HeaderMap = response.headers();
+        match body {
+            Ok(body) => wire::classify(status, headers, &body),
+            // A refusal is a refusal, however much of its text arrived.
+            Err(error) if status.is_success() => Err(error),
+            Err(_) => wire::classify(status, headers, b""),
+        }
+    }
+}
+
+async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
+                return Err(TokenError::Malformed(Malformed::TooLarge));
+            }
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Ok(None) => return Ok(body),
+            Err(error) if error.is_timeout() => return Err(network(&error.without_url())),
+            Err(_) => return Err(TokenError::Malformed(Malformed::Incomplete)),
+        }
+    }
+}
+
+/// What went wrong on the way, in the words of its innermost cause.
+fn network(error: &reqwest::Error) -> TokenError {
+    if error.is_timeout() {
+        let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
+        return TokenError::Network(place.to_owned());
+    }
+    let mut innermost: &dyn Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    TokenError::Network(printable(&innermost.to_string()))
+}
+
+/// Takes our own secret out of a server's words: some echo what they were sent.
+fn scrubbed(error: TokenError, secret: &SecretString) -> TokenError {
+    let TokenError::Rejected { status, code, description } = error else {
+        return error;
+    };
+    let secret = secret.expose_secret();
+    let echoes = |text: &str| text.contains(secret) || text.contains(&printable(secret));
+    let scrub = |text: String| {
+        if echoes(&text) { "(withheld: it held the client secret)".to_owned() } else { text }
+    };
+    TokenError::Rejected { status, code: scrub(code), description: description.map(scrub) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_echoes_the_secret_does_not_put_it_into_the_log() {
+        let error = TokenError::Rejected {
+            status: 401,
+            code: "invalid_client".into(),
+            description: Some("no client with secret hunter2".into()),
+        };
+
+        let scrubbed = scrubbed(error, &SecretString::from("hunter2".to_owned()));
+
+        assert!(!scrubbed.to_string().contains("hunter2"), "{scrubbed}");
+        assert!(scrubbed.to_string().contains("invalid_client"), "{scrubbed}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Why a token request brought no token, and what follows from it.
+//!
+//! Nothing in these errors is secret: a server's own words are reduced to printable ASCII, cut short, and
+//! searched for the client's secret before they are kept.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::access_token::IllegalToken;
+
+/// A token request that brought no token.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TokenError {
+    /// No answer arrived: refused, reset, TLS, time-out, DNS.
+    #[error("the token endpoint did not answer: {0}")]
+    Network(String),
+    /// The server failed.
+    #[error("the token endpoint answered {status}")]
+    Server {
+        /// Its status code.
+        status: u16,
+    },
+    /// A success without a usable token, or an answer that makes no sense.
+    #[error("the token endpoint's answer is unusable: {0}")]
+    Malformed(Malformed),
+    /// The server asks to be left alone for a while.
+    #[error("the token endpoint limits the rate of requests (status {status})")]
+    Throttled {
+        /// Its status code.
+        status: u16,
+        /// For how long, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// Asking again will not help until someone changes something.
+    #[error("the token endpoint rejected the request (status {status}): {code}{}", detail(.description.as_deref()))]
+    Rejected {
+        /// Its status code.
+        status: u16,
+        /// The error code (RFC 6749 §5.2), or what stands for it.
+        code: String,
+        /// The server's own explanation.
+        description: Option<String>,
+    },
+    /// A token that lacks scopes which were required.
+    #[error("the token was granted without the required scopes: {}", .missing.join(" "))]
+    ScopeMissing {
+        /// The scopes it lacks.
+        missing: Vec<String>,
+    },
+}
+
+/// What is wrong with an answer that should have held a token.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Malformed {
+    /// No bytes at all.
+    #[error("its body is empty")]
+    Empty,
+    /// Larger than any token answer.
+    #[error("its body is larger than 64 KiB")]
+    TooLarge,
+    /// The connection ended within it.
+    #[error("its body is incomplete")]
+    Incomplete,
+    /// Not one JSON object with each member once.
+    #[error("its body is not a JSON object with unique members (line {line}, column {column})")]
+    NotJson {
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1.
+        column: usize,
+    },
+    /// No member `access_token`.
+    #[error("it holds no access token")]
+    NoToken,
+    /// A token that no header field can carry.
+    #[error("{0}")]
+    Token(#[from] IllegalToken),
+    /// `expires_in` is there and not a number of seconds.
+    #[error("its expires_in is not a number of seconds")]
+    Lifetime,
+    /// `token_type` names something we cannot use.
+    #[error("its token_type is not Bearer")]
+    TokenType,
+    /// Not of the form of a JWT, which was asked for.
+    #[error("its access token does not have the form of a JWT")]
+    NotJwt,
+    /// A status that is neither success nor error.
+    #[error("its status is {0}")]
+    Status(u16),
+}
+
+/// What follows from a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It will pass by itself: back off and keep the valid token.
+    Transient,
+    /// The server said to wait, at least so long if it said so.
+    Throttled(Option<Duration>),
+    /// A person must act: ask rarely.
+    Rejected,
+}
+
+impl TokenError {
+    /// What follows from it.
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Network(_) | Self::Server { .. } | Self::Malformed(_) => Class::Transient,
+            Self::Throttled { retry_after, .. } => Class::Throttled(*retry_after),
+            Self::Rejected { .. } | Self::ScopeMissing { .. } => Class::Rejected,
+        }
+    }
+
+    /// One word for metrics and events.
+    pub const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Network(_) => "network",
+            Self::Server { .. } => "server_error",
+            Self::Malformed(_) => "malformed",
+            Self::Throttled { .. } => "throttled",
+            Self::Rejected { .. } => "rejected",
+            Self::ScopeMissing { .. } => "scope_missing",
+        }
+    }
+}
+
+fn detail(description: Option<&str>) -> String {
+    description.map(|text| format!(", \"{text}\"")).unwrap_or_default()
+}
+
+/// A server's words as they may be kept: printable ASCII, at most 200 characters.
+pub(super) fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    let mut short: String = text.chars().take(200).map(clean).collect();
+    if text.chars().nth(200).is_some() {
+        short.push_str("...");
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_words_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\r\nb\x1b[31m\u{2028}\u{202e}c"), "a??b?[31m??c");
+        assert_eq!(printable(&"x".repeat(10_000_000)).len(), 203);
+    }
+
+    #[test]
+    fn an_error_reads_as_a_sentence() {
+        let error = TokenError::Rejected {
+            status: 401,
+            code: "invalid_client".into(),
+            description: Some("unknown client".into()),
+        };
+
+        assert_eq!(
+            error.to_string(),
+            "the token endpoint rejected the request (status 401): invalid_client, \"unknown client\""
+        );
+    }
+}

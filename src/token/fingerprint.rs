@@ -1,0 +1,71 @@
+//! A token's fingerprint: ties a log line to a token without showing the token.
+//!
+//! A keyed hash (HMAC-SHA256, RFC 2104) cut to 64 bits. The key is random and lives as long as the process,
+//! so a fingerprint can be compared with others of the same run and with nothing else.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+
+use super::access_token::AccessToken;
+
+/// Makes fingerprints that can be compared with each other.
+pub struct Fingerprints(hmac::Key);
+
+/// What stands for a token in logs: sixteen hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(u64);
+
+impl Fingerprints {
+    /// With a key of their own.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no randomness.
+    pub fn new() -> Self {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        Self(key.expect("the operating system gives random bytes"))
+    }
+
+    /// The fingerprint of a token.
+    pub fn of(&self, token: &AccessToken) -> Fingerprint {
+        let tag = hmac::sign(&self.0, token.as_bytes());
+        let short = tag.as_ref().iter().take(8).fold(0, |all, byte| (all << 8) | u64::from(*byte));
+        Fingerprint(short)
+    }
+}
+
+impl fmt::Debug for Fingerprints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fingerprints").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::token::Generation;
+
+    #[test]
+    fn the_same_token_has_the_same_fingerprint_under_one_key_only() {
+        let token = |text| {
+            AccessToken::new(text, Generation::NONE, Moment::default(), Duration::ZERO, Vec::new()).unwrap()
+        };
+        let prints = Fingerprints::new();
+
+        assert_eq!(prints.of(&token("a")), prints.of(&token("a")));
+        assert_ne!(prints.of(&token("a")), prints.of(&token("b")));
+        assert_ne!(prints.of(&token("a")), Fingerprints::new().of(&token("a")));
+        assert_eq!(prints.of(&token("a")).to_string().len(), 16);
+    }
+}

@@ -1,0 +1,207 @@
+//! When a token request may be made: one gate for all causes.
+//!
+//! Every request passes the quota (GCRA), and then whatever the answers so far demand: a `Retry-After`, a
+//! backoff, an open breaker, or the latch after a rejection. Nothing passes by being urgent; a forced refresh
+//! has only a part of the quota, so that callers who see 401s cannot use up what the schedule needs.
+
+use std::ops::Add;
+use std::time::Duration;
+
+use governor::clock::Reference;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use super::error::{Class, TokenError};
+use crate::clock::{Clock, Moment};
+use crate::config;
+
+/// The first backoff step, the longest, and how many failures in a row open the breaker.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
+const BREAKER_FAILURES: u32 = 5;
+
+/// How long a rejection keeps us from asking: a locked account stays locked if one goes on knocking.
+const LATCH_FIRST: Duration = Duration::from_secs(30);
+const LATCH_MAX: Duration = Duration::from_mins(5);
+
+/// Why a token is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// There is none, or the current one nears its end.
+    Scheduled,
+    /// An upstream or an operator says that the current one is no good.
+    Forced,
+}
+
+/// What keeps a token request from being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// The quota is used up.
+    Quota,
+    /// The server asked to be left alone.
+    RetryAfter,
+    /// The last attempt failed.
+    Backoff,
+    /// The last attempts all failed.
+    Breaker,
+    /// The last attempt was rejected.
+    Latch,
+}
+
+/// Until when token requests are kept back, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// When asking is allowed again.
+    pub until: Moment,
+    /// What forbids it until then.
+    pub by: Barrier,
+}
+
+/// A credential's budget of token requests.
+#[derive(Debug)]
+pub struct Limiter {
+    clock: Clock,
+    all: Gcra,
+    forced: Gcra,
+    /// A cell of the forced quota that was taken and not used, as the other quota was empty.
+    forced_in_hand: bool,
+    retry_after_max: Duration,
+    failures: u32,
+    rejections: u32,
+    blocked: Option<Blocked>,
+}
+
+type Gcra = RateLimiter<NotKeyed, InMemoryState, GcraClock, NoOpMiddleware<Moment>>;
+
+impl Limiter {
+    /// A full budget.
+    pub fn new(credential: &config::Credential, clock: Clock) -> Self {
+        let quota = credential.quota;
+        let half = (quota.requests.get() / 2).max(1);
+        let gcra = |requests: u32| {
+            let burst = std::num::NonZeroU32::new(requests).unwrap_or(std::num::NonZeroU32::MIN);
+            let quota = Quota::with_period(quota.per / requests.max(1))
+                .unwrap_or_else(|| Quota::per_second(std::num::NonZeroU32::MIN));
+            RateLimiter::direct_with_clock(quota.allow_burst(burst), GcraClock(clock))
+        };
+        Self {
+            clock,
+            all: gcra(quota.requests.get()),
+            forced: gcra(half),
+            forced_in_hand: false,
+            retry_after_max: credential.retry_after_max,
+            failures: 0,
+            rejections: 0,
+            blocked: None,
+        }
+    }
+
+    /// Takes a request out of the budget, or says when to ask again.
+    pub fn admit(&mut self, cause: Cause) -> Result<(), Blocked> {
+        let now = self.clock.now();
+        if let Some(blocked) = self.blocked.filter(|blocked| now < blocked.until) {
+            return Err(blocked);
+        }
+        if cause == Cause::Forced && !self.forced_in_hand {
+            check(&self.forced, now)?;
+            self.forced_in_hand = true;
+        }
+        check(&self.all, now)?;
+        if cause == Cause::Forced {
+            self.forced_in_hand = false;
+        }
+        Ok(())
+    }
+
+    /// A token came: whatever kept requests back is over.
+    pub fn succeeded(&mut self) {
+        self.failures = 0;
+        self.rejections = 0;
+        self.blocked = None;
+    }
+
+    /// No token came: keeps the next request back as its cause demands.
+    pub fn failed(&mut self, error: &TokenError) {
+        let now = self.clock.now();
+        self.failures = self.failures.saturating_add(1);
+        let backoff = equal_jitter(doubled(BACKOFF_FIRST, self.failures - 1, BACKOFF_MAX));
+        self.blocked = Some(match error.class() {
+            Class::Transient | Class::Throttled(None) => Blocked {
+                until: now + backoff,
+                by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
+            },
+            Class::Throttled(Some(wait)) => {
+                let wait = wait.min(self.retry_after_max);
+                // Upwards only: whoever was asked to wait so long and comes sooner has not waited.
+                let jitter = (wait / 10).min(Duration::from_secs(1)).mul_f64(fastrand::f64());
+                Blocked { until: now + (wait + jitter).max(backoff), by: Barrier::RetryAfter }
+            }
+            Class::Rejected => {
+                self.rejections = self.rejections.saturating_add(1);
+                let latch = doubled(LATCH_FIRST, self.rejections - 1, LATCH_MAX);
+                Blocked { until: now + latch, by: Barrier::Latch }
+            }
+        });
+    }
+
+    /// What the answers so far demand.
+    pub fn blocked(&self) -> Option<Blocked> {
+        self.blocked
+    }
+
+    /// What was wrong may have been mended: the next request need not wait for the latch.
+    pub fn release_latch(&mut self) {
+        if self.blocked.is_some_and(|blocked| blocked.by == Barrier::Latch) {
+            self.blocked = None;
+            self.rejections = 0;
+        }
+    }
+}
+
+fn check(quota: &Gcra, now: Moment) -> Result<(), Blocked> {
+    quota
+        .check()
+        .map_err(|not_until| Blocked { until: now + not_until.wait_time_from(now), by: Barrier::Quota })
+}
+
+/// `first` doubled `times` times, at the most `max`.
+pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
+    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(max)
+}
+
+/// Half of the step for certain and half by chance, so that those who failed together do not return together.
+fn equal_jitter(step: Duration) -> Duration {
+    step / 2 + (step / 2).mul_f64(fastrand::f64())
+}
+
+/// Our clock as governor wants it.
+#[derive(Clone, Debug)]
+struct GcraClock(Clock);
+
+impl governor::clock::Clock for GcraClock {
+    type Instant = Moment;
+
+    fn now(&self) -> Moment {
+        self.0.now()
+    }
+}
+
+impl Reference for Moment {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.since(earlier).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        self.before(duration.into())
+    }
+}
+
+impl Add<Nanos> for Moment {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        self + Duration::from(nanos)
+    }
+}

@@ -1,0 +1,26 @@
+//! The refresh loop: one task per credential keeps its token fresh.
+//!
+//! A [`refresher`] asks the token endpoint through a [`client`], as often as the [`limiter`] allows and the
+//! [`schedule`] wants, and writes the [`store`]. A request sees none of that: it holds a [`TokenSource`], reads
+//! the store without a lock, and waits for the refresher only where there is no usable token.
+
+pub mod access_token;
+mod client;
+pub mod error;
+mod fingerprint;
+mod grant;
+mod limiter;
+mod progress;
+pub mod refresher;
+mod retry_after;
+mod schedule;
+mod source;
+pub mod store;
+mod wire;
+
+pub use access_token::{AccessToken, Generation};
+pub use client::ClientError;
+pub use progress::{Reason, Unavailable};
+pub use refresher::Refresher;
+pub use source::{NotReplaced, TokenSource};
+pub use store::Current;

@@ -1,0 +1,105 @@
+//! What the refresher is doing, for those who wait for it.
+//!
+//! The refresher publishes a [`Progress`] at each step; a waiter reads from it whether waiting can help, and
+//! if not, why, and when it might.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::TokenError;
+use super::limiter::{Barrier, Blocked};
+use crate::clock::Moment;
+
+/// The refresher's state at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// Whether a token request is under way.
+    pub(super) underway: bool,
+    /// How many have ended.
+    pub(super) finished: u64,
+    /// Why the latest of them brought no token; `None` if it did.
+    pub(super) failure: Option<Arc<TokenError>>,
+    /// What keeps the next one back.
+    pub(super) blocked: Option<Blocked>,
+    /// Until when asking would bring the same token again.
+    pub(super) unchanged_until: Option<Moment>,
+}
+
+/// No usable token, why, and when there may be one.
+#[derive(Clone, Debug)]
+pub struct Unavailable {
+    /// Why.
+    pub reason: Reason,
+    /// How long waiting may help; `None` where a person must act.
+    pub retry_after: Option<Duration>,
+    /// What the token endpoint said last, if that is why.
+    pub failure: Option<Arc<TokenError>>,
+}
+
+/// Why there is no usable token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The first token has been asked for and not arrived.
+    WaitingForFirstToken,
+    /// The token endpoint does not answer, or not usably.
+    EndpointUnavailable,
+    /// It asked to be left alone for a while.
+    EndpointRateLimited,
+    /// Our own quota of token requests is used up.
+    QuotaExhausted,
+    /// It refuses the client.
+    ClientRejected,
+    /// It grants less than is required.
+    ScopeMissing,
+}
+
+impl Progress {
+    /// Why waiting until `deadline` cannot help, if it cannot.
+    pub(super) fn hopeless(&self, now: Moment, deadline: Moment) -> Option<Unavailable> {
+        let blocked = self.blocked.filter(|blocked| !self.underway && blocked.until > deadline)?;
+        Some(self.because_of(blocked, now))
+    }
+
+    /// Why there is no token now.
+    pub(super) fn unavailable(&self, now: Moment) -> Unavailable {
+        match self.blocked {
+            Some(blocked) if !self.underway => self.because_of(blocked, now),
+            _ => Unavailable {
+                reason: match &self.failure {
+                    None if self.finished == 0 => Reason::WaitingForFirstToken,
+                    None => Reason::EndpointUnavailable,
+                    Some(failure) => reason_of(failure),
+                },
+                retry_after: Some(Duration::from_secs(1)),
+                failure: self.failure.clone(),
+            },
+        }
+    }
+
+    fn because_of(&self, blocked: Blocked, now: Moment) -> Unavailable {
+        let reason = match (blocked.by, &self.failure) {
+            (Barrier::Quota, _) => Reason::QuotaExhausted,
+            (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
+            (Barrier::Latch, Some(failure)) => reason_of(failure),
+            (Barrier::Latch, None) => Reason::ClientRejected,
+            (Barrier::Backoff | Barrier::Breaker, _) => Reason::EndpointUnavailable,
+        };
+        let is_for_a_person = matches!(reason, Reason::ClientRejected | Reason::ScopeMissing);
+        Unavailable {
+            reason,
+            retry_after: (!is_for_a_person).then(|| now.until(blocked.until)),
+            failure: self.failure.clone().filter(|_| blocked.by != Barrier::Quota),
+        }
+    }
+}
+
+fn reason_of(failure: &TokenError) -> Reason {
+    match failure {
+        TokenError::Network(_) | TokenError::Server { .. } | TokenError::Malformed(_) => {
+            Reason::EndpointUnavailable
+        }
+        TokenError::Throttled { .. } => Reason::EndpointRateLimited,
+        TokenError::Rejected { .. } => Reason::ClientRejected,
+        TokenError::ScopeMissing { .. } => Reason::ScopeMissing,
+    }
+}

@@ -1,0 +1,272 @@
+//! The task that owns a credential: the only one that asks for its tokens and writes its store.
+//!
+//! It asks when the schedule says so or when a request saw its token rejected, one request at a time, each
+//! through the limiter. It never ends by itself: whatever a token endpoint does, the answer is to keep the
+//! valid token and ask again later.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::access_token::{AccessToken, Generation};
+use super::client::{ClientError, TokenClient};
+use super::error::{Malformed, TokenError};
+use super::fingerprint::Fingerprints;
+use super::limiter::{Barrier, Blocked, Cause, Limiter};
+use super::progress::Progress;
+use super::schedule;
+use super::source::{Demand, TokenSource};
+use super::store::{Store, Writer};
+use super::wire::Grant;
+use crate::clock::{Clock, Moment};
+use crate::config::Credential;
+use crate::telemetry::audit;
+use crate::tls::client::Trust;
+
+/// The longest sleep: a machine that was suspended notices within this time that its token is old.
+const RECHECK: Duration = Duration::from_mins(1);
+/// How often a secret that was rejected is looked at for a change.
+const SECRET_POLL: Duration = Duration::from_secs(1);
+
+/// Keeps one credential's token fresh.
+#[derive(Debug)]
+pub struct Refresher {
+    credential: Arc<Credential>,
+    client: TokenClient,
+    limiter: Limiter,
+    secret: SecretString,
+    writer: Writer,
+    store: Store,
+    demand: Arc<Demand>,
+    progress: watch::Sender<Progress>,
+    clock: Clock,
+    fingerprints: Fingerprints,
+    tally: audit::Tally,
+    /// When the schedule wants the next token.
+    due: Moment,
+    /// How often in a row the server handed out the token that we had.
+    same_token: u32,
+    /// Until when a rejected token is no reason to ask.
+    no_forced_before: Moment,
+}
+
+/// What to do next.
+enum Step {
+    Ask(Cause),
+    Wait(Moment),
+}
+
+impl Refresher {
+    /// A refresher that has not asked yet, and the source that requests read.
+    pub fn new(
+        credential: Arc<Credential>,
+        trust: &Trust,
+        clock: Clock,
+    ) -> Result<(Self, TokenSource), ClientError> {
+        let client = TokenClient::new(&credential, trust)?;
+        let (writer, store) = Store::new(clock);
+        let demand = Arc::new(Demand::default());
+        let (progress, seen) = watch::channel(Progress::default());
+        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
+        let refresher = Self {
+            limiter: Limiter::new(&credential, clock),
+            secret: credential.client_secret.initial().clone(),
+            client,
+            writer,
+            store,
+            demand,
+            progress,
+            clock,
+            fingerprints: Fingerprints::new(),
+            tally: audit::Tally::default(),
+            due: clock.now(),
+            same_token: 0,
+            no_forced_before: Moment::default(),
+            credential,
+        };
+        Ok((refresher, source))
+    }
+
+    /// Keeps the token fresh for as long as the future is polled.
+    pub async fn run(mut self) {
+        loop {
+            match self.next_step() {
+                Step::Ask(cause) => self.ask(cause).await,
+                Step::Wait(until) => self.wait(until).await,
+            }
+        }
+    }
+
+    fn next_step(&mut self) -> Step {
+        let now = self.clock.now();
+        let cause = if now >= self.due {
+            Cause::Scheduled
+        } else if now >= self.no_forced_before && self.demand.exceeds(self.store.generation()) {
+            Cause::Forced
+        } else {
+            return Step::Wait(self.due);
+        };
+        match self.limiter.admit(cause) {
+            Ok(()) => Step::Ask(cause),
+            Err(blocked) => {
+                self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
+                let until = match cause {
+                    Cause::Scheduled => blocked.until,
+                    Cause::Forced => blocked.until.min(self.due),
+                };
+                Step::Wait(until)
+            }
+        }
+    }
+
+    /// Sleeps until the moment, a new demand, or a changed secret while that is what we wait for.
+    async fn wait(&mut self, until: Moment) {
+        let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
+            && self.credential.client_secret.may_change();
+        let longest = if latched { SECRET_POLL } else { RECHECK };
+        let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
+        tokio::select! {
+            () = sleep => {}
+            () = self.demand.raised() => {}
+        }
+        if latched && self.read_secret() {
+            debug!(credential = %self.credential.name, "secret changed");
+            self.limiter.release_latch();
+        }
+    }
+
+    async fn ask(&mut self, cause: Cause) {
+        if cause == Cause::Forced {
+            audit::token_rejected(&self.credential.name, self.store.generation());
+        }
+        self.progress.send_modify(|progress| {
+            progress.underway = true;
+            progress.blocked = None;
+        });
+        self.read_secret();
+        let sent = self.clock.now();
+        let request = self.client.request(&self.credential, &self.secret);
+        // A panic in there must not take the loop with it.
+        let outcome = AssertUnwindSafe(request)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(TokenError::Network("the request panicked".to_owned())));
+        let latency = sent.until(self.clock.now());
+        match outcome.and_then(|grant| self.accept(grant, sent)) {
+            Ok(token) => self.succeeded(token, latency),
+            Err(error) => self.failed(error, latency),
+        }
+    }
+
+    /// Reads the secret again where it may have changed; answers whether it did.
+    fn read_secret(&mut self) -> bool {
+        match self.credential.client_secret.read() {
+            Ok(secret) => {
+                let changed = secret.expose_secret() != self.secret.expose_secret();
+                self.secret = secret;
+                changed
+            }
+            Err(error) => {
+                warn!(credential = %self.credential.name, %error, "secret not readable, kept the last one");
+                false
+            }
+        }
+    }
+
+    /// Makes a token of a grant, if it is what was asked for.
+    fn accept(&self, grant: Grant, sent: Moment) -> Result<AccessToken, TokenError> {
+        let credential = &self.credential;
+        let scopes = grant.scopes.unwrap_or_else(|| credential.scopes.clone());
+        let missing: Vec<String> =
+            credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
+        if !missing.is_empty() {
+            return Err(TokenError::ScopeMissing { missing });
+        }
+        if credential.expect_jwt && !has_jwt_form(&grant.access_token) {
+            return Err(TokenError::Malformed(Malformed::NotJwt));
+        }
+        if grant.lifetime_was_cut {
+            warn!(credential = %credential.name, "lifetime longer than a year was cut to a year");
+        }
+        let token = |generation, lifetime| {
+            AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
+                .map_err(|illegal| TokenError::Malformed(illegal.into()))
+        };
+        let latest = self.store.latest();
+        let generation = latest.as_ref().map_or(Generation::NONE, |latest| latest.generation());
+        let fresh = token(generation.next(), grant.lifetime.unwrap_or(credential.default_lifetime))?;
+        match latest {
+            Some(latest) if latest.is_same_token(&fresh) => {
+                // The token we had: without a word on its lifetime it ends when it was said to end.
+                token(generation, grant.lifetime.unwrap_or_else(|| sent.until(latest.expires())))
+            }
+            _ => Ok(fresh),
+        }
+    }
+
+    fn succeeded(&mut self, token: AccessToken, latency: Duration) {
+        let now = self.clock.now();
+        let is_new = token.generation() > self.store.generation();
+        let margin = self.credential.refresh_margin;
+        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let unchanged_until = if is_new {
+            self.same_token = 0;
+            self.due = planned;
+            None
+        } else {
+            self.same_token = self.same_token.saturating_add(1);
+            self.due = schedule::ask_again_at(now, planned, token.expires(), self.same_token);
+            Some(schedule::no_forced_before(now, self.same_token))
+        };
+        self.no_forced_before = unchanged_until.unwrap_or_default();
+        self.limiter.succeeded();
+        let event = audit::Refreshed {
+            credential: &self.credential.name,
+            generation: token.generation(),
+            is_new,
+            lifetime: token.issued().until(token.expires()),
+            next: now.until(self.due),
+            fingerprint: self.fingerprints.of(&token),
+        };
+        self.tally.refreshed(&event, latency);
+        let generation = token.generation();
+        self.writer.publish(token);
+        if !is_new {
+            self.demand.withdraw(generation);
+        }
+        self.progress.send_modify(|progress| {
+            progress.underway = false;
+            progress.finished += 1;
+            progress.failure = None;
+            progress.blocked = None;
+            progress.unchanged_until = unchanged_until;
+        });
+    }
+
+    fn failed(&mut self, error: TokenError, latency: Duration) {
+        self.limiter.failed(&error);
+        self.tally.refresh_failed(&self.credential.name, self.store.generation(), &error, latency);
+        // The next step finds out what keeps the next request back, before any waiter can look.
+        let blocked = self.limiter.blocked();
+        self.progress.send_modify(|progress| {
+            progress.underway = false;
+            progress.finished += 1;
+            progress.failure = Some(Arc::new(error));
+            progress.blocked = blocked;
+        });
+    }
+}
+
+/// Three base64url parts with something in the first two (RFC 7519 §3, RFC 7515 §7.1).
+fn has_jwt_form(token: &str) -> bool {
+    let is_base64url =
+        |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let parts: Vec<&str> = token.split('.').collect();
+    matches!(parts.as_slice(), [header, payload, _] if !header.is_empty() && !payload.is_empty())
+        && parts.into_iter().all(is_base64url)
+}

@@ -1,0 +1,87 @@
+//! The `Retry-After` field (RFC 9110 §10.2.3): seconds, or a date.
+
+use std::time::{Duration, SystemTime};
+
+use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue};
+
+use crate::clock;
+
+/// How long a response asks to wait, counted from its arrival; `None` if it does not say, or not legibly.
+///
+/// A date is taken against the response's own `Date`, so that a server whose clock is off asks for what it
+/// means. A date that has passed is no wait. A number beyond counting is a very long wait, for the caller of
+/// this to bound.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let mut values = headers.get_all(RETRY_AFTER).iter();
+    let value = values.next()?.to_str().ok()?.trim();
+    if values.next().is_some() {
+        return None;
+    }
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().map_or(Duration::MAX, Duration::from_secs));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    let server_now = headers.get(DATE).and_then(http_date).unwrap_or_else(clock::wall_clock);
+    Some(date.duration_since(server_now).unwrap_or(Duration::ZERO))
+}
+
+fn http_date(value: &HeaderValue) -> Option<SystemTime> {
+    httpdate::parse_http_date(value.to_str().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(fields: &[(&str, &str)]) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(
+                http::HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn seconds_are_seconds() {
+        assert_eq!(parsed(&[("retry-after", "7")]), Some(Duration::from_secs(7)));
+        assert_eq!(parsed(&[("retry-after", " 0 ")]), Some(Duration::ZERO));
+        assert_eq!(
+            parsed(&[("retry-after", "99999999999999")]),
+            Some(Duration::from_secs(99_999_999_999_999))
+        );
+        assert_eq!(parsed(&[("retry-after", &"9".repeat(400))]), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn a_date_counts_from_the_servers_own_clock() {
+        let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+        for form in
+            ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"]
+        {
+            assert_eq!(parsed(&[date, ("retry-after", form)]), Some(Duration::from_mins(1)), "{form}");
+        }
+        assert_eq!(parsed(&[date, ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_date_without_a_date_counts_from_our_clock() {
+        let soon = httpdate::fmt_http_date(clock::wall_clock() + Duration::from_secs(30));
+
+        let wait = parsed(&[("retry-after", &soon)]).unwrap();
+
+        assert!(wait <= Duration::from_secs(30) && wait >= Duration::from_secs(28), "{wait:?}");
+    }
+
+    #[test]
+    fn what_is_neither_is_nothing() {
+        for wrong in ["", "-1", "1e9", "1.5", "soon", "120, 30", "0x10", "+5"] {
+            assert_eq!(parsed(&[("retry-after", wrong)]), None, "{wrong:?}");
+        }
+        assert_eq!(parsed(&[("retry-after", "1"), ("retry-after", "2")]), None);
+        assert_eq!(parsed(&[]), None);
+    }
+}

@@ -1,0 +1,182 @@
+//! A credential as the request loop sees it: its current token, and waiting for another.
+//!
+//! Reading takes no lock. Waiting is shared: a forced refresh is wanted *for a generation*, so a thousand
+//! callers with the same dead token want the same thing, and one token request satisfies them all. A caller
+//! who leaves while it waits takes nothing back; the refresher goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use super::access_token::Generation;
+use super::progress::{Progress, Unavailable};
+use super::store::{Current, Store};
+use crate::clock::Clock;
+
+/// Reads one credential's tokens, and wants new ones.
+#[derive(Clone, Debug)]
+pub struct TokenSource {
+    name: Arc<str>,
+    store: Store,
+    demand: Arc<Demand>,
+    progress: watch::Receiver<Progress>,
+    clock: Clock,
+}
+
+/// Why a rejected token was not replaced.
+#[derive(Debug)]
+pub enum NotReplaced {
+    /// The authorization server hands out the same token: what was rejected is not the token.
+    Unchanged,
+    /// No token could be had.
+    Unavailable(Unavailable),
+}
+
+impl TokenSource {
+    pub(super) fn new(
+        name: &str,
+        store: Store,
+        demand: Arc<Demand>,
+        progress: watch::Receiver<Progress>,
+        clock: Clock,
+    ) -> Self {
+        Self { name: Arc::from(name), store, demand, progress, clock }
+    }
+
+    /// The credential's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The current token, if there is a usable one.
+    pub fn current(&self) -> Option<Current> {
+        self.store.usable()
+    }
+
+    /// Whether there has been a token.
+    pub fn has_had_a_token(&self) -> bool {
+        self.store.generation() > Generation::NONE
+    }
+
+    /// The latest token's generation.
+    pub fn generation(&self) -> Generation {
+        self.store.generation()
+    }
+
+    /// Waits for a usable token.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] when the time is up, or at once when it is known that waiting cannot help.
+    pub async fn wait(&self, within: Duration) -> Result<Current, Unavailable> {
+        self.wait_until(within, |_| None).await
+    }
+
+    /// Wants another token in the place of a rejected one, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotReplaced`] when the refresh failed, cannot be made in time, or brought the same token again.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the demand standing: the refresh goes on for the next request.
+    pub async fn replace(&self, rejected: Generation, within: Duration) -> Result<Current, NotReplaced> {
+        let finished_before = self.progress.borrow().finished;
+        self.demand(rejected);
+        let mut unchanged = false;
+        let outcome = self
+            .wait_beyond(rejected, within, |progress| {
+                let now = self.clock.now();
+                unchanged = progress.unchanged_until.is_some_and(|until| now < until);
+                let failed = progress.finished > finished_before && progress.failure.is_some();
+                (unchanged || failed).then(|| progress.unavailable(now))
+            })
+            .await;
+        match outcome {
+            Ok(token) => Ok(token),
+            Err(_) if unchanged => Err(NotReplaced::Unchanged),
+            Err(unavailable) => Err(NotReplaced::Unavailable(unavailable)),
+        }
+    }
+
+    /// Wants another token in the place of a rejected one, without waiting for it.
+    pub fn demand(&self, rejected: Generation) {
+        self.demand.raise(rejected.next());
+    }
+
+    async fn wait_until(
+        &self,
+        within: Duration,
+        give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+    ) -> Result<Current, Unavailable> {
+        self.wait_beyond(Generation::NONE, within, give_up).await
+    }
+
+    /// Waits for a usable token of a later generation than `seen`.
+    async fn wait_beyond(
+        &self,
+        seen: Generation,
+        within: Duration,
+        mut give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+    ) -> Result<Current, Unavailable> {
+        let deadline = self.clock.now() + within;
+        let mut progress = self.progress.clone();
+        loop {
+            // The progress is marked as seen before the store is read: what is published between the two
+            // wakes us again.
+            let hopeless = {
+                let progress = progress.borrow_and_update();
+                give_up(&progress).or_else(|| progress.hopeless(self.clock.now(), deadline))
+            };
+            if let Some(token) = self.store.usable().filter(|token| token.generation() > seen) {
+                return Ok(token);
+            }
+            if let Some(unavailable) = hopeless {
+                return Err(unavailable);
+            }
+            let left = self.clock.now().until(deadline);
+            let changed = tokio::time::timeout(left, progress.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                return Err(progress.borrow().unavailable(self.clock.now()));
+            }
+        }
+    }
+}
+
+/// Which generation is wanted at least. Wanting the same one again changes nothing.
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    wanted: AtomicU64,
+    raised: Notify,
+}
+
+impl Demand {
+    fn raise(&self, wanted: Generation) {
+        let before = self.wanted.fetch_max(wanted.number(), Ordering::AcqRel);
+        if before < wanted.number() {
+            self.raised.notify_one();
+        }
+    }
+
+    /// Whether a later generation than this one is wanted.
+    pub(super) fn exceeds(&self, current: Generation) -> bool {
+        self.wanted.load(Ordering::Acquire) > current.number()
+    }
+
+    /// Withdraws what is wanted beyond this generation: it cannot be had.
+    pub(super) fn withdraw(&self, current: Generation) {
+        self.wanted.fetch_min(current.number(), Ordering::AcqRel);
+    }
+
+    /// Waits until something is wanted that was not wanted before.
+    ///
+    /// # Cancel safety
+    ///
+    /// A demand raised while nobody waits is kept for the next who does.
+    pub(super) async fn raised(&self) {
+        self.raised.notified().await;
+    }
+}

@@ -1,0 +1,342 @@
+//! What a token endpoint answers, and what it means (RFC 6749 §5).
+//!
+//! One function classifies every answer. It is total: no bytes that a server can send make it panic, and
+//! nothing it returns quotes them.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{Malformed, TokenError, printable};
+use super::retry_after::retry_after;
+
+/// A year: a longer lifetime is cut to it.
+pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
+
+/// The least wait where a server limits the rate without saying for how long in a field.
+const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
+
+/// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The token as issued.
+    pub access_token: String,
+    /// `expires_in`; `None` where it is missing or 0.
+    pub lifetime: Option<Duration>,
+    /// Whether the lifetime was longer than a year and has been cut.
+    pub lifetime_was_cut: bool,
+    /// The granted scopes; `None` means as requested.
+    pub scopes: Option<Vec<String>>,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant")
+            .field("lifetime", &self.lifetime)
+            .field("scopes", &self.scopes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Members that a success may have; others are ignored (RFC 6749 §5.1).
+#[derive(Deserialize)]
+struct Success<'a> {
+    access_token: Option<String>,
+    token_type: Option<String>,
+    #[serde(borrow)]
+    expires_in: Option<&'a RawValue>,
+    scope: Option<String>,
+}
+
+/// Members that an error may have (RFC 6749 §5.2).
+#[derive(Default, Deserialize)]
+struct Failure {
+    error: Option<String>,
+    error_description: Option<String>,
+}
+
+/// What an answer means.
+///
+/// # Errors
+///
+/// A [`TokenError`] for each answer that brings no token.
+pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Grant, TokenError> {
+    match status.as_u16() {
+        204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
+        200..=299 => success(body).map_err(TokenError::Malformed),
+        300..=399 => Err(TokenError::Rejected {
+            status: status.as_u16(),
+            code: "redirect".to_owned(),
+            description: Some(
+                "redirects are never followed: they would show the secret to another".to_owned(),
+            ),
+        }),
+        408 => Err(TokenError::Server { status: 408 }),
+        429 => Err(TokenError::Throttled { status: 429, retry_after: retry_after(headers) }),
+        400..=499 => Err(client_error(status, headers, body)),
+        503 if retry_after(headers).is_some() => {
+            Err(TokenError::Throttled { status: 503, retry_after: retry_after(headers) })
+        }
+        500..=599 => Err(TokenError::Server { status: status.as_u16() }),
+        other => Err(TokenError::Malformed(Malformed::Status(other))),
+    }
+}
+
+fn success(body: &[u8]) -> Result<Grant, Malformed> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Malformed::Empty);
+    }
+    let answer: Success<'_> = serde_json::from_slice(body)
+        .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let access_token = answer.access_token.ok_or(Malformed::NoToken)?;
+    if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+        return Err(Malformed::TokenType);
+    }
+    let (lifetime, lifetime_was_cut) = match answer.expires_in {
+        Some(value) => lifetime(value.get())?,
+        None => (None, false),
+    };
+    let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
+    Ok(Grant { access_token, lifetime, lifetime_was_cut, scopes })
+}
+
+/// Reads `expires_in` from its JSON text: a number, or a string that is one.
+///
+/// The text and not a parsed number, because servers send numbers that no number type holds.
+fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
+    let text = match json.as_bytes().first() {
+        Some(b'n') => return Ok((None, false)),
+        Some(b'"') => serde_json::from_str::<String>(json).map_err(|_| Malformed::Lifetime)?,
+        _ => json.to_owned(),
+    };
+    let text = text.trim();
+    let looks_like_a_number = text.bytes().next().is_some_and(|byte| byte.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
+    if !looks_like_a_number {
+        return Err(Malformed::Lifetime);
+    }
+    let seconds: f64 = text.parse().map_err(|_| Malformed::Lifetime)?;
+    if seconds < 1.0 {
+        return Ok((None, false));
+    }
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(lifetime) if lifetime <= MAX_LIFETIME => Ok((Some(lifetime), false)),
+        _ => Ok((Some(MAX_LIFETIME), true)),
+    }
+}
+
+fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenError {
+    // An error body that does not parse says nothing; the status alone decides.
+    let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
+    let description = failure.error_description.as_deref();
+    let is_rate_limit = failure.error.as_deref() == Some("invalid_request")
+        && description.is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
+    if is_rate_limit {
+        let wait = retry_after(headers).unwrap_or_default().max(RATE_LIMIT_WAIT);
+        return TokenError::Throttled { status: status.as_u16(), retry_after: Some(wait) };
+    }
+    TokenError::Rejected {
+        status: status.as_u16(),
+        code: failure.error.as_deref().map_or_else(|| "no error code".to_owned(), printable),
+        description: description.map(printable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::token::error::Class;
+
+    fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<Grant, TokenError> {
+        let headers = fields.iter().map(|(name, value)| {
+            (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
+        });
+        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes())
+    }
+
+    fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
+        answer(200, &[], &format!("{{\"access_token\":\"t\",\"expires_in\":{expires_in}}}"))
+    }
+
+    /// Status, fields, body, and the class of failure; `None` is a token.
+    type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<Class>);
+
+    /// The table of what a token endpoint may answer, and what each answer means.
+    #[test]
+    fn every_answer_has_its_class() {
+        const MINUTE: Duration = Duration::from_mins(1);
+        let transient = Some(Class::Transient);
+        let rejected = Some(Class::Rejected);
+        let throttled = |wait| Some(Class::Throttled(wait));
+        let seven = [("retry-after", "7")];
+        let date =
+            [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")];
+        let huge = "x".repeat(70_000);
+        let table: &[Row<'_>] = &[
+            (200, &[], r#"{"access_token":"t","token_type":"Bearer","expires_in":3600}"#, None),
+            (200, &[], r#"{"access_token":"t","token_type":"bearer"}"#, None),
+            (200, &[], r#"{"access_token":"t","token_type":"BEARER","id_token":"x","x":[{}]}"#, None),
+            (201, &[], r#"{"access_token":"t"}"#, None),
+            (200, &[("content-type", "text/html")], r#"{"access_token":"t"}"#, None),
+            // 2xx without a usable token.
+            (200, &[], "", transient),
+            (200, &[], "  \n", transient),
+            (200, &[], "<html>Service is up</html>", transient),
+            (200, &[], r#"{"access_token":"t","expires_"#, transient),
+            (200, &[], "{}", transient),
+            (200, &[], r#"{"access_token":null}"#, transient),
+            (200, &[], r#"{"access_token":5}"#, transient),
+            (200, &[], r#"{"error":"invalid_grant"}"#, transient),
+            (200, &[], "access_token=t&token_type=bearer", transient),
+            (200, &[], r#"{"access_token":"t","access_token":"u"}"#, transient),
+            (200, &[], "\u{feff}{\"access_token\":\"t\"}", transient),
+            (200, &[], r#"{"access_token":"t"} trailing"#, transient),
+            (200, &[], r#"callback({"access_token":"t"})"#, transient),
+            (200, &[], r#"["access_token"]"#, transient),
+            (200, &[], r#"{"access_token":"t","token_type":"mac"}"#, transient),
+            (200, &[], r#"{"access_token":"t","token_type":"DPoP"}"#, transient),
+            (200, &[], r#"{"access_token":"t","token_type":"N_A"}"#, transient),
+            (200, &[], r#"{"access_token":"t","expires_in":-1}"#, transient),
+            (200, &[], r#"{"access_token":"t","expires_in":NaN}"#, transient),
+            (200, &[], &huge, transient),
+            (204, &[], "", transient),
+            (206, &[], r#"{"access_token":"t"}"#, transient),
+            // Asked to wait.
+            (429, &seven, "", throttled(Some(Duration::from_secs(7)))),
+            (429, &date, "", throttled(Some(MINUTE))),
+            (429, &[], "", throttled(None)),
+            (429, &[("retry-after", "soon")], "", throttled(None)),
+            (429, &[("retry-after", "31536000")], "", throttled(Some(Duration::from_hours(8760)))),
+            (503, &seven, "", throttled(Some(Duration::from_secs(7)))),
+            (503, &date, "", throttled(Some(MINUTE))),
+            (
+                400,
+                &[],
+                r#"{"error":"invalid_request","error_description":"Rate Limit exceeded; try later"}"#,
+                throttled(Some(MINUTE)),
+            ),
+            (
+                400,
+                &[("retry-after", "120")],
+                r#"{"error":"invalid_request","error_description":"rate limit exceeded"}"#,
+                throttled(Some(MINUTE * 2)),
+            ),
+            // The server's own trouble.
+            (500, &[], "", transient),
+            (502, &[], "<html>", transient),
+            (503, &[], "", transient),
+            (503, &[("retry-after", "soon")], "", transient),
+            (504, &[], "", transient),
+            (408, &[], "", transient),
+            // Someone must act.
+            (400, &[], r#"{"error":"invalid_grant"}"#, rejected),
+            (400, &[], r#"{"error":"invalid_client"}"#, rejected),
+            (401, &[], r#"{"error":"invalid_client","error_description":"x"}"#, rejected),
+            (400, &[], r#"{"error":"unauthorized_client"}"#, rejected),
+            (400, &[], r#"{"error":"unsupported_grant_type"}"#, rejected),
+            (400, &[], r#"{"error":"invalid_scope"}"#, rejected),
+            (400, &[], r#"{"error":"invalid_request","error_description":"no such parameter"}"#, rejected),
+            (400, &[], "<html>", rejected),
+            (401, &[], "", rejected),
+            (403, &[], "", rejected),
+            (404, &[], "", rejected),
+            (418, &[], "", rejected),
+            (301, &[("location", "https://elsewhere.test/")], "", rejected),
+            (302, &[], "", rejected),
+            (303, &[], "", rejected),
+            (307, &[("location", "https://elsewhere.test/")], "", rejected),
+            (308, &[], "", rejected),
+        ];
+        for (status, fields, body, class) in table {
+            let outcome = answer(*status, fields, body);
+            let got = outcome.as_ref().err().map(TokenError::class);
+            let shown: String = body.chars().take(80).collect();
+            assert_eq!(got, *class, "{status} {fields:?} {shown}: {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_a_number_of_seconds_in_any_dress() {
+        for (text, seconds) in [
+            ("3600", Some(3600)),
+            ("\"3600\"", Some(3600)),
+            ("\"3600 \"", Some(3600)),
+            ("3600.0", Some(3600)),
+            ("3.6e3", Some(3600)),
+            ("5", Some(5)),
+            ("0", None),
+            ("\"0\"", None),
+            ("null", None),
+            ("31536000", Some(31_536_000)),
+        ] {
+            let grant = lifetime_of(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(grant.lifetime, seconds.map(Duration::from_secs), "{text}");
+            assert!(!grant.lifetime_was_cut, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_absurd_lifetime_is_cut_to_a_year_and_said_so() {
+        let digits = "9".repeat(400);
+        for text in ["99999999999", "1e308", "1e300", "18446744073709551616", "\"1e300\"", &digits] {
+            let grant = lifetime_of(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(grant.lifetime, Some(MAX_LIFETIME), "{text}");
+            assert!(grant.lifetime_was_cut, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_that_is_no_number_is_named_and_not_quoted() {
+        for text in ["-1", "\"-5\"", "\"soon\"", "true", "[]", "{}", "\"\"", "\"NaN\"", "\"inf\"", "\"0x10\""]
+        {
+            let error = lifetime_of(text).unwrap_err();
+            assert_eq!(error, TokenError::Malformed(Malformed::Lifetime), "{text}");
+            assert!(error.to_string().contains("expires_in"), "{error}");
+        }
+    }
+
+    #[test]
+    fn granted_scopes_are_what_the_answer_says() {
+        let scopes = |body| answer(200, &[], body).unwrap().scopes;
+
+        assert_eq!(scopes(r#"{"access_token":"t"}"#), None);
+        assert_eq!(scopes(r#"{"access_token":"t","scope":"a  b"}"#), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(scopes(r#"{"access_token":"t","scope":""}"#), Some(vec![]));
+    }
+
+    #[test]
+    fn an_answer_is_not_quoted_in_what_is_said_of_it() {
+        let grant = answer(200, &[], r#"{"access_token":"s3cr3t"}"#).unwrap();
+        assert!(!format!("{grant:?}").contains("s3cr3t"));
+        for body in [r#"{"access_token":"s3cr3t","access_token":"s3cr3t"}"#, "s3cr3t", r#"{"a":"s3cr3t""#] {
+            let error = answer(200, &[], body).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(
+            status in 100u16..=599,
+            retry_after in proptest::option::of("[ -~]{0,40}"),
+            body in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = retry_after.and_then(|text| http::HeaderValue::from_str(&text).ok()) {
+                headers.insert("retry-after", value);
+            }
+            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body);
+        }
+
+        #[test]
+        fn no_lifetime_makes_it_panic_or_is_longer_than_a_year(text in "[-+.eE0-9\"a-z ]{0,30}") {
+            if let Ok((Some(lifetime), _)) = lifetime(&text) {
+                prop_assert!(lifetime <= MAX_LIFETIME);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `bearerd check` and `bearerd run` on good and bad configurations, as an operator meets them.
+
+use crate::harness::Process;
+use crate::harness::world::search;
+
+const GOOD: &str = "
+[admin]
+listen = \"127.0.0.1:0\"
+
+[server]
+listen = \"127.0.0.1:0\"
+
+[credentials.cxone]
+token_url = \"https://as.example.com/token\"
+client_id = \"client\"
+client_secret = { env = \"CXONE_SECRET\" }
+
+[[routes]]
+upstream = \"https://api.example.com\"
+credential = \"cxone\"
+";
+
+/// Runs a command on this configuration; gives its exit code and output.
+async fn outcome(command: &str, config: &str) -> (i32, String) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let environment = [("CXONE_SECRET".to_owned(), "hunter2hunter2".to_owned())];
+    let mut process = Process::spawn(&[command], &environment, folder.path());
+    let status = process.ended().await;
+    let output = process.output();
+    search(&output, "hunter2hunter2");
+    (status.code().unwrap(), output)
+}
+
+#[tokio::test]
+async fn a_good_configuration_is_said_to_be_good() {
+    let (code, output) = outcome("check", GOOD).await;
+
+    assert_eq!(code, 0);
+    assert_eq!(output, "proxy.toml: ok (1 route, 1 credential)\n");
+}
+
+/// Each mistake: what is said, where it is shown to be, and how to mend it, by `check` and `run` alike.
+#[tokio::test]
+async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
+    let mistakes = [
+        (
+            GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ env = \"CXONE_SECERT\" }"),
+            ["the environment variable CXONE_SECERT is not set", "proxy.toml:11:17"],
+        ),
+        (
+            GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ file = \"no/such/file\" }"),
+            ["no/such/file", "No such file"],
+        ),
+        (
+            GOOD.replace("client_id = \"client\"", "client_id = 5"),
+            ["`credentials.cxone.client_id`: invalid type", "proxy.toml:10:13"],
+        ),
+        (
+            GOOD.replace("token_url", "token_ulr"),
+            ["unknown key `token_ulr` in [credentials.NAME]", "did you mean `token_url`?"],
+        ),
+        (
+            GOOD.replace("https://as.example.com", "http://as.example.com"),
+            ["plain http:// would show the credential to the network", "proxy.toml:9:13"],
+        ),
+        (
+            GOOD.replace("https://api.example.com", "http://api.example.com"),
+            ["plain http:// would show the credential to the network", "proxy.toml:14:12"],
+        ),
+        (GOOD.to_owned() + "ca_file = \"no/such.pem\"\n", ["cannot read no/such.pem", "proxy.toml:16:11"]),
+        (
+            GOOD.replace("credential = \"cxone\"", "credential = \"cxnoe\""),
+            ["there is no credential `cxnoe`", "cxone"],
+        ),
+        (GOOD.replace("[server]", "[server"), ["not TOML", "proxy.toml:5"]),
+    ];
+    for (config, expected) in mistakes {
+        for command in ["check", "run"] {
+            let (code, output) = outcome(command, &config).await;
+            assert_eq!(code, 78, "{command}: {output}");
+            for text in expected {
+                assert!(output.contains(text), "{command}: no {text:?} in:\n{output}");
+            }
+            assert!(output.contains('^'), "{command}: no caret in:\n{output}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_file_is_said_to_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["check", "run"] {
+        let mut process = Process::spawn(&[command, "-c", "elsewhere.toml"], &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(78));
+        assert!(process.output().contains("cannot read elsewhere.toml"), "{}", process.output());
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2_and_help_with_0() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, code) in
+        [(vec!["serve"], 2), (vec!["run", "--no-such-flag"], 2), (vec!["--help"], 0), (vec!["--version"], 0)]
+    {
+        let mut process = Process::spawn(&arguments, &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(code), "{arguments:?}: {}", process.output());
+    }
+}
+
+#[tokio::test]
+async fn output_to_a_closed_pipe_ends_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_bearerd"))
+        .args(["check"])
+        .current_dir(folder.path())
+        .env_clear()
+        .env("CXONE_SECRET", "x")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+
+    let output = child.wait_with_output().await.unwrap();
+
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[tokio::test]
+async fn the_environment_overrides_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("other.toml"), GOOD).unwrap();
+    let environment = [
+        ("CXONE_SECRET", "x"),
+        ("BEARERD_CONFIG", "other.toml"),
+        ("BEARERD_SERVER__DRAIN", "soon"),
+        ("BEARERD_PORT", "tcp://10.0.0.1:8080"),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut process = Process::spawn(&["check"], &environment, folder.path());
+
+    assert_eq!(process.ended().await.code(), Some(78));
+    let output = process.output();
+    assert!(output.contains("BEARERD_SERVER__DRAIN") && output.contains("not a duration"), "{output}");
+    assert!(!output.contains("BEARERD_PORT"), "{output}");
+}

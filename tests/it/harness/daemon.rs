@@ -1,0 +1,93 @@
+//! The daemon's own binary as a process: started, watched, signalled, and its output kept.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{PATIENCE, eventually};
+
+/// A running (or ended) `bearerd`.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    output: Arc<Mutex<String>>,
+    readers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `bearerd` with these arguments and nothing in its environment but this.
+    pub fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
+            .args(arguments)
+            .current_dir(folder)
+            .env_clear()
+            .envs(environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let readers = vec![
+            keep(child.stdout.take().unwrap(), Arc::clone(&output)),
+            keep(child.stderr.take().unwrap(), Arc::clone(&output)),
+        ];
+        Self { child, output, readers }
+    }
+
+    /// Everything it has written so far.
+    pub fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Waits for an event of the log with this message.
+    pub async fn event(&self, message: &str) -> serde_json::Value {
+        eventually(message, async || !self.events(message).is_empty()).await;
+        self.events(message).swap_remove(0)
+    }
+
+    /// All events of the log with this message.
+    pub fn events(&self, message: &str) -> Vec<serde_json::Value> {
+        self.output()
+            .lines()
+            .filter(|line| line.contains(message))
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|event| event["message"] == message)
+            .collect()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap()));
+        kill_process(pid.expect("it runs"), signal).unwrap();
+    }
+
+    /// Waits for its end, and for the last of its output.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("did not end:\n{}", self.output())).unwrap();
+        for reader in self.readers.drain(..) {
+            let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
+        }
+        status
+    }
+}
+
+fn keep<R: AsyncRead + Unpin + Send + 'static>(
+    reading: R,
+    output: Arc<Mutex<String>>,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(reading).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut output = output.lock().unwrap();
+            output.push_str(&line);
+            output.push('\n');
+        }
+    })
+}

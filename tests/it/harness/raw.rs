@@ -1,0 +1,77 @@
+//! Peers that are told byte for byte what to do: for faults that no HTTP library would produce.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A listener whose every connection is given to a function; ends when dropped.
+#[derive(Debug)]
+pub struct RawPeer {
+    pub address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl RawPeer {
+    /// Over plain TCP.
+    pub async fn tcp<A, F>(act: A) -> Self
+    where
+        A: Fn(TcpStream) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(act(stream));
+            }
+        });
+        Self { address, accepting }
+    }
+
+    /// Over TLS.
+    pub async fn tls<A, F>(config: Arc<ServerConfig>, act: A) -> Self
+    where
+        A: Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let acceptor = TlsAcceptor::from(config);
+        Self::tcp(move |stream| {
+            let (acceptor, act) = (acceptor.clone(), act.clone());
+            async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    act(stream).await;
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for RawPeer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Reads a request's head; what came after it is returned too.
+pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec<u8> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    head
+}
+
+/// Makes closing the socket reset the connection.
+pub fn reset(stream: &TcpStream) {
+    socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+}

@@ -1,0 +1,225 @@
+//! Start and stop: what is refused at the start, and what is finished at the end.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::harness::{Caller, Http2Caller, Process, Request, Setup, World, eventually};
+
+#[tokio::test]
+async fn a_port_in_use_is_said_so_and_ends_with_1() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (server, admin) in
+        [(address.to_string(), "127.0.0.1:0".to_owned()), ("127.0.0.1:0".to_owned(), address.to_string())]
+    {
+        let config = format!(
+            "[server]\nlisten = \"{server}\"\n[admin]\nlisten = \"{admin}\"\n\
+             [[routes]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"none\"\n"
+        );
+        std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+
+        let mut process = Process::spawn(&["run"], &[], folder.path());
+
+        assert_eq!(process.ended().await.code(), Some(1));
+        let output = process.output();
+        assert!(output.contains(&format!("cannot listen on {address}")), "{output}");
+        assert!(output.contains("in use"), "{output}");
+        // Checking binds nothing, so that it can be done beside a running daemon.
+        let mut check = Process::spawn(&["check"], &[], folder.path());
+        assert_eq!(check.ended().await.code(), Some(0), "{}", check.output());
+    }
+}
+
+#[tokio::test]
+async fn sigterm_lets_what_is_in_flight_finish() {
+    let mut world = Setup::default().quiet().start().await;
+    let (address, mut http2) = (world.address, Http2Caller::connect(world.address).await);
+    let slow = tokio::spawn(async move {
+        let mut caller = Caller::connect(address).await;
+        let reply = caller.send(&Request::get("/slow/1500")).await;
+        (reply, caller.is_closed().await)
+    });
+    let slow_http2 = tokio::spawn(async move { http2.send(&Request::get("/slow/1500")).await });
+    let streaming =
+        tokio::spawn(async move { Caller::connect(address).await.send(&Request::get("/trickle/60")).await });
+    let mut idle = world.caller().await;
+    assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
+    eventually("three requests", async || world.upstream.requests().len() >= 4).await;
+
+    world.process.signal(Signal::TERM);
+    eventually("not ready", async || world.admin_status("/readyz").await == 503).await;
+    assert_eq!(world.admin_status("/livez").await, 200);
+    assert!(idle.is_closed().await, "an idle connection is closed");
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "no new connections");
+
+    let (reply, closed) = slow.await.unwrap();
+    assert_eq!((reply.status, reply.text().as_str()), (200, "at last"));
+    assert!(closed, "and then the connection is closed");
+    assert_eq!(slow_http2.await.unwrap().status, 200);
+    assert_eq!(streaming.await.unwrap().text().lines().count(), 60);
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    world.check();
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_the_drain_is_cut_and_the_end_is_0() {
+    let mut world = Setup::default().quiet().server("drain = \"500ms\"").start().await;
+    let mut caller = world.caller().await;
+    caller.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    eventually("the request", async || !world.upstream.requests().is_empty()).await;
+    let started = Instant::now();
+
+    world.process.signal(Signal::TERM);
+
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    assert!((450..2000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    assert!(caller.is_closed().await);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_at_once() {
+    let mut world = Setup::default().quiet().server("drain = \"60s\"").start().await;
+    let mut caller = world.caller().await;
+    caller.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    eventually("the request", async || !world.upstream.requests().is_empty()).await;
+    world.process.signal(Signal::TERM);
+    eventually("draining", async || !world.process.events("draining").is_empty()).await;
+    let started = Instant::now();
+
+    world.process.signal(Signal::INT);
+
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    world.check();
+}
+
+#[tokio::test]
+async fn sigint_stops_like_sigterm_and_so_before_the_first_token() {
+    let mut world = Setup::default()
+        .without_token()
+        .start_after(async |server| server.set_delay(Duration::from_secs(30)))
+        .await;
+    let started = Instant::now();
+
+    world.process.signal(Signal::INT);
+
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    world.check();
+}
+
+#[tokio::test]
+async fn a_stop_under_load_loses_no_request_that_was_taken() {
+    let mut world = Setup::default().quiet().start().await;
+    let address = world.address;
+    let load = (0..32).map(|_| {
+        tokio::spawn(async move {
+            let mut answered = 0;
+            loop {
+                // A refused connection is a request that was never taken.
+                let Ok(stream) = tokio::net::TcpStream::connect(address).await else {
+                    return answered;
+                };
+                drop(stream);
+                let Some(mut caller) = Caller::try_connect(address).await else { return answered };
+                loop {
+                    match caller.try_send(&Request::get("/slow/5")).await {
+                        Ok(reply) => {
+                            assert_eq!(reply.status, 200);
+                            answered += 1;
+                            if reply.get("connection") == Some("close") {
+                                break;
+                            }
+                        }
+                        // Closed between two requests: nothing of an answer had come.
+                        Err(incomplete) => {
+                            assert!(incomplete.received.is_empty(), "cut in the middle of an answer");
+                            break;
+                        }
+                    }
+                }
+            }
+        })
+    });
+    let load: Vec<_> = load.collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    world.process.signal(Signal::TERM);
+
+    let mut answered = 0;
+    for caller in load {
+        answered += caller.await.unwrap();
+    }
+    assert!(answered > 100, "{answered} answers are no load");
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    let cut = world.process.events("connections were cut");
+    assert!(cut.is_empty(), "{cut:?}");
+    world.check();
+}
+
+#[tokio::test]
+async fn health_asks_the_admin_address() {
+    let world: World = World::start().await;
+    let admin = format!("http://{}", world.admin);
+    for (arguments, code) in [
+        (vec!["health", "--admin", &admin], 0),
+        (vec!["health", "--ready", "--admin", &admin], 0),
+        (vec!["health", "--admin", "http://127.0.0.1:9"], 69),
+    ] {
+        let mut health = Process::spawn(&arguments, &[], &world.folder());
+        assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}: {}", health.output());
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn health_of_a_daemon_without_a_token_is_alive_and_not_ready() {
+    let world = Setup::default()
+        .without_token()
+        .start_after(async |server| server.set_delay(Duration::from_secs(30)))
+        .await;
+    let admin = format!("http://{}", world.admin);
+    for (arguments, code) in
+        [(vec!["health", "--admin", &admin], 0), (vec!["health", "--ready", "--admin", &admin], 1)]
+    {
+        let mut health = Process::spawn(&arguments, &[], &world.folder());
+        assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_demo_does_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    // Neither a file nor the environment has a say.
+    std::fs::write(folder.path().join("proxy.toml"), "nonsense").unwrap();
+    let environment = [("BEARERD_SERVER__LISTEN".to_owned(), "nonsense".to_owned())];
+    let mut demo = Process::spawn(&["demo", "--once"], &environment, folder.path());
+
+    assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
+
+    let output = demo.output();
+    for step in 1..=5 {
+        assert!(output.contains(&format!("\n{step}. ")), "{output}");
+    }
+    assert!(!output.contains("tok_"), "{output}");
+}
+
+#[tokio::test]
+async fn the_demo_serves_until_it_is_asked_to_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Process::spawn(&["demo", "--listen", "127.0.0.1:0"], &[], folder.path());
+    eventually("the curl to try", async || demo.output().contains("curl -i ")).await;
+    let output = demo.output();
+    let url = output.split("curl -i ").nth(1).unwrap().split_whitespace().next().unwrap();
+
+    let response = reqwest::Client::builder().no_proxy().build().unwrap().get(url).send().await.unwrap();
+
+    assert_eq!(response.status(), 200);
+    demo.signal(Signal::INT);
+    assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
+}

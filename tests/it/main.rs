@@ -1,0 +1,22 @@
+//! The real daemon between a scripted authorization server and a scripted API, over real sockets.
+//!
+//! Every test builds a [`World`](harness::World) and finishes it; finishing checks the invariants that hold in
+//! every test: exactly one current token on each request, never the caller's own, the configured `Host`, no
+//! ambiguous framing, answers that belong to their requests, one token request at a time, and no secret in any
+//! output.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends by panicking, and its tasks end with it"
+)]
+
+mod harness;
+
+mod configuration;
+mod lifecycle;
+mod request_loop;
+mod secrets;
+mod token_endpoint;
+mod unauthorized;
+mod upstream_faults;

@@ -1,0 +1,64 @@
+//! No token and no secret in any output, whatever goes wrong; every other test searches its output too.
+
+use std::path::Path;
+
+use bearerd::config::{Environment, parse};
+use bearerd::demo::authorization_server::Answer;
+
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+
+/// Everything that can go wrong with a token, with the whole log at TRACE; `finish` searches it.
+#[tokio::test]
+async fn the_log_at_trace_holds_no_secret_whatever_happens() {
+    let world: World = Setup::default()
+        .credential("client_auth = \"client_secret_post\"\nquota = { requests = 100, per = \"1s\" }")
+        .start()
+        .await;
+    let echo = format!("{{\"error\":\"invalid_client\",\"error_description\":\"not {CLIENT_SECRET}\"}}");
+    let mut http2 = Http2Caller::connect(world.address).await;
+    for answer in [
+        Answer::status(500, &format!("secret={CLIENT_SECRET}")),
+        Answer::status(200, "{\"access_token\":\"tok_unusable token\"}"),
+        Answer::Hangup,
+        Answer::SameAgain,
+    ] {
+        world.authorization.answer_next(answer);
+        world.authorization.revoke_all();
+        world.get("/x").await;
+        http2.send(&Request::post("/echo", b"x")).await;
+    }
+    world.authorization.answer_next(Answer::status(401, &echo));
+    world.authorization.revoke_all();
+    let reply = world.get("/x").await;
+    assert!(!reply.text().contains(CLIENT_SECRET), "{}", reply.text());
+    world.send(&Request::get("/break/chunked").method("HEAD")).await;
+    let _ = world.caller().await.try_send(&Request::get("/break/length")).await;
+    world.get("/a/../b?access_token=the-callers-own-token").await;
+    eventually("traces", async || world.process.output().contains("TRACE")).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn public_types_do_not_show_what_they_hold() {
+    let text = format!(
+        "[credentials.api]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"{CLIENT_ID}\"\n\
+         client_secret = {{ env = \"API_SECRET\" }}\n\
+         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"api\"\n"
+    );
+    let environment = Environment::from([("API_SECRET", CLIENT_SECRET)]);
+    let checked = parse(Path::new("proxy.toml"), text.clone(), &environment).unwrap();
+    let plain = text.replace("{ env = \"API_SECRET\" }", "'s3cr3t-in-the-file'");
+    let in_file = parse(Path::new("proxy.toml"), plain, &environment).unwrap();
+
+    for shown in [
+        format!("{environment:?}"),
+        format!("{checked:?}"),
+        format!("{:#?}", checked.config),
+        format!("{:?}", in_file.config),
+        in_file.warnings.to_string(),
+    ] {
+        search(&shown, CLIENT_SECRET);
+        search(&shown, "s3cr3t-in-the-file");
+    }
+}

@@ -1,0 +1,535 @@
+//! First tokens, odd answers, outages: what callers get meanwhile, and how often the endpoint is asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
+use bearerd::demo::pki::Pki;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::harness::raw::{RawPeer, read_head, reset};
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET};
+use crate::harness::{Request, Setup, World, eventually};
+
+fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
+    let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    Answer::Fixed { status, fields, body: body.to_owned() }
+}
+
+#[tokio::test]
+async fn a_request_before_the_first_token_waits_for_it() {
+    let world = Setup::default()
+        .without_token()
+        .start_after(async |server| server.set_delay(Duration::from_millis(500)))
+        .await;
+    let started = Instant::now();
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_first_token_that_does_not_come_in_time_is_told() {
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"300ms\"")
+        .start_after(async |server| server.set_delay(Duration::from_secs(2)))
+        .await;
+    assert_eq!(world.admin_status("/readyz").await, 503);
+    assert_eq!(world.admin_status("/livez").await, 200);
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("waiting_for_first_token")));
+    assert_eq!(reply.get("retry-after"), Some("1"));
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_request_is_a_form_with_one_client_authentication() {
+    let basic = Setup::default().credential("scopes = [\"a:read\", \"b\"]").start().await;
+    let asked = &basic.authorization.asked()[0];
+    assert_eq!(asked.raw, "grant_type=client_credentials&scope=a%3Aread+b");
+    assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
+    assert_eq!(asked.headers["accept"], "application/json");
+    assert!(asked.headers["authorization"].to_str().unwrap().starts_with("Basic "));
+    basic.finish().await;
+
+    let post = Setup::default().credential("client_auth = \"client_secret_post\"").start().await;
+    let asked = &post.authorization.asked()[0];
+    assert!(!asked.headers.contains_key("authorization"));
+    let secret: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
+    assert_eq!(
+        asked.raw,
+        format!("grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={secret}")
+    );
+    post.finish().await;
+}
+
+/// Every answer that will pass by itself: the caller waits through it and never sees it.
+#[tokio::test]
+async fn a_transient_answer_is_asked_again_after_a_moment() {
+    let huge = format!("{{\"access_token\":\"{}\"}}", "x".repeat(70_000));
+    let answers = [
+        fixed(200, &[], ""),
+        fixed(200, &[("content-type", "text/html")], "<html>all is well</html>"),
+        fixed(200, &[], "{\"access_token\":\"tok_trunc"),
+        fixed(200, &[], "{\"token_type\":\"bearer\"}"),
+        fixed(200, &[], "{\"error\":\"invalid_grant\"}"),
+        fixed(200, &[], &huge),
+        fixed(200, &[], "{\"access_token\":\"a b\"}"),
+        fixed(200, &[], "{\"access_token\":\"a\\r\\nx-injected: y\"}"),
+        fixed(200, &[], "{\"access_token\":\"x\",\"access_token\":\"y\"}"),
+        fixed(200, &[], "{\"access_token\":\"x\",\"expires_in\":-1}"),
+        fixed(200, &[], "{\"access_token\":\"x\",\"expires_in\":\"soon\"}"),
+        fixed(200, &[], "{\"access_token\":\"x\",\"token_type\":\"mac\"}"),
+        fixed(200, &[("content-encoding", "gzip")], "\u{1f}\u{8b}\u{8}"),
+        fixed(204, &[], ""),
+        fixed(206, &[], "{\"access_token\":\"x\"}"),
+        fixed(500, &[], ""),
+        fixed(502, &[], "<html>"),
+        fixed(503, &[], ""),
+        fixed(504, &[], ""),
+        fixed(429, &[], ""),
+        fixed(429, &[("retry-after", "1")], ""),
+        fixed(503, &[("retry-after", "1")], ""),
+        Answer::Hangup,
+    ];
+    for answer in answers {
+        let world = Setup::default()
+            .without_token()
+            .start_after(async |server| server.answer_next(answer.clone()))
+            .await;
+
+        let reply = world.get("/x").await;
+
+        assert_eq!(reply.status, 200, "{answer:?}: {}", reply.text());
+        assert_eq!(world.authorization.requests(), 2, "{answer:?}");
+        let asked = world.authorization.asked();
+        let gap = asked[1].at - asked[0].at;
+        assert!(gap >= Duration::from_millis(450), "{answer:?}: asked again after {gap:?}");
+        world.finish().await;
+    }
+}
+
+/// Every answer after which a person must act: told at once, and not asked again.
+#[tokio::test]
+async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
+    let answers = [
+        fixed(400, &[], "{\"error\":\"invalid_client\"}"),
+        fixed(401, &[], "{\"error\":\"invalid_client\",\"error_description\":\"who?\\r\\nforged: line\"}"),
+        fixed(400, &[], "{\"error\":\"unauthorized_client\"}"),
+        fixed(400, &[], "{\"error\":\"unsupported_grant_type\"}"),
+        fixed(400, &[], "{\"error\":\"invalid_scope\"}"),
+        fixed(400, &[], "{\"error\":\"invalid_grant\"}"),
+        fixed(400, &[], "{\"error\":\"invalid_request\"}"),
+        fixed(403, &[], "<html>forbidden</html>"),
+        fixed(404, &[], ""),
+        fixed(302, &[("location", "https://elsewhere.test/token")], ""),
+    ];
+    for answer in answers {
+        let world = Setup::default()
+            .without_token()
+            .start_after(async |server| server.answer_next(answer.clone()))
+            .await;
+        eventually("the refusal", async || world.authorization.requests() == 1).await;
+        let started = Instant::now();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("client_rejected")), "{answer:?}");
+        assert_eq!(reply.get("retry-after"), None, "waiting does not help");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(world.authorization.requests(), 1, "{answer:?}");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_in_a_400_is_a_rate_limit() {
+    let body = "{\"error\":\"invalid_request\",\"error_description\":\"rate limit exceeded; try later\"}";
+    let world = Setup::default()
+        .without_token()
+        .start_after(async |server| server.answer_next(fixed(400, &[], body)))
+        .await;
+    eventually("the refusal", async || world.authorization.requests() == 1).await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
+    let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
+    assert!((58..=62).contains(&wait), "{wait}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_retry_after_is_clamped_to_the_configured_maximum() {
+    let world = Setup::default()
+        .without_token()
+        .credential("retry_after_max = \"1s\"")
+        .start_after(async |server| server.answer_next(Answer::too_many(31_536_000)))
+        .await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    let elsewhere = RawPeer::tcp(move |_| {
+        let counter = Arc::clone(&counter);
+        async move {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+    .await;
+    for status in [301, 302, 303, 307, 308] {
+        let location = format!("http://{}/token", elsewhere.address);
+        let world = Setup::default()
+            .without_token()
+            .start_after(async |server| server.answer_next(fixed(status, &[("location", &location)], "")))
+            .await;
+        eventually("the redirect", async || world.authorization.requests() == 1).await;
+        assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
+        world.finish().await;
+    }
+    assert_eq!(seen.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_token_of_six_seconds_is_replaced_before_anyone_notices() {
+    let world = Setup::default().quiet().lifetime(6).start().await;
+    let started = Instant::now();
+    let mut caller = world.caller().await;
+    let mut longest = Duration::ZERO;
+    while started.elapsed() < Duration::from_secs(15) {
+        let sent = Instant::now();
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        longest = longest.max(sent.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    assert_eq!(world.upstream.rejected(), 0);
+    // Nobody waited for a token: an answer takes no longer than the machine's own hiccups.
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    let requests = world.authorization.requests();
+    assert!((3..=5).contains(&requests), "{requests} token requests");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() {
+    let world = Setup::default().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
+    let issued = Instant::now();
+    // The schedule asks from second 3 on; nothing comes until we say so.
+    for _ in 0..8 {
+        world.authorization.answer_next(Answer::Hangup);
+    }
+    let mut caller = world.caller().await;
+    while issued.elapsed() < Duration::from_millis(3_500) {
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200, "{:?}", issued.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    assert!(reply.get("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert_eq!(world.upstream.rejected(), 0, "a stale token was never sent");
+
+    // It comes back, and so do we, by ourselves.
+    while world.authorization.requests() < 5 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    world.authorization.forget_queue();
+    eventually("recovery", async || world.get("/x").await.status == 200).await;
+    world.process.event("credential recovered").await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
+    let world = Setup::default().quiet().lifetime(8).start().await;
+    let before = world.authorization.requests();
+    world.authorization.answer_next(Answer::too_many(1));
+    let started = Instant::now();
+    let mut caller = world.caller().await;
+    while started.elapsed() < Duration::from_secs(9) {
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200, "{:?}", started.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let asked = world.authorization.asked();
+    let gap = asked[before + 1].at - asked[before].at;
+    assert!(gap >= Duration::from_secs(1), "{gap:?}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
+    let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"200ms\"")
+        .token_url(format!("http://{address}/token"))
+        .start()
+        .await;
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    assert_eq!(world.admin_status("/readyz").await, 503);
+
+    // A forwarder to the scripted server takes the address.
+    let target = world.authorization.token_url();
+    let target = target.trim_start_matches("http://").trim_end_matches("/token").to_owned();
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let forwarding = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(&target).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    forwarding.abort();
+    world.finish().await;
+}
+
+/// Peers that keep a connection and say nothing, too little, or too much.
+#[tokio::test]
+async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
+    let silent = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let dripping = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+        while stream.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let endless_head = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
+        while stream.write_all(b"x-more: and more\r\n").await.is_ok() {}
+    })
+    .await;
+    let endless_body = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
+        while stream.write_all(b"5\r\n     \r\n").await.is_ok() {}
+    })
+    .await;
+    let resetting = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"access_token\":\"tok_half")
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        reset(&stream);
+    })
+    .await;
+    let old = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"{\"access_token\":\"tok_http09\"}").await;
+    })
+    .await;
+    for peer in [&silent, &dripping, &endless_head, &endless_body, &resetting, &old] {
+        let world = Setup::default()
+            .quiet()
+            .without_token()
+            .limits("token_wait = \"1500ms\"")
+            .credential("timeout = \"500ms\"")
+            .token_url(format!("http://{}/token", peer.address))
+            .start()
+            .await;
+        let started = Instant::now();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        world.process.event("token refresh failed").await;
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_trusted() {
+    let other = Pki::new(&["localhost"]).unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    let imposter = RawPeer::tls(other.server_config(&[b"http/1.1"]).unwrap(), move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            let mut byte = [0; 1];
+            if stream.read(&mut byte).await.unwrap_or(0) > 0 {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+    .await;
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"500ms\"")
+        .credential("ca_file = \"ca.pem\"")
+        .token_url(format!("https://localhost:{}/token", imposter.address.port()))
+        .start()
+        .await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    assert_eq!(seen.load(Ordering::Relaxed), 0, "something was sent before the certificate was checked");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_token_leg_speaks_tls_with_its_own_authority() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+    let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+    let setup =
+        Setup::default().without_token().credential("ca_file = \"ca.pem\"").token_url(secure.token_url());
+    let world = setup.start_with(pki, async |_| {}).await;
+
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+
+    assert_eq!(secure.requests(), 1);
+    for token in secure.issued() {
+        assert!(!world.process.output().contains(&token));
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn less_than_the_required_scopes_is_told_and_not_used() {
+    let world = Setup::default()
+        .without_token()
+        .credential("scopes = [\"a\", \"b\"]\nrequire_scopes = true")
+        .start_after(async |server| {
+            server.answer_next(fixed(200, &[], "{\"access_token\":\"{token}\",\"scope\":\"a\"}"));
+        })
+        .await;
+    eventually("the grant", async || world.authorization.requests() == 1).await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("scope_missing")));
+    assert!(world.upstream.requests().is_empty());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
+    let good = "{\"access_token\":\"e30.e30.{token}\"}";
+    let world = Setup::default()
+        .without_token()
+        .unchecked_tokens()
+        .credential("expect_jwt = true")
+        .start_after(async |server| server.answer_next(fixed(200, &[], good)))
+        .await;
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    world.authorization.answer_next(fixed(200, &[], "{\"access_token\":\"opaque\"}"));
+    // Any 401 asks for another token, and the opaque one is refused.
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    let failed = world.process.event("token refresh failed").await;
+    assert!(failed["error"].as_str().unwrap().contains("form of a JWT"), "{failed}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_changed_secret_is_tried_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "not the secret").unwrap();
+    let world = Setup::default()
+        .without_token()
+        .secret(&format!("{{ file = \"{}\" }}", file.display()))
+        .start()
+        .await;
+    eventually("the refusal", async || world.authorization.requests() == 1).await;
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
+
+    // As Kubernetes does it: a new file, and a rename over the old.
+    std::fs::write(folder.path().join("new"), format!("{CLIENT_SECRET}\n")).unwrap();
+    std::fs::rename(folder.path().join("new"), &file).unwrap();
+
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    assert_eq!(world.authorization.requests(), 2);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
+    let body = |expires: &str| format!("{{\"access_token\":\"{{token}}\",\"expires_in\":{expires}}}");
+    for (expires, seconds) in [
+        ("\"3600\"", 3600),
+        ("3.6e3", 3600),
+        ("0", 300),
+        ("null", 300),
+        ("1e308", 31_536_000),
+        (&"9".repeat(400), 31_536_000),
+    ] {
+        let world = Setup::default()
+            .without_token()
+            .start_after(async |server| server.answer_next(fixed(200, &[], &body(expires))))
+            .await;
+        assert_eq!(world.get("/x").await.status, 200, "{expires}");
+        let refreshed = world.process.event("token refreshed").await;
+        assert_eq!(refreshed["lifetime_seconds"], seconds, "{expires}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.authorization.requests(), 1, "{expires}");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn one_endpoint_that_hangs_does_not_hold_up_another() {
+    let silent = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let more = format!(
+        "[credentials.other]\ntoken_url = \"http://{}/token\"\nclient_id = \"x\"\n\
+         client_secret = {{ env = \"API_SECRET\" }}\nrequired = false\n\
+         [[routes]]\npath = \"/other\"\nupstream = \"{{upstream}}\"\ncredential = \"other\"\n{{ca}}\n",
+        silent.address
+    );
+    let world = Setup::default().more(&more).limits("token_wait = \"300ms\"").start().await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.get("/other/x").await.code().as_deref(), Some("waiting_for_first_token"));
+    assert_eq!(world.get("/x").await.status, 200);
+    let (status, text) = world.admin_get("/readyz?verbose").await;
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains("[+] credential api has a valid token"), "{text}");
+    assert!(text.contains("[ ] credential other waits for its first token, and is not required"), "{text}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_world_without_a_credential_sends_no_token() {
+    let world: World = Setup::default().unprotected().without_token().start().await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 0);
+    world.finish().await;
+}

@@ -1,0 +1,389 @@
+//! Tokens that die behind our back: what callers see (nothing), and what the token endpoint sees (one request).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bearerd::demo::authorization_server::Answer;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+
+/// Bytes that would show a lost, doubled or moved piece.
+fn payload(length: usize) -> Vec<u8> {
+    (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    assert_eq!(caller.send(&Request::get("/a")).await.status, 200);
+    let before = world.authorization.requests();
+    world.authorization.revoke_all();
+
+    assert_eq!(caller.send(&Request::get("/b")).await.status, 200);
+
+    assert_eq!(world.upstream.rejected(), 1);
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no_caller() {
+    let world = Setup::default().quiet().start().await;
+    let before = world.authorization.requests();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let address = world.address;
+    let load = (0..64).map(|_| {
+        let is_over = Arc::clone(&is_over);
+        tokio::spawn(async move {
+            let mut caller = Caller::connect(address).await;
+            let mut answers = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(caller.send(&Request::post("/echo", b"some work")).await.status, 200);
+                answers += 1;
+            }
+            answers
+        })
+    });
+    let load: Vec<_> = load.collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    world.authorization.revoke_all();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    is_over.store(true, Ordering::Relaxed);
+
+    let mut answers = 0;
+    for caller in load {
+        answers += caller.await.unwrap();
+    }
+    assert!(answers > 64 * 3, "{answers} answers are no load");
+    assert!(world.upstream.rejected() > 1, "the revocation fell into a pause");
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
+    let world = Setup::default().quiet().start().await;
+    let before = world.authorization.requests();
+    world.authorization.set_delay(Duration::from_secs(1));
+    world.authorization.revoke_all();
+    let started = Instant::now();
+
+    let request = Request::get("/x");
+    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+
+    assert!(replies.iter().all(|reply| reply.status == 200));
+    assert_eq!(world.token_requests_since(before), 1);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
+    let world = Setup::default().quiet().start().await;
+    let before = world.authorization.requests();
+
+    let request = Request::get("/forbidden");
+    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+
+    assert!(replies.iter().all(|reply| reply.status == 401 && reply.code().is_none()));
+    assert!(replies.iter().all(|reply| reply.text() == "{\"error\":\"forbidden\"}"));
+    let requests = world.token_requests_since(before);
+    assert!((1..=2).contains(&requests), "{requests} token requests");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() {
+    let world = Setup::default().quiet().start().await;
+    let before = world.authorization.requests();
+    let mut caller = world.caller().await;
+    for _ in 0..50 {
+        assert_eq!(caller.send(&Request::get("/forbidden")).await.status, 401);
+        assert_eq!(caller.send(&Request::get("/fine")).await.status, 200);
+    }
+
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_path() {
+    let world = Setup::default().quiet().start().await;
+    let mut caller = world.caller().await;
+    assert_eq!(caller.send(&Request::get("/forbidden")).await.status, 401);
+    assert_eq!(caller.send(&Request::get("/fine")).await.status, 200);
+    let before = world.authorization.requests();
+    world.authorization.revoke_all();
+
+    let started = Instant::now();
+    while caller.send(&Request::get("/fine")).await.status == 401 {
+        assert!(started.elapsed() < Duration::from_secs(5), "stays at 401");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_permanent_401_on_one_route_does_not_hold_another() {
+    let setup = Setup::default()
+        .quiet()
+        .more("[[routes]]\npath = \"/other\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n");
+    let world = setup.start().await;
+    assert_eq!(world.get("/forbidden").await.status, 401);
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/other/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn bodies_are_replayed_byte_for_byte_however_framed_and_whenever_rejected() {
+    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    for length in [1, 1024, 64 * 1024, 700 * 1024] {
+        let body = payload(length);
+        let (one, two) = body.split_at(length / 3);
+        for when in ["late", "early", "early-close"] {
+            for request in [Request::post("/echo", &body), Request::chunked("/echo", &[one, two])] {
+                let rejected = world.upstream.rejected();
+                world.authorization.revoke_all();
+
+                let reply = world.send(&request.field("x-when-rejected", when)).await;
+
+                assert_eq!(reply.status, 200, "{length} bytes, {when}: {}", reply.text());
+                assert!(reply.body == body, "{length} bytes, {when}: the body is not the one that was sent");
+                assert_eq!(world.upstream.rejected(), rejected + 1, "{length} bytes, {when}");
+            }
+        }
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn bodies_of_http_2_callers_are_replayed_too() {
+    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    let mut caller = Http2Caller::connect(world.address).await;
+    for length in [0, 1, 64 * 1024, 700 * 1024] {
+        for when in ["late", "early", "early-close"] {
+            world.authorization.revoke_all();
+            let request = Request::post("/echo", &payload(length)).field("x-when-rejected", when);
+
+            let reply = caller.send(&request).await;
+
+            assert_eq!(reply.status, 200, "{length} bytes, {when}");
+            assert!(reply.body == payload(length), "{length} bytes, {when}");
+        }
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
+    let world = World::start().await;
+    world.authorization.revoke_all();
+    let mut caller = world.caller().await;
+    caller
+        .write(
+            format!(
+                "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\nx-when-rejected: early\r\n\
+                 transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n",
+                world.address
+            )
+            .as_bytes(),
+        )
+        .await;
+    eventually("the early 401", async || world.upstream.rejected() == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    caller.write(b"7\r\n second\r\n").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    caller.write(b"0\r\n\r\n").await;
+
+    let reply = caller.read().await.unwrap();
+
+    assert_eq!((reply.status, reply.text().as_str()), (200, "first second"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works() {
+    let world = Setup::default().quiet().start().await;
+    let body = payload(3_000_000);
+    for when in ["late", "early", "early-close"] {
+        let refreshed = world.process.events("token refreshed").len();
+        world.authorization.revoke_all();
+        let large = Request::post("/echo", &body).field("x-when-rejected", when);
+
+        let reply = world.send(&large).await;
+        assert_eq!((reply.status, reply.code()), (401, None), "{when}");
+        assert_eq!(reply.text(), "{\"error\":\"invalid_token\"}");
+
+        eventually("a new token", async || world.process.events("token refreshed").len() == refreshed + 1)
+            .await;
+        let next = world.send(&Request::post("/echo", &body)).await;
+        assert_eq!(next.status, 200, "{when}");
+        assert!(next.body == body, "{when}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_all_requests_keep_together_is_bounded() {
+    let world = Setup::default().quiet().limits("replay_total = \"100KiB\"").start().await;
+    let body = payload(80 * 1024);
+    world.authorization.set_delay(Duration::from_millis(500));
+    world.authorization.revoke_all();
+
+    let request = Request::post("/echo", &body);
+    let replies = join_all((0..8).map(|_| world.send(&request))).await;
+
+    // One fits; those that did not see the 401 pass, and nothing is cut or mixed up.
+    let good = replies.iter().filter(|reply| reply.status == 200 && reply.body == body).count();
+    let passed = replies.iter().filter(|reply| reply.status == 401 && reply.code().is_none()).count();
+    assert_eq!(good + passed, 8);
+    assert!(good >= 1 && passed >= 1, "{good} replayed, {passed} passed");
+    assert_eq!(world.send(&request).await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh() {
+    let world = World::start().await;
+    let mut slow = world.caller().await;
+    // It takes its token now and is rejected only when its body has ended.
+    slow.write(
+        format!(
+            "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\ntransfer-encoding: chunked\r\n\r\n3\r\nold\r\n",
+            world.address
+        )
+        .as_bytes(),
+    )
+    .await;
+    eventually("the slow request at the API", async || world.upstream.requests().len() == 1).await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    let before = world.authorization.requests();
+
+    slow.write(b"0\r\n\r\n").await;
+    let reply = slow.read().await.unwrap();
+
+    assert_eq!((reply.status, reply.text().as_str()), (200, "old"));
+    assert_eq!(world.token_requests_since(before), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn only_a_401_means_a_dead_token() {
+    let world = World::start().await;
+    let before = world.authorization.requests();
+    for status in [403, 407, 419, 429, 500, 503] {
+        let reply = world.get(&format!("/status/{status}")).await;
+        assert_eq!((reply.status, reply.code()), (status, None));
+    }
+    let reply = world.get("/scope").await;
+    assert_eq!(reply.status, 401);
+    assert_eq!(reply.get("www-authenticate"), Some("Bearer error=\"insufficient_scope\""));
+
+    assert_eq!(world.token_requests_since(before), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
+    let world = World::start().await;
+    let before = world.authorization.requests();
+    world.authorization.set_delay(Duration::from_millis(700));
+    world.authorization.revoke_all();
+    let mut first = world.caller().await;
+    first.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    eventually("the refresh", async || world.token_requests_since(before) == 1).await;
+    drop(first);
+
+    assert_eq!(world.get("/y").await.status, 200);
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
+    let world = Setup::default().credential("quota = { requests = 100, per = \"1s\" }").start().await;
+    for (answer, code) in [
+        (Answer::too_many(2), "token_endpoint_rate_limited"),
+        (Answer::status(500, ""), "token_endpoint_unavailable"),
+        (Answer::Hangup, "token_endpoint_unavailable"),
+        (Answer::status(200, "<html>"), "token_endpoint_unavailable"),
+    ] {
+        world.authorization.answer_next(answer);
+        world.authorization.revoke_all();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some(code)));
+        let wait: u64 = reply.get("retry-after").expect("waiting helps").parse().unwrap();
+        assert!((1..=3).contains(&wait), "{wait}");
+        // The refresh goes on by itself, and the next caller waits for it.
+        assert_eq!(world.get("/x").await.status, 200, "after {code}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
+    let world = Setup::default()
+        .credential("quota = { requests = 4, per = \"1h\" }")
+        .limits("token_wait = \"300ms\"")
+        .start()
+        .await;
+    let before = world.authorization.requests();
+    for _ in 0..2 {
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+    }
+    world.authorization.revoke_all();
+
+    let started = Instant::now();
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_quota_exhausted")));
+    let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
+    assert!((60..=1800).contains(&wait), "{wait}");
+    assert!(started.elapsed() < Duration::from_millis(250), "it was known at once that waiting cannot help");
+    assert_eq!(world.token_requests_since(before), 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
+    let world = World::start().await;
+    let before = world.authorization.requests();
+    world.authorization.answer_next(Answer::SameAgain);
+    world.authorization.revoke_all();
+
+    for _ in 0..20 {
+        let reply = world.get("/x").await;
+        assert_eq!((reply.status, reply.code()), (401, None));
+    }
+
+    assert_eq!(world.token_requests_since(before), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_connection_of_a_late_401_is_used_for_the_replay() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    for target in ["/a", "/b", "/c"] {
+        assert_eq!(caller.send(&Request::get(target)).await.status, 200);
+    }
+    world.authorization.revoke_all();
+    assert_eq!(caller.send(&Request::get("/d")).await.status, 200);
+
+    // What the API's side shows: all of it over one connection.
+    let connects = world.process.output().matches("connected to").count();
+    assert!(connects >= 1, "the log says nothing of connections");
+    world.finish().await;
+}
