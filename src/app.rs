@@ -28,7 +28,7 @@ use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
 use crate::tls::client::{HTTP_1, Trust, TrustError};
-use crate::token::{ClientError, Refresher, TokenSource};
+use crate::token::{ClientError, Refresher, TokenClient, TokenSource};
 
 /// A daemon that serves.
 #[derive(Debug)]
@@ -204,13 +204,14 @@ fn credentials(
     config: &Config,
     trust: &Trust,
     clock: Clock,
-) -> Result<(Vec<Refresher>, Vec<TokenSource>), StartError> {
+) -> Result<(Vec<Refresher<TokenClient>>, Vec<TokenSource>), StartError> {
     config
         .credentials
         .iter()
         .map(|credential| {
-            Refresher::new(Arc::clone(credential), trust, clock)
-                .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
+            let endpoint = TokenClient::new(credential, trust)
+                .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })?;
+            Ok(Refresher::new(Arc::clone(credential), endpoint, clock))
         })
         .collect()
 }

@@ -1,12 +1,31 @@
 //! bearerd, an authenticating reverse proxy.
-pub mod admin;
-pub mod app;
-pub mod cli;
+//!
+//! Applications that know nothing of OAuth send it plain requests; it adds a bearer token that it keeps fresh,
+//! and forwards to a protected API. In reading order:
+//!
+//! - [`proxy`], the request loop: start with [`proxy::service`];
+//! - [`token`], the refresh loop: start with [`token::refresher`];
+//! - [`config`], [`clock`], [`tls`], [`telemetry`], which both stand on;
+//! - [`admin`], the operator's own address;
+//! - [`app`], [`lifecycle`] and [`cli`], which put it together;
+//! - [`demo`], which shows it.
+//!
+//! *Upstream* is the API and *caller* the application: RFC 9110 uses "upstream" the other way round, and
+//! nobody who runs a proxy does.
+
+pub mod proxy;
+
+pub mod token;
+
 pub mod clock;
 pub mod config;
-pub mod demo;
-pub mod lifecycle;
-pub mod proxy;
 pub mod telemetry;
 pub mod tls;
-pub mod token;
+
+pub mod admin;
+
+pub mod app;
+pub mod cli;
+pub mod lifecycle;
+
+pub mod demo;

@@ -7,7 +7,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::error;
+use tracing::{error, warn};
 
 /// How far the daemon's life has gone. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,16 +56,21 @@ impl Default for Stages {
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl StopSignals {
-    /// Listens for SIGTERM and SIGINT from now on.
+    /// Listens for SIGTERM and SIGINT from now on, and takes SIGHUP for what it is not yet.
     ///
     /// # Errors
     ///
     /// If the system refuses.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// Waits for the next one, and names it.
@@ -74,9 +79,13 @@ impl StopSignals {
     ///
     /// No signal is lost.
     pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                // Its default is to end the process: the last thing that whoever asks for a reload wants.
+                _ = self.hangup.recv() => warn!("SIGHUP was ignored: reloading is not supported yet"),
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! `bearerd run`: serve until asked to stop.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use tracing::{error, info, warn};
 
 use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
 use crate::app::Daemon;
 use crate::config::{self, Environment};
 use crate::lifecycle::StopSignals;
-use crate::telemetry::log;
+use crate::telemetry::log::{self, Writing};
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let path = config::find(file.path, environment);
@@ -17,7 +20,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return BAD_CONFIGURATION;
         }
     };
-    log::start(&checked.config.log, environment);
+    let log = log::start(&checked.config.log, environment);
     for problem in checked.warnings.problems() {
         warn!(help = problem.help.as_deref(), "configuration: {}", problem.title);
     }
@@ -43,6 +46,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             error!(error = %died, "stopping");
             return FAILED;
         }
+        never = tell_of_dropped_lines(&log) => match never {},
     }
     daemon
         .stop(async {
@@ -50,4 +54,17 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         })
         .await;
     OK
+}
+
+/// Says so when lines of the log were dropped, as soon as some are taken again.
+async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let dropped = log.dropped_lines();
+        if dropped > told {
+            warn!(lines = dropped - told, "log lines were dropped: nobody took them");
+            told = dropped;
+        }
+    }
 }

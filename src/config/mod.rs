@@ -1,6 +1,6 @@
 //! The configuration: `proxy.toml` and the environment, turned into values that are known to be good.
 //!
-//! Text comes in ([`document`]), is read as written ([`file`]) and resolved ([`resolve`]) into a [`Config`];
+//! Text comes in ([`document`]), is read as written ([`mod@file`]) and resolved ([`resolve`]) into a [`Config`];
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 

@@ -8,10 +8,14 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::Limits;
+
+/// How long a new connection has to begin a request when the daemon is about to stop.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +135,9 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
+            if self.phase.get() == Phase::Fresh {
+                self.enter(Phase::Fresh);
+            }
             if let Some(task) = self.task.borrow().as_ref() {
                 task.wake_by_ref();
             }
@@ -151,8 +158,9 @@ impl Caller {
     }
 
     /// Ends the connection if what it is doing takes too long.
-    pub fn sweep(&self, limits: &Limits, linger: std::time::Duration) {
+    pub fn sweep(&self, limits: &Limits, linger: Duration) {
         let (allowed, end) = match self.phase.get() {
+            Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
             Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
             Phase::Idle => (limits.idle_timeout, End::AtOnce),
             Phase::Lingering => (linger, End::AtOnce),
@@ -161,11 +169,6 @@ impl Caller {
         if self.now.get().duration_since(self.since.get()) >= allowed {
             self.end(end);
         }
-    }
-
-    /// Whether a request, or a part of one, has come that is not answered yet.
-    pub fn is_busy(&self) -> bool {
-        matches!(self.phase.get(), Phase::Head | Phase::Serving | Phase::Lingering)
     }
 
     /// Whether anything of the request whose head is awaited has come.

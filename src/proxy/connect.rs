@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Uri;
 use http::uri::{Authority, Scheme};
@@ -17,6 +18,9 @@ use tower_service::Service;
 
 use super::forward::ForwardError;
 use super::socket::ReadsDecide;
+
+/// When the system begins to ask whether a silent upstream is still there.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A byte stream to an upstream, whatever it is made of.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -64,6 +68,7 @@ impl TcpConnect {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
         Ok(Self { tcp, uri, tls })
     }
 }

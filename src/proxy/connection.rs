@@ -63,15 +63,19 @@ where
         .serve_connection(TokioIo::new(io), service_fn(answer));
     let mut is_closing = false;
     let outcome = std::future::poll_fn(|cx| {
+        // First what has come: hyper takes a connection on which it has read nothing yet for one without a request.
+        if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
         match caller.wanted_end() {
             Some(End::Gracefully) if !is_closing => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).poll(cx).map(Ok)
             }
-            Some(End::Gracefully) | None => {}
-            Some(end) => return Poll::Ready(Err(end)),
+            Some(End::Gracefully) | None => Poll::Pending,
+            Some(end) => Poll::Ready(Err(end)),
         }
-        Pin::new(&mut connection).poll(cx).map(Ok)
     })
     .await;
     match outcome {
@@ -101,15 +105,18 @@ where
     );
     let mut is_closing = false;
     let outcome = std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
+            return Poll::Ready(outcome);
+        }
         match caller.wanted_end() {
             Some(End::Gracefully) if !is_closing => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
+                connection.as_mut().poll(cx)
             }
-            Some(End::Gracefully) | None => {}
-            Some(_) => return Poll::Ready(Ok(())),
+            Some(End::Gracefully) | None => Poll::Pending,
+            Some(_) => Poll::Ready(Ok(())),
         }
-        connection.as_mut().poll(cx)
     })
     .await;
     if let Err(error) = outcome {
@@ -130,7 +137,9 @@ fn answers(service: Rc<Service>, caller: &Rc<Caller>) -> impl Fn(Request<Incomin
     }
 }
 
-/// Runs a future unless the connection is to end first; gracefully is at once where no request has begun.
+/// Runs a future unless the connection is to end first.
+///
+/// Asked to end gracefully it waits: a request may be on its way, and the sweep knows for how long.
 async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Result<T, End> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
@@ -138,8 +147,7 @@ async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Res
             return Poll::Ready(Ok(outcome));
         }
         match caller.wanted_end() {
-            None => Poll::Pending,
-            Some(End::Gracefully) if caller.has_begun_a_head() => Poll::Pending,
+            None | Some(End::Gracefully) => Poll::Pending,
             Some(end) => Poll::Ready(Err(end)),
         }
     })
@@ -314,6 +322,3 @@ where
         tokio::task::spawn_local(future);
     }
 }
-
-#[cfg(test)]
-mod tests;

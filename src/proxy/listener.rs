@@ -67,7 +67,7 @@ pub fn spawn(
     bound: Vec<Bound>,
     workers: Vec<WorkerHandle>,
     allow_from: Vec<IpNet>,
-    mut stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<Stage>,
     threads: &mut Threads,
 ) -> io::Result<()> {
     threads.spawn("listener".to_owned(), move || {
@@ -77,32 +77,41 @@ pub fn spawn(
             let mut accepting = tokio::task::JoinSet::new();
             for bound in bound {
                 let listener = TcpListener::from_std(bound.socket)?;
-                let front = Arc::clone(&front);
-                accepting.spawn(async move { front.accept_from(listener).await });
+                let (front, stage) = (Arc::clone(&front), stage.clone());
+                accepting.spawn(async move { front.accept_from(listener, stage).await });
             }
-            // Dropping the set closes the listening sockets.
-            let _ = stage.wait_for(|stage| *stage != Stage::Running).await;
+            while accepting.join_next().await.is_some() {}
             Ok(())
         })
     })
 }
 
+/// Hands out connections; workers learn that there will be no more by its end.
 struct Front {
     workers: Vec<WorkerHandle>,
     allow_from: Vec<IpNet>,
 }
 
 impl Front {
-    async fn accept_from(&self, listener: TcpListener) {
+    async fn accept_from(&self, listener: TcpListener, mut stage: watch::Receiver<Stage>) {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => match stream.into_std() {
-                    Ok(socket) => self.hand_out(socket, peer).await,
-                    Err(error) => warn!(%error, "connection not handed over"),
-                },
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+            };
+            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+                Ok((socket, peer)) => self.hand_out(socket, peer).await,
                 Err(error) => {
                     warn!(%error, "connection not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // For their callers these are connected, and may have sent a request.
+        if let Ok(listener) = listener.into_std() {
+            while let Ok((socket, peer)) = listener.accept() {
+                if socket.set_nonblocking(true).is_ok() {
+                    self.hand_out(socket, peer).await;
                 }
             }
         }

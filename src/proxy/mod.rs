@@ -23,3 +23,6 @@ pub mod service;
 mod socket;
 pub mod unauthorized;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

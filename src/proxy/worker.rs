@@ -109,59 +109,58 @@ struct Callers {
     /// The time of the last sweep: exact enough for time-outs, and free to read.
     now: Rc<Cell<Instant>>,
     gone: Notify,
+    is_draining: Cell<bool>,
 }
 
 impl Worker {
     /// A worker without connections. `load` counts those it has and those on their way.
     pub fn new(service: Service, limits: Limits, load: Arc<AtomicUsize>) -> Self {
-        let callers =
-            Callers { all: RefCell::default(), now: Rc::new(Cell::new(Instant::now())), gone: Notify::new() };
+        let callers = Callers {
+            all: RefCell::default(),
+            now: Rc::new(Cell::new(Instant::now())),
+            gone: Notify::new(),
+            is_draining: Cell::new(false),
+        };
         Self { service: Rc::new(service), limits: Rc::new(limits), callers: Rc::new(callers), load }
     }
 
-    /// Serves connections until the daemon stops: takes new ones, then lets those it has finish, then cuts.
+    /// Serves connections until the daemon stops: takes new ones, lets those it has finish, then cuts.
     pub async fn run(self, mut accepted: mpsc::Receiver<Accepted>, mut stage: watch::Receiver<Stage>) {
         let mut sweep = tokio::time::interval(self.sweep_interval());
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        let mut more_may_come = true;
+        while more_may_come || !self.callers.all.borrow().is_empty() {
             tokio::select! {
-                connection = accepted.recv() => match connection {
+                connection = accepted.recv(), if more_may_come => match connection {
                     Some(connection) => self.take(connection),
                     // The listener is gone, and with it whatever would bring connections.
-                    None => break,
+                    None => more_may_come = false,
                 },
-                _ = sweep.tick() => self.sweep(),
-                changed = stage.changed() => {
-                    if changed.is_err() || *stage.borrow() != Stage::Running {
-                        break;
-                    }
-                }
-            }
-        }
-        // Connections that were accepted before the daemon stopped are served like those it has.
-        accepted.close();
-        while let Ok(connection) = accepted.try_recv() {
-            self.take(connection);
-        }
-        self.drain(&mut stage, &mut sweep).await;
-    }
-
-    async fn drain(&self, stage: &mut watch::Receiver<Stage>, sweep: &mut tokio::time::Interval) {
-        for caller in self.callers.all.borrow().iter() {
-            caller.end(End::Gracefully);
-        }
-        while !self.callers.all.borrow().is_empty() {
-            tokio::select! {
                 () = self.callers.gone.notified() => {}
                 _ = sweep.tick() => self.sweep(),
                 changed = stage.changed() => {
-                    if changed.is_err() || *stage.borrow() == Stage::Cut {
-                        let left = self.callers.all.borrow().len();
-                        warn!(connections = left, "connections were cut");
-                        return;
+                    let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
+                    match stage {
+                        Stage::Running => {}
+                        Stage::Draining => self.drain(),
+                        Stage::Cut => {
+                            let left = self.callers.all.borrow().len();
+                            if left > 0 {
+                                warn!(connections = left, "connections were cut");
+                            }
+                            return;
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// Every connection, those to come included, ends when what is in flight on it is answered.
+    fn drain(&self) {
+        self.callers.is_draining.set(true);
+        for caller in self.callers.all.borrow().iter() {
+            caller.end(End::Gracefully);
         }
     }
 
@@ -184,6 +183,9 @@ impl Worker {
     {
         let caller = Caller::new(peer, is_allowed, Rc::clone(&self.callers.now));
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
+        if self.callers.is_draining.get() {
+            caller.end(End::Gracefully);
+        }
         let leaving = Leaving {
             caller: Rc::clone(&caller),
             callers: Rc::clone(&self.callers),
@@ -195,6 +197,16 @@ impl Worker {
             let _leaving = leaving;
             connection::serve(stream, caller, service, limits).await;
         });
+    }
+
+    /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
+    #[cfg(test)]
+    pub(super) async fn keep_sweeping(&self) {
+        let mut sweep = tokio::time::interval(self.sweep_interval());
+        loop {
+            sweep.tick().await;
+            self.sweep();
+        }
     }
 
     fn sweep(&self) {

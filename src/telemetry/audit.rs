@@ -8,9 +8,6 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::token::Generation;
-use crate::token::error::{Class, TokenError};
-
 const TARGET: &str = "bearerd::audit";
 
 /// What a credential's token requests came to so far.
@@ -27,8 +24,8 @@ pub struct Tally {
 pub struct Refreshed<'a, F> {
     /// Whose it is.
     pub credential: &'a str,
-    /// Its generation.
-    pub generation: Generation,
+    /// Which of the credential's tokens it is; 1 is the first.
+    pub generation: u64,
     /// Whether it differs from the one before.
     pub is_new: bool,
     /// From when it was asked for to its end.
@@ -39,18 +36,32 @@ pub struct Refreshed<'a, F> {
     pub fingerprint: F,
 }
 
+/// A token request that brought no token.
+pub struct Failed<'a> {
+    /// Whose it was.
+    pub credential: &'a str,
+    /// The generation of the token there is meanwhile; 0 if there is none.
+    pub generation: u64,
+    /// What became of it, in a word.
+    pub outcome: &'a str,
+    /// Whether it will go on failing until someone does something.
+    pub needs_a_person: bool,
+    /// What happened; holds no secret.
+    pub error: &'a dyn Display,
+}
+
 impl Tally {
     /// A token came.
     pub fn refreshed<F: Display>(&mut self, event: &Refreshed<'_, F>, latency: Duration) {
         self.requests += 1;
         self.successes += 1;
-        self.rotations += u64::from(event.is_new && event.generation > Generation::NONE.next());
+        self.rotations += u64::from(event.is_new && event.generation > 1);
         if std::mem::take(&mut self.failing) {
             info!(
                 target: TARGET,
                 event = "credential.recovered",
                 credential = event.credential,
-                generation = event.generation.number(),
+                generation = event.generation,
                 "credential recovered"
             );
         }
@@ -58,7 +69,7 @@ impl Tally {
             target: TARGET,
             event = "token.refreshed",
             credential = event.credential,
-            generation = event.generation.number(),
+            generation = event.generation,
             same_token = !event.is_new,
             rotations = self.rotations,
             lifetime_seconds = event.lifetime.as_secs(),
@@ -71,26 +82,20 @@ impl Tally {
     }
 
     /// No token came.
-    pub fn refresh_failed(
-        &mut self,
-        credential: &str,
-        generation: Generation,
-        error: &TokenError,
-        latency: Duration,
-    ) {
+    pub fn refresh_failed(&mut self, event: &Failed<'_>, latency: Duration) {
         self.requests += 1;
         self.failing = true;
         warn!(
             target: TARGET,
             event = "token.refresh_failed",
-            credential,
-            generation = generation.number(),
-            outcome = error.outcome(),
-            needs_a_person = error.class() == Class::Rejected,
+            credential = event.credential,
+            generation = event.generation,
+            outcome = event.outcome,
+            needs_a_person = event.needs_a_person,
             rotations = self.rotations,
             latency_ms = millis(latency),
             success_rate = self.success_rate(),
-            %error,
+            error = %event.error,
             "token refresh failed"
         );
     }
@@ -102,12 +107,12 @@ impl Tally {
 }
 
 /// An upstream rejected the current token, and another is asked for.
-pub fn token_rejected(credential: &str, generation: Generation) {
+pub fn token_rejected(credential: &str, generation: u64) {
     warn!(
         target: TARGET,
         event = "token.rejected",
         credential,
-        generation = generation.number(),
+        generation,
         "token rejected upstream"
     );
 }

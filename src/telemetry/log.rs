@@ -1,17 +1,36 @@
 //! The log: events to standard error, as lines for a person or JSON for a machine.
 //!
-//! `RUST_LOG` wins over the configuration's level. Standard output is left to the audit.
+//! `RUST_LOG` wins over the configuration's level. A thread of its own writes, from a bounded queue: whoever reads
+//! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted.
 
 use std::io::IsTerminal;
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Environment, Log, LogFormat};
 
+/// Lines that may wait to be written.
+const QUEUE: usize = 65_536;
+
+/// The log while it is written; what waits in the queue is written when this is dropped.
+#[must_use]
+pub struct Writing {
+    dropped: ErrorCounter,
+    _flushes: WorkerGuard,
+}
+
+impl Writing {
+    /// How many lines were dropped so far because nobody took them.
+    pub fn dropped_lines(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+}
+
 /// Sends the process's events to standard error from now on.
-pub fn start(log: &Log, environment: &Environment) {
+pub fn start(log: &Log, environment: &Environment) -> Writing {
     let directives = environment.get("RUST_LOG").filter(|directives| !directives.is_empty());
     let filter = directives
         .and_then(|directives| EnvFilter::try_new(directives).ok())
@@ -21,11 +40,12 @@ pub fn start(log: &Log, environment: &Environment) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    let (queue, flushes) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stderr());
+    let dropped = queue.error_counter();
     // A reader of the log that has gone is no reason to complain on the same stream.
-    let events = fmt::Subscriber::builder()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false);
+    let events =
+        fmt::Subscriber::builder().with_env_filter(filter).with_writer(queue).log_internal_errors(false);
     if is_text {
         let colours =
             environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
@@ -33,4 +53,5 @@ pub fn start(log: &Log, environment: &Environment) {
     } else {
         events.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().init();
     }
+    Writing { dropped, _flushes: flushes }
 }

@@ -19,6 +19,20 @@ use crate::tls::client::{HTTP_2_OR_1, Trust, TrustError};
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Whatever answers token requests.
+pub trait TokenEndpoint: Send + Sync {
+    /// Asks once for a token.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the answer means, or that there was none.
+    fn request(
+        &self,
+        credential: &Credential,
+        secret: &SecretString,
+    ) -> impl Future<Output = Result<Grant, TokenError>> + Send;
+}
+
 /// Talks to one credential's token endpoint.
 #[derive(Debug)]
 pub struct TokenClient {
@@ -58,16 +72,6 @@ impl TokenClient {
         Ok(Self { http })
     }
 
-    /// Asks once for a token.
-    ///
-    /// # Errors
-    ///
-    /// Whatever the answer means, or that there was none.
-    pub async fn request(&self, credential: &Credential, secret: &SecretString) -> Result<Grant, TokenError> {
-        let outcome = self.exchange(credential, TokenRequest::new(credential, secret)).await;
-        outcome.map_err(|error| scrubbed(error, secret))
-    }
-
     async fn exchange(&self, credential: &Credential, request: TokenRequest) -> Result<Grant, TokenError> {
         let mut http_request = self
             .http
@@ -88,6 +92,13 @@ impl TokenClient {
             Err(error) if status.is_success() => Err(error),
             Err(_) => wire::classify(status, headers, b""),
         }
+    }
+}
+
+impl TokenEndpoint for TokenClient {
+    async fn request(&self, credential: &Credential, secret: &SecretString) -> Result<Grant, TokenError> {
+        let outcome = self.exchange(credential, TokenRequest::new(credential, secret)).await;
+        outcome.map_err(|error| scrubbed(error, secret))
     }
 }
 

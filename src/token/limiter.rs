@@ -205,3 +205,6 @@ impl Add<Nanos> for Moment {
         self + Duration::from(nanos)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,11 +16,12 @@ mod retry_after;
 mod schedule;
 mod source;
 pub mod store;
-mod wire;
+pub mod wire;
 
 pub use access_token::{AccessToken, Generation};
-pub use client::ClientError;
+pub use client::{ClientError, TokenClient, TokenEndpoint};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};
 pub use store::Current;
+pub use wire::Grant;

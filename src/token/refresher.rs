@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::access_token::{AccessToken, Generation};
-use super::client::{ClientError, TokenClient};
-use super::error::{Malformed, TokenError};
+use super::client::TokenEndpoint;
+use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::progress::Progress;
@@ -26,7 +26,6 @@ use super::wire::Grant;
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
 use crate::telemetry::audit;
-use crate::tls::client::Trust;
 
 /// The longest sleep: a machine that was suspended notices within this time that its token is old.
 const RECHECK: Duration = Duration::from_mins(1);
@@ -35,9 +34,9 @@ const SECRET_POLL: Duration = Duration::from_secs(1);
 
 /// Keeps one credential's token fresh.
 #[derive(Debug)]
-pub struct Refresher {
+pub struct Refresher<E> {
     credential: Arc<Credential>,
-    client: TokenClient,
+    endpoint: E,
     limiter: Limiter,
     secret: SecretString,
     writer: Writer,
@@ -61,14 +60,9 @@ enum Step {
     Wait(Moment),
 }
 
-impl Refresher {
+impl<E: TokenEndpoint> Refresher<E> {
     /// A refresher that has not asked yet, and the source that requests read.
-    pub fn new(
-        credential: Arc<Credential>,
-        trust: &Trust,
-        clock: Clock,
-    ) -> Result<(Self, TokenSource), ClientError> {
-        let client = TokenClient::new(&credential, trust)?;
+    pub fn new(credential: Arc<Credential>, endpoint: E, clock: Clock) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
         let demand = Arc::new(Demand::default());
         let (progress, seen) = watch::channel(Progress::default());
@@ -76,7 +70,7 @@ impl Refresher {
         let refresher = Self {
             limiter: Limiter::new(&credential, clock),
             secret: credential.client_secret.initial().clone(),
-            client,
+            endpoint,
             writer,
             store,
             demand,
@@ -89,7 +83,7 @@ impl Refresher {
             no_forced_before: Moment::default(),
             credential,
         };
-        Ok((refresher, source))
+        (refresher, source)
     }
 
     /// Keeps the token fresh for as long as the future is polled.
@@ -134,7 +128,7 @@ impl Refresher {
             () = sleep => {}
             () = self.demand.raised() => {}
         }
-        if latched && self.read_secret() {
+        if latched && self.read_secret().await {
             debug!(credential = %self.credential.name, "secret changed");
             self.limiter.release_latch();
         }
@@ -142,15 +136,15 @@ impl Refresher {
 
     async fn ask(&mut self, cause: Cause) {
         if cause == Cause::Forced {
-            audit::token_rejected(&self.credential.name, self.store.generation());
+            audit::token_rejected(&self.credential.name, self.store.generation().number());
         }
         self.progress.send_modify(|progress| {
             progress.underway = true;
             progress.blocked = None;
         });
-        self.read_secret();
+        self.read_secret().await;
         let sent = self.clock.now();
-        let request = self.client.request(&self.credential, &self.secret);
+        let request = self.endpoint.request(&self.credential, &self.secret);
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
@@ -164,17 +158,25 @@ impl Refresher {
     }
 
     /// Reads the secret again where it may have changed; answers whether it did.
-    fn read_secret(&mut self) -> bool {
-        match self.credential.client_secret.read() {
-            Ok(secret) => {
+    ///
+    /// Aside from this thread: a file may be on a file system that hangs.
+    async fn read_secret(&mut self) -> bool {
+        if !self.credential.client_secret.may_change() {
+            return false;
+        }
+        let credential = Arc::clone(&self.credential);
+        let read = tokio::task::spawn_blocking(move || credential.client_secret.read()).await;
+        match read {
+            Ok(Ok(secret)) => {
                 let changed = secret.expose_secret() != self.secret.expose_secret();
                 self.secret = secret;
                 changed
             }
-            Err(error) => {
+            Ok(Err(error)) => {
                 warn!(credential = %self.credential.name, %error, "secret not readable, kept the last one");
                 false
             }
+            Err(_) => false,
         }
     }
 
@@ -227,7 +229,7 @@ impl Refresher {
         self.limiter.succeeded();
         let event = audit::Refreshed {
             credential: &self.credential.name,
-            generation: token.generation(),
+            generation: token.generation().number(),
             is_new,
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
@@ -250,7 +252,14 @@ impl Refresher {
 
     fn failed(&mut self, error: TokenError, latency: Duration) {
         self.limiter.failed(&error);
-        self.tally.refresh_failed(&self.credential.name, self.store.generation(), &error, latency);
+        let event = audit::Failed {
+            credential: &self.credential.name,
+            generation: self.store.generation().number(),
+            outcome: error.outcome(),
+            needs_a_person: error.class() == Class::Rejected,
+            error: &error,
+        };
+        self.tally.refresh_failed(&event, latency);
         // The next step finds out what keeps the next request back, before any waiter can look.
         let blocked = self.limiter.blocked();
         self.progress.send_modify(|progress| {
@@ -270,3 +279,6 @@ fn has_jwt_form(token: &str) -> bool {
     matches!(parts.as_slice(), [header, payload, _] if !header.is_empty() && !payload.is_empty())
         && parts.into_iter().all(is_base64url)
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,67 @@ async fn sigterm_lets_what_is_in_flight_finish() {
 }
 
 #[tokio::test]
+async fn a_connection_that_was_open_before_the_stop_is_still_answered() {
+    let mut world = Setup::default().quiet().start().await;
+    let mut caller = world.caller().await;
+    // The daemon has it before it hears of the stop.
+    assert_eq!(world.get("/x").await.status, 200);
+
+    world.process.signal(Signal::TERM);
+    world.process.event("draining").await;
+    let reply = caller.send(&Request::get("/last")).await;
+
+    assert_eq!((reply.status, reply.get("connection")), (200, Some("close")));
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    world.check();
+}
+
+#[tokio::test]
+async fn sighup_stops_nothing() {
+    let world = World::start().await;
+
+    world.process.signal(Signal::HUP);
+
+    world.process.event("SIGHUP was ignored: reloading is not supported yet").await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_nobody() {
+    let world = Setup::default().quiet().start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let config = format!(
+        "[server]\nlisten = \"{address}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+         [[routes]]\nupstream = \"http://{}\"\ncredential = \"none\"\n",
+        world.address
+    );
+    std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_bearerd"))
+        .arg("run")
+        .current_dir(folder.path())
+        .env_clear()
+        .env("RUST_LOG", "trace")
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    eventually("the daemon", async || tokio::net::TcpStream::connect(address).await.is_ok()).await;
+
+    // More than any pipe holds.
+    let mut caller = Caller::connect(address).await;
+    for _ in 0..500 {
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+    }
+    drop(child.stderr.take());
+    child.kill().await.unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn what_takes_longer_than_the_drain_is_cut_and_the_end_is_0() {
     let mut world = Setup::default().quiet().server("drain = \"500ms\"").start().await;
     let mut caller = world.caller().await;

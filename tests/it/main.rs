@@ -17,6 +17,8 @@ mod configuration;
 mod lifecycle;
 mod request_loop;
 mod secrets;
+mod shipped;
+mod tidy;
 mod token_endpoint;
 mod unauthorized;
 mod upstream_faults;

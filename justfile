@@ -1,0 +1,38 @@
+# What developers and CI run. `just` alone lists it.
+
+default:
+    @just --list
+
+# Everything that must pass before a commit.
+check: format lint docs test
+
+format:
+    cargo fmt --check
+
+lint:
+    cargo clippy --all-targets --locked -- -D warnings
+
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+test:
+    cargo test --locked
+
+# Licences, advisories, sources (needs cargo-deny).
+deny:
+    cargo deny check
+
+# A real OAuth server, a real SDK and curl; installs what it needs.
+e2e: build
+    tests/e2e/run target/release/bearerd
+
+build:
+    cargo build --release --locked
+
+# Beside nginx, in one run (needs nginx and wrk).
+bench *arguments: build
+    benches/compare {{arguments}}
+
+# The whole thing on loopback.
+demo *arguments:
+    cargo run --release --locked -- demo {{arguments}}

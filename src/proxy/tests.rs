@@ -1,0 +1,251 @@
+//! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
+//! socket test could have.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1 as client;
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::time::Instant;
+
+use super::connect::{Connect, Connecting, Stream};
+use super::guard::Policy;
+use super::pool::{Pool, Upstream};
+use super::replay::{Allowance, Budget};
+use super::route::{Route, Table};
+use super::service::{Service, Shared};
+use super::unauthorized::Hold;
+use super::worker::Worker;
+use crate::clock::Clock;
+use crate::config::{self, Config, Environment};
+use crate::token::error::TokenError;
+use crate::token::{Grant, Refresher, TokenEndpoint};
+
+/// Issues tokens, one after the other, and knows which one is live.
+#[derive(Debug, Default)]
+struct Issuer {
+    asked: AtomicUsize,
+    live: Mutex<String>,
+    is_down: Mutex<bool>,
+}
+
+#[derive(Clone, Debug)]
+struct Endpoint {
+    issuer: Arc<Issuer>,
+    takes: Duration,
+}
+
+impl TokenEndpoint for Endpoint {
+    async fn request(&self, _: &config::Credential, _: &SecretString) -> Result<Grant, TokenError> {
+        let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(self.takes).await;
+        if *self.issuer.is_down.lock().unwrap() {
+            return Err(TokenError::Server { status: 500 });
+        }
+        let token = format!("token-{number}");
+        token.clone_into(&mut self.issuer.live.lock().unwrap());
+        let lifetime = Some(Duration::from_hours(1));
+        Ok(Grant { access_token: token, lifetime, lifetime_was_cut: false, scopes: None })
+    }
+}
+
+/// An API at the other end of a pipe: 200 for the live token, else 401.
+#[derive(Debug)]
+struct Api(Arc<Issuer>);
+
+impl Connect for Api {
+    fn connect(&self) -> Connecting {
+        let (near, far) = tokio::io::duplex(4096);
+        let issuer = Arc::clone(&self.0);
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let live = format!("Bearer {}", issuer.live.lock().unwrap());
+            let is_live = request.headers()[AUTHORIZATION] == live;
+            async move {
+                let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+                if !is_live {
+                    *response.status_mut() = StatusCode::UNAUTHORIZED;
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
+        Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
+    }
+}
+
+struct World {
+    issuer: Arc<Issuer>,
+    worker: Worker,
+}
+
+fn config(lines: &str) -> Config {
+    let text = format!(
+        "[server.limits]\n{lines}\n\
+         [credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
+         client_secret = {{ env = \"S\" }}\n\
+         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
+    );
+    config::parse(Path::new("proxy.toml"), text, &Environment::from([("S", "x")])).unwrap().config
+}
+
+/// One worker, one route, one API, all in memory.
+fn world(lines: &str, token_takes: Duration) -> World {
+    let config = config(lines);
+    let clock = Clock::tokio();
+    let issuer = Arc::new(Issuer::default());
+    let endpoint = Endpoint { issuer: Arc::clone(&issuer), takes: token_takes };
+    let (refresher, source) = Refresher::new(Arc::clone(&config.credentials[0]), endpoint, clock);
+    tokio::task::spawn_local(refresher.run());
+    let upstream = Arc::new(Upstream {
+        index: 0,
+        name: "api".to_owned(),
+        connect: Box::new(Api(Arc::clone(&issuer))),
+        connect_timeout: Duration::from_secs(5),
+    });
+    let mut table = Table::default();
+    let route = Route {
+        name: "/".to_owned(),
+        is_catch_all: true,
+        upstream: Arc::clone(&upstream),
+        host: HeaderValue::from_static("api.example.com"),
+        path_in_front: String::new(),
+        token: Some(source),
+        hold: Hold::default(),
+        timeout: Duration::from_mins(1),
+    };
+    table.add(None, "/", route);
+    let limits = config.server.limits.clone();
+    let shared = Shared {
+        policy: Policy::new(&config.server, "bearerd-test"),
+        table,
+        instance: "bearerd-test".to_owned(),
+        allowance: Allowance {
+            body_bytes: limits.body_bytes,
+            replay_body: limits.replay_body,
+            budget: Arc::new(Budget::new(limits.replay_total)),
+            body_timeout: Some(limits.body_timeout),
+        },
+        token_wait: limits.token_wait,
+        access_log: false,
+        clock,
+    };
+    let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
+    World { issuer, worker: Worker::new(service, limits, Arc::default()) }
+}
+
+impl World {
+    /// A caller's end of a new connection.
+    fn connection(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(4096);
+        self.worker.serve(far, SocketAddr::from(([127, 0, 0, 1], 1)), true);
+        near
+    }
+
+    async fn get(&self) -> Response<Bytes> {
+        let (mut sender, connection) = client::handshake(TokioIo::new(self.connection())).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = Request::get("/x").header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+}
+
+/// Runs a test on a worker's kind of runtime, in paused time.
+fn in_paused_time(test: impl AsyncFnOnce()) {
+    let runtime =
+        Builder::new_current_thread().enable_all().start_paused(true).build_local(LocalOptions::default());
+    runtime.unwrap().block_on(test());
+}
+
+#[test]
+fn ten_thousand_callers_of_a_dead_token_cost_one_token_request() {
+    in_paused_time(async || {
+        let world = world("", Duration::from_millis(500));
+        assert_eq!(world.get().await.status(), 200);
+        world.issuer.live.lock().unwrap().clear();
+        let started = Instant::now();
+
+        let answers = join_all((0..10_000).map(|_| world.get())).await;
+
+        assert!(answers.iter().all(|answer| answer.status() == 200 && answer.body() == "hello"));
+        assert_eq!(world.issuer.asked.load(Ordering::Relaxed), 2);
+        assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    });
+}
+
+#[test]
+fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadline() {
+    in_paused_time(async || {
+        let world = world("token_wait = \"7s\"", Duration::ZERO);
+        *world.issuer.is_down.lock().unwrap() = true;
+        let started = Instant::now();
+
+        let answers = join_all((0..1000).map(|_| world.get())).await;
+
+        assert!(started.elapsed() <= Duration::from_millis(7_100), "{:?}", started.elapsed());
+        for answer in &answers {
+            assert_eq!(answer.status(), 503);
+            let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!(problem["code"], "token_endpoint_unavailable");
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        assert!(world.issuer.asked.load(Ordering::Relaxed) <= 5);
+    });
+}
+
+/// What a caller reads until the end of its connection, and when that was.
+async fn until_the_end(mut stream: DuplexStream) -> (String, Duration) {
+    let started = Instant::now();
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    (text, started.elapsed())
+}
+
+#[test]
+fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
+    in_paused_time(async || {
+        let world = Rc::new(world("header_timeout = \"10s\"\nidle_timeout = \"75s\"", Duration::ZERO));
+        let sweeping = Rc::clone(&world);
+        tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
+        let about = |elapsed: Duration, seconds: f64| (elapsed.as_secs_f64() - seconds).abs() <= 1.01;
+
+        // Nothing ever came.
+        let (text, elapsed) = until_the_end(world.connection()).await;
+        assert!(text.is_empty() && about(elapsed, 10.0), "{elapsed:?}: {text}");
+
+        // A head that does not end.
+        let mut slow = world.connection();
+        slow.write_all(b"GET / HTTP/1.1\r\nhost: local").await.unwrap();
+        let (text, elapsed) = until_the_end(slow).await;
+        assert!(text.contains("request_timeout") && about(elapsed, 10.0), "{elapsed:?}: {text}");
+
+        // Nothing after a request; then the first byte of another.
+        let mut idle = world.connection();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let (text, elapsed) = until_the_end(idle).await;
+        assert!(text.starts_with("HTTP/1.1 200") && about(elapsed, 75.0), "{elapsed:?}: {text}");
+
+        let mut second = world.connection();
+        second.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        second.write_all(b"G").await.unwrap();
+        let (text, elapsed) = until_the_end(second).await;
+        assert!(text.contains("request_timeout") && about(elapsed, 10.0), "{elapsed:?}: {text}");
+    });
+}

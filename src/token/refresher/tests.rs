@@ -1,0 +1,354 @@
+//! The refresh loop against an endpoint in memory, hours of it in paused time.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::config::{Environment, parse};
+use crate::token::error::Malformed;
+use crate::token::progress::Reason;
+use crate::token::source::NotReplaced;
+
+/// What the endpoint does next.
+#[derive(Clone, Debug)]
+enum Act {
+    Token(&'static str, u64),
+    Fail(TokenError),
+    Panic,
+}
+
+/// Answers from a list, then issues a new token of an hour each time; notes when it was asked.
+#[derive(Debug, Default)]
+struct Endpoint {
+    acts: Mutex<VecDeque<Act>>,
+    /// What it does when the list is empty.
+    fallback: Mutex<Option<Act>>,
+    asked: Mutex<Vec<Moment>>,
+    takes: Duration,
+    clock: Option<Clock>,
+}
+
+#[derive(Clone, Debug)]
+struct Shared(Arc<Endpoint>);
+
+impl Endpoint {
+    fn asked(&self) -> Vec<Moment> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count(&self) -> usize {
+        self.asked().len()
+    }
+
+    fn always(&self, act: Option<Act>) {
+        *self.fallback.lock().unwrap() = act;
+    }
+}
+
+impl TokenEndpoint for Shared {
+    async fn request(&self, _: &Credential, _: &SecretString) -> Result<Grant, TokenError> {
+        let number = {
+            let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.push(self.0.clock.unwrap().now());
+            asked.len()
+        };
+        tokio::time::sleep(self.0.takes).await;
+        let act = self.0.acts.lock().unwrap().pop_front();
+        let act = act.or_else(|| self.0.fallback.lock().unwrap().clone());
+        match act {
+            Some(Act::Fail(error)) => Err(error),
+            Some(Act::Panic) => panic!("told to"),
+            Some(Act::Token(token, seconds)) => Ok(grant(token, seconds)),
+            None => Ok(grant(&format!("token-{number}"), 3600)),
+        }
+    }
+}
+
+fn grant(token: &str, seconds: u64) -> Grant {
+    Grant {
+        access_token: token.to_owned(),
+        lifetime: Some(Duration::from_secs(seconds)),
+        lifetime_was_cut: false,
+        scopes: None,
+    }
+}
+
+fn transient() -> TokenError {
+    TokenError::Server { status: 500 }
+}
+
+fn rejected() -> TokenError {
+    TokenError::Rejected { status: 401, code: "invalid_client".into(), description: None }
+}
+
+fn throttled(seconds: u64) -> TokenError {
+    TokenError::Throttled { status: 429, retry_after: Some(Duration::from_secs(seconds)) }
+}
+
+fn credential(lines: &str) -> Arc<Credential> {
+    let text = format!(
+        "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
+         client_secret = {{ env = \"S\" }}\n{lines}\n\
+         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
+    );
+    let environment = Environment::from([("S", "secret")]);
+    let config = parse("proxy.toml".as_ref(), text, &environment).unwrap().config;
+    Arc::clone(&config.credentials[0])
+}
+
+/// A refresher that runs, with its endpoint and its source.
+fn start(lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
+    let clock = Clock::tokio();
+    let endpoint = Arc::new(Endpoint {
+        acts: Mutex::new(acts.iter().cloned().collect()),
+        takes,
+        clock: Some(clock),
+        ..Endpoint::default()
+    });
+    let (refresher, source) = Refresher::new(credential(lines), Shared(Arc::clone(&endpoint)), clock);
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(refresher.run());
+    (endpoint, source)
+}
+
+const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
+const AT_ONCE: Duration = Duration::ZERO;
+const HOUR: Duration = Duration::from_hours(1);
+
+fn gaps(asked: &[Moment]) -> Vec<f64> {
+    asked.windows(2).map(|pair| pair[0].until(pair[1]).as_secs_f64()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_replaced_before_its_end_for_as_long_as_the_daemon_runs() {
+    let (endpoint, source) = start("", AT_ONCE, &[]);
+    for _ in 0..24 * 60 {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        assert!(source.current().is_some());
+    }
+    let asked = endpoint.count();
+    assert!((26..=27).contains(&asked), "{asked} requests a day, for tokens of an hour");
+    assert!(gaps(&endpoint.asked()).iter().all(|gap| (3265.0..=3301.0).contains(gap)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_waiters_for_the_first_token_cost_one_request() {
+    let (endpoint, source) = start("", Duration::from_millis(500), &[]);
+
+    let tokens = join_all((0..10_000).map(|_| source.wait(Duration::from_secs(10)))).await;
+
+    assert!(tokens.iter().all(Result::is_ok));
+    assert_eq!(endpoint.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_rejections_of_one_generation_cost_one_request() {
+    let (endpoint, source) = start("", Duration::from_millis(500), &[]);
+    let dead = source.wait(HOUR).await.unwrap().generation();
+
+    let tokens = join_all((0..10_000).map(|_| source.replace(dead, Duration::from_secs(10)))).await;
+
+    assert!(tokens.iter().all(|token| token.as_ref().is_ok_and(|token| token.generation() > dead)));
+    assert_eq!(endpoint.count(), 2);
+    // A straggler with the dead generation costs nothing more.
+    assert!(source.replace(dead, Duration::from_secs(10)).await.is_ok());
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_leaves_takes_nothing_with_it() {
+    let (endpoint, source) = start("", Duration::from_secs(1), &[]);
+    let dead = source.wait(HOUR).await.unwrap().generation();
+    let left = tokio::time::timeout(Duration::from_millis(100), source.replace(dead, HOUR)).await;
+    assert!(left.is_err());
+
+    assert!(source.replace(dead, HOUR).await.is_ok());
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_endpoint_down_waiters_are_told_at_their_deadline() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Fail(transient())));
+    let started = tokio::time::Instant::now();
+
+    let outcomes = join_all((0..10_000).map(|_| source.wait(Duration::from_secs(10)))).await;
+
+    assert!(started.elapsed() <= Duration::from_secs(10));
+    for outcome in outcomes {
+        let unavailable = outcome.unwrap_err();
+        assert_eq!(unavailable.reason, Reason::EndpointUnavailable);
+        assert!(unavailable.retry_after.is_some());
+    }
+    assert!(endpoint.count() <= 6, "{}", endpoint.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_hours_is_asked_about_once_a_minute_and_ends_by_itself() {
+    let (endpoint, source) = start("", AT_ONCE, &[]);
+    assert!(source.wait(HOUR).await.is_ok());
+    endpoint.always(Some(Act::Fail(transient())));
+    for minute in 0..6 * 60 {
+        assert_eq!(source.current().is_some(), minute < 60, "minute {minute}");
+        tokio::time::sleep(Duration::from_mins(1)).await;
+    }
+    let asked = endpoint.count();
+    // Equal jitter: between half a minute and a minute apart, from minute 55 on.
+    assert!((300..=640).contains(&asked), "{asked}");
+
+    endpoint.always(None);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert!(source.current().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_from_a_second_to_a_minute_with_equal_jitter() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Fail(transient())));
+    let _ = source.wait(HOUR).await;
+
+    let gaps = gaps(&endpoint.asked());
+    for (gap, step) in gaps.iter().zip([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]) {
+        assert!((step / 2.0..=step + 0.01).contains(gap), "{gap} for a step of {step}: {gaps:?}");
+    }
+    assert!(gaps.len() > 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_is_asked_about_rarely_and_its_cause_is_told_at_once() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Fail(rejected())));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let asked_at = tokio::time::Instant::now();
+    let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
+    assert_eq!(unavailable.reason, Reason::ClientRejected);
+    assert_eq!(unavailable.retry_after, None);
+    assert_eq!(asked_at.elapsed(), Duration::ZERO);
+
+    tokio::time::sleep(HOUR).await;
+    let gaps = gaps(&endpoint.asked());
+    assert_eq!(
+        gaps.iter().map(|gap| gap.round()).take(6).collect::<Vec<_>>(),
+        [30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_holds_for_every_cause() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    let dead = source.wait(HOUR).await.unwrap().generation();
+    endpoint.acts.lock().unwrap().push_back(Act::Fail(throttled(120)));
+
+    let first = source.replace(dead, Duration::from_secs(10)).await;
+    assert!(
+        matches!(&first, Err(NotReplaced::Unavailable(unavailable)) if unavailable.reason == Reason::EndpointRateLimited),
+        "{first:?}"
+    );
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked_at = tokio::time::Instant::now();
+        assert!(source.replace(dead, Duration::from_secs(10)).await.is_err());
+        assert_eq!(asked_at.elapsed(), Duration::ZERO, "it is known that waiting cannot help");
+        assert!(source.current().is_some(), "the old token is served meanwhile");
+    }
+    assert_eq!(endpoint.count(), 2);
+
+    assert!(source.replace(dead, Duration::from_mins(1)).await.is_ok());
+    let asked = endpoint.asked();
+    let gap = asked[1].until(asked[2]);
+    assert!(gap >= Duration::from_mins(2) && gap < Duration::from_secs(122), "{gap:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_year_in_retry_after_is_cut_to_the_maximum() {
+    let (endpoint, source) = start("retry_after_max = \"15m\"", AT_ONCE, &[Act::Fail(throttled(31_536_000))]);
+
+    assert!(source.wait(Duration::from_mins(17)).await.is_ok());
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn forced_refreshes_leave_half_of_the_quota_to_the_schedule() {
+    let (endpoint, source) = start("quota = { requests = 4, per = \"1h\" }", AT_ONCE, &[]);
+    let mut generation = source.wait(HOUR).await.unwrap().generation();
+    for _ in 0..2 {
+        generation = source.replace(generation, HOUR).await.unwrap().generation();
+    }
+
+    let third = source.replace(generation, Duration::from_secs(10)).await;
+
+    assert!(
+        matches!(&third, Err(NotReplaced::Unavailable(unavailable)) if unavailable.reason == Reason::QuotaExhausted),
+        "{third:?}"
+    );
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_request_is_a_failure_like_another() {
+    let (endpoint, source) = start("", AT_ONCE, &[Act::Panic]);
+
+    assert!(source.wait(Duration::from_secs(10)).await.is_ok());
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_no_new_generation_and_no_loop() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Token("same", 3600)));
+    let first = source.wait(HOUR).await.unwrap().generation();
+
+    assert!(matches!(source.replace(first, HOUR).await, Err(NotReplaced::Unchanged)));
+    for _ in 0..1000 {
+        assert!(matches!(source.replace(first, HOUR).await, Err(NotReplaced::Unchanged)));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(endpoint.count() <= 3, "{}", endpoint.count());
+    assert_eq!(source.generation(), first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handful_of_times() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    let started = tokio::time::Instant::now();
+    while started.elapsed() < HOUR {
+        let left = 3600 - started.elapsed().as_secs();
+        endpoint.always(Some(Act::Token("same", left.max(1))));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    endpoint.always(None);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+
+    assert!(source.current().is_some());
+    let asked = endpoint.count();
+    assert!((2..=8).contains(&asked), "{asked}");
+    assert!(source.generation() > Generation::NONE.next());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_a_second_does_not_become_a_storm() {
+    let (endpoint, _source) = start("", AT_ONCE, &[]);
+    endpoint.always(None);
+    for number in 0..10_000 {
+        endpoint.acts.lock().unwrap().push_back(Act::Token(["a", "b", "c", "d", "e"][number % 5], 1));
+    }
+    tokio::time::sleep(HOUR).await;
+
+    // Ten at once, then ten a minute: the quota.
+    assert!(endpoint.count() <= 10 + 600 + 1, "{}", endpoint.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_answer_keeps_the_valid_token() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("good", 100)]);
+    assert!(source.wait(HOUR).await.is_ok());
+    endpoint.always(Some(Act::Fail(TokenError::Malformed(Malformed::Empty))));
+
+    tokio::time::sleep(Duration::from_secs(99)).await;
+    assert!(source.current().is_some());
+    assert!(endpoint.count() >= 4, "the margin gives several tries: {}", endpoint.count());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(source.current().is_none());
+}

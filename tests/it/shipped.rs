@@ -1,0 +1,81 @@
+//! What is shipped beside the binary says what the binary does.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bearerd::config::file::Section;
+use bearerd::config::{Config, Environment, parse};
+
+fn shipped() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml")).unwrap()
+}
+
+fn resolved(text: &str) -> Config {
+    let environment = Environment::from([("API_CLIENT_SECRET", "x")]);
+    let folder = tempfile::tempdir().unwrap();
+    let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
+    std::fs::create_dir(folder.path().join("certs")).unwrap();
+    std::fs::write(folder.path().join("certs/ca.pem"), pki.authority_pem()).unwrap();
+    let checked = parse(&folder.path().join("proxy.toml"), text.to_owned(), &environment);
+    checked.unwrap_or_else(|problems| panic!("{problems}")).config
+}
+
+/// A commented-out key: `#key = value`.
+fn is_commented_key(line: &str) -> bool {
+    line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+}
+
+/// Keys whose line shows an example, because they have no default.
+fn is_example(line: &str) -> bool {
+    ["#host = ", "#ca_file = "].iter().any(|key| line.starts_with(key))
+}
+
+/// What a configuration comes to, without what differs between two readings of the same.
+fn shape(config: &Config) -> String {
+    format!("{config:#?}")
+}
+
+#[test]
+fn the_shipped_configuration_is_good_and_its_comments_show_the_defaults() {
+    let as_shipped = resolved(&shipped());
+    let uncommented: String = shipped()
+        .lines()
+        .map(|line| if is_commented_key(line) && !is_example(line) { &line[1..] } else { line })
+        .fold(String::new(), |mut text, line| {
+            writeln!(text, "{line}").unwrap();
+            text
+        });
+
+    assert_eq!(shape(&resolved(&uncommented)), shape(&as_shipped));
+}
+
+#[test]
+fn the_shipped_configuration_shows_every_key_and_the_examples_are_good() {
+    let all: String = shipped()
+        .lines()
+        .map(|line| if is_commented_key(line) { &line[1..] } else { line })
+        .fold(String::new(), |mut text, line| {
+            writeln!(text, "{line}").unwrap();
+            text
+        });
+    resolved(&all);
+
+    let table: toml::Table = toml::from_str(&all).unwrap();
+    let keys = |table: &toml::Table| table.keys().cloned().collect::<BTreeSet<_>>();
+    let server = table["server"].as_table().unwrap();
+    let credential = table["credentials"]["api"].as_table().unwrap();
+    let route = table["routes"][0].as_table().unwrap();
+    for (section, shown) in [
+        (Section::Root, keys(&table)),
+        (Section::Server, keys(server)),
+        (Section::Limits, keys(server["limits"].as_table().unwrap())),
+        (Section::Admin, keys(table["admin"].as_table().unwrap())),
+        (Section::Credential, keys(credential)),
+        (Section::Route, keys(route)),
+        (Section::Log, keys(table["log"].as_table().unwrap())),
+    ] {
+        let known: BTreeSet<String> = section.keys().iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(shown, known, "{section:?}");
+    }
+}

@@ -1,0 +1,104 @@
+//! What no compiler checks about this project's own files.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust files below a folder, with their text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root()).unwrap().to_owned(), text));
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+/// A file's production code: what stands above its tests.
+fn production(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests").next().unwrap()
+}
+
+/// All files below a folder that are not tests as a whole.
+fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
+    sources(folder).into_iter().filter(|(path, _)| !path.ends_with("tests.rs"))
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+        assert!(text.starts_with("//! "), "{} has no module docs", path.display());
+    }
+}
+
+#[test]
+fn a_file_is_one_thing_and_not_several() {
+    for (path, text) in production_sources("src") {
+        let lines = production(&text).lines().count();
+        assert!(lines <= 420, "{} has {lines} lines of production code", path.display());
+    }
+}
+
+#[test]
+fn no_file_is_named_for_having_no_purpose() {
+    for (path, _) in sources("src") {
+        for part in path.iter().filter_map(|part| part.to_str()) {
+            let name = part.trim_end_matches(".rs");
+            let empty = ["util", "utils", "common", "helper", "helpers", "manager", "misc", "shared", "core"];
+            assert!(!empty.contains(&name), "{}", path.display());
+        }
+    }
+}
+
+/// `app`, `cli` and `demo` know all; the others only what is below them.
+#[test]
+fn dependencies_point_one_way() {
+    let allowed: [(&str, &[&str]); 9] = [
+        ("clock", &[]),
+        ("lifecycle", &[]),
+        ("config", &["config"]),
+        ("tls", &["config", "tls"]),
+        ("telemetry", &["config", "telemetry"]),
+        ("token", &["clock", "config", "telemetry", "tls", "token"]),
+        ("proxy", &["clock", "config", "lifecycle", "proxy", "telemetry", "token"]),
+        ("admin", &["admin", "config", "lifecycle", "telemetry", "token"]),
+        ("demo", &["app", "config", "demo"]),
+    ];
+    for (path, text) in production_sources("src") {
+        let module = path.iter().nth(1).and_then(|part| part.to_str()).unwrap().trim_end_matches(".rs");
+        let Some((_, allowed)) = allowed.iter().find(|(name, _)| *name == module) else { continue };
+        for line in production(&text).lines() {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                assert!(allowed.contains(&used.as_str()), "{} uses {used}: {line}", path.display());
+            }
+        }
+    }
+}
+
+/// The request loop takes no lock; the store has one writer.
+#[test]
+fn what_is_absent_stays_absent() {
+    for (path, text) in production_sources("src/proxy") {
+        for lock in ["Mutex", "RwLock", "Condvar", "parking_lot"] {
+            assert!(!production(&text).contains(lock), "{} takes a lock: {lock}", path.display());
+        }
+    }
+    for (path, text) in sources("src") {
+        let writes = production(&text).contains(".publish(");
+        assert!(!writes || path.ends_with("token/refresher.rs"), "{} writes the store", path.display());
+        assert!(!text.contains("#[allow("), "{}: use #[expect(…, reason = …)]", path.display());
+        assert!(!text.contains("#[ignore"), "{} has a test that does not run", path.display());
+    }
+}
