@@ -1,0 +1,76 @@
+// Starts the servers on free loopback ports and says where they are, a line each: node servers/main.js FOLDER
+//
+// The folder has server.pem and server.key, and the OAuth client's secret in client_secret. The control address
+// lets the checks revoke the token and ask what has happened; its answers are lines for a shell.
+import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import http from 'node:http';
+import path from 'node:path';
+
+import { Api } from './api.js';
+import { AuthorizationServer, Client } from './authorization_server.js';
+
+const folder = process.argv[2];
+const file = (name) => readFileSync(path.join(folder, name), 'utf8');
+
+const client = new Client('legacy-gateway', file('client_secret').trimEnd());
+const resourceServer = new Client('queues-api', randomBytes(16).toString('hex'));
+const authorizationServer = await AuthorizationServer.start(client, resourceServer);
+const api = await Api.start({ cert: file('server.pem'), key: file('server.key') }, authorizationServer);
+
+let revocations = 0;
+let tokenRequestsBefore = 0;
+
+const controls = {
+  // Revokes the token that was issued last; the counts start again.
+  'POST /revoke': async () => {
+    await authorizationServer.revoke(authorizationServer.issued.at(-1));
+    revocations += 1;
+    tokenRequestsBefore = authorizationServer.tokenRequests;
+    api.accepted = 0;
+    api.rejected = 0;
+    return 'revoked';
+  },
+  // What has happened since the last revocation.
+  'GET /counts': () => {
+    const tokenRequests = authorizationServer.tokenRequests - tokenRequestsBefore;
+    return `token_requests=${tokenRequests} rejected=${api.rejected} accepted=${api.accepted}`;
+  },
+  'GET /totals': () => `token_requests=${authorizationServer.tokenRequests} revocations=${revocations}`,
+  'GET /violations': () => api.violations.join('\n'),
+  // All that must be in nobody's log, in every dress.
+  'GET /secrets': () => {
+    const secrets = [client.secret, ...authorizationServer.issued];
+    return [client.credentials, ...secrets.flatMap(dresses)].join('\n');
+  },
+  // The API answers nobody until that many requests are there.
+  'POST /hold': (parameters) => {
+    api.hold(Number(parameters.get('requests')));
+    return 'holding';
+  },
+};
+
+const control = http.createServer(async (request, response) => {
+  const url = new URL(request.url, 'http://127.0.0.1');
+  const action = controls[`${request.method} ${url.pathname}`];
+  if (action === undefined) return response.writeHead(404).end();
+  try {
+    response.end(`${await action(url.searchParams)}\n`);
+  } catch (error) {
+    console.error('control:', error);
+    response.writeHead(500).end(`${error.message}\n`);
+  }
+});
+
+function dresses(secret) {
+  const base64 = Buffer.from(secret).toString('base64').replace(/=+$/, '');
+  const base64url = Buffer.from(secret).toString('base64url');
+  return [secret, secret.slice(0, 12), new URLSearchParams({ '': secret }).toString().slice(1), base64, base64url];
+}
+
+control.listen(0, '127.0.0.1', () => {
+  console.log(`token_url ${authorizationServer.issuer}/token`);
+  console.log(`api_url https://${api.host}`);
+  console.log(`control_url http://127.0.0.1:${control.address().port}`);
+  console.log('ready');
+});
