@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 
+/// How long a request is read on after it was answered, for the caller to take the answer.
+pub const LINGER: Duration = Duration::from_secs(5);
+
 /// How long a new connection has to begin a request when the daemon is about to stop.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
@@ -158,12 +161,12 @@ impl Caller {
     }
 
     /// Ends the connection if what it is doing takes too long.
-    pub fn sweep(&self, limits: &Limits, linger: Duration) {
+    pub fn sweep(&self, limits: &Limits) {
         let (allowed, end) = match self.phase.get() {
             Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
             Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
             Phase::Idle => (limits.idle_timeout, End::AtOnce),
-            Phase::Lingering => (linger, End::AtOnce),
+            Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,
         };
         if self.now.get().duration_since(self.since.get()) >= allowed {

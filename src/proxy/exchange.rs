@@ -118,7 +118,8 @@ impl Drop for Exchange {
 impl Exchange {
     fn write(&self, is_failure: bool) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
-        let duration_ms = self.started.elapsed().as_secs_f64() * 1000.0;
+        // To a microsecond.
+        let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let Outcome { route, status, code, error, generation, is_replayed, is_complete, bytes } =
             &self.outcome;
         macro_rules! write {

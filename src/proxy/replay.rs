@@ -120,15 +120,22 @@ impl Drop for Reservation {
     }
 }
 
+impl<B> Default for Payload<B> {
+    /// That of a request without one.
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
 impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
-    /// Takes over a caller's body; `keep` says whether there may be a second attempt at all.
-    pub fn new(body: B, allowance: &Allowance, keep: bool) -> Self {
+    /// Takes over a caller's body.
+    pub fn new(body: B, allowance: &Allowance) -> Self {
         if body.is_end_stream() {
             return Self(None);
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
         let reserved = Reservation { budget: Arc::clone(&allowance.budget), bytes: 0 };
-        let kept = (keep && fits).then_some(Kept { bytes: Vec::new(), reserved });
+        let kept = fits.then_some(Kept { bytes: Vec::new(), reserved });
         let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
@@ -164,7 +171,14 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         self.0.as_ref().is_none_or(|shared| shared.source.borrow().kept.is_some())
     }
 
-    /// There will be no further attempt: lets go of what was kept, and no longer hurries the caller.
+    /// There will be no further attempt: lets go of what was kept.
+    pub fn forget(&self) {
+        if let Some(shared) = &self.0 {
+            shared.source.borrow_mut().kept = None;
+        }
+    }
+
+    /// The answer is there: nothing is kept, and the caller is no longer hurried.
     pub fn settle(&self) {
         if let Some(shared) = &self.0 {
             let mut source = shared.source.borrow_mut();
@@ -172,6 +186,20 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             source.stall = None;
             source.allowance.body_timeout = None;
         }
+    }
+
+    /// Reads what the caller still sends and throws it away, for a while: it is answered, and has to be able to
+    /// end its request to see that (RFC 9113 §8.1).
+    pub async fn drain(self, within: Duration) {
+        self.settle();
+        let Some(shared) = self.0 else { return };
+        shared.attempt.set(u32::MAX);
+        let end = std::future::poll_fn(|cx| {
+            while let Some(Ok(_)) = ready!(shared.poll_source(cx)) {}
+            Poll::Ready(())
+        });
+        // Whoever takes longer has had its answer for as long.
+        let _ = tokio::time::timeout(within, end).await;
     }
 
     /// What was wrong with the body, if something was.

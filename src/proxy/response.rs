@@ -8,18 +8,22 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::caller::LINGER;
+use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::Answered;
 use super::pool::Lease;
 use super::replay::{Attempt, Payload};
 
-/// The body of an answer, and the exchange that ends with it.
+/// The body of an answer, with what ends when it does.
 pub struct AnswerBody {
     content: Content,
+    /// The request's own body, some of which may still be on its way.
+    payload: Payload<Incoming>,
     exchange: Exchange,
 }
 
@@ -30,34 +34,37 @@ enum Content {
     Upstream(Relay),
 }
 
-/// A body of an upstream with what it depends on.
-pub struct Relay {
+/// A body of an upstream, with the connection that it comes from.
+struct Relay {
     body: Incoming,
     lease: Option<Lease<Attempt<Incoming>>>,
-    /// The request's own body, which may still be on its way to the upstream.
+    is_complete: bool,
+}
+
+/// An upstream's answer for the caller.
+pub fn relay(
+    answered: Answered<Attempt<Incoming>>,
     payload: Payload<Incoming>,
-}
-
-impl AnswerBody {
-    /// Our own words.
-    pub fn whole(content: Bytes, exchange: Exchange) -> Self {
-        Self { content: Content::Whole(content), exchange }
-    }
-
-    /// What the upstream says.
-    pub fn upstream(relay: Relay, exchange: Exchange) -> Self {
-        Self { content: Content::Upstream(relay), exchange }
-    }
-}
-
-/// Takes an upstream's answer apart: its head, and its body as it will be relayed.
-pub fn relay(answered: Answered<Attempt<Incoming>>, payload: Payload<Incoming>) -> Response<Relay> {
+    mut exchange: Exchange,
+) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
+    exchange.answered(response.status());
     response.map(|body| {
-        let mut relay = Relay { body, lease: Some(lease), payload };
-        relay.give_back_at_end();
-        relay
+        let mut relay = Relay { body, lease: Some(lease), is_complete: false };
+        relay.end_if_complete();
+        AnswerBody { content: Content::Upstream(relay), payload, exchange }
     })
+}
+
+/// An answer of our own for the caller.
+pub fn refuse(
+    error: &ProxyError,
+    payload: Payload<Incoming>,
+    mut exchange: Exchange,
+) -> Response<AnswerBody> {
+    exchange.failed(error);
+    let response = error.response(exchange.version());
+    response.map(|body| AnswerBody { content: Content::Whole(body), payload, exchange })
 }
 
 /// Lets go of an answer that nobody will see; keeps its connection if the rest of it has already arrived.
@@ -87,8 +94,8 @@ impl Relay {
             frame = Pin::new(&mut self.body).poll_frame(cx);
         }
         match &frame {
-            Poll::Ready(None) => self.give_back(),
-            Poll::Ready(Some(Ok(_))) => self.give_back_at_end(),
+            Poll::Ready(None) => self.end(),
+            Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
             // Whatever is left of it belongs to a broken message.
             Poll::Ready(Some(Err(_))) => self.lease = None,
             Poll::Pending => {}
@@ -96,13 +103,14 @@ impl Relay {
         frame
     }
 
-    fn give_back_at_end(&mut self) {
+    fn end_if_complete(&mut self) {
         if self.body.is_end_stream() {
-            self.give_back();
+            self.end();
         }
     }
 
-    fn give_back(&mut self) {
+    fn end(&mut self) {
+        self.is_complete = true;
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -146,22 +154,23 @@ impl Body for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        let payload_was_read = match &self.content {
-            Content::Whole(content) => {
-                if content.is_empty() {
-                    self.exchange.completed();
-                }
-                true
-            }
-            Content::Upstream(relay) => {
-                if relay.lease.is_none() && relay.body.is_end_stream() {
-                    self.exchange.completed();
-                }
-                relay.payload.is_at_end()
-            }
+        let is_complete = match &self.content {
+            Content::Whole(content) => content.is_empty(),
+            Content::Upstream(relay) => relay.is_complete,
         };
-        if !payload_was_read {
+        if is_complete {
+            self.exchange.completed();
+        }
+        if self.payload.is_at_end() {
+            return;
+        }
+        if self.exchange.version() < Version::HTTP_2 {
+            // The connection ends with this answer; what is left on it is read when it is closed.
             self.exchange.caller().leave_unread();
+        } else if let Ok(_runtime) = tokio::runtime::Handle::try_current() {
+            // Other streams go on: what is left of this one is read beside them.
+            let payload = std::mem::take(&mut self.payload);
+            tokio::task::spawn_local(payload.drain(LINGER));
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 
 use super::authorize::{Authorization, authorize, no_token};
 use super::caller::Caller;
@@ -22,7 +22,7 @@ use super::guard::{self, Policy};
 use super::headers;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
-use super::response::{self, AnswerBody, Relay};
+use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
 use super::unauthorized::{Decision, is_insufficient_scope};
 use crate::clock::Clock;
@@ -77,55 +77,48 @@ impl Service {
         caller: Rc<Caller>,
     ) -> Result<Response<AnswerBody>, Infallible> {
         let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
-        let has_body = !request.body().is_end_stream();
-        match self.proxy(request, &mut exchange).await {
-            Ok(response) => {
-                exchange.answered(response.status());
-                Ok(response.map(|relay| AnswerBody::upstream(relay, exchange)))
-            }
-            Err(error) => {
-                exchange.failed(&error);
-                if has_body {
-                    caller.leave_unread();
-                }
-                let response = error.response(exchange.version());
-                Ok(response.map(|body| AnswerBody::whole(body, exchange)))
-            }
-        }
+        let (head, body) = request.into_parts();
+        let payload = Payload::new(body, &self.shared.allowance);
+        let response = match self.proxy(head, &payload, &mut exchange).await {
+            Ok(answered) => response::relay(answered, payload, exchange),
+            Err(error) => response::refuse(&error, payload, exchange),
+        };
+        Ok(response)
     }
 
     /// The way of a request, in the order of the arrow.
     async fn proxy(
         &self,
-        request: Request<Incoming>,
+        mut head: Parts,
+        payload: &Payload<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<Response<Relay>, ProxyError> {
-        let (mut head, body) = request.into_parts();
+    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
         let version = head.version;
         let route = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
-        let payload = self.receive(&head, body, route)?;
         self.address(&mut head, route)?;
 
-        let answered = match &route.token {
-            None => self.attempt(route, head, payload.first(), &payload, None, exchange).await?,
+        let mut answered = match &route.token {
+            None => {
+                payload.forget();
+                self.attempt(route, head, payload, payload.first(), None, exchange).await?
+            }
             Some(source) => {
                 let authorization = authorize(source, self.shared.token_wait).await?;
                 let generation = authorization.generation;
                 let again = head.clone();
                 let body = payload.first();
                 let answered =
-                    self.attempt(route, head, body, &payload, Some(&authorization), exchange).await?;
+                    self.attempt(route, head, payload, body, Some(&authorization), exchange).await?;
                 let first = Outcome { answered, generation };
-                self.recover(route, source, first, again, &payload, exchange).await?
+                self.recover(route, source, first, again, payload, exchange).await?
             }
         };
 
         payload.settle();
-        let mut response = response::relay(answered, payload);
-        let received_in = std::mem::replace(response.version_mut(), version);
-        headers::for_caller(response.headers_mut(), received_in, &self.shared.instance);
-        Ok(response)
+        let received_in = std::mem::replace(answered.response.version_mut(), version);
+        headers::for_caller(answered.response.headers_mut(), received_in, &self.shared.instance);
+        Ok(answered)
     }
 
     /// Whether the request may go anywhere, and where.
@@ -138,19 +131,13 @@ impl Service {
         if target.is_ambiguous && !route.is_catch_all {
             return Err(ProxyError::BadRequest("the path could be read as one of another route"));
         }
-        Ok(route)
-    }
-
-    /// Takes the body over, unless it is known to be too large.
-    fn receive(&self, head: &Parts, body: Incoming, route: &Route) -> Result<Payload<Incoming>, ProxyError> {
-        let allowance = &self.shared.allowance;
-        if let Some(limit) = allowance.body_bytes {
+        if let Some(limit) = self.shared.allowance.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {
                 return Err(ProxyError::BodyTooLarge { limit });
             }
         }
-        Ok(Payload::new(body, allowance, route.token.is_some()))
+        Ok(route)
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
@@ -170,8 +157,8 @@ impl Service {
         &self,
         route: &Route,
         mut head: Parts,
-        body: Attempt<Incoming>,
         payload: &Payload<Incoming>,
+        body: Attempt<Incoming>,
         authorization: Option<&Authorization>,
         exchange: &mut Exchange,
     ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
@@ -219,7 +206,7 @@ impl Service {
         };
         response::discard(answered);
 
-        let replayed = self.attempt(route, head, body, payload, Some(&authorization), exchange).await?;
+        let replayed = self.attempt(route, head, payload, body, Some(&authorization), exchange).await?;
         if is_accepted(&replayed) {
             route.hold.replay_accepted(authorization.generation);
         } else if was_asked_for && replayed.response.status() == StatusCode::UNAUTHORIZED {

@@ -29,8 +29,6 @@ use crate::lifecycle::{Stage, Threads};
 /// The longest time between two looks at the connections.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
 const SWEEP_MIN: Duration = Duration::from_millis(10);
-/// How long a connection is read from after its last answer, for the caller to take it.
-const LINGER: Duration = Duration::from_secs(5);
 /// Connections handed over and not yet taken.
 const BACKLOG: usize = 1024;
 
@@ -213,7 +211,7 @@ impl Worker {
         let now = Instant::now();
         self.callers.now.set(now);
         for caller in self.callers.all.borrow().iter() {
-            caller.sweep(&self.limits, LINGER);
+            caller.sweep(&self.limits);
         }
         for pool in self.service.pools() {
             pool.reap(now);

@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use crate::harness::raw::{RawPeer, read_head};
 use crate::harness::{Caller, Http2Caller, Process, Request, Setup, World, eventually};
 
 #[tokio::test]
@@ -138,6 +144,38 @@ async fn what_takes_longer_than_the_drain_is_cut_and_the_end_is_0() {
     assert_eq!(world.process.ended().await.code(), Some(0));
     assert!((450..2000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert!(caller.is_closed().await);
+    world.check();
+}
+
+#[tokio::test]
+async fn streams_in_both_directions_are_cut_without_a_panic() {
+    let both_ways = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n").await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut world = Setup::default()
+        .quiet()
+        .unprotected()
+        .without_token()
+        .server("drain = \"300ms\"")
+        .upstream(format!("http://{}", both_ways.address))
+        .start()
+        .await;
+    let stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let endless = futures_util::stream::pending::<Result<Frame<Bytes>, std::io::Error>>();
+    let request =
+        http::Request::post(format!("http://{}/x", world.address)).body(StreamBody::new(endless)).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+
+    world.process.signal(Signal::TERM);
+
+    assert_eq!(world.process.ended().await.code(), Some(0));
     world.check();
 }
 

@@ -491,6 +491,19 @@ async fn a_large_refused_upload_still_gets_to_read_its_refusal() {
 }
 
 #[tokio::test]
+async fn over_http_2_too_a_refused_upload_gets_to_read_its_refusal() {
+    let world = Setup::default().quiet().start().await;
+    // Each upload is read to its end: a stream that is reset makes some callers drop the answer they had.
+    let mut caller = Http2Caller::connect(world.address).await;
+    for _ in 0..100 {
+        let refused = Request::post("/a/../b", &vec![b'x'; 300_000]);
+        assert_eq!(caller.send(&refused).await.code().as_deref(), Some("bad_request"));
+    }
+    assert_eq!(caller.send(&Request::get("/x")).await.status, 200, "and the connection is none the worse");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_loop_is_found() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let own = reserved.local_addr().unwrap();
@@ -523,6 +536,9 @@ async fn every_request_is_written_to_the_log_without_its_query() {
     assert_eq!(events[0]["path"], "/x/y");
     assert_eq!((events[0]["status"].as_u64(), events[0]["generation"].as_u64()), (Some(200), Some(1)));
     assert_eq!(events[0]["complete"], true);
+    world.get("/trickle/2").await;
+    eventually("a third", async || world.process.events("request").len() == 3).await;
+    assert_eq!(world.process.events("request")[2]["complete"], true, "a chunked answer too");
     assert_eq!(events[1]["code"], "method_not_supported");
     assert!(!world.process.output().contains("hunter2"));
     world.finish().await;

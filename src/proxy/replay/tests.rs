@@ -80,7 +80,7 @@ async fn a_body_that_was_read_to_its_end_is_sent_again_as_a_whole() {
     for (body, length) in
         [(pieces(&["one ", "two ", "three"]), None), (with_length(&["one ", "two ", "three"]), Some(13))]
     {
-        let payload = Payload::new(body, &roomy(), true);
+        let payload = Payload::new(body, &roomy());
         assert_eq!(rest(&mut payload.first()).await.unwrap(), "one two three");
 
         let mut again = payload.again().unwrap();
@@ -91,7 +91,7 @@ async fn a_body_that_was_read_to_its_end_is_sent_again_as_a_whole() {
 
 #[tokio::test]
 async fn a_body_that_was_read_in_part_is_sent_from_its_beginning_and_then_the_rest() {
-    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &roomy(), true);
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &roomy());
     let mut first = payload.first();
     assert_eq!(next(&mut first).await.unwrap().unwrap(), "one ");
 
@@ -101,14 +101,14 @@ async fn a_body_that_was_read_in_part_is_sent_from_its_beginning_and_then_the_re
 
 #[tokio::test]
 async fn a_body_that_was_not_read_at_all_is_sent_again() {
-    let payload = Payload::new(pieces(&["all"]), &roomy(), true);
+    let payload = Payload::new(pieces(&["all"]), &roomy());
 
     assert_eq!(rest(&mut payload.again().unwrap()).await.unwrap(), "all");
 }
 
 #[tokio::test]
 async fn a_request_without_a_body_is_sent_again() {
-    let payload = Payload::new(with_length(&[]), &roomy(), true);
+    let payload = Payload::new(with_length(&[]), &roomy());
 
     assert!(payload.first().is_end_stream());
     assert!(payload.is_replayable() && payload.is_at_end());
@@ -118,7 +118,7 @@ async fn a_request_without_a_body_is_sent_again() {
 
 #[tokio::test]
 async fn the_attempt_before_reads_no_further() {
-    let payload = Payload::new(pieces(&["one ", "two"]), &roomy(), true);
+    let payload = Payload::new(pieces(&["one ", "two"]), &roomy());
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
     let mut again = payload.again().unwrap();
@@ -130,7 +130,7 @@ async fn the_attempt_before_reads_no_further() {
 
 #[tokio::test]
 async fn a_body_that_grows_too_large_streams_on_and_is_not_sent_again() {
-    let payload = Payload::new(pieces(&["12345", "67890", "x"]), &allowance(10, 1000), true);
+    let payload = Payload::new(pieces(&["12345", "67890", "x"]), &allowance(10, 1000));
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890x");
     assert!(!payload.is_replayable());
@@ -139,7 +139,7 @@ async fn a_body_that_grows_too_large_streams_on_and_is_not_sent_again() {
 
 #[tokio::test]
 async fn a_body_of_exactly_the_limit_is_kept() {
-    let payload = Payload::new(pieces(&["12345", "67890"]), &allowance(10, 1000), true);
+    let payload = Payload::new(pieces(&["12345", "67890"]), &allowance(10, 1000));
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890");
     assert!(payload.again().is_some());
@@ -148,7 +148,7 @@ async fn a_body_of_exactly_the_limit_is_kept() {
 #[tokio::test]
 async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
     let allowance = allowance(10, 1000);
-    let payload = Payload::new(with_length(&["12345678901"]), &allowance, true);
+    let payload = Payload::new(with_length(&["12345678901"]), &allowance);
 
     assert!(!payload.is_replayable());
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "12345678901");
@@ -159,8 +159,8 @@ async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
 async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
     let allowance = allowance(10, 16);
     let used = || allowance.budget.used.load(Ordering::Relaxed);
-    let one = Payload::new(pieces(&["1234567890"]), &allowance, true);
-    let two = Payload::new(pieces(&["1234567890"]), &allowance, true);
+    let one = Payload::new(pieces(&["1234567890"]), &allowance);
+    let two = Payload::new(pieces(&["1234567890"]), &allowance);
     rest(&mut one.first()).await.unwrap();
     assert_eq!(used(), 10);
 
@@ -181,7 +181,7 @@ async fn tiny_pieces_are_counted_by_what_they_take() {
         pieces: (0..1000).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"x"))))).collect(),
         has_length: false,
     };
-    let payload = Payload::new(body, &allowance, true);
+    let payload = Payload::new(body, &allowance);
     rest(&mut payload.first()).await.unwrap();
 
     let used = allowance.budget.used.load(Ordering::Relaxed);
@@ -191,7 +191,8 @@ async fn tiny_pieces_are_counted_by_what_they_take() {
 #[tokio::test]
 async fn what_need_not_be_kept_is_not() {
     let allowance = roomy();
-    let payload = Payload::new(pieces(&["one"]), &allowance, false);
+    let payload = Payload::new(pieces(&["one"]), &allowance);
+    payload.forget();
     rest(&mut payload.first()).await.unwrap();
 
     assert!(payload.again().is_none());
@@ -201,7 +202,7 @@ async fn what_need_not_be_kept_is_not() {
 #[tokio::test]
 async fn once_settled_nothing_is_kept() {
     let allowance = roomy();
-    let payload = Payload::new(pieces(&["one", "two"]), &allowance, true);
+    let payload = Payload::new(pieces(&["one", "two"]), &allowance);
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
 
@@ -214,8 +215,7 @@ async fn once_settled_nothing_is_kept() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_a_fault_of_the_caller() {
-    let payload =
-        Payload::new(pieces(&["12345", "678901"]), &Allowance { body_bytes: Some(10), ..roomy() }, true);
+    let payload = Payload::new(pieces(&["12345", "678901"]), &Allowance { body_bytes: Some(10), ..roomy() });
 
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::TooLarge);
     assert_eq!(payload.fault(), Some(Fault::TooLarge));
@@ -225,7 +225,7 @@ async fn a_body_over_the_limit_is_a_fault_of_the_caller() {
 async fn a_caller_that_stops_sending_is_not_waited_for() {
     let mut body = pieces(&["one"]);
     body.pieces.push_back(None);
-    let payload = Payload::new(body, &roomy(), true);
+    let payload = Payload::new(body, &roomy());
     let started = Instant::now();
 
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::Stalled);
@@ -237,7 +237,7 @@ async fn a_caller_that_stops_sending_is_not_waited_for() {
 async fn once_the_answer_is_there_a_slow_caller_is_not_hurried() {
     let mut body = pieces(&["one"]);
     body.pieces.push_back(None);
-    let payload = Payload::new(body, &roomy(), true);
+    let payload = Payload::new(body, &roomy());
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
     payload.settle();
@@ -252,7 +252,7 @@ async fn once_the_answer_is_there_a_slow_caller_is_not_hurried() {
 async fn a_broken_body_is_a_fault_of_the_caller_and_not_an_end() {
     let mut body = pieces(&["one"]);
     body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
-    let payload = Payload::new(body, &roomy(), true);
+    let payload = Payload::new(body, &roomy());
 
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::Caller);
     assert!(!payload.is_at_end());
@@ -264,7 +264,22 @@ async fn trailers_nobody_has_vetted_go_nowhere() {
     let mut trailers = http::HeaderMap::new();
     trailers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
     body.pieces.push_back(Some(Ok(Frame::trailers(trailers))));
-    let payload = Payload::new(body, &roomy(), true);
+    let payload = Payload::new(body, &roomy());
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_wants_is_read_to_its_end_and_not_for_ever() {
+    let payload = Payload::new(pieces(&["one", "two"]), &roomy());
+    let mut first = payload.first();
+    payload.drain(Duration::from_secs(5)).await;
+    assert!(first.shared.as_ref().unwrap().is_at_end.get());
+    assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Superseded);
+
+    let mut endless = pieces(&["one"]);
+    endless.pieces.push_back(None);
+    let started = Instant::now();
+    Payload::new(endless, &roomy()).drain(Duration::from_secs(5)).await;
+    assert_eq!(started.elapsed().as_secs(), 5);
 }
