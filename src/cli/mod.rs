@@ -45,8 +45,12 @@ enum Command {
 /// Where the configuration is.
 #[derive(Debug, clap::Args)]
 struct ConfigFile {
-    /// Configuration [default: `$BEARERD_CONFIG`, `./proxy.toml`, `/etc/bearerd/proxy.toml`]
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    #[arg(
+        short = 'c',
+        long = "config",
+        value_name = "FILE",
+        help = "Configuration [default: $BEARERD_CONFIG, ./proxy.toml, /etc/bearerd/proxy.toml]"
+    )]
     path: Option<PathBuf>,
 }
 

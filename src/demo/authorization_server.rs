@@ -3,6 +3,7 @@
 //! Answers can be put in a queue; when it is empty, a valid request gets a token. Everything asked is remembered.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,7 +65,7 @@ impl Answer {
 }
 
 /// A token request as it arrived.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Asked {
     /// When its head arrived.
     pub at: Instant,
@@ -76,14 +77,12 @@ pub struct Asked {
     pub raw: String,
 }
 
-#[derive(Debug)]
 struct State {
     client_id: String,
     client_secret: String,
     memory: Mutex<Memory>,
 }
 
-#[derive(Debug)]
 struct Memory {
     lifetime: u64,
     delay: Duration,
@@ -222,6 +221,19 @@ impl Introspection {
     /// Revokes one token.
     pub fn revoke(&self, token: &str) {
         self.0.memory().live.remove(token);
+    }
+}
+
+/// Its secrets and tokens are as good as any, and are not shown.
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("client_id", &self.client_id).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("at", &self.at).finish_non_exhaustive()
     }
 }
 

@@ -108,7 +108,7 @@ pub async fn forward(
 ) -> Result<Answered<Attempt<Incoming>>, Failure> {
     let mut request = request;
     loop {
-        let mut lease = match pool.reuse() {
+        let mut lease = match pool.reuse().await {
             Some(lease) => lease,
             None => pool.connect().await.map_err(Failure::Upstream)?,
         };

@@ -24,6 +24,8 @@ use super::forward::ForwardError;
 
 /// Below what servers and load balancers usually allow a connection to lie idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may lie idle and be taken for open without a look at its socket.
+const SETTLED: Duration = Duration::from_millis(500);
 /// What a worker keeps for one upstream.
 const MAX_IDLE: usize = 64;
 /// The largest response head, and how much is read ahead of a slow caller.
@@ -89,7 +91,12 @@ where
     }
 
     /// A connection that has lain idle and is still good, the last used first.
-    pub fn reuse(self: &Rc<Self>) -> Option<Lease<B>> {
+    pub async fn reuse(self: &Rc<Self>) -> Option<Lease<B>> {
+        let idle_since = self.idle.borrow().last()?.since;
+        if idle_since.elapsed() > SETTLED {
+            // Lets the runtime hear from the system first: it may have been closed, and nobody has looked since.
+            tokio::task::yield_now().await;
+        }
         loop {
             let mut wire = self.idle.borrow_mut().pop()?.wire;
             if wire.is_good() {
@@ -144,7 +151,9 @@ where
     /// The poll also lets go of the task that used it last, which would otherwise be woken for nothing.
     fn is_good(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.poll(&mut cx).is_pending() && self.sender.is_ready()
+        // Whatever the task has done so far in its turn: a look that is put off sees nothing.
+        let look = pin!(tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll(cx))));
+        look.poll(&mut cx).is_pending() && self.sender.is_ready()
     }
 }
 

@@ -1,122 +1,125 @@
-//! The life of tokens as events: what was refreshed, what failed, what was rejected.
+//! The life of a credential's tokens as events: what was issued, what failed, what was rejected.
 //!
-//! Each is a log event of the target `bearerd::audit` with the credential, the generation and figures, and
-//! with a fingerprint in the token's place.
+//! Each is a log event of the target `bearerd::audit` and says what the trail came to by then: the generation,
+//! how often tokens replaced each other, the last latency, the success rate, and a fingerprint in the token's
+//! place. No secret.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
-const TARGET: &str = "bearerd::audit";
-
-/// What a credential's token requests came to so far.
-#[derive(Debug, Default)]
-pub struct Tally {
+/// One credential's trail.
+#[derive(Debug)]
+pub struct Trail {
+    credential: String,
     requests: u64,
     successes: u64,
     rotations: u64,
-    failing: bool,
+    latency: Duration,
+    is_failing: bool,
+    /// The current token's; 0 and nothing before the first.
+    generation: u64,
+    fingerprint: String,
 }
 
 /// A token that was issued.
 #[derive(Debug)]
-pub struct Refreshed<'a, F> {
-    /// Whose it is.
-    pub credential: &'a str,
+pub struct Issued {
     /// Which of the credential's tokens it is; 1 is the first.
     pub generation: u64,
-    /// Whether it differs from the one before.
-    pub is_new: bool,
+    /// What stands for it.
+    pub fingerprint: String,
     /// From when it was asked for to its end.
     pub lifetime: Duration,
     /// Until the next is asked for.
     pub next: Duration,
-    /// What stands for it.
-    pub fingerprint: F,
 }
 
 /// A token request that brought no token.
-pub struct Failed<'a> {
-    /// Whose it was.
-    pub credential: &'a str,
-    /// The generation of the token there is meanwhile; 0 if there is none.
-    pub generation: u64,
+pub struct Failure<'a> {
     /// What became of it, in a word.
     pub outcome: &'a str,
     /// Whether it will go on failing until someone does something.
     pub needs_a_person: bool,
+    /// Until the next one may be made.
+    pub next: Duration,
     /// What happened; holds no secret.
     pub error: &'a dyn Display,
 }
 
-impl Tally {
+/// An event with what all of them say.
+macro_rules! event {
+    ($level:ident, $trail:expr, $event:literal, { $($fields:tt)* }, $message:literal) => {
+        $level!(
+            target: "bearerd::audit",
+            event = $event,
+            credential = $trail.credential,
+            generation = $trail.generation,
+            rotations = $trail.rotations,
+            latency_ms = u64::try_from($trail.latency.as_millis()).unwrap_or(u64::MAX),
+            success_rate = $trail.success_rate(),
+            fingerprint = $trail.fingerprint,
+            $($fields)*
+            $message
+        )
+    };
+}
+
+impl Trail {
+    /// The trail of a credential that has had no token yet.
+    pub fn new(credential: &str) -> Self {
+        Self {
+            credential: credential.to_owned(),
+            requests: 0,
+            successes: 0,
+            rotations: 0,
+            latency: Duration::ZERO,
+            is_failing: false,
+            generation: 0,
+            fingerprint: String::new(),
+        }
+    }
+
     /// A token came.
-    pub fn refreshed<F: Display>(&mut self, event: &Refreshed<'_, F>, latency: Duration) {
+    pub fn refreshed(&mut self, token: Issued, latency: Duration) {
+        let is_same = token.generation == self.generation;
         self.requests += 1;
         self.successes += 1;
-        self.rotations += u64::from(event.is_new && event.generation > 1);
-        if std::mem::take(&mut self.failing) {
-            info!(
-                target: TARGET,
-                event = "credential.recovered",
-                credential = event.credential,
-                generation = event.generation,
-                "credential recovered"
-            );
+        self.rotations += u64::from(self.generation > 0 && !is_same);
+        self.latency = latency;
+        self.generation = token.generation;
+        self.fingerprint = token.fingerprint;
+        if std::mem::take(&mut self.is_failing) {
+            event!(info, self, "credential.recovered", {}, "credential recovered");
         }
-        info!(
-            target: TARGET,
-            event = "token.refreshed",
-            credential = event.credential,
-            generation = event.generation,
-            same_token = !event.is_new,
-            rotations = self.rotations,
-            lifetime_seconds = event.lifetime.as_secs(),
-            next_refresh_seconds = event.next.as_secs(),
-            latency_ms = millis(latency),
-            success_rate = self.success_rate(),
-            fingerprint = %event.fingerprint,
-            "token refreshed"
-        );
+        event!(info, self, "token.refreshed", {
+            same_token = is_same,
+            lifetime_seconds = token.lifetime.as_secs(),
+            next_refresh_seconds = token.next.as_secs(),
+        }, "token refreshed");
     }
 
     /// No token came.
-    pub fn refresh_failed(&mut self, event: &Failed<'_>, latency: Duration) {
+    pub fn refresh_failed(&mut self, failure: &Failure<'_>, latency: Duration) {
         self.requests += 1;
-        self.failing = true;
-        warn!(
-            target: TARGET,
-            event = "token.refresh_failed",
-            credential = event.credential,
-            generation = event.generation,
-            outcome = event.outcome,
-            needs_a_person = event.needs_a_person,
-            rotations = self.rotations,
-            latency_ms = millis(latency),
-            success_rate = self.success_rate(),
-            error = %event.error,
-            "token refresh failed"
-        );
+        self.latency = latency;
+        self.is_failing = true;
+        event!(warn, self, "token.refresh_failed", {
+            outcome = failure.outcome,
+            needs_a_person = failure.needs_a_person,
+            next_attempt_seconds = failure.next.as_secs() + u64::from(failure.next.subsec_nanos() > 0),
+            error = %failure.error,
+        }, "token refresh failed");
+    }
+
+    /// An upstream rejected the current token, and another is asked for.
+    pub fn token_rejected(&self) {
+        event!(warn, self, "token.rejected", {}, "token rejected upstream");
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a rate for people, exact for 2^53 requests")]
     fn success_rate(&self) -> f64 {
         self.successes as f64 / self.requests.max(1) as f64
     }
-}
-
-/// An upstream rejected the current token, and another is asked for.
-pub fn token_rejected(credential: &str, generation: u64) {
-    warn!(
-        target: TARGET,
-        event = "token.rejected",
-        credential,
-        generation,
-        "token rejected upstream"
-    );
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

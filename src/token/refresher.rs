@@ -45,7 +45,7 @@ pub struct Refresher<E> {
     progress: watch::Sender<Progress>,
     clock: Clock,
     fingerprints: Fingerprints,
-    tally: audit::Tally,
+    trail: audit::Trail,
     /// When the schedule wants the next token.
     due: Moment,
     /// How often in a row the server handed out the token that we had.
@@ -77,7 +77,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress,
             clock,
             fingerprints: Fingerprints::new(),
-            tally: audit::Tally::default(),
+            trail: audit::Trail::new(&credential.name),
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
@@ -136,7 +136,7 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     async fn ask(&mut self, cause: Cause) {
         if cause == Cause::Forced {
-            audit::token_rejected(&self.credential.name, self.store.generation().number());
+            self.trail.token_rejected();
         }
         self.progress.send_modify(|progress| {
             progress.underway = true;
@@ -227,16 +227,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         };
         self.no_forced_before = unchanged_until.unwrap_or_default();
         self.limiter.succeeded();
-        let event = audit::Refreshed {
-            credential: &self.credential.name,
-            generation: token.generation().number(),
-            is_new,
+        let generation = token.generation();
+        let issued = audit::Issued {
+            generation: generation.number(),
+            fingerprint: self.fingerprints.of(&token).to_string(),
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
-            fingerprint: self.fingerprints.of(&token),
         };
-        self.tally.refreshed(&event, latency);
-        let generation = token.generation();
         self.writer.publish(token);
         if !is_new {
             self.demand.withdraw(generation);
@@ -248,20 +245,21 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = None;
             progress.unchanged_until = unchanged_until;
         });
+        self.trail.refreshed(issued, latency);
     }
 
     fn failed(&mut self, error: TokenError, latency: Duration) {
         self.limiter.failed(&error);
-        let event = audit::Failed {
-            credential: &self.credential.name,
-            generation: self.store.generation().number(),
+        let blocked = self.limiter.blocked();
+        let now = self.clock.now();
+        let failure = audit::Failure {
             outcome: error.outcome(),
             needs_a_person: error.class() == Class::Rejected,
+            next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
             error: &error,
         };
-        self.tally.refresh_failed(&event, latency);
-        // The next step finds out what keeps the next request back, before any waiter can look.
-        let blocked = self.limiter.blocked();
+        self.trail.refresh_failed(&failure, latency);
+        // What keeps the next request back is known before any waiter can look.
         self.progress.send_modify(|progress| {
             progress.underway = false;
             progress.finished += 1;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bearerd::config::{Environment, parse};
 use bearerd::demo::authorization_server::Answer;
+use bearerd::demo::pki::Pki;
 
 use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
 use crate::harness::{Http2Caller, Request, Setup, World, eventually};
@@ -36,6 +37,23 @@ async fn the_log_at_trace_holds_no_secret_whatever_happens() {
     let _ = world.caller().await.try_send(&Request::get("/break/length")).await;
     world.get("/a/../b?access_token=the-callers-own-token").await;
     eventually("traces", async || world.process.output().contains("TRACE")).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_scripted_servers_do_not_show_what_they_hold_either() {
+    let world = World::start().await;
+    let shown = format!(
+        "{:?} {:?} {:?} {:?}",
+        world.authorization,
+        world.authorization.introspection(),
+        world.authorization.asked(),
+        Pki::new(&["localhost"]).unwrap(),
+    );
+    search(&shown, CLIENT_SECRET);
+    for token in world.authorization.issued() {
+        search(&shown, &token);
+    }
     world.finish().await;
 }
 

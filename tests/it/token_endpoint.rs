@@ -306,6 +306,26 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"300ms\"")
+        .token_url("https://no-such-host.invalid/token".to_owned())
+        .start()
+        .await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    let failed = world.process.event("token refresh failed").await;
+    assert_eq!(
+        (failed["outcome"].as_str(), failed["needs_a_person"].as_bool()),
+        (Some("network"), Some(false))
+    );
+    world.finish().await;
+}
+
 /// Peers that keep a connection and say nothing, too little, or too much.
 #[tokio::test]
 async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
