@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -26,6 +27,7 @@ pub type Body = BoxBody<Bytes, io::Error>;
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    connections: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -43,16 +45,19 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let tls = tls.map(TlsAcceptor::from);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::clone(&accepted);
         let accepting = async move {
             // Ends with the task that holds it, and all connections with it.
-            let mut connections = JoinSet::new();
+            let mut serving = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let _ = stream.set_nodelay(true);
                 let (tls, answer) = (tls.clone(), answer.clone());
-                connections.spawn(async move {
+                serving.spawn(async move {
                     match tls {
                         None => serve(stream, answer).await,
                         Some(tls) => {
@@ -62,17 +67,22 @@ impl Server {
                         }
                     }
                 });
-                while connections.try_join_next().is_some() {}
+                while serving.try_join_next().is_some() {}
             }
         };
         #[expect(clippy::disallowed_methods, reason = "the task is owned by the server and ends with it")]
         let accepting = tokio::spawn(accepting);
-        Ok(Self { address, accepting })
+        Ok(Self { address, connections, accepting })
     }
 
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 }
 

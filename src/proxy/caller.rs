@@ -58,10 +58,13 @@ pub struct Caller {
     phase: Cell<Phase>,
     since: Cell<Instant>,
     serving: Cell<u32>,
+    is_http2: Cell<bool>,
     /// Whether bytes that go out belong to an answer of ours: what hyper says by itself does not.
     is_answering: Cell<bool>,
     /// Whether the caller may still be sending what nobody will read.
     is_unread: Cell<bool>,
+    /// Whether an answer broke off whose end would be the connection's.
+    is_answer_cut_off: Cell<bool>,
     end: Cell<Option<End>>,
     task: RefCell<Option<Waker>>,
 }
@@ -77,20 +80,35 @@ impl Caller {
             phase: Cell::new(Phase::Fresh),
             since,
             serving: Cell::new(0),
+            is_http2: Cell::new(false),
             is_answering: Cell::new(false),
             is_unread: Cell::new(false),
+            is_answer_cut_off: Cell::new(false),
             end: Cell::new(None),
             task: RefCell::new(None),
         })
     }
 
+    /// Its first bytes are those of HTTP/2: from now on heads are only a part of what comes.
+    pub fn speaks_http2(&self) {
+        self.is_http2.set(true);
+        self.enter(Phase::Idle);
+    }
+
     /// Bytes have come.
     pub fn received(&self) {
-        if self.phase.get() == Phase::Idle {
-            self.enter(Phase::Head);
-        } else if self.phase.get() == Phase::Fresh {
+        match self.phase.get() {
             // The time for the first head counts from accept.
-            self.phase.set(Phase::Head);
+            Phase::Fresh => self.phase.set(Phase::Head),
+            Phase::Idle if !self.is_http2.get() => self.enter(Phase::Head),
+            _ => {}
+        }
+    }
+
+    /// Bytes have been taken: a connection on which something is still written is not idle.
+    pub fn sent(&self) {
+        if self.phase.get() == Phase::Idle {
+            self.since.set(self.now.get());
         }
     }
 
@@ -101,10 +119,10 @@ impl Caller {
         self.enter(Phase::Serving);
     }
 
-    /// A request's answer is written, or given up.
+    /// A request's answer is handed over, or given up. Over HTTP/1 it is under way until it is flushed.
     pub fn request_ended(&self) {
         self.serving.set(self.serving.get().saturating_sub(1));
-        if self.serving.get() == 0 {
+        if self.serving.get() == 0 && self.is_http2.get() {
             self.enter(Phase::Idle);
         }
     }
@@ -113,6 +131,9 @@ impl Caller {
     pub fn flushed(&self) {
         if self.serving.get() == 0 {
             self.is_answering.set(false);
+            if self.phase.get() == Phase::Serving {
+                self.enter(Phase::Idle);
+            }
         }
     }
 
@@ -124,6 +145,16 @@ impl Caller {
     /// Some of a request will not be read.
     pub fn leave_unread(&self) {
         self.is_unread.set(true);
+    }
+
+    /// An answer broke off, and nothing but the connection's end will tell.
+    pub fn cut_off(&self) {
+        self.is_answer_cut_off.set(true);
+    }
+
+    /// Whether an answer broke off and the connection's end has to tell.
+    pub fn is_answer_cut_off(&self) -> bool {
+        self.is_answer_cut_off.get()
     }
 
     /// Whether to read on for a while after the last answer.
@@ -138,8 +169,8 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
-            if self.phase.get() == Phase::Fresh {
-                self.enter(Phase::Fresh);
+            if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+                self.since.set(self.now.get());
             }
             if let Some(task) = self.task.borrow().as_ref() {
                 task.wake_by_ref();
@@ -165,7 +196,10 @@ impl Caller {
         let (allowed, end) = match self.phase.get() {
             Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
             Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
-            Phase::Idle => (limits.idle_timeout, End::AtOnce),
+            Phase::Idle if !self.is_http2.get() => (limits.idle_timeout, End::AtOnce),
+            // What was handed over may still be on its way in a window that the caller opens late.
+            Phase::Idle if self.end.get().is_some() => (LINGER, End::AtOnce),
+            Phase::Idle => (limits.idle_timeout, End::Gracefully),
             Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,
         };

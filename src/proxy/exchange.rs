@@ -73,10 +73,14 @@ impl Exchange {
         }
     }
 
-    /// It was sent with this token; for the second time, if so.
+    /// It is sent with this token.
     pub fn sent(&mut self, generation: Option<Generation>) {
-        self.outcome.is_replayed = self.outcome.generation.is_some();
         self.outcome.generation = generation;
+    }
+
+    /// It is sent for the second time, with another token.
+    pub fn replayed(&mut self) {
+        self.outcome.is_replayed = true;
     }
 
     /// It is answered with this status.

@@ -1,12 +1,11 @@
-//! One attempt at the upstream: a connection, the request, the response's head.
+//! One request on one connection to the upstream, and the head of its response.
 //!
 //! The clock for the response starts when the upstream has the whole request, and again with each piece of the
-//! body on the way: a long upload is not a slow upstream. A connection that turns out to be closed before
-//! anything was sent on it is replaced once, silently; after that nothing is sent twice.
+//! body on the way: a long upload is not a slow upstream. A request that finds its connection closed before
+//! anything was sent comes back for another connection; after that nothing is sent twice.
 
 use std::error::Error;
 use std::pin::pin;
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
@@ -14,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::pool::{Lease, Pool, SendError};
+use super::pool::{Lease, SendError};
 use super::replay::{Attempt, Fault, Payload};
 
 /// Why there is no response of the upstream.
@@ -45,9 +44,11 @@ pub enum ForwardError {
     Timeout,
 }
 
-/// An attempt that did not succeed, and whose fault that is.
+/// A request without a response, and whose fault that is.
 #[derive(Debug)]
 pub enum Failure {
+    /// Nobody's: the connection had been used before and was closed meanwhile. The request is as it was.
+    Unsent(Box<Request<Attempt<Incoming>>>),
     /// The upstream's.
     Upstream(ForwardError),
     /// The caller's: its body.
@@ -95,34 +96,25 @@ impl ForwardError {
     }
 }
 
-/// Sends one request to an upstream.
+/// Sends a request on a connection, which is the answer's from then on.
 ///
 /// # Errors
 ///
-/// [`Failure`], after which nothing of the connection is used again.
+/// [`Failure`]; the connection has ended.
 pub async fn forward(
-    pool: &Rc<Pool<Attempt<Incoming>>>,
+    mut lease: Lease<Attempt<Incoming>>,
     request: Request<Attempt<Incoming>>,
     payload: &Payload<Incoming>,
     timeout: Duration,
 ) -> Result<Answered<Attempt<Incoming>>, Failure> {
-    let mut request = request;
-    loop {
-        let mut lease = match pool.reuse().await {
-            Some(lease) => lease,
-            None => pool.connect().await.map_err(Failure::Upstream)?,
-        };
-        let outcome = in_time(lease.send(request), payload, timeout).await;
-        match outcome {
-            Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                // Nobody asked for it: what follows is no HTTP.
-                return Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())));
-            }
-            Ok(Ok(response)) => return Ok(Answered { response, lease }),
-            Ok(Err(SendError { unsent: Some(unsent), .. })) if lease.is_reused => request = *unsent,
-            Ok(Err(SendError { error, .. })) => return Err(failure(&error, payload)),
-            Err(failure) => return Err(failure),
+    match in_time(lease.send(request), payload, timeout).await? {
+        // Nobody asked for it: what follows is no HTTP.
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
+        Ok(response) => Ok(Answered { response, lease }),
+        Err(SendError { unsent: Some(unsent), .. }) if lease.is_reused => Err(Failure::Unsent(unsent)),
+        Err(SendError { error, .. }) => Err(failure(&error, payload)),
     }
 }
 

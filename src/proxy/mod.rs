@@ -6,7 +6,10 @@
 //! [`error`].
 
 pub mod authorize;
+pub mod budget;
 pub mod caller;
+pub mod caller_io;
+mod challenge;
 pub mod connect;
 pub mod connection;
 pub mod error;

@@ -90,8 +90,20 @@ where
         Rc::new(Self { upstream, idle: RefCell::new(Vec::new()) })
     }
 
+    /// A connection that has lain idle, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`ForwardError`] if a new one cannot be made.
+    pub async fn lease(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
+        match self.reuse().await {
+            Some(lease) => Ok(lease),
+            None => self.connect().await,
+        }
+    }
+
     /// A connection that has lain idle and is still good, the last used first.
-    pub async fn reuse(self: &Rc<Self>) -> Option<Lease<B>> {
+    async fn reuse(self: &Rc<Self>) -> Option<Lease<B>> {
         let idle_since = self.idle.borrow().last()?.since;
         if idle_since.elapsed() > SETTLED {
             // Lets the runtime hear from the system first: it may have been closed, and nobody has looked since.
@@ -105,8 +117,7 @@ where
         }
     }
 
-    /// A new connection.
-    pub async fn connect(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
+    async fn connect(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
         let connecting = self.upstream.connect.connect();
         let stream = tokio::time::timeout(self.upstream.connect_timeout, connecting)
             .await

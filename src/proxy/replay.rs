@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,12 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::{Instant, Sleep};
 
-/// How much of all requests' bodies may be kept at once.
-#[derive(Debug)]
-pub struct Budget {
-    limit: usize,
-    used: AtomicUsize,
-}
+use super::budget::{Budget, Reservation};
 
 /// What a request may take.
 #[derive(Clone, Debug)]
@@ -96,30 +90,6 @@ struct Kept {
     reserved: Reservation,
 }
 
-#[derive(Debug)]
-struct Reservation {
-    budget: Arc<Budget>,
-    bytes: usize,
-}
-
-impl Budget {
-    /// At most this many bytes at once.
-    pub const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let room = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl<B> Default for Payload<B> {
     /// That of a request without one.
     fn default() -> Self {
@@ -134,8 +104,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             return Self(None);
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
-        let reserved = Reservation { budget: Arc::clone(&allowance.budget), bytes: 0 };
-        let kept = fits.then_some(Kept { bytes: Vec::new(), reserved });
+        let kept = fits.then(|| Kept { bytes: Vec::new(), reserved: Reservation::new(&allowance.budget) });
         let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
@@ -153,10 +122,15 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
     }
 
     /// The body once more from its beginning, if that was kept. The attempt before reads no further.
+    ///
+    /// What broke off has no second attempt: it would end where the first one did, and look complete.
     pub fn again(&self) -> Option<Attempt<B>> {
         let Some(shared) = &self.0 else {
             return Some(self.first());
         };
+        if shared.fault.get().is_some() {
+            return None;
+        }
         let Kept { bytes, reserved } = shared.source.borrow_mut().kept.take()?;
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
@@ -168,7 +142,8 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
 
     /// Whether the body could be sent again as things stand.
     pub fn is_replayable(&self) -> bool {
-        self.0.as_ref().is_none_or(|shared| shared.source.borrow().kept.is_some())
+        let is_kept = |shared: &Rc<Shared<B>>| shared.source.borrow().kept.is_some();
+        self.fault().is_none() && self.0.as_ref().is_none_or(is_kept)
     }
 
     /// There will be no further attempt: lets go of what was kept.
@@ -194,8 +169,10 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         self.settle();
         let Some(shared) = self.0 else { return };
         shared.attempt.set(u32::MAX);
+        // The body itself: what is too large to be forwarded is read as well.
         let end = std::future::poll_fn(|cx| {
-            while let Some(Ok(_)) = ready!(shared.poll_source(cx)) {}
+            let mut source = shared.source.borrow_mut();
+            while let Some(Ok(_)) = ready!(Pin::new(&mut source.body).poll_frame(cx)) {}
             Poll::Ready(())
         });
         // Whoever takes longer has had its answer for as long.
@@ -256,9 +233,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         }
         let next = shared.poll_source(cx);
         shared.waits_for_caller.set(next.is_pending());
-        if let Poll::Ready(Some(Err(fault))) = &next {
-            shared.fault.set(Some(*fault));
-        }
         next
     }
 
@@ -282,15 +256,31 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
+    /// The next piece, the end, or what is wrong with the body: once something is, for ever.
     fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(fault) = self.fault.get() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         if self.is_at_end.get() {
             return Poll::Ready(None);
         }
         let mut source = self.source.borrow_mut();
-        let outcome = ready!(source.poll_data(cx));
+        let next = ready!(source.poll_data(cx));
         self.progress.set(Instant::now());
-        self.is_at_end.set(outcome.is_none() || source.body.is_end_stream());
-        Poll::Ready(outcome.map(|outcome| outcome.map(Frame::data)))
+        match next {
+            Some(Ok(data)) => {
+                self.is_at_end.set(source.body.is_end_stream());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(fault)) => {
+                self.fault.set(Some(fault));
+                Poll::Ready(Some(Err(fault)))
+            }
+            None => {
+                self.is_at_end.set(true);
+                Poll::Ready(None)
+            }
+        }
     }
 }
 
@@ -329,24 +319,29 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
 
     /// Keeps a piece, or gives up keeping this body.
     fn keep(&mut self, data: &Bytes) {
-        let expected = self.received + self.body.size_hint().lower();
-        if let Some(kept) = &mut self.kept
-            && !kept.add(data, usize::try_from(expected).unwrap_or(usize::MAX), self.allowance.replay_body)
-        {
+        let rest = self.body.size_hint();
+        let limit = self.allowance.replay_body;
+        let bounded = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let will_fit = bounded(self.received + rest.lower()) <= limit;
+        let most = rest.upper().map_or(limit, |upper| limit.min(bounded(self.received + upper)));
+        if self.kept.as_mut().is_some_and(|kept| !will_fit || !kept.add(data, most)) {
             self.kept = None;
         }
     }
 }
 
 impl Kept {
-    /// Adds a piece of a body whose length is `expected` at least; `false` if there is no room for it.
-    fn add(&mut self, data: &[u8], expected: usize, limit: usize) -> bool {
+    /// Adds a piece of a body that has at `most` so many bytes; `false` if there is no room for it.
+    ///
+    /// Room is taken as the body arrives, twice as much each time: a length that a caller only declares must
+    /// not use up what all requests share.
+    fn add(&mut self, data: &[u8], most: usize) -> bool {
         let needed = self.bytes.len() + data.len();
-        if needed > limit || expected > limit {
+        if needed > most {
             return false;
         }
         if needed > self.bytes.capacity() {
-            let capacity = expected.max(self.bytes.capacity().saturating_mul(2)).clamp(needed, limit);
+            let capacity = self.bytes.capacity().saturating_mul(2).clamp(needed, most);
             if !self.reserved.grow_to(capacity) {
                 return false;
             }
@@ -354,17 +349,6 @@ impl Kept {
         }
         self.bytes.extend_from_slice(data);
         true
-    }
-}
-
-impl Reservation {
-    fn grow_to(&mut self, bytes: usize) -> bool {
-        let more = bytes.saturating_sub(self.bytes);
-        let has_room = self.budget.take(more);
-        if has_room {
-            self.bytes += more;
-        }
-        has_room
     }
 }
 

@@ -160,6 +160,8 @@ impl Drop for AnswerBody {
         };
         if is_complete {
             self.exchange.completed();
+        } else if self.exchange.version() == Version::HTTP_10 {
+            self.exchange.caller().cut_off();
         }
         if self.payload.is_at_end() {
             return;

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::authorize::{Authorization, authorize, no_token};
 use super::caller::Caller;
+use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
@@ -24,7 +25,7 @@ use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
-use super::unauthorized::{Decision, is_insufficient_scope};
+use super::unauthorized::Decision;
 use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
@@ -101,16 +102,13 @@ impl Service {
         let mut answered = match &route.token {
             None => {
                 payload.forget();
-                self.attempt(route, head, payload, payload.first(), None, exchange).await?
+                self.attempt(route, head, payload, payload.first(), None, exchange).await?.answered
             }
             Some(source) => {
-                let authorization = authorize(source, self.shared.token_wait).await?;
-                let generation = authorization.generation;
                 let again = head.clone();
+                let authorization = authorize(source, self.shared.token_wait).await?;
                 let body = payload.first();
-                let answered =
-                    self.attempt(route, head, payload, body, Some(&authorization), exchange).await?;
-                let first = Outcome { answered, generation };
+                let first = self.attempt(route, head, payload, body, Some(authorization), exchange).await?;
                 self.recover(route, source, first, again, payload, exchange).await?
             }
         };
@@ -152,23 +150,36 @@ impl Service {
         Ok(())
     }
 
-    /// Sends the request once.
+    /// Sends the request once, with a token that has not ended when it goes out.
     async fn attempt(
         &self,
         route: &Route,
-        mut head: Parts,
+        head: Parts,
         payload: &Payload<Incoming>,
         body: Attempt<Incoming>,
-        authorization: Option<&Authorization>,
+        mut authorization: Option<Authorization>,
         exchange: &mut Exchange,
-    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
-        if let Some(authorization) = authorization {
-            head.headers.insert(AUTHORIZATION, authorization.value.clone());
-        }
-        exchange.sent(authorization.map(|authorization| authorization.generation));
+    ) -> Result<Outcome, ProxyError> {
         let pool = &self.pools[route.upstream.index];
-        let request = Request::from_parts(head, body);
-        forward(pool, request, payload, route.timeout).await.map_err(|failure| self.blame(failure))
+        let mut request = Request::from_parts(head, body);
+        loop {
+            let lease = pool.lease().await?;
+            if let (Some(source), false) = (&route.token, lease.is_reused) {
+                // Connecting may have outlasted the token.
+                authorization = Some(authorize(source, self.shared.token_wait).await?);
+            }
+            let generation = authorization.as_ref().map(|authorization| authorization.generation);
+            if let Some(authorization) = &authorization {
+                request.headers_mut().insert(AUTHORIZATION, authorization.value.clone());
+            }
+            exchange.sent(generation);
+            match forward(lease, request, payload, route.timeout).await {
+                Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
+                Err(Failure::Unsent(unsent)) => request = *unsent,
+                Err(Failure::Upstream(error)) => return Err(error.into()),
+                Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
+            }
+        }
     }
 
     /// The answer that counts: the first, or that of a replay if the first says that its token is dead.
@@ -182,13 +193,13 @@ impl Service {
         exchange: &mut Exchange,
     ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
         let Outcome { answered, generation } = first;
-        if is_accepted(&answered) {
-            route.hold.accepted(generation);
-        }
-        if answered.response.status() != StatusCode::UNAUTHORIZED
-            || is_insufficient_scope(answered.response.headers())
-        {
-            return Ok(answered);
+        match verdict(&answered) {
+            Verdict::Accepted => {
+                route.hold.accepted(generation);
+                return Ok(answered);
+            }
+            Verdict::Unknown => return Ok(answered),
+            Verdict::Rejected => {}
         }
 
         let newer = source.current().filter(|token| token.generation() > generation);
@@ -206,13 +217,17 @@ impl Service {
         };
         response::discard(answered);
 
-        let replayed = self.attempt(route, head, payload, body, Some(&authorization), exchange).await?;
-        if is_accepted(&replayed) {
-            route.hold.replay_accepted(authorization.generation);
-        } else if was_asked_for && replayed.response.status() == StatusCode::UNAUTHORIZED {
-            route.hold.replay_rejected(self.shared.clock.now());
+        exchange.replayed();
+        let replayed = self.attempt(route, head, payload, body, Some(authorization), exchange).await?;
+        match verdict(&replayed.answered) {
+            Verdict::Accepted if was_asked_for => {
+                route.hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
+            }
+            Verdict::Accepted => route.hold.accepted(replayed.generation),
+            Verdict::Rejected if was_asked_for => route.hold.replay_rejected(self.shared.clock.now()),
+            Verdict::Rejected | Verdict::Unknown => {}
         }
-        Ok(replayed)
+        Ok(replayed.answered)
     }
 
     /// Another token in the place of a rejected one; `None` if the 401 is the answer.
@@ -233,30 +248,42 @@ impl Service {
         match source.replace(rejected, self.shared.token_wait).await {
             Ok(token) => Ok(Some(token.into())),
             Err(NotReplaced::Unchanged) => {
+                route.hold.not_replaced(rejected);
                 route.hold.replay_rejected(self.shared.clock.now());
                 Ok(None)
             }
-            Err(NotReplaced::Unavailable(unavailable)) => Err(no_token(source, unavailable)),
+            Err(NotReplaced::Unavailable(unavailable)) => {
+                route.hold.not_replaced(rejected);
+                Err(no_token(source, unavailable))
+            }
         }
     }
 
-    fn blame(&self, failure: Failure) -> ProxyError {
-        match failure {
-            Failure::Upstream(error) => ProxyError::Upstream(error),
-            Failure::Caller(Fault::Stalled) => ProxyError::RequestTimeout,
-            Failure::Caller(Fault::TooLarge) => {
+    /// What a caller is told of its own body.
+    fn blame(&self, fault: Fault) -> ProxyError {
+        match fault {
+            Fault::Stalled => ProxyError::RequestTimeout,
+            Fault::TooLarge => {
                 ProxyError::BodyTooLarge { limit: self.shared.allowance.body_bytes.unwrap_or(0) }
             }
-            Failure::Caller(Fault::Caller) => ProxyError::BadRequest("the body is malformed or broke off"),
-            Failure::Caller(Fault::Superseded) => {
-                ProxyError::Upstream(ForwardError::Terminated("the attempt was superseded".to_owned()))
-            }
+            Fault::Caller => ProxyError::BadRequest("the body is malformed or broke off"),
+            Fault::Superseded => ForwardError::Terminated("the attempt was superseded".to_owned()).into(),
         }
     }
 }
 
-/// Whether the answer shows that the token was taken. A failing server may not have looked at it.
-fn is_accepted(answered: &Answered<Attempt<Incoming>>) -> bool {
-    let status = answered.response.status();
-    status != StatusCode::UNAUTHORIZED && !status.is_server_error()
+/// What an answer says of the token that it was given for.
+enum Verdict {
+    Accepted,
+    Rejected,
+    /// A failing server may not have looked at it.
+    Unknown,
+}
+
+fn verdict(answered: &Answered<Attempt<Incoming>>) -> Verdict {
+    match answered.response.status() {
+        StatusCode::UNAUTHORIZED if !is_insufficient_scope(answered.response.headers()) => Verdict::Rejected,
+        status if status.is_server_error() => Verdict::Unknown,
+        _ => Verdict::Accepted,
+    }
 }

@@ -24,10 +24,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
+use super::budget::Budget;
+use super::caller_io::CallerStream;
 use super::connect::{Connect, Connecting, Stream};
 use super::guard::Policy;
 use super::pool::{Pool, Upstream};
-use super::replay::{Allowance, Budget};
+use super::replay::Allowance;
 use super::route::{Route, Table};
 use super::service::{Service, Shared};
 use super::unauthorized::Hold;
@@ -36,6 +38,9 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Environment};
 use crate::token::error::TokenError;
 use crate::token::{Grant, Refresher, TokenEndpoint};
+
+/// More than all buffers on the way together.
+const LARGE: usize = 1024 * 1024;
 
 /// Issues tokens, one after the other, and knows which one is live.
 #[derive(Debug, Default)]
@@ -65,7 +70,11 @@ impl TokenEndpoint for Endpoint {
     }
 }
 
-/// An API at the other end of a pipe: 200 for the live token, else 401.
+impl CallerStream for DuplexStream {
+    fn set_close_by_reset(&self) {}
+}
+
+/// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes.
 #[derive(Debug)]
 struct Api(Arc<Issuer>);
 
@@ -76,8 +85,9 @@ impl Connect for Api {
         let answer = service_fn(move |request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
             let is_live = request.headers()[AUTHORIZATION] == live;
+            let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
             async move {
-                let mut response = Response::new(Full::new(Bytes::from_static(b"hello")));
+                let mut response = Response::new(Full::new(Bytes::from(body)));
                 if !is_live {
                     *response.status_mut() = StatusCode::UNAUTHORIZED;
                 }
@@ -217,12 +227,18 @@ async fn until_the_end(mut stream: DuplexStream) -> (String, Duration) {
     (text, started.elapsed())
 }
 
+/// A world whose connections have ten seconds for a head, and 75 between requests.
+fn swept() -> Rc<World> {
+    let world = Rc::new(world("header_timeout = \"10s\"\nidle_timeout = \"75s\"", Duration::ZERO));
+    let sweeping = Rc::clone(&world);
+    tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
+    world
+}
+
 #[test]
 fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
     in_paused_time(async || {
-        let world = Rc::new(world("header_timeout = \"10s\"\nidle_timeout = \"75s\"", Duration::ZERO));
-        let sweeping = Rc::clone(&world);
-        tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
+        let world = swept();
         let about = |elapsed: Duration, seconds: f64| (elapsed.as_secs_f64() - seconds).abs() <= 1.01;
 
         // Nothing ever came.
@@ -247,5 +263,64 @@ fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
         second.write_all(b"G").await.unwrap();
         let (text, elapsed) = until_the_end(second).await;
         assert!(text.contains("request_timeout") && about(elapsed, 10.0), "{elapsed:?}: {text}");
+    });
+}
+
+#[test]
+fn an_answer_that_its_caller_reads_slowly_is_not_cut_by_the_idle_timeout() {
+    in_paused_time(async || {
+        let world = swept();
+        let mut slow = world.connection();
+        slow.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // All but the last of it; then nothing for longer than a connection may lie idle, as the rest is on its way.
+        while answer.len() < LARGE - 32 * 1024 {
+            slow.read_buf(&mut answer).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(200)).await;
+
+        while !answer.ends_with(b"xx\r\n") && slow.read_buf(&mut answer).await.unwrap() > 0 {
+            if answer.len() > LARGE {
+                break;
+            }
+        }
+
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() > LARGE, "{} bytes", answer.len());
+    });
+}
+
+/// Frames of HTTP/2 (RFC 9113 §4.1): a type and its payload, as they come.
+async fn frames(stream: &mut DuplexStream, within: Duration) -> (Vec<(u8, Vec<u8>)>, bool) {
+    let mut bytes = Vec::new();
+    let read = async { while stream.read_buf(&mut bytes).await.is_ok_and(|count| count > 0) {} };
+    let has_ended = tokio::time::timeout(within, read).await.is_ok();
+    let mut frames = Vec::new();
+    let mut rest = &bytes[..];
+    while let [a, b, c, kind, _flags, _, _, _, _, after @ ..] = rest {
+        let (payload, next) = after.split_at(u32::from_be_bytes([0, *a, *b, *c]) as usize);
+        frames.push((*kind, payload.to_vec()));
+        rest = next;
+    }
+    (frames, has_ended)
+}
+
+#[test]
+fn an_http_2_connection_that_pings_and_asks_nothing_is_let_go_in_peace_when_it_has_been_idle() {
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingpong";
+    const GOAWAY: u8 = 7;
+    in_paused_time(async || {
+        let world = swept();
+        let mut caller = world.connection();
+        caller.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        caller.write_all(PING).await.unwrap();
+
+        // A PING is not the beginning of a head.
+        let (seen, has_ended) = frames(&mut caller, Duration::from_mins(1)).await;
+        assert!(!has_ended && seen.iter().all(|(kind, _)| *kind != GOAWAY), "{seen:?}");
+        assert!(seen.contains(&(6, b"pingpong".to_vec())), "{seen:?}");
+
+        let (seen, has_ended) = frames(&mut caller, Duration::from_secs(30)).await;
+        assert!(has_ended && seen.iter().any(|(kind, _)| *kind == GOAWAY), "{seen:?}");
     });
 }

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
-use http::header::WWW_AUTHENTICATE;
 
 use crate::clock::Moment;
 use crate::token::Generation;
@@ -19,6 +17,10 @@ const FIRST_HOLD: Duration = Duration::from_secs(30);
 const LONGEST_HOLD: Duration = Duration::from_mins(5);
 /// How long a held route must have seen nothing but 401s before it believes that its token died.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long after a route asked for a token a rejection of it is the verdict on the asking. A token that was
+/// good for longer, or not used here at first, has died since.
+const VERDICT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What to do about a 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,14 +42,21 @@ struct State {
     held_until: Moment,
     /// How often in a row it was held: doubles the next one.
     holds: u32,
-    /// Whether this hold has had its one refresh.
-    refreshed_in_hold: bool,
+    /// The generation that this hold's one refresh was asked for, once it was.
+    refreshed_in_hold: Option<Generation>,
     /// The latest generation that the upstream accepted on this route.
     accepted: Generation,
     /// When the 401s began that no acceptance has interrupted; of the generation `accepted`.
     rejected_since: Option<Moment>,
-    /// The generation that another was asked for, until the fresh one is accepted or rejected.
-    awaiting_verdict: Option<Generation>,
+    /// What was asked for and not yet judged.
+    awaiting_verdict: Option<Asked>,
+}
+
+/// A generation in whose place another was asked for, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    rejected: Generation,
+    at: Moment,
 }
 
 impl Hold {
@@ -65,14 +74,20 @@ impl Hold {
         before.rejected(generation, now).1
     }
 
-    /// The upstream accepted a replay with a fresh token: a 401 was a dead token after all.
-    pub fn replay_accepted(&self, generation: Generation) {
-        self.0.rcu(|state| Arc::new(state.accepted(generation).released()));
+    /// The upstream accepted a replay, whose token was asked for in the place of `rejected`: the 401 was a dead
+    /// token after all.
+    pub fn replay_accepted(&self, rejected: Generation, generation: Generation, now: Moment) {
+        self.0.rcu(|state| Arc::new(state.accepted(generation).vindicated(rejected, now)));
     }
 
     /// The upstream rejected a replay, whose token was asked for because of a 401.
     pub fn replay_rejected(&self, now: Moment) {
         self.0.rcu(|state| Arc::new(state.held(now)));
+    }
+
+    /// What was asked for in the place of `rejected` did not come.
+    pub fn not_replaced(&self, rejected: Generation) {
+        self.0.rcu(|state| Arc::new(state.not_replaced(rejected)));
     }
 }
 
@@ -85,11 +100,16 @@ impl State {
         if generation < self.accepted {
             return self;
         }
-        let awaiting_verdict = self.awaiting_verdict.filter(|asked| *asked >= generation);
+        let awaiting_verdict = self.awaiting_verdict.filter(|asked| asked.rejected >= generation);
         Self { accepted: generation, rejected_since: None, awaiting_verdict, ..self }
     }
 
-    fn released(self) -> Self {
+    /// A refresh has helped. It ends a hold only if it was the hold's own: one that was under way before, or
+    /// made for another route, says nothing of what is rejected here.
+    fn vindicated(self, rejected: Generation, now: Moment) -> Self {
+        if self.is_held(now) && self.refreshed_in_hold != Some(rejected) {
+            return self;
+        }
         Self { held_until: Moment::default(), holds: 0, ..self }
     }
 
@@ -101,9 +121,18 @@ impl State {
         Self {
             held_until: now + hold,
             holds: self.holds.saturating_add(1),
-            refreshed_in_hold: false,
+            refreshed_in_hold: None,
             rejected_since: None,
             awaiting_verdict: None,
+            ..self
+        }
+    }
+
+    /// No verdict will come, and a hold has its one refresh still before it.
+    fn not_replaced(self, rejected: Generation) -> Self {
+        Self {
+            refreshed_in_hold: self.refreshed_in_hold.filter(|asked| *asked != rejected),
+            awaiting_verdict: self.awaiting_verdict.filter(|asked| asked.rejected != rejected),
             ..self
         }
     }
@@ -113,10 +142,11 @@ impl State {
             return self.rejected_in_hold(generation, now);
         }
         // A fresh token that this route had asked for, and whoever asked has gone: this is the verdict.
-        if self.awaiting_verdict.is_some_and(|asked| asked < generation) {
+        let is_verdict = |asked: Asked| asked.rejected < generation && asked.at.until(now) < VERDICT_WITHIN;
+        if self.awaiting_verdict.is_some_and(is_verdict) {
             return (self.held(now), Decision::Pass);
         }
-        (Self { awaiting_verdict: Some(generation), ..self }, Decision::Refresh)
+        (self.asking(generation, now), Decision::Refresh)
     }
 
     fn rejected_in_hold(self, generation: Generation, now: Moment) -> (Self, Decision) {
@@ -125,62 +155,16 @@ impl State {
             return (self, Decision::Pass);
         }
         let since = self.rejected_since.unwrap_or(now);
-        if since.until(now) >= SILENCE && !self.refreshed_in_hold {
-            let awaiting_verdict = Some(generation);
-            return (Self { refreshed_in_hold: true, awaiting_verdict, ..self }, Decision::Refresh);
+        if since.until(now) >= SILENCE && self.refreshed_in_hold.is_none() {
+            let asking = Self { refreshed_in_hold: Some(generation), ..self.asking(generation, now) };
+            return (asking, Decision::Refresh);
         }
         (Self { rejected_since: Some(since), ..self }, Decision::Pass)
     }
-}
 
-/// Whether the upstream says that the token is good and not enough (RFC 6750 §3.1).
-pub fn is_insufficient_scope(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(WWW_AUTHENTICATE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|challenges| error_of_bearer(challenges).is_some_and(|error| error == "insufficient_scope"))
-}
-
-/// The `error` of the Bearer challenge in a `WWW-Authenticate` field (RFC 9110 §11.6.1, RFC 6750 §3).
-fn error_of_bearer(challenges: &str) -> Option<&str> {
-    let mut in_bearer = false;
-    for part in parts(challenges) {
-        // "Scheme name=value" opens a challenge; "name=value" continues it; "Scheme" alone is one too.
-        let (scheme, parameter) = match part.split_once(char::is_whitespace) {
-            Some((scheme, rest)) if !scheme.contains('=') => (Some(scheme), rest.trim()),
-            _ if !part.contains('=') => (Some(part), ""),
-            _ => (None, part),
-        };
-        if let Some(scheme) = scheme {
-            in_bearer = scheme.eq_ignore_ascii_case("bearer");
-        }
-        if let Some((name, value)) = parameter.split_once('=')
-            && in_bearer
-            && name.trim().eq_ignore_ascii_case("error")
-        {
-            return Some(value.trim().trim_matches('"'));
-        }
+    fn asking(self, rejected: Generation, now: Moment) -> Self {
+        Self { awaiting_verdict: Some(Asked { rejected, at: now }), ..self }
     }
-    None
-}
-
-/// Splits at commas that are not inside a quoted string.
-fn parts(challenges: &str) -> impl Iterator<Item = &str> {
-    let mut is_quoted = false;
-    let mut is_escaped = false;
-    challenges
-        .split(move |c: char| {
-            let escaped = std::mem::take(&mut is_escaped);
-            match c {
-                '"' if !escaped => is_quoted = !is_quoted,
-                '\\' if is_quoted && !escaped => is_escaped = true,
-                _ => {}
-            }
-            c == ',' && !is_quoted
-        })
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]
@@ -211,7 +195,7 @@ mod tests {
         hold.accepted(G1);
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
 
-        hold.replay_accepted(G2);
+        hold.replay_accepted(G1, G2, at(0));
         assert_eq!(hold.rejected(G2, at(0)), Decision::Refresh);
     }
 
@@ -236,7 +220,7 @@ mod tests {
             now += length;
         }
         hold.rejected(Generation::from_number(100), at(now));
-        hold.replay_accepted(Generation::from_number(101));
+        hold.replay_accepted(Generation::from_number(100), Generation::from_number(101), at(now));
         hold.rejected(Generation::from_number(101), at(now));
         hold.replay_rejected(at(now));
         assert!(!hold.0.load().is_held(at(now + 30)));
@@ -250,6 +234,60 @@ mod tests {
         assert_eq!(hold.rejected(G2, at(5)), Decision::Pass);
         assert_eq!(hold.rejected(G2, at(6)), Decision::Refresh);
         assert_eq!(hold.rejected(G2, at(7)), Decision::Pass, "once per hold");
+    }
+
+    #[test]
+    fn a_hold_ends_when_its_own_refresh_has_helped() {
+        let hold = held_route();
+        hold.accepted(G2);
+        hold.rejected(G2, at(5));
+        assert_eq!(hold.rejected(G2, at(6)), Decision::Refresh);
+
+        hold.replay_accepted(G2, G3, at(6));
+
+        assert_eq!(hold.rejected(G3, at(7)), Decision::Refresh, "no longer held");
+    }
+
+    #[test]
+    fn a_hold_does_not_end_because_of_a_refresh_that_was_under_way_before_it() {
+        let hold = Hold::default();
+        // Two requests with the same dead token: one finds the fresh one good, one is forbidden.
+        assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
+        assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
+        hold.replay_rejected(at(1));
+
+        hold.replay_accepted(G1, G2, at(1));
+
+        assert_eq!(hold.rejected(G2, at(2)), Decision::Pass, "still held");
+    }
+
+    #[test]
+    fn a_hold_keeps_its_refresh_where_no_token_could_be_had() {
+        let hold = held_route();
+        hold.accepted(G2);
+        hold.rejected(G2, at(5));
+        assert_eq!(hold.rejected(G2, at(6)), Decision::Refresh);
+        hold.not_replaced(G2);
+
+        assert_eq!(hold.rejected(G2, at(7)), Decision::Refresh);
+    }
+
+    #[test]
+    fn a_token_that_was_asked_for_long_ago_and_dies_now_is_replaced() {
+        let hold = Hold::default();
+        assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
+
+        // Whoever asked has gone, and nobody used the route for an hour.
+        assert_eq!(hold.rejected(G2, at(3600)), Decision::Refresh);
+    }
+
+    #[test]
+    fn a_refresh_that_failed_awaits_no_verdict() {
+        let hold = Hold::default();
+        assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
+        hold.not_replaced(G1);
+
+        assert_eq!(hold.rejected(G2, at(1)), Decision::Refresh);
     }
 
     #[test]
@@ -286,39 +324,10 @@ mod tests {
     fn a_late_401_of_an_old_token_changes_nothing_for_the_new_one() {
         let hold = Hold::default();
         hold.rejected(G1, at(0));
-        hold.replay_accepted(G2);
+        hold.replay_accepted(G1, G2, at(0));
 
         hold.accepted(G1);
         assert_eq!(hold.0.load().accepted, G2);
-    }
-
-    #[test]
-    fn insufficient_scope_is_told_from_other_challenges() {
-        let is = |values: &[&str]| {
-            let mut headers = HeaderMap::new();
-            for value in values {
-                headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
-            }
-            is_insufficient_scope(&headers)
-        };
-
-        assert!(is(&["Bearer error=\"insufficient_scope\""]));
-        assert!(is(&["Bearer realm=\"a, b\", error=\"insufficient_scope\", scope=\"x\""]));
-        assert!(is(&["bearer error=insufficient_scope"]));
-        assert!(is(&["Basic realm=\"x\"", "Bearer error=\"insufficient_scope\""]));
-        assert!(is(&["Basic realm=\"x\", Bearer realm=\"y\", error=\"insufficient_scope\""]));
-        for no in [
-            "Bearer",
-            "Bearer error=\"invalid_token\"",
-            "Basic error=\"insufficient_scope\"",
-            "Bearer realm=\"error=insufficient_scope\"",
-            "Bearer realm=\"\\\", error=insufficient_scope\"",
-            "Bearer, Basic error=\"insufficient_scope\"",
-            "",
-        ] {
-            assert!(!is(&[no]), "{no}");
-        }
-        assert!(!is(&[]));
     }
 
     proptest! {
@@ -342,9 +351,5 @@ mod tests {
             prop_assert!(asked <= 2 + 2 * (now / FIRST_HOLD.as_secs() + 1), "{asked} requests in {now} s");
         }
 
-        #[test]
-        fn no_challenge_makes_it_panic(value in "\\PC{0,80}") {
-            let _ = error_of_bearer(&value);
-        }
     }
 }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
@@ -20,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::caller::{Caller, End};
+use super::caller_io::CallerStream;
 use super::connection;
 use super::pool::{Pool, Upstream};
 use super::service::{Service, Shared};
@@ -177,7 +177,7 @@ impl Worker {
     /// Serves one connection in a task of its own.
     pub fn serve<S>(&self, stream: S, peer: SocketAddr, is_allowed: bool)
     where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        S: CallerStream + 'static,
     {
         let caller = Caller::new(peer, is_allowed, Rc::clone(&self.callers.now));
         self.callers.all.borrow_mut().push(Rc::clone(&caller));

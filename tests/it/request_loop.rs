@@ -1,14 +1,14 @@
 //! What a legacy application can do through the proxy, and what it is told where it cannot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head};
+use crate::harness::raw::{RawPeer, Recorder, read_head};
 use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
 
 #[tokio::test]
@@ -312,23 +312,13 @@ async fn a_malformed_request_behind_a_good_one_is_refused_after_its_answer() {
 
 #[tokio::test]
 async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream() {
-    let complete = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&complete);
-    let peer = RawPeer::tcp(move |mut stream| {
-        let counter = Arc::clone(&counter);
-        async move {
-            let mut all = Vec::new();
-            let _ = stream.read_to_end(&mut all).await;
-            counter.fetch_add(usize::from(all.ends_with(b"0\r\n\r\n")), Ordering::Relaxed);
-        }
-    })
-    .await;
+    let recorder = Recorder::start("").await;
     let world = Setup::default()
         .quiet()
         .unprotected()
         .without_token()
         .limits("body_bytes = \"10KiB\"")
-        .upstream(url(&peer))
+        .upstream(url(&recorder.peer))
         .start()
         .await;
     let chunk = [b'x'; 4096];
@@ -336,26 +326,16 @@ async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream()
     let reply = world.send(&Request::chunked("/x", &[&chunk, &chunk, &chunk])).await;
 
     assert_eq!((reply.status, reply.code().as_deref()), (413, Some("body_too_large")));
-    assert_eq!(complete.load(Ordering::Relaxed), 0);
+    let messages = recorder.ended(1).await;
+    assert!(messages.len() == 1 && !messages[0].ends_with("0\r\n\r\n"), "{messages:?}");
     world.finish().await;
 }
 
 #[tokio::test]
 async fn a_body_that_breaks_off_is_never_completed_upstream() {
-    let ends = Arc::new(AtomicUsize::new(0));
-    let complete = Arc::new(AtomicUsize::new(0));
-    let (ended, completed) = (Arc::clone(&ends), Arc::clone(&complete));
-    let peer = RawPeer::tcp(move |mut stream| {
-        let (ended, completed) = (Arc::clone(&ended), Arc::clone(&completed));
-        async move {
-            let mut all = Vec::new();
-            let _ = stream.read_to_end(&mut all).await;
-            completed.fetch_add(usize::from(all.ends_with(b"0\r\n\r\n")), Ordering::Relaxed);
-            ended.fetch_add(1, Ordering::Relaxed);
-        }
-    })
-    .await;
-    let world = Setup::default().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
+    let recorder = Recorder::start("").await;
+    let world =
+        Setup::default().quiet().unprotected().without_token().upstream(url(&recorder.peer)).start().await;
     let host = world.address;
 
     // A chunk that is none: told to the caller.
@@ -370,8 +350,9 @@ async fn a_body_that_breaks_off_is_never_completed_upstream() {
     caller.write(format!("{head}5\r\nhello\r\n").as_bytes()).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(caller);
-    eventually("the upstream's end", async || ends.load(Ordering::Relaxed) == 2).await;
-    assert_eq!(complete.load(Ordering::Relaxed), 0);
+    for message in recorder.ended(2).await {
+        assert!(message.contains("hello") && !message.ends_with("0\r\n\r\n"), "{message}");
+    }
     world.finish().await;
 }
 

@@ -1,13 +1,17 @@
 //! Tokens that die behind our back: what callers see (nothing), and what the token endpoint sees (one request).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bearerd::demo::authorization_server::Answer;
+use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
+use crate::harness::raw::{RawPeer, Recorder, read_head};
 use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
 
 /// Bytes that would show a lost, doubled or moved piece.
@@ -382,8 +386,81 @@ async fn the_connection_of_a_late_401_is_used_for_the_replay() {
     world.authorization.revoke_all();
     assert_eq!(caller.send(&Request::get("/d")).await.status, 200);
 
-    // What the API's side shows: all of it over one connection.
-    let connects = world.process.output().matches("connected to").count();
-    assert!(connects >= 1, "the log says nothing of connections");
+    assert_eq!(world.upstream.connections(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_third_time() {
+    let world = Setup::default().quiet().start().await;
+    for target in ["/hangup", "/break/length", "/break/chunked"] {
+        let mut caller = world.caller().await;
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        let (before, seen) = (world.authorization.requests(), world.upstream.requests().len());
+        world.authorization.revoke_all();
+
+        let outcome = caller.try_send(&Request::post(target, b"pay once")).await;
+
+        if target == "/hangup" {
+            assert_eq!(outcome.unwrap().code().as_deref(), Some("upstream_protocol"));
+        } else {
+            outcome.expect_err("an answer that broke off looked complete");
+        }
+        assert_eq!(world.token_requests_since(before), 1, "{target}");
+        assert_eq!(world.upstream.requests().len() - seen, 2, "{target}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
+    let early = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n";
+    let recorder = Recorder::start(early).await;
+    let url = format!("http://{}", recorder.peer.address);
+    let world = Setup::default().upstream(url).server("workers = 1").start().await;
+    let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n", world.address);
+    for _ in 0..30 {
+        let mut caller = world.caller().await;
+        caller.write(format!("{head}5\r\nhello\r\nZZZ\r\n").as_bytes()).await;
+        if let Ok(reply) = caller.read().await {
+            assert!(matches!(reply.status, 400 | 401), "{}", reply.status);
+        }
+    }
+
+    for message in recorder.ended(30).await {
+        assert!(!message.ends_with("0\r\n\r\n"), "{message}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ended_while_the_connection_was_made_is_not_sent() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let acceptor = TlsAcceptor::from(pki.server_config(&[b"http/1.1"]).unwrap());
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&tokens);
+    let slow = RawPeer::tcp(move |stream| {
+        let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+        async move {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+            let token = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap();
+            seen.lock().unwrap().push((token.to_owned(), Instant::now()));
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+            let _ = stream.write_all(answer).await;
+        }
+    })
+    .await;
+    let setup = Setup::default().lifetime(2).upstream(format!("https://localhost:{}", slow.address.port()));
+    let world = setup.start_with(pki, async |_| {}).await;
+
+    let mut caller = world.caller().await;
+    caller.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    assert_eq!(caller.read().await.unwrap().text(), "ok");
+
+    let (token, at) = tokens.lock().unwrap().remove(0);
+    let ended = world.authorization.introspection().ended_ago(&token).unwrap_or_default();
+    assert!(ended <= at.elapsed(), "the token had ended before");
     world.finish().await;
 }

@@ -1,11 +1,13 @@
 //! APIs that fail in every way: the caller is told, nothing incomplete looks complete, nothing is sent twice.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bearerd::demo::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::raw::{RawPeer, read_head, reset};
@@ -195,6 +197,23 @@ async fn an_answer_that_breaks_off_is_seen_to_be_incomplete() {
     let mut caller = Http2Caller::connect(world.address).await;
     assert!(caller.breaks(&Request::get("/break/chunked")).await);
     assert_eq!(caller.send(&Request::get("/x")).await.status, 200, "the connection lives on");
+    world.finish().await;
+}
+
+/// To HTTP/1.0 such an answer's end is the connection's: an orderly one would look complete.
+#[tokio::test]
+async fn a_caller_of_old_sees_an_answer_that_breaks_off_as_a_failed_connection() {
+    let world = World::start().await;
+    let ask = async |target: &str| {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        let request = format!("GET {target} HTTP/1.0\r\nhost: {}\r\n\r\n", world.address);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.map(|_| answer)
+    };
+
+    assert!(ask("/trickle/3").await.unwrap().ends_with("piece 2\n"));
+    assert_eq!(ask("/break/chunked").await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     world.finish().await;
 }
 

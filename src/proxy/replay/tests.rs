@@ -152,13 +152,13 @@ async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
 
     assert!(!payload.is_replayable());
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "12345678901");
-    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+    assert_eq!(allowance.budget.used(), 0);
 }
 
 #[tokio::test]
 async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
     let allowance = allowance(10, 16);
-    let used = || allowance.budget.used.load(Ordering::Relaxed);
+    let used = || allowance.budget.used();
     let one = Payload::new(pieces(&["1234567890"]), &allowance);
     let two = Payload::new(pieces(&["1234567890"]), &allowance);
     rest(&mut one.first()).await.unwrap();
@@ -184,7 +184,7 @@ async fn tiny_pieces_are_counted_by_what_they_take() {
     let payload = Payload::new(body, &allowance);
     rest(&mut payload.first()).await.unwrap();
 
-    let used = allowance.budget.used.load(Ordering::Relaxed);
+    let used = allowance.budget.used();
     assert!((1000..=2048).contains(&used), "{used}");
 }
 
@@ -196,7 +196,7 @@ async fn what_need_not_be_kept_is_not() {
     rest(&mut payload.first()).await.unwrap();
 
     assert!(payload.again().is_none());
-    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+    assert_eq!(allowance.budget.used(), 0);
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn once_settled_nothing_is_kept() {
 
     payload.settle();
 
-    assert_eq!(allowance.budget.used.load(Ordering::Relaxed), 0);
+    assert_eq!(allowance.budget.used(), 0);
     assert_eq!(rest(&mut first).await.unwrap(), "two");
     assert!(payload.again().is_none());
 }
@@ -259,6 +259,57 @@ async fn a_broken_body_is_a_fault_of_the_caller_and_not_an_end() {
 }
 
 #[tokio::test]
+async fn a_broken_body_stays_broken_and_is_never_completed_by_a_second_attempt() {
+    let mut body = pieces(&["one"]);
+    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+    let payload = Payload::new(body, &roomy());
+    let mut first = payload.first();
+    assert_eq!(rest(&mut first).await.unwrap_err(), Fault::Caller);
+
+    // The source itself says that it is at its end when it is asked again.
+    assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Caller);
+    assert!(!payload.is_replayable() && payload.again().is_none());
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_during_the_second_attempt_is_a_fault_there_too() {
+    let mut body = pieces(&["one", "two"]);
+    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+    let payload = Payload::new(body, &roomy());
+    next(&mut payload.first()).await.unwrap().unwrap();
+
+    let mut again = payload.again().unwrap();
+    assert_eq!(rest(&mut again).await.unwrap_err(), Fault::Caller);
+    assert_eq!(next(&mut again).await.unwrap().unwrap_err(), Fault::Caller);
+}
+
+#[tokio::test]
+async fn a_length_that_was_only_declared_takes_nothing_of_the_budget() {
+    let allowance = allowance(1000, 1000);
+    let mut body = with_length(&["1234567890", &"x".repeat(900)]);
+    let rest_of_it = body.pieces.pop_back();
+    body.pieces.push_back(None);
+    body.pieces.extend(rest_of_it);
+    let payload = Payload::new(body, &allowance);
+    next(&mut payload.first()).await.unwrap().unwrap();
+
+    assert_eq!(allowance.budget.used(), 10);
+    assert!(payload.is_replayable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_too_large_is_read_to_its_end_all_the_same() {
+    let allowance = Allowance { body_bytes: Some(5), ..roomy() };
+    let payload = Payload::new(pieces(&["12345", "6", "7", "8"]), &allowance);
+    let shared = payload.0.clone().unwrap();
+    assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::TooLarge);
+
+    payload.drain(Duration::from_secs(5)).await;
+
+    assert!(shared.source.borrow().body.pieces.is_empty());
+}
+
+#[tokio::test]
 async fn trailers_nobody_has_vetted_go_nowhere() {
     let mut body = pieces(&["one"]);
     let mut trailers = http::HeaderMap::new();
@@ -274,7 +325,7 @@ async fn what_nobody_wants_is_read_to_its_end_and_not_for_ever() {
     let payload = Payload::new(pieces(&["one", "two"]), &roomy());
     let mut first = payload.first();
     payload.drain(Duration::from_secs(5)).await;
-    assert!(first.shared.as_ref().unwrap().is_at_end.get());
+    assert!(first.shared.as_ref().unwrap().source.borrow().body.pieces.is_empty());
     assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Superseded);
 
     let mut endless = pieces(&["one"]);

@@ -1,14 +1,16 @@
 //! Peers that are told byte for byte what to do: for faults that no HTTP library would produce.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use super::eventually;
 
 /// A listener whose every connection is given to a function; ends when dropped.
 #[derive(Debug)]
@@ -51,6 +53,39 @@ impl RawPeer {
             }
         })
         .await
+    }
+}
+
+/// A peer that notes everything it was sent, for each connection that has ended.
+#[derive(Debug)]
+pub struct Recorder {
+    pub peer: RawPeer,
+    messages: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Recorder {
+    /// Reads a head, says `early`, and reads on to the end.
+    pub async fn start(early: &'static str) -> Self {
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let recorded = Arc::clone(&messages);
+        let peer = RawPeer::tcp(move |mut stream| {
+            let recorded = Arc::clone(&recorded);
+            async move {
+                let mut all = read_head(&mut stream).await;
+                let _ = stream.write_all(early.as_bytes()).await;
+                let _ = stream.read_to_end(&mut all).await;
+                recorded.lock().unwrap().push(all);
+            }
+        })
+        .await;
+        Self { peer, messages }
+    }
+
+    /// What came over the connections that have ended, once these are so many.
+    pub async fn ended(&self, connections: usize) -> Vec<String> {
+        eventually("the upstream's end", async || self.messages.lock().unwrap().len() >= connections).await;
+        let messages = self.messages.lock().unwrap();
+        messages.iter().map(|message| String::from_utf8_lossy(message).into_owned()).collect()
     }
 }
 

@@ -98,6 +98,11 @@ impl Upstream {
         self.notes.rejected.load(Ordering::Relaxed)
     }
 
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.server.connections()
+    }
+
     /// All requests that came.
     pub fn requests(&self) -> Vec<Seen> {
         self.notes.requests.lock().unwrap().clone()

@@ -1,0 +1,208 @@
+//! A caller's socket as hyper sees it: it notes what happens, says refusals in our words, and reads on at the end.
+//!
+//! Callers get the words of [`ProxyError`] where hyper would refuse a malformed head with its own, and a last
+//! reading of what they still send, so that they get to see the answer.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::Version;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::caller::Caller;
+use super::error::ProxyError;
+
+/// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A socket of a caller, which notes what happens on it.
+pub struct CallerIo<S> {
+    stream: S,
+    caller: Rc<Caller>,
+    /// What was read to tell the protocols apart; read again before anything else.
+    sniffed: Bytes,
+    /// What is to be written in the place of hyper's own refusal.
+    own: Bytes,
+}
+
+/// What a caller's bytes come over.
+pub trait CallerStream: AsyncRead + AsyncWrite + Unpin {
+    /// Makes that closing it looks like a failure to the peer, and not like an end.
+    fn set_close_by_reset(&self);
+}
+
+impl CallerStream for TcpStream {
+    fn set_close_by_reset(&self) {
+        // If it fails the connection has ended already.
+        let _ = self.set_zero_linger();
+    }
+}
+
+impl<S: CallerStream> CallerIo<S> {
+    /// A caller's new socket.
+    pub const fn new(stream: S, caller: Rc<Caller>) -> Self {
+        Self { stream, caller, sniffed: Bytes::new(), own: Bytes::new() }
+    }
+
+    /// Whether the first bytes are those of HTTP/2. They are kept for whoever reads next.
+    pub async fn sniff(&mut self) -> io::Result<bool> {
+        let mut first = Vec::with_capacity(PREFACE.len());
+        while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+            let missing = PREFACE.len() - first.len();
+            if (&mut self.stream).take(missing as u64).read_buf(&mut first).await? == 0 {
+                break;
+            }
+            self.caller.received();
+        }
+        self.sniffed = Bytes::from(first);
+        Ok(self.sniffed.starts_with(PREFACE))
+    }
+
+    /// Tells a caller whose request head did not arrive in time, if it sent anything of one.
+    pub async fn refuse_late_head(&mut self) {
+        if self.caller.has_begun_a_head() {
+            let answer = plain(&ProxyError::RequestTimeout);
+            // A caller that does not take it has not asked properly either.
+            let _ = self.stream.write_all(&answer).await;
+            let _ = self.stream.shutdown().await;
+        }
+    }
+
+    /// Closes a connection that failed; where an answer's end is the connection's, so that it is not taken for
+    /// complete (RFC 9112 §6.3).
+    pub fn close(self) {
+        if self.caller.is_answer_cut_off() {
+            self.stream.set_close_by_reset();
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> CallerIo<S> {
+    /// Our own words in the place of hyper's, if these bytes are hyper's refusal of a malformed request.
+    ///
+    /// They can be nothing else: no request is being answered, and everything written before is flushed.
+    fn refusal(&self, bytes: &[u8]) -> Option<Bytes> {
+        if self.caller.is_answering() || !bytes.starts_with(b"HTTP/1.") {
+            return None;
+        }
+        let error = match bytes.get(9..12)? {
+            b"431" | b"414" => ProxyError::HeaderTooLarge,
+            b"400" => ProxyError::BadRequest("the request is malformed"),
+            _ => return None,
+        };
+        Some(plain(&error))
+    }
+
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.own.has_remaining() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.own))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.own.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A refusal as it goes over the wire where hyper does not write it (RFC 9112 §4).
+fn plain(error: &ProxyError) -> Bytes {
+    let response = error.response(Version::HTTP_11);
+    let reason = response.status().canonical_reason().unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {} {reason}\r\n", response.status().as_u16()).into_bytes();
+    for (name, value) in response.headers() {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    let date = httpdate::fmt_http_date(crate::clock::wall_clock());
+    let end = format!("content-length: {}\r\ndate: {date}\r\n\r\n", response.body().len());
+    text.extend_from_slice(end.as_bytes());
+    text.extend_from_slice(response.body());
+    Bytes::from(text)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for CallerIo<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.sniffed.has_remaining() {
+            let count = self.sniffed.len().min(buf.remaining());
+            buf.put_slice(&self.sniffed.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if buf.filled().len() > before {
+            self.caller.received();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(own) = self.refusal(buf) {
+            self.own = own;
+            self.caller.leave_unread();
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.caller.sent();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // A refusal has no body: it is one buffer.
+        if let [only] = bufs
+            && let Some(own) = self.refusal(only)
+        {
+            self.own = own;
+            self.caller.leave_unread();
+            return Poll::Ready(Ok(only.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.caller.sent();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_own(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.caller.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closing at once with something unread would make the system reset the connection, and the caller lose
+    /// the answer that it has not read yet. So what comes is read and thrown away for a while.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_own(cx))?;
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if !self.caller.begins_to_linger() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut scratch = [0; 8 * 1024];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
