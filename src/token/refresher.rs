@@ -98,12 +98,15 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     fn next_step(&mut self) -> Step {
         let now = self.clock.now();
+        let is_rejected = self.demand.exceeds(self.store.generation());
         let cause = if now >= self.due {
             Cause::Scheduled
-        } else if now >= self.no_forced_before && self.demand.exceeds(self.store.generation()) {
-            Cause::Forced
-        } else {
+        } else if !is_rejected {
             return Step::Wait(self.due);
+        } else if now < self.no_forced_before {
+            return Step::Wait(self.due.min(self.no_forced_before));
+        } else {
+            Cause::Forced
         };
         match self.limiter.admit(cause) {
             Ok(()) => Step::Ask(cause),

@@ -107,6 +107,12 @@ impl TokenSource {
         self.demand.raise(rejected.next());
     }
 
+    /// Whether a later token than the latest is wanted.
+    #[cfg(test)]
+    pub(super) fn is_another_wanted(&self) -> bool {
+        self.demand.exceeds(self.store.generation())
+    }
+
     async fn wait_until(
         &self,
         within: Duration,

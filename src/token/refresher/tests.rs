@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Environment, parse};
@@ -310,6 +311,19 @@ async fn the_same_token_again_is_no_new_generation_and_no_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_rejected_right_after_it_was_handed_out_again_is_replaced_as_soon_as_asking_can_help() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("same", 3600), Act::Token("same", 3600)]);
+    let first = source.wait(HOUR).await.unwrap().generation();
+    assert!(matches!(source.replace(first, HOUR).await, Err(NotReplaced::Unchanged)));
+
+    source.demand(first);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+
+    assert!(source.generation() > first);
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handful_of_times() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let started = tokio::time::Instant::now();
@@ -351,4 +365,54 @@ async fn a_malformed_answer_keeps_the_valid_token() {
     assert!(endpoint.count() >= 4, "the margin gives several tries: {}", endpoint.count());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(source.current().is_none());
+}
+
+/// Seconds that a token lives which the schedule does not replace in a test.
+const YEAR: u64 = 365 * 24 * 3600;
+
+fn acts() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => Just(Act::Token("same", YEAR)),
+        1 => Just(Act::Token("other", YEAR)),
+        1 => Just(Act::Token("short", 30)),
+        1 => Just(Act::Fail(transient())),
+        1 => (1u64..2000).prop_map(|seconds| Act::Fail(throttled(seconds))),
+        1 => Just(Act::Fail(rejected())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is answered and wanted, in whatever order: no loop, and nothing that is wanted is forgotten.
+    #[test]
+    fn every_demand_is_met_or_withdrawn_and_requests_stay_within_the_quota(
+        acts in proptest::collection::vec(acts(), 0..20),
+        pauses in proptest::collection::vec(0u64..600, 1..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (endpoint, source) = start("quota = { requests = 4, per = \"60s\" }", AT_ONCE, &acts);
+            for pause in pauses {
+                source.demand(source.generation());
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+            }
+            // As many failures as there are left, each with the longest wait.
+            tokio::time::sleep(Duration::from_hours(8)).await;
+            prop_assert!(!source.is_another_wanted());
+            // And once the endpoint has another token, it is had.
+            endpoint.acts.lock().unwrap().clear();
+            let last = source.generation();
+            source.demand(last);
+            tokio::time::sleep(Duration::from_hours(2)).await;
+            prop_assert!(source.generation() > last);
+            let asked = endpoint.asked();
+            for (index, start) in asked.iter().enumerate() {
+                let in_window =
+                    asked[index..].iter().filter(|at| start.until(**at) < Duration::from_mins(1)).count();
+                prop_assert!(in_window <= 8, "{in_window} requests in a minute");
+            }
+            Ok(())
+        })?;
+    }
 }
