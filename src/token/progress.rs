@@ -54,6 +54,11 @@ pub enum Reason {
 }
 
 impl Progress {
+    /// Whether nothing says why no request is under way: its time may have come while the machine slept.
+    pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
+        !self.underway && self.blocked.is_none_or(|blocked| blocked.until <= now)
+    }
+
     /// Why waiting until `deadline` cannot help, if it cannot.
     pub(super) fn hopeless(&self, now: Moment, deadline: Moment) -> Option<Unavailable> {
         let blocked = self.blocked.filter(|blocked| !self.underway && blocked.until > deadline)?;

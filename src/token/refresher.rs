@@ -27,7 +27,8 @@ use crate::clock::{Clock, Moment};
 use crate::config::Credential;
 use crate::telemetry::audit;
 
-/// The longest sleep: a machine that was suspended notices within this time that its token is old.
+/// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
+/// if a request waits.
 const RECHECK: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
 const SECRET_POLL: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 //! The refresh loop against an endpoint in memory, hours of it in paused time.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
@@ -101,7 +102,10 @@ fn credential(lines: &str) -> Arc<Credential> {
 
 /// A refresher that runs, with its endpoint and its source.
 fn start(lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
-    let clock = Clock::tokio();
+    start_with(Clock::tokio(), lines, takes, acts)
+}
+
+fn start_with(clock: Clock, lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
     let endpoint = Arc::new(Endpoint {
         acts: Mutex::new(acts.iter().cloned().collect()),
         takes,
@@ -352,6 +356,39 @@ async fn a_token_of_a_second_does_not_become_a_storm() {
 
     // Ten at once, then ten a minute: the quota.
     assert!(endpoint.count() <= 10 + 600 + 1, "{}", endpoint.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_the_first_request_has_a_token_asked_for_at_once() {
+    let (clock, suspended) = Clock::suspendable();
+    let (endpoint, source) = start_with(clock, "", AT_ONCE, &[]);
+    assert!(source.wait(HOUR).await.is_ok());
+    for asked in 2..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        suspended.fetch_add(8 * 3600 * 1_000_000_000, Ordering::Relaxed);
+        assert!(source.current().is_none());
+        let woken = tokio::time::Instant::now();
+
+        let tokens = join_all((0..100).map(|_| source.wait(Duration::from_secs(10)))).await;
+
+        assert!(tokens.iter().all(Result::is_ok));
+        assert_eq!(woken.elapsed(), Duration::ZERO);
+        assert_eq!(endpoint.count(), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_a_barrier_that_has_passed_meanwhile_keeps_nobody() {
+    let (clock, suspended) = Clock::suspendable();
+    let (endpoint, source) = start_with(clock, "", AT_ONCE, &[Act::Fail(throttled(600))]);
+    assert!(source.wait(Duration::from_secs(10)).await.is_err());
+    suspended.fetch_add(3600 * 1_000_000_000, Ordering::Relaxed);
+    let woken = tokio::time::Instant::now();
+
+    assert!(source.wait(Duration::from_secs(10)).await.is_ok());
+
+    assert_eq!(woken.elapsed(), Duration::ZERO);
+    assert_eq!(endpoint.count(), 2);
 }
 
 #[tokio::test(start_paused = true)]
