@@ -85,9 +85,9 @@ impl Progress {
         let reason = match (blocked.by, &self.failure) {
             (Barrier::Quota, _) => Reason::QuotaExhausted,
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
-            (Barrier::Latch, Some(failure)) => reason_of(failure),
+            (_, Some(failure)) => reason_of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
-            (Barrier::Backoff | Barrier::Breaker, _) => Reason::EndpointUnavailable,
+            (Barrier::Backoff | Barrier::Breaker, None) => Reason::EndpointUnavailable,
         };
         let is_for_a_person = matches!(reason, Reason::ClientRejected | Reason::ScopeMissing);
         Unavailable {

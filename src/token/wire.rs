@@ -15,7 +15,7 @@ use super::retry_after::retry_after;
 /// A year: a longer lifetime is cut to it.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
-/// The least wait where a server limits the rate without saying for how long in a field.
+/// The least wait where a server limits the rate and says so in a 400; `retry_after_max` does not shorten it.
 const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
 /// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
@@ -74,11 +74,9 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<
             ),
         }),
         408 => Err(TokenError::Server { status: 408 }),
-        429 => Err(TokenError::Throttled { status: 429, retry_after: retry_after(headers) }),
+        429 => Err(throttled(429, headers, Duration::ZERO)),
         400..=499 => Err(client_error(status, headers, body)),
-        503 if retry_after(headers).is_some() => {
-            Err(TokenError::Throttled { status: 503, retry_after: retry_after(headers) })
-        }
+        503 if retry_after(headers).is_some() => Err(throttled(503, headers, Duration::ZERO)),
         500..=599 => Err(TokenError::Server { status: status.as_u16() }),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
     }
@@ -127,6 +125,10 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     }
 }
 
+fn throttled(status: u16, headers: &HeaderMap, at_least: Duration) -> TokenError {
+    TokenError::Throttled { status, retry_after: retry_after(headers), at_least }
+}
+
 fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenError {
     // An error body that does not parse says nothing; the status alone decides.
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
@@ -134,8 +136,7 @@ fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenEr
     let is_rate_limit = failure.error.as_deref() == Some("invalid_request")
         && description.is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
     if is_rate_limit {
-        let wait = retry_after(headers).unwrap_or_default().max(RATE_LIMIT_WAIT);
-        return TokenError::Throttled { status: status.as_u16(), retry_after: Some(wait) };
+        return throttled(status.as_u16(), headers, RATE_LIMIT_WAIT);
     }
     TokenError::Rejected {
         status: status.as_u16(),
@@ -171,7 +172,8 @@ mod tests {
         const MINUTE: Duration = Duration::from_mins(1);
         let transient = Some(Class::Transient);
         let rejected = Some(Class::Rejected);
-        let throttled = |wait| Some(Class::Throttled(wait));
+        let throttled = |retry_after| Some(Class::Throttled { retry_after, at_least: Duration::ZERO });
+        let a_minute = |retry_after| Some(Class::Throttled { retry_after, at_least: MINUTE });
         let seven = [("retry-after", "7")];
         let date =
             [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")];
@@ -217,13 +219,13 @@ mod tests {
                 400,
                 &[],
                 r#"{"error":"invalid_request","error_description":"Rate Limit exceeded; try later"}"#,
-                throttled(Some(MINUTE)),
+                a_minute(None),
             ),
             (
                 400,
                 &[("retry-after", "120")],
                 r#"{"error":"invalid_request","error_description":"rate limit exceeded"}"#,
-                throttled(Some(MINUTE * 2)),
+                a_minute(Some(MINUTE * 2)),
             ),
             // The server's own trouble.
             (500, &[], "", transient),

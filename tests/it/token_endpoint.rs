@@ -158,6 +158,7 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     let body = "{\"error\":\"invalid_request\",\"error_description\":\"rate limit exceeded; try later\"}";
     let world = Setup::default()
         .without_token()
+        .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(fixed(400, &[], body)))
         .await;
     eventually("the refusal", async || world.authorization.requests() == 1).await;
@@ -167,6 +168,22 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
     let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
     assert!((58..=62).contains(&wait), "{wait}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_without_a_time_is_a_rate_limit() {
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"100ms\"")
+        .start_after(async |server| server.answer_next(fixed(429, &[], "")))
+        .await;
+    world.process.event("token refresh failed").await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
+    assert_eq!(reply.get("retry-after"), Some("1"));
     world.finish().await;
 }
 

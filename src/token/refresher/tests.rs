@@ -86,7 +86,8 @@ fn rejected() -> TokenError {
 }
 
 fn throttled(seconds: u64) -> TokenError {
-    TokenError::Throttled { status: 429, retry_after: Some(Duration::from_secs(seconds)) }
+    let retry_after = Some(Duration::from_secs(seconds));
+    TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO }
 }
 
 fn credential(lines: &str) -> Arc<Credential> {
@@ -264,6 +265,25 @@ async fn a_retry_after_holds_for_every_cause() {
     let asked = endpoint.asked();
     let gap = asked[1].until(asked[2]);
     assert!(gap >= Duration::from_mins(2) && gap < Duration::from_secs(122), "{gap:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_limit_without_a_time_is_told_as_a_rate_limit_also_by_the_breaker() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    let unhelpful = TokenError::Throttled { status: 429, retry_after: None, at_least: Duration::ZERO };
+    endpoint.always(Some(Act::Fail(unhelpful)));
+    for _ in 0..8 {
+        let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(unavailable.reason, Reason::EndpointRateLimited);
+        assert!(unavailable.retry_after.is_some());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert!(endpoint.count() > 5, "{}", endpoint.count());
+
+    endpoint.always(Some(Act::Fail(transient())));
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    let unavailable = source.wait(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(unavailable.reason, Reason::EndpointUnavailable);
 }
 
 #[tokio::test(start_paused = true)]
