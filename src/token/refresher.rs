@@ -53,11 +53,13 @@ pub struct Refresher<E> {
     same_token: u32,
     /// Until when a rejected token is no reason to ask.
     no_forced_before: Moment,
+    /// The latest token that was reported as rejected.
+    rejected: Generation,
 }
 
 /// What to do next.
 enum Step {
-    Ask(Cause),
+    Ask,
     Wait(Moment),
 }
 
@@ -82,6 +84,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
+            rejected: Generation::NONE,
             credential,
         };
         (refresher, source)
@@ -91,7 +94,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub async fn run(mut self) {
         loop {
             match self.next_step() {
-                Step::Ask(cause) => self.ask(cause).await,
+                Step::Ask => self.ask().await,
                 Step::Wait(until) => self.wait(until).await,
             }
         }
@@ -99,7 +102,7 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     fn next_step(&mut self) -> Step {
         let now = self.clock.now();
-        let is_rejected = self.demand.exceeds(self.store.generation());
+        let is_rejected = self.notices_rejection();
         let cause = if now >= self.due {
             Cause::Scheduled
         } else if !is_rejected {
@@ -110,7 +113,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             Cause::Forced
         };
         match self.limiter.admit(cause) {
-            Ok(()) => Step::Ask(cause),
+            Ok(()) => Step::Ask,
             Err(blocked) => {
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
@@ -120,6 +123,17 @@ impl<E: TokenEndpoint> Refresher<E> {
                 Step::Wait(until)
             }
         }
+    }
+
+    /// Whether the current token has been rejected; tells the trail when it is first seen.
+    fn notices_rejection(&mut self) -> bool {
+        let current = self.store.generation();
+        let is_rejected = self.demand.exceeds(current);
+        if is_rejected && self.rejected < current {
+            self.rejected = current;
+            self.trail.token_rejected();
+        }
+        is_rejected
     }
 
     /// Sleeps until the moment, a new demand, or a changed secret while that is what we wait for.
@@ -138,10 +152,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    async fn ask(&mut self, cause: Cause) {
-        if cause == Cause::Forced {
-            self.trail.token_rejected();
-        }
+    async fn ask(&mut self) {
         self.progress.send_modify(|progress| {
             progress.underway = true;
             progress.blocked = None;
@@ -155,6 +166,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             .await
             .unwrap_or_else(|_| Err(TokenError::Network("the request panicked".to_owned())));
         let latency = sent.until(self.clock.now());
+        // It may have been rejected meanwhile, and is about to be replaced.
+        self.notices_rejection();
         match outcome.and_then(|grant| self.accept(grant, sent)) {
             Ok(token) => self.succeeded(token, latency),
             Err(error) => self.failed(error, latency),

@@ -292,6 +292,43 @@ async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
 }
 
 #[tokio::test]
+async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_for() {
+    let world = Setup::default().start().await;
+    world.authorization.answer_next(Answer::too_many(600));
+    world.authorization.revoke_all();
+
+    for _ in 0..3 {
+        assert_eq!(world.get("/x").await.code().as_deref(), Some("token_endpoint_rate_limited"));
+    }
+
+    world.process.event("token rejected upstream").await;
+    let events = world.process.events("token rejected upstream");
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(
+        (events[0]["event"].as_str(), events[0]["generation"].as_u64()),
+        (Some("token.rejected"), Some(1))
+    );
+    assert!(events[0]["fingerprint"].as_str().is_some_and(|print| print.len() == 16));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
+    let world = Setup::default().lifetime(8).limits("token_wait = \"200ms\"").start().await;
+    // The schedule is refused at second 6, and the latch holds when the token dies.
+    world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
+    world.process.event("token refresh failed").await;
+    assert!(world.process.events("token rejected upstream").is_empty());
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
+
+    world.process.event("token rejected upstream").await;
+    assert_eq!(world.authorization.requests(), 2);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
     let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = reserved.local_addr().unwrap();
