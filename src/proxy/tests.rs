@@ -35,7 +35,7 @@ use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::{self, Config, Environment};
 use crate::token::error::TokenError;
-use crate::token::{Grant, Refresher, TokenEndpoint};
+use crate::token::{AccessToken, Grant, Refresher, TokenEndpoint};
 
 /// Issues tokens, one after the other, and knows which one is live.
 #[derive(Debug, Default)]
@@ -52,7 +52,12 @@ struct Endpoint {
 }
 
 impl TokenEndpoint for Endpoint {
-    async fn request(&self, _: &config::Credential, _: &SecretString) -> Result<Grant, TokenError> {
+    async fn request(
+        &self,
+        _: &config::Credential,
+        _: &SecretString,
+        _: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(self.takes).await;
         if *self.issuer.is_down.lock().unwrap() {

@@ -1,7 +1,7 @@
 //! Why a token request brought no token, and what follows from it.
 //!
-//! Nothing in these errors is secret: a server's own words are reduced to printable ASCII, cut short, and
-//! searched for the client's secret before they are kept.
+//! Nothing in these errors is secret: a server's own words are searched for what is, reduced to printable ASCII and
+//! cut short before they are kept.
 
 use std::time::Duration;
 

@@ -6,6 +6,7 @@
 
 pub mod access_token;
 mod client;
+mod confidential;
 pub mod error;
 mod fingerprint;
 mod grant;

@@ -159,7 +159,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         });
         self.read_secret().await;
         let sent = self.clock.now();
-        let request = self.endpoint.request(&self.credential, &self.secret);
+        let current = self.store.latest();
+        let request = self.endpoint.request(&self.credential, &self.secret, current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()

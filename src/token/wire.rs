@@ -1,7 +1,7 @@
 //! What a token endpoint answers, and what it means (RFC 6749 §5).
 //!
 //! One function classifies every answer. It is total: no bytes that a server can send make it panic, and
-//! nothing it returns quotes them.
+//! nothing it returns quotes them but for the code and the description of an error, with nothing confidential in them.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::error::{Malformed, TokenError, printable};
+use super::confidential::Confidential;
+use super::error::{Malformed, TokenError};
 use super::retry_after::retry_after;
 
 /// A year: a longer lifetime is cut to it.
@@ -62,7 +63,12 @@ struct Failure {
 /// # Errors
 ///
 /// A [`TokenError`] for each answer that brings no token.
-pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Grant, TokenError> {
+pub fn classify(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    confidential: Confidential<'_>,
+) -> Result<Grant, TokenError> {
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
         200..=299 => success(body).map_err(TokenError::Malformed),
@@ -75,7 +81,7 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<
         }),
         408 => Err(TokenError::Server { status: 408 }),
         429 => Err(throttled(429, headers, Duration::ZERO)),
-        400..=499 => Err(client_error(status, headers, body)),
+        400..=499 => Err(client_error(status, headers, body, confidential)),
         503 if retry_after(headers).is_some() => Err(throttled(503, headers, Duration::ZERO)),
         500..=599 => Err(TokenError::Server { status: status.as_u16() }),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
@@ -129,7 +135,12 @@ fn throttled(status: u16, headers: &HeaderMap, at_least: Duration) -> TokenError
     TokenError::Throttled { status, retry_after: retry_after(headers), at_least }
 }
 
-fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenError {
+fn client_error(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    confidential: Confidential<'_>,
+) -> TokenError {
     // An error body that does not parse says nothing; the status alone decides.
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
     let description = failure.error_description.as_deref();
@@ -140,14 +151,15 @@ fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenEr
     }
     TokenError::Rejected {
         status: status.as_u16(),
-        code: failure.error.as_deref().map_or_else(|| "no error code".to_owned(), printable),
-        description: description.map(printable),
+        code: failure.error.map_or_else(|| "no error code".to_owned(), |code| confidential.printable(&code)),
+        description: description.map(|words| confidential.printable(words)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use secrecy::SecretString;
 
     use super::*;
     use crate::token::error::Class;
@@ -156,7 +168,9 @@ mod tests {
         let headers = fields.iter().map(|(name, value)| {
             (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
         });
-        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes())
+        let secret = SecretString::from("hunter2".to_owned());
+        let confidential = Confidential { secret: &secret, token: None };
+        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes(), confidential)
     }
 
     fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
@@ -320,6 +334,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_error_that_echoes_the_secret_is_told_without_it() {
+        let body =
+            format!("{{\"error\":\"invalid_client\",\"error_description\":\"{}hunter2\"}}", "x".repeat(195));
+        let told = answer(401, &[], &body).unwrap_err().to_string();
+        assert!(told.contains("invalid_client, \"(withheld"), "{told}");
+
+        let told = answer(401, &[], r#"{"error":"hunter2"}"#).unwrap_err().to_string();
+        assert!(told.contains("(withheld"), "{told}");
+    }
+
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(
@@ -331,7 +356,9 @@ mod tests {
             if let Some(value) = retry_after.and_then(|text| http::HeaderValue::from_str(&text).ok()) {
                 headers.insert("retry-after", value);
             }
-            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body);
+            let secret = SecretString::from("hunter2".to_owned());
+            let confidential = Confidential { secret: &secret, token: None };
+            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, confidential);
         }
 
         #[test]

@@ -50,7 +50,12 @@ impl Endpoint {
 }
 
 impl TokenEndpoint for Shared {
-    async fn request(&self, _: &Credential, _: &SecretString) -> Result<Grant, TokenError> {
+    async fn request(
+        &self,
+        _: &Credential,
+        _: &SecretString,
+        _: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
         let number = {
             let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(self.0.clock.unwrap().now());
