@@ -7,6 +7,7 @@
 pub mod access_token;
 mod client;
 mod confidential;
+mod current_secret;
 pub mod error;
 mod fingerprint;
 mod grant;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
+use super::current_secret::CurrentSecret;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
@@ -39,7 +39,7 @@ pub struct Refresher<E> {
     credential: Arc<Credential>,
     endpoint: E,
     limiter: Limiter,
-    secret: SecretString,
+    secret: CurrentSecret,
     writer: Writer,
     store: Store,
     demand: Arc<Demand>,
@@ -72,7 +72,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
         let refresher = Self {
             limiter: Limiter::new(&credential, clock),
-            secret: credential.client_secret.initial().clone(),
+            secret: CurrentSecret::new(Arc::clone(&credential)),
             endpoint,
             writer,
             store,
@@ -146,7 +146,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             () = sleep => {}
             () = self.demand.raised() => {}
         }
-        if latched && self.read_secret().await {
+        if latched && self.secret.read_again().await {
             debug!(credential = %self.credential.name, "secret changed");
             self.limiter.release_latch();
         }
@@ -157,10 +157,10 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.underway = true;
             progress.blocked = None;
         });
-        self.read_secret().await;
+        self.secret.read_again().await;
         let sent = self.clock.now();
         let current = self.store.latest();
-        let request = self.endpoint.request(&self.credential, &self.secret, current.as_deref());
+        let request = self.endpoint.request(&self.credential, self.secret.value(), current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
@@ -172,29 +172,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         match outcome.and_then(|grant| self.accept(grant, sent)) {
             Ok(token) => self.succeeded(token, latency),
             Err(error) => self.failed(error, latency),
-        }
-    }
-
-    /// Reads the secret again where it may have changed; answers whether it did.
-    ///
-    /// Aside from this thread: a file may be on a file system that hangs.
-    async fn read_secret(&mut self) -> bool {
-        if !self.credential.client_secret.may_change() {
-            return false;
-        }
-        let credential = Arc::clone(&self.credential);
-        let read = tokio::task::spawn_blocking(move || credential.client_secret.read()).await;
-        match read {
-            Ok(Ok(secret)) => {
-                let changed = secret.expose_secret() != self.secret.expose_secret();
-                self.secret = secret;
-                changed
-            }
-            Ok(Err(error)) => {
-                warn!(credential = %self.credential.name, %error, "secret not readable, kept the last one");
-                false
-            }
-            Err(_) => false,
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
 use proptest::prelude::*;
+use secrecy::SecretString;
 
 use super::*;
 use crate::config::{Environment, parse};
