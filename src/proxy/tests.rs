@@ -66,7 +66,13 @@ impl TokenEndpoint for Endpoint {
         let token = format!("token-{number}");
         token.clone_into(&mut self.issuer.live.lock().unwrap());
         let lifetime = Some(Duration::from_hours(1));
-        Ok(Grant { access_token: token, lifetime, lifetime_was_cut: false, scopes: None })
+        Ok(Grant {
+            access_token: token,
+            lifetime,
+            lifetime_was_cut: false,
+            is_labelled_json: true,
+            scopes: None,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ pub mod error;
 mod fingerprint;
 mod grant;
 mod limiter;
+mod oddities;
 mod progress;
 pub mod refresher;
 mod retry_after;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
@@ -18,6 +18,7 @@ use super::current_secret::CurrentSecret;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
+use super::oddities::Oddities;
 use super::progress::Progress;
 use super::schedule;
 use super::source::{Demand, TokenSource};
@@ -47,6 +48,7 @@ pub struct Refresher<E> {
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
+    oddities: Oddities,
     /// When the schedule wants the next token.
     due: Moment,
     /// How often in a row the server handed out the token that we had.
@@ -81,6 +83,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             clock,
             fingerprints: Fingerprints::new(),
             trail: audit::Trail::new(&credential.name),
+            oddities: Oddities::default(),
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
@@ -169,16 +172,16 @@ impl<E: TokenEndpoint> Refresher<E> {
         let latency = sent.until(self.clock.now());
         // It may have been rejected meanwhile, and is about to be replaced.
         self.notices_rejection();
-        match outcome.and_then(|grant| self.accept(grant, sent)) {
+        match outcome.and_then(|grant| self.accept(&grant, sent)) {
             Ok(token) => self.succeeded(token, latency),
             Err(error) => self.failed(error, latency),
         }
     }
 
     /// Makes a token of a grant, if it is what was asked for.
-    fn accept(&self, grant: Grant, sent: Moment) -> Result<AccessToken, TokenError> {
+    fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
-        let scopes = grant.scopes.unwrap_or_else(|| credential.scopes.clone());
+        let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
         let missing: Vec<String> =
             credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
         if !missing.is_empty() {
@@ -187,9 +190,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         if credential.expect_jwt && !has_jwt_form(&grant.access_token) {
             return Err(TokenError::Malformed(Malformed::NotJwt));
         }
-        if grant.lifetime_was_cut {
-            warn!(credential = %credential.name, "lifetime longer than a year was cut to a year");
-        }
+        self.oddities.of_grant(grant, credential);
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
@@ -244,6 +245,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     fn failed(&mut self, error: TokenError, latency: Duration) {
+        if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
+            self.oddities.of_wait(asked, &self.credential);
+        }
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();

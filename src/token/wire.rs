@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -28,6 +29,8 @@ pub struct Grant {
     pub lifetime: Option<Duration>,
     /// Whether the lifetime was longer than a year and has been cut.
     pub lifetime_was_cut: bool,
+    /// Whether its Content-Type said that it is JSON.
+    pub is_labelled_json: bool,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
 }
@@ -71,7 +74,7 @@ pub fn classify(
 ) -> Result<Grant, TokenError> {
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
-        200..=299 => success(body).map_err(TokenError::Malformed),
+        200..=299 => success(headers, body).map_err(TokenError::Malformed),
         300..=399 => Err(TokenError::Rejected {
             status: status.as_u16(),
             code: "redirect".to_owned(),
@@ -88,7 +91,7 @@ pub fn classify(
     }
 }
 
-fn success(body: &[u8]) -> Result<Grant, Malformed> {
+fn success(headers: &HeaderMap, body: &[u8]) -> Result<Grant, Malformed> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
@@ -103,7 +106,15 @@ fn success(body: &[u8]) -> Result<Grant, Malformed> {
         None => (None, false),
     };
     let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
-    Ok(Grant { access_token, lifetime, lifetime_was_cut, scopes })
+    let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
+    Ok(Grant { access_token, lifetime, lifetime_was_cut, is_labelled_json, scopes })
+}
+
+/// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).
+fn is_json(content_type: &HeaderValue) -> bool {
+    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// Reads `expires_in` from its JSON text: a number, or a string that is one.
@@ -166,7 +177,7 @@ mod tests {
 
     fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<Grant, TokenError> {
         let headers = fields.iter().map(|(name, value)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
+            (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
         let secret = SecretString::from("hunter2".to_owned());
         let confidential = Confidential { secret: &secret, token: None };
@@ -325,6 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_says_itself_whether_it_is_json() {
+        let is_labelled = |kind| {
+            answer(200, &[("content-type", kind)], r#"{"access_token":"t"}"#).unwrap().is_labelled_json
+        };
+
+        for json in ["application/json", "Application/JSON; charset=utf-8", "application/token+json"] {
+            assert!(is_labelled(json), "{json}");
+        }
+        for other in ["", "text/html", "text/json+html", "application/jsonp", "json", "\u{fc}"] {
+            assert!(!is_labelled(other), "{other}");
+        }
+        assert!(!answer(200, &[], r#"{"access_token":"t"}"#).unwrap().is_labelled_json);
+    }
+
+    #[test]
     fn an_answer_is_not_quoted_in_what_is_said_of_it() {
         let grant = answer(200, &[], r#"{"access_token":"s3cr3t"}"#).unwrap();
         assert!(!format!("{grant:?}").contains("s3cr3t"));
@@ -353,7 +379,7 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let mut headers = HeaderMap::new();
-            if let Some(value) = retry_after.and_then(|text| http::HeaderValue::from_str(&text).ok()) {
+            if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(&text).ok()) {
                 headers.insert("retry-after", value);
             }
             let secret = SecretString::from("hunter2".to_owned());

@@ -508,6 +508,56 @@ async fn less_than_the_required_scopes_is_told_and_not_used() {
     world.finish().await;
 }
 
+/// What is odd and no failure is told when it begins, and not again while it goes on.
+#[tokio::test]
+async fn an_odd_answer_that_is_taken_is_warned_of_once() {
+    let odd = |scope: &str| {
+        let body = format!("{{\"access_token\":\"{{token}}\",\"expires_in\":3600,\"scope\":\"{scope}\"}}");
+        fixed(200, &[("content-type", "text/html")], &body)
+    };
+    let world = Setup::default()
+        .credential("scopes = [\"a\", \"b\", \"openid\"]\nrequire_scopes = [\"a\"]\nretry_after_max = \"1s\"")
+        .credential("quota = { requests = 100, per = \"1s\" }")
+        .start_after(async |server| server.answer_next(odd("a")))
+        .await;
+    let warned = |message: &str| {
+        let events = world.process.events(message);
+        assert!(
+            events.iter().all(|event| event["level"] == "WARN" && event["credential"] == "api"),
+            "{events:?}"
+        );
+        events
+    };
+    for answers in [
+        vec![odd("a")],
+        vec![Answer::too_many(600), odd("a")],
+        vec![Answer::too_many(700), odd("a")],
+        vec![Answer::Lifetime(3600)],
+        vec![odd("c a")],
+    ] {
+        let before = world.authorization.requests();
+        let expected = answers.len();
+        for answer in answers {
+            world.authorization.answer_next(answer);
+        }
+        world.authorization.revoke_all();
+        eventually("a token", async || world.get("/x").await.status == 200).await;
+        assert_eq!(world.token_requests_since(before), expected);
+    }
+    eventually("the last", async || world.process.events("token refreshed").len() == 6).await;
+
+    assert_eq!(warned("token answer was JSON and its Content-Type was not").len(), 2);
+    let scopes = warned("fewer scopes were granted than asked for");
+    assert_eq!(scopes.iter().map(|event| event["scopes"].as_str().unwrap()).collect::<Vec<_>>(), ["b", "b"]);
+    let waits = warned("Retry-After was longer than retry_after_max");
+    assert_eq!(waits.len(), 1);
+    assert_eq!(
+        (waits[0]["asked_seconds"].as_u64(), waits[0]["retry_after_max_seconds"].as_u64()),
+        (Some(600), Some(1))
+    );
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     let good = "{\"access_token\":\"e30.e30.{token}\"}";

@@ -79,6 +79,7 @@ fn grant(token: &str, seconds: u64) -> Grant {
         access_token: token.to_owned(),
         lifetime: Some(Duration::from_secs(seconds)),
         lifetime_was_cut: false,
+        is_labelled_json: true,
         scopes: None,
     }
 }
