@@ -5,6 +5,8 @@
 //! takes a [`Clock`]; only tests hand out one that follows tokio's paused time instead.
 
 use std::ops::Add;
+#[cfg(test)]
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A point in time: nanoseconds since the machine booted, suspend included.
@@ -60,7 +62,14 @@ pub struct Clock(Source);
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Boot,
-    Tokio { origin: tokio::time::Instant },
+    Tokio {
+        origin: tokio::time::Instant,
+    },
+    #[cfg(test)]
+    Suspendable {
+        origin: tokio::time::Instant,
+        suspended: &'static AtomicU64,
+    },
 }
 
 impl Clock {
@@ -74,6 +83,13 @@ impl Clock {
         Self(Source::Tokio { origin: tokio::time::Instant::now() })
     }
 
+    /// A clock like [`Clock::tokio`], and how many nanoseconds it has gone on while tokio's timers stood still.
+    #[cfg(test)]
+    pub fn suspendable() -> (Self, &'static AtomicU64) {
+        let suspended = Box::leak(Box::default());
+        (Self(Source::Suspendable { origin: tokio::time::Instant::now(), suspended }), suspended)
+    }
+
     /// The moment it is.
     pub fn now(self) -> Moment {
         match self.0 {
@@ -85,6 +101,10 @@ impl Clock {
             }
             // A second in, so that "an hour ago" and "never" differ in tests too.
             Source::Tokio { origin } => Moment(1_000_000_000) + origin.elapsed(),
+            #[cfg(test)]
+            Source::Suspendable { origin, suspended } => {
+                Moment(1_000_000_000 + suspended.load(Ordering::Relaxed)) + origin.elapsed()
+            }
         }
     }
 }

@@ -42,7 +42,7 @@ pub enum Answer {
     Fixed {
         /// The status.
         status: u16,
-        /// Its fields.
+        /// Its fields; it is JSON unless they say otherwise.
         fields: Vec<(&'static str, String)>,
         /// Its body; `{token}` stands for a token that is issued with it.
         body: String,
@@ -324,6 +324,9 @@ impl State {
             body.to_owned()
         };
         let mut response = json(status, body);
+        if fields.iter().any(|(name, _)| *name == CONTENT_TYPE.as_str()) {
+            response.headers_mut().remove(CONTENT_TYPE);
+        }
         for (name, value) in fields {
             if let Ok(value) = value.parse() {
                 response.headers_mut().append(*name, value);

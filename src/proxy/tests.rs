@@ -37,7 +37,7 @@ use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::{self, Config, Environment};
 use crate::token::error::TokenError;
-use crate::token::{Grant, Refresher, TokenEndpoint};
+use crate::token::{AccessToken, Grant, Refresher, TokenEndpoint};
 
 /// More than all buffers on the way together.
 const LARGE: usize = 1024 * 1024;
@@ -57,7 +57,12 @@ struct Endpoint {
 }
 
 impl TokenEndpoint for Endpoint {
-    async fn request(&self, _: &config::Credential, _: &SecretString) -> Result<Grant, TokenError> {
+    async fn request(
+        &self,
+        _: &config::Credential,
+        _: &SecretString,
+        _: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(self.takes).await;
         if *self.issuer.is_down.lock().unwrap() {
@@ -66,7 +71,13 @@ impl TokenEndpoint for Endpoint {
         let token = format!("token-{number}");
         token.clone_into(&mut self.issuer.live.lock().unwrap());
         let lifetime = Some(Duration::from_hours(1));
-        Ok(Grant { access_token: token, lifetime, lifetime_was_cut: false, scopes: None })
+        Ok(Grant {
+            access_token: token,
+            lifetime,
+            lifetime_was_cut: false,
+            is_labelled_json: true,
+            scopes: None,
+        })
     }
 }
 

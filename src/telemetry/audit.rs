@@ -113,7 +113,7 @@ impl Trail {
         }, "token refresh failed");
     }
 
-    /// An upstream rejected the current token, and another is asked for.
+    /// An upstream rejected the current token; another may be asked for now, later, or not at all.
     pub fn token_rejected(&self) {
         event!(warn, self, "token.rejected", {}, "token rejected upstream");
     }

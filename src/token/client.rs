@@ -10,6 +10,8 @@ use http::HeaderMap;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::access_token::AccessToken;
+use super::confidential::Confidential;
 use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::wire::{self, Grant};
@@ -21,7 +23,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whatever answers token requests.
 pub trait TokenEndpoint: Send + Sync {
-    /// Asks once for a token.
+    /// Asks once for a token; what is said of a failure quotes neither the secret nor the current token.
     ///
     /// # Errors
     ///
@@ -30,6 +32,7 @@ pub trait TokenEndpoint: Send + Sync {
         &self,
         credential: &Credential,
         secret: &SecretString,
+        current: Option<&AccessToken>,
     ) -> impl Future<Output = Result<Grant, TokenError>> + Send;
 }
 
@@ -72,7 +75,12 @@ impl TokenClient {
         Ok(Self { http })
     }
 
-    async fn exchange(&self, credential: &Credential, request: TokenRequest) -> Result<Grant, TokenError> {
+    async fn exchange(
+        &self,
+        credential: &Credential,
+        request: TokenRequest,
+        confidential: Confidential<'_>,
+    ) -> Result<Grant, TokenError> {
         let mut http_request = self
             .http
             .post(credential.token_url.clone())
@@ -87,18 +95,23 @@ impl TokenClient {
         let body = read(&mut response).await;
         let headers: &HeaderMap = response.headers();
         match body {
-            Ok(body) => wire::classify(status, headers, &body),
+            Ok(body) => wire::classify(status, headers, &body, confidential),
             // A refusal is a refusal, however much of its text arrived.
             Err(error) if status.is_success() => Err(error),
-            Err(_) => wire::classify(status, headers, b""),
+            Err(_) => wire::classify(status, headers, b"", confidential),
         }
     }
 }
 
 impl TokenEndpoint for TokenClient {
-    async fn request(&self, credential: &Credential, secret: &SecretString) -> Result<Grant, TokenError> {
-        let outcome = self.exchange(credential, TokenRequest::new(credential, secret)).await;
-        outcome.map_err(|error| scrubbed(error, secret))
+    async fn request(
+        &self,
+        credential: &Credential,
+        secret: &SecretString,
+        current: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
+        let confidential = Confidential { secret, token: current };
+        self.exchange(credential, TokenRequest::new(credential, secret), confidential).await
     }
 }
 
@@ -128,36 +141,4 @@ fn network(error: &reqwest::Error) -> TokenError {
         innermost = source;
     }
     TokenError::Network(printable(&innermost.to_string()))
-}
-
-/// Takes our own secret out of a server's words: some echo what they were sent.
-fn scrubbed(error: TokenError, secret: &SecretString) -> TokenError {
-    let TokenError::Rejected { status, code, description } = error else {
-        return error;
-    };
-    let secret = secret.expose_secret();
-    let echoes = |text: &str| text.contains(secret) || text.contains(&printable(secret));
-    let scrub = |text: String| {
-        if echoes(&text) { "(withheld: it held the client secret)".to_owned() } else { text }
-    };
-    TokenError::Rejected { status, code: scrub(code), description: description.map(scrub) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_server_that_echoes_the_secret_does_not_put_it_into_the_log() {
-        let error = TokenError::Rejected {
-            status: 401,
-            code: "invalid_client".into(),
-            description: Some("no client with secret hunter2".into()),
-        };
-
-        let scrubbed = scrubbed(error, &SecretString::from("hunter2".to_owned()));
-
-        assert!(!scrubbed.to_string().contains("hunter2"), "{scrubbed}");
-        assert!(scrubbed.to_string().contains("invalid_client"), "{scrubbed}");
-    }
 }

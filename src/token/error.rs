@@ -1,7 +1,7 @@
 //! Why a token request brought no token, and what follows from it.
 //!
-//! Nothing in these errors is secret: a server's own words are reduced to printable ASCII, cut short, and
-//! searched for the client's secret before they are kept.
+//! Nothing in these errors is secret: a server's own words are searched for what is, reduced to printable ASCII and
+//! cut short before they are kept.
 
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub enum TokenError {
         status: u16,
         /// For how long, if it said so.
         retry_after: Option<Duration>,
+        /// For how long at least, whatever it said and whatever may be asked of us.
+        at_least: Duration,
     },
     /// Asking again will not help until someone changes something.
     #[error("the token endpoint rejected the request (status {status}): {code}{}", detail(.description.as_deref()))]
@@ -95,8 +97,13 @@ pub enum Malformed {
 pub enum Class {
     /// It will pass by itself: back off and keep the valid token.
     Transient,
-    /// The server said to wait, at least so long if it said so.
-    Throttled(Option<Duration>),
+    /// The server said to wait.
+    Throttled {
+        /// For so long, within what it may ask for.
+        retry_after: Option<Duration>,
+        /// For so long in any case.
+        at_least: Duration,
+    },
     /// A person must act: ask rarely.
     Rejected,
 }
@@ -106,7 +113,9 @@ impl TokenError {
     pub const fn class(&self) -> Class {
         match self {
             Self::Network(_) | Self::Server { .. } | Self::Malformed(_) => Class::Transient,
-            Self::Throttled { retry_after, .. } => Class::Throttled(*retry_after),
+            Self::Throttled { retry_after, at_least, .. } => {
+                Class::Throttled { retry_after: *retry_after, at_least: *at_least }
+            }
             Self::Rejected { .. } | Self::ScopeMissing { .. } => Class::Rejected,
         }
     }

@@ -128,16 +128,16 @@ impl Limiter {
         self.failures = self.failures.saturating_add(1);
         let backoff = equal_jitter(doubled(BACKOFF_FIRST, self.failures - 1, BACKOFF_MAX));
         self.blocked = Some(match error.class() {
-            Class::Transient | Class::Throttled(None) => Blocked {
-                until: now + backoff,
-                by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
-            },
-            Class::Throttled(Some(wait)) => {
-                let wait = wait.min(self.retry_after_max);
+            Class::Throttled { retry_after, at_least } if retry_after.is_some() || !at_least.is_zero() => {
+                let wait = retry_after.unwrap_or_default().min(self.retry_after_max).max(at_least);
                 // Upwards only: whoever was asked to wait so long and comes sooner has not waited.
                 let jitter = (wait / 10).min(Duration::from_secs(1)).mul_f64(fastrand::f64());
                 Blocked { until: now + (wait + jitter).max(backoff), by: Barrier::RetryAfter }
             }
+            Class::Transient | Class::Throttled { .. } => Blocked {
+                until: now + backoff,
+                by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
+            },
             Class::Rejected => {
                 self.rejections = self.rejections.saturating_add(1);
                 let latch = doubled(LATCH_FIRST, self.rejections - 1, LATCH_MAX);

@@ -6,10 +6,13 @@
 
 pub mod access_token;
 mod client;
+mod confidential;
+mod current_secret;
 pub mod error;
 mod fingerprint;
 mod grant;
 mod limiter;
+mod oddities;
 mod progress;
 pub mod refresher;
 mod retry_after;

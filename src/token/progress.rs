@@ -54,6 +54,11 @@ pub enum Reason {
 }
 
 impl Progress {
+    /// Whether nothing says why no request is under way: its time may have come while the machine slept.
+    pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
+        !self.underway && self.blocked.is_none_or(|blocked| blocked.until <= now)
+    }
+
     /// Why waiting until `deadline` cannot help, if it cannot.
     pub(super) fn hopeless(&self, now: Moment, deadline: Moment) -> Option<Unavailable> {
         let blocked = self.blocked.filter(|blocked| !self.underway && blocked.until > deadline)?;
@@ -80,9 +85,9 @@ impl Progress {
         let reason = match (blocked.by, &self.failure) {
             (Barrier::Quota, _) => Reason::QuotaExhausted,
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
-            (Barrier::Latch, Some(failure)) => reason_of(failure),
+            (_, Some(failure)) => reason_of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
-            (Barrier::Backoff | Barrier::Breaker, _) => Reason::EndpointUnavailable,
+            (Barrier::Backoff | Barrier::Breaker, None) => Reason::EndpointUnavailable,
         };
         let is_for_a_person = matches!(reason, Reason::ClientRejected | Reason::ScopeMissing);
         Unavailable {

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
+use super::current_secret::CurrentSecret;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
+use super::oddities::Oddities;
 use super::progress::Progress;
 use super::schedule;
 use super::source::{Demand, TokenSource};
@@ -27,7 +28,8 @@ use crate::clock::{Clock, Moment};
 use crate::config::Credential;
 use crate::telemetry::audit;
 
-/// The longest sleep: a machine that was suspended notices within this time that its token is old.
+/// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
+/// if a request waits.
 const RECHECK: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
 const SECRET_POLL: Duration = Duration::from_secs(1);
@@ -38,7 +40,7 @@ pub struct Refresher<E> {
     credential: Arc<Credential>,
     endpoint: E,
     limiter: Limiter,
-    secret: SecretString,
+    secret: CurrentSecret,
     writer: Writer,
     store: Store,
     demand: Arc<Demand>,
@@ -46,17 +48,20 @@ pub struct Refresher<E> {
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
+    oddities: Oddities,
     /// When the schedule wants the next token.
     due: Moment,
     /// How often in a row the server handed out the token that we had.
     same_token: u32,
     /// Until when a rejected token is no reason to ask.
     no_forced_before: Moment,
+    /// The latest token that was reported as rejected.
+    rejected: Generation,
 }
 
 /// What to do next.
 enum Step {
-    Ask(Cause),
+    Ask,
     Wait(Moment),
 }
 
@@ -69,7 +74,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
         let refresher = Self {
             limiter: Limiter::new(&credential, clock),
-            secret: credential.client_secret.initial().clone(),
+            secret: CurrentSecret::new(Arc::clone(&credential)),
             endpoint,
             writer,
             store,
@@ -78,9 +83,11 @@ impl<E: TokenEndpoint> Refresher<E> {
             clock,
             fingerprints: Fingerprints::new(),
             trail: audit::Trail::new(&credential.name),
+            oddities: Oddities::default(),
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
+            rejected: Generation::NONE,
             credential,
         };
         (refresher, source)
@@ -90,7 +97,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub async fn run(mut self) {
         loop {
             match self.next_step() {
-                Step::Ask(cause) => self.ask(cause).await,
+                Step::Ask => self.ask().await,
                 Step::Wait(until) => self.wait(until).await,
             }
         }
@@ -98,15 +105,18 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     fn next_step(&mut self) -> Step {
         let now = self.clock.now();
+        let is_rejected = self.notices_rejection();
         let cause = if now >= self.due {
             Cause::Scheduled
-        } else if now >= self.no_forced_before && self.demand.exceeds(self.store.generation()) {
-            Cause::Forced
-        } else {
+        } else if !is_rejected {
             return Step::Wait(self.due);
+        } else if now < self.no_forced_before {
+            return Step::Wait(self.due.min(self.no_forced_before));
+        } else {
+            Cause::Forced
         };
         match self.limiter.admit(cause) {
-            Ok(()) => Step::Ask(cause),
+            Ok(()) => Step::Ask,
             Err(blocked) => {
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
@@ -116,6 +126,17 @@ impl<E: TokenEndpoint> Refresher<E> {
                 Step::Wait(until)
             }
         }
+    }
+
+    /// Whether the current token has been rejected; tells the trail when it is first seen.
+    fn notices_rejection(&mut self) -> bool {
+        let current = self.store.generation();
+        let is_rejected = self.demand.exceeds(current);
+        if is_rejected && self.rejected < current {
+            self.rejected = current;
+            self.trail.token_rejected();
+        }
+        is_rejected
     }
 
     /// Sleeps until the moment, a new demand, or a changed secret while that is what we wait for.
@@ -128,62 +149,39 @@ impl<E: TokenEndpoint> Refresher<E> {
             () = sleep => {}
             () = self.demand.raised() => {}
         }
-        if latched && self.read_secret().await {
+        if latched && self.secret.read_again().await {
             debug!(credential = %self.credential.name, "secret changed");
             self.limiter.release_latch();
         }
     }
 
-    async fn ask(&mut self, cause: Cause) {
-        if cause == Cause::Forced {
-            self.trail.token_rejected();
-        }
+    async fn ask(&mut self) {
         self.progress.send_modify(|progress| {
             progress.underway = true;
             progress.blocked = None;
         });
-        self.read_secret().await;
+        self.secret.read_again().await;
         let sent = self.clock.now();
-        let request = self.endpoint.request(&self.credential, &self.secret);
+        let current = self.store.latest();
+        let request = self.endpoint.request(&self.credential, self.secret.value(), current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(TokenError::Network("the request panicked".to_owned())));
         let latency = sent.until(self.clock.now());
-        match outcome.and_then(|grant| self.accept(grant, sent)) {
+        // It may have been rejected meanwhile, and is about to be replaced.
+        self.notices_rejection();
+        match outcome.and_then(|grant| self.accept(&grant, sent)) {
             Ok(token) => self.succeeded(token, latency),
             Err(error) => self.failed(error, latency),
         }
     }
 
-    /// Reads the secret again where it may have changed; answers whether it did.
-    ///
-    /// Aside from this thread: a file may be on a file system that hangs.
-    async fn read_secret(&mut self) -> bool {
-        if !self.credential.client_secret.may_change() {
-            return false;
-        }
-        let credential = Arc::clone(&self.credential);
-        let read = tokio::task::spawn_blocking(move || credential.client_secret.read()).await;
-        match read {
-            Ok(Ok(secret)) => {
-                let changed = secret.expose_secret() != self.secret.expose_secret();
-                self.secret = secret;
-                changed
-            }
-            Ok(Err(error)) => {
-                warn!(credential = %self.credential.name, %error, "secret not readable, kept the last one");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
     /// Makes a token of a grant, if it is what was asked for.
-    fn accept(&self, grant: Grant, sent: Moment) -> Result<AccessToken, TokenError> {
+    fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
-        let scopes = grant.scopes.unwrap_or_else(|| credential.scopes.clone());
+        let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
         let missing: Vec<String> =
             credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
         if !missing.is_empty() {
@@ -192,9 +190,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         if credential.expect_jwt && !has_jwt_form(&grant.access_token) {
             return Err(TokenError::Malformed(Malformed::NotJwt));
         }
-        if grant.lifetime_was_cut {
-            warn!(credential = %credential.name, "lifetime longer than a year was cut to a year");
-        }
+        self.oddities.of_grant(grant, credential);
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
@@ -249,6 +245,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     fn failed(&mut self, error: TokenError, latency: Duration) {
+        if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
+            self.oddities.of_wait(asked, &self.credential);
+        }
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();

@@ -107,6 +107,12 @@ impl TokenSource {
         self.demand.raise(rejected.next());
     }
 
+    /// Whether a later token than the latest is wanted.
+    #[cfg(test)]
+    pub(super) fn is_another_wanted(&self) -> bool {
+        self.demand.exceeds(self.store.generation())
+    }
+
     async fn wait_until(
         &self,
         within: Duration,
@@ -122,8 +128,12 @@ impl TokenSource {
         within: Duration,
         mut give_up: impl FnMut(&Progress) -> Option<Unavailable>,
     ) -> Result<Current, Unavailable> {
-        let deadline = self.clock.now() + within;
+        let now = self.clock.now();
+        let deadline = now + within;
         let mut progress = self.progress.clone();
+        if progress.borrow().may_be_overdue(now) {
+            self.demand.look_again();
+        }
         loop {
             // The progress is marked as seen before the store is read: what is published between the two
             // wakes us again.
@@ -161,6 +171,11 @@ impl Demand {
         }
     }
 
+    /// Has the refresher look at the clock, which goes on in suspend while its timer stands still.
+    fn look_again(&self) {
+        self.raised.notify_one();
+    }
+
     /// Whether a later generation than this one is wanted.
     pub(super) fn exceeds(&self, current: Generation) -> bool {
         self.wanted.load(Ordering::Acquire) > current.number()
@@ -171,7 +186,7 @@ impl Demand {
         self.wanted.fetch_min(current.number(), Ordering::AcqRel);
     }
 
-    /// Waits until something is wanted that was not wanted before.
+    /// Waits until something is wanted that was not wanted before, or there is reason to look at the clock.
     ///
     /// # Cancel safety
     ///

@@ -1,21 +1,23 @@
 //! What a token endpoint answers, and what it means (RFC 6749 §5).
 //!
 //! One function classifies every answer. It is total: no bytes that a server can send make it panic, and
-//! nothing it returns quotes them.
+//! nothing it returns quotes them but for the code and the description of an error, with nothing confidential in them.
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::error::{Malformed, TokenError, printable};
+use super::confidential::Confidential;
+use super::error::{Malformed, TokenError};
 use super::retry_after::retry_after;
 
 /// A year: a longer lifetime is cut to it.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
-/// The least wait where a server limits the rate without saying for how long in a field.
+/// The least wait where a server limits the rate and says so in a 400; `retry_after_max` does not shorten it.
 const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
 /// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
@@ -27,6 +29,8 @@ pub struct Grant {
     pub lifetime: Option<Duration>,
     /// Whether the lifetime was longer than a year and has been cut.
     pub lifetime_was_cut: bool,
+    /// Whether its Content-Type said that it is JSON.
+    pub is_labelled_json: bool,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
 }
@@ -62,10 +66,15 @@ struct Failure {
 /// # Errors
 ///
 /// A [`TokenError`] for each answer that brings no token.
-pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Grant, TokenError> {
+pub fn classify(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    confidential: Confidential<'_>,
+) -> Result<Grant, TokenError> {
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
-        200..=299 => success(body).map_err(TokenError::Malformed),
+        200..=299 => success(headers, body).map_err(TokenError::Malformed),
         300..=399 => Err(TokenError::Rejected {
             status: status.as_u16(),
             code: "redirect".to_owned(),
@@ -74,17 +83,15 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<
             ),
         }),
         408 => Err(TokenError::Server { status: 408 }),
-        429 => Err(TokenError::Throttled { status: 429, retry_after: retry_after(headers) }),
-        400..=499 => Err(client_error(status, headers, body)),
-        503 if retry_after(headers).is_some() => {
-            Err(TokenError::Throttled { status: 503, retry_after: retry_after(headers) })
-        }
+        429 => Err(throttled(429, headers, Duration::ZERO)),
+        400..=499 => Err(client_error(status, headers, body, confidential)),
+        503 if retry_after(headers).is_some() => Err(throttled(503, headers, Duration::ZERO)),
         500..=599 => Err(TokenError::Server { status: status.as_u16() }),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
     }
 }
 
-fn success(body: &[u8]) -> Result<Grant, Malformed> {
+fn success(headers: &HeaderMap, body: &[u8]) -> Result<Grant, Malformed> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
@@ -99,7 +106,15 @@ fn success(body: &[u8]) -> Result<Grant, Malformed> {
         None => (None, false),
     };
     let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
-    Ok(Grant { access_token, lifetime, lifetime_was_cut, scopes })
+    let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
+    Ok(Grant { access_token, lifetime, lifetime_was_cut, is_labelled_json, scopes })
+}
+
+/// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).
+fn is_json(content_type: &HeaderValue) -> bool {
+    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let essence = essence.to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// Reads `expires_in` from its JSON text: a number, or a string that is one.
@@ -127,35 +142,46 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     }
 }
 
-fn client_error(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> TokenError {
+fn throttled(status: u16, headers: &HeaderMap, at_least: Duration) -> TokenError {
+    TokenError::Throttled { status, retry_after: retry_after(headers), at_least }
+}
+
+fn client_error(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    confidential: Confidential<'_>,
+) -> TokenError {
     // An error body that does not parse says nothing; the status alone decides.
     let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
     let description = failure.error_description.as_deref();
     let is_rate_limit = failure.error.as_deref() == Some("invalid_request")
         && description.is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
     if is_rate_limit {
-        let wait = retry_after(headers).unwrap_or_default().max(RATE_LIMIT_WAIT);
-        return TokenError::Throttled { status: status.as_u16(), retry_after: Some(wait) };
+        return throttled(status.as_u16(), headers, RATE_LIMIT_WAIT);
     }
     TokenError::Rejected {
         status: status.as_u16(),
-        code: failure.error.as_deref().map_or_else(|| "no error code".to_owned(), printable),
-        description: description.map(printable),
+        code: failure.error.map_or_else(|| "no error code".to_owned(), |code| confidential.printable(&code)),
+        description: description.map(|words| confidential.printable(words)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use secrecy::SecretString;
 
     use super::*;
     use crate::token::error::Class;
 
     fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<Grant, TokenError> {
         let headers = fields.iter().map(|(name, value)| {
-            (http::HeaderName::from_static(name), http::HeaderValue::from_str(value).unwrap())
+            (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
-        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes())
+        let secret = SecretString::from("hunter2".to_owned());
+        let confidential = Confidential { secret: &secret, token: None };
+        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes(), confidential)
     }
 
     fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
@@ -171,7 +197,8 @@ mod tests {
         const MINUTE: Duration = Duration::from_mins(1);
         let transient = Some(Class::Transient);
         let rejected = Some(Class::Rejected);
-        let throttled = |wait| Some(Class::Throttled(wait));
+        let throttled = |retry_after| Some(Class::Throttled { retry_after, at_least: Duration::ZERO });
+        let a_minute = |retry_after| Some(Class::Throttled { retry_after, at_least: MINUTE });
         let seven = [("retry-after", "7")];
         let date =
             [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")];
@@ -217,13 +244,13 @@ mod tests {
                 400,
                 &[],
                 r#"{"error":"invalid_request","error_description":"Rate Limit exceeded; try later"}"#,
-                throttled(Some(MINUTE)),
+                a_minute(None),
             ),
             (
                 400,
                 &[("retry-after", "120")],
                 r#"{"error":"invalid_request","error_description":"rate limit exceeded"}"#,
-                throttled(Some(MINUTE * 2)),
+                a_minute(Some(MINUTE * 2)),
             ),
             // The server's own trouble.
             (500, &[], "", transient),
@@ -309,6 +336,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_says_itself_whether_it_is_json() {
+        let is_labelled = |kind| {
+            answer(200, &[("content-type", kind)], r#"{"access_token":"t"}"#).unwrap().is_labelled_json
+        };
+
+        for json in ["application/json", "Application/JSON; charset=utf-8", "application/token+json"] {
+            assert!(is_labelled(json), "{json}");
+        }
+        for other in ["", "text/html", "text/json+html", "application/jsonp", "json", "\u{fc}"] {
+            assert!(!is_labelled(other), "{other}");
+        }
+        assert!(!answer(200, &[], r#"{"access_token":"t"}"#).unwrap().is_labelled_json);
+    }
+
+    #[test]
     fn an_answer_is_not_quoted_in_what_is_said_of_it() {
         let grant = answer(200, &[], r#"{"access_token":"s3cr3t"}"#).unwrap();
         assert!(!format!("{grant:?}").contains("s3cr3t"));
@@ -316,6 +358,17 @@ mod tests {
             let error = answer(200, &[], body).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error:?}");
         }
+    }
+
+    #[test]
+    fn an_error_that_echoes_the_secret_is_told_without_it() {
+        let body =
+            format!("{{\"error\":\"invalid_client\",\"error_description\":\"{}hunter2\"}}", "x".repeat(195));
+        let told = answer(401, &[], &body).unwrap_err().to_string();
+        assert!(told.contains("invalid_client, \"(withheld"), "{told}");
+
+        let told = answer(401, &[], r#"{"error":"hunter2"}"#).unwrap_err().to_string();
+        assert!(told.contains("(withheld"), "{told}");
     }
 
     proptest! {
@@ -326,10 +379,12 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let mut headers = HeaderMap::new();
-            if let Some(value) = retry_after.and_then(|text| http::HeaderValue::from_str(&text).ok()) {
+            if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(&text).ok()) {
                 headers.insert("retry-after", value);
             }
-            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body);
+            let secret = SecretString::from("hunter2".to_owned());
+            let confidential = Confidential { secret: &secret, token: None };
+            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, confidential);
         }
 
         #[test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bearerd::config::{Environment, parse};
 use bearerd::demo::authorization_server::Answer;
 use bearerd::demo::pki::Pki;
@@ -37,6 +39,65 @@ async fn the_log_at_trace_holds_no_secret_whatever_happens() {
     let _ = world.caller().await.try_send(&Request::get("/break/length")).await;
     world.get("/a/../b?access_token=the-callers-own-token").await;
     eventually("traces", async || world.process.output().contains("TRACE")).await;
+    world.finish().await;
+}
+
+/// What was sent, in any dress and cut anywhere, is not in what is said of a refusal.
+#[tokio::test]
+async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
+    let form: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
+    let spaced = form.replace('+', "%20");
+    let lower = form.replace("%3A", "%3a").replace("%2B", "%2b").replace("%C3%BC", "%c3%bc");
+    let pair = format!("{CLIENT_ID}:{CLIENT_SECRET}");
+    let form_pair = format!("{CLIENT_ID}:{form}");
+    let mut echoes = vec![CLIENT_SECRET.to_owned(), form, spaced, lower];
+    for text in [CLIENT_SECRET, &pair, &form_pair] {
+        echoes.push(STANDARD.encode(text));
+        echoes.push(URL_SAFE.encode(text));
+    }
+    let cut: Vec<String> = echoes[..6].iter().map(|echo| echo.chars().take(12).collect()).collect();
+    echoes.extend(cut);
+    let mut worlds = Vec::new();
+    for echo in &echoes {
+        // As a code, in a description, and across the place where a description is cut.
+        for (code, description) in
+            [(echo.as_str(), ""), ("denied", echo), ("denied", &format!("{}{echo}", "x".repeat(190)))]
+        {
+            let body = serde_json::json!({ "error": code, "error_description": description });
+            worlds.push((echo.clone(), body.to_string()));
+        }
+    }
+    for (echo, body) in worlds {
+        let world = Setup::default()
+            .without_token()
+            .start_after(async |server| server.answer_next(Answer::status(401, &body)))
+            .await;
+        let failed = world.process.event("token refresh failed").await;
+        assert!(failed["error"].as_str().unwrap().contains("withheld"), "{body}: {failed}");
+        let reply = world.get("/x").await;
+        assert_eq!(reply.code().as_deref(), Some("client_rejected"));
+        search(&reply.text(), &echo);
+        // Of a base64 pair the first characters are the id's.
+        let tail: String = echo.chars().skip(echo.chars().count().saturating_sub(24)).collect();
+        search(&world.process.output(), &tail);
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() {
+    let world = Setup::default().start().await;
+    let token = world.authorization.issued().swap_remove(0);
+    let body = serde_json::json!({ "error": "denied", "error_description": format!("you have {token}") });
+    world.authorization.answer_next(Answer::status(400, &body.to_string()));
+    world.authorization.revoke_all();
+
+    let reply = world.get("/x").await;
+
+    assert_eq!(reply.code().as_deref(), Some("client_rejected"));
+    let failed = world.process.event("token refresh failed").await;
+    assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
+    search(&reply.text(), &token);
     world.finish().await;
 }
 

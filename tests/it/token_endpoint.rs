@@ -158,6 +158,7 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     let body = "{\"error\":\"invalid_request\",\"error_description\":\"rate limit exceeded; try later\"}";
     let world = Setup::default()
         .without_token()
+        .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(fixed(400, &[], body)))
         .await;
     eventually("the refusal", async || world.authorization.requests() == 1).await;
@@ -167,6 +168,22 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
     let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
     assert!((58..=62).contains(&wait), "{wait}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rate_limit_without_a_time_is_a_rate_limit() {
+    let world = Setup::default()
+        .without_token()
+        .limits("token_wait = \"100ms\"")
+        .start_after(async |server| server.answer_next(fixed(429, &[], "")))
+        .await;
+    world.process.event("token refresh failed").await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
+    assert_eq!(reply.get("retry-after"), Some("1"));
     world.finish().await;
 }
 
@@ -271,6 +288,43 @@ async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
     let asked = world.authorization.asked();
     let gap = asked[before + 1].at - asked[before].at;
     assert!(gap >= Duration::from_secs(1), "{gap:?}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_for() {
+    let world = Setup::default().start().await;
+    world.authorization.answer_next(Answer::too_many(600));
+    world.authorization.revoke_all();
+
+    for _ in 0..3 {
+        assert_eq!(world.get("/x").await.code().as_deref(), Some("token_endpoint_rate_limited"));
+    }
+
+    world.process.event("token rejected upstream").await;
+    let events = world.process.events("token rejected upstream");
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!(
+        (events[0]["event"].as_str(), events[0]["generation"].as_u64()),
+        (Some("token.rejected"), Some(1))
+    );
+    assert!(events[0]["fingerprint"].as_str().is_some_and(|print| print.len() == 16));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
+    let world = Setup::default().lifetime(8).limits("token_wait = \"200ms\"").start().await;
+    // The schedule is refused at second 6, and the latch holds when the token dies.
+    world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
+    world.process.event("token refresh failed").await;
+    assert!(world.process.events("token rejected upstream").is_empty());
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
+
+    world.process.event("token rejected upstream").await;
+    assert_eq!(world.authorization.requests(), 2);
     world.finish().await;
 }
 
@@ -454,6 +508,56 @@ async fn less_than_the_required_scopes_is_told_and_not_used() {
     world.finish().await;
 }
 
+/// What is odd and no failure is told when it begins, and not again while it goes on.
+#[tokio::test]
+async fn an_odd_answer_that_is_taken_is_warned_of_once() {
+    let odd = |scope: &str| {
+        let body = format!("{{\"access_token\":\"{{token}}\",\"expires_in\":3600,\"scope\":\"{scope}\"}}");
+        fixed(200, &[("content-type", "text/html")], &body)
+    };
+    let world = Setup::default()
+        .credential("scopes = [\"a\", \"b\", \"openid\"]\nrequire_scopes = [\"a\"]\nretry_after_max = \"1s\"")
+        .credential("quota = { requests = 100, per = \"1s\" }")
+        .start_after(async |server| server.answer_next(odd("a")))
+        .await;
+    let warned = |message: &str| {
+        let events = world.process.events(message);
+        assert!(
+            events.iter().all(|event| event["level"] == "WARN" && event["credential"] == "api"),
+            "{events:?}"
+        );
+        events
+    };
+    for answers in [
+        vec![odd("a")],
+        vec![Answer::too_many(600), odd("a")],
+        vec![Answer::too_many(700), odd("a")],
+        vec![Answer::Lifetime(3600)],
+        vec![odd("c a")],
+    ] {
+        let before = world.authorization.requests();
+        let expected = answers.len();
+        for answer in answers {
+            world.authorization.answer_next(answer);
+        }
+        world.authorization.revoke_all();
+        eventually("a token", async || world.get("/x").await.status == 200).await;
+        assert_eq!(world.token_requests_since(before), expected);
+    }
+    eventually("the last", async || world.process.events("token refreshed").len() == 6).await;
+
+    assert_eq!(warned("token answer was JSON and its Content-Type was not").len(), 2);
+    let scopes = warned("fewer scopes were granted than asked for");
+    assert_eq!(scopes.iter().map(|event| event["scopes"].as_str().unwrap()).collect::<Vec<_>>(), ["b", "b"]);
+    let waits = warned("Retry-After was longer than retry_after_max");
+    assert_eq!(waits.len(), 1);
+    assert_eq!(
+        (waits[0]["asked_seconds"].as_u64(), waits[0]["retry_after_max_seconds"].as_u64()),
+        (Some(600), Some(1))
+    );
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     let good = "{\"access_token\":\"e30.e30.{token}\"}";
@@ -493,6 +597,59 @@ async fn a_changed_secret_is_tried_at_once() {
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
     assert_eq!(world.authorization.requests(), 2);
     assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_secret_file_that_hangs_costs_a_moment_and_not_the_credential() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, CLIENT_SECRET).unwrap();
+    let world = Setup::default()
+        .credential("quota = { requests = 100, per = \"1s\" }")
+        .secret(&format!("{{ file = \"{}\" }}", file.display()))
+        .start()
+        .await;
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::rename(&pipe, &file).unwrap();
+
+    let mut slowest = Vec::new();
+    for _ in 0..3 {
+        world.authorization.revoke_all();
+        let started = Instant::now();
+        assert_eq!(world.get("/x").await.status, 200);
+        slowest.push(started.elapsed());
+    }
+    assert!(slowest[1..].iter().all(|elapsed| *elapsed < Duration::from_secs(2)), "{slowest:?}");
+    world.process.event("secret not readable, kept the last one").await;
+    assert_eq!(world.process.events("secret not readable, kept the last one").len(), 1);
+
+    // The pipe is let go, and a file is in its place again.
+    let hanging = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    std::fs::write(folder.path().join("new"), CLIENT_SECRET).unwrap();
+    std::fs::rename(folder.path().join("new"), &file).unwrap();
+    drop(hanging);
+    eventually("a reading", async || {
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+        !world.process.events("secret readable again").is_empty()
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_daemon_stops_while_a_secret_file_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, CLIENT_SECRET).unwrap();
+    let world = Setup::default().secret(&format!("{{ file = \"{}\" }}", file.display())).start().await;
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+
     world.finish().await;
 }
 

@@ -36,6 +36,22 @@ async fn the_breaker_opens_after_five_failures_in_a_row_and_a_success_closes_it(
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_floor_of_a_rate_limit_is_not_undercut_by_the_longest_retry_after() {
+    for (retry_after, maximum, expected) in [(None, "1s", 60), (Some(5), "1s", 60), (Some(900), "2m", 120)] {
+        let clock = Clock::tokio();
+        let mut limiter = Limiter::new(&credential(&format!("retry_after_max = \"{maximum}\"")), clock);
+        let retry_after = retry_after.map(Duration::from_secs);
+        limiter.failed(&TokenError::Throttled { status: 400, retry_after, at_least: Duration::from_mins(1) });
+
+        let blocked = limiter.admit(Cause::Scheduled).unwrap_err();
+
+        let wait = clock.now().until(blocked.until).as_secs();
+        assert!((expected..=expected + 1).contains(&wait), "{wait} for {retry_after:?}");
+        assert_eq!(blocked.by, Barrier::RetryAfter);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_forced_cell_that_was_not_used_is_not_lost() {
     let mut limiter = Limiter::new(&credential("quota = { requests = 2, per = \"100s\" }"), Clock::tokio());
     limiter.admit(Cause::Scheduled).unwrap();
@@ -118,7 +134,7 @@ proptest! {
                     }
                     Outcome::Throttled(seconds) => {
                         let retry_after = Some(Duration::from_secs(seconds));
-                        limiter.failed(&TokenError::Throttled { status: 429, retry_after });
+                        limiter.failed(&TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO });
                         not_before = now + Duration::from_secs(seconds.min(15 * 60));
                     }
                     Outcome::Rejected => {

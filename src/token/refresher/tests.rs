@@ -1,9 +1,12 @@
 //! The refresh loop against an endpoint in memory, hours of it in paused time.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::future::join_all;
+use proptest::prelude::*;
+use secrecy::SecretString;
 
 use super::*;
 use crate::config::{Environment, parse};
@@ -48,7 +51,12 @@ impl Endpoint {
 }
 
 impl TokenEndpoint for Shared {
-    async fn request(&self, _: &Credential, _: &SecretString) -> Result<Grant, TokenError> {
+    async fn request(
+        &self,
+        _: &Credential,
+        _: &SecretString,
+        _: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
         let number = {
             let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(self.0.clock.unwrap().now());
@@ -71,6 +79,7 @@ fn grant(token: &str, seconds: u64) -> Grant {
         access_token: token.to_owned(),
         lifetime: Some(Duration::from_secs(seconds)),
         lifetime_was_cut: false,
+        is_labelled_json: true,
         scopes: None,
     }
 }
@@ -84,7 +93,8 @@ fn rejected() -> TokenError {
 }
 
 fn throttled(seconds: u64) -> TokenError {
-    TokenError::Throttled { status: 429, retry_after: Some(Duration::from_secs(seconds)) }
+    let retry_after = Some(Duration::from_secs(seconds));
+    TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO }
 }
 
 fn credential(lines: &str) -> Arc<Credential> {
@@ -100,7 +110,10 @@ fn credential(lines: &str) -> Arc<Credential> {
 
 /// A refresher that runs, with its endpoint and its source.
 fn start(lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
-    let clock = Clock::tokio();
+    start_with(Clock::tokio(), lines, takes, acts)
+}
+
+fn start_with(clock: Clock, lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
     let endpoint = Arc::new(Endpoint {
         acts: Mutex::new(acts.iter().cloned().collect()),
         takes,
@@ -262,6 +275,25 @@ async fn a_retry_after_holds_for_every_cause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rate_limit_without_a_time_is_told_as_a_rate_limit_also_by_the_breaker() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    let unhelpful = TokenError::Throttled { status: 429, retry_after: None, at_least: Duration::ZERO };
+    endpoint.always(Some(Act::Fail(unhelpful)));
+    for _ in 0..8 {
+        let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(unavailable.reason, Reason::EndpointRateLimited);
+        assert!(unavailable.retry_after.is_some());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    assert!(endpoint.count() > 5, "{}", endpoint.count());
+
+    endpoint.always(Some(Act::Fail(transient())));
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    let unavailable = source.wait(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(unavailable.reason, Reason::EndpointUnavailable);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_year_in_retry_after_is_cut_to_the_maximum() {
     let (endpoint, source) = start("retry_after_max = \"15m\"", AT_ONCE, &[Act::Fail(throttled(31_536_000))]);
 
@@ -310,6 +342,19 @@ async fn the_same_token_again_is_no_new_generation_and_no_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_rejected_right_after_it_was_handed_out_again_is_replaced_as_soon_as_asking_can_help() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("same", 3600), Act::Token("same", 3600)]);
+    let first = source.wait(HOUR).await.unwrap().generation();
+    assert!(matches!(source.replace(first, HOUR).await, Err(NotReplaced::Unchanged)));
+
+    source.demand(first);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+
+    assert!(source.generation() > first);
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handful_of_times() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let started = tokio::time::Instant::now();
@@ -341,6 +386,39 @@ async fn a_token_of_a_second_does_not_become_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_suspend_the_first_request_has_a_token_asked_for_at_once() {
+    let (clock, suspended) = Clock::suspendable();
+    let (endpoint, source) = start_with(clock, "", AT_ONCE, &[]);
+    assert!(source.wait(HOUR).await.is_ok());
+    for asked in 2..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        suspended.fetch_add(8 * 3600 * 1_000_000_000, Ordering::Relaxed);
+        assert!(source.current().is_none());
+        let woken = tokio::time::Instant::now();
+
+        let tokens = join_all((0..100).map(|_| source.wait(Duration::from_secs(10)))).await;
+
+        assert!(tokens.iter().all(Result::is_ok));
+        assert_eq!(woken.elapsed(), Duration::ZERO);
+        assert_eq!(endpoint.count(), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_suspend_a_barrier_that_has_passed_meanwhile_keeps_nobody() {
+    let (clock, suspended) = Clock::suspendable();
+    let (endpoint, source) = start_with(clock, "", AT_ONCE, &[Act::Fail(throttled(600))]);
+    assert!(source.wait(Duration::from_secs(10)).await.is_err());
+    suspended.fetch_add(3600 * 1_000_000_000, Ordering::Relaxed);
+    let woken = tokio::time::Instant::now();
+
+    assert!(source.wait(Duration::from_secs(10)).await.is_ok());
+
+    assert_eq!(woken.elapsed(), Duration::ZERO);
+    assert_eq!(endpoint.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_malformed_answer_keeps_the_valid_token() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("good", 100)]);
     assert!(source.wait(HOUR).await.is_ok());
@@ -351,4 +429,54 @@ async fn a_malformed_answer_keeps_the_valid_token() {
     assert!(endpoint.count() >= 4, "the margin gives several tries: {}", endpoint.count());
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(source.current().is_none());
+}
+
+/// Seconds that a token lives which the schedule does not replace in a test.
+const YEAR: u64 = 365 * 24 * 3600;
+
+fn acts() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => Just(Act::Token("same", YEAR)),
+        1 => Just(Act::Token("other", YEAR)),
+        1 => Just(Act::Token("short", 30)),
+        1 => Just(Act::Fail(transient())),
+        1 => (1u64..2000).prop_map(|seconds| Act::Fail(throttled(seconds))),
+        1 => Just(Act::Fail(rejected())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is answered and wanted, in whatever order: no loop, and nothing that is wanted is forgotten.
+    #[test]
+    fn every_demand_is_met_or_withdrawn_and_requests_stay_within_the_quota(
+        acts in proptest::collection::vec(acts(), 0..20),
+        pauses in proptest::collection::vec(0u64..600, 1..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (endpoint, source) = start("quota = { requests = 4, per = \"60s\" }", AT_ONCE, &acts);
+            for pause in pauses {
+                source.demand(source.generation());
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+            }
+            // As many failures as there are left, each with the longest wait.
+            tokio::time::sleep(Duration::from_hours(8)).await;
+            prop_assert!(!source.is_another_wanted());
+            // And once the endpoint has another token, it is had.
+            endpoint.acts.lock().unwrap().clear();
+            let last = source.generation();
+            source.demand(last);
+            tokio::time::sleep(Duration::from_hours(2)).await;
+            prop_assert!(source.generation() > last);
+            let asked = endpoint.asked();
+            for (index, start) in asked.iter().enumerate() {
+                let in_window =
+                    asked[index..].iter().filter(|at| start.until(**at) < Duration::from_mins(1)).count();
+                prop_assert!(in_window <= 8, "{in_window} requests in a minute");
+            }
+            Ok(())
+        })?;
+    }
 }

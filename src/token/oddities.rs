@@ -1,0 +1,78 @@
+//! What is odd about a token endpoint's answers and yet no failure: told when it begins or changes, not at every
+//! refresh.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::wire::Grant;
+use crate::config::Credential;
+
+/// Scopes that servers take and do not list as granted.
+const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
+/// What has been told of one credential's answers and still holds.
+#[derive(Debug, Default)]
+pub struct Oddities {
+    is_cut: bool,
+    is_mislabelled: bool,
+    not_granted: Vec<String>,
+    is_clamped: bool,
+}
+
+impl Oddities {
+    /// Tells what is odd about a grant that is taken.
+    pub fn of_grant(&mut self, grant: &Grant, credential: &Credential) {
+        let Credential { name, scopes, .. } = credential;
+        if is_news(&mut self.is_cut, grant.lifetime_was_cut) {
+            warn!(credential = name, "lifetime longer than a year was cut to a year");
+        }
+        if is_news(&mut self.is_mislabelled, !grant.is_labelled_json) {
+            warn!(credential = name, "token answer was JSON and its Content-Type was not");
+        }
+        let is_missing = |scope: &String| {
+            !NEVER_LISTED.contains(&scope.as_str())
+                && grant.scopes.as_ref().is_some_and(|granted| !granted.contains(scope))
+        };
+        if is_news(&mut self.not_granted, scopes.iter().filter(|scope| is_missing(scope)).cloned().collect())
+        {
+            let scopes = self.not_granted.join(" ");
+            warn!(credential = name, scopes, "fewer scopes were granted than asked for");
+        }
+    }
+
+    /// Tells that a server asks for a longer wait than it may.
+    pub fn of_wait(&mut self, asked: Duration, credential: &Credential) {
+        let Credential { name, retry_after_max, .. } = credential;
+        if is_news(&mut self.is_clamped, asked > *retry_after_max) {
+            warn!(
+                credential = name,
+                asked_seconds = asked.as_secs(),
+                retry_after_max_seconds = retry_after_max.as_secs(),
+                "Retry-After was longer than retry_after_max"
+            );
+        }
+    }
+}
+
+/// Whether there is something now, and it was not the same before.
+fn is_news<T: PartialEq + Default>(told: &mut T, now: T) -> bool {
+    let is_news = now != *told && now != T::default();
+    *told = now;
+    is_news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_is_told_once_and_what_changes_again() {
+        let mut told = Vec::new();
+
+        let news =
+            [vec![], vec!["a"], vec!["a"], vec!["b"], vec![], vec!["b"]].map(|now| is_news(&mut told, now));
+
+        assert_eq!(news, [false, true, false, true, false, true]);
+    }
+}
