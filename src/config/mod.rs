@@ -9,6 +9,7 @@ mod document;
 pub mod environment;
 pub mod file;
 mod hosts;
+mod mask;
 mod overrides;
 mod resolve;
 pub mod secret;
