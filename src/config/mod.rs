@@ -14,6 +14,7 @@ mod overrides;
 mod resolve;
 pub mod secret;
 pub mod units;
+mod wording;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;

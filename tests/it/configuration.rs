@@ -54,7 +54,7 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
         ),
         (
             GOOD.replace("client_id = \"client\"", "client_id = 5"),
-            ["`credentials.cxone.client_id`: invalid type", "proxy.toml:10:13"],
+            ["`credentials.cxone.client_id` must be a string", "proxy.toml:10:13"],
         ),
         (
             GOOD.replace("token_url", "token_ulr"),

@@ -310,9 +310,10 @@ impl Resolver<'_> {
                 Problem::error(place.clone(), "plain http:// would show the credential to the network")
                     .help("use https://; http:// is allowed for 127.0.0.1, [::1] and localhost only"),
             ),
-            scheme => {
-                Some(Problem::error(place.clone(), format!("{scheme}:// is neither https:// nor http://")))
-            }
+            _ => Some(
+                Problem::error(place.clone(), "neither an https:// nor an http:// URL")
+                    .help("write it whole, such as \"https://api.example.com\""),
+            ),
         };
         let problem = problem.or_else(|| {
             if !url.username().is_empty() || url.password().is_some() {

@@ -20,7 +20,7 @@ impl Resolver<'_> {
         names: &BTreeSet<String>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
-        if routes.is_empty() {
+        if routes.is_empty() && !self.unusable.contains("routes") {
             self.problems.push(
                 Problem::error(None, "there are no [[routes]]")
                     .help("a route says where requests go: [[routes]] with `upstream` and `credential`"),
@@ -170,6 +170,9 @@ impl Resolver<'_> {
     ) -> Option<Option<Arc<Credential>>> {
         if name.get_ref() == "none" {
             return Some(None);
+        }
+        if self.unusable.contains("credentials") {
+            return None;
         }
         if !names.contains(name.get_ref()) {
             let known: Vec<&str> = names.iter().map(String::as_str).collect();
