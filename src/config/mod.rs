@@ -13,6 +13,7 @@ mod mask;
 mod overrides;
 mod resolve;
 pub mod secret;
+mod small_file;
 pub mod units;
 mod wording;
 

@@ -24,10 +24,13 @@ use super::diagnostics::{Diagnostics, Problem};
 use super::document::Document;
 use super::environment::Environment;
 use super::{
-    Admin, Checked, Config, Hosts, Limits, Log, LogFormat, RequiredHeader, Roots, Server, file, units,
+    Admin, Checked, Config, Hosts, Limits, Log, LogFormat, RequiredHeader, Roots, Server, file, small_file,
+    units,
 };
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+/// Ten times what an operating system brings along.
+const MAX_CA_BYTES: u64 = 4 * 1024 * 1024;
 /// RFC 1918, RFC 4193, and the machine itself.
 const PRIVATE: [&str; 6] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
@@ -391,7 +394,8 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let pem = small_file::read(path, MAX_CA_BYTES)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
