@@ -170,7 +170,7 @@ pub struct Quota {
 pub enum Roots {
     /// Those of the operating system.
     System,
-    /// These and no others.
+    /// These and no others; none where a URL is plain http and speaks no TLS.
     Only(Vec<CertificateDer<'static>>),
 }
 

@@ -62,7 +62,7 @@ impl Resolver<'_> {
         let timeout = self.positive(file.timeout, 10);
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
-        let roots = self.roots(file.ca_file);
+        let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
         let encoding = file.basic_encoding.map_or(BasicEncoding::Raw, Spanned::into_inner);
         let client_auth = match file.client_auth.map(Spanned::into_inner) {
             Some(file::ClientAuth::ClientSecretPost) => ClientAuth::Post,

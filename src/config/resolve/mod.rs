@@ -278,10 +278,10 @@ impl Resolver<'_> {
         }
     }
 
-    /// Which certificate authorities count: those in the file, or the system's.
-    fn roots(&mut self, ca_file: Option<Spanned<PathBuf>>) -> Roots {
+    /// Which certificate authorities count: those in the file, or the system's; none for plain http.
+    fn roots(&mut self, ca_file: Option<Spanned<PathBuf>>, is_http: bool) -> Roots {
         let Some(ca_file) = ca_file else {
-            return Roots::System;
+            return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
         };
         let path = self.folder.join(ca_file.get_ref());
         match read_certificates(&path) {

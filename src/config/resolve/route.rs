@@ -65,7 +65,6 @@ impl Resolver<'_> {
             Some(path) => self.path(path),
             None => Some("/".to_owned()),
         };
-        let roots = self.roots(route.ca_file);
         let upstream = match &route.upstream {
             Some(upstream) => self.upstream(upstream),
             None => {
@@ -85,6 +84,8 @@ impl Resolver<'_> {
                 None
             }
         };
+        let is_http = upstream.as_ref().is_some_and(|(scheme, ..)| *scheme == Scheme::HTTP);
+        let roots = self.roots(route.ca_file, is_http);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let (scheme, authority, upstream_path) = upstream?;
