@@ -8,6 +8,8 @@ pub mod diagnostics;
 mod document;
 pub mod environment;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hosts;
 mod mask;
 mod overrides;
