@@ -3,6 +3,7 @@
 //! A value of the wrong type does not hide the next problem: it is reported, taken out, and reading goes on.
 //! What was taken out is remembered, so that nobody is told that a key is missing which is merely wrong.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -45,7 +46,7 @@ impl Document {
 
         let mut unusable = BTreeSet::new();
         replace_misshapen(&mut root, &mut problems, &mut unusable);
-        remove_unknown_keys(&mut root, &mut problems);
+        remove_unknown_keys(&mut root, &mut problems, &mut unusable);
         let file = loop {
             match File::deserialize(toml::Deserializer::from(Spanned::new(root_span.clone(), root.clone()))) {
                 Ok(file) => break file,
@@ -106,6 +107,13 @@ pub(super) fn for_each_section<'i>(
 
 /// Reports each section that is no table and puts an empty one there, so that it hides nothing else.
 fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusable: &mut BTreeSet<String>) {
+    if let Some(place) = root.get_mut("credentials").and_then(take_nameless) {
+        problems.push(
+            Problem::error(place, "a credential needs a name")
+                .help("write [credentials.NAME], with a name of your choice, and that name in `credential` of the routes"),
+        );
+        unusable.insert("credentials".to_owned());
+    }
     let mut check = |section: Section, path: &str, value: &mut Spanned<DeValue<'_>>| {
         if value.get_ref().is_table() {
             return;
@@ -166,9 +174,24 @@ fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusab
     }
 }
 
+/// Empties a `[credentials]` that holds one credential's keys; answers where it was.
+fn take_nameless(credentials: &mut Spanned<DeValue<'_>>) -> Option<Range<usize>> {
+    let keys = Section::Credential.keys();
+    let is_nameless = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let key: &Cow<'_, str> = key.get_ref();
+        keys.contains(&key.as_ref()) && !value.get_ref().is_table()
+    };
+    let DeValue::Table(all) = credentials.get_mut() else { return None };
+    if !all.iter().any(is_nameless) {
+        return None;
+    }
+    all.clear();
+    Some(credentials.span())
+}
+
 /// Reports and takes out each key that is not one of its section's.
-fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
-    for_each_section(root, &mut |section, _, table| {
+fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusable: &mut BTreeSet<String>) {
+    for_each_section(root, &mut |section, path, table| {
         let unknown: Vec<(String, Range<usize>)> = table
             .keys()
             .filter(|key| !section.keys().contains(&key.get_ref().as_ref()))
@@ -176,6 +199,7 @@ fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
             .collect();
         for (name, place) in unknown {
             table.remove(name.as_str());
+            unusable.extend(nearest(section, &name).map(|meant| joined(path, meant)));
             problems.push(unknown_key(section, &name, place));
         }
     });
@@ -198,17 +222,25 @@ pub(super) fn not_supported(name: &str, place: Range<usize>) -> Problem {
 
 /// The key that was probably meant: the nearest of this section, or the same name in another.
 fn suggestion(section: Section, name: &str) -> Option<String> {
-    let nearest = section
-        .keys()
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key, name), key))
-        .min()
-        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len());
-    if let Some((_, key)) = nearest {
+    if let Some(key) = nearest(section, name) {
         return Some(format!("did you mean `{key}`?"));
     }
     let other = Section::ALL.into_iter().find(|other| *other != section && other.keys().contains(&name))?;
     Some(format!("`{name}` belongs to {}", other.header()))
+}
+
+fn nearest(section: Section, name: &str) -> Option<&'static str> {
+    section
+        .keys()
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key, &name.to_ascii_lowercase()), *key))
+        .min()
+        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len())
+        .map(|(_, key)| key)
+}
+
+fn joined(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// Takes out the key whose value (or name) is at this place; answers its path.
@@ -231,7 +263,7 @@ fn remove_at(root: &mut DeTable<'_>, place: &Range<usize>) -> Option<String> {
             remove_from(table, &name, place);
         }
     });
-    Some(if section_path.is_empty() { name } else { format!("{section_path}.{name}") })
+    Some(joined(&section_path, &name))
 }
 
 /// Takes out a key, or of a list only the entry at this place.

@@ -30,8 +30,10 @@ pub(super) fn of(path: &str, message: &str) -> String {
     }
 }
 
-/// A message of several lines as one.
+/// A message of several lines as one; what the parser would have taken instead says less.
 pub(super) fn one_line(message: &str) -> String {
+    let unquoted = "string values must be quoted";
+    let message = if message.starts_with(unquoted) { unquoted } else { message };
     message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
 }
 

@@ -45,7 +45,9 @@ impl Resolver<'_> {
             }
             good.push(route);
         }
-        for name in names.iter().filter(|name| !used.contains(*name)) {
+        let are_all_read =
+            good.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
+        for name in names.iter().filter(|name| are_all_read && !used.contains(*name)) {
             self.problems.push(Problem::warning(None, format!("no route uses the credential `{name}`")));
         }
         (good.len() == written).then_some(good)
@@ -122,7 +124,7 @@ impl Resolver<'_> {
             !segment.is_empty()
                 && segment != "."
                 && segment != ".."
-                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;\"<>".contains(&byte))
+                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;*\"<>".contains(&byte))
         };
         if text == "/" {
             return Some("/".to_owned());
@@ -131,7 +133,7 @@ impl Resolver<'_> {
             Some(rest) if rest.split('/').all(is_plain) => Some(format!("/{rest}")),
             _ => {
                 self.problems.push(Problem::error(path.span(), "not a path prefix").help(
-                    "it starts with `/` and is written plainly: no query, no `%`, no `..`, no empty segment",
+                    "it starts with `/` and covers all below it: no `*`, no query, no `%`, no `..`, no empty segment",
                 ));
                 None
             }

@@ -218,7 +218,7 @@ fn two_routes_for_the_same_requests_are_refused() {
 
 #[test]
 fn a_path_prefix_is_written_plainly() {
-    for wrong in ["", "api", "/a//b", "/a/../b", "/a%2fb", "/a?b", "/a b", "//"] {
+    for wrong in ["", "api", "/api/*", "/a//b", "/a/../b", "/a%2fb", "/a?b", "/a b", "//"] {
         refused(&with_route(&format!("path = \"{wrong}\"")));
     }
     for (written, matched) in
@@ -360,6 +360,34 @@ fn a_section_that_is_no_table_hides_no_other_problem() {
             problem.contains("there are no") || problem.contains("there is no credential")
         };
         assert_eq!(problems.iter().find(invented), None, "{problems:#?}");
+    }
+}
+
+#[test]
+fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
+    for (text, said) in [
+        (
+            with_credential("").replace("client_id", "client-id"),
+            "unknown key `client-id` in [credentials.NAME]",
+        ),
+        (
+            with_route("").replace("credential = ", "credentials = "),
+            "unknown key `credentials` in [[routes]]",
+        ),
+        (
+            with_credential("").replace("[credentials.", "[credential."),
+            "unknown key `credential` in the top level",
+        ),
+        (with_credential("").replace("[[routes]]", "[[route]]"), "unknown key `route` in the top level"),
+        (with_credential("").replace("[[routes]]", "[routes]"), "`routes` must be a list of tables"),
+        (with_credential("").replace("[credentials.cxone]", "[credentials]"), "a credential needs a name"),
+        (with_route("").replace("credential = \"cxone\"", ""), "`credential` is missing"),
+        (with_credential("").replace("\"client\"", "\"\""), "`client_id` is empty"),
+        (with_server("[server.limits]\nheader_bytes = \"10\""), "must be between 1.0 KiB and 1.0 MiB"),
+        (with_server("[log]\nlevel = \"verbose\""), "not a log level"),
+        (with_credential("").replace("\"client\"", "client"), "not TOML: string values must be quoted"),
+    ] {
+        assert_eq!(refused(&text), [said]);
     }
 }
 
