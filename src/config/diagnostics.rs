@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use super::mask::mask;
+
 /// Whether a configuration can be used in spite of the problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -54,14 +56,14 @@ impl Problem {
 /// The texts that problems point into: the file, and the environment variables that override it.
 ///
 /// Their bytes are numbered in one row: the file's first, then each variable's.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sources {
     path: PathBuf,
     text: String,
     overrides: Vec<Override>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Override {
     start: usize,
     variable: String,
@@ -99,6 +101,18 @@ impl Sources {
 
     fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
         self.overrides.iter().rfind(|one| one.start <= place.start)
+    }
+}
+
+/// Without the texts, which may hold secrets.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<&str> = self.overrides.iter().map(|one| one.variable.as_str()).collect();
+        f.debug_struct("Sources")
+            .field("path", &self.path)
+            .field("bytes", &self.text.len())
+            .field("overrides", &variables)
+            .finish()
     }
 }
 
@@ -201,77 +215,6 @@ fn within(place: Range<usize>, text: &str) -> Range<usize> {
     start..end
 }
 
-/// Hides what is quoted behind a key that names a secret, byte for byte, so that places stay where they are.
-///
-/// Works on lines, not on parsed keys: a file that does not parse is quoted too.
-fn mask(text: &str) -> String {
-    let mut masked = String::with_capacity(text.len());
-    let mut open: Option<&str> = None;
-    for line in text.split_inclusive('\n') {
-        // The rest of a multi-line string that began behind a secret's key.
-        if let Some(quote) = open {
-            match line.find(quote) {
-                Some(end) => {
-                    masked.push_str(&stars(&line[..end]));
-                    masked.push_str(&line[end..]);
-                    open = None;
-                }
-                None => masked.push_str(&stars(line)),
-            }
-            continue;
-        }
-        let Some(secret) = secret_start(line) else {
-            masked.push_str(line);
-            continue;
-        };
-        let (shown, value) = line.split_at(secret);
-        masked.push_str(shown);
-        open = ["\"\"\"", "'''"]
-            .into_iter()
-            .find(|quote| value.starts_with(quote) && !value[quote.len()..].contains(quote));
-        masked.push_str(&stars(value));
-    }
-    masked
-}
-
-/// Where in a line the value of a secret begins, if one stands there in plain text.
-///
-/// Everything from there to the line's end is taken for the value: a little too much is hidden, never too little.
-fn secret_start(line: &str) -> Option<usize> {
-    line.match_indices('=').map(|(equals, _)| equals).find_map(|equals| {
-        let value = line[equals + 1..].trim_start();
-        // { env = … } and { file = … } show where the secret is, not what it is.
-        let is_plain = names_a_secret(&line[..equals]) && !value.starts_with('{');
-        is_plain.then(|| line.len() - value.len())
-    })
-}
-
-/// Whether a key, as written, is one whose value is a secret or could be.
-fn names_a_secret(key: &str) -> bool {
-    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\'');
-    let key = key.trim_end();
-    let name =
-        key.rsplit(|c| !is_part(c)).next().unwrap_or(key).trim_matches(['"', '\'']).to_ascii_lowercase();
-    let public = ["token_url", "key_file", "token_wait", "access_token_field"];
-    !public.contains(&name.as_str())
-        && ["secret", "password", "token", "assertion", "passphrase", "credentials"]
-            .iter()
-            .any(|word| name.contains(word))
-        || name.ends_with("key")
-}
-
-/// As many stars as bytes; line ends and quotes stay, so that the line keeps its shape.
-fn stars(text: &str) -> String {
-    let mut stars = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' | '\r' | '"' | '\'' => stars.push(character),
-            _ => stars.extend(std::iter::repeat_n('*', character.len_utf8())),
-        }
-    }
-    stars
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,36 +243,5 @@ mod tests {
 
         assert!(shown.contains("BEARERD_CREDENTIALS__A__CLIENT_SECRET"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
-    }
-
-    #[test]
-    fn a_secret_is_masked_wherever_its_line_is_quoted() {
-        let secrets = [
-            "client_secret = \"hunter2\"",
-            "client_secret=hunter2",
-            "password = 'hunter2' # hunter2",
-            "\"client_secret\" = \"hunter2\"",
-            "credentials.a.client_secret = \"hunter2",
-            "state_key = \"hunter2\"",
-            "token = \"hunter2\"",
-            "client_secret = \"\"\"\nhunter2\nhunter2\"\"\"",
-            "a = { client_id = \"x\", client_secret = \"hunter2\" }",
-        ];
-        for secret in secrets {
-            let masked = mask(secret);
-            assert!(!masked.contains("hunter2"), "{masked}");
-            assert_eq!(masked.len(), secret.len());
-        }
-    }
-
-    #[test]
-    fn what_is_no_secret_is_shown() {
-        for line in [
-            "token_url = \"https://as.example/token\"",
-            "client_secret = { env = \"CXONE_SECRET\" }",
-            "listen = \"127.0.0.1:8080\"",
-        ] {
-            assert_eq!(mask(line), line);
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! A value of the wrong type does not hide the next problem: it is reported, taken out, and reading goes on.
 //! What was taken out is remembered, so that nobody is told that a key is missing which is merely wrong.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Problem, Sources};
 use super::environment::Environment;
 use super::file::{File, Section};
-use super::overrides;
+use super::{overrides, wording};
 
 /// What could be read, and what was wrong with the rest.
 #[derive(Debug)]
@@ -35,14 +36,17 @@ impl Document {
         let (root, errors) = DeTable::parse_recoverable(&text);
         let mut problems: Vec<Problem> = errors
             .iter()
-            .map(|error| Problem::error(error.span(), format!("not TOML: {}", one_line(error.message()))))
+            .map(|error| {
+                Problem::error(error.span(), format!("not TOML: {}", wording::one_line(error.message())))
+            })
             .collect();
         let root_span = root.span();
         let mut root = root.into_inner();
         overrides::apply(&mut root, &mut sources, environment, &mut problems);
 
         let mut unusable = BTreeSet::new();
-        remove_unknown_keys(&mut root, &mut problems);
+        replace_misshapen(&mut root, &mut problems, &mut unusable);
+        remove_unknown_keys(&mut root, &mut problems, &mut unusable);
         let file = loop {
             match File::deserialize(toml::Deserializer::from(Spanned::new(root_span.clone(), root.clone()))) {
                 Ok(file) => break file,
@@ -53,20 +57,16 @@ impl Document {
                         continue;
                     }
                     let Some(path) = remove_at(&mut root, &place) else {
-                        problems.push(Problem::error(place, one_line(error.message())));
+                        problems.push(Problem::error(place, wording::of("proxy.toml", error.message())));
                         break File::default();
                     };
-                    problems.push(Problem::error(place, format!("`{path}`: {}", one_line(error.message()))));
+                    problems.push(Problem::error(place, wording::of(&path, error.message())));
                     unusable.insert(path);
                 }
             }
         };
         Self { file, sources, problems, unusable }
     }
-}
-
-fn one_line(message: &str) -> String {
-    message.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// Calls `visit` for each table of the file that is a section, with its path.
@@ -105,9 +105,93 @@ pub(super) fn for_each_section<'i>(
     }
 }
 
+/// Reports each section that is no table and puts an empty one there, so that it hides nothing else.
+fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusable: &mut BTreeSet<String>) {
+    if let Some(place) = root.get_mut("credentials").and_then(take_nameless) {
+        problems.push(
+            Problem::error(place, "a credential needs a name")
+                .help("write [credentials.NAME], with a name of your choice, and that name in `credential` of the routes"),
+        );
+        unusable.insert("credentials".to_owned());
+    }
+    let mut check = |section: Section, path: &str, value: &mut Spanned<DeValue<'_>>| {
+        if value.get_ref().is_table() {
+            return;
+        }
+        let header = match section {
+            Section::Route => "[[routes]]".to_owned(),
+            Section::Root => "[credentials.NAME]".to_owned(),
+            _ => format!("[{path}]"),
+        };
+        problems.push(
+            Problem::error(value.span(), format!("`{path}` must be a table"))
+                .help(format!("write {header} on a line of its own, and its keys below")),
+        );
+        *value.get_mut() = DeValue::Table(DeTable::new());
+        unusable.insert(path.to_owned());
+        // What it may have been meant to say is not missing.
+        unusable.extend(section.keys().iter().map(|key| format!("{path}.{key}")));
+    };
+    for (key, value) in root.iter_mut() {
+        match key.get_ref().as_ref() {
+            "server" => {
+                check(Section::Server, "server", value);
+                let DeValue::Table(server) = value.get_mut() else { continue };
+                if let Some(limits) = server.get_mut("limits") {
+                    check(Section::Limits, "server.limits", limits);
+                }
+            }
+            "admin" => check(Section::Admin, "admin", value),
+            "log" => check(Section::Log, "log", value),
+            "credentials" => {
+                check(Section::Root, "credentials", value);
+                let DeValue::Table(all) = value.get_mut() else { continue };
+                for (name, credential) in all.iter_mut() {
+                    check(Section::Credential, &format!("credentials.{}", name.get_ref()), credential);
+                }
+            }
+            "routes" => {
+                let DeValue::Array(all) = value.get_mut() else { continue };
+                for (index, route) in all.iter_mut().enumerate() {
+                    check(Section::Route, &format!("routes[{index}]"), route);
+                }
+            }
+            _ => {}
+        }
+    }
+    let routes = root.get_mut("routes").filter(|routes| !routes.get_ref().is_array());
+    if let Some(routes) = routes {
+        problems.push(
+            Problem::error(routes.span(), "`routes` must be a list of tables")
+                .help("write [[routes]], with two brackets, once for each route"),
+        );
+        unusable.insert("routes".to_owned());
+        let place = routes.span();
+        // One that lacks the brackets is checked all the same.
+        let route = std::mem::replace(routes.get_mut(), DeValue::Boolean(false));
+        let only = route.is_table().then(|| Spanned::new(place, route));
+        *routes.get_mut() = DeValue::Array(only.into_iter().collect());
+    }
+}
+
+/// Empties a `[credentials]` that holds one credential's keys; answers where it was.
+fn take_nameless(credentials: &mut Spanned<DeValue<'_>>) -> Option<Range<usize>> {
+    let keys = Section::Credential.keys();
+    let is_nameless = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let key: &Cow<'_, str> = key.get_ref();
+        keys.contains(&key.as_ref()) && !value.get_ref().is_table()
+    };
+    let DeValue::Table(all) = credentials.get_mut() else { return None };
+    if !all.iter().any(is_nameless) {
+        return None;
+    }
+    all.clear();
+    Some(credentials.span())
+}
+
 /// Reports and takes out each key that is not one of its section's.
-fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
-    for_each_section(root, &mut |section, _, table| {
+fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusable: &mut BTreeSet<String>) {
+    for_each_section(root, &mut |section, path, table| {
         let unknown: Vec<(String, Range<usize>)> = table
             .keys()
             .filter(|key| !section.keys().contains(&key.get_ref().as_ref()))
@@ -115,6 +199,7 @@ fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
             .collect();
         for (name, place) in unknown {
             table.remove(name.as_str());
+            unusable.extend(nearest(section, &name).map(|meant| joined(path, meant)));
             problems.push(unknown_key(section, &name, place));
         }
     });
@@ -122,27 +207,40 @@ fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>) {
 
 fn unknown_key(section: Section, name: &str, place: Range<usize>) -> Problem {
     if section.planned().contains(&name) {
-        return Problem::error(place, format!("`{name}` is not supported yet by this version"))
-            .help("take it out: nothing here would act on it");
+        return not_supported(name, place);
     }
     let help = suggestion(section, name)
         .unwrap_or_else(|| format!("{} has: {}", section.header(), section.keys().join(", ")));
     Problem::error(place, format!("unknown key `{name}` in {}", section.header())).help(help)
 }
 
+/// A key that is designed and not built.
+pub(super) fn not_supported(name: &str, place: Range<usize>) -> Problem {
+    Problem::error(place, format!("`{name}` is not supported yet by this version"))
+        .help("take it out: nothing here would act on it")
+}
+
 /// The key that was probably meant: the nearest of this section, or the same name in another.
 fn suggestion(section: Section, name: &str) -> Option<String> {
-    let nearest = section
-        .keys()
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key, name), key))
-        .min()
-        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len());
-    if let Some((_, key)) = nearest {
+    if let Some(key) = nearest(section, name) {
         return Some(format!("did you mean `{key}`?"));
     }
     let other = Section::ALL.into_iter().find(|other| *other != section && other.keys().contains(&name))?;
     Some(format!("`{name}` belongs to {}", other.header()))
+}
+
+fn nearest(section: Section, name: &str) -> Option<&'static str> {
+    section
+        .keys()
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key, &name.to_ascii_lowercase()), *key))
+        .min()
+        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len())
+        .map(|(_, key)| key)
+}
+
+fn joined(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// Takes out the key whose value (or name) is at this place; answers its path.
@@ -162,10 +260,22 @@ fn remove_at(root: &mut DeTable<'_>, place: &Range<usize>) -> Option<String> {
     let (section_path, name) = found?;
     for_each_section(root, &mut |_, path, table| {
         if path == section_path {
-            table.remove(name.as_str());
+            remove_from(table, &name, place);
         }
     });
-    Some(if section_path.is_empty() { name } else { format!("{section_path}.{name}") })
+    Some(joined(&section_path, &name))
+}
+
+/// Takes out a key, or of a list only the entry at this place.
+fn remove_from(table: &mut DeTable<'_>, key: &str, place: &Range<usize>) {
+    if let Some(DeValue::Array(list)) = table.get_mut(key).map(Spanned::get_mut) {
+        let rest: Vec<_> = list.iter().filter(|entry| !value_contains(entry, place)).cloned().collect();
+        if !rest.is_empty() && rest.len() < list.len() {
+            *list = rest.into_iter().collect();
+            return;
+        }
+    }
+    table.remove(key);
 }
 
 /// Whether a value, or something inside it, is at this place.

@@ -8,11 +8,16 @@ pub mod diagnostics;
 mod document;
 pub mod environment;
 pub mod file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hosts;
+mod mask;
 mod overrides;
 mod resolve;
 pub mod secret;
+mod small_file;
 pub mod units;
+mod wording;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -167,7 +172,7 @@ pub struct Quota {
 pub enum Roots {
     /// Those of the operating system.
     System,
-    /// These and no others.
+    /// These and no others; none where a URL is plain http and speaks no TLS.
     Only(Vec<CertificateDer<'static>>),
 }
 

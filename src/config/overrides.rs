@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::document::for_each_section;
+use super::document::{for_each_section, not_supported};
 use super::environment::Environment;
 use super::file::Section;
 
@@ -31,37 +31,63 @@ pub(super) fn apply<'i>(
         let place = sources.add_override(variable, value);
         let parts: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let (section, table, key) = match parts.as_slice() {
-            ["server", "limits", key] => {
-                (Section::Limits, table_in(root, &["server", "limits"], &place), *key)
+        let (section, names, key, within) = match parts.as_slice() {
+            ["server", "limits", key, within @ ..] => {
+                (Section::Limits, vec!["server", "limits"], *key, within)
             }
-            ["server", key] => (Section::Server, table_in(root, &["server"], &place), *key),
-            ["admin", key] => (Section::Admin, table_in(root, &["admin"], &place), *key),
-            ["log", key] => (Section::Log, table_in(root, &["log"], &place), *key),
-            ["credentials", name, key] => {
-                let name = credential_name(root, name);
-                (Section::Credential, table_in(root, &["credentials", &name], &place), *key)
+            ["server", key, within @ ..] => (Section::Server, vec!["server"], *key, within),
+            ["admin", key, within @ ..] => (Section::Admin, vec!["admin"], *key, within),
+            ["log", key, within @ ..] => (Section::Log, vec!["log"], *key, within),
+            ["credentials", name, key, within @ ..] => {
+                (Section::Credential, vec!["credentials", *name], *key, within)
             }
-            _ => {
-                problems.push(
-                    Problem::error(place, format!("{variable} names no section of the file"))
-                        .help("an override is BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
-                );
-                continue;
-            }
+            [key, within @ ..] => (Section::Root, vec![], *key, within),
+            [] => continue,
         };
-        // A section of the wrong type is reported where it stands.
-        let Some(table) = table else { continue };
-        if !section.keys().contains(&key) && !section.planned().contains(&key) {
-            problems.push(Problem::error(
-                place,
-                format!("{variable} names no key: {} has no `{key}`", section.header()),
-            ));
+        if let Some(problem) = refused(variable, section, key, within, &place) {
+            problems.push(problem);
             continue;
         }
+        let name = names.get(1).map(|name| credential_name(root, name));
+        let names: Vec<&str> = match (section, &name) {
+            (Section::Credential, Some(name)) => vec!["credentials", name],
+            _ => names,
+        };
+        // A section of the wrong type is reported where it stands.
+        let Some(table) = table_in(root, &names, &place) else { continue };
         table.remove(key);
         table.insert(Spanned::new(place.clone(), Cow::Owned(key.to_owned())), parsed(value, &place));
     }
+}
+
+/// Why a variable overrides nothing, if so.
+fn refused(
+    variable: &str,
+    section: Section,
+    key: &str,
+    within: &[&str],
+    place: &Range<usize>,
+) -> Option<Problem> {
+    if section.planned().contains(&key) {
+        return Some(not_supported(key, place.clone()));
+    }
+    if section == Section::Root {
+        let problem = Problem::error(place.clone(), format!("{variable} names no section of the file"));
+        return Some(match key {
+            "routes" => problem.help("routes are written in the file only"),
+            _ => problem.help("an override is BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
+        });
+    }
+    if !section.keys().contains(&key) {
+        let title = format!("{variable} names no key: {} has no `{key}`", section.header());
+        return Some(Problem::error(place.clone(), title));
+    }
+    let depth: usize = within.iter().map(|name| name.len() + 2).sum();
+    let whole = &variable[..variable.len() - depth];
+    (!within.is_empty()).then(|| {
+        Problem::error(place.clone(), format!("{variable} names a part of `{key}`"))
+            .help(format!("set {whole} to the whole value as TOML, such as '{{ env = \"NAME\" }}'"))
+    })
 }
 
 /// Replaces the override at this place by its text; answers whether it was not text already.

@@ -5,7 +5,7 @@
 //! opened anew at each reading, so a replaced file and a swapped symlink are both seen.
 
 use std::fmt;
-use std::io::Read;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +14,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use thiserror::Error;
 
 use super::environment::Environment;
+use super::small_file;
 
 /// Larger than any key or token, small enough to read at once.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -42,13 +43,13 @@ pub enum SecretError {
     /// The environment variable is not set.
     #[error("the environment variable {0} is not set")]
     NotSet(String),
-    /// The file cannot be read.
+    /// The file cannot be read, or is none (a pipe, a folder).
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The file is not text, or far too large for a secret.
     #[error("{} holds no text of at most 64 KiB", .0.display())]
@@ -115,19 +116,11 @@ impl Secret {
 
 /// Reads a whole file and drops one newline at its end, as `echo` and editors leave it there.
 fn read_file(path: &Path) -> Result<SecretString, SecretError> {
-    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let mut text = String::new();
-    let length = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(|error| {
-        if error.kind() == std::io::ErrorKind::InvalidData {
-            SecretError::NotText(path.to_owned())
-        } else {
-            unreadable(error)
-        }
+    let content = small_file::read(path, MAX_FILE_BYTES).map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => SecretError::NotText(path.to_owned()),
+        _ => SecretError::Unreadable { path: path.to_owned(), source },
     })?;
-    if u64::try_from(length).is_ok_and(|length| length > MAX_FILE_BYTES) {
-        return Err(SecretError::NotText(path.to_owned()));
-    }
+    let mut text = String::from_utf8(content).map_err(|_| SecretError::NotText(path.to_owned()))?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {

@@ -10,7 +10,12 @@ use std::str::FromStr;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-/// A length of time: `"30s"`, `"250ms"`, `"1h 30m"`. Never negative.
+/// No setting means to wait for longer, and moments can be reckoned with it without overflow.
+const LONGEST: std::time::Duration = std::time::Duration::from_hours(365 * 24);
+/// More than any machine keeps or any request carries; a larger number is a slip.
+const LARGEST: u64 = 1 << 50;
+
+/// A length of time: `"30s"`, `"250ms"`, `"1h 30m"`. Never negative, a year at the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duration(pub std::time::Duration);
 
@@ -21,9 +26,15 @@ impl FromStr for Duration {
         text.parse::<jiff::SignedDuration>()
             .ok()
             .and_then(|signed| std::time::Duration::try_from(signed).ok())
-            .map(Self)
             .ok_or_else(|| {
                 "not a duration: write a number and a unit, such as \"30s\" or \"1h 30m\"".to_owned()
+            })
+            .and_then(|duration| {
+                if duration <= LONGEST {
+                    Ok(Self(duration))
+                } else {
+                    Err("longer than a year: the longest duration is \"8760h\"".to_owned())
+                }
             })
     }
 }
@@ -34,7 +45,7 @@ impl<'de> Deserialize<'de> for Duration {
     }
 }
 
-/// A number of bytes: `"64KiB"`, `"1MB"`, `"240B"`, `"0"`.
+/// A number of bytes: `"64KiB"`, `"1MB"`, `"240B"`, `"0"`. 1 PiB at the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
@@ -42,9 +53,13 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<bytesize::ByteSize>()
-            .map(|size| Self(size.as_u64()))
-            .map_err(|_| "not a size: write a number and a unit, such as \"64KiB\" or \"1MB\"".to_owned())
+        let size = text
+            .parse::<bytesize::ByteSize>()
+            .map_err(|_| "not a size: write a number and a unit, such as \"64KiB\" or \"1MB\"".to_owned())?;
+        match size.as_u64() {
+            bytes if bytes <= LARGEST => Ok(Self(bytes)),
+            _ => Err("larger than any size here may be: the largest is \"1PiB\"".to_owned()),
+        }
     }
 }
 
@@ -178,7 +193,10 @@ mod tests {
         assert_eq!(duration("15m"), Some(seconds(900)));
         assert_eq!(duration("1h 30m"), Some(seconds(5400)));
         assert_eq!(duration("0s"), Some(seconds(0)));
-        for wrong in ["", "30", "-5s", "soon", "5 parsecs", "99999999999999999999h"] {
+        assert_eq!(duration("8760h"), Some(LONGEST));
+        for wrong in
+            ["", "30", "-5s", "soon", "5 parsecs", "99999999999999999999h", "9223372036854775807s", "8761h"]
+        {
             assert_eq!(duration(wrong), None, "{wrong:?}");
         }
     }
@@ -190,7 +208,7 @@ mod tests {
         assert_eq!(size("64KiB"), Some(65_536));
         assert_eq!(size("1MiB"), Some(1_048_576));
         assert_eq!(size("1MB"), Some(1_000_000));
-        for wrong in ["", "-1", "large", "1 furlong"] {
+        for wrong in ["", "-1", "large", "1 furlong", "1025TiB", "99999999999EiB", "18446744073709551615"] {
             assert_eq!(size(wrong), None, "{wrong:?}");
         }
     }

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -35,7 +34,7 @@ use super::service::{Service, Shared};
 use super::unauthorized::Hold;
 use super::worker::Worker;
 use crate::clock::Clock;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, fixture};
 use crate::token::error::TokenError;
 use crate::token::{AccessToken, Grant, Refresher, TokenEndpoint};
 
@@ -116,13 +115,7 @@ struct World {
 }
 
 fn config(lines: &str) -> Config {
-    let text = format!(
-        "[server.limits]\n{lines}\n\
-         [credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
-         client_secret = {{ env = \"S\" }}\n\
-         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
-    );
-    config::parse(Path::new("proxy.toml"), text, &Environment::from([("S", "x")])).unwrap().config
+    fixture::config(&format!("[server.limits]\n{lines}"), "", "x")
 }
 
 /// One worker, one route, one API, all in memory.

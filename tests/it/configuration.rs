@@ -54,7 +54,7 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
         ),
         (
             GOOD.replace("client_id = \"client\"", "client_id = 5"),
-            ["`credentials.cxone.client_id`: invalid type", "proxy.toml:10:13"],
+            ["`credentials.cxone.client_id` must be a string", "proxy.toml:10:13"],
         ),
         (
             GOOD.replace("token_url", "token_ulr"),
@@ -84,6 +84,34 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
             }
             assert!(output.contains('^'), "{command}: no caret in:\n{output}");
         }
+    }
+}
+
+#[tokio::test]
+async fn without_authorities_an_https_upstream_is_said_to_need_them() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
+    let environment = [("CXONE_SECRET", "x"), ("SSL_CERT_FILE", "none.pem"), ("SSL_CERT_DIR", "none")];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut process = Process::spawn(&["run"], &environment, folder.path());
+
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(process.output().contains("install them, or set ca_file"), "{}", process.output());
+}
+
+/// Nobody writes to it: to wait for it would be to wait for ever.
+#[tokio::test]
+async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let secret = GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ file = \"pipe\" }");
+    std::fs::write(folder.path().join("proxy.toml"), secret + "ca_file = \"pipe\"\n").unwrap();
+    for command in ["check", "run"] {
+        let mut process = Process::spawn(&[command], &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(78));
+        let output = process.output();
+        assert_eq!(output.matches("pipe: it is not a regular file").count(), 2, "{output}");
     }
 }
 

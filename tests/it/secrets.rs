@@ -4,6 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use bearerd::config::diagnostics::Sources;
 use bearerd::config::{Environment, parse};
 use bearerd::demo::authorization_server::Answer;
 use bearerd::demo::pki::Pki;
@@ -130,12 +131,24 @@ async fn public_types_do_not_show_what_they_hold() {
     let plain = text.replace("{ env = \"API_SECRET\" }", "'s3cr3t-in-the-file'");
     let in_file = parse(Path::new("proxy.toml"), plain, &environment).unwrap();
 
+    let overriding = Environment::from([("BEARERD_CREDENTIALS__API__CLIENT_SECRET", CLIENT_SECRET)]);
+    let overridden = parse(Path::new("proxy.toml"), text.clone(), &overriding).unwrap();
+    let broken = text.replace("{ env = \"API_SECRET\" }", "['s3cr3t-in-the-file']");
+    let refused = parse(Path::new("proxy.toml"), broken.clone(), &environment).unwrap_err();
+    let mut sources = Sources::new(Path::new("proxy.toml"), broken);
+    sources.add_override("BEARERD_CREDENTIALS__API__CLIENT_SECRET", CLIENT_SECRET);
+
     for shown in [
         format!("{environment:?}"),
         format!("{checked:?}"),
         format!("{:#?}", checked.config),
-        format!("{:?}", in_file.config),
+        format!("{in_file:?}"),
         in_file.warnings.to_string(),
+        format!("{overridden:?}"),
+        overridden.warnings.to_string(),
+        format!("{refused:?}"),
+        refused.to_string(),
+        format!("{sources:#?}"),
     ] {
         search(&shown, CLIENT_SECRET);
         search(&shown, "s3cr3t-in-the-file");

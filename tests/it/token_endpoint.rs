@@ -490,6 +490,34 @@ async fn the_token_leg_speaks_tls_with_its_own_authority() {
     world.finish().await;
 }
 
+/// Both legs, without a `ca_file`.
+#[tokio::test]
+async fn the_systems_authorities_are_used_where_no_others_are_named() {
+    let world = Setup::default().environment("SSL_CERT_FILE", "ca.pem").start().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+    let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+    let setup = Setup::default().environment("SSL_CERT_FILE", "ca.pem").token_url(secure.token_url());
+    let world = setup.start_with(pki, async |_| {}).await;
+    assert_eq!(secure.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
+    let world = Setup::default()
+        .environment("SSL_CERT_FILE", "none.pem")
+        .environment("SSL_CERT_DIR", "none")
+        .upstream("http://127.0.0.1:9".to_owned())
+        .start()
+        .await;
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_unreachable"));
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn less_than_the_required_scopes_is_told_and_not_used() {
     let world = Setup::default()

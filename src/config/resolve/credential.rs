@@ -50,10 +50,7 @@ impl Resolver<'_> {
         self.refuse_what_is_not_built(&file);
         let path = |key: &str| format!("credentials.{name}.{key}");
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
-        let client_id = file.client_id.map(Spanned::into_inner).filter(|id| !id.is_empty());
-        if client_id.is_none() {
-            self.missing(&path("client_id"), place, "the id of the OAuth client, as the provider shows it");
-        }
+        let client_id = self.client_id(&path("client_id"), place, file.client_id);
         let client_secret = self.client_secret(&path("client_secret"), place, file.client_secret);
         let scopes = self.scopes(file.scopes);
         let require_scopes = self.required_scopes(file.require_scopes, &scopes);
@@ -62,7 +59,7 @@ impl Resolver<'_> {
         let timeout = self.positive(file.timeout, 10);
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
-        let roots = self.roots(file.ca_file);
+        let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
         let encoding = file.basic_encoding.map_or(BasicEncoding::Raw, Spanned::into_inner);
         let client_auth = match file.client_auth.map(Spanned::into_inner) {
             Some(file::ClientAuth::ClientSecretPost) => ClientAuth::Post,
@@ -121,6 +118,18 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    fn client_id(&mut self, path: &str, place: &Range<usize>, id: Option<Spanned<String>>) -> Option<String> {
+        let help = "the id of the OAuth client, as the provider shows it";
+        let Some(id) = id else {
+            self.missing(path, place, help);
+            return None;
+        };
+        if id.get_ref().is_empty() {
+            self.problems.push(Problem::error(id.span(), "`client_id` is empty").help(help));
+        }
+        Some(id.into_inner())
     }
 
     fn client_secret(

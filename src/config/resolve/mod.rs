@@ -3,6 +3,7 @@
 //! Every check reports and goes on, so that one reading finds all there is to find. A default that is only
 //! safe on loopback is demanded where the daemon listens elsewhere.
 
+mod authorities;
 mod credential;
 mod route;
 
@@ -15,17 +16,13 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use toml::Spanned;
 use url::Url;
 
 use super::diagnostics::{Diagnostics, Problem};
 use super::document::Document;
 use super::environment::Environment;
-use super::{
-    Admin, Checked, Config, Hosts, Limits, Log, LogFormat, RequiredHeader, Roots, Server, file, units,
-};
+use super::{Admin, Checked, Config, Hosts, Limits, Log, LogFormat, RequiredHeader, Server, file, units};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 /// RFC 1918, RFC 4193, and the machine itself.
@@ -164,7 +161,11 @@ impl Resolver<'_> {
     fn log(&mut self, log: file::Log) -> Log {
         let level = match log.level {
             Some(level) => {
-                if tracing_subscriber::EnvFilter::try_new(level.get_ref()).is_err() {
+                // A word alone that is no level would be taken for the name of a module.
+                let is_word = level.get_ref().chars().all(|c| c.is_ascii_alphanumeric());
+                let is_level = level.get_ref().parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+                let is_filter = tracing_subscriber::EnvFilter::try_new(level.get_ref()).is_ok();
+                if !(is_level || is_filter && !is_word) {
                     self.problems.push(
                         Problem::error(level.span(), "not a log level")
                             .help("write error, warn, info, debug or trace, or directives as in RUST_LOG"),
@@ -275,24 +276,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// Which certificate authorities count: those in the file, or the system's.
-    fn roots(&mut self, ca_file: Option<Spanned<PathBuf>>) -> Roots {
-        let Some(ca_file) = ca_file else {
-            return Roots::System;
-        };
-        let path = self.folder.join(ca_file.get_ref());
-        match read_certificates(&path) {
-            Ok(certificates) => Roots::Only(certificates),
-            Err(error) => {
-                self.problems.push(
-                    Problem::error(ca_file.span(), error)
-                        .help("`ca_file` is a PEM file with the certificates of the authorities to trust"),
-                );
-                Roots::System
-            }
-        }
-    }
-
     /// A URL that a credential may be sent to: https, or plain http that stays on this machine.
     fn endpoint(&mut self, text: &Spanned<String>) -> Option<Url> {
         let place = text.span();
@@ -310,9 +293,10 @@ impl Resolver<'_> {
                 Problem::error(place.clone(), "plain http:// would show the credential to the network")
                     .help("use https://; http:// is allowed for 127.0.0.1, [::1] and localhost only"),
             ),
-            scheme => {
-                Some(Problem::error(place.clone(), format!("{scheme}:// is neither https:// nor http://")))
-            }
+            _ => Some(
+                Problem::error(place.clone(), "neither an https:// nor an http:// URL")
+                    .help("write it whole, such as \"https://api.example.com\""),
+            ),
         };
         let problem = problem.or_else(|| {
             if !url.username().is_empty() || url.password().is_some() {
@@ -365,7 +349,11 @@ impl Resolver<'_> {
         if !allowed.contains(&bytes) {
             self.problems.push(Problem::error(
                 value.span(),
-                format!("must be between {} and {} bytes", allowed.start(), allowed.end()),
+                format!(
+                    "must be between {} and {}",
+                    bytesize::ByteSize(*allowed.start()),
+                    bytesize::ByteSize(*allowed.end())
+                ),
             ));
         }
         usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -386,24 +374,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
-    }
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(format!("{} holds no certificate in PEM form", path.display()))
-        }
-        Ok(certificates) => {
-            let mut store = rustls::RootCertStore::empty();
-            match certificates.iter().find_map(|one| store.add(one.clone()).err()) {
-                Some(error) => Err(format!("{} holds an unusable certificate: {error}", path.display())),
-                None => Ok(certificates),
-            }
-        }
-        Err(error) => Err(format!("{} is no PEM file: {error}", path.display())),
     }
 }
 

@@ -20,7 +20,7 @@ impl Resolver<'_> {
         names: &BTreeSet<String>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
-        if routes.is_empty() {
+        if routes.is_empty() && !self.unusable.contains("routes") {
             self.problems.push(
                 Problem::error(None, "there are no [[routes]]")
                     .help("a route says where requests go: [[routes]] with `upstream` and `credential`"),
@@ -45,7 +45,9 @@ impl Resolver<'_> {
             }
             good.push(route);
         }
-        for name in names.iter().filter(|name| !used.contains(*name)) {
+        let are_all_read =
+            good.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
+        for name in names.iter().filter(|name| are_all_read && !used.contains(*name)) {
             self.problems.push(Problem::warning(None, format!("no route uses the credential `{name}`")));
         }
         (good.len() == written).then_some(good)
@@ -65,7 +67,6 @@ impl Resolver<'_> {
             Some(path) => self.path(path),
             None => Some("/".to_owned()),
         };
-        let roots = self.roots(route.ca_file);
         let upstream = match &route.upstream {
             Some(upstream) => self.upstream(upstream),
             None => {
@@ -85,6 +86,8 @@ impl Resolver<'_> {
                 None
             }
         };
+        let is_http = upstream.as_ref().is_some_and(|(scheme, ..)| *scheme == Scheme::HTTP);
+        let roots = self.roots(route.ca_file, is_http);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let (scheme, authority, upstream_path) = upstream?;
@@ -121,7 +124,7 @@ impl Resolver<'_> {
             !segment.is_empty()
                 && segment != "."
                 && segment != ".."
-                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;\"<>".contains(&byte))
+                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;*\"<>".contains(&byte))
         };
         if text == "/" {
             return Some("/".to_owned());
@@ -130,7 +133,7 @@ impl Resolver<'_> {
             Some(rest) if rest.split('/').all(is_plain) => Some(format!("/{rest}")),
             _ => {
                 self.problems.push(Problem::error(path.span(), "not a path prefix").help(
-                    "it starts with `/` and is written plainly: no query, no `%`, no `..`, no empty segment",
+                    "it starts with `/` and covers all below it: no `*`, no query, no `%`, no `..`, no empty segment",
                 ));
                 None
             }
@@ -170,6 +173,9 @@ impl Resolver<'_> {
     ) -> Option<Option<Arc<Credential>>> {
         if name.get_ref() == "none" {
             return Some(None);
+        }
+        if self.unusable.contains("credentials") {
+            return None;
         }
         if !names.contains(name.get_ref()) {
             let known: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -1,6 +1,9 @@
 //! What is accepted, what is refused, and what is said about it.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::config::file::Section;
 use crate::config::{Checked, ClientAuth, parse};
 
 const CREDENTIAL: &str = "
@@ -22,6 +25,12 @@ fn environment() -> Environment {
 
 fn read(text: &str) -> Result<Checked, Box<Diagnostics>> {
     parse(Path::new("proxy.toml"), text.to_owned(), &environment())
+}
+
+/// With one more variable in the environment.
+fn read_with(text: &str, variable: &str, value: &str) -> Result<Checked, Box<Diagnostics>> {
+    let environment = Environment::from([("SECRET", "hunter2"), (variable, value)]);
+    parse(Path::new("proxy.toml"), text.to_owned(), &environment)
 }
 
 fn accepted(text: &str) -> Config {
@@ -90,14 +99,14 @@ fn every_problem_is_found_in_one_reading() {
 
     for expected in [
         "not an address to listen on",
-        "`server.drain`: invalid type: integer `20`, expected a duration such as \"30s\"",
+        "`server.drain` must be a duration such as \"30s\", not a number",
         "unknown key `replay_body` in [server]",
         "unknown key `replay_bdoy` in [server.limits]",
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
         "`username` is not supported yet by this version",
-        "ftp:// is neither https:// nor http://",
+        "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
         assert!(problems.iter().any(|problem| problem == expected), "{expected:?} not in {problems:#?}");
@@ -127,7 +136,7 @@ fn several_syntax_errors_are_all_shown() {
 fn a_key_that_is_wrong_is_not_called_missing() {
     let problems = refused(&with_credential("").replace("client_id = \"client\"", "client_id = 5"));
 
-    assert_eq!(problems, ["`credentials.cxone.client_id`: invalid type: integer `5`, expected a string"]);
+    assert_eq!(problems, ["`credentials.cxone.client_id` must be a string, not a number"]);
 }
 
 #[test]
@@ -209,7 +218,7 @@ fn two_routes_for_the_same_requests_are_refused() {
 
 #[test]
 fn a_path_prefix_is_written_plainly() {
-    for wrong in ["", "api", "/a//b", "/a/../b", "/a%2fb", "/a?b", "/a b", "//"] {
+    for wrong in ["", "api", "/api/*", "/a//b", "/a/../b", "/a%2fb", "/a?b", "/a b", "//"] {
         refused(&with_route(&format!("path = \"{wrong}\"")));
     }
     for (written, matched) in
@@ -240,20 +249,203 @@ fn a_ca_file_must_be_there_and_hold_certificates() {
     }
 }
 
+/// A configuration with this key in this section; good, if the key is.
+fn with_key(section: Section, key: &str) -> String {
+    let line = format!("{key} = 1");
+    match section {
+        Section::Root => format!("{line}\n{CREDENTIAL}{ROUTE}"),
+        Section::Server => with_server(&line),
+        Section::Limits => with_server(&format!("[server.limits]\n{line}")),
+        Section::Admin => with_server(&format!("[admin]\n{line}")),
+        Section::Log => with_server(&format!("[log]\n{line}")),
+        Section::Credential => with_credential(&line),
+        Section::Route => with_route(&line),
+    }
+}
+
 #[test]
-fn what_is_designed_and_not_built_is_refused_by_name() {
+fn every_key_that_is_designed_and_not_built_is_refused_by_name_where_it_stands() {
+    for section in Section::ALL {
+        for key in section.planned() {
+            let text = with_key(section, key);
+            let diagnostics = read(&text).unwrap_err();
+            let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
+            assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));
+            let line = text.lines().position(|line| line == format!("{key} = 1")).unwrap() + 1;
+            let shown = diagnostics.to_string();
+            assert!(shown.contains(&format!("proxy.toml:{line}:1\n")), "{shown}");
+            assert!(shown.contains(&format!("| {}\n", "^".repeat(key.len()))), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_designed_and_not_built_is_refused_too() {
     for (text, said) in [
-        (with_server("state_dir = \"/var\""), "`state_dir` is not supported yet by this version"),
         (with_server("listen = \"unix:/run/b.sock\""), "a unix socket is not supported yet by this version"),
         (with_credential("grant = \"password\""), "this grant is not supported yet by this version"),
         (with_credential("provider = \"genesys\""), "this provider is not supported yet by this version"),
-        (with_route("allow = [\"GET /**\"]"), "`allow` is not supported yet by this version"),
         (
-            format!("[audit]\noutput = \"stdout\"\n{CREDENTIAL}{ROUTE}"),
+            format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
             "`audit` is not supported yet by this version",
         ),
+        (format!("[[webhooks]]\n{CREDENTIAL}{ROUTE}"), "`webhooks` is not supported yet by this version"),
     ] {
         assert_eq!(refused(&text), [said]);
+    }
+}
+
+#[test]
+fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
+    for (variable, key) in [
+        ("BEARERD_AUDIT__PATH", "audit"),
+        ("BEARERD_SERVER__TLS__CERT_FILE", "tls"),
+        ("BEARERD_SERVER__STATE_DIR", "state_dir"),
+        ("BEARERD_SERVER__LIMITS__BODY_RATE", "body_rate"),
+        ("BEARERD_CREDENTIALS__CXONE__PASSWORD", "password"),
+        ("BEARERD_CREDENTIALS__CXONE__ASSERTION__KEY", "assertion"),
+    ] {
+        let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
+        let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
+        assert_eq!(problem.title, format!("`{key}` is not supported yet by this version"));
+        assert!(diagnostics.to_string().contains(&format!("{variable}\n")), "{diagnostics}");
+    }
+}
+
+#[test]
+fn a_section_that_is_no_table_hides_no_other_problem() {
+    let wrong = "token_url = \"http://as.example.com/token\"";
+    for (text, said) in [
+        (
+            format!("credentials.bad = 5\n[credentials.a]\n{wrong}\n{}", ROUTE.replace("cxone", "bad")),
+            &["`credentials.bad` must be a table", "plain http:// would show the credential to the network"]
+                [..],
+        ),
+        (
+            "routes = [5, { upstream = \"api\", credential = \"none\" }, { credential = 5 }]\n".to_owned(),
+            &[
+                "`routes[0]` must be a table",
+                "not a URL",
+                "`routes[2].credential` must be a string, not a number",
+            ],
+        ),
+        (
+            format!("routes = 5\nserver = 5\nlog = \"info\"\nadmin = []\n{CREDENTIAL}"),
+            &[
+                "`routes` must be a list of tables",
+                "`server` must be a table",
+                "`log` must be a table",
+                "`admin` must be a table",
+            ],
+        ),
+        (
+            "credentials = 5\n[routes]\nupstream = \"api\"\ncredential = \"a\"\n".to_owned(),
+            &["`credentials` must be a table", "`routes` must be a list of tables", "not a URL"],
+        ),
+        (
+            with_server("limits = 5\nallow_from = [5, \"x\"]\nhosts = [\"a b\", true]"),
+            &[
+                "`server.limits` must be a table",
+                "`server.allow_from` must be a string, not a number",
+                "not a network",
+                "`server.hosts` must be a string, not true or false",
+            ],
+        ),
+    ] {
+        let problems = refused(&text);
+        for expected in said {
+            assert!(problems.iter().any(|problem| problem == expected), "{expected:?} not in {problems:#?}");
+        }
+        let invented = |problem: &&String| {
+            problem.contains("there are no") || problem.contains("there is no credential")
+        };
+        assert_eq!(problems.iter().find(invented), None, "{problems:#?}");
+    }
+}
+
+#[test]
+fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
+    for (text, said) in [
+        (
+            with_credential("").replace("client_id", "client-id"),
+            "unknown key `client-id` in [credentials.NAME]",
+        ),
+        (
+            with_route("").replace("credential = ", "credentials = "),
+            "unknown key `credentials` in [[routes]]",
+        ),
+        (
+            with_credential("").replace("[credentials.", "[credential."),
+            "unknown key `credential` in the top level",
+        ),
+        (with_credential("").replace("[[routes]]", "[[route]]"), "unknown key `route` in the top level"),
+        (with_credential("").replace("[[routes]]", "[routes]"), "`routes` must be a list of tables"),
+        (with_credential("").replace("[credentials.cxone]", "[credentials]"), "a credential needs a name"),
+        (with_route("").replace("credential = \"cxone\"", ""), "`credential` is missing"),
+        (with_credential("").replace("\"client\"", "\"\""), "`client_id` is empty"),
+        (with_server("[server.limits]\nheader_bytes = \"10\""), "must be between 1.0 KiB and 1.0 MiB"),
+        (with_server("[log]\nlevel = \"verbose\""), "not a log level"),
+        (with_credential("").replace("\"client\"", "client"), "not TOML: string values must be quoted"),
+    ] {
+        assert_eq!(refused(&text), [said]);
+    }
+}
+
+#[test]
+fn no_value_that_may_hold_a_secret_is_in_a_title_or_a_remedy() {
+    let url = "https://user:hunter2@api.example.com";
+    for text in [
+        with_route("").replace("https://api.example.com", url),
+        with_route("").replace("https://api.example.com", "user:hunter2@api.example.com"),
+        with_route("").replace("https://api.example.com", "hunter2://api.example.com"),
+        with_route("").replace("\"https://api.example.com\"", &format!("[\"{url}\"]")),
+        with_credential("").replace("https://as.example.com/token", url),
+        with_credential(&format!("required = \"{url}\"")),
+        with_credential(&format!("timeout = \"{url}\"")),
+        with_credential("grant = \"hunter2\""),
+        with_credential("quota = \"hunter2\""),
+        with_credential("").replace("{ env = \"SECRET\" }", "{ value = \"hunter2\" }"),
+        with_credential("").replace("{ env = \"SECRET\" }", "[\"hunter2\"]"),
+    ] {
+        for problem in read(&text).unwrap_err().problems() {
+            let said = format!("{} {:?}", problem.title, problem.help);
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_number_or_unit_is_too_much_for_it(
+        text in "-?[0-9]{0,22}(\\.[0-9]{0,22})?(e[0-9]{1,4})? ?(ns|us|ms|s|m|h|d|w|y|B|KB|KiB|MiB|PB|EiB|)( [0-9]{1,20}h)?",
+        requests in any::<u64>(),
+    ) {
+        for lines in [
+            with_server(&format!("drain = \"{text}\"\nworkers = {requests}\n[server.limits]\nidle_timeout = \"{text}\"")),
+            with_server(&format!("[server.limits]\nbody_bytes = \"{text}\"\nreplay_total = \"{text}\"\nstreams = {requests}")),
+            with_credential(&format!("timeout = \"{text}\"\nquota = {{ requests = {requests}, per = \"{text}\" }}")),
+            with_route(&format!("timeout = \"{text}\"\nconnect_timeout = {requests}.{requests}")),
+        ] {
+            if let Ok(checked) = read(&lines) {
+                let year = Duration::from_hours(365 * 24);
+                prop_assert!(checked.config.server.drain <= year);
+                prop_assert!(checked.config.credentials[0].quota.per <= year);
+                prop_assert!(checked.config.routes[0].timeout <= year);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_too_long_or_too_large_is_said_where_it_stands() {
+    for (text, place, said) in [
+        (with_route("timeout = \"9223372036854775807s\""), "timeout", "longer than a year"),
+        (with_credential("quota = { requests = 1, per = \"6000000h\" }"), "quota", "longer than a year"),
+        (with_server("[server.limits]\nbody_bytes = \"9EiB\""), "body_bytes", "larger than any size"),
+    ] {
+        let shown = read(&text).unwrap_err().to_string();
+        let line = text.lines().position(|line| line.starts_with(place)).unwrap() + 1;
+        assert!(shown.contains(&format!("proxy.toml:{line}:")) && shown.contains(said), "{shown}");
     }
 }
 
@@ -286,11 +478,14 @@ fn an_override_that_is_wrong_is_named() {
         ("BEARERD_SERVER__DRAIN", "soon", "not a duration"),
         ("BEARERD_SERVER__LISTNE", "127.0.0.1:1", "[server] has no `listne`"),
         ("BEARERD_SERVICE__X", "y", "names no section of the file"),
+        ("BEARERD_ROUTES__0__PATH", "/", "routes are written in the file only"),
+        (
+            "BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET__ENV",
+            "NAME",
+            "set BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET to the whole value",
+        ),
     ] {
-        let environment = Environment::from([("SECRET", "hunter2"), (variable, value)]);
-        let shown = parse(Path::new("proxy.toml"), format!("{CREDENTIAL}{ROUTE}"), &environment)
-            .unwrap_err()
-            .to_string();
+        let shown = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, value).unwrap_err().to_string();
         assert!(shown.contains(variable) && shown.contains(said), "{shown}");
     }
 }

@@ -34,6 +34,7 @@ pub struct Setup {
     waits_for_no_token: bool,
     secret: Option<String>,
     has_unknown_tokens: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -101,6 +102,12 @@ impl Setup {
         self
     }
 
+    /// A variable of the daemon's environment; `SSL_CERT_FILE` takes the place of `ca_file`.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The test has tokens made up that the authorization server did not issue.
     pub const fn unchecked_tokens(mut self) -> Self {
         self.has_unknown_tokens = true;
@@ -136,10 +143,11 @@ impl Setup {
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
         let config = self.configuration(&authorization, &upstream);
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
-        let environment = vec![
+        let mut environment = vec![
             ("API_SECRET".to_owned(), CLIENT_SECRET.to_owned()),
             ("RUST_LOG".to_owned(), self.log_level.unwrap_or("trace").to_owned()),
         ];
+        environment.extend(self.environment);
         let process = Process::spawn(&["run"], &environment, folder.path());
         let address = logged_address(&process, "listening").await;
         let admin = logged_address(&process, "admin listening").await;
@@ -167,7 +175,8 @@ impl Setup {
         let secret = self.secret.as_deref().unwrap_or("{ env = \"API_SECRET\" }");
         let listen = if server.contains("listen") { "" } else { "listen = \"127.0.0.1:0\"" };
         let workers = if server.contains("workers") { "" } else { "workers = 2" };
-        let ca = if route.contains("ca_file") || upstream_url.starts_with("http:") {
+        let is_system = self.environment.iter().any(|(name, _)| name == "SSL_CERT_FILE");
+        let ca = if is_system || route.contains("ca_file") || upstream_url.starts_with("http:") {
             ""
         } else {
             "ca_file = \"ca.pem\""
