@@ -276,7 +276,7 @@ fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstre
     } else {
         None
     };
-    let connect = TcpConnect::new(scheme, authority, tls)
+    let connect = TcpConnect::new(scheme, authority, tls, route.connect_timeout)
         .map_err(|source| StartError::Upstream { upstream: name.clone(), source })?;
     Ok(Upstream { index, name, connect: Box::new(connect), connect_timeout: route.connect_timeout })
 }

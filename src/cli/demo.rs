@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{FAILED, OK, output};
 use crate::app::StartError;
+use crate::causes::in_one_line;
 use crate::demo::scenario::{DemoError, Scenario};
 use crate::lifecycle::StopSignals;
 
@@ -26,7 +27,7 @@ pub(super) async fn demo(demo: Demo) -> u8 {
     match show(demo).await {
         Ok(()) => OK,
         Err(error) => {
-            output::error_line(format_args!("bearerd demo: {}", output::chain(&error)));
+            output::error_line(format_args!("bearerd demo: {}", in_one_line(&error)));
             FAILED
         }
     }

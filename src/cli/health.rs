@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ConfigFile, FAILED, OK, UNAVAILABLE, output};
+use crate::causes::in_one_line;
 use crate::config::{self, Environment};
 
 /// What to ask, and where.
@@ -39,7 +40,7 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
             if is_well { OK } else { FAILED }
         }
         Err(error) => {
-            output::error_line(format_args!("bearerd: {base} does not answer: {}", output::chain(&error)));
+            output::error_line(format_args!("bearerd: {base} does not answer: {}", in_one_line(&error)));
             UNAVAILABLE
         }
     }

@@ -24,14 +24,3 @@ pub fn error_line(text: impl Display) {
 pub fn may_colour(environment: &Environment) -> bool {
     std::io::stderr().is_terminal() && environment.get("NO_COLOR").is_none_or(str::is_empty)
 }
-
-/// An error and everything that caused it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
 use crate::app::Daemon;
+use crate::causes::in_one_line;
 use crate::config::{self, Environment};
 use crate::lifecycle::StopSignals;
 use crate::telemetry::log::{self, Writing};
@@ -34,8 +35,8 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let mut daemon = match Daemon::start(&checked.config) {
         Ok(daemon) => daemon,
         Err(error) => {
-            error!(error = output::chain(&error), "not started");
-            output::error_line(format_args!("bearerd: {}", output::chain(&error)));
+            error!(error = in_one_line(&error), "not started");
+            output::error_line(format_args!("bearerd: {}", in_one_line(&error)));
             return FAILED;
         }
     };

@@ -4,12 +4,15 @@ use std::path::Path;
 
 use super::{Config, Environment, parse};
 
-/// With these sections in front and these keys of the credential; a `client_id` there replaces "id".
+/// With these sections in front and these keys of the credential, whose `client_id` is "id" and whose secret is
+/// `secret` unless they say otherwise.
 pub(crate) fn config(sections: &str, credential: &str, secret: &str) -> Config {
-    let client_id = if credential.contains("client_id") { "" } else { "client_id = \"id\"" };
+    let unless_given = |key: &str, line| if credential.contains(key) { "" } else { line };
+    let client_id = unless_given("client_id =", "client_id = \"id\"");
+    let client_secret = unless_given("client_secret =", "client_secret = { env = \"S\" }");
     let text = format!(
         "{sections}\n[credentials.c]\ntoken_url = \"https://as.example.com/t\"\n{client_id}\n\
-         client_secret = {{ env = \"S\" }}\n{credential}\n\
+         {client_secret}\n{credential}\n\
          [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
     );
     parse(Path::new("proxy.toml"), text, &Environment::from([("S", secret)])).unwrap().config

@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use super::forward::ForwardError;
 use super::socket::ReadsDecide;
+use crate::causes::causes;
 
 /// When the system begins to ask whether a silent upstream is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -44,12 +45,17 @@ pub struct TcpConnect {
 }
 
 impl TcpConnect {
-    /// For this address; certificates are checked against `tls`.
+    /// For this address; certificates are checked against `tls`. A name's addresses share the time.
     ///
     /// # Errors
     ///
     /// If the authority is no address, or no name that a certificate could have.
-    pub fn new(scheme: &Scheme, authority: &Authority, tls: Option<Arc<ClientConfig>>) -> io::Result<Self> {
+    pub fn new(
+        scheme: &Scheme,
+        authority: &Authority,
+        tls: Option<Arc<ClientConfig>>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         let uri = Uri::builder()
             .scheme(scheme.clone())
@@ -69,6 +75,7 @@ impl TcpConnect {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_connect_timeout(Some(timeout));
         Ok(Self { tcp, uri, tls })
     }
 }
@@ -97,7 +104,7 @@ impl fmt::Debug for TcpConnect {
 
 fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     let is_dns = error.to_string().starts_with("dns");
-    let cause = innermost_io(error);
+    let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
     let proxy_status = match cause.map(io::Error::kind) {
         _ if is_dns => "dns_error",
         Some(io::ErrorKind::ConnectionRefused) => "connection_refused",
@@ -111,17 +118,15 @@ fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     ForwardError::Unreachable { proxy_status, text }
 }
 
-fn innermost_io<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
-    let mut found = None;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        found = error.downcast_ref::<io::Error>().or(found);
-        next = error.source();
-    }
-    found
-}
-
 /// A handshake that failed, or a connection that broke off in it.
 fn tls_failed(error: &io::Error) -> ForwardError {
-    ForwardError::Tls(error.to_string())
+    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let proxy_status = match said {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            "tls_certificate_error"
+        }
+        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
+        _ => "tls_protocol_error",
+    };
+    ForwardError::Tls { proxy_status, text: error.to_string() }
 }

@@ -70,9 +70,6 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("the request came back to this proxy")]
     LoopDetected,
-    /// The daemon is about to stop.
-    #[error("the proxy is draining")]
-    Draining,
 }
 
 /// A problem as its caller reads it (RFC 9457 §3).
@@ -144,7 +141,6 @@ impl ProxyError {
             Self::NoToken { unavailable, .. } => return no_token(unavailable.reason),
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
-            Self::Draining => (503, "draining", "Shutting down", "proxy_internal_response"),
         };
         answer(status, code, title, proxy_status)
     }
@@ -153,7 +149,6 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
-            Self::Draining => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -185,7 +180,6 @@ impl ProxyError {
             Self::NoToken { credential, unavailable } => no_token_detail(credential, unavailable),
             Self::Upstream(error) => error.detail(),
             Self::LoopDetected => "The route leads back to this proxy: see its upstream.".to_owned(),
-            Self::Draining => "The proxy is about to stop. Try again.".to_owned(),
         }
     }
 
@@ -242,7 +236,7 @@ fn upstream(error: &ForwardError) -> Answer {
         ForwardError::Unreachable { .. } | ForwardError::ConnectTimeout => {
             (502, "upstream_unreachable", "Upstream unreachable")
         }
-        ForwardError::Tls(_) => (502, "upstream_tls", "Upstream TLS failed"),
+        ForwardError::Tls { .. } => (502, "upstream_tls", "Upstream TLS failed"),
         ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
             (502, "upstream_protocol", "Upstream protocol error")
         }
@@ -298,6 +292,14 @@ mod tests {
         }
     }
 
+    fn refused() -> ForwardError {
+        ForwardError::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
+    }
+
+    fn handshake_failed() -> ForwardError {
+        ForwardError::Tls { proxy_status: "tls_certificate_error", text: "expired".to_owned() }
+    }
+
     /// Every failure, and what a caller sees of it.
     #[test]
     fn every_failure_has_its_documented_answer() {
@@ -319,14 +321,13 @@ mod tests {
             (no_token_error(Reason::QuotaExhausted, Some(7)), 503, "token_quota_exhausted"),
             (no_token_error(Reason::ClientRejected, None), 503, "client_rejected"),
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
-            (ForwardError::refused_for_tests().into(), 502, "upstream_unreachable"),
+            (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
-            (ForwardError::Tls("x".into()).into(), 502, "upstream_tls"),
+            (handshake_failed().into(), 502, "upstream_tls"),
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Timeout.into(), 504, "upstream_timeout"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
-            (ProxyError::Draining, 503, "draining"),
         ];
         for (error, status, code) in table {
             let response = error.response(Version::HTTP_11);

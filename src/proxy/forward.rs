@@ -4,7 +4,6 @@
 //! body on the way: a long upload is not a slow upstream. A request that finds its connection closed before
 //! anything was sent comes back for another connection; after that nothing is sent twice.
 
-use std::error::Error;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 
 use super::pool::{Lease, SendError};
 use super::replay::{Attempt, Fault, Payload};
+use crate::causes::in_one_line;
 
 /// Why there is no response of the upstream.
 #[derive(Debug, Error)]
@@ -30,9 +30,14 @@ pub enum ForwardError {
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// The TLS handshake failed: not our upstream, or not a valid certificate.
-    #[error("tls handshake failed: {0}")]
-    Tls(String),
+    /// The TLS handshake failed: not a valid certificate, or not TLS at all.
+    #[error("tls handshake failed: {text}")]
+    Tls {
+        /// RFC 9209 §2.3.
+        proxy_status: &'static str,
+        /// What rustls or the system said.
+        text: String,
+    },
     /// The connection ended before the response's head was complete.
     #[error("connection ended before the response: {0}")]
     Terminated(String),
@@ -67,9 +72,8 @@ impl ForwardError {
     /// RFC 9209 §2.3.
     pub const fn proxy_status(&self) -> &'static str {
         match self {
-            Self::Unreachable { proxy_status, .. } => proxy_status,
+            Self::Unreachable { proxy_status, .. } | Self::Tls { proxy_status, .. } => proxy_status,
             Self::ConnectTimeout => "connection_timeout",
-            Self::Tls(_) => "tls_certificate_error",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
             Self::Timeout => "http_response_timeout",
@@ -85,7 +89,7 @@ impl ForwardError {
             }
             Self::Unreachable { .. } => "The upstream cannot be reached.",
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
-            Self::Tls(_) => {
+            Self::Tls { .. } => {
                 "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
             }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
@@ -144,23 +148,10 @@ fn failure(error: &hyper::Error, payload: &Payload<Incoming>) -> Failure {
     if let Some(fault) = payload.fault() {
         return Failure::Caller(fault);
     }
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
+    let text = in_one_line(error);
     Failure::Upstream(if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
         ForwardError::Protocol(text)
     } else {
         ForwardError::Terminated(text)
     })
-}
-
-#[cfg(test)]
-impl ForwardError {
-    /// A refused connection.
-    pub fn refused_for_tests() -> Self {
-        Self::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
-    }
 }

@@ -3,7 +3,6 @@
 //! The client follows no redirect (it would carry the secret elsewhere), retries nothing by itself, decodes
 //! no compression and reads at most 64 KiB. An error never quotes the URL or the secret.
 
-use std::error::Error;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -15,6 +14,7 @@ use super::confidential::Confidential;
 use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::wire::{self, Grant};
+use crate::causes::causes;
 use crate::config::Credential;
 use crate::tls::client::{HTTP_2_OR_1, Trust, TrustError};
 
@@ -136,9 +136,6 @@ fn network(error: &reqwest::Error) -> TokenError {
         let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
         return TokenError::Network(place.to_owned());
     }
-    let mut innermost: &dyn Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    TokenError::Network(printable(&innermost.to_string()))
+    let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
+    TokenError::Network(printable(&innermost))
 }

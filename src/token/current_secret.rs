@@ -1,8 +1,8 @@
 //! The client's secret as of now: read again before each token request, where it may have changed.
 //!
-//! A file is read aside from the loop, and not waited for long: it may be a pipe, or on a file system that hangs.
-//! Whatever goes wrong, the last secret stays in use. There is one reading at a time, so that what hangs costs one
-//! thread and not one for each attempt.
+//! A file is read aside from the loop, and not waited for long: it may be on a file system that hangs. Whatever
+//! goes wrong, the last secret stays in use. There is one reading at a time, so that what hangs costs one thread
+//! and not one for each attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,21 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::causes::in_one_line;
 use crate::config::Credential;
 use crate::config::secret::SecretError;
 
 /// How long a token request waits for a reading. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Reads a credential's secret; may hang.
+type Read = fn(&Credential) -> Result<SecretString, SecretError>;
+
 /// A credential's client secret.
 #[derive(Debug)]
 pub struct CurrentSecret {
     credential: Arc<Credential>,
+    read: Read,
     value: SecretString,
     /// One that has not come back in time.
     reading: Option<JoinHandle<Result<SecretString, SecretError>>>,
@@ -31,8 +36,12 @@ pub struct CurrentSecret {
 impl CurrentSecret {
     /// The secret as it was when the configuration was read.
     pub fn new(credential: Arc<Credential>) -> Self {
+        Self::read_by(|credential| credential.client_secret.read(), credential)
+    }
+
+    fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.client_secret.initial().clone();
-        Self { credential, value, reading: None, trouble: None }
+        Self { credential, read, value, reading: None, trouble: None }
     }
 
     /// The secret that was read last.
@@ -51,8 +60,8 @@ impl CurrentSecret {
         }
         let patience = if self.reading.is_some() { Duration::ZERO } else { PATIENCE };
         let reading = self.reading.get_or_insert_with(|| {
-            let credential = Arc::clone(&self.credential);
-            tokio::task::spawn_blocking(move || credential.client_secret.read())
+            let (read, credential) = (self.read, Arc::clone(&self.credential));
+            tokio::task::spawn_blocking(move || read(&credential))
         });
         let Ok(read) = tokio::time::timeout(patience, reading).await else {
             self.note(Some("reading it does not come to an end".to_owned()));
@@ -67,7 +76,7 @@ impl CurrentSecret {
                 is_changed
             }
             Ok(Err(error)) => {
-                self.note(Some(format!("{:#}", anyhow::Error::new(error))));
+                self.note(Some(in_one_line(&error)));
                 false
             }
             Err(_) => {
@@ -94,19 +103,14 @@ impl CurrentSecret {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Barrier;
 
     use super::*;
-    use crate::config::{Environment, parse};
+    use crate::config::fixture;
 
-    fn secret_in(file: &Path) -> CurrentSecret {
-        let text = format!(
-            "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
-             client_secret = {{ file = \"{}\" }}\n\
-             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"",
-            file.display()
-        );
-        let config = parse("proxy.toml".as_ref(), text, &Environment::default()).unwrap().config;
-        CurrentSecret::new(Arc::clone(&config.credentials[0]))
+    fn credential_with(file: &Path) -> Arc<Credential> {
+        let secret = format!("client_secret = {{ file = \"{}\" }}", file.display());
+        Arc::clone(&fixture::config("", &secret, "").credentials[0])
     }
 
     #[tokio::test]
@@ -114,7 +118,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
-        let mut secret = secret_in(&file);
+        let mut secret = CurrentSecret::new(credential_with(&file));
         assert!(!secret.read_again().await);
 
         std::fs::remove_file(&file).unwrap();
@@ -131,13 +135,17 @@ mod tests {
     /// Time is moved by hand: it does not move by itself while a thread hangs.
     #[tokio::test(start_paused = true)]
     async fn a_reading_that_hangs_is_waited_for_once_and_not_started_again() {
+        static HANGING: Barrier = Barrier::new(2);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
-        let mut secret = secret_in(&file);
-        std::fs::remove_file(&file).unwrap();
-        let made = std::process::Command::new("mkfifo").arg(&file).status().unwrap();
-        assert!(made.success());
+        let hang: Read = |credential| {
+            let before = credential.client_secret.read();
+            HANGING.wait();
+            before
+        };
+        let mut secret = CurrentSecret::read_by(hang, credential_with(&file));
+        std::fs::write(&file, "second").unwrap();
 
         let (is_changed, ()) = tokio::join!(secret.read_again(), tokio::time::advance(PATIENCE));
         assert!(!is_changed);
@@ -146,8 +154,8 @@ mod tests {
         }
         assert_eq!(secret.value().expose_secret(), "first");
 
-        // The one that hangs reads it; a second one would have read nothing of it, or all.
-        std::fs::write(&file, "second").unwrap();
+        // Lets one go: a second one would hang for ever, and this test with it.
+        HANGING.wait();
         let reading = secret.reading.as_ref().unwrap();
         while !reading.is_finished() {
             tokio::task::yield_now().await;

@@ -61,16 +61,10 @@ impl std::fmt::Debug for TokenRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Environment, parse};
+    use crate::config::fixture;
 
     fn request(lines: &str, secret: &str) -> TokenRequest {
-        let text = format!(
-            "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id:with%+ ü\"\n\
-             client_secret = {{ env = \"S\" }}\n{lines}\n\
-             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
-        );
-        let environment = Environment::from([("S", secret)]);
-        let config = parse("proxy.toml".as_ref(), text, &environment).unwrap().config;
+        let config = fixture::config("", &format!("client_id = \"id:with%+ ü\"\n{lines}"), secret);
         let credential = &config.credentials[0];
         TokenRequest::new(credential, credential.client_secret.initial())
     }

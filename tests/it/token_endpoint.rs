@@ -629,7 +629,7 @@ async fn a_changed_secret_is_tried_at_once() {
 }
 
 #[tokio::test]
-async fn a_secret_file_that_hangs_costs_a_moment_and_not_the_credential() {
+async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, CLIENT_SECRET).unwrap();
@@ -638,46 +638,26 @@ async fn a_secret_file_that_hangs_costs_a_moment_and_not_the_credential() {
         .secret(&format!("{{ file = \"{}\" }}", file.display()))
         .start()
         .await;
+    // Whoever opens a pipe waits until someone writes to it.
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::fs::rename(&pipe, &file).unwrap();
 
-    let mut slowest = Vec::new();
     for _ in 0..3 {
         world.authorization.revoke_all();
         let started = Instant::now();
         assert_eq!(world.get("/x").await.status, 200);
-        slowest.push(started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
     }
-    assert!(slowest[1..].iter().all(|elapsed| *elapsed < Duration::from_secs(2)), "{slowest:?}");
-    world.process.event("secret not readable, kept the last one").await;
+    let warning = world.process.event("secret not readable, kept the last one").await;
+    assert!(warning["error"].as_str().unwrap().contains("not a regular file"), "{warning}");
     assert_eq!(world.process.events("secret not readable, kept the last one").len(), 1);
 
-    // The pipe is let go, and a file is in its place again.
-    let hanging = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
     std::fs::write(folder.path().join("new"), CLIENT_SECRET).unwrap();
     std::fs::rename(folder.path().join("new"), &file).unwrap();
-    drop(hanging);
-    eventually("a reading", async || {
-        world.authorization.revoke_all();
-        assert_eq!(world.get("/x").await.status, 200);
-        !world.process.events("secret readable again").is_empty()
-    })
-    .await;
-    world.finish().await;
-}
-
-#[tokio::test]
-async fn a_daemon_stops_while_a_secret_file_hangs() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret");
-    std::fs::write(&file, CLIENT_SECRET).unwrap();
-    let world = Setup::default().secret(&format!("{{ file = \"{}\" }}", file.display())).start().await;
-    std::fs::remove_file(&file).unwrap();
-    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.status, 200);
-
+    world.process.event("secret readable again").await;
     world.finish().await;
 }
 

@@ -288,7 +288,10 @@ async fn plain_text_where_tls_is_expected_is_a_tls_failure() {
     .await;
     let world = with_upstream(format!("https://localhost:{}", plain.address.port())).await;
 
-    assert_eq!(code(&world.get("/x").await), is(502, "upstream_tls"));
+    let reply = world.get("/x").await;
+
+    assert_eq!(code(&reply), is(502, "upstream_tls"));
+    assert_eq!(reply.get("proxy-status"), Some("bearerd; error=tls_protocol_error"));
     world.finish().await;
 }
 

@@ -3,16 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Environment, parse};
 
 fn credential(lines: &str) -> config::Credential {
-    let text = format!(
-        "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
-         client_secret = {{ env = \"S\" }}\n{lines}\n\
-         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
-    );
-    let config = parse("proxy.toml".as_ref(), text, &Environment::from([("S", "x")])).unwrap().config;
-    config.credentials[0].as_ref().clone()
+    config::fixture::config("", lines, "x").credentials[0].as_ref().clone()
 }
 
 fn transient() -> TokenError {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use secrecy::SecretString;
 
 use super::*;
-use crate::config::{Environment, parse};
+use crate::config::fixture;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
@@ -98,14 +98,7 @@ fn throttled(seconds: u64) -> TokenError {
 }
 
 fn credential(lines: &str) -> Arc<Credential> {
-    let text = format!(
-        "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"id\"\n\
-         client_secret = {{ env = \"S\" }}\n{lines}\n\
-         [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
-    );
-    let environment = Environment::from([("S", "secret")]);
-    let config = parse("proxy.toml".as_ref(), text, &environment).unwrap().config;
-    Arc::clone(&config.credentials[0])
+    Arc::clone(&fixture::config("", lines, "secret").credentials[0])
 }
 
 /// A refresher that runs, with its endpoint and its source.
