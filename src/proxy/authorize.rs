@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use super::error::ProxyError;
 use crate::token::{Current, Generation, TokenSource, Unavailable};
@@ -22,16 +23,19 @@ impl From<Current> for Authorization {
     }
 }
 
-/// A usable token. Waits only where there is none.
+/// A usable token. Waits only where there is none, and takes that from the request's patience.
 ///
 /// # Errors
 ///
-/// [`ProxyError::NoToken`] if none comes within `wait`.
-pub async fn authorize(source: &TokenSource, wait: Duration) -> Result<Authorization, ProxyError> {
-    match source.current() {
-        Some(token) => Ok(token.into()),
-        None => Ok(source.wait(wait).await.map_err(|unavailable| no_token(source, unavailable))?.into()),
+/// [`ProxyError::NoToken`] if none comes within `patience`.
+pub async fn authorize(source: &TokenSource, patience: &mut Duration) -> Result<Authorization, ProxyError> {
+    if let Some(token) = source.current() {
+        return Ok(token.into());
     }
+    let began = Instant::now();
+    let token = source.wait(*patience).await.map_err(|unavailable| no_token(source, unavailable))?;
+    *patience = patience.saturating_sub(began.elapsed());
+    Ok(token.into())
 }
 
 /// The error for a request that needs a token of this source.

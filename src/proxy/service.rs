@@ -54,6 +54,15 @@ pub struct Service {
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
+/// A request that has been let in, on its way to the upstream and perhaps a second time.
+struct Passage<'a> {
+    route: &'a Route,
+    payload: &'a Payload<Incoming>,
+    exchange: &'a mut Exchange,
+    /// How long it may still wait for tokens, whatever for.
+    patience: Duration,
+}
+
 /// An upstream's answer, and the token it was given for.
 struct Outcome {
     answered: Answered<Attempt<Incoming>>,
@@ -99,17 +108,17 @@ impl Service {
         exchange.routed(&route.name);
         self.address(&mut head, route)?;
 
+        let mut passage = Passage { route, payload, exchange, patience: self.shared.token_wait };
         let mut answered = match &route.token {
             None => {
                 payload.forget();
-                self.attempt(route, head, payload, payload.first(), None, exchange).await?.answered
+                self.attempt(&mut passage, head, payload.first(), None).await?.answered
             }
             Some(source) => {
                 let again = head.clone();
-                let authorization = authorize(source, self.shared.token_wait).await?;
-                let body = payload.first();
-                let first = self.attempt(route, head, payload, body, Some(authorization), exchange).await?;
-                self.recover(route, source, first, again, payload, exchange).await?
+                let authorization = authorize(source, &mut passage.patience).await?;
+                let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
+                self.recover(&mut passage, source, first, again).await?
             }
         };
 
@@ -153,27 +162,26 @@ impl Service {
     /// Sends the request once, with a token that has not ended when it goes out.
     async fn attempt(
         &self,
-        route: &Route,
+        passage: &mut Passage<'_>,
         head: Parts,
-        payload: &Payload<Incoming>,
         body: Attempt<Incoming>,
         mut authorization: Option<Authorization>,
-        exchange: &mut Exchange,
     ) -> Result<Outcome, ProxyError> {
+        let route = passage.route;
         let pool = &self.pools[route.upstream.index];
         let mut request = Request::from_parts(head, body);
         loop {
             let lease = pool.lease().await?;
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
-                authorization = Some(authorize(source, self.shared.token_wait).await?);
+                authorization = Some(authorize(source, &mut passage.patience).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
                 request.headers_mut().insert(AUTHORIZATION, authorization.value.clone());
             }
-            exchange.sent(generation);
-            match forward(lease, request, payload, route.timeout).await {
+            passage.exchange.sent(generation);
+            match forward(lease, request, passage.payload, route.timeout).await {
                 Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
                 Err(Failure::Unsent(unsent)) => request = *unsent,
                 Err(Failure::Upstream(error)) => return Err(error.into()),
@@ -185,17 +193,16 @@ impl Service {
     /// The answer that counts: the first, or that of a replay if the first says that its token is dead.
     async fn recover(
         &self,
-        route: &Route,
+        passage: &mut Passage<'_>,
         source: &TokenSource,
         first: Outcome,
         head: Parts,
-        payload: &Payload<Incoming>,
-        exchange: &mut Exchange,
     ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
+        let hold = &passage.route.hold;
         let Outcome { answered, generation } = first;
         match verdict(&answered) {
             Verdict::Accepted => {
-                route.hold.accepted(generation);
+                hold.accepted(generation);
                 return Ok(answered);
             }
             Verdict::Unknown => return Ok(answered),
@@ -206,25 +213,25 @@ impl Service {
         let was_asked_for = newer.is_none();
         let authorization: Authorization = match newer {
             Some(token) => token.into(),
-            None => match self.replacement(route, source, generation, payload).await? {
+            None => match self.replacement(passage, source, generation).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
             },
         };
         // Not kept, or no longer: the 401 passes, and the next request has the new token.
-        let Some(body) = payload.again() else {
+        let Some(body) = passage.payload.again() else {
             return Ok(answered);
         };
         response::discard(answered);
 
-        exchange.replayed();
-        let replayed = self.attempt(route, head, payload, body, Some(authorization), exchange).await?;
+        passage.exchange.replayed();
+        let replayed = self.attempt(passage, head, body, Some(authorization)).await?;
         match verdict(&replayed.answered) {
             Verdict::Accepted if was_asked_for => {
-                route.hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
+                hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
             }
-            Verdict::Accepted => route.hold.accepted(replayed.generation),
-            Verdict::Rejected if was_asked_for => route.hold.replay_rejected(self.shared.clock.now()),
+            Verdict::Accepted => hold.accepted(replayed.generation),
+            Verdict::Rejected if was_asked_for => hold.replay_rejected(self.shared.clock.now()),
             Verdict::Rejected | Verdict::Unknown => {}
         }
         Ok(replayed.answered)
@@ -233,27 +240,27 @@ impl Service {
     /// Another token in the place of a rejected one; `None` if the 401 is the answer.
     async fn replacement(
         &self,
-        route: &Route,
+        passage: &Passage<'_>,
         source: &TokenSource,
         rejected: Generation,
-        payload: &Payload<Incoming>,
     ) -> Result<Option<Authorization>, ProxyError> {
-        if route.hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
+        let hold = &passage.route.hold;
+        if hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
             return Ok(None);
         }
-        if !payload.is_replayable() {
+        if !passage.payload.is_replayable() {
             source.demand(rejected);
             return Ok(None);
         }
-        match source.replace(rejected, self.shared.token_wait).await {
+        match source.replace(rejected, passage.patience).await {
             Ok(token) => Ok(Some(token.into())),
             Err(NotReplaced::Unchanged) => {
-                route.hold.not_replaced(rejected);
-                route.hold.replay_rejected(self.shared.clock.now());
+                hold.not_replaced(rejected);
+                hold.replay_rejected(self.shared.clock.now());
                 Ok(None)
             }
             Err(NotReplaced::Unavailable(unavailable)) => {
-                route.hold.not_replaced(rejected);
+                hold.not_replaced(rejected);
                 Err(no_token(source, unavailable))
             }
         }

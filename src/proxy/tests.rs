@@ -84,7 +84,8 @@ impl CallerStream for DuplexStream {
     fn set_close_by_reset(&self) {}
 }
 
-/// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes.
+/// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, and no token
+/// is good enough for `/rejected`.
 #[derive(Debug)]
 struct Api(Arc<Issuer>);
 
@@ -94,7 +95,7 @@ impl Connect for Api {
         let issuer = Arc::clone(&self.0);
         let answer = service_fn(move |request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
-            let is_live = request.headers()[AUTHORIZATION] == live;
+            let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
             let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
             async move {
                 let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -172,9 +173,13 @@ impl World {
     }
 
     async fn get(&self) -> Response<Bytes> {
+        self.get_at("/x").await
+    }
+
+    async fn get_at(&self, path: &str) -> Response<Bytes> {
         let (mut sender, connection) = client::handshake(TokioIo::new(self.connection())).await.unwrap();
         tokio::task::spawn_local(connection);
-        let request = Request::get("/x").header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
+        let request = Request::get(path).header("host", "localhost").body(Empty::<Bytes>::new()).unwrap();
         let (head, body) = sender.send_request(request).await.unwrap().into_parts();
         Response::from_parts(head, body.collect().await.unwrap().to_bytes())
     }
@@ -220,6 +225,20 @@ fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadli
             assert!(answer.headers().contains_key("retry-after"));
         }
         assert!(world.issuer.asked.load(Ordering::Relaxed) <= 5);
+    });
+}
+
+#[test]
+fn a_request_waits_no_longer_for_two_tokens_than_for_one() {
+    in_paused_time(async || {
+        let world = world("token_wait = \"2s\"", Duration::from_millis(1500));
+        let started = Instant::now();
+
+        let answer = world.get_at("/rejected").await;
+
+        assert_eq!(answer.status(), 503);
+        assert_eq!(started.elapsed().as_millis() / 100, 20, "{:?}", started.elapsed());
+        assert_eq!(world.issuer.asked.load(Ordering::Relaxed), 2);
     });
 }
 
