@@ -18,9 +18,9 @@ docs:
 test:
     cargo test --locked
 
-# Licences, advisories, sources (needs cargo-deny).
-deny:
-    cargo deny check
+# Licences, advisories, bans and sources, or those named (needs cargo-deny; advisories need github.com).
+deny *checks:
+    cargo deny --log-level error check {{checks}}
 
 # A real OAuth server, a real SDK and curl; installs what it needs.
 e2e: build
