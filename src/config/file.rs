@@ -11,6 +11,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
 use super::secret::SecretSource;
+use super::signing_key::SigningAlgorithm;
 use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
 
 type Key<T> = Option<Spanned<T>>;
@@ -82,6 +83,13 @@ pub struct Credential {
     pub client_secret: Key<SecretSource>,
     pub client_auth: Key<ClientAuth>,
     pub basic_encoding: Key<BasicEncoding>,
+    pub assertion: Key<Assertion>,
+    pub client_certificate: Key<PathBuf>,
+    pub client_key: Key<PathBuf>,
+    pub username: Key<String>,
+    pub password: Key<SecretSource>,
+    pub subject_token: Key<SecretSource>,
+    pub subject_token_type: Key<String>,
     pub scopes: Key<Vec<Spanned<String>>>,
     pub require_scopes: Key<RequiredScopes>,
     pub expect_jwt: Key<bool>,
@@ -93,6 +101,18 @@ pub struct Credential {
     pub retry_after_max: Key<Duration>,
     pub ca_file: Key<PathBuf>,
     pub required: Key<bool>,
+}
+
+/// `assertion` of a credential: a JWT that we sign (RFC 7523 §3).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Assertion {
+    pub key: Key<SecretSource>,
+    pub kid: Key<String>,
+    pub alg: Key<SigningAlgorithm>,
+    pub aud: Key<String>,
+    pub sub: Key<String>,
 }
 
 /// `[[routes]]`.
@@ -242,13 +262,7 @@ impl Section {
                 "authorize_url",
                 "redirect_uri",
                 "client_secret_next",
-                "assertion",
-                "client_certificate",
-                "client_key",
-                "username",
-                "password",
                 "refresh_token",
-                "subject_token",
                 "audience",
                 "resource",
                 "extra",

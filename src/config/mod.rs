@@ -11,14 +11,17 @@ pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod hosts;
+pub mod identity;
 mod mask;
 mod overrides;
 mod resolve;
 pub mod secret;
+pub mod signing_key;
 mod small_file;
 pub mod units;
 mod wording;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -28,13 +31,14 @@ use std::time::Duration;
 use http::HeaderName;
 use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 pub use diagnostics::Diagnostics;
 pub use environment::Environment;
 pub use file::{BasicEncoding, LogFormat};
 pub use hosts::{Hosts, is_host};
+pub use identity::Identity;
 pub use secret::Secret;
 
 /// A configuration that has been checked as a whole.
@@ -119,12 +123,10 @@ pub struct Credential {
     pub name: String,
     /// The token endpoint.
     pub token_url: Url,
-    /// The OAuth client's id.
-    pub client_id: String,
-    /// The OAuth client's secret.
-    pub client_secret: Secret,
-    /// How the client says who it is.
-    pub client_auth: ClientAuth,
+    /// Who it is there: the OAuth client and its grant.
+    pub identity: Identity<Secret>,
+    /// The certificate that the connection to the token endpoint is authenticated with.
+    pub client_certificate: Option<ClientCertificate>,
     /// Scopes to ask for.
     pub scopes: Vec<String>,
     /// Scopes that must have been granted.
@@ -149,13 +151,20 @@ pub struct Credential {
     pub required: bool,
 }
 
-/// How the OAuth client authenticates (RFC 6749 §2.3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientAuth {
-    /// HTTP Basic, with this encoding of id and secret.
-    Basic(BasicEncoding),
-    /// `client_id` and `client_secret` in the body.
-    Post,
+/// A certificate with its key, for TLS connections that we open.
+#[derive(Clone)]
+pub struct ClientCertificate {
+    /// The certificate and those that lead from it to its authority.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its private key.
+    pub key: Arc<PrivateKeyDer<'static>>,
+}
+
+/// Without the key.
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate").field("chain", &self.chain.len()).finish_non_exhaustive()
+    }
 }
 
 /// At most `requests` at once, refilled over `per`.

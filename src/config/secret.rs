@@ -14,6 +14,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use thiserror::Error;
 
 use super::environment::Environment;
+use super::signing_key::KeyError;
 use super::small_file;
 
 /// Larger than any key or token, small enough to read at once.
@@ -57,6 +58,14 @@ pub enum SecretError {
     /// The value has no characters.
     #[error("{0} is empty")]
     Empty(String),
+    /// The value is not the key that is needed.
+    #[error("{place} is not usable")]
+    NotAKey {
+        /// The file or variable.
+        place: String,
+        /// Why not.
+        source: KeyError,
+    },
 }
 
 impl Secret {
@@ -79,12 +88,7 @@ impl Secret {
             SecretSource::Plain(value) => (source.clone(), value.clone()),
         };
         if value.expose_secret().is_empty() {
-            let place = match &source {
-                SecretSource::Environment(name) => format!("the environment variable {name}"),
-                SecretSource::File(path) => path.display().to_string(),
-                SecretSource::Plain(_) => "this secret".to_owned(),
-            };
-            return Err(SecretError::Empty(place));
+            return Err(SecretError::Empty(place(&source)));
         }
         Ok(Self { source, value })
     }
@@ -108,9 +112,22 @@ impl Secret {
         matches!(self.source, SecretSource::File(_))
     }
 
+    /// Where it is, for a person.
+    pub fn place(&self) -> String {
+        place(&self.source)
+    }
+
     /// The value it had when the configuration was read.
     pub fn initial(&self) -> &SecretString {
         &self.value
+    }
+}
+
+fn place(source: &SecretSource) -> String {
+    match source {
+        SecretSource::Environment(name) => format!("the environment variable {name}"),
+        SecretSource::File(path) => path.display().to_string(),
+        SecretSource::Plain(_) => "this secret".to_owned(),
     }
 }
 

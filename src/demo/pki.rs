@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 
 /// An authority with one server certificate.
@@ -26,6 +27,9 @@ pub enum PkiError {
     /// TLS would not take it.
     #[error("TLS cannot be set up with the certificate")]
     Tls(#[from] rustls::Error),
+    /// Clients' certificates cannot be checked.
+    #[error("clients' certificates cannot be checked")]
+    Clients(#[from] VerifierBuilderError),
 }
 
 impl Pki {
@@ -62,9 +66,27 @@ impl Pki {
 
     /// What a server with the certificate needs, offering these protocols (ALPN).
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, PkiError> {
-        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        self.server_config_for(alpn, None)
+    }
+
+    /// The same for clients that show a certificate of this authority, and no others.
+    pub fn server_config_for(
+        &self,
+        alpn: &[&[u8]],
+        clients: Option<&CertificateDer<'static>>,
+    ) -> Result<Arc<ServerConfig>, PkiError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.clone())?;
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?
+            }
+        };
+        let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_single_cert(vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(self.key.clone_key()))?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Arc::new(config))

@@ -59,7 +59,7 @@ impl TokenEndpoint for Endpoint {
     async fn request(
         &self,
         _: &config::Credential,
-        _: &SecretString,
+        _: &config::Identity<SecretString>,
         _: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::Verifier;
 use thiserror::Error;
 
-use crate::config::Roots;
+use crate::config::{ClientCertificate, Roots};
 
 /// ALPN names (RFC 7301), in order of preference.
 pub type Alpn = &'static [&'static [u8]];
@@ -36,6 +36,9 @@ pub enum TrustError {
     /// A certificate of a file is unusable.
     #[error("a certificate authority cannot be used")]
     Root(#[source] rustls::Error),
+    /// Our own certificate and its key are unusable.
+    #[error("the client certificate cannot be used")]
+    ClientCertificate(#[source] rustls::Error),
     /// The cryptography library offers no protocol version we allow.
     #[error("TLS cannot be set up")]
     Protocol(#[source] rustls::Error),
@@ -44,22 +47,35 @@ pub enum TrustError {
 impl Trust {
     /// A configuration that trusts `roots` and offers `alpn`.
     pub fn client_config(&self, roots: &Roots, alpn: Alpn) -> Result<ClientConfig, TrustError> {
+        self.client_config_as(None, roots, alpn)
+    }
+
+    /// The same, showing a certificate to who asks for one.
+    pub fn client_config_as(
+        &self,
+        certificate: Option<&ClientCertificate>,
+        roots: &Roots,
+        alpn: Alpn,
+    ) -> Result<ClientConfig, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(TrustError::Protocol)?;
-        let mut config = match roots {
-            Roots::System => builder
-                .dangerous()
-                .with_custom_certificate_verifier(self.system(provider)?)
-                .with_no_client_auth(),
+        let builder = match roots {
+            Roots::System => builder.dangerous().with_custom_certificate_verifier(self.system(provider)?),
             Roots::Only(certificates) => {
                 let mut store = RootCertStore::empty();
                 for certificate in certificates {
                     store.add(certificate.clone()).map_err(TrustError::Root)?;
                 }
-                builder.with_root_certificates(store).with_no_client_auth()
+                builder.with_root_certificates(store)
             }
+        };
+        let mut config = match certificate {
+            Some(ClientCertificate { chain, key }) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(TrustError::ClientCertificate)?,
+            None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(config)

@@ -15,7 +15,7 @@ use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::wire::{self, Grant};
 use crate::causes::causes;
-use crate::config::Credential;
+use crate::config::{Credential, Identity};
 use crate::tls::client::{HTTP_2_OR_1, Trust, TrustError};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -31,7 +31,7 @@ pub trait TokenEndpoint: Send + Sync {
     fn request(
         &self,
         credential: &Credential,
-        secret: &SecretString,
+        identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
     ) -> impl Future<Output = Result<Grant, TokenError>> + Send;
 }
@@ -56,7 +56,8 @@ pub enum ClientError {
 impl TokenClient {
     /// A client with the credential's own time-outs and authorities.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
-        let tls = trust.client_config(&credential.roots, HTTP_2_OR_1)?;
+        let tls =
+            trust.client_config_as(credential.client_certificate.as_ref(), &credential.roots, HTTP_2_OR_1)?;
         #[expect(clippy::disallowed_methods, reason = "the one place that makes the token leg's client")]
         let builder = reqwest::Client::builder();
         let http = builder
@@ -78,8 +79,8 @@ impl TokenClient {
     async fn exchange(
         &self,
         credential: &Credential,
-        request: TokenRequest,
-        confidential: Confidential<'_>,
+        request: &TokenRequest,
+        current: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
         let mut http_request = self
             .http
@@ -87,13 +88,14 @@ impl TokenClient {
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header(ACCEPT, "application/json")
             .body(request.body.expose_secret().to_owned());
-        if let Some(authorization) = request.authorization {
+        if let Some(authorization) = &request.authorization {
             http_request = http_request.header(AUTHORIZATION, authorization);
         }
         let mut response = http_request.send().await.map_err(|error| network(&error.without_url()))?;
         let status = response.status();
         let body = read(&mut response).await;
         let headers: &HeaderMap = response.headers();
+        let confidential = Confidential { secrets: &request.secrets, token: current };
         match body {
             Ok(body) => wire::classify(status, headers, &body, confidential),
             // A refusal is a refusal, however much of its text arrived.
@@ -107,11 +109,11 @@ impl TokenEndpoint for TokenClient {
     async fn request(
         &self,
         credential: &Credential,
-        secret: &SecretString,
+        identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
-        let confidential = Confidential { secret, token: current };
-        self.exchange(credential, TokenRequest::new(credential, secret), confidential).await
+        let request = TokenRequest::new(credential, identity)?;
+        self.exchange(credential, &request, current).await
     }
 }
 

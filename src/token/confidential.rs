@@ -1,6 +1,6 @@
 //! What a server may not be quoted with: some echo what they were sent.
 //!
-//! Its words are searched before they are cut, for the client's secret and the current token, as they are,
+//! Its words are searched before they are cut, for the secrets of the request and the current token, as they are,
 //! form-encoded or in base64, and for every piece of twelve characters of those. Words that hold one are withheld as
 //! a whole: what stands around half a secret is not worth the risk.
 
@@ -23,8 +23,8 @@ const SHORTEST_BASE64: usize = 4;
 /// What was sent to a server and must not come back from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Confidential<'a> {
-    /// The client's secret.
-    pub secret: &'a SecretString,
+    /// Secrets, passwords, assertions.
+    pub secrets: &'a [SecretString],
     /// The current token; the server knows it too.
     pub token: Option<&'a AccessToken>,
 }
@@ -57,12 +57,16 @@ impl Confidential<'_> {
 
     /// The forms that must not show. Other percent-encodings are met by decoding what is searched.
     fn dresses(&self) -> Vec<String> {
-        let secret = self.secret.expose_secret();
-        let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        let spaced = form.replace('+', "%20");
+        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
         let token = self.token.map(|token| String::from_utf8_lossy(token.as_bytes()).into_owned());
-        let mut dresses: Vec<String> =
-            [Some(secret.to_owned()), Some(form), Some(spaced), token].into_iter().flatten().collect();
+        let mut dresses: Vec<String> = secrets
+            .flat_map(|secret| {
+                let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+                let spaced = form.replace('+', "%20");
+                [secret.to_owned(), form, spaced]
+            })
+            .chain(token)
+            .collect();
         dresses.retain(|plain| !plain.is_empty());
         let encoded: Vec<String> = dresses
             .iter()
@@ -105,7 +109,7 @@ mod tests {
     const WITHHELD: &str = "(withheld: it quoted a secret or a token)";
 
     fn kept(secret: &str, words: &str) -> String {
-        Confidential { secret: &SecretString::from(secret.to_owned()), token: None }.printable(words)
+        Confidential { secrets: &[SecretString::from(secret.to_owned())], token: None }.printable(words)
     }
 
     /// What a server may make of an id and a secret.
@@ -163,8 +167,8 @@ mod tests {
             Vec::new(),
         )
         .unwrap();
-        let secret = SecretString::from("hunter2".to_owned());
-        let confidential = Confidential { secret: &secret, token: Some(&token) };
+        let secrets = [SecretString::from("hunter2".to_owned())];
+        let confidential = Confidential { secrets: &secrets, token: Some(&token) };
 
         assert_eq!(confidential.printable("already issued eyJhbGciOiJub25lIn0.e30."), WITHHELD);
         assert_eq!(confidential.printable("already issued eyJhbGciOiJub2..."), WITHHELD);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::access_token::IllegalToken;
+use crate::config::signing_key::KeyError;
 
 /// A token request that brought no token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -44,6 +45,9 @@ pub enum TokenError {
         /// The server's own explanation.
         description: Option<String>,
     },
+    /// No request could be made.
+    #[error("no assertion can be signed: {0}")]
+    Assertion(#[from] KeyError),
     /// A token that lacks scopes which were required.
     #[error("the token was granted without the required scopes: {}", .missing.join(" "))]
     ScopeMissing {
@@ -116,7 +120,7 @@ impl TokenError {
             Self::Throttled { retry_after, at_least, .. } => {
                 Class::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
-            Self::Rejected { .. } | Self::ScopeMissing { .. } => Class::Rejected,
+            Self::Rejected { .. } | Self::Assertion(_) | Self::ScopeMissing { .. } => Class::Rejected,
         }
     }
 
@@ -128,6 +132,7 @@ impl TokenError {
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
+            Self::Assertion(_) => "assertion",
             Self::ScopeMissing { .. } => "scope_missing",
         }
     }

@@ -1,7 +1,7 @@
 //! The token request: what is sent for a grant, and how the client says who it is.
 //!
-//! RFC 6749 §4.4.2 (`client_credentials`) and §2.3.1 (client authentication): one method a request, always a
-//! form, nothing in the URI.
+//! RFC 6749 §4.3 and §4.4, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
+//! twice, nothing in the URI.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,14 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 
-use crate::config::{BasicEncoding, ClientAuth, Credential};
+use super::assertion;
+use crate::clock::wall_clock;
+use crate::config::identity::{ClientAuth, Grant};
+use crate::config::signing_key::KeyError;
+use crate::config::{BasicEncoding, Credential, Identity};
+
+/// RFC 7523 §2.2.
+const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request without its address.
 pub struct TokenRequest {
@@ -17,25 +24,100 @@ pub struct TokenRequest {
     pub body: SecretString,
     /// HTTP Basic, where the client authenticates by it; marked sensitive.
     pub authorization: Option<HeaderValue>,
+    /// What the server may not be quoted with.
+    pub secrets: Vec<SecretString>,
 }
 
 impl TokenRequest {
-    /// The request for a credential's grant, with this client secret.
-    pub fn new(credential: &Credential, secret: &SecretString) -> Self {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        form.append_pair("grant_type", "client_credentials");
+    /// The request for a credential's grant, with the identity's secrets; a JWT in it is made anew.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if a JWT cannot be signed.
+    pub fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
+        let mut parameters = Parameters::default();
+        parameters.add_grant(identity)?;
         if !credential.scopes.is_empty() {
-            form.append_pair("scope", &credential.scopes.join(" "));
+            parameters.add("scope", credential.scopes.join(" "));
         }
-        let authorization = match credential.client_auth {
-            ClientAuth::Basic(encoding) => Some(basic(&credential.client_id, secret, encoding)),
-            ClientAuth::Post => {
-                form.append_pair("client_id", &credential.client_id);
-                form.append_pair("client_secret", secret.expose_secret());
-                None
+        let authorization = parameters.add_client(identity)?;
+        Ok(Self { body: parameters.form(), authorization, secrets: parameters.secrets })
+    }
+}
+
+/// The parameters of a request, in their order.
+#[derive(Default)]
+struct Parameters {
+    all: Vec<(&'static str, SecretString)>,
+    secrets: Vec<SecretString>,
+}
+
+impl Parameters {
+    fn add(&mut self, name: &'static str, value: impl Into<String>) {
+        self.all.push((name, SecretString::from(value.into())));
+    }
+
+    fn add_secret(&mut self, name: &'static str, value: &SecretString) {
+        self.secrets.push(value.clone());
+        self.all.push((name, value.clone()));
+    }
+
+    fn add_grant(&mut self, identity: &Identity<SecretString>) -> Result<(), KeyError> {
+        match &identity.grant {
+            Grant::ClientCredentials => self.add("grant_type", "client_credentials"),
+            Grant::Password { username, password } => {
+                self.add("grant_type", "password");
+                self.add("username", username);
+                self.add_secret("password", password);
             }
-        };
-        Self { body: SecretString::from(form.finish()), authorization }
+            Grant::JwtBearer(assertion) => {
+                let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;
+                self.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                self.add_secret("assertion", &jwt);
+            }
+            Grant::TokenExchange { subject_token, subject_token_type } => {
+                self.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+                self.add_secret("subject_token", subject_token);
+                self.add("subject_token_type", subject_token_type);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what the client says of itself in the body; gives what it says in the head.
+    fn add_client(&mut self, identity: &Identity<SecretString>) -> Result<Option<HeaderValue>, KeyError> {
+        let client_id = &identity.client_id;
+        match &identity.client_auth {
+            ClientAuth::Basic { secret, encoding } => {
+                self.secrets.push(secret.clone());
+                return Ok(Some(basic(client_id, secret, *encoding)));
+            }
+            ClientAuth::Post { secret } => {
+                self.add("client_id", client_id);
+                self.add_secret("client_secret", secret);
+            }
+            ClientAuth::SecretJwt { secret, audience } => {
+                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock())?;
+                self.secrets.push(secret.clone());
+                self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
+                self.add_secret("client_assertion", &jwt);
+            }
+            ClientAuth::PrivateKeyJwt(assertion) => {
+                let jwt = assertion::under_key(client_id, assertion, wall_clock())?;
+                self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
+                self.add_secret("client_assertion", &jwt);
+            }
+            ClientAuth::TlsClientAuth | ClientAuth::None => self.add("client_id", client_id),
+        }
+        Ok(None)
+    }
+
+    fn form(&self) -> SecretString {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        for (name, value) in &self.all {
+            form.append_pair(name, value.expose_secret());
+        }
+        SecretString::from(form.finish())
     }
 }
 
@@ -59,50 +141,4 @@ impl std::fmt::Debug for TokenRequest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::fixture;
-
-    fn request(lines: &str, secret: &str) -> TokenRequest {
-        let config = fixture::config("", &format!("client_id = \"id:with%+ ü\"\n{lines}"), secret);
-        let credential = &config.credentials[0];
-        TokenRequest::new(credential, credential.client_secret.initial())
-    }
-
-    fn pair(request: &TokenRequest) -> String {
-        let value = request.authorization.as_ref().unwrap().to_str().unwrap();
-        String::from_utf8(STANDARD.decode(value.strip_prefix("Basic ").unwrap()).unwrap()).unwrap()
-    }
-
-    const SECRET: &str = "s:%+ é====";
-
-    #[test]
-    fn basic_sends_id_and_secret_raw_unless_told_to_encode_them() {
-        let raw = request("", SECRET);
-        assert_eq!(pair(&raw), "id:with%+ ü:s:%+ é====");
-        assert_eq!(raw.body.expose_secret(), "grant_type=client_credentials");
-
-        let form = request("basic_encoding = \"form\"", SECRET);
-        assert_eq!(pair(&form), "id%3Awith%25%2B+%C3%BC:s%3A%25%2B+%C3%A9%3D%3D%3D%3D");
-    }
-
-    #[test]
-    fn the_body_is_always_form_encoded() {
-        let post = request("client_auth = \"client_secret_post\"\nscopes = [\"a:read\", \"b\"]", SECRET);
-
-        assert!(post.authorization.is_none());
-        assert_eq!(
-            post.body.expose_secret(),
-            "grant_type=client_credentials&scope=a%3Aread+b&client_id=id%3Awith%25%2B+%C3%BC\
-             &client_secret=s%3A%25%2B+%C3%A9%3D%3D%3D%3D"
-        );
-    }
-
-    #[test]
-    fn a_request_is_not_shown() {
-        let request = request("", "hunter2");
-
-        assert!(!format!("{request:?}{:?}", request.authorization).contains("aHVudGVyMg"));
-        assert!(!format!("{request:?}").contains("hunter2"));
-    }
-}
+mod tests;

@@ -5,9 +5,10 @@
 //! the store without a lock, and waits for the refresher only where there is no usable token.
 
 pub mod access_token;
+mod assertion;
 mod client;
 mod confidential;
-mod current_secret;
+mod current_identity;
 pub mod error;
 mod fingerprint;
 mod grant;

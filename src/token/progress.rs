@@ -104,7 +104,7 @@ fn reason_of(failure: &TokenError) -> Reason {
             Reason::EndpointUnavailable
         }
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
-        TokenError::Rejected { .. } => Reason::ClientRejected,
+        TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,
         TokenError::ScopeMissing { .. } => Reason::ScopeMissing,
     }
 }

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
-use super::current_secret::CurrentSecret;
+use super::current_identity::CurrentIdentity;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
@@ -40,7 +40,7 @@ pub struct Refresher<E> {
     credential: Arc<Credential>,
     endpoint: E,
     limiter: Limiter,
-    secret: CurrentSecret,
+    identity: CurrentIdentity,
     writer: Writer,
     store: Store,
     demand: Arc<Demand>,
@@ -74,7 +74,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
         let refresher = Self {
             limiter: Limiter::new(&credential, clock),
-            secret: CurrentSecret::new(Arc::clone(&credential)),
+            identity: CurrentIdentity::new(Arc::clone(&credential)),
             endpoint,
             writer,
             store,
@@ -142,14 +142,14 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Sleeps until the moment, a new demand, or a changed secret while that is what we wait for.
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
-            && self.credential.client_secret.may_change();
+            && self.identity.may_change();
         let longest = if latched { SECRET_POLL } else { RECHECK };
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         tokio::select! {
             () = sleep => {}
             () = self.demand.raised() => {}
         }
-        if latched && self.secret.read_again().await {
+        if latched && self.identity.read_again().await {
             debug!(credential = %self.credential.name, "secret changed");
             self.limiter.release_latch();
         }
@@ -160,10 +160,10 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.underway = true;
             progress.blocked = None;
         });
-        self.secret.read_again().await;
+        self.identity.read_again().await;
         let sent = self.clock.now();
         let current = self.store.latest();
-        let request = self.endpoint.request(&self.credential, self.secret.value(), current.as_deref());
+        let request = self.endpoint.request(&self.credential, self.identity.value(), current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()

@@ -179,8 +179,8 @@ mod tests {
         let headers = fields.iter().map(|(name, value)| {
             (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
-        let secret = SecretString::from("hunter2".to_owned());
-        let confidential = Confidential { secret: &secret, token: None };
+        let secrets = [SecretString::from("hunter2".to_owned())];
+        let confidential = Confidential { secrets: &secrets, token: None };
         classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes(), confidential)
     }
 
@@ -382,8 +382,8 @@ mod tests {
             if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(&text).ok()) {
                 headers.insert("retry-after", value);
             }
-            let secret = SecretString::from("hunter2".to_owned());
-            let confidential = Confidential { secret: &secret, token: None };
+            let secrets = [SecretString::from("hunter2".to_owned())];
+            let confidential = Confidential { secrets: &secrets, token: None };
             let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, confidential);
         }
 

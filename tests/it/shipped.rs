@@ -16,7 +16,15 @@ fn resolved(text: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();
-    std::fs::write(folder.path().join("certs/ca.pem"), pki.authority_pem()).unwrap();
+    let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+    for (name, content) in [
+        ("ca.pem", pki.authority_pem().to_owned()),
+        ("client.pem", client.cert.pem()),
+        ("client-key.pem", client.signing_key.serialize_pem()),
+        ("assertion.pem", client.signing_key.serialize_pem()),
+    ] {
+        std::fs::write(folder.path().join("certs").join(name), content).unwrap();
+    }
     let checked = parse(&folder.path().join("proxy.toml"), text.to_owned(), &environment);
     checked.unwrap_or_else(|problems| panic!("{problems}")).config
 }
@@ -31,6 +39,26 @@ fn is_example(line: &str) -> bool {
     ["#host = ", "#ca_file = "].iter().any(|key| line.starts_with(key))
 }
 
+/// A commented-out section: an example as a whole, up to the next empty line.
+fn is_commented_section(line: &str) -> bool {
+    line.starts_with("#[")
+}
+
+/// The file with its commented-out keys in force: those that show a default, or all.
+fn uncommented(with_examples: bool) -> String {
+    let mut is_in_example = false;
+    shipped().lines().fold(String::new(), |mut text, line| {
+        is_in_example = is_commented_section(line) || (is_in_example && !line.is_empty());
+        let is_shown = match line {
+            line if is_commented_section(line) => with_examples,
+            line if is_commented_key(line) => with_examples || !(is_example(line) || is_in_example),
+            _ => false,
+        };
+        writeln!(text, "{}", if is_shown { &line[1..] } else { line }).unwrap();
+        text
+    })
+}
+
 /// What a configuration comes to, without what differs between two readings of the same.
 fn shape(config: &Config) -> String {
     format!("{config:#?}")
@@ -39,39 +67,26 @@ fn shape(config: &Config) -> String {
 #[test]
 fn the_shipped_configuration_is_good_and_its_comments_show_the_defaults() {
     let as_shipped = resolved(&shipped());
-    let uncommented: String = shipped()
-        .lines()
-        .map(|line| if is_commented_key(line) && !is_example(line) { &line[1..] } else { line })
-        .fold(String::new(), |mut text, line| {
-            writeln!(text, "{line}").unwrap();
-            text
-        });
-
-    assert_eq!(shape(&resolved(&uncommented)), shape(&as_shipped));
+    assert_eq!(shape(&resolved(&uncommented(false))), shape(&as_shipped));
 }
 
 #[test]
 fn the_shipped_configuration_shows_every_key_and_the_examples_are_good() {
-    let all: String = shipped()
-        .lines()
-        .map(|line| if is_commented_key(line) { &line[1..] } else { line })
-        .fold(String::new(), |mut text, line| {
-            writeln!(text, "{line}").unwrap();
-            text
-        });
+    let all = uncommented(true);
     resolved(&all);
 
     let table: toml::Table = toml::from_str(&all).unwrap();
     let keys = |table: &toml::Table| table.keys().cloned().collect::<BTreeSet<_>>();
     let server = table["server"].as_table().unwrap();
-    let credential = table["credentials"]["api"].as_table().unwrap();
+    let credentials = table["credentials"].as_table().unwrap().values();
+    let credential_keys = credentials.flat_map(|credential| keys(credential.as_table().unwrap())).collect();
     let route = table["routes"][0].as_table().unwrap();
     for (section, shown) in [
         (Section::Root, keys(&table)),
         (Section::Server, keys(server)),
         (Section::Limits, keys(server["limits"].as_table().unwrap())),
         (Section::Admin, keys(table["admin"].as_table().unwrap())),
-        (Section::Credential, keys(credential)),
+        (Section::Credential, credential_keys),
         (Section::Route, keys(route)),
         (Section::Log, keys(table["log"].as_table().unwrap())),
     ] {

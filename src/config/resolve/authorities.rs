@@ -1,17 +1,22 @@
-//! `ca_file`: which certificate authorities a peer is checked against.
+//! `ca_file`, `client_certificate` and `client_key`: whom TLS trusts, and whom it shows.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Roots, small_file};
+use crate::config::{ClientCertificate, Roots, small_file};
 
 /// Ten times what an operating system brings along.
 const MAX_CA_BYTES: u64 = 4 * 1024 * 1024;
+/// More than any certificate with its chain, or its key.
+const MAX_KEY_BYTES: u64 = 256 * 1024;
 
 impl Resolver<'_> {
     /// Which certificate authorities count: those in the file, or the system's; none for plain http.
@@ -30,6 +35,71 @@ impl Resolver<'_> {
                 Roots::System
             }
         }
+    }
+}
+
+impl Resolver<'_> {
+    /// The certificate to show to the token endpoint, and its key: both or neither.
+    pub(super) fn client_certificate(
+        &mut self,
+        certificate: Option<&Spanned<PathBuf>>,
+        key: Option<&Spanned<PathBuf>>,
+    ) -> Option<ClientCertificate> {
+        let (certificate, key) = match (certificate, key) {
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, None) => return None,
+            (Some(lonely), None) | (None, Some(lonely)) => {
+                self.problems.push(
+                    Problem::error(lonely.span(), "a client certificate and its key come together").help(
+                        "write both `client_certificate` and `client_key`, each the path of a PEM file",
+                    ),
+                );
+                return None;
+            }
+        };
+        let certificate_path = self.folder.join(certificate.get_ref());
+        let chain =
+            match read_certificate_chain(&certificate_path) {
+                Ok(chain) => chain,
+                Err(error) => {
+                    self.problems.push(Problem::error(certificate.span(), error).help(
+                        "`client_certificate` is a PEM file with the certificate to show, its own first",
+                    ));
+                    return None;
+                }
+            };
+        match read_client_key(&self.folder.join(key.get_ref()), &chain) {
+            Ok(key) => Some(ClientCertificate { chain, key: Arc::new(key) }),
+            Err(error) => {
+                self.problems.push(
+                    Problem::error(key.span(), error)
+                        .help("`client_key` is a PEM file with the private key of `client_certificate`"),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn read_client_key(path: &Path, chain: &[CertificateDer<'static>]) -> Result<PrivateKeyDer<'static>, String> {
+    let pem = small_file::read(path, MAX_KEY_BYTES)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|_| format!("{} holds no private key in PEM form", path.display()))?;
+    match CertifiedKey::from_der(chain.to_vec(), key.clone_key(), &aws_lc_rs::default_provider()) {
+        Ok(_) => Ok(key),
+        Err(error) => Err(format!("{} is not the key of the certificate: {error}", path.display())),
+    }
+}
+
+fn read_certificate_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = small_file::read(path, MAX_KEY_BYTES)
+        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match chain {
+        Ok(chain) if chain.is_empty() => Err(format!("{} holds no certificate in PEM form", path.display())),
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(format!("{} is no PEM file: {error}", path.display())),
     }
 }
 

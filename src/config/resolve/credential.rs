@@ -7,12 +7,11 @@ use std::sync::Arc;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration};
+use super::{Resolver, duration, identity};
 use crate::config::diagnostics::Problem;
-use crate::config::file::{self, BasicEncoding, Grant, Provider};
-use crate::config::secret::{Secret, SecretSource};
+use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
-use crate::config::{ClientAuth, Credential, Quota};
+use crate::config::{Credential, Quota};
 
 /// Scopes that servers take and do not list as granted.
 const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -50,8 +49,26 @@ impl Resolver<'_> {
         self.refuse_what_is_not_built(&file);
         let path = |key: &str| format!("credentials.{name}.{key}");
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
-        let client_id = self.client_id(&path("client_id"), place, file.client_id);
-        let client_secret = self.client_secret(&path("client_secret"), place, file.client_secret);
+        let client_certificate =
+            self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
+        let identity = self.identity(
+            name,
+            place,
+            identity::Keys {
+                grant: file.grant,
+                client_id: file.client_id,
+                client_secret: file.client_secret,
+                client_auth: file.client_auth,
+                basic_encoding: file.basic_encoding,
+                assertion: file.assertion,
+                has_certificate: file.client_certificate.is_some(),
+                username: file.username,
+                password: file.password,
+                subject_token: file.subject_token,
+                subject_token_type: file.subject_token_type,
+            },
+            token_url.as_ref(),
+        );
         let scopes = self.scopes(file.scopes);
         let require_scopes = self.required_scopes(file.require_scopes, &scopes);
         let quota = self.quota(file.quota);
@@ -60,17 +77,11 @@ impl Resolver<'_> {
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
         let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
-        let encoding = file.basic_encoding.map_or(BasicEncoding::Raw, Spanned::into_inner);
-        let client_auth = match file.client_auth.map(Spanned::into_inner) {
-            Some(file::ClientAuth::ClientSecretPost) => ClientAuth::Post,
-            _ => ClientAuth::Basic(encoding),
-        };
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
-            client_id: client_id?,
-            client_secret: client_secret?,
-            client_auth,
+            identity: identity?,
+            client_certificate,
             scopes,
             require_scopes,
             expect_jwt: file.expect_jwt.is_some_and(Spanned::into_inner),
@@ -96,16 +107,12 @@ impl Resolver<'_> {
         {
             refuse(provider.span(), "this provider", "write out `token_url` and the other keys instead");
         }
-        if let Some(grant) = file.grant.as_ref().filter(|grant| *grant.get_ref() != Grant::ClientCredentials)
-        {
-            refuse(grant.span(), "this grant", "only \"client_credentials\" is");
-        }
-        let built = [file::ClientAuth::ClientSecretBasic, file::ClientAuth::ClientSecretPost];
-        if let Some(auth) = file.client_auth.as_ref().filter(|auth| !built.contains(auth.get_ref())) {
+        let built = |grant: &Grant| !matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
+        if let Some(grant) = file.grant.as_ref().filter(|grant| !built(grant.get_ref())) {
             refuse(
-                auth.span(),
-                "this client authentication",
-                "only \"client_secret_basic\" and \"client_secret_post\" are",
+                grant.span(),
+                "this grant",
+                "\"client_credentials\", \"password\", \"jwt_bearer\" and \"token_exchange\" are",
             );
         }
     }
@@ -115,52 +122,6 @@ impl Resolver<'_> {
             Some(text) => self.endpoint(text),
             None => {
                 self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"");
-                None
-            }
-        }
-    }
-
-    fn client_id(&mut self, path: &str, place: &Range<usize>, id: Option<Spanned<String>>) -> Option<String> {
-        let help = "the id of the OAuth client, as the provider shows it";
-        let Some(id) = id else {
-            self.missing(path, place, help);
-            return None;
-        };
-        if id.get_ref().is_empty() {
-            self.problems.push(Problem::error(id.span(), "`client_id` is empty").help(help));
-        }
-        Some(id.into_inner())
-    }
-
-    fn client_secret(
-        &mut self,
-        path: &str,
-        place: &Range<usize>,
-        source: Option<Spanned<SecretSource>>,
-    ) -> Option<Secret> {
-        let Some(source) = source else {
-            self.missing(
-                path,
-                place,
-                "write client_secret = { env = \"NAME\" } or { file = \"/run/secrets/name\" }",
-            );
-            return None;
-        };
-        if matches!(source.get_ref(), SecretSource::Plain(_)) {
-            self.problems.push(
-                Problem::warning(source.span(), "a secret stands in the configuration itself")
-                    .help("write { env = \"NAME\" } or { file = \"/run/secrets/name\" } instead"),
-            );
-        }
-        match Secret::load(source.get_ref(), &self.folder, self.environment) {
-            Ok(secret) => Some(secret),
-            Err(error) => {
-                let cause = std::error::Error::source(&error);
-                let title = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-                self.problems.push(
-                    Problem::error(source.span(), title)
-                        .help("the daemon must find the secret where the configuration says it is"),
-                );
                 None
             }
         }

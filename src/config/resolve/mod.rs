@@ -5,6 +5,7 @@
 
 mod authorities;
 mod credential;
+mod identity;
 mod route;
 
 use std::collections::BTreeSet;

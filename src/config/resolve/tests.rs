@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::file::Section;
-use crate::config::{Checked, ClientAuth, parse};
+use crate::config::identity::ClientAuth;
+use crate::config::{Checked, parse};
 
 const CREDENTIAL: &str = "
     [credentials.cxone]
@@ -69,7 +70,10 @@ fn what_is_not_written_has_the_documented_default() {
     assert_eq!(config.server.limits.body_bytes, None);
     assert!(config.server.hosts.contain("localhost") && !config.server.hosts.contain("evil.test"));
     let credential = &config.credentials[0];
-    assert_eq!(credential.client_auth, ClientAuth::Basic(file::BasicEncoding::Raw));
+    assert!(matches!(
+        credential.identity.client_auth,
+        ClientAuth::Basic { encoding: file::BasicEncoding::Raw, .. }
+    ));
     assert_eq!(credential.refresh_margin, Duration::from_mins(5));
     assert_eq!(credential.quota.requests.get(), 10);
     assert!(credential.required);
@@ -90,7 +94,7 @@ fn every_problem_is_found_in_one_reading() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        username = \"u\"
+        state_file = \"u\"
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -105,7 +109,7 @@ fn every_problem_is_found_in_one_reading() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`username` is not supported yet by this version",
+        "`state_file` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -283,7 +287,7 @@ fn every_key_that_is_designed_and_not_built_is_refused_by_name_where_it_stands()
 fn a_value_that_is_designed_and_not_built_is_refused_too() {
     for (text, said) in [
         (with_server("listen = \"unix:/run/b.sock\""), "a unix socket is not supported yet by this version"),
-        (with_credential("grant = \"password\""), "this grant is not supported yet by this version"),
+        (with_credential("grant = \"refresh_token\""), "this grant is not supported yet by this version"),
         (with_credential("provider = \"genesys\""), "this provider is not supported yet by this version"),
         (
             format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
@@ -302,8 +306,8 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
         ("BEARERD_SERVER__TLS__CERT_FILE", "tls"),
         ("BEARERD_SERVER__STATE_DIR", "state_dir"),
         ("BEARERD_SERVER__LIMITS__BODY_RATE", "body_rate"),
-        ("BEARERD_CREDENTIALS__CXONE__PASSWORD", "password"),
-        ("BEARERD_CREDENTIALS__CXONE__ASSERTION__KEY", "assertion"),
+        ("BEARERD_CREDENTIALS__CXONE__STATE_KEY", "state_key"),
+        ("BEARERD_CREDENTIALS__CXONE__STATE_KEY__FILE", "state_key"),
     ] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
@@ -468,7 +472,7 @@ fn an_override_in_the_environment_wins_over_the_file() {
     assert_eq!(config.server.listen, ["127.0.0.1:1234".parse().unwrap()]);
     assert_eq!(config.server.workers, 3);
     assert_eq!(config.server.limits.replay_body, 2 << 20);
-    assert_eq!(config.credentials[0].client_id, "4711");
+    assert_eq!(config.credentials[0].identity.client_id, "4711");
     assert_eq!(config.credentials[0].scopes, ["a", "b"]);
 }
 

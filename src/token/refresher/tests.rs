@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use secrecy::SecretString;
 
 use super::*;
-use crate::config::fixture;
+use crate::config::{Identity, fixture};
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
@@ -54,7 +54,7 @@ impl TokenEndpoint for Shared {
     async fn request(
         &self,
         _: &Credential,
-        _: &SecretString,
+        _: &Identity<SecretString>,
         _: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
         let number = {

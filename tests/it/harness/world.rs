@@ -184,9 +184,12 @@ impl Setup {
         let credential_section = if self.is_unprotected {
             String::new()
         } else {
+            let has_secret =
+                !["none", "private_key_jwt", "tls_client_auth"].iter().any(|auth| credential.contains(auth));
+            let client_secret = if has_secret { format!("client_secret = {secret}") } else { String::new() };
             format!(
                 "[credentials.api]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
-                 client_secret = {secret}\n{credential}"
+                 {client_secret}\n{credential}"
             )
         };
         format!(

@@ -1,61 +1,68 @@
-//! The client's secret as of now: read again before each token request, where it may have changed.
+//! A credential's identity as of now: its secrets are read again before each token request, where one may have
+//! changed.
 //!
 //! A file is read aside from the loop, and not waited for long: it may be on a file system that hangs. Whatever
-//! goes wrong, the last secret stays in use. There is one reading at a time, so that what hangs costs one thread
+//! goes wrong, the last secrets stay in use. There is one reading at a time, so that what hangs costs one thread
 //! and not one for each attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::causes::in_one_line;
-use crate::config::Credential;
 use crate::config::secret::SecretError;
+use crate::config::{Credential, Identity};
 
 /// How long a token request waits for a reading. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Reads a credential's secret; may hang.
-type Read = fn(&Credential) -> Result<SecretString, SecretError>;
+type Values = Identity<SecretString>;
+/// Reads a credential's secrets; may hang.
+type Read = fn(&Credential) -> Result<Values, SecretError>;
 
-/// A credential's client secret.
+/// A credential's identity with its secrets.
 #[derive(Debug)]
-pub struct CurrentSecret {
+pub struct CurrentIdentity {
     credential: Arc<Credential>,
     read: Read,
-    value: SecretString,
+    value: Values,
     /// One that has not come back in time.
-    reading: Option<JoinHandle<Result<SecretString, SecretError>>>,
+    reading: Option<JoinHandle<Result<Values, SecretError>>>,
     /// Why the last reading brought nothing.
     trouble: Option<String>,
 }
 
-impl CurrentSecret {
-    /// The secret as it was when the configuration was read.
+impl CurrentIdentity {
+    /// The identity as it was when the configuration was read.
     pub fn new(credential: Arc<Credential>) -> Self {
-        Self::read_by(|credential| credential.client_secret.read(), credential)
+        Self::read_by(|credential| credential.identity.read(), credential)
     }
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
-        let value = credential.client_secret.initial().clone();
+        let value = credential.identity.initial();
         Self { credential, read, value, reading: None, trouble: None }
     }
 
-    /// The secret that was read last.
-    pub const fn value(&self) -> &SecretString {
+    /// The identity as it was read last.
+    pub const fn value(&self) -> &Values {
         &self.value
     }
 
-    /// Reads the secret again where it may have changed; answers whether it did.
+    /// Whether a secret may change while the daemon runs.
+    pub fn may_change(&self) -> bool {
+        self.credential.identity.may_change()
+    }
+
+    /// Reads the secrets again where one may have changed; answers whether one did.
     ///
     /// # Cancel safety
     ///
     /// A reading that is under way is taken up by the next call.
     pub async fn read_again(&mut self) -> bool {
-        if !self.credential.client_secret.may_change() {
+        if !self.may_change() {
             return false;
         }
         let patience = if self.reading.is_some() { Duration::ZERO } else { PATIENCE };
@@ -69,10 +76,10 @@ impl CurrentSecret {
         };
         self.reading = None;
         match read {
-            Ok(Ok(secret)) => {
+            Ok(Ok(read)) => {
                 self.note(None);
-                let is_changed = secret.expose_secret() != self.value.expose_secret();
-                self.value = secret;
+                let is_changed = !read.has_secrets_of(&self.value);
+                self.value = read;
                 is_changed
             }
             Ok(Err(error)) => {
@@ -105,8 +112,14 @@ mod tests {
     use std::path::Path;
     use std::sync::Barrier;
 
+    use secrecy::ExposeSecret;
+
     use super::*;
     use crate::config::fixture;
+
+    fn value(identity: &CurrentIdentity) -> &str {
+        identity.value().secrets()[0].expose_secret()
+    }
 
     fn credential_with(file: &Path) -> Arc<Credential> {
         let secret = format!("client_secret = {{ file = \"{}\" }}", file.display());
@@ -118,17 +131,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
-        let mut secret = CurrentSecret::new(credential_with(&file));
+        let mut secret = CurrentIdentity::new(credential_with(&file));
         assert!(!secret.read_again().await);
 
         std::fs::remove_file(&file).unwrap();
         assert!(!secret.read_again().await);
-        assert_eq!(secret.value().expose_secret(), "first");
+        assert_eq!(value(&secret), "first");
         assert!(secret.trouble.as_ref().is_some_and(|trouble| trouble.contains("No such file")));
 
         std::fs::write(&file, "second").unwrap();
         assert!(secret.read_again().await);
-        assert_eq!(secret.value().expose_secret(), "second");
+        assert_eq!(value(&secret), "second");
         assert_eq!(secret.trouble, None);
     }
 
@@ -140,11 +153,11 @@ mod tests {
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
         let hang: Read = |credential| {
-            let before = credential.client_secret.read();
+            let before = credential.identity.read();
             HANGING.wait();
             before
         };
-        let mut secret = CurrentSecret::read_by(hang, credential_with(&file));
+        let mut secret = CurrentIdentity::read_by(hang, credential_with(&file));
         std::fs::write(&file, "second").unwrap();
 
         let (is_changed, ()) = tokio::join!(secret.read_again(), tokio::time::advance(PATIENCE));
@@ -152,7 +165,7 @@ mod tests {
         for _ in 0..100 {
             assert!(!secret.read_again().await);
         }
-        assert_eq!(secret.value().expose_secret(), "first");
+        assert_eq!(value(&secret), "first");
 
         // Lets one go: a second one would hang for ever, and this test with it.
         HANGING.wait();
@@ -161,7 +174,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(secret.read_again().await);
-        assert_eq!(secret.value().expose_secret(), "second");
+        assert_eq!(value(&secret), "second");
         assert!(secret.reading.is_none());
     }
 }

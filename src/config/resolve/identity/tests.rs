@@ -1,0 +1,292 @@
+//! Which grants and client authentications are accepted, and what is said of keys that do not go together.
+
+use crate::config::fixture::keys;
+use crate::config::identity::{ClientAuth, Grant};
+use crate::config::{Checked, Diagnostics, Environment};
+
+const PLAIN: &str = "
+    [credentials.c]
+    token_url = \"https://as.example.com/token\"
+    client_id = \"client\"
+";
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// With an RSA key, a P-256 key, a certificate with its key, and something that is neither.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        for (name, content) in [
+            ("rsa.pem", keys::rsa().0[0].clone()),
+            ("p256.pem", keys::p256().0[1].clone()),
+            ("client.pem", client.cert.pem()),
+            ("client-key.pem", client.signing_key.serialize_pem()),
+            ("text.pem", "hunter2".to_owned()),
+        ] {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn read(&self, lines: &str) -> Result<Checked, Box<Diagnostics>> {
+        let text = format!(
+            "{PLAIN}{lines}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
+        );
+        let environment = Environment::from([("SECRET", "hunter2")]);
+        crate::config::parse(&self.0.path().join("proxy.toml"), text, &environment)
+    }
+
+    fn identity(&self, lines: &str) -> crate::config::Identity<crate::config::Secret> {
+        let checked = self.read(lines).unwrap_or_else(|problems| panic!("{lines}: {problems}"));
+        checked.config.credentials[0].identity.clone()
+    }
+}
+
+const SECRET: &str = "client_secret = { env = \"SECRET\" }\n";
+
+#[test]
+fn every_grant_and_authentication_is_read() {
+    let folder = Folder::new();
+    assert!(matches!(folder.identity(SECRET).grant, Grant::ClientCredentials));
+    let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"SECRET\" }\n";
+    assert!(matches!(
+        folder.identity(&format!("{SECRET}{password}")).grant,
+        Grant::Password { username, .. } if username == "u"
+    ));
+    let exchange = "grant = \"token_exchange\"\nclient_auth = \"none\"\nsubject_token = { env = \"SECRET\" }";
+    assert!(matches!(
+        folder.identity(exchange).grant,
+        Grant::TokenExchange { subject_token_type, .. }
+            if subject_token_type == "urn:ietf:params:oauth:token-type:access_token"
+    ));
+    let key = "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" } }";
+    let ClientAuth::PrivateKeyJwt(assertion) = folder.identity(key).client_auth else { panic!() };
+    assert_eq!(
+        (assertion.subject.as_str(), assertion.audience.as_str()),
+        ("client", "https://as.example.com/token")
+    );
+    let bearer = "grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
+        assertion = { key = { file = \"p256.pem\" }, alg = \"ES256\", kid = \"k\", aud = \"a\", sub = \"s\" }";
+    let identity = folder.identity(bearer);
+    let (ClientAuth::PrivateKeyJwt(client), Grant::JwtBearer(grant)) = (identity.client_auth, identity.grant)
+    else {
+        panic!()
+    };
+    assert_eq!((client.subject.as_str(), client.audience.as_str()), ("client", "a"));
+    assert_eq!(
+        (grant.subject.as_str(), grant.audience.as_str(), grant.kid.as_deref()),
+        ("s", "a", Some("k"))
+    );
+    let jwt = format!("{SECRET}client_auth = \"client_secret_jwt\"\nassertion = {{ aud = \"a\" }}");
+    assert!(
+        matches!(folder.identity(&jwt).client_auth, ClientAuth::SecretJwt { audience, .. } if audience == "a")
+    );
+    let tls = "client_auth = \"tls_client_auth\"\nclient_certificate = \"client.pem\"\nclient_key = \"client-key.pem\"";
+    assert!(matches!(folder.identity(tls).client_auth, ClientAuth::TlsClientAuth));
+    // A certificate may be asked for besides.
+    folder.identity(&format!("{SECRET}{}", tls.replace("\"tls_client_auth\"", "\"client_secret_post\"")));
+}
+
+/// Whether there is a secret, the other lines, what is said of them, at which key, and what would mend it.
+type Mistake = (bool, &'static str, &'static str, &'static str, &'static str);
+
+const MISTAKES: &[Mistake] = &[
+    (
+        true,
+        "username = \"u\"",
+        "`username` is not used by this grant",
+        "username",
+        "set grant = \"password\"",
+    ),
+    (
+        true,
+        "password = { env = \"SECRET\" }",
+        "`password` is not used by this grant",
+        "password",
+        "set grant = \"password\"",
+    ),
+    (
+        true,
+        "subject_token_type = \"urn:x\"",
+        "`subject_token_type` is not used by this grant",
+        "subject_token_type",
+        "set grant = \"token_exchange\"",
+    ),
+    (
+        true,
+        "grant = \"password\"\nusername = \"u\"",
+        "`password` is missing",
+        "[credentials.c]",
+        "write password = { env = \"NAME\" }",
+    ),
+    (
+        true,
+        "grant = \"password\"\npassword = { env = \"SECRET\" }",
+        "`username` is missing",
+        "[credentials.c]",
+        "the name to get tokens for",
+    ),
+    (
+        true,
+        "grant = \"token_exchange\"",
+        "`subject_token` is missing",
+        "[credentials.c]",
+        "write subject_token = ",
+    ),
+    (true, "grant = \"jwt_bearer\"", "`assertion` is missing", "[credentials.c]", "write assertion = "),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { alg = \"RS256\" }",
+        "`assertion` lacks `key`, the private key",
+        "assertion",
+        "write assertion = ",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"ES256\" }",
+        "it holds no key on the curve P-256, as ES256 needs",
+        "assertion",
+        "\"RS256\" an RSA key",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"p256.pem\" } }",
+        "it holds no RSA key of at least 2048 bits, as RS256 needs",
+        "assertion",
+        "\"ES256\" one on the curve P-256",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"text.pem\" } }",
+        "it holds no private key in PEM form",
+        "assertion",
+        "",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, sub = \"s\" }",
+        "`sub` of `assertion` is not used here",
+        "assertion",
+        "another is for grant = \"jwt_bearer\"",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"HS256\" }",
+        "must be `RS256` or `ES256`",
+        "assertion",
+        "",
+    ),
+    (
+        false,
+        "client_auth = \"private_key_jwt\"\nassertion = { kye = \"x\" }",
+        "has a key too many",
+        "assertion",
+        "",
+    ),
+    (
+        true,
+        "client_auth = \"client_secret_jwt\"\nassertion = { kid = \"k\" }",
+        "`kid` of `assertion` is not used here",
+        "assertion",
+        "signed with the secret",
+    ),
+    (
+        true,
+        "assertion = { key = { file = \"rsa.pem\" } }",
+        "`assertion` is used by neither grant nor client authentication",
+        "assertion",
+        "set client_auth = \"private_key_jwt\"",
+    ),
+    (
+        true,
+        "client_auth = \"none\"",
+        "`client_secret` is not used by this client authentication",
+        "client_secret",
+        "set client_auth = \"client_secret_basic\"",
+    ),
+    (
+        true,
+        "client_auth = \"client_secret_post\"\nbasic_encoding = \"form\"",
+        "`basic_encoding` is not used by this client authentication",
+        "basic_encoding",
+        "set client_auth = \"client_secret_basic\"",
+    ),
+    (
+        false,
+        "client_auth = \"client_secret_post\"",
+        "`client_secret` is missing",
+        "[credentials.c]",
+        "write client_secret = ",
+    ),
+    (
+        false,
+        "client_auth = \"tls_client_auth\"",
+        "`client_certificate` is missing",
+        "[credentials.c]",
+        "its key is `client_key`",
+    ),
+    (
+        true,
+        "client_certificate = \"client.pem\"",
+        "a client certificate and its key come together",
+        "client_certificate",
+        "write both",
+    ),
+    (
+        true,
+        "client_certificate = \"client.pem\"\nclient_key = \"p256.pem\"",
+        "p256.pem is not the key of the certificate",
+        "client_key",
+        "the private key of `client_certificate`",
+    ),
+    (
+        true,
+        "client_certificate = \"text.pem\"\nclient_key = \"client-key.pem\"",
+        "text.pem holds no certificate in PEM form",
+        "client_certificate",
+        "a PEM file with the certificate",
+    ),
+];
+
+#[test]
+fn keys_that_do_not_go_together_are_shown_with_place_and_remedy() {
+    let folder = Folder::new();
+    for (has_secret, lines, title, key, remedy) in MISTAKES {
+        let lines = format!("{}{lines}", if *has_secret { SECRET } else { "" });
+        let problems = folder.read(&lines).expect_err(&lines);
+        let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
+        let shown = problems.to_string();
+        assert!(problem.title.contains(title), "{shown}");
+        assert!(shown.lines().any(|line| line.contains("| ") && line.contains(key)), "{key}: {shown}");
+        assert!(shown.contains('^') && shown.contains(remedy), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
+    let folder = Folder::new();
+    for (lines, title) in [
+        (
+            "grant = \"pasword\"\nusername = \"u\"\npassword = { env = \"SECRET\" }",
+            "`credentials.c.grant` must be one of",
+        ),
+        ("grant = \"refresh_token\"\nusername = \"u\"", "this grant is not supported yet"),
+        (
+            "client_auth = 5\nassertion = { key = { file = \"rsa.pem\" } }",
+            "`credentials.c.client_auth`: wanted string",
+        ),
+    ] {
+        let problems = folder.read(&format!("{SECRET}{lines}")).expect_err(lines);
+        let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
+        assert!(problem.title.starts_with(title), "{problems}");
+    }
+}
+
+#[test]
+fn a_client_that_shows_nothing_is_warned_of() {
+    let checked = Folder::new().read("client_auth = \"none\"").unwrap();
+    let [warning] = checked.warnings.problems() else { panic!("{}", checked.warnings) };
+    assert_eq!(warning.title, "the client shows nothing but its id");
+}

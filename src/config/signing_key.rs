@@ -1,0 +1,101 @@
+//! Private keys that sign JWTs (RFC 7518 §3.3 and §3.4).
+//!
+//! Read from PEM: PKCS#8, PKCS#1 (RSA) or SEC1 (elliptic curves).
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeyPair;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use thiserror::Error;
+
+/// How a JWT is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum SigningAlgorithm {
+    /// RSA, PKCS#1 v1.5, SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// ECDSA on P-256, SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+}
+
+/// A key for one of the algorithms.
+pub enum SigningKey {
+    /// For RS256.
+    Rsa(KeyPair),
+    /// For ES256.
+    Ecdsa(EcdsaKeyPair),
+}
+
+/// Why a text is no key.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum KeyError {
+    /// It is something else, or encrypted.
+    #[error("it holds no private key in PEM form (PKCS#8, PKCS#1 or SEC1, not encrypted)")]
+    NotPem,
+    /// It is a key of another kind.
+    #[error("it holds no RSA key of at least 2048 bits, as RS256 needs")]
+    NotRsa,
+    /// It is a key of another kind.
+    #[error("it holds no key on the curve P-256, as ES256 needs")]
+    NotP256,
+    /// The cryptography library refuses it.
+    #[error("it cannot sign")]
+    CannotSign,
+}
+
+impl SigningKey {
+    /// Reads the first private key of a PEM text.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if there is none, or it does not fit the algorithm.
+    pub fn from_pem(pem: &SecretString, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
+        let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
+        let key = key.map_err(|_| KeyError::NotPem)?;
+        match (algorithm, &key) {
+            (SigningAlgorithm::Rs256, PrivateKeyDer::Pkcs8(key)) => {
+                KeyPair::from_pkcs8(key.secret_pkcs8_der()).map(Self::Rsa).map_err(|_| KeyError::NotRsa)
+            }
+            (SigningAlgorithm::Rs256, PrivateKeyDer::Pkcs1(key)) => {
+                KeyPair::from_der(key.secret_pkcs1_der()).map(Self::Rsa).map_err(|_| KeyError::NotRsa)
+            }
+            (SigningAlgorithm::Rs256, _) => Err(KeyError::NotRsa),
+            (SigningAlgorithm::Es256, key) => {
+                EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_der())
+                    .map(Self::Ecdsa)
+                    .map_err(|_| KeyError::NotP256)
+            }
+        }
+    }
+
+    /// Signs a message, in the form that JWS has it (RFC 7518 §3.3, §3.4).
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::CannotSign`].
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let random = SystemRandom::new();
+        match self {
+            Self::Rsa(key) => {
+                let mut signature = vec![0; key.public_modulus_len()];
+                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                    .map_err(|_| KeyError::CannotSign)?;
+                Ok(signature)
+            }
+            Self::Ecdsa(key) => {
+                let signature = key.sign(&random, message).map_err(|_| KeyError::CannotSign)?;
+                Ok(signature.as_ref().to_vec())
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKey").finish_non_exhaustive()
+    }
+}

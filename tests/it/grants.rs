@@ -1,0 +1,238 @@
+//! Every grant and every client authentication, end to end: what the authorization server is sent.
+
+use bearerd::demo::authorization_server::{Asked, AuthorizationServer};
+use bearerd::demo::pki::Pki;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
+use serde_json::Value;
+
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::{Setup, World, eventually};
+
+const PASSWORD: &str = "acc3ss:k3y%+&=/ünïcode====";
+const SUBJECT_TOKEN: &str = "subject+token/of=another";
+
+fn parameter<'a>(asked: &'a Asked, name: &str) -> Option<&'a str> {
+    let mut found = asked.form.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let value = found.next();
+    assert_eq!(found.next(), None, "{name} twice");
+    value
+}
+
+/// RFC 6749 §2.3: not more than one method.
+fn methods(asked: &Asked) -> Vec<&'static str> {
+    let mut methods = Vec::new();
+    if asked.headers.contains_key("authorization") {
+        methods.push("basic");
+    }
+    for (name, method) in [("client_secret", "post"), ("client_assertion", "jwt")] {
+        methods.extend(parameter(asked, name).map(|_| method));
+    }
+    if methods.is_empty() && parameter(asked, "client_id") == Some(CLIENT_ID) {
+        methods.push("id");
+    }
+    methods
+}
+
+/// A world with these lines whose server gives tokens to all; ready, and after two token requests.
+async fn world(lines: &str) -> World {
+    let world = Setup::default()
+        .environment("PASSWORD", PASSWORD)
+        .environment("SUBJECT_TOKEN", SUBJECT_TOKEN)
+        .credential(lines)
+        .start_after(async |server| server.take_all())
+        .await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 2);
+    world
+}
+
+async fn finish(world: World) {
+    let output = world.process.output();
+    assert!(output.contains("TRACE"));
+    for asked in world.authorization.asked() {
+        for name in ["assertion", "client_assertion"] {
+            if let Some(jwt) = parameter(&asked, name) {
+                search(&output, jwt.rsplit('.').next().unwrap());
+            }
+        }
+    }
+    search(&output, PASSWORD);
+    search(&output, SUBJECT_TOKEN);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn each_grant_is_sent_with_one_client_authentication() {
+    let password = "grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"PASSWORD\" }\n";
+    let exchange = "grant = \"token_exchange\"\nsubject_token = { env = \"SUBJECT_TOKEN\" }\n";
+    for (grant, expected) in [
+        ("", vec![("grant_type", "client_credentials")]),
+        (password, vec![("grant_type", "password"), ("username", "key-id"), ("password", PASSWORD)]),
+        (
+            exchange,
+            vec![
+                ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+                ("subject_token", SUBJECT_TOKEN),
+                ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+            ],
+        ),
+    ] {
+        for (auth, method) in [
+            ("client_secret_basic", "basic"),
+            ("client_secret_post", "post"),
+            ("client_secret_jwt", "jwt"),
+            ("none", "id"),
+        ] {
+            let world = world(&format!("{grant}client_auth = \"{auth}\"")).await;
+            for asked in world.authorization.asked() {
+                assert_eq!(methods(&asked), [method], "{}", asked.raw);
+                for (name, value) in &expected {
+                    assert_eq!(parameter(&asked, name), Some(*value));
+                }
+                if method == "post" {
+                    assert_eq!(parameter(&asked, "client_secret"), Some(CLIENT_SECRET));
+                }
+            }
+            finish(world).await;
+        }
+    }
+}
+
+/// The claims of a JWT that a server would accept.
+fn claims(jwt: &str, key: &DecodingKey, algorithm: Algorithm, audience: &str) -> Value {
+    let mut validation = Validation::new(algorithm);
+    validation.set_audience(&[audience]);
+    validation.leeway = 0;
+    let token = jsonwebtoken::decode::<Value>(jwt, key, &validation).unwrap();
+    assert_eq!(token.claims["iss"], CLIENT_ID);
+    token.claims
+}
+
+#[tokio::test]
+async fn jwts_are_signed_anew_for_each_request_and_stand_for_client_and_grant() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key.pem");
+    for (kind, alg, algorithm) in [
+        (&rcgen::PKCS_RSA_SHA256, "RS256", Algorithm::RS256),
+        (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256", Algorithm::ES256),
+    ] {
+        let pair = KeyPair::generate_for(kind).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        let public = match algorithm {
+            Algorithm::RS256 => DecodingKey::from_rsa_der(pair.der_bytes()),
+            _ => DecodingKey::from_ec_der(pair.der_bytes()),
+        };
+        let world = world(&format!(
+            "grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
+             assertion = {{ key = {{ file = \"{}\" }}, alg = \"{alg}\", aud = \"https://as.test\", sub = \"service\" }}",
+            key.display()
+        ))
+        .await;
+        let mut ids = Vec::new();
+        for asked in world.authorization.asked() {
+            assert_eq!(methods(&asked), ["jwt"]);
+            for (name, subject) in [("assertion", "service"), ("client_assertion", CLIENT_ID)] {
+                let jwt = parameter(&asked, name).unwrap();
+                let claims = claims(jwt, &public, algorithm, "https://as.test");
+                assert_eq!(claims["sub"], subject);
+                ids.push(claims["jti"].as_str().unwrap().to_owned());
+            }
+        }
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 4);
+        finish(world).await;
+    }
+}
+
+#[tokio::test]
+async fn a_jwt_under_the_secret_is_for_the_token_url() {
+    let world = world("client_auth = \"client_secret_jwt\"").await;
+    let key = DecodingKey::from_secret(CLIENT_SECRET.as_bytes());
+    for asked in world.authorization.asked() {
+        let jwt = parameter(&asked, "client_assertion").unwrap();
+        let url = world.authorization.token_url();
+        assert_eq!(claims(jwt, &key, Algorithm::HS256, &url)["sub"], CLIENT_ID);
+        assert_eq!(parameter(&asked, "client_id"), None);
+    }
+    finish(world).await;
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["client".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (certificate_path, key_path) =
+        (folder.path().join("client.pem"), folder.path().join("client-key.pem"));
+    std::fs::write(&certificate_path, certificate.pem()).unwrap();
+    std::fs::write(&key_path, key.serialize_pem()).unwrap();
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = pki.server_config_for(&[b"http/1.1"], Some(certificate.der())).unwrap();
+    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+    server.take_all();
+    let world = Setup::default()
+        .without_token()
+        .credential("client_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
+        .credential(&format!("client_certificate = \"{}\"", certificate_path.display()))
+        .credential(&format!("client_key = \"{}\"", key_path.display()))
+        .token_url(server.token_url())
+        .start_with(pki, async |_| {})
+        .await;
+
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+
+    let asked = server.asked();
+    assert_eq!((asked.len(), methods(&asked[0])), (1, vec!["id"]));
+    assert_eq!(asked[0].raw, format!("grant_type=client_credentials&client_id={CLIENT_ID}"));
+    search(&world.process.output(), &key.serialize_pem());
+    world.finish().await;
+}
+
+/// Any of them, and a private key too.
+#[tokio::test]
+async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "first").unwrap();
+    let world = Setup::default()
+        .credential("grant = \"password\"\nusername = \"u\"")
+        .credential(&format!("password = {{ file = \"{}\" }}", file.display()))
+        .start_after(async |server| server.take_all())
+        .await;
+    std::fs::write(&file, "second").unwrap();
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let passwords: Vec<_> = world
+        .authorization
+        .asked()
+        .iter()
+        .map(|asked| parameter(asked, "password").unwrap().to_owned())
+        .collect();
+    assert_eq!(passwords, ["first", "second"]);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key.pem");
+    std::fs::write(&file, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let world = Setup::default()
+        .credential("client_auth = \"private_key_jwt\"")
+        .credential(&format!("assertion = {{ key = {{ file = \"{}\" }}, alg = \"ES256\" }}", file.display()))
+        .start_after(async |server| server.take_all())
+        .await;
+    std::fs::write(&file, "half a k").unwrap();
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let warning = world.process.event("secret not readable, kept the last one").await;
+    assert!(warning["error"].as_str().unwrap().contains("no private key in PEM form"), "{warning}");
+    world.finish().await;
+}
