@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
+use super::request::RequestFormat;
 use super::secret::SecretSource;
 use super::signing_key::SigningAlgorithm;
 use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
@@ -90,6 +91,12 @@ pub struct Credential {
     pub password: Key<SecretSource>,
     pub subject_token: Key<SecretSource>,
     pub subject_token_type: Key<String>,
+    pub audience: Key<String>,
+    pub resource: Key<Vec<Spanned<String>>>,
+    pub extra: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub request_format: Key<RequestFormat>,
+    pub request_fields: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub fields: Key<Fields>,
     pub scopes: Key<Vec<Spanned<String>>>,
     pub require_scopes: Key<RequiredScopes>,
     pub expect_jwt: Key<bool>,
@@ -113,6 +120,15 @@ pub struct Assertion {
     pub alg: Key<SigningAlgorithm>,
     pub aud: Key<String>,
     pub sub: Key<String>,
+}
+
+/// `fields` of a credential: what the members of an answer are called.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Fields {
+    pub access_token: Key<String>,
+    pub expires_in: Key<String>,
 }
 
 /// `[[routes]]`.
@@ -263,11 +279,6 @@ impl Section {
                 "redirect_uri",
                 "client_secret_next",
                 "refresh_token",
-                "audience",
-                "resource",
-                "extra",
-                "request_format",
-                "fields",
                 "max_rotations",
                 "state_file",
                 "state_key",

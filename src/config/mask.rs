@@ -216,7 +216,7 @@ fn meaning(key: &str) -> Meaning {
 
 /// Whether a single key is one whose value is a secret or could be.
 fn names_a_secret(name: &str) -> bool {
-    let public = ["credentials", "token_url", "key_file", "token_wait", "access_token_field"];
+    let public = ["credentials", "token_url", "key_file", "token_wait", "subject_token_type"];
     let words =
         ["secret", "passw", "pwd", "token", "assertion", "passphrase", "credentials", "authorization"];
     // Escapes could spell anything.

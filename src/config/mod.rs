@@ -14,6 +14,7 @@ mod hosts;
 pub mod identity;
 mod mask;
 mod overrides;
+pub mod request;
 mod resolve;
 pub mod secret;
 pub mod signing_key;
@@ -39,6 +40,7 @@ pub use environment::Environment;
 pub use file::{BasicEncoding, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
 
 /// A configuration that has been checked as a whole.
@@ -127,6 +129,10 @@ pub struct Credential {
     pub identity: Identity<Secret>,
     /// The certificate that the connection to the token endpoint is authenticated with.
     pub client_certificate: Option<ClientCertificate>,
+    /// What the request has besides.
+    pub parameters: TokenParameters,
+    /// What the members of its answer are called.
+    pub fields: AnswerFields,
     /// Scopes to ask for.
     pub scopes: Vec<String>,
     /// Scopes that must have been granted.

@@ -85,7 +85,7 @@ impl TokenClient {
         let mut http_request = self
             .http
             .post(credential.token_url.clone())
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(CONTENT_TYPE, request.content_type)
             .header(ACCEPT, "application/json")
             .body(request.body.expose_secret().to_owned());
         if let Some(authorization) = &request.authorization {
@@ -97,10 +97,10 @@ impl TokenClient {
         let headers: &HeaderMap = response.headers();
         let confidential = Confidential { secrets: &request.secrets, token: current };
         match body {
-            Ok(body) => wire::classify(status, headers, &body, confidential),
+            Ok(body) => wire::classify(status, headers, &body, &credential.fields, confidential),
             // A refusal is a refusal, however much of its text arrived.
             Err(error) if status.is_success() => Err(error),
-            Err(_) => wire::classify(status, headers, b"", confidential),
+            Err(_) => wire::classify(status, headers, b"", &credential.fields, confidential),
         }
     }
 }

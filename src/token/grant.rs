@@ -7,11 +7,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use url::form_urlencoded;
 
 use super::assertion;
 use crate::clock::wall_clock;
 use crate::config::identity::{ClientAuth, Grant};
+use crate::config::request::RequestFormat;
 use crate::config::signing_key::KeyError;
 use crate::config::{BasicEncoding, Credential, Identity};
 
@@ -20,8 +22,10 @@ const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type
 
 /// A token request without its address.
 pub struct TokenRequest {
-    /// The form, `application/x-www-form-urlencoded`.
+    /// The parameters, written in its format.
     pub body: SecretString,
+    /// What it is.
+    pub content_type: &'static str,
     /// HTTP Basic, where the client authenticates by it; marked sensitive.
     pub authorization: Option<HeaderValue>,
     /// What the server may not be quoted with.
@@ -40,8 +44,24 @@ impl TokenRequest {
         if !credential.scopes.is_empty() {
             parameters.add("scope", credential.scopes.join(" "));
         }
+        let shape = &credential.parameters;
+        if let Some(audience) = &shape.audience {
+            parameters.add("audience", audience);
+        }
+        for resource in &shape.resources {
+            parameters.add("resource", resource);
+        }
         let authorization = parameters.add_client(identity)?;
-        Ok(Self { body: parameters.form(), authorization, secrets: parameters.secrets })
+        let all = parameters
+            .all
+            .iter()
+            .filter_map(|(name, value)| Some((shape.name(name)?, value.expose_secret())));
+        let all = all.chain(shape.extra.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let (body, content_type) = match shape.format {
+            RequestFormat::Form => (form(all), "application/x-www-form-urlencoded"),
+            RequestFormat::Json => (json(all), "application/json"),
+        };
+        Ok(Self { body, content_type, authorization, secrets: parameters.secrets })
     }
 }
 
@@ -107,18 +127,32 @@ impl Parameters {
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
             }
+            ClientAuth::None if client_id.is_empty() => {}
             ClientAuth::TlsClientAuth | ClientAuth::None => self.add("client_id", client_id),
         }
         Ok(None)
     }
+}
 
-    fn form(&self) -> SecretString {
-        let mut form = form_urlencoded::Serializer::new(String::new());
-        for (name, value) in &self.all {
-            form.append_pair(name, value.expose_secret());
+fn form<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs(parameters);
+    SecretString::from(form.finish())
+}
+
+/// What may be there several times becomes a list, if it is.
+fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
+    let mut object = serde_json::Map::new();
+    for (name, value) in parameters {
+        match object.get_mut(name) {
+            None => {
+                object.insert(name.to_owned(), Value::from(value));
+            }
+            Some(Value::Array(values)) => values.push(Value::from(value)),
+            Some(one) => *one = Value::Array(vec![one.take(), Value::from(value)]),
         }
-        SecretString::from(form.finish())
     }
+    SecretString::from(Value::Object(object).to_string())
 }
 
 /// RFC 6749 §2.3.1 has both encoded as in a form before they are joined; most servers expect them raw.

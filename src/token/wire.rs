@@ -8,11 +8,13 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::confidential::Confidential;
 use super::error::{Malformed, TokenError};
 use super::retry_after::retry_after;
+use crate::config::AnswerFields;
 
 /// A year: a longer lifetime is cut to it.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
@@ -45,13 +47,53 @@ impl std::fmt::Debug for Grant {
 }
 
 /// Members that a success may have; others are ignored (RFC 6749 §5.1).
-#[derive(Deserialize)]
+#[derive(Default)]
 struct Success<'a> {
     access_token: Option<String>,
     token_type: Option<String>,
-    #[serde(borrow)]
     expires_in: Option<&'a RawValue>,
     scope: Option<String>,
+}
+
+/// Reads a [`Success`] whose members have these names, each once.
+struct Named<'n>(&'n AnswerFields);
+
+impl<'de> DeserializeSeed<'de> for Named<'_> {
+    type Value = Success<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Success<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Named<'_> {
+    type Value = Success<'de>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Success<'de>, A::Error> {
+        let mut success = Success::default();
+        let mut seen = [false; 4];
+        while let Some(name) = map.next_key::<String>()? {
+            let known = [&self.0.access_token, &self.0.expires_in, "token_type", "scope"];
+            let Some(at) = known.iter().position(|known| *known == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if std::mem::replace(&mut seen[at], true) {
+                return Err(de::Error::custom("a member twice"));
+            }
+            match at {
+                0 => success.access_token = map.next_value()?,
+                1 => success.expires_in = map.next_value()?,
+                2 => success.token_type = map.next_value()?,
+                _ => success.scope = map.next_value()?,
+            }
+        }
+        Ok(success)
+    }
 }
 
 /// Members that an error may have (RFC 6749 §5.2).
@@ -70,11 +112,12 @@ pub fn classify(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
+    fields: &AnswerFields,
     confidential: Confidential<'_>,
 ) -> Result<Grant, TokenError> {
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
-        200..=299 => success(headers, body).map_err(TokenError::Malformed),
+        200..=299 => success(headers, body, fields).map_err(TokenError::Malformed),
         300..=399 => Err(TokenError::Rejected {
             status: status.as_u16(),
             code: "redirect".to_owned(),
@@ -91,12 +134,13 @@ pub fn classify(
     }
 }
 
-fn success(headers: &HeaderMap, body: &[u8]) -> Result<Grant, Malformed> {
+fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Grant, Malformed> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
-    let answer: Success<'_> = serde_json::from_slice(body)
-        .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let answer = Named(fields).deserialize(&mut json).and_then(|answer| json.end().map(|()| answer));
+    let answer = answer.map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
     let access_token = answer.access_token.ok_or(Malformed::NoToken)?;
     if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
         return Err(Malformed::TokenType);
@@ -181,7 +225,14 @@ mod tests {
         });
         let secrets = [SecretString::from("hunter2".to_owned())];
         let confidential = Confidential { secrets: &secrets, token: None };
-        classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), body.as_bytes(), confidential)
+        let fields = AnswerFields::default();
+        classify(
+            StatusCode::from_u16(status).unwrap(),
+            &headers.collect(),
+            body.as_bytes(),
+            &fields,
+            confidential,
+        )
     }
 
     fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
@@ -384,7 +435,7 @@ mod tests {
             }
             let secrets = [SecretString::from("hunter2".to_owned())];
             let confidential = Confidential { secrets: &secrets, token: None };
-            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, confidential);
+            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, &AnswerFields::default(), confidential);
         }
 
         #[test]

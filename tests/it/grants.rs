@@ -1,6 +1,6 @@
 //! Every grant and every client authentication, end to end: what the authorization server is sent.
 
-use bearerd::demo::authorization_server::{Asked, AuthorizationServer};
+use bearerd::demo::authorization_server::{Answer, Asked, AuthorizationServer};
 use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
@@ -235,4 +235,47 @@ async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
     let warning = world.process.event("secret not readable, kept the last one").await;
     assert!(warning["error"].as_str().unwrap().contains("no private key in PEM form"), "{warning}");
     world.finish().await;
+}
+
+/// As CXone's regional endpoint has it.
+#[tokio::test]
+async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them() {
+    let answer = "{\"token\":\"{token}\",\"refreshToken\":\"x\",\"tokenExpirationTimeSec\":\"1800\"}";
+    let world = Setup::default()
+        .environment("PASSWORD", PASSWORD)
+        .credential("grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"PASSWORD\" }")
+        .credential("client_auth = \"none\"\nrequest_format = \"json\"")
+        .credential("request_fields = { username = \"accessKeyId\", password = \"accessKeySecret\", grant_type = \"\", client_id = \"\" }")
+        .credential("fields = { access_token = \"token\", expires_in = \"tokenExpirationTimeSec\" }")
+        .start_after(async |server| {
+            server.take_all();
+            server.answer_next(Answer::status(200, answer));
+        })
+        .await;
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let asked = &world.authorization.asked()[0];
+    assert_eq!(asked.headers["content-type"], "application/json");
+    assert!(!asked.headers.contains_key("authorization"));
+    let sent: Value = serde_json::from_str(&asked.raw).unwrap();
+    assert_eq!(sent, serde_json::json!({ "accessKeyId": "key-id", "accessKeySecret": PASSWORD }));
+    assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
+    search(&world.process.output(), PASSWORD);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_server_wants_besides_is_sent_once_each() {
+    let world = world(
+        "audience = \"api\"\nresource = [\"urn:a\", \"urn:b\"]\nextra = { tenant = \"ü & co\" }\nscopes = [\"s\"]",
+    )
+    .await;
+    for asked in world.authorization.asked() {
+        assert_eq!(
+            asked.raw,
+            "grant_type=client_credentials&scope=s&audience=api&resource=urn%3Aa&resource=urn%3Ab\
+             &tenant=%C3%BC+%26+co"
+        );
+    }
+    finish(world).await;
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration, identity};
+use super::{Resolver, duration, identity, request};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
@@ -62,6 +62,8 @@ impl Resolver<'_> {
                 basic_encoding: file.basic_encoding,
                 assertion: file.assertion,
                 has_certificate: file.client_certificate.is_some(),
+                // A server that wants other names may know no clients.
+                may_lack_client_id: file.request_fields.is_some(),
                 username: file.username,
                 password: file.password,
                 subject_token: file.subject_token,
@@ -69,6 +71,14 @@ impl Resolver<'_> {
             },
             token_url.as_ref(),
         );
+        let parameters = self.token_parameters(request::Keys {
+            request_format: file.request_format,
+            request_fields: file.request_fields,
+            audience: file.audience,
+            resource: file.resource,
+            extra: file.extra,
+        });
+        let fields = self.answer_fields(file.fields);
         let scopes = self.scopes(file.scopes);
         let require_scopes = self.required_scopes(file.require_scopes, &scopes);
         let quota = self.quota(file.quota);
@@ -82,6 +92,8 @@ impl Resolver<'_> {
             token_url: token_url?,
             identity: identity?,
             client_certificate,
+            parameters,
+            fields,
             scopes,
             require_scopes,
             expect_jwt: file.expect_jwt.is_some_and(Spanned::into_inner),

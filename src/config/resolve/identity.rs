@@ -24,6 +24,7 @@ pub(super) struct Keys {
     pub(super) basic_encoding: Option<Spanned<BasicEncoding>>,
     pub(super) assertion: Option<Spanned<file::Assertion>>,
     pub(super) has_certificate: bool,
+    pub(super) may_lack_client_id: bool,
     pub(super) username: Option<Spanned<String>>,
     pub(super) password: Option<Spanned<SecretSource>>,
     pub(super) subject_token: Option<Spanned<SecretSource>>,
@@ -57,7 +58,12 @@ impl Resolver<'_> {
         let auth = keys.client_auth.as_ref();
         let auth = auth.map_or(file::ClientAuth::ClientSecretBasic, |auth| *auth.get_ref());
         self.refuse_what_does_not_fit(place, &keys, grant, auth);
-        let client_id = self.client_id(place, keys.client_id.take());
+        let client_id =
+            if keys.client_id.is_none() && keys.may_lack_client_id && auth == file::ClientAuth::None {
+                Some(String::new())
+            } else {
+                self.client_id(place, keys.client_id.take())
+            };
         let assertion = keys.assertion.take();
         let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
         let audience = aud.map(|aud| aud.get_ref().clone()).or_else(|| token_url.map(Url::to_string));

@@ -6,6 +6,7 @@
 mod authorities;
 mod credential;
 mod identity;
+mod request;
 mod route;
 
 use std::collections::BTreeSet;

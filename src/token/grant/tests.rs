@@ -156,3 +156,55 @@ fn a_request_is_not_shown() {
     assert!(!format!("{request:?}{:?}", request.authorization).contains("aHVudGVyMg"));
     assert!(!format!("{request:?}").contains("hunter2"));
 }
+
+const POST: &str = "client_id = \"i\"\nclient_auth = \"none\"\n";
+
+fn plain(lines: &str) -> TokenRequest {
+    let config = fixture::config("", &format!("{POST}{lines}"), SECRET);
+    let credential = &config.credentials[0];
+    TokenRequest::new(credential, &credential.identity.initial()).unwrap()
+}
+
+#[test]
+fn audience_resources_and_what_else_is_wanted_are_sent_as_configured() {
+    let request = plain(
+        "audience = \"https://api/+\"\nresource = [\"https://a/?x=1\", \"urn:b\"]\n\
+         extra = { redirect_uri = \"http://127.0.0.1/cb\", acr = \"ü &\" }",
+    );
+
+    assert_eq!(
+        request.body.expose_secret(),
+        "grant_type=client_credentials&audience=https%3A%2F%2Fapi%2F%2B&resource=https%3A%2F%2Fa%2F%3Fx%3D1\
+         &resource=urn%3Ab&client_id=i&acr=%C3%BC+%26&redirect_uri=http%3A%2F%2F127.0.0.1%2Fcb"
+    );
+}
+
+#[test]
+fn a_request_is_an_object_where_the_server_wants_json() {
+    let request = plain(
+        "request_format = \"json\"\nresource = [\"urn:a\", \"urn:b\", \"urn:c\"]\nscopes = [\"s\", \"t\"]\nextra = { n = \"\\\"\" }",
+    );
+
+    assert_eq!(request.content_type, "application/json");
+    let json: Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+    let expected = serde_json::json!({
+        "grant_type": "client_credentials", "scope": "s t", "client_id": "i",
+        "resource": ["urn:a", "urn:b", "urn:c"], "n": "\"",
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn parameters_have_the_names_that_the_server_knows_or_are_left_out() {
+    let access_key = "grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"S\" }\nrequest_format = \"json\"\n\
+        request_fields = { username = \"accessKeyId\", password = \"accessKeySecret\", grant_type = \"\", client_id = \"\" }";
+    let request = plain(access_key);
+    assert_eq!(
+        request.body.expose_secret(),
+        "{\"accessKeyId\":\"key-id\",\"accessKeySecret\":\"s:%+ é====\"}"
+    );
+    assert_eq!(request.secrets[0].expose_secret(), SECRET);
+
+    let form = plain("scopes = [\"a\"]\nrequest_fields = { scope = \"scopes\", client_id = \"scope\" }");
+    assert_eq!(form.body.expose_secret(), "grant_type=client_credentials&scopes=a&scope=i");
+}
