@@ -107,6 +107,8 @@ pub struct Credential {
     pub quota: Key<Rate>,
     pub retry_after_max: Key<Duration>,
     pub ca_file: Key<PathBuf>,
+    pub proxy: Key<String>,
+    pub http_version: Key<HttpVersion>,
     pub required: Key<bool>,
 }
 
@@ -201,6 +203,20 @@ pub enum BasicEncoding {
     Form,
 }
 
+/// Which HTTP is spoken with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum HttpVersion {
+    /// HTTP/2 where the peer has it (by ALPN), else HTTP/1.1.
+    #[serde(rename = "auto")]
+    Auto,
+    /// HTTP/1.1 alone.
+    #[serde(rename = "1.1")]
+    Http1,
+    /// HTTP/2 alone.
+    #[serde(rename = "2")]
+    Http2,
+}
+
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -282,8 +298,6 @@ impl Section {
                 "max_rotations",
                 "state_file",
                 "state_key",
-                "proxy",
-                "http_version",
                 "login_stub",
             ],
             Self::Route => &[

@@ -33,11 +33,12 @@ use http::HeaderName;
 use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
 use url::Url;
 
 pub use diagnostics::Diagnostics;
 pub use environment::Environment;
-pub use file::{BasicEncoding, LogFormat};
+pub use file::{BasicEncoding, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
 pub use request::{AnswerFields, TokenParameters};
@@ -153,8 +154,21 @@ pub struct Credential {
     pub retry_after_max: Duration,
     /// Which certificate authorities the token endpoint is checked against.
     pub roots: Roots,
+    /// By way of which the token endpoint is reached.
+    pub proxy: Option<Proxy>,
+    /// What is spoken with it.
+    pub http_version: HttpVersion,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+}
+
+/// A proxy that tunnels TLS (RFC 9110 §9.3.6).
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Its URL, which may hold a password.
+    pub url: SecretString,
+    /// Hosts that are reached without it, as in `NO_PROXY`.
+    pub except: String,
 }
 
 /// A certificate with its key, for TLS connections that we open.

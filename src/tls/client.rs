@@ -18,6 +18,8 @@ pub type Alpn = &'static [&'static [u8]];
 
 /// HTTP/2, else HTTP/1.1.
 pub const HTTP_2_OR_1: Alpn = &[b"h2", b"http/1.1"];
+/// HTTP/2 alone.
+pub const HTTP_2: Alpn = &[b"h2"];
 /// HTTP/1.1 alone.
 pub const HTTP_1: Alpn = &[b"http/1.1"];
 

@@ -15,8 +15,8 @@ use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::wire::{self, Grant};
 use crate::causes::causes;
-use crate::config::{Credential, Identity};
-use crate::tls::client::{HTTP_2_OR_1, Trust, TrustError};
+use crate::config::{Credential, HttpVersion, Identity};
+use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -56,15 +56,30 @@ pub enum ClientError {
 impl TokenClient {
     /// A client with the credential's own time-outs and authorities.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
-        let tls =
-            trust.client_config_as(credential.client_certificate.as_ref(), &credential.roots, HTTP_2_OR_1)?;
+        let alpn = match credential.http_version {
+            HttpVersion::Auto => HTTP_2_OR_1,
+            HttpVersion::Http1 => HTTP_1,
+            HttpVersion::Http2 => HTTP_2,
+        };
+        let tls = trust.client_config_as(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         #[expect(clippy::disallowed_methods, reason = "the one place that makes the token leg's client")]
-        let builder = reqwest::Client::builder();
+        let mut builder = reqwest::Client::builder();
+        match credential.http_version {
+            HttpVersion::Auto => {}
+            HttpVersion::Http1 => builder = builder.http1_only(),
+            HttpVersion::Http2 => builder = builder.http2_prior_knowledge(),
+        }
+        // The environment's is in the configuration already.
+        builder = builder.no_proxy();
+        if let Some(proxy) = &credential.proxy {
+            let except = reqwest::NoProxy::from_string(&proxy.except);
+            let proxy = reqwest::Proxy::https(proxy.url.expose_secret());
+            builder = builder.proxy(proxy.map_err(without_url)?.no_proxy(except));
+        }
         let http = builder
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .no_proxy()
             .referer(false)
             .user_agent(concat!("bearerd/", env!("CARGO_PKG_VERSION")))
             .timeout(credential.timeout)
@@ -72,7 +87,7 @@ impl TokenClient {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(1)
             .build()
-            .map_err(ClientError::Http)?;
+            .map_err(without_url)?;
         Ok(Self { http })
     }
 
@@ -115,6 +130,11 @@ impl TokenEndpoint for TokenClient {
         let request = TokenRequest::new(credential, identity)?;
         self.exchange(credential, &request, current).await
     }
+}
+
+/// A proxy's URL may hold a password.
+fn without_url(error: reqwest::Error) -> ClientError {
+    ClientError::Http(error.without_url())
 }
 
 async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {

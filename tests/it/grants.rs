@@ -1,11 +1,17 @@
 //! Every grant and every client authentication, end to end: what the authorization server is sent.
 
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bearerd::demo::authorization_server::{Answer, Asked, AuthorizationServer};
 use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
+use crate::harness::raw::{RawPeer, read_head};
 use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
 use crate::harness::{Setup, World, eventually};
 
@@ -278,4 +284,89 @@ async fn what_a_server_wants_besides_is_sent_once_each() {
         );
     }
     finish(world).await;
+}
+
+/// A proxy on loopback: where it was asked to connect to, and by whom.
+async fn connect_proxy() -> (RawPeer, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let peer = RawPeer::tcp(move |mut near| {
+        let noted = Arc::clone(&noted);
+        async move {
+            let head = String::from_utf8(read_head(&mut near).await).unwrap();
+            let target = head.split(' ').nth(1).unwrap().to_owned();
+            noted.lock().unwrap().push(head);
+            let mut far = tokio::net::TcpStream::connect(target).await.unwrap();
+            near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        }
+    })
+    .await;
+    (peer, asked)
+}
+
+#[tokio::test]
+async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_environments() {
+    let (proxy, asked) = connect_proxy().await;
+    let url = format!("http://user:pr0xy-passw0rd@{}", proxy.address);
+    let written = format!("proxy = \"{url}\"");
+    for (lines, variables, is_used) in [
+        (written.as_str(), vec![], true),
+        (&written, vec![("NO_PROXY", "*")], true),
+        ("", vec![("HTTPS_PROXY", url.as_str())], true),
+        ("", vec![("HTTPS_PROXY", url.as_str()), ("NO_PROXY", "example.com,localhost")], false),
+        ("proxy = \"\"", vec![("HTTPS_PROXY", url.as_str())], false),
+        ("", vec![("HTTP_PROXY", url.as_str())], false),
+    ] {
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+        let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+        let setup = Setup::default().without_token().credential("ca_file = \"ca.pem\"").credential(lines);
+        let setup = variables.into_iter().fold(setup, |setup, (name, value)| setup.environment(name, value));
+        let world = setup.token_url(server.token_url()).start_with(pki, async |_| {}).await;
+
+        eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+
+        assert_eq!(server.requests(), 1);
+        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        assert_eq!(asked.len(), usize::from(is_used), "{lines}");
+        for head in asked {
+            let host = server.token_url().replace("https://", "").replace("/token", "");
+            assert!(head.starts_with(&format!("CONNECT {host} HTTP/1.1\r\n")), "{head}");
+            let sent = STANDARD.encode("user:pr0xy-passw0rd");
+            assert!(head.contains(&format!("Basic {sent}")), "{head}");
+            assert!(!head.contains(&STANDARD.encode(CLIENT_SECRET)));
+            assert!(!world.process.output().contains(&sent));
+        }
+        search(&world.process.output(), "pr0xy-passw0rd");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn the_token_endpoint_is_offered_the_version_of_http_that_is_set() {
+    for (version, expected) in [("auto", "h2"), ("1.1", "http/1.1"), ("2", "h2")] {
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let chosen = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&chosen);
+        let peer = RawPeer::tls(pki.server_config(&[b"h2", b"http/1.1"]).unwrap(), move |stream| {
+            let noted = Arc::clone(&noted);
+            async move {
+                let alpn = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
+                noted.lock().unwrap().push(String::from_utf8(alpn).unwrap());
+            }
+        })
+        .await;
+        let world = Setup::default()
+            .without_token()
+            .credential(&format!("ca_file = \"ca.pem\"\nhttp_version = \"{version}\""))
+            .token_url(format!("https://localhost:{}/token", peer.address.port()))
+            .start_with(pki, async |_| {})
+            .await;
+
+        eventually("a connection", async || !chosen.lock().unwrap().is_empty()).await;
+
+        assert_eq!(chosen.lock().unwrap()[0], expected);
+        world.finish().await;
+    }
 }

@@ -11,7 +11,7 @@ use super::{Resolver, duration, identity, request};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
-use crate::config::{Credential, Quota};
+use crate::config::{Credential, HttpVersion, Quota};
 
 /// Scopes that servers take and do not list as granted.
 const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -87,6 +87,7 @@ impl Resolver<'_> {
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
         let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
+        let proxy = self.proxy(file.proxy, token_url.as_ref());
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
@@ -104,6 +105,8 @@ impl Resolver<'_> {
             quota,
             retry_after_max,
             roots,
+            proxy,
+            http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             required: file.required.is_none_or(Spanned::into_inner),
         })
     }

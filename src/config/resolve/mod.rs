@@ -6,6 +6,7 @@
 mod authorities;
 mod credential;
 mod identity;
+mod network;
 mod request;
 mod route;
 

@@ -1,0 +1,127 @@
+//! `proxy`: by which way the token endpoint is reached.
+
+use secrecy::SecretString;
+use toml::Spanned;
+use url::Url;
+
+use super::Resolver;
+use crate::config::Proxy;
+use crate::config::diagnostics::Problem;
+
+const HELP: &str =
+    "write an http:// or https:// address, such as \"http://proxy.example.com:3128\"; \"\" is none";
+
+impl Resolver<'_> {
+    /// The proxy that is written, or else the environment's; never one for plain http, which stays on this machine.
+    pub(super) fn proxy(&mut self, proxy: Option<Spanned<String>>, token_url: Option<&Url>) -> Option<Proxy> {
+        let is_http = token_url.is_some_and(|url| url.scheme() == "http");
+        let Some(proxy) = proxy else {
+            return if is_http { None } else { self.environments_proxy() };
+        };
+        if proxy.get_ref().is_empty() {
+            return None;
+        }
+        if is_http {
+            self.problems.push(
+                Problem::error(proxy.span(), "a proxy would see the credential that plain http:// carries")
+                    .help("use an https:// `token_url`, or take `proxy` out"),
+            );
+        }
+        let Some(url) = address(proxy.get_ref()) else {
+            self.problems.push(Problem::error(proxy.span(), "not the address of a proxy").help(HELP));
+            return None;
+        };
+        Some(Proxy { url, except: String::new() })
+    }
+
+    fn environments_proxy(&mut self) -> Option<Proxy> {
+        let (name, text) = self.first_of(["HTTPS_PROXY", "https_proxy"])?;
+        let Some(url) = address(text) else {
+            let title = format!("{name} in the environment is not the address of a proxy");
+            self.problems.push(Problem::error(None, title).help(HELP));
+            return None;
+        };
+        let except = self.first_of(["NO_PROXY", "no_proxy"]).map_or("", |(_, except)| except);
+        Some(Proxy { url, except: except.to_owned() })
+    }
+
+    fn first_of(&self, names: [&'static str; 2]) -> Option<(&'static str, &str)> {
+        let found = names.into_iter().find_map(|name| Some((name, self.environment.get(name)?)));
+        found.filter(|(_, text)| !text.is_empty())
+    }
+}
+
+/// A host and a port alone are http, as everywhere.
+fn address(text: &str) -> Option<SecretString> {
+    let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let url = Url::parse(&text).ok()?;
+    let is_one = matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.fragment().is_none();
+    is_one.then(|| SecretString::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use secrecy::ExposeSecret;
+
+    use crate::config::{Checked, Diagnostics, Environment, parse};
+
+    fn read(scheme: &str, lines: &str, variables: [(&str, &str); 2]) -> Result<Checked, Box<Diagnostics>> {
+        let [one, two] = variables;
+        let environment = Environment::from([("SECRET", "x"), one, two]);
+        let text = format!(
+            "[credentials.c]\ntoken_url = \"{scheme}://localhost/token\"\nclient_id = \"i\"\n\
+             client_secret = {{ env = \"SECRET\" }}\n{lines}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
+        );
+        parse(Path::new("proxy.toml"), text, &environment)
+    }
+
+    const NOTHING: [(&str, &str); 2] = [("A", ""), ("B", "")];
+    const BOTH: [(&str, &str); 2] = [("HTTPS_PROXY", "proxy.test:3128"), ("no_proxy", "a.test,10.0.0.0/8")];
+
+    #[test]
+    fn a_proxy_that_is_written_wins_over_the_environments() {
+        let proxy = |scheme: &str, lines: &str, variables| {
+            let proxy = read(scheme, lines, variables).unwrap().config.credentials[0].proxy.clone();
+            proxy.map(|proxy| (proxy.url.expose_secret().to_owned(), proxy.except))
+        };
+        let own = "proxy = \"http://u:p@own.test:1\"";
+
+        assert_eq!(proxy("https", "", NOTHING), None);
+        assert_eq!(
+            proxy("https", "", BOTH),
+            Some(("http://proxy.test:3128".into(), "a.test,10.0.0.0/8".into()))
+        );
+        assert_eq!(proxy("https", own, BOTH), Some(("http://u:p@own.test:1".into(), String::new())));
+        assert_eq!(proxy("https", "proxy = \"\"", BOTH), None);
+        assert_eq!(proxy("http", "", BOTH), None);
+    }
+
+    #[test]
+    fn what_is_no_proxy_is_refused_without_its_password() {
+        for (scheme, lines, variables, title) in [
+            ("https", "proxy = \"socks5://u:hunter2@p:1\"", NOTHING, "not the address of a proxy"),
+            ("https", "proxy = \"http://u:hunter2@p:1/path\"", NOTHING, "not the address of a proxy"),
+            ("http", "proxy = \"http://u:hunter2@p:1\"", NOTHING, "a proxy would see the credential"),
+            (
+                "https",
+                "",
+                [("https_proxy", "u:hunter2@p:x"), ("B", "")],
+                "https_proxy in the environment is not",
+            ),
+        ] {
+            let problems = read(scheme, lines, variables).unwrap_err();
+            let [problem] = problems.problems() else { panic!("{problems}") };
+            assert!(problem.title.starts_with(title), "{problems}");
+            assert!(!problems.to_string().contains("hunter2"), "{problems}");
+        }
+        let good = read("https", "proxy = \"http://u:hunter2@p:1\"", NOTHING).unwrap();
+        assert!(!format!("{good:?}").contains("hunter2"));
+    }
+}
