@@ -47,6 +47,8 @@ pub enum Answer {
         /// Its body; `{token}` stands for a token that is issued with it.
         body: String,
     },
+    /// A refusal that quotes this parameter of the request.
+    Echo(&'static str),
     /// No answer: the connection is closed.
     Hangup,
 }
@@ -267,6 +269,7 @@ impl State {
         tokio::time::sleep(delay).await;
         match (answer, refusal) {
             (Some(Answer::Hangup), _) => Err(io::Error::other("told to hang up")),
+            (Some(Answer::Echo(name)), _) => Ok(self.echo(name)),
             (Some(Answer::Fixed { status, fields, body }), _) => Ok(self.fixed(status, &fields, &body)),
             (_, Some((status, error))) => Ok(json(status, format!("{{\"error\":\"{error}\"}}"))),
             (Some(Answer::Late(delay)), None) => {
@@ -303,6 +306,14 @@ impl State {
         } else {
             None
         }
+    }
+
+    fn echo(&self, name: &str) -> Response<Body> {
+        let memory = self.memory();
+        let form = memory.asked.last().into_iter().flat_map(|asked| &asked.form);
+        let value: String = form.filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
+        let body = serde_json::json!({ "error": "invalid_client", "error_description": value });
+        json(401, body.to_string())
     }
 
     fn grant(&self, lifetime: Option<u64>) -> Response<Body> {

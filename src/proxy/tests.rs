@@ -76,6 +76,7 @@ impl TokenEndpoint for Endpoint {
             lifetime_was_cut: false,
             is_labelled_json: true,
             scopes: None,
+            server_time: None,
         })
     }
 }

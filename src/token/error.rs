@@ -91,6 +91,9 @@ pub enum Malformed {
     /// Not of the form of a JWT, which was asked for.
     #[error("its access token does not have the form of a JWT")]
     NotJwt,
+    /// A JWT that has ended by its own word.
+    #[error("its access token has ended already, by its `exp` (are both clocks right?)")]
+    Ended,
     /// A status that is neither success nor error.
     #[error("its status is {0}")]
     Status(u16),

@@ -12,6 +12,7 @@ mod current_identity;
 pub mod error;
 mod fingerprint;
 mod grant;
+mod jwt;
 mod limiter;
 mod oddities;
 mod progress;

@@ -1,7 +1,7 @@
 //! What is odd about a token endpoint's answers and yet no failure: told when it begins or changes, not at every
 //! refresh.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
@@ -11,6 +11,9 @@ use crate::config::Credential;
 /// Scopes that servers take and do not list as granted.
 const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
 
+/// Clocks that differ more make JWTs end too late or begin too early.
+const MAX_SKEW: Duration = Duration::from_mins(1);
+
 /// What has been told of one credential's answers and still holds.
 #[derive(Debug, Default)]
 pub struct Oddities {
@@ -18,12 +21,18 @@ pub struct Oddities {
     is_mislabelled: bool,
     not_granted: Vec<String>,
     is_clamped: bool,
+    skew: Option<Skew>,
 }
 
 impl Oddities {
     /// Tells what is odd about a grant that is taken.
-    pub fn of_grant(&mut self, grant: &Grant, credential: &Credential) {
+    pub fn of_grant(&mut self, grant: &Grant, credential: &Credential, now: SystemTime) {
         let Credential { name, scopes, .. } = credential;
+        if is_news(&mut self.skew, grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
+            let ours = self.skew.as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
+            let skew_seconds = grant.server_time.map_or(0, |theirs| apart(theirs, now).as_secs());
+            warn!(credential = name, skew_seconds, ours, "clock differs from the authorization server's");
+        }
         if is_news(&mut self.is_cut, grant.lifetime_was_cut) {
             warn!(credential = name, "lifetime longer than a year was cut to a year");
         }
@@ -53,6 +62,24 @@ impl Oddities {
             );
         }
     }
+}
+
+/// Which way our clock is off.
+#[derive(Debug, PartialEq, Eq)]
+enum Skew {
+    Ahead,
+    Behind,
+}
+
+impl Skew {
+    fn between(ours: SystemTime, theirs: SystemTime) -> Option<Self> {
+        let skew = if ours > theirs { Self::Ahead } else { Self::Behind };
+        (apart(ours, theirs) > MAX_SKEW).then_some(skew)
+    }
+}
+
+fn apart(one: SystemTime, other: SystemTime) -> Duration {
+    one.duration_since(other).unwrap_or_else(|error| error.duration())
 }
 
 /// Whether there is something now, and it was not the same before.

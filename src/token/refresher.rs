@@ -6,7 +6,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -17,14 +17,15 @@ use super::client::TokenEndpoint;
 use super::current_identity::CurrentIdentity;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
+use super::jwt;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::oddities::Oddities;
 use super::progress::Progress;
 use super::schedule;
 use super::source::{Demand, TokenSource};
 use super::store::{Store, Writer};
-use super::wire::Grant;
-use crate::clock::{Clock, Moment};
+use super::wire::{Grant, MAX_LIFETIME};
+use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::Credential;
 use crate::telemetry::audit;
 
@@ -187,21 +188,23 @@ impl<E: TokenEndpoint> Refresher<E> {
         if !missing.is_empty() {
             return Err(TokenError::ScopeMissing { missing });
         }
-        if credential.expect_jwt && !has_jwt_form(&grant.access_token) {
+        if credential.expect_jwt && !jwt::has_form(&grant.access_token) {
             return Err(TokenError::Malformed(Malformed::NotJwt));
         }
-        self.oddities.of_grant(grant, credential);
+        let now = wall_clock();
+        self.oddities.of_grant(grant, credential, now);
+        let lifetime = if credential.expect_jwt { bounded_by_exp(grant, now)? } else { grant.lifetime };
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
         };
         let latest = self.store.latest();
         let generation = latest.as_ref().map_or(Generation::NONE, |latest| latest.generation());
-        let fresh = token(generation.next(), grant.lifetime.unwrap_or(credential.default_lifetime))?;
+        let fresh = token(generation.next(), lifetime.unwrap_or(credential.default_lifetime))?;
         match latest {
             Some(latest) if latest.is_same_token(&fresh) => {
                 // The token we had: without a word on its lifetime it ends when it was said to end.
-                token(generation, grant.lifetime.unwrap_or_else(|| sent.until(latest.expires())))
+                token(generation, lifetime.unwrap_or_else(|| sent.until(latest.expires())))
             }
             _ => Ok(fresh),
         }
@@ -268,13 +271,16 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 }
 
-/// Three base64url parts with something in the first two (RFC 7519 §3, RFC 7515 §7.1).
-fn has_jwt_form(token: &str) -> bool {
-    let is_base64url =
-        |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-    let parts: Vec<&str> = token.split('.').collect();
-    matches!(parts.as_slice(), [header, payload, _] if !header.is_empty() && !payload.is_empty())
-        && parts.into_iter().all(is_base64url)
+/// The lifetime by `expires_in` or by the token's own `exp`, whichever ends earlier. The server's time counts, where
+/// it says what it is: our clock may be off.
+fn bounded_by_exp(grant: &Grant, now: SystemTime) -> Result<Option<Duration>, TokenError> {
+    let Some(left) = jwt::left(&grant.access_token, grant.server_time.unwrap_or(now)) else {
+        return Ok(grant.lifetime);
+    };
+    if left.is_zero() {
+        return Err(TokenError::Malformed(Malformed::Ended));
+    }
+    Ok(Some(grant.lifetime.unwrap_or(MAX_LIFETIME).min(left)))
 }
 
 #[cfg(test)]

@@ -22,8 +22,13 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(value.parse().map_or(Duration::MAX, Duration::from_secs));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    let server_now = headers.get(DATE).and_then(http_date).unwrap_or_else(clock::wall_clock);
+    let server_now = server_time(headers).unwrap_or_else(clock::wall_clock);
     Some(date.duration_since(server_now).unwrap_or(Duration::ZERO))
+}
+
+/// What time it is for the server (RFC 9110 §6.6.1), if it says so.
+pub fn server_time(headers: &HeaderMap) -> Option<SystemTime> {
+    headers.get(DATE).and_then(http_date)
 }
 
 fn http_date(value: &HeaderValue) -> Option<SystemTime> {

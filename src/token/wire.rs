@@ -3,7 +3,7 @@
 //! One function classifies every answer. It is total: no bytes that a server can send make it panic, and
 //! nothing it returns quotes them but for the code and the description of an error, with nothing confidential in them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::confidential::Confidential;
 use super::error::{Malformed, TokenError};
-use super::retry_after::retry_after;
+use super::retry_after::{retry_after, server_time};
 use crate::config::AnswerFields;
 
 /// A year: a longer lifetime is cut to it.
@@ -35,6 +35,8 @@ pub struct Grant {
     pub is_labelled_json: bool,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
+    /// What time it was for the server.
+    pub server_time: Option<SystemTime>,
 }
 
 impl std::fmt::Debug for Grant {
@@ -151,7 +153,8 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     };
     let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
-    Ok(Grant { access_token, lifetime, lifetime_was_cut, is_labelled_json, scopes })
+    let server_time = server_time(headers);
+    Ok(Grant { access_token, lifetime, lifetime_was_cut, is_labelled_json, scopes, server_time })
 }
 
 /// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).

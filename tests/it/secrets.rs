@@ -85,6 +85,29 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
     }
 }
 
+/// Also what only this request's grant and client brought along.
+#[tokio::test]
+async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_with_it() {
+    let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"PASSWORD\" }";
+    for (lines, parameter) in
+        [(password, "password"), ("client_auth = \"client_secret_jwt\"", "client_assertion")]
+    {
+        let world = Setup::default()
+            .without_token()
+            .environment("PASSWORD", "acc3ss:k3y====")
+            .credential(lines)
+            .start_after(async |server| {
+                server.take_all();
+                server.answer_next(Answer::Echo(parameter));
+            })
+            .await;
+        let failed = world.process.event("token refresh failed").await;
+        assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
+        search(&world.process.output(), "acc3ss:k3y====");
+        world.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() {
     let world = Setup::default().start().await;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
 use bearerd::demo::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -603,6 +605,50 @@ async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     let failed = world.process.event("token refresh failed").await;
     assert!(failed["error"].as_str().unwrap().contains("form of a JWT"), "{failed}");
     world.finish().await;
+}
+
+/// A JWT that ends so many seconds from now, by the wall clock and an offset.
+fn jwt_until(seconds: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let payload = format!("{{\"exp\":{}}}", now.saturating_add_signed(seconds));
+    format!("e30.{}.{{token}}", URL_SAFE_NO_PAD.encode(payload))
+}
+
+/// The server's time counts for its tokens, and a clock that is off is told once.
+#[tokio::test]
+async fn a_jwt_ends_by_its_exp_or_by_expires_in_whichever_is_earlier() {
+    for (exp, expires_in, server_ahead, expected) in [
+        (100, ",\"expires_in\":3600", 0, Some(90..=100)),
+        (3600, ",\"expires_in\":100", 0, Some(100..=100)),
+        (700, "", 0, Some(690..=700)),
+        (4100, ",\"expires_in\":5000", 4000, Some(90..=100)),
+        (0, ",\"expires_in\":3600", 0, None),
+    ] {
+        let body = format!("{{\"access_token\":\"{}\"{expires_in}}}", jwt_until(exp));
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(server_ahead));
+        let answer = fixed(200, &[("content-type", "application/json"), ("date", &date)], &body);
+        let world = Setup::default()
+            .without_token()
+            .unchecked_tokens()
+            .credential("expect_jwt = true")
+            .start_after(async |server| server.answer_next(answer))
+            .await;
+        match expected {
+            Some(expected) => {
+                let refreshed = world.process.event("token refreshed").await;
+                let lifetime = refreshed["lifetime_seconds"].as_u64().unwrap();
+                assert!(expected.contains(&lifetime), "{exp} {expires_in}: {lifetime}");
+            }
+            None => {
+                let failed = world.process.event("token refresh failed").await;
+                assert!(failed["error"].as_str().unwrap().contains("has ended already"), "{failed}");
+            }
+        }
+        let skews = world.process.events("clock differs from the authorization server's");
+        assert_eq!(skews.len(), usize::from(server_ahead > 60), "{skews:?}");
+        assert!(skews.iter().all(|skew| skew["ours"] == "behind" && skew["level"] == "WARN"), "{skews:?}");
+        world.finish().await;
+    }
 }
 
 #[tokio::test]

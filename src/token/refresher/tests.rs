@@ -81,6 +81,7 @@ fn grant(token: &str, seconds: u64) -> Grant {
         lifetime_was_cut: false,
         is_labelled_json: true,
         scopes: None,
+        server_time: None,
     }
 }
 

@@ -1,0 +1,82 @@
+//! What an access token says of itself where it is a JWT (RFC 7519, RFC 9068): its form and its end.
+//!
+//! It is not ours to verify: nothing here decides whether it is genuine, only how long it may be used at the most.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+
+/// A member of the payload; others are ignored.
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<f64>,
+}
+
+/// Three base64url parts with something in the first two (RFC 7519 §3, RFC 7515 §7.1).
+pub fn has_form(token: &str) -> bool {
+    let is_base64url =
+        |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let parts: Vec<&str> = token.split('.').collect();
+    matches!(parts.as_slice(), [header, payload, _] if !header.is_empty() && !payload.is_empty())
+        && parts.into_iter().all(is_base64url)
+}
+
+/// What is left of it at this time by its `exp` (RFC 7519 §4.1.4); `None` if it has no legible one.
+pub fn left(token: &str, now: SystemTime) -> Option<Duration> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let exp = serde_json::from_slice::<Claims>(&payload).ok()?.exp?;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Seconds that no duration holds are a very long time, for the caller of this to bound.
+    let end = Duration::try_from_secs_f64(exp.max(0.0)).unwrap_or(Duration::MAX);
+    Some(end.saturating_sub(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn token(payload: &str) -> String {
+        format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(payload))
+    }
+
+    #[test]
+    fn a_jwt_has_three_parts_of_base64url() {
+        for good in ["e30.e30.sig", "e30.e30.", &token("{}")] {
+            assert!(has_form(good), "{good}");
+        }
+        for bad in ["", "opaque", "a.b", ".b.c", "a..c", "a.b.c.d", "a.b+.c", "a.b=.c", "a.b.c.d.e"] {
+            assert!(!has_form(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_counted_from_the_time_it_is() {
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        for (payload, seconds) in [
+            ("{\"exp\":1060}", Some(60)),
+            ("{\"exp\":1060.0,\"iat\":\"x\"}", Some(60)),
+            ("{\"exp\":1000}", Some(0)),
+            ("{\"exp\":-5}", Some(0)),
+            ("{}", None),
+            ("{\"exp\":\"1060\"}", None),
+            ("not json", None),
+        ] {
+            assert_eq!(left(&token(payload), now), seconds.map(Duration::from_secs), "{payload}");
+        }
+        assert!(
+            left(&token("{\"exp\":1e308}"), now).is_some_and(|left| left > Duration::from_hours(1 << 20))
+        );
+        assert_eq!(left("opaque", now), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_makes_it_panic(text in "[ -~]{0,60}", exp in any::<f64>()) {
+            let _ = (left(&text, UNIX_EPOCH), left(&token(&format!("{{\"exp\":{exp:e}}}")), UNIX_EPOCH));
+        }
+    }
+}
