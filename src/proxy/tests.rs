@@ -2,6 +2,7 @@
 //! socket test could have.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -86,8 +87,13 @@ impl CallerStream for DuplexStream {
 
 /// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, and no token
 /// is good enough for `/rejected`.
-#[derive(Debug)]
 struct Api(Arc<Issuer>);
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
 
 impl Connect for Api {
     fn connect(&self) -> Connecting {
@@ -112,6 +118,7 @@ impl Connect for Api {
 
 struct World {
     issuer: Arc<Issuer>,
+    shared: Arc<Shared>,
     worker: Worker,
 }
 
@@ -146,7 +153,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
     };
     table.add(None, "/", route);
     let limits = config.server.limits.clone();
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         policy: Policy::new(&config.server, "bearerd-test"),
         table,
         instance: "bearerd-test".to_owned(),
@@ -159,9 +166,9 @@ fn world(lines: &str, token_takes: Duration) -> World {
         token_wait: limits.token_wait,
         access_log: false,
         clock,
-    };
-    let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
-    World { issuer, worker: Worker::new(service, limits, Arc::default()) }
+    });
+    let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
+    World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
 }
 
 impl World {
@@ -190,6 +197,19 @@ fn in_paused_time(test: impl AsyncFnOnce()) {
     let runtime =
         Builder::new_current_thread().enable_all().start_paused(true).build_local(LocalOptions::default());
     runtime.unwrap().block_on(test());
+}
+
+#[test]
+fn what_the_workers_share_shows_no_token() {
+    in_paused_time(async || {
+        let world = world("", Duration::ZERO);
+        assert_eq!(world.get().await.status(), 200);
+        let token = world.issuer.live.lock().unwrap().clone();
+
+        let shown = format!("{:?} {:#?}", world.shared, world.shared);
+
+        assert!(shown.contains("TokenSource") && !shown.contains(&token), "{shown}");
+    });
 }
 
 #[test]
