@@ -47,8 +47,10 @@ pub struct Daemon {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address} ({key})")]
     Listen {
+        /// Where the address is configured.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// Why not.
@@ -83,12 +85,30 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+impl StartError {
+    /// Whether the configuration, or what it names on this machine, must change.
+    pub const fn is_of_the_configuration(&self) -> bool {
+        matches!(self, Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. })
+    }
+}
+
 /// A part of the daemon ended that should not have.
 #[derive(Debug, Error)]
 #[error("{0} ended unexpectedly")]
 pub struct Died(String);
 
 impl Daemon {
+    /// Builds everything and starts nothing: whether [`Daemon::start`] would come as far as binding.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], and never that an address is taken.
+    pub fn try_out(config: &Config) -> Result<(), StartError> {
+        let trust = Trust::default();
+        let (_, sources) = credentials(config, &trust, Clock::system())?;
+        routes(config, &trust, &sources).map(|_| ())
+    }
+
     /// Binds, builds and starts everything.
     ///
     /// # Errors
@@ -100,9 +120,9 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) = credentials(config, &trust, clock)?;
         let (table, upstreams) = routes(config, &trust, &sources)?;
-        let bound = config.server.listen.iter().map(|address| bind(*address));
+        let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
-        let admin = bind(config.admin.listen)?;
+        let admin = bind("admin.listen", config.admin.listen)?;
 
         let limits = &config.server.limits;
         let shared = Arc::new(Shared {
@@ -197,8 +217,8 @@ impl Daemon {
     }
 }
 
-fn bind(address: SocketAddr) -> Result<Bound, StartError> {
-    listener::bind(address).map_err(|source| StartError::Listen { address, source })
+fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
+    listener::bind(address).map_err(|source| StartError::Listen { key, address, source })
 }
 
 fn credentials(
@@ -267,16 +287,16 @@ fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
 
 fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
     let config::Upstream { scheme, authority, roots, .. } = &route.upstream;
-    let name = format!("{scheme}://{authority}");
+    let origin = format!("{scheme}://{authority}");
     let tls = if *scheme == Scheme::HTTPS {
         let tls = trust
             .client_config(roots, HTTP_1)
-            .map_err(|source| StartError::Trust { upstream: name.clone(), source })?;
+            .map_err(|source| StartError::Trust { upstream: origin.clone(), source })?;
         Some(Arc::new(tls))
     } else {
         None
     };
     let connect = TcpConnect::new(scheme, authority, tls, route.connect_timeout)
-        .map_err(|source| StartError::Upstream { upstream: name.clone(), source })?;
-    Ok(Upstream { index, name, connect: Box::new(connect), connect_timeout: route.connect_timeout })
+        .map_err(|source| StartError::Upstream { upstream: origin.clone(), source })?;
+    Ok(Upstream { index, origin, connect: Box::new(connect), connect_timeout: route.connect_timeout })
 }

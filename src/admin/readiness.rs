@@ -34,12 +34,17 @@ impl Readiness {
         let mut text = String::new();
         for (source, required) in &self.credentials {
             let (mark, state) = match (source.current(), source.has_had_a_token(), required) {
+                (Some(_), _, _) if source.is_rejected() => ("[ ]", "has a token that an API rejected"),
                 (Some(_), _, _) => ("[+]", "has a valid token"),
                 (None, true, _) => ("[ ]", "had a token that has ended"),
                 (None, false, true) => ("[-]", "waits for its first token"),
                 (None, false, false) => ("[ ]", "waits for its first token, and is not required"),
             };
-            let _ = writeln!(text, "{mark} credential {} {state}", source.name());
+            let _ = write!(text, "{mark} credential {} {state}", source.name());
+            let _ = match source.failure() {
+                Some(failure) => writeln!(text, "; the last token request failed: {}", failure.outcome()),
+                None => writeln!(text),
+            };
         }
         let _ = if self.is_draining() {
             writeln!(text, "[-] shutting down")

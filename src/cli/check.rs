@@ -1,6 +1,8 @@
 //! `bearerd check`: every problem of the configuration, and whether it could be used.
 
 use super::{BAD_CONFIGURATION, ConfigFile, OK, output};
+use crate::app::Daemon;
+use crate::causes::in_one_line;
 use crate::config::{self, Environment};
 
 pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
@@ -22,6 +24,10 @@ pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
     match &outcome {
         Ok(checked) => {
             let config = &checked.config;
+            if let Err(error) = Daemon::try_out(config) {
+                output::error_line(format_args!("{}: {}", path.display(), in_one_line(&error)));
+                return BAD_CONFIGURATION;
+            }
             output::line(format_args!(
                 "{}: ok ({}, {}{warnings})",
                 path.display(),

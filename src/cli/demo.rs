@@ -51,17 +51,21 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     }
     if !demo.once {
         output::line(format_args!(
-            "Now it is yours. The token is revoked every {} seconds; try to notice:\n\n  curl -i {}/hello\n\nCtrl-C ends it.",
+            "Now it is yours. The token is revoked now and every {} seconds; try to notice:\n\n  curl -i {}/hello\n\nCtrl-C ends it.\n",
             REVOKE_EVERY.as_secs(),
             scenario.url()
         ));
         let mut revoke = tokio::time::interval(REVOKE_EVERY);
         loop {
             tokio::select! {
-                _ = revoke.tick() => scenario.revoke(),
+                _ = revoke.tick() => {
+                    scenario.revoke();
+                    output::line("  the token has just been revoked");
+                }
                 _ = signals.next() => break,
             }
         }
+        output::line("stopping");
     }
     scenario
         .into_daemon()

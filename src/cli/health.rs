@@ -23,7 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let base = match health.admin {
-        Some(url) => url.trim_end_matches('/').to_owned(),
+        Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
+        Some(address) => format!("http://{address}"),
         None => format!("http://{}", config::admin_address(health.file.path, environment)),
     };
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };

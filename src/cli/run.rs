@@ -36,8 +36,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         Ok(daemon) => daemon,
         Err(error) => {
             error!(error = in_one_line(&error), "not started");
-            output::error_line(format_args!("bearerd: {}", in_one_line(&error)));
-            return FAILED;
+            return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
         }
     };
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");

@@ -132,7 +132,12 @@ impl Diagnostics {
 
     /// A file that could not even be read.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
-        let problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
+        let mut problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
+        if error.kind() == std::io::ErrorKind::NotFound {
+            problem = problem.help(
+                "name the file by -c FILE or $BEARERD_CONFIG; else it is ./proxy.toml or /etc/bearerd/proxy.toml",
+            );
+        }
         Self::new(Sources::new(path, String::new()), vec![problem])
     }
 

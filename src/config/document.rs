@@ -229,7 +229,8 @@ fn suggestion(section: Section, name: &str) -> Option<String> {
     Some(format!("`{name}` belongs to {}", other.header()))
 }
 
-fn nearest(section: Section, name: &str) -> Option<&'static str> {
+/// The key of this section that differs the least, if it does not differ much.
+pub(super) fn nearest(section: Section, name: &str) -> Option<&'static str> {
     section
         .keys()
         .iter()

@@ -92,13 +92,30 @@ impl Masking {
         self.masked
     }
 
-    /// Writes what was read.
-    fn write(&mut self, text: &str, is_hidden: bool) {
+    /// Writes what was read; answers whether what comes next is hidden.
+    ///
+    /// A key may lack its `=`, as in YAML or JSON: what follows a secret's key is hidden all the same.
+    fn write(&mut self, text: &str, mut is_hidden: bool) -> bool {
         for place in std::mem::take(&mut self.pending) {
             self.masked.push_str(&text[self.masked.len()..place.start]);
             let word = &text[place];
-            self.masked.push_str(&if is_hidden { stars(word) } else { without_url_secrets(word) });
+            let key_end = word.find(':').unwrap_or(word.len());
+            // Prose has such words as well, and no colon behind them.
+            let may_be_key = self.before_comment.is_none() || key_end < word.len();
+            let is_key = may_be_key
+                && self.item.reading == Reading::Key
+                && meaning(&word[..key_end]) == Meaning::Secret;
+            match (is_hidden, is_key) {
+                (true, _) => self.masked.push_str(&stars(word)),
+                (false, true) => {
+                    self.masked.push_str(&word[..key_end]);
+                    self.masked.push_str(&stars(&word[key_end..]));
+                    is_hidden = true;
+                }
+                (false, false) => self.masked.push_str(&without_url_secrets(word)),
+            }
         }
+        is_hidden
     }
 
     fn is_in_secret(&self) -> bool {
@@ -112,14 +129,14 @@ impl Masking {
     }
 
     fn line_end(&mut self, text: &str) {
-        self.write(text, self.item.is_hidden);
+        let is_hidden = self.write(text, self.item.is_hidden);
         if let Some((depth, item)) = self.before_comment.take() {
             self.brackets.truncate(depth);
             self.item = item;
         }
         // A value may wrongly begin or go on here: what was hidden stays so until the next key.
         if self.item.reading != Reading::Expecting {
-            self.next_item(self.item.is_hidden || self.is_in_secret());
+            self.next_item(is_hidden || self.item.is_hidden || self.is_in_secret());
         }
     }
 
@@ -141,8 +158,10 @@ impl Masking {
     }
 
     fn open(&mut self, text: &str, is_array: bool) {
-        self.write(text, self.item.is_hidden);
-        let is_secret = self.item.is_secret || self.is_in_secret();
+        let is_hidden = self.write(text, self.item.is_hidden);
+        // Behind a key that lacks its `=`, or in the value of one that has it.
+        let is_keyless = is_hidden && self.item.reading == Reading::Key;
+        let is_secret = is_keyless || self.item.is_secret || self.is_in_secret();
         self.brackets.push(Bracket { is_secret, is_array });
         self.next_item(is_secret);
     }
@@ -217,12 +236,26 @@ fn meaning(key: &str) -> Meaning {
 /// Whether a single key is one whose value is a secret or could be.
 fn names_a_secret(name: &str) -> bool {
     let public = ["credentials", "token_url", "key_file", "token_wait", "subject_token_type"];
-    let words =
-        ["secret", "passw", "pwd", "token", "assertion", "passphrase", "credentials", "authorization"];
+    let words = [
+        "secret",
+        "passw",
+        "pwd",
+        "token",
+        "assertion",
+        "passphrase",
+        "credentials",
+        "authorization",
+        "required_header",
+    ];
+    // Nearly so is near enough, unless it is another key of ours.
+    let misspelt = || {
+        let secrets = ["client_secret", "client_secret_next", "password", "refresh_token", "subject_token"];
+        secrets.iter().any(|secret| strsim::damerau_levenshtein(secret, name) <= 2)
+    };
     // Escapes could spell anything.
     name.contains('\\')
         || name.ends_with("key")
-        || (!public.contains(&name) && words.iter().any(|word| name.contains(word)))
+        || (!public.contains(&name) && (words.iter().any(|word| name.contains(word)) || misspelt()))
 }
 
 /// A word or string with the user of a URL and its parameters that name a secret starred out.
@@ -327,6 +360,19 @@ mod tests {
             "client_secret = [\"hunter2\", \"hunter2\"]",
             "client_secret = [\n  \"hunter2\",\n  [ 'hunter2' ], # hunter2\n  hunter2==\n]",
             "client_secret = [\n\"hunter2\"\n[server]\nx = \"hunter2\"",
+            "client_secret: \"hunter2\"",
+            "client_secret:hunter2",
+            "client_secret\t:\t\"hunter2\"",
+            "CLIENT_SECRET \"hunter2\"",
+            "client_secret:\n  hunter2\nlisten = 1",
+            "client_secret:\n  - hunter2\n",
+            "{\"client_secret\": \"hunter2\", \"client_id\": \"x\"}",
+            "client_secret: { value = \"hunter2\" }",
+            "client_secret: { \"value\": \"hunter2\" }",
+            "client_secret: [ \"hunter2\" ]",
+            "client_secrt = \"hunter2\"",
+            "clientsecet = \"hunter2\"",
+            "required_header = \"X-Key hunter2\"",
         ] {
             let masked = mask(text);
             assert!(!masked.contains("hunter2"), "{masked}");

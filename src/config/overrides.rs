@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::document::{for_each_section, not_supported};
+use super::document::{for_each_section, nearest, not_supported};
 use super::environment::Environment;
 use super::file::Section;
 
@@ -25,9 +25,17 @@ pub(super) fn apply<'i>(
     problems: &mut Vec<Problem>,
 ) {
     for (variable, value) in environment.iter() {
-        let Some(path) = variable.strip_prefix(PREFIX).filter(|path| path.contains("__")) else {
+        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
+        if !path.contains("__") {
+            problems.extend(meant(variable).map(|meant| {
+                Problem::warning(
+                    sources.add_override(variable, value),
+                    format!("{variable} overrides nothing"),
+                )
+                .help(format!("with two underscores after the section it would: {meant}"))
+            }));
             continue;
-        };
+        }
         let place = sources.add_override(variable, value);
         let parts: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -60,6 +68,20 @@ pub(super) fn apply<'i>(
     }
 }
 
+/// The override that a variable would be if it had two underscores where it has one.
+fn meant(variable: &str) -> Option<String> {
+    let sections = [
+        (Section::Limits, "SERVER__LIMITS"),
+        (Section::Server, "SERVER"),
+        (Section::Admin, "ADMIN"),
+        (Section::Log, "LOG"),
+    ];
+    sections.into_iter().find_map(|(section, name)| {
+        let full = |key: &&str| format!("{PREFIX}{name}__{}", key.to_ascii_uppercase());
+        section.keys().iter().map(full).find(|full| full.replace("__", "_") == variable)
+    })
+}
+
 /// Why a variable overrides nothing, if so.
 fn refused(
     variable: &str,
@@ -80,7 +102,11 @@ fn refused(
     }
     if !section.keys().contains(&key) {
         let title = format!("{variable} names no key: {} has no `{key}`", section.header());
-        return Some(Problem::error(place.clone(), title));
+        let problem = Problem::error(place.clone(), title);
+        return Some(match nearest(section, key) {
+            Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+            None => problem.help(format!("{} has: {}", section.header(), section.keys().join(", "))),
+        });
     }
     let depth: usize = within.iter().map(|name| name.len() + 2).sum();
     let whole = &variable[..variable.len() - depth];

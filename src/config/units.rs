@@ -4,7 +4,6 @@
 //! where it stands.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use serde::Deserialize;
@@ -106,7 +105,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
 #[serde(deny_unknown_fields)]
 pub struct Rate {
     /// The burst, and how many are refilled over `per`.
-    pub requests: NonZeroU32,
+    pub requests: u32,
     /// The time over which they are refilled.
     pub per: Duration,
 }

@@ -33,6 +33,9 @@ pub struct Scenario {
 /// Why the demo did not start, or a step did not do what it says.
 #[derive(Debug, Error)]
 pub enum DemoError {
+    /// It would be reachable from elsewhere.
+    #[error("the demo listens on loopback only, and not on {0}")]
+    OffLoopback(SocketAddr),
     /// A server has no port.
     #[error("a server of the demo could not start")]
     Server(#[from] std::io::Error),
@@ -40,7 +43,7 @@ pub enum DemoError {
     #[error(transparent)]
     Pki(#[from] PkiError),
     /// The daemon's configuration is wrong.
-    #[error("the demo's configuration is wrong: {0}")]
+    #[error(transparent)]
     Configuration(#[from] Box<Diagnostics>),
     /// The daemon did not start.
     #[error("the daemon did not start")]
@@ -74,6 +77,9 @@ impl Scenario {
     ///
     /// [`DemoError`], most likely that the address is taken.
     pub async fn start(listen: SocketAddr) -> Result<Self, DemoError> {
+        if !listen.ip().is_loopback() {
+            return Err(DemoError::OffLoopback(listen));
+        }
         let pki = Pki::new(&["localhost"])?;
         let secret = format!("{:032x}", fastrand::u128(..));
         let authorization_server = AuthorizationServer::start(CLIENT_ID, &secret, None).await?;
@@ -140,7 +146,7 @@ impl Scenario {
         expect("first token", 1, self.authorization_server.requests())?;
         Ok("A first token\n\
             \x20  bearerd has asked for one by itself, before any application called.\n\
-            \x20  token requests: 1"
+            \x20  Token requests in this step: 1"
             .to_owned())
     }
 
@@ -169,7 +175,7 @@ impl Scenario {
             "The token is revoked at the API, and nobody tells bearerd\n\
              \x20  GET /hello  ->  {} in {}\n\
              \x20  The API said 401; bearerd got a new token and sent the request again.\n\
-             \x20  The application saw one answer. 401s it saw: 0, token requests: 1",
+             \x20  The application saw one answer. 401s it saw: 0. Token requests in this step: 1",
             seen.status.as_u16(),
             millis(seen.took)
         ))
@@ -193,7 +199,7 @@ impl Scenario {
         Ok(format!(
             "{BURST} requests at once, on a token that was just revoked; a slow token endpoint\n\
              \x20  {BURST} x GET /hello  ->  {good} x 200 in {}\n\
-             \x20  All of them waited for the same refresh. 401s they saw: 0, token requests: 1",
+             \x20  All of them waited for the same refresh. 401s they saw: 0. Token requests in this step: 1",
             millis(took)
         ))
     }
@@ -219,10 +225,10 @@ impl Scenario {
             return Err(DemoError::Otherwise { step: "Retry-After", expected, got: millis(gap) });
         }
         Ok(format!(
-            "The token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
-             \x20  GET /hello  ->  {} with Retry-After: {asked_to_wait} in {}\n\
-             \x20  GET /hello  ->  {} in {}: it waited until asking was allowed again\n\
-             \x20  The next token request came {} after the 429, and not earlier.",
+            "The token is revoked again, and the token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
+             \x20  GET /hello  ->  {} with Retry-After: {asked_to_wait} in {}: its refresh failed, so it is told at once\n\
+             \x20  GET /hello  ->  {} in {}: it came later, and waited until asking was allowed again\n\
+             \x20  The next token request came {} after the 429: what was asked, and a little chance on top.",
             first.status.as_u16(),
             millis(first.took),
             second.status.as_u16(),

@@ -17,6 +17,9 @@ use crate::config::Limits;
 /// How long a request is read on after it was answered, for the caller to take the answer.
 pub const LINGER: Duration = Duration::from_secs(5);
 
+/// Over HTTP/2, what is written at once where it is no answer: acknowledgements of pings and settings.
+const CONTROL_FRAMES: usize = 128;
+
 /// How long a new connection has to begin a request when the daemon is about to stop.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
@@ -89,10 +92,9 @@ impl Caller {
         })
     }
 
-    /// Its first bytes are those of HTTP/2: from now on heads are only a part of what comes.
+    /// Its first bytes are those of HTTP/2: from its first request on, heads are only a part of what comes.
     pub fn speaks_http2(&self) {
         self.is_http2.set(true);
-        self.enter(Phase::Idle);
     }
 
     /// Bytes have come.
@@ -105,9 +107,9 @@ impl Caller {
         }
     }
 
-    /// Bytes have been taken: a connection on which something is still written is not idle.
-    pub fn sent(&self) {
-        if self.phase.get() == Phase::Idle {
+    /// So many bytes have been taken: a connection on which an answer is still written is not idle.
+    pub fn sent(&self, bytes: usize) {
+        if self.phase.get() == Phase::Idle && bytes > CONTROL_FRAMES {
             self.since.set(self.now.get());
         }
     }
@@ -169,7 +171,7 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
-            if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+            if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) || self.is_http2.get() {
                 self.since.set(self.now.get());
             }
             if let Some(task) = self.task.borrow().as_ref() {
@@ -195,6 +197,8 @@ impl Caller {
     pub fn sweep(&self, limits: &Limits) {
         let (allowed, end) = match self.phase.get() {
             Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
+            Phase::Head if self.is_http2.get() && self.end.get().is_some() => (LINGER, End::AtOnce),
+            Phase::Head if self.is_http2.get() => (limits.header_timeout, End::Gracefully),
             Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
             Phase::Idle if !self.is_http2.get() => (limits.idle_timeout, End::AtOnce),
             // What was handed over may still be on its way in a window that the caller opens late.

@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.caller.sent();
+        self.caller.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
             return Poll::Ready(Ok(only.len()));
         }
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.caller.sent();
+        self.caller.sent(written);
         Poll::Ready(Ok(written))
     }
 

@@ -37,6 +37,7 @@ struct Outcome {
     error: Option<String>,
     generation: Option<Generation>,
     is_replayed: bool,
+    why_401: Option<&'static str>,
     is_complete: bool,
     bytes: u64,
 }
@@ -83,6 +84,11 @@ impl Exchange {
         self.outcome.is_replayed = true;
     }
 
+    /// It is answered with the API's 401, for this reason.
+    pub fn passed_401(&mut self, why: &'static str) {
+        self.outcome.why_401 = Some(why);
+    }
+
     /// It is answered with this status.
     pub fn answered(&mut self, status: StatusCode) {
         self.outcome.status = Some(status);
@@ -109,6 +115,10 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.caller.request_ended();
+        if self.outcome.status.is_none() {
+            self.outcome.error =
+                Some("the caller left, or its connection was cut, before an answer".to_owned());
+        }
         let is_failure =
             self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();
         if is_failure && tracing::enabled!(target: TARGET, Level::WARN) {
@@ -124,7 +134,7 @@ impl Exchange {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
         // To a microsecond.
         let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        let Outcome { route, status, code, error, generation, is_replayed, is_complete, bytes } =
+        let Outcome { route, status, code, error, generation, is_replayed, why_401, is_complete, bytes } =
             &self.outcome;
         macro_rules! write {
             ($level:ident) => {
@@ -140,6 +150,7 @@ impl Exchange {
                     error = error.as_deref(),
                     generation = generation.map(Generation::number),
                     replayed = *is_replayed,
+                    why_401 = *why_401,
                     complete = *is_complete,
                     bytes = *bytes,
                     duration_ms,

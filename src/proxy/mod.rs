@@ -18,6 +18,7 @@ pub mod forward;
 pub mod guard;
 pub mod headers;
 pub mod listener;
+pub mod location;
 pub mod pool;
 pub mod replay;
 pub mod response;

@@ -36,8 +36,8 @@ const MAX_BUFFER: usize = 64 * 1024;
 pub struct Upstream {
     /// Counts from 0; a worker finds its pool by it.
     pub index: usize,
-    /// How it is called in logs.
-    pub name: String,
+    /// Its scheme and authority, as in `https://api.example.com`.
+    pub origin: String,
     /// Makes connections to it.
     pub connect: Box<dyn Connect>,
     /// For a new connection, TLS included.

@@ -135,6 +135,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
+        shared.waits_for_caller.set(false);
         // The second attempt is the last: what it is given need not be kept again.
         let prefix = Bytes::from_owner(Prefix { bytes, _reserved: reserved });
         Some(Attempt { shared: self.0.clone(), number, prefix })

@@ -39,6 +39,8 @@ struct Relay {
     body: Incoming,
     lease: Option<Lease<Attempt<Incoming>>>,
     is_complete: bool,
+    /// That the body broke off, until what came before has had its turn to be written.
+    broke_off: Option<hyper::Error>,
 }
 
 /// An upstream's answer for the caller.
@@ -50,7 +52,7 @@ pub fn relay(
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
     response.map(|body| {
-        let mut relay = Relay { body, lease: Some(lease), is_complete: false };
+        let mut relay = Relay { body, lease: Some(lease), is_complete: false, broke_off: None };
         relay.end_if_complete();
         AnswerBody { content: Content::Upstream(relay), payload, exchange }
     })
@@ -88,16 +90,25 @@ pub fn discard(answered: Answered<Attempt<Incoming>>) {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.broke_off.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let mut frame = Pin::new(&mut self.body).poll_frame(cx);
         if let (Poll::Pending, Some(lease)) = (&frame, &mut self.lease) {
             lease.poll(cx);
             frame = Pin::new(&mut self.body).poll_frame(cx);
         }
-        match &frame {
+        match frame {
             Poll::Ready(None) => self.end(),
             Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
-            // Whatever is left of it belongs to a broken message.
-            Poll::Ready(Some(Err(_))) => self.lease = None,
+            Poll::Ready(Some(Err(error))) => {
+                // Whatever is left of it belongs to a broken message.
+                self.lease = None;
+                // hyper drops what it has not written yet, and the caller would see no answer at all.
+                self.broke_off = Some(error);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Poll::Pending => {}
         }
         frame

@@ -172,7 +172,7 @@ mod tests {
     fn route(name: &str) -> Route {
         let upstream = Upstream {
             index: 0,
-            name: "nowhere".to_owned(),
+            origin: "https://nowhere.test".to_owned(),
             connect: Box::new(Nowhere),
             connect_timeout: Duration::from_secs(1),
         };

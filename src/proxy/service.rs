@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::authorize::{Authorization, authorize, no_token};
 use super::caller::Caller;
@@ -21,6 +22,7 @@ use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
 use super::guard::{self, Policy};
 use super::headers;
+use super::location;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
@@ -28,6 +30,9 @@ use super::route::{Route, Table};
 use super::unauthorized::Decision;
 use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
+
+/// Why a 401 passes: the body cannot be sent again.
+const NOT_KEPT: &str = "body_not_kept";
 
 /// What all workers share: nothing of it changes while they run.
 #[derive(Debug)]
@@ -124,7 +129,9 @@ impl Service {
 
         payload.settle();
         let received_in = std::mem::replace(answered.response.version_mut(), version);
-        headers::for_caller(answered.response.headers_mut(), received_in, &self.shared.instance);
+        let headers = answered.response.headers_mut();
+        headers::for_caller(headers, received_in, &self.shared.instance);
+        location::through_proxy(headers, &route.upstream.origin, &route.path_in_front);
         Ok(answered)
     }
 
@@ -220,6 +227,7 @@ impl Service {
         };
         // Not kept, or no longer: the 401 passes, and the next request has the new token.
         let Some(body) = passage.payload.again() else {
+            passage.exchange.passed_401(NOT_KEPT);
             return Ok(answered);
         };
         response::discard(answered);
@@ -231,8 +239,13 @@ impl Service {
                 hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
             }
             Verdict::Accepted => hold.accepted(replayed.generation),
-            Verdict::Rejected if was_asked_for => hold.replay_rejected(self.shared.clock.now()),
-            Verdict::Rejected | Verdict::Unknown => {}
+            Verdict::Rejected => {
+                passage.exchange.passed_401("fresh_token_rejected");
+                if was_asked_for {
+                    hold.replay_rejected(self.shared.clock.now());
+                }
+            }
+            Verdict::Unknown => {}
         }
         Ok(replayed.answered)
     }
@@ -240,23 +253,29 @@ impl Service {
     /// Another token in the place of a rejected one; `None` if the 401 is the answer.
     async fn replacement(
         &self,
-        passage: &Passage<'_>,
+        passage: &mut Passage<'_>,
         source: &TokenSource,
         rejected: Generation,
     ) -> Result<Option<Authorization>, ProxyError> {
         let hold = &passage.route.hold;
         if hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
+            passage.exchange.passed_401("held");
             return Ok(None);
         }
         if !passage.payload.is_replayable() {
             source.demand(rejected);
+            passage.exchange.passed_401(NOT_KEPT);
             return Ok(None);
         }
-        match source.replace(rejected, passage.patience).await {
+        let began = Instant::now();
+        let replaced = source.replace(rejected, passage.patience).await;
+        passage.patience = passage.patience.saturating_sub(began.elapsed());
+        match replaced {
             Ok(token) => Ok(Some(token.into())),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());
+                passage.exchange.passed_401("same_token_again");
                 Ok(None)
             }
             Err(NotReplaced::Unavailable(unavailable)) => {

@@ -2,6 +2,7 @@
 //! socket test could have.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,8 +88,13 @@ impl CallerStream for DuplexStream {
 
 /// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, and no token
 /// is good enough for `/rejected`.
-#[derive(Debug)]
 struct Api(Arc<Issuer>);
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").finish_non_exhaustive()
+    }
+}
 
 impl Connect for Api {
     fn connect(&self) -> Connecting {
@@ -113,6 +119,7 @@ impl Connect for Api {
 
 struct World {
     issuer: Arc<Issuer>,
+    shared: Arc<Shared>,
     worker: Worker,
 }
 
@@ -130,7 +137,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
     tokio::task::spawn_local(refresher.run());
     let upstream = Arc::new(Upstream {
         index: 0,
-        name: "api".to_owned(),
+        origin: "https://api.example.com".to_owned(),
         connect: Box::new(Api(Arc::clone(&issuer))),
         connect_timeout: Duration::from_secs(5),
     });
@@ -147,7 +154,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
     };
     table.add(None, "/", route);
     let limits = config.server.limits.clone();
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         policy: Policy::new(&config.server, "bearerd-test"),
         table,
         instance: "bearerd-test".to_owned(),
@@ -160,9 +167,9 @@ fn world(lines: &str, token_takes: Duration) -> World {
         token_wait: limits.token_wait,
         access_log: false,
         clock,
-    };
-    let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
-    World { issuer, worker: Worker::new(service, limits, Arc::default()) }
+    });
+    let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
+    World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
 }
 
 impl World {
@@ -191,6 +198,19 @@ fn in_paused_time(test: impl AsyncFnOnce()) {
     let runtime =
         Builder::new_current_thread().enable_all().start_paused(true).build_local(LocalOptions::default());
     runtime.unwrap().block_on(test());
+}
+
+#[test]
+fn what_the_workers_share_shows_no_token() {
+    in_paused_time(async || {
+        let world = world("", Duration::ZERO);
+        assert_eq!(world.get().await.status(), 200);
+        let token = world.issuer.live.lock().unwrap().clone();
+
+        let shown = format!("{:?} {:#?}", world.shared, world.shared);
+
+        assert!(shown.contains("TokenSource") && !shown.contains(&token), "{shown}");
+    });
 }
 
 #[test]
@@ -328,14 +348,37 @@ async fn frames(stream: &mut DuplexStream, within: Duration) -> (Vec<(u8, Vec<u8
     (frames, has_ended)
 }
 
+const PREFACE_AND_SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingpong";
+/// A GET of `/` on stream 1 (RFC 7541 §6.1, §6.2.1), and one without the end of its head.
+const GET: &[u8] = b"\0\0\x0e\x01\x05\0\0\0\x01\x82\x84\x86\x41\x09localhost";
+const HALF_A_HEAD: &[u8] = b"\0\0\x0e\x01\x01\0\0\0\x01\x82\x84\x86\x41\x09localhost";
+const GOAWAY: u8 = 7;
+
 #[test]
-fn an_http_2_connection_that_pings_and_asks_nothing_is_let_go_in_peace_when_it_has_been_idle() {
-    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingpong";
-    const GOAWAY: u8 = 7;
+fn an_http_2_connection_without_a_request_is_let_go_when_a_head_would_be_late() {
+    in_paused_time(async || {
+        let world = swept();
+        for (what, sent) in [("nothing", &b""[..]), ("pings", PING), ("half a head", HALF_A_HEAD)] {
+            let mut caller = world.connection();
+            caller.write_all(PREFACE_AND_SETTINGS).await.unwrap();
+            caller.write_all(sent).await.unwrap();
+
+            let (_, has_ended) = frames(&mut caller, Duration::from_secs(9)).await;
+            assert!(!has_ended, "{what}");
+            let (_, has_ended) = frames(&mut caller, Duration::from_secs(8)).await;
+            assert!(has_ended, "{what}");
+        }
+    });
+}
+
+#[test]
+fn an_http_2_connection_that_only_pings_after_its_request_is_let_go_in_peace_when_it_has_been_idle() {
     in_paused_time(async || {
         let world = swept();
         let mut caller = world.connection();
-        caller.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        caller.write_all(PREFACE_AND_SETTINGS).await.unwrap();
+        caller.write_all(GET).await.unwrap();
         tokio::time::sleep(Duration::from_secs(5)).await;
         caller.write_all(PING).await.unwrap();
 

@@ -15,6 +15,9 @@ use crate::config::{Environment, Log, LogFormat};
 /// Lines that may wait to be written.
 const QUEUE: usize = 65_536;
 
+/// Parts that repeat what we say; directives that follow win.
+const QUIET: &str = "rustls_platform_verifier=off";
+
 /// The log while it is written; what waits in the queue is written when this is dropped.
 #[must_use]
 pub struct Writing {
@@ -32,9 +35,9 @@ impl Writing {
 /// Sends the process's events to standard error from now on.
 pub fn start(log: &Log, environment: &Environment) -> Writing {
     let directives = environment.get("RUST_LOG").filter(|directives| !directives.is_empty());
-    let filter = directives
-        .and_then(|directives| EnvFilter::try_new(directives).ok())
-        .unwrap_or_else(|| EnvFilter::new(&log.level));
+    let directives = directives.filter(|directives| EnvFilter::try_new(directives).is_ok());
+    // What it says of a certificate we say as well, and of which peer.
+    let filter = EnvFilter::new(format!("{QUIET},{}", directives.unwrap_or(&log.level)));
     let is_text = match log.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,

@@ -88,6 +88,9 @@ pub enum Malformed {
     /// `token_type` names something we cannot use.
     #[error("its token_type is not Bearer")]
     TokenType,
+    /// The token that we had, which has ended.
+    #[error("it is the token that we had, which has ended")]
+    Stale,
     /// Not of the form of a JWT, which was asked for.
     #[error("its access token does not have the form of a JWT")]
     NotJwt,

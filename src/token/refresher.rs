@@ -200,13 +200,22 @@ impl<E: TokenEndpoint> Refresher<E> {
         };
         let latest = self.store.latest();
         let generation = latest.as_ref().map_or(Generation::NONE, |latest| latest.generation());
-        let fresh = token(generation.next(), lifetime.unwrap_or(credential.default_lifetime))?;
-        match latest {
-            Some(latest) if latest.is_same_token(&fresh) => {
-                // The token we had: without a word on its lifetime it ends when it was said to end.
-                token(generation, lifetime.unwrap_or_else(|| sent.until(latest.expires())))
-            }
-            _ => Ok(fresh),
+        let said = lifetime.filter(|lifetime| !lifetime.is_zero());
+        let fresh = token(generation.next(), said.unwrap_or(credential.default_lifetime))?;
+        let Some(latest) = latest.filter(|latest| latest.is_same_token(&fresh)) else {
+            return Ok(fresh);
+        };
+        // The token that we had. With nothing left it ends when it was said to end; without a word it is taken
+        // for good as long as before.
+        let lifetime = match lifetime {
+            Some(Duration::ZERO) => sent.until(latest.expires()),
+            said => said.unwrap_or(credential.default_lifetime),
+        };
+        let again = token(generation, lifetime)?;
+        if again.is_usable(self.clock.now()) {
+            Ok(again)
+        } else {
+            Err(TokenError::Malformed(Malformed::Stale))
         }
     }
 
@@ -280,7 +289,8 @@ fn bounded_by_exp(grant: &Grant, now: SystemTime) -> Result<Option<Duration>, To
     if left.is_zero() {
         return Err(TokenError::Malformed(Malformed::Ended));
     }
-    Ok(Some(grant.lifetime.unwrap_or(MAX_LIFETIME).min(left)))
+    let said = grant.lifetime.filter(|lifetime| !lifetime.is_zero());
+    Ok(Some(said.unwrap_or(MAX_LIFETIME).min(left)))
 }
 
 #[cfg(test)]

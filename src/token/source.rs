@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::access_token::Generation;
+use super::error::TokenError;
 use super::progress::{Progress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
@@ -63,6 +64,16 @@ impl TokenSource {
     /// The latest token's generation.
     pub fn generation(&self) -> Generation {
         self.store.generation()
+    }
+
+    /// Whether the latest token was rejected and not replaced since.
+    pub fn is_rejected(&self) -> bool {
+        self.demand.exceeds(self.store.generation())
+    }
+
+    /// Why the latest token request brought no token, if it did not.
+    pub fn failure(&self) -> Option<Arc<TokenError>> {
+        self.progress.borrow().failure.clone()
     }
 
     /// Waits for a usable token.

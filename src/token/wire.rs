@@ -27,7 +27,7 @@ const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 pub struct Grant {
     /// The token as issued.
     pub access_token: String,
-    /// `expires_in`; `None` where it is missing or 0.
+    /// `expires_in`; `None` where it is missing.
     pub lifetime: Option<Duration>,
     /// Whether the lifetime was longer than a year and has been cut.
     pub lifetime_was_cut: bool,
@@ -181,7 +181,7 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     }
     let seconds: f64 = text.parse().map_err(|_| Malformed::Lifetime)?;
     if seconds < 1.0 {
-        return Ok((None, false));
+        return Ok((Some(Duration::ZERO), false));
     }
     match Duration::try_from_secs_f64(seconds) {
         Ok(lifetime) if lifetime <= MAX_LIFETIME => Ok((Some(lifetime), false)),
@@ -349,8 +349,8 @@ mod tests {
             ("3600.0", Some(3600)),
             ("3.6e3", Some(3600)),
             ("5", Some(5)),
-            ("0", None),
-            ("\"0\"", None),
+            ("0", Some(0)),
+            ("\"0\"", Some(0)),
             ("null", None),
             ("31536000", Some(31_536_000)),
         ] {

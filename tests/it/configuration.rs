@@ -93,10 +93,12 @@ async fn without_authorities_an_https_upstream_is_said_to_need_them() {
     std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
     let environment = [("CXONE_SECRET", "x"), ("SSL_CERT_FILE", "none.pem"), ("SSL_CERT_DIR", "none")];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let mut process = Process::spawn(&["run"], &environment, folder.path());
+    for command in ["check", "run"] {
+        let mut process = Process::spawn(&[command], &environment, folder.path());
 
-    assert_eq!(process.ended().await.code(), Some(1));
-    assert!(process.output().contains("install them, or set ca_file"), "{}", process.output());
+        assert_eq!(process.ended().await.code(), Some(78), "{command}");
+        assert!(process.output().contains("install them, or set ca_file"), "{}", process.output());
+    }
 }
 
 /// Nobody writes to it: to wait for it would be to wait for ever.

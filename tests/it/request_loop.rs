@@ -357,6 +357,33 @@ async fn a_body_that_breaks_off_is_never_completed_upstream() {
 }
 
 #[tokio::test]
+async fn a_redirect_to_the_api_leads_through_the_proxy() {
+    let peer = RawPeer::tcp(|mut stream| async move {
+        let host = stream.local_addr().unwrap();
+        let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+        let location = if head.starts_with("GET /base/away") {
+            "https://elsewhere.test/login".to_owned()
+        } else {
+            format!("http://{host}/base/users?page=2")
+        };
+        let head = "HTTP/1.1 302 Found\r\ncontent-length: 0\r\nconnection: close";
+        stream.write_all(format!("{head}\r\nlocation: {location}\r\n\r\n").as_bytes()).await.unwrap();
+    })
+    .await;
+    let world =
+        Setup::default().unprotected().without_token().upstream(format!("{}/base", url(&peer))).start().await;
+    let ask = async |target: &str| {
+        let mut caller = world.caller().await;
+        caller.write(format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+        caller.read().await.unwrap().get("location").map(str::to_owned)
+    };
+
+    assert_eq!(ask("/users").await.as_deref(), Some("/users?page=2"));
+    assert_eq!(ask("/away").await.as_deref(), Some("https://elsewhere.test/login"));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
     let world = Setup::default().limits("body_timeout = \"300ms\"").start().await;
     let mut caller = world.caller().await;

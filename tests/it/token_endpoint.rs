@@ -757,6 +757,21 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready() {
+    let world = Setup::default().start().await;
+    world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
+
+    let (status, text) = world.admin_get("/readyz?verbose").await;
+
+    assert_eq!(status, 200, "{text}");
+    let said = "[ ] credential api has a token that an API rejected; the last token request failed: rejected";
+    assert!(text.contains(said), "{text}");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_world_without_a_credential_sends_no_token() {
     let world: World = Setup::default().unprotected().without_token().start().await;
 

@@ -1,13 +1,13 @@
 //! Tokens that die behind our back: what callers see (nothing), and what the token endpoint sees (one request).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bearerd::demo::authorization_server::Answer;
 use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -97,6 +97,20 @@ async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_
     assert!(replies.iter().all(|reply| reply.text() == "{\"error\":\"forbidden\"}"));
     let requests = world.token_requests_since(before);
     assert!((1..=2).contains(&requests), "{requests} token requests");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_same_while_the_token_endpoint_is_slow() {
+    let world = Setup::default().quiet().start().await;
+    let before = world.authorization.requests();
+    world.authorization.set_delay(Duration::from_secs(1));
+
+    let request = Request::get("/forbidden");
+    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+
+    assert!(replies.iter().all(|reply| reply.status == 401 && reply.code().is_none()));
+    assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
 }
 
@@ -430,6 +444,49 @@ async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
     for message in recorder.ended(30).await {
         assert!(!message.ends_with("0\r\n\r\n"), "{message}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let peer = RawPeer::tcp(move |mut stream| {
+        let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let mut received = read_head(&mut stream).await.len();
+            let mut sink = vec![0; 65_536];
+            while is_first && received < 11 * 1024 * 1024 {
+                received += stream.read(&mut sink).await.unwrap();
+            }
+            if is_first {
+                let early =
+                    b"HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(early).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let world = Setup::default()
+        .quiet()
+        .limits("replay_body = \"16MiB\"")
+        .limits("body_timeout = \"30s\"")
+        .route("timeout = \"600ms\"")
+        .upstream(format!("http://{}", peer.address))
+        .start()
+        .await;
+    let mut caller = world.caller().await;
+    let length = 12 * 1024 * 1024;
+    let head =
+        format!("POST /x HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n", world.address, length + 10);
+    caller.write(head.as_bytes()).await;
+    caller.write(&vec![b'x'; length]).await;
+    let started = Instant::now();
+
+    let reply = caller.read().await.unwrap();
+
+    assert_eq!((reply.status, reply.code().as_deref()), (504, Some("upstream_timeout")));
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     world.finish().await;
 }
 

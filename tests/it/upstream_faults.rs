@@ -200,6 +200,24 @@ async fn an_answer_that_breaks_off_is_seen_to_be_incomplete() {
     world.finish().await;
 }
 
+/// Else it would look like a kept connection that was closed, and be sent again by many a client.
+#[tokio::test]
+async fn an_answer_that_breaks_off_at_once_is_seen_to_have_begun() {
+    let peer = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await;
+    })
+    .await;
+    let world = with_upstream(url(&peer)).await;
+    for _ in 0..20 {
+        let mut caller = world.caller().await;
+        caller.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+        let incomplete = caller.read().await.unwrap_err();
+        assert_eq!(incomplete.received, b"hello", "the head was read before");
+    }
+    world.finish().await;
+}
+
 /// To HTTP/1.0 such an answer's end is the connection's: an orderly one would look complete.
 #[tokio::test]
 async fn a_caller_of_old_sees_an_answer_that_breaks_off_as_a_failed_connection() {

@@ -182,10 +182,20 @@ impl Resolver<'_> {
             per: std::time::Duration::from_mins(1),
         };
         let Some(rate) = rate else { return default };
-        let quota = Quota { requests: rate.get_ref().requests, per: rate.get_ref().per.0 };
+        let requests = std::num::NonZeroU32::new(rate.get_ref().requests);
+        if requests.is_none() {
+            self.problems.push(
+                Problem::error(rate.span(), "`requests` must be at least 1")
+                    .help("such as { requests = 10, per = \"60s\" }"),
+            );
+        }
+        let quota = Quota { requests: requests.unwrap_or(default.requests), per: rate.get_ref().per.0 };
         // governor counts whole nanoseconds for each request.
         if quota.per.as_nanos() < u128::from(quota.requests.get()) {
-            self.problems.push(Problem::error(rate.span(), "`per` is too short for so many requests"));
+            self.problems.push(
+                Problem::error(rate.span(), "`per` is too short for so many requests")
+                    .help("such as { requests = 10, per = \"60s\" }"),
+            );
         }
         quota
     }

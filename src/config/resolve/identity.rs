@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use secrecy::ExposeSecret;
 use toml::Spanned;
 use url::Url;
 
@@ -317,21 +318,34 @@ impl Resolver<'_> {
 
     /// Reads a secret for the first time.
     pub(super) fn secret(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
-        if matches!(source.get_ref(), SecretSource::Plain(_)) {
-            self.problems.push(
+        if let SecretSource::Plain(value) = source.get_ref() {
+            let is_misread =
+                value.expose_secret().starts_with(['{', '$']) && value.expose_secret().ends_with('}');
+            let problem = if is_misread {
+                Problem::error(
+                    source.span(),
+                    "looks like a place for a secret, and would be the secret itself",
+                )
+            } else {
                 Problem::warning(source.span(), "a secret stands in the configuration itself")
-                    .help("write { env = \"NAME\" } or { file = \"/run/secrets/name\" } instead"),
-            );
+            };
+            self.problems.push(problem.help(
+                "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }, without quotes around it",
+            ));
         }
         match Secret::load(source.get_ref(), &self.folder, self.environment) {
             Ok(secret) => Some(secret),
             Err(error) => {
                 let cause = std::error::Error::source(&error);
                 let title = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-                self.problems.push(
-                    Problem::error(source.span(), title)
-                        .help("the daemon must find the secret where the configuration says it is"),
-                );
+                let help = match source.get_ref() {
+                    SecretSource::Environment(_) => {
+                        "set it where the daemon is started, or write { file = \"/run/secrets/name\" }"
+                    }
+                    SecretSource::File(_) => "the daemon's user must be able to read it, now and later",
+                    SecretSource::Plain(_) => "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }",
+                };
+                self.problems.push(Problem::error(source.span(), title).help(help));
                 None
             }
         }

@@ -67,7 +67,7 @@ impl Resolver<'_> {
             .filter_map(|route| Some(route.get_ref().host.as_ref()?.get_ref().clone()))
             .collect();
         let server = self.server(file.server, &route_hosts);
-        let admin = self.admin(file.admin);
+        let admin = self.admin(file.admin, &server.listen);
         let log = self.log(file.log);
         let (names, credentials) = self.credentials(file.credentials);
         let routes = self.routes(file.routes, &names, &credentials);
@@ -91,13 +91,13 @@ impl Resolver<'_> {
                 listen_place.as_ref(),
                 "server.allow_from",
                 server.allow_from.is_some(),
-                "allow_from = [\"10.0.0.0/8\"]",
+                "say from which networks applications call, for example allow_from = [\"10.0.0.0/8\"]",
             );
             self.demand_off_loopback(
                 listen_place.as_ref(),
                 "server.hosts",
                 server.hosts.is_some() || !route_hosts.is_empty(),
-                "hosts = [\"gateway.internal\"]",
+                "say by which names they call, for example hosts = [\"gateway.internal\"]",
             );
         }
         let allow_from = match server.allow_from {
@@ -125,16 +125,14 @@ impl Resolver<'_> {
     }
 
     /// What has a default on loopback only must be said anywhere else.
-    fn demand_off_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, example: &str) {
+    fn demand_off_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, help: &str) {
         if !is_set && !self.unusable.contains(key) {
             self.problems.push(
                 Problem::error(
                     place.cloned(),
                     format!("`{key}` is required when the daemon does not listen on loopback"),
                 )
-                .help(format!(
-                    "whoever reaches this address uses its tokens: name who may, for example {example}"
-                )),
+                .help(format!("whoever reaches this address uses its tokens: {help}")),
             );
         }
     }
@@ -153,15 +151,35 @@ impl Resolver<'_> {
         }
     }
 
-    fn admin(&mut self, admin: file::Admin) -> Option<Admin> {
+    fn admin(&mut self, admin: file::Admin, callers: &[SocketAddr]) -> Option<Admin> {
+        let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
             None => SocketAddr::from(([127, 0, 0, 1], 9090)),
         };
+        if listen.port() != 0 && callers.contains(&listen) {
+            self.problems.push(
+                Problem::error(place.clone(), "`admin.listen` and `server.listen` are the same address")
+                    .help("give the operator's address a port of its own"),
+            );
+        }
+        if !listen.ip().is_loopback() {
+            self.problems.push(
+                Problem::warning(place, "the admin address does not ask who calls, and is not on loopback")
+                    .help("it shows no secret; let only your health checks reach it"),
+            );
+        }
         Some(Admin { listen })
     }
 
     fn log(&mut self, log: file::Log) -> Log {
+        let directives = self.environment.get("RUST_LOG").filter(|directives| !directives.is_empty());
+        if directives.is_some_and(|directives| tracing_subscriber::EnvFilter::try_new(directives).is_err()) {
+            self.problems.push(
+                Problem::warning(None, "RUST_LOG is not understood, and `log.level` counts instead")
+                    .help("write directives such as bearerd=debug,info"),
+            );
+        }
         let level = match log.level {
             Some(level) => {
                 // A word alone that is no level would be taken for the name of a module.
@@ -329,7 +347,10 @@ impl Resolver<'_> {
 
     fn positive(&mut self, value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
         if let Some(zero) = value.as_ref().filter(|value| value.get_ref().0.is_zero()) {
-            self.problems.push(Problem::error(zero.span(), "must be longer than nothing"));
+            self.problems.push(
+                Problem::error(zero.span(), "must be longer than zero")
+                    .help("write a duration such as \"10s\""),
+            );
         }
         duration(value, default_seconds)
     }

@@ -317,6 +317,68 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
 }
 
 #[test]
+fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() {
+    let text = format!("{CREDENTIAL}{ROUTE}");
+    for (variable, said) in [
+        ("BEARERD_SERVER_LISTEN", Some("BEARERD_SERVER__LISTEN")),
+        ("BEARERD_SERVER_LIMITS_REPLAY_BODY", Some("BEARERD_SERVER__LIMITS__REPLAY_BODY")),
+        ("BEARERD_LOG_LEVEL", Some("BEARERD_LOG__LEVEL")),
+        ("BEARERD_PORT", None),
+        ("BEARERD_SERVICE_HOST", None),
+        ("BEARERD_CONFIG", None),
+    ] {
+        let checked = read_with(&text, variable, "x").unwrap();
+        let said: Vec<_> = said
+            .iter()
+            .map(|meant| format!("with two underscores after the section it would: {meant}"))
+            .collect();
+        let helped: Vec<_> =
+            checked.warnings.problems().iter().map(|problem| problem.help.clone().unwrap()).collect();
+        assert_eq!(helped, said, "{variable}");
+    }
+}
+
+#[test]
+fn a_place_for_a_secret_that_would_be_the_secret_is_refused() {
+    for secret in ["{ env = SECRET }", "${SECRET}"] {
+        let credential = CREDENTIAL.replace("{ env = \"SECRET\" }", &format!("\"{secret}\""));
+        assert_ne!(credential, CREDENTIAL);
+        let said = refused(&format!("{credential}{ROUTE}"));
+        assert_eq!(said, ["looks like a place for a secret, and would be the secret itself"], "{secret}");
+    }
+}
+
+#[test]
+fn both_mistakes_of_a_quota_are_said() {
+    let said = refused(&format!("{CREDENTIAL}quota = {{ requests = 0, per = \"0s\" }}\n{ROUTE}"));
+    assert_eq!(said, ["`requests` must be at least 1", "`per` is too short for so many requests"]);
+}
+
+#[test]
+fn an_override_with_a_typing_error_says_what_was_probably_meant() {
+    let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), "BEARERD_SERVER__LISTN", "x").unwrap_err();
+    assert!(diagnostics.to_string().contains("did you mean `listen`?"), "{diagnostics}");
+}
+
+#[test]
+fn the_operators_address_is_not_that_of_callers_and_is_warned_of_off_loopback() {
+    let same = "[server]\nlisten = \"127.0.0.1:8080\"\n[admin]\nlisten = \"127.0.0.1:8080\"\n";
+    assert_eq!(
+        refused(&format!("{same}{CREDENTIAL}{ROUTE}")),
+        ["`admin.listen` and `server.listen` are the same address"]
+    );
+
+    let checked = read(&format!("[admin]\nlisten = \"0.0.0.0:9090\"\n{CREDENTIAL}{ROUTE}")).unwrap();
+    assert!(checked.warnings.to_string().contains("is not on loopback"), "{}", checked.warnings);
+}
+
+#[test]
+fn directives_that_make_no_sense_are_warned_of() {
+    let checked = read_with(&format!("{CREDENTIAL}{ROUTE}"), "RUST_LOG", "bearerd=loud").unwrap();
+    assert!(checked.warnings.to_string().contains("RUST_LOG is not understood"), "{}", checked.warnings);
+}
+
+#[test]
 fn a_section_that_is_no_table_hides_no_other_problem() {
     let wrong = "token_url = \"http://as.example.com/token\"";
     for (text, said) in [

@@ -271,6 +271,22 @@ async fn a_broken_body_stays_broken_and_is_never_completed_by_a_second_attempt()
     assert!(!payload.is_replayable() && payload.again().is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_second_attempt_that_is_not_read_does_not_wait_for_the_caller() {
+    let mut body = pieces(&["one"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy());
+    let mut first = payload.first();
+    next(&mut first).await.unwrap().unwrap();
+    assert!(futures_util::FutureExt::now_or_never(next(&mut first)).is_none());
+    assert!(payload.waits_for_caller());
+
+    let mut again = payload.again().unwrap();
+    assert!(!payload.waits_for_caller());
+    assert_eq!(next(&mut again).await.unwrap().unwrap(), "one");
+    assert!(!payload.waits_for_caller());
+}
+
 #[tokio::test]
 async fn a_body_that_breaks_off_during_the_second_attempt_is_a_fault_there_too() {
     let mut body = pieces(&["one", "two"]);

@@ -18,6 +18,10 @@ use crate::token::source::NotReplaced;
 #[derive(Clone, Debug)]
 enum Act {
     Token(&'static str, u64),
+    /// The same one until so many seconds have passed since the first; what is left of it in whole seconds.
+    Cached(u64),
+    /// A token, and not a word on its lifetime.
+    Unsaid(&'static str),
     Fail(TokenError),
     Panic,
 }
@@ -69,6 +73,16 @@ impl TokenEndpoint for Shared {
             Some(Act::Fail(error)) => Err(error),
             Some(Act::Panic) => panic!("told to"),
             Some(Act::Token(token, seconds)) => Ok(grant(token, seconds)),
+            Some(Act::Cached(seconds)) => {
+                let first = self.0.asked()[0];
+                let passed = first.until(self.0.clock.unwrap().now()).as_millis();
+                // It is issued a little after it was asked for, and so ends a little later there than here.
+                let period = u128::from(seconds) * 1000;
+                let (number, into) = (passed.saturating_sub(40) / period, passed.saturating_sub(40) % period);
+                let left = u64::try_from((period - into) / 1000).unwrap();
+                Ok(grant(&format!("cached-{number}"), left))
+            }
+            Some(Act::Unsaid(token)) => Ok(Grant { lifetime: None, ..grant(token, 0) }),
             None => Ok(grant(&format!("token-{number}"), 3600)),
         }
     }
@@ -364,6 +378,50 @@ async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handf
     let asked = endpoint.count();
     assert!((2..=8).contains(&asked), "{asked}");
     assert!(source.generation() > Generation::NONE.next());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_its_token_to_the_end_and_counts_whole_seconds_leaves_no_gap_that_a_caller_would_feel()
+ {
+    let (endpoint, source) = start(ROOMY, Duration::from_millis(80), &[]);
+    endpoint.always(Some(Act::Cached(30)));
+    source.wait(HOUR).await.unwrap();
+    let (mut dark, started) = (Duration::ZERO, tokio::time::Instant::now());
+    while started.elapsed() < HOUR {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if source.current().is_none() {
+            dark += Duration::from_millis(100);
+        }
+    }
+
+    // A second for each of 120 tokens is what its rounding costs, and a second of backoff on top.
+    assert!(dark < Duration::from_mins(4), "{dark:?} of an hour without a token");
+    assert!(endpoint.count() < 120 * 5, "{}", endpoint.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_a_lifetime_that_is_handed_out_again_goes_on() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Unsaid("same")));
+    source.wait(HOUR).await.unwrap();
+    for _ in 0..3600 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(source.current().is_some());
+    }
+
+    assert!(endpoint.count() < 20, "{}", endpoint.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_that_has_ended_is_a_failure_and_not_a_refresh() {
+    let (_, source) =
+        start(ROOMY, AT_ONCE, &[Act::Token("same", 10), Act::Token("same", 0), Act::Token("same", 0)]);
+    source.wait(HOUR).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10_010)).await;
+
+    let unavailable = source.wait(Duration::from_millis(10)).await.unwrap_err();
+    assert_eq!(unavailable.failure.as_deref(), Some(&TokenError::Malformed(Malformed::Stale)));
+    assert_eq!(source.wait(Duration::from_secs(5)).await.unwrap().generation().number(), 2);
 }
 
 #[tokio::test(start_paused = true)]

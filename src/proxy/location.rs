@@ -1,0 +1,126 @@
+//! `Location` on its way to the caller: what leads back to the API leads through the proxy.
+//!
+//! A caller that followed the API's own address would get there without a token. So a reference to the origin
+//! that the answer came from (RFC 6454) becomes a path, less what a route puts in front of paths. Everything else
+//! is passed on as it is: other origins, what lies beside the route's part of the API, and references that are
+//! relative to the request's own path.
+
+use http::header::{HeaderMap, HeaderValue, LOCATION};
+use url::Url;
+
+/// Points `Location` at the proxy where it points at `origin`, whose paths begin with `path_in_front`.
+pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str) {
+    let Some(location) = headers.get_mut(LOCATION) else { return };
+    let path = location.to_str().ok().and_then(|location| path_on_proxy(location, origin, path_in_front));
+    if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
+        *location = path;
+    }
+}
+
+fn path_on_proxy(location: &str, origin: &str, path_in_front: &str) -> Option<String> {
+    // Some readers take it for a slash.
+    if location.contains('\\') {
+        return None;
+    }
+    let is_path = location.starts_with('/') && !location.starts_with("//");
+    let rest = if is_path { location } else { behind_origin(location, origin)? };
+    let rest = rest.strip_prefix(path_in_front)?;
+    match rest.as_bytes() {
+        [] | [b'?' | b'#', ..] => Some(format!("/{rest}")),
+        // It would name another host.
+        [b'/', b'/', ..] => None,
+        [b'/', ..] => Some(rest.to_owned()),
+        _ => None,
+    }
+}
+
+/// What follows the authority, if that is the origin's.
+fn behind_origin<'l>(location: &'l str, origin: &str) -> Option<&'l str> {
+    let origin = Url::parse(origin).ok()?;
+    let url = origin.join(location).ok().filter(|url| url.origin() == origin.origin())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return None;
+    }
+    let (scheme, rest) = location.split_once("//")?;
+    let is_scheme = scheme.is_empty() || scheme.eq_ignore_ascii_case(&format!("{}:", origin.scheme()));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    is_scheme.then_some(&rest[end..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(location: &str, path_in_front: &str) -> String {
+        let mut headers = HeaderMap::new();
+        headers.insert(LOCATION, HeaderValue::from_str(location).unwrap());
+        through_proxy(&mut headers, "https://api.example.com", path_in_front);
+        headers[LOCATION].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_leads_back_to_the_api_leads_through_the_proxy() {
+        for (location, expected) in [
+            ("https://api.example.com/v2/users?page=2#top", "/v2/users?page=2#top"),
+            ("https://api.example.com", "/"),
+            ("https://api.example.com?page=2", "/?page=2"),
+            ("HTTPS://API.Example.com:443/v2", "/v2"),
+            ("//api.example.com/v2", "/v2"),
+            ("/v2/users/%2Fid;x=1", "/v2/users/%2Fid;x=1"),
+            ("https://api.example.com/?next=https://elsewhere.test//", "/?next=https://elsewhere.test//"),
+        ] {
+            assert_eq!(seen(location, ""), expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn what_a_route_puts_in_front_is_taken_off() {
+        for (location, expected) in [
+            ("https://api.example.com/base/v2?x", "/v2?x"),
+            ("/base/v2", "/v2"),
+            ("/base", "/"),
+            ("/base?x", "/?x"),
+            // Beside the route's part of the API: there is no path of the proxy for it.
+            ("/basement", "/basement"),
+            ("/other", "/other"),
+            ("https://api.example.com/other", "https://api.example.com/other"),
+        ] {
+            assert_eq!(seen(location, "/base"), expected, "{location}");
+        }
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_left_alone() {
+        for location in [
+            "https://elsewhere.test/v2",
+            "http://api.example.com/v2",
+            "https://api.example.com:8443/v2",
+            "https://api.example.com.evil.test/v2",
+            "https://user@api.example.com/v2",
+            "https://api.example.com//evil.test/v2",
+            "https:\\\\api.example.com/v2",
+            "//elsewhere.test/v2",
+            "next?page=2",
+            "?page=2",
+            "mailto:someone@api.example.com",
+            "https://[::1",
+            "",
+        ] {
+            assert_eq!(seen(location, ""), location);
+        }
+        assert_eq!(seen("/base//evil.test", "/base"), "/base//evil.test");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_location_makes_it_panic_or_becomes_another_host(
+            location in "(https?:)?[/\\\\]{0,3}(api\\.example\\.com)?[:@/?#a.%\\\\-]{0,12}",
+        ) {
+            let mut headers = HeaderMap::new();
+            headers.insert(LOCATION, HeaderValue::from_str(&location).unwrap());
+            through_proxy(&mut headers, "https://api.example.com", "");
+            let after = headers[LOCATION].to_str().unwrap();
+            proptest::prop_assert!(after == location || after.starts_with('/') && !after.starts_with("//"));
+        }
+    }
+}
