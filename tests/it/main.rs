@@ -14,6 +14,7 @@
 mod harness;
 
 mod configuration;
+mod keygen;
 mod lifecycle;
 mod request_loop;
 mod secrets;
