@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod health;
+mod keygen;
 pub mod output;
 mod run;
 
@@ -38,6 +39,9 @@ enum Command {
     Check(ConfigFile),
     /// Ask a running daemon whether it lives
     Health(health::Health),
+    /// Print a new key for the state file: 32 random bytes, in base64
+    #[command(after_help = keygen::WHERE_TO_PUT_IT)]
+    Keygen,
     /// Show the whole thing on loopback, with an authorization server and an API of its own
     Demo(demo::Demo),
 }
@@ -68,6 +72,7 @@ pub async fn main() -> ExitCode {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(file) => check::check(file, &Environment::process()),
         Command::Health(health) => health::health(health, &Environment::process()).await,
+        Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };
     ExitCode::from(code)

@@ -2,7 +2,8 @@
 //!
 //! A [`refresher`] asks the token endpoint through a [`client`], as often as the [`limiter`] allows and the
 //! [`schedule`] wants, and writes the [`store`]. A request sees none of that: it holds a [`TokenSource`], reads
-//! the store without a lock, and waits for the refresher only where there is no usable token.
+//! the store without a lock, and waits for the refresher only where there is no usable token. What must outlive the
+//! process goes to a [`state_file`].
 
 pub mod access_token;
 mod assertion;
@@ -20,6 +21,7 @@ pub mod refresher;
 mod retry_after;
 mod schedule;
 mod source;
+pub mod state_file;
 pub mod store;
 pub mod wire;
 

@@ -15,6 +15,7 @@ mod harness;
 
 mod configuration;
 mod grants;
+mod keygen;
 mod lifecycle;
 mod request_loop;
 mod secrets;

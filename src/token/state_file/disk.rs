@@ -1,0 +1,134 @@
+//! The system calls of a state file, behind a trait, so that a test can let each of them fail or be the last.
+//!
+//! All of them name a file within one folder, which is held open: whatever is done to the path meanwhile, the lock,
+//! the temporary file and the file itself stay side by side.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+
+/// Read and written by its owner alone.
+pub(super) const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// One system call a method, on the files of one folder. No symlink is followed.
+pub(super) trait Disk {
+    /// An open file.
+    type File;
+
+    /// The names in the folder.
+    fn names(&self) -> io::Result<Vec<OsString>>;
+    /// Opens a file for reading, without waiting for whoever writes to a pipe.
+    fn open(&self, name: &OsStr) -> io::Result<Self::File>;
+    /// What kind of file it is.
+    fn status(&self, file: &Self::File) -> io::Result<Status>;
+    /// Reads some bytes; none at the end.
+    fn read(&self, file: &mut Self::File, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Makes a new file, for its owner alone; fails if there is one.
+    fn create(&self, name: &OsStr) -> io::Result<Self::File>;
+    /// Writes some of the bytes.
+    fn write(&self, file: &mut Self::File, bytes: &[u8]) -> io::Result<usize>;
+    /// Returns when the file's content would survive a power cut.
+    fn sync(&self, file: &Self::File) -> io::Result<()>;
+    /// Gives a file another's name, and replaces that.
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
+    /// Returns when the names would survive a power cut.
+    fn sync_folder(&self) -> io::Result<()>;
+    /// Removes a name.
+    fn remove(&self, name: &OsStr) -> io::Result<()>;
+}
+
+/// What is known of a file before it is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status {
+    /// Whether it is a file at all, and no folder, pipe or device.
+    pub(super) is_regular: bool,
+    /// Its size.
+    pub(super) bytes: u64,
+    /// Its permissions, without the file's kind.
+    pub(super) mode: u32,
+    /// Whose it is, if not of the user this process runs as.
+    pub(super) stranger: Option<u32>,
+}
+
+/// A real folder.
+#[derive(Debug)]
+pub(super) struct Folder(OwnedFd);
+
+impl Folder {
+    /// Opens the folder; a symlink to it is followed.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // The folder of a bare file name.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
+    }
+
+    /// Opens a file in it, or makes one for its owner alone.
+    pub(super) fn open_or_create(&self, name: &OsStr) -> io::Result<File> {
+        self.open_with(name, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
+    }
+
+    fn open_with(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.0, name, flags, OWNER_ONLY)?))
+    }
+}
+
+impl Disk for Folder {
+    type File = File;
+
+    fn names(&self) -> io::Result<Vec<OsString>> {
+        let name_of = |entry: rustix::io::Result<rustix::fs::DirEntry>| {
+            Ok(OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned())
+        };
+        Dir::read_from(&self.0)?.map(name_of).collect()
+    }
+
+    fn open(&self, name: &OsStr) -> io::Result<File> {
+        self.open_with(name, OFlags::RDONLY | OFlags::NONBLOCK)
+    }
+
+    fn status(&self, file: &File) -> io::Result<Status> {
+        let stat = rustix::fs::fstat(file)?;
+        let is_ours = stat.st_uid == rustix::process::geteuid().as_raw();
+        Ok(Status {
+            is_regular: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
+            bytes: u64::try_from(stat.st_size).unwrap_or(u64::MAX),
+            mode: Mode::from_raw_mode(stat.st_mode).bits(),
+            stranger: (!is_ours).then_some(stat.st_uid),
+        })
+    }
+
+    fn read(&self, file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+        file.read(buffer)
+    }
+
+    fn create(&self, name: &OsStr) -> io::Result<File> {
+        self.open_with(name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)
+    }
+
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<usize> {
+        file.write(bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0, from, &self.0, to)?)
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0)?)
+    }
+
+    fn remove(&self, name: &OsStr) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.0, name, AtFlags::empty())?)
+    }
+}

@@ -1,0 +1,108 @@
+//! What a credential must not forget, and whose it is.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::token::access_token::{AccessToken, Generation};
+use crate::token::limiter::Blocked;
+
+/// All that outlives a restart. The moments in it are those of the clock the file was opened with.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The grant, where the server hands out refresh tokens: the only copy there may be.
+    pub refresh_token: Option<SecretString>,
+    /// Which configured refresh token it goes back to; a configured one that is another wins over it.
+    pub lineage: Option<Lineage>,
+    /// How often the refresh token has been replaced since someone logged in.
+    pub rotations: u64,
+    /// The latest access token's generation.
+    pub generation: Generation,
+    /// The latest access token, while it is usable.
+    pub access_token: Option<AccessToken>,
+    /// What the answers so far demand. The only part that is written without a key.
+    pub memory: Memory,
+}
+
+/// What a limiter must not forget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Until when token requests are kept back, and by what.
+    pub blocked: Option<Blocked>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Rejections in a row.
+    pub rejections: u32,
+}
+
+/// Whose state it is: a hash of what makes a credential the one it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity([u8; 32]);
+
+impl Identity {
+    /// The identity that these parts make, in this order: name, token URL, client id, grant, user name.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        Self(hash("bearerd: identity of a credential", parts))
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Which configured refresh token later ones go back to: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Lineage([u8; 32]);
+
+impl Lineage {
+    /// The lineage that begins with this token.
+    pub fn of(configured: &SecretString) -> Self {
+        Self(hash("bearerd: first refresh token", &[configured.expose_secret().as_bytes()]))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lineage").finish_non_exhaustive()
+    }
+}
+
+/// Each part with its length before it, so that no two lists of parts run into the same bytes.
+fn hash(what: &str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(what.as_bytes());
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let digest = context.finish();
+    std::array::from_fn(|at| digest.as_ref()[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_the_same_in_every_version_and_differs_with_every_part() {
+        let identity = Identity::of(&[b"api", b"https://as.example.com/token", b"client"]);
+
+        assert_eq!(identity.0[..8], [88, 15, 194, 13, 54, 124, 117, 148]);
+        let others: [&[&[u8]]; 4] = [
+            &[b"api", b"https://as.example.com/token"],
+            &[b"api", b"https://as.example.com/tokenclient"],
+            &[b"api", b"https://as.example.com/token", b"client", b""],
+            &[b"apih", b"ttps://as.example.com/token", b"client"],
+        ];
+        for other in others {
+            assert_ne!(Identity::of(other), identity);
+        }
+    }
+}
