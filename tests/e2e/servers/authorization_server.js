@@ -1,5 +1,6 @@
 // The authorization server: the certified oidc-provider, with the token endpoint (RFC 6749), introspection
 // (RFC 7662) and revocation (RFC 7009).
+import { createPublicKey } from 'node:crypto';
 import http from 'node:http';
 
 import Provider from 'oidc-provider';
@@ -19,14 +20,23 @@ export class Client {
   }
 }
 
+/** An OAuth client that signs JWTs, with its private key (RFC 7523 section 2.2). */
+export class SigningClient {
+  constructor(id, algorithm, privateKey) {
+    this.id = id;
+    this.algorithm = algorithm;
+    this.publicKey = { ...createPublicKey(privateKey).export({ format: 'jwk' }), kid: id, use: 'sig', alg: algorithm };
+  }
+}
+
 export class AuthorizationServer {
   /** Every access token it has issued. */
   issued = [];
   /** How often the token endpoint was asked, with whatever outcome. */
   tokenRequests = 0;
 
-  /** `client` gets tokens; `resourceServer` asks about them and revokes them. */
-  static async start(client, resourceServer) {
+  /** `client` and the others get tokens; `resourceServer` asks about them and revokes them. */
+  static async start(client, signing, resourceServer) {
     const self = new AuthorizationServer();
     const server = http.createServer();
     await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -36,6 +46,21 @@ export class AuthorizationServer {
     const provider = new Provider(self.issuer, {
       clients: [
         { ...registration(client), grant_types: ['client_credentials'] },
+        {
+          ...registration(client),
+          client_id: `${client.id}-jwt`,
+          token_endpoint_auth_method: 'client_secret_jwt',
+          grant_types: ['client_credentials'],
+        },
+        ...signing.map(({ id, algorithm, publicKey }) => ({
+          client_id: id,
+          token_endpoint_auth_method: 'private_key_jwt',
+          token_endpoint_auth_signing_alg: algorithm,
+          jwks: { keys: [publicKey] },
+          grant_types: ['client_credentials'],
+          redirect_uris: [],
+          response_types: [],
+        })),
         { ...registration(resourceServer), grant_types: [] },
       ],
       features: {

@@ -1,6 +1,7 @@
 // Starts the servers on free loopback ports and says where they are, a line each: node servers/main.js FOLDER
 //
-// The folder has server.pem and server.key, and the OAuth client's secret in client_secret. The control address
+// The folder has server.pem and server.key, the OAuth client's secret in client_secret, and the private keys of
+// clients that sign JWTs in rsa.pem and ec.pem. The control address
 // lets the checks revoke the token and ask what has happened; its answers are lines for a shell.
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -8,23 +9,27 @@ import http from 'node:http';
 import path from 'node:path';
 
 import { Api } from './api.js';
-import { AuthorizationServer, Client } from './authorization_server.js';
+import { AuthorizationServer, Client, SigningClient } from './authorization_server.js';
 
 const folder = process.argv[2];
 const file = (name) => readFileSync(path.join(folder, name), 'utf8');
 
 const client = new Client('legacy-gateway', file('client_secret').trimEnd());
 const resourceServer = new Client('queues-api', randomBytes(16).toString('hex'));
-const authorizationServer = await AuthorizationServer.start(client, resourceServer);
+const signing = [
+  new SigningClient('rsa-gateway', 'RS256', file('rsa.pem')),
+  new SigningClient('ec-gateway', 'ES256', file('ec.pem')),
+];
+const authorizationServer = await AuthorizationServer.start(client, signing, resourceServer);
 const api = await Api.start({ cert: file('server.pem'), key: file('server.key') }, authorizationServer);
 
 let revocations = 0;
 let tokenRequestsBefore = 0;
 
 const controls = {
-  // Revokes the token that was issued last; the counts start again.
+  // Revokes every token that was issued; the counts start again.
   'POST /revoke': async () => {
-    await authorizationServer.revoke(authorizationServer.issued.at(-1));
+    await Promise.all(authorizationServer.issued.map((token) => authorizationServer.revoke(token)));
     revocations += 1;
     tokenRequestsBefore = authorizationServer.tokenRequests;
     api.accepted = 0;
@@ -69,6 +74,7 @@ function dresses(secret) {
 }
 
 control.listen(0, '127.0.0.1', () => {
+  console.log(`issuer ${authorizationServer.issuer}`);
   console.log(`token_url ${authorizationServer.issuer}/token`);
   console.log(`api_url https://${api.host}`);
   console.log(`control_url http://127.0.0.1:${control.address().port}`);
