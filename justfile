@@ -36,3 +36,7 @@ bench *arguments: build
 # The whole thing on loopback.
 demo *arguments:
     cargo run --release --locked -- demo {{arguments}}
+
+# Looks for input that breaks a target of fuzz/fuzz_targets, for so many seconds (needs cargo-fuzz; no nightly).
+fuzz target seconds="60":
+    cargo fuzz run --sanitizer none --release {{target}} -- -max_total_time={{seconds}} -timeout=10

@@ -12,6 +12,8 @@ mod confidential;
 mod current_identity;
 pub mod error;
 mod fingerprint;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod grant;
 mod jwt;
 mod limiter;

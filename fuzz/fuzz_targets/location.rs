@@ -1,0 +1,15 @@
+//! Any `Location` of an API: what the proxy makes of it is a path on the proxy, or as it was.
+#![no_main]
+
+use bearerd::proxy::location::through_proxy;
+use http::header::{HeaderMap, HeaderValue, LOCATION};
+
+libfuzzer_sys::fuzz_target!(|location: &[u8]| {
+    let Ok(before) = HeaderValue::from_bytes(location) else { return };
+    for path_in_front in ["", "/base"] {
+        let mut headers = HeaderMap::from_iter([(LOCATION, before.clone())]);
+        through_proxy(&mut headers, "https://api.example.com", path_in_front);
+        let after = headers[LOCATION].as_bytes();
+        assert!(after == location || after.starts_with(b"/") && !after.starts_with(b"//"));
+    }
+});

@@ -1,0 +1,39 @@
+//! What fuzz targets call: the reading of answers, which is nobody else's from outside.
+
+use std::time::Duration;
+
+use http::header::{DATE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use secrecy::SecretString;
+
+use super::confidential::Confidential;
+use super::wire::{MAX_LIFETIME, classify};
+use crate::config::request::AnswerFields;
+
+const SECRET: &str = "correct-horse-battery-staple";
+
+/// Classifies an answer: two bytes of status, a line of `Retry-After`, a line of `Date`, and the body.
+///
+/// # Panics
+///
+/// If what is made of it is longer than a year or shows the client's secret.
+pub fn answer(answer: &[u8]) {
+    let [high, low, rest @ ..] = answer else { return };
+    let status = 100 + u16::from_be_bytes([*high, *low]) % 500;
+    let Ok(status) = StatusCode::from_u16(status) else { return };
+    let mut parts = rest.splitn(3, |byte| *byte == b'\n');
+    let mut headers = HeaderMap::new();
+    for name in [RETRY_AFTER, DATE] {
+        let value = parts.next().filter(|value| !value.is_empty()).map(HeaderValue::from_bytes);
+        if let Some(Ok(value)) = value {
+            headers.insert(name, value);
+        }
+    }
+    let body = parts.next().unwrap_or_default();
+    let secrets = [SecretString::from(SECRET)];
+    let confidential = Confidential { secrets: &secrets, token: None };
+    match classify(status, &headers, body, &AnswerFields::default(), confidential) {
+        Ok(grant) => assert!(grant.lifetime.unwrap_or(Duration::ZERO) <= MAX_LIFETIME),
+        Err(error) => assert!(!format!("{error} {error:?}").contains(SECRET)),
+    }
+}
