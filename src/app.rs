@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use http::uri::Scheme;
@@ -29,7 +30,11 @@ use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
 use crate::tls::client::{HTTP_1, Trust, TrustError};
-use crate::token::{ClientError, Refresher, TokenClient, TokenSource};
+use crate::token::state_file::OpenError;
+use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
+
+/// How long a state's write is waited for at the end.
+const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// A daemon that serves.
 #[derive(Debug)]
@@ -38,9 +43,13 @@ pub struct Daemon {
     admin: SocketAddr,
     stages: Stages,
     threads: Threads,
-    /// Refreshers and the admin address: they end when they are dropped.
+    /// They end when they are told to, and have finished what is under way.
+    refreshers: JoinSet<&'static str>,
+    /// The admin address: it ends when it is dropped.
     tasks: JoinSet<&'static str>,
-    drain: std::time::Duration,
+    drain: Duration,
+    /// The longest that a token request takes, its write included.
+    longest_refresh: Duration,
 }
 
 /// Why the daemon did not start.
@@ -63,6 +72,14 @@ pub enum StartError {
         credential: String,
         /// Why not.
         source: ClientError,
+    },
+    /// A credential's state cannot be had.
+    #[error("the credential `{credential}` has no state to work with")]
+    State {
+        /// Its name.
+        credential: String,
+        /// Why not.
+        source: OpenError,
     },
     /// An upstream's authorities cannot be used.
     #[error("the upstream {upstream} cannot be set up")]
@@ -88,7 +105,27 @@ pub enum StartError {
 impl StartError {
     /// Whether the configuration, or what it names on this machine, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
-        matches!(self, Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. })
+        match self {
+            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } => true,
+            Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
+            Self::Listen { .. } | Self::System(_) => false,
+        }
+    }
+
+    /// What would mend it, where that is known.
+    pub const fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::State { source: OpenError::Folder { .. }, .. } => Some(
+                "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700",
+            ),
+            Self::State { source: OpenError::Held { .. }, .. } => {
+                Some("stop the other process, or give this one a state_file of its own")
+            }
+            Self::State { source: OpenError::Refused { .. }, .. } => Some(
+                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one",
+            ),
+            _ => None,
+        }
     }
 }
 
@@ -105,7 +142,8 @@ impl Daemon {
     /// [`StartError`], and never that an address is taken.
     pub fn try_out(config: &Config) -> Result<(), StartError> {
         let trust = Trust::default();
-        let (_, sources) = credentials(config, &trust, Clock::system())?;
+        let clock = Clock::system();
+        let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
         routes(config, &trust, &sources).map(|_| ())
     }
 
@@ -118,7 +156,8 @@ impl Daemon {
         let clock = Clock::system();
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
-        let (refreshers, sources) = credentials(config, &trust, clock)?;
+        let (refreshers, sources) =
+            credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
         let (table, upstreams) = routes(config, &trust, &sources)?;
         let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
@@ -153,10 +192,15 @@ impl Daemon {
         }
         listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
 
-        let mut tasks = JoinSet::new();
+        let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
         for refresher in refreshers {
-            tasks.spawn(async move {
-                refresher.run().await;
+            let mut stage = stages.watch();
+            refreshing.spawn(async move {
+                let cut = async move {
+                    // Without whoever moves the stage on there is nobody to go on for.
+                    let _ = stage.wait_for(|stage| *stage == Stage::Cut).await;
+                };
+                refresher.run(cut).await;
                 "a refresher"
             });
         }
@@ -172,7 +216,17 @@ impl Daemon {
             "the admin address"
         });
         let drain = config.server.drain;
-        Ok(Self { addresses, admin: admin_address, stages, threads, tasks, drain })
+        let longest = config.credentials.iter().map(|credential| credential.timeout).max();
+        Ok(Self {
+            addresses,
+            admin: admin_address,
+            stages,
+            threads,
+            refreshers: refreshing,
+            tasks,
+            drain,
+            longest_refresh: longest.unwrap_or_default() + WRITE_TIME,
+        })
     }
 
     /// Where callers connect.
@@ -197,12 +251,13 @@ impl Daemon {
     pub async fn died(&mut self) -> Died {
         tokio::select! {
             thread = self.threads.one_ended() => Died(format!("the thread {thread}")),
+            Some(task) = self.refreshers.join_next() => Died(task.map_or_else(|error| error.to_string(), str::to_owned)),
             Some(task) = self.tasks.join_next() => Died(task.map_or_else(|error| error.to_string(), str::to_owned)),
         }
     }
 
     /// Takes no more connections, finishes what is in flight within `drain`, and cuts the rest; cuts at once
-    /// when `hurry` resolves.
+    /// when `hurry` resolves. A refresh token that is being used then is waited for, and what it brought is written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         info!("draining");
         self.stages.enter(Stage::Draining);
@@ -213,6 +268,10 @@ impl Daemon {
         }
         self.stages.enter(Stage::Cut);
         self.threads.all_ended().await;
+        let finished = async { while self.refreshers.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.longest_refresh, finished).await.is_err() {
+            warn!("a token request or its write did not come to an end");
+        }
         info!("stopped");
     }
 }
@@ -225,6 +284,7 @@ fn credentials(
     config: &Config,
     trust: &Trust,
     clock: Clock,
+    open: impl Fn(&config::Credential) -> Result<DurableState, OpenError>,
 ) -> Result<(Vec<Refresher<TokenClient>>, Vec<TokenSource>), StartError> {
     config
         .credentials
@@ -232,7 +292,9 @@ fn credentials(
         .map(|credential| {
             let endpoint = TokenClient::new(credential, trust)
                 .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })?;
-            Ok(Refresher::new(Arc::clone(credential), endpoint, clock))
+            let durable = open(credential)
+                .map_err(|source| StartError::State { credential: credential.name.clone(), source })?;
+            Ok(Refresher::new(Arc::clone(credential), endpoint, durable, clock))
         })
         .collect()
 }

@@ -35,7 +35,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let mut daemon = match Daemon::start(&checked.config) {
         Ok(daemon) => daemon,
         Err(error) => {
-            error!(error = in_one_line(&error), "not started");
+            error!(error = in_one_line(&error), help = error.help(), "not started");
             return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
         }
     };

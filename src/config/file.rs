@@ -45,6 +45,7 @@ pub struct Server {
     pub required_header: Key<String>,
     pub workers: Key<u16>,
     pub drain: Key<Duration>,
+    pub state_dir: Key<PathBuf>,
     pub limits: Limits,
 }
 
@@ -89,6 +90,8 @@ pub struct Credential {
     pub client_key: Key<PathBuf>,
     pub username: Key<String>,
     pub password: Key<SecretSource>,
+    pub refresh_token: Key<SecretSource>,
+    pub max_rotations: Key<u64>,
     pub subject_token: Key<SecretSource>,
     pub subject_token_type: Key<String>,
     pub audience: Key<String>,
@@ -109,6 +112,8 @@ pub struct Credential {
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
     pub http_version: Key<HttpVersion>,
+    pub state_file: Key<PathBuf>,
+    pub state_key: Key<SecretSource>,
     pub required: Key<bool>,
 }
 
@@ -131,6 +136,7 @@ pub struct Assertion {
 pub struct Fields {
     pub access_token: Key<String>,
     pub expires_in: Key<String>,
+    pub refresh_token: Key<String>,
 }
 
 /// `[[routes]]`.
@@ -277,7 +283,7 @@ impl Section {
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Server => &["trusted_proxies", "state_dir", "tls"],
+            Self::Server => &["trusted_proxies", "tls"],
             Self::Limits => &[
                 "connections",
                 "connections_per_address",
@@ -294,10 +300,6 @@ impl Section {
                 "authorize_url",
                 "redirect_uri",
                 "client_secret_next",
-                "refresh_token",
-                "max_rotations",
-                "state_file",
-                "state_key",
                 "login_stub",
             ],
             Self::Route => &[

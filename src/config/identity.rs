@@ -65,6 +65,8 @@ pub enum Grant<S> {
         /// The password.
         password: S,
     },
+    /// A refresh token (RFC 6749 §6): the one in use, or, as configured, the first, if one is.
+    RefreshToken(Option<S>),
     /// A JWT that we sign (RFC 7523 §2.1).
     JwtBearer(Assertion<S>),
     /// Another token (RFC 8693 §2.1).
@@ -89,6 +91,19 @@ pub struct Assertion<S> {
     pub audience: String,
     /// `sub`.
     pub subject: String,
+}
+
+impl<S> Grant<S> {
+    /// Its name in the configuration.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::Password { .. } => "password",
+            Self::RefreshToken(_) => "refresh_token",
+            Self::JwtBearer(_) => "jwt_bearer",
+            Self::TokenExchange { .. } => "token_exchange",
+        }
+    }
 }
 
 impl<S> Identity<S> {
@@ -118,6 +133,7 @@ impl<S> Identity<S> {
             Grant::Password { username, password } => {
                 Grant::Password { username: username.clone(), password: read(password)? }
             }
+            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
             Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
             Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
                 subject_token: read(subject_token)?,

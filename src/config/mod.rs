@@ -19,6 +19,7 @@ mod resolve;
 pub mod secret;
 pub mod signing_key;
 mod small_file;
+pub mod state_key;
 pub mod units;
 mod wording;
 
@@ -158,8 +159,21 @@ pub struct Credential {
     pub proxy: Option<Proxy>,
     /// What is spoken with it.
     pub http_version: HttpVersion,
+    /// How often a refresh token may be replaced before someone must log in again; 0 is without limit.
+    pub max_rotations: u64,
+    /// Where it keeps what must outlive the process, if it does.
+    pub state: Option<StatePlace>,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+}
+
+/// Where a credential's state is, and what it is encrypted with.
+#[derive(Clone, Debug)]
+pub struct StatePlace {
+    /// The file.
+    pub path: PathBuf,
+    /// The key, known to be one; without it no token is written.
+    pub key: Option<Secret>,
 }
 
 /// A proxy that tunnels TLS (RFC 9110 §9.3.6).

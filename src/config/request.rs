@@ -58,12 +58,18 @@ pub struct AnswerFields {
     pub access_token: String,
     /// Its lifetime in seconds.
     pub expires_in: String,
+    /// The refresh token for the next one.
+    pub refresh_token: String,
 }
 
 impl Default for AnswerFields {
     /// RFC 6749 §5.1.
     fn default() -> Self {
-        Self { access_token: "access_token".to_owned(), expires_in: "expires_in".to_owned() }
+        Self {
+            access_token: "access_token".to_owned(),
+            expires_in: "expires_in".to_owned(),
+            refresh_token: "refresh_token".to_owned(),
+        }
     }
 }
 

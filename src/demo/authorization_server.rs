@@ -19,6 +19,7 @@ use rustls::ServerConfig;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
+use super::refresh_tokens::RefreshTokens;
 use super::server::{Body, Server, whole};
 
 /// An authorization server that runs until it is dropped.
@@ -97,6 +98,7 @@ struct Memory {
     live: BTreeMap<String, Instant>,
     under_way: usize,
     most_at_once: usize,
+    refresh: RefreshTokens,
 }
 
 impl AuthorizationServer {
@@ -123,6 +125,7 @@ impl AuthorizationServer {
                 live: BTreeMap::new(),
                 under_way: 0,
                 most_at_once: 0,
+                refresh: RefreshTokens::default(),
             }),
         });
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -154,6 +157,21 @@ impl AuthorizationServer {
     /// Gives tokens to any client for any grant: for whoever looks at what was asked by himself.
     pub fn take_all(&self) {
         self.memory().takes_all = true;
+    }
+
+    /// A refresh token that is good for one use; each answer to it holds the next (RFC 9700 §4.14.2).
+    pub fn authorize(&self) -> String {
+        self.memory().refresh.begin()
+    }
+
+    /// Which refresh tokens were handed out, and what became of them.
+    pub fn refresh_tokens(&self) -> RefreshTokens {
+        self.memory().refresh.clone()
+    }
+
+    /// Takes the use of a refresh token for one that never was, if it was used: the answer arrived nowhere.
+    pub fn take_back(&self, token: &str) -> bool {
+        self.memory().refresh.take_back(token)
     }
 
     /// Puts an answer at the end of the queue.
@@ -301,10 +319,15 @@ impl State {
             Some((400, "invalid_request"))
         } else if !is_known {
             Some((401, "invalid_client"))
-        } else if value("grant_type") != Some("client_credentials") {
-            Some((400, "unsupported_grant_type"))
         } else {
-            None
+            match value("grant_type") {
+                Some("client_credentials") => None,
+                Some("refresh_token") => {
+                    let is_good = self.memory().refresh.take(value("refresh_token").unwrap_or_default());
+                    (!is_good).then_some((400, "invalid_grant"))
+                }
+                _ => Some((400, "unsupported_grant_type")),
+            }
         }
     }
 
@@ -319,10 +342,12 @@ impl State {
     fn grant(&self, lifetime: Option<u64>) -> Response<Body> {
         let lifetime = lifetime.unwrap_or(self.memory().lifetime);
         let token = self.issue(lifetime);
-        json(
-            200,
-            format!("{{\"access_token\":\"{token}\",\"token_type\":\"Bearer\",\"expires_in\":{lifetime}}}"),
-        )
+        let mut answer =
+            serde_json::json!({ "access_token": token, "token_type": "Bearer", "expires_in": lifetime });
+        if let Some(next) = self.memory().refresh.hand_out() {
+            answer["refresh_token"] = next.into();
+        }
+        json(200, answer.to_string())
     }
 
     fn same_again(&self) -> Response<Body> {

@@ -6,5 +6,6 @@
 mod api;
 pub mod authorization_server;
 pub mod pki;
+pub mod refresh_tokens;
 pub mod scenario;
 pub mod server;

@@ -226,6 +226,8 @@ fn no_token(reason: Reason) -> Answer {
         Reason::EndpointRateLimited => ("token_endpoint_rate_limited", "Token endpoint rate limited"),
         Reason::QuotaExhausted => ("token_quota_exhausted", "Token quota exhausted"),
         Reason::ClientRejected => ("client_rejected", "OAuth client rejected"),
+        Reason::ReauthorizationRequired => ("reauthorization_required", "Authorization required again"),
+        Reason::RotationLimit => ("rotation_limit", "Rotation limit reached"),
         Reason::ScopeMissing => ("scope_missing", "Scope missing"),
     };
     answer(503, code, title, "proxy_internal_response")
@@ -260,6 +262,14 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
         Reason::ClientRejected => {
             "has no usable token: the authorization server refuses the client. Check client_id, client_secret \
              and client_auth with the provider."
+        }
+        Reason::ReauthorizationRequired => {
+            "has no usable token: the authorization server takes its refresh token no more. Someone must \
+             authorize the client again and configure the new refresh_token."
+        }
+        Reason::RotationLimit => {
+            "has no usable token: its refresh token has been replaced max_rotations times. Someone must \
+             authorize the client again and configure the new refresh_token."
         }
         Reason::ScopeMissing => {
             "has no usable token: the authorization server grants less than require_scopes. Grant the client \
@@ -320,6 +330,8 @@ mod tests {
             (no_token_error(Reason::EndpointRateLimited, Some(7)), 503, "token_endpoint_rate_limited"),
             (no_token_error(Reason::QuotaExhausted, Some(7)), 503, "token_quota_exhausted"),
             (no_token_error(Reason::ClientRejected, None), 503, "client_rejected"),
+            (no_token_error(Reason::ReauthorizationRequired, None), 503, "reauthorization_required"),
+            (no_token_error(Reason::RotationLimit, None), 503, "rotation_limit"),
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),

@@ -37,7 +37,7 @@ use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::{self, Config, fixture};
 use crate::token::error::TokenError;
-use crate::token::{AccessToken, Grant, Refresher, TokenEndpoint};
+use crate::token::{AccessToken, DurableState, Grant, Refresher, TokenEndpoint};
 
 /// More than all buffers on the way together.
 const LARGE: usize = 1024 * 1024;
@@ -78,6 +78,8 @@ impl TokenEndpoint for Endpoint {
             is_labelled_json: true,
             scopes: None,
             server_time: None,
+            refresh_token: None,
+            flaw: None,
         })
     }
 }
@@ -133,8 +135,9 @@ fn world(lines: &str, token_takes: Duration) -> World {
     let clock = Clock::tokio();
     let issuer = Arc::new(Issuer::default());
     let endpoint = Endpoint { issuer: Arc::clone(&issuer), takes: token_takes };
-    let (refresher, source) = Refresher::new(Arc::clone(&config.credentials[0]), endpoint, clock);
-    tokio::task::spawn_local(refresher.run());
+    let (refresher, source) =
+        Refresher::new(Arc::clone(&config.credentials[0]), endpoint, DurableState::in_memory(clock), clock);
+    tokio::task::spawn_local(refresher.run(std::future::pending()));
     let upstream = Arc::new(Upstream {
         index: 0,
         origin: "https://api.example.com".to_owned(),

@@ -81,6 +81,13 @@ impl Trail {
         }
     }
 
+    /// A token that was issued before the start goes on.
+    pub fn resumed(&mut self, generation: u64, fingerprint: String) {
+        self.generation = generation;
+        self.fingerprint = fingerprint;
+        event!(info, self, "token.resumed", {}, "token resumed");
+    }
+
     /// A token came.
     pub fn refreshed(&mut self, token: Issued, latency: Duration) {
         let is_same = token.generation == self.generation;
@@ -111,6 +118,22 @@ impl Trail {
             next_attempt_seconds = failure.next.as_secs() + u64::from(failure.next.subsec_nanos() > 0),
             error = %failure.error,
         }, "token refresh failed");
+    }
+
+    /// No refresh token is taken any more: nothing is asked until someone puts another there.
+    pub fn reauthorization_required(&self, error: &dyn Display) {
+        event!(warn, self, "credential.reauthorization_required", {
+            needs_a_person = true,
+            error = %error,
+        }, "reauthorization required");
+    }
+
+    /// The refresh token has been replaced as often as it may be: nothing is asked until someone puts another there.
+    pub fn rotation_limit_reached(&self, error: &dyn Display) {
+        event!(warn, self, "rotation.limit_reached", {
+            needs_a_person = true,
+            error = %error,
+        }, "rotation limit reached");
     }
 
     /// An upstream rejected the current token; another may be asked for now, later, or not at all.

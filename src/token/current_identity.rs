@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::causes::in_one_line;
+use crate::config::identity::Grant;
 use crate::config::secret::SecretError;
 use crate::config::{Credential, Identity};
 
@@ -49,6 +50,11 @@ impl CurrentIdentity {
     /// The identity as it was read last.
     pub const fn value(&self) -> &Values {
         &self.value
+    }
+
+    /// Whether the grant is one that a request may use up.
+    pub const fn has_refresh_token(&self) -> bool {
+        matches!(self.value.grant, Grant::RefreshToken(_))
     }
 
     /// Whether a secret may change while the daemon runs.

@@ -48,6 +48,15 @@ pub enum TokenError {
     /// No request could be made.
     #[error("no assertion can be signed: {0}")]
     Assertion(#[from] KeyError),
+    /// There is no refresh token that the server would take.
+    #[error("a person must authorize the client again: {0}")]
+    ReauthorizationRequired(String),
+    /// The refresh token has been replaced as often as it may be.
+    #[error("the refresh token has been replaced {rotations} times, as often as max_rotations lets it")]
+    RotationLimit {
+        /// How often.
+        rotations: u64,
+    },
     /// A token that lacks scopes which were required.
     #[error("the token was granted without the required scopes: {}", .missing.join(" "))]
     ScopeMissing {
@@ -126,7 +135,11 @@ impl TokenError {
             Self::Throttled { retry_after, at_least, .. } => {
                 Class::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
-            Self::Rejected { .. } | Self::Assertion(_) | Self::ScopeMissing { .. } => Class::Rejected,
+            Self::Rejected { .. }
+            | Self::Assertion(_)
+            | Self::ReauthorizationRequired(_)
+            | Self::RotationLimit { .. }
+            | Self::ScopeMissing { .. } => Class::Rejected,
         }
     }
 
@@ -139,6 +152,8 @@ impl TokenError {
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
             Self::Assertion(_) => "assertion",
+            Self::ReauthorizationRequired(_) => "reauthorization_required",
+            Self::RotationLimit { .. } => "rotation_limit",
             Self::ScopeMissing { .. } => "scope_missing",
         }
     }

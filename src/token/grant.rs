@@ -1,6 +1,6 @@
 //! The token request: what is sent for a grant, and how the client says who it is.
 //!
-//! RFC 6749 §4.3 and §4.4, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
+//! RFC 6749 §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
 //! twice, nothing in the URI.
 
 use base64::Engine;
@@ -89,6 +89,12 @@ impl Parameters {
                 self.add("grant_type", "password");
                 self.add("username", username);
                 self.add_secret("password", password);
+            }
+            Grant::RefreshToken(token) => {
+                self.add("grant_type", "refresh_token");
+                if let Some(token) = token {
+                    self.add_secret("refresh_token", token);
+                }
             }
             Grant::JwtBearer(assertion) => {
                 let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;

@@ -14,6 +14,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
 use super::error::{Class, TokenError};
+use super::state_file::Memory;
 use crate::clock::{Clock, Moment};
 use crate::config;
 
@@ -149,6 +150,18 @@ impl Limiter {
     /// What the answers so far demand.
     pub fn blocked(&self) -> Option<Blocked> {
         self.blocked
+    }
+
+    /// What must not be forgotten by a restart.
+    pub const fn snapshot(&self) -> Memory {
+        Memory { blocked: self.blocked, failures: self.failures, rejections: self.rejections }
+    }
+
+    /// Goes on from a snapshot, whatever was known before.
+    pub const fn restore(&mut self, memory: Memory) {
+        self.blocked = memory.blocked;
+        self.failures = memory.failures;
+        self.rejections = memory.rejections;
     }
 
     /// What was wrong may have been mended: the next request need not wait for the latch.

@@ -10,6 +10,7 @@ mod assertion;
 mod client;
 mod confidential;
 mod current_identity;
+mod durable_state;
 pub mod error;
 mod fingerprint;
 #[cfg(fuzzing)]
@@ -21,6 +22,7 @@ mod oddities;
 mod progress;
 pub mod refresher;
 mod retry_after;
+mod rotation;
 mod schedule;
 mod source;
 pub mod state_file;
@@ -29,6 +31,7 @@ pub mod wire;
 
 pub use access_token::{AccessToken, Generation};
 pub use client::{ClientError, TokenClient, TokenEndpoint};
+pub use durable_state::DurableState;
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};

@@ -49,6 +49,10 @@ pub enum Reason {
     QuotaExhausted,
     /// It refuses the client.
     ClientRejected,
+    /// It takes no refresh token that there is.
+    ReauthorizationRequired,
+    /// The refresh token has been replaced as often as it may be.
+    RotationLimit,
     /// It grants less than is required.
     ScopeMissing,
 }
@@ -89,7 +93,13 @@ impl Progress {
             (Barrier::Latch, None) => Reason::ClientRejected,
             (Barrier::Backoff | Barrier::Breaker, None) => Reason::EndpointUnavailable,
         };
-        let is_for_a_person = matches!(reason, Reason::ClientRejected | Reason::ScopeMissing);
+        let is_for_a_person = matches!(
+            reason,
+            Reason::ClientRejected
+                | Reason::ReauthorizationRequired
+                | Reason::RotationLimit
+                | Reason::ScopeMissing
+        );
         Unavailable {
             reason,
             retry_after: (!is_for_a_person).then(|| now.until(blocked.until)),
@@ -105,6 +115,8 @@ fn reason_of(failure: &TokenError) -> Reason {
         }
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
         TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,
+        TokenError::ReauthorizationRequired(_) => Reason::ReauthorizationRequired,
+        TokenError::RotationLimit { .. } => Reason::RotationLimit,
         TokenError::ScopeMissing { .. } => Reason::ScopeMissing,
     }
 }

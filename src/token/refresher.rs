@@ -4,28 +4,32 @@
 //! through the limiter. It never ends by itself: whatever a token endpoint does, the answer is to keep the
 //! valid token and ask again later.
 
+mod acceptance;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use secrecy::SecretString;
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
 use super::current_identity::CurrentIdentity;
-use super::error::{Class, Malformed, TokenError};
+use super::durable_state::{DurableState, settings};
+use super::error::{Class, TokenError};
 use super::fingerprint::Fingerprints;
-use super::jwt;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::oddities::Oddities;
 use super::progress::Progress;
+use super::rotation::{self, InUse, Rotation, asking_with};
 use super::schedule;
 use super::source::{Demand, TokenSource};
+use super::state_file::State;
 use super::store::{Store, Writer};
-use super::wire::{Grant, MAX_LIFETIME};
-use crate::clock::{Clock, Moment, wall_clock};
+use crate::clock::{Clock, Moment};
 use crate::config::Credential;
 use crate::telemetry::audit;
 
@@ -34,6 +38,8 @@ use crate::telemetry::audit;
 const RECHECK: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
 const SECRET_POLL: Duration = Duration::from_secs(1);
+/// Later than anything.
+const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
 /// Keeps one credential's token fresh.
 #[derive(Debug)]
@@ -41,6 +47,8 @@ pub struct Refresher<E> {
     credential: Arc<Credential>,
     endpoint: E,
     limiter: Limiter,
+    durable: DurableState,
+    rotation: Rotation,
     identity: CurrentIdentity,
     writer: Writer,
     store: Store,
@@ -58,6 +66,10 @@ pub struct Refresher<E> {
     no_forced_before: Moment,
     /// The latest token that was reported as rejected.
     rejected: Generation,
+    /// Why nothing is asked until a person acts, if so.
+    obstacle: Option<TokenError>,
+    /// When to look whether another state was put in the place of ours, while that is all that helps.
+    look_at_state: Moment,
 }
 
 /// What to do next.
@@ -67,13 +79,21 @@ enum Step {
 }
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// A refresher that has not asked yet, and the source that requests read.
-    pub fn new(credential: Arc<Credential>, endpoint: E, clock: Clock) -> (Self, TokenSource) {
+    /// A refresher that has not asked yet, and the source that requests read. It goes on from the state: a token in
+    /// it that is still good is there at once, and what kept requests back does so still.
+    pub fn new(
+        credential: Arc<Credential>,
+        endpoint: E,
+        durable: DurableState,
+        clock: Clock,
+    ) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
         let demand = Arc::new(Demand::default());
         let (progress, seen) = watch::channel(Progress::default());
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
-        let refresher = Self {
+        let mut refresher = Self {
+            durable,
+            rotation: Rotation::new(credential.max_rotations),
             limiter: Limiter::new(&credential, clock),
             identity: CurrentIdentity::new(Arc::clone(&credential)),
             endpoint,
@@ -89,19 +109,54 @@ impl<E: TokenEndpoint> Refresher<E> {
             same_token: 0,
             no_forced_before: Moment::default(),
             rejected: Generation::NONE,
+            obstacle: None,
+            look_at_state: clock.now(),
             credential,
         };
+        refresher.resume();
         (refresher, source)
     }
 
-    /// Keeps the token fresh for as long as the future is polled.
-    pub async fn run(mut self) {
+    /// Takes up what the state remembers. A token that was asked for with other settings is not ours any more, and
+    /// with others a rejection need not come again.
+    fn resume(&mut self) {
+        let state = self.durable.state();
+        let is_as_before = state.settings == Some(settings(&self.credential, self.identity.value()));
+        let may_have_been_mended = state.settings.is_some() && !is_as_before;
+        self.limiter.restore(state.memory);
+        let token = state.access_token.clone().filter(|_| is_as_before);
+        if may_have_been_mended {
+            self.limiter.release_latch();
+        }
+        let is_enough = |token: &AccessToken| {
+            self.credential.require_scopes.iter().all(|scope| token.scopes().contains(scope))
+        };
+        if let Some(token) = token.filter(is_enough) {
+            let margin = self.credential.refresh_margin;
+            self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+            self.trail.resumed(token.generation().number(), self.fingerprints.of(&token).to_string());
+            self.writer.publish(token);
+        }
+    }
+
+    /// Keeps the token fresh until it is told to stop. A request that may use up a refresh token is finished then, and
+    /// what it brought is written; any other is dropped.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
         loop {
             match self.next_step() {
-                Step::Ask => self.ask().await,
-                Step::Wait(until) => self.wait(until).await,
+                Step::Ask if self.identity.has_refresh_token() => self.ask().await,
+                Step::Ask => tokio::select! {
+                    () = self.ask() => {}
+                    () = &mut stop => break,
+                },
+                Step::Wait(until) => tokio::select! {
+                    () = self.wait(until) => {}
+                    () = &mut stop => break,
+                },
             }
         }
+        self.durable.write().await;
     }
 
     fn next_step(&mut self) -> Step {
@@ -116,6 +171,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         } else {
             Cause::Forced
         };
+        if let Err(obstacle) = self.in_use() {
+            return self.stand_still(obstacle);
+        }
+        self.obstacle = None;
         match self.limiter.admit(cause) {
             Ok(()) => Step::Ask,
             Err(blocked) => {
@@ -126,6 +185,37 @@ impl<E: TokenEndpoint> Refresher<E> {
                 };
                 Step::Wait(until)
             }
+        }
+    }
+
+    fn in_use(&self) -> Result<Option<InUse>, TokenError> {
+        self.rotation.in_use(self.identity.value(), self.durable.state())
+    }
+
+    /// Asks nothing until a person has acted.
+    fn stand_still(&mut self, obstacle: TokenError) -> Step {
+        if self.obstacle.as_ref() != Some(&obstacle) {
+            match &obstacle {
+                TokenError::RotationLimit { .. } => self.trail.rotation_limit_reached(&obstacle),
+                _ => self.trail.reauthorization_required(&obstacle),
+            }
+            let failure = Arc::new(obstacle.clone());
+            self.progress.send_modify(|progress| {
+                progress.failure = Some(failure);
+                progress.blocked = Some(Blocked { until: NEVER, by: Barrier::Latch });
+            });
+            self.obstacle = Some(obstacle);
+        }
+        Step::Wait(NEVER)
+    }
+
+    /// Takes up the refresh token that is on disk, if someone has put another there.
+    async fn take_up_state(&mut self) {
+        self.look_at_state = self.clock.now() + RECHECK;
+        let Some(found) = self.durable.read_again().await else { return };
+        let mut state = self.durable.state().clone();
+        if rotation::take_up(&mut state, found, self.identity.value()) {
+            self.durable.save(state).await;
         }
     }
 
@@ -145,6 +235,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();
         let longest = if latched { SECRET_POLL } else { RECHECK };
+        let until = self.durable.retry_at().map_or(until, |retry_at| retry_at.min(until));
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         tokio::select! {
             () = sleep => {}
@@ -154,6 +245,16 @@ impl<E: TokenEndpoint> Refresher<E> {
             debug!(credential = %self.credential.name, "secret changed");
             self.limiter.release_latch();
         }
+        let now = self.clock.now();
+        if self.durable.retry_at().is_some_and(|retry_at| retry_at <= now) {
+            self.durable.write().await;
+        }
+        if self.obstacle.is_some() && self.look_at_state <= now {
+            self.take_up_state().await;
+            if self.in_use().is_ok() {
+                self.limiter.release_latch();
+            }
+        }
     }
 
     async fn ask(&mut self) {
@@ -162,9 +263,16 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = None;
         });
         self.identity.read_again().await;
+        let Ok(in_use) = self.in_use() else {
+            // It was there a moment ago: the next step says what is wrong.
+            self.progress.send_modify(|progress| progress.underway = false);
+            return;
+        };
+        let asking = in_use.as_ref().map(|in_use| asking_with(self.identity.value(), in_use.token.clone()));
+        let identity = asking.as_ref().unwrap_or_else(|| self.identity.value());
         let sent = self.clock.now();
         let current = self.store.latest();
-        let request = self.endpoint.request(&self.credential, self.identity.value(), current.as_deref());
+        let request = self.endpoint.request(&self.credential, identity, current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
@@ -173,53 +281,28 @@ impl<E: TokenEndpoint> Refresher<E> {
         let latency = sent.until(self.clock.now());
         // It may have been rejected meanwhile, and is about to be replaced.
         self.notices_rejection();
-        match outcome.and_then(|grant| self.accept(&grant, sent)) {
-            Ok(token) => self.succeeded(token, latency),
-            Err(error) => self.failed(error, latency),
+        let answered = outcome.map(|grant| (self.accept(&grant, sent), grant.refresh_token));
+        match answered {
+            Ok((Ok(token), new)) => self.succeeded(token, in_use, new.as_ref(), latency).await,
+            Ok((Err(error), new)) => {
+                // No access token for us, and yet the refresh token may be another now.
+                let mut state = self.durable.state().clone();
+                if in_use.is_some_and(|in_use| in_use.answered(new.as_ref(), &mut state)) {
+                    self.durable.save(state).await;
+                }
+                self.failed(error, None, latency).await;
+            }
+            Err(error) => self.failed(error, in_use, latency).await,
         }
     }
 
-    /// Makes a token of a grant, if it is what was asked for.
-    fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
-        let credential = &self.credential;
-        let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
-        let missing: Vec<String> =
-            credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
-        if !missing.is_empty() {
-            return Err(TokenError::ScopeMissing { missing });
-        }
-        if credential.expect_jwt && !jwt::has_form(&grant.access_token) {
-            return Err(TokenError::Malformed(Malformed::NotJwt));
-        }
-        let now = wall_clock();
-        self.oddities.of_grant(grant, credential, now);
-        let lifetime = if credential.expect_jwt { bounded_by_exp(grant, now)? } else { grant.lifetime };
-        let token = |generation, lifetime| {
-            AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
-                .map_err(|illegal| TokenError::Malformed(illegal.into()))
-        };
-        let latest = self.store.latest();
-        let generation = latest.as_ref().map_or(Generation::NONE, |latest| latest.generation());
-        let said = lifetime.filter(|lifetime| !lifetime.is_zero());
-        let fresh = token(generation.next(), said.unwrap_or(credential.default_lifetime))?;
-        let Some(latest) = latest.filter(|latest| latest.is_same_token(&fresh)) else {
-            return Ok(fresh);
-        };
-        // The token that we had. With nothing left it ends when it was said to end; without a word it is taken
-        // for good as long as before.
-        let lifetime = match lifetime {
-            Some(Duration::ZERO) => sent.until(latest.expires()),
-            said => said.unwrap_or(credential.default_lifetime),
-        };
-        let again = token(generation, lifetime)?;
-        if again.is_usable(self.clock.now()) {
-            Ok(again)
-        } else {
-            Err(TokenError::Malformed(Malformed::Stale))
-        }
-    }
-
-    fn succeeded(&mut self, token: AccessToken, latency: Duration) {
+    async fn succeeded(
+        &mut self,
+        token: AccessToken,
+        in_use: Option<InUse>,
+        new: Option<&SecretString>,
+        latency: Duration,
+    ) {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
         let margin = self.credential.refresh_margin;
@@ -242,6 +325,17 @@ impl<E: TokenEndpoint> Refresher<E> {
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
         };
+        let mut state = self.remembered();
+        state.generation = generation;
+        state.access_token = Some(token.clone());
+        let is_rotated = in_use.is_some_and(|in_use| in_use.answered(new, &mut state));
+        // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
+        // should be there after a restart.
+        self.durable.save(state).await;
+        if is_rotated {
+            let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
+            debug!(credential = %self.credential.name, micros, "refresh token replaced");
+        }
         self.writer.publish(token);
         if !is_new {
             self.demand.withdraw(generation);
@@ -256,20 +350,42 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refreshed(issued, latency);
     }
 
-    fn failed(&mut self, error: TokenError, latency: Duration) {
+    /// The state with what the limiter knows by now.
+    fn remembered(&self) -> State {
+        State {
+            memory: self.limiter.snapshot(),
+            settings: Some(settings(&self.credential, self.identity.value())),
+            ..self.durable.state().clone()
+        }
+    }
+
+    async fn failed(&mut self, mut error: TokenError, in_use: Option<InUse>, latency: Duration) {
+        if let (Some(in_use), true) = (in_use, is_invalid_grant(&error)) {
+            self.rotation.refuse(in_use.token, error.to_string());
+            self.take_up_state().await;
+            if let Err(obstacle) = self.in_use() {
+                error = obstacle;
+            } else {
+                debug!(credential = %self.credential.name, "another refresh token is there");
+                self.progress.send_modify(|progress| progress.underway = false);
+                return;
+            }
+        }
         if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
             self.oddities.of_wait(asked, &self.credential);
         }
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();
-        let failure = audit::Failure {
-            outcome: error.outcome(),
-            needs_a_person: error.class() == Class::Rejected,
-            next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
-            error: &error,
-        };
-        self.trail.refresh_failed(&failure, latency);
+        self.trail.refresh_failed(
+            &audit::Failure {
+                outcome: error.outcome(),
+                needs_a_person: error.class() == Class::Rejected,
+                next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
+                error: &error,
+            },
+            latency,
+        );
         // What keeps the next request back is known before any waiter can look.
         self.progress.send_modify(|progress| {
             progress.underway = false;
@@ -277,20 +393,13 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
+        self.durable.save(self.remembered()).await;
     }
 }
 
-/// The lifetime by `expires_in` or by the token's own `exp`, whichever ends earlier. The server's time counts, where
-/// it says what it is: our clock may be off.
-fn bounded_by_exp(grant: &Grant, now: SystemTime) -> Result<Option<Duration>, TokenError> {
-    let Some(left) = jwt::left(&grant.access_token, grant.server_time.unwrap_or(now)) else {
-        return Ok(grant.lifetime);
-    };
-    if left.is_zero() {
-        return Err(TokenError::Malformed(Malformed::Ended));
-    }
-    let said = grant.lifetime.filter(|lifetime| !lifetime.is_zero());
-    Ok(Some(said.unwrap_or(MAX_LIFETIME).min(left)))
+/// RFC 6749 §5.2: of a refresh token, that it has ended, was revoked or used, or is another client's.
+fn is_invalid_grant(error: &TokenError) -> bool {
+    matches!(error, TokenError::Rejected { code, .. } if code == "invalid_grant")
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ mod durable;
 mod elapsed;
 mod error;
 mod format;
-mod key;
 mod lock;
 mod state;
 
@@ -23,8 +22,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
-pub use key::{IllegalKey, StateKey, StateKeys};
-pub use state::{Identity, Lineage, Memory, State};
+pub use state::{Identity, Lineage, Memory, Settings, State};
+
+pub use crate::config::state_key::{IllegalKey, StateKey, StateKeys};
 
 use crate::clock::Clock;
 use disk::Folder;

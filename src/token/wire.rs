@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -23,7 +24,7 @@ pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
 /// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Grant {
     /// The token as issued.
     pub access_token: String,
@@ -37,6 +38,10 @@ pub struct Grant {
     pub scopes: Option<Vec<String>>,
     /// What time it was for the server.
     pub server_time: Option<SystemTime>,
+    /// The refresh token for the next one; `None` keeps the old (RFC 6749 §6).
+    pub refresh_token: Option<SecretString>,
+    /// Why the access token cannot be used, where there is a refresh token that must not be lost all the same.
+    pub flaw: Option<Malformed>,
 }
 
 impl std::fmt::Debug for Grant {
@@ -55,6 +60,7 @@ struct Success<'a> {
     token_type: Option<String>,
     expires_in: Option<&'a RawValue>,
     scope: Option<String>,
+    refresh_token: Option<SecretString>,
 }
 
 /// Reads a [`Success`] whose members have these names, each once.
@@ -77,9 +83,10 @@ impl<'de> Visitor<'de> for Named<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Success<'de>, A::Error> {
         let mut success = Success::default();
-        let mut seen = [false; 4];
+        let mut seen = [false; 5];
         while let Some(name) = map.next_key::<String>()? {
-            let known = [&self.0.access_token, &self.0.expires_in, "token_type", "scope"];
+            let known =
+                [&self.0.access_token, &self.0.expires_in, "token_type", "scope", &self.0.refresh_token];
             let Some(at) = known.iter().position(|known| *known == name) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -91,7 +98,8 @@ impl<'de> Visitor<'de> for Named<'_> {
                 0 => success.access_token = map.next_value()?,
                 1 => success.expires_in = map.next_value()?,
                 2 => success.token_type = map.next_value()?,
-                _ => success.scope = map.next_value()?,
+                3 => success.scope = map.next_value()?,
+                _ => success.refresh_token = map.next_value::<Option<String>>()?.map(SecretString::from),
             }
         }
         Ok(success)
@@ -143,18 +151,32 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     let mut json = serde_json::Deserializer::from_slice(body);
     let answer = Named(fields).deserialize(&mut json).and_then(|answer| json.end().map(|()| answer));
     let answer = answer.map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
-    let access_token = answer.access_token.ok_or(Malformed::NoToken)?;
-    if answer.token_type.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
-        return Err(Malformed::TokenType);
-    }
-    let (lifetime, lifetime_was_cut) = match answer.expires_in {
-        Some(value) => lifetime(value.get())?,
-        None => (None, false),
+    let refresh_token = answer.refresh_token.filter(|token| !token.expose_secret().is_empty());
+    let is_bearer = answer.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
+    let said = answer.expires_in.map_or(Ok((None, false)), |value| lifetime(value.get()));
+    let ((lifetime, lifetime_was_cut), flaw) = match said {
+        _ if answer.access_token.is_none() => ((None, false), Some(Malformed::NoToken)),
+        _ if !is_bearer => ((None, false), Some(Malformed::TokenType)),
+        Err(flaw) => ((None, false), Some(flaw)),
+        Ok(said) => (said, None),
     };
+    let access_token = answer.access_token.unwrap_or_default();
+    if let Some(flaw) = flaw.clone().filter(|_| refresh_token.is_none()) {
+        return Err(flaw);
+    }
     let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);
-    Ok(Grant { access_token, lifetime, lifetime_was_cut, is_labelled_json, scopes, server_time })
+    Ok(Grant {
+        access_token,
+        lifetime,
+        lifetime_was_cut,
+        is_labelled_json,
+        scopes,
+        server_time,
+        refresh_token,
+        flaw,
+    })
 }
 
 /// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).

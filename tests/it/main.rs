@@ -20,6 +20,7 @@ mod lifecycle;
 mod request_loop;
 mod secrets;
 mod shipped;
+mod state;
 mod tidy;
 mod token_endpoint;
 mod unauthorized;

@@ -12,7 +12,8 @@ fn shipped() -> String {
 }
 
 fn resolved(text: &str) -> Config {
-    let environment = Environment::from([("API_CLIENT_SECRET", "x")]);
+    let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let environment = Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key)]);
     let folder = tempfile::tempdir().unwrap();
     let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();

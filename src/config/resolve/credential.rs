@@ -7,7 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration, identity, request};
+use super::{Resolver, duration, identity, request, state};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
@@ -51,6 +51,12 @@ impl Resolver<'_> {
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
+        let needs_state = file.grant.as_ref().is_some_and(|grant| *grant.get_ref() == Grant::RefreshToken);
+        let state = self.state(
+            name,
+            place,
+            state::Keys { state_file: file.state_file, state_key: file.state_key, needs_state },
+        );
         let identity = self.identity(
             name,
             place,
@@ -66,6 +72,8 @@ impl Resolver<'_> {
                 may_lack_client_id: file.request_fields.is_some(),
                 username: file.username,
                 password: file.password,
+                refresh_token: file.refresh_token,
+                max_rotations: file.max_rotations.as_ref().map(Spanned::span),
                 subject_token: file.subject_token,
                 subject_token_type: file.subject_token_type,
             },
@@ -107,6 +115,8 @@ impl Resolver<'_> {
             roots,
             proxy,
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
+            max_rotations: file.max_rotations.map_or(0, Spanned::into_inner),
+            state,
             required: file.required.is_none_or(Spanned::into_inner),
         })
     }
@@ -122,12 +132,12 @@ impl Resolver<'_> {
         {
             refuse(provider.span(), "this provider", "write out `token_url` and the other keys instead");
         }
-        let built = |grant: &Grant| !matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
-        if let Some(grant) = file.grant.as_ref().filter(|grant| !built(grant.get_ref())) {
+        let is_code = |grant: &&Spanned<Grant>| *grant.get_ref() == Grant::AuthorizationCode;
+        if let Some(grant) = file.grant.as_ref().filter(is_code) {
             refuse(
                 grant.span(),
                 "this grant",
-                "\"client_credentials\", \"password\", \"jwt_bearer\" and \"token_exchange\" are",
+                "\"client_credentials\", \"password\", \"refresh_token\", \"jwt_bearer\" and \"token_exchange\" are",
             );
         }
     }

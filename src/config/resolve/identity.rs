@@ -28,6 +28,8 @@ pub(super) struct Keys {
     pub(super) may_lack_client_id: bool,
     pub(super) username: Option<Spanned<String>>,
     pub(super) password: Option<Spanned<SecretSource>>,
+    pub(super) refresh_token: Option<Spanned<SecretSource>>,
+    pub(super) max_rotations: Option<Range<usize>>,
     pub(super) subject_token: Option<Spanned<SecretSource>>,
     pub(super) subject_token_type: Option<Spanned<String>>,
 }
@@ -92,16 +94,22 @@ impl Resolver<'_> {
     ) {
         use file::ClientAuth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, None, PrivateKeyJwt};
         use file::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
-        let is_grant_known = !self.unusable.contains(&place.path("grant"))
-            && !matches!(grant, RefreshToken | AuthorizationCode);
+        let is_grant_known = !self.unusable.contains(&place.path("grant")) && grant != AuthorizationCode;
         let is_auth_known = !self.unusable.contains(&place.path("client_auth"));
         let span = |key: Option<Range<usize>>, is_used: bool| key.filter(|_| !is_used);
         if is_grant_known {
             let is_password = grant == Password;
+            let is_refresh = grant == RefreshToken;
             let is_exchange = grant == TokenExchange;
             for (key, found, needed) in [
                 ("username", span(keys.username.as_ref().map(Spanned::span), is_password), "password"),
                 ("password", span(keys.password.as_ref().map(Spanned::span), is_password), "password"),
+                (
+                    "refresh_token",
+                    span(keys.refresh_token.as_ref().map(Spanned::span), is_refresh),
+                    "refresh_token",
+                ),
+                ("max_rotations", span(keys.max_rotations.clone(), is_refresh), "refresh_token"),
                 (
                     "subject_token",
                     span(keys.subject_token.as_ref().map(Spanned::span), is_exchange),
@@ -262,8 +270,16 @@ impl Resolver<'_> {
                     keys.subject_token_type.map_or_else(|| ACCESS_TOKEN.to_owned(), Spanned::into_inner);
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type: kind })
             }
+            file::Grant::RefreshToken => {
+                let configured = keys.refresh_token.map(|source| self.secret(&source));
+                match configured {
+                    // It cannot be read, and is reported.
+                    Some(None) => None,
+                    configured => Some(Grant::RefreshToken(configured.flatten())),
+                }
+            }
             // Reported as not built.
-            file::Grant::RefreshToken | file::Grant::AuthorizationCode => None,
+            file::Grant::AuthorizationCode => None,
         }
     }
 

@@ -9,8 +9,9 @@ mod identity;
 mod network;
 mod request;
 mod route;
+mod state;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,14 @@ pub(super) fn resolve(
     environment: &Environment,
 ) -> Result<Checked, Box<Diagnostics>> {
     let Document { file, sources, problems, unusable } = document;
-    let mut resolver = Resolver { folder: folder.to_owned(), environment, unusable, problems };
+    let mut resolver = Resolver {
+        folder: folder.to_owned(),
+        environment,
+        unusable,
+        state_dir: None,
+        state_files: BTreeMap::new(),
+        problems,
+    };
     let config = resolver.config(file);
     let diagnostics = Diagnostics::new(sources, resolver.problems);
     match config {
@@ -56,6 +64,10 @@ struct Resolver<'a> {
     folder: PathBuf,
     environment: &'a Environment,
     unusable: BTreeSet<String>,
+    /// Where states are by default.
+    state_dir: Option<PathBuf>,
+    /// The state files so far, each with its credential.
+    state_files: BTreeMap<PathBuf, String>,
     problems: Vec<Problem>,
 }
 
@@ -100,6 +112,7 @@ impl Resolver<'_> {
                 "say by which names they call, for example hosts = [\"gateway.internal\"]",
             );
         }
+        self.state_dir = self.state_path(server.state_dir);
         let allow_from = match server.allow_from {
             Some(networks) => self.networks(networks),
             None => parse_networks(&LOOPBACK),

@@ -118,8 +118,15 @@ impl Resolver<'_> {
         let named = AnswerFields {
             access_token: named(fields.access_token, default.access_token),
             expires_in: named(fields.expires_in, default.expires_in),
+            refresh_token: named(fields.refresh_token, default.refresh_token),
         };
-        let all = [named.access_token.as_str(), named.expires_in.as_str(), "token_type", "scope"];
+        let all = [
+            named.access_token.as_str(),
+            named.expires_in.as_str(),
+            named.refresh_token.as_str(),
+            "token_type",
+            "scope",
+        ];
         let is_twice = all.iter().enumerate().any(|(at, name)| all[..at].contains(name));
         if is_twice || all.iter().any(|name| name.is_empty()) {
             self.problems.push(

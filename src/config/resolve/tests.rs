@@ -94,7 +94,7 @@ fn every_problem_is_found_in_one_reading() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        state_file = \"u\"
+        fallback = \"u\"
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -109,7 +109,7 @@ fn every_problem_is_found_in_one_reading() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`state_file` is not supported yet by this version",
+        "`fallback` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -287,7 +287,10 @@ fn every_key_that_is_designed_and_not_built_is_refused_by_name_where_it_stands()
 fn a_value_that_is_designed_and_not_built_is_refused_too() {
     for (text, said) in [
         (with_server("listen = \"unix:/run/b.sock\""), "a unix socket is not supported yet by this version"),
-        (with_credential("grant = \"refresh_token\""), "this grant is not supported yet by this version"),
+        (
+            with_credential("grant = \"authorization_code\""),
+            "this grant is not supported yet by this version",
+        ),
         (with_credential("provider = \"genesys\""), "this provider is not supported yet by this version"),
         (
             format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
@@ -304,10 +307,10 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
     for (variable, key) in [
         ("BEARERD_AUDIT__PATH", "audit"),
         ("BEARERD_SERVER__TLS__CERT_FILE", "tls"),
-        ("BEARERD_SERVER__STATE_DIR", "state_dir"),
+        ("BEARERD_SERVER__TRUSTED_PROXIES", "trusted_proxies"),
         ("BEARERD_SERVER__LIMITS__BODY_RATE", "body_rate"),
-        ("BEARERD_CREDENTIALS__CXONE__STATE_KEY", "state_key"),
-        ("BEARERD_CREDENTIALS__CXONE__STATE_KEY__FILE", "state_key"),
+        ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT", "client_secret_next"),
+        ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT__FILE", "client_secret_next"),
     ] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };

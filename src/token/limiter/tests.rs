@@ -147,3 +147,22 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_goes_on_where_the_limiter_was() {
+    let clock = Clock::tokio();
+    let mut limiter = Limiter::new(&credential(""), clock);
+    for _ in 0..5 {
+        limiter.failed(&transient());
+    }
+    let mut restored = Limiter::new(&credential(""), clock);
+    restored.restore(limiter.snapshot());
+
+    assert_eq!(restored.snapshot(), limiter.snapshot());
+    let blocked = restored.admit(Cause::Forced).unwrap_err();
+    assert_eq!(blocked.by, Barrier::Breaker);
+    tokio::time::advance(clock.now().until(blocked.until)).await;
+    assert_eq!(restored.admit(Cause::Scheduled), Ok(()));
+    restored.failed(&transient());
+    assert_eq!(restored.blocked().unwrap().by, Barrier::Breaker, "the failures are counted on");
+}

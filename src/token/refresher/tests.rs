@@ -1,5 +1,7 @@
 //! The refresh loop against an endpoint in memory, hours of it in paused time.
 
+mod state;
+
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
@@ -13,6 +15,7 @@ use crate::config::{Identity, fixture};
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
+use crate::token::wire::Grant;
 
 /// What the endpoint does next.
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ fn grant(token: &str, seconds: u64) -> Grant {
         is_labelled_json: true,
         scopes: None,
         server_time: None,
+        refresh_token: None,
+        flaw: None,
     }
 }
 
@@ -128,9 +133,14 @@ fn start_with(clock: Clock, lines: &str, takes: Duration, acts: &[Act]) -> (Arc<
         clock: Some(clock),
         ..Endpoint::default()
     });
-    let (refresher, source) = Refresher::new(credential(lines), Shared(Arc::clone(&endpoint)), clock);
+    let (refresher, source) = Refresher::new(
+        credential(lines),
+        Shared(Arc::clone(&endpoint)),
+        DurableState::in_memory(clock),
+        clock,
+    );
     #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    tokio::spawn(refresher.run());
+    tokio::spawn(refresher.run(std::future::pending()));
     (endpoint, source)
 }
 

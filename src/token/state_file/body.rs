@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::elapsed::{Elapsed, Stamp, nanos};
 use super::error::Refusal;
-use super::state::{Lineage, Memory, State};
+use super::state::{Lineage, Memory, Settings, State};
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
@@ -40,6 +40,7 @@ pub(super) struct SealedBody {
     lineage: Option<[u8; 32]>,
     refresh_token: Option<Hidden>,
     access_token: Option<WrittenToken>,
+    settings: Option<[u8; 32]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +101,7 @@ impl SealedBody {
             rotations: state.rotations,
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Hidden),
+            settings: state.settings.map(|settings| *settings.as_bytes()),
             access_token: usable.and_then(|token| WrittenToken::new(token, now)),
             written,
         }
@@ -115,6 +117,7 @@ impl SealedBody {
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
             access_token: access_token.flatten(),
+            settings: self.settings.map(Settings::from_bytes),
             memory: self.memory.as_of(now.moment(), elapsed, longest_wait),
         })
     }
@@ -241,6 +244,7 @@ mod tests {
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),
             access_token: Some(token.unwrap()),
+            settings: Some(Settings::from_bytes([255; 32])),
             memory: Memory {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),
                 failures: u32::MAX,

@@ -27,8 +27,8 @@ use secrecy::zeroize::Zeroizing;
 use super::body::{self, ClearBody, SealedBody};
 use super::elapsed::Stamp;
 use super::error::{Refusal, SaveError};
-use super::key::{KEY_ID_BYTES, StateKey, StateKeys};
 use super::state::{Identity, State};
+use crate::config::state_key::{KEY_ID_BYTES, StateKey, StateKeys};
 
 const MAGIC: [u8; 8] = *b"bearerd\x1a";
 const VERSION: u16 = 1;

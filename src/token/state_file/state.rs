@@ -19,6 +19,8 @@ pub struct State {
     pub generation: Generation,
     /// The latest access token, while it is usable.
     pub access_token: Option<AccessToken>,
+    /// What it was asked for with.
+    pub settings: Option<Settings>,
     /// What the answers so far demand. The only part that is written without a key.
     pub memory: Memory,
 }
@@ -71,6 +73,31 @@ impl Lineage {
 impl std::fmt::Debug for Lineage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lineage").finish_non_exhaustive()
+    }
+}
+
+/// What a token request was made of, secrets included: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Settings([u8; 32]);
+
+impl Settings {
+    /// Those with these parts.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        Self(hash("bearerd: settings of a token request", parts))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 

@@ -155,6 +155,8 @@ impl Setup {
             authorization,
             upstream,
             process,
+            environment,
+            earlier_output: String::new(),
             address,
             admin,
             folder,
@@ -215,6 +217,9 @@ pub struct World {
     pub process: Process,
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    environment: Vec<(String, String)>,
+    /// What daemons before this one have written.
+    earlier_output: String,
     folder: TempDir,
     is_finished: bool,
     has_unknown_tokens: bool,
@@ -265,6 +270,25 @@ impl World {
         self.folder.path().to_owned()
     }
 
+    /// Kills the daemon: it learns nothing of that.
+    pub async fn kill(&mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.ended().await;
+        self.earlier_output.push_str(&self.process.output());
+    }
+
+    /// Starts another daemon in the place of one that has ended.
+    pub async fn start_again(&mut self) {
+        self.process = self.another();
+        self.address = logged_address(&self.process, "listening").await;
+        self.admin = logged_address(&self.process, "admin listening").await;
+    }
+
+    /// Another daemon with the same configuration.
+    pub fn another(&self) -> Process {
+        Process::spawn(&["run"], &self.environment, self.folder.path())
+    }
+
     /// Stops the daemon and checks what must hold in every test.
     pub async fn finish(mut self) {
         self.process.signal(Signal::TERM);
@@ -284,9 +308,10 @@ impl World {
             "I6: {} token requests at once",
             self.authorization.most_at_once()
         );
-        let output = self.process.output();
+        let output = std::mem::take(&mut self.earlier_output) + &self.process.output();
         assert!(!output.contains("panicked"), "{output}");
         let mut secrets = self.authorization.issued();
+        secrets.extend(self.authorization.refresh_tokens().all().iter().cloned());
         secrets.push(CLIENT_SECRET.to_owned());
         secrets.push("the-callers-own".to_owned());
         assert!(!output.contains(&STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"))), "I8: Basic");

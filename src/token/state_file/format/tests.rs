@@ -10,7 +10,7 @@ use crate::causes::in_one_line;
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
-use crate::token::state_file::{Lineage, Memory};
+use crate::token::state_file::{Lineage, Memory, Settings};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -36,6 +36,7 @@ fn state() -> State {
         rotations: 3,
         generation: Generation::from_number(7),
         access_token: Some(token.unwrap()),
+        settings: Some(Settings::of(&[b"s"])),
         memory: Memory {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
             failures: 2,

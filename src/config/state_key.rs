@@ -17,7 +17,7 @@ const KEY_BYTES: usize = 32;
 /// 32 bytes in base64.
 const TEXT_BYTES: usize = 44;
 /// How a key is told from others without being shown.
-pub(super) const KEY_ID_BYTES: usize = 8;
+pub(crate) const KEY_ID_BYTES: usize = 8;
 const KEY_ID_LABEL: &[u8] = b"bearerd: which state key";
 
 /// A key for AES-256-GCM.
@@ -68,12 +68,12 @@ impl StateKey {
     }
 
     /// What the key does; lives no longer than one reading or writing.
-    pub(super) fn cipher(&self) -> RandomizedNonceKey {
+    pub(crate) fn cipher(&self) -> RandomizedNonceKey {
         RandomizedNonceKey::new(&AES_256_GCM, self.0.expose_secret()).expect("a key has 32 bytes")
     }
 
     /// Tells this key from others. A keyed hash, so nothing of the key is in it.
-    pub(super) fn id(&self) -> [u8; KEY_ID_BYTES] {
+    pub(crate) fn id(&self) -> [u8; KEY_ID_BYTES] {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
         let tag = hmac::sign(&key, KEY_ID_LABEL);
         std::array::from_fn(|at| tag.as_ref()[at])
@@ -105,12 +105,12 @@ impl StateKeys {
     }
 
     /// The key that writes.
-    pub(super) fn current(&self) -> Option<&StateKey> {
+    pub(crate) fn current(&self) -> Option<&StateKey> {
         self.current.as_ref()
     }
 
     /// The key with this id, and whether it is an old one.
-    pub(super) fn find(&self, id: [u8; KEY_ID_BYTES]) -> Option<(&StateKey, bool)> {
+    pub(crate) fn find(&self, id: [u8; KEY_ID_BYTES]) -> Option<(&StateKey, bool)> {
         let current = self.current.iter().map(|key| (key, false));
         current.chain(self.old.iter().map(|key| (key, true))).find(|(key, _)| key.id() == id)
     }

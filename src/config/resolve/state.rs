@@ -1,0 +1,175 @@
+//! The keys that say where a credential keeps what must outlive the process, and what encrypts it.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::StatePlace;
+use crate::config::diagnostics::Problem;
+use crate::config::secret::{Secret, SecretSource};
+use crate::config::state_key::StateKey;
+
+/// What a state is for where the grant is a refresh token.
+const WHY: &str = "a server that replaces refresh tokens takes each but once: without it the grant is lost at the \
+                   next restart";
+
+/// The keys as written.
+pub(super) struct Keys {
+    pub(super) state_file: Option<Spanned<PathBuf>>,
+    pub(super) state_key: Option<Spanned<SecretSource>>,
+    /// Whether the grant is one that a restart without a state loses.
+    pub(super) needs_state: bool,
+}
+
+impl Resolver<'_> {
+    /// A path from the file's folder on; empty is none.
+    pub(super) fn state_path(&self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+        let path = path.map(Spanned::into_inner).filter(|path| !path.as_os_str().is_empty());
+        path.map(|path| self.folder.join(path))
+    }
+
+    /// Where a credential's state is, if it keeps one.
+    pub(super) fn state(&mut self, name: &str, place: &Range<usize>, keys: Keys) -> Option<StatePlace> {
+        let written = keys.state_file.as_ref().map(Spanned::span);
+        let by_default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
+        let path = self.state_path(keys.state_file).or(by_default);
+        let key_place = keys.state_key.as_ref().map(Spanned::span);
+        let key = keys.state_key.and_then(|source| self.state_key(&source));
+        let place = written.clone().unwrap_or_else(|| place.clone());
+        if keys.needs_state && path.is_none() {
+            self.problems.push(
+                Problem::error(place, "this grant needs a `state_file`, and there is none")
+                    .help(format!("set server.state_dir or state_file, and a state_key: {WHY}")),
+            );
+            return None;
+        }
+        if keys.needs_state && key_place.is_none() {
+            self.problems.push(
+                Problem::error(place, "this grant needs a `state_key` to keep its refresh token under")
+                    .help(format!("`bearerd keygen` makes one; {WHY}")),
+            );
+            return None;
+        }
+        let Some(path) = path else {
+            if let Some(place) = key_place {
+                self.problems.push(
+                    Problem::error(place, "`state_key` has no state file to encrypt")
+                        .help("set server.state_dir or state_file, or take it out"),
+                );
+            }
+            return None;
+        };
+        if path.file_name().is_none() {
+            self.problems.push(Problem::error(place, "not the path of a file"));
+        } else if let Some(other) = self.state_files.insert(path.clone(), name.to_owned()) {
+            self.problems.push(
+                Problem::error(place, format!("the credential `{other}` has the same state file"))
+                    .help("each credential needs a state_file of its own"),
+            );
+        }
+        Some(StatePlace { path, key })
+    }
+
+    fn state_key(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+        let key = self.secret(source)?;
+        if let Err(error) = StateKey::parse(key.initial()) {
+            let title = format!("{} is not usable: {error}", key.place());
+            self.problems.push(
+                Problem::error(source.span(), title)
+                    .help("write 32 bytes in base64, as `bearerd keygen` does"),
+            );
+        }
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Checked, Diagnostics, Environment, parse};
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+    fn read(server: &str, credential: &str) -> Result<Checked, Box<Diagnostics>> {
+        let client =
+            "token_url = \"https://as.example.com/t\"\nclient_id = \"id\"\nclient_secret = { env = \"S\" }";
+        let text = format!(
+            "[server]\n{server}\n[credentials.a]\n{client}\n{credential}\n[credentials.b]\n{client}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\"\n\
+             [[routes]]\npath = \"/b\"\nupstream = \"https://api.example.com\"\ncredential = \"b\""
+        );
+        let environment = Environment::from([("S", "s"), ("KEY", KEY), ("SHORT", "c2hvcnQ=")]);
+        parse(Path::new("/etc/bearerd/proxy.toml"), text, &environment)
+    }
+
+    fn paths(server: &str, credential: &str) -> [Option<String>; 2] {
+        let config = read(server, credential).unwrap_or_else(|problems| panic!("{problems}")).config;
+        let path = |at: usize| Some(config.credentials[at].state.as_ref()?.path.display().to_string());
+        [path(0), path(1)]
+    }
+
+    #[test]
+    fn a_state_is_named_for_its_credential_unless_it_is_written_out() {
+        let some = |path: &str| Some(path.to_owned());
+        assert_eq!(paths("", ""), [None, None]);
+        assert_eq!(paths("state_dir = \"\"", "state_file = \"\""), [None, None]);
+        let both = [some("/var/lib/b/a.state"), some("/var/lib/b/b.state")];
+        assert_eq!(paths("state_dir = \"/var/lib/b\"", ""), both);
+        assert_eq!(paths("state_dir = \"s\"", "state_file = \"x\"")[0], some("/etc/bearerd/x"));
+        assert_eq!(paths("", "state_file = \"x\"")[1], None);
+    }
+
+    #[test]
+    fn a_state_that_would_lose_the_grant_is_refused_with_the_remedy() {
+        let key = "state_key = { env = \"KEY\" }";
+        let refresh = "grant = \"refresh_token\"\nrefresh_token = { env = \"S\" }";
+        for (server, lines, title, remedy) in [
+            ("", format!("{refresh}\n{key}"), "this grant needs a `state_file`", "set server.state_dir"),
+            (
+                "state_dir = \"s\"",
+                refresh.to_owned(),
+                "this grant needs a `state_key`",
+                "the grant is lost at the",
+            ),
+            ("", key.to_owned(), "`state_key` has no state file", "or take it out"),
+            (
+                "state_dir = \"s\"",
+                "state_file = \"s/b.state\"".to_owned(),
+                "the credential `a` has the same",
+                "of its own",
+            ),
+            (
+                "state_dir = \"s\"",
+                "state_key = { env = \"SHORT\" }".to_owned(),
+                "the environment variable SHORT is not usable",
+                "keygen",
+            ),
+            ("", "state_file = \"..\"".to_owned(), "not the path of a file", ""),
+            (
+                "",
+                "refresh_token = { env = \"S\" }".to_owned(),
+                "`refresh_token` is not used by this grant",
+                "refresh_token",
+            ),
+            (
+                "",
+                "max_rotations = 3".to_owned(),
+                "`max_rotations` is not used by this grant",
+                "refresh_token",
+            ),
+        ] {
+            let problems = read(server, &lines).expect_err(&lines);
+            let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
+            assert!(problem.title.starts_with(title), "{problems}");
+            assert!(problems.to_string().contains(remedy), "{problems}");
+        }
+        // The state may have the refresh token.
+        for first in ["", "refresh_token = { env = \"S\" }"] {
+            let lines = format!("grant = \"refresh_token\"\n{first}\n{key}");
+            assert!(read("state_dir = \"s\"", &lines).is_ok());
+        }
+    }
+}

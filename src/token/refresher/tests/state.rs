@@ -1,0 +1,226 @@
+//! The refresh loop with a refresh token, on a real disk and in paused time.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::config::identity::Grant as Asking;
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// Gives what it is told to, then tokens of ten seconds; notes which refresh tokens it was asked with.
+#[derive(Clone, Debug, Default)]
+struct Server {
+    asked: Arc<Mutex<Vec<String>>>,
+    answers: Arc<Mutex<VecDeque<Result<Grant, TokenError>>>>,
+}
+
+impl Server {
+    fn answering(answers: impl IntoIterator<Item = Result<Grant, TokenError>>) -> Self {
+        Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl TokenEndpoint for Server {
+    async fn request(
+        &self,
+        _: &Credential,
+        identity: &Identity<SecretString>,
+        _: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
+        let Asking::RefreshToken(Some(token)) = &identity.grant else { panic!("{identity:?}") };
+        let mut asked = self.asked.lock().unwrap();
+        asked.push(token.expose_secret().to_owned());
+        let answer = self.answers.lock().unwrap().pop_front();
+        answer.unwrap_or_else(|| Ok(grant(&format!("token-{}", asked.len()), 10)))
+    }
+}
+
+fn with(refresh_token: &str, access_token: &str) -> Grant {
+    Grant { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
+}
+
+fn invalid_grant() -> TokenError {
+    TokenError::Rejected { status: 400, code: "invalid_grant".into(), description: None }
+}
+
+fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
+    credential(&format!(
+        "grant = \"refresh_token\"\nrefresh_token = \"{refresh_token}\"\nstate_key = \"{KEY}\"\n\
+         state_file = \"{}\"\n{ROOMY}",
+        folder.join("c.state").display()
+    ))
+}
+
+/// Runs until it is aborted.
+fn run(server: &Server, credential: &Arc<Credential>) -> (TokenSource, tokio::task::JoinHandle<()>) {
+    let clock = Clock::tokio();
+    let durable = DurableState::open(credential, clock).unwrap();
+    let (refresher, source) = Refresher::new(Arc::clone(credential), server.clone(), durable, clock);
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    let task = tokio::spawn(refresher.run(std::future::pending()));
+    (source, task)
+}
+
+/// Once its writes are made.
+async fn end(task: tokio::task::JoinHandle<()>) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+}
+
+/// What a copy of the state holds: the state itself is locked.
+fn on_disk(folder: &Path) -> State {
+    let copies = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("c.state"), copies.path().join("c.state")).unwrap();
+    let copy = configured(copies.path(), "any");
+    DurableState::open(&copy, Clock::tokio()).unwrap().state().clone()
+}
+
+fn refresh_token(state: &State) -> &str {
+    state.refresh_token.as_ref().unwrap().expose_secret()
+}
+
+/// Puts another state in the place of one.
+async fn put(folder: &Path, refresh_token: &str) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut other = DurableState::open(&configured(elsewhere.path(), "any"), Clock::tokio()).unwrap();
+    let token = Some(SecretString::from(refresh_token));
+    other.save(State { refresh_token: token, ..State::default() }).await;
+    let path = |folder: &Path| -> PathBuf { folder.join("c.state") };
+    std::fs::copy(path(elsewhere.path()), path(folder)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::default();
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+
+    tokio::time::sleep(Duration::from_secs(20)).await;
+
+    assert!(source.current().is_some());
+    assert_eq!(server.asked(), ["first"; 3]);
+    assert_eq!((refresh_token(&on_disk(folder.path())), on_disk(folder.path()).rotations), ("first", 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_refresh_token_is_on_disk_before_its_access_token_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = (1..=20).map(|number| Ok(with(&format!("r{number}"), &format!("a{number}"))));
+    let server = Server::answering(answers);
+    let (source, _task) = run(&server, &configured(folder.path(), "r0"));
+    let mut generation = source.wait(HOUR).await.unwrap().generation();
+    for number in 1..20 {
+        let state = on_disk(folder.path());
+        assert_eq!((refresh_token(&state), state.rotations), (format!("r{number}").as_str(), number));
+        assert_eq!(server.asked().last(), Some(&format!("r{}", number - 1)));
+        generation = source.replace(generation, HOUR).await.unwrap().generation();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() {
+    for flaw in [Malformed::Lifetime, Malformed::NoToken, Malformed::TokenType] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::answering([Ok(Grant { flaw: Some(flaw), ..with("second", "a") })]);
+        let (source, _task) = run(&server, &configured(folder.path(), "first"));
+
+        assert!(source.wait(HOUR).await.is_ok());
+
+        assert_eq!(server.asked(), ["first", "second"]);
+        assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_refresh_token_in_the_configuration_wins_over_the_state_and_the_same_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let server =
+        Server::answering([Ok(with("second", "a")), Ok(grant("b", 10)), Ok(with("of-another", "c"))]);
+    for (written, asked) in
+        [("first", "first"), ("first", "second"), ("another", "another"), ("another", "of-another")]
+    {
+        let (source, task) = run(&server, &configured(folder.path(), written));
+        let resumed = source.current().map(|token| token.generation());
+        match resumed {
+            Some(generation) => drop(source.replace(generation, HOUR).await.unwrap()),
+            None => drop(source.wait(HOUR).await.unwrap()),
+        }
+        assert_eq!(server.asked().last().map(String::as_str), Some(asked));
+        end(task).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_is_never_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant())]);
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+    for _ in 0..100 {
+        let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(unavailable.reason, Reason::ReauthorizationRequired);
+        assert_eq!(unavailable.retry_after, None);
+        tokio::time::sleep(Duration::from_mins(7)).await;
+    }
+    assert_eq!(server.asked(), ["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_the_state_is_read_again_and_another_refresh_token_in_it_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+    let generation = source.wait(HOUR).await.unwrap().generation();
+    put(folder.path(), "from-elsewhere").await;
+    server.answers.lock().unwrap().push_back(Err(invalid_grant()));
+
+    assert!(source.replace(generation, HOUR).await.is_ok());
+
+    assert_eq!(server.asked(), ["first", "second", "from-elsewhere"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_used_and_written_later_without_another_request() {
+    let folder = tempfile::tempdir().unwrap();
+    // No file can take the name of a folder.
+    let obstacle = folder.path().join("c.state");
+    let server = Server::answering([Ok(Grant { lifetime: Some(HOUR), ..with("second", "a") })]);
+    let credential = configured(folder.path(), "first");
+    let clock = Clock::tokio();
+    let durable = DurableState::open(&credential, clock).unwrap();
+    std::fs::create_dir(&obstacle).unwrap();
+    let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(refresher.run(std::future::pending()));
+
+    assert!(source.wait(Duration::from_secs(1)).await.is_ok());
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert!(source.current().is_some());
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+    assert_eq!(server.asked(), ["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_with_the_generation_and_the_schedule() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let credential = configured(folder.path(), "first");
+    let (source, task) = run(&server, &credential);
+    let generation = source.wait(HOUR).await.unwrap().generation();
+    end(task).await;
+
+    let (source, _task) = run(&server, &credential);
+    assert_eq!(source.current().unwrap().generation(), generation);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(source.current().unwrap().generation() > generation);
+    assert_eq!(server.asked(), ["first", "second"]);
+}

@@ -1,0 +1,356 @@
+//! What survives a restart, a kill and a full disk: the grant, the token, and what was asked of us.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bearerd::clock::Clock;
+use bearerd::demo::authorization_server::Answer;
+use bearerd::token::state_file::{Identity, StateFile, StateKey, StateKeys};
+use rustix::process::Signal;
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::TempDir;
+
+use crate::harness::world::CLIENT_ID;
+use crate::harness::{Request, Setup, World, eventually};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// A folder for a state and a configured refresh token.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("state")).unwrap();
+        Self(folder)
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn state_file(&self) -> PathBuf {
+        self.state_dir().join("api.state")
+    }
+
+    fn refresh_token_file(&self) -> PathBuf {
+        self.0.path().join("refresh")
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::default()
+            .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
+            .credential("quota = { requests = 1000, per = \"1s\" }")
+    }
+
+    fn setup_with_key(&self) -> Setup {
+        self.setup().environment("STATE_KEY", KEY).credential("state_key = { env = \"STATE_KEY\" }")
+    }
+
+    /// A daemon with a grant whose refresh tokens are good for one use.
+    async fn start(&self, setup: Setup) -> World {
+        let file = self.refresh_token_file();
+        setup
+            .credential("grant = \"refresh_token\"")
+            .credential(&format!("refresh_token = {{ file = \"{}\" }}", file.display()))
+            .start_after(async |server| fs::write(&file, server.authorize()).unwrap())
+            .await
+    }
+
+    /// The refresh token on disk. The daemon must have ended.
+    fn refresh_token(&self, world: &World) -> Option<String> {
+        let parts = ["api", &world.authorization.token_url(), CLIENT_ID, "refresh_token", ""];
+        let key = StateKey::parse(&SecretString::from(KEY)).unwrap();
+        let keys = StateKeys::new(key, Vec::new());
+        let longest = Duration::from_mins(15);
+        let identity = Identity::of(&parts.map(str::as_bytes));
+        let (_, found) =
+            StateFile::open(&self.state_file(), identity, keys, longest, Clock::system()).unwrap();
+        found.state?.refresh_token.map(|token| token.expose_secret().to_owned())
+    }
+}
+
+fn refresh_token_of(form: &[(String, String)]) -> &str {
+    form.iter().find(|(name, _)| name == "refresh_token").map(|(_, value)| value.as_str()).unwrap()
+}
+
+#[tokio::test]
+async fn each_refresh_token_is_used_once_and_a_restart_goes_on_with_the_last() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key().lifetime(2)).await;
+    eventually("three rotations", async || world.authorization.requests() >= 3).await;
+    world.process.signal(Signal::TERM);
+    world.process.ended().await;
+    let before = world.authorization.requests();
+
+    world.start_again().await;
+    eventually("two more", async || world.authorization.requests() >= before + 2).await;
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let tokens = world.authorization.refresh_tokens();
+    for (asked, token) in world.authorization.asked().iter().zip(tokens.all()) {
+        assert_eq!(refresh_token_of(&asked.form), token);
+    }
+    assert_eq!(tokens.reuses(), 0);
+    world.finish().await;
+}
+
+/// The one window that no client can close is from the server's taking a refresh token to its successor's being on disk.
+/// A kill in there is told by the state's holding what was taken last, and its use is taken back.
+#[tokio::test]
+async fn forty_kills_at_any_moment_lose_no_grant() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key().lifetime(2)).await;
+    // Long enough for a kill to come before the answer, in its write, or after it.
+    world.authorization.set_delay(Duration::from_millis(5));
+    let (mut rotations, mut in_the_window) = (0, 0);
+    for kill in 0..40 {
+        let before = world.authorization.requests();
+        let mut was_used = false;
+        if kill % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..700))).await;
+        } else {
+            // In the middle of a refresh, as near as one can aim.
+            eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+            let mut caller = world.caller().await;
+            world.authorization.revoke_all();
+            let request = Request::get("/x");
+            let asked = async {
+                while world.authorization.requests() == before {
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..12))).await;
+            };
+            let answered = async {
+                was_used = caller.try_send(&request).await.is_ok_and(|reply| reply.status == 200);
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = asked => {}
+                () = answered => {}
+            }
+        }
+        world.kill().await;
+        // What the dead process has sent is answered all the same.
+        for _ in 0..6 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        rotations += world.authorization.requests() - before;
+
+        let tokens = world.authorization.refresh_tokens();
+        let kept = place.refresh_token(&world);
+        let kept = kept.as_deref().or(tokens.all().first().map(String::as_str));
+        assert!(kept == tokens.latest() || kept == tokens.before(), "kill {kill} lost the grant");
+        let is_in_the_window = world.authorization.take_back(kept.unwrap());
+        assert!(
+            !(is_in_the_window && was_used),
+            "kill {kill}: a token was used before its grant was durable"
+        );
+        in_the_window += u32::from(is_in_the_window);
+        assert_eq!(tokens.reuses(), 0);
+        world.start_again().await;
+    }
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert!(rotations >= 10, "{rotations} rotations, {in_the_window} kills in the window");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn twenty_restarts_on_a_valid_token_make_one_token_request() {
+    let place = Place::new();
+    let mut world = place.setup_with_key().start().await;
+    for _ in 0..20 {
+        world.kill().await;
+        world.start_again().await;
+        assert_eq!(world.get("/x").await.status, 200);
+    }
+    assert_eq!(world.authorization.requests(), 1);
+    assert_eq!(world.process.event("token resumed").await["generation"], 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
+    let place = Place::new();
+    for setup in [place.setup(), place.setup_with_key()] {
+        let mut world = setup
+            .without_token()
+            .start_after(async |server| {
+                for _ in 0..30 {
+                    server.answer_next(Answer::too_many(60));
+                }
+            })
+            .await;
+        for _ in 0..20 {
+            // The first has been told; the others know.
+            eventually("told", async || place.state_file().exists()).await;
+            world.kill().await;
+            world.start_again().await;
+            let reply = world.get("/x").await;
+            assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
+        }
+        assert_eq!(world.authorization.requests(), 1);
+        world.finish().await;
+        fs::remove_file(place.state_file()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_asked_for_with_other_settings_is_not_taken_up() {
+    let place = Place::new();
+    let mut world = place.setup_with_key().start().await;
+    world.kill().await;
+    let config = world.folder().join("proxy.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[credentials.api]", "[credentials.api]\naudience = \"another\""))
+        .unwrap();
+
+    world.start_again().await;
+    eventually("another token", async || world.authorization.requests() == 2).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused_and_told_who_has_the_state() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key()).await;
+
+    let mut second = world.another();
+    assert_eq!(second.ended().await.code(), Some(1));
+
+    let refused = second.event("not started").await;
+    let error = refused["error"].as_str().unwrap();
+    assert!(error.contains("is in use by process ") && error.contains(" on "), "{error}");
+    assert!(refused["help"].as_str().unwrap().contains("stop the other process"), "{refused}");
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+/// Starts a daemon that is refused, and gives what it says.
+async fn refused(world: &World, code: i32) -> serde_json::Value {
+    let mut process = world.another();
+    assert_eq!(process.ended().await.code(), Some(code), "{}", process.output());
+    process.event("not started").await
+}
+
+#[tokio::test]
+async fn a_damaged_state_is_refused_with_the_reason_and_left_as_it_is() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.kill().await;
+    let whole = fs::read(place.state_file()).unwrap();
+    let half = &whole[..whole.len() / 2];
+    fs::write(place.state_file(), half).unwrap();
+
+    let event = refused(&world, 78).await;
+
+    assert!(event["error"].as_str().unwrap().contains("it is truncated"), "{event}");
+    assert_eq!(fs::read(place.state_file()).unwrap(), half);
+    fs::write(place.state_file(), whole).unwrap();
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_state_folder_that_is_not_there_is_refused_with_the_remedy() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.kill().await;
+    fs::rename(place.state_dir(), place.0.path().join("elsewhere")).unwrap();
+
+    let event = refused(&world, 78).await;
+
+    assert!(event["error"].as_str().unwrap().contains("cannot open the folder"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("mkdir -m 700"), "{event}");
+    world.check();
+}
+
+/// A refresh token that is refused is not sent again, until there is another.
+#[tokio::test]
+async fn a_dead_grant_is_asked_with_once_and_mended_by_another_refresh_token() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key()).await;
+    let next = world.authorization.authorize();
+    world.authorization.revoke_all();
+
+    // The token is revoked and the grant is dead.
+    for _ in 0..20 {
+        let reply = world.get("/x").await;
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
+        assert_eq!(reply.get("retry-after"), None);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(world.authorization.requests(), 2);
+    let event = world.process.event("reauthorization required").await;
+    assert_eq!(event["event"], "credential.reauthorization_required");
+    assert_eq!(event["needs_a_person"], true);
+    assert_eq!(world.process.events("reauthorization required").len(), 1);
+
+    fs::write(place.refresh_token_file(), next).unwrap();
+    eventually("mended", async || world.get("/x").await.status == 200).await;
+    assert_eq!(world.authorization.requests(), 3);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.authorization.set_delay(Duration::from_secs(1));
+    world.authorization.revoke_all();
+    let mut caller = world.caller().await;
+    let request = Request::get("/x");
+    tokio::select! {
+        _ = caller.try_send(&request) => panic!("it takes a second"),
+        () = eventually("asked", async || world.authorization.requests() == 2) => {}
+    }
+    drop(caller);
+
+    world.process.signal(Signal::TERM);
+    assert_eq!(world.process.ended().await.code(), Some(0));
+
+    let tokens = world.authorization.refresh_tokens();
+    assert_eq!(tokens.all().len(), 3);
+    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    world.check();
+}
+
+/// A folder that was removed takes no file, whoever asks.
+#[tokio::test]
+async fn where_nothing_can_be_written_the_grant_is_kept_in_memory_and_used() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key().lifetime(2)).await;
+    remove_all(&place.state_dir());
+    eventually("two more rotations", async || world.authorization.requests() >= 3).await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    let event = world.process.event("state is not durable and kept in memory").await;
+    assert_eq!(event["a_restart_loses_the_grant"], true);
+    assert!(event["error"].as_str().unwrap().contains("a temporary file cannot be made"), "{event}");
+    assert_eq!(world.process.events("state is not durable and kept in memory").len(), 1);
+    assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
+    world.finish().await;
+}
+
+fn remove_all(folder: &Path) {
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn after_so_many_rotations_nothing_is_asked_any_more() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key().credential("max_rotations = 2").lifetime(2)).await;
+    let event = world.process.event("rotation limit reached").await;
+    assert_eq!(event["event"], "rotation.limit_reached");
+    assert_eq!(world.get("/x").await.status, 200, "the token is still good");
+
+    eventually("its end", async || world.get("/x").await.code().as_deref() == Some("rotation_limit")).await;
+    assert_eq!(world.get("/x").await.get("retry-after"), None);
+    assert_eq!(world.authorization.requests(), 2);
+    world.finish().await;
+}
