@@ -235,6 +235,13 @@ pub struct Upstream {
     pub roots: Roots,
 }
 
+impl Upstream {
+    /// Scheme and authority, as an origin is written (RFC 6454 §6.2).
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
+    }
+}
+
 /// What is written of the daemon's work.
 #[derive(Clone, Debug)]
 pub struct Log {

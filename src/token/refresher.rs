@@ -6,25 +6,25 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::debug;
 
+use super::acceptance;
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
 use super::current_identity::CurrentIdentity;
 use super::error::{Class, Malformed, TokenError};
 use super::fingerprint::Fingerprints;
-use super::jwt;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::oddities::Oddities;
 use super::progress::Progress;
 use super::schedule;
 use super::source::{Demand, TokenSource};
 use super::store::{Store, Writer};
-use super::wire::{Grant, MAX_LIFETIME};
+use super::wire::Grant;
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::Credential;
 use crate::telemetry::audit;
@@ -182,18 +182,10 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Makes a token of a grant, if it is what was asked for.
     fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
-        let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
-        let missing: Vec<String> =
-            credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
-        if !missing.is_empty() {
-            return Err(TokenError::ScopeMissing { missing });
-        }
-        if credential.expect_jwt && !jwt::has_form(&grant.access_token) {
-            return Err(TokenError::Malformed(Malformed::NotJwt));
-        }
+        let scopes = acceptance::scopes(grant, credential)?;
         let now = wall_clock();
         self.oddities.of_grant(grant, credential, now);
-        let lifetime = if credential.expect_jwt { bounded_by_exp(grant, now)? } else { grant.lifetime };
+        let lifetime = acceptance::lifetime(grant, credential, now)?;
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
@@ -278,19 +270,6 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = blocked;
         });
     }
-}
-
-/// The lifetime by `expires_in` or by the token's own `exp`, whichever ends earlier. The server's time counts, where
-/// it says what it is: our clock may be off.
-fn bounded_by_exp(grant: &Grant, now: SystemTime) -> Result<Option<Duration>, TokenError> {
-    let Some(left) = jwt::left(&grant.access_token, grant.server_time.unwrap_or(now)) else {
-        return Ok(grant.lifetime);
-    };
-    if left.is_zero() {
-        return Err(TokenError::Malformed(Malformed::Ended));
-    }
-    let said = grant.lifetime.filter(|lifetime| !lifetime.is_zero());
-    Ok(Some(said.unwrap_or(MAX_LIFETIME).min(left)))
 }
 
 #[cfg(test)]

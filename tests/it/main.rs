@@ -17,6 +17,7 @@ mod configuration;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod online;
 mod request_loop;
 mod secrets;
 mod shipped;
