@@ -78,6 +78,8 @@ pub struct Admin {
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Credential {
     pub provider: Key<Provider>,
+    pub region: Key<String>,
+    pub issuer: Key<String>,
     pub grant: Key<Grant>,
     pub token_url: Key<String>,
     pub client_id: Key<String>,
@@ -288,8 +290,6 @@ impl Section {
             ],
             Self::Admin => &["token", "metrics_token"],
             Self::Credential => &[
-                "region",
-                "issuer",
                 "fallback",
                 "authorize_url",
                 "redirect_uri",

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::{Resolver, duration, identity, request};
 use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant, Provider};
+use crate::config::file::{self, Grant};
 use crate::config::units::RequiredScopes;
 use crate::config::{Credential, HttpVersion, Quota};
 
@@ -45,8 +45,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn credential(&mut self, name: &str, place: &Range<usize>, file: file::Credential) -> Option<Credential> {
+    fn credential(
+        &mut self,
+        name: &str,
+        place: &Range<usize>,
+        mut file: file::Credential,
+    ) -> Option<Credential> {
         self.refuse_what_is_not_built(&file);
+        self.fill_in(name, place, &mut file);
         let path = |key: &str| format!("credentials.{name}.{key}");
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
         let client_certificate =
@@ -117,11 +123,6 @@ impl Resolver<'_> {
                 Problem::error(place, format!("{what} is not supported yet by this version")).help(instead),
             );
         };
-        if let Some(provider) =
-            file.provider.as_ref().filter(|provider| *provider.get_ref() != Provider::Oauth2)
-        {
-            refuse(provider.span(), "this provider", "write out `token_url` and the other keys instead");
-        }
         let built = |grant: &Grant| !matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
         if let Some(grant) = file.grant.as_ref().filter(|grant| !built(grant.get_ref())) {
             refuse(

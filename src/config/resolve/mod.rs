@@ -7,6 +7,7 @@ mod authorities;
 mod credential;
 mod identity;
 mod network;
+mod provider;
 mod request;
 mod route;
 
