@@ -273,6 +273,7 @@ fn routes(
             token,
             hold: Hold::default(),
             timeout: route.timeout,
+            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
         };
         table.add(route.host.as_deref(), &route.path, entry);
     }

@@ -112,6 +112,7 @@ pub struct Credential {
     pub proxy: Key<String>,
     pub http_version: Key<HttpVersion>,
     pub required: Key<bool>,
+    pub login_stub: Key<Vec<Spanned<String>>>,
 }
 
 /// `assertion` of a credential: a JWT that we sign (RFC 7523 §3).
@@ -298,7 +299,6 @@ impl Section {
                 "max_rotations",
                 "state_file",
                 "state_key",
-                "login_stub",
             ],
             Self::Route => &[
                 "strip_prefix",

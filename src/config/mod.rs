@@ -160,6 +160,8 @@ pub struct Credential {
     pub http_version: HttpVersion,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+    /// Paths at which applications log in, and are answered by ourselves.
+    pub login_stub: Vec<String>,
 }
 
 /// A proxy that tunnels TLS (RFC 9110 §9.3.6).

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use url::Url;
 
+use super::route::plain_path;
 use super::{Resolver, duration, identity, request};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant};
@@ -94,6 +95,7 @@ impl Resolver<'_> {
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
         let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
         let proxy = self.proxy(file.proxy, token_url.as_ref());
+        let login_stub = self.login_stub(file.login_stub);
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
@@ -114,6 +116,7 @@ impl Resolver<'_> {
             proxy,
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             required: file.required.is_none_or(Spanned::into_inner),
+            login_stub,
         })
     }
 
@@ -141,6 +144,16 @@ impl Resolver<'_> {
                 None
             }
         }
+    }
+
+    fn login_stub(&mut self, paths: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let paths = paths.map(Spanned::into_inner).unwrap_or_default();
+        for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
+            self.problems.push(Problem::error(path.span(), "not the path of a token endpoint").help(
+                "a whole path, such as \"/oauth/token\": no `*`, no query, no `%`, no `..`, no empty segment",
+            ));
+        }
+        paths.into_iter().map(Spanned::into_inner).collect()
     }
 
     fn scopes(&mut self, scopes: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {

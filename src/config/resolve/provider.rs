@@ -43,6 +43,10 @@ const CXONE_ISSUERS: [&str; 5] = [
     "https://nicecxone-sov1.eu",
 ];
 
+/// Where SDKs and applications log in on the host that serves the API: as the vendor has it, and as tutorials do.
+const GENESYS_LOGINS: &[&str] = &["/oauth/token", "/api/v2/oauth/token"];
+const CXONE_LOGINS: &[&str] = &["/auth/token", "/oauth2/token", "/oauth2/v1/token", "/auth/oauth/token"];
+
 /// A CXone token lives for an hour.
 const CXONE_MARGIN: Duration = Duration::from_mins(10);
 
@@ -56,6 +60,15 @@ impl Resolver<'_> {
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
         let known_at = file.provider.as_ref().map_or_else(|| place.clone(), Spanned::span);
         self.refuse_keys_of_others(file, provider);
+        let logins = match provider {
+            Provider::Oauth2 => &[],
+            Provider::Genesys => GENESYS_LOGINS,
+            Provider::Cxone => CXONE_LOGINS,
+        };
+        file.login_stub.get_or_insert_with(|| {
+            let paths = logins.iter().map(|path| Spanned::new(known_at.clone(), (*path).to_owned()));
+            Spanned::new(known_at.clone(), paths.collect())
+        });
         match provider {
             Provider::Oauth2 => {}
             Provider::Genesys => {
@@ -199,6 +212,7 @@ mod tests {
             let credential = credential(&format!("provider = \"genesys\"\nregion = \"{region}\""));
             assert_eq!(credential.token_url.as_str(), format!("https://login.{region}/oauth/token"));
             assert!(matches!(credential.identity.grant, identity::Grant::ClientCredentials));
+            assert_eq!(credential.login_stub, GENESYS_LOGINS);
         }
     }
 
@@ -210,6 +224,7 @@ mod tests {
             assert!(matches!(credential.identity.grant, identity::Grant::Password { .. }));
             assert_eq!(credential.http_version, HttpVersion::Http1);
             assert_eq!(credential.refresh_margin, CXONE_MARGIN);
+            assert_eq!(credential.login_stub, CXONE_LOGINS);
         }
     }
 
@@ -227,6 +242,8 @@ mod tests {
         assert_eq!(own.token_url.as_str(), "https://own.example.com/t");
         credential(&format!("provider = \"cxone\"\ntoken_url = \"https://own.example.com/t\"\n{KEY}"));
         assert_eq!(credential(GENESYS).refresh_margin, Duration::from_mins(5));
+        assert!(credential(&format!("{GENESYS}\nlogin_stub = []")).login_stub.is_empty());
+        assert_eq!(credential(&format!("{GENESYS}\nlogin_stub = [\"/own\"]")).login_stub, ["/own"]);
     }
 
     #[test]

@@ -352,6 +352,14 @@ fn a_place_for_a_secret_that_would_be_the_secret_is_refused() {
 }
 
 #[test]
+fn where_applications_log_in_is_a_whole_path() {
+    for wrong in ["", "/", "oauth/token", "/oauth/*", "/a//b", "/a?b", "/../a", "/%61", "https://a.test/b"] {
+        let text = with_credential(&format!("login_stub = [\"/fine\", \"{wrong}\"]"));
+        assert_eq!(refused(&text), ["not the path of a token endpoint"], "{wrong}");
+    }
+}
+
+#[test]
 fn both_mistakes_of_a_quota_are_said() {
     let said = refused(&format!("{CREDENTIAL}quota = {{ requests = 0, per = \"0s\" }}\n{ROUTE}"));
     assert_eq!(said, ["`requests` must be at least 1", "`per` is too short for so many requests"]);
