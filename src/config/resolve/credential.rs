@@ -138,7 +138,11 @@ impl Resolver<'_> {
 
     fn token_url(&mut self, path: &str, place: &Range<usize>, text: Option<&Spanned<String>>) -> Option<Url> {
         match text {
-            Some(text) => self.endpoint(text),
+            Some(text) => {
+                let url = self.endpoint(text)?;
+                self.warn_of_tutorial(text, &url);
+                Some(url)
+            }
             None => {
                 self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"");
                 None

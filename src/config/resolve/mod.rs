@@ -10,6 +10,7 @@ mod network;
 mod provider;
 mod request;
 mod route;
+mod tutorial;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

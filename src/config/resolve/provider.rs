@@ -13,7 +13,7 @@ use crate::config::file::{self, Grant, HttpVersion, Provider};
 use crate::config::units;
 
 /// Genesys Cloud's regions, by the domain of their login and API hosts.
-const GENESYS_REGIONS: [&str; 18] = [
+pub(super) const GENESYS_REGIONS: [&str; 18] = [
     "mypurecloud.com",
     "use2.us-gov-pure.cloud",
     "usw2.pure.cloud",
