@@ -335,21 +335,29 @@ fn routes(
             token,
             hold: Hold::default(),
             timeout: route.timeout,
+            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
         };
         table.add(route.host.as_deref(), &route.path, entry);
     }
     Ok((table, upstreams.into_iter().map(|(_, upstream)| upstream).collect()))
 }
 
-fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
+/// Whether requests of both routes may use the same connections.
+pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
     let (a, b) = (&one.upstream, &other.upstream);
     (&a.scheme, &a.authority, &a.roots) == (&b.scheme, &b.authority, &b.roots)
         && one.connect_timeout == other.connect_timeout
 }
 
 fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
+    let connect = Box::new(connect(route, trust)?);
+    Ok(Upstream { index, origin: route.upstream.origin(), connect, connect_timeout: route.connect_timeout })
+}
+
+/// What connects to a route's upstream.
+pub(crate) fn connect(route: &config::Route, trust: &Trust) -> Result<TcpConnect, StartError> {
     let config::Upstream { scheme, authority, roots, .. } = &route.upstream;
-    let origin = format!("{scheme}://{authority}");
+    let origin = route.upstream.origin();
     let tls = if *scheme == Scheme::HTTPS {
         let tls = trust
             .client_config(roots, HTTP_1)
@@ -358,7 +366,6 @@ fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstre
     } else {
         None
     };
-    let connect = TcpConnect::new(scheme, authority, tls, route.connect_timeout)
-        .map_err(|source| StartError::Upstream { upstream: origin.clone(), source })?;
-    Ok(Upstream { index, origin, connect: Box::new(connect), connect_timeout: route.connect_timeout })
+    TcpConnect::new(scheme, authority, tls, route.connect_timeout)
+        .map_err(|source| StartError::Upstream { upstream: origin, source })
 }

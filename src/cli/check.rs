@@ -1,12 +1,23 @@
-//! `bearerd check`: every problem of the configuration, and whether it could be used.
+//! `bearerd check`: every problem of the configuration, and whether it could be used; with `--online`, whether its
+//! peers take it.
 
-use super::{BAD_CONFIGURATION, ConfigFile, OK, output};
+use super::{BAD_CONFIGURATION, ConfigFile, OK, online, output};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config::{self, Environment};
 
-pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
-    let path = config::find(file.path, environment);
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Also make one token request for each credential and one connection to each upstream
+    #[arg(long)]
+    online: bool,
+}
+
+pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
+    let path = config::find(check.file.path, environment);
     let outcome = config::load(&path, environment);
     let diagnostics = match &outcome {
         Ok(checked) => &checked.warnings,
@@ -34,7 +45,7 @@ pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
                 counted(config.routes.len(), "route"),
                 counted(config.credentials.len(), "credential"),
             ));
-            OK
+            if check.online { online::online(config).await } else { OK }
         }
         Err(_) => {
             let errors = counted(diagnostics.errors(), "error");
@@ -44,6 +55,7 @@ pub(super) fn check(file: ConfigFile, environment: &Environment) -> u8 {
     }
 }
 
+/// A number of things in words.
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

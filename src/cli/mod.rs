@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod health;
 mod keygen;
+mod online;
 pub mod output;
 mod run;
 
@@ -36,7 +37,7 @@ enum Command {
     /// Serve until SIGTERM or SIGINT; finish what is in flight, then stop
     Run(ConfigFile),
     /// Check the configuration and print every problem; binds nothing
-    Check(ConfigFile),
+    Check(check::Check),
     /// Ask a running daemon whether it lives
     Health(health::Health),
     /// Print a new key for the state file: 32 random bytes, in base64
@@ -70,7 +71,7 @@ pub async fn main() -> ExitCode {
     };
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,
-        Command::Check(file) => check::check(file, &Environment::process()),
+        Command::Check(check) => check::check(check, &Environment::process()).await,
         Command::Health(health) => health::health(health, &Environment::process()).await,
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,

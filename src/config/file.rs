@@ -79,6 +79,8 @@ pub struct Admin {
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Credential {
     pub provider: Key<Provider>,
+    pub region: Key<String>,
+    pub issuer: Key<String>,
     pub grant: Key<Grant>,
     pub token_url: Key<String>,
     pub client_id: Key<String>,
@@ -115,6 +117,7 @@ pub struct Credential {
     pub state_file: Key<PathBuf>,
     pub state_key: Key<SecretSource>,
     pub required: Key<bool>,
+    pub login_stub: Key<Vec<Spanned<String>>>,
 }
 
 /// `assertion` of a credential: a JWT that we sign (RFC 7523 §3).
@@ -293,15 +296,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["token", "metrics_token"],
-            Self::Credential => &[
-                "region",
-                "issuer",
-                "fallback",
-                "authorize_url",
-                "redirect_uri",
-                "client_secret_next",
-                "login_stub",
-            ],
+            Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
             Self::Route => &[
                 "strip_prefix",
                 "upgrade",

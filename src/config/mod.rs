@@ -165,6 +165,8 @@ pub struct Credential {
     pub state: Option<StatePlace>,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+    /// Paths at which applications log in, and are answered by ourselves.
+    pub login_stub: Vec<String>,
 }
 
 /// Where a credential's state is, and what it is encrypted with.
@@ -247,6 +249,13 @@ pub struct Upstream {
     pub path: String,
     /// Which certificate authorities it is checked against.
     pub roots: Roots,
+}
+
+impl Upstream {
+    /// Scheme and authority, as an origin is written (RFC 6454 §6.2).
+    pub fn origin(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
+    }
 }
 
 /// What is written of the daemon's work.

@@ -1,6 +1,7 @@
 //! A certificate authority that lives as long as the process, and a certificate for loopback.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
@@ -35,6 +36,15 @@ pub enum PkiError {
 impl Pki {
     /// An authority, and a certificate for these names and addresses.
     pub fn new(names: &[&str]) -> Result<Self, PkiError> {
+        Self::with(names, None)
+    }
+
+    /// The same with a certificate that ends then.
+    pub fn ending(names: &[&str], end: SystemTime) -> Result<Self, PkiError> {
+        Self::with(names, Some(end))
+    }
+
+    fn with(names: &[&str], end: Option<SystemTime>) -> Result<Self, PkiError> {
         let authority_key = KeyPair::generate()?;
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,6 +55,9 @@ impl Pki {
         let mut server =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         server.distinguished_name.push(DnType::CommonName, "bearerd demo server");
+        if let Some(end) = end {
+            server.not_after = end.into();
+        }
         let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?;
         Ok(Self {
             authority: authority_certificate.der().clone(),

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::{Authority, Scheme};
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -77,6 +78,45 @@ impl TcpConnect {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_connect_timeout(Some(timeout));
         Ok(Self { tcp, uri, tls })
+    }
+}
+
+/// What an upstream shows of itself to whoever connects.
+#[derive(Debug)]
+pub struct Seen {
+    /// Which of its addresses answered.
+    pub address: SocketAddr,
+    /// What TLS came to, where there is any.
+    pub tls: Option<SeenTls>,
+}
+
+/// A TLS connection that was accepted.
+#[derive(Debug)]
+pub struct SeenTls {
+    /// What was agreed on.
+    pub version: Option<ProtocolVersion>,
+    /// The upstream's own certificate.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
+impl TcpConnect {
+    /// Connects as for a request, looks, and closes.
+    ///
+    /// # Errors
+    ///
+    /// [`ForwardError`] as for a request, its time-out aside.
+    pub async fn look(&self) -> Result<Seen, ForwardError> {
+        let tcp = self.tcp.clone().call(self.uri.clone()).await.map_err(|error| unreachable(&error))?;
+        let tcp = tcp.into_inner();
+        let address = tcp.peer_addr().map_err(|error| unreachable(&error))?;
+        let Some((connector, name)) = self.tls.clone() else {
+            return Ok(Seen { address, tls: None });
+        };
+        let stream = connector.connect(name, tcp).await.map_err(|error| tls_failed(&error))?;
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = certificate.map(|one| one.clone().into_owned());
+        Ok(Seen { address, tls: Some(SeenTls { version: session.protocol_version(), certificate }) })
     }
 }
 

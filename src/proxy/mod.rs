@@ -19,6 +19,7 @@ pub mod guard;
 pub mod headers;
 pub mod listener;
 pub mod location;
+mod login;
 pub mod pool;
 pub mod replay;
 pub mod response;

@@ -58,7 +58,17 @@ pub fn relay(
     })
 }
 
-/// An answer of our own for the caller.
+/// An answer of our own for a caller whose request was read to its end.
+pub fn reply(
+    response: Response<Bytes>,
+    payload: Payload<Incoming>,
+    mut exchange: Exchange,
+) -> Response<AnswerBody> {
+    exchange.answered(response.status());
+    response.map(|body| AnswerBody { content: Content::Whole(body), payload, exchange })
+}
+
+/// A refusal of our own for the caller.
 pub fn refuse(
     error: &ProxyError,
     payload: Payload<Incoming>,

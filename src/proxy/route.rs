@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Method};
 
 use super::guard::Target;
 use super::pool::Upstream;
@@ -36,6 +36,8 @@ pub struct Route {
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
+    /// Paths at which callers log in, and get an answer of ours.
+    pub login_stub: Vec<String>,
 }
 
 /// All routes. A request is looked up in one table from start to end.
@@ -141,6 +143,20 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 impl Route {
+    /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
+    /// somebody's secret is passed on: letters of either case, and empty segments.
+    pub fn is_login(&self, method: &Method, path: &str) -> bool {
+        if self.login_stub.is_empty() || *method != Method::POST {
+            return false;
+        }
+        let path = normalized(path);
+        let segments = |path: &'_ str| -> Vec<String> {
+            path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
+        };
+        let called = segments(&path);
+        self.login_stub.iter().any(|stub| segments(stub) == called)
+    }
+
     /// The path and query for the upstream: the caller's own bytes, behind the upstream's path.
     ///
     /// # Errors
@@ -185,6 +201,7 @@ mod tests {
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
+            login_stub: Vec::new(),
         }
     }
 
@@ -248,6 +265,23 @@ mod tests {
         assert_eq!(found(&table, "h", "/api%2Fx"), None);
         assert_eq!(found(&table, "h", "/%"), None);
         assert_eq!(found(&table, "h", "/%6"), None);
+    }
+
+    #[test]
+    fn a_login_is_a_post_to_a_stub_however_a_lenient_server_would_read_it() {
+        let mut route = route("r");
+        assert!(!route.is_login(&Method::POST, "/oauth/token"));
+        route.login_stub = vec!["/x".to_owned(), "/oauth/token".to_owned()];
+
+        for path in
+            ["/oauth/token", "/oauth/token/", "/OAuth/Token", "/%6fauth/token", "//oauth//token", "/x"]
+        {
+            assert!(route.is_login(&Method::POST, path), "{path}");
+        }
+        for path in ["/", "/oauth", "/oauth/token/x", "/oauth/tokens", "/api/oauth/token"] {
+            assert!(!route.is_login(&Method::POST, path), "{path}");
+        }
+        assert!(!route.is_login(&Method::GET, "/oauth/token"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::forward::{Answered, Failure, ForwardError, forward};
 use super::guard::{self, Policy};
 use super::headers;
 use super::location;
+use super::login;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
@@ -68,6 +69,13 @@ struct Passage<'a> {
     patience: Duration,
 }
 
+/// Whose answer a caller gets.
+enum Reply {
+    Upstream(Answered<Attempt<Incoming>>),
+    /// Ours, to a login of the caller's own.
+    Login,
+}
+
 /// An upstream's answer, and the token it was given for.
 struct Outcome {
     answered: Answered<Attempt<Incoming>>,
@@ -95,7 +103,8 @@ impl Service {
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance);
         let response = match self.proxy(head, &payload, &mut exchange).await {
-            Ok(answered) => response::relay(answered, payload, exchange),
+            Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
+            Ok(Reply::Login) => response::reply(login::response(), payload, exchange),
             Err(error) => response::refuse(&error, payload, exchange),
         };
         Ok(response)
@@ -107,10 +116,14 @@ impl Service {
         mut head: Parts,
         payload: &Payload<Incoming>,
         exchange: &mut Exchange,
-    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
+    ) -> Result<Reply, ProxyError> {
         let version = head.version;
         let route = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
+        if route.is_login(&head.method, head.uri.path()) {
+            login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
+            return Ok(Reply::Login);
+        }
         self.address(&mut head, route)?;
 
         let mut passage = Passage { route, payload, exchange, patience: self.shared.token_wait };
@@ -132,7 +145,7 @@ impl Service {
         let headers = answered.response.headers_mut();
         headers::for_caller(headers, received_in, &self.shared.instance);
         location::through_proxy(headers, &route.upstream.origin, &route.path_in_front);
-        Ok(answered)
+        Ok(Reply::Upstream(answered))
     }
 
     /// Whether the request may go anywhere, and where.

@@ -154,6 +154,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
         token: Some(source),
         hold: Hold::default(),
         timeout: Duration::from_mins(1),
+        login_stub: Vec::new(),
     };
     table.add(None, "/", route);
     let limits = config.server.limits.clone();

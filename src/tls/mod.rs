@@ -1,3 +1,4 @@
 //! TLS: how peers are checked.
 
+pub mod certificate;
 pub mod client;

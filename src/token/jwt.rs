@@ -6,12 +6,27 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// A member of the payload; others are ignored.
 #[derive(Deserialize)]
-struct Claims {
+struct End {
     exp: Option<f64>,
+}
+
+/// What it says of who issued it, for whom, and for which tenant; other members are ignored.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Claims {
+    /// RFC 7519 §4.1.1.
+    #[serde(default, deserialize_with = "text")]
+    pub iss: Option<String>,
+    /// RFC 7519 §4.1.3: one or several.
+    #[serde(default, deserialize_with = "texts")]
+    pub aud: Vec<String>,
+    /// CXone's name for the organization.
+    #[serde(default, rename = "tenantId", deserialize_with = "text")]
+    pub tenant: Option<String>,
 }
 
 /// Three base64url parts with something in the first two (RFC 7519 §3, RFC 7515 §7.1).
@@ -25,12 +40,35 @@ pub fn has_form(token: &str) -> bool {
 
 /// What is left of it at this time by its `exp` (RFC 7519 §4.1.4); `None` if it has no legible one.
 pub fn left(token: &str, now: SystemTime) -> Option<Duration> {
-    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let exp = serde_json::from_slice::<Claims>(&payload).ok()?.exp?;
+    let exp = serde_json::from_slice::<End>(&payload(token)?).ok()?.exp?;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     // Seconds that no duration holds are a very long time, for the caller of this to bound.
     let end = Duration::try_from_secs_f64(exp.max(0.0)).unwrap_or(Duration::MAX);
     Some(end.saturating_sub(now))
+}
+
+/// What it says of itself; `None` if it is no JWT, or not a legible one.
+pub fn claims(token: &str) -> Option<Claims> {
+    has_form(token).then_some(())?;
+    serde_json::from_slice(&payload(token)?).ok()
+}
+
+fn payload(token: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()
+}
+
+/// A member that is something else than text is as good as none.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = Value::deserialize(deserializer)?;
+    Ok(value.as_str().map(str::to_owned))
+}
+
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::String(one) => vec![one],
+        Value::Array(all) => all.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -73,9 +111,32 @@ mod tests {
         assert_eq!(left("opaque", now), None);
     }
 
+    #[test]
+    fn what_it_says_of_itself_is_read_in_any_dress_and_nothing_else() {
+        let said = |payload| claims(&token(payload));
+        let claims = |iss: Option<&str>, aud: &[&str], tenant: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let aud = aud.iter().map(|one| (*one).to_owned()).collect();
+            Some(Claims { iss: owned(iss), aud, tenant: owned(tenant) })
+        };
+
+        assert_eq!(said("{}"), claims(None, &[], None));
+        assert_eq!(
+            said("{\"iss\":\"i\",\"aud\":\"a\",\"tenantId\":\"t\",\"x\":1}"),
+            claims(Some("i"), &["a"], Some("t"))
+        );
+        assert_eq!(
+            said("{\"iss\":5,\"aud\":[\"a\",5,\"b\"],\"tenantId\":null}"),
+            claims(None, &["a", "b"], None)
+        );
+        assert_eq!(said("not json"), None);
+        assert_eq!(super::claims("opaque"), None);
+    }
+
     proptest! {
         #[test]
         fn no_token_makes_it_panic(text in "[ -~]{0,60}", exp in any::<f64>()) {
+            let _ = (claims(&text), claims(&token(&text)));
             let _ = (left(&text, UNIX_EPOCH), left(&token(&format!("{{\"exp\":{exp:e}}}")), UNIX_EPOCH));
         }
     }

@@ -5,6 +5,7 @@
 //! the store without a lock, and waits for the refresher only where there is no usable token. What must outlive the
 //! process goes to a [`state_file`].
 
+mod acceptance;
 pub mod access_token;
 mod assertion;
 mod client;
@@ -16,7 +17,7 @@ mod fingerprint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod grant;
-mod jwt;
+pub mod jwt;
 mod limiter;
 mod oddities;
 mod progress;
@@ -27,6 +28,7 @@ mod schedule;
 mod source;
 pub mod state_file;
 pub mod store;
+pub mod trial;
 pub mod wire;
 
 pub use access_token::{AccessToken, Generation};

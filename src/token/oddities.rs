@@ -9,10 +9,10 @@ use super::wire::Grant;
 use crate::config::Credential;
 
 /// Scopes that servers take and do not list as granted.
-const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
 
 /// Clocks that differ more make JWTs end too late or begin too early.
-const MAX_SKEW: Duration = Duration::from_mins(1);
+pub const MAX_SKEW: Duration = Duration::from_mins(1);
 
 /// What has been told of one credential's answers and still holds.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@
 //! through the limiter. It never ends by itself: whatever a token endpoint does, the answer is to keep the
 //! valid token and ask again later.
 
-mod acceptance;
+mod accept;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

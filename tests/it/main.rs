@@ -17,6 +17,8 @@ mod configuration;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod login_stub;
+mod online;
 mod request_loop;
 mod secrets;
 mod shipped;

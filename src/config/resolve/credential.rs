@@ -7,9 +7,10 @@ use std::sync::Arc;
 use toml::Spanned;
 use url::Url;
 
+use super::route::plain_path;
 use super::{Resolver, duration, identity, request, state};
 use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant, Provider};
+use crate::config::file::{self, Grant};
 use crate::config::units::RequiredScopes;
 use crate::config::{Credential, HttpVersion, Quota};
 
@@ -45,8 +46,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn credential(&mut self, name: &str, place: &Range<usize>, file: file::Credential) -> Option<Credential> {
+    fn credential(
+        &mut self,
+        name: &str,
+        place: &Range<usize>,
+        mut file: file::Credential,
+    ) -> Option<Credential> {
         self.refuse_what_is_not_built(&file);
+        self.fill_in(name, place, &mut file);
         let path = |key: &str| format!("credentials.{name}.{key}");
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
         let client_certificate =
@@ -96,6 +103,7 @@ impl Resolver<'_> {
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
         let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
         let proxy = self.proxy(file.proxy, token_url.as_ref());
+        let login_stub = self.login_stub(file.login_stub);
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
@@ -118,6 +126,7 @@ impl Resolver<'_> {
             max_rotations: file.max_rotations.map_or(0, Spanned::into_inner),
             state,
             required: file.required.is_none_or(Spanned::into_inner),
+            login_stub,
         })
     }
 
@@ -127,11 +136,6 @@ impl Resolver<'_> {
                 Problem::error(place, format!("{what} is not supported yet by this version")).help(instead),
             );
         };
-        if let Some(provider) =
-            file.provider.as_ref().filter(|provider| *provider.get_ref() != Provider::Oauth2)
-        {
-            refuse(provider.span(), "this provider", "write out `token_url` and the other keys instead");
-        }
         let is_code = |grant: &&Spanned<Grant>| *grant.get_ref() == Grant::AuthorizationCode;
         if let Some(grant) = file.grant.as_ref().filter(is_code) {
             refuse(
@@ -144,12 +148,26 @@ impl Resolver<'_> {
 
     fn token_url(&mut self, path: &str, place: &Range<usize>, text: Option<&Spanned<String>>) -> Option<Url> {
         match text {
-            Some(text) => self.endpoint(text),
+            Some(text) => {
+                let url = self.endpoint(text)?;
+                self.warn_of_tutorial(text, &url);
+                Some(url)
+            }
             None => {
                 self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"");
                 None
             }
         }
+    }
+
+    fn login_stub(&mut self, paths: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let paths = paths.map(Spanned::into_inner).unwrap_or_default();
+        for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
+            self.problems.push(Problem::error(path.span(), "not the path of a token endpoint").help(
+                "a whole path, such as \"/oauth/token\": no `*`, no query, no `%`, no `..`, no empty segment",
+            ));
+        }
+        paths.into_iter().map(Spanned::into_inner).collect()
     }
 
     fn scopes(&mut self, scopes: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {

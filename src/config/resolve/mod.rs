@@ -7,9 +7,11 @@ mod authorities;
 mod credential;
 mod identity;
 mod network;
+mod provider;
 mod request;
 mod route;
 mod state;
+mod tutorial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

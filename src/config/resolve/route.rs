@@ -120,24 +120,16 @@ impl Resolver<'_> {
     /// A prefix as it is matched: no slash at its end but for the root itself.
     fn path(&mut self, path: &Spanned<String>) -> Option<String> {
         let text = path.get_ref();
-        let is_plain = |segment: &str| {
-            !segment.is_empty()
-                && segment != "."
-                && segment != ".."
-                && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;*\"<>".contains(&byte))
-        };
         if text == "/" {
             return Some("/".to_owned());
         }
-        match text.strip_prefix('/').map(|rest| rest.strip_suffix('/').unwrap_or(rest)) {
-            Some(rest) if rest.split('/').all(is_plain) => Some(format!("/{rest}")),
-            _ => {
-                self.problems.push(Problem::error(path.span(), "not a path prefix").help(
-                    "it starts with `/` and covers all below it: no `*`, no query, no `%`, no `..`, no empty segment",
-                ));
-                None
-            }
+        let plain = plain_path(text);
+        if plain.is_none() {
+            self.problems.push(Problem::error(path.span(), "not a path prefix").help(
+                "it starts with `/` and covers all below it: no `*`, no query, no `%`, no `..`, no empty segment",
+            ));
         }
+        plain
     }
 
     fn upstream(&mut self, text: &Spanned<String>) -> Option<(Scheme, Authority, String)> {
@@ -193,4 +185,17 @@ impl Resolver<'_> {
         // One that is there and not good has been reported with its own place.
         credentials.iter().find(|one| one.name == *name.get_ref()).cloned().map(Some)
     }
+}
+
+/// A path below the root that can be read in one way only, without a slash at its end.
+pub(super) fn plain_path(text: &str) -> Option<String> {
+    let is_plain = |segment: &str| {
+        !segment.is_empty()
+            && segment != "."
+            && segment != ".."
+            && segment.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?#%;*\"<>".contains(&byte))
+    };
+    let rest = text.strip_prefix('/')?;
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    rest.split('/').all(is_plain).then(|| format!("/{rest}"))
 }

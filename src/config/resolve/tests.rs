@@ -291,7 +291,10 @@ fn a_value_that_is_designed_and_not_built_is_refused_too() {
             with_credential("grant = \"authorization_code\""),
             "this grant is not supported yet by this version",
         ),
-        (with_credential("provider = \"genesys\""), "this provider is not supported yet by this version"),
+        (
+            with_credential("issuer = \"https://as.example.com\""),
+            "`issuer` of any server is not supported yet by this version",
+        ),
         (
             format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
             "`audit` is not supported yet by this version",
@@ -348,6 +351,14 @@ fn a_place_for_a_secret_that_would_be_the_secret_is_refused() {
         assert_ne!(credential, CREDENTIAL);
         let said = refused(&format!("{credential}{ROUTE}"));
         assert_eq!(said, ["looks like a place for a secret, and would be the secret itself"], "{secret}");
+    }
+}
+
+#[test]
+fn where_applications_log_in_is_a_whole_path() {
+    for wrong in ["", "/", "oauth/token", "/oauth/*", "/a//b", "/a?b", "/../a", "/%61", "https://a.test/b"] {
+        let text = with_credential(&format!("login_stub = [\"/fine\", \"{wrong}\"]"));
+        assert_eq!(refused(&text), ["not the path of a token endpoint"], "{wrong}");
     }
 }
 

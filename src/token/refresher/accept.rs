@@ -1,34 +1,23 @@
-//! Whether an answer's token is what was asked for, and when it ends.
+//! An answer's token as the loop takes it: a new generation, or the one that it had.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::Refresher;
 use crate::clock::{Moment, wall_clock};
+use crate::token::acceptance;
 use crate::token::access_token::AccessToken;
 use crate::token::client::TokenEndpoint;
 use crate::token::error::{Malformed, TokenError};
-use crate::token::jwt;
-use crate::token::wire::{Grant, MAX_LIFETIME};
+use crate::token::wire::Grant;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Makes a token of a grant, if it is what was asked for.
     pub(super) fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
-        if let Some(flaw) = &grant.flaw {
-            return Err(TokenError::Malformed(flaw.clone()));
-        }
         let credential = &self.credential;
-        let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
-        let missing: Vec<String> =
-            credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
-        if !missing.is_empty() {
-            return Err(TokenError::ScopeMissing { missing });
-        }
-        if credential.expect_jwt && !jwt::has_form(&grant.access_token) {
-            return Err(TokenError::Malformed(Malformed::NotJwt));
-        }
+        let scopes = acceptance::scopes(grant, credential)?;
         let now = wall_clock();
         self.oddities.of_grant(grant, credential, now);
-        let lifetime = if credential.expect_jwt { bounded_by_exp(grant, now)? } else { grant.lifetime };
+        let lifetime = acceptance::lifetime(grant, credential, now)?;
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
@@ -54,17 +43,4 @@ impl<E: TokenEndpoint> Refresher<E> {
             Err(TokenError::Malformed(Malformed::Stale))
         }
     }
-}
-
-/// The lifetime by `expires_in` or by the token's own `exp`, whichever ends earlier. The server's time counts, where
-/// it says what it is: our clock may be off.
-fn bounded_by_exp(grant: &Grant, now: SystemTime) -> Result<Option<Duration>, TokenError> {
-    let Some(left) = jwt::left(&grant.access_token, grant.server_time.unwrap_or(now)) else {
-        return Ok(grant.lifetime);
-    };
-    if left.is_zero() {
-        return Err(TokenError::Malformed(Malformed::Ended));
-    }
-    let said = grant.lifetime.filter(|lifetime| !lifetime.is_zero());
-    Ok(Some(said.unwrap_or(MAX_LIFETIME).min(left)))
 }

@@ -1,0 +1,66 @@
+//! `bearerd check --online`: one token request for each credential and one connection to each upstream, all at once,
+//! as the daemon would make them.
+//!
+//! What a peer says of itself is shown; a token or a secret never is.
+
+mod credential;
+mod report;
+mod upstream;
+
+use futures_util::future::{join, join_all};
+
+use self::report::Report;
+use super::{BAD_CONFIGURATION, FAILED, OK, output};
+use crate::app;
+use crate::causes::in_one_line;
+use crate::config::{Config, Route};
+use crate::tls::client::Trust;
+use crate::token::TokenClient;
+
+/// Asks them all and tells of each; [`FAILED`] if a request would be short of something.
+pub(super) async fn online(config: &Config) -> u8 {
+    let reports = match ask(config).await {
+        Ok(reports) => reports,
+        Err(error) => {
+            output::error_line(error);
+            return BAD_CONFIGURATION;
+        }
+    };
+    for report in &reports {
+        output::line(format_args!("\n{report}"));
+    }
+    let failed = reports.iter().filter(|report| report.is_failure()).count();
+    if failed == 0 {
+        return OK;
+    }
+    output::line(format_args!("\n{failed} of {} failed", reports.len()));
+    FAILED
+}
+
+async fn ask(config: &Config) -> Result<Vec<Report>, String> {
+    let trust = Trust::default();
+    let mut credentials = Vec::new();
+    for credential in &config.credentials {
+        let client = TokenClient::new(credential, &trust)
+            .map_err(|error| format!("the credential `{}`: {}", credential.name, in_one_line(&error)))?;
+        let is_used = config
+            .routes
+            .iter()
+            .any(|route| route.credential.as_ref().is_some_and(|other| other.name == credential.name));
+        credentials.push(credential::report(credential, client, is_used));
+    }
+    let mut distinct: Vec<&Route> = Vec::new();
+    for route in &config.routes {
+        if !distinct.iter().any(|other| app::shares_connections(other, route)) {
+            distinct.push(route);
+        }
+    }
+    let mut upstreams = Vec::new();
+    for route in distinct {
+        let connect = app::connect(route, &trust).map_err(|error| in_one_line(&error))?;
+        upstreams.push(upstream::report(route, connect));
+    }
+    let (mut reports, of_upstreams) = join(join_all(credentials), join_all(upstreams)).await;
+    reports.extend(of_upstreams);
+    Ok(reports)
+}

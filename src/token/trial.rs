@@ -1,0 +1,90 @@
+//! One token request outside the refresh loop: what `bearerd check --online` asks and what it learns.
+//!
+//! It goes through the credential's own client, with its authorities, proxy and time-outs, and is judged as the
+//! refresher would judge it. Nothing is published. What it tells holds no token and no secret.
+
+use std::time::{Duration, SystemTime};
+
+use secrecy::SecretString;
+
+use super::acceptance;
+use super::access_token::{AccessToken, Generation};
+use super::client::TokenEndpoint;
+use super::confidential::Confidential;
+use super::error::TokenError;
+use super::jwt;
+pub use super::oddities::{MAX_SKEW, NEVER_LISTED};
+use super::wire::Grant;
+use crate::clock::{Clock, wall_clock};
+use crate::config::Credential;
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Trial {
+    /// From the request to the end of its answer.
+    pub took: Duration,
+    /// What was granted, if anything was.
+    pub granted: Option<Granted>,
+    /// Why requests would get no token.
+    pub failure: Option<TokenError>,
+}
+
+/// What a server granted, as it may be shown.
+#[derive(Debug)]
+pub struct Granted {
+    /// `None` means as asked for.
+    pub scopes: Option<Vec<String>>,
+    /// By the answer, or by the token's `exp` if that counts; `None` where neither says.
+    pub lifetime: Option<Duration>,
+    /// What the token says of itself, if it is a legible JWT.
+    pub claims: Option<jwt::Claims>,
+    /// Whether the answer's Content-Type said that it is JSON.
+    pub is_labelled_json: bool,
+    /// What time it was for the server, and for us.
+    pub clocks: Option<(SystemTime, SystemTime)>,
+}
+
+/// Asks once.
+pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, clock: Clock) -> Trial {
+    let identity = credential.identity.initial();
+    let sent = clock.now();
+    let answer = endpoint.request(credential, &identity, None).await;
+    let took = sent.until(clock.now());
+    let grant = match answer {
+        Ok(grant) => grant,
+        Err(failure) => return Trial { took, granted: None, failure: Some(failure) },
+    };
+    let secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
+    let now = wall_clock();
+    let lifetime = acceptance::lifetime(&grant, credential, now);
+    let is_token = |lifetime: Option<Duration>| {
+        let lifetime = lifetime.unwrap_or(credential.default_lifetime);
+        AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lifetime, Vec::new())
+    };
+    let failure = acceptance::scopes(&grant, credential).err().or_else(|| match &lifetime {
+        Ok(lifetime) => is_token(*lifetime).err().map(|illegal| TokenError::Malformed(illegal.into())),
+        Err(ended) => Some(ended.clone()),
+    });
+    Trial { took, granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)), failure }
+}
+
+/// A server may put anything anywhere, the token included.
+fn shown(grant: &Grant, secrets: &[SecretString], lifetime: Option<Duration>, now: SystemTime) -> Granted {
+    let token = SecretString::from(grant.access_token.clone());
+    let all: Vec<SecretString> = secrets.iter().cloned().chain([token]).collect();
+    let confidential = Confidential { secrets: &all, token: None };
+    let printable = |words: String| confidential.printable(&words);
+    let scopes = grant.scopes.clone().map(|scopes| scopes.into_iter().map(printable).collect());
+    let claims = jwt::claims(&grant.access_token).map(|claims| jwt::Claims {
+        iss: claims.iss.map(printable),
+        aud: claims.aud.into_iter().map(printable).collect(),
+        tenant: claims.tenant.map(printable),
+    });
+    Granted {
+        scopes,
+        lifetime: lifetime.filter(|lifetime| !lifetime.is_zero()),
+        claims,
+        is_labelled_json: grant.is_labelled_json,
+        clocks: grant.server_time.map(|theirs| (theirs, now)),
+    }
+}

@@ -1,0 +1,91 @@
+//! Applications that log in at the proxy: answered there, over either HTTP, and never passed on.
+
+use bearerd::demo::authorization_server::Answer;
+
+use crate::harness::caller::LOGIN;
+use crate::harness::world::search;
+use crate::harness::{Http2Caller, Request, Setup, World};
+
+const FORM: &[u8] = b"grant_type=client_credentials&client_id=app&client_secret=the-applications-own";
+
+fn setup() -> Setup {
+    Setup::default().credential("login_stub = [\"/oauth/token\", \"/api/v2/oauth/token\"]")
+}
+
+async fn finish(world: World, forwarded: usize) {
+    assert_eq!(world.upstream.requests().len(), forwarded);
+    search(&world.process.output(), "the-applications-own");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connection_goes_on() {
+    let world = setup().start().await;
+    let mut caller = world.caller().await;
+    for request in [
+        Request::post("/oauth/token", FORM),
+        Request::post("/api/v2/oauth/token?x=y", FORM),
+        Request::chunked("/OAuth//token/", &[FORM, &vec![b'x'; 100_000], FORM]),
+        Request::post("/oauth/token", b""),
+        Request::post("/oauth/token", FORM).field("expect", "100-continue"),
+    ] {
+        let reply = caller.send(&request).await;
+        assert_eq!((reply.status, reply.text().as_str()), (200, LOGIN), "{request:?}");
+        assert_eq!(reply.get("content-type"), Some("application/json"));
+        assert_eq!(reply.get("cache-control"), Some("no-store"));
+    }
+
+    // What it then sends goes out with our token.
+    let request = Request::get("/x").field("authorization", "Bearer bearerd-local");
+    assert_eq!(caller.send(&request).await.status, 200);
+
+    let mut caller = Http2Caller::connect(world.address).await;
+    let reply = caller.send(&Request::post("/oauth/token", FORM)).await;
+    assert_eq!((reply.status, reply.text().as_str()), (200, LOGIN));
+    let reply = caller.send(&Request::post("/oauth/token", &vec![b'x'; 300_000])).await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+    finish(world, 2).await;
+}
+
+#[tokio::test]
+async fn what_is_no_login_is_forwarded_as_ever() {
+    let world = setup().start().await;
+
+    assert_eq!(world.get("/oauth/token").await.status, 200);
+    assert_eq!(world.send(&Request::post("/oauth/tokens", FORM)).await.status, 200);
+    finish(world, 2).await;
+
+    let without = World::start().await;
+    assert_eq!(without.send(&Request::post("/oauth/token", FORM)).await.status, 200);
+    finish(without, 1).await;
+}
+
+#[tokio::test]
+async fn a_login_needs_no_token_but_a_caller_that_may_call_and_a_body_that_is_one() {
+    let world = setup()
+        .limits("body_bytes = \"1KiB\"")
+        .without_token()
+        .start_after(async |server| server.answer_next(Answer::status(503, "")))
+        .await;
+    assert_eq!(world.send(&Request::post("/oauth/token", FORM)).await.status, 200);
+
+    let foreign = Request::post("/oauth/token", FORM).field("host", "elsewhere.test");
+    assert_eq!(world.send(&foreign).await.code().as_deref(), Some("host_not_allowed"));
+    let large = Request::chunked("/oauth/token", &[&[b'x'; 2000]]);
+    assert_eq!(world.send(&large).await.code().as_deref(), Some("body_too_large"));
+    finish(world, 0).await;
+}
+
+#[tokio::test]
+async fn the_presets_know_where_applications_log_in() {
+    for (preset, path) in [
+        ("provider = \"genesys\"", "/oauth/token"),
+        ("provider = \"cxone\"\ngrant = \"client_credentials\"", "/oauth2/v1/token"),
+    ] {
+        let world = Setup::default().credential(preset).start().await;
+        assert_eq!(world.send(&Request::post(path, FORM)).await.text(), LOGIN);
+        assert_eq!(world.get("/x").await.status, 200);
+        finish(world, 1).await;
+    }
+}

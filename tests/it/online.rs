@@ -1,0 +1,303 @@
+//! `bearerd check --online` against peers that are well, and peers that are not.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
+use bearerd::demo::pki::Pki;
+
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::{Process, Upstream};
+
+/// The peers, and what to write of them.
+struct Peers {
+    authorization: AuthorizationServer,
+    upstream: Upstream,
+    pki: Pki,
+}
+
+impl Peers {
+    async fn start() -> Self {
+        let authorization = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+        let upstream = Upstream::start(Some(tls), authorization.introspection(), true).await;
+        Self { authorization, upstream, pki }
+    }
+
+    fn config(&self, credential: &str) -> String {
+        configuration(
+            &self.authorization.token_url(),
+            credential,
+            &self.upstream.url(),
+            "ca_file = \"ca.pem\"",
+        )
+    }
+
+    /// What it ends with and says; nothing of it is secret.
+    async fn check(&self, config: &str) -> (i32, String) {
+        self.check_with(config, CLIENT_SECRET).await
+    }
+
+    async fn check_with(&self, config: &str, secret: &str) -> (i32, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), self.pki.authority_pem()).unwrap();
+        let environment = [("API_SECRET".to_owned(), secret.to_owned())];
+        let mut process = Process::spawn(&["check", "--online"], &environment, folder.path());
+        let code = process.ended().await.code().unwrap();
+        let output = process.output();
+        assert!(!output.contains("panicked"), "{output}");
+        search(&output, secret);
+        for token in self.authorization.issued() {
+            search(&output, &token);
+        }
+        (code, output)
+    }
+}
+
+fn configuration(token_url: &str, credential: &str, upstream: &str, route: &str) -> String {
+    format!(
+        "[credentials.api]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
+         client_secret = {{ env = \"API_SECRET\" }}\n{credential}\n\
+         [[routes]]\nupstream = \"{upstream}\"\ncredential = \"api\"\n{route}\n"
+    )
+}
+
+#[track_caller]
+fn says(output: &str, texts: &[&str]) {
+    for text in texts {
+        assert!(output.contains(text), "no {text:?} in:\n{output}");
+    }
+}
+
+#[tokio::test]
+async fn when_all_is_well_each_peer_is_told_of_and_asked_once() {
+    let peers = Peers::start().await;
+    let second = format!(
+        "[[routes]]\npath = \"/other\"\nupstream = \"{}/base\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n",
+        peers.upstream.url()
+    );
+
+    let (code, output) = peers.check(&(peers.config("scopes = [\"a\", \"b\"]") + &second)).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["proxy.toml: ok (2 routes, 1 credential)", "credential `api`: ok (", "lifetime     1h"]);
+    says(&output, &["client_credentials, client_secret_basic", "scopes asked a b", "token        opaque"]);
+    says(&output, &["granted      as asked for", "clock        as the server's"]);
+    says(&output, &["upstream https://localhost:", ": ok (", "tls          1.3", "address      127.0.0.1:"]);
+    says(&output, &["certificate  ends on "]);
+    assert_eq!(peers.authorization.requests(), 1);
+    assert_eq!(output.matches("upstream https").count(), 1, "{output}");
+    assert!(!output.contains("warning") && !output.contains("error"), "{output}");
+}
+
+#[tokio::test]
+async fn a_wrong_secret_fails_with_what_the_server_says_and_what_to_check() {
+    let peers = Peers::start().await;
+
+    let (code, output) = peers.check_with(&peers.config(""), "another-secret-altogether").await;
+
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &["credential `api`: FAILED (", "status 401", "invalid_client", "check `client_id`, the secret"],
+    );
+    says(&output, &["upstream https://localhost", "1 of 2 failed"]);
+}
+
+#[tokio::test]
+async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
+    let peers = Peers::start().await;
+    let granted =
+        || Answer::status(200, r#"{"access_token":"{token}","expires_in":60,"scope":"a \u001b[31mx"}"#);
+
+    peers.authorization.answer_next(granted());
+    let (code, output) = peers.check(&peers.config("scopes = [\"a\", \"b\"]\nrequire_scopes = true")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["without the required scopes: b", "granted      a ?[31mx", "required     a b"]);
+    says(&output, &["have the provider allow them to this client"]);
+
+    // Not required: told, and no failure.
+    peers.authorization.answer_next(granted());
+    let (code, output) = peers.check(&peers.config("scopes = [\"a\", \"b\", \"offline_access\"]")).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["warning: fewer scopes were granted than asked for: b\n", "lifetime     1m"]);
+
+    // Required and not asked for.
+    peers.authorization.answer_next(granted());
+    let (code, output) = peers.check(&peers.config("scopes = [\"a\"]\nrequire_scopes = [\"c\"]")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["add c to `scopes`"]);
+}
+
+#[tokio::test]
+async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown() {
+    let peers = Peers::start().await;
+    let said = r#"{"iss":"https://as.test","aud":["one","two"],"tenantId":"t-1","exp":1}"#;
+    let jwt = format!("e30.{}.c2lnbmF0dXJlLXRoYXQtaXMtc2VjcmV0", URL_SAFE_NO_PAD.encode(said));
+    let fields = vec![("date", "Sun, 06 Nov 1994 08:49:37 GMT".to_owned())];
+    let body = format!("{{\"access_token\":\"{jwt}\",\"expires_in\":60}}");
+    let answer = Answer::Fixed { status: 200, fields, body };
+
+    peers.authorization.answer_next(answer.clone());
+    let (code, output) = peers.check(&peers.config("")).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["a JWT: iss https://as.test, aud one two, tenantId t-1", "ahead of the server's"]);
+    says(&output, &["warning: our clock is", "set by NTP"]);
+    search(&output, &jwt);
+    assert!(!output.contains("c2lnbmF0dXJl"), "{output}");
+
+    // By its `exp` it has ended, if that counts.
+    peers.authorization.answer_next(answer);
+    let (code, output) = peers.check(&peers.config("expect_jwt = true")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["has ended already", "compare this machine's clock"]);
+
+    let (code, output) = peers.check(&peers.config("expect_jwt = true")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["does not have the form of a JWT", "take out `expect_jwt`"]);
+}
+
+#[tokio::test]
+async fn a_claim_that_quotes_the_secret_is_withheld() {
+    let peers = Peers::start().await;
+    let said = serde_json::json!({ "iss": CLIENT_SECRET, "aud": "fine" }).to_string();
+    let jwt = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(said));
+    peers.authorization.answer_next(Answer::status(200, &format!("{{\"access_token\":\"{jwt}\"}}")));
+
+    let (code, output) = peers.check(&peers.config("")).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["iss (withheld", "aud fine", "the answer does not say; default_lifetime is 5m"]);
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_rest_is_checked() {
+    let peers = Peers::start().await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let upstream = peers.upstream.url();
+    let config = configuration(&format!("http://{free}/token?k=v"), "", &upstream, "ca_file = \"ca.pem\"");
+
+    let (code, output) = peers.check(&config).await;
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &["did not answer", "refused", "check the host in `token_url`", &format!("http://{free}/token\n")],
+    );
+    says(&output, &["tls          1.3", "1 of 2 failed"]);
+
+    peers.authorization.answer_next(Answer::Late(Duration::from_mins(1)));
+    let (code, output) = peers.check(&peers.config("timeout = \"300ms\"")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["no complete answer in time"]);
+}
+
+#[tokio::test]
+async fn redirects_limits_and_pages_are_told_apart() {
+    let peers = Peers::start().await;
+    for (answer, texts) in [
+        (Answer::status(302, ""), ["status 302", "redirects are not followed"]),
+        (Answer::too_many(7), ["limits the rate", "too many token requests"]),
+        (Answer::status(200, "<html>"), ["not a JSON object", "check that `token_url` is a token endpoint"]),
+        (Answer::status(503, ""), ["answered 503", "try again later"]),
+        (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "what is in `scopes`"]),
+        (Answer::status(404, ""), ["status 404", "check `token_url`"]),
+    ] {
+        peers.authorization.answer_next(answer);
+        let (code, output) = peers.check(&peers.config("")).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &texts);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_with_a_foreign_certificate_fails_and_is_told_of() {
+    let peers = Peers::start().await;
+    let foreign = Pki::new(&["localhost"]).unwrap();
+    let tls = foreign.server_config(&[b"http/1.1"]).unwrap();
+    let other = Upstream::start(Some(tls), peers.authorization.introspection(), true).await;
+    let token_url = peers.authorization.token_url();
+
+    let (code, output) =
+        peers.check(&configuration(&token_url, "", &other.url(), "ca_file = \"ca.pem\"")).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &[
+            "credential `api`: ok",
+            "tls handshake failed",
+            "invalid peer certificate",
+            "set `ca_file` of the route",
+        ],
+    );
+    assert!(other.violations().is_empty());
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_fails_and_plain_http_on_loopback_is_fine() {
+    let peers = Peers::start().await;
+    let token_url = peers.authorization.token_url();
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+
+    let (code, output) = peers.check(&configuration(&token_url, "", &format!("http://{free}"), "")).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &[&format!("upstream http://{free}: FAILED"), "refused", "nothing listens there"]);
+
+    let plain = Upstream::start(None, peers.authorization.introspection(), true).await;
+    let (code, output) = peers.check(&configuration(&token_url, "", &plain.url(), "")).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["none: plain http, on this machine"]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
+    let peers = Peers::start().await;
+    let end = SystemTime::now() + Duration::from_hours(24 * 10 + 1);
+    let soon = Pki::ending(&["localhost"], end).unwrap();
+    let tls = soon.server_config(&[b"http/1.1"]).unwrap();
+    let upstream = Upstream::start(Some(tls), peers.authorization.introspection(), true).await;
+    let token_url = peers.authorization.token_url();
+    let with_soon = Peers { authorization: peers.authorization, upstream, pki: soon };
+
+    let config = configuration(&token_url, "", &with_soon.upstream.url(), "ca_file = \"ca.pem\"");
+    let (code, output) = with_soon.check(&config).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["warning: the upstream's certificate ends in 10 days", "must renew it"]);
+}
+
+#[tokio::test]
+async fn a_credential_that_no_route_uses_fails_without_consequence_and_a_bad_file_asks_nobody() {
+    let peers = Peers::start().await;
+    let unused = format!(
+        "[credentials.unused]\ntoken_url = \"{}\"\nclient_id = \"another\"\nclient_secret = {{ env = \"API_SECRET\" }}\n",
+        peers.authorization.token_url()
+    );
+
+    let (code, output) = peers.check(&(unused + &peers.config(""))).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["credential `unused`: FAILED (", "; no route uses it)"]);
+
+    let before = peers.authorization.requests();
+    let (code, _) = peers.check(&peers.config("client_auth = \"no such\"")).await;
+    assert_eq!((code, peers.authorization.requests()), (78, before));
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_not_used_up() {
+    let peers = Peers::start().await;
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let credential = format!(
+        "grant = \"refresh_token\"\nrefresh_token = {{ env = \"API_SECRET\" }}\n\
+         state_file = \"api.state\"\nstate_key = \"{key}\""
+    );
+
+    let (code, output) = peers.check(&peers.config(&credential)).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["refresh_token, client_secret_basic", "it was not asked"]);
+    assert_eq!(peers.authorization.requests(), 0);
+}
