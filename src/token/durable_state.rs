@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use super::limiter::doubled;
+use super::limiter::{LATCH_MAX, doubled};
 use super::state_file::{
     Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
 };
@@ -99,7 +99,8 @@ impl DurableState {
             StateKeys::new(key, Vec::new())
         });
         let identity = identity_of(credential);
-        let (file, found) = StateFile::open(&place.path, identity, keys, credential.retry_after_max, clock)?;
+        let longest_wait = credential.retry_after_max.max(LATCH_MAX);
+        let (file, found) = StateFile::open(&place.path, identity, keys, longest_wait, clock)?;
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default();
         Ok(Self {
@@ -282,9 +283,10 @@ pub(super) fn settings(
 mod tests {
     use super::*;
     use crate::config::fixture;
+    use crate::token::limiter::{Barrier, Blocked};
 
     fn open(path: &std::path::Path) -> DurableState {
-        let line = format!("state_file = \"{}\"", path.display());
+        let line = format!("state_file = \"{}\"\nretry_after_max = \"10s\"", path.display());
         DurableState::open(&fixture::config("", &line, "x").credentials[0], Clock::tokio()).unwrap()
     }
 
@@ -306,6 +308,20 @@ mod tests {
         durable.save(State::default()).await;
 
         assert_eq!(durable.retry_at(), None, "without a key there is nothing to write any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_latch_that_is_longer_than_any_retry_after_may_be_is_not_cut_by_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.state");
+        let mut durable = open(&path);
+        let until = durable.clock.now() + Duration::from_mins(4);
+        let blocked = Some(Blocked { until, by: Barrier::Latch });
+        durable.save(State { memory: Memory { blocked, ..Memory::default() }, ..State::default() }).await;
+        drop(durable);
+
+        let restored = open(&path).state().memory.blocked.unwrap();
+        assert!(restored.until.until(until) < Duration::from_secs(10), "{restored:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ const BREAKER_FAILURES: u32 = 5;
 
 /// How long a rejection keeps us from asking: a locked account stays locked if one goes on knocking.
 const LATCH_FIRST: Duration = Duration::from_secs(30);
-const LATCH_MAX: Duration = Duration::from_mins(5);
+pub(super) const LATCH_MAX: Duration = Duration::from_mins(5);
 
 /// Why a token is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
