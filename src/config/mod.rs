@@ -45,6 +45,9 @@ pub use identity::Identity;
 pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
 
+/// Scopes that servers take and do not list as granted.
+pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
 /// A configuration that has been checked as a whole.
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::error::{Malformed, TokenError};
 use super::jwt;
 use super::wire::{Grant, MAX_LIFETIME};
-use crate::config::Credential;
+use crate::config::{Credential, NEVER_LISTED};
 
 /// The granted scopes, if they cover what is required and the token has the form it must have. Without a word of them
 /// they are as asked for (RFC 6749 §5.1).
@@ -18,8 +18,7 @@ pub fn scopes(grant: &Grant, credential: &Credential) -> Result<Vec<String>, Tok
         return Err(TokenError::Malformed(flaw.clone()));
     }
     let scopes = grant.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
-    let missing: Vec<String> =
-        credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect();
+    let missing = missing(&scopes, credential);
     if !missing.is_empty() {
         return Err(TokenError::ScopeMissing { missing });
     }
@@ -27,6 +26,17 @@ pub fn scopes(grant: &Grant, credential: &Credential) -> Result<Vec<String>, Tok
         return Err(TokenError::Malformed(Malformed::NotJwt));
     }
     Ok(scopes)
+}
+
+/// Which scopes these lack of those that are required.
+pub fn missing(scopes: &[String], credential: &Credential) -> Vec<String> {
+    credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect()
+}
+
+/// Which scopes were asked for and not granted, as far as servers list what they grant (RFC 6749 §3.3).
+pub fn not_granted(granted: &[String], credential: &Credential) -> Vec<String> {
+    let is_missing = |scope: &&String| !NEVER_LISTED.contains(&scope.as_str()) && !granted.contains(scope);
+    credential.scopes.iter().filter(is_missing).cloned().collect()
 }
 
 /// The lifetime by `expires_in` or, where a JWT is expected, by the token's own `exp`, whichever ends earlier. The

@@ -5,11 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
+use super::acceptance;
 use super::wire::Grant;
 use crate::config::Credential;
-
-/// Scopes that servers take and do not list as granted.
-pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
 
 /// Clocks that differ more make JWTs end too late or begin too early.
 pub const MAX_SKEW: Duration = Duration::from_mins(1);
@@ -27,7 +25,7 @@ pub struct Oddities {
 impl Oddities {
     /// Tells what is odd about a grant that is taken.
     pub fn of_grant(&mut self, grant: &Grant, credential: &Credential, now: SystemTime) {
-        let Credential { name, scopes, .. } = credential;
+        let name = &credential.name;
         if is_news(&mut self.skew, grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
             let ours = self.skew.as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
             let skew_seconds = grant.server_time.map_or(0, |theirs| apart(theirs, now).as_secs());
@@ -39,12 +37,8 @@ impl Oddities {
         if is_news(&mut self.is_mislabelled, !grant.is_labelled_json) {
             warn!(credential = name, "token answer was JSON and its Content-Type was not");
         }
-        let is_missing = |scope: &String| {
-            !NEVER_LISTED.contains(&scope.as_str())
-                && grant.scopes.as_ref().is_some_and(|granted| !granted.contains(scope))
-        };
-        if is_news(&mut self.not_granted, scopes.iter().filter(|scope| is_missing(scope)).cloned().collect())
-        {
+        let not_granted = grant.scopes.as_ref().map(|granted| acceptance::not_granted(granted, credential));
+        if is_news(&mut self.not_granted, not_granted.unwrap_or_default()) {
             let scopes = self.not_granted.join(" ");
             warn!(credential = name, scopes, "fewer scopes were granted than asked for");
         }

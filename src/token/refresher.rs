@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use tokio::sync::watch;
 use tracing::debug;
 
+use super::acceptance;
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
 use super::current_identity::CurrentIdentity;
@@ -128,9 +129,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         if may_have_been_mended {
             self.limiter.release_latch();
         }
-        let is_enough = |token: &AccessToken| {
-            self.credential.require_scopes.iter().all(|scope| token.scopes().contains(scope))
-        };
+        let is_enough =
+            |token: &AccessToken| acceptance::missing(token.scopes(), &self.credential).is_empty();
         if let Some(token) = token.filter(is_enough) {
             let margin = self.credential.refresh_margin;
             self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());

@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use secrecy::SecretString;
 
 use super::acceptance;
+pub use super::acceptance::not_granted;
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
 use super::confidential::Confidential;
 use super::error::TokenError;
 use super::jwt;
-pub use super::oddities::{MAX_SKEW, NEVER_LISTED};
+pub use super::oddities::MAX_SKEW;
 use super::wire::Grant;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;

@@ -9,7 +9,7 @@ use crate::config::identity::{ClientAuth, Grant};
 use crate::token::TokenClient;
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, NEVER_LISTED, Trial, trial};
+use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
 
 pub(super) async fn report(credential: &Credential, client: TokenClient, is_used: bool) -> Report {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
@@ -63,9 +63,7 @@ fn tell_scopes(report: &mut Report, credential: &Credential, granted: Option<&Gr
         Some(None) => report.fact("granted", "as asked for (the answer does not say)"),
         Some(Some(granted)) => {
             report.fact("granted", listed(granted));
-            let is_missing =
-                |scope: &&String| !NEVER_LISTED.contains(&scope.as_str()) && !granted.contains(scope);
-            let missing: Vec<String> = scopes.iter().filter(is_missing).cloned().collect();
+            let missing = not_granted(granted, credential);
             if !missing.is_empty() {
                 report.warn(
                     format!("fewer scopes were granted than asked for: {}", missing.join(" ")),

@@ -25,7 +25,7 @@ impl Resolver<'_> {
             return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
         };
         let path = self.folder.join(ca_file.get_ref());
-        match read_certificates(&path) {
+        match read_authorities(&path) {
             Ok(certificates) => Roots::Only(certificates),
             Err(error) => {
                 self.problems.push(
@@ -36,9 +36,7 @@ impl Resolver<'_> {
             }
         }
     }
-}
 
-impl Resolver<'_> {
     /// The certificate to show to the token endpoint, and its key: both or neither.
     pub(super) fn client_certificate(
         &mut self,
@@ -59,7 +57,7 @@ impl Resolver<'_> {
         };
         let certificate_path = self.folder.join(certificate.get_ref());
         let chain =
-            match read_certificate_chain(&certificate_path) {
+            match read_certificates(&certificate_path, MAX_KEY_BYTES) {
                 Ok(chain) => chain,
                 Err(error) => {
                     self.problems.push(Problem::error(certificate.span(), error).help(
@@ -92,32 +90,26 @@ fn read_client_key(path: &Path, chain: &[CertificateDer<'static>]) -> Result<Pri
     }
 }
 
-fn read_certificate_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = small_file::read(path, MAX_KEY_BYTES)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => Err(format!("{} holds no certificate in PEM form", path.display())),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(format!("{} is no PEM file: {error}", path.display())),
+/// The authorities of a file, each of them usable.
+fn read_authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates = read_certificates(path, MAX_CA_BYTES)?;
+    let mut store = rustls::RootCertStore::empty();
+    match certificates.iter().find_map(|one| store.add(one.clone()).err()) {
+        Some(error) => Err(format!("{} holds an unusable certificate: {error}", path.display())),
+        None => Ok(certificates),
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = small_file::read(path, MAX_CA_BYTES)
+/// All certificates of a PEM file, of which there is one at least.
+fn read_certificates(path: &Path, max_bytes: u64) -> Result<Vec<CertificateDer<'static>>, String> {
+    let pem = small_file::read(path, max_bytes)
         .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(certificates) if certificates.is_empty() => {
             Err(format!("{} holds no certificate in PEM form", path.display()))
         }
-        Ok(certificates) => {
-            let mut store = rustls::RootCertStore::empty();
-            match certificates.iter().find_map(|one| store.add(one.clone()).err()) {
-                Some(error) => Err(format!("{} holds an unusable certificate: {error}", path.display())),
-                None => Ok(certificates),
-            }
-        }
+        Ok(certificates) => Ok(certificates),
         Err(error) => Err(format!("{} is no PEM file: {error}", path.display())),
     }
 }

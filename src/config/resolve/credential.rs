@@ -12,10 +12,7 @@ use super::{Resolver, duration, identity, request, state};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant};
 use crate::config::units::RequiredScopes;
-use crate::config::{Credential, HttpVersion, Quota};
-
-/// Scopes that servers take and do not list as granted.
-const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+use crate::config::{Credential, HttpVersion, NEVER_LISTED, Quota};
 
 impl Resolver<'_> {
     /// All names that were written, for routes to refer to, and the credentials that are good.
