@@ -8,7 +8,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::route::plain_path;
-use super::{Resolver, duration, identity, request, state};
+use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant};
 use crate::config::units::RequiredScopes;
@@ -55,41 +55,9 @@ impl Resolver<'_> {
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
-        let needs_state = file.grant.as_ref().is_some_and(|grant| *grant.get_ref() == Grant::RefreshToken);
-        let state = self.state(
-            name,
-            place,
-            state::Keys { state_file: file.state_file, state_key: file.state_key, needs_state },
-        );
-        let identity = self.identity(
-            name,
-            place,
-            identity::Keys {
-                grant: file.grant,
-                client_id: file.client_id,
-                client_secret: file.client_secret,
-                client_auth: file.client_auth,
-                basic_encoding: file.basic_encoding,
-                assertion: file.assertion,
-                has_certificate: file.client_certificate.is_some(),
-                // A server that wants other names may know no clients.
-                may_lack_client_id: file.request_fields.is_some(),
-                username: file.username,
-                password: file.password,
-                refresh_token: file.refresh_token,
-                max_rotations: file.max_rotations.as_ref().map(Spanned::span),
-                subject_token: file.subject_token,
-                subject_token_type: file.subject_token_type,
-            },
-            token_url.as_ref(),
-        );
-        let parameters = self.token_parameters(request::Keys {
-            request_format: file.request_format,
-            request_fields: file.request_fields,
-            audience: file.audience,
-            resource: file.resource,
-            extra: file.extra,
-        });
+        let state = self.state(name, place, &mut file);
+        let identity = self.identity(name, place, &mut file, token_url.as_ref());
+        let parameters = self.token_parameters(&mut file);
         let fields = self.answer_fields(file.fields);
         let scopes = self.scopes(file.scopes);
         let require_scopes = self.required_scopes(file.require_scopes, &scopes);

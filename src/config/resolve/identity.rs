@@ -16,24 +16,6 @@ use crate::config::signing_key::{SigningAlgorithm, SigningKey};
 /// What a subject token is unless it is said (RFC 8693 §3).
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
-/// The keys as written.
-pub(super) struct Keys {
-    pub(super) grant: Option<Spanned<file::Grant>>,
-    pub(super) client_id: Option<Spanned<String>>,
-    pub(super) client_secret: Option<Spanned<SecretSource>>,
-    pub(super) client_auth: Option<Spanned<file::ClientAuth>>,
-    pub(super) basic_encoding: Option<Spanned<BasicEncoding>>,
-    pub(super) assertion: Option<Spanned<file::Assertion>>,
-    pub(super) has_certificate: bool,
-    pub(super) may_lack_client_id: bool,
-    pub(super) username: Option<Spanned<String>>,
-    pub(super) password: Option<Spanned<SecretSource>>,
-    pub(super) refresh_token: Option<Spanned<SecretSource>>,
-    pub(super) max_rotations: Option<Range<usize>>,
-    pub(super) subject_token: Option<Spanned<SecretSource>>,
-    pub(super) subject_token_type: Option<Spanned<String>>,
-}
-
 /// Where a credential stands, for what is missing from it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -53,16 +35,17 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         span: &Range<usize>,
-        mut keys: Keys,
+        keys: &mut file::Credential,
         token_url: Option<&Url>,
     ) -> Option<Identity<Secret>> {
         let place = Place { name, span };
         let grant = keys.grant.as_ref().map_or(file::Grant::ClientCredentials, |grant| *grant.get_ref());
         let auth = keys.client_auth.as_ref();
         let auth = auth.map_or(file::ClientAuth::ClientSecretBasic, |auth| *auth.get_ref());
-        self.refuse_what_does_not_fit(place, &keys, grant, auth);
+        self.refuse_what_does_not_fit(place, keys, grant, auth);
         let client_id =
-            if keys.client_id.is_none() && keys.may_lack_client_id && auth == file::ClientAuth::None {
+            // A server that wants other names may know no clients.
+            if keys.client_id.is_none() && keys.request_fields.is_some() && auth == file::ClientAuth::None {
                 Some(String::new())
             } else {
                 self.client_id(place, keys.client_id.take())
@@ -79,7 +62,7 @@ impl Resolver<'_> {
         // A client speaks for itself, whatever the grant's JWT says.
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| Assertion { subject, ..assertion });
-        let client_auth = self.client_auth(place, &mut keys, auth, of_client, audience);
+        let client_auth = self.client_auth(place, keys, auth, of_client, audience);
         let grant = self.grant(place, keys, grant, assertion);
         Some(Identity { client_id: client_id?, client_auth: client_auth?, grant: grant? })
     }
@@ -88,7 +71,7 @@ impl Resolver<'_> {
     fn refuse_what_does_not_fit(
         &mut self,
         place: Place<'_>,
-        keys: &Keys,
+        keys: &file::Credential,
         grant: file::Grant,
         auth: file::ClientAuth,
     ) {
@@ -109,7 +92,11 @@ impl Resolver<'_> {
                     span(keys.refresh_token.as_ref().map(Spanned::span), is_refresh),
                     "refresh_token",
                 ),
-                ("max_rotations", span(keys.max_rotations.clone(), is_refresh), "refresh_token"),
+                (
+                    "max_rotations",
+                    span(keys.max_rotations.as_ref().map(Spanned::span), is_refresh),
+                    "refresh_token",
+                ),
                 (
                     "subject_token",
                     span(keys.subject_token.as_ref().map(Spanned::span), is_exchange),
@@ -216,7 +203,7 @@ impl Resolver<'_> {
     fn client_auth(
         &mut self,
         place: Place<'_>,
-        keys: &mut Keys,
+        keys: &mut file::Credential,
         auth: file::ClientAuth,
         assertion: Option<Assertion<Secret>>,
         audience: Option<String>,
@@ -232,7 +219,7 @@ impl Resolver<'_> {
             }
             file::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
             file::ClientAuth::TlsClientAuth => {
-                if !keys.has_certificate {
+                if keys.client_certificate.is_none() {
                     let path = place.path("client_certificate");
                     self.missing(
                         &path,
@@ -249,7 +236,7 @@ impl Resolver<'_> {
     fn grant(
         &mut self,
         place: Place<'_>,
-        keys: Keys,
+        keys: &mut file::Credential,
         grant: file::Grant,
         assertion: Option<Assertion<Secret>>,
     ) -> Option<Grant<Secret>> {
@@ -261,17 +248,19 @@ impl Resolver<'_> {
                     self.missing(&place.path("username"), place.span, help);
                 }
                 let password = self.required_secret(place, "password", keys.password.as_ref());
-                Some(Grant::Password { username: keys.username?.into_inner(), password: password? })
+                Some(Grant::Password { username: keys.username.take()?.into_inner(), password: password? })
             }
             file::Grant::JwtBearer => assertion.map(Grant::JwtBearer),
             file::Grant::TokenExchange => {
                 let subject_token = self.required_secret(place, "subject_token", keys.subject_token.as_ref());
-                let kind =
-                    keys.subject_token_type.map_or_else(|| ACCESS_TOKEN.to_owned(), Spanned::into_inner);
+                let kind = keys
+                    .subject_token_type
+                    .take()
+                    .map_or_else(|| ACCESS_TOKEN.to_owned(), Spanned::into_inner);
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type: kind })
             }
             file::Grant::RefreshToken => {
-                let configured = keys.refresh_token.map(|source| self.secret(&source));
+                let configured = keys.refresh_token.take().map(|source| self.secret(&source));
                 match configured {
                     // It cannot be read, and is reported.
                     Some(None) => None,

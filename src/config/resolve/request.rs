@@ -13,23 +13,14 @@ use crate::config::request::{AnswerFields, RequestFormat, STANDARD, TokenParamet
 /// Texts by name, each with its place.
 type Names = BTreeMap<Spanned<String>, Spanned<String>>;
 
-/// The keys as written.
-pub(super) struct Keys {
-    pub(super) request_format: Option<Spanned<RequestFormat>>,
-    pub(super) request_fields: Option<Spanned<Names>>,
-    pub(super) audience: Option<Spanned<String>>,
-    pub(super) resource: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) extra: Option<Spanned<Names>>,
-}
-
 impl Resolver<'_> {
-    pub(super) fn token_parameters(&mut self, keys: Keys) -> TokenParameters {
-        let audience = keys.audience.map(Spanned::into_inner).filter(|audience| !audience.is_empty());
-        let resources = self.resources(keys.resource);
-        let names = self.request_fields(keys.request_fields);
-        let format = keys.request_format.map_or_else(RequestFormat::default, Spanned::into_inner);
+    pub(super) fn token_parameters(&mut self, keys: &mut file::Credential) -> TokenParameters {
+        let audience = keys.audience.take().map(Spanned::into_inner).filter(|audience| !audience.is_empty());
+        let resources = self.resources(keys.resource.take());
+        let names = self.request_fields(keys.request_fields.take());
+        let format = keys.request_format.take().map_or_else(RequestFormat::default, Spanned::into_inner);
         let parameters = TokenParameters { format, audience, resources, extra: BTreeMap::new(), names };
-        let extra = self.extra(keys.extra, &parameters);
+        let extra = self.extra(keys.extra.take(), &parameters);
         TokenParameters { extra, ..parameters }
     }
 

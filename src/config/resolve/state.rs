@@ -8,20 +8,13 @@ use toml::Spanned;
 use super::Resolver;
 use crate::config::StatePlace;
 use crate::config::diagnostics::Problem;
+use crate::config::file::{self, Grant};
 use crate::config::secret::{Secret, SecretSource};
 use crate::config::state_key::StateKey;
 
 /// What a state is for where the grant is a refresh token.
 const WHY: &str = "a server that replaces refresh tokens takes each but once: without it the grant is lost at the \
                    next restart";
-
-/// The keys as written.
-pub(super) struct Keys {
-    pub(super) state_file: Option<Spanned<PathBuf>>,
-    pub(super) state_key: Option<Spanned<SecretSource>>,
-    /// Whether the grant is one that a restart without a state loses.
-    pub(super) needs_state: bool,
-}
 
 impl Resolver<'_> {
     /// A path from the file's folder on; empty is none.
@@ -31,21 +24,28 @@ impl Resolver<'_> {
     }
 
     /// Where a credential's state is, if it keeps one.
-    pub(super) fn state(&mut self, name: &str, place: &Range<usize>, keys: Keys) -> Option<StatePlace> {
+    pub(super) fn state(
+        &mut self,
+        name: &str,
+        place: &Range<usize>,
+        keys: &mut file::Credential,
+    ) -> Option<StatePlace> {
+        // A restart without a state loses it.
+        let needs_state = keys.grant.as_ref().is_some_and(|grant| *grant.get_ref() == Grant::RefreshToken);
         let written = keys.state_file.as_ref().map(Spanned::span);
         let by_default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
-        let path = self.state_path(keys.state_file).or(by_default);
+        let path = self.state_path(keys.state_file.take()).or(by_default);
         let key_place = keys.state_key.as_ref().map(Spanned::span);
-        let key = keys.state_key.and_then(|source| self.state_key(&source));
+        let key = keys.state_key.take().and_then(|source| self.state_key(&source));
         let place = written.clone().unwrap_or_else(|| place.clone());
-        if keys.needs_state && path.is_none() {
+        if needs_state && path.is_none() {
             self.problems.push(
                 Problem::error(place, "this grant needs a `state_file`, and there is none")
                     .help(format!("set server.state_dir or state_file, and a state_key: {WHY}")),
             );
             return None;
         }
-        if keys.needs_state && key_place.is_none() {
+        if needs_state && key_place.is_none() {
             self.problems.push(
                 Problem::error(place, "this grant needs a `state_key` to keep its refresh token under")
                     .help(format!("`bearerd keygen` makes one; {WHY}")),
