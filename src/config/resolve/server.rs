@@ -1,0 +1,178 @@
+//! `[server]`: who may call, and how.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::str::FromStr;
+
+use http::HeaderName;
+use ipnet::IpNet;
+use toml::Spanned;
+use url::Url;
+
+use super::{Resolver, duration};
+use crate::config::diagnostics::Problem;
+use crate::config::{Hosts, Limits, RequiredHeader, Server, file};
+
+const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+/// RFC 1918, RFC 4193, and the machine itself.
+const PRIVATE: [&str; 6] =
+    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
+
+impl Resolver<'_> {
+    pub(super) fn server(&mut self, server: file::Server, route_hosts: &[String]) -> Server {
+        let (listen, listen_place) = match server.listen {
+            Some(listen) => {
+                let place = listen.span();
+                (self.addresses(&listen.into_inner().0, &place), Some(place))
+            }
+            None => (vec![SocketAddr::from(([127, 0, 0, 1], 8080))], None),
+        };
+        let on_loopback = listen.iter().all(|address| address.ip().is_loopback());
+        if !on_loopback {
+            self.demand_off_loopback(
+                listen_place.as_ref(),
+                "server.allow_from",
+                server.allow_from.is_some(),
+                "say from which networks applications call, for example allow_from = [\"10.0.0.0/8\"]",
+            );
+            self.demand_off_loopback(
+                listen_place.as_ref(),
+                "server.hosts",
+                server.hosts.is_some() || !route_hosts.is_empty(),
+                "say by which names they call, for example hosts = [\"gateway.internal\"]",
+            );
+        }
+        self.state_dir = self.state_path(server.state_dir);
+        let allow_from = match server.allow_from {
+            Some(networks) => self.networks(networks),
+            None => parse_networks(&LOOPBACK),
+        };
+        let hosts = self.hosts(server.hosts, route_hosts);
+        let origins = server.origins.map(Spanned::into_inner).unwrap_or_default();
+        let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
+        let required_header = server.required_header.and_then(|field| self.required_header(&field));
+        let workers = match server.workers.map(Spanned::into_inner) {
+            None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+            Some(workers) => usize::from(workers),
+        };
+        Server {
+            listen,
+            allow_from,
+            hosts,
+            origins,
+            required_header,
+            workers,
+            drain: duration(server.drain, 20),
+            limits: self.limits(server.limits),
+        }
+    }
+
+    /// What has a default on loopback only must be said anywhere else.
+    fn demand_off_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, help: &str) {
+        if !is_set && !self.unusable.contains(key) {
+            self.problems.push(
+                Problem::error(
+                    place.cloned(),
+                    format!("`{key}` is required when the daemon does not listen on loopback"),
+                )
+                .help(format!("whoever reaches this address uses its tokens: {help}")),
+            );
+        }
+    }
+
+    fn limits(&mut self, limits: file::Limits) -> Limits {
+        Limits {
+            header_bytes: self.bytes(limits.header_bytes, 64 * 1024, 1024..=1024 * 1024),
+            header_timeout: self.positive(limits.header_timeout, 10),
+            idle_timeout: self.positive(limits.idle_timeout, 75),
+            body_timeout: self.positive(limits.body_timeout, 15),
+            streams: self.at_least_one(limits.streams, 100),
+            body_bytes: limits.body_bytes.map(|size| size.into_inner().0).filter(|bytes| *bytes > 0),
+            replay_body: self.bytes(limits.replay_body, 1024 * 1024, 0..=1 << 30),
+            replay_total: self.bytes(limits.replay_total, 64 * 1024 * 1024, 0..=1 << 40),
+            token_wait: duration(limits.token_wait, 10),
+        }
+    }
+
+    fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+        let mut networks = Vec::new();
+        for text in texts.into_inner() {
+            match text.get_ref().as_str() {
+                "private" => networks.extend(parse_networks(&PRIVATE)),
+                other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
+                    Ok(network) => networks.push(network.trunc()),
+                    Err(_) => self.problems.push(
+                        Problem::error(text.span(), "not a network")
+                            .help("write a network such as \"10.0.0.0/8\", an address, or \"private\""),
+                    ),
+                },
+            }
+        }
+        networks
+    }
+
+    fn hosts(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>, route_hosts: &[String]) -> Hosts {
+        let mut hosts = Hosts::default();
+        match texts {
+            Some(texts) => {
+                for text in texts.into_inner() {
+                    if let Err(error) = hosts.add(text.get_ref()) {
+                        self.problems.push(Problem::error(text.span(), error));
+                    }
+                }
+            }
+            None => {
+                for host in ["localhost", "127.0.0.1", "[::1]"] {
+                    hosts.add(host).unwrap_or_default();
+                }
+            }
+        }
+        // A wrong one is reported with its route.
+        for host in route_hosts {
+            hosts.add(host).unwrap_or_default();
+        }
+        hosts
+    }
+
+    fn origin(&mut self, origin: &Spanned<String>) -> Option<String> {
+        let parsed = Url::parse(origin.get_ref()).ok().filter(|url| {
+            url.has_host() && url.path() == "/" && url.query().is_none() && url.fragment().is_none()
+        });
+        if parsed.is_none() {
+            self.problems.push(
+                Problem::error(origin.span(), "not an origin")
+                    .help("write scheme and host as a browser does, such as \"https://desk.example.com\""),
+            );
+        }
+        parsed.map(|url| url.origin().ascii_serialization())
+    }
+
+    fn required_header(&mut self, field: &Spanned<String>) -> Option<RequiredHeader> {
+        let text = field.get_ref();
+        if text.is_empty() {
+            return None;
+        }
+        let (name, value) = text.split_once(':').unwrap_or((text, ""));
+        match HeaderName::from_str(name.trim()) {
+            Ok(name) => Some(RequiredHeader { name, value: value.trim().to_owned() }),
+            Err(_) => {
+                self.problems.push(
+                    Problem::error(field.span(), "not a header field")
+                        .help("write a name and a value, such as \"X-Bearerd: yes\""),
+                );
+                None
+            }
+        }
+    }
+
+    fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<SocketAddr> {
+        if texts.is_empty() {
+            self.problems.push(Problem::error(place.clone(), "no address to listen on"));
+        }
+        texts.iter().filter_map(|text| self.address(text, place)).collect()
+    }
+}
+
+fn parse_networks(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
