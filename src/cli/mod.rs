@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Environment;
+use crate::memory;
 
 /// It did what it was asked to.
 const OK: u8 = 0;
@@ -69,6 +70,9 @@ pub async fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    if let Err(error) = memory::keep_private() {
+        output::error_line(format_args!("bearerd: core dumps cannot be turned off: {error}"));
+    }
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,

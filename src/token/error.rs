@@ -85,6 +85,9 @@ pub enum Malformed {
         /// Counted from 1.
         column: usize,
     },
+    /// Values in values in values.
+    #[error("its body is nested too deeply")]
+    TooDeep,
     /// No member `access_token`.
     #[error("it holds no access token")]
     NoToken,

@@ -20,6 +20,9 @@ use crate::config::AnswerFields;
 /// A year: a longer lifetime is cut to it.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
+/// More values in values than any token answer has.
+const MAX_DEPTH: usize = 64;
+
 /// The least wait where a server limits the rate and says so in a 400; `retry_after_max` does not shorten it.
 const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
@@ -148,6 +151,9 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
+    if depth(body) > MAX_DEPTH {
+        return Err(Malformed::TooDeep);
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let answer = Named(fields).deserialize(&mut json).and_then(|answer| json.end().map(|()| answer));
     let answer = answer.map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
@@ -177,6 +183,27 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
         refresh_token,
         flaw,
     })
+}
+
+/// How many arrays and objects are open at once, at the most; of a text that is JSON.
+fn depth(json: &[u8]) -> usize {
+    let (mut open, mut deepest, mut bytes) = (0_usize, 0, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            // A string, to its end.
+            b'"' => {
+                while bytes.next().is_some_and(|byte| match byte {
+                    b'\\' => bytes.next().is_some(),
+                    byte => *byte != b'"',
+                }) {}
+            }
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    deepest
 }
 
 /// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).
@@ -424,6 +451,25 @@ mod tests {
             assert!(!is_labelled(other), "{other}");
         }
         assert!(!answer(200, &[], r#"{"access_token":"t"}"#).unwrap().is_labelled_json);
+    }
+
+    #[test]
+    fn an_answer_that_is_nested_deeper_than_any_is_refused_wherever() {
+        let nested = |open: &str, close: &str, times: usize| {
+            let inner = open.repeat(times) + "1" + &close.repeat(times);
+            answer(200, &[], &format!(r#"{{"x":{inner},"access_token":"t"}}"#))
+        };
+
+        assert!(nested("[", "]", MAX_DEPTH - 1).is_ok());
+        for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+            for times in [MAX_DEPTH, 10_000] {
+                let error = nested(open, close, times).unwrap_err();
+                assert!(matches!(error, TokenError::Malformed(Malformed::TooDeep)), "{error:?}");
+            }
+        }
+        // Brackets in a string are characters.
+        let text = r#"{"x":"[[[\"[[[\\","access_token":"t"}"#.replace('[', &"[".repeat(100));
+        assert!(answer(200, &[], &text).is_ok());
     }
 
     #[test]

@@ -177,3 +177,13 @@ async fn public_types_do_not_show_what_they_hold() {
         search(&shown, "s3cr3t-in-the-file");
     }
 }
+
+#[tokio::test]
+async fn a_daemon_leaves_no_core_dump() {
+    let world = World::start().await;
+
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.process.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{limits}");
+    world.finish().await;
+}

@@ -41,6 +41,10 @@ impl Process {
         Self { child, output, readers }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Everything it has written so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()

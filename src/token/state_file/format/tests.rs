@@ -273,14 +273,15 @@ fn a_gate_ends_when_it_was_to_end_and_within_the_longest_wait() {
 fn no_two_writes_have_the_same_nonce() {
     let key = key(1);
     let format = format(keys());
-    let nonces: HashSet<Vec<u8>> = (0..20_000)
+    let writes = 1 << 20;
+    let nonces: HashSet<[u8; NONCE_LEN]> = (0..writes)
         .map(|_| {
             let bytes = format.seal(&key, 1, Zeroizing::new(Vec::new())).unwrap();
-            bytes[HEADER_BYTES..HEADER_BYTES + NONCE_LEN].to_vec()
+            bytes[HEADER_BYTES..HEADER_BYTES + NONCE_LEN].try_into().unwrap()
         })
         .collect();
 
-    assert_eq!(nonces.len(), 20_000);
+    assert_eq!(nonces.len(), writes);
 }
 
 #[test]
