@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod daemon;
 pub mod http2;
+pub mod internet;
 pub mod raw;
 pub mod upstream;
 pub mod world;
@@ -10,6 +11,7 @@ pub mod world;
 pub use caller::{Caller, Reply, Request};
 pub use daemon::Process;
 pub use http2::Http2Caller;
+pub use internet::Internet;
 pub use upstream::Upstream;
 pub use world::{Setup, World};
 

@@ -1,0 +1,441 @@
+//! The recipes of the documentation, each run as it is written against a platform that behaves as its vendor, or the
+//! tutorial it is for, says.
+
+mod platform;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::caller::LOGIN;
+use crate::harness::world::search;
+use crate::harness::{Caller, Process, Reply, Request, eventually};
+use platform::{Answer, Platform, Realm};
+
+/// What the recipes' secrets are. CXone's access keys end like this one.
+const SECRETS: [(&str, &str); 5] = [
+    ("CXONE_CLIENT_SECRET", "cx0ne/secret+with%all&of=it"),
+    ("CXONE_DEVTEST_CLIENT_SECRET", "devtest-cx0ne-secret"),
+    ("CXONE_ACCESS_KEY_SECRET", "QWNjZXNzS2V5U2VjcmV0T2ZGaWZ0eVNpeENoYXJhY3RlcnMrLw===="),
+    ("GENESYS_CLIENT_SECRET", "g3nesys_secret-of-a-client"),
+    ("CXONE_STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+];
+
+fn secret(name: &str) -> &'static str {
+    SECRETS.iter().find(|(known, _)| *known == name).unwrap().1
+}
+
+fn recipe(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes").join(name).with_extension("toml");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// A daemon that runs a recipe, as it is written but for the ports.
+#[derive(Debug)]
+struct Deployment {
+    platform: Platform,
+    process: Process,
+    address: SocketAddr,
+    admin: SocketAddr,
+    environment: Vec<(String, String)>,
+    folder: TempDir,
+}
+
+impl Deployment {
+    async fn start(name: &str, platform: Platform) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("proxy.toml"), recipe(name)).unwrap();
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        let mut environment = platform.internet.environment(folder.path());
+        let secrets = SECRETS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        environment.extend(secrets);
+        for (name, value) in [
+            ("BEARERD_SERVER__LISTEN", "127.0.0.1:0"),
+            ("BEARERD_ADMIN__LISTEN", "127.0.0.1:0"),
+            ("BEARERD_LOG__FORMAT", "json"),
+            ("RUST_LOG", "trace"),
+        ] {
+            environment.push((name.to_owned(), value.to_owned()));
+        }
+        let process = Process::spawn(&["run"], &environment, folder.path());
+        let address = async |message| {
+            process.event(message).await["address"].as_str().unwrap().parse::<SocketAddr>().unwrap()
+        };
+        let (address, admin) = (address("listening").await, address("admin listening").await);
+        Self { platform, process, address, admin, environment, folder }
+    }
+
+    async fn start_ready(name: &str, platform: Platform) -> Self {
+        let deployment = Self::start(name, platform).await;
+        eventually("ready", async || deployment.readiness().await.0 == 200).await;
+        deployment
+    }
+
+    async fn readiness(&self) -> (u16, String) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client.get(format!("http://{}/readyz?verbose", self.admin)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn send(&self, request: &Request) -> Reply {
+        Caller::connect(self.address).await.send(request).await
+    }
+
+    async fn get(&self, target: &str) -> Reply {
+        self.send(&Request::get(target)).await
+    }
+
+    /// A login as SDKs do it: answered by the daemon, and worth nothing.
+    async fn logs_in(&self, request: &Request) {
+        assert_eq!(self.send(request).await.text(), LOGIN);
+    }
+
+    async fn finish(mut self) {
+        self.process.signal(Signal::TERM);
+        let status = self.process.ended().await;
+        let output = self.process.output();
+        assert_eq!(status.code(), Some(0), "{output}");
+        let violations = self.platform.violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+        assert!(!output.contains("panicked"), "{output}");
+        for secret in self.platform.secrets() {
+            // The head of a JWT is every JWT's.
+            search(&output, secret.rsplit('.').next().unwrap());
+        }
+        for (_, secret) in SECRETS {
+            search(&output, secret);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_recipe_is_good_and_says_what_it_needs() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes");
+    let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let file = path.file_name().unwrap().to_str().unwrap();
+        assert!(index.contains(&format!("({file})")) || file == "README.md", "{file} is not in the index");
+        if file == "README.md" {
+            continue;
+        }
+        seen += 1;
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let text = recipe(name);
+        let run = tempfile::tempdir().unwrap();
+        std::fs::write(run.path().join("proxy.toml"), &text).unwrap();
+        std::fs::create_dir(run.path().join("state")).unwrap();
+        let needed = SECRETS.iter().filter(|(name, _)| text.contains(&format!("\"{name}\"")));
+        let environment: Vec<(String, String)> = needed
+            .map(|(name, value)| {
+                assert!(
+                    text.contains(&format!("# Environment: {name}"))
+                        || text.contains(&format!(", {name}"))
+                        || text.contains(&format!("; {name}")),
+                    "{file} does not say that it needs {name}"
+                );
+                ((*name).to_owned(), (*value).to_owned())
+            })
+            .collect();
+        let mut process = Process::spawn(&["check"], &environment, run.path());
+        let status = process.ended().await;
+        let output = process.output();
+        assert_eq!(status.code(), Some(0), "{file}:\n{output}");
+        // Those for addresses of tutorials say so themselves.
+        let is_tutorial = text.contains("tutorial") || text.contains("forum");
+        assert!(!output.contains("warning") || is_tutorial, "{file}:\n{output}");
+    }
+    assert_eq!(seen, 8);
+}
+
+fn client_credentials_realm() -> Realm {
+    Realm {
+        expects: vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", "your-client-id"),
+            ("client_secret", secret("CXONE_CLIENT_SECRET")),
+            ("scope", "openid conversation:read agent:read"),
+        ],
+        token_host: "platform.niceincontact.com",
+        token_path: "/oauth2/v1/token",
+        api_host: "platform.niceincontact.com",
+        lifetime: 3600,
+        scope: "conversation:read agent:read",
+        ..Realm::default()
+    }
+}
+
+async fn both_platforms() -> Platform {
+    let production = client_credentials_realm();
+    let mut devtest = Realm {
+        token_host: "platform.devtest.niceincontact.com",
+        api_host: "platform.devtest.niceincontact.com",
+        ..client_credentials_realm()
+    };
+    devtest.expects[1].1 = "your-devtest-client-id";
+    devtest.expects[2].1 = secret("CXONE_DEVTEST_CLIENT_SECRET");
+    Platform::start(vec![production, devtest], vec![]).await
+}
+
+/// A token at the wrong platform is a violation, which finishing reports.
+#[tokio::test]
+async fn client_credentials_production_and_devtest_live_side_by_side() {
+    let deployment = Deployment::start_ready("cxone-client-credentials", both_platforms().await).await;
+    for (realm, prefix) in [(0, "/production"), (1, "/devtest")] {
+        let path = format!("{prefix}/api/v2/users?x=%2F");
+        assert_eq!(deployment.get(&path).await.status, 200);
+        // The application's one retry on a 401 is not needed.
+        deployment.platform.revoke(realm);
+        assert_eq!(deployment.get(&path).await.status, 200);
+        deployment
+            .logs_in(&Request::post(&format!("{prefix}/oauth2/v1/token"), b"grant_type=client_credentials"))
+            .await;
+
+        let run = deployment.platform.run(realm);
+        let calls: Vec<_> = run.calls.iter().map(|call| (call.path.as_str(), call.status)).collect();
+        let path = "/api/v2/users?x=%2F";
+        assert_eq!(calls, [(path, 200), (path, 401), (path, 200)]);
+        assert_eq!(run.asked.len(), 2);
+    }
+    assert_eq!(deployment.get("/api/v2/users").await.code().as_deref(), Some("route_not_found"));
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn client_credentials_that_devtest_refuses_leave_production_alone() {
+    let platform = both_platforms().await;
+    platform.on_token_request(1, vec![Answer(403, vec![], "{\"error\":\"access_denied\"}"); 3]);
+    platform.on_token_request(0, [Answer(429, vec![("retry-after", "1")], "")]);
+    let deployment = Deployment::start("cxone-client-credentials", platform).await;
+
+    // The platform asks for a second, and callers wait it out.
+    assert_eq!(deployment.get("/production/api/v2/users").await.status, 200);
+    let refused = deployment.get("/devtest/api/v2/users").await;
+
+    assert_eq!(
+        (refused.status, refused.code().as_deref()),
+        (503, Some("client_rejected")),
+        "{}",
+        refused.text()
+    );
+    assert_eq!(deployment.readiness().await.0, 200);
+    assert_eq!(deployment.platform.run(0).asked.len(), 2);
+    assert_eq!(deployment.platform.run(1).asked.len(), 1);
+    deployment.finish().await;
+}
+
+fn forum_realm() -> Realm {
+    Realm {
+        token_host: "api.nicecxone.com",
+        token_path: "/auth/oauth/token",
+        api_host: "api.nicecxone.com",
+        expects: vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", "your-client-id"),
+            ("client_secret", secret("CXONE_CLIENT_SECRET")),
+        ],
+        lifetime: 7200,
+        ..Realm::default()
+    }
+}
+
+/// The forum's application: JSON in the place of a form, and a login before every call.
+#[tokio::test]
+async fn form_encoded_an_application_that_logs_in_with_json_before_each_call_works() {
+    let platform = Platform::start(vec![forum_realm()], vec![]).await;
+    platform.on_token_request(0, [Answer(503, vec![], "<html>")]);
+    let deployment = Deployment::start("cxone-form-encoded", platform).await;
+    let login =
+        json!({ "grant_type": "client_credentials", "client_id": "app", "client_secret": "of-the-app" });
+    let login = Request::post("/auth/oauth/token", login.to_string().as_bytes())
+        .field("content-type", "application/json");
+
+    for _ in 0..50 {
+        deployment.logs_in(&login).await;
+        let call = Request::get("/api/v2/audit").field("authorization", "Bearer bearerd-local");
+        assert_eq!(deployment.send(&call).await.status, 200);
+    }
+
+    assert_eq!(deployment.platform.run(0).asked.len(), 2, "one after the 503 for all fifty");
+    let issued = deployment.process.event("token refreshed").await;
+    assert!(issued.to_string().contains("7200") || issued.to_string().contains("2h"), "{issued}");
+    deployment.finish().await;
+}
+
+fn genesys_realm(region: &'static str) -> Realm {
+    let (token_host, api_host) = match region {
+        "mypurecloud.de" => ("login.mypurecloud.de", "api.mypurecloud.de"),
+        _ => ("login.mypurecloud.com", "api.mypurecloud.com"),
+    };
+    Realm {
+        token_host,
+        token_path: "/oauth/token",
+        api_host,
+        expects: vec![("grant_type", "client_credentials")],
+        basic: Some(("your-client-id", secret("GENESYS_CLIENT_SECRET"))),
+        lifetime: 86_399,
+        ..Realm::default()
+    }
+}
+
+fn batch_realm() -> Realm {
+    Realm {
+        token_host: "mypurecloud.com",
+        token_path: "/api/v2/oauth/token",
+        api_host: "api.mypurecloud.com",
+        expects: vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", "your-client-id"),
+            ("client_secret", secret("GENESYS_CLIENT_SECRET")),
+            ("scope", "user:read analytics:query"),
+        ],
+        basic: None,
+        lifetime: 3600,
+        scope: "user:read analytics:query",
+        ..Realm::default()
+    }
+}
+
+/// Follows a list by its next page's path, as the tutorial does.
+async fn pages(deployment: &Deployment) -> Vec<Value> {
+    let mut next = Some("/api/v2/users".to_owned());
+    let mut entities = Vec::new();
+    while let Some(path) = next {
+        let reply = deployment.get(&path).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let mut page: Value = serde_json::from_slice(&reply.body).unwrap();
+        entities.extend(page["entities"].as_array_mut().unwrap().drain(..));
+        next = page["nextPageUri"].as_str().map(str::to_owned);
+    }
+    entities
+}
+
+#[tokio::test]
+async fn genesys_batch_pages_are_followed_while_the_token_is_replaced_again_and_again() {
+    let platform = Platform::start(vec![Realm { lifetime: 2, ..batch_realm() }], vec![]).await;
+    let deployment = Deployment::start("genesys-batch", platform).await;
+    // Before there is a token: one request for all of them.
+    let callers = (0..40).map(|_| deployment.get("/api/v2/users?pageNumber=3"));
+    for reply in futures_util::future::join_all(callers).await {
+        assert_eq!(reply.status, 200);
+    }
+    assert_eq!(deployment.platform.run(0).asked.len(), 1);
+
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(4) {
+        assert_eq!(pages(&deployment).await, [json!({ "id": 1 }), json!({ "id": 2 }), json!({ "id": 3 })]);
+    }
+
+    let run = deployment.platform.run(0);
+    assert!(run.asked.len() >= 3, "{}", run.asked.len());
+    assert!(run.calls.iter().all(|call| call.status == 200));
+    drop(run);
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn genesys_batch_limits_and_refusals_of_the_api_reach_the_exporter_and_cost_no_token() {
+    let platform = Platform::start(vec![batch_realm()], vec![]).await;
+    platform.on_token_request(0, [Answer(429, vec![("retry-after", "1")], "")]);
+    let deployment = Deployment::start_ready("genesys-batch", platform).await;
+    let limit = Answer(429, vec![("retry-after", "3")], "{\"message\":\"Rate limit exceeded\"}");
+    deployment.platform.on_call(0, [limit, Answer(403, vec![], "{\"message\":\"missing permission\"}")]);
+
+    let limited = deployment.get("/api/v2/users").await;
+    let refused = deployment.get("/api/v2/users").await;
+
+    assert_eq!((limited.status, limited.get("retry-after")), (429, Some("3")));
+    assert_eq!((refused.status, refused.code()), (403, None));
+    assert_eq!(deployment.platform.run(0).asked.len(), 2);
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn genesys_its_throttling_with_a_400_is_waited_out_and_its_token_cannot_be_revoked_by_a_caller() {
+    let platform = Platform::start(vec![genesys_realm("mypurecloud.de")], vec![]).await;
+    let deployment = Deployment::start_ready("genesys", platform).await;
+    let throttled = "{\"error\":\"invalid_request\",\"description\":\"rate limit exceeded\",\
+                     \"error_description\":\"rate limit exceeded; wait\"}";
+    deployment.platform.on_token_request(0, vec![Answer(400, vec![], throttled); 5]);
+
+    let revoking = Request::get("/api/v2/tokens/me").method("DELETE");
+    let refused = deployment.send(&revoking).await;
+    assert_eq!((refused.status, refused.code().as_deref()), (403, Some("request_denied")));
+    assert_eq!(deployment.get("/api/v2/users").await.status, 200);
+    assert!(deployment.platform.run(0).calls.iter().all(|call| call.method == "GET"));
+
+    deployment.platform.revoke(0);
+    let waiting = deployment.get("/api/v2/users").await;
+    assert_eq!((waiting.status, waiting.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
+    assert!(waiting.get("retry-after").unwrap().parse::<u64>().unwrap() >= 30, "{waiting:?}");
+    assert_eq!(deployment.platform.run(0).asked.len(), 2);
+    deployment.finish().await;
+}
+
+fn cxone_realm() -> Realm {
+    Realm {
+        token_host: "cxone.niceincontact.com",
+        token_path: "/auth/token",
+        api_host: "api-na1.niceincontact.com",
+        expects: vec![
+            ("grant_type", "password"),
+            ("username", "your-access-key-id"),
+            ("password", secret("CXONE_ACCESS_KEY_SECRET")),
+        ],
+        basic: Some(("your-client-id", secret("CXONE_CLIENT_SECRET"))),
+        lifetime: 3600,
+        claims: json!({ "tenantId": "11eb-0001" }),
+        rotates: true,
+        ..Realm::default()
+    }
+}
+
+#[tokio::test]
+async fn cxone_the_access_key_leads_to_the_tenants_api() {
+    let configuration = json!({ "api_endpoint": "https://api-na1.niceincontact.com", "area": "na1" });
+    let path = "/.well-known/cxone-configuration?tenantId=11eb-0001";
+    let platform =
+        Platform::start(vec![cxone_realm()], vec![("cxone.niceincontact.com", path, configuration)]).await;
+    let deployment = Deployment::start_ready("cxone", platform).await;
+    let path = "/inContactAPI/services/v34.0/agents?fields=a%2Cb";
+
+    assert_eq!(deployment.get(path).await.status, 200);
+    deployment.platform.revoke(0);
+    assert_eq!(deployment.send(&Request::get(path).field("accept", "text/csv")).await.status, 200);
+    deployment.logs_in(&Request::post("/auth/token", b"grant_type=password")).await;
+
+    let run = deployment.platform.run(0);
+    assert_eq!(run.asked.len(), 2);
+    assert!(run.calls.iter().all(|call| call.path == path));
+    let accepts: Vec<_> = run.calls.iter().map(|call| call.accept.as_deref().unwrap()).collect();
+    assert_eq!(accepts, ["application/json", "text/csv", "text/csv"]);
+    drop(run);
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn cxone_access_key_is_sent_as_json_to_the_regional_endpoint() {
+    let realm = Realm {
+        token_host: "na1.nice-incontact.com",
+        token_path: "/authentication/v1/token/access-key",
+        expects: vec![
+            ("accessKeyId", "your-access-key-id"),
+            ("accessKeySecret", secret("CXONE_ACCESS_KEY_SECRET")),
+        ],
+        basic: None,
+        is_json: true,
+        ..cxone_realm()
+    };
+    let deployment =
+        Deployment::start_ready("cxone-access-key", Platform::start(vec![realm], vec![]).await).await;
+
+    assert_eq!(deployment.get("/incontactapi/services/v34.0/agents").await.status, 200);
+
+    assert_eq!(deployment.platform.run(0).asked[0].len(), 2);
+    deployment.finish().await;
+}
