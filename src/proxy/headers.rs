@@ -51,6 +51,12 @@ pub fn for_upstream(headers: &mut HeaderMap, version: Version, host: &HeaderValu
     headers.insert(HOST, host.clone());
 }
 
+/// Frames a body of unknown length. By itself hyper does so only for methods that often have one, and drops it for the
+/// others.
+pub fn frame_in_chunks(headers: &mut HeaderMap) {
+    headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+}
+
 /// Turns an upstream's fields into those for the caller.
 ///
 /// `Alt-Svc` would lead callers past the proxy (RFC 7838); everything else is none of our business.

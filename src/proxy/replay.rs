@@ -147,6 +147,11 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         self.fault().is_none() && self.0.as_ref().is_none_or(is_kept)
     }
 
+    /// Whether there is a body and nobody knows yet how long it is.
+    pub fn is_of_unknown_length(&self) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.source.borrow().body.size_hint().exact().is_none())
+    }
+
     /// There will be no further attempt: lets go of what was kept.
     pub fn forget(&self) {
         if let Some(shared) = &self.0 {

@@ -125,6 +125,9 @@ impl Service {
             return Ok(Reply::Login);
         }
         self.address(&mut head, route)?;
+        if payload.is_of_unknown_length() {
+            headers::frame_in_chunks(&mut head.headers);
+        }
 
         let mut passage = Passage { route, payload, exchange, patience: self.shared.token_wait };
         let mut answered = match &route.token {

@@ -14,6 +14,7 @@
 mod harness;
 
 mod configuration;
+mod corpus;
 mod grants;
 mod keygen;
 mod lifecycle;
