@@ -27,3 +27,4 @@ mod tidy;
 mod token_endpoint;
 mod unauthorized;
 mod upstream_faults;
+mod upstream_proxy;
