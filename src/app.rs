@@ -317,9 +317,9 @@ fn routes(
                 upstream
             }
         };
-        let host = HeaderValue::from_str(route.upstream.authority.as_str());
+        let host = HeaderValue::from_str(route.upstream.address.authority.as_str());
         let host = host.map_err(|error| StartError::Upstream {
-            upstream: route.upstream.authority.to_string(),
+            upstream: route.upstream.address.authority.to_string(),
             source: io::Error::new(io::ErrorKind::InvalidInput, error),
         })?;
         let token = route
@@ -331,7 +331,7 @@ fn routes(
             is_catch_all: route.path == "/",
             upstream,
             host,
-            path_in_front: route.upstream.path.clone(),
+            path_in_front: route.upstream.address.path.clone(),
             token,
             hold: Hold::default(),
             timeout: route.timeout,
@@ -345,20 +345,21 @@ fn routes(
 /// Whether requests of both routes may use the same connections.
 pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
     let (a, b) = (&one.upstream, &other.upstream);
-    (&a.scheme, &a.authority, &a.roots) == (&b.scheme, &b.authority, &b.roots)
+    (&a.address.scheme, &a.address.authority) == (&b.address.scheme, &b.address.authority)
+        && (&a.roots, &a.proxy) == (&b.roots, &b.proxy)
         && one.connect_timeout == other.connect_timeout
 }
 
 fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
     let connect = Box::new(connect(route, trust)?);
-    Ok(Upstream { index, origin: route.upstream.origin(), connect, connect_timeout: route.connect_timeout })
+    Ok(Upstream { index, origin: route.upstream.address.origin(), connect })
 }
 
 /// What connects to a route's upstream.
 pub(crate) fn connect(route: &config::Route, trust: &Trust) -> Result<TcpConnect, StartError> {
-    let config::Upstream { scheme, authority, roots, .. } = &route.upstream;
-    let origin = route.upstream.origin();
-    let tls = if *scheme == Scheme::HTTPS {
+    let config::Upstream { address, roots, proxy } = &route.upstream;
+    let origin = address.origin();
+    let tls = if address.scheme == Scheme::HTTPS {
         let tls = trust
             .client_config(roots, HTTP_1)
             .map_err(|source| StartError::Trust { upstream: origin.clone(), source })?;
@@ -366,6 +367,6 @@ pub(crate) fn connect(route: &config::Route, trust: &Trust) -> Result<TcpConnect
     } else {
         None
     };
-    TcpConnect::new(scheme, authority, tls, route.connect_timeout)
+    TcpConnect::new(address, tls, proxy.as_ref(), route.connect_timeout)
         .map_err(|source| StartError::Upstream { upstream: origin, source })
 }

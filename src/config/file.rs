@@ -154,6 +154,7 @@ pub struct Route {
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
+    pub proxy: Key<String>,
 }
 
 /// `[log]`.

@@ -34,7 +34,7 @@ use http::HeaderName;
 use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 pub use diagnostics::Diagnostics;
@@ -190,6 +190,12 @@ pub struct Proxy {
     pub except: String,
 }
 
+impl PartialEq for Proxy {
+    fn eq(&self, other: &Self) -> bool {
+        (self.url.expose_secret(), &self.except) == (other.url.expose_secret(), &other.except)
+    }
+}
+
 /// A certificate with its key, for TLS connections that we open.
 #[derive(Clone)]
 pub struct ClientCertificate {
@@ -241,20 +247,29 @@ pub struct Route {
     pub connect_timeout: Duration,
 }
 
-/// An API's address.
+/// An API, and the way there.
 #[derive(Clone, Debug)]
 pub struct Upstream {
+    /// Where it is.
+    pub address: Address,
+    /// Which certificate authorities it is checked against, and an https proxy with it.
+    pub roots: Roots,
+    /// By way of which it is reached.
+    pub proxy: Option<Proxy>,
+}
+
+/// An API's address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
     /// `https`, or `http` on loopback.
     pub scheme: Scheme,
     /// Host, and port if it is not the scheme's own.
     pub authority: Authority,
     /// Put in front of each request's path; empty or `/…` without a slash at its end.
     pub path: String,
-    /// Which certificate authorities it is checked against.
-    pub roots: Roots,
 }
 
-impl Upstream {
+impl Address {
     /// Scheme and authority, as an origin is written (RFC 6454 §6.2).
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)

@@ -1,4 +1,4 @@
-//! A new connection to an upstream: DNS, TCP, TLS.
+//! A new connection to an upstream: DNS, TCP, perhaps a proxy, TLS.
 
 use std::error::Error;
 use std::fmt;
@@ -9,17 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use http::uri::{Authority, Scheme};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::forward::ForwardError;
 use super::socket::ReadsDecide;
+use super::tunnel::{self, Tunnel};
 use crate::causes::causes;
+use crate::config::{Address, Proxy};
 
 /// When the system begins to ask whether a silent upstream is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -34,58 +37,35 @@ pub type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, Forwar
 
 /// Makes connections to one upstream.
 pub trait Connect: fmt::Debug + Send + Sync {
-    /// Starts one.
+    /// Starts one, which ends within the time that it has.
     fn connect(&self) -> Connecting;
 }
 
-/// Connects over TCP, and TLS where the scheme is https.
-pub struct TcpConnect {
+/// Connects over TCP, by way of a proxy where there is one, and TLS where the scheme is https.
+#[derive(Clone, Debug)]
+pub struct TcpConnect(Arc<Way>);
+
+struct Way {
     tcp: HttpConnector,
     uri: Uri,
+    tunnel: Option<Tunnel>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    timeout: Duration,
 }
 
-impl TcpConnect {
-    /// For this address; certificates are checked against `tls`. A name's addresses share the time.
-    ///
-    /// # Errors
-    ///
-    /// If the authority is no address, or no name that a certificate could have.
-    pub fn new(
-        scheme: &Scheme,
-        authority: &Authority,
-        tls: Option<Arc<ClientConfig>>,
-        timeout: Duration,
-    ) -> io::Result<Self> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
-        let uri = Uri::builder()
-            .scheme(scheme.clone())
-            .authority(authority.clone())
-            .path_and_query("/")
-            .build()
-            .map_err(|error| invalid(error.to_string()))?;
-        let tls = match tls {
-            None => None,
-            Some(config) => {
-                let name = authority.host().trim_matches(['[', ']']).to_owned();
-                let name = ServerName::try_from(name).map_err(|error| invalid(error.to_string()))?;
-                Some((TlsConnector::from(config), name))
-            }
-        };
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(KEEPALIVE));
-        tcp.set_connect_timeout(Some(timeout));
-        Ok(Self { tcp, uri, tls })
-    }
+/// A connection, and what was seen when it was made.
+struct Made {
+    stream: Box<dyn Stream>,
+    seen: Seen,
 }
 
 /// What an upstream shows of itself to whoever connects.
 #[derive(Debug)]
 pub struct Seen {
-    /// Which of its addresses answered.
+    /// Which of its addresses answered, or of its proxy's.
     pub address: SocketAddr,
+    /// The proxy on the way, without user and password.
+    pub proxy: Option<Uri>,
     /// What TLS came to, where there is any.
     pub tls: Option<SeenTls>,
 }
@@ -100,49 +80,118 @@ pub struct SeenTls {
 }
 
 impl TcpConnect {
+    /// For this address; certificates are checked against `tls`, a proxy's own too. A name's addresses share the time,
+    /// and everything on the way to a connection does.
+    ///
+    /// # Errors
+    ///
+    /// If an address is none, or no name that a certificate could have.
+    pub fn new(
+        address: &Address,
+        tls: Option<Arc<ClientConfig>>,
+        proxy: Option<&Proxy>,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let uri = Uri::builder()
+            .scheme(address.scheme.clone())
+            .authority(address.authority.clone())
+            .path_and_query("/")
+            .build()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        let tunnel = match (proxy, &tls) {
+            (Some(proxy), Some(tls)) => Tunnel::new(proxy, &uri, tls)?,
+            // Plain http stays on this machine.
+            _ => None,
+        };
+        let tls = match tls {
+            None => None,
+            Some(config) => Some((TlsConnector::from(config), server_name(address.authority.host())?)),
+        };
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_connect_timeout(Some(timeout));
+        Ok(Self(Arc::new(Way { tcp, uri, tunnel, tls, timeout })))
+    }
+
     /// Connects as for a request, looks, and closes.
     ///
     /// # Errors
     ///
-    /// [`ForwardError`] as for a request, its time-out aside.
+    /// [`ForwardError`] as for a request.
     pub async fn look(&self) -> Result<Seen, ForwardError> {
-        let tcp = self.tcp.clone().call(self.uri.clone()).await.map_err(|error| unreachable(&error))?;
-        let tcp = tcp.into_inner();
-        let address = tcp.peer_addr().map_err(|error| unreachable(&error))?;
-        let Some((connector, name)) = self.tls.clone() else {
-            return Ok(Seen { address, tls: None });
-        };
-        let stream = connector.connect(name, tcp).await.map_err(|error| tls_failed(&error))?;
-        let session = stream.get_ref().1;
-        let certificate = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = certificate.map(|one| one.clone().into_owned());
-        Ok(Seen { address, tls: Some(SeenTls { version: session.protocol_version(), certificate }) })
+        Ok(self.0.make().await?.seen)
     }
 }
 
 impl Connect for TcpConnect {
     fn connect(&self) -> Connecting {
-        let tcp = self.tcp.clone().call(self.uri.clone());
-        let tls = self.tls.clone();
-        Box::pin(async move {
-            let tcp = tcp.await.map_err(|error| unreachable(&error))?;
-            let socket = ReadsDecide::new(tcp.into_inner());
-            let Some((connector, name)) = tls else {
-                return Ok(Box::new(socket) as Box<dyn Stream>);
+        let way = Arc::clone(&self.0);
+        Box::pin(async move { Ok(way.make().await?.stream) })
+    }
+}
+
+impl Way {
+    /// A connection, made within the time that there is.
+    async fn make(&self) -> Result<Made, ForwardError> {
+        let deadline = Instant::now() + self.timeout;
+        let Some(tunnel) = &self.tunnel else {
+            let directly = async {
+                let (tcp, address) = self.reach(&self.uri).await.map_err(|error| unreachable(&*error))?;
+                self.secure(ReadsDecide::new(tcp), address).await.map_err(|error| tls_failed(&error))
             };
-            let stream = connector.connect(name, socket).await.map_err(|error| tls_failed(&error))?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
-        })
+            return timeout_at(deadline, directly).await.unwrap_or(Err(ForwardError::ConnectTimeout));
+        };
+        let leading = async {
+            let (tcp, address) =
+                self.reach(tunnel.proxy()).await.map_err(|error| tunnel::not_reached(&*error))?;
+            Ok((tunnel.open(tcp).await?, address))
+        };
+        let (stream, address) =
+            timeout_at(deadline, leading).await.unwrap_or_else(|_| Err(tunnel::timed_out()))?;
+        match timeout_at(deadline, self.secure(stream, address)).await {
+            Ok(Ok(made)) => Ok(made),
+            Ok(Err(error)) if is_no_tls(&error) => Err(tunnel::leads_nowhere(&error)),
+            Ok(Err(error)) => Err(tls_failed(&error)),
+            Err(_) => Err(tunnel::silent()),
+        }
+    }
+
+    async fn reach(&self, uri: &Uri) -> Result<(TcpStream, SocketAddr), Box<dyn Error>> {
+        let tcp = self.tcp.clone().call(uri.clone()).await?.into_inner();
+        let address = tcp.peer_addr()?;
+        Ok((tcp, address))
+    }
+
+    /// Does TLS where there is any.
+    async fn secure<S: Stream + 'static>(&self, stream: S, address: SocketAddr) -> io::Result<Made> {
+        let proxy = self.tunnel.as_ref().map(|tunnel| tunnel.proxy().clone());
+        let Some((connector, name)) = self.tls.clone() else {
+            return Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls: None } });
+        };
+        let stream = connector.connect(name, stream).await?;
+        let session = stream.get_ref().1;
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = certificate.map(|one| one.clone().into_owned());
+        let tls = Some(SeenTls { version: session.protocol_version(), certificate });
+        Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls } })
     }
 }
 
-impl fmt::Debug for TcpConnect {
+impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpConnect").field("uri", &self.uri).finish_non_exhaustive()
+        f.debug_struct("Way").field("uri", &self.uri).field("tunnel", &self.tunnel).finish_non_exhaustive()
     }
 }
 
-fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
+/// The name that a certificate must have, without the brackets of an IPv6 address.
+pub(super) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
+    let name = host.trim_matches(['[', ']']).to_owned();
+    ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
+}
+
+pub(super) fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     let is_dns = error.to_string().starts_with("dns");
     let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
     let proxy_status = match cause.map(io::Error::kind) {
@@ -159,7 +208,7 @@ fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
 }
 
 /// A handshake that failed, or a connection that broke off in it.
-fn tls_failed(error: &io::Error) -> ForwardError {
+pub(super) fn tls_failed(error: &io::Error) -> ForwardError {
     let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     let proxy_status = match said {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
@@ -169,4 +218,10 @@ fn tls_failed(error: &io::Error) -> ForwardError {
         _ => "tls_protocol_error",
     };
     ForwardError::Tls { proxy_status, text: error.to_string() }
+}
+
+/// Whether a handshake failed because there was no TLS at the other end, or soon nobody.
+fn is_no_tls(error: &io::Error) -> bool {
+    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(said, None | Some(rustls::Error::InvalidMessage(_)))
 }

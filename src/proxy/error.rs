@@ -235,7 +235,7 @@ fn no_token(reason: Reason) -> Answer {
 
 fn upstream(error: &ForwardError) -> Answer {
     let (status, code, title) = match error {
-        ForwardError::Unreachable { .. } | ForwardError::ConnectTimeout => {
+        ForwardError::Unreachable { .. } | ForwardError::Proxy { .. } | ForwardError::ConnectTimeout => {
             (502, "upstream_unreachable", "Upstream unreachable")
         }
         ForwardError::Tls { .. } => (502, "upstream_tls", "Upstream TLS failed"),
@@ -306,6 +306,10 @@ mod tests {
         ForwardError::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
     }
 
+    fn by_proxy(proxy_status: &'static str) -> ProxyError {
+        ForwardError::Proxy { proxy_status, text: "x".to_owned() }.into()
+    }
+
     fn handshake_failed() -> ForwardError {
         ForwardError::Tls { proxy_status: "tls_certificate_error", text: "expired".to_owned() }
     }
@@ -335,6 +339,8 @@ mod tests {
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
+            (by_proxy("http_request_denied"), 502, "upstream_unreachable"),
+            (by_proxy("connection_timeout"), 502, "upstream_unreachable"),
             (handshake_failed().into(), 502, "upstream_tls"),
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),

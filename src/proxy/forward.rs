@@ -30,6 +30,14 @@ pub enum ForwardError {
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
+    /// The proxy on the way there did not lead to it.
+    #[error("no connection by way of the proxy: {text}")]
+    Proxy {
+        /// RFC 9209 §2.3.
+        proxy_status: &'static str,
+        /// What happened; nothing of the proxy's own words.
+        text: String,
+    },
     /// The TLS handshake failed: not a valid certificate, or not TLS at all.
     #[error("tls handshake failed: {text}")]
     Tls {
@@ -72,7 +80,9 @@ impl ForwardError {
     /// RFC 9209 §2.3.
     pub const fn proxy_status(&self) -> &'static str {
         match self {
-            Self::Unreachable { proxy_status, .. } | Self::Tls { proxy_status, .. } => proxy_status,
+            Self::Unreachable { proxy_status, .. }
+            | Self::Proxy { proxy_status, .. }
+            | Self::Tls { proxy_status, .. } => proxy_status,
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
@@ -88,6 +98,13 @@ impl ForwardError {
                 "The upstream refused the connection."
             }
             Self::Unreachable { .. } => "The upstream cannot be reached.",
+            Self::Proxy { proxy_status: "http_request_denied", .. } => {
+                "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \
+                 HTTPS_PROXY and NO_PROXY of bearerd's environment."
+            }
+            Self::Proxy { .. } => {
+                "The proxy on the way to the upstream cannot be reached, or does not lead there."
+            }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::Tls { .. } => {
                 "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."

@@ -26,6 +26,7 @@ pub mod response;
 pub mod route;
 pub mod service;
 mod socket;
+mod tunnel;
 pub mod unauthorized;
 pub mod worker;
 

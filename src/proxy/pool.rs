@@ -40,8 +40,6 @@ pub struct Upstream {
     pub origin: String,
     /// Makes connections to it.
     pub connect: Box<dyn Connect>,
-    /// For a new connection, TLS included.
-    pub connect_timeout: Duration,
 }
 
 /// A worker's connections to one upstream.
@@ -118,10 +116,7 @@ where
     }
 
     async fn connect(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
-        let connecting = self.upstream.connect.connect();
-        let stream = tokio::time::timeout(self.upstream.connect_timeout, connecting)
-            .await
-            .map_err(|_| ForwardError::ConnectTimeout)??;
+        let stream = self.upstream.connect.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))

@@ -186,12 +186,8 @@ mod tests {
     }
 
     fn route(name: &str) -> Route {
-        let upstream = Upstream {
-            index: 0,
-            origin: "https://nowhere.test".to_owned(),
-            connect: Box::new(Nowhere),
-            connect_timeout: Duration::from_secs(1),
-        };
+        let upstream =
+            Upstream { index: 0, origin: "https://nowhere.test".to_owned(), connect: Box::new(Nowhere) };
         Route {
             name: name.to_owned(),
             is_catch_all: false,

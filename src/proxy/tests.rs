@@ -142,7 +142,6 @@ fn world(lines: &str, token_takes: Duration) -> World {
         index: 0,
         origin: "https://api.example.com".to_owned(),
         connect: Box::new(Api(Arc::clone(&issuer))),
-        connect_timeout: Duration::from_secs(5),
     });
     let mut table = Table::default();
     let route = Route {

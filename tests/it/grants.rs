@@ -9,9 +9,9 @@ use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 
-use crate::harness::raw::{RawPeer, read_head};
+use crate::harness::connect_proxy::{ConnectProxy, Does};
+use crate::harness::raw::RawPeer;
 use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
 use crate::harness::{Setup, World, eventually};
 
@@ -286,29 +286,10 @@ async fn what_a_server_wants_besides_is_sent_once_each() {
     finish(world).await;
 }
 
-/// A proxy on loopback: where it was asked to connect to, and by whom.
-async fn connect_proxy() -> (RawPeer, Arc<Mutex<Vec<String>>>) {
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let noted = Arc::clone(&asked);
-    let peer = RawPeer::tcp(move |mut near| {
-        let noted = Arc::clone(&noted);
-        async move {
-            let head = String::from_utf8(read_head(&mut near).await).unwrap();
-            let target = head.split(' ').nth(1).unwrap().to_owned();
-            noted.lock().unwrap().push(head);
-            let mut far = tokio::net::TcpStream::connect(target).await.unwrap();
-            near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-        }
-    })
-    .await;
-    (peer, asked)
-}
-
 #[tokio::test]
 async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_environments() {
-    let (proxy, asked) = connect_proxy().await;
-    let url = format!("http://user:pr0xy-passw0rd@{}", proxy.address);
+    let proxy = ConnectProxy::start(Does::Lead).await;
+    let url = format!("http://user:pr0xy-passw0rd@127.0.0.1:{}", proxy.port());
     let written = format!("proxy = \"{url}\"");
     for (lines, variables, is_used) in [
         (written.as_str(), vec![], true),
@@ -328,7 +309,7 @@ async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_envir
         eventually("ready", async || world.admin_status("/readyz").await == 200).await;
 
         assert_eq!(server.requests(), 1);
-        let asked = std::mem::take(&mut *asked.lock().unwrap());
+        let asked = proxy.asked();
         assert_eq!(asked.len(), usize::from(is_used), "{lines}");
         for head in asked {
             let host = server.token_url().replace("https://", "").replace("/token", "");

@@ -29,3 +29,4 @@ mod tidy;
 mod token_endpoint;
 mod unauthorized;
 mod upstream_faults;
+mod upstream_proxy;

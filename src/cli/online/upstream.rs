@@ -17,10 +17,9 @@ const SOON: Duration = Duration::from_hours(14 * 24);
 pub(super) async fn report(route: &Route, connect: TcpConnect) -> Report {
     let clock = Clock::system();
     let began = clock.now();
-    let seen = tokio::time::timeout(route.connect_timeout, connect.look()).await;
-    let seen = seen.unwrap_or(Err(ForwardError::ConnectTimeout));
+    let seen = connect.look().await;
     let took = began.until(clock.now());
-    let mut report = Report::new(format!("upstream {}", route.upstream.origin()), took);
+    let mut report = Report::new(format!("upstream {}", route.upstream.address.origin()), took);
     match seen {
         Ok(seen) => tell(&mut report, seen),
         Err(error) => report.fail(error.to_string(), remedy(&error)),
@@ -28,8 +27,14 @@ pub(super) async fn report(route: &Route, connect: TcpConnect) -> Report {
     report
 }
 
-fn tell(report: &mut Report, Seen { address, tls }: Seen) {
-    report.fact("address", address.to_string());
+fn tell(report: &mut Report, Seen { address, proxy, tls }: Seen) {
+    match proxy {
+        Some(proxy) => {
+            report.fact("proxy", proxy.to_string());
+            report.fact("address", format!("{address} (the proxy's)"));
+        }
+        None => report.fact("address", address.to_string()),
+    }
     let Some(SeenTls { version, certificate }) = tls else {
         return report.fact("tls", "none: plain http, on this machine");
     };
@@ -64,8 +69,17 @@ fn remedy(error: &ForwardError) -> &'static str {
         ForwardError::Unreachable { proxy_status: "connection_refused", .. } => {
             "nothing listens there: check host and port in `upstream`, or a firewall refuses"
         }
+        ForwardError::Proxy { proxy_status: "http_request_denied", .. } => {
+            "have the proxy allow this host and port, and check user and password in its URL; it is `proxy` of the \
+             route, or HTTPS_PROXY of the environment"
+        }
+        ForwardError::Proxy { .. } => {
+            "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY has the hosts that are reached \
+             without it"
+        }
         ForwardError::Tls { proxy_status: "tls_certificate_error", .. } => {
-            "check the name in `upstream`; if its authority is one of your own, set `ca_file` of the route"
+            "check the name in `upstream`; if its authority is one of your own, or that of a proxy which opens TLS, \
+             set `ca_file` of the route"
         }
         ForwardError::Tls { .. } => "check that `upstream` speaks TLS 1.2 or later on this port",
         _ => {

@@ -66,8 +66,9 @@ impl Resolver<'_> {
         let timeout = self.positive(file.timeout, 10);
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
-        let roots = self.roots(file.ca_file, token_url.as_ref().is_some_and(|url| url.scheme() == "http"));
-        let proxy = self.proxy(file.proxy, token_url.as_ref());
+        let is_http = token_url.as_ref().is_some_and(|url| url.scheme() == "http");
+        let roots = self.roots(file.ca_file, is_http);
+        let proxy = self.proxy(file.proxy, "token_url", is_http);
         let login_stub = self.login_stub(file.login_stub);
         Some(Credential {
             name: name.to_owned(),

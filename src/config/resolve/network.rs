@@ -1,4 +1,4 @@
-//! `proxy`: by which way the token endpoint is reached.
+//! `proxy`: by which way the token endpoint or an API is reached.
 
 use secrecy::SecretString;
 use toml::Spanned;
@@ -13,8 +13,13 @@ const HELP: &str =
 
 impl Resolver<'_> {
     /// The proxy that is written, or else the environment's; never one for plain http, which stays on this machine.
-    pub(super) fn proxy(&mut self, proxy: Option<Spanned<String>>, token_url: Option<&Url>) -> Option<Proxy> {
-        let is_http = token_url.is_some_and(|url| url.scheme() == "http");
+    /// `key` is the one that has the address of what is reached.
+    pub(super) fn proxy(
+        &mut self,
+        proxy: Option<Spanned<String>>,
+        key: &str,
+        is_http: bool,
+    ) -> Option<Proxy> {
         let Some(proxy) = proxy else {
             return if is_http { None } else { self.environments_proxy() };
         };
@@ -24,7 +29,7 @@ impl Resolver<'_> {
         if is_http {
             self.problems.push(
                 Problem::error(proxy.span(), "a proxy would see the credential that plain http:// carries")
-                    .help("use an https:// `token_url`, or take `proxy` out"),
+                    .help(format!("use an https:// `{key}`, or take `proxy` out")),
             );
         }
         let Some(url) = address(proxy.get_ref()) else {
@@ -38,7 +43,10 @@ impl Resolver<'_> {
         let (name, text) = self.first_of(["HTTPS_PROXY", "https_proxy"])?;
         let Some(url) = address(text) else {
             let title = format!("{name} in the environment is not the address of a proxy");
-            self.problems.push(Problem::error(None, title).help(HELP));
+            // Whoever else would use it has reported it.
+            if self.problems.iter().all(|problem| problem.title != title) {
+                self.problems.push(Problem::error(None, title).help(HELP));
+            }
             return None;
         };
         let except = self.first_of(["NO_PROXY", "no_proxy"]).map_or("", |(_, except)| except);
@@ -101,6 +109,32 @@ mod tests {
         assert_eq!(proxy("https", own, BOTH), Some(("http://u:p@own.test:1".into(), String::new())));
         assert_eq!(proxy("https", "proxy = \"\"", BOTH), None);
         assert_eq!(proxy("http", "", BOTH), None);
+    }
+
+    #[test]
+    fn an_api_has_a_proxy_of_its_own_or_the_environments() {
+        let route = |scheme: &str, lines: &str, variables| {
+            let [one, two] = variables;
+            let text =
+                format!("[[routes]]\nupstream = \"{scheme}://localhost\"\ncredential = \"none\"\n{lines}\n");
+            parse(Path::new("proxy.toml"), text, &Environment::from([one, two]))
+        };
+        let proxy = |scheme: &str, lines: &str, variables| {
+            let proxy = route(scheme, lines, variables).unwrap().config.routes[0].upstream.proxy.clone();
+            proxy.map(|proxy| (proxy.url.expose_secret().to_owned(), proxy.except))
+        };
+        let own = "proxy = \"https://u:p@own.test\"";
+
+        assert_eq!(proxy("https", "", NOTHING), None);
+        assert_eq!(
+            proxy("https", "", BOTH),
+            Some(("http://proxy.test:3128".into(), "a.test,10.0.0.0/8".into()))
+        );
+        assert_eq!(proxy("https", own, BOTH), Some(("https://u:p@own.test".into(), String::new())));
+        assert_eq!(proxy("https", "proxy = \"\"", BOTH), None);
+        assert_eq!(proxy("http", "", BOTH), None);
+        let problems = route("http", own, NOTHING).unwrap_err().to_string();
+        assert!(problems.contains("use an https:// `upstream`, or take `proxy` out"), "{problems}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Credential, Route, Upstream, file, hosts};
+use crate::config::{Address, Credential, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
@@ -86,11 +86,11 @@ impl Resolver<'_> {
                 None
             }
         };
-        let is_http = upstream.as_ref().is_some_and(|(scheme, ..)| *scheme == Scheme::HTTP);
+        let is_http = upstream.as_ref().is_some_and(|address| address.scheme == Scheme::HTTP);
         let roots = self.roots(route.ca_file, is_http);
+        let proxy = self.proxy(route.proxy, "upstream", is_http);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
-        let (scheme, authority, upstream_path) = upstream?;
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -98,7 +98,7 @@ impl Resolver<'_> {
         Some(Route {
             host,
             path: path?,
-            upstream: Upstream { scheme, authority, path: upstream_path, roots },
+            upstream: Upstream { address: upstream?, roots, proxy },
             credential: credential?,
             timeout,
             connect_timeout,
@@ -132,7 +132,7 @@ impl Resolver<'_> {
         plain
     }
 
-    fn upstream(&mut self, text: &Spanned<String>) -> Option<(Scheme, Authority, String)> {
+    fn upstream(&mut self, text: &Spanned<String>) -> Option<Address> {
         if text.get_ref() == "discover" {
             self.problems.push(
                 Problem::error(text.span(), "\"discover\" is not supported yet by this version")
@@ -152,7 +152,8 @@ impl Resolver<'_> {
         if authority.is_none() {
             self.problems.push(Problem::error(text.span(), "not an address that requests can go to"));
         }
-        Some((scheme, authority?, url.path().trim_end_matches('/').to_owned()))
+        let path = url.path().trim_end_matches('/').to_owned();
+        Some(Address { scheme, authority: authority?, path })
     }
 
     /// `Some(None)` is a route without a credential.

@@ -202,7 +202,10 @@ fn an_upstream_may_carry_a_path_and_a_port_but_nothing_else() {
     let config =
         accepted(&with_route("").replace("https://api.example.com", "https://API.example.com:8443/base/"));
     let upstream = &config.routes[0].upstream;
-    assert_eq!((upstream.authority.as_str(), upstream.path.as_str()), ("api.example.com:8443", "/base"));
+    assert_eq!(
+        (upstream.address.authority.as_str(), upstream.address.path.as_str()),
+        ("api.example.com:8443", "/base")
+    );
 
     for wrong in
         ["https://u:p@api.example.com", "https://api.example.com?x=1", "https://api.example.com#x", "api"]

@@ -1,6 +1,7 @@
 //! What tests are made of.
 
 pub mod caller;
+pub mod connect_proxy;
 pub mod daemon;
 pub mod http2;
 pub mod internet;
