@@ -107,6 +107,24 @@ impl Trail {
         }, "token refreshed");
     }
 
+    /// Someone handed over another grant, with a token that is used unless it has a flaw.
+    pub fn authorized(&mut self, token: Option<Issued>, is_durable: bool, flaw: Option<&dyn Display>) {
+        let has_token = token.is_some();
+        if let Some(token) = token {
+            self.rotations += u64::from(self.generation > 0 && token.generation != self.generation);
+            self.generation = token.generation;
+            self.fingerprint = token.fingerprint;
+        }
+        event!(info, self, "credential.authorized", {
+            has_token,
+            is_durable,
+            error = flaw.map(tracing::field::display),
+        }, "credential authorized");
+        if has_token && std::mem::take(&mut self.is_failing) {
+            event!(info, self, "credential.recovered", {}, "credential recovered");
+        }
+    }
+
     /// No token came.
     pub fn refresh_failed(&mut self, failure: &Failure<'_>, latency: Duration) {
         self.requests += 1;
@@ -121,7 +139,8 @@ impl Trail {
     }
 
     /// No refresh token is taken any more: nothing is asked until someone puts another there.
-    pub fn reauthorization_required(&self, error: &dyn Display) {
+    pub fn reauthorization_required(&mut self, error: &dyn Display) {
+        self.is_failing = true;
         event!(warn, self, "credential.reauthorization_required", {
             needs_a_person = true,
             error = %error,
@@ -129,7 +148,8 @@ impl Trail {
     }
 
     /// The refresh token has been replaced as often as it may be: nothing is asked until someone puts another there.
-    pub fn rotation_limit_reached(&self, error: &dyn Display) {
+    pub fn rotation_limit_reached(&mut self, error: &dyn Display) {
+        self.is_failing = true;
         event!(warn, self, "rotation.limit_reached", {
             needs_a_person = true,
             error = %error,
