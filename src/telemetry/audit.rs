@@ -2,9 +2,10 @@
 //!
 //! Each is a log event of the target `bearerd::audit` and says what the trail came to by then: the generation,
 //! how often tokens replaced each other, the last latency, the success rate, and a fingerprint in the token's
-//! place. No secret.
+//! place. What an operator does, or may not do, is an event too. No secret.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -46,6 +47,48 @@ pub struct Failure<'a> {
     pub next: Duration,
     /// What happened; holds no secret.
     pub error: &'a dyn Display,
+}
+
+/// What someone asked for at the admin address.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
+    /// In a word.
+    pub action: &'a str,
+    /// The credential, if there is one of that name.
+    pub credential: &'a str,
+    /// From where.
+    pub peer: IpAddr,
+}
+
+impl Operation<'_> {
+    /// It was done, or at least begun.
+    pub fn done(&self, status: u16) {
+        let Self { action, credential, peer } = self;
+        info!(
+            target: "bearerd::audit",
+            event = "operator.acted",
+            action,
+            credential,
+            %peer,
+            status,
+            "operator acted"
+        );
+    }
+
+    /// It was not.
+    pub fn refused(&self, status: u16, code: &str) {
+        let Self { action, credential, peer } = self;
+        warn!(
+            target: "bearerd::audit",
+            event = "operator.refused",
+            action,
+            credential,
+            %peer,
+            status,
+            code,
+            "operator refused"
+        );
+    }
 }
 
 /// An event with what all of them say.

@@ -19,6 +19,7 @@ mod keygen;
 mod lifecycle;
 mod login_stub;
 mod online;
+mod operator;
 mod request_loop;
 mod secrets;
 mod shipped;
