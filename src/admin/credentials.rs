@@ -3,6 +3,7 @@
 //! A request is let in by [`Access`] before it is looked at further. What it orders is carried out by the credential's
 //! refresher; what was done and what was refused goes to the audit trail, without a word of what was sent.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,9 @@ use super::access::Access;
 use super::hand_over;
 use super::problem::{Problem, json};
 use crate::telemetry::audit;
-use crate::token::{Adopted, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable};
+use crate::token::{
+    Adopted, Generation, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable,
+};
 
 /// How long the outcome of a refresh is waited for.
 const REFRESH_WAIT: Duration = Duration::from_secs(30);
@@ -219,7 +222,7 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
 }
 
 fn refresh(name: &str, outcome: Result<Refreshed, NotTold>) -> Result<Response, Problem> {
-    let token = |generation: crate::token::Generation, left: Duration, same_token, detail| {
+    let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
         let token = AnotherToken { generation, expires_in: left.as_secs(), same_token, detail };
         Ok(json(StatusCode::OK, "application/json", &token))
@@ -277,7 +280,7 @@ const fn blocked_by(reason: Reason) -> &'static str {
 fn no_token(why: &Unavailable, mut detail: String) -> Problem {
     if let Some(wait) = why.retry_after {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        detail.push_str(&format!(" The next may be made in {} s.", seconds.max(1)));
+        let _ = write!(detail, " The next may be made in {} s.", seconds.max(1));
     }
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.reason.code(), "No new token", detail);
     problem.after(why.retry_after)

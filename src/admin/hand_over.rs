@@ -1,11 +1,13 @@
 //! A grant in the body of a request: read strictly, and never quoted.
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
+use http_body_util::LengthLimitError;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
@@ -97,7 +99,7 @@ async fn read(body: Body) -> Result<Vec<u8>, Problem> {
 }
 
 fn is_too_large(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>())
+    error.source().is_some_and(<dyn Error>::is::<LengthLimitError>)
 }
 
 /// A form of a page can have any other type without asking.

@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client::TokenEndpoint;
-use crate::token::error::{Malformed, TokenError};
+use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted};
 use crate::token::wire::{Grant, MAX_LIFETIME};
 use crate::token::{rotation, schedule};
@@ -64,10 +64,8 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// The access token that came along, if it is one that an answer may hold.
     fn token_of(&mut self, new: &NewGrant, received: Moment) -> Option<Result<AccessToken, TokenError>> {
-        let access_token = new.access_token.as_ref()?.expose_secret().to_owned();
-        if new.lifetime.is_some_and(|lifetime| lifetime.is_zero()) {
-            return Some(Err(TokenError::Malformed(Malformed::Ended)));
-        }
+        let has_ended = new.lifetime.is_some_and(|lifetime| lifetime.is_zero());
+        let access_token = new.access_token.as_ref().filter(|_| !has_ended)?.expose_secret().to_owned();
         let grant = Grant {
             access_token,
             lifetime: new.lifetime.map(|lifetime| lifetime.min(MAX_LIFETIME)),

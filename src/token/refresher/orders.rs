@@ -1,6 +1,9 @@
 //! What an operator orders: looked at before each step, so in every wait and after each request.
 
+use std::time::Duration;
+
 use super::{Refresher, Step};
+use crate::token::access_token::Generation;
 use crate::token::client::TokenEndpoint;
 use crate::token::operator::{Operator, Refreshed};
 
@@ -63,7 +66,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         Refreshed::Same { generation, left, again_in: self.clock.now().until(self.no_forced_before) }
     }
 
-    fn current(&self) -> (crate::token::Generation, std::time::Duration) {
+    fn current(&self) -> (Generation, Duration) {
         let left = |expires| self.clock.now().until(expires);
         let latest = self.store.latest();
         latest.map_or_else(Default::default, |token| (token.generation(), left(token.expires())))

@@ -293,7 +293,7 @@ async fn orders_to_a_refresher_that_has_ended_are_told_so() {
     tokio::time::sleep(SOON).await;
     let (handed_over_before, wished_before, ()) =
         tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(HOUR), async {
-            task.abort()
+            task.abort();
         });
     assert_eq!(handed_over_before, Err(NotAdopted::Stopping));
     assert_eq!(wished_before.unwrap_err(), NotTold::Stopping);
@@ -412,7 +412,7 @@ async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_lo
 
 #[tokio::test(start_paused = true)]
 async fn a_wish_that_takes_too_long_goes_on() {
-    let (source, operator, endpoint) = wished("", Duration::from_secs(60), &[]);
+    let (source, operator, endpoint) = wished("", Duration::from_mins(1), &[]);
 
     assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NotTold::UnderWay);
 
