@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::lifecycle::{Stage, Stages, Threads};
@@ -192,6 +192,7 @@ impl Daemon {
         }
         listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
 
+        let operators: Vec<_> = refreshers.iter().map(Refresher::operator).collect();
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
         for refresher in refreshers {
             let mut stage = stages.watch();
@@ -205,12 +206,16 @@ impl Daemon {
             });
         }
         let required = config.credentials.iter().map(|credential| credential.required);
+        let operated = Credentials::new(
+            Access::new(&config.admin, admin.address),
+            sources.iter().cloned().zip(operators).collect(),
+        );
         let readiness = Readiness::new(sources.into_iter().zip(required).collect(), stages.watch());
         let admin_address = admin.address;
         let admin = TcpListener::from_std(admin.into_socket())?;
         info!(address = %admin_address, "admin listening");
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(admin, readiness).await {
+            if let Err(error) = admin::serve(admin, readiness, operated).await {
                 error!(%error, "admin address failed");
             }
             "the admin address"

@@ -1,13 +1,15 @@
 //! The paths of the admin address.
 
 use std::io;
+use std::net::SocketAddr;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{any, get};
 use tokio::net::TcpListener;
 
+use super::credentials::{self, Credentials};
 use super::readiness::Readiness;
 
 /// Serves the admin address for as long as the future is polled.
@@ -15,10 +17,13 @@ use super::readiness::Readiness;
 /// # Errors
 ///
 /// If the listener fails for good.
-pub async fn serve(listener: TcpListener, readiness: Readiness) -> io::Result<()> {
-    let router =
+pub async fn serve(listener: TcpListener, readiness: Readiness, credentials: Credentials) -> io::Result<()> {
+    let health =
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness);
-    axum::serve(listener, router).await
+    let operated =
+        Router::new().route("/credentials/{*path}", any(credentials::answer)).with_state(credentials);
+    let router = health.merge(operated);
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// The process answers: that is all it says.

@@ -1,11 +1,13 @@
 //! The command line: what each command does, and the exit code that tells of it.
 
+mod admin;
 mod check;
 mod demo;
 mod health;
 mod keygen;
 mod online;
 pub mod output;
+mod refresh;
 mod run;
 
 use std::path::PathBuf;
@@ -41,6 +43,8 @@ enum Command {
     Check(check::Check),
     /// Ask a running daemon whether it lives
     Health(health::Health),
+    /// Have a running daemon ask for another token now
+    Refresh(refresh::Refresh),
     /// Print a new key for the state file: 32 random bytes, in base64
     #[command(after_help = keygen::WHERE_TO_PUT_IT)]
     Keygen,
@@ -77,6 +81,7 @@ pub async fn main() -> ExitCode {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,
         Command::Health(health) => health::health(health, &Environment::process()).await,
+        Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };

@@ -71,6 +71,7 @@ pub struct Limits {
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Admin {
     pub listen: Key<String>,
+    pub token: Key<SecretSource>,
 }
 
 /// `[credentials.NAME]`.
@@ -296,7 +297,7 @@ impl Section {
                 "body_rate",
                 "write_timeout",
             ],
-            Self::Admin => &["token", "metrics_token"],
+            Self::Admin => &["metrics_token"],
             Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
             Self::Route => &[
                 "strip_prefix",

@@ -24,7 +24,7 @@ pub mod units;
 mod wording;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +47,9 @@ pub use secret::Secret;
 
 /// Scopes that servers take and do not list as granted.
 pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
+/// Where the operator's address is unless it is written.
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
 /// A configuration that has been checked as a whole.
 #[derive(Clone, Debug)]
@@ -121,6 +124,17 @@ pub struct Limits {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// What an operator must show for all but the health checks.
+    pub token: Option<Secret>,
+}
+
+/// The operator's address for those who talk to a daemon.
+#[derive(Debug)]
+pub struct AdminAccess {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What to show there, or why it cannot be had.
+    pub token: Option<Result<Secret, secret::SecretError>>,
 }
 
 /// A configured identity and how it gets tokens.
@@ -324,13 +338,17 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> PathBuf {
         .unwrap_or_else(|| if here.exists() { here } else { PathBuf::from("/etc/bearerd/proxy.toml") })
 }
 
-/// The admin address as configured, as far as the file can be read: for commands that talk to a daemon.
-pub fn admin_address(flag: Option<PathBuf>, environment: &Environment) -> SocketAddr {
-    let default = SocketAddr::from(([127, 0, 0, 1], 9090));
+/// The admin address and its token as configured, as far as the file can be read: for commands that talk to a daemon.
+pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> AdminAccess {
     let path = find(flag, environment);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        return default;
-    };
+    // Without a file the environment may still say.
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     let document = document::Document::read(diagnostics::Sources::new(&path, text), environment);
-    document.file.admin.listen.and_then(|listen| listen.get_ref().parse().ok()).unwrap_or(default)
+    let file::Admin { listen, token } = document.file.admin;
+    let listen = listen.and_then(|listen| listen.get_ref().parse().ok());
+    AdminAccess {
+        listen: listen.unwrap_or(DEFAULT_ADMIN),
+        token: token.map(|source| Secret::load(source.get_ref(), &folder, environment)),
+    }
 }

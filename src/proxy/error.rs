@@ -220,17 +220,17 @@ fn answer(status: u16, code: &'static str, title: &'static str, proxy_status: &'
 }
 
 fn no_token(reason: Reason) -> Answer {
-    let (code, title) = match reason {
-        Reason::WaitingForFirstToken => ("waiting_for_first_token", "Waiting for the first token"),
-        Reason::EndpointUnavailable => ("token_endpoint_unavailable", "Token endpoint unavailable"),
-        Reason::EndpointRateLimited => ("token_endpoint_rate_limited", "Token endpoint rate limited"),
-        Reason::QuotaExhausted => ("token_quota_exhausted", "Token quota exhausted"),
-        Reason::ClientRejected => ("client_rejected", "OAuth client rejected"),
-        Reason::ReauthorizationRequired => ("reauthorization_required", "Authorization required again"),
-        Reason::RotationLimit => ("rotation_limit", "Rotation limit reached"),
-        Reason::ScopeMissing => ("scope_missing", "Scope missing"),
+    let title = match reason {
+        Reason::WaitingForFirstToken => "Waiting for the first token",
+        Reason::EndpointUnavailable => "Token endpoint unavailable",
+        Reason::EndpointRateLimited => "Token endpoint rate limited",
+        Reason::QuotaExhausted => "Token quota exhausted",
+        Reason::ClientRejected => "OAuth client rejected",
+        Reason::ReauthorizationRequired => "Authorization required again",
+        Reason::RotationLimit => "Rotation limit reached",
+        Reason::ScopeMissing => "Scope missing",
     };
-    answer(503, code, title, "proxy_internal_response")
+    answer(503, reason.code(), title, "proxy_internal_response")
 }
 
 fn upstream(error: &ForwardError) -> Answer {

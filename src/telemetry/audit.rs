@@ -2,9 +2,10 @@
 //!
 //! Each is a log event of the target `bearerd::audit` and says what the trail came to by then: the generation,
 //! how often tokens replaced each other, the last latency, the success rate, and a fingerprint in the token's
-//! place. No secret.
+//! place. What an operator does, or may not do, is an event too. No secret.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -46,6 +47,48 @@ pub struct Failure<'a> {
     pub next: Duration,
     /// What happened; holds no secret.
     pub error: &'a dyn Display,
+}
+
+/// What someone asked for at the admin address.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
+    /// In a word.
+    pub action: &'a str,
+    /// The credential, if there is one of that name.
+    pub credential: &'a str,
+    /// From where.
+    pub peer: IpAddr,
+}
+
+impl Operation<'_> {
+    /// It was done, or at least begun.
+    pub fn done(&self, status: u16) {
+        let Self { action, credential, peer } = self;
+        info!(
+            target: "bearerd::audit",
+            event = "operator.acted",
+            action,
+            credential,
+            %peer,
+            status,
+            "operator acted"
+        );
+    }
+
+    /// It was not.
+    pub fn refused(&self, status: u16, code: &str) {
+        let Self { action, credential, peer } = self;
+        warn!(
+            target: "bearerd::audit",
+            event = "operator.refused",
+            action,
+            credential,
+            %peer,
+            status,
+            code,
+            "operator refused"
+        );
+    }
 }
 
 /// An event with what all of them say.
@@ -107,6 +150,24 @@ impl Trail {
         }, "token refreshed");
     }
 
+    /// Someone handed over another grant, with a token that is used unless it has a flaw.
+    pub fn authorized(&mut self, token: Option<Issued>, is_durable: bool, flaw: Option<&dyn Display>) {
+        let has_token = token.is_some();
+        if let Some(token) = token {
+            self.rotations += u64::from(self.generation > 0 && token.generation != self.generation);
+            self.generation = token.generation;
+            self.fingerprint = token.fingerprint;
+        }
+        event!(info, self, "credential.authorized", {
+            has_token,
+            is_durable,
+            error = flaw.map(tracing::field::display),
+        }, "credential authorized");
+        if has_token && std::mem::take(&mut self.is_failing) {
+            event!(info, self, "credential.recovered", {}, "credential recovered");
+        }
+    }
+
     /// No token came.
     pub fn refresh_failed(&mut self, failure: &Failure<'_>, latency: Duration) {
         self.requests += 1;
@@ -121,7 +182,8 @@ impl Trail {
     }
 
     /// No refresh token is taken any more: nothing is asked until someone puts another there.
-    pub fn reauthorization_required(&self, error: &dyn Display) {
+    pub fn reauthorization_required(&mut self, error: &dyn Display) {
+        self.is_failing = true;
         event!(warn, self, "credential.reauthorization_required", {
             needs_a_person = true,
             error = %error,
@@ -129,7 +191,8 @@ impl Trail {
     }
 
     /// The refresh token has been replaced as often as it may be: nothing is asked until someone puts another there.
-    pub fn rotation_limit_reached(&self, error: &dyn Display) {
+    pub fn rotation_limit_reached(&mut self, error: &dyn Display) {
+        self.is_failing = true;
         event!(warn, self, "rotation.limit_reached", {
             needs_a_person = true,
             error = %error,

@@ -118,6 +118,11 @@ impl DurableState {
         &self.state
     }
 
+    /// Whether the state is on disk as it is, tokens included.
+    pub const fn is_durable(&self) -> bool {
+        self.keeps_tokens && !self.is_behind
+    }
+
     /// When writing it is to be tried again, if it is.
     pub fn retry_at(&self) -> Option<Moment> {
         self.trouble.as_ref().map(|trouble| trouble.retry_at)

@@ -123,6 +123,13 @@ impl Limiter {
         self.blocked = None;
     }
 
+    /// Another grant takes the old one's place: what the old one came to is over, what the server asked for is not.
+    pub fn authorized(&mut self) {
+        self.failures = 0;
+        self.rejections = 0;
+        self.blocked = self.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
+    }
+
     /// No token came: keeps the next request back as its cause demands.
     pub fn failed(&mut self, error: &TokenError) {
         let now = self.clock.now();

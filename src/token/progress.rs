@@ -57,6 +57,22 @@ pub enum Reason {
     ScopeMissing,
 }
 
+impl Reason {
+    /// The same in a word, as answers have it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::WaitingForFirstToken => "waiting_for_first_token",
+            Self::EndpointUnavailable => "token_endpoint_unavailable",
+            Self::EndpointRateLimited => "token_endpoint_rate_limited",
+            Self::QuotaExhausted => "token_quota_exhausted",
+            Self::ClientRejected => "client_rejected",
+            Self::ReauthorizationRequired => "reauthorization_required",
+            Self::RotationLimit => "rotation_limit",
+            Self::ScopeMissing => "scope_missing",
+        }
+    }
+}
+
 impl Progress {
     /// Whether nothing says why no request is under way: its time may have come while the machine slept.
     pub(super) fn may_be_overdue(&self, now: Moment) -> bool {

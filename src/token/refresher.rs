@@ -5,6 +5,8 @@
 //! valid token and ask again later.
 
 mod accept;
+mod adopt;
+mod orders;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use super::error::{Class, TokenError};
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::oddities::Oddities;
+use super::operator::Orders;
 use super::progress::Progress;
 use super::rotation::{self, InUse, Rotation, asking_with};
 use super::schedule;
@@ -54,7 +57,10 @@ pub struct Refresher<E> {
     writer: Writer,
     store: Store,
     demand: Arc<Demand>,
+    orders: Orders,
     progress: watch::Sender<Progress>,
+    /// How many token requests an operator has been told of.
+    finished: u64,
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
@@ -101,7 +107,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             writer,
             store,
             demand,
+            orders: Orders::new(),
             progress,
+            finished: 0,
             clock,
             fingerprints: Fingerprints::new(),
             trail: audit::Trail::new(&credential.name),
@@ -144,7 +152,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         loop {
-            match self.next_step() {
+            match self.obey().await {
                 Step::Ask if self.identity.has_refresh_token() => self.ask().await,
                 Step::Ask => tokio::select! {
                     () = self.ask() => {}
@@ -164,7 +172,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due {
             Cause::Scheduled
-        } else if !is_rejected {
+        } else if !is_rejected && !self.orders.is_refresh_wanted() {
             return Step::Wait(self.due);
         } else if now < self.no_forced_before {
             return Step::Wait(self.due.min(self.no_forced_before));
@@ -230,7 +238,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         is_rejected
     }
 
-    /// Sleeps until the moment, a new demand, or a changed secret while that is what we wait for.
+    /// Sleeps until the moment, a new demand or order, or a changed secret while that is what we wait for.
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();
@@ -240,6 +248,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         tokio::select! {
             () = sleep => {}
             () = self.demand.raised() => {}
+            () = self.orders.arrived() => {}
         }
         if latched && self.identity.read_again().await {
             debug!(credential = %self.credential.name, "secret changed");

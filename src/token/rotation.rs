@@ -78,7 +78,8 @@ impl Rotation {
         self.why = why;
     }
 
-    fn is_refused(&self, token: &SecretString) -> bool {
+    /// Whether the server does not take this one any more.
+    pub fn is_refused(&self, token: &SecretString) -> bool {
         self.refused.iter().any(|refused| is_same(refused, token))
     }
 }
@@ -119,6 +120,16 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
     };
     state.rotations = found.rotations;
     true
+}
+
+/// Begins anew with a refresh token that someone hands over: the configured one is not to be tried because of that.
+pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
+    state.refresh_token = Some(token);
+    state.lineage = match &identity.grant {
+        Grant::RefreshToken(Some(configured)) => Some(Lineage::of(configured)),
+        _ => None,
+    };
+    state.rotations = 0;
 }
 
 fn is_same(one: &SecretString, other: &SecretString) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::access_token::Generation;
-use super::error::TokenError;
+use super::error::{Class, TokenError};
 use super::progress::{Progress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
@@ -74,6 +74,21 @@ impl TokenSource {
     /// Why the latest token request brought no token, if it did not.
     pub fn failure(&self) -> Option<Arc<TokenError>> {
         self.progress.borrow().failure.clone()
+    }
+
+    /// How it does, in a word.
+    pub fn state(&self) -> &'static str {
+        let failure = self.failure();
+        match (failure.as_deref(), self.current().is_some()) {
+            (Some(TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit { .. }), _) => {
+                "reauthorization_required"
+            }
+            (None, true) if !self.is_rejected() => "valid",
+            (_, true) => "degraded",
+            (Some(failure), false) if failure.class() == Class::Rejected => "rejected",
+            (_, false) if self.has_had_a_token() => "expired",
+            (_, false) => "acquiring",
+        }
     }
 
     /// Waits for a usable token.

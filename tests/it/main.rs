@@ -21,6 +21,7 @@ mod lifecycle;
 mod login_stub;
 mod online;
 mod recipes;
+mod operator;
 mod request_loop;
 mod secrets;
 mod shipped;

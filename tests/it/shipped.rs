@@ -13,7 +13,8 @@ fn shipped() -> String {
 
 fn resolved(text: &str) -> Config {
     let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-    let environment = Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key)]);
+    let environment =
+        Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key), ("ADMIN_TOKEN", "x")]);
     let folder = tempfile::tempdir().unwrap();
     let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();
@@ -37,7 +38,7 @@ fn is_commented_key(line: &str) -> bool {
 
 /// Keys whose line shows an example, because they have no default.
 fn is_example(line: &str) -> bool {
-    ["#host = ", "#ca_file = ", "#proxy = "].iter().any(|key| line.starts_with(key))
+    ["#host = ", "#ca_file = ", "#proxy = ", "#token = "].iter().any(|key| line.starts_with(key))
 }
 
 /// A commented-out section: an example as a whole, up to the next empty line.

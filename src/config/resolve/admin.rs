@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 
+use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Admin, file};
+use crate::config::secret::SecretSource;
+use crate::config::{Admin, DEFAULT_ADMIN, Secret, file};
 
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, admin: file::Admin, callers: &[SocketAddr]) -> Option<Admin> {
         let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
-            None => SocketAddr::from(([127, 0, 0, 1], 9090)),
+            None => DEFAULT_ADMIN,
         };
         if listen.port() != 0 && callers.contains(&listen) {
             self.problems.push(
@@ -21,12 +23,29 @@ impl Resolver<'_> {
                     .help("give the operator's address a port of its own"),
             );
         }
-        if !listen.ip().is_loopback() {
+        let has_token = admin.token.is_some();
+        let token = admin.token.and_then(|source| self.admin_token(&source));
+        if !has_token && !listen.ip().to_canonical().is_loopback() {
             self.problems.push(
-                Problem::warning(place, "the admin address does not ask who calls, and is not on loopback")
-                    .help("it shows no secret; let only your health checks reach it"),
+                Problem::warning(place, "the admin address is not on loopback, and there is no `admin.token`")
+                    .help(
+                        "there it answers /livez and /readyz alone; with `admin.token` also operators who show it",
+                    ),
             );
         }
-        Some(Admin { listen })
+        Some(Admin { listen, token })
+    }
+
+    /// A secret that a field can carry (RFC 6750 §2.1).
+    fn admin_token(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+        let token = self.secret(source)?;
+        if !token.initial().expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
+            let title = format!("{} holds characters that no Authorization field carries", token.place());
+            self.problems
+                .push(Problem::error(source.span(), title).help(
+                    "an admin token is printable ASCII without spaces, such as `bearerd keygen` makes",
+                ));
+        }
+        Some(token)
     }
 }

@@ -387,6 +387,24 @@ fn the_operators_address_is_not_that_of_callers_and_is_warned_of_off_loopback() 
 
     let checked = read(&format!("[admin]\nlisten = \"0.0.0.0:9090\"\n{CREDENTIAL}{ROUTE}")).unwrap();
     assert!(checked.warnings.to_string().contains("is not on loopback"), "{}", checked.warnings);
+    let token = "[admin]\nlisten = \"0.0.0.0:9090\"\ntoken = { env = \"SECRET\" }\n";
+    let checked = read_with(&format!("{token}{CREDENTIAL}{ROUTE}"), "SECRET", "an-admin-token").unwrap();
+    assert!(!checked.warnings.to_string().contains("loopback"), "{}", checked.warnings);
+    assert!(checked.config.admin.token.is_some());
+}
+
+#[test]
+fn an_admin_token_is_one_that_a_field_carries_and_is_not_shown() {
+    let with = |source: &str| format!("[admin]\ntoken = {source}\n{CREDENTIAL}{ROUTE}");
+    for wrong in ["two words", "töken", "line\nbreak"] {
+        let problems = read_with(&with("{ env = \"ADMIN_TOKEN\" }"), "ADMIN_TOKEN", wrong).unwrap_err();
+        assert!(problems.to_string().contains("no Authorization field carries"), "{problems}");
+        assert!(!problems.to_string().contains(wrong), "{problems}");
+    }
+    assert_eq!(refused(&with("{ env = \"NOT_SET\" }")), ["the environment variable NOT_SET is not set"]);
+    let plain = read(&with("'hunter2'")).unwrap();
+    assert!(plain.warnings.to_string().contains("stands in the configuration itself"), "{}", plain.warnings);
+    assert!(!format!("{plain:?}{}", plain.warnings).contains("hunter2"));
 }
 
 #[test]

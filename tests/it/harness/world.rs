@@ -22,6 +22,7 @@ pub const CLIENT_SECRET: &str = "s3cr3t:with%+&=/ünïcode====";
 pub struct Setup {
     server: String,
     limits: String,
+    admin: String,
     credential: String,
     route: String,
     more: String,
@@ -47,6 +48,12 @@ impl Setup {
     /// Lines of `[server.limits]`.
     pub fn limits(mut self, line: &str) -> Self {
         writeln!(self.limits, "{line}").unwrap();
+        self
+    }
+
+    /// Lines of `[admin]`.
+    pub fn admin(mut self, line: &str) -> Self {
+        writeln!(self.admin, "{line}").unwrap();
         self
     }
 
@@ -172,10 +179,11 @@ impl Setup {
     fn configuration(&self, authorization: &AuthorizationServer, upstream: &Upstream) -> String {
         let token_url = self.token_url.clone().unwrap_or_else(|| authorization.token_url());
         let upstream_url = self.upstream_url.clone().unwrap_or_else(|| upstream.url());
-        let Self { server, limits, credential, route, more, .. } = self;
+        let Self { server, limits, admin, credential, route, more, .. } = self;
         let route_credential = if self.is_unprotected { "none" } else { "api" };
         let secret = self.secret.as_deref().unwrap_or("{ env = \"API_SECRET\" }");
         let listen = if server.contains("listen") { "" } else { "listen = \"127.0.0.1:0\"" };
+        let admin_listen = if admin.contains("listen") { "" } else { "listen = \"127.0.0.1:0\"" };
         let workers = if server.contains("workers") { "" } else { "workers = 2" };
         let is_system = self.environment.iter().any(|(name, _)| name == "SSL_CERT_FILE");
         let ca = if is_system || route.contains("ca_file") || upstream_url.starts_with("http:") {
@@ -196,7 +204,7 @@ impl Setup {
         };
         format!(
             "[server]\n{listen}\n{workers}\n{server}\n[server.limits]\n{limits}\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n\
+             [admin]\n{admin_listen}\n{admin}\n[log]\nformat = \"json\"\n\
              {credential_section}\n\
              [[routes]]\nupstream = \"{upstream_url}\"\ncredential = \"{route_credential}\"\n{ca}\n{route}\n\
              {}",
@@ -287,6 +295,11 @@ impl World {
     /// Another daemon with the same configuration.
     pub fn another(&self) -> Process {
         Process::spawn(&["run"], &self.environment, self.folder.path())
+    }
+
+    /// A command with the daemon's configuration and environment.
+    pub fn command(&self, arguments: &[&str]) -> Process {
+        Process::spawn(arguments, &self.environment, self.folder.path())
     }
 
     /// Stops the daemon and checks what must hold in every test.

@@ -1,5 +1,7 @@
 //! The refresh loop with a refresh token, on a real disk and in paused time.
 
+mod operator;
+
 use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;

@@ -1,0 +1,137 @@
+//! Who is let in: a table of heads.
+
+use http::Request;
+
+use super::*;
+use crate::config::{Config, fixture};
+
+const LOOPBACK: &str = "[admin]\nlisten = \"127.0.0.1:9090\"";
+const WITH_TOKEN: &str = "[admin]\nlisten = \"127.0.0.1:9090\"\ntoken = \"right\"";
+const ELSEWHERE: &str = "[admin]\nlisten = \"192.0.2.1:9090\"";
+const ELSEWHERE_WITH_TOKEN: &str = "[admin]\nlisten = \"0.0.0.0:9090\"\ntoken = \"right\"";
+
+fn access(admin: &str) -> Access {
+    let Config { admin, .. } = fixture::config(admin, "", "x");
+    Access::new(&admin, admin.listen)
+}
+
+fn head(uri: &str, fields: &[(&str, &str)]) -> Parts {
+    let request =
+        fields.iter().fold(Request::post(uri), |request, (name, value)| request.header(*name, *value));
+    request.body(()).unwrap().into_parts().0
+}
+
+async fn code(access: &Access, fields: &[(&str, &str)]) -> Option<&'static str> {
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    access.check(&head("/credentials/c/refresh", fields), peer).await.err().map(|problem| problem.code)
+}
+
+#[tokio::test]
+async fn without_a_token_only_loopback_is_operated() {
+    let host = ("host", "127.0.0.1:9090");
+    assert_eq!(code(&access(LOOPBACK), &[host]).await, None);
+    assert_eq!(code(&access("[admin]\nlisten = \"[::ffff:127.0.0.1]:9090\""), &[host]).await, None);
+    for elsewhere in [ELSEWHERE, "[admin]\nlisten = \"0.0.0.0:9090\"", "[admin]\nlisten = \"[::]:9090\""] {
+        let shown = [host, ("authorization", "Bearer right")];
+        assert_eq!(code(&access(elsewhere), &shown).await, Some("admin_token_not_set"), "{elsewhere}");
+    }
+}
+
+#[tokio::test]
+async fn on_loopback_the_host_is_one_of_loopbacks() {
+    let ours =
+        ["localhost", "LOCALHOST:9090", "127.0.0.1", "127.0.0.1:1", "127.1.2.3", "[::1]:9090", "[::1]"];
+    let others =
+        ["rebind.evil.test:9090", "localhost.evil.test", "127.0.0.1.evil.test", "192.0.2.1", "", "[::2]"];
+    for admin in [LOOPBACK, WITH_TOKEN] {
+        let access = access(admin);
+        let shown = ("authorization", "Bearer right");
+        for host in ours {
+            assert_eq!(code(&access, &[("host", host), shown]).await, None, "{host}");
+        }
+        for host in others {
+            assert_eq!(code(&access, &[("host", host), shown]).await, Some("host_not_allowed"), "{host}");
+        }
+        assert_eq!(code(&access, &[shown]).await, Some("host_not_allowed"));
+        let two = [("host", "localhost"), ("host", "localhost"), shown];
+        assert_eq!(code(&access, &two).await, Some("host_not_allowed"));
+    }
+    // A whole URL says the same name.
+    let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    for (uri, is_ours) in [("http://localhost/x", true), ("http://evil.test/x", false)] {
+        let outcome = access(LOOPBACK).check(&head(uri, &[("host", "localhost")]), peer).await;
+        assert_eq!(outcome.is_ok(), is_ours, "{uri}");
+    }
+    // Off loopback the token says enough.
+    let elsewhere = [("host", "bearerd.internal"), ("authorization", "Bearer right")];
+    assert_eq!(code(&access(ELSEWHERE_WITH_TOKEN), &elsewhere).await, None);
+}
+
+#[tokio::test]
+async fn the_address_it_listens_on_is_its_own_name() {
+    let access = Access { listen: "127.0.0.1:9090".parse().unwrap(), ..access(LOOPBACK) };
+    assert!(access.is_own("127.0.0.1"));
+    let elsewhere = Access { listen: "192.0.2.7:9090".parse().unwrap(), ..access };
+    assert!(elsewhere.is_own("192.0.2.7") && !elsewhere.is_own("192.0.2.8"));
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_operates_nothing() {
+    let host = ("host", "127.0.0.1:9090");
+    for (field, is_let_in) in [
+        (("origin", "http://127.0.0.1:9090"), true),
+        (("origin", "http://127.0.0.1:8080"), false),
+        (("origin", "http://evil.test"), false),
+        (("origin", "null"), false),
+        (("origin", "file://127.0.0.1:9090"), false),
+        (("sec-fetch-site", "same-origin"), true),
+        (("sec-fetch-site", "none"), true),
+        (("sec-fetch-site", "same-site"), false),
+        (("sec-fetch-site", "cross-site"), false),
+    ] {
+        let expected = (!is_let_in).then_some("browser_request");
+        assert_eq!(code(&access(LOOPBACK), &[host, field]).await, expected, "{field:?}");
+        let shown = [host, field, ("authorization", "Bearer right")];
+        assert_eq!(code(&access(WITH_TOKEN), &shown).await, expected, "{field:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_there_is_a_token_it_has_to_be_shown_once_and_right() {
+    let host = ("host", "127.0.0.1:9090");
+    let access = access(WITH_TOKEN);
+    for (shown, expected) in [
+        (vec![], Some("admin_token_required")),
+        (vec!["Basic cmlnaHQ="], Some("admin_token_required")),
+        (vec!["right"], Some("admin_token_required")),
+        (vec!["Bearer right", "Bearer right"], Some("admin_token_required")),
+        (vec!["Bearer wrong"], Some("admin_token_wrong")),
+        (vec!["Bearer "], Some("admin_token_wrong")),
+        (vec!["Bearer right"], None),
+        (vec!["bearer  right"], None),
+    ] {
+        let mut fields = vec![host];
+        fields.extend(shown.iter().map(|shown| ("authorization", *shown)));
+        assert_eq!(code(&access, &fields).await, expected, "{shown:?}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_burst_of_wrong_tokens_the_right_one_is_not_looked_at_either() {
+    let host = ("host", "127.0.0.1:9090");
+    let access = access(WITH_TOKEN);
+    for _ in 0..10 {
+        assert_eq!(
+            code(&access, &[host, ("authorization", "Bearer wrong")]).await,
+            Some("admin_token_wrong")
+        );
+        assert_eq!(code(&access, &[host, ("authorization", "Bearer right")]).await, None);
+    }
+    for token in ["Bearer wrong", "Bearer right"] {
+        assert_eq!(code(&access, &[host, ("authorization", token)]).await, Some("too_many_wrong_tokens"));
+    }
+    // Who comes from elsewhere is listened to.
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let shown = head("/", &[host, ("authorization", "Bearer right")]);
+    assert!(access.check(&shown, other).await.is_ok());
+}

@@ -1,0 +1,341 @@
+//! `/credentials/{name}`: what an operator may see of a credential, and do to it.
+//!
+//! A request is let in by [`Access`] before it is looked at further. What it orders is carried out by the credential's
+//! refresher; what was done and what was refused goes to the audit trail, without a word of what was sent.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, State};
+use axum::response::Response;
+use http::request::Parts;
+use http::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::access::Access;
+use super::hand_over;
+use super::problem::{Problem, json};
+use crate::telemetry::audit;
+use crate::token::{
+    Adopted, Generation, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable,
+};
+
+/// How long the outcome of a refresh is waited for.
+const REFRESH_WAIT: Duration = Duration::from_secs(30);
+
+/// All that an operator may reach.
+#[derive(Clone, Debug)]
+pub struct Credentials(Arc<Desk>);
+
+#[derive(Debug)]
+struct Desk {
+    access: Access,
+    all: Vec<(TokenSource, Operator)>,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Show,
+    Grant,
+    Refresh,
+}
+
+impl Action {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Show => "show",
+            Self::Grant => "grant",
+            Self::Refresh => "refresh",
+        }
+    }
+
+    const fn method(self) -> &'static str {
+        match self {
+            Self::Show => "GET, HEAD",
+            Self::Grant | Self::Refresh => "POST",
+        }
+    }
+}
+
+/// The body of an answer to [`Action::Show`].
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    grant: &'static str,
+    takes_grant: bool,
+    state: &'static str,
+    generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+}
+
+/// The body of an answer to [`Action::Refresh`].
+#[derive(Serialize)]
+struct AnotherToken {
+    generation: u64,
+    expires_in: u64,
+    same_token: bool,
+    detail: String,
+}
+
+#[derive(Serialize)]
+struct Detail<'a> {
+    detail: &'a str,
+}
+
+impl Credentials {
+    /// These, for whom `access` lets in.
+    pub fn new(access: Access, all: Vec<(TokenSource, Operator)>) -> Self {
+        Self(Arc::new(Desk { access, all }))
+    }
+}
+
+/// Answers whatever begins with `/credentials/`.
+pub async fn answer(
+    State(Credentials(desk)): State<Credentials>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    let (name, action) = target(head.uri.path());
+    let credential = desk.all.iter().find(|(source, _)| source.name() == name);
+    let outcome = desk.carry_out(&head, body, peer.ip(), credential, action).await;
+    // What a stranger calls a credential is not for the log.
+    let operation = audit::Operation {
+        action: action.map_or("none", Action::name),
+        credential: credential.map_or("", |(source, _)| source.name()),
+        peer: peer.ip(),
+    };
+    match outcome {
+        Ok(response) => {
+            if action != Some(Action::Show) {
+                operation.done(response.status().as_u16());
+            }
+            response
+        }
+        Err(problem) => {
+            operation.refused(problem.status.as_u16(), problem.code);
+            problem.into()
+        }
+    }
+}
+
+/// The name and what is to be done, of a path below `/credentials/`. A name has no character that would be escaped.
+fn target(path: &str) -> (&str, Option<Action>) {
+    let rest = path.strip_prefix("/credentials/").unwrap_or_default();
+    match rest.split_once('/') {
+        None => (rest, Some(Action::Show)),
+        Some((name, "grant")) => (name, Some(Action::Grant)),
+        Some((name, "refresh")) => (name, Some(Action::Refresh)),
+        Some((name, _)) => (name, None),
+    }
+}
+
+impl Desk {
+    async fn carry_out(
+        &self,
+        head: &Parts,
+        body: Body,
+        peer: IpAddr,
+        credential: Option<&(TokenSource, Operator)>,
+        action: Option<Action>,
+    ) -> Result<Response, Problem> {
+        self.access.check(head, peer).await?;
+        let (source, operator) = credential.ok_or_else(|| {
+            not_found("credential_not_found", "No credential of the configuration has this name.")
+        })?;
+        let action = action.ok_or_else(|| {
+            not_found(
+                "path_not_found",
+                "There are /credentials/{name}, /credentials/{name}/grant and /credentials/{name}/refresh.",
+            )
+        })?;
+        match (action, &head.method) {
+            (Action::Show, &Method::GET | &Method::HEAD) => Ok(show(source, operator)),
+            (Action::Grant, &Method::POST) => adopt(source.name(), operator, head, body).await,
+            (Action::Refresh, &Method::POST) => {
+                hand_over::nothing(head, body).await?;
+                refresh(source.name(), operator.refresh(REFRESH_WAIT).await)
+            }
+            _ => Err(Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Method not allowed",
+                "See the Allow field.",
+            )
+            .allowing(action.method())),
+        }
+    }
+}
+
+fn show(source: &TokenSource, operator: &Operator) -> Response {
+    let failure = source.failure();
+    let shown = Shown {
+        name: source.name(),
+        grant: operator.grant(),
+        takes_grant: operator.takes_grants(),
+        state: source.state(),
+        generation: source.generation().number(),
+        last_error: failure.map(|failure| failure.to_string()),
+    };
+    json(StatusCode::OK, "application/json", &shown)
+}
+
+async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Result<Response, Problem> {
+    if !operator.takes_grants() {
+        return Err(other_grant(name, operator.grant()));
+    }
+    let grant = hand_over::grant(head, body).await?;
+    let unprocessable =
+        |code, title, detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, title, detail);
+    match operator.hand_over(grant).await {
+        Ok(Adopted { is_durable: true }) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            Ok(response)
+        }
+        // Not an error: who sent it again might send a refresh token that has been used by then.
+        Ok(Adopted { is_durable: false }) => {
+            let detail = "The grant is in use, and is NOT on disk: a restart would lose it. Writing it is tried \
+                          again and again; the log says why it fails, and \"state is durable again\" once it is \
+                          written. Do not hand it over a second time.";
+            Ok(json(StatusCode::ACCEPTED, "application/json", &Detail { detail }))
+        }
+        Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant())),
+        Err(NotAdopted::Illegal) => Err(unprocessable(
+            "bad_refresh_token",
+            "Not a refresh token",
+            "A refresh token is printable ASCII (RFC 6749, A.17), and not empty. Nothing has changed.",
+        )),
+        Err(NotAdopted::Refused) => Err(unprocessable(
+            "refresh_token_refused",
+            "Refresh token refused",
+            "The authorization server has refused this refresh token before. Authorize the client again and hand \
+             over what that brings. Nothing has changed.",
+        )),
+        Err(NotAdopted::Stopping) => Err(stopping()),
+    }
+}
+
+fn refresh(name: &str, outcome: Result<Refreshed, NotTold>) -> Result<Response, Problem> {
+    let token = |generation: Generation, left: Duration, same_token, detail| {
+        let generation = generation.number();
+        let token = AnotherToken { generation, expires_in: left.as_secs(), same_token, detail };
+        Ok(json(StatusCode::OK, "application/json", &token))
+    };
+    match outcome {
+        Ok(Refreshed::New { generation, left }) => {
+            let detail = format!("New token: generation {generation}, good for {} s.", left.as_secs());
+            token(generation, left, false, detail)
+        }
+        Ok(Refreshed::Same { generation, left, again_in }) => {
+            let detail = format!(
+                "The authorization server hands out the token that we had: generation {generation}, good for {} s. \
+                 It is not asked again for {} s.",
+                left.as_secs(),
+                again_in.as_secs()
+            );
+            token(generation, left, true, detail)
+        }
+        Ok(Refreshed::Failed(why)) => {
+            let error = why.failure.as_ref().map_or_else(String::new, |failure| format!(": {failure}"));
+            Err(no_token(&why, format!("The token request of the credential `{name}` failed{error}.")))
+        }
+        Ok(Refreshed::Refused(why)) => {
+            let error = why.failure.as_ref().map_or_else(String::new, |failure| format!(" Last: {failure}."));
+            let barrier = blocked_by(why.reason);
+            Err(no_token(&why, format!("No token request was made for `{name}`: {barrier}.{error}")))
+        }
+        Err(NotTold::UnderWay) => Err(Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "refresh_under_way",
+            "Refresh under way",
+            format!("After {} s there is no outcome yet. The refresh goes on.", REFRESH_WAIT.as_secs()),
+        )),
+        Err(NotTold::Stopping) => Err(stopping()),
+    }
+}
+
+/// What keeps token requests back.
+const fn blocked_by(reason: Reason) -> &'static str {
+    match reason {
+        Reason::WaitingForFirstToken | Reason::EndpointUnavailable => {
+            "after failures, the token endpoint is not asked again yet"
+        }
+        Reason::EndpointRateLimited => "the token endpoint asked to be left alone for a while",
+        Reason::QuotaExhausted => "the quota of token requests is used up",
+        Reason::ClientRejected => "the authorization server refuses the client",
+        Reason::ReauthorizationRequired => {
+            "a person must authorize the client again, and hand over the grant"
+        }
+        Reason::RotationLimit => "max_rotations is reached: a person must authorize the client again",
+        Reason::ScopeMissing => "the authorization server grants less than require_scopes",
+    }
+}
+
+fn no_token(why: &Unavailable, mut detail: String) -> Problem {
+    if let Some(wait) = why.retry_after {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let _ = write!(detail, " The next may be made in {} s.", seconds.max(1));
+    }
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.reason.code(), "No new token", detail);
+    problem.after(why.retry_after)
+}
+
+fn not_found(code: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, code, "Not found", detail)
+}
+
+fn other_grant(name: &str, grant: &str) -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "grant_not_taken",
+        "No grant is taken",
+        format!("The credential `{name}` has grant = \"{grant}\", which uses no refresh token."),
+    )
+}
+
+fn stopping() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping", "The daemon is stopping.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_credential_and_a_deed() {
+        for (path, expected) in [
+            ("/credentials/api", ("api", Some(Action::Show))),
+            ("/credentials/api/grant", ("api", Some(Action::Grant))),
+            ("/credentials/api/refresh", ("api", Some(Action::Refresh))),
+            ("/credentials/api/", ("api", None)),
+            ("/credentials/api/grant/", ("api", None)),
+            ("/credentials/api/GRANT", ("api", None)),
+            ("/credentials//refresh", ("", Some(Action::Refresh))),
+            ("/credentials/", ("", Some(Action::Show))),
+        ] {
+            assert_eq!(target(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_a_refresh_back_is_told_with_its_end_where_it_has_one() {
+        let why = |reason, retry_after| Unavailable { reason, retry_after, failure: None };
+        let quota = why(Reason::QuotaExhausted, Some(Duration::from_millis(4200)));
+        let response: Response = refresh("c", Ok(Refreshed::Refused(quota))).unwrap_err().into();
+        assert_eq!(
+            (response.status(), &response.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap())
+        );
+
+        let person = why(Reason::ReauthorizationRequired, None);
+        let problem = refresh("c", Ok(Refreshed::Refused(person))).unwrap_err();
+        assert_eq!(problem.code, "reauthorization_required");
+        assert!(!Response::from(problem).headers().contains_key("retry-after"));
+    }
+}

@@ -1,0 +1,209 @@
+//! The admin address from the other side: where it is, and what to show there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use http::Method;
+use http::header::CONTENT_TYPE;
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::ConfigFile;
+use crate::config::secret::{Secret, SecretError};
+use crate::config::{self, AdminAccess, Environment};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// More than any answer has.
+const SHOWN_CHARACTERS: usize = 2000;
+
+/// Where a running daemon is.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminAddress {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The admin address [default: admin.listen of the configuration]
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+/// Talks to a running daemon.
+#[derive(Debug)]
+pub(super) struct AdminClient {
+    base: String,
+    /// What to show, or why it cannot be had, which the first use takes.
+    token: Option<Result<Secret, SecretError>>,
+    http: reqwest::Client,
+}
+
+/// What the daemon says.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The status code.
+    pub(super) status: u16,
+    /// The body as it is.
+    pub(super) text: String,
+}
+
+/// Why the daemon says nothing.
+#[derive(Debug, Error)]
+pub(super) enum AdminError {
+    /// There is a token for it, which cannot be had.
+    #[error("the admin token cannot be read")]
+    Token(#[source] SecretError),
+    /// Nobody is there, or nobody who answers.
+    #[error("{base} does not answer")]
+    Unreachable {
+        /// Where it should be.
+        base: String,
+        /// Why not.
+        source: reqwest::Error,
+    },
+}
+
+impl AdminClient {
+    /// For the daemon at this address. Answers may take as long as `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Unreachable`] if no HTTP client can be set up.
+    pub(super) fn new(
+        address: AdminAddress,
+        environment: &Environment,
+        timeout: Duration,
+    ) -> Result<Self, AdminError> {
+        let AdminAccess { listen, token } = config::admin_access(address.file.path, environment);
+        let base = match address.admin {
+            Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
+            Some(address) => format!("http://{address}"),
+            None => format!("http://{}", reachable(listen)),
+        };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "follows no redirect, and goes to our own admin address"
+        )]
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(timeout)
+            .build();
+        match http {
+            Ok(http) => Ok(Self { base, token, http }),
+            Err(source) => Err(AdminError::Unreachable { base, source }),
+        }
+    }
+
+    /// Asks what everybody may know.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError::Unreachable`].
+    pub(super) async fn get(&self, path: &str) -> Result<Answer, AdminError> {
+        self.send(self.http.get(self.url(path))).await
+    }
+
+    /// Asks or orders what is for an operator alone, with the token if one is configured. A body is JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`AdminError`].
+    pub(super) async fn operate(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+    ) -> Result<Answer, AdminError> {
+        let mut request = self.http.request(method, self.url(path));
+        if let Some(secret) = self.token.take() {
+            let secret = secret.map_err(AdminError::Token)?;
+            request = request.bearer_auth(secret.initial().expose_secret());
+            self.token = Some(Ok(secret));
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
+        }
+        self.send(request).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, AdminError> {
+        let unreachable = |source| AdminError::Unreachable { base: self.base.clone(), source };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let text = response.text().await.map_err(unreachable)?;
+        Ok(Answer { status, text })
+    }
+}
+
+impl Answer {
+    /// Whether what was asked for was done.
+    pub(super) const fn is_success(&self) -> bool {
+        self.status >= 200 && self.status < 300
+    }
+
+    /// What it says for people; `None` if it is no answer of an admin address.
+    pub(super) fn detail(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Detailed {
+            detail: String,
+        }
+        let Detailed { detail } = serde_json::from_str(&self.text).ok()?;
+        let is_shown = |c: &char| !c.is_control();
+        Some(detail.chars().filter(is_shown).take(SHOWN_CHARACTERS).collect())
+    }
+}
+
+/// A name for credentials' paths: nothing in it is read as more than a name.
+pub(super) fn path_of(credential: &str, deed: &str) -> String {
+    const PLAIN: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+    let name = percent_encoding::utf8_percent_encode(credential, PLAIN);
+    format!("/credentials/{name}{deed}")
+}
+
+/// Who listens on all addresses is reached by loopback.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_listens_everywhere_is_reached_by_loopback() {
+        for (listen, reached) in [
+            ("0.0.0.0:9090", "127.0.0.1:9090"),
+            ("[::]:9090", "[::1]:9090"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+            ("127.0.0.1:9090", "127.0.0.1:9090"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn a_credentials_name_stays_one_segment() {
+        assert_eq!(path_of("api-1_x.y", "/refresh"), "/credentials/api-1_x.y/refresh");
+        assert_eq!(path_of("a/grant?x#y z", ""), "/credentials/a%2Fgrant%3Fx%23y%20z");
+    }
+
+    #[test]
+    fn an_answer_is_read_for_its_detail_and_nothing_that_could_move_a_cursor() {
+        let detail = |text: &str| Answer { status: 200, text: text.to_owned() }.detail();
+
+        assert_eq!(detail("{\"detail\":\"a\\u001b[31mb\",\"x\":1}").as_deref(), Some("a[31mb"));
+        assert_eq!(detail("<html>"), None);
+        assert_eq!(detail("{}"), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! What an operator orders, in whatever state the refresher is in.
+
+use super::*;
+use crate::config::fixture;
+use crate::token::operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
+
+/// Answers like its server, but not at once.
+#[derive(Clone, Debug)]
+struct Slow(Server, Duration);
+
+impl TokenEndpoint for Slow {
+    async fn request(
+        &self,
+        credential: &Credential,
+        identity: &Identity<SecretString>,
+        current: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
+        tokio::time::sleep(self.1).await;
+        self.0.request(credential, identity, current).await
+    }
+}
+
+/// A refresher that runs, and who orders.
+fn operated(
+    endpoint: impl TokenEndpoint + 'static,
+    credential: &Arc<Credential>,
+) -> (TokenSource, Operator, tokio::task::JoinHandle<()>) {
+    let clock = Clock::tokio();
+    let durable = DurableState::open(credential, clock).unwrap();
+    let (refresher, source) = Refresher::new(Arc::clone(credential), endpoint, durable, clock);
+    let operator = refresher.operator();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    let task = tokio::spawn(refresher.run(std::future::pending()));
+    (source, operator, task)
+}
+
+fn handed_over(refresh_token: &str, access_token: Option<&str>) -> NewGrant {
+    NewGrant {
+        refresh_token: SecretString::from(refresh_token),
+        access_token: access_token.map(SecretString::from),
+        lifetime: Some(HOUR),
+        scopes: None,
+    }
+}
+
+const DURABLE: Result<Adopted, NotAdopted> = Ok(Adopted { is_durable: true });
+const SOON: Duration = Duration::from_millis(1);
+const WITHIN: Duration = Duration::from_secs(30);
+
+fn header(source: &TokenSource) -> String {
+    source.current().unwrap().authorization().to_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_handed_over_replaces_a_valid_one_and_outlives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a")), Ok(with("third", "b"))]);
+    let credential = configured(folder.path(), "first");
+    let (source, operator, task) = operated(server.clone(), &credential);
+    let generation = source.wait(HOUR).await.unwrap().generation();
+    assert!(source.replace(generation, HOUR).await.is_ok());
+    assert_eq!(on_disk(folder.path()).rotations, 2);
+
+    assert_eq!(operator.hand_over(handed_over("new", Some("from-login"))).await, DURABLE);
+
+    assert_eq!((header(&source).as_str(), source.generation().number()), ("Bearer from-login", 3));
+    let state = on_disk(folder.path());
+    assert_eq!((refresh_token(&state), state.rotations, state.generation.number()), ("new", 0, 3));
+    assert_eq!(server.asked(), ["first", "second"], "no request was needed");
+
+    // The configured one is the first still, and does not come back.
+    end(task).await;
+    let (source, _operator, _task) = operated(server.clone(), &credential);
+    assert_eq!(header(&source), "Bearer from-login");
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(server.asked()[2], "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_access_token_or_with_an_unusable_one_another_is_asked_for_at_once() {
+    let ended = NewGrant { lifetime: Some(Duration::ZERO), ..handed_over("new", Some("b")) };
+    let too_little = NewGrant { scopes: Some(vec!["x".into()]), ..handed_over("new", Some("b")) };
+    for grant in [
+        handed_over("new", None),
+        handed_over("new", Some("b c")),
+        handed_over("new", Some("")),
+        ended,
+        too_little,
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::answering([Ok(grant_for_an_hour("a")), Ok(grant_for_an_hour("c"))]);
+        let lines = "scopes = [\"s\"]\nrequire_scopes = [\"s\"]";
+        let (source, operator, _task) =
+            operated(server.clone(), &configured_with(folder.path(), "first", lines));
+        source.wait(HOUR).await.unwrap();
+
+        assert_eq!(operator.hand_over(grant).await, DURABLE);
+        assert_eq!(header(&source), "Bearer a", "the old one is good until then");
+        tokio::time::sleep(SOON).await;
+
+        assert_eq!(header(&source), "Bearer c");
+        assert_eq!(server.asked(), ["first", "new"]);
+    }
+}
+
+fn grant_for_an_hour(access_token: &str) -> Grant {
+    Grant { lifetime: Some(HOUR), ..grant(access_token, 0) }
+}
+
+fn configured_with(folder: &Path, refresh_token: &str, lines: &str) -> Arc<Credential> {
+    credential(&format!(
+        "grant = \"refresh_token\"\nrefresh_token = \"{refresh_token}\"\nstate_key = \"{KEY}\"\n\
+         state_file = \"{}\"\n{ROOMY}\n{lines}",
+        folder.join("c.state").display()
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresher_that_stands_still_goes_on_with_the_new_grant() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant())]);
+    let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    let dead = source.wait(WITHIN).await.unwrap_err();
+    assert_eq!(dead.reason, Reason::ReauthorizationRequired);
+
+    // A person's wish does not have a refused token sent again.
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(
+        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
+        "{told:?}"
+    );
+    assert_eq!(operator.hand_over(handed_over("first", Some("a"))).await, Err(NotAdopted::Refused));
+    assert!(source.current().is_none());
+    assert_eq!(server.asked(), ["first"]);
+
+    assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
+    assert!(source.wait(SOON).await.is_ok());
+    assert_eq!(server.asked(), ["first", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_rotation_limit_the_new_grant_is_counted_from_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers = (1..=6).map(|number| Ok(with(&format!("r{number}"), &format!("a{number}"))));
+    let server = Server::answering(answers);
+    let credential = configured_with(folder.path(), "r0", "max_rotations = 2");
+    let (source, operator, _task) = operated(server.clone(), &credential);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(source.wait(SOON).await.unwrap_err().reason, Reason::RotationLimit);
+
+    assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+
+    assert_eq!(server.asked(), ["r0", "r1", "new", "r3"]);
+    assert_eq!(source.wait(SOON).await.unwrap_err().reason, Reason::RotationLimit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_comes_while_a_request_is_under_way_follows_it_and_is_as_old_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("of-the-old", "a"))]);
+    let slow = Slow(server.clone(), Duration::from_secs(4));
+    let (source, operator, _task) = operated(slow, &configured(folder.path(), "first"));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ten_seconds = Some(Duration::from_secs(10));
+
+    let grant = NewGrant { lifetime: ten_seconds, ..handed_over("new", Some("b")) };
+    assert_eq!(operator.hand_over(grant).await, DURABLE);
+
+    assert_eq!((header(&source).as_str(), source.generation().number()), ("Bearer b", 2));
+    assert_eq!(refresh_token(&on_disk(folder.path())), "new");
+    let current = source.current().unwrap();
+    assert_eq!(current.issued().until(current.expires()), Duration::from_secs(10));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(server.asked().first().map(String::as_str), Some("first"));
+    assert!(!current.is_usable(current.issued() + Duration::from_secs(10)));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(server.asked()[1..].iter().all(|asked| asked == "new"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_whose_bringer_has_left_before_it_was_taken_up_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let slow = Slow(server.clone(), Duration::from_secs(4));
+    let (source, operator, _task) = operated(slow, &configured(folder.path(), "first"));
+    tokio::time::sleep(SOON).await;
+    let hand_over = operator.hand_over(handed_over("new", Some("b")));
+    assert!(tokio::time::timeout(Duration::from_secs(1), hand_over).await.is_err());
+
+    source.wait(WITHIN).await.unwrap();
+    tokio::time::sleep(SOON).await;
+
+    assert_eq!(header(&source), "Bearer a");
+    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_and_a_latch_end_with_the_grant_that_they_were_for() {
+    let failures = || std::iter::repeat_with(|| Err(transient())).take(5);
+    let rejected = || std::iter::once(Err(rejected()));
+    let all: [Vec<Result<Grant, TokenError>>; 2] = [failures().collect(), rejected().collect()];
+    for answers in all {
+        for access_token in [Some("a"), None] {
+            let folder = tempfile::tempdir().unwrap();
+            let asked = answers.len();
+            let server = Server::answering(answers.clone());
+            let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+            while server.asked().len() < asked {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(source.current().is_none());
+
+            assert_eq!(operator.hand_over(handed_over("new", access_token)).await, DURABLE);
+            assert!(source.wait(SOON).await.is_ok());
+
+            let expected = asked + usize::from(access_token.is_none());
+            assert_eq!(server.asked().len(), expected);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_asked_for_holds_for_the_new_grant_too() {
+    for access_token in [Some("a"), None] {
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::answering([Err(throttled(120))]);
+        let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+        assert_eq!(source.wait(WITHIN).await.unwrap_err().reason, Reason::EndpointRateLimited);
+
+        assert_eq!(operator.hand_over(handed_over("new", access_token)).await, DURABLE);
+
+        let now = source.wait(SOON).await;
+        assert_eq!(now.is_ok(), access_token.is_some(), "{now:?}");
+        let told = operator.refresh(WITHIN).await.unwrap();
+        assert!(
+            matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointRateLimited
+                && why.retry_after.is_some_and(|wait| wait > Duration::from_secs(100))),
+            "{told:?}"
+        );
+        assert_eq!(server.asked(), ["first"]);
+        tokio::time::sleep(Duration::from_secs(122)).await;
+        assert!(source.current().is_some());
+        assert_eq!(server.asked().len(), 1 + usize::from(access_token.is_none()), "the wish was over");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_cannot_be_written_is_used_and_said_to_be_in_memory_until_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(grant_for_an_hour("a"))]);
+    let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(HOUR).await.unwrap();
+    // No file can take the name of a folder.
+    let obstacle = folder.path().join("c.state");
+    std::fs::remove_file(&obstacle).unwrap();
+    std::fs::create_dir(&obstacle).unwrap();
+
+    let adopted = operator.hand_over(handed_over("new", Some("b"))).await;
+    assert_eq!(adopted, Ok(Adopted { is_durable: false }));
+    assert_eq!(header(&source), "Bearer b");
+
+    std::fs::remove_dir(&obstacle).unwrap();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(refresh_token(&on_disk(folder.path())), "new");
+    assert_eq!(server.asked(), ["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_server_gives_out_and_what_no_grant_takes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(grant_for_an_hour("a"))]);
+    let (source, operator, _task) = operated(server, &configured(folder.path(), "first"));
+    source.wait(HOUR).await.unwrap();
+    for illegal in ["", "a\nb", "tök", "a\u{7f}"] {
+        let outcome = operator.hand_over(handed_over(illegal, Some("b"))).await;
+        assert_eq!(outcome, Err(NotAdopted::Illegal), "{illegal:?}");
+    }
+    assert_eq!(header(&source), "Bearer a");
+    assert_eq!(refresh_token(&on_disk(folder.path())), "first");
+
+    let (source, operator, _endpoint) = wished("", AT_ONCE, &[]);
+    source.wait(HOUR).await.unwrap();
+    assert!(!operator.takes_grants());
+    assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, Err(NotAdopted::OtherGrant));
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_to_a_refresher_that_has_ended_are_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = Slow(Server::default(), HOUR);
+    let (_source, operator, task) = operated(slow, &configured(folder.path(), "first"));
+    tokio::time::sleep(SOON).await;
+    let (handed_over_before, wished_before, ()) =
+        tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(HOUR), async {
+            task.abort();
+        });
+    assert_eq!(handed_over_before, Err(NotAdopted::Stopping));
+    assert_eq!(wished_before.unwrap_err(), NotTold::Stopping);
+
+    assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Stopping));
+    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NotTold::Stopping);
+}
+
+/// A refresher of a grant without refresh tokens, and who wishes for its tokens.
+fn wished(lines: &str, takes: Duration, acts: &[Act]) -> (TokenSource, Operator, Arc<Endpoint>) {
+    let clock = Clock::tokio();
+    let endpoint = Arc::new(Endpoint {
+        acts: Mutex::new(acts.iter().cloned().collect()),
+        takes,
+        clock: Some(clock),
+        ..Endpoint::default()
+    });
+    let credential = Arc::clone(&fixture::config("", lines, "secret").credentials[0]);
+    let (refresher, source) =
+        Refresher::new(credential, Shared(Arc::clone(&endpoint)), DurableState::in_memory(clock), clock);
+    let operator = refresher.operator();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(refresher.run(std::future::pending()));
+    (source, operator, endpoint)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_wishes_at_once_cost_one_request_and_a_thousand_more_what_the_quota_allows() {
+    let (source, operator, endpoint) = wished("", Duration::from_millis(500), &[]);
+    source.wait(HOUR).await.unwrap();
+
+    let all = join_all((0..1000).map(|_| operator.refresh(WITHIN))).await;
+    for told in &all {
+        assert!(
+            matches!(told, Ok(Refreshed::New { generation, .. }) if generation.number() == 2),
+            "{told:?}"
+        );
+    }
+    assert_eq!(endpoint.count(), 2);
+
+    let mut refused = 0;
+    for _ in 0..1000 {
+        match operator.refresh(WITHIN).await.unwrap() {
+            Refreshed::New { .. } => {}
+            Refreshed::Refused(why) => {
+                assert_eq!(why.reason, Reason::QuotaExhausted);
+                assert!(why.retry_after.is_some());
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 990, "{refused}");
+    // Half of ten, and one every twelve seconds.
+    assert!(endpoint.count() <= 1 + 5 + 1, "{}", endpoint.count());
+    let before = endpoint.count();
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!(endpoint.count(), before, "nobody wishes any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_joins_the_request_that_is_under_way() {
+    let (source, operator, endpoint) = wished("", Duration::from_secs(1), &[]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+
+    let Refreshed::New { generation, left } = told else { panic!("{told:?}") };
+    assert_eq!((generation, left), (source.generation(), Duration::from_secs(3599)));
+    assert_eq!(endpoint.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_is_told_its_failure_and_its_barrier_and_releases_a_latch_alone() {
+    let acts = [Act::Token("a", 3600), Act::Fail(rejected()), Act::Fail(transient()), Act::Token("b", 3600)];
+    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &acts);
+    source.wait(HOUR).await.unwrap();
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ClientRejected), "{told:?}");
+    // It is latched, and asked all the same.
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::EndpointUnavailable), "{told:?}");
+    assert_eq!(endpoint.count(), 3);
+    // It backs off.
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(
+        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointUnavailable),
+        "{told:?}"
+    );
+    assert_eq!(endpoint.count(), 3);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(endpoint.count(), 3, "what was refused is not made up for");
+
+    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::New { .. })));
+    assert_eq!(header(&source), "Bearer b");
+    assert!(!source.is_rejected());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_loop() {
+    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &[]);
+    endpoint.always(Some(Act::Token("same", 3600)));
+    source.wait(HOUR).await.unwrap();
+
+    for _ in 0..100 {
+        let told = operator.refresh(WITHIN).await.unwrap();
+        let Refreshed::Same { generation, again_in, .. } = told else { panic!("{told:?}") };
+        assert_eq!((generation.number(), again_in), (1, Duration::from_secs(10)));
+    }
+    assert_eq!(endpoint.count(), 2);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::Same { .. })));
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_that_takes_too_long_goes_on() {
+    let (source, operator, endpoint) = wished("", Duration::from_mins(1), &[]);
+
+    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NotTold::UnderWay);
+
+    assert!(source.wait(HOUR).await.is_ok());
+    tokio::time::sleep(SOON).await;
+    assert_eq!(endpoint.count(), 1);
+}

@@ -1,0 +1,527 @@
+//! What an operator does to a running daemon by the admin address, and who may.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bearerd::demo::authorization_server::Answer;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::world::search;
+use crate::harness::{Process, Setup, World, eventually};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const TOKEN: &str = "0perat0r-token-of-the-admin-address";
+const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
+
+/// A folder for a state, a configured refresh token and the admin token.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("state")).unwrap();
+        Self(folder)
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn token_file(&self) -> PathBuf {
+        self.0.path().join("admin-token")
+    }
+
+    /// A grant of one-time refresh tokens whose first is dead.
+    async fn start_with_a_dead_grant(&self) -> World {
+        let file = self.0.path().join("refresh");
+        fs::write(&file, "a-refresh-token-that-has-ended").unwrap();
+        let world = Setup::default()
+            .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
+            .environment("STATE_KEY", KEY)
+            .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"")
+            .credential(&format!("refresh_token = {{ file = \"{}\" }}\n{ROOMY}", file.display()))
+            .without_token()
+            .start()
+            .await;
+        let reply = world.get("/x").await;
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
+        world
+    }
+
+    /// An admin address that asks for a token.
+    async fn start_with_a_token(&self) -> World {
+        fs::write(self.token_file(), TOKEN).unwrap();
+        let token = format!("token = {{ file = \"{}\" }}", self.token_file().display());
+        Setup::default().admin(&token).credential(ROOMY).start().await
+    }
+}
+
+thread_local! {
+    /// A test has a thread of its own, and a client takes long to make.
+    static CLIENT: reqwest::Client = reqwest::Client::builder().no_proxy().build().unwrap();
+}
+
+/// A request to the admin address, and what it is answered with.
+async fn ask(
+    world: &World,
+    method: &str,
+    path: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+) -> (u16, reqwest::header::HeaderMap, Value) {
+    let client = CLIENT.with(Clone::clone);
+    let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+    let mut request = client.request(method, format!("http://{}{path}", world.admin)).body(body.to_owned());
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.unwrap();
+    if status >= 400 {
+        assert_eq!(headers["content-type"], "application/problem+json", "{status} {text}");
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(problem["status"], status, "{problem}");
+        for member in ["type", "title", "detail", "code"] {
+            assert!(problem[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {problem}");
+        }
+    }
+    for secret in [TOKEN, KEY, "hunter2hunter2", "ref_", "tok_"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    (status, headers, serde_json::from_str(&text).unwrap_or_default())
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+async fn hand_over(world: &World, body: &Value) -> (u16, Value) {
+    let (status, _, answer) = ask(world, "POST", "/credentials/api/grant", &[JSON], &body.to_string()).await;
+    (status, answer)
+}
+
+async fn post(world: &World, path: &str, fields: &[(&str, &str)]) -> (u16, String) {
+    let (status, _, answer) = ask(world, "POST", path, fields, "").await;
+    (status, answer["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outlives_the_next() {
+    let place = Place::new();
+    let mut world = place.start_with_a_dead_grant().await;
+    let (_, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
+    assert_eq!(shown["state"], "reauthorization_required");
+    let refresh_token = world.authorization.authorize();
+
+    let (status, answer) = hand_over(&world, &json!({ "refresh_token": refresh_token })).await;
+
+    assert_eq!((status, answer), (204, Value::Null));
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(ask(&world, "GET", "/credentials/api", &[], "").await.2["state"], "valid");
+    let event = world.process.event("credential authorized").await;
+    assert_eq!((&event["event"], &event["is_durable"]), (&json!("credential.authorized"), &json!(true)));
+    world.process.event("credential recovered").await;
+    let acted = world.process.event("operator acted").await;
+    assert_eq!((&acted["action"], &acted["credential"]), (&json!("grant"), &json!("api")));
+
+    // The configured refresh token is dead still, and is not tried again.
+    let before = world.authorization.requests();
+    world.process.signal(Signal::TERM);
+    world.process.ended().await;
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), before + 1);
+    assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
+    search(&world.process.output(), "a-refresh-token-that-has-ended");
+    world.finish().await;
+}
+
+/// The whole of what a login brings, and a kill right after the answer.
+#[tokio::test]
+async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() {
+    let place = Place::new();
+    let mut world = place.start_with_a_dead_grant().await;
+    let refresh_token = world.authorization.authorize();
+    world.authorization.set_delay(Duration::from_hours(1));
+    let grant = json!({
+        "refresh_token": refresh_token, "access_token": "another-token", "expires_in": 3599, "scope": "a b",
+    });
+
+    assert_eq!(hand_over(&world, &grant).await.0, 204);
+    world.kill().await;
+    let asked = world.authorization.requests();
+    world.start_again().await;
+
+    assert_eq!(world.admin_status("/readyz").await, 200);
+    let (_, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
+    assert_eq!(
+        (&shown["state"], &shown["takes_grant"], &shown["generation"]),
+        (&json!("valid"), &json!(true), &json!(1))
+    );
+    assert_eq!(world.authorization.requests(), asked, "it was not asked for");
+    search(&world.process.output(), "another-token");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_grant_that_cannot_be_written_is_used_and_its_bringer_told_that_it_is_not_safe() {
+    let place = Place::new();
+    let world = place.start_with_a_dead_grant().await;
+    fs::remove_dir_all(place.state_dir()).unwrap();
+    let refresh_token = world.authorization.authorize();
+
+    let (status, answer) = hand_over(&world, &json!({ "refresh_token": refresh_token })).await;
+
+    assert_eq!(status, 202);
+    assert!(answer["detail"].as_str().unwrap().contains("NOT on disk"), "{answer}");
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.process.event("credential authorized").await["is_durable"], false);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
+    let place = Place::new();
+    let world = place.start_with_a_dead_grant().await;
+    let asked = world.authorization.requests();
+    let large = "x".repeat(64 * 1024);
+    for (body, expected) in [
+        (json!({ "refresh_token": "" }).to_string(), (422, "bad_refresh_token")),
+        (json!({ "refresh_token": "hunter2hunter2\n" }).to_string(), (422, "bad_refresh_token")),
+        (
+            json!({ "refresh_token": "a-refresh-token-that-has-ended" }).to_string(),
+            (422, "refresh_token_refused"),
+        ),
+        (json!({ "access_token": "hunter2hunter2" }).to_string(), (400, "bad_request")),
+        (json!({ "refresh_token": "hunter2hunter2", "hunter2hunter2": 1 }).to_string(), (400, "bad_request")),
+        ("{\"refresh_token\":\"hunter2hunter2\",\"refresh_token\":\"x\"}".to_owned(), (400, "bad_request")),
+        ("{\"refresh_token\":\"hunter2hunter2\"".to_owned(), (400, "bad_request")),
+        (String::new(), (400, "bad_request")),
+        (json!({ "refresh_token": large }).to_string(), (413, "body_too_large")),
+    ] {
+        let (status, _, answer) = ask(&world, "POST", "/credentials/api/grant", &[JSON], &body).await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), expected);
+    }
+    eventually("the audit", async || world.process.events("operator refused").len() == 9).await;
+    for refused in world.process.events("operator refused") {
+        assert_eq!(
+            (&refused["action"], &refused["credential"]),
+            (&json!("grant"), &json!("api")),
+            "{refused}"
+        );
+    }
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let (status, _, answer) =
+        ask(&world, "POST", "/credentials/api/grant", &form, "refresh_token=hunter2hunter2").await;
+    assert_eq!((status, &answer["code"]), (415, &json!("not_json")));
+    assert_eq!(world.get("/x").await.status, 503);
+    assert_eq!(world.authorization.requests(), asked);
+    search(&world.process.output(), "hunter2hunter2");
+    world.finish().await;
+}
+
+/// Endless, or never: neither holds the daemon.
+#[tokio::test]
+async fn a_body_without_an_end_is_refused_at_64_kib() {
+    let world = World::start().await;
+    let mut stream = TcpStream::connect(world.admin).await.unwrap();
+    let head = format!(
+        "POST /credentials/api/refresh HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         transfer-encoding: chunked\r\n\r\n",
+        world.admin
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("1000\r\n{}\r\n", " ".repeat(0x1000));
+    let (mut reading, mut writing) = stream.split();
+    let send = async { while writing.write_all(chunk.as_bytes()).await.is_ok() {} };
+    let mut answer = [0; 1024];
+    let read = tokio::select! {
+        read = reading.read(&mut answer) => read.unwrap(),
+        () = send => reading.read(&mut answer).await.unwrap_or_default(),
+    };
+    assert!(answer[..read].starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&answer[..read]));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_so() {
+    let world = World::start().await;
+    for (method, path, expected) in [
+        ("GET", "/credentials/other", (404, "credential_not_found")),
+        ("POST", "/credentials/other/refresh", (404, "credential_not_found")),
+        ("POST", "/credentials/a%70i/refresh", (404, "credential_not_found")),
+        ("POST", "/credentials/api/revoke", (404, "path_not_found")),
+        ("GET", "/credentials/api/refresh", (405, "method_not_allowed")),
+        ("DELETE", "/credentials/api", (405, "method_not_allowed")),
+        // The usual grant has no refresh token.
+        ("POST", "/credentials/api/grant", (409, "grant_not_taken")),
+    ] {
+        let (status, headers, answer) = ask(&world, method, path, &[], "").await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), expected, "{method} {path}");
+        assert_eq!(headers.contains_key("allow"), status == 405);
+    }
+    let (status, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
+    let expected = json!({
+        "name": "api", "grant": "client_credentials", "takes_grant": false, "state": "valid", "generation": 1,
+    });
+    assert_eq!((status, shown), (200, expected));
+    // What a stranger wrote is not in the log.
+    assert!(world.process.events("operator refused").iter().all(|event| event["credential"] != "other"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter() {
+    let world = Setup::default().quiet().start().await;
+    let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
+    assert_eq!((status, &told["generation"], &told["same_token"]), (200, &json!(2), &json!(false)));
+    assert!(told["expires_in"].as_u64().unwrap() > 3590, "{told}");
+
+    let all = (0..1000).map(|_| post(&world, "/credentials/api/refresh", &[]));
+    let mut told = 0;
+    let all: Vec<_> = futures_util::StreamExt::collect(futures_util::StreamExt::buffer_unordered(
+        futures_util::stream::iter(all),
+        100,
+    ))
+    .await;
+    for (status, code) in all {
+        assert!(
+            status == 200 || (status, code.as_str()) == (503, "token_quota_exhausted"),
+            "{status} {code}"
+        );
+        told += 1;
+    }
+    assert_eq!(told, 1000);
+    // Half of ten may be forced, and one more every twelve seconds.
+    let requests = world.authorization.requests();
+    assert!(requests <= 1 + 5 + 5, "{requests}");
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_asked_for() {
+    let world = Setup::default().credential(ROOMY).start().await;
+    for (answer, expected) in [
+        (Answer::status(401, "{\"error\":\"invalid_client\"}"), "client_rejected"),
+        (Answer::too_many(100), "token_endpoint_rate_limited"),
+    ] {
+        world.authorization.answer_next(answer);
+        let (status, headers, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
+        assert_eq!((status, told["code"].as_str().unwrap()), (503, expected), "{told}");
+        assert_eq!(headers.contains_key("retry-after"), expected == "token_endpoint_rate_limited");
+    }
+    assert_eq!(world.authorization.requests(), 3, "a latch does not hold whoever may have mended its cause");
+
+    let (_, headers, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
+    assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 90);
+    assert!(told["detail"].as_str().unwrap().starts_with("No token request was made"), "{told}");
+    assert_eq!(world.authorization.requests(), 3);
+    assert_eq!(world.get("/x").await.status, 200, "the valid token stays");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
+    let world = Setup::default().credential(ROOMY).start().await;
+    world.authorization.answer_next(Answer::SameAgain);
+    for _ in 0..10 {
+        let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
+        assert_eq!(
+            (status, &told["same_token"], &told["generation"]),
+            (200, &json!(true), &json!(1)),
+            "{told}"
+        );
+    }
+    assert_eq!(world.authorization.requests(), 2, "it is not asked in a loop");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_health() {
+    let place = Place::new();
+    let world = place.start_with_a_token().await;
+    let right = format!("Bearer {TOKEN}");
+    for path in ["/credentials/api/refresh", "/credentials/api/grant", "/credentials/other/refresh"] {
+        for fields in [vec![], vec![("authorization", "Bearer wrong")], vec![("authorization", "Basic eDp5")]]
+        {
+            let (status, headers, _) = ask(&world, "POST", path, &fields, "").await;
+            assert_eq!((status, headers["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
+        }
+    }
+    assert_eq!(ask(&world, "GET", "/credentials/api", &[], "").await.0, 401);
+    assert_eq!(world.authorization.requests(), 1);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(world.admin_status(path).await, 200);
+    }
+
+    assert_eq!(ask(&world, "GET", "/credentials/api", &[("authorization", &right)], "").await.0, 200);
+    assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 200);
+    assert_eq!(world.authorization.requests(), 2);
+
+    // Another one in the file counts from then on.
+    fs::write(place.token_file(), "another-admin-token").unwrap();
+    assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 401);
+    let another = [("authorization", "Bearer another-admin-token")];
+    assert_eq!(post(&world, "/credentials/api/refresh", &another).await.0, 200);
+    let refused = world.process.event("operator refused").await;
+    assert_eq!((&refused["event"], &refused["credential"]), (&json!("operator.refused"), &json!("api")));
+    for secret in [TOKEN, "another-admin-token"] {
+        search(&world.process.output(), secret);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
+    let place = Place::new();
+    let world = place.start_with_a_token().await;
+    let wrong = [("authorization", "Bearer wrong")];
+    for _ in 0..10 {
+        assert_eq!(post(&world, "/credentials/api/refresh", &wrong).await.0, 401);
+    }
+    for shown in ["Bearer wrong", &format!("Bearer {TOKEN}")] {
+        let (status, headers, _) =
+            ask(&world, "POST", "/credentials/api/refresh", &[("authorization", shown)], "").await;
+        assert_eq!(status, 429);
+        assert!((1..=6).contains(&headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap()));
+    }
+    assert_eq!(world.admin_status("/livez").await, 200);
+    let right = format!("Bearer {TOKEN}");
+    eventually("listened to again", async || {
+        post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0 == 200
+    })
+    .await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
+    let world = World::start().await;
+    let own = format!("http://{}", world.admin);
+    let port = world.admin.port();
+    for (field, expected) in [
+        (("origin", "http://evil.test"), 403),
+        (("origin", "null"), 403),
+        (("sec-fetch-site", "cross-site"), 403),
+        (("sec-fetch-site", "same-site"), 403),
+        (("host", format!("rebind.evil.test:{port}").as_str()), 421),
+        (("host", "192.0.2.1"), 421),
+    ] {
+        let before = world.authorization.requests();
+        let (status, headers, _) = ask(&world, "POST", "/credentials/api/refresh", &[field], "").await;
+        assert_eq!(status, expected, "{field:?}");
+        assert!(headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+        assert_eq!(world.authorization.requests(), before);
+    }
+    let preflight = [("origin", "http://evil.test"), ("access-control-request-method", "POST")];
+    let (status, headers, _) = ask(&world, "OPTIONS", "/credentials/api/refresh", &preflight, "").await;
+    assert!(status == 403 && headers.keys().all(|name| !name.as_str().starts_with("access-control")));
+
+    let localhost = format!("localhost:{port}");
+    for fields in
+        [vec![("origin", own.as_str())], vec![("sec-fetch-site", "none")], vec![("host", &localhost)]]
+    {
+        assert_eq!(post(&world, "/credentials/api/refresh", &fields).await.0, 200, "{fields:?}");
+    }
+    world.finish().await;
+}
+
+/// All addresses include loopback, by which this test comes.
+#[tokio::test]
+async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() {
+    let listen = "listen = \"0.0.0.0:0\"";
+    let world = Setup::default().admin(listen).start().await;
+    for (method, path) in [("GET", "/credentials/api"), ("POST", "/credentials/api/refresh")] {
+        let fields = [("authorization", "Bearer x")];
+        let (status, _, answer) = ask(&world, method, path, &fields, "").await;
+        assert_eq!((status, &answer["code"]), (403, &json!("admin_token_not_set")));
+        assert!(answer["detail"].as_str().unwrap().contains("admin.token"), "{answer}");
+    }
+    assert_eq!(world.admin_status("/livez").await, 200);
+    let mut check = world.command(&["check"]);
+    assert_eq!(check.ended().await.code(), Some(0));
+    assert!(
+        check.output().contains("is not on loopback, and there is no `admin.token`"),
+        "{}",
+        check.output()
+    );
+    world.finish().await;
+
+    let with_token = format!("{listen}\ntoken = {{ env = \"ADMIN_TOKEN\" }}");
+    let world = Setup::default().admin(&with_token).environment("ADMIN_TOKEN", TOKEN).start().await;
+    let right = format!("Bearer {TOKEN}");
+    let fields = [("host", "bearerd.internal:9090"), ("authorization", right.as_str())];
+    assert_eq!(post(&world, "/credentials/api/refresh", &fields).await.0, 200);
+    assert_eq!(post(&world, "/credentials/api/refresh", &fields[..1]).await.0, 401);
+    world.finish().await;
+}
+
+/// Nothing of the admin address is behind the callers', whatever they call it.
+#[tokio::test]
+async fn a_caller_of_the_proxy_operates_nothing() {
+    let world = World::start().await;
+    let seen = world.upstream.requests().len();
+
+    let reply = world.send(&crate::harness::Request::post("/credentials/api/refresh", b"")).await;
+
+    assert_eq!(reply.status, 200, "it is the API's path like another");
+    assert_eq!(world.upstream.requests().len(), seen + 1);
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+async fn ended(mut process: Process) -> (i32, String) {
+    let status = process.ended().await;
+    let output = process.output();
+    search(&output, TOKEN);
+    (status.code().unwrap(), output)
+}
+
+#[tokio::test]
+async fn bearerd_refresh_tells_what_came_of_it() {
+    let place = Place::new();
+    let world = place.start_with_a_token().await;
+    let admin = world.admin.to_string();
+    let run = |arguments: &[&str]| {
+        let mut all = vec!["refresh", "--admin", &admin];
+        all.extend(arguments);
+        world.command(&all)
+    };
+
+    let (code, output) = ended(run(&["api"])).await;
+    assert_eq!((code, output.as_str()), (0, "New token: generation 2, good for 3599 s.\n"));
+    let (code, output) = ended(run(&["other"])).await;
+    assert!(
+        code == 1 && output.contains("No credential of the configuration has this name. (404)"),
+        "{output}"
+    );
+    world.authorization.answer_next(Answer::status(500, ""));
+    let (code, output) = ended(run(&["api"])).await;
+    assert!(code == 1 && output.contains("failed: the token endpoint answered 500"), "{output}");
+    let (code, output) = ended(run(&["api"])).await;
+    assert!(code == 1 && output.contains("No token request was made for `api`"), "{output}");
+
+    // The daemon knows the token, and the command does not.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let stranger = Process::spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
+    let (code, output) = ended(stranger).await;
+    assert!(code == 1 && output.contains("(401)"), "{output}");
+    fs::remove_file(place.token_file()).unwrap();
+    let (code, output) = ended(run(&["api"])).await;
+    assert!(code == 1 && output.contains("the admin token cannot be read"), "{output}");
+    let nobody = Process::spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
+    assert_eq!(ended(nobody).await.0, 69);
+    // Who listens there is something else.
+    let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
+    let stranger = Process::spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
+    let (code, output) = ended(stranger).await;
+    assert!(code == 1 && output.contains("no admin address of bearerd"), "{output}");
+    world.finish().await;
+}
