@@ -12,6 +12,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::config::{Identity, fixture};
+use crate::token::access_token::AccessToken;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
