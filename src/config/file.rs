@@ -82,6 +82,7 @@ pub struct Credential {
     pub region: Key<String>,
     pub issuer: Key<String>,
     pub grant: Key<Grant>,
+    pub fallback: Key<Fallback>,
     pub token_url: Key<String>,
     pub client_id: Key<String>,
     pub client_secret: Key<SecretSource>,
@@ -181,6 +182,21 @@ pub enum Provider {
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "named as in the RFCs")]
 pub enum Grant {
+    ClientCredentials,
+    Password,
+    RefreshToken,
+    AuthorizationCode,
+    JwtBearer,
+    TokenExchange,
+}
+
+/// What is asked with once no refresh token is taken any more: a [`Grant`], or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named as in the RFCs")]
+pub enum Fallback {
+    #[serde(rename = "")]
+    None,
     ClientCredentials,
     Password,
     RefreshToken,
@@ -296,7 +312,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["token", "metrics_token"],
-            Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
+            Self::Credential => &["authorize_url", "redirect_uri", "client_secret_next"],
             Self::Route => &[
                 "strip_prefix",
                 "upgrade",

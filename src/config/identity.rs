@@ -21,6 +21,8 @@ pub struct Identity<S> {
     pub client_auth: ClientAuth<S>,
     /// What it gets tokens for.
     pub grant: Grant<S>,
+    /// What it gets them for once no refresh token is taken any more.
+    pub fallback: Option<Grant<S>>,
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2).
@@ -104,6 +106,28 @@ impl<S> Grant<S> {
             Self::TokenExchange { .. } => "token_exchange",
         }
     }
+
+    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Grant<T>, E> {
+        Ok(match self {
+            Grant::ClientCredentials => Grant::ClientCredentials,
+            Grant::Password { username, password } => {
+                Grant::Password { username: username.clone(), password: read(password)? }
+            }
+            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
+            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
+            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
+                subject_token: read(subject_token)?,
+                subject_token_type: subject_token_type.clone(),
+            },
+        })
+    }
+
+    const fn assertion(&self) -> Option<&Assertion<S>> {
+        match self {
+            Self::JwtBearer(assertion) => Some(assertion),
+            _ => None,
+        }
+    }
 }
 
 impl<S> Identity<S> {
@@ -128,19 +152,9 @@ impl<S> Identity<S> {
             ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
             ClientAuth::None => ClientAuth::None,
         };
-        let grant = match &self.grant {
-            Grant::ClientCredentials => Grant::ClientCredentials,
-            Grant::Password { username, password } => {
-                Grant::Password { username: username.clone(), password: read(password)? }
-            }
-            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
-            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
-            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
-                subject_token: read(subject_token)?,
-                subject_token_type: subject_token_type.clone(),
-            },
-        };
-        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant })
+        let grant = self.grant.try_map(&mut read)?;
+        let fallback = self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?;
+        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback })
     }
 
     /// Every secret, in an order that is always the same.
@@ -153,17 +167,14 @@ impl<S> Identity<S> {
         secrets
     }
 
-    /// What it signs JWTs with; both are the same where grant and authentication are JWTs.
+    /// What it signs JWTs with; all are the same where grant and authentication are JWTs.
     fn assertions(&self) -> impl Iterator<Item = &Assertion<S>> {
         let of_client = match &self.client_auth {
             ClientAuth::PrivateKeyJwt(assertion) => Some(assertion),
             _ => None,
         };
-        let of_grant = match &self.grant {
-            Grant::JwtBearer(assertion) => Some(assertion),
-            _ => None,
-        };
-        of_client.into_iter().chain(of_grant)
+        let of_grants = [Some(&self.grant), self.fallback.as_ref()].into_iter().flatten();
+        of_client.into_iter().chain(of_grants.filter_map(Grant::assertion))
     }
 }
 
@@ -207,6 +218,17 @@ impl Identity<Secret> {
 }
 
 impl Identity<SecretString> {
+    /// The same client with this grant, and with nothing to fall back on.
+    #[must_use]
+    pub fn with_grant(&self, grant: Grant<SecretString>) -> Self {
+        Self {
+            client_id: self.client_id.clone(),
+            client_auth: self.client_auth.clone(),
+            grant,
+            fallback: None,
+        }
+    }
+
     /// Whether the secrets of both are the same.
     pub fn has_secrets_of(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.secrets(), other.secrets());

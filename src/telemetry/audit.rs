@@ -120,6 +120,21 @@ impl Trail {
         }, "token refresh failed");
     }
 
+    /// A token request brought no token, and another follows from that.
+    pub const fn followed_up(&mut self, latency: Duration) {
+        self.requests += 1;
+        self.latency = latency;
+    }
+
+    /// No refresh token is taken any more: tokens are asked for with another grant from now on.
+    pub fn fallback_used(&self, grant: &str, why: &dyn Display) {
+        event!(warn, self, "credential.fallback_used", {
+            fallback = grant,
+            needs_a_person = false,
+            error = %why,
+        }, "no refresh token is taken, fallback used");
+    }
+
     /// No refresh token is taken any more: nothing is asked until someone puts another there.
     pub fn reauthorization_required(&self, error: &dyn Display) {
         event!(warn, self, "credential.reauthorization_required", {

@@ -24,7 +24,7 @@ use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::oddities::Oddities;
 use super::progress::Progress;
-use super::rotation::{InUse, Rotation};
+use super::rotation::{Means, Rotation};
 use super::source::{Demand, TokenSource};
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
@@ -64,6 +64,10 @@ pub struct Refresher<E> {
     no_forced_before: Moment,
     /// The latest token that was reported as rejected.
     rejected: Generation,
+    /// Whether the next request follows from the answer to the last: it has no cause of its own.
+    follows_up: bool,
+    /// Whether the last request was made with the fallback, which has been told.
+    is_on_fallback: bool,
     /// Why nothing is asked until a person acts, if so.
     obstacle: Option<TokenError>,
     /// When to look whether another state was put in the place of ours, while that is all that helps.
@@ -107,6 +111,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             same_token: 0,
             no_forced_before: Moment::default(),
             rejected: Generation::NONE,
+            follows_up: false,
+            is_on_fallback: false,
             obstacle: None,
             look_at_state: clock.now(),
             credential,
@@ -138,7 +144,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn next_step(&mut self) -> Step {
         let now = self.clock.now();
         let is_rejected = self.notices_rejection();
-        let cause = if now >= self.due {
+        let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
         } else if !is_rejected {
             return Step::Wait(self.due);
@@ -147,7 +153,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         } else {
             Cause::Forced
         };
-        if let Err(obstacle) = self.in_use() {
+        if let Err(obstacle) = self.means() {
             return self.stand_still(obstacle);
         }
         self.obstacle = None;
@@ -164,8 +170,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    fn in_use(&self) -> Result<Option<InUse>, TokenError> {
-        self.rotation.in_use(self.identity.value(), self.durable.state())
+    fn means(&self) -> Result<Means, TokenError> {
+        self.rotation.means(self.identity.value(), self.durable.state())
     }
 
     /// Asks nothing until a person has acted.
@@ -215,9 +221,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         if self.durable.retry_at().is_some_and(|retry_at| retry_at <= now) {
             self.durable.write().await;
         }
-        if self.obstacle.is_some() && self.look_at_state <= now {
+        let lacks_refresh_token = self.obstacle.is_some() || self.is_on_fallback;
+        if lacks_refresh_token && self.look_at_state <= now {
             self.take_up_state().await;
-            if self.in_use().is_ok() {
+            if matches!(self.means(), Ok(Means::RefreshToken(_))) {
                 self.limiter.release_latch();
             }
         }

@@ -354,3 +354,38 @@ async fn after_so_many_rotations_nothing_is_asked_any_more() {
     assert_eq!(world.authorization.requests(), 2);
     world.finish().await;
 }
+
+/// The log says once what no caller feels.
+#[tokio::test]
+async fn a_dead_grant_with_a_fallback_is_felt_by_nobody_and_not_asked_with_again() {
+    let place = Place::new();
+    let fallback = "fallback = \"client_credentials\"";
+    let mut world = place.start(place.setup_with_key().credential(fallback)).await;
+    // Another family: what the daemon has is dead.
+    world.authorization.authorize();
+    for _ in 0..3 {
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+    }
+    let event = world.process.event("no refresh token is taken, fallback used").await;
+    assert_eq!((&event["event"], &event["level"]), (&"credential.fallback_used".into(), &"WARN".into()));
+    assert_eq!((&event["fallback"], &event["needs_a_person"]), (&"client_credentials".into(), &false.into()));
+    assert!(event["error"].as_str().unwrap().contains("invalid_grant"), "{event}");
+    assert_eq!(world.process.events("no refresh token is taken, fallback used").len(), 1);
+
+    world.kill().await;
+    world.start_again().await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    let grants: Vec<String> =
+        world.authorization.asked().iter().map(|asked| grant_type(&asked.form)).collect();
+    let mut expected = vec!["refresh_token".to_owned(); 2];
+    expected.resize(grants.len(), "client_credentials".to_owned());
+    assert_eq!(grants, expected);
+    assert_eq!(grants.len(), 6);
+    world.finish().await;
+}
+
+fn grant_type(form: &[(String, String)]) -> String {
+    form.iter().find(|(name, _)| name == "grant_type").map(|(_, value)| value.clone()).unwrap()
+}

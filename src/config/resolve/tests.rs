@@ -94,7 +94,8 @@ fn every_problem_is_found_in_one_reading() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        fallback = \"u\"
+        [shared]
+        url = \"rediss://localhost\"
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -109,7 +110,7 @@ fn every_problem_is_found_in_one_reading() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`fallback` is not supported yet by this version",
+        "`shared` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use super::Refresher;
 use crate::token::client::TokenEndpoint;
 use crate::token::error::TokenError;
-use crate::token::rotation::asking_with;
+use crate::token::rotation::Means;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
@@ -15,13 +15,15 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.underway = true;
             progress.blocked = None;
         });
+        self.follows_up = false;
         self.identity.read_again().await;
-        let Ok(in_use) = self.in_use() else {
-            // It was there a moment ago: the next step says what is wrong.
+        let Ok(means) = self.means_as_of_now().await else {
+            // They were there a moment ago: the next step says what is wrong.
             self.progress.send_modify(|progress| progress.underway = false);
             return;
         };
-        let asking = in_use.as_ref().map(|in_use| asking_with(self.identity.value(), in_use.token.clone()));
+        self.tell_fallback(&means);
+        let asking = means.identity(self.identity.value());
         let identity = asking.as_ref().unwrap_or_else(|| self.identity.value());
         let sent = self.clock.now();
         let current = self.store.latest();
@@ -36,16 +38,37 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.notices_rejection();
         let answered = outcome.map(|grant| (self.accept(&grant, sent), grant.refresh_token));
         match answered {
-            Ok((Ok(token), new)) => self.succeeded(token, in_use, new.as_ref(), latency).await,
+            Ok((Ok(token), new)) => self.succeeded(token, means, new.as_ref(), latency).await,
             Ok((Err(error), new)) => {
                 // No access token for us, and yet the refresh token may be another now.
                 let mut state = self.durable.state().clone();
-                if in_use.is_some_and(|in_use| in_use.answered(new.as_ref(), &mut state)) {
+                if means.answered(new.as_ref(), self.identity.value(), &mut state) {
                     self.durable.save(state).await;
                 }
-                self.failed(error, None, latency).await;
+                self.failed(error, Means::Grant, latency).await;
             }
-            Err(error) => self.failed(error, in_use, latency).await,
+            Err(error) => self.failed(error, means, latency).await,
+        }
+    }
+
+    /// What to ask with. While that is the fallback, someone may have put a refresh token into the state's place.
+    async fn means_as_of_now(&mut self) -> Result<Means, TokenError> {
+        let means = self.means()?;
+        if !(self.is_on_fallback && matches!(means, Means::Fallback { .. })) {
+            return Ok(means);
+        }
+        self.take_up_state().await;
+        self.means()
+    }
+
+    /// Tells that the fallback is used, when that begins.
+    fn tell_fallback(&mut self, means: &Means) {
+        let was_on_fallback = self.is_on_fallback;
+        self.is_on_fallback = matches!(means, Means::Fallback { .. });
+        if let (Means::Fallback { why }, false, Some(fallback)) =
+            (means, was_on_fallback, &self.identity.value().fallback)
+        {
+            self.trail.fallback_used(fallback.name(), why);
         }
     }
 }

@@ -11,14 +11,14 @@ use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client::TokenEndpoint;
 use crate::token::error::{Class, TokenError};
-use crate::token::rotation::InUse;
+use crate::token::rotation::Means;
 use crate::token::schedule;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
-        in_use: Option<InUse>,
+        means: Means,
         new: Option<&SecretString>,
         latency: Duration,
     ) {
@@ -47,7 +47,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = self.remembered();
         state.generation = generation;
         state.access_token = Some(token.clone());
-        let is_rotated = in_use.is_some_and(|in_use| in_use.answered(new, &mut state));
+        let is_rotated = means.answered(new, self.identity.value(), &mut state);
         // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
         // should be there after a restart.
         self.durable.save(state).await;
@@ -69,17 +69,20 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refreshed(issued, latency);
     }
 
-    pub(super) async fn failed(&mut self, mut error: TokenError, in_use: Option<InUse>, latency: Duration) {
-        if let (Some(in_use), true) = (in_use, is_invalid_grant(&error)) {
-            self.rotation.refuse(in_use.token, error.to_string());
-            self.take_up_state().await;
-            if let Err(obstacle) = self.in_use() {
-                error = obstacle;
-            } else {
-                debug!(credential = %self.credential.name, "another refresh token is there");
-                self.progress.send_modify(|progress| progress.underway = false);
-                return;
+    pub(super) async fn failed(&mut self, mut error: TokenError, means: Means, latency: Duration) {
+        match means {
+            Means::RefreshToken(in_use) if is_invalid_grant(&error) => {
+                self.refused(&in_use.token, error.to_string()).await;
+                match self.means() {
+                    Err(obstacle) => error = obstacle,
+                    Ok(_) => return self.follow_up(latency),
+                }
             }
+            Means::Fallback { why } if is_invalid_grant(&error) => {
+                let both = format!("{why}; the fallback was refused too: {error}");
+                error = TokenError::ReauthorizationRequired(both);
+            }
+            Means::RefreshToken(_) | Means::Fallback { .. } | Means::Grant => {}
         }
         if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
             self.oddities.of_wait(asked, &self.credential);
@@ -104,6 +107,14 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = blocked;
         });
         self.durable.save(self.remembered()).await;
+    }
+
+    /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.
+    fn follow_up(&mut self, latency: Duration) {
+        debug!(credential = %self.credential.name, "asking with what there is besides");
+        self.follows_up = true;
+        self.trail.followed_up(latency);
+        self.progress.send_modify(|progress| progress.underway = false);
     }
 }
 

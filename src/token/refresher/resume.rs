@@ -1,5 +1,7 @@
 //! The loop and its state: what it goes on from at the start, and what someone has put in the state's place since.
 
+use secrecy::SecretString;
+
 use super::{RECHECK, Refresher};
 use crate::token::acceptance;
 use crate::token::access_token::AccessToken;
@@ -33,12 +35,25 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// Takes up the refresh token that is on disk, if someone has put another there.
     pub(super) async fn take_up_state(&mut self) {
-        self.look_at_state = self.clock.now() + RECHECK;
-        let Some(found) = self.durable.read_again().await else { return };
         let mut state = self.durable.state().clone();
-        if rotation::take_up(&mut state, found, self.identity.value()) {
+        if self.take_up_into(&mut state).await {
             self.durable.save(state).await;
         }
+    }
+
+    /// Remembers that the server does not take this refresh token, and looks for another.
+    pub(super) async fn refused(&mut self, token: &SecretString, why: String) {
+        let mut state = self.durable.state().clone();
+        self.rotation.refuse(&mut state, token, why);
+        // Before the save, which replaces what someone has put there.
+        self.take_up_into(&mut state).await;
+        self.durable.save(state).await;
+    }
+
+    async fn take_up_into(&mut self, state: &mut State) -> bool {
+        self.look_at_state = self.clock.now() + RECHECK;
+        let found = self.durable.read_again().await;
+        found.is_some_and(|found| rotation::take_up(state, found, self.identity.value()))
     }
 
     /// The state with what the limiter knows by now.

@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::elapsed::{Elapsed, Stamp, nanos};
 use super::error::Refusal;
-use super::state::{Lineage, Memory, Settings, State};
+use super::state::{Lineage, Memory, Refused, Settings, State};
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
 
 /// What surrounds the tokens and scopes, generously.
-const FRAME_BYTES: usize = 4096;
+const FRAME_BYTES: usize = 8192;
 
 /// What is written without a key. It has no place for a token, so none is ever read from it either.
 #[derive(Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub(super) struct SealedBody {
     rotations: u64,
     lineage: Option<[u8; 32]>,
     refresh_token: Option<Hidden>,
+    /// Since version 2.
+    #[serde(default)]
+    refused: Vec<[u8; 32]>,
     access_token: Option<WrittenToken>,
     settings: Option<[u8; 32]>,
 }
@@ -101,6 +104,7 @@ impl SealedBody {
             rotations: state.rotations,
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Hidden),
+            refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
             settings: state.settings.map(|settings| *settings.as_bytes()),
             access_token: usable.and_then(|token| WrittenToken::new(token, now)),
             written,
@@ -113,6 +117,7 @@ impl SealedBody {
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
+            refused: self.refused.into_iter().map(Refused::from_bytes).collect(),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
@@ -240,6 +245,7 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
+            refused: vec![Refused::from_bytes([255; 32]); 16],
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),

@@ -13,6 +13,8 @@ pub struct State {
     pub refresh_token: Option<SecretString>,
     /// Which configured refresh token it goes back to; a configured one that is another wins over it.
     pub lineage: Option<Lineage>,
+    /// Refresh tokens that the server does not take any more, the latest last.
+    pub refused: Vec<Refused>,
     /// How often the refresh token has been replaced since someone logged in.
     pub rotations: u64,
     /// The latest access token's generation.
@@ -73,6 +75,31 @@ impl Lineage {
 impl std::fmt::Debug for Lineage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lineage").finish_non_exhaustive()
+    }
+}
+
+/// A refresh token that was refused: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Refused([u8; 32]);
+
+impl Refused {
+    /// That one.
+    pub fn of(token: &SecretString) -> Self {
+        Self(hash("bearerd: refused refresh token", &[token.expose_secret().as_bytes()]))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refused").finish_non_exhaustive()
     }
 }
 
