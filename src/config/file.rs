@@ -86,6 +86,7 @@ pub struct Credential {
     pub token_url: Key<String>,
     pub client_id: Key<String>,
     pub client_secret: Key<SecretSource>,
+    pub client_secret_next: Key<SecretSource>,
     pub client_auth: Key<ClientAuth>,
     pub basic_encoding: Key<BasicEncoding>,
     pub assertion: Key<Assertion>,
@@ -312,7 +313,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["token", "metrics_token"],
-            Self::Credential => &["authorize_url", "redirect_uri", "client_secret_next"],
+            Self::Credential => &["authorize_url", "redirect_uri"],
             Self::Route => &[
                 "strip_prefix",
                 "upgrade",

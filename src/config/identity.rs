@@ -23,6 +23,8 @@ pub struct Identity<S> {
     pub grant: Grant<S>,
     /// What it gets them for once no refresh token is taken any more.
     pub fallback: Option<Grant<S>>,
+    /// Another secret of the client, for when the one in [`Identity::client_auth`] is not taken.
+    pub client_secret_next: Option<S>,
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2).
@@ -95,6 +97,27 @@ pub struct Assertion<S> {
     pub subject: String,
 }
 
+impl<S> ClientAuth<S> {
+    /// The client's secret, if that is how it authenticates.
+    pub const fn secret(&self) -> Option<&S> {
+        match self {
+            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
+                Some(secret)
+            }
+            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
+        }
+    }
+
+    const fn secret_mut(&mut self) -> Option<&mut S> {
+        match self {
+            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
+                Some(secret)
+            }
+            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
+        }
+    }
+}
+
 impl<S> Grant<S> {
     /// Its name in the configuration.
     pub const fn name(&self) -> &'static str {
@@ -154,7 +177,8 @@ impl<S> Identity<S> {
         };
         let grant = self.grant.try_map(&mut read)?;
         let fallback = self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?;
-        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback })
+        let client_secret_next = self.client_secret_next.as_ref().map(read).transpose()?;
+        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next })
     }
 
     /// Every secret, in an order that is always the same.
@@ -226,7 +250,17 @@ impl Identity<SecretString> {
             client_auth: self.client_auth.clone(),
             grant,
             fallback: None,
+            client_secret_next: None,
         }
+    }
+
+    /// The same with the other of the client's two secrets in the place of the one it has, if it has two.
+    #[must_use]
+    pub fn with_next_secret(&self) -> Option<Self> {
+        let mut identity = self.clone();
+        let next = identity.client_secret_next.take()?;
+        *identity.client_auth.secret_mut()? = next;
+        Some(identity)
     }
 
     /// Whether the secrets of both are the same.

@@ -126,6 +126,11 @@ impl Trail {
         self.latency = latency;
     }
 
+    /// The server knows the client by the other of its two secrets now, the one with this key.
+    pub fn client_secret_in_use(&self, key: &str) {
+        event!(warn, self, "credential.client_secret_in_use", { in_use = key, }, "other client secret in use");
+    }
+
     /// No refresh token is taken any more: tokens are asked for with another grant from now on.
     pub fn fallback_used(&self, grant: &str, why: &dyn Display) {
         event!(warn, self, "credential.fallback_used", {

@@ -153,8 +153,18 @@ impl Limiter {
     }
 
     /// What must not be forgotten by a restart.
-    pub const fn snapshot(&self) -> Memory {
-        Memory { blocked: self.blocked, failures: self.failures, rejections: self.rejections }
+    pub fn snapshot(&self) -> Memory {
+        Memory {
+            blocked: self.blocked,
+            failures: self.failures,
+            rejections: self.rejections,
+            ..Memory::default()
+        }
+    }
+
+    /// Whether the last attempts were rejected.
+    pub const fn is_rejected(&self) -> bool {
+        self.rejections > 0
     }
 
     /// Goes on from a snapshot, whatever was known before.

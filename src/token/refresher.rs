@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::debug;
 
 use super::access_token::Generation;
 use super::client::TokenEndpoint;
+use super::client_secrets::ClientSecrets;
 use super::current_identity::CurrentIdentity;
 use super::durable_state::DurableState;
 use super::error::TokenError;
@@ -48,6 +48,7 @@ pub struct Refresher<E> {
     durable: DurableState,
     rotation: Rotation,
     identity: CurrentIdentity,
+    secrets: ClientSecrets,
     writer: Writer,
     store: Store,
     demand: Arc<Demand>,
@@ -98,6 +99,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             rotation: Rotation::new(credential.max_rotations),
             limiter: Limiter::new(&credential, clock),
             identity: CurrentIdentity::new(Arc::clone(&credential)),
+            secrets: ClientSecrets::default(),
             endpoint,
             writer,
             store,
@@ -213,8 +215,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             () = sleep => {}
             () = self.demand.raised() => {}
         }
-        if latched && self.identity.read_again().await {
-            debug!(credential = %self.credential.name, "secret changed");
+        if latched && self.read_secrets_again().await {
             self.limiter.release_latch();
         }
         let now = self.clock.now();

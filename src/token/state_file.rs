@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
-pub use state::{Identity, Lineage, Memory, Refused, Settings, State};
+pub use state::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
 
 pub use crate::config::state_key::{IllegalKey, StateKey, StateKeys};
 

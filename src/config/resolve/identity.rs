@@ -84,11 +84,13 @@ impl Resolver<'_> {
             fallback => Some(fallback.flatten()),
         };
         let grant = self.grant(place, keys, grant, assertion);
+        let next = keys.client_secret_next.take().map(|source| self.secret(&source));
         Some(Identity {
             client_id: client_id?,
             client_auth: client_auth?,
             grant: grant?,
             fallback: fallback?,
+            client_secret_next: next.flatten(),
         })
     }
 
@@ -146,12 +148,11 @@ impl Resolver<'_> {
             let has_secret = matches!(auth, ClientSecretBasic | ClientSecretPost | ClientSecretJwt);
             let secret = span(keys.client_secret.as_ref().map(Spanned::span), has_secret);
             let encoding = span(keys.basic_encoding.as_ref().map(Spanned::span), auth == ClientSecretBasic);
+            let next = span(keys.client_secret_next.as_ref().map(Spanned::span), has_secret);
+            let by_secret = "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"";
             for (key, found, needed) in [
-                (
-                    "client_secret",
-                    secret,
-                    "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"",
-                ),
+                ("client_secret", secret, by_secret),
+                ("client_secret_next", next, by_secret),
                 ("basic_encoding", encoding, "\"client_secret_basic\""),
             ] {
                 if let Some(found) = found {

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use tracing::debug;
 
 use super::Refresher;
 use crate::token::client::TokenEndpoint;
@@ -16,18 +17,18 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.blocked = None;
         });
         self.follows_up = false;
-        self.identity.read_again().await;
+        self.read_secrets_again().await;
         let Ok(means) = self.means_as_of_now().await else {
             // They were there a moment ago: the next step says what is wrong.
             self.progress.send_modify(|progress| progress.underway = false);
             return;
         };
         self.tell_fallback(&means);
-        let asking = means.identity(self.identity.value());
-        let identity = asking.as_ref().unwrap_or_else(|| self.identity.value());
+        let client = self.secrets.identity(self.identity.value());
+        let identity = means.identity(&client).unwrap_or(client);
         let sent = self.clock.now();
         let current = self.store.latest();
-        let request = self.endpoint.request(&self.credential, identity, current.as_deref());
+        let request = self.endpoint.request(&self.credential, &identity, current.as_deref());
         // A panic in there must not take the loop with it.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
@@ -49,6 +50,16 @@ impl<E: TokenEndpoint> Refresher<E> {
             }
             Err(error) => self.failed(error, means, latency).await,
         }
+    }
+
+    /// Whether a secret has another value now.
+    pub(super) async fn read_secrets_again(&mut self) -> bool {
+        let is_changed = self.identity.read_again().await;
+        if is_changed {
+            debug!(credential = %self.credential.name, "secret changed");
+            self.secrets.changed(self.identity.value());
+        }
+        is_changed
     }
 
     /// What to ask with. While that is the fallback, someone may have put a refresh token into the state's place.

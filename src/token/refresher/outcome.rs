@@ -10,6 +10,7 @@ use super::Refresher;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client::TokenEndpoint;
+use crate::token::client_secrets::is_invalid_client;
 use crate::token::error::{Class, TokenError};
 use crate::token::rotation::Means;
 use crate::token::schedule;
@@ -37,6 +38,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         };
         self.no_forced_before = unchanged_until.unwrap_or_default();
         self.limiter.succeeded();
+        if let Some(which) = self.secrets.worked(self.identity.value()) {
+            self.trail.client_secret_in_use(which.key());
+        }
         let generation = token.generation();
         let issued = audit::Issued {
             generation: generation.number(),
@@ -70,6 +74,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, means: Means, latency: Duration) {
+        if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
+            return self.follow_up(latency);
+        }
         match means {
             Means::RefreshToken(in_use) if is_invalid_grant(&error) => {
                 self.refused(&in_use.token, error.to_string()).await;

@@ -23,6 +23,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         if may_have_been_mended {
             self.limiter.release_latch();
         }
+        let is_rejected = self.limiter.is_rejected();
+        self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
         let is_enough =
             |token: &AccessToken| acceptance::missing(token.scopes(), &self.credential).is_empty();
         if let Some(token) = token.filter(is_enough) {
@@ -56,12 +58,14 @@ impl<E: TokenEndpoint> Refresher<E> {
         found.is_some_and(|found| rotation::take_up(state, found, self.identity.value()))
     }
 
-    /// The state with what the limiter knows by now.
+    /// The state with what is known by now of when to ask, and with what.
     pub(super) fn remembered(&self) -> State {
-        State {
+        let mut state = State {
             memory: self.limiter.snapshot(),
             settings: Some(settings(&self.credential, self.identity.value())),
             ..self.durable.state().clone()
-        }
+        };
+        self.secrets.remember(&mut state);
+        state
     }
 }

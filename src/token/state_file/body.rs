@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::elapsed::{Elapsed, Stamp, nanos};
 use super::error::Refusal;
-use super::state::{Lineage, Memory, Refused, Settings, State};
+use super::state::{Lineage, Memory, Refused, SecretMark, Settings, State};
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
@@ -44,6 +44,9 @@ pub(super) struct SealedBody {
     refused: Vec<[u8; 32]>,
     access_token: Option<WrittenToken>,
     settings: Option<[u8; 32]>,
+    /// Since version 2.
+    #[serde(default)]
+    client_secret: Option<[u8; 32]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +54,9 @@ struct WrittenMemory {
     blocked: Option<WrittenBlocked>,
     failures: u32,
     rejections: u32,
+    /// Since version 2.
+    #[serde(default)]
+    uses_next_secret: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +112,7 @@ impl SealedBody {
             refresh_token: state.refresh_token.clone().map(Hidden),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
             settings: state.settings.map(|settings| *settings.as_bytes()),
+            client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
             access_token: usable.and_then(|token| WrittenToken::new(token, now)),
             written,
         }
@@ -123,6 +130,7 @@ impl SealedBody {
             generation: Generation::from_number(self.generation),
             access_token: access_token.flatten(),
             settings: self.settings.map(Settings::from_bytes),
+            client_secret: self.client_secret.map(SecretMark::from_bytes),
             memory: self.memory.as_of(now.moment(), elapsed, longest_wait),
         })
     }
@@ -136,6 +144,7 @@ impl WrittenMemory {
                 .map(|blocked| WrittenBlocked { by: blocked.by, left: nanos(now.until(blocked.until)) }),
             failures: memory.failures,
             rejections: memory.rejections,
+            uses_next_secret: memory.uses_next_secret,
         }
     }
 
@@ -144,7 +153,12 @@ impl WrittenMemory {
             let left = Duration::from_nanos(blocked.left).saturating_sub(elapsed.shortest).min(longest_wait);
             (!left.is_zero()).then(|| Blocked { until: now + left, by: blocked.by })
         });
-        Memory { blocked, failures: self.failures, rejections: self.rejections }
+        Memory {
+            blocked,
+            failures: self.failures,
+            rejections: self.rejections,
+            uses_next_secret: self.uses_next_secret,
+        }
     }
 }
 
@@ -251,10 +265,12 @@ mod tests {
             generation: Generation::from_number(u64::MAX),
             access_token: Some(token.unwrap()),
             settings: Some(Settings::from_bytes([255; 32])),
+            client_secret: Some(SecretMark::from_bytes([255; 32])),
             memory: Memory {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),
                 failures: u32::MAX,
                 rejections: u32::MAX,
+                uses_next_secret: false,
             },
         };
         for state in [State::default(), largest] {

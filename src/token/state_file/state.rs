@@ -23,6 +23,8 @@ pub struct State {
     pub access_token: Option<AccessToken>,
     /// What it was asked for with.
     pub settings: Option<Settings>,
+    /// Which client secret worked last, where there are two.
+    pub client_secret: Option<SecretMark>,
     /// What the answers so far demand. The only part that is written without a key.
     pub memory: Memory,
 }
@@ -36,6 +38,8 @@ pub struct Memory {
     pub failures: u32,
     /// Rejections in a row.
     pub rejections: u32,
+    /// Whether the client secret that worked last was `client_secret_next`.
+    pub uses_next_secret: bool,
 }
 
 /// Whose state it is: a hash of what makes a credential the one it is.
@@ -100,6 +104,31 @@ impl Refused {
 impl std::fmt::Debug for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Refused").finish_non_exhaustive()
+    }
+}
+
+/// A client secret: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SecretMark([u8; 32]);
+
+impl SecretMark {
+    /// That of this one.
+    pub fn of(secret: &SecretString) -> Self {
+        Self(hash("bearerd: client secret in use", &[secret.expose_secret().as_bytes()]))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretMark").finish_non_exhaustive()
     }
 }
 

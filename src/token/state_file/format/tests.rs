@@ -10,7 +10,7 @@ use crate::causes::in_one_line;
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
-use crate::token::state_file::{Lineage, Memory, Refused, Settings};
+use crate::token::state_file::{Lineage, Memory, Refused, SecretMark, Settings};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -38,10 +38,12 @@ fn state() -> State {
         generation: Generation::from_number(7),
         access_token: Some(token.unwrap()),
         settings: Some(Settings::of(&[b"s"])),
+        client_secret: Some(SecretMark::of(&SecretString::from("client"))),
         memory: Memory {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
             failures: 2,
             rejections: 1,
+            uses_next_secret: true,
         },
     }
 }
@@ -80,6 +82,7 @@ fn what_is_written_is_read() {
     let (found, state) = (read.state, state());
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, &found.refused), (state.lineage, &state.refused));
+    assert_eq!(found.client_secret, state.client_secret);
     assert_eq!((found.rotations, found.generation), (3, state.generation));
     assert_eq!(found.memory, state.memory);
     let (token, was) = (found.access_token.unwrap(), state.access_token.unwrap());
@@ -121,7 +124,7 @@ fn a_file_of_version_1_is_read_and_written_again_as_version_2() {
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, found.refused.len()), (state.lineage, 0));
     assert!(found.access_token.unwrap().is_same_token(&state.access_token.unwrap()));
-    assert_eq!(found.memory, state.memory);
+    assert_eq!(found.memory, Memory { uses_next_secret: false, ..state.memory });
     let in_clear = format(StateKeys::none()).read(&clear, &later(0)).unwrap().state;
     assert_eq!(in_clear.memory, found.memory);
 
