@@ -55,6 +55,8 @@ enum Place {
 #[derive(Debug)]
 enum Done {
     Saved(Result<(), SaveError>),
+    /// Not saved, so that what someone has put there can be looked at.
+    LeftAlone,
     Read(Result<Box<Found>, OpenError>),
 }
 
@@ -134,8 +136,23 @@ impl DurableState {
         self.write().await;
     }
 
+    /// The same, unless someone has put another file there: that is left for [`Self::read_again`].
+    ///
+    /// # Cancel safety
+    ///
+    /// What was being written is written.
+    pub async fn save_unless_replaced(&mut self, state: State) {
+        self.state = state;
+        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.write_if(|file| !file.is_replaced()).await;
+    }
+
     /// Writes the state, if the disk is behind.
     pub async fn write(&mut self) {
+        self.write_if(|_| true).await;
+    }
+
+    async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
         if matches!(self.place, Place::Memory) {
             return;
         }
@@ -145,7 +162,11 @@ impl DurableState {
             return;
         }
         let state = self.state.clone();
-        let outcome = match self.on_disk(move |file| Done::Saved(file.save(&state))).await {
+        let work = move |file: &mut StateFile| {
+            if may(file) { Done::Saved(file.save(&state)) } else { Done::LeftAlone }
+        };
+        let outcome = match self.on_disk(work).await {
+            Ok(Done::LeftAlone) => return,
             Ok(Done::Saved(Err(error))) => Err(in_one_line(&error)),
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_owned()),

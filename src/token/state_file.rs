@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
 pub use state::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
 
@@ -43,6 +44,8 @@ pub struct StateFile {
     clock: Clock,
     /// The latest write that is known to have been made.
     latest: u64,
+    /// What is in the file as far as we know: a hash of it.
+    content: Option<Digest>,
     /// The latest that was tried: no two attempts have the same number.
     tried: u64,
 }
@@ -86,6 +89,7 @@ impl StateFile {
             format: Format::new(identity, keys, name.as_bytes(), longest_wait),
             clock,
             latest,
+            content: None,
             tried: latest,
         };
         file.durable.remove_leftovers();
@@ -107,6 +111,7 @@ impl StateFile {
             let gone = (self.latest > 0).then_some(Warning::Gone { latest: self.latest });
             return Ok(Found { state: None, warnings: gone.into_iter().collect() });
         };
+        self.content = Some(digest(&SHA256, &bytes));
         let Read { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
@@ -131,10 +136,25 @@ impl StateFile {
     pub fn save(&mut self, state: &State) -> Result<(), SaveError> {
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
+        // A step that fails may come after the one that replaces the file.
+        self.content = None;
         self.durable.replace(&bytes)?;
+        self.content = Some(digest(&SHA256, &bytes));
         self.latest = self.tried;
         self.lock.note(self.latest);
         Ok(())
+    }
+
+    /// Whether someone has put another file in the place of ours.
+    pub fn is_replaced(&self) -> bool {
+        let Some(ours) = &self.content else {
+            return false;
+        };
+        match self.durable.bytes() {
+            Ok(Some(bytes)) => digest(&SHA256, &bytes).as_ref() != ours.as_ref(),
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 
     /// Whether tokens are written: only with a key.

@@ -355,6 +355,42 @@ async fn after_so_many_rotations_nothing_is_asked_any_more() {
     world.finish().await;
 }
 
+/// Without a key no token is remembered, so that each start asks for one; with some the process dies while it asks.
+#[tokio::test]
+async fn twenty_restarts_make_no_more_token_requests_than_a_daemon_that_ran_on() {
+    let place = Place::new();
+    let started = tokio::time::Instant::now();
+    let mut world = Setup::default()
+        .server(&format!("state_dir = \"{}\"", place.state_dir().display()))
+        .limits("token_wait = \"1s\"")
+        .credential("quota = { requests = 5, per = \"60s\" }")
+        .start()
+        .await;
+    let mut kept_back = 0;
+    for restart in 0..20 {
+        world.kill().await;
+        let before = world.authorization.requests();
+        world.authorization.set_delay(Duration::from_secs(if restart % 2 == 0 { 60 } else { 0 }));
+        world.start_again().await;
+        loop {
+            if world.authorization.requests() > before {
+                break;
+            }
+            let reply = world.get("/x").await;
+            if reply.code().as_deref() == Some("token_quota_exhausted") {
+                assert!(reply.get("retry-after").is_some());
+                kept_back += 1;
+                break;
+            }
+        }
+    }
+    let refilled = usize::try_from(started.elapsed().as_secs() / 12).unwrap();
+    let asked = world.authorization.requests();
+    assert!((5..=5 + refilled).contains(&asked), "{asked} requests, {refilled} refilled");
+    assert!(kept_back > 10, "{kept_back}");
+    world.finish().await;
+}
+
 /// The log says once what no caller feels.
 #[tokio::test]
 async fn a_dead_grant_with_a_fallback_is_felt_by_nobody_and_not_asked_with_again() {

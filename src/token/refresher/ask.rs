@@ -26,6 +26,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.tell_fallback(&means);
         let client = self.secrets.identity(self.identity.value());
         let identity = means.identity(&client).unwrap_or(client);
+        // What is taken out of the quota is so before it is used: who dies with the request under way has made it.
+        self.durable.save_unless_replaced(self.remembered_before()).await;
         let sent = self.clock.now();
         let current = self.store.latest();
         let request = self.endpoint.request(&self.credential, &identity, current.as_deref());

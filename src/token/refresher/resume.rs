@@ -68,4 +68,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.secrets.remember(&mut state);
         state
     }
+
+    /// The same before there is an answer: the token that is there was asked for with the settings before.
+    pub(super) fn remembered_before(&self) -> State {
+        State { settings: self.durable.state().settings, ..self.remembered() }
+    }
 }

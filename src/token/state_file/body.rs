@@ -54,7 +54,11 @@ struct WrittenMemory {
     blocked: Option<WrittenBlocked>,
     failures: u32,
     rejections: u32,
-    /// Since version 2.
+    /// From the write on, in nanoseconds. These since version 2.
+    #[serde(default)]
+    quota_left: u64,
+    #[serde(default)]
+    forced_quota_left: u64,
     #[serde(default)]
     uses_next_secret: bool,
 }
@@ -144,6 +148,8 @@ impl WrittenMemory {
                 .map(|blocked| WrittenBlocked { by: blocked.by, left: nanos(now.until(blocked.until)) }),
             failures: memory.failures,
             rejections: memory.rejections,
+            quota_left: nanos(now.until(memory.quota_whole_again)),
+            forced_quota_left: nanos(now.until(memory.forced_quota_whole_again)),
             uses_next_secret: memory.uses_next_secret,
         }
     }
@@ -153,8 +159,14 @@ impl WrittenMemory {
             let left = Duration::from_nanos(blocked.left).saturating_sub(elapsed.shortest).min(longest_wait);
             (!left.is_zero()).then(|| Blocked { until: now + left, by: blocked.by })
         });
+        let whole_again = |left: u64| {
+            let left = Duration::from_nanos(left).saturating_sub(elapsed.shortest);
+            if left.is_zero() { Moment::default() } else { now + left }
+        };
         Memory {
             blocked,
+            quota_whole_again: whole_again(self.quota_left),
+            forced_quota_whole_again: whole_again(self.forced_quota_left),
             failures: self.failures,
             rejections: self.rejections,
             uses_next_secret: self.uses_next_secret,
@@ -270,6 +282,8 @@ mod tests {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),
                 failures: u32::MAX,
                 rejections: u32::MAX,
+                quota_whole_again: Moment::from_nanos(u64::MAX),
+                forced_quota_whole_again: Moment::from_nanos(u64::MAX),
                 uses_next_secret: false,
             },
         };

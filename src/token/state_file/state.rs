@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::Blocked;
 
@@ -38,6 +39,10 @@ pub struct Memory {
     pub failures: u32,
     /// Rejections in a row.
     pub rejections: u32,
+    /// When the quota is whole again.
+    pub quota_whole_again: Moment,
+    /// When the part of it for forced requests is.
+    pub forced_quota_whole_again: Moment,
     /// Whether the client secret that worked last was `client_secret_next`.
     pub uses_next_secret: bool,
 }

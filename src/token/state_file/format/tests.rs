@@ -43,6 +43,8 @@ fn state() -> State {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
             failures: 2,
             rejections: 1,
+            quota_whole_again: at(10_030),
+            forced_quota_whole_again: at(10_020),
             uses_next_secret: true,
         },
     }
@@ -124,7 +126,8 @@ fn a_file_of_version_1_is_read_and_written_again_as_version_2() {
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, found.refused.len()), (state.lineage, 0));
     assert!(found.access_token.unwrap().is_same_token(&state.access_token.unwrap()));
-    assert_eq!(found.memory, Memory { uses_next_secret: false, ..state.memory });
+    let Memory { blocked, failures, rejections, .. } = state.memory;
+    assert_eq!(found.memory, Memory { blocked, failures, rejections, ..Memory::default() });
     let in_clear = format(StateKeys::none()).read(&clear, &later(0)).unwrap().state;
     assert_eq!(in_clear.memory, found.memory);
 
@@ -147,6 +150,24 @@ fn an_empty_state_and_every_barrier_are_read_as_written() {
         let bytes = format.write(&State { memory, ..State::default() }, 1, later(0)).unwrap();
         assert_eq!(format.read(&bytes, &later(0)).unwrap().state.memory, memory);
     }
+}
+
+#[test]
+fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
+    let bytes = written(keys());
+    let left = |now: &Stamp| {
+        let memory = format(keys()).read(&bytes, now).unwrap().state.memory;
+        let left = |whole_again: Moment| now.moment().until(whole_again).as_secs();
+        (left(memory.quota_whole_again), left(memory.forced_quota_whole_again))
+    };
+
+    assert_eq!(left(&later(0)), (30, 20));
+    assert_eq!(left(&later(12)), (18, 8));
+    assert_eq!(left(&later(25)), (5, 0));
+    assert_eq!(left(&later(3600)), (0, 0));
+    // After another boot, with a clock that was set back, nobody knows.
+    let lost = Stamp { boot: Some("another".to_owned()), moment: 1_000_000_000, wall: 1 };
+    assert_eq!(left(&lost), (30, 20));
 }
 
 #[test]
