@@ -11,7 +11,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
 use super::request::RequestFormat;
-use super::secret::SecretSource;
+use super::secret::{SecretSource, SecretSources};
 use super::signing_key::SigningAlgorithm;
 use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
 
@@ -118,6 +118,7 @@ pub struct Credential {
     pub http_version: Key<HttpVersion>,
     pub state_file: Key<PathBuf>,
     pub state_key: Key<SecretSource>,
+    pub state_key_previous: Key<SecretSources>,
     pub required: Key<bool>,
     pub login_stub: Key<Vec<Spanned<String>>>,
 }

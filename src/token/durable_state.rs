@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::limiter::{LATCH_MAX, doubled};
 use super::state_file::{
-    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
+    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys, Warning,
 };
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
@@ -85,26 +85,35 @@ impl DurableState {
 
     /// The state of a credential, found on disk if it keeps one there. Waits for the disk.
     ///
+    /// One that is under a previous key is written anew under the current one, so that the previous can go.
+    ///
     /// # Errors
     ///
     /// [`OpenError`] where there is a place for it that cannot be used.
-    ///
-    /// # Panics
-    ///
-    /// If the configuration's key is none, which is checked when it is read.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
         };
-        let keys = place.key.as_ref().map_or_else(StateKeys::none, |key| {
-            let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
-            StateKeys::new(key, Vec::new())
-        });
         let identity = identity_of(credential);
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
-        let (file, found) = StateFile::open(&place.path, identity, keys, longest_wait, clock)?;
+        let (mut file, found) = StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock)?;
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default();
+        if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
+            match file.save(&state) {
+                Ok(()) => info!(
+                    credential = credential.name,
+                    "state encrypted anew under state_key, state_key_previous can go"
+                ),
+                Err(error) => {
+                    warn!(
+                        credential = credential.name,
+                        error = in_one_line(&error),
+                        "state not encrypted anew"
+                    );
+                }
+            }
+        }
         Ok(Self {
             credential: credential.name.clone(),
             keeps_tokens: file.keeps_tokens(),
@@ -113,6 +122,18 @@ impl DurableState {
             place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
         })
+    }
+
+    /// Whether the state that a credential has on disk would be refused for its key, as far as it can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Refused`] if so.
+    pub fn check_key(credential: &Credential) -> Result<(), OpenError> {
+        match &credential.state {
+            Some(place) => StateFile::check_key(&place.path, identity_of(credential), keys_of(place)),
+            None => Ok(()),
+        }
     }
 
     /// The state as it should be on disk.
@@ -259,6 +280,18 @@ impl DurableState {
         let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
         self.trouble = Some(Trouble { error, times, retry_at });
     }
+}
+
+/// # Panics
+///
+/// If a key is none, which is checked with the configuration.
+fn keys_of(place: &config::StatePlace) -> StateKeys {
+    let parsed = |key: &config::Secret| {
+        StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
+    };
+    place.key.as_ref().map_or_else(StateKeys::none, |key| {
+        StateKeys::new(parsed(key), place.previous_keys.iter().map(parsed).collect())
+    })
 }
 
 fn warn_of(credential: &str, found: &Found) {

@@ -97,6 +97,25 @@ impl StateFile {
         Ok((file, found))
     }
 
+    /// Whether these keys are not those of the file. Takes no lock and changes nothing; says nothing of a file that it
+    /// cannot read, or that is wrong in another way.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Refused`] where it is under another key, or there is none.
+    pub fn check_key(path: &Path, identity: Identity, keys: StateKeys) -> Result<(), OpenError> {
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let Ok(folder) = Folder::open(path.parent().unwrap_or(Path::new(""))) else { return Ok(()) };
+        let Ok(Some(bytes)) = Durable::new(folder, name).bytes() else { return Ok(()) };
+        let format = Format::new(identity, keys, name.as_bytes(), Duration::ZERO);
+        match format.read(&bytes, &Stamp::now(Clock::system())) {
+            Err(source @ (Refusal::OtherKey | Refusal::NoKey)) => {
+                Err(OpenError::Refused { path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the file once more: someone may have put another one there.
     ///
     /// Where that is refused, what is in memory stays the state, and the next save replaces what was put there.

@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 
-use crate::harness::world::CLIENT_ID;
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::{Process, Request, Setup, World, eventually};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -32,6 +32,12 @@ impl Place {
 
     fn state_file(&self) -> PathBuf {
         self.state_dir().join("api.state")
+    }
+
+    /// How often the state has been written, by its lock.
+    fn writes(&self) -> u64 {
+        let lock = fs::read_to_string(self.state_dir().join("api.state.lock")).unwrap_or_default();
+        lock.lines().find_map(|line| line.strip_prefix("write ")?.parse().ok()).unwrap_or_default()
     }
 
     fn refresh_token_file(&self) -> PathBuf {
@@ -176,6 +182,7 @@ async fn twenty_restarts_on_a_valid_token_make_one_token_request() {
 async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
     let place = Place::new();
     for setup in [place.setup(), place.setup_with_key()] {
+        let before = place.writes();
         let mut world = setup
             .without_token()
             .start_after(async |server| {
@@ -185,8 +192,8 @@ async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
             })
             .await;
         for _ in 0..20 {
-            // The first has been told; the others know.
-            eventually("told", async || place.state_file().exists()).await;
+            // The first has written that it asks, and what it was told; the others know.
+            eventually("told", async || place.writes() >= before + 2).await;
             world.kill().await;
             world.start_again().await;
             let reply = world.get("/x").await;
@@ -253,6 +260,57 @@ async fn a_damaged_state_is_refused_with_the_reason_and_left_as_it_is() {
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+const NEW_KEY: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";
+
+#[tokio::test]
+async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
+    let place = Place::new();
+    let key = place.0.path().join("key");
+    fs::write(&key, KEY).unwrap();
+    let line = format!("state_key = {{ file = \"{}\" }}", key.display());
+    let mut world = place.start(place.setup().credential(&line)).await;
+    world.kill().await;
+    fs::write(&key, NEW_KEY).unwrap();
+
+    // Alone the new key is refused, by `run` and by `check`.
+    let event = refused(&world, 78).await;
+    let error = event["error"].as_str().unwrap();
+    assert!(error.contains("encrypted under another key than `state_key`"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("as state_key_previous"), "{event}");
+    let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
+    let check = async || {
+        let mut check = Process::spawn(&["check"], &environment, &world.folder());
+        (check.ended().await.code(), check.output())
+    };
+    let (code, said) = check().await;
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("encrypted under another key") && said.contains("state_key_previous"), "{said}");
+
+    // With the previous one beside it the token and the grant are there.
+    let config = world.folder().join("proxy.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(place.0.path().join("previous"), KEY).unwrap();
+    let previous =
+        format!("state_key_previous = [{{ file = \"{}\" }}]", place.0.path().join("previous").display());
+    fs::write(&config, text.replace(&line, &format!("{line}\n{previous}"))).unwrap();
+    let (code, said) = check().await;
+    assert_eq!(code, Some(0), "{said}");
+    world.start_again().await;
+    world.process.event("state encrypted anew under state_key, state_key_previous can go").await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.kill().await;
+
+    // And it is not needed a second time.
+    fs::write(&config, text).unwrap();
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 1);
+    for key in [KEY, NEW_KEY] {
+        search(&world.process.output(), key);
+    }
     world.finish().await;
 }
 
