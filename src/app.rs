@@ -30,7 +30,7 @@ use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
 use crate::tls::client::{HTTP_1, Trust, TrustError};
-use crate::token::state_file::OpenError;
+use crate::token::state_file::{OpenError, Refusal};
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
 /// How long a state's write is waited for at the end.
@@ -121,6 +121,12 @@ impl StartError {
             Self::State { source: OpenError::Held { .. }, .. } => {
                 Some("stop the other process, or give this one a state_file of its own")
             }
+            Self::State { source: OpenError::Refused { source: Refusal::OtherKey, .. }, .. } => Some(
+                "add the key that it was written under as state_key_previous; the state is written anew under state_key",
+            ),
+            Self::State { source: OpenError::Refused { source: Refusal::NoKey, .. }, .. } => {
+                Some("set state_key to the key that it was written under")
+            }
             Self::State { source: OpenError::Refused { .. }, .. } => Some(
                 "put a good copy there, or move the file away and configure a new refresh_token if the grant is one",
             ),
@@ -143,7 +149,9 @@ impl Daemon {
     pub fn try_out(config: &Config) -> Result<(), StartError> {
         let trust = Trust::default();
         let clock = Clock::system();
-        let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
+        let (_, sources) = credentials(config, &trust, clock, |credential| {
+            DurableState::check_key(credential).map(|()| DurableState::in_memory(clock))
+        })?;
         routes(config, &trust, &sources).map(|_| ())
     }
 

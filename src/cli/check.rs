@@ -37,6 +37,9 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
             let config = &checked.config;
             if let Err(error) = Daemon::try_out(config) {
                 output::error_line(format_args!("{}: {}", path.display(), in_one_line(&error)));
+                if let Some(help) = error.help() {
+                    output::error_line(format_args!("  = help: {help}"));
+                }
                 return BAD_CONFIGURATION;
             }
             output::line(format_args!(

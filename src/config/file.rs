@@ -11,7 +11,7 @@ use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
 use super::request::RequestFormat;
-use super::secret::SecretSource;
+use super::secret::{SecretSource, SecretSources};
 use super::signing_key::SigningAlgorithm;
 use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
 
@@ -83,9 +83,11 @@ pub struct Credential {
     pub region: Key<String>,
     pub issuer: Key<String>,
     pub grant: Key<Grant>,
+    pub fallback: Key<Fallback>,
     pub token_url: Key<String>,
     pub client_id: Key<String>,
     pub client_secret: Key<SecretSource>,
+    pub client_secret_next: Key<SecretSource>,
     pub client_auth: Key<ClientAuth>,
     pub basic_encoding: Key<BasicEncoding>,
     pub assertion: Key<Assertion>,
@@ -117,6 +119,7 @@ pub struct Credential {
     pub http_version: Key<HttpVersion>,
     pub state_file: Key<PathBuf>,
     pub state_key: Key<SecretSource>,
+    pub state_key_previous: Key<SecretSources>,
     pub required: Key<bool>,
     pub login_stub: Key<Vec<Spanned<String>>>,
 }
@@ -183,6 +186,21 @@ pub enum Provider {
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "named as in the RFCs")]
 pub enum Grant {
+    ClientCredentials,
+    Password,
+    RefreshToken,
+    AuthorizationCode,
+    JwtBearer,
+    TokenExchange,
+}
+
+/// What is asked with once no refresh token is taken any more: a [`Grant`], or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named as in the RFCs")]
+pub enum Fallback {
+    #[serde(rename = "")]
+    None,
     ClientCredentials,
     Password,
     RefreshToken,
@@ -298,7 +316,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
+            Self::Credential => &["authorize_url", "redirect_uri"],
             Self::Route => &[
                 "strip_prefix",
                 "upgrade",

@@ -21,6 +21,10 @@ pub struct Identity<S> {
     pub client_auth: ClientAuth<S>,
     /// What it gets tokens for.
     pub grant: Grant<S>,
+    /// What it gets them for once no refresh token is taken any more.
+    pub fallback: Option<Grant<S>>,
+    /// Another secret of the client, for when the one in [`Identity::client_auth`] is not taken.
+    pub client_secret_next: Option<S>,
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2).
@@ -93,6 +97,27 @@ pub struct Assertion<S> {
     pub subject: String,
 }
 
+impl<S> ClientAuth<S> {
+    /// The client's secret, if that is how it authenticates.
+    pub const fn secret(&self) -> Option<&S> {
+        match self {
+            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
+                Some(secret)
+            }
+            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
+        }
+    }
+
+    const fn secret_mut(&mut self) -> Option<&mut S> {
+        match self {
+            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
+                Some(secret)
+            }
+            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
+        }
+    }
+}
+
 impl<S> Grant<S> {
     /// Its name in the configuration.
     pub const fn name(&self) -> &'static str {
@@ -102,6 +127,28 @@ impl<S> Grant<S> {
             Self::RefreshToken(_) => "refresh_token",
             Self::JwtBearer(_) => "jwt_bearer",
             Self::TokenExchange { .. } => "token_exchange",
+        }
+    }
+
+    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Grant<T>, E> {
+        Ok(match self {
+            Grant::ClientCredentials => Grant::ClientCredentials,
+            Grant::Password { username, password } => {
+                Grant::Password { username: username.clone(), password: read(password)? }
+            }
+            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
+            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
+            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
+                subject_token: read(subject_token)?,
+                subject_token_type: subject_token_type.clone(),
+            },
+        })
+    }
+
+    const fn assertion(&self) -> Option<&Assertion<S>> {
+        match self {
+            Self::JwtBearer(assertion) => Some(assertion),
+            _ => None,
         }
     }
 }
@@ -128,19 +175,10 @@ impl<S> Identity<S> {
             ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
             ClientAuth::None => ClientAuth::None,
         };
-        let grant = match &self.grant {
-            Grant::ClientCredentials => Grant::ClientCredentials,
-            Grant::Password { username, password } => {
-                Grant::Password { username: username.clone(), password: read(password)? }
-            }
-            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
-            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
-            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
-                subject_token: read(subject_token)?,
-                subject_token_type: subject_token_type.clone(),
-            },
-        };
-        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant })
+        let grant = self.grant.try_map(&mut read)?;
+        let fallback = self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?;
+        let client_secret_next = self.client_secret_next.as_ref().map(read).transpose()?;
+        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next })
     }
 
     /// Every secret, in an order that is always the same.
@@ -153,17 +191,14 @@ impl<S> Identity<S> {
         secrets
     }
 
-    /// What it signs JWTs with; both are the same where grant and authentication are JWTs.
+    /// What it signs JWTs with; all are the same where grant and authentication are JWTs.
     fn assertions(&self) -> impl Iterator<Item = &Assertion<S>> {
         let of_client = match &self.client_auth {
             ClientAuth::PrivateKeyJwt(assertion) => Some(assertion),
             _ => None,
         };
-        let of_grant = match &self.grant {
-            Grant::JwtBearer(assertion) => Some(assertion),
-            _ => None,
-        };
-        of_client.into_iter().chain(of_grant)
+        let of_grants = [Some(&self.grant), self.fallback.as_ref()].into_iter().flatten();
+        of_client.into_iter().chain(of_grants.filter_map(Grant::assertion))
     }
 }
 
@@ -207,6 +242,27 @@ impl Identity<Secret> {
 }
 
 impl Identity<SecretString> {
+    /// The same client with this grant, and with nothing to fall back on.
+    #[must_use]
+    pub fn with_grant(&self, grant: Grant<SecretString>) -> Self {
+        Self {
+            client_id: self.client_id.clone(),
+            client_auth: self.client_auth.clone(),
+            grant,
+            fallback: None,
+            client_secret_next: None,
+        }
+    }
+
+    /// The same with the other of the client's two secrets in the place of the one it has, if it has two.
+    #[must_use]
+    pub fn with_next_secret(&self) -> Option<Self> {
+        let mut identity = self.clone();
+        let next = identity.client_secret_next.take()?;
+        *identity.client_auth.secret_mut()? = next;
+        Some(identity)
+    }
+
     /// Whether the secrets of both are the same.
     pub fn has_secrets_of(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.secrets(), other.secrets());

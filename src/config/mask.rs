@@ -242,6 +242,7 @@ fn names_a_secret(name: &str) -> bool {
         "pwd",
         "token",
         "assertion",
+        "state_key",
         "passphrase",
         "credentials",
         "authorization",
@@ -249,7 +250,14 @@ fn names_a_secret(name: &str) -> bool {
     ];
     // Nearly so is near enough, unless it is another key of ours.
     let misspelt = || {
-        let secrets = ["client_secret", "client_secret_next", "password", "refresh_token", "subject_token"];
+        let secrets = [
+            "client_secret",
+            "client_secret_next",
+            "password",
+            "refresh_token",
+            "subject_token",
+            "state_key_previous",
+        ];
         secrets.iter().any(|secret| strsim::damerau_levenshtein(secret, name) <= 2)
     };
     // Escapes could spell anything.

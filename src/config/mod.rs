@@ -193,6 +193,8 @@ pub struct StatePlace {
     pub path: PathBuf,
     /// The key, known to be one; without it no token is written.
     pub key: Option<Secret>,
+    /// Keys before that one, which only read.
+    pub previous_keys: Vec<Secret>,
 }
 
 /// A proxy that tunnels TLS (RFC 9110 §9.3.6).

@@ -204,6 +204,63 @@ impl<'de> Visitor<'de> for SourceVisitor {
     }
 }
 
+/// Several secrets, or one without the brackets.
+#[derive(Clone, Debug)]
+pub struct SecretSources(pub Vec<SecretSource>);
+
+impl<'de> Deserialize<'de> for SecretSources {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SourcesVisitor)
+    }
+}
+
+/// Leaves all but a list to [`SourceVisitor`].
+struct SourcesVisitor;
+
+impl<'de> Visitor<'de> for SourcesVisitor {
+    type Value = SecretSources;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{ env = \"NAME\" }, { file = \"path\" } or a list of these")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<SecretSources, A::Error> {
+        let mut all = Vec::new();
+        while let Some(source) = items.next_element()? {
+            all.push(source);
+        }
+        Ok(SecretSources(all))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSources, E> {
+        SourceVisitor.visit_str(text).map(one)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretSources, A::Error> {
+        SourceVisitor.visit_map(map).map(one)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretSources, E> {
+        Err(E::custom(EXPECTED))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretSources, E> {
+        Err(E::custom(EXPECTED))
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretSources, E> {
+        Err(E::custom(EXPECTED))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretSources, E> {
+        Err(E::custom(EXPECTED))
+    }
+}
+
+fn one(source: SecretSource) -> SecretSources {
+    SecretSources(vec![source])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

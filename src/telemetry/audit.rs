@@ -181,6 +181,26 @@ impl Trail {
         }, "token refresh failed");
     }
 
+    /// A token request brought no token, and another follows from that.
+    pub const fn followed_up(&mut self, latency: Duration) {
+        self.requests += 1;
+        self.latency = latency;
+    }
+
+    /// The server knows the client by the other of its two secrets now, the one with this key.
+    pub fn client_secret_in_use(&self, key: &str) {
+        event!(warn, self, "credential.client_secret_in_use", { in_use = key, }, "other client secret in use");
+    }
+
+    /// No refresh token is taken any more: tokens are asked for with another grant from now on.
+    pub fn fallback_used(&self, grant: &str, why: &dyn Display) {
+        event!(warn, self, "credential.fallback_used", {
+            fallback = grant,
+            needs_a_person = false,
+            error = %why,
+        }, "no refresh token is taken, fallback used");
+    }
+
     /// No refresh token is taken any more: nothing is asked until someone puts another there.
     pub fn reauthorization_required(&mut self, error: &dyn Display) {
         self.is_failing = true;

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::limiter::{LATCH_MAX, doubled};
 use super::state_file::{
-    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
+    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys, Warning,
 };
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
@@ -55,6 +55,8 @@ enum Place {
 #[derive(Debug)]
 enum Done {
     Saved(Result<(), SaveError>),
+    /// Not saved, so that what someone has put there can be looked at.
+    LeftAlone,
     Read(Result<Box<Found>, OpenError>),
 }
 
@@ -83,26 +85,35 @@ impl DurableState {
 
     /// The state of a credential, found on disk if it keeps one there. Waits for the disk.
     ///
+    /// One that is under a previous key is written anew under the current one, so that the previous can go.
+    ///
     /// # Errors
     ///
     /// [`OpenError`] where there is a place for it that cannot be used.
-    ///
-    /// # Panics
-    ///
-    /// If the configuration's key is none, which is checked when it is read.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
         };
-        let keys = place.key.as_ref().map_or_else(StateKeys::none, |key| {
-            let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
-            StateKeys::new(key, Vec::new())
-        });
         let identity = identity_of(credential);
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
-        let (file, found) = StateFile::open(&place.path, identity, keys, longest_wait, clock)?;
+        let (mut file, found) = StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock)?;
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default();
+        if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
+            match file.save(&state) {
+                Ok(()) => info!(
+                    credential = credential.name,
+                    "state encrypted anew under state_key, state_key_previous can go"
+                ),
+                Err(error) => {
+                    warn!(
+                        credential = credential.name,
+                        error = in_one_line(&error),
+                        "state not encrypted anew"
+                    );
+                }
+            }
+        }
         Ok(Self {
             credential: credential.name.clone(),
             keeps_tokens: file.keeps_tokens(),
@@ -111,6 +122,18 @@ impl DurableState {
             place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
         })
+    }
+
+    /// Whether the state that a credential has on disk would be refused for its key, as far as it can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Refused`] if so.
+    pub fn check_key(credential: &Credential) -> Result<(), OpenError> {
+        match &credential.state {
+            Some(place) => StateFile::check_key(&place.path, identity_of(credential), keys_of(place)),
+            None => Ok(()),
+        }
     }
 
     /// The state as it should be on disk.
@@ -139,8 +162,23 @@ impl DurableState {
         self.write().await;
     }
 
+    /// The same, unless someone has put another file there: that is left for [`Self::read_again`].
+    ///
+    /// # Cancel safety
+    ///
+    /// What was being written is written.
+    pub async fn save_unless_replaced(&mut self, state: State) {
+        self.state = state;
+        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.write_if(|file| !file.is_replaced()).await;
+    }
+
     /// Writes the state, if the disk is behind.
     pub async fn write(&mut self) {
+        self.write_if(|_| true).await;
+    }
+
+    async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
         if matches!(self.place, Place::Memory) {
             return;
         }
@@ -150,7 +188,11 @@ impl DurableState {
             return;
         }
         let state = self.state.clone();
-        let outcome = match self.on_disk(move |file| Done::Saved(file.save(&state))).await {
+        let work = move |file: &mut StateFile| {
+            if may(file) { Done::Saved(file.save(&state)) } else { Done::LeftAlone }
+        };
+        let outcome = match self.on_disk(work).await {
+            Ok(Done::LeftAlone) => return,
             Ok(Done::Saved(Err(error))) => Err(in_one_line(&error)),
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_owned()),
@@ -243,6 +285,18 @@ impl DurableState {
         let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
         self.trouble = Some(Trouble { error, times, retry_at });
     }
+}
+
+/// # Panics
+///
+/// If a key is none, which is checked with the configuration.
+fn keys_of(place: &config::StatePlace) -> StateKeys {
+    let parsed = |key: &config::Secret| {
+        StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
+    };
+    place.key.as_ref().map_or_else(StateKeys::none, |key| {
+        StateKeys::new(parsed(key), place.previous_keys.iter().map(parsed).collect())
+    })
 }
 
 fn warn_of(credential: &str, found: &Found) {

@@ -65,6 +65,9 @@ pub enum TokenError {
     },
 }
 
+/// The code of a refusal that has none.
+pub(super) const NO_CODE: &str = "no error code";
+
 /// What is wrong with an answer that should have held a token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {

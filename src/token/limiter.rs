@@ -4,15 +4,11 @@
 //! backoff, an open breaker, or the latch after a rejection. Nothing passes by being urgent; a forced refresh
 //! has only a part of the quota, so that callers who see 401s cannot use up what the schedule needs.
 
-use std::ops::Add;
+mod budget;
+
 use std::time::Duration;
 
-use governor::clock::Reference;
-use governor::middleware::NoOpMiddleware;
-use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
-
+use self::budget::Budget;
 use super::error::{Class, TokenError};
 use super::state_file::Memory;
 use crate::clock::{Clock, Moment};
@@ -64,8 +60,8 @@ pub struct Blocked {
 #[derive(Debug)]
 pub struct Limiter {
     clock: Clock,
-    all: Gcra,
-    forced: Gcra,
+    all: Budget,
+    forced: Budget,
     /// A cell of the forced quota that was taken and not used, as the other quota was empty.
     forced_in_hand: bool,
     retry_after_max: Duration,
@@ -74,23 +70,15 @@ pub struct Limiter {
     blocked: Option<Blocked>,
 }
 
-type Gcra = RateLimiter<NotKeyed, InMemoryState, GcraClock, NoOpMiddleware<Moment>>;
-
 impl Limiter {
     /// A full budget.
     pub fn new(credential: &config::Credential, clock: Clock) -> Self {
         let quota = credential.quota;
         let half = (quota.requests.get() / 2).max(1);
-        let gcra = |requests: u32| {
-            let burst = std::num::NonZeroU32::new(requests).unwrap_or(std::num::NonZeroU32::MIN);
-            let quota = Quota::with_period(quota.per / requests.max(1))
-                .unwrap_or_else(|| Quota::per_second(std::num::NonZeroU32::MIN));
-            RateLimiter::direct_with_clock(quota.allow_burst(burst), GcraClock(clock))
-        };
         Self {
             clock,
-            all: gcra(quota.requests.get()),
-            forced: gcra(half),
+            all: Budget::new(quota.requests.get(), quota.per, clock),
+            forced: Budget::new(half, quota.per, clock),
             forced_in_hand: false,
             retry_after_max: credential.retry_after_max,
             failures: 0,
@@ -160,12 +148,26 @@ impl Limiter {
     }
 
     /// What must not be forgotten by a restart.
-    pub const fn snapshot(&self) -> Memory {
-        Memory { blocked: self.blocked, failures: self.failures, rejections: self.rejections }
+    pub fn snapshot(&self) -> Memory {
+        Memory {
+            blocked: self.blocked,
+            failures: self.failures,
+            rejections: self.rejections,
+            quota_whole_again: self.all.whole_again(),
+            forced_quota_whole_again: self.forced.whole_again(),
+            ..Memory::default()
+        }
+    }
+
+    /// Whether the last attempts were rejected.
+    pub const fn is_rejected(&self) -> bool {
+        self.rejections > 0
     }
 
     /// Goes on from a snapshot, whatever was known before.
-    pub const fn restore(&mut self, memory: Memory) {
+    pub fn restore(&mut self, memory: Memory) {
+        self.all.restore(memory.quota_whole_again);
+        self.forced.restore(memory.forced_quota_whole_again);
         self.blocked = memory.blocked;
         self.failures = memory.failures;
         self.rejections = memory.rejections;
@@ -180,10 +182,8 @@ impl Limiter {
     }
 }
 
-fn check(quota: &Gcra, now: Moment) -> Result<(), Blocked> {
-    quota
-        .check()
-        .map_err(|not_until| Blocked { until: now + not_until.wait_time_from(now), by: Barrier::Quota })
+fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {
+    budget.take(now).map_err(|until| Blocked { until, by: Barrier::Quota })
 }
 
 /// `first` doubled `times` times, at the most `max`.
@@ -194,36 +194,6 @@ pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
 /// Half of the step for certain and half by chance, so that those who failed together do not return together.
 fn equal_jitter(step: Duration) -> Duration {
     step / 2 + (step / 2).mul_f64(fastrand::f64())
-}
-
-/// Our clock as governor wants it.
-#[derive(Clone, Debug)]
-struct GcraClock(Clock);
-
-impl governor::clock::Clock for GcraClock {
-    type Instant = Moment;
-
-    fn now(&self) -> Moment {
-        self.0.now()
-    }
-}
-
-impl Reference for Moment {
-    fn duration_since(&self, earlier: Self) -> Nanos {
-        self.since(earlier).into()
-    }
-
-    fn saturating_sub(&self, duration: Nanos) -> Self {
-        self.before(duration.into())
-    }
-}
-
-impl Add<Nanos> for Moment {
-    type Output = Self;
-
-    fn add(self, nanos: Nanos) -> Self {
-        self + Duration::from(nanos)
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod acceptance;
 pub mod access_token;
 mod assertion;
 mod client;
+mod client_secrets;
 mod confidential;
 mod current_identity;
 mod durable_state;

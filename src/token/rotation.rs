@@ -1,12 +1,13 @@
 //! Which refresh token is asked with, and whether there is one that may be (RFC 6749 §6).
 //!
 //! The configured one is the first; those that follow it are in the state, with its lineage. A configured one of
-//! another lineage begins anew. One that the server has refused is never sent again by this process.
+//! another lineage begins anew. One that the server has refused is never sent again: the state knows it by its hash.
+//! Where none may be sent, a fallback is asked with if there is one, until there is another.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
-use super::state_file::{Lineage, State};
+use super::state_file::{Lineage, Refused, State};
 use crate::config::Identity;
 use crate::config::identity::Grant;
 
@@ -18,9 +19,22 @@ const MOST_REFUSED: usize = 16;
 pub struct Rotation {
     /// How often one may be replaced; 0 is without limit.
     max: u64,
-    refused: Vec<SecretString>,
-    /// What the server said of the last.
+    /// What the server said of the one it refused last.
     why: String,
+}
+
+/// What a request is made with.
+#[derive(Debug)]
+pub enum Means {
+    /// The grant as it is configured.
+    Grant,
+    /// A refresh token.
+    RefreshToken(InUse),
+    /// The second grant, for no refresh token may be sent.
+    Fallback {
+        /// Why none may.
+        why: TokenError,
+    },
 }
 
 /// A refresh token to ask with.
@@ -35,7 +49,21 @@ pub struct InUse {
 impl Rotation {
     /// With this `max_rotations`.
     pub const fn new(max: u64) -> Self {
-        Self { max, refused: Vec::new(), why: String::new() }
+        Self { max, why: String::new() }
+    }
+
+    /// What to ask with.
+    ///
+    /// # Errors
+    ///
+    /// Why there is nothing that may be sent: a person must act.
+    pub fn means(&self, identity: &Identity<SecretString>, state: &State) -> Result<Means, TokenError> {
+        match self.in_use(identity, state) {
+            Ok(None) => Ok(Means::Grant),
+            Ok(Some(in_use)) => Ok(Means::RefreshToken(in_use)),
+            Err(why) if identity.fallback.is_some() => Ok(Means::Fallback { why }),
+            Err(why) => Err(why),
+        }
     }
 
     /// The refresh token to ask with; none where the grant is another.
@@ -43,11 +71,7 @@ impl Rotation {
     /// # Errors
     ///
     /// Why there is none that may be sent: a person must act.
-    pub fn in_use(
-        &self,
-        identity: &Identity<SecretString>,
-        state: &State,
-    ) -> Result<Option<InUse>, TokenError> {
+    fn in_use(&self, identity: &Identity<SecretString>, state: &State) -> Result<Option<InUse>, TokenError> {
         let Grant::RefreshToken(configured) = &identity.grant else {
             return Ok(None);
         };
@@ -60,8 +84,10 @@ impl Rotation {
             let why = "there is no refresh token, neither in the configuration nor in the state".to_owned();
             return Err(TokenError::ReauthorizationRequired(why));
         }
-        let Some((token, lineage, rotations)) = all.find(|(token, ..)| !self.is_refused(token)) else {
-            return Err(TokenError::ReauthorizationRequired(self.why.clone()));
+        let Some((token, lineage, rotations)) = all.find(|(token, ..)| !is_refused(state, token)) else {
+            let before = "the server refused the refresh token before the last restart";
+            let why = if self.why.is_empty() { before } else { &self.why };
+            return Err(TokenError::ReauthorizationRequired(why.to_owned()));
         };
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });
@@ -70,37 +96,60 @@ impl Rotation {
     }
 
     /// The server does not take this one any more.
-    pub fn refuse(&mut self, token: SecretString, why: String) {
-        if self.refused.len() >= MOST_REFUSED {
-            self.refused.remove(0);
+    pub fn refuse(&mut self, state: &mut State, token: &SecretString, why: String) {
+        if state.refused.len() >= MOST_REFUSED {
+            state.refused.remove(0);
         }
-        self.refused.push(token);
+        state.refused.push(Refused::of(token));
         self.why = why;
     }
+}
 
-    /// Whether the server does not take this one any more.
-    pub fn is_refused(&self, token: &SecretString) -> bool {
-        self.refused.iter().any(|refused| is_same(refused, token))
+/// Whether the server does not take this one any more.
+pub fn is_refused(state: &State, token: &SecretString) -> bool {
+    !state.refused.is_empty() && state.refused.contains(&Refused::of(token))
+}
+
+impl Means {
+    /// The identity that asks with it; none where it is as configured.
+    pub fn identity(&self, configured: &Identity<SecretString>) -> Option<Identity<SecretString>> {
+        match self {
+            Self::Grant => None,
+            Self::RefreshToken(in_use) => {
+                Some(configured.with_grant(Grant::RefreshToken(Some(in_use.token.clone()))))
+            }
+            Self::Fallback { .. } => configured.fallback.clone().map(|grant| configured.with_grant(grant)),
+        }
+    }
+
+    /// Notes what an answer made of the refresh token. Whether there is another now.
+    pub fn answered(
+        self,
+        new: Option<&SecretString>,
+        configured: &Identity<SecretString>,
+        state: &mut State,
+    ) -> bool {
+        match (self, new) {
+            (Self::Grant, _) | (Self::Fallback { .. }, None) => false,
+            (Self::RefreshToken(in_use), new) => in_use.answered(new, state),
+            // One that was refused is no better now.
+            (Self::Fallback { .. }, Some(new)) if is_refused(state, new) => false,
+            (Self::Fallback { .. }, Some(new)) => {
+                adopt(state, new.clone(), configured);
+                true
+            }
+        }
     }
 }
 
 impl InUse {
     /// Notes what an answer made of it: a new one takes its place, and without one it stays. Whether it was replaced.
-    pub fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
+    fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
         let is_replaced = new.is_some_and(|new| !is_same(new, &self.token));
         state.rotations = self.rotations + u64::from(is_replaced);
         state.lineage = self.lineage;
         state.refresh_token = Some(new.cloned().unwrap_or(self.token));
         is_replaced
-    }
-}
-
-/// An identity that asks with a refresh token.
-pub fn asking_with(identity: &Identity<SecretString>, token: SecretString) -> Identity<SecretString> {
-    Identity {
-        client_id: identity.client_id.clone(),
-        client_auth: identity.client_auth.clone(),
-        grant: Grant::RefreshToken(Some(token)),
     }
 }
 
@@ -114,22 +163,24 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
         return false;
     }
     state.refresh_token = Some(theirs);
-    state.lineage = match &identity.grant {
-        Grant::RefreshToken(Some(configured)) => Some(Lineage::of(configured)),
-        _ => found.lineage,
-    };
+    state.lineage = lineage(identity).or(found.lineage);
     state.rotations = found.rotations;
     true
 }
 
-/// Begins anew with a refresh token that someone hands over: the configured one is not to be tried because of that.
+/// Begins anew with this refresh token: the configured one is not to be tried because of that.
 pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
     state.refresh_token = Some(token);
-    state.lineage = match &identity.grant {
+    state.lineage = lineage(identity);
+    state.rotations = 0;
+}
+
+/// That of the configured refresh token, if there is one.
+fn lineage(identity: &Identity<SecretString>) -> Option<Lineage> {
+    match &identity.grant {
         Grant::RefreshToken(Some(configured)) => Some(Lineage::of(configured)),
         _ => None,
-    };
-    state.rotations = 0;
+    }
 }
 
 fn is_same(one: &SecretString, other: &SecretString) -> bool {

@@ -21,8 +21,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Digest, SHA256, digest};
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
-pub use state::{Identity, Lineage, Memory, Settings, State};
+pub use state::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
 
 pub use crate::config::state_key::{IllegalKey, StateKey, StateKeys};
 
@@ -43,6 +44,8 @@ pub struct StateFile {
     clock: Clock,
     /// The latest write that is known to have been made.
     latest: u64,
+    /// What is in the file as far as we know: a hash of it.
+    content: Option<Digest>,
     /// The latest that was tried: no two attempts have the same number.
     tried: u64,
 }
@@ -86,11 +89,31 @@ impl StateFile {
             format: Format::new(identity, keys, name.as_bytes(), longest_wait),
             clock,
             latest,
+            content: None,
             tried: latest,
         };
         file.durable.remove_leftovers();
         let found = file.read()?;
         Ok((file, found))
+    }
+
+    /// Whether these keys are not those of the file. Takes no lock and changes nothing; says nothing of a file that it
+    /// cannot read, or that is wrong in another way.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Refused`] where it is under another key, or there is none.
+    pub fn check_key(path: &Path, identity: Identity, keys: StateKeys) -> Result<(), OpenError> {
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let Ok(folder) = Folder::open(path.parent().unwrap_or(Path::new(""))) else { return Ok(()) };
+        let Ok(Some(bytes)) = Durable::new(folder, name).bytes() else { return Ok(()) };
+        let format = Format::new(identity, keys, name.as_bytes(), Duration::ZERO);
+        match format.read(&bytes, &Stamp::now(Clock::system())) {
+            Err(source @ (Refusal::OtherKey | Refusal::NoKey)) => {
+                Err(OpenError::Refused { path: path.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the file once more: someone may have put another one there.
@@ -107,6 +130,7 @@ impl StateFile {
             let gone = (self.latest > 0).then_some(Warning::Gone { latest: self.latest });
             return Ok(Found { state: None, warnings: gone.into_iter().collect() });
         };
+        self.content = Some(digest(&SHA256, &bytes));
         let Read { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
@@ -131,10 +155,25 @@ impl StateFile {
     pub fn save(&mut self, state: &State) -> Result<(), SaveError> {
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
+        // A step that fails may come after the one that replaces the file.
+        self.content = None;
         self.durable.replace(&bytes)?;
+        self.content = Some(digest(&SHA256, &bytes));
         self.latest = self.tried;
         self.lock.note(self.latest);
         Ok(())
+    }
+
+    /// Whether someone has put another file in the place of ours.
+    pub fn is_replaced(&self) -> bool {
+        let Some(ours) = &self.content else {
+            return false;
+        };
+        match self.durable.bytes() {
+            Ok(Some(bytes)) => digest(&SHA256, &bytes).as_ref() != ours.as_ref(),
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 
     /// Whether tokens are written: only with a key.

@@ -13,7 +13,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 use serde_json::value::RawValue;
 
 use super::confidential::Confidential;
-use super::error::{Malformed, TokenError};
+use super::error::{Malformed, NO_CODE, TokenError};
 use super::retry_after::{retry_after, server_time};
 use crate::config::AnswerFields;
 
@@ -258,7 +258,7 @@ fn client_error(
     }
     TokenError::Rejected {
         status: status.as_u16(),
-        code: failure.error.map_or_else(|| "no error code".to_owned(), |code| confidential.printable(&code)),
+        code: failure.error.map_or_else(|| NO_CODE.to_owned(), |code| confidential.printable(&code)),
         description: description.map(|words| confidential.printable(words)),
     }
 }

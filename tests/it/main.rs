@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod client_secret;
 mod configuration;
 mod corpus;
 mod grants;

@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 
-use crate::harness::world::CLIENT_ID;
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::{Process, Request, Setup, World, eventually};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -32,6 +32,12 @@ impl Place {
 
     fn state_file(&self) -> PathBuf {
         self.state_dir().join("api.state")
+    }
+
+    /// How often the state has been written, by its lock.
+    fn writes(&self) -> u64 {
+        let lock = fs::read_to_string(self.state_dir().join("api.state.lock")).unwrap_or_default();
+        lock.lines().find_map(|line| line.strip_prefix("write ")?.parse().ok()).unwrap_or_default()
     }
 
     fn refresh_token_file(&self) -> PathBuf {
@@ -176,6 +182,7 @@ async fn twenty_restarts_on_a_valid_token_make_one_token_request() {
 async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
     let place = Place::new();
     for setup in [place.setup(), place.setup_with_key()] {
+        let before = place.writes();
         let mut world = setup
             .without_token()
             .start_after(async |server| {
@@ -185,8 +192,8 @@ async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
             })
             .await;
         for _ in 0..20 {
-            // The first has been told; the others know.
-            eventually("told", async || place.state_file().exists()).await;
+            // The first has written that it asks, and what it was told; the others know.
+            eventually("told", async || place.writes() >= before + 2).await;
             world.kill().await;
             world.start_again().await;
             let reply = world.get("/x").await;
@@ -253,6 +260,57 @@ async fn a_damaged_state_is_refused_with_the_reason_and_left_as_it_is() {
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+const NEW_KEY: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";
+
+#[tokio::test]
+async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
+    let place = Place::new();
+    let key = place.0.path().join("key");
+    fs::write(&key, KEY).unwrap();
+    let line = format!("state_key = {{ file = \"{}\" }}", key.display());
+    let mut world = place.start(place.setup().credential(&line)).await;
+    world.kill().await;
+    fs::write(&key, NEW_KEY).unwrap();
+
+    // Alone the new key is refused, by `run` and by `check`.
+    let event = refused(&world, 78).await;
+    let error = event["error"].as_str().unwrap();
+    assert!(error.contains("encrypted under another key than `state_key`"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("as state_key_previous"), "{event}");
+    let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
+    let check = async || {
+        let mut check = Process::spawn(&["check"], &environment, &world.folder());
+        (check.ended().await.code(), check.output())
+    };
+    let (code, said) = check().await;
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("encrypted under another key") && said.contains("state_key_previous"), "{said}");
+
+    // With the previous one beside it the token and the grant are there.
+    let config = world.folder().join("proxy.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(place.0.path().join("previous"), KEY).unwrap();
+    let previous =
+        format!("state_key_previous = [{{ file = \"{}\" }}]", place.0.path().join("previous").display());
+    fs::write(&config, text.replace(&line, &format!("{line}\n{previous}"))).unwrap();
+    let (code, said) = check().await;
+    assert_eq!(code, Some(0), "{said}");
+    world.start_again().await;
+    world.process.event("state encrypted anew under state_key, state_key_previous can go").await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.kill().await;
+
+    // And it is not needed a second time.
+    fs::write(&config, text).unwrap();
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 1);
+    for key in [KEY, NEW_KEY] {
+        search(&world.process.output(), key);
+    }
     world.finish().await;
 }
 
@@ -353,4 +411,75 @@ async fn after_so_many_rotations_nothing_is_asked_any_more() {
     assert_eq!(world.get("/x").await.get("retry-after"), None);
     assert_eq!(world.authorization.requests(), 2);
     world.finish().await;
+}
+
+/// Without a key no token is remembered, so that each start asks for one; with some the process dies while it asks.
+#[tokio::test]
+async fn twenty_restarts_make_no_more_token_requests_than_a_daemon_that_ran_on() {
+    let place = Place::new();
+    let started = tokio::time::Instant::now();
+    let mut world = Setup::default()
+        .server(&format!("state_dir = \"{}\"", place.state_dir().display()))
+        .limits("token_wait = \"1s\"")
+        .credential("quota = { requests = 5, per = \"60s\" }")
+        .start()
+        .await;
+    let mut kept_back = 0;
+    for restart in 0..20 {
+        world.kill().await;
+        let before = world.authorization.requests();
+        world.authorization.set_delay(Duration::from_secs(if restart % 2 == 0 { 60 } else { 0 }));
+        world.start_again().await;
+        loop {
+            if world.authorization.requests() > before {
+                break;
+            }
+            let reply = world.get("/x").await;
+            if reply.code().as_deref() == Some("token_quota_exhausted") {
+                assert!(reply.get("retry-after").is_some());
+                kept_back += 1;
+                break;
+            }
+        }
+    }
+    let refilled = usize::try_from(started.elapsed().as_secs() / 12).unwrap();
+    let asked = world.authorization.requests();
+    assert!((5..=5 + refilled).contains(&asked), "{asked} requests, {refilled} refilled");
+    assert!(kept_back > 10, "{kept_back}");
+    world.finish().await;
+}
+
+/// The log says once what no caller feels.
+#[tokio::test]
+async fn a_dead_grant_with_a_fallback_is_felt_by_nobody_and_not_asked_with_again() {
+    let place = Place::new();
+    let fallback = "fallback = \"client_credentials\"";
+    let mut world = place.start(place.setup_with_key().credential(fallback)).await;
+    // Another family: what the daemon has is dead.
+    world.authorization.authorize();
+    for _ in 0..3 {
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+    }
+    let event = world.process.event("no refresh token is taken, fallback used").await;
+    assert_eq!((&event["event"], &event["level"]), (&"credential.fallback_used".into(), &"WARN".into()));
+    assert_eq!((&event["fallback"], &event["needs_a_person"]), (&"client_credentials".into(), &false.into()));
+    assert!(event["error"].as_str().unwrap().contains("invalid_grant"), "{event}");
+    assert_eq!(world.process.events("no refresh token is taken, fallback used").len(), 1);
+
+    world.kill().await;
+    world.start_again().await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    let grants: Vec<String> =
+        world.authorization.asked().iter().map(|asked| grant_type(&asked.form)).collect();
+    let mut expected = vec!["refresh_token".to_owned(); 2];
+    expected.resize(grants.len(), "client_credentials".to_owned());
+    assert_eq!(grants, expected);
+    assert_eq!(grants.len(), 6);
+    world.finish().await;
+}
+
+fn grant_type(form: &[(String, String)]) -> String {
+    form.iter().find(|(name, _)| name == "grant_type").map(|(_, value)| value.clone()).unwrap()
 }

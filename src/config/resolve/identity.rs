@@ -16,6 +16,19 @@ use crate::config::signing_key::{SigningAlgorithm, SigningKey};
 /// What a subject token is unless it is said (RFC 8693 §3).
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
+/// What a credential asks with, and what it falls back on.
+#[derive(Clone, Copy)]
+struct Grants {
+    grant: file::Grant,
+    fallback: Option<file::Grant>,
+}
+
+impl Grants {
+    fn have(self, grant: file::Grant) -> bool {
+        self.grant == grant || self.fallback == Some(grant)
+    }
+}
+
 /// Where a credential stands, for what is missing from it.
 #[derive(Clone, Copy)]
 struct Place<'a> {
@@ -42,7 +55,9 @@ impl Resolver<'_> {
         let grant = keys.grant.as_ref().map_or(file::Grant::ClientCredentials, |grant| *grant.get_ref());
         let auth = keys.client_auth.as_ref();
         let auth = auth.map_or(file::ClientAuth::ClientSecretBasic, |auth| *auth.get_ref());
-        self.refuse_what_does_not_fit(place, keys, grant, auth);
+        let fallback = self.fallback(keys.fallback.take(), grant, &place.path("grant"));
+        let grants = Grants { grant, fallback };
+        self.refuse_what_does_not_fit(place, keys, grants, auth);
         let client_id =
             // A server that wants other names may know no clients.
             if keys.client_id.is_none() && keys.request_fields.is_some() && auth == file::ClientAuth::None {
@@ -53,7 +68,7 @@ impl Resolver<'_> {
         let assertion = keys.assertion.take();
         let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
         let audience = aud.map(|aud| aud.get_ref().clone()).or_else(|| token_url.map(Url::to_string));
-        let needs_key = grant == file::Grant::JwtBearer || auth == file::ClientAuth::PrivateKeyJwt;
+        let needs_key = grants.have(file::Grant::JwtBearer) || auth == file::ClientAuth::PrivateKeyJwt;
         let assertion = if needs_key {
             self.assertion(place, assertion, client_id.as_deref(), audience.clone())
         } else {
@@ -63,8 +78,20 @@ impl Resolver<'_> {
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| Assertion { subject, ..assertion });
         let client_auth = self.client_auth(place, keys, auth, of_client, audience);
+        let fallback = match fallback.map(|fallback| self.grant(place, keys, fallback, assertion.clone())) {
+            // It lacks something, which is reported.
+            Some(None) => None,
+            fallback => Some(fallback.flatten()),
+        };
         let grant = self.grant(place, keys, grant, assertion);
-        Some(Identity { client_id: client_id?, client_auth: client_auth?, grant: grant? })
+        let next = keys.client_secret_next.take().map(|source| self.secret(&source));
+        Some(Identity {
+            client_id: client_id?,
+            client_auth: client_auth?,
+            grant: grant?,
+            fallback: fallback?,
+            client_secret_next: next.flatten(),
+        })
     }
 
     /// A key that nothing would act on is a slip: of the key, or of the grant or authentication.
@@ -72,18 +99,19 @@ impl Resolver<'_> {
         &mut self,
         place: Place<'_>,
         keys: &file::Credential,
-        grant: file::Grant,
+        grants: Grants,
         auth: file::ClientAuth,
     ) {
         use file::ClientAuth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, None, PrivateKeyJwt};
         use file::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
-        let is_grant_known = !self.unusable.contains(&place.path("grant")) && grant != AuthorizationCode;
+        let is_grant_known =
+            !self.unusable.contains(&place.path("grant")) && grants.grant != AuthorizationCode;
         let is_auth_known = !self.unusable.contains(&place.path("client_auth"));
         let span = |key: Option<Range<usize>>, is_used: bool| key.filter(|_| !is_used);
         if is_grant_known {
-            let is_password = grant == Password;
-            let is_refresh = grant == RefreshToken;
-            let is_exchange = grant == TokenExchange;
+            let is_password = grants.have(Password);
+            let is_refresh = grants.have(RefreshToken);
+            let is_exchange = grants.have(TokenExchange);
             for (key, found, needed) in [
                 ("username", span(keys.username.as_ref().map(Spanned::span), is_password), "password"),
                 ("password", span(keys.password.as_ref().map(Spanned::span), is_password), "password"),
@@ -120,12 +148,11 @@ impl Resolver<'_> {
             let has_secret = matches!(auth, ClientSecretBasic | ClientSecretPost | ClientSecretJwt);
             let secret = span(keys.client_secret.as_ref().map(Spanned::span), has_secret);
             let encoding = span(keys.basic_encoding.as_ref().map(Spanned::span), auth == ClientSecretBasic);
+            let next = span(keys.client_secret_next.as_ref().map(Spanned::span), has_secret);
+            let by_secret = "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"";
             for (key, found, needed) in [
-                (
-                    "client_secret",
-                    secret,
-                    "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"",
-                ),
+                ("client_secret", secret, by_secret),
+                ("client_secret_next", next, by_secret),
                 ("basic_encoding", encoding, "\"client_secret_basic\""),
             ] {
                 if let Some(found) = found {
@@ -136,7 +163,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        let signs = matches!(auth, PrivateKeyJwt | ClientSecretJwt) || grant == JwtBearer;
+        let signs = matches!(auth, PrivateKeyJwt | ClientSecretJwt) || grants.have(JwtBearer);
         let assertion = keys.assertion.as_ref().filter(|_| is_grant_known && is_auth_known);
         if let Some(assertion) = assertion.filter(|_| !signs) {
             self.problems.push(
@@ -147,9 +174,9 @@ impl Resolver<'_> {
                 .help("set client_auth = \"private_key_jwt\" or grant = \"jwt_bearer\", or take it out"),
             );
         } else if let Some(assertion) = assertion {
-            self.refuse_parts_of_assertion(assertion.get_ref(), grant, auth);
+            self.refuse_parts_of_assertion(assertion.get_ref(), grants, auth);
         }
-        let shows_nothing = auth == None && grant == file::Grant::ClientCredentials;
+        let shows_nothing = auth == None && grants.have(file::Grant::ClientCredentials);
         if shows_nothing && is_grant_known && keys.client_secret.is_none() {
             let place = keys.client_auth.as_ref().map(Spanned::span);
             self.problems.push(
@@ -163,10 +190,10 @@ impl Resolver<'_> {
     fn refuse_parts_of_assertion(
         &mut self,
         assertion: &file::Assertion,
-        grant: file::Grant,
+        grants: Grants,
         auth: file::ClientAuth,
     ) {
-        let is_jwt_bearer = grant == file::Grant::JwtBearer;
+        let is_jwt_bearer = grants.have(file::Grant::JwtBearer);
         let has_key = is_jwt_bearer || auth == file::ClientAuth::PrivateKeyJwt;
         let parts = [
             ("key", assertion.key.as_ref().map(Spanned::span), has_key),

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::StatePlace;
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant};
-use crate::config::secret::{Secret, SecretSource};
+use crate::config::secret::{Secret, SecretSource, SecretSources};
 use crate::config::state_key::StateKey;
 
 /// What a state is for where the grant is a refresh token.
@@ -37,6 +38,8 @@ impl Resolver<'_> {
         let path = self.state_path(keys.state_file.take()).or(by_default);
         let key_place = keys.state_key.as_ref().map(Spanned::span);
         let key = keys.state_key.take().and_then(|source| self.state_key(&source));
+        let previous_keys =
+            self.previous_keys(keys.state_key_previous.take(), key_place.is_some(), key.as_ref());
         let place = written.clone().unwrap_or_else(|| place.clone());
         if needs_state && path.is_none() {
             self.problems.push(
@@ -69,7 +72,40 @@ impl Resolver<'_> {
                     .help("each credential needs a state_file of its own"),
             );
         }
-        Some(StatePlace { path, key })
+        Some(StatePlace { path, key, previous_keys })
+    }
+
+    /// Keys that a state may still be encrypted under.
+    fn previous_keys(
+        &mut self,
+        sources: Option<Spanned<SecretSources>>,
+        has_key: bool,
+        key: Option<&Secret>,
+    ) -> Vec<Secret> {
+        let Some(sources) = sources else {
+            return Vec::new();
+        };
+        let place = sources.span();
+        let sources = sources.into_inner().0;
+        if !has_key && !sources.is_empty() {
+            self.problems.push(
+                Problem::error(place, "`state_key_previous` without a `state_key` that takes its place")
+                    .help("`bearerd keygen` makes one; what was encrypted under the previous is read and written anew"),
+            );
+            return Vec::new();
+        }
+        let spanned = sources.into_iter().map(|source| Spanned::new(place.clone(), source));
+        let previous: Vec<Secret> = spanned.filter_map(|source| self.state_key(&source)).collect();
+        let is_key = |other: &Secret| {
+            key.is_some_and(|key| key.initial().expose_secret() == other.initial().expose_secret())
+        };
+        if previous.iter().any(is_key) {
+            self.problems.push(
+                Problem::warning(place, "`state_key_previous` holds the `state_key` itself")
+                    .help("it is for the keys before that one"),
+            );
+        }
+        previous
     }
 
     fn state_key(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
@@ -93,6 +129,8 @@ mod tests {
 
     const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
+    const KEY2: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";
+
     fn read(server: &str, credential: &str) -> Result<Checked, Box<Diagnostics>> {
         let client =
             "token_url = \"https://as.example.com/t\"\nclient_id = \"id\"\nclient_secret = { env = \"S\" }";
@@ -101,7 +139,8 @@ mod tests {
              [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\"\n\
              [[routes]]\npath = \"/b\"\nupstream = \"https://api.example.com\"\ncredential = \"b\""
         );
-        let environment = Environment::from([("S", "s"), ("KEY", KEY), ("SHORT", "c2hvcnQ=")]);
+        let environment =
+            Environment::from([("S", "s"), ("KEY", KEY), ("KEY2", KEY2), ("SHORT", "c2hvcnQ=")]);
         parse(Path::new("/etc/bearerd/proxy.toml"), text, &environment)
     }
 
@@ -149,6 +188,24 @@ mod tests {
             ),
             ("", "state_file = \"..\"".to_owned(), "not the path of a file", ""),
             (
+                "state_dir = \"s\"",
+                "state_key_previous = { env = \"KEY\" }".to_owned(),
+                "`state_key_previous` without a `state_key`",
+                "keygen",
+            ),
+            (
+                "state_dir = \"s\"",
+                format!("{key}\nstate_key_previous = [{{ env = \"KEY2\" }}, {{ env = \"SHORT\" }}]"),
+                "the environment variable SHORT is not usable",
+                "keygen",
+            ),
+            (
+                "state_dir = \"s\"",
+                format!("{key}\nstate_key_previous = [[{{ env = \"KEY2\" }}]]"),
+                "`credentials.a.state_key_previous`",
+                "",
+            ),
+            (
                 "",
                 "refresh_token = { env = \"S\" }".to_owned(),
                 "`refresh_token` is not used by this grant",
@@ -171,5 +228,26 @@ mod tests {
             let lines = format!("grant = \"refresh_token\"\n{first}\n{key}");
             assert!(read("state_dir = \"s\"", &lines).is_ok());
         }
+    }
+
+    #[test]
+    fn previous_keys_are_one_or_a_list_and_the_key_itself_among_them_is_warned_of() {
+        let read = |previous: &str| {
+            let lines = format!("state_key = {{ env = \"KEY\" }}\n{previous}");
+            read("state_dir = \"s\"", &lines).unwrap_or_else(|problems| panic!("{problems}"))
+        };
+        let count =
+            |previous: &str| read(previous).config.credentials[0].state.as_ref().unwrap().previous_keys.len();
+
+        assert_eq!(count(""), 0);
+        assert_eq!(count("state_key_previous = []"), 0);
+        assert_eq!(count("state_key_previous = { env = \"KEY2\" }"), 1);
+        assert_eq!(count("state_key_previous = [{ env = \"KEY2\" }, { env = \"KEY2\" }]"), 2);
+        assert_eq!(read("state_key_previous = { env = \"KEY2\" }").warnings.problems().len(), 0);
+        let warnings = read("state_key_previous = [{ env = \"KEY2\" }, { env = \"KEY\" }]").warnings;
+        assert!(warnings.to_string().contains("holds the `state_key` itself"), "{warnings}");
+        // A key in the file itself is warned of, and not shown.
+        let shown = read(&format!("state_key_previous = [\"{KEY2}\"]")).warnings.to_string();
+        assert!(shown.contains("a secret stands in the configuration") && !shown.contains("OTg3"), "{shown}");
     }
 }

@@ -94,7 +94,8 @@ fn every_problem_is_found_in_one_reading() {
         [credentials.a]
         token_url = \"http://as.example.com/token\"
         client_secret = { env = \"NOT_THERE\" }
-        fallback = \"u\"
+        [shared]
+        url = \"rediss://localhost\"
         [[routes]]
         upstream = \"ftp://api.example.com\"
         credential = \"b\"
@@ -109,7 +110,7 @@ fn every_problem_is_found_in_one_reading() {
         "plain http:// would show the credential to the network",
         "the environment variable NOT_THERE is not set",
         "`client_id` is missing",
-        "`fallback` is not supported yet by this version",
+        "`shared` is not supported yet by this version",
         "neither an https:// nor an http:// URL",
         "there is no credential `b`",
     ] {
@@ -315,8 +316,7 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
         ("BEARERD_SERVER__TLS__CERT_FILE", "tls"),
         ("BEARERD_SERVER__TRUSTED_PROXIES", "trusted_proxies"),
         ("BEARERD_SERVER__LIMITS__BODY_RATE", "body_rate"),
-        ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT", "client_secret_next"),
-        ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT__FILE", "client_secret_next"),
+        ("BEARERD_SHARED__URL", "shared"),
     ] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
@@ -603,4 +603,22 @@ fn required_scopes_are_a_list_or_all_that_are_asked_for() {
     assert!(required("require_scopes = false").is_empty());
     assert!(required("").is_empty());
     refused(&with_credential("scopes = [\"two words\"]"));
+}
+
+#[test]
+fn a_second_client_secret_goes_with_authentication_by_secret_alone() {
+    let next = "client_secret_next = { env = \"SECRET\" }";
+    for auth in ["client_secret_basic", "client_secret_post", "client_secret_jwt"] {
+        let lines = format!("client_auth = \"{auth}\"\n{next}");
+        let config = read(&with_credential(&lines)).unwrap_or_else(|problems| panic!("{problems}")).config;
+        assert!(config.credentials[0].identity.client_secret_next.is_some(), "{auth}");
+    }
+    let text = with_credential(&format!("client_auth = \"none\"\n{next}"));
+    let text = text.replace("client_secret = {", "#");
+    let problems = read(&text).unwrap_err().to_string();
+    assert!(
+        problems.contains("`client_secret_next` is not used by this client authentication"),
+        "{problems}"
+    );
+    assert!(problems.contains("client_secret_basic"), "{problems}");
 }

@@ -20,8 +20,8 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Uses this grant from now on. Its access token is as old as the moment it was `received`.
     pub(super) async fn adopt(&mut self, new: NewGrant, received: Moment) -> Result<Adopted, NotAdopted> {
         // A configured refresh token that was changed before this came is not to displace it.
-        self.identity.read_again().await;
-        if self.rotation.is_refused(&new.refresh_token) {
+        self.read_secrets_again().await;
+        if rotation::is_refused(self.durable.state(), &new.refresh_token) {
             return Err(NotAdopted::Refused);
         }
         let now = self.clock.now();
@@ -30,6 +30,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             Err(flaw) => (None, Some(flaw)),
         };
         self.obstacle = None;
+        (self.is_on_fallback, self.follows_up) = (false, false);
         self.limiter.authorized();
         self.same_token = 0;
         self.no_forced_before = Moment::default();

@@ -24,7 +24,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         if self.orders.notices_wish() {
             if self.obstacle.is_some() {
-                self.identity.read_again().await;
+                self.read_secrets_again().await;
                 self.take_up_state().await;
             }
             // Whoever asks may have mended what was wrong.

@@ -1,5 +1,7 @@
 //! The refresh loop against an endpoint in memory, hours of it in paused time.
 
+mod client_secrets;
+mod fallback;
 mod state;
 
 use std::collections::VecDeque;
@@ -12,6 +14,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::config::{Identity, fixture};
+use crate::token::access_token::AccessToken;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;

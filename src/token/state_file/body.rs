@@ -15,13 +15,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::elapsed::{Elapsed, Stamp, nanos};
 use super::error::Refusal;
-use super::state::{Lineage, Memory, Settings, State};
+use super::state::{Lineage, Memory, Refused, SecretMark, Settings, State};
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
 
 /// What surrounds the tokens and scopes, generously.
-const FRAME_BYTES: usize = 4096;
+const FRAME_BYTES: usize = 8192;
 
 /// What is written without a key. It has no place for a token, so none is ever read from it either.
 #[derive(Serialize, Deserialize)]
@@ -39,8 +39,14 @@ pub(super) struct SealedBody {
     rotations: u64,
     lineage: Option<[u8; 32]>,
     refresh_token: Option<Hidden>,
+    /// Since version 2.
+    #[serde(default)]
+    refused: Vec<[u8; 32]>,
     access_token: Option<WrittenToken>,
     settings: Option<[u8; 32]>,
+    /// Since version 2.
+    #[serde(default)]
+    client_secret: Option<[u8; 32]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,6 +54,13 @@ struct WrittenMemory {
     blocked: Option<WrittenBlocked>,
     failures: u32,
     rejections: u32,
+    /// From the write on, in nanoseconds. These since version 2.
+    #[serde(default)]
+    quota_left: u64,
+    #[serde(default)]
+    forced_quota_left: u64,
+    #[serde(default)]
+    uses_next_secret: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,7 +114,9 @@ impl SealedBody {
             rotations: state.rotations,
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Hidden),
+            refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
             settings: state.settings.map(|settings| *settings.as_bytes()),
+            client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
             access_token: usable.and_then(|token| WrittenToken::new(token, now)),
             written,
         }
@@ -113,11 +128,13 @@ impl SealedBody {
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
+            refused: self.refused.into_iter().map(Refused::from_bytes).collect(),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
             access_token: access_token.flatten(),
             settings: self.settings.map(Settings::from_bytes),
+            client_secret: self.client_secret.map(SecretMark::from_bytes),
             memory: self.memory.as_of(now.moment(), elapsed, longest_wait),
         })
     }
@@ -131,6 +148,9 @@ impl WrittenMemory {
                 .map(|blocked| WrittenBlocked { by: blocked.by, left: nanos(now.until(blocked.until)) }),
             failures: memory.failures,
             rejections: memory.rejections,
+            quota_left: nanos(now.until(memory.quota_whole_again)),
+            forced_quota_left: nanos(now.until(memory.forced_quota_whole_again)),
+            uses_next_secret: memory.uses_next_secret,
         }
     }
 
@@ -139,7 +159,18 @@ impl WrittenMemory {
             let left = Duration::from_nanos(blocked.left).saturating_sub(elapsed.shortest).min(longest_wait);
             (!left.is_zero()).then(|| Blocked { until: now + left, by: blocked.by })
         });
-        Memory { blocked, failures: self.failures, rejections: self.rejections }
+        let whole_again = |left: u64| {
+            let left = Duration::from_nanos(left).saturating_sub(elapsed.shortest);
+            if left.is_zero() { Moment::default() } else { now + left }
+        };
+        Memory {
+            blocked,
+            quota_whole_again: whole_again(self.quota_left),
+            forced_quota_whole_again: whole_again(self.forced_quota_left),
+            failures: self.failures,
+            rejections: self.rejections,
+            uses_next_secret: self.uses_next_secret,
+        }
     }
 }
 
@@ -240,15 +271,20 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
+            refused: vec![Refused::from_bytes([255; 32]); 16],
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),
             access_token: Some(token.unwrap()),
             settings: Some(Settings::from_bytes([255; 32])),
+            client_secret: Some(SecretMark::from_bytes([255; 32])),
             memory: Memory {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),
                 failures: u32::MAX,
                 rejections: u32::MAX,
+                quota_whole_again: Moment::from_nanos(u64::MAX),
+                forced_quota_whole_again: Moment::from_nanos(u64::MAX),
+                uses_next_secret: false,
             },
         };
         for state in [State::default(), largest] {

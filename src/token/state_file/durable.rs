@@ -48,6 +48,19 @@ impl<D: Disk> Durable<D> {
     ///
     /// Whoever wrote it may have died before it was durable, so it is made that now.
     pub(super) fn read(&self) -> Result<Option<Content>, Refusal> {
+        let Some((file, mut content)) = self.open()? else {
+            return Ok(None);
+        };
+        content.not_synced = self.disk.sync(&file).and_then(|()| self.disk.sync_folder()).err();
+        Ok(Some(content))
+    }
+
+    /// Its bytes, whether they are durable or not.
+    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        Ok(self.open()?.map(|(_, content)| content.bytes))
+    }
+
+    fn open(&self) -> Result<Option<(D::File, Content)>, Refusal> {
         let mut file = match self.disk.open(&self.name) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -70,8 +83,8 @@ impl<D: Disk> Durable<D> {
             return Err(Refusal::TooLarge);
         }
         let bytes = self.read_all(&mut file)?;
-        let not_synced = self.disk.sync(&file).and_then(|()| self.disk.sync_folder()).err();
-        Ok(Some(Content { bytes, group_mode: (status.mode & GROUP != 0).then_some(status.mode), not_synced }))
+        let group_mode = (status.mode & GROUP != 0).then_some(status.mode);
+        Ok(Some((file, Content { bytes, group_mode, not_synced: None })))
     }
 
     fn read_all(&self, file: &mut D::File) -> Result<Vec<u8>, Refusal> {

@@ -76,7 +76,7 @@ pub enum Refusal {
     #[error("it is not a state of bearerd")]
     NotState,
     /// It was written by a version that this one does not understand.
-    #[error("its format is version {0}; this bearerd reads version 1")]
+    #[error("its format is version {0}; this bearerd reads versions 1 and 2")]
     Version(u16),
     /// It ends too early.
     #[error("it is truncated: {bytes} bytes of {expected}")]
@@ -98,7 +98,7 @@ pub enum Refusal {
     #[error("it is encrypted and there is no state_key")]
     NoKey,
     /// It is encrypted with a key that is not among ours.
-    #[error("it is encrypted with another key than the state_key")]
+    #[error("it is encrypted under another key than `state_key`, and under none of `state_key_previous`")]
     OtherKey,
     /// Its seal is broken.
     #[error("it has been altered, or renamed from another file")]
@@ -168,7 +168,7 @@ pub enum Warning {
         latest: u64,
     },
     /// It is encrypted with an old key; the next write uses the current one.
-    #[error("the state is still encrypted with an old key")]
+    #[error("the state is encrypted under a key of `state_key_previous`")]
     OldKey,
     /// Its group can read or change it, as Kubernetes' `fsGroup` makes it.
     #[error("the state's mode {mode:04o} lets its group at it")]

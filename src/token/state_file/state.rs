@@ -3,6 +3,7 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::Blocked;
 
@@ -13,6 +14,8 @@ pub struct State {
     pub refresh_token: Option<SecretString>,
     /// Which configured refresh token it goes back to; a configured one that is another wins over it.
     pub lineage: Option<Lineage>,
+    /// Refresh tokens that the server does not take any more, the latest last.
+    pub refused: Vec<Refused>,
     /// How often the refresh token has been replaced since someone logged in.
     pub rotations: u64,
     /// The latest access token's generation.
@@ -21,6 +24,8 @@ pub struct State {
     pub access_token: Option<AccessToken>,
     /// What it was asked for with.
     pub settings: Option<Settings>,
+    /// Which client secret worked last, where there are two.
+    pub client_secret: Option<SecretMark>,
     /// What the answers so far demand. The only part that is written without a key.
     pub memory: Memory,
 }
@@ -34,6 +39,12 @@ pub struct Memory {
     pub failures: u32,
     /// Rejections in a row.
     pub rejections: u32,
+    /// When the quota is whole again.
+    pub quota_whole_again: Moment,
+    /// When the part of it for forced requests is.
+    pub forced_quota_whole_again: Moment,
+    /// Whether the client secret that worked last was `client_secret_next`.
+    pub uses_next_secret: bool,
 }
 
 /// Whose state it is: a hash of what makes a credential the one it is.
@@ -73,6 +84,56 @@ impl Lineage {
 impl std::fmt::Debug for Lineage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lineage").finish_non_exhaustive()
+    }
+}
+
+/// A refresh token that was refused: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Refused([u8; 32]);
+
+impl Refused {
+    /// That one.
+    pub fn of(token: &SecretString) -> Self {
+        Self(hash("bearerd: refused refresh token", &[token.expose_secret().as_bytes()]))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refused").finish_non_exhaustive()
+    }
+}
+
+/// A client secret: a hash of it, kept where it is encrypted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SecretMark([u8; 32]);
+
+impl SecretMark {
+    /// That of this one.
+    pub fn of(secret: &SecretString) -> Self {
+        Self(hash("bearerd: client secret in use", &[secret.expose_secret().as_bytes()]))
+    }
+
+    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretMark").finish_non_exhaustive()
     }
 }
 

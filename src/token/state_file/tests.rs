@@ -94,7 +94,7 @@ fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
     let lifetime = Duration::from_mins(10);
     let token = AccessToken::new("t", Generation::from_number(4), now, lifetime, Vec::new()).unwrap();
     let blocked = Some(Blocked { until: now + Duration::from_mins(1), by: Barrier::RetryAfter });
-    let memory = Memory { blocked, failures: 1, rejections: 0 };
+    let memory = Memory { blocked, failures: 1, ..Memory::default() };
     let (mut file, _) = open(&path).unwrap();
     file.save(&State { access_token: Some(token.clone()), memory, ..state(4) }).unwrap();
     drop(file);
@@ -243,7 +243,7 @@ fn without_a_key_a_restart_remembers_the_gate_and_no_token() {
     assert!(!file.keeps_tokens());
     let until = Clock::system().now() + Duration::from_mins(1);
     let memory =
-        Memory { blocked: Some(Blocked { until, by: Barrier::Breaker }), failures: 5, rejections: 0 };
+        Memory { blocked: Some(Blocked { until, by: Barrier::Breaker }), failures: 5, ..Memory::default() };
     file.save(&State { memory, ..state(1) }).unwrap();
     drop(file);
 

@@ -8,22 +8,23 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::identity::Grant as Asking;
+use crate::token::state_file::State;
 
-const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
-/// Gives what it is told to, then tokens of ten seconds; notes which refresh tokens it was asked with.
+/// Gives what it is told to, then tokens of ten seconds; notes which refresh tokens or other grants it was asked with.
 #[derive(Clone, Debug, Default)]
-struct Server {
+pub(super) struct Server {
     asked: Arc<Mutex<Vec<String>>>,
-    answers: Arc<Mutex<VecDeque<Result<Grant, TokenError>>>>,
+    pub(super) answers: Arc<Mutex<VecDeque<Result<Grant, TokenError>>>>,
 }
 
 impl Server {
-    fn answering(answers: impl IntoIterator<Item = Result<Grant, TokenError>>) -> Self {
+    pub(super) fn answering(answers: impl IntoIterator<Item = Result<Grant, TokenError>>) -> Self {
         Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(super) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
@@ -35,32 +36,42 @@ impl TokenEndpoint for Server {
         identity: &Identity<SecretString>,
         _: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
-        let Asking::RefreshToken(Some(token)) = &identity.grant else { panic!("{identity:?}") };
+        let with = match &identity.grant {
+            Asking::RefreshToken(Some(token)) => token.expose_secret().to_owned(),
+            other => other.name().to_owned(),
+        };
         let mut asked = self.asked.lock().unwrap();
-        asked.push(token.expose_secret().to_owned());
+        asked.push(with);
         let answer = self.answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| Ok(grant(&format!("token-{}", asked.len()), 10)))
     }
 }
 
-fn with(refresh_token: &str, access_token: &str) -> Grant {
+pub(super) fn with(refresh_token: &str, access_token: &str) -> Grant {
     Grant { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
 }
 
-fn invalid_grant() -> TokenError {
+pub(super) fn invalid_grant() -> TokenError {
     TokenError::Rejected { status: 400, code: "invalid_grant".into(), description: None }
 }
 
-fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
+pub(super) fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
+    configured_with(folder, &format!("refresh_token = \"{refresh_token}\"\n{ROOMY}"))
+}
+
+pub(super) fn configured_with(folder: &Path, lines: &str) -> Arc<Credential> {
+    let path = folder.join("c.state");
     credential(&format!(
-        "grant = \"refresh_token\"\nrefresh_token = \"{refresh_token}\"\nstate_key = \"{KEY}\"\n\
-         state_file = \"{}\"\n{ROOMY}",
-        folder.join("c.state").display()
+        "grant = \"refresh_token\"\nstate_key = \"{KEY}\"\nstate_file = \"{}\"\n{lines}",
+        path.display()
     ))
 }
 
 /// Runs until it is aborted.
-fn run(server: &Server, credential: &Arc<Credential>) -> (TokenSource, tokio::task::JoinHandle<()>) {
+pub(super) fn run(
+    server: &Server,
+    credential: &Arc<Credential>,
+) -> (TokenSource, tokio::task::JoinHandle<()>) {
     let clock = Clock::tokio();
     let durable = DurableState::open(credential, clock).unwrap();
     let (refresher, source) = Refresher::new(Arc::clone(credential), server.clone(), durable, clock);
@@ -70,26 +81,26 @@ fn run(server: &Server, credential: &Arc<Credential>) -> (TokenSource, tokio::ta
 }
 
 /// Once its writes are made.
-async fn end(task: tokio::task::JoinHandle<()>) {
+pub(super) async fn end(task: tokio::task::JoinHandle<()>) {
     tokio::time::sleep(Duration::from_millis(1)).await;
     task.abort();
     assert!(task.await.unwrap_err().is_cancelled());
 }
 
 /// What a copy of the state holds: the state itself is locked.
-fn on_disk(folder: &Path) -> State {
+pub(super) fn on_disk(folder: &Path) -> State {
     let copies = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("c.state"), copies.path().join("c.state")).unwrap();
     let copy = configured(copies.path(), "any");
     DurableState::open(&copy, Clock::tokio()).unwrap().state().clone()
 }
 
-fn refresh_token(state: &State) -> &str {
+pub(super) fn refresh_token(state: &State) -> &str {
     state.refresh_token.as_ref().unwrap().expose_secret()
 }
 
 /// Puts another state in the place of one.
-async fn put(folder: &Path, refresh_token: &str) {
+pub(super) async fn put(folder: &Path, refresh_token: &str) {
     let elsewhere = tempfile::tempdir().unwrap();
     let mut other = DurableState::open(&configured(elsewhere.path(), "any"), Clock::tokio()).unwrap();
     let token = Some(SecretString::from(refresh_token));
@@ -225,4 +236,21 @@ async fn a_restart_goes_on_with_the_generation_and_the_schedule() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(source.current().unwrap().generation() > generation);
     assert_eq!(server.asked(), ["first", "second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_is_not_sent_again_after_a_restart_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant())]);
+    for _ in 0..5 {
+        let (source, task) = run(&server, &configured(folder.path(), "first"));
+        let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(unavailable.reason, Reason::ReauthorizationRequired);
+        end(task).await;
+    }
+    assert_eq!(server.asked(), ["first"]);
+
+    let (source, _task) = run(&server, &configured(folder.path(), "another"));
+    assert!(source.wait(Duration::from_secs(10)).await.is_ok());
+    assert_eq!(server.asked(), ["first", "another"]);
 }

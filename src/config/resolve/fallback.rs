@@ -1,0 +1,121 @@
+//! `fallback`: which grant takes the place of a refresh token that is dead, and whether it can.
+
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::diagnostics::Problem;
+use crate::config::file::{Fallback, Grant};
+
+impl Resolver<'_> {
+    /// The grant to fall back on, if there is one that could.
+    pub(super) fn fallback(
+        &mut self,
+        fallback: Option<Spanned<Fallback>>,
+        grant: Grant,
+        grant_path: &str,
+    ) -> Option<Grant> {
+        let fallback = fallback?;
+        let place = fallback.span();
+        let fallback = match fallback.into_inner() {
+            Fallback::None => return None,
+            Fallback::ClientCredentials => Grant::ClientCredentials,
+            Fallback::Password => Grant::Password,
+            Fallback::JwtBearer => Grant::JwtBearer,
+            Fallback::TokenExchange => Grant::TokenExchange,
+            Fallback::RefreshToken | Fallback::AuthorizationCode => {
+                self.problems.push(
+                    Problem::error(place, "this grant cannot be a fallback: it is a person who renews it").help(
+                        "\"client_credentials\", \"password\", \"jwt_bearer\" and \"token_exchange\" need nobody",
+                    ),
+                );
+                return None;
+            }
+        };
+        let has_refresh_token = matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
+        if !has_refresh_token && !self.unusable.contains(grant_path) {
+            self.problems.push(
+                Problem::error(place, "`fallback` is not used by this grant, which has no refresh token")
+                    .help("set grant = \"refresh_token\", or take it out"),
+            );
+            return None;
+        }
+        Some(fallback)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::identity::Grant;
+    use crate::config::{Checked, Diagnostics, Environment, parse};
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+    fn read(lines: &str) -> Result<Checked, Box<Diagnostics>> {
+        let text = format!(
+            "[server]\nstate_dir = \"s\"\n[credentials.a]\ntoken_url = \"https://as.example.com/t\"\n\
+             client_id = \"id\"\nclient_secret = {{ env = \"S\" }}\nstate_key = {{ env = \"KEY\" }}\n{lines}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\""
+        );
+        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::from([("S", "s"), ("KEY", KEY)]))
+    }
+
+    #[test]
+    fn a_fallback_is_read_with_the_keys_of_its_grant() {
+        let fallback = |lines: &str| {
+            let read = read(&format!("grant = \"refresh_token\"\n{lines}"));
+            read.unwrap_or_else(|problems| panic!("{problems}")).config.credentials[0]
+                .identity
+                .fallback
+                .clone()
+        };
+
+        assert!(fallback("").is_none() && fallback("fallback = \"\"").is_none());
+        assert!(matches!(fallback("fallback = \"client_credentials\""), Some(Grant::ClientCredentials)));
+        let password = fallback("fallback = \"password\"\nusername = \"u\"\npassword = { env = \"S\" }");
+        assert!(matches!(password, Some(Grant::Password { username, .. }) if username == "u"));
+        let exchange = fallback("fallback = \"token_exchange\"\nsubject_token = { env = \"S\" }");
+        assert!(matches!(exchange, Some(Grant::TokenExchange { .. })));
+    }
+
+    #[test]
+    fn a_fallback_that_could_not_help_is_refused_with_the_remedy() {
+        let refresh = "grant = \"refresh_token\"\n";
+        for (lines, title, remedy) in [
+            (
+                format!("{refresh}fallback = \"refresh_token\""),
+                "this grant cannot be a fallback",
+                "need nobody",
+            ),
+            (
+                format!("{refresh}fallback = \"authorization_code\""),
+                "this grant cannot be a fallback",
+                "\"client_credentials\", \"password\"",
+            ),
+            (
+                "fallback = \"client_credentials\"".to_owned(),
+                "`fallback` is not used by this grant",
+                "set grant = \"refresh_token\"",
+            ),
+            (
+                format!("{refresh}fallback = \"password\"\nusername = \"u\""),
+                "`password` is missing",
+                "write password = ",
+            ),
+            (format!("{refresh}fallback = \"jwt_bearer\""), "`assertion` is missing", "key = { file"),
+            (
+                format!("{refresh}fallback = \"client_credentials\"\nusername = \"u\""),
+                "`username` is not used by this grant",
+                "set grant = \"password\"",
+            ),
+        ] {
+            let problems = read(&lines).expect_err(&lines);
+            let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
+            assert!(problem.title.starts_with(title), "{problems}");
+            assert!(problems.to_string().contains(remedy), "{problems}");
+        }
+        let problems = read(&format!("{refresh}fallback = \"magic\"")).unwrap_err().to_string();
+        assert!(problems.contains("client_credentials"), "{problems}");
+    }
+}

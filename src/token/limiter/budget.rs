@@ -1,0 +1,175 @@
+//! A quota of requests (GCRA) that a restart does not fill.
+//!
+//! All that GCRA knows is one moment: when the quota would be whole again if nothing more were taken. governor keeps it
+//! in a store that is ours here, so that it can be read for the state and put back.
+
+use std::num::NonZeroU32;
+use std::ops::Add;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::clock::Reference;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{NotKeyed, StateStore};
+use governor::{Quota, RateLimiter};
+
+use crate::clock::{Clock, Moment};
+
+/// So many requests at once, refilled over a time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    gcra: RateLimiter<NotKeyed, WholeAgain, GcraClock, NoOpMiddleware<Moment>>,
+    whole_again: WholeAgain,
+    /// From where governor counts.
+    start: Moment,
+    /// Over which all of it is refilled.
+    per: Duration,
+    clock: Clock,
+}
+
+impl Budget {
+    /// A whole one.
+    pub(super) fn new(requests: u32, per: Duration, clock: Clock) -> Self {
+        let burst = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(per / burst.get())
+            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(burst);
+        let whole_again = WholeAgain::default();
+        // No later than governor's own, so that nothing is forgotten in the time between.
+        let start = clock.now();
+        let gcra = RateLimiter::new(quota, whole_again.clone(), GcraClock(clock));
+        Self { gcra, whole_again, start, per, clock }
+    }
+
+    /// Takes one request out of it, or says when there is one.
+    pub(super) fn take(&self, now: Moment) -> Result<(), Moment> {
+        self.gcra.check().map_err(|not_until| now + not_until.wait_time_from(now))
+    }
+
+    /// When it is whole again if nothing more is taken; long ago, if it is.
+    pub(super) fn whole_again(&self) -> Moment {
+        match self.whole_again.0.load(Ordering::Acquire) {
+            0 => Moment::default(),
+            nanos => self.start + Duration::from_nanos(nanos),
+        }
+    }
+
+    /// Goes on from such a moment. It is never worse off than with all of it used just now.
+    pub(super) fn restore(&self, whole_again: Moment) {
+        let latest = self.clock.now() + self.per;
+        let nanos = whole_again.min(latest).since(self.start).as_nanos();
+        self.whole_again.0.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
+    }
+}
+
+/// Nanoseconds since governor began to count; 0 before the first request.
+#[derive(Clone, Debug, Default)]
+struct WholeAgain(Arc<AtomicU64>);
+
+impl StateStore for WholeAgain {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let mut before = self.0.load(Ordering::Acquire);
+        loop {
+            let (outcome, after) = decide((before > 0).then(|| before.into()))?;
+            match self.0.compare_exchange(before, after.into(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(outcome),
+                Err(other) => before = other,
+            }
+        }
+    }
+}
+
+/// Our clock as governor wants it.
+#[derive(Clone, Debug)]
+struct GcraClock(Clock);
+
+impl governor::clock::Clock for GcraClock {
+    type Instant = Moment;
+
+    fn now(&self) -> Moment {
+        self.0.now()
+    }
+}
+
+impl Reference for Moment {
+    fn duration_since(&self, earlier: Self) -> Nanos {
+        self.since(earlier).into()
+    }
+
+    fn saturating_sub(&self, duration: Nanos) -> Self {
+        self.before(duration.into())
+    }
+}
+
+impl Add<Nanos> for Moment {
+    type Output = Self;
+
+    fn add(self, nanos: Nanos) -> Self {
+        self + Duration::from(nanos)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PER: Duration = Duration::from_mins(1);
+
+    fn taken(budget: &Budget, clock: Clock) -> usize {
+        (0..100).take_while(|_| budget.take(clock.now()).is_ok()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_is_taken_after_a_restart_and_refilled_as_if_there_had_been_none() {
+        let clock = Clock::tokio();
+        let before = Budget::new(6, PER, clock);
+        assert_eq!(taken(&before, clock), 6);
+        let at = before.whole_again();
+        assert_eq!(clock.now().until(at), PER);
+        tokio::time::sleep(Duration::from_secs(25)).await;
+
+        let after = Budget::new(6, PER, clock);
+        after.restore(at);
+
+        assert_eq!(after.whole_again(), at);
+        assert_eq!((taken(&after, clock), taken(&before, clock)), (2, 2));
+        tokio::time::sleep(PER).await;
+        assert_eq!((taken(&after, clock), taken(&before, clock)), (6, 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_that_cannot_be_is_no_worse_than_all_of_it_used_now() {
+        let clock = Clock::tokio();
+        for cannot_be in [Moment::from_nanos(u64::MAX), clock.now() + PER * 2] {
+            let budget = Budget::new(6, PER, clock);
+            budget.restore(cannot_be);
+            assert_eq!(taken(&budget, clock), 0);
+            tokio::time::sleep(PER).await;
+            assert_eq!(taken(&budget, clock), 6);
+        }
+        // And one long ago is a whole quota.
+        let budget = Budget::new(6, PER, clock);
+        budget.restore(Moment::from_nanos(1));
+        assert_eq!(taken(&budget, clock), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_with_another_quota_is_held_to_that() {
+        let clock = Clock::tokio();
+        let before = Budget::new(6, PER, clock);
+        assert_eq!(taken(&before, clock), 6);
+
+        let after = Budget::new(2, Duration::from_secs(4), clock);
+        after.restore(before.whole_again());
+        assert_eq!(taken(&after, clock), 0);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(taken(&after, clock), 2);
+    }
+}

@@ -1,0 +1,131 @@
+//! What follows from a token request: a token is made durable and published, a failure keeps the next request back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tracing::debug;
+
+use super::Refresher;
+use crate::telemetry::audit;
+use crate::token::access_token::AccessToken;
+use crate::token::client::TokenEndpoint;
+use crate::token::client_secrets::is_invalid_client;
+use crate::token::error::{Class, TokenError};
+use crate::token::rotation::Means;
+use crate::token::schedule;
+
+impl<E: TokenEndpoint> Refresher<E> {
+    pub(super) async fn succeeded(
+        &mut self,
+        token: AccessToken,
+        means: Means,
+        new: Option<&SecretString>,
+        latency: Duration,
+    ) {
+        let now = self.clock.now();
+        let is_new = token.generation() > self.store.generation();
+        let margin = self.credential.refresh_margin;
+        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let unchanged_until = if is_new {
+            self.same_token = 0;
+            self.due = planned;
+            None
+        } else {
+            self.same_token = self.same_token.saturating_add(1);
+            self.due = schedule::ask_again_at(now, planned, token.expires(), self.same_token);
+            Some(schedule::no_forced_before(now, self.same_token))
+        };
+        self.no_forced_before = unchanged_until.unwrap_or_default();
+        self.limiter.succeeded();
+        if let Some(which) = self.secrets.worked(self.identity.value()) {
+            self.trail.client_secret_in_use(which.key());
+        }
+        let generation = token.generation();
+        let issued = audit::Issued {
+            generation: generation.number(),
+            fingerprint: self.fingerprints.of(&token).to_string(),
+            lifetime: token.issued().until(token.expires()),
+            next: now.until(self.due),
+        };
+        let mut state = self.remembered();
+        state.generation = generation;
+        state.access_token = Some(token.clone());
+        let is_rotated = means.answered(new, self.identity.value(), &mut state);
+        // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
+        // should be there after a restart.
+        self.durable.save(state).await;
+        if is_rotated {
+            let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
+            debug!(credential = %self.credential.name, micros, "refresh token replaced");
+        }
+        self.writer.publish(token);
+        if !is_new {
+            self.demand.withdraw(generation);
+        }
+        self.progress.send_modify(|progress| {
+            progress.underway = false;
+            progress.finished += 1;
+            progress.failure = None;
+            progress.blocked = None;
+            progress.unchanged_until = unchanged_until;
+        });
+        self.trail.refreshed(issued, latency);
+    }
+
+    pub(super) async fn failed(&mut self, mut error: TokenError, means: Means, latency: Duration) {
+        if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
+            return self.follow_up(latency);
+        }
+        match means {
+            Means::RefreshToken(in_use) if is_invalid_grant(&error) => {
+                self.refused(&in_use.token, error.to_string()).await;
+                match self.means() {
+                    Err(obstacle) => error = obstacle,
+                    Ok(_) => return self.follow_up(latency),
+                }
+            }
+            Means::Fallback { why } if is_invalid_grant(&error) => {
+                let both = format!("{why}; the fallback was refused too: {error}");
+                error = TokenError::ReauthorizationRequired(both);
+            }
+            Means::RefreshToken(_) | Means::Fallback { .. } | Means::Grant => {}
+        }
+        if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
+            self.oddities.of_wait(asked, &self.credential);
+        }
+        self.limiter.failed(&error);
+        let blocked = self.limiter.blocked();
+        let now = self.clock.now();
+        self.trail.refresh_failed(
+            &audit::Failure {
+                outcome: error.outcome(),
+                needs_a_person: error.class() == Class::Rejected,
+                next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
+                error: &error,
+            },
+            latency,
+        );
+        // What keeps the next request back is known before any waiter can look.
+        self.progress.send_modify(|progress| {
+            progress.underway = false;
+            progress.finished += 1;
+            progress.failure = Some(Arc::new(error));
+            progress.blocked = blocked;
+        });
+        self.durable.save(self.remembered()).await;
+    }
+
+    /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.
+    fn follow_up(&mut self, latency: Duration) {
+        debug!(credential = %self.credential.name, "asking with what there is besides");
+        self.follows_up = true;
+        self.trail.followed_up(latency);
+        self.progress.send_modify(|progress| progress.underway = false);
+    }
+}
+
+/// RFC 6749 §5.2: of a refresh token, that it has ended, was revoked or used, or is another client's.
+fn is_invalid_grant(error: &TokenError) -> bool {
+    matches!(error, TokenError::Rejected { code, .. } if code == "invalid_grant")
+}
