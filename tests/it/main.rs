@@ -20,6 +20,7 @@ mod lifecycle;
 mod login_stub;
 mod online;
 mod request_loop;
+mod rules;
 mod secrets;
 mod shipped;
 mod state;

@@ -6,12 +6,14 @@
 mod admin;
 mod authorities;
 mod credential;
+mod fields;
 mod identity;
 mod log;
 mod network;
 mod provider;
 mod request;
 mod route;
+mod rules;
 mod server;
 mod state;
 mod tutorial;
