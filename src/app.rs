@@ -24,8 +24,10 @@ use crate::proxy::connect::TcpConnect;
 use crate::proxy::guard::Policy;
 use crate::proxy::listener::{self, Bound};
 use crate::proxy::pool::Upstream;
+use crate::proxy::prefix::Prefix;
 use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
+use crate::proxy::rules::Rules;
 use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
@@ -341,7 +343,10 @@ fn routes(
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
         let entry = Route {
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
-            is_catch_all: route.path == "/",
+            rules: Rules::new(route),
+            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
+            fields: route.fields.clone(),
+            retry_on: route.retry_on.clone(),
             upstream,
             host,
             path_in_front: route.upstream.address.path.clone(),

@@ -6,9 +6,9 @@ use http::header::{HeaderMap, HeaderValue, LOCATION};
 
 libfuzzer_sys::fuzz_target!(|location: &[u8]| {
     let Ok(before) = HeaderValue::from_bytes(location) else { return };
-    for path_in_front in ["", "/base"] {
+    for (path_in_front, stripped) in [("", ""), ("/base", ""), ("", "/api"), ("/base", "/api")] {
         let mut headers = HeaderMap::from_iter([(LOCATION, before.clone())]);
-        through_proxy(&mut headers, "https://api.example.com", path_in_front);
+        through_proxy(&mut headers, "https://api.example.com", path_in_front, stripped);
         let after = headers[LOCATION].as_bytes();
         assert!(after == location || after.starts_with(b"/") && !after.starts_with(b"//"));
     }

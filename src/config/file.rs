@@ -155,10 +155,27 @@ pub struct Route {
     pub path: Key<String>,
     pub upstream: Key<String>,
     pub credential: Key<String>,
+    pub strip_prefix: Key<bool>,
+    pub allow: Key<Vec<Spanned<String>>>,
+    pub deny: Key<Vec<Spanned<String>>>,
+    pub encoded: Key<Encoded>,
+    pub retry_on: Key<Vec<Spanned<u16>>>,
+    pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
+}
+
+/// `[routes.headers]`: what is done with the fields of a request.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Headers {
+    pub set: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub set_if_absent: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub remove: Key<Vec<Spanned<String>>>,
+    pub pass: Key<Vec<Spanned<String>>>,
 }
 
 /// `[log]`.
@@ -246,6 +263,20 @@ pub enum HttpVersion {
     Http2,
 }
 
+/// What becomes of paths that servers read in more than one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Encoded {
+    /// Refused where it matters which way: on a route with `allow`, `deny` or a path other than `/`.
+    #[serde(rename = "")]
+    WhereItMatters,
+    /// Refused.
+    #[serde(rename = "refuse")]
+    Refuse,
+    /// Let through: the upstream reads them as they are written.
+    #[serde(rename = "opaque")]
+    Opaque,
+}
+
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -318,18 +349,12 @@ impl Section {
             Self::Admin => &["metrics_token"],
             Self::Credential => &["authorize_url", "redirect_uri"],
             Self::Route => &[
-                "strip_prefix",
                 "upgrade",
-                "allow",
-                "deny",
                 "callers",
-                "encoded",
-                "retry_on",
                 "retry_429",
                 "connections",
                 "http_version",
                 "forwarded",
-                "headers",
                 "rewrite_links",
             ],
             Self::Log => &[],

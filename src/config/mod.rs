@@ -7,6 +7,7 @@
 pub mod diagnostics;
 mod document;
 pub mod environment;
+pub mod fields;
 pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -14,6 +15,7 @@ mod hosts;
 pub mod identity;
 mod mask;
 mod overrides;
+pub mod pattern;
 pub mod request;
 mod resolve;
 pub mod secret;
@@ -30,8 +32,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
 use http::uri::{Authority, Scheme};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
@@ -39,9 +41,11 @@ use url::Url;
 
 pub use diagnostics::Diagnostics;
 pub use environment::Environment;
+pub use fields::Fields;
 pub use file::{BasicEncoding, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use pattern::Pattern;
 pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
 
@@ -184,6 +188,10 @@ pub struct Credential {
     pub required: bool,
     /// Paths at which applications log in, and are answered by ourselves.
     pub login_stub: Vec<String>,
+    /// What no route lets through: requests, as the upstream sees them, that could end or replace it.
+    pub protected: Vec<Pattern>,
+    /// Fields that its API wants, where the caller sent none.
+    pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Where a credential's state is, and what it is encrypted with.
@@ -257,10 +265,29 @@ pub struct Route {
     pub upstream: Upstream,
     /// Whose token they get; `None` for none.
     pub credential: Option<Arc<Credential>>,
+    /// What is let through.
+    pub rules: Rules,
+    /// Whether `path` is taken off before the upstream sees a path.
+    pub strip_prefix: bool,
+    /// What is done with header fields.
+    pub fields: Fields,
+    /// Statuses by which the upstream says that a token is dead.
+    pub retry_on: Vec<StatusCode>,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+}
+
+/// What a route lets through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// These requests and no others; `None` is all.
+    pub allow: Option<Vec<Pattern>>,
+    /// None of these, whatever is allowed.
+    pub deny: Vec<Pattern>,
+    /// No path that servers read in more than one way.
+    pub refuses_ambiguous: bool,
 }
 
 /// An API, and the way there.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::forward::ForwardError;
+use super::rules::Denial;
 use crate::token::{Reason, Unavailable};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -35,6 +36,9 @@ pub enum ProxyError {
     /// No route matches.
     #[error("no route matches")]
     RouteNotFound,
+    /// The route does not let it through.
+    #[error("not let through: {0}")]
+    RequestDenied(Denial),
     /// TRACE or CONNECT.
     #[error("the method is not supported")]
     MethodNotSupported,
@@ -128,6 +132,7 @@ impl ProxyError {
                 (403, "header_required", "Required header missing", "http_request_denied")
             }
             Self::RouteNotFound => (404, "route_not_found", "No route", "destination_not_found"),
+            Self::RequestDenied(_) => (403, "request_denied", "Request denied", "http_request_denied"),
             Self::MethodNotSupported => {
                 (405, "method_not_supported", "Method not supported", "http_request_denied")
             }
@@ -169,6 +174,7 @@ impl ProxyError {
             }
             Self::HeaderRequired(name) => format!("Every request must have the header field {name}."),
             Self::RouteNotFound => "No route of the configuration matches this host and path.".to_owned(),
+            Self::RequestDenied(denial) => denial.detail().to_owned(),
             Self::MethodNotSupported => "TRACE and CONNECT are not forwarded.".to_owned(),
             Self::BadRequest(why) => format!("Nothing was forwarded: {why}."),
             Self::ExpectationFailed => "The only expectation that can be met is 100-continue.".to_owned(),
@@ -323,6 +329,7 @@ mod tests {
             (ProxyError::BrowserRequest, 403, "browser_request"),
             (ProxyError::HeaderRequired(HeaderName::from_static("x-a")), 403, "header_required"),
             (ProxyError::RouteNotFound, 404, "route_not_found"),
+            (ProxyError::RequestDenied(Denial::Denied), 403, "request_denied"),
             (ProxyError::MethodNotSupported, 405, "method_not_supported"),
             (ProxyError::BadRequest("x"), 400, "bad_request"),
             (ProxyError::ExpectationFailed, 417, "expectation_failed"),

@@ -14,6 +14,8 @@ use http::request::Parts;
 use http::{Method, Version};
 
 use super::error::ProxyError;
+use super::reading::Reading;
+use crate::config::fields::is_for_proxies;
 use crate::config::{self, Hosts, RequiredHeader};
 
 /// Who may call, as far as a request's head can tell.
@@ -33,7 +35,7 @@ pub struct Target<'r> {
     pub host: &'r str,
     /// The path, byte for byte.
     pub path: &'r str,
-    /// Whether some servers would read the path differently: only for routes that match any path.
+    /// Whether some servers would read the path differently: only for routes where that does not matter.
     pub is_ambiguous: bool,
 }
 
@@ -76,6 +78,11 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     check_target(head, authority)?;
     let path = head.uri.path();
     let is_ambiguous = check_path(path)?;
+    if is_ambiguous && !Reading::of(path).is_harmless() {
+        return Err(ProxyError::BadRequest(
+            "the path has what some servers read as a dot segment or a control",
+        ));
+    }
     check_query(head.uri.query().unwrap_or_default())?;
     check_framing(head)?;
     check_names(&head.headers)?;
@@ -236,9 +243,11 @@ fn check_framing(head: &Parts) -> Result<(), ProxyError> {
 
 /// CGI and its heirs read `content_length` as `Content-Length`.
 fn check_names(headers: &HeaderMap) -> Result<(), ProxyError> {
-    for name in headers.keys() {
-        let name = name.as_str();
-        if name.contains('_') && is_protected(&name.replace('_', "-")) {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    for name in headers.keys().filter(|name| !name.as_str().bytes().all(is_plain)) {
+        let spelt = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+        let is_for_proxies = HeaderName::from_bytes(spelt.as_bytes()).is_ok_and(|name| is_for_proxies(&name));
+        if is_protected(&spelt) || is_for_proxies {
             return Err(ProxyError::BadRequest("a field name is another spelling of one that matters"));
         }
     }

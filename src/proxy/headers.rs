@@ -7,46 +7,29 @@ use std::fmt::Write as _;
 
 use http::Version;
 use http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, Entry, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING, VIA,
 };
 
-/// Fields of one connection (RFC 9110 §7.6.1); `keep-alive` and `proxy-connection` by name, as of old.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    name == CONNECTION
-        || name == TRANSFER_ENCODING
-        || name == TE
-        || name == TRAILER
-        || name == UPGRADE
-        || name == PROXY_AUTHORIZATION
-        || name == PROXY_AUTHENTICATE
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
-}
-
-/// Fields by which a caller could speak for someone else, or for us.
-fn is_for_proxies(name: &HeaderName) -> bool {
-    name == AUTHORIZATION
-        || name == FORWARDED
-        || name == EXPECT
-        || matches!(
-            name.as_str(),
-            "x-real-ip"
-                | "x-original-url"
-                | "x-rewrite-url"
-                | "x-http-method-override"
-                | "x-http-method"
-                | "x-method-override"
-        )
-        || name.as_str().starts_with("x-forwarded-")
-}
+use crate::config::fields::{Fields, is_for_proxies, is_hop_by_hop};
 
 /// Turns a caller's fields into those for the upstream, all but the token.
 ///
 /// `Expect` ends here too: the server side answers it when the body is wanted.
-pub fn for_upstream(headers: &mut HeaderMap, version: Version, host: &HeaderValue, instance: &str) {
+pub fn for_upstream(
+    headers: &mut HeaderMap,
+    version: Version,
+    host: &HeaderValue,
+    instance: &str,
+    fields: &Fields,
+) {
     remove_named_by_connection(headers);
-    remove_if(headers, |name| is_hop_by_hop(name) || is_for_proxies(name));
+    remove_if(headers, |name| {
+        let is_for_us = name == AUTHORIZATION || name == EXPECT || is_hop_by_hop(name);
+        is_for_us || (is_for_proxies(name) && !fields.pass.contains(name))
+    });
     join_cookies(headers);
+    apply(headers, fields);
     add_via(headers, version, instance);
     headers.insert(HOST, host.clone());
 }
@@ -64,6 +47,19 @@ pub fn for_caller(headers: &mut HeaderMap, version: Version, instance: &str) {
     remove_named_by_connection(headers);
     remove_if(headers, |name| is_hop_by_hop(name) || name == ALT_SVC);
     add_via(headers, version, instance);
+}
+
+/// What the route does with what is left.
+fn apply(headers: &mut HeaderMap, fields: &Fields) {
+    for name in &fields.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &fields.set_if_absent {
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
+    for (name, value) in &fields.set {
+        headers.insert(name, value.clone());
+    }
 }
 
 /// RFC 9110 §7.6.1: what `Connection` names is for one hop.
@@ -140,12 +136,17 @@ mod tests {
     }
 
     fn sent(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+        sent_by(&Fields::default(), fields)
+    }
+
+    fn sent_by(rules: &Fields, fields: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut headers = map(fields);
         for_upstream(
             &mut headers,
             Version::HTTP_11,
             &HeaderValue::from_static("api.example.com"),
             "bearerd-1",
+            rules,
         );
         shown(&headers)
     }
@@ -202,6 +203,51 @@ mod tests {
         assert_eq!(
             sent(&fields),
             pairs(&[("cookie", "a=1"), ("host", "api.example.com"), ("via", "1.1 bearerd-1")])
+        );
+    }
+
+    #[test]
+    fn a_route_passes_removes_and_sets_fields_in_this_order() {
+        let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect();
+        let valued = |fields: &[(&'static str, &'static str)]| {
+            fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect()
+        };
+        let rules = Fields {
+            pass: named(&["x-forwarded-for", "x-real-ip"]),
+            remove: named(&["cookie", "x-debug"]),
+            set_if_absent: valued(&[("accept", "application/json"), ("accept-language", "de")]),
+            set: valued(&[("x-forwarded-proto", "https"), ("x-tenant", "ours"), ("x-real-ip", "none")]),
+        };
+        let fields = [
+            ("accept", "text/plain"),
+            ("authorization", "Bearer theirs"),
+            ("connection", "accept-language, x-tenant"),
+            ("accept-language", "en"),
+            ("cookie", "a=1"),
+            ("cookie", "b=1"),
+            ("x-debug", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "http"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-tenant", "theirs"),
+            ("x-tenant", "another"),
+        ];
+
+        assert_eq!(
+            sent_by(&rules, &fields),
+            pairs(&[
+                ("accept", "text/plain"),
+                ("accept-language", "de"),
+                ("host", "api.example.com"),
+                ("via", "1.1 bearerd-1"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+                ("x-real-ip", "none"),
+                ("x-tenant", "ours"),
+            ])
         );
     }
 

@@ -1,23 +1,25 @@
 //! `Location` on its way to the caller: what leads back to the API leads through the proxy.
 //!
 //! A caller that followed the API's own address would get there without a token. So a reference to the origin
-//! that the answer came from (RFC 6454) becomes a path, less what a route puts in front of paths. Everything else
-//! is passed on as it is: other origins, what lies beside the route's part of the API, and references that are
+//! that the answer came from (RFC 6454) becomes a path, less what a route puts in front of paths, and with what it
+//! strips from them. Everything else is passed on as it is: other origins, what lies beside the route's part of the API, and references that are
 //! relative to the request's own path.
 
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use url::Url;
 
-/// Points `Location` at the proxy where it points at `origin`, whose paths begin with `path_in_front`.
-pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str) {
+/// Points `Location` at the proxy where it points at `origin`, whose paths begin with `path_in_front` in the place
+/// of `stripped`.
+pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str, stripped: &str) {
     let Some(location) = headers.get_mut(LOCATION) else { return };
-    let path = location.to_str().ok().and_then(|location| path_on_proxy(location, origin, path_in_front));
+    let path =
+        location.to_str().ok().and_then(|location| path_on_proxy(location, origin, path_in_front, stripped));
     if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
         *location = path;
     }
 }
 
-fn path_on_proxy(location: &str, origin: &str, path_in_front: &str) -> Option<String> {
+fn path_on_proxy(location: &str, origin: &str, path_in_front: &str, stripped: &str) -> Option<String> {
     // Some readers take it for a slash.
     if location.contains('\\') {
         return None;
@@ -26,10 +28,10 @@ fn path_on_proxy(location: &str, origin: &str, path_in_front: &str) -> Option<St
     let rest = if is_path { location } else { behind_origin(location, origin)? };
     let rest = rest.strip_prefix(path_in_front)?;
     match rest.as_bytes() {
-        [] | [b'?' | b'#', ..] => Some(format!("/{rest}")),
-        // It would name another host.
+        [] | [b'?' | b'#', ..] if stripped.is_empty() => Some(format!("/{rest}")),
+        // It would name another host, if not at once then for whoever strips the prefix again.
         [b'/', b'/', ..] => None,
-        [b'/', ..] => Some(rest.to_owned()),
+        [] | [b'/' | b'?' | b'#', ..] => Some(format!("{stripped}{rest}")),
         _ => None,
     }
 }
@@ -52,9 +54,13 @@ mod tests {
     use super::*;
 
     fn seen(location: &str, path_in_front: &str) -> String {
+        seen_by(location, path_in_front, "")
+    }
+
+    fn seen_by(location: &str, path_in_front: &str, stripped: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, HeaderValue::from_str(location).unwrap());
-        through_proxy(&mut headers, "https://api.example.com", path_in_front);
+        through_proxy(&mut headers, "https://api.example.com", path_in_front, stripped);
         headers[LOCATION].to_str().unwrap().to_owned()
     }
 
@@ -90,6 +96,25 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_that_was_stripped_is_put_back() {
+        for (location, path_in_front, expected) in [
+            ("https://api.example.com/v2?x", "", "/gen/v2?x"),
+            ("https://api.example.com", "", "/gen"),
+            ("https://api.example.com?x", "", "/gen?x"),
+            ("/", "", "/gen/"),
+            ("/gen/v2", "", "/gen/gen/v2"),
+            ("/base/v2", "/base", "/gen/v2"),
+            ("/base#top", "/base", "/gen#top"),
+            ("/other", "/base", "/other"),
+            ("/base//evil.test", "/base", "/base//evil.test"),
+            ("https://elsewhere.test/v2", "", "https://elsewhere.test/v2"),
+            ("next?page=2", "", "next?page=2"),
+        ] {
+            assert_eq!(seen_by(location, path_in_front, "/gen"), expected, "{location}");
+        }
+    }
+
+    #[test]
     fn what_leads_elsewhere_is_left_alone() {
         for location in [
             "https://elsewhere.test/v2",
@@ -118,7 +143,7 @@ mod tests {
         ) {
             let mut headers = HeaderMap::new();
             headers.insert(LOCATION, HeaderValue::from_str(&location).unwrap());
-            through_proxy(&mut headers, "https://api.example.com", "");
+            through_proxy(&mut headers, "https://api.example.com", "", "");
             let after = headers[LOCATION].to_str().unwrap();
             proptest::prop_assert!(after == location || after.starts_with('/') && !after.starts_with("//"));
         }

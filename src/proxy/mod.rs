@@ -1,8 +1,8 @@
 //! The request loop: from a caller to its upstream and back.
 //!
 //! Connections are accepted by the [`listener`], served by [`worker`]s as a [`connection`], and each request
-//! goes its way through the [`service`]: [`guard`], [`route`], [`authorize`], [`forward`], and [`unauthorized`]
-//! with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
+//! goes its way through the [`service`]: [`guard`], [`route`], [`rules`], [`authorize`], [`forward`], and
+//! [`unauthorized`] with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
 //! [`error`].
 
 pub mod authorize;
@@ -21,9 +21,12 @@ pub mod listener;
 pub mod location;
 mod login;
 pub mod pool;
+pub mod prefix;
+pub mod reading;
 pub mod replay;
 pub mod response;
 pub mod route;
+pub mod rules;
 pub mod service;
 mod socket;
 mod tunnel;

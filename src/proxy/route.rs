@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::guard::Target;
 use super::pool::Upstream;
+use super::prefix::Prefix;
+use super::rules::Rules;
 use super::unauthorized::Hold;
+use crate::config::Fields;
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -22,8 +25,12 @@ use crate::token::TokenSource;
 pub struct Route {
     /// How it is called in logs: its host and path.
     pub name: String,
-    /// Whether it matches any path. Only then may a path be passed on that servers read in two ways.
-    pub is_catch_all: bool,
+    /// What it lets through.
+    pub rules: Rules,
+    /// What is taken off each path.
+    pub prefix: Prefix,
+    /// What is done with header fields.
+    pub fields: Fields,
     /// Where requests go.
     pub upstream: Arc<Upstream>,
     /// `Host` for the upstream.
@@ -32,6 +39,8 @@ pub struct Route {
     pub path_in_front: String,
     /// Whose token they get.
     pub token: Option<TokenSource>,
+    /// Statuses that say that a token was rejected.
+    pub retry_on: Vec<StatusCode>,
     /// Whether a rejected token is a reason to ask for another.
     pub hold: Hold,
     /// From the end of the request to the response head.
@@ -144,30 +153,35 @@ fn is_unreserved(byte: u8) -> bool {
 
 impl Route {
     /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
-    /// somebody's secret is passed on: letters of either case, and empty segments.
+    /// somebody's secret is passed on: letters of either case, and empty segments; and what is one without the prefix.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
         if self.login_stub.is_empty() || *method != Method::POST {
             return false;
         }
-        let path = normalized(path);
         let segments = |path: &'_ str| -> Vec<String> {
             path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
         };
-        let called = segments(&path);
-        self.login_stub.iter().any(|stub| segments(stub) == called)
+        let is_stub = |path: &str| {
+            let called = segments(&normalized(path));
+            self.login_stub.iter().any(|stub| segments(stub) == called)
+        };
+        is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.off(path)))
     }
 
-    /// The path and query for the upstream: the caller's own bytes, behind the upstream's path.
+    /// The path and query for the upstream: the caller's own bytes, behind the upstream's path in the prefix's place.
     ///
     /// # Errors
     ///
     /// The caller's own if together they are too long for a request target.
     pub fn target(&self, path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, http::Error> {
         let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if self.path_in_front.is_empty() {
+        if self.path_in_front.is_empty() && self.prefix.text().is_empty() {
             return Ok(own);
         }
-        Ok(PathAndQuery::try_from(format!("{}{own}", self.path_in_front))?)
+        let (path, query) = own.as_str().split_at(own.path().len());
+        let rest = self.prefix.off(path);
+        let slash = if rest.is_empty() && self.path_in_front.is_empty() { "/" } else { "" };
+        Ok(PathAndQuery::try_from(format!("{}{slash}{rest}{query}", self.path_in_front))?)
     }
 }
 
@@ -190,7 +204,10 @@ mod tests {
             Upstream { index: 0, origin: "https://nowhere.test".to_owned(), connect: Box::new(Nowhere) };
         Route {
             name: name.to_owned(),
-            is_catch_all: false,
+            rules: Rules::default(),
+            prefix: Prefix::default(),
+            fields: Fields::default(),
+            retry_on: Vec::new(),
             upstream: Arc::new(upstream),
             host: HeaderValue::from_static("nowhere"),
             path_in_front: String::new(),
@@ -278,6 +295,11 @@ mod tests {
             assert!(!route.is_login(&Method::POST, path), "{path}");
         }
         assert!(!route.is_login(&Method::GET, "/oauth/token"));
+
+        route.prefix = Prefix::new("/gen");
+        assert!(route.is_login(&Method::POST, "/gen/oauth/token"));
+        assert!(route.is_login(&Method::POST, "/oauth/token"));
+        assert!(!route.is_login(&Method::POST, "/gen/gen/oauth/token"));
     }
 
     #[test]
@@ -288,5 +310,28 @@ mod tests {
 
         route.path_in_front = "/base".to_owned();
         assert_eq!(route.target(Some(&given)).unwrap(), "/base/%61pi/x?q=%2F&r=1");
+    }
+
+    #[test]
+    fn the_upstreams_path_takes_the_place_of_a_prefix_that_is_stripped() {
+        let mut route = route("r");
+        route.prefix = Prefix::new("/api");
+        let target = |route: &Route, path| route.target(Some(&PathAndQuery::from_static(path))).unwrap();
+
+        for (path, rest) in [
+            ("/api/x/%2F?q=/a/b", "/x/%2F?q=/a/b"),
+            ("/%61pi/x", "/x"),
+            ("/api/", "/"),
+            ("/api", "/"),
+            ("/api?q=/a/b", "/?q=/a/b"),
+        ] {
+            assert_eq!(target(&route, path), rest, "{path}");
+        }
+        route.path_in_front = "/base".to_owned();
+        for (path, expected) in
+            [("/api/x?q", "/base/x?q"), ("/api/", "/base/"), ("/api", "/base"), ("/api?q=/", "/base?q=/")]
+        {
+            assert_eq!(target(&route, path), expected, "{path}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The request's way: guard, route, authorize, forward, and a replay where a token was dead.
+//! The request's way: guard, route, rules, authorize, forward, and a replay where a token was dead.
 //!
 //! Read [`Service::proxy`]; the other stages are the files it names. One service belongs to one worker and is
 //! never shared between threads.
@@ -20,7 +20,7 @@ use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
-use super::guard::{self, Policy};
+use super::guard::{self, Policy, Target};
 use super::headers;
 use super::location;
 use super::login;
@@ -118,12 +118,13 @@ impl Service {
         exchange: &mut Exchange,
     ) -> Result<Reply, ProxyError> {
         let version = head.version;
-        let route = self.admit(&head, exchange)?;
+        let (target, route) = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
-        if route.is_login(&head.method, head.uri.path()) {
+        if route.is_login(&head.method, target.path) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
             return Ok(Reply::Login);
         }
+        route.rules.check(&head.method, &target, &route.prefix)?;
         self.address(&mut head, route)?;
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
@@ -147,32 +148,30 @@ impl Service {
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
         headers::for_caller(headers, received_in, &self.shared.instance);
-        location::through_proxy(headers, &route.upstream.origin, &route.path_in_front);
+        location::through_proxy(headers, &route.upstream.origin, &route.path_in_front, route.prefix.text());
         Ok(Reply::Upstream(answered))
     }
 
     /// Whether the request may go anywhere, and where.
-    fn admit(&self, head: &Parts, exchange: &Exchange) -> Result<&Route, ProxyError> {
+    fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
         if !exchange.caller().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
-        if target.is_ambiguous && !route.is_catch_all {
-            return Err(ProxyError::BadRequest("the path could be read as one of another route"));
-        }
         if let Some(limit) = self.shared.allowance.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {
                 return Err(ProxyError::BodyTooLarge { limit });
             }
         }
-        Ok(route)
+        Ok((target, route))
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
     fn address(&self, head: &mut Parts, route: &Route) -> Result<(), ProxyError> {
-        headers::for_upstream(&mut head.headers, head.version, &route.host, &self.shared.instance);
+        let instance = &self.shared.instance;
+        headers::for_upstream(&mut head.headers, head.version, &route.host, instance, &route.fields);
         let target = route
             .target(head.uri.path_and_query())
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
@@ -223,7 +222,7 @@ impl Service {
     ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
         let hold = &passage.route.hold;
         let Outcome { answered, generation } = first;
-        match verdict(&answered) {
+        match verdict(passage.route, &answered) {
             Verdict::Accepted => {
                 hold.accepted(generation);
                 return Ok(answered);
@@ -250,7 +249,7 @@ impl Service {
 
         passage.exchange.replayed();
         let replayed = self.attempt(passage, head, body, Some(authorization)).await?;
-        match verdict(&replayed.answered) {
+        match verdict(passage.route, &replayed.answered) {
             Verdict::Accepted if was_asked_for => {
                 hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
             }
@@ -322,10 +321,14 @@ enum Verdict {
     Unknown,
 }
 
-fn verdict(answered: &Answered<Attempt<Incoming>>) -> Verdict {
+fn verdict(route: &Route, answered: &Answered<Attempt<Incoming>>) -> Verdict {
     match answered.response.status() {
-        StatusCode::UNAUTHORIZED if !is_insufficient_scope(answered.response.headers()) => Verdict::Rejected,
-        status if status.is_server_error() => Verdict::Unknown,
+        status if route.retry_on.contains(&status) && !is_insufficient_scope(answered.response.headers()) => {
+            Verdict::Rejected
+        }
+        status if route.retry_on.contains(&status) => Verdict::Accepted,
+        // What a 401 that is no reason for another token says of this one, nobody knows.
+        status if status.is_server_error() || status == StatusCode::UNAUTHORIZED => Verdict::Unknown,
         _ => Verdict::Accepted,
     }
 }

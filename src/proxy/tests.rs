@@ -29,8 +29,10 @@ use super::caller_io::CallerStream;
 use super::connect::{Connect, Connecting, Stream};
 use super::guard::Policy;
 use super::pool::{Pool, Upstream};
+use super::prefix::Prefix;
 use super::replay::Allowance;
 use super::route::{Route, Table};
+use super::rules::Rules;
 use super::service::{Service, Shared};
 use super::unauthorized::Hold;
 use super::worker::Worker;
@@ -146,7 +148,10 @@ fn world(lines: &str, token_takes: Duration) -> World {
     let mut table = Table::default();
     let route = Route {
         name: "/".to_owned(),
-        is_catch_all: true,
+        rules: Rules::default(),
+        prefix: Prefix::default(),
+        fields: config::Fields::default(),
+        retry_on: vec![StatusCode::UNAUTHORIZED],
         upstream: Arc::clone(&upstream),
         host: HeaderValue::from_static("api.example.com"),
         path_in_front: String::new(),

@@ -38,7 +38,7 @@ fn is_commented_key(line: &str) -> bool {
 
 /// Keys whose line shows an example, because they have no default.
 fn is_example(line: &str) -> bool {
-    ["#host = ", "#ca_file = ", "#proxy = ", "#token = "].iter().any(|key| line.starts_with(key))
+    ["#host = ", "#allow = ", "#ca_file = ", "#proxy = ", "#token = "].iter().any(|key| line.starts_with(key))
 }
 
 /// A commented-out section: an example as a whole, up to the next empty line.

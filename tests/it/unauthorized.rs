@@ -311,6 +311,62 @@ async fn only_a_401_means_a_dead_token() {
 }
 
 #[tokio::test]
+async fn a_route_says_which_statuses_mean_a_dead_token() {
+    let world = Setup::default().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
+    for status in ["401", "403", "419", "500"] {
+        world.authorization.revoke_all();
+        let before = world.authorization.requests();
+        let request = Request::post("/echo", b"a body").field("x-rejected-with", status);
+
+        let reply = world.send(&request).await;
+
+        assert_eq!((reply.status, reply.text().as_str()), (200, "a body"), "{status}");
+        assert_eq!(world.token_requests_since(before), 1, "{status}");
+    }
+    let before = world.authorization.requests();
+    let reply = world.get("/scope").await;
+    assert_eq!(reply.status, 401, "insufficient_scope is no dead token");
+    assert_eq!(world.token_requests_since(before), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
+    let world = Setup::default().quiet().route("retry_on = [401, 403]").start().await;
+    let before = world.authorization.requests();
+
+    let request = Request::get("/status/403");
+    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+    assert!(replies.iter().all(|reply| reply.status == 403 && reply.code().is_none()));
+    let mut caller = world.caller().await;
+    for _ in 0..50 {
+        assert_eq!(caller.send(&request).await.status, 403);
+        assert_eq!(caller.send(&Request::get("/fine")).await.status, 200);
+    }
+
+    let requests = world.token_requests_since(before);
+    assert!((1..=2).contains(&requests), "{requests} token requests");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
+    for retry_on in ["retry_on = [403]", "retry_on = []"] {
+        let world = Setup::default().quiet().route(retry_on).start().await;
+        let before = world.authorization.requests();
+        world.authorization.revoke_all();
+
+        for _ in 0..3 {
+            let reply = world.get("/x").await;
+            assert_eq!((reply.status, reply.code()), (401, None), "{retry_on}");
+        }
+
+        assert_eq!(world.token_requests_since(before), 0, "{retry_on}");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
     let world = World::start().await;
     let before = world.authorization.requests();

@@ -8,9 +8,9 @@ use toml::Spanned;
 use url::Url;
 
 use super::route::plain_path;
-use super::{Resolver, duration};
+use super::{Resolver, duration, provider};
 use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant};
+use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
 use crate::config::{Credential, HttpVersion, NEVER_LISTED, Quota};
 
@@ -51,6 +51,7 @@ impl Resolver<'_> {
     ) -> Option<Credential> {
         self.refuse_what_is_not_built(&file);
         self.fill_in(name, place, &mut file);
+        let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
         let path = |key: &str| format!("credentials.{name}.{key}");
         let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
         let client_certificate =
@@ -93,6 +94,8 @@ impl Resolver<'_> {
             state,
             required: file.required.is_none_or(Spanned::into_inner),
             login_stub,
+            protected: provider::protected(provider),
+            set_if_absent: provider::set_if_absent(provider),
         })
     }
 

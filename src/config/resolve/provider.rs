@@ -5,12 +5,13 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant, HttpVersion, Provider};
-use crate::config::units;
+use crate::config::{Pattern, units};
 
 /// Genesys Cloud's regions, by the domain of their login and API hosts.
 pub(super) const GENESYS_REGIONS: [&str; 18] = [
@@ -47,8 +48,37 @@ const CXONE_ISSUERS: [&str; 5] = [
 const GENESYS_LOGINS: &[&str] = &["/oauth/token", "/api/v2/oauth/token"];
 const CXONE_LOGINS: &[&str] = &["/auth/token", "/oauth2/token", "/oauth2/v1/token", "/auth/oauth/token"];
 
+/// What in Genesys Cloud's API ends a token ("Delete auth token used to make the request", "Delete all auth tokens for
+/// the specified user"), or takes the OAuth client away from us, or makes another that works without us. Behind
+/// whatever comes before: its own applications have `/platform` there. CXone has no such paths on its API's hosts
+/// that are certain.
+const GENESYS_PROTECTED: [&str; 5] = [
+    "DELETE /**/api/v2/tokens/**",
+    "POST /**/api/v2/oauth/clients",
+    "PUT /**/api/v2/oauth/clients/**",
+    "DELETE /**/api/v2/oauth/clients/**",
+    "POST /**/api/v2/oauth/clients/*/secret",
+];
+
 /// A CXone token lives for an hour.
 const CXONE_MARGIN: Duration = Duration::from_mins(10);
+
+/// What no route of such a credential lets through, as the upstream would see it.
+pub(super) fn protected(provider: Provider) -> Vec<Pattern> {
+    let patterns: &[&str] = match provider {
+        Provider::Genesys => &GENESYS_PROTECTED,
+        Provider::Oauth2 | Provider::Cxone => &[],
+    };
+    patterns.iter().filter_map(|pattern| pattern.parse().ok()).collect()
+}
+
+/// Fields that the API wants. CXone answers a request without `Accept` with "No known way to render data".
+pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)> {
+    match provider {
+        Provider::Cxone => vec![(ACCEPT, HeaderValue::from_static("application/json"))],
+        Provider::Oauth2 | Provider::Genesys => Vec::new(),
+    }
+}
 
 impl Resolver<'_> {
     /// Puts what the credential's provider is known for into the keys that are not written.
@@ -213,6 +243,7 @@ mod tests {
             assert_eq!(credential.token_url.as_str(), format!("https://login.{region}/oauth/token"));
             assert!(matches!(credential.identity.grant, identity::Grant::ClientCredentials));
             assert_eq!(credential.login_stub, GENESYS_LOGINS);
+            assert_eq!(credential.protected.len(), GENESYS_PROTECTED.len());
         }
     }
 
@@ -225,6 +256,7 @@ mod tests {
             assert_eq!(credential.http_version, HttpVersion::Http1);
             assert_eq!(credential.refresh_margin, CXONE_MARGIN);
             assert_eq!(credential.login_stub, CXONE_LOGINS);
+            assert_eq!(credential.set_if_absent, [(ACCEPT, HeaderValue::from_static("application/json"))]);
         }
     }
 

@@ -57,12 +57,12 @@ impl Resolver<'_> {
         &mut self,
         index: usize,
         place: &Range<usize>,
-        route: file::Route,
+        mut route: file::Route,
         names: &BTreeSet<String>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {
         let key = |key: &str| format!("routes[{index}].{key}");
-        let host = route.host.map(|host| self.host(&host));
+        let host = route.host.take().map(|host| self.host(&host));
         let path = match &route.path {
             Some(path) => self.path(path),
             None => Some("/".to_owned()),
@@ -87,8 +87,13 @@ impl Resolver<'_> {
             }
         };
         let is_http = upstream.as_ref().is_some_and(|address| address.scheme == Scheme::HTTP);
-        let roots = self.roots(route.ca_file, is_http);
-        let proxy = self.proxy(route.proxy, "upstream", is_http);
+        let roots = self.roots(route.ca_file.take(), is_http);
+        let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
+        let credential_of_route = credential.as_ref().and_then(Option::as_ref);
+        let rules = self.rules(&mut route, path.as_deref());
+        let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
+        let fields = self.fields(route.headers, &rules, credential_of_route);
+        let retry_on = self.retry_on(route.retry_on);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let host = match host {
@@ -100,6 +105,10 @@ impl Resolver<'_> {
             path: path?,
             upstream: Upstream { address: upstream?, roots, proxy },
             credential: credential?,
+            rules,
+            strip_prefix,
+            fields,
+            retry_on,
             timeout,
             connect_timeout,
         })

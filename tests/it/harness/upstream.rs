@@ -15,7 +15,8 @@
 //! | anything else | 200 and a few words |
 //!
 //! A token that is not live is answered with 401. `x-when-rejected` says how: `late` (after the body was read),
-//! `early` (at once; the body is read all the same), `early-close` (at once; the connection is closed).
+//! `early` (at once; the body is read all the same), `early-close` (at once; the connection is closed); and
+//! `x-rejected-with` with which status instead.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -194,7 +195,8 @@ impl Notes {
 
 async fn reject(head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
     let mut response = Response::new(whole("{\"error\":\"invalid_token\"}"));
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let status = head.headers.get("x-rejected-with").and_then(|status| status.to_str().ok()?.parse().ok());
+    *response.status_mut() = status.unwrap_or(StatusCode::UNAUTHORIZED);
     response
         .headers_mut()
         .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));

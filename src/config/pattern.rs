@@ -1,0 +1,426 @@
+//! Patterns of requests: `"GET /api/v2/users/*"`, as `allow` and `deny` of a route have them.
+//!
+//! A pattern is a method and a path, segment by segment: itself, `*` for one segment, `**` for any number of them.
+//! How a segment of a request is compared is for whoever matches; here is only where in the pattern a path may be
+//! after each segment. That is a set of places, so that any number of `**` costs no more than one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Method;
+use thiserror::Error;
+
+/// So many segments a pattern may have, for a set of places to be one number.
+const MOST_SEGMENTS: usize = 60;
+
+/// Which requests are meant.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// `None` is any.
+    method: Option<Method>,
+    segments: Vec<Segment>,
+    /// Which segments are `*`, and which are `**`.
+    ones: u64,
+    manies: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    One,
+    Many,
+}
+
+/// Where in a pattern a path may be: bit *n* is before segment *n*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places(u64);
+
+/// Why a text is no pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each says itself what it is")]
+pub enum PatternError {
+    #[error("a pattern has a method and a path")]
+    NoMethod,
+    #[error("methods are written in capitals")]
+    LowerCaseMethod,
+    #[error("not a method")]
+    NotAMethod,
+    #[error("TRACE and CONNECT are never forwarded")]
+    NeverForwarded,
+    #[error("the path of a pattern begins with `/`")]
+    NoSlash,
+    #[error("a pattern has no query and no fragment")]
+    Query,
+    #[error("a pattern has no `%`")]
+    Escape,
+    #[error("a pattern has no `.` or `..` segment, and none that ends with a dot")]
+    Dots,
+    #[error("a pattern has no empty segment")]
+    Empty,
+    #[error("`*` and `**` stand for whole segments")]
+    PartOfASegment,
+    #[error("a pattern is of visible ASCII, without `;` and `\\`")]
+    Character,
+    #[error("a pattern has at most {MOST_SEGMENTS} segments")]
+    TooLong,
+}
+
+impl PatternError {
+    /// What would mend it.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::NoMethod => "such as \"GET /api/v2/users/*\"; \"*\" in the place of the method is any",
+            Self::LowerCaseMethod | Self::NotAMethod => {
+                "write GET (HEAD is included), POST, PUT, PATCH, DELETE or another, or \"*\" for any"
+            }
+            Self::NeverForwarded => "take it out, or write \"*\" for any method",
+            Self::NoSlash => "write the path whole, as callers do, such as \"GET /api/v2/**\"",
+            Self::Query => "patterns match paths, whatever the query: take out what begins with `?` or `#`",
+            Self::Escape => {
+                "write characters as they are: callers may escape letters, digits and -._~ and match all the same; \
+                 for whatever else there is `*`"
+            }
+            Self::Dots => "such requests are never forwarded",
+            Self::Empty => "write one `/` between segments",
+            Self::PartOfASegment => "write `*` for one segment and `**` for any number, each between slashes",
+            Self::Character => "for a segment with other characters there is `*`",
+            Self::TooLong => "write `**` in the place of the rest",
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let (method, path) = text.split_once(' ').ok_or(PatternError::NoMethod)?;
+        let path = path.trim_start_matches(' ');
+        if method.starts_with('/') || path.is_empty() {
+            return Err(PatternError::NoMethod);
+        }
+        let method = if method == "*" { None } else { Some(parse_method(method)?) };
+        let rest = path.strip_prefix('/').ok_or(PatternError::NoSlash)?;
+        let mut segments: Vec<Segment> = Vec::new();
+        let count = rest.split('/').count();
+        for (index, segment) in rest.split('/').enumerate() {
+            let segment = parse_segment(segment, index + 1 == count)?;
+            // Two of them mean what one does.
+            if segment != Segment::Many || segments.last() != Some(&Segment::Many) {
+                segments.push(segment);
+            }
+        }
+        if segments.len() > MOST_SEGMENTS {
+            return Err(PatternError::TooLong);
+        }
+        Ok(Self::new(method, segments))
+    }
+}
+
+fn parse_method(text: &str) -> Result<Method, PatternError> {
+    let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'-');
+    match text {
+        _ if !is_word => Err(PatternError::NotAMethod),
+        _ if text.bytes().any(|byte| byte.is_ascii_lowercase()) => Err(PatternError::LowerCaseMethod),
+        "TRACE" | "CONNECT" => Err(PatternError::NeverForwarded),
+        _ => Method::from_bytes(text.as_bytes()).map_err(|_| PatternError::NotAMethod),
+    }
+}
+
+fn parse_segment(text: &str, is_last: bool) -> Result<Segment, PatternError> {
+    match text {
+        "*" => return Ok(Segment::One),
+        "**" => return Ok(Segment::Many),
+        // `/x/`: with the slash.
+        "" if is_last => return Ok(Segment::Literal(String::new())),
+        "" => return Err(PatternError::Empty),
+        _ => {}
+    }
+    let has = |character: char| text.contains(character);
+    if has('?') || has('#') {
+        Err(PatternError::Query)
+    } else if has('%') {
+        Err(PatternError::Escape)
+    } else if has('*') {
+        Err(PatternError::PartOfASegment)
+    } else if text.ends_with('.') {
+        Err(PatternError::Dots)
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic() && !b";\\\"<>".contains(&byte)) {
+        Err(PatternError::Character)
+    } else {
+        Ok(Segment::Literal(text.to_owned()))
+    }
+}
+
+impl Pattern {
+    fn new(method: Option<Method>, segments: Vec<Segment>) -> Self {
+        let mask = |wanted: &Segment| {
+            let places = segments.iter().enumerate().filter(|(_, segment)| *segment == wanted);
+            places.fold(0, |mask, (index, _)| mask | 1 << index)
+        };
+        let (ones, manies) = (mask(&Segment::One), mask(&Segment::Many));
+        Self { method, segments, ones, manies }
+    }
+
+    /// The same without a slash at its end.
+    #[must_use]
+    pub fn without_slash_at_end(mut self) -> Self {
+        self.segments.pop_if(|last| matches!(last, Segment::Literal(literal) if literal.is_empty()));
+        Self::new(self.method, self.segments)
+    }
+
+    /// Whether requests of this method are meant. GET includes HEAD (RFC 9110 §9.3.2).
+    pub fn has_method(&self, method: &Method) -> bool {
+        match &self.method {
+            None => true,
+            Some(own) => own == method || (*own == Method::GET && *method == Method::HEAD),
+        }
+    }
+
+    /// Whether some server takes this method for one that is meant: there are those that do not mind its case.
+    pub fn may_have_method(&self, method: &Method) -> bool {
+        let is = |own: &Method| own.as_str().eq_ignore_ascii_case(method.as_str());
+        match &self.method {
+            None => true,
+            Some(own) => is(own) || (*own == Method::GET && is(&Method::HEAD)),
+        }
+    }
+
+    /// The method, if it is one and not any.
+    pub const fn method(&self) -> Option<&Method> {
+        self.method.as_ref()
+    }
+
+    /// Where a path is before its first segment.
+    pub const fn start(&self) -> Places {
+        self.reach(1)
+    }
+
+    /// Where it is after one more segment: one that equals a literal if `is` says so, and `*` if `fits_one`.
+    pub fn after(&self, at: Places, fits_one: bool, is: impl Fn(&str) -> bool) -> Places {
+        let mut next = at.0 & self.manies;
+        if fits_one {
+            next |= (at.0 & self.ones) << 1;
+        }
+        let mut literals = at.0 & !self.ones & !self.manies;
+        while literals != 0 {
+            let index = literals.trailing_zeros();
+            literals &= literals - 1;
+            if let Some(Segment::Literal(literal)) = self.segments.get(index as usize)
+                && is(literal)
+            {
+                next |= 1 << (index + 1);
+            }
+        }
+        self.reach(next)
+    }
+
+    /// Where it may still be if the next segment is part of the one before, which `*` has taken.
+    pub const fn within_one(&self, at: Places) -> Places {
+        Places(at.0 & (self.ones << 1))
+    }
+
+    /// Whether a path that ends here is meant.
+    pub const fn is_end(&self, at: Places) -> bool {
+        at.0 >> self.segments.len() & 1 == 1
+    }
+
+    /// What is behind a `**` can be reached without a segment; there are no two next to each other.
+    const fn reach(&self, places: u64) -> Places {
+        Places(places | (places & self.manies) << 1)
+    }
+}
+
+impl Places {
+    /// None: the path is not meant, whatever follows.
+    pub const fn is_nowhere(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Here or there.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.method.as_ref().map_or("*", Method::as_str))?;
+        for segment in &self.segments {
+            let text = match segment {
+                Segment::Literal(literal) => literal,
+                Segment::One => "*",
+                Segment::Many => "**",
+            };
+            write!(f, "/{text}")?;
+        }
+        if self.segments.is_empty() { f.write_str("/") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether the pattern means this path, each segment as it is written.
+    fn means(pattern: &str, path: &str) -> bool {
+        let pattern: Pattern = pattern.parse().unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        let end = path[1..].split('/').fold(pattern.start(), |at, segment| {
+            pattern.after(at, !segment.is_empty(), |literal| literal == segment)
+        });
+        pattern.is_end(end)
+    }
+
+    #[test]
+    fn a_star_is_one_segment_and_two_are_any_number() {
+        for (pattern, path) in [
+            ("GET /", "/"),
+            ("GET /a", "/a"),
+            ("GET /a/", "/a/"),
+            ("GET /a/*", "/a/b"),
+            ("GET /a/*/c", "/a/b/c"),
+            ("GET /**", "/"),
+            ("GET /**", "/a/b/"),
+            ("GET /a/**", "/a"),
+            ("GET /a/**", "/a/"),
+            ("GET /a/**", "/a/b/c/d"),
+            ("GET /a/**/d", "/a/d"),
+            ("GET /a/**/d", "/a/b/c/d"),
+            ("GET /a/**/d", "/a/d/b/d"),
+            ("GET /**/**/a/**", "/x/a"),
+            ("GET /*/**", "/a"),
+        ] {
+            assert!(means(pattern, path), "{pattern} {path}");
+        }
+        for (pattern, path) in [
+            ("GET /", "/a"),
+            ("GET /a", "/"),
+            ("GET /a", "/a/"),
+            ("GET /a/", "/a"),
+            ("GET /a", "/A"),
+            ("GET /a/*", "/a"),
+            ("GET /a/*", "/a/"),
+            ("GET /a/*", "/a/b/c"),
+            ("GET /a/**/d", "/a/b/c"),
+            ("GET /*/**", "/"),
+        ] {
+            assert!(!means(pattern, path), "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_itself_or_any_and_get_includes_head() {
+        let has = |pattern: &str, method: Method| pattern.parse::<Pattern>().unwrap().has_method(&method);
+
+        assert!(has("GET /", Method::GET) && has("GET /", Method::HEAD) && has("* /", Method::PATCH));
+        assert!(has("PROPFIND /", Method::from_bytes(b"PROPFIND").unwrap()));
+        assert!(!has("HEAD /", Method::GET) && !has("GET /", Method::POST));
+        let small = |text: &str| Method::from_bytes(text.as_bytes()).unwrap();
+        assert!(!has("DELETE /", small("delete")), "methods have a case");
+
+        let may =
+            |pattern: &str, method: Method| pattern.parse::<Pattern>().unwrap().may_have_method(&method);
+        assert!(may("DELETE /", small("delete")) && may("GET /", small("Head")) && may("* /", small("x")));
+        assert!(
+            may("DELETE /", Method::DELETE)
+                && !may("DELETE /", small("delet"))
+                && !may("GET /", small("post"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_told_from_what_is() {
+        use PatternError as E;
+        for (text, error) in [
+            ("", E::NoMethod),
+            ("/api/**", E::NoMethod),
+            ("GET", E::NoMethod),
+            ("GET ", E::NoMethod),
+            ("/a b", E::NoMethod),
+            (" /a", E::NotAMethod),
+            ("get /a", E::LowerCaseMethod),
+            ("GET,POST /a", E::NotAMethod),
+            ("** /a", E::NotAMethod),
+            ("TRACE /a", E::NeverForwarded),
+            ("GET api/**", E::NoSlash),
+            ("GET *", E::NoSlash),
+            ("GET https://api.example.com/a", E::NoSlash),
+            ("GET /a?x=1", E::Query),
+            ("GET /a#x", E::Query),
+            ("GET /%61", E::Escape),
+            ("GET /a/../b", E::Dots),
+            ("GET /./a", E::Dots),
+            ("GET /a.", E::Dots),
+            ("GET //a", E::Empty),
+            ("GET /a//b", E::Empty),
+            ("GET /a//", E::Empty),
+            ("GET /***", E::PartOfASegment),
+            ("GET /a*", E::PartOfASegment),
+            ("GET /*.json", E::PartOfASegment),
+            ("GET /a;v=1", E::Character),
+            ("GET /a\\b", E::Character),
+            ("GET /a b", E::Character),
+            ("GET /é", E::Character),
+            (&format!("GET {}", "/a".repeat(61)), E::TooLong),
+        ] {
+            assert_eq!(text.parse::<Pattern>(), Err(error), "{text}");
+            assert!(!error.help().is_empty());
+        }
+        for text in ["GET /", "* /**", "POST /a/*/b/**/c", "GET /a/", "M-SEARCH /a.b/c~d/:e@f,g=h+i(j)!k&l"] {
+            assert_eq!(text.parse::<Pattern>().unwrap().to_string(), text);
+        }
+        assert_eq!("GET /**/**/a/**/**".parse::<Pattern>().unwrap().to_string(), "GET /**/a/**");
+        assert!(format!("GET {}", "/a".repeat(60)).parse::<Pattern>().is_ok());
+        assert_eq!("GET /a/".parse::<Pattern>().unwrap().without_slash_at_end().to_string(), "GET /a");
+        assert_eq!("GET /".parse::<Pattern>().unwrap().without_slash_at_end().to_string(), "GET /");
+    }
+
+    /// The meaning by its definition, which takes as long as it takes.
+    fn by_definition(pattern: &[&str], path: &[&str]) -> bool {
+        match (pattern, path) {
+            ([], []) => true,
+            (["**", rest @ ..], _) => {
+                by_definition(rest, path) || (!path.is_empty() && by_definition(pattern, &path[1..]))
+            }
+            (["*", rest @ ..], [segment, path @ ..]) => !segment.is_empty() && by_definition(rest, path),
+            ([literal, rest @ ..], [segment, path @ ..]) => literal == segment && by_definition(rest, path),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_means_what_its_definition_says(
+            pattern in "(/(a|b|\\*|\\*\\*)){1,7}",
+            path in "(/(a|b|)){1,7}",
+        ) {
+            let segments: Vec<&str> = pattern[1..].split('/').collect();
+            let called: Vec<&str> = path[1..].split('/').collect();
+            prop_assert_eq!(means(&format!("GET {pattern}"), &path), by_definition(&segments, &called));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic_and_what_it_shows_means_the_same(text in "(GET|\\*) /[ab*/%.?;]{0,12}|\\PC{0,20}") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
+            }
+        }
+    }
+
+    #[test]
+    fn many_stars_cost_no_more_than_one() {
+        let pattern = format!("GET {}", "/**/a".repeat(30));
+
+        // By trying one after the other it would take longer than anyone lives.
+        assert!(!means(&pattern, &("/a".repeat(20_000) + "/b")));
+        assert!(means(&pattern, &"/a".repeat(20_000)));
+    }
+}
