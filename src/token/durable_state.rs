@@ -11,12 +11,12 @@ use tracing::{error, info, warn};
 
 use super::limiter::{LATCH_MAX, doubled};
 use super::state_file::{
-    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
+    Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
 };
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config::identity::Grant;
-use crate::config::{self, Credential};
+use crate::config::{self, Credential, StatePlace};
 
 /// How long the disk is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -94,11 +94,7 @@ impl DurableState {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
         };
-        let keys = place.key.as_ref().map_or_else(StateKeys::none, |key| {
-            let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
-            StateKeys::new(key, Vec::new())
-        });
-        let identity = identity_of(credential);
+        let (keys, identity) = (keys_of(place), identity_of(credential));
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
         let (file, found) = StateFile::open(&place.path, identity, keys, longest_wait, clock)?;
         warn_of(&credential.name, &found);
@@ -111,6 +107,21 @@ impl DurableState {
             place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
         })
+    }
+
+    /// Whether a daemon that starts now could open the state of a credential; `None` if it keeps none. Waits for the
+    /// disk, and not for a daemon that has the state.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], as it would.
+    ///
+    /// # Panics
+    ///
+    /// As [`DurableState::open`].
+    pub fn look(credential: &Credential, clock: Clock) -> Result<Option<Look>, OpenError> {
+        let look = |place: &StatePlace| Look::at(&place.path, identity_of(credential), keys_of(place), clock);
+        credential.state.as_ref().map(look).transpose()
     }
 
     /// The state as it should be on disk.
@@ -249,6 +260,13 @@ fn warn_of(credential: &str, found: &Found) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state is odd");
     }
+}
+
+fn keys_of(place: &StatePlace) -> StateKeys {
+    place.key.as_ref().map_or_else(StateKeys::none, |key| {
+        let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
+        StateKeys::new(key, Vec::new())
+    })
 }
 
 /// Whose state it is.

@@ -15,6 +15,7 @@ mod elapsed;
 mod error;
 mod format;
 mod lock;
+mod look;
 mod state;
 
 use std::os::unix::ffi::OsStrExt;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
+pub use look::Look;
 pub use state::{Identity, Lineage, Memory, Settings, State};
 
 pub use crate::config::state_key::{IllegalKey, StateKey, StateKeys};

@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod check_state;
 mod configuration;
 mod grants;
 mod keygen;
