@@ -1,7 +1,7 @@
 //! `bearerd check`: every problem of the configuration, and whether it could be used; with `--online`, whether its
 //! peers take it.
 
-use super::{BAD_CONFIGURATION, ConfigFile, OK, online, output};
+use super::{BAD_CONFIGURATION, ConfigFile, OK, online, output, states};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config::{self, Environment};
@@ -18,7 +18,7 @@ pub(super) struct Check {
 
 pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
     let path = config::find(check.file.path, environment);
-    let outcome = config::load(&path, environment);
+    let outcome = config::load(&path, environment).and_then(states::look_at);
     let diagnostics = match &outcome {
         Ok(checked) => &checked.warnings,
         Err(diagnostics) => diagnostics,

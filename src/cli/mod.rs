@@ -9,6 +9,7 @@ mod online;
 pub mod output;
 mod refresh;
 mod run;
+mod states;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -125,9 +125,17 @@ pub struct Diagnostics {
 
 impl Diagnostics {
     /// Sorts the problems by place, errors and warnings mixed as they stand in the file.
-    pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.place.as_ref().map_or(usize::MAX, |place| place.start));
-        Self { sources, problems }
+    pub fn new(sources: Sources, problems: Vec<Problem>) -> Self {
+        let mut diagnostics = Self { sources, problems: Vec::new() };
+        diagnostics.add(problems);
+        diagnostics
+    }
+
+    /// Adds problems that were found later.
+    pub fn add(&mut self, problems: Vec<Problem>) {
+        self.problems.extend(problems);
+        let start = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |place| place.start);
+        self.problems.sort_by_key(start);
     }
 
     /// A file that could not even be read.

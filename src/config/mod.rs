@@ -25,9 +25,11 @@ pub mod state_key;
 pub mod units;
 mod wording;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -337,6 +339,8 @@ pub struct Checked {
     pub config: Config,
     /// Its problems, none of them an error.
     pub warnings: Diagnostics,
+    /// Where each credential's state is named.
+    pub state_places: BTreeMap<String, Range<usize>>,
 }
 
 /// Reads and checks the file at `path`.

@@ -11,12 +11,13 @@ use tracing::{error, info, warn};
 
 use super::limiter::{LATCH_MAX, doubled};
 use super::state_file::{
-    Found, Identity, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys, Warning,
+    Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
+    Warning,
 };
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config::identity::Grant;
-use crate::config::{self, Credential};
+use crate::config::{self, Credential, StatePlace};
 
 /// How long the disk is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -124,16 +125,19 @@ impl DurableState {
         })
     }
 
-    /// Whether the state that a credential has on disk would be refused for its key, as far as it can be read.
+    /// Whether a daemon that starts now could open the state of a credential; `None` if it keeps none. Waits for the
+    /// disk, and not for a daemon that has the state.
     ///
     /// # Errors
     ///
-    /// [`OpenError::Refused`] if so.
-    pub fn check_key(credential: &Credential) -> Result<(), OpenError> {
-        match &credential.state {
-            Some(place) => StateFile::check_key(&place.path, identity_of(credential), keys_of(place)),
-            None => Ok(()),
-        }
+    /// [`OpenError`], as it would.
+    ///
+    /// # Panics
+    ///
+    /// As [`DurableState::open`].
+    pub fn look(credential: &Credential, clock: Clock) -> Result<Option<Look>, OpenError> {
+        let look = |place: &StatePlace| Look::at(&place.path, identity_of(credential), keys_of(place), clock);
+        credential.state.as_ref().map(look).transpose()
     }
 
     /// The state as it should be on disk.
@@ -303,6 +307,13 @@ fn warn_of(credential: &str, found: &Found) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state is odd");
     }
+}
+
+fn keys_of(place: &StatePlace) -> StateKeys {
+    place.key.as_ref().map_or_else(StateKeys::none, |key| {
+        let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
+        StateKeys::new(key, Vec::new())
+    })
 }
 
 /// Whose state it is.

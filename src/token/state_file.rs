@@ -15,6 +15,7 @@ mod elapsed;
 mod error;
 mod format;
 mod lock;
+mod look;
 mod state;
 
 use std::os::unix::ffi::OsStrExt;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 pub use error::{OpenError, Refusal, SaveError, Step, Warning};
+pub use look::Look;
 pub use state::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
 
 pub use crate::config::state_key::{IllegalKey, StateKey, StateKeys};
@@ -95,25 +97,6 @@ impl StateFile {
         file.durable.remove_leftovers();
         let found = file.read()?;
         Ok((file, found))
-    }
-
-    /// Whether these keys are not those of the file. Takes no lock and changes nothing; says nothing of a file that it
-    /// cannot read, or that is wrong in another way.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError::Refused`] where it is under another key, or there is none.
-    pub fn check_key(path: &Path, identity: Identity, keys: StateKeys) -> Result<(), OpenError> {
-        let Some(name) = path.file_name() else { return Ok(()) };
-        let Ok(folder) = Folder::open(path.parent().unwrap_or(Path::new(""))) else { return Ok(()) };
-        let Ok(Some(bytes)) = Durable::new(folder, name).bytes() else { return Ok(()) };
-        let format = Format::new(identity, keys, name.as_bytes(), Duration::ZERO);
-        match format.read(&bytes, &Stamp::now(Clock::system())) {
-            Err(source @ (Refusal::OtherKey | Refusal::NoKey)) => {
-                Err(OpenError::Refused { path: path.to_owned(), source })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Reads the file once more: someone may have put another one there.

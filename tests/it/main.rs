@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod check_state;
 mod client_secret;
 mod configuration;
 mod corpus;

@@ -73,7 +73,7 @@ fn dependencies_point_one_way() {
         ("telemetry", &["config", "telemetry"]),
         ("token", &["causes", "clock", "config", "telemetry", "tls", "token"]),
         ("proxy", &["causes", "clock", "config", "lifecycle", "proxy", "telemetry", "token"]),
-        ("admin", &["admin", "config", "lifecycle", "telemetry", "token"]),
+        ("admin", &["admin", "causes", "config", "lifecycle", "telemetry", "token"]),
         ("demo", &["app", "config", "demo"]),
     ];
     for (path, text) in production_sources("src") {

@@ -50,12 +50,15 @@ pub(super) fn resolve(
         unusable,
         state_dir: None,
         state_files: BTreeMap::new(),
+        state_places: BTreeMap::new(),
         problems,
     };
     let config = resolver.config(file);
     let diagnostics = Diagnostics::new(sources, resolver.problems);
     match config {
-        Some(config) if diagnostics.errors() == 0 => Ok(Checked { config, warnings: diagnostics }),
+        Some(config) if diagnostics.errors() == 0 => {
+            Ok(Checked { config, warnings: diagnostics, state_places: resolver.state_places })
+        }
         _ => Err(Box::new(diagnostics)),
     }
 }
@@ -68,6 +71,8 @@ struct Resolver<'a> {
     state_dir: Option<PathBuf>,
     /// The state files so far, each with its credential.
     state_files: BTreeMap<PathBuf, String>,
+    /// Where each credential's state is named.
+    state_places: BTreeMap<String, Range<usize>>,
     problems: Vec<Problem>,
 }
 

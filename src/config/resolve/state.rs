@@ -64,6 +64,7 @@ impl Resolver<'_> {
             }
             return None;
         };
+        self.state_places.insert(name.to_owned(), place.clone());
         if path.file_name().is_none() {
             self.problems.push(Problem::error(place, "not the path of a file"));
         } else if let Some(other) = self.state_files.insert(path.clone(), name.to_owned()) {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
 /// Read and written by its owner alone.
 pub(super) const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -71,6 +71,25 @@ impl Folder {
     /// Opens a file in it, or makes one for its owner alone.
     pub(super) fn open_or_create(&self, name: &OsStr) -> io::Result<File> {
         self.open_with(name, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
+    }
+
+    /// Whether this process may make and replace files in it.
+    pub(super) fn check_writable(&self) -> io::Result<()> {
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        Ok(rustix::fs::accessat(&self.0, ".", access, AtFlags::EACCESS)?)
+    }
+
+    /// Its permissions.
+    pub(super) fn mode(&self) -> io::Result<u32> {
+        Ok(Mode::from_raw_mode(rustix::fs::fstat(&self.0)?.st_mode).bits())
+    }
+
+    /// Whether a file in it, if it is there, can be read and written.
+    pub(super) fn check_usable(&self, name: &OsStr) -> io::Result<()> {
+        match self.open_with(name, OFlags::RDWR | OFlags::NONBLOCK) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn open_with(&self, name: &OsStr, flags: OFlags) -> io::Result<File> {

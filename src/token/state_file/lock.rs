@@ -42,9 +42,7 @@ pub(super) enum NotLocked {
 impl Lock {
     /// Takes the lock of a file, and says which write was its latest as far as is known.
     pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), NotLocked> {
-        let mut lock_name = OsString::from(name);
-        lock_name.push(".lock");
-        let file = folder.open_or_create(&lock_name).map_err(NotLocked::Failed)?;
+        let file = folder.open_or_create(&name_of(name)).map_err(NotLocked::Failed)?;
         if !folder.status(&file).map_err(NotLocked::Failed)?.is_regular {
             let error = io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file");
             return Err(NotLocked::Failed(error));
@@ -91,6 +89,13 @@ impl Drop for Lock {
         // Closing would not do where a process is being started and has not closed its copy yet.
         let _ = self.file.unlock();
     }
+}
+
+/// What the lock of a file is called.
+pub(super) fn name_of(name: &OsStr) -> OsString {
+    let mut lock_name = OsString::from(name);
+    lock_name.push(".lock");
+    lock_name
 }
 
 fn latest_write(content: &str) -> Option<u64> {

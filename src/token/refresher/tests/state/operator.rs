@@ -1,8 +1,10 @@
 //! What an operator orders, in whatever state the refresher is in.
 
+mod wishes;
+
 use super::*;
-use crate::config::fixture;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
+use wishes::wished;
 
 /// Answers like its server, but not at once.
 #[derive(Clone, Debug)]
@@ -300,123 +302,4 @@ async fn orders_to_a_refresher_that_has_ended_are_told_so() {
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Stopping));
     assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NotTold::Stopping);
-}
-
-/// A refresher of a grant without refresh tokens, and who wishes for its tokens.
-fn wished(lines: &str, takes: Duration, acts: &[Act]) -> (TokenSource, Operator, Arc<Endpoint>) {
-    let clock = Clock::tokio();
-    let endpoint = Arc::new(Endpoint {
-        acts: Mutex::new(acts.iter().cloned().collect()),
-        takes,
-        clock: Some(clock),
-        ..Endpoint::default()
-    });
-    let credential = Arc::clone(&fixture::config("", lines, "secret").credentials[0]);
-    let (refresher, source) =
-        Refresher::new(credential, Shared(Arc::clone(&endpoint)), DurableState::in_memory(clock), clock);
-    let operator = refresher.operator();
-    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    tokio::spawn(refresher.run(std::future::pending()));
-    (source, operator, endpoint)
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_thousand_wishes_at_once_cost_one_request_and_a_thousand_more_what_the_quota_allows() {
-    let (source, operator, endpoint) = wished("", Duration::from_millis(500), &[]);
-    source.wait(HOUR).await.unwrap();
-
-    let all = join_all((0..1000).map(|_| operator.refresh(WITHIN))).await;
-    for told in &all {
-        assert!(
-            matches!(told, Ok(Refreshed::New { generation, .. }) if generation.number() == 2),
-            "{told:?}"
-        );
-    }
-    assert_eq!(endpoint.count(), 2);
-
-    let mut refused = 0;
-    for _ in 0..1000 {
-        match operator.refresh(WITHIN).await.unwrap() {
-            Refreshed::New { .. } => {}
-            Refreshed::Refused(why) => {
-                assert_eq!(why.reason, Reason::QuotaExhausted);
-                assert!(why.retry_after.is_some());
-                refused += 1;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(refused > 990, "{refused}");
-    // Half of ten, and one every twelve seconds.
-    assert!(endpoint.count() <= 1 + 5 + 1, "{}", endpoint.count());
-    let before = endpoint.count();
-    tokio::time::sleep(Duration::from_mins(10)).await;
-    assert_eq!(endpoint.count(), before, "nobody wishes any more");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wish_joins_the_request_that_is_under_way() {
-    let (source, operator, endpoint) = wished("", Duration::from_secs(1), &[]);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-
-    let told = operator.refresh(WITHIN).await.unwrap();
-
-    let Refreshed::New { generation, left } = told else { panic!("{told:?}") };
-    assert_eq!((generation, left), (source.generation(), Duration::from_secs(3599)));
-    assert_eq!(endpoint.count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wish_is_told_its_failure_and_its_barrier_and_releases_a_latch_alone() {
-    let acts = [Act::Token("a", 3600), Act::Fail(rejected()), Act::Fail(transient()), Act::Token("b", 3600)];
-    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &acts);
-    source.wait(HOUR).await.unwrap();
-
-    let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ClientRejected), "{told:?}");
-    // It is latched, and asked all the same.
-    let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::EndpointUnavailable), "{told:?}");
-    assert_eq!(endpoint.count(), 3);
-    // It backs off.
-    let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(
-        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointUnavailable),
-        "{told:?}"
-    );
-    assert_eq!(endpoint.count(), 3);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(endpoint.count(), 3, "what was refused is not made up for");
-
-    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::New { .. })));
-    assert_eq!(header(&source), "Bearer b");
-    assert!(!source.is_rejected());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_loop() {
-    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &[]);
-    endpoint.always(Some(Act::Token("same", 3600)));
-    source.wait(HOUR).await.unwrap();
-
-    for _ in 0..100 {
-        let told = operator.refresh(WITHIN).await.unwrap();
-        let Refreshed::Same { generation, again_in, .. } = told else { panic!("{told:?}") };
-        assert_eq!((generation.number(), again_in), (1, Duration::from_secs(10)));
-    }
-    assert_eq!(endpoint.count(), 2);
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::Same { .. })));
-    assert_eq!(endpoint.count(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wish_that_takes_too_long_goes_on() {
-    let (source, operator, endpoint) = wished("", Duration::from_mins(1), &[]);
-
-    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NotTold::UnderWay);
-
-    assert!(source.wait(HOUR).await.is_ok());
-    tokio::time::sleep(SOON).await;
-    assert_eq!(endpoint.count(), 1);
 }

@@ -1,0 +1,88 @@
+//! What `bearerd check` sees of credentials' states: whether `run`, as this user, could work with them.
+//!
+//! A daemon may run meanwhile: nothing is locked and nothing is written.
+
+use std::collections::BTreeSet;
+
+use crate::causes::in_one_line;
+use crate::clock::Clock;
+use crate::config::diagnostics::Problem;
+use crate::config::{Checked, Diagnostics};
+use crate::token::DurableState;
+use crate::token::state_file::{OpenError, Refusal, Warning};
+
+/// Adds what is wrong with the states to what is known of a configuration.
+///
+/// # Errors
+///
+/// All problems, if `run` would refuse a state.
+pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
+    let clock = Clock::system();
+    let mut problems = Vec::new();
+    // A folder of several states is looked at with each, and spoken of once.
+    let mut folders = BTreeSet::new();
+    for credential in &checked.config.credentials {
+        let place = checked.state_places.get(&credential.name).cloned();
+        let path = credential.state.as_ref().map(|state| state.path.clone()).unwrap_or_default();
+        let folder = path.parent().unwrap_or(&path);
+        let error = |title: String, help: &str| Problem::error(place.clone(), title).help(help);
+        match DurableState::look(credential, clock) {
+            Ok(None) => {}
+            Ok(Some(look)) => {
+                let is_first = folders.insert(folder.to_owned());
+                if let Some(cause) = look.not_writable.filter(|_| is_first) {
+                    let title = format!("cannot write in {}: {cause}", folder.display());
+                    problems.push(error(title, AS_ITS_USER));
+                }
+                if let Some(mode) = look.open_folder.filter(|_| is_first) {
+                    let title =
+                        format!("the mode {mode:04o} of {} lets every user at the states", folder.display());
+                    problems.push(
+                        Problem::warning(place.clone(), title).help("make it the daemon's own: chmod 700"),
+                    );
+                }
+                problems.extend(look.warnings.iter().map(|warning| {
+                    let title = format!("{}: {}", path.display(), in_one_line(warning));
+                    Problem::warning(place.clone(), title).help(help_for_warning(warning))
+                }));
+            }
+            Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
+            Err(cause) => problems.push(error(in_one_line(&cause), help_for(&cause))),
+        }
+    }
+    checked.warnings.add(problems);
+    if checked.warnings.errors() == 0 { Ok(checked) } else { Err(Box::new(checked.warnings)) }
+}
+
+const AS_ITS_USER: &str =
+    "the folder has to be the daemon's own; run `check` as the user that the daemon runs as";
+
+fn help_for(cause: &OpenError) -> &'static str {
+    match cause {
+        OpenError::NotAFile(_) => "name a file",
+        OpenError::Folder { .. } => "make the folder, for the daemon's user alone: mkdir -m 700",
+        OpenError::Lock { .. } => AS_ITS_USER,
+        OpenError::Held { .. } => "stop the other process, or give this one a state_file of its own",
+        OpenError::Refused { source, .. } => match source {
+            Refusal::Unreadable(_) | Refusal::Owner { .. } => {
+                "the file has to be the daemon's own; run `check` as the user that the daemon runs as"
+            }
+            Refusal::Permissions { .. } => "chmod 600",
+            Refusal::NoKey | Refusal::OtherKey => "set state_key to the key that it was written with",
+            Refusal::Foreign => {
+                "give the credential a state_file of its own; if its settings were changed, move the file away and \
+                 configure a new refresh_token if the grant is one"
+            }
+            _ => {
+                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one"
+            }
+        },
+    }
+}
+
+fn help_for_warning(warning: &Warning) -> &'static str {
+    match warning {
+        Warning::GroupMode { .. } => "chmod 600; the daemon's next write does the same",
+        _ => "the daemon's next write mends that",
+    }
+}

@@ -1,0 +1,156 @@
+//! What `bearerd check` says of states: as much as `run` would, beside a daemon that has them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::harness::{Process, Setup, World};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
+
+/// A daemon that has written its state, and its folder.
+async fn world_with_state() -> (TempDir, World) {
+    let folder = tempfile::tempdir().unwrap();
+    mode(folder.path(), 0o700);
+    let world = Setup::default()
+        .server(&format!("state_dir = \"{}\"", folder.path().display()))
+        .environment("STATE_KEY", KEY)
+        .credential("state_key = { env = \"STATE_KEY\" }")
+        .start()
+        .await;
+    (folder, world)
+}
+
+async fn check(world: &World) -> (i32, String) {
+    ended(world.command(&["check"])).await
+}
+
+async fn ended(mut process: Process) -> (i32, String) {
+    let status = process.ended().await;
+    (status.code().unwrap(), process.output())
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn state_file(folder: &TempDir) -> PathBuf {
+    folder.path().join("api.state")
+}
+
+#[tokio::test]
+async fn beside_a_running_daemon_a_good_state_is_good_and_stays_as_it_is() {
+    let (folder, world) = world_with_state().await;
+    let before = fs::read(state_file(&folder)).unwrap();
+    let names = || fs::read_dir(folder.path()).unwrap().count();
+    let files = names();
+
+    let (code, output) = check(&world).await;
+
+    assert_eq!((code, output.as_str()), (0, "proxy.toml: ok (1 route, 1 credential)\n"));
+    assert_eq!((fs::read(state_file(&folder)).unwrap(), names()), (before, files));
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_remedy() {
+    let (folder, mut world) = world_with_state().await;
+    world.kill().await;
+    let path = state_file(&folder);
+    let whole = fs::read(&path).unwrap();
+    let config = world.folder().join("proxy.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let half = &whole[..whole.len() / 2];
+    for (content, permissions, config_text, said, remedy) in [
+        (half, 0o600, text.clone(), "it is truncated", "put a good copy there"),
+        (b"{}", 0o600, text.clone(), "it is not a state of bearerd", "put a good copy there"),
+        (&whole, 0o604, text.clone(), "its mode 0604 lets every user at it", "chmod 600"),
+        (
+            &whole,
+            0o600,
+            text.replace("client_id = \"", "client_id = \"another-"),
+            "it belongs to another credential",
+            "a state_file of its own",
+        ),
+        (
+            &whole,
+            0o600,
+            text.replace("{ env = \"STATE_KEY\" }", &format!("\"{OTHER_KEY}\"")),
+            "it is encrypted with another key",
+            "the key that it was written with",
+        ),
+    ] {
+        fs::write(&path, content).unwrap();
+        mode(&path, permissions);
+        fs::write(&config, config_text).unwrap();
+
+        let (code, output) = check(&world).await;
+
+        assert_eq!(code, 78, "{output}");
+        assert!(output.contains(said) && output.contains(remedy), "{output}");
+        assert!(output.contains("proxy.toml:") && output.contains("[credentials.api]"), "{output}");
+        assert!(!output.contains(OTHER_KEY), "{output}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+        // As `run` does.
+        assert_eq!(ended(world.another()).await.0, 78, "{said}");
+    }
+    world.check();
+}
+
+#[tokio::test]
+async fn what_is_only_odd_is_warned_of() {
+    let (folder, world) = world_with_state().await;
+    mode(folder.path(), 0o755);
+    mode(&state_file(&folder), 0o640);
+
+    let (code, output) = check(&world).await;
+
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("the mode 0755 of") && output.contains("chmod 700"), "{output}");
+    assert!(output.contains("mode 0640 lets its group at it"), "{output}");
+    assert!(output.contains("2 warnings"), "{output}");
+    world.finish().await;
+}
+
+/// Whoever may do everything may write there too.
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_in_is_told() {
+    let (folder, world) = world_with_state().await;
+    mode(folder.path(), 0o500);
+
+    let (code, output) = check(&world).await;
+
+    let may_all = rustix::process::geteuid().is_root();
+    assert_eq!(code, if may_all { 0 } else { 78 }, "{output}");
+    assert_eq!(output.contains("cannot write in"), !may_all, "{output}");
+    mode(folder.path(), 0o700);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
+    let folder = tempfile::tempdir().unwrap();
+    let credential = |name: &str| {
+        format!(
+            "[credentials.{name}]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"x\"\n\
+             client_secret = {{ env = \"SECRET\" }}\n"
+        )
+    };
+    let config = format!(
+        "[server]\nstate_dir = \"not-there\"\n{}{}[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\"\n",
+        credential("a"),
+        credential("b")
+    );
+    fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let environment = [("SECRET".to_owned(), "x".to_owned())];
+
+    let (code, output) = ended(Process::spawn(&["check"], &environment, folder.path())).await;
+
+    assert_eq!(code, 78);
+    assert_eq!(output.matches("cannot open the folder of the state file").count(), 1, "{output}");
+    assert!(output.contains("No such file") && output.contains("mkdir -m 700"), "{output}");
+}
