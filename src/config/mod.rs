@@ -168,6 +168,8 @@ pub struct Credential {
     pub state: Option<StatePlace>,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+    /// The issuer that says where the API is, if the provider has one that does.
+    pub discovery: Option<Url>,
     /// Paths at which applications log in, and are answered by ourselves.
     pub login_stub: Vec<String>,
 }
@@ -251,11 +253,20 @@ pub struct Route {
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// Where it is.
-    pub address: Address,
+    pub destination: Destination,
     /// Which certificate authorities it is checked against, and an https proxy with it.
     pub roots: Roots,
     /// By way of which it is reached.
     pub proxy: Option<Proxy>,
+}
+
+/// Where an API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Here.
+    Written(Address),
+    /// Where the issuer of the route's credential says.
+    Discovered,
 }
 
 /// An API's address.

@@ -22,12 +22,14 @@ pub mod location;
 mod login;
 pub mod pool;
 pub mod replay;
+mod resolve;
 pub mod response;
 pub mod route;
 pub mod service;
 mod socket;
 mod tunnel;
 pub mod unauthorized;
+pub mod upstream;
 pub mod worker;
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method};
 
 use super::guard::Target;
-use super::pool::Upstream;
 use super::unauthorized::Hold;
+use super::upstream::{Destination, Upstream};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -26,9 +26,7 @@ pub struct Route {
     pub is_catch_all: bool,
     /// Where requests go.
     pub upstream: Arc<Upstream>,
-    /// `Host` for the upstream.
-    pub host: HeaderValue,
-    /// Put in front of each path; empty or `/…` without a slash at its end.
+    /// Put in front of each path, where the upstream is written; empty or `/…` without a slash at its end.
     pub path_in_front: String,
     /// Whose token they get.
     pub token: Option<TokenSource>,
@@ -157,22 +155,33 @@ impl Route {
         self.login_stub.iter().any(|stub| segments(stub) == called)
     }
 
+    /// What is put in front of each path: by the route where its upstream is written, else by the discovery.
+    pub fn in_front<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
+    }
+
     /// The path and query for the upstream: the caller's own bytes, behind the upstream's path.
     ///
     /// # Errors
     ///
     /// The caller's own if together they are too long for a request target.
-    pub fn target(&self, path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, http::Error> {
+    pub fn target(
+        &self,
+        path_and_query: Option<&PathAndQuery>,
+        destination: &Destination,
+    ) -> Result<PathAndQuery, http::Error> {
         let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if self.path_in_front.is_empty() {
-            return Ok(own);
+        match self.in_front(destination) {
+            "" => Ok(own),
+            in_front => Ok(PathAndQuery::try_from(format!("{in_front}{own}"))?),
         }
-        Ok(PathAndQuery::try_from(format!("{}{own}", self.path_in_front))?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::proxy::connect::{Connect, Connecting};
 
@@ -185,14 +194,21 @@ mod tests {
         }
     }
 
+    fn nowhere(path_in_front: &str) -> Destination {
+        Destination {
+            origin: "https://nowhere.test".to_owned(),
+            host: HeaderValue::from_static("nowhere"),
+            path_in_front: path_in_front.to_owned(),
+            connect: Box::new(Nowhere),
+            number: 0,
+        }
+    }
+
     fn route(name: &str) -> Route {
-        let upstream =
-            Upstream { index: 0, origin: "https://nowhere.test".to_owned(), connect: Box::new(Nowhere) };
         Route {
             name: name.to_owned(),
             is_catch_all: false,
-            upstream: Arc::new(upstream),
-            host: HeaderValue::from_static("nowhere"),
+            upstream: Arc::new(Upstream::written(0, nowhere(""))),
             path_in_front: String::new(),
             token: None,
             hold: Hold::default(),
@@ -284,9 +300,11 @@ mod tests {
     fn the_callers_own_bytes_are_sent_on() {
         let mut route = route("r");
         let given = PathAndQuery::from_static("/%61pi/x?q=%2F&r=1");
-        assert_eq!(route.target(Some(&given)).unwrap(), given);
+        let sent = |route: &Route, found: &str| route.target(Some(&given), &nowhere(found)).unwrap();
+        assert_eq!(sent(&route, ""), given);
+        assert_eq!(sent(&route, "/found"), "/found/%61pi/x?q=%2F&r=1");
 
         route.path_in_front = "/base".to_owned();
-        assert_eq!(route.target(Some(&given)).unwrap(), "/base/%61pi/x?q=%2F&r=1");
+        assert_eq!(sent(&route, ""), "/base/%61pi/x?q=%2F&r=1");
     }
 }

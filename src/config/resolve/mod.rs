@@ -6,6 +6,7 @@
 mod admin;
 mod authorities;
 mod credential;
+mod discovery;
 mod identity;
 mod log;
 mod network;

@@ -4,6 +4,7 @@ pub mod caller;
 pub mod connect_proxy;
 pub mod daemon;
 pub mod http2;
+pub mod issuer;
 pub mod raw;
 pub mod upstream;
 pub mod world;
