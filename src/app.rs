@@ -3,27 +3,27 @@
 //! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
 //! fails before the first token is asked for.
 
+mod upstreams;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
-use http::uri::Scheme;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use self::upstreams::Upstreams;
+pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::budget::Budget;
-use crate::proxy::connect::TcpConnect;
 use crate::proxy::guard::Policy;
 use crate::proxy::listener::{self, Bound};
-use crate::proxy::pool::Upstream;
 use crate::proxy::prefix::Prefix;
 use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
@@ -31,7 +31,7 @@ use crate::proxy::rules::Rules;
 use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
-use crate::tls::client::{HTTP_1, Trust, TrustError};
+use crate::tls::client::{Trust, TrustError};
 use crate::token::state_file::{OpenError, Refusal};
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
@@ -47,7 +47,7 @@ pub struct Daemon {
     threads: Threads,
     /// They end when they are told to, and have finished what is under way.
     refreshers: JoinSet<&'static str>,
-    /// The admin address: it ends when it is dropped.
+    /// The admin address and discoveries: they end when they are dropped.
     tasks: JoinSet<&'static str>,
     drain: Duration,
     /// The longest that a token request takes, its write included.
@@ -152,7 +152,7 @@ impl Daemon {
         let trust = Trust::default();
         let clock = Clock::system();
         let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
-        routes(config, &trust, &sources).map(|_| ())
+        routes(config, &trust, &sources, clock).map(|_| ())
     }
 
     /// Binds, builds and starts everything.
@@ -166,7 +166,8 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) =
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let (table, upstreams) = routes(config, &trust, &sources)?;
+        let (table, upstreams) = routes(config, &trust, &sources, clock)?;
+        let (upstreams, discoveries) = upstreams.into_parts();
         let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let admin = bind("admin.listen", config.admin.listen)?;
@@ -218,7 +219,15 @@ impl Daemon {
             Access::new(&config.admin, admin.address),
             sources.iter().cloned().zip(operators).collect(),
         );
-        let readiness = Readiness::new(sources.into_iter().zip(required).collect(), stages.watch());
+        let (discoveries, discovered): (Vec<_>, Vec<_>) = discoveries.into_iter().unzip();
+        for discovery in discoveries {
+            tasks.spawn(async move {
+                discovery.run().await;
+                "a discovery"
+            });
+        }
+        let credentials = sources.into_iter().zip(required).collect();
+        let readiness = Readiness::new(credentials, discovered, stages.watch());
         let admin_address = admin.address;
         let admin = TcpListener::from_std(admin.into_socket())?;
         info!(address = %admin_address, "admin listening");
@@ -312,29 +321,17 @@ fn credentials(
         .collect()
 }
 
-/// The routing table, and the upstreams that its routes lead to: one for each address and way to connect.
-fn routes(
-    config: &Config,
-    trust: &Trust,
-    sources: &[TokenSource],
-) -> Result<(Table, Vec<Arc<Upstream>>), StartError> {
+/// The routing table, and the upstreams that its routes lead to.
+fn routes<'c>(
+    config: &'c Config,
+    trust: &'c Trust,
+    sources: &'c [TokenSource],
+    clock: Clock,
+) -> Result<(Table, Upstreams<'c>), StartError> {
     let mut table = Table::default();
-    let mut upstreams: Vec<(&config::Route, Arc<Upstream>)> = Vec::new();
+    let mut upstreams = Upstreams::new(trust, sources, clock);
     for route in &config.routes {
-        let known = upstreams.iter().find(|(other, _)| shares_connections(other, route));
-        let upstream = match known {
-            Some((_, upstream)) => Arc::clone(upstream),
-            None => {
-                let upstream = Arc::new(upstream(upstreams.len(), route, trust)?);
-                upstreams.push((route, Arc::clone(&upstream)));
-                upstream
-            }
-        };
-        let host = HeaderValue::from_str(route.upstream.address.authority.as_str());
-        let host = host.map_err(|error| StartError::Upstream {
-            upstream: route.upstream.address.authority.to_string(),
-            source: io::Error::new(io::ErrorKind::InvalidInput, error),
-        })?;
+        let upstream = upstreams.of(route)?;
         let token = route
             .credential
             .as_ref()
@@ -346,8 +343,7 @@ fn routes(
             fields: route.fields.clone(),
             retry_on: route.retry_on.clone(),
             upstream,
-            host,
-            path_in_front: route.upstream.address.path.clone(),
+            path_in_front: route.upstream.destination.path().to_owned(),
             token,
             hold: Hold::default(),
             timeout: route.timeout,
@@ -355,34 +351,5 @@ fn routes(
         };
         table.add(route.host.as_deref(), &route.path, entry);
     }
-    Ok((table, upstreams.into_iter().map(|(_, upstream)| upstream).collect()))
-}
-
-/// Whether requests of both routes may use the same connections.
-pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
-    let (a, b) = (&one.upstream, &other.upstream);
-    (&a.address.scheme, &a.address.authority) == (&b.address.scheme, &b.address.authority)
-        && (&a.roots, &a.proxy) == (&b.roots, &b.proxy)
-        && one.connect_timeout == other.connect_timeout
-}
-
-fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
-    let connect = Box::new(connect(route, trust)?);
-    Ok(Upstream { index, origin: route.upstream.address.origin(), connect })
-}
-
-/// What connects to a route's upstream.
-pub(crate) fn connect(route: &config::Route, trust: &Trust) -> Result<TcpConnect, StartError> {
-    let config::Upstream { address, roots, proxy } = &route.upstream;
-    let origin = address.origin();
-    let tls = if address.scheme == Scheme::HTTPS {
-        let tls = trust
-            .client_config(roots, HTTP_1)
-            .map_err(|source| StartError::Trust { upstream: origin.clone(), source })?;
-        Some(Arc::new(tls))
-    } else {
-        None
-    };
-    TcpConnect::new(address, tls, proxy.as_ref(), route.connect_timeout)
-        .map_err(|source| StartError::Upstream { upstream: origin, source })
+    Ok((table, upstreams))
 }

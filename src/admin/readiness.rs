@@ -1,7 +1,7 @@
 //! Whether traffic should be sent here.
 //!
-//! Ready once every credential that is `required` has had its first token, and until the daemon is asked to
-//! stop. A token endpoint that fails later does not count: taking this instance out would help nobody.
+//! Ready once every credential that is `required` has had its first token, and it is known where its API is if a route
+//! has that discovered, and until the daemon is asked to stop. A token endpoint that fails later does not count: taking this instance out would help nobody.
 
 use std::fmt::Write as _;
 
@@ -9,24 +9,31 @@ use tokio::sync::watch;
 
 use crate::lifecycle::Stage;
 use crate::token::TokenSource;
+use crate::token::api_discovery::DiscoverySource;
 
 /// What readiness depends on.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     credentials: Vec<(TokenSource, bool)>,
+    discoveries: Vec<DiscoverySource>,
     stage: watch::Receiver<Stage>,
 }
 
 impl Readiness {
-    /// Of these credentials, each with whether it is required.
-    pub fn new(credentials: Vec<(TokenSource, bool)>, stage: watch::Receiver<Stage>) -> Self {
-        Self { credentials, stage }
+    /// Of these credentials, each with whether it is required, and of what is discovered for them.
+    pub fn new(
+        credentials: Vec<(TokenSource, bool)>,
+        discoveries: Vec<DiscoverySource>,
+        stage: watch::Receiver<Stage>,
+    ) -> Self {
+        Self { credentials, discoveries, stage }
     }
 
     /// Whether traffic should be sent here.
     pub fn is_ready(&self) -> bool {
         !self.is_draining()
             && self.credentials.iter().all(|(source, required)| !required || source.has_had_a_token())
+            && self.discoveries.iter().all(|discovery| discovery.has_found() || !self.is_required(discovery))
     }
 
     /// The same with its reasons, a line each: `[+]` what is well, `[-]` what is not, `[ ]` what does not count.
@@ -46,12 +53,30 @@ impl Readiness {
                 None => writeln!(text),
             };
         }
+        for discovery in &self.discoveries {
+            let (mark, state) = match (discovery.has_found(), self.is_required(discovery)) {
+                (true, _) if discovery.failure().is_some() => ("[ ]", "knows where its API was"),
+                (true, _) => ("[+]", "knows where its API is"),
+                (false, true) => ("[-]", "does not know yet where its API is"),
+                (false, false) => ("[ ]", "does not know yet where its API is, and is not required"),
+            };
+            let _ = write!(text, "{mark} credential {} {state}", discovery.credential());
+            let _ = match discovery.failure() {
+                Some(failure) => writeln!(text, "; the last discovery failed: {}", failure.outcome()),
+                None => writeln!(text),
+            };
+        }
         let _ = if self.is_draining() {
             writeln!(text, "[-] shutting down")
         } else {
             writeln!(text, "[+] accepting connections")
         };
         text
+    }
+
+    fn is_required(&self, discovery: &DiscoverySource) -> bool {
+        let mut credentials = self.credentials.iter();
+        credentials.any(|(source, required)| *required && source.name() == discovery.credential())
     }
 
     fn is_draining(&self) -> bool {

@@ -11,11 +11,12 @@ use futures_util::future::{join, join_all};
 
 use self::report::Report;
 use super::{BAD_CONFIGURATION, FAILED, OK, output};
-use crate::app;
+use crate::app::{Way, shares_connections, upstream_name};
 use crate::causes::in_one_line;
-use crate::config::{Config, Route};
+use crate::config::{Config, Credential, Destination, Route};
 use crate::tls::client::Trust;
-use crate::token::TokenClient;
+use crate::token::api_discovery::IssuerClient;
+use crate::token::{ClientError, TokenClient};
 
 /// Asks them all and tells of each; [`FAILED`] if a request would be short of something.
 pub(super) async fn online(config: &Config) -> u8 {
@@ -41,8 +42,7 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
     let trust = Trust::default();
     let mut credentials = Vec::new();
     for credential in &config.credentials {
-        let client = TokenClient::new(credential, &trust)
-            .map_err(|error| format!("the credential `{}`: {}", credential.name, in_one_line(&error)))?;
+        let client = TokenClient::new(credential, &trust).map_err(|error| unusable(credential, &error))?;
         let is_used = config
             .routes
             .iter()
@@ -51,16 +51,41 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
     }
     let mut distinct: Vec<&Route> = Vec::new();
     for route in &config.routes {
-        if !distinct.iter().any(|other| app::shares_connections(other, route)) {
+        if !distinct.iter().any(|other| shares_connections(other, route)) {
             distinct.push(route);
         }
     }
     let mut upstreams = Vec::new();
+    let mut to_discover = Vec::new();
     for route in distinct {
-        let connect = app::connect(route, &trust).map_err(|error| in_one_line(&error))?;
-        upstreams.push(upstream::report(route, connect));
+        let way = Way::new(route, &trust).map_err(|error| in_one_line(&error))?;
+        match (&route.upstream.destination, &route.credential) {
+            (Destination::Written(address), _) => {
+                let connect = way.connect(address, None);
+                let connect =
+                    connect.map_err(|error| format!("the upstream {}: {error}", upstream_name(route)))?;
+                upstreams.push(upstream::report(address.origin(), connect));
+            }
+            (Destination::Discovered, Some(credential)) => {
+                let issuer = IssuerClient::new(credential, &trust);
+                let issuer = issuer.map_err(|error| unusable(credential, &error))?;
+                to_discover.extend(issuer.map(|issuer| (credential, issuer, way)));
+            }
+            (Destination::Discovered, None) => {}
+        }
     }
-    let (mut reports, of_upstreams) = join(join_all(credentials), join_all(upstreams)).await;
-    reports.extend(of_upstreams);
-    Ok(reports)
+    let (asked, of_upstreams) = join(join_all(credentials), join_all(upstreams)).await;
+    let tenant = |credential: &Credential| {
+        let at = config.credentials.iter().position(|other| other.name == credential.name)?;
+        asked.get(at)?.1.clone()
+    };
+    let discovering = to_discover
+        .iter()
+        .map(|(credential, issuer, way)| upstream::discover(credential, tenant(credential), issuer, way));
+    let of_discovered = join_all(discovering).await;
+    Ok(asked.into_iter().map(|(report, _)| report).chain(of_upstreams).chain(of_discovered).collect())
+}
+
+fn unusable(credential: &Credential, error: &ClientError) -> String {
+    format!("the credential `{}`: {}", credential.name, in_one_line(error))
 }

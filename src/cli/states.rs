@@ -68,7 +68,10 @@ fn help_for(cause: &OpenError) -> &'static str {
                 "the file has to be the daemon's own; run `check` as the user that the daemon runs as"
             }
             Refusal::Permissions { .. } => "chmod 600",
-            Refusal::NoKey | Refusal::OtherKey => "set state_key to the key that it was written with",
+            Refusal::NoKey => "set state_key to the key that it was written under",
+            Refusal::OtherKey => {
+                "add the key that it was written under as state_key_previous; the daemon writes the state anew under state_key"
+            }
             Refusal::Foreign => {
                 "give the credential a state_file of its own; if its settings were changed, move the file away and \
                  configure a new refresh_token if the grant is one"

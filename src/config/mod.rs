@@ -188,6 +188,8 @@ pub struct Credential {
     pub state: Option<StatePlace>,
     /// Whether the daemon is ready only once this credential has had a token.
     pub required: bool,
+    /// The issuer that says where the API is, if the provider has one that does.
+    pub discovery: Option<Url>,
     /// Paths at which applications log in, and are answered by ourselves.
     pub login_stub: Vec<String>,
     /// What no route lets through: requests, as the upstream sees them, that could end or replace it.
@@ -296,11 +298,30 @@ pub struct Rules {
 #[derive(Clone, Debug)]
 pub struct Upstream {
     /// Where it is.
-    pub address: Address,
+    pub destination: Destination,
     /// Which certificate authorities it is checked against, and an https proxy with it.
     pub roots: Roots,
     /// By way of which it is reached.
     pub proxy: Option<Proxy>,
+}
+
+/// Where an API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Here.
+    Written(Address),
+    /// Where the issuer of the route's credential says.
+    Discovered,
+}
+
+impl Destination {
+    /// What is put in front of each request's path, as far as it is written; empty or `/…` without a slash at its end.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Written(address) => &address.path,
+            Self::Discovered => "",
+        }
+    }
 }
 
 /// An API's address.

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
+use super::access_token::new_token;
 use super::refresh_tokens::RefreshTokens;
-use super::server::{Body, Server, whole};
+use super::server::{Body, Server, json};
 
 /// An authorization server that runs until it is dropped.
 #[derive(Debug)]
@@ -90,6 +90,8 @@ struct Memory {
     /// Whether any client with any grant gets a token.
     takes_all: bool,
     lifetime: u64,
+    /// Named in the tokens, which are JWTs then.
+    tenant: Option<String>,
     delay: Duration,
     queue: VecDeque<Answer>,
     asked: Vec<Asked>,
@@ -118,6 +120,7 @@ impl AuthorizationServer {
             memory: Mutex::new(Memory {
                 takes_all: false,
                 lifetime: 3600,
+                tenant: None,
                 delay: Duration::ZERO,
                 queue: VecDeque::new(),
                 asked: Vec::new(),
@@ -147,6 +150,11 @@ impl AuthorizationServer {
     /// The lifetime of tokens from now on, in seconds.
     pub fn set_lifetime(&self, seconds: u64) {
         self.memory().lifetime = seconds;
+    }
+
+    /// The tenant that tokens name from now on.
+    pub fn set_tenant(&self, tenant: &str) {
+        self.memory().tenant = Some(tenant.to_owned());
     }
 
     /// How long each answer takes from now on.
@@ -380,11 +388,10 @@ impl State {
         response
     }
 
-    /// A token that cannot be guessed from others; what it looks like is nobody's business.
     fn issue(&self, lifetime: u64) -> String {
         let end = Instant::now() + Duration::from_secs(lifetime);
-        let token = format!("tok_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let mut memory = self.memory();
+        let token = new_token(memory.tenant.as_deref());
         memory.issued.push(token.clone());
         memory.live.insert(token.clone(), end);
         token
@@ -407,14 +414,4 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.memory().under_way -= 1;
     }
-}
-
-/// RFC 6749 §5.1: never cached.
-fn json(status: u16, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(whole(body));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-    response
 }

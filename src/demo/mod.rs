@@ -3,6 +3,7 @@
 //! Everything is on loopback and in memory. The servers are real ones, small and obedient: they can be told to
 //! revoke tokens, to answer late or to refuse, and they remember what they saw. The tests are built on them too.
 
+mod access_token;
 mod api;
 pub mod authorization_server;
 pub mod pki;

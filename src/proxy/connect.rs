@@ -19,10 +19,12 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::forward::ForwardError;
+use super::resolve::{Resolver, is_prohibited};
 use super::socket::ReadsDecide;
 use super::tunnel::{self, Tunnel};
 use crate::causes::causes;
 use crate::config::{Address, Proxy};
+use crate::token::api_discovery::Reach;
 
 /// When the system begins to ask whether a silent upstream is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -46,7 +48,7 @@ pub trait Connect: fmt::Debug + Send + Sync {
 pub struct TcpConnect(Arc<Way>);
 
 struct Way {
-    tcp: HttpConnector,
+    tcp: HttpConnector<Resolver>,
     uri: Uri,
     tunnel: Option<Tunnel>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -81,7 +83,8 @@ pub struct SeenTls {
 
 impl TcpConnect {
     /// For this address; certificates are checked against `tls`, a proxy's own too. A name's addresses share the time,
-    /// and everything on the way to a connection does.
+    /// and everything on the way to a connection does. Where it `may_reach` not everything, that holds for the addresses
+    /// that are connected to; what a proxy connects to is the proxy's to decide.
     ///
     /// # Errors
     ///
@@ -90,6 +93,7 @@ impl TcpConnect {
         address: &Address,
         tls: Option<Arc<ClientConfig>>,
         proxy: Option<&Proxy>,
+        may_reach: Option<Reach>,
         timeout: Duration,
     ) -> io::Result<Self> {
         let uri = Uri::builder()
@@ -107,7 +111,8 @@ impl TcpConnect {
             None => None,
             Some(config) => Some((TlsConnector::from(config), server_name(address.authority.host())?)),
         };
-        let mut tcp = HttpConnector::new();
+        let resolver = Resolver::new(may_reach.filter(|_| tunnel.is_none()));
+        let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
@@ -195,6 +200,7 @@ pub(super) fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     let is_dns = error.to_string().starts_with("dns");
     let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
     let proxy_status = match cause.map(io::Error::kind) {
+        _ if cause.is_some_and(is_prohibited) => "destination_ip_prohibited",
         _ if is_dns => "dns_error",
         Some(io::ErrorKind::ConnectionRefused) => "connection_refused",
         Some(io::ErrorKind::TimedOut) => "connection_timeout",
@@ -224,4 +230,35 @@ pub(super) fn tls_failed(error: &io::Error) -> ForwardError {
 fn is_no_tls(error: &io::Error) -> bool {
     let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(said, None | Some(rustls::Error::InvalidMessage(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::uri::{Authority, Scheme};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_leads_where_it_must_not_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let look = async |may_reach| {
+            let authority = Authority::try_from(format!("localhost:{port}")).unwrap();
+            let address = Address { scheme: Scheme::HTTP, authority, path: String::new() };
+            let connect = TcpConnect::new(&address, None, None, may_reach, Duration::from_secs(5)).unwrap();
+            connect.look().await
+        };
+
+        let refused = look(Some(Reach::Public)).await.unwrap_err();
+        assert_eq!(refused.proxy_status(), "destination_ip_prohibited");
+        assert!(refused.to_string().contains("private, loopback or otherwise special"), "{refused}");
+        assert!(refused.detail().contains("was discovered"), "{refused:?}");
+        let accepted = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+        assert!(accepted.is_err(), "it was connected to");
+
+        for reach in [None, Some(Reach::Loopback)] {
+            assert_eq!(look(reach).await.unwrap().address.port(), port);
+        }
+    }
 }

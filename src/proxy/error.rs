@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::forward::ForwardError;
 use super::rules::Denial;
+use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -68,6 +69,14 @@ pub enum ProxyError {
         /// Why, and when there may be one.
         unavailable: Unavailable,
     },
+    /// It is not known yet where the upstream is.
+    #[error("the upstream is not discovered")]
+    NotDiscovered {
+        /// The credential whose issuer can say.
+        credential: String,
+        /// Why it has not, and when it may.
+        undiscovered: Undiscovered,
+    },
     /// The upstream did not answer, or not properly.
     #[error("the upstream failed")]
     Upstream(#[from] ForwardError),
@@ -114,6 +123,9 @@ impl ProxyError {
             Self::NoToken { unavailable: Unavailable { failure: Some(failure), .. }, .. } => {
                 format!("{self}: {failure}")
             }
+            Self::NotDiscovered { undiscovered: Undiscovered { failure: Some(failure), .. }, .. } => {
+                format!("{self}: {failure}")
+            }
             _ => self.to_string(),
         }
     }
@@ -144,6 +156,9 @@ impl ProxyError {
             Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large", "http_request_error"),
             Self::HeaderTooLarge => (431, "header_too_large", "Header too large", "http_request_error"),
             Self::NoToken { unavailable, .. } => return no_token(unavailable.reason),
+            Self::NotDiscovered { .. } => {
+                (503, "upstream_unavailable", "Upstream not discovered", "destination_not_found")
+            }
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
         };
@@ -154,6 +169,7 @@ impl ProxyError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
+            Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
             _ => None,
         }
     }
@@ -184,6 +200,9 @@ impl ProxyError {
             Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
             Self::HeaderTooLarge => "The request line and the header fields are too large.".to_owned(),
             Self::NoToken { credential, unavailable } => no_token_detail(credential, unavailable),
+            Self::NotDiscovered { credential, undiscovered } => {
+                not_discovered_detail(credential, undiscovered)
+            }
             Self::Upstream(error) => error.detail(),
             Self::LoopDetected => "The route leads back to this proxy: see its upstream.".to_owned(),
         }
@@ -288,6 +307,17 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
     }
 }
 
+fn not_discovered_detail(credential: &str, undiscovered: &Undiscovered) -> String {
+    let what = "is not known yet: the route has upstream = \"discover\", and its issuer has not said. Try again, or \
+                write the API's address as `upstream`.";
+    match &undiscovered.failure {
+        Some(failure) => {
+            format!("Where the API of the credential `{credential}` is {what} Last: {}.", failure.outcome())
+        }
+        None => format!("Where the API of the credential `{credential}` is {what}"),
+    }
+}
+
 /// Seconds for `Retry-After`: upwards, so that whoever obeys does not come too early, and at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0 || wait.is_zero())
@@ -295,7 +325,10 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::token::api_discovery::Refusal;
 
     fn no_token_error(reason: Reason, retry_after: Option<u64>) -> ProxyError {
         ProxyError::NoToken {
@@ -310,6 +343,12 @@ mod tests {
 
     fn refused() -> ForwardError {
         ForwardError::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
+    }
+
+    fn not_discovered(refusal: Option<Refusal>) -> ProxyError {
+        let failure = refusal.map(|refusal| Arc::new(refusal.into()));
+        let undiscovered = Undiscovered { retry_after: Duration::from_secs(1), failure };
+        ProxyError::NotDiscovered { credential: "cxone".into(), undiscovered }
     }
 
     fn by_proxy(proxy_status: &'static str) -> ProxyError {
@@ -344,6 +383,8 @@ mod tests {
             (no_token_error(Reason::ReauthorizationRequired, None), 503, "reauthorization_required"),
             (no_token_error(Reason::RotationLimit, None), 503, "rotation_limit"),
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
+            (not_discovered(None), 503, "upstream_unavailable"),
+            (not_discovered(Some(Refusal::OtherDomain)), 503, "upstream_unavailable"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
             (by_proxy("http_request_denied"), 502, "upstream_unreachable"),

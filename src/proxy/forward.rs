@@ -97,6 +97,10 @@ impl ForwardError {
             Self::Unreachable { proxy_status: "connection_refused", .. } => {
                 "The upstream refused the connection."
             }
+            Self::Unreachable { proxy_status: "destination_ip_prohibited", .. } => {
+                "The upstream was discovered, and its name leads to a private, loopback or otherwise special address. \
+                 If that is meant, write the API's address as `upstream`."
+            }
             Self::Unreachable { .. } => "The upstream cannot be reached.",
             Self::Proxy { proxy_status: "http_request_denied", .. } => {
                 "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \

@@ -24,6 +24,7 @@ pub mod pool;
 pub mod prefix;
 pub mod reading;
 pub mod replay;
+mod resolve;
 pub mod response;
 pub mod route;
 pub mod rules;
@@ -31,6 +32,7 @@ pub mod service;
 mod socket;
 mod tunnel;
 pub mod unauthorized;
+pub mod upstream;
 pub mod worker;
 
 #[cfg(test)]

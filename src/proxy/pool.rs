@@ -19,8 +19,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::connect::{Connect, Stream};
+use super::connect::Stream;
 use super::forward::ForwardError;
+use super::upstream::{Destination, Upstream};
 
 /// Below what servers and load balancers usually allow a connection to lie idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -31,17 +32,6 @@ const MAX_IDLE: usize = 64;
 /// The largest response head, and how much is read ahead of a slow caller.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// An upstream that requests can be sent to: shared by all workers, each with a pool of its own.
-#[derive(Debug)]
-pub struct Upstream {
-    /// Counts from 0; a worker finds its pool by it.
-    pub index: usize,
-    /// Its scheme and authority, as in `https://api.example.com`.
-    pub origin: String,
-    /// Makes connections to it.
-    pub connect: Box<dyn Connect>,
-}
-
 /// A worker's connections to one upstream.
 pub struct Pool<B: Body + 'static> {
     upstream: Arc<Upstream>,
@@ -51,6 +41,8 @@ pub struct Pool<B: Body + 'static> {
 struct Idle<B: Body + 'static> {
     wire: Wire<B>,
     since: Instant,
+    /// Which of the upstream's places it leads to.
+    number: u32,
 }
 
 /// One HTTP/1.1 connection, and the handle by which requests are put into it.
@@ -64,6 +56,8 @@ struct Wire<B: Body + 'static> {
 pub struct Lease<B: Body + 'static> {
     wire: Wire<B>,
     pool: Rc<Pool<B>>,
+    /// Which of the upstream's places it leads to.
+    number: u32,
     is_over: bool,
     /// Whether it has carried a request before: its peer may have closed it just now.
     pub is_reused: bool,
@@ -88,55 +82,62 @@ where
         Rc::new(Self { upstream, idle: RefCell::new(Vec::new()) })
     }
 
-    /// A connection that has lain idle, or a new one.
+    /// A connection to this place that has lain idle, or a new one.
     ///
     /// # Errors
     ///
     /// [`ForwardError`] if a new one cannot be made.
-    pub async fn lease(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
-        match self.reuse().await {
+    pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        match self.reuse(destination.number).await {
             Some(lease) => Ok(lease),
-            None => self.connect().await,
+            None => self.connect(destination).await,
         }
     }
 
     /// A connection that has lain idle and is still good, the last used first.
-    async fn reuse(self: &Rc<Self>) -> Option<Lease<B>> {
+    async fn reuse(self: &Rc<Self>, number: u32) -> Option<Lease<B>> {
         let idle_since = self.idle.borrow().last()?.since;
         if idle_since.elapsed() > SETTLED {
             // Lets the runtime hear from the system first: it may have been closed, and nobody has looked since.
             tokio::task::yield_now().await;
         }
         loop {
-            let mut wire = self.idle.borrow_mut().pop()?.wire;
-            if wire.is_good() {
-                return Some(Lease { wire, pool: Rc::clone(self), is_over: false, is_reused: true });
+            let Idle { mut wire, number: leads_to, .. } = self.idle.borrow_mut().pop()?;
+            if leads_to == number && wire.is_good() {
+                return Some(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: true });
             }
         }
     }
 
-    async fn connect(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
-        let stream = self.upstream.connect.connect().await?;
+    async fn connect(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let stream = destination.connect.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
         let wire = Wire { sender, connection: Box::new(connection) };
-        Ok(Lease { wire, pool: Rc::clone(self), is_over: false, is_reused: false })
+        let number = destination.number;
+        Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: false })
     }
 
-    /// Ends connections that have lain idle for too long.
+    /// Ends connections that have lain idle for too long, or lead where the upstream is no more.
     pub fn reap(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|idle| now.duration_since(idle.since) < IDLE_TIMEOUT);
+        let number = self.upstream.number();
+        let is_of_use =
+            |idle: &Idle<B>| idle.number == number && now.duration_since(idle.since) < IDLE_TIMEOUT;
+        self.idle.borrow_mut().retain(is_of_use);
     }
 
-    fn keep(&self, wire: Wire<B>) {
+    fn keep(&self, wire: Wire<B>, number: u32) {
+        if number != self.upstream.number() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
             idle.remove(0);
         }
-        idle.push(Idle { wire, since: Instant::now() });
+        idle.push(Idle { wire, since: Instant::now(), number });
     }
 }
 
@@ -197,8 +198,8 @@ where
     /// The response was read to its end: keeps the connection, if the request was sent to its end too.
     pub fn give_back(mut self) {
         if !self.is_over && self.wire.is_good() {
-            let Self { wire, pool, .. } = self;
-            pool.keep(wire);
+            let Self { wire, pool, number, .. } = self;
+            pool.keep(wire, number);
         }
     }
 }

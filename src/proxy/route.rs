@@ -9,14 +9,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
+use http::StatusCode;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode};
 
 use super::guard::Target;
-use super::pool::Upstream;
 use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
+use super::upstream::{Destination, Upstream};
 use crate::config::Fields;
 use crate::token::TokenSource;
 
@@ -33,9 +34,7 @@ pub struct Route {
     pub fields: Fields,
     /// Where requests go.
     pub upstream: Arc<Upstream>,
-    /// `Host` for the upstream.
-    pub host: HeaderValue,
-    /// Put in front of each path; empty or `/…` without a slash at its end.
+    /// Put in front of each path, where the upstream is written; empty or `/…` without a slash at its end.
     pub path_in_front: String,
     /// Whose token they get.
     pub token: Option<TokenSource>,
@@ -168,25 +167,37 @@ impl Route {
         is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.off(path)))
     }
 
+    /// What is put in front of each path: by the route where its upstream is written, else by the discovery.
+    pub fn in_front<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
+    }
+
     /// The path and query for the upstream: the caller's own bytes, behind the upstream's path in the prefix's place.
     ///
     /// # Errors
     ///
     /// The caller's own if together they are too long for a request target.
-    pub fn target(&self, path_and_query: Option<&PathAndQuery>) -> Result<PathAndQuery, http::Error> {
+    pub fn target(
+        &self,
+        path_and_query: Option<&PathAndQuery>,
+        destination: &Destination,
+    ) -> Result<PathAndQuery, http::Error> {
         let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        if self.path_in_front.is_empty() && self.prefix.text().is_empty() {
+        let in_front = self.in_front(destination);
+        if in_front.is_empty() && self.prefix.text().is_empty() {
             return Ok(own);
         }
         let (path, query) = own.as_str().split_at(own.path().len());
         let rest = self.prefix.off(path);
-        let slash = if rest.is_empty() && self.path_in_front.is_empty() { "/" } else { "" };
-        Ok(PathAndQuery::try_from(format!("{}{slash}{rest}{query}", self.path_in_front))?)
+        let slash = if rest.is_empty() && in_front.is_empty() { "/" } else { "" };
+        Ok(PathAndQuery::try_from(format!("{in_front}{slash}{rest}{query}"))?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::proxy::connect::{Connect, Connecting};
 
@@ -199,17 +210,24 @@ mod tests {
         }
     }
 
+    fn nowhere(path_in_front: &str) -> Destination {
+        Destination {
+            origin: "https://nowhere.test".to_owned(),
+            host: HeaderValue::from_static("nowhere"),
+            path_in_front: path_in_front.to_owned(),
+            connect: Box::new(Nowhere),
+            number: 0,
+        }
+    }
+
     fn route(name: &str) -> Route {
-        let upstream =
-            Upstream { index: 0, origin: "https://nowhere.test".to_owned(), connect: Box::new(Nowhere) };
         Route {
             name: name.to_owned(),
             rules: Rules::default(),
             prefix: Prefix::default(),
             fields: Fields::default(),
             retry_on: Vec::new(),
-            upstream: Arc::new(upstream),
-            host: HeaderValue::from_static("nowhere"),
+            upstream: Arc::new(Upstream::written(0, nowhere(""))),
             path_in_front: String::new(),
             token: None,
             hold: Hold::default(),
@@ -306,17 +324,20 @@ mod tests {
     fn the_callers_own_bytes_are_sent_on() {
         let mut route = route("r");
         let given = PathAndQuery::from_static("/%61pi/x?q=%2F&r=1");
-        assert_eq!(route.target(Some(&given)).unwrap(), given);
+        let sent = |route: &Route, found: &str| route.target(Some(&given), &nowhere(found)).unwrap();
+        assert_eq!(sent(&route, ""), given);
+        assert_eq!(sent(&route, "/found"), "/found/%61pi/x?q=%2F&r=1");
 
         route.path_in_front = "/base".to_owned();
-        assert_eq!(route.target(Some(&given)).unwrap(), "/base/%61pi/x?q=%2F&r=1");
+        assert_eq!(sent(&route, ""), "/base/%61pi/x?q=%2F&r=1");
     }
 
     #[test]
     fn the_upstreams_path_takes_the_place_of_a_prefix_that_is_stripped() {
         let mut route = route("r");
         route.prefix = Prefix::new("/api");
-        let target = |route: &Route, path| route.target(Some(&PathAndQuery::from_static(path))).unwrap();
+        let target =
+            |route: &Route, path| route.target(Some(&PathAndQuery::from_static(path)), &nowhere("")).unwrap();
 
         for (path, rest) in [
             ("/api/x/%2F?q=/a/b", "/x/%2F?q=/a/b"),

@@ -60,7 +60,7 @@ impl Rules {
     /// The rules of a route as configured.
     pub fn new(route: &Route) -> Self {
         let protected = route.credential.iter().flat_map(|credential| &credential.protected);
-        let in_front = Reading::of(&route.upstream.address.path);
+        let in_front = Reading::of(route.upstream.destination.path());
         Self {
             refuses_ambiguous: route.rules.refuses_ambiguous,
             allow: route.rules.allow.clone(),

@@ -29,6 +29,7 @@ use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
 use super::unauthorized::Decision;
+use super::upstream::Destination;
 use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
@@ -63,6 +64,8 @@ pub struct Service {
 /// A request that has been let in, on its way to the upstream and perhaps a second time.
 struct Passage<'a> {
     route: &'a Route,
+    /// Where its upstream was when it came.
+    destination: &'a Destination,
     payload: &'a Payload<Incoming>,
     exchange: &'a mut Exchange,
     /// How long it may still wait for tokens, whatever for.
@@ -125,12 +128,17 @@ impl Service {
             return Ok(Reply::Login);
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
-        self.address(&mut head, route)?;
+        let mut patience = self.shared.token_wait;
+        let destination = match route.upstream.current() {
+            Some(destination) => destination,
+            None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
+        };
+        self.address(&mut head, route, &destination)?;
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
         }
 
-        let mut passage = Passage { route, payload, exchange, patience: self.shared.token_wait };
+        let mut passage = Passage { route, destination: &destination, payload, exchange, patience };
         let mut answered = match &route.token {
             None => {
                 payload.forget();
@@ -148,7 +156,8 @@ impl Service {
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
         headers::for_caller(headers, received_in, &self.shared.instance);
-        location::through_proxy(headers, &route.upstream.origin, &route.path_in_front, route.prefix.text());
+        let in_front = route.in_front(&destination);
+        location::through_proxy(headers, &destination.origin, in_front, route.prefix.text());
         Ok(Reply::Upstream(answered))
     }
 
@@ -169,11 +178,11 @@ impl Service {
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
-    fn address(&self, head: &mut Parts, route: &Route) -> Result<(), ProxyError> {
+    fn address(&self, head: &mut Parts, route: &Route, destination: &Destination) -> Result<(), ProxyError> {
         let instance = &self.shared.instance;
-        headers::for_upstream(&mut head.headers, head.version, &route.host, instance, &route.fields);
+        headers::for_upstream(&mut head.headers, head.version, &destination.host, instance, &route.fields);
         let target = route
-            .target(head.uri.path_and_query())
+            .target(head.uri.path_and_query(), destination)
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
         head.uri = Uri::from(target);
         head.version = Version::HTTP_11;
@@ -193,7 +202,7 @@ impl Service {
         let pool = &self.pools[route.upstream.index];
         let mut request = Request::from_parts(head, body);
         loop {
-            let lease = pool.lease().await?;
+            let lease = pool.lease(passage.destination).await?;
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
                 authorization = Some(authorize(source, &mut passage.patience).await?);

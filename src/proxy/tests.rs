@@ -28,13 +28,14 @@ use super::budget::Budget;
 use super::caller_io::CallerStream;
 use super::connect::{Connect, Connecting, Stream};
 use super::guard::Policy;
-use super::pool::{Pool, Upstream};
+use super::pool::Pool;
 use super::prefix::Prefix;
 use super::replay::Allowance;
 use super::route::{Route, Table};
 use super::rules::Rules;
 use super::service::{Service, Shared};
 use super::unauthorized::Hold;
+use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config::{self, Config, fixture};
@@ -140,11 +141,14 @@ fn world(lines: &str, token_takes: Duration) -> World {
     let (refresher, source) =
         Refresher::new(Arc::clone(&config.credentials[0]), endpoint, DurableState::in_memory(clock), clock);
     tokio::task::spawn_local(refresher.run(std::future::pending()));
-    let upstream = Arc::new(Upstream {
-        index: 0,
+    let destination = Destination {
         origin: "https://api.example.com".to_owned(),
+        host: HeaderValue::from_static("api.example.com"),
+        path_in_front: String::new(),
         connect: Box::new(Api(Arc::clone(&issuer))),
-    });
+        number: 0,
+    };
+    let upstream = Arc::new(Upstream::written(0, destination));
     let mut table = Table::default();
     let route = Route {
         name: "/".to_owned(),
@@ -153,7 +157,6 @@ fn world(lines: &str, token_takes: Duration) -> World {
         fields: config::Fields::default(),
         retry_on: vec![StatusCode::UNAUTHORIZED],
         upstream: Arc::clone(&upstream),
-        host: HeaderValue::from_static("api.example.com"),
         path_in_front: String::new(),
         token: Some(source),
         hold: Hold::default(),

@@ -21,8 +21,9 @@ use tracing::{debug, warn};
 use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
-use super::pool::{Pool, Upstream};
+use super::pool::Pool;
 use super::service::{Service, Shared};
+use super::upstream::Upstream;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 

@@ -294,7 +294,7 @@ impl DurableState {
 /// # Panics
 ///
 /// If a key is none, which is checked with the configuration.
-fn keys_of(place: &config::StatePlace) -> StateKeys {
+fn keys_of(place: &StatePlace) -> StateKeys {
     let parsed = |key: &config::Secret| {
         StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
     };
@@ -307,13 +307,6 @@ fn warn_of(credential: &str, found: &Found) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state is odd");
     }
-}
-
-fn keys_of(place: &StatePlace) -> StateKeys {
-    place.key.as_ref().map_or_else(StateKeys::none, |key| {
-        let key = StateKey::parse(key.initial()).expect("a state key is checked with the configuration");
-        StateKeys::new(key, Vec::new())
-    })
 }
 
 /// Whose state it is.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::access_token::Generation;
+use super::access_token::{AccessToken, Generation};
 use super::error::{Class, TokenError};
 use super::progress::{Progress, Unavailable};
 use super::store::{Current, Store};
@@ -64,6 +64,23 @@ impl TokenSource {
     /// The latest token's generation.
     pub fn generation(&self) -> Generation {
         self.store.generation()
+    }
+
+    /// The latest token, ended or not.
+    pub(super) fn latest(&self) -> Option<Arc<AccessToken>> {
+        self.store.latest()
+    }
+
+    /// Waits until the refresher has got on, perhaps to another token.
+    ///
+    /// # Cancel safety
+    ///
+    /// No change is lost.
+    pub(super) async fn changed(&mut self) {
+        if self.progress.changed().await.is_err() {
+            // There will be none.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether the latest token was rejected and not replaced since.

@@ -39,6 +39,8 @@ pub struct Granted {
     pub lifetime: Option<Duration>,
     /// What the token says of itself, if it is a legible JWT.
     pub claims: Option<jwt::Claims>,
+    /// The tenant that it names, as it is: to ask with, not to be shown.
+    pub tenant: Option<String>,
     /// Whether the answer's Content-Type said that it is JSON.
     pub is_labelled_json: bool,
     /// What time it was for the server, and for us.
@@ -76,7 +78,9 @@ fn shown(grant: &Grant, secrets: &[SecretString], lifetime: Option<Duration>, no
     let confidential = Confidential { secrets: &all, token: None };
     let printable = |words: String| confidential.printable(&words);
     let scopes = grant.scopes.clone().map(|scopes| scopes.into_iter().map(printable).collect());
-    let claims = jwt::claims(&grant.access_token).map(|claims| jwt::Claims {
+    let claims = jwt::claims(&grant.access_token);
+    let tenant = claims.as_ref().and_then(|claims| claims.tenant.clone());
+    let claims = claims.map(|claims| jwt::Claims {
         iss: claims.iss.map(printable),
         aud: claims.aud.into_iter().map(printable).collect(),
         tenant: claims.tenant.map(printable),
@@ -85,6 +89,7 @@ fn shown(grant: &Grant, secrets: &[SecretString], lifetime: Option<Duration>, no
         scopes,
         lifetime: lifetime.filter(|lifetime| !lifetime.is_zero()),
         claims,
+        tenant,
         is_labelled_json: grant.is_labelled_json,
         clocks: grant.server_time.map(|theirs| (theirs, now)),
     }

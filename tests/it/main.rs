@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod api_discovery;
 mod check_state;
 mod client_secret;
 mod configuration;

@@ -178,10 +178,12 @@ async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
         ports.chain([format!("127.0.0.1:{refusing}"), "nowhere.invalid:3128".to_owned()]).collect();
     let expected = cases.iter().map(|(_, error)| *error).chain(["connection_refused", "dns_error"]);
     let routes = addresses.iter().enumerate().fold(String::new(), |mut routes, (case, address)| {
+        let is_hanging = matches!(cases.get(case), Some((Does::Hang(_), _)));
+        let timeout = if is_hanging { "500ms" } else { "15s" };
         write!(
             routes,
             "[[routes]]\npath = \"/case{case}\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n\
-             connect_timeout = \"1s\"\nproxy = \"http://user:{PASSWORD}@{address}\"\n"
+             connect_timeout = \"{timeout}\"\nproxy = \"http://user:{PASSWORD}@{address}\"\n"
         )
         .unwrap();
         routes

@@ -11,7 +11,12 @@ use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
 
-pub(super) async fn report(credential: &Credential, client: TokenClient, is_used: bool) -> Report {
+/// What was asked and granted, and the tenant of the token if there is one.
+pub(super) async fn report(
+    credential: &Credential,
+    client: TokenClient,
+    is_used: bool,
+) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
         let mut report = Report::new(format!("credential `{}`", credential.name), Duration::ZERO);
         report.fact("token_url", address(credential));
@@ -20,7 +25,7 @@ pub(super) async fn report(credential: &Credential, client: TokenClient, is_used
             "it was not asked: that would use up a refresh token which the daemon may need",
             "start the daemon, and see `/readyz?verbose` at its admin address",
         );
-        return report;
+        return (report, None);
     }
     let Trial { took, granted, failure } = trial(credential, &client, Clock::system()).await;
     let mut report = Report::new(format!("credential `{}`", credential.name), took);
@@ -43,7 +48,8 @@ pub(super) async fn report(credential: &Credential, client: TokenClient, is_used
     if let Some(failure) = &failure {
         report.fail(failure.to_string(), remedy(failure, credential));
     }
-    report
+    let tenant = granted.and_then(|granted| granted.tenant).filter(|_| failure.is_none());
+    (report, tenant)
 }
 
 /// Without the query, which may hold what only the server should see.

@@ -1,30 +1,86 @@
-//! One connection to an upstream, TLS included.
+//! One connection to an upstream, TLS included, once it is known where that is.
 
 use std::time::Duration;
 
 use rustls::ProtocolVersion;
 
 use super::report::{Report, day};
+use crate::app::Way;
 use crate::clock::{Clock, wall_clock};
-use crate::config::Route;
+use crate::config::Credential;
+use crate::config::identity::Grant;
 use crate::proxy::connect::{Seen, SeenTls, TcpConnect};
 use crate::proxy::forward::ForwardError;
 use crate::tls::certificate;
+use crate::token::api_discovery::{DiscoveryError, Documents, IssuerClient, Refusal};
 
 /// A certificate that ends sooner is warned of.
 const SOON: Duration = Duration::from_hours(14 * 24);
 
-pub(super) async fn report(route: &Route, connect: TcpConnect) -> Report {
+pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
     let clock = Clock::system();
     let began = clock.now();
     let seen = connect.look().await;
-    let took = began.until(clock.now());
-    let mut report = Report::new(format!("upstream {}", route.upstream.address.origin()), took);
+    let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()));
     match seen {
         Ok(seen) => tell(&mut report, seen),
         Err(error) => report.fail(error.to_string(), remedy(&error)),
     }
     report
+}
+
+/// Asks where the API of this tenant is, and connects there.
+pub(super) async fn discover(
+    credential: &Credential,
+    tenant: Option<String>,
+    issuer: &IssuerClient,
+    way: &Way,
+) -> Report {
+    let clock = Clock::system();
+    let began = clock.now();
+    let peer = format!("upstream \"discover\" of `{}`", credential.name);
+    let Some(tenant) = tenant else {
+        let mut report = Report::new(peer, Duration::ZERO);
+        let what = "it was not looked for: there is no token whose tenant could be asked about";
+        if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
+            report.warn(what, "start the daemon, and see `/readyz?verbose` at its admin address");
+        } else {
+            report.fail(what, "see what is told of the credential: its token must be a JWT with `tenantId`");
+        }
+        return report;
+    };
+    let found = issuer.find(&tenant).await;
+    let found = found.and_then(|found| {
+        let connect = way.connect(&found.address, Some(found.reach)).map_err(|_| Refusal::NotPlain)?;
+        Ok((found, connect))
+    });
+    let (found, connect) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            let mut report = Report::new(peer, began.until(clock.now()));
+            report.fail(error.to_string(), discovery_remedy(&error));
+            return report;
+        }
+    };
+    let mut report = report(format!("{}{}", found.address.origin(), found.address.path), connect).await;
+    report.fact("discovered", format!("for `{}`, as its issuer says", credential.name));
+    report
+}
+
+fn discovery_remedy(error: &DiscoveryError) -> &'static str {
+    match error {
+        DiscoveryError::NoTenant => {
+            "see what is told of the credential: its token must be a JWT with `tenantId`"
+        }
+        DiscoveryError::Network(_) => {
+            "check `issuer`, and that this machine may connect there; `ca_file` and `proxy` of the credential count for it"
+        }
+        DiscoveryError::Refused(_) => {
+            "look at {issuer}/.well-known/cxone-configuration?tenantId=...; if its `api_endpoint` is right, write it as \
+             `upstream`"
+        }
+        _ => "check `issuer`, or write the API's address as `upstream`",
+    }
 }
 
 fn tell(report: &mut Report, Seen { address, proxy, tls }: Seen) {
@@ -76,6 +132,9 @@ fn remedy(error: &ForwardError) -> &'static str {
         ForwardError::Proxy { .. } => {
             "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY has the hosts that are reached \
              without it"
+        }
+        ForwardError::Unreachable { proxy_status: "destination_ip_prohibited", .. } => {
+            "if the API is meant to be inside, write its address as `upstream`: only \"discover\" is kept from going there"
         }
         ForwardError::Tls { proxy_status: "tls_certificate_error", .. } => {
             "check the name in `upstream`; if its authority is one of your own, or that of a proxy which opens TLS, \

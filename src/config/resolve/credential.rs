@@ -8,7 +8,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::route::plain_path;
-use super::{Resolver, duration, provider};
+use super::{Resolver, api_discovery, duration, provider};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{self, Grant, Provider};
 use crate::config::units::RequiredScopes;
@@ -71,6 +71,7 @@ impl Resolver<'_> {
         let roots = self.roots(file.ca_file, is_http);
         let proxy = self.proxy(file.proxy, "token_url", is_http);
         let login_stub = self.login_stub(file.login_stub);
+        let discovery = api_discovery::issuer(file.provider.as_ref(), file.issuer.as_ref());
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
@@ -93,6 +94,7 @@ impl Resolver<'_> {
             max_rotations: file.max_rotations.map_or(0, Spanned::into_inner),
             state,
             required: file.required.is_none_or(Spanned::into_inner),
+            discovery,
             login_stub,
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),

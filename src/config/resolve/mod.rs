@@ -4,6 +4,7 @@
 //! safe on loopback is demanded where the daemon listens elsewhere.
 
 mod admin;
+mod api_discovery;
 mod authorities;
 mod credential;
 mod fallback;

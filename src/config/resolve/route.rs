@@ -9,8 +9,9 @@ use http::uri::{Authority, Scheme};
 use toml::Spanned;
 
 use super::Resolver;
+use super::api_discovery::DISCOVER;
 use crate::config::diagnostics::Problem;
-use crate::config::{Address, Credential, Route, Upstream, file, hosts};
+use crate::config::{Address, Credential, Destination, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
@@ -86,7 +87,12 @@ impl Resolver<'_> {
                 None
             }
         };
-        let is_http = upstream.as_ref().is_some_and(|address| address.scheme == Scheme::HTTP);
+        if let (Some(Destination::Discovered), Some(text), Some(credential)) =
+            (&upstream, &route.upstream, &credential)
+        {
+            self.discovered(text.span(), credential.as_deref());
+        }
+        let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
         let roots = self.roots(route.ca_file.take(), is_http);
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let credential_of_route = credential.as_ref().and_then(Option::as_ref);
@@ -103,7 +109,7 @@ impl Resolver<'_> {
         Some(Route {
             host,
             path: path?,
-            upstream: Upstream { address: upstream?, roots, proxy },
+            upstream: Upstream { destination: upstream?, roots, proxy },
             credential: credential?,
             rules,
             strip_prefix,
@@ -141,13 +147,9 @@ impl Resolver<'_> {
         plain
     }
 
-    fn upstream(&mut self, text: &Spanned<String>) -> Option<Address> {
-        if text.get_ref() == "discover" {
-            self.problems.push(
-                Problem::error(text.span(), "\"discover\" is not supported yet by this version")
-                    .help("write the API's address, such as \"https://api-na1.niceincontact.com\""),
-            );
-            return None;
+    fn upstream(&mut self, text: &Spanned<String>) -> Option<Destination> {
+        if text.get_ref() == DISCOVER {
+            return Some(Destination::Discovered);
         }
         let url = self.endpoint(text)?;
         if url.query().is_some() {
@@ -162,7 +164,7 @@ impl Resolver<'_> {
             self.problems.push(Problem::error(text.span(), "not an address that requests can go to"));
         }
         let path = url.path().trim_end_matches('/').to_owned();
-        Some(Address { scheme, authority: authority?, path })
+        Some(Destination::Written(Address { scheme, authority: authority?, path }))
     }
 
     /// `Some(None)` is a route without a credential.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::file::Section;
 use crate::config::identity::ClientAuth;
-use crate::config::{Checked, parse};
+use crate::config::{Checked, Destination, parse};
 
 const CREDENTIAL: &str = "
     [credentials.cxone]
@@ -202,11 +202,8 @@ fn plain_http_is_for_this_machine_only() {
 fn an_upstream_may_carry_a_path_and_a_port_but_nothing_else() {
     let config =
         accepted(&with_route("").replace("https://api.example.com", "https://API.example.com:8443/base/"));
-    let upstream = &config.routes[0].upstream;
-    assert_eq!(
-        (upstream.address.authority.as_str(), upstream.address.path.as_str()),
-        ("api.example.com:8443", "/base")
-    );
+    let Destination::Written(address) = &config.routes[0].upstream.destination else { panic!() };
+    assert_eq!((address.authority.as_str(), address.path.as_str()), ("api.example.com:8443", "/base"));
 
     for wrong in
         ["https://u:p@api.example.com", "https://api.example.com?x=1", "https://api.example.com#x", "api"]

@@ -5,6 +5,7 @@ pub mod connect_proxy;
 pub mod daemon;
 pub mod http2;
 pub mod internet;
+pub mod issuer;
 pub mod raw;
 pub mod upstream;
 pub mod world;

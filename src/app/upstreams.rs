@@ -1,0 +1,169 @@
+//! The upstreams that routes lead to: one for each place and way to connect, and the discoveries of those that move.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::uri::Scheme;
+use rustls::ClientConfig;
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::{self, Address, Destination as At};
+use crate::proxy::connect::TcpConnect;
+use crate::proxy::upstream::{Destination, Upstream};
+use crate::tls::client::{HTTP_1, Trust};
+use crate::token::TokenSource;
+use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClient, Reach, Refusal};
+
+/// A discovery to be run, and what others see of it.
+pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
+
+/// Collects the upstreams of all routes.
+pub(super) struct Upstreams<'c> {
+    trust: &'c Trust,
+    sources: &'c [TokenSource],
+    clock: Clock,
+    known: Vec<(&'c config::Route, Arc<Upstream>)>,
+    discoveries: Vec<Discovering>,
+}
+
+impl<'c> Upstreams<'c> {
+    /// None yet.
+    pub(super) const fn new(trust: &'c Trust, sources: &'c [TokenSource], clock: Clock) -> Self {
+        Self { trust, sources, clock, known: Vec::new(), discoveries: Vec::new() }
+    }
+
+    /// The upstream of a route, which may be another's too.
+    pub(super) fn of(&mut self, route: &'c config::Route) -> Result<Arc<Upstream>, StartError> {
+        if let Some((_, upstream)) = self.known.iter().find(|(other, _)| shares_connections(other, route)) {
+            return Ok(Arc::clone(upstream));
+        }
+        let index = self.known.len();
+        let upstream = match (&route.upstream.destination, &route.credential) {
+            (At::Written(address), _) => {
+                let way = Way::new(route, self.trust)?;
+                let destination = way.destination(address, None).map_err(|source| unusable(route, source))?;
+                Arc::new(Upstream::written(index, destination))
+            }
+            (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
+            (At::Discovered, None) => {
+                let source = io::Error::new(io::ErrorKind::InvalidInput, "nobody can be asked where it is");
+                return Err(unusable(route, source));
+            }
+        };
+        self.known.push((route, Arc::clone(&upstream)));
+        Ok(upstream)
+    }
+
+    /// One that its credential's discovery leads somewhere.
+    fn discovered(
+        &mut self,
+        index: usize,
+        route: &config::Route,
+        credential: &config::Credential,
+    ) -> Result<Arc<Upstream>, StartError> {
+        let known = self.discoveries.iter().position(|(_, source)| source.credential() == credential.name);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let discovery = self.discovery(credential)?.ok_or_else(|| {
+                    let nobody = "nobody can be asked where it is";
+                    unusable(route, io::Error::new(io::ErrorKind::InvalidInput, nobody))
+                })?;
+                self.discoveries.push(discovery);
+                self.discoveries.len() - 1
+            }
+        };
+        let (discovery, source) = &mut self.discoveries[at];
+        let upstream = Arc::new(Upstream::discovered(index, source.clone()));
+        let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
+        discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
+            let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;
+            led.lead_to(Destination { path_in_front: address.path.clone(), ..destination });
+            Ok(())
+        }));
+        Ok(upstream)
+    }
+
+    fn discovery(&self, credential: &config::Credential) -> Result<Option<Discovering>, StartError> {
+        let client = IssuerClient::new(credential, self.trust)
+            .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })?;
+        let token = self.sources.iter().find(|source| source.name() == credential.name);
+        Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.clock)))
+    }
+
+    /// All of them, in the order of their indices, and the discoveries to be run.
+    pub(super) fn into_parts(self) -> (Vec<Arc<Upstream>>, Vec<Discovering>) {
+        (self.known.into_iter().map(|(_, upstream)| upstream).collect(), self.discoveries)
+    }
+}
+
+/// Whether requests of both routes may use the same connections.
+pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
+    let (a, b) = (&one.upstream, &other.upstream);
+    let credential =
+        |route: &config::Route| route.credential.as_ref().map(|credential| credential.name.clone());
+    let is_same_place = match (&a.destination, &b.destination) {
+        (At::Written(a), At::Written(b)) => (&a.scheme, &a.authority) == (&b.scheme, &b.authority),
+        (At::Discovered, At::Discovered) => credential(one) == credential(other),
+        _ => false,
+    };
+    is_same_place
+        && (&a.roots, &a.proxy) == (&b.roots, &b.proxy)
+        && one.connect_timeout == other.connect_timeout
+}
+
+/// By which way a route's upstream is reached, wherever it is.
+pub(crate) struct Way {
+    tls: Option<Arc<ClientConfig>>,
+    proxy: Option<config::Proxy>,
+    timeout: Duration,
+}
+
+impl Way {
+    /// As the route has it.
+    pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
+        let config::Upstream { destination, roots, proxy } = &route.upstream;
+        let tls = match destination {
+            At::Written(address) if address.scheme == Scheme::HTTP => None,
+            _ => {
+                let tls = trust.client_config(roots, HTTP_1);
+                let tls = tls.map_err(|source| StartError::Trust { upstream: name(route), source })?;
+                Some(Arc::new(tls))
+            }
+        };
+        Ok(Self { tls, proxy: proxy.clone(), timeout: route.connect_timeout })
+    }
+
+    /// What connects there.
+    pub(crate) fn connect(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<TcpConnect> {
+        let tls = self.tls.clone().filter(|_| address.scheme == Scheme::HTTPS);
+        TcpConnect::new(address, tls, self.proxy.as_ref(), may_reach, self.timeout)
+    }
+
+    fn destination(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<Destination> {
+        let host = HeaderValue::from_str(address.authority.as_str());
+        Ok(Destination {
+            origin: address.origin(),
+            host: host.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
+            path_in_front: String::new(),
+            connect: Box::new(self.connect(address, may_reach)?),
+            number: 0,
+        })
+    }
+}
+
+/// How a route's upstream is called where it cannot be used.
+pub(crate) fn name(route: &config::Route) -> String {
+    match (&route.upstream.destination, &route.credential) {
+        (At::Written(address), _) => address.origin(),
+        (At::Discovered, Some(credential)) => format!("of the credential `{}`", credential.name),
+        (At::Discovered, None) => "that is discovered".to_owned(),
+    }
+}
+
+fn unusable(route: &config::Route, source: io::Error) -> StartError {
+    StartError::Upstream { upstream: name(route), source }
+}

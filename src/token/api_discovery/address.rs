@@ -1,0 +1,436 @@
+//! Which address a discovery document may name.
+//!
+//! Requests go there with a token in them, so the document is believed as little as possible: https, a name under the
+//! issuer's own domain, and no address of this machine or of the network around it. An operator who wants another
+//! writes it into the route. Where the issuer itself is on loopback, as in tests, the API must be there too.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use http::uri::{Authority, Scheme};
+use thiserror::Error;
+use url::{Host, Url};
+
+use crate::config::Address;
+
+/// An address that was accepted, and what its name may come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where the API is.
+    pub address: Address,
+    /// Which IP addresses may be connected to.
+    pub reach: Reach,
+}
+
+/// Which IP addresses a name may come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Those that are reachable from everywhere.
+    Public,
+    /// This machine's own.
+    Loopback,
+}
+
+/// Why an address is not accepted.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not a URL, or one with characters that readers disagree on.
+    #[error("it is not a plain URL")]
+    NotPlain,
+    /// Its scheme.
+    #[error("it is not https")]
+    NotHttps,
+    /// RFC 3986 §3.2.1.
+    #[error("it holds a user or a password")]
+    UserInfo,
+    /// What only a request has.
+    #[error("it has a query or a fragment")]
+    Query,
+    /// A path in front of all others that can be read in two ways.
+    #[error("its path is not a plain one")]
+    Path,
+    /// A literal address, in whatever dress.
+    #[error("it is an IP address and not a name")]
+    IpAddress,
+    /// Somebody else's, or nobody's.
+    #[error("its host is not under the issuer's domain")]
+    OtherDomain,
+    /// Another service of the host.
+    #[error("its port is neither 443 nor the issuer's")]
+    Port,
+    /// The issuer is for tests.
+    #[error("the issuer is on loopback, and it is not")]
+    NotLoopback,
+}
+
+impl Reach {
+    /// Whether a connection may be made to this address.
+    pub fn allows(self, address: IpAddr) -> bool {
+        match (self, address) {
+            (Self::Loopback, address) => address.is_loopback(),
+            (Self::Public, IpAddr::V4(address)) => is_public(address),
+            (Self::Public, IpAddr::V6(address)) => is_public_6(address),
+        }
+    }
+}
+
+/// Accepts what a document of this issuer names, or says why not.
+///
+/// # Errors
+///
+/// [`Refusal`].
+pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<Found, Refusal> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\%^`{|}\"<>".contains(&byte);
+    if !api_endpoint.bytes().all(is_plain) {
+        return Err(Refusal::NotPlain);
+    }
+    let url = Url::parse(api_endpoint).map_err(|_| Refusal::NotPlain)?;
+    // Readers disagree on an empty one too, and on how many there are.
+    if api_endpoint.contains('@') {
+        return Err(Refusal::UserInfo);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(Refusal::Query);
+    }
+    let path = url.path().trim_end_matches('/');
+    if !is_plain_path(path) {
+        return Err(Refusal::Path);
+    }
+    let reach = if is_loopback(issuer) {
+        if !is_loopback(&url) {
+            return Err(Refusal::NotLoopback);
+        }
+        Reach::Loopback
+    } else {
+        Reach::Public
+    };
+    let scheme = match (url.scheme(), reach) {
+        ("https", _) => Scheme::HTTPS,
+        ("http", Reach::Loopback) => Scheme::HTTP,
+        _ => return Err(Refusal::NotHttps),
+    };
+    if reach == Reach::Public {
+        is_below(&url, issuer)?;
+    }
+    let host = url.host_str().unwrap_or_default();
+    let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let authority = Authority::from_str(&authority).map_err(|_| Refusal::NotPlain)?;
+    Ok(Found { address: Address { scheme, authority, path: path.to_owned() }, reach })
+}
+
+/// Whether it is the issuer's own service: host and port.
+fn is_below(url: &Url, issuer: &Url) -> Result<(), Refusal> {
+    let Some(Host::Domain(host)) = url.host() else { return Err(Refusal::IpAddress) };
+    let Some(Host::Domain(issuers)) = issuer.host() else { return Err(Refusal::OtherDomain) };
+    let domain = domain(issuers);
+    let is_in_it = match host.strip_suffix(domain) {
+        Some("") => true,
+        Some(below) => below.len() > 1 && below.ends_with('.') && !below.starts_with('.'),
+        None => false,
+    };
+    if !is_in_it {
+        return Err(Refusal::OtherDomain);
+    }
+    if url.port().is_some_and(|port| Some(port) != issuer.port()) {
+        return Err(Refusal::Port);
+    }
+    Ok(())
+}
+
+/// The domain that an issuer shares with its APIs: its parent, unless that may be anybody's.
+fn domain(issuer: &str) -> &str {
+    match issuer.split_once('.') {
+        Some((_, parent)) if parent.contains('.') && !is_like_a_registry(parent) => parent,
+        _ => issuer,
+    }
+}
+
+/// Whether a domain looks like those below which anybody can register, such as `com.au`: it rather says yes.
+fn is_like_a_registry(domain: &str) -> bool {
+    domain.split_once('.').is_some_and(|(second, top)| second.len() <= 4 && top.len() == 2)
+}
+
+fn is_plain_path(path: &str) -> bool {
+    let is_plain = |segment: &str| {
+        !segment.is_empty()
+            && segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
+    path.is_empty() || path.split('/').skip(1).all(is_plain)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Not in the registry of special-purpose addresses (RFC 6890), as far as they are not globally reachable.
+fn is_public(address: Ipv4Addr) -> bool {
+    !matches!(
+        address.octets(),
+        [0 | 10 | 127 | 224.., ..]
+            | [100, 64..128, ..]
+            | [169, 254, ..]
+            | [172, 16..32, ..]
+            | [192, 168, ..]
+            | [192, 0, 0 | 2, _]
+            | [192, 88, 99, _]
+            | [198, 18 | 19, ..]
+            | [198, 51, 100, _]
+            | [203, 0, 113, _]
+    )
+}
+
+fn is_public_6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    let [.., high, low] = segments;
+    let [[a, b], [c, d]] = [high.to_be_bytes(), low.to_be_bytes()];
+    match segments {
+        // RFC 4291 §2.5.5.2 and RFC 6052 §2.1: an IPv4 address in the last 32 bits.
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public(Ipv4Addr::new(a, b, c, d)),
+        // Assigned to protocols, Teredo among them; documentation; 6to4.
+        [0x2001, 0..0x200 | 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..0x1000, ..] => false,
+        // What else is global unicast is in 2000::/3.
+        [first, ..] => first & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CXONE: &str = "https://cxone.niceincontact.com";
+
+    fn accepted(api_endpoint: &str, issuer: &str) -> Result<String, Refusal> {
+        let found = accept(api_endpoint, &Url::parse(issuer).unwrap())?;
+        Ok(format!("{}{}", found.address.origin(), found.address.path))
+    }
+
+    #[test]
+    fn an_api_under_the_issuers_domain_is_accepted() {
+        for (issuer, api_endpoint, expected) in [
+            (CXONE, "https://api-na1.niceincontact.com", "https://api-na1.niceincontact.com"),
+            (CXONE, "https://API-na1.NiceInContact.com/", "https://api-na1.niceincontact.com"),
+            (CXONE, "https://api-na1.niceincontact.com:443/", "https://api-na1.niceincontact.com"),
+            (CXONE, "https://a.b.niceincontact.com/base/v2/", "https://a.b.niceincontact.com/base/v2"),
+            (CXONE, "https://niceincontact.com", "https://niceincontact.com"),
+            (CXONE, "https://xn--bcher-kva.niceincontact.com", "https://xn--bcher-kva.niceincontact.com"),
+            ("https://nicecxone-sov1.au", "https://nicecxone-sov1.au", "https://nicecxone-sov1.au"),
+            ("https://nicecxone-sov1.au", "https://api.nicecxone-sov1.au", "https://api.nicecxone-sov1.au"),
+            (
+                "https://cxone.example.com:8443",
+                "https://api.example.com:8443",
+                "https://api.example.com:8443",
+            ),
+        ] {
+            assert_eq!(accepted(api_endpoint, issuer).as_deref(), Ok(expected), "{api_endpoint}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is() {
+        for (api_endpoint, refusal) in [
+            // No URL, or one that is read in two ways.
+            ("", Refusal::NotPlain),
+            ("api-na1.niceincontact.com", Refusal::NotPlain),
+            ("//api-na1.niceincontact.com", Refusal::NotPlain),
+            ("https://", Refusal::NotPlain),
+            ("https://api.niceincontact.com\\@evil.test", Refusal::NotPlain),
+            ("https://api.niceincontact.com\r\nHost: evil.test", Refusal::NotPlain),
+            ("https://api.nice\tincontact.com", Refusal::NotPlain),
+            (" https://api.niceincontact.com", Refusal::NotPlain),
+            ("https://bücher.niceincontact.com", Refusal::NotPlain),
+            ("https://api。niceincontact.com", Refusal::NotPlain),
+            ("https://api.niceincontact.com:99999", Refusal::NotPlain),
+            ("https://256.256.256.256", Refusal::NotPlain),
+            ("https://%65vil.test", Refusal::NotPlain),
+            // Schemes.
+            ("http://api.niceincontact.com", Refusal::NotHttps),
+            ("ftp://api.niceincontact.com", Refusal::NotHttps),
+            ("ws://api.niceincontact.com", Refusal::NotHttps),
+            // Users, queries, fragments, paths.
+            ("https://user@api.niceincontact.com", Refusal::UserInfo),
+            ("https://u:p@api.niceincontact.com", Refusal::UserInfo),
+            ("https://@api.niceincontact.com", Refusal::UserInfo),
+            ("https://api.niceincontact.com@evil.test", Refusal::UserInfo),
+            ("https://api.niceincontact.com?x=1", Refusal::Query),
+            ("https://api.niceincontact.com/?", Refusal::Query),
+            ("https://api.niceincontact.com#x", Refusal::Query),
+            ("https://api.niceincontact.com/a//b", Refusal::Path),
+            ("https://api.niceincontact.com/a;b", Refusal::Path),
+            ("https://api.niceincontact.com/%2e", Refusal::NotPlain),
+            ("https://api.niceincontact.com/a%2fb", Refusal::NotPlain),
+            // Ports.
+            ("https://api.niceincontact.com:8443", Refusal::Port),
+            ("https://api.niceincontact.com:22", Refusal::Port),
+            ("https://api.niceincontact.com:80", Refusal::Port),
+            // Other domains.
+            ("https://evilniceincontact.com", Refusal::OtherDomain),
+            ("https://api.evilniceincontact.com", Refusal::OtherDomain),
+            ("https://niceincontact.com.evil.test", Refusal::OtherDomain),
+            ("https://api.nice-incontact.com", Refusal::OtherDomain),
+            ("https://com", Refusal::OtherDomain),
+            ("https://evil.test/.niceincontact.com", Refusal::OtherDomain),
+            ("https://.niceincontact.com", Refusal::OtherDomain),
+            ("https://api.niceincontact.com.", Refusal::OtherDomain),
+            ("https://localhost", Refusal::OtherDomain),
+            ("https://localhost.", Refusal::OtherDomain),
+            ("https://metadata.google.internal", Refusal::OtherDomain),
+            // Addresses, in every dress.
+            ("https://127.0.0.1", Refusal::IpAddress),
+            ("https://127.0.0.1.", Refusal::IpAddress),
+            ("https://127.1", Refusal::IpAddress),
+            ("https://2130706433", Refusal::IpAddress),
+            ("https://0x7f000001", Refusal::IpAddress),
+            ("https://0177.0.0.1", Refusal::IpAddress),
+            ("https://0", Refusal::IpAddress),
+            ("https://169.254.169.254", Refusal::IpAddress),
+            ("https://10.0.0.1", Refusal::IpAddress),
+            ("https://8.8.8.8", Refusal::IpAddress),
+            ("https://[::1]", Refusal::IpAddress),
+            ("https://[::ffff:127.0.0.1]", Refusal::IpAddress),
+            ("https://[::ffff:a9fe:a9fe]", Refusal::IpAddress),
+            ("https://[64:ff9b::7f00:1]", Refusal::IpAddress),
+            ("https://[fd00::1]", Refusal::IpAddress),
+            ("https://[fe80::1]", Refusal::IpAddress),
+        ] {
+            assert_eq!(accepted(api_endpoint, CXONE), Err(refusal), "{api_endpoint}");
+        }
+    }
+
+    #[test]
+    fn a_registrys_domain_is_never_an_issuers() {
+        for (issuer, api_endpoint) in [
+            ("https://nicecxone-sov1.au", "https://evil.au"),
+            ("https://nicecxone-fed.com", "https://evil.com"),
+            ("https://nicecxone.com.au", "https://evil.com.au"),
+            ("https://nicecxone.co.uk", "https://evil.co.uk"),
+            ("https://nicecxone.govt.nz", "https://evil.govt.nz"),
+            ("https://intranet", "https://evil"),
+            ("https://10.0.0.5", "https://x.0.0.5a"),
+            ("https://10.0.0.5", "https://api.example.com"),
+        ] {
+            assert_eq!(accepted(api_endpoint, issuer), Err(Refusal::OtherDomain), "{api_endpoint}");
+        }
+    }
+
+    #[test]
+    fn with_an_issuer_on_loopback_the_api_is_there_too_and_may_be_http() {
+        for issuer in ["http://127.0.0.1:9000", "https://localhost:9000", "http://[::1]:9000"] {
+            for good in
+                ["http://127.0.0.1:1", "http://localhost:2/base", "https://localhost:3", "http://[::1]:4"]
+            {
+                assert_eq!(accepted(good, issuer).as_deref(), Ok(good), "{issuer}");
+            }
+            for bad in [
+                "http://10.0.0.1",
+                "https://api-na1.niceincontact.com",
+                "http://169.254.169.254",
+                "http://localhost.",
+                "http://[::ffff:127.0.0.1]",
+                "http://0.0.0.0",
+                "http://x.localhost",
+            ] {
+                assert_eq!(accepted(bad, issuer), Err(Refusal::NotLoopback), "{bad}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_addresses_that_everybody_reaches_are_public() {
+        for public in [
+            "8.8.8.8",
+            "1.1.1.1",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.0.1",
+            "172.32.0.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "192.0.1.1",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
+            "::ffff:8.8.8.8",
+            "64:ff9b::8.8.8.8",
+        ] {
+            assert!(Reach::Public.allows(public.parse().unwrap()), "{public}");
+            assert!(!Reach::Loopback.allows(public.parse().unwrap()), "{public}");
+        }
+        for special in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.255.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.255.255.254",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:10.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "2002:7f00:1::1",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!Reach::Public.allows(special.parse().unwrap()), "{special}");
+        }
+        assert!(Reach::Loopback.allows("127.0.0.1".parse().unwrap()));
+        assert!(Reach::Loopback.allows("::1".parse().unwrap()));
+        assert!(!Reach::Loopback.allows("::ffff:10.0.0.1".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_https_and_under_the_domain(
+            api_endpoint in "(https?:)?[/\\\\]{0,3}[a-z0-9.:@\\[\\]%\\\\]{0,12}(\\.?niceincontact\\.com)?[:@/?#a-z0-9.%\\\\]{0,12}",
+        ) {
+            if let Ok(found) = accept(&api_endpoint, &Url::parse(CXONE).unwrap()) {
+                prop_assert_eq!(&found.address.scheme, &Scheme::HTTPS);
+                let host = found.address.authority.host();
+                prop_assert!(host == "niceincontact.com" || host.ends_with(".niceincontact.com"));
+                prop_assert!(found.address.authority.port_u16().is_none());
+                prop_assert_eq!(found.reach, Reach::Public);
+            }
+        }
+    }
+}

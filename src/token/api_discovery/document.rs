@@ -1,0 +1,133 @@
+//! The document that says where an organization's API is: asked for, and read.
+
+use serde::Deserialize;
+use thiserror::Error;
+use url::Url;
+
+use super::address::{Found, Refusal, accept};
+use crate::config::Credential;
+use crate::tls::client::Trust;
+use crate::token::client::{ClientError, TokenClient};
+use crate::token::error::{Malformed, TokenError};
+
+/// Whoever can say where an organization's API is.
+pub trait Documents: Send + Sync {
+    /// Asks once.
+    ///
+    /// # Errors
+    ///
+    /// [`DiscoveryError`].
+    fn find(&self, tenant: &str) -> impl Future<Output = Result<Found, DiscoveryError>> + Send;
+}
+
+/// Why it is not known where the API is. Quotes nothing of what was answered.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DiscoveryError {
+    /// There is nobody to ask for.
+    #[error("the access token names no tenant (a JWT with `tenantId`)")]
+    NoTenant,
+    /// No answer arrived: refused, reset, TLS, time-out, DNS.
+    #[error("the issuer did not answer: {0}")]
+    Network(String),
+    /// Another status than 200; redirects are not followed.
+    #[error("the issuer answered with status {0}")]
+    Status(u16),
+    /// More than is read.
+    #[error("the issuer's document is larger than 64 KiB")]
+    TooLarge,
+    /// It broke off.
+    #[error("the issuer's document is incomplete")]
+    Incomplete,
+    /// No JSON, or nothing in it that was wanted.
+    #[error("the issuer's document is not JSON with an `api_endpoint`")]
+    Malformed,
+    /// What it names is not accepted.
+    #[error("the `api_endpoint` of the issuer's document is refused: {0}")]
+    Refused(#[from] Refusal),
+}
+
+impl DiscoveryError {
+    /// What happened, in words that hold no address and no text from outside.
+    pub fn outcome(&self) -> String {
+        match self {
+            Self::Network(_) => "the issuer did not answer".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The one member that is wanted.
+#[derive(Deserialize)]
+struct Document {
+    api_endpoint: String,
+}
+
+/// Asks an issuer of CXone, by the way that the token endpoint is reached.
+#[derive(Debug)]
+pub struct IssuerClient {
+    client: TokenClient,
+    issuer: Url,
+}
+
+impl IssuerClient {
+    /// For a credential whose provider has such documents; `None` for others.
+    ///
+    /// # Errors
+    ///
+    /// As for the token endpoint's client.
+    pub fn new(credential: &Credential, trust: &Trust) -> Result<Option<Self>, ClientError> {
+        let Some(issuer) = credential.discovery.clone() else { return Ok(None) };
+        Ok(Some(Self { client: TokenClient::new(credential, trust)?, issuer }))
+    }
+}
+
+impl Documents for IssuerClient {
+    async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
+        let (status, body) = self.client.fetch(document_of(&self.issuer, tenant)).await.map_err(failure)?;
+        if status != http::StatusCode::OK {
+            return Err(DiscoveryError::Status(status.as_u16()));
+        }
+        let document: Document = serde_json::from_slice(&body).map_err(|_| DiscoveryError::Malformed)?;
+        Ok(accept(&document.api_endpoint, &self.issuer)?)
+    }
+}
+
+fn document_of(issuer: &Url, tenant: &str) -> Url {
+    let mut url = issuer.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend([".well-known", "cxone-configuration"]);
+    }
+    url.query_pairs_mut().append_pair("tenantId", tenant);
+    url
+}
+
+fn failure(error: TokenError) -> DiscoveryError {
+    match error {
+        TokenError::Network(why) => DiscoveryError::Network(why),
+        TokenError::Malformed(Malformed::TooLarge) => DiscoveryError::TooLarge,
+        _ => DiscoveryError::Incomplete,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_below_the_issuer_and_the_tenant_is_one_parameter() {
+        for (issuer, tenant, expected) in [
+            (
+                "https://cxone.niceincontact.com",
+                "11eb-0f",
+                "https://cxone.niceincontact.com/.well-known/cxone-configuration?tenantId=11eb-0f",
+            ),
+            (
+                "https://as.test/base/",
+                "a&b=c#/../é",
+                "https://as.test/base/.well-known/cxone-configuration?tenantId=a%26b%3Dc%23%2F..%2F%C3%A9",
+            ),
+        ] {
+            assert_eq!(document_of(&Url::parse(issuer).unwrap(), tenant).as_str(), expected);
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Where a credential's API is, where the issuer can say: `upstream = "discover"`.
+//!
+//! One task for each such credential. It waits for the first token, takes the tenant from it, asks the issuer for that
+//! tenant's document, and publishes the address; again when the tenant changes, and every hour. It makes no token
+//! request and sends no token. Whatever goes wrong, the last good address stays; a request only waits for the first.
+
+pub mod address;
+pub mod document;
+mod task;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+pub use self::address::{Found, Reach, Refusal};
+pub use self::document::{DiscoveryError, Documents, IssuerClient};
+pub use self::task::{Discovery, Publish};
+use crate::clock::{Clock, Moment};
+
+/// How far the task has come, for those who wait for it.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// Whether an address has been published.
+    has_found: bool,
+    is_underway: bool,
+    /// Why the latest attempt brought no address; `None` if it did.
+    failure: Option<Arc<DiscoveryError>>,
+    /// When the next attempt is made.
+    next: Moment,
+}
+
+/// A credential's discovery as others see it: whether there is an address, and waiting for the first.
+#[derive(Clone, Debug)]
+pub struct DiscoverySource {
+    credential: Arc<str>,
+    progress: watch::Receiver<Progress>,
+    clock: Clock,
+}
+
+/// No address yet, why, and when there may be one.
+#[derive(Clone, Debug)]
+pub struct Undiscovered {
+    /// How long waiting may help.
+    pub retry_after: Duration,
+    /// Why the latest attempt failed, if there was one.
+    pub failure: Option<Arc<DiscoveryError>>,
+}
+
+impl DiscoverySource {
+    /// The credential's name.
+    pub fn credential(&self) -> &str {
+        &self.credential
+    }
+
+    /// Whether there has been an address.
+    pub fn has_found(&self) -> bool {
+        self.progress.borrow().has_found
+    }
+
+    /// Why the latest attempt failed, if it did.
+    pub fn failure(&self) -> Option<Arc<DiscoveryError>> {
+        self.progress.borrow().failure.clone()
+    }
+
+    /// Waits for the first address; it has been published then.
+    ///
+    /// # Errors
+    ///
+    /// [`Undiscovered`] when the time is up, or at once when the next attempt comes later than that.
+    pub async fn wait(&self, within: Duration) -> Result<(), Undiscovered> {
+        let deadline = self.clock.now() + within;
+        let mut progress = self.progress.clone();
+        loop {
+            {
+                let progress = progress.borrow_and_update();
+                if progress.has_found {
+                    return Ok(());
+                }
+                if !progress.is_underway && progress.next > deadline {
+                    return Err(progress.undiscovered(self.clock.now()));
+                }
+            }
+            let left = self.clock.now().until(deadline);
+            if !matches!(tokio::time::timeout(left, progress.changed()).await, Ok(Ok(()))) {
+                return Err(progress.borrow().undiscovered(self.clock.now()));
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn undiscovered(&self, now: Moment) -> Undiscovered {
+        let wait = if self.is_underway { Duration::ZERO } else { now.until(self.next) };
+        Undiscovered { retry_after: wait.max(Duration::from_secs(1)), failure: self.failure.clone() }
+    }
+}
