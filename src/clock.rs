@@ -109,6 +109,22 @@ impl Clock {
     }
 }
 
+impl Clock {
+    /// The wall clock beside it.
+    pub fn wall(self) -> SystemTime {
+        match self.0 {
+            Source::Boot | Source::Tokio { .. } => wall_clock(),
+            // Goes on with it, in suspend and across what a test takes for a restart.
+            #[cfg(test)]
+            Source::Suspendable { .. } => {
+                SystemTime::UNIX_EPOCH
+                    + Duration::from_secs(1_800_000_000)
+                    + Moment::default().until(self.now())
+            }
+        }
+    }
+}
+
 /// The wall clock, for dates that leave the process: never for how long something may live.
 pub fn wall_clock() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]

@@ -208,6 +208,13 @@ impl DurableState {
         self.note(outcome.err());
     }
 
+    /// Writes what is behind and waits for what is being done: whoever opens the file then finds it free.
+    pub async fn finish(&mut self) {
+        self.write().await;
+        // Whatever came of it was not waited for before either.
+        let _ = self.settle().await;
+    }
+
     /// What is on disk now: someone may have put another file there.
     pub async fn read_again(&mut self) -> Option<State> {
         if matches!(self.place, Place::Memory) {

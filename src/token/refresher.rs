@@ -148,7 +148,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 },
             }
         }
-        self.durable.write().await;
+        self.durable.finish().await;
     }
 
     fn next_step(&mut self) -> Step {

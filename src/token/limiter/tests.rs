@@ -84,11 +84,27 @@ fn outcomes() -> impl Strategy<Value = Outcome> {
     ]
 }
 
+/// GCRA's promise for every window: a burst, and what is refilled over it.
+fn exceeds(times: &[Moment], limit: u32, per: Duration) -> Option<String> {
+    let refill = (per / limit).as_nanos();
+    for (first, start) in times.iter().enumerate() {
+        for (index, end) in times[first..].iter().enumerate() {
+            let refilled = start.until(*end).as_nanos() / refill;
+            if index as u128 + 1 > u128::from(limit) + refilled {
+                return Some(format!("{} of {limit} in {:?}", index + 1, start.until(*end)));
+            }
+        }
+    }
+    None
+}
+
 proptest! {
-    /// Never more than the quota, never before what was asked for, and never for ever.
+    /// Never more than the quota, never before what was asked for, never for ever; whether it is restarted or not.
     #[test]
-    fn no_sequence_of_answers_exceeds_the_budget(
-        steps in proptest::collection::vec((0u64..90, any::<bool>(), outcomes()), 1..200),
+    fn no_sequence_of_answers_and_restarts_exceeds_the_budget(
+        steps in proptest::collection::vec(
+            (0u64..90_000, any::<bool>(), outcomes(), proptest::bool::weighted(0.3)), 1..200,
+        ),
         requests in 1u32..20,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -96,12 +112,18 @@ proptest! {
             let per = Duration::from_mins(1);
             let clock = Clock::tokio();
             let quota = format!("quota = {{ requests = {requests}, per = \"60s\" }}\nretry_after_max = \"15m\"");
-            let mut limiter = Limiter::new(&credential(&quota), clock);
+            let credential = credential(&quota);
+            let mut limiter = Limiter::new(&credential, clock);
             let mut admitted: Vec<Moment> = Vec::new();
             let mut forced: Vec<Moment> = Vec::new();
             let mut not_before = Moment::default();
-            for (seconds, is_forced, outcome) in steps {
-                tokio::time::advance(Duration::from_secs(seconds)).await;
+            for (millis, is_forced, outcome, restarts) in steps {
+                tokio::time::advance(Duration::from_millis(millis)).await;
+                if restarts {
+                    let memory = limiter.snapshot();
+                    limiter = Limiter::new(&credential, clock);
+                    limiter.restore(memory);
+                }
                 let now = clock.now();
                 let cause = if is_forced { Cause::Forced } else { Cause::Scheduled };
                 match limiter.admit(cause) {
@@ -116,31 +138,32 @@ proptest! {
                 if is_forced {
                     forced.push(now);
                 }
-                match outcome {
+                let (error, shortest, longest) = match outcome {
                     Outcome::Success => {
                         limiter.succeeded();
                         not_before = Moment::default();
+                        continue;
                     }
-                    Outcome::Transient => {
-                        limiter.failed(&transient());
-                        not_before = now + Duration::from_millis(500);
-                    }
+                    Outcome::Transient => (transient(), BACKOFF_FIRST / 2, BACKOFF_MAX),
                     Outcome::Throttled(seconds) => {
                         let retry_after = Some(Duration::from_secs(seconds));
-                        limiter.failed(&TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO });
-                        not_before = now + Duration::from_secs(seconds.min(15 * 60));
+                        let error = TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO };
+                        let asked = Duration::from_secs(seconds.min(15 * 60));
+                        (error, asked, (asked + Duration::from_secs(1)).max(BACKOFF_MAX))
                     }
                     Outcome::Rejected => {
-                        limiter.failed(&TokenError::ScopeMissing { missing: Vec::new() });
-                        not_before = now + LATCH_FIRST;
+                        (TokenError::ScopeMissing { missing: Vec::new() }, LATCH_FIRST, LATCH_MAX)
                     }
-                }
+                };
+                limiter.failed(&error);
+                let until = limiter.blocked().unwrap().until;
+                prop_assert!(until >= now + shortest && until > now, "no backoff");
+                prop_assert!(until <= now + longest, "{:?}", now.until(until));
+                not_before = until;
             }
-            // A burst and what is refilled over the window, for any window.
             for (times, limit) in [(&admitted, requests), (&forced, (requests / 2).max(1))] {
-                for (index, start) in times.iter().enumerate() {
-                    let in_window = times[index..].iter().filter(|at| start.until(**at) < per).count();
-                    prop_assert!(in_window <= 2 * limit as usize, "{in_window} in a minute, of {limit}");
+                if let Some(excess) = exceeds(times, limit, per) {
+                    prop_assert!(false, "{excess}");
                 }
             }
             Ok(())

@@ -1,5 +1,6 @@
 //! The refresh loop against an endpoint in memory, hours of it in paused time.
 
+mod any_sequence;
 mod client_secrets;
 mod fallback;
 mod state;

@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{self, Clock, Moment};
+use crate::clock::{Clock, Moment};
 
 /// A moment on both clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ impl Stamp {
     /// The moment it is.
     pub(super) fn now(clock: Clock) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        let wall = clock::wall_clock().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { boot: boot.map(|id| id.trim().to_owned()), moment: clock.now().as_nanos(), wall: nanos(wall) }
     }
 
