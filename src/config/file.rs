@@ -83,6 +83,8 @@ pub struct Credential {
     pub issuer: Key<String>,
     pub grant: Key<Grant>,
     pub token_url: Key<String>,
+    pub authorize_url: Key<String>,
+    pub redirect_uri: Key<String>,
     pub client_id: Key<String>,
     pub client_secret: Key<SecretSource>,
     pub client_auth: Key<ClientAuth>,
@@ -296,7 +298,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["token", "metrics_token"],
-            Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
+            Self::Credential => &["fallback", "client_secret_next"],
             Self::Route => &[
                 "strip_prefix",
                 "upgrade",

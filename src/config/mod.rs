@@ -6,12 +6,14 @@
 
 pub mod diagnostics;
 mod document;
+pub mod endpoint;
 pub mod environment;
 pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+pub mod login;
 mod mask;
 mod overrides;
 pub mod request;
@@ -35,13 +37,14 @@ use http::uri::{Authority, Scheme};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
-use url::Url;
 
 pub use diagnostics::Diagnostics;
+pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
 pub use file::{BasicEncoding, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use login::{Login, RedirectUri};
 pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
 
@@ -129,11 +132,13 @@ pub struct Credential {
     /// Its name in the file.
     pub name: String,
     /// The token endpoint.
-    pub token_url: Url,
+    pub token_url: Endpoint,
     /// Who it is there: the OAuth client and its grant.
     pub identity: Identity<Secret>,
     /// The certificate that the connection to the token endpoint is authenticated with.
     pub client_certificate: Option<ClientCertificate>,
+    /// How a person authorizes the client, where the grant needs that.
+    pub login: Option<Login>,
     /// What the request has besides.
     pub parameters: TokenParameters,
     /// What the members of its answer are called.
@@ -170,6 +175,13 @@ pub struct Credential {
     pub required: bool,
     /// Paths at which applications log in, and are answered by ourselves.
     pub login_stub: Vec<String>,
+}
+
+impl Credential {
+    /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
+    pub fn longest_request(&self) -> Duration {
+        if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
+    }
 }
 
 /// Where a credential's state is, and what it is encrypted with.

@@ -4,6 +4,7 @@
 //! revoke tokens, to answer late or to refuse, and they remember what they saw. The tests are built on them too.
 
 mod api;
+mod authorization_codes;
 pub mod authorization_server;
 pub mod pki;
 pub mod refresh_tokens;

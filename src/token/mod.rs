@@ -11,6 +11,7 @@ mod assertion;
 mod client;
 mod confidential;
 mod current_identity;
+pub mod discovery;
 mod durable_state;
 pub mod error;
 mod fingerprint;

@@ -14,6 +14,7 @@
 mod harness;
 
 mod configuration;
+mod discovery;
 mod grants;
 mod keygen;
 mod lifecycle;
