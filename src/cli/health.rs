@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::admin_client::{AdminClient, Answer};
 use super::{ConfigFile, FAILED, OK, UNAVAILABLE, output};
 use crate::causes::in_one_line;
 use crate::config::{self, Environment};
@@ -22,26 +23,16 @@ pub(super) struct Health {
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
-    let base = match health.admin {
-        Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
-        Some(address) => format!("http://{address}"),
-        None => format!("http://{}", config::admin_address(health.file.path, environment)),
-    };
+    let configured = config::admin_address(health.file.path, environment);
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    #[expect(clippy::disallowed_methods, reason = "asks our own admin address, and holds no secret")]
-    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build();
-    let response = match client {
-        Ok(client) => client.get(format!("{base}{path}")).send().await,
-        Err(error) => Err(error),
-    };
-    match response {
-        Ok(response) => {
-            let is_well = response.status().is_success();
-            output::line(response.text().await.unwrap_or_default().trim_end());
-            if is_well { OK } else { FAILED }
+    let client = AdminClient::new(health.admin.as_deref(), configured);
+    match client.get(path, TIMEOUT).await {
+        Ok(Answer { status, body }) => {
+            output::line(body.trim_end());
+            if status.is_success() { OK } else { FAILED }
         }
         Err(error) => {
-            output::error_line(format_args!("bearerd: {base} does not answer: {}", in_one_line(&error)));
+            output::error_line(format_args!("bearerd: {error}: {}", in_one_line(&error.source)));
             UNAVAILABLE
         }
     }

@@ -1,9 +1,11 @@
 //! The command line: what each command does, and the exit code that tells of it.
 
+mod admin_client;
 mod check;
 mod demo;
 mod health;
 mod keygen;
+mod login;
 mod online;
 pub mod output;
 mod run;
@@ -40,6 +42,9 @@ enum Command {
     Check(check::Check),
     /// Ask a running daemon whether it lives
     Health(health::Health),
+    /// Authorize a credential's client in a browser, and store the grant
+    #[command(after_help = login::HOW)]
+    Login(login::Login),
     /// Print a new key for the state file: 32 random bytes, in base64
     #[command(after_help = keygen::WHERE_TO_PUT_IT)]
     Keygen,
@@ -73,6 +78,7 @@ pub async fn main() -> ExitCode {
         Command::Run(file) => run::run(file, &Environment::process()).await,
         Command::Check(check) => check::check(check, &Environment::process()).await,
         Command::Health(health) => health::health(health, &Environment::process()).await,
+        Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };

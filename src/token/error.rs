@@ -171,7 +171,7 @@ fn detail(description: Option<&str>) -> String {
 }
 
 /// A server's words as they may be kept: printable ASCII, at most 200 characters.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     let mut short: String = text.chars().take(200).map(clean).collect();
     if text.chars().nth(200).is_some() {

@@ -8,6 +8,7 @@
 mod acceptance;
 pub mod access_token;
 mod assertion;
+pub mod authorization;
 mod client;
 mod confidential;
 mod current_identity;
@@ -20,6 +21,7 @@ pub mod fuzzing;
 mod grant;
 pub mod jwt;
 mod limiter;
+pub mod login;
 mod oddities;
 mod progress;
 pub mod refresher;

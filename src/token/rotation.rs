@@ -7,8 +7,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
 use super::state_file::{Lineage, State};
-use crate::config::Identity;
 use crate::config::identity::Grant;
+use crate::config::{Credential, Identity};
 
 /// More refused tokens than a person puts there between two restarts.
 const MOST_REFUSED: usize = 16;
@@ -21,6 +21,8 @@ pub struct Rotation {
     refused: Vec<SecretString>,
     /// What the server said of the last.
     why: String,
+    /// What a person can do, if that is known.
+    remedy: String,
 }
 
 /// A refresh token to ask with.
@@ -33,9 +35,11 @@ pub struct InUse {
 }
 
 impl Rotation {
-    /// With this `max_rotations`.
-    pub const fn new(max: u64) -> Self {
-        Self { max, refused: Vec::new(), why: String::new() }
+    /// Nothing is refused yet.
+    pub fn new(credential: &Credential) -> Self {
+        let login = credential.login.as_ref().map(|_| format!(" (run `bearerd login {}`)", credential.name));
+        let remedy = login.unwrap_or_default();
+        Self { max: credential.max_rotations, refused: Vec::new(), why: String::new(), remedy }
     }
 
     /// The refresh token to ask with; none where the grant is another.
@@ -57,11 +61,11 @@ impl Rotation {
         let kept = state.refresh_token.as_ref().map(|token| (token, state.lineage, state.rotations));
         let mut all = begun.into_iter().chain(kept).peekable();
         if all.peek().is_none() {
-            let why = "there is no refresh token, neither in the configuration nor in the state".to_owned();
-            return Err(TokenError::ReauthorizationRequired(why));
+            let why = "there is no refresh token, neither in the configuration nor in the state";
+            return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         }
         let Some((token, lineage, rotations)) = all.find(|(token, ..)| !self.is_refused(token)) else {
-            return Err(TokenError::ReauthorizationRequired(self.why.clone()));
+            return Err(TokenError::ReauthorizationRequired(format!("{}{}", self.why, self.remedy)));
         };
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });

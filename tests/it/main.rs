@@ -18,6 +18,7 @@ mod discovery;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod login;
 mod login_stub;
 mod online;
 mod request_loop;

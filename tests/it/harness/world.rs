@@ -298,6 +298,11 @@ impl World {
         Process::spawn(&["run"], &self.environment, self.folder.path())
     }
 
+    /// Another command with the same configuration, and an input that the test writes.
+    pub fn command(&self, arguments: &[&str]) -> Process {
+        Process::spawn_with_input(arguments, &self.environment, self.folder.path())
+    }
+
     /// Stops the daemon and checks what must hold in every test.
     pub async fn finish(mut self) {
         self.process.signal(Signal::TERM);
