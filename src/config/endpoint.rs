@@ -46,7 +46,7 @@ impl Endpoint {
 
 impl Issuer {
     /// The issuer with this identifier, which parses as `url`.
-    pub(super) fn new(identifier: &str, url: Url) -> Self {
+    pub fn new(identifier: &str, url: Url) -> Self {
         Self { identifier: identifier.to_owned(), url }
     }
 
