@@ -238,7 +238,7 @@ impl Daemon {
             "the admin address"
         });
         let drain = config.server.drain;
-        let longest = config.credentials.iter().map(|credential| credential.timeout).max();
+        let longest = config.credentials.iter().map(|credential| credential.longest_request()).max();
         Ok(Self {
             addresses,
             admin: admin_address,

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use http::Method;
 use http::header::CONTENT_TYPE;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use thiserror::Error;
+use url::Url;
 
 use super::ConfigFile;
+use crate::causes::causes;
+use crate::config::endpoint::is_protected;
 use crate::config::secret::{Secret, SecretError};
 use crate::config::{self, AdminAccess, Environment};
 
@@ -21,7 +24,7 @@ const SHOWN_CHARACTERS: usize = 2000;
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminAddress {
     #[command(flatten)]
-    file: ConfigFile,
+    pub(super) file: ConfigFile,
     /// The admin address [default: admin.listen of the configuration]
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
@@ -31,6 +34,8 @@ pub(super) struct AdminAddress {
 #[derive(Debug)]
 pub(super) struct AdminClient {
     base: String,
+    /// Whether the address is that of the configuration, and so this machine's.
+    is_configured: bool,
     /// What to show, or why it cannot be had, which the first use takes.
     token: Option<Result<Secret, SecretError>>,
     http: reqwest::Client,
@@ -51,6 +56,11 @@ pub(super) enum AdminError {
     /// There is a token for it, which cannot be had.
     #[error("the admin token cannot be read")]
     Token(#[source] SecretError),
+    /// The way there can be read by others, who would have the token then.
+    #[error(
+        "the admin token would go to {0} in clear; name an https:// address, or run this on the daemon's machine"
+    )]
+    InClear(String),
     /// Nobody is there, or nobody who answers.
     #[error("{base} does not answer")]
     Unreachable {
@@ -62,17 +72,14 @@ pub(super) enum AdminError {
 }
 
 impl AdminClient {
-    /// For the daemon at this address. Answers may take as long as `timeout`.
+    /// For the daemon at this address.
     ///
     /// # Errors
     ///
     /// [`AdminError::Unreachable`] if no HTTP client can be set up.
-    pub(super) fn new(
-        address: AdminAddress,
-        environment: &Environment,
-        timeout: Duration,
-    ) -> Result<Self, AdminError> {
+    pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
         let AdminAccess { listen, token } = config::admin_access(address.file.path, environment);
+        let is_configured = address.admin.is_none();
         let base = match address.admin {
             Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
             Some(address) => format!("http://{address}"),
@@ -86,13 +93,23 @@ impl AdminClient {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
+            .referer(false)
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(timeout)
             .build();
         match http {
-            Ok(http) => Ok(Self { base, token, http }),
+            Ok(http) => Ok(Self { base, is_configured, token, http }),
             Err(source) => Err(AdminError::Unreachable { base, source }),
         }
+    }
+
+    /// Its address.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether a secret may be sent there.
+    pub(super) fn is_protected(&self) -> bool {
+        self.is_configured || Url::parse(&self.base).is_ok_and(|url| is_protected(&url))
     }
 
     /// Asks what everybody may know.
@@ -100,8 +117,8 @@ impl AdminClient {
     /// # Errors
     ///
     /// [`AdminError::Unreachable`].
-    pub(super) async fn get(&self, path: &str) -> Result<Answer, AdminError> {
-        self.send(self.http.get(self.url(path))).await
+    pub(super) async fn get(&self, path: &str, within: Duration) -> Result<Answer, AdminError> {
+        self.send(self.http.get(self.url(path)).timeout(within)).await
     }
 
     /// Asks or orders what is for an operator alone, with the token if one is configured. A body is JSON.
@@ -113,15 +130,20 @@ impl AdminClient {
         &mut self,
         method: Method,
         path: &str,
-        body: Option<String>,
+        body: Option<&SecretString>,
+        within: Duration,
     ) -> Result<Answer, AdminError> {
-        let mut request = self.http.request(method, self.url(path));
+        let mut request = self.http.request(method, self.url(path)).timeout(within);
         if let Some(secret) = self.token.take() {
             let secret = secret.map_err(AdminError::Token)?;
+            if !self.is_protected() {
+                return Err(AdminError::InClear(self.base.clone()));
+            }
             request = request.bearer_auth(secret.initial().expose_secret());
             self.token = Some(Ok(secret));
         }
         if let Some(body) = body {
+            let body = body.expose_secret().to_owned();
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
         self.send(request).await
@@ -132,11 +154,24 @@ impl AdminClient {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, AdminError> {
-        let unreachable = |source| AdminError::Unreachable { base: self.base.clone(), source };
+        let unreachable = |source: reqwest::Error| AdminError::Unreachable {
+            base: self.base.clone(),
+            source: source.without_url(),
+        };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         let text = response.text().await.map_err(unreachable)?;
         Ok(Answer { status, text })
+    }
+}
+
+impl AdminError {
+    /// Whether nobody listens there.
+    pub(super) fn is_refused(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else { return false };
+        causes(source)
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+            .any(|cause| cause.kind() == std::io::ErrorKind::ConnectionRefused)
     }
 }
 
@@ -190,6 +225,30 @@ mod tests {
         ] {
             assert_eq!(reachable(listen.parse().unwrap()).to_string(), reached);
         }
+    }
+
+    fn client(given: Option<&str>) -> AdminClient {
+        let address = AdminAddress {
+            file: ConfigFile { path: Some("/nowhere/proxy.toml".into()) },
+            admin: given.map(str::to_owned),
+        };
+        AdminClient::new(address, &Environment::from([("BEARERD_ADMIN__LISTEN", "10.0.0.1:9090")])).unwrap()
+    }
+
+    #[test]
+    fn an_address_that_was_given_wins() {
+        assert_eq!(client(None).base(), "http://10.0.0.1:9090");
+        assert_eq!(client(Some("10.0.0.1:1")).base(), "http://10.0.0.1:1");
+        assert_eq!(client(Some("https://admin.test/")).base(), "https://admin.test");
+    }
+
+    #[test]
+    fn a_secret_goes_nowhere_in_clear() {
+        assert!(client(None).is_protected(), "it is this machine's own address");
+        assert!(client(Some("127.0.0.1:9090")).is_protected());
+        assert!(client(Some("https://admin.test")).is_protected());
+        assert!(!client(Some("10.0.0.1:9090")).is_protected());
+        assert!(!client(Some("http://admin.test")).is_protected());
     }
 
     #[test]

@@ -21,8 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    let answer = match AdminClient::new(health.address, environment, TIMEOUT) {
-        Ok(client) => client.get(path).await,
+    let answer = match AdminClient::new(health.address, environment) {
+        Ok(client) => client.get(path, TIMEOUT).await,
         Err(error) => Err(error),
     };
     match answer {

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod health;
 mod keygen;
+mod login;
 mod online;
 pub mod output;
 mod refresh;
@@ -46,6 +47,9 @@ enum Command {
     Health(health::Health),
     /// Have a running daemon ask for another token now
     Refresh(refresh::Refresh),
+    /// Authorize a credential's client in a browser, and store the grant
+    #[command(after_help = login::HOW)]
+    Login(login::Login),
     /// Print a new key for the state file: 32 random bytes, in base64
     #[command(after_help = keygen::WHERE_TO_PUT_IT)]
     Keygen,
@@ -83,6 +87,7 @@ pub async fn main() -> ExitCode {
         Command::Check(check) => check::check(check, &Environment::process()).await,
         Command::Health(health) => health::health(health, &Environment::process()).await,
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
+        Command::Login(login) => login::login(login, &Environment::process()).await,
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };

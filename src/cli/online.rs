@@ -4,7 +4,7 @@
 //! What a peer says of itself is shown; a token or a secret never is.
 
 mod credential;
-mod report;
+pub(super) mod report;
 mod upstream;
 
 use futures_util::future::{join, join_all};

@@ -23,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
     let path = path_of(&refresh.credential, "/refresh");
-    let answer = match AdminClient::new(refresh.address, environment, TIMEOUT) {
-        Ok(mut client) => client.operate(Method::POST, &path, None).await,
+    let answer = match AdminClient::new(refresh.address, environment) {
+        Ok(mut client) => client.operate(Method::POST, &path, None, TIMEOUT).await,
         Err(error) => Err(error),
     };
     let answer = match answer {

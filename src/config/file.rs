@@ -85,6 +85,8 @@ pub struct Credential {
     pub grant: Key<Grant>,
     pub fallback: Key<Fallback>,
     pub token_url: Key<String>,
+    pub authorize_url: Key<String>,
+    pub redirect_uri: Key<String>,
     pub client_id: Key<String>,
     pub client_secret: Key<SecretSource>,
     pub client_secret_next: Key<SecretSource>,
@@ -347,7 +349,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Credential => &["authorize_url", "redirect_uri"],
+            Self::Credential => &[],
             Self::Route => &[
                 "upgrade",
                 "callers",

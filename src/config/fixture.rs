@@ -4,18 +4,19 @@ use std::path::Path;
 
 use super::{Config, Environment, parse};
 
-/// With these sections in front and these keys of the credential, whose `client_id` is "id" and whose secret is
-/// `secret` unless they say otherwise.
+/// With these sections in front and these keys of the credential, whose `client_id` is "id", whose secret is
+/// `secret`, and that has a token URL, unless they say otherwise.
 pub(crate) fn config(sections: &str, credential: &str, secret: &str) -> Config {
     let unless_given = |key: &str, line| if credential.contains(key) { "" } else { line };
     let client_id = unless_given("client_id =", "client_id = \"id\"");
+    let token_url = unless_given("issuer =", "token_url = \"https://as.example.com/t\"");
     let needs_none = ["none", "private_key_jwt", "tls_client_auth"]
         .iter()
         .any(|auth| credential.contains(&format!("client_auth = \"{auth}\"")));
     let client_secret =
         if needs_none { "" } else { unless_given("client_secret =", "client_secret = { env = \"S\" }") };
     let text = format!(
-        "{sections}\n[credentials.c]\ntoken_url = \"https://as.example.com/t\"\n{client_id}\n\
+        "{sections}\n[credentials.c]\n{token_url}\n{client_id}\n\
          {client_secret}\n{credential}\n\
          [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\""
     );

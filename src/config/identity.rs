@@ -71,6 +71,15 @@ pub enum Grant<S> {
     },
     /// A refresh token (RFC 6749 §6): the one in use, or, as configured, the first, if one is.
     RefreshToken(Option<S>),
+    /// What a person's login brought (RFC 6749 §4.1.3). It is good once, so no configuration has it.
+    AuthorizationCode {
+        /// The code.
+        code: S,
+        /// What the code was asked for with (RFC 7636 §4.5).
+        code_verifier: S,
+        /// Where the browser was sent back to.
+        redirect_uri: String,
+    },
     /// A JWT that we sign (RFC 7523 §2.1).
     JwtBearer(Assertion<S>),
     /// Another token (RFC 8693 §2.1).
@@ -125,6 +134,7 @@ impl<S> Grant<S> {
             Self::ClientCredentials => "client_credentials",
             Self::Password { .. } => "password",
             Self::RefreshToken(_) => "refresh_token",
+            Self::AuthorizationCode { .. } => "authorization_code",
             Self::JwtBearer(_) => "jwt_bearer",
             Self::TokenExchange { .. } => "token_exchange",
         }
@@ -137,6 +147,11 @@ impl<S> Grant<S> {
                 Grant::Password { username: username.clone(), password: read(password)? }
             }
             Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
+            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
+                code: read(code)?,
+                code_verifier: read(code_verifier)?,
+                redirect_uri: redirect_uri.clone(),
+            },
             Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
             Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
                 subject_token: read(subject_token)?,
@@ -149,6 +164,20 @@ impl<S> Grant<S> {
         match self {
             Self::JwtBearer(assertion) => Some(assertion),
             _ => None,
+        }
+    }
+}
+
+impl<S> ClientAuth<S> {
+    /// Its name in the configuration, which is that of the standards.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Basic { .. } => "client_secret_basic",
+            Self::Post { .. } => "client_secret_post",
+            Self::SecretJwt { .. } => "client_secret_jwt",
+            Self::PrivateKeyJwt(_) => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::None => "none",
         }
     }
 }

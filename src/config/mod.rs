@@ -6,6 +6,7 @@
 
 pub mod diagnostics;
 mod document;
+pub mod endpoint;
 pub mod environment;
 pub mod fields;
 pub mod file;
@@ -13,6 +14,7 @@ pub mod file;
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+pub mod login;
 mod mask;
 mod overrides;
 pub mod pattern;
@@ -42,11 +44,13 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 pub use diagnostics::Diagnostics;
+pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
 pub use fields::Fields;
 pub use file::{BasicEncoding, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use login::{Login, RedirectUri};
 pub use pattern::Pattern;
 pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
@@ -149,11 +153,13 @@ pub struct Credential {
     /// Its name in the file.
     pub name: String,
     /// The token endpoint.
-    pub token_url: Url,
+    pub token_url: Endpoint,
     /// Who it is there: the OAuth client and its grant.
     pub identity: Identity<Secret>,
     /// The certificate that the connection to the token endpoint is authenticated with.
     pub client_certificate: Option<ClientCertificate>,
+    /// How a person authorizes the client, where the grant needs that.
+    pub login: Option<Login>,
     /// What the request has besides.
     pub parameters: TokenParameters,
     /// What the members of its answer are called.
@@ -196,6 +202,13 @@ pub struct Credential {
     pub protected: Vec<Pattern>,
     /// Fields that its API wants, where the caller sent none.
     pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Credential {
+    /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
+    pub fn longest_request(&self) -> Duration {
+        if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
+    }
 }
 
 /// Where a credential's state is, and what it is encrypted with.

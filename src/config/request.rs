@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// Parameters that grants and client authentication bring along; a setting of their own says what they are.
-pub const STANDARD: [&str; 17] = [
+pub const STANDARD: [&str; 18] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -17,6 +17,7 @@ pub const STANDARD: [&str; 17] = [
     "refresh_token",
     "code",
     "code_verifier",
+    "redirect_uri",
     "subject_token",
     "subject_token_type",
     "scope",
@@ -34,7 +35,7 @@ pub struct TokenParameters {
     pub audience: Option<String>,
     /// Where the token is to be used: absolute URIs (RFC 8707 §2).
     pub resources: Vec<String>,
-    /// Whatever else the server wants; none of [`STANDARD`].
+    /// Whatever else the server wants; of [`STANDARD`] at the most what this request does not have.
     pub extra: BTreeMap<String, String>,
     /// What standard parameters are called; with an empty name they are left out.
     pub names: BTreeMap<String, String>,

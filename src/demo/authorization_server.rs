@@ -1,32 +1,31 @@
 //! An OAuth 2.0 authorization server for one client: issues tokens, revokes them, does as it is told.
 //!
-//! Answers can be put in a queue; when it is empty, a valid request gets a token. Everything asked is remembered.
+//! A person who is sent to it authorizes the client at once, or does as told. Answers can be put in a queue; when it is empty, a valid request gets a token. Everything asked is remembered.
+
+mod answer;
+mod browser;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, RETRY_AFTER};
 use rustls::ServerConfig;
 use tokio::time::Instant;
-use url::form_urlencoded;
 
 use super::access_token::new_token;
+use super::authorization_codes::AuthorizationCodes;
 use super::refresh_tokens::RefreshTokens;
-use super::server::{Body, Server, json};
+use super::server::Server;
 
 /// An authorization server that runs until it is dropped.
 #[derive(Debug)]
 pub struct AuthorizationServer {
-    server: Server,
-    scheme: &'static str,
+    _server: Server,
+    issuer: String,
     state: Arc<State>,
 }
 
@@ -45,7 +44,7 @@ pub enum Answer {
         status: u16,
         /// Its fields; it is JSON unless they say otherwise.
         fields: Vec<(&'static str, String)>,
-        /// Its body; `{token}` stands for a token that is issued with it.
+        /// Its body; `{token}` stands for a token that is issued with it, `{issuer}` for the issuer.
         body: String,
     },
     /// A refusal that quotes this parameter of the request.
@@ -67,6 +66,25 @@ impl Answer {
     }
 }
 
+/// What a person who is sent here does, and what it comes to.
+#[derive(Clone, Debug)]
+pub struct Consent {
+    /// Whether the person says no.
+    pub is_denied: bool,
+    /// Whether the client may go on without the person.
+    pub is_lasting: bool,
+    /// What is granted, if that is said.
+    pub scope: Option<String>,
+    /// Who answers (RFC 9207), if that is said.
+    pub iss: Option<String>,
+}
+
+impl Default for Consent {
+    fn default() -> Self {
+        Self { is_denied: false, is_lasting: true, scope: None, iss: None }
+    }
+}
+
 /// A token request as it arrived.
 #[derive(Clone)]
 pub struct Asked {
@@ -81,6 +99,7 @@ pub struct Asked {
 }
 
 struct State {
+    issuer: OnceLock<String>,
     client_id: String,
     client_secret: String,
     memory: Mutex<Memory>,
@@ -101,6 +120,16 @@ struct Memory {
     under_way: usize,
     most_at_once: usize,
     refresh: RefreshTokens,
+    codes: AuthorizationCodes,
+    consent: Consent,
+    /// The queries of authorization requests.
+    authorized: Vec<Vec<(String, String)>>,
+    /// Whether the client has no secret.
+    is_public: bool,
+    token_path: String,
+    /// What metadata is answered with, by path; the issuer's own where there is nothing.
+    metadata: BTreeMap<String, Answer>,
+    metadata_asked: Vec<String>,
 }
 
 impl AuthorizationServer {
@@ -114,7 +143,9 @@ impl AuthorizationServer {
         client_secret: &str,
         tls: Option<Arc<ServerConfig>>,
     ) -> io::Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let state = Arc::new(State {
+            issuer: OnceLock::new(),
             client_id: client_id.to_owned(),
             client_secret: client_secret.to_owned(),
             memory: Mutex::new(Memory {
@@ -129,22 +160,75 @@ impl AuthorizationServer {
                 under_way: 0,
                 most_at_once: 0,
                 refresh: RefreshTokens::default(),
+                codes: AuthorizationCodes::default(),
+                consent: Consent::default(),
+                authorized: Vec::new(),
+                is_public: false,
+                token_path: "/token".to_owned(),
+                metadata: BTreeMap::new(),
+                metadata_asked: Vec::new(),
             }),
         });
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let answering = Arc::clone(&state);
         let server = Server::start(tls, move |request| {
             let state = Arc::clone(&answering);
             async move { state.answer(request).await }
         })
         .await?;
-        Ok(Self { server, scheme, state })
+        let host = if scheme == "https" { "localhost" } else { "127.0.0.1" };
+        let issuer = format!("{scheme}://{host}:{}", server.address().port());
+        let issuer = state.issuer.get_or_init(|| issuer).clone();
+        Ok(Self { _server: server, issuer, state })
+    }
+
+    /// Who it is. Any path behind it makes another issuer that is the same server.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
     }
 
     /// Its token endpoint.
     pub fn token_url(&self) -> String {
-        let host = if self.scheme == "https" { "localhost" } else { "127.0.0.1" };
-        format!("{}://{host}:{}/token", self.scheme, self.server.address().port())
+        format!("{}{}", self.issuer, self.memory().token_path)
+    }
+
+    /// Where a person authorizes the client.
+    pub fn authorize_url(&self) -> String {
+        format!("{}/authorize", self.issuer)
+    }
+
+    /// Answers token requests at this path from now on, and with 404 elsewhere.
+    pub fn move_token_endpoint(&self, path: &str) {
+        path.clone_into(&mut self.memory().token_path);
+    }
+
+    /// Answers at a well-known path with this in the place of the issuer's metadata.
+    pub fn set_metadata(&self, path: &str, answer: Answer) {
+        self.memory().metadata.insert(path.to_owned(), answer);
+    }
+
+    /// The paths at which metadata was asked for.
+    pub fn metadata_asked(&self) -> Vec<String> {
+        self.memory().metadata_asked.clone()
+    }
+
+    /// What a person who is sent here does from now on.
+    pub fn set_consent(&self, consent: Consent) {
+        self.memory().consent = consent;
+    }
+
+    /// What a person was sent here with, each time.
+    pub fn authorized(&self) -> Vec<Vec<(String, String)>> {
+        self.memory().authorized.clone()
+    }
+
+    /// All codes that were handed out.
+    pub fn codes(&self) -> Vec<String> {
+        self.memory().codes.all().to_vec()
+    }
+
+    /// Takes the client's id for all that it has to show.
+    pub fn take_public(&self) {
+        self.memory().is_public = true;
     }
 
     /// The lifetime of tokens from now on, in seconds.
@@ -276,116 +360,6 @@ impl fmt::Debug for Asked {
 impl State {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Body>> {
-        let at = Instant::now();
-        let _under_way = UnderWay::begin(&self);
-        let (head, body) = request.into_parts();
-        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
-        let form: Vec<(String, String)> = form_urlencoded::parse(&body).into_owned().collect();
-        let refusal = self.refusal(&head.headers, &form);
-        let (answer, delay, refusal) = {
-            let mut memory = self.memory();
-            let refusal = refusal.filter(|_| !memory.takes_all);
-            let raw = String::from_utf8_lossy(&body).into_owned();
-            memory.asked.push(Asked { at, headers: head.headers, form, raw });
-            (memory.queue.pop_front(), memory.delay, refusal)
-        };
-        tokio::time::sleep(delay).await;
-        match (answer, refusal) {
-            (Some(Answer::Hangup), _) => Err(io::Error::other("told to hang up")),
-            (Some(Answer::Echo(name)), _) => Ok(self.echo(name)),
-            (Some(Answer::Fixed { status, fields, body }), _) => Ok(self.fixed(status, &fields, &body)),
-            (_, Some((status, error))) => Ok(json(status, format!("{{\"error\":\"{error}\"}}"))),
-            (Some(Answer::Late(delay)), None) => {
-                tokio::time::sleep(delay).await;
-                Ok(self.grant(None))
-            }
-            (Some(Answer::Lifetime(lifetime)), None) => Ok(self.grant(Some(lifetime))),
-            (Some(Answer::SameAgain), None) => Ok(self.same_again()),
-            (None, None) => Ok(self.grant(None)),
-        }
-    }
-
-    /// RFC 6749 §5.2: why a request is refused, if it is.
-    fn refusal(&self, headers: &HeaderMap, form: &[(String, String)]) -> Option<(u16, &'static str)> {
-        let value = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-        let is_form = headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
-        let basic = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
-        let is_known = match (basic, value("client_id")) {
-            // One way to authenticate, not two.
-            (Some(pair), None) => {
-                pair == STANDARD.encode(format!("{}:{}", self.client_id, self.client_secret))
-            }
-            (None, Some(id)) => id == self.client_id && value("client_secret") == Some(&self.client_secret),
-            _ => false,
-        };
-        if !is_form {
-            Some((400, "invalid_request"))
-        } else if !is_known {
-            Some((401, "invalid_client"))
-        } else {
-            match value("grant_type") {
-                Some("client_credentials") => None,
-                Some("refresh_token") => {
-                    let is_good = self.memory().refresh.take(value("refresh_token").unwrap_or_default());
-                    (!is_good).then_some((400, "invalid_grant"))
-                }
-                _ => Some((400, "unsupported_grant_type")),
-            }
-        }
-    }
-
-    fn echo(&self, name: &str) -> Response<Body> {
-        let memory = self.memory();
-        let form = memory.asked.last().into_iter().flat_map(|asked| &asked.form);
-        let value: String = form.filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect();
-        let body = serde_json::json!({ "error": "invalid_client", "error_description": value });
-        json(401, body.to_string())
-    }
-
-    fn grant(&self, lifetime: Option<u64>) -> Response<Body> {
-        let lifetime = lifetime.unwrap_or(self.memory().lifetime);
-        let token = self.issue(lifetime);
-        let mut answer =
-            serde_json::json!({ "access_token": token, "token_type": "Bearer", "expires_in": lifetime });
-        if let Some(next) = self.memory().refresh.hand_out() {
-            answer["refresh_token"] = next.into();
-        }
-        json(200, answer.to_string())
-    }
-
-    fn same_again(&self) -> Response<Body> {
-        let memory = self.memory();
-        let token = memory.issued.last().cloned().unwrap_or_default();
-        let lifetime = memory.lifetime;
-        drop(memory);
-        json(
-            200,
-            format!("{{\"access_token\":\"{token}\",\"token_type\":\"bearer\",\"expires_in\":{lifetime}}}"),
-        )
-    }
-
-    fn fixed(&self, status: u16, fields: &[(&'static str, String)], body: &str) -> Response<Body> {
-        let lifetime = self.memory().lifetime;
-        let body = if body.contains("{token}") {
-            body.replace("{token}", &self.issue(lifetime))
-        } else {
-            body.to_owned()
-        };
-        let mut response = json(status, body);
-        if fields.iter().any(|(name, _)| *name == CONTENT_TYPE.as_str()) {
-            response.headers_mut().remove(CONTENT_TYPE);
-        }
-        for (name, value) in fields {
-            if let Ok(value) = value.parse() {
-                response.headers_mut().append(*name, value);
-            }
-        }
-        response
     }
 
     fn issue(&self, lifetime: u64) -> String {

@@ -5,6 +5,7 @@
 
 mod access_token;
 mod api;
+mod authorization_codes;
 pub mod authorization_server;
 pub mod pki;
 pub mod refresh_tokens;

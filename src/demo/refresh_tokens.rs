@@ -41,6 +41,12 @@ impl RefreshTokens {
         self.add()
     }
 
+    /// Begins a family with the next that is handed out.
+    pub(super) fn expect(&mut self) {
+        *self = Self::default();
+        self.is_taken = true;
+    }
+
     /// Uses one; answers whether it was good for that.
     pub(super) fn take(&mut self, token: &str) -> bool {
         let is_known = self.handed_out.iter().any(|known| known == token);

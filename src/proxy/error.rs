@@ -290,20 +290,26 @@ fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
         }
         Reason::ReauthorizationRequired => {
             "has no usable token: the authorization server takes its refresh token no more. Someone must \
-             authorize the client again and configure the new refresh_token."
+             authorize the client again:"
         }
         Reason::RotationLimit => {
             "has no usable token: its refresh token has been replaced max_rotations times. Someone must \
-             authorize the client again and configure the new refresh_token."
+             authorize the client again:"
         }
         Reason::ScopeMissing => {
             "has no usable token: the authorization server grants less than require_scopes. Grant the client \
              those scopes, or require fewer."
         }
     };
+    let how = match unavailable.reason {
+        Reason::ReauthorizationRequired | Reason::RotationLimit => {
+            format!(" `bearerd login {credential}`, or a new refresh_token where that is configured.")
+        }
+        _ => String::new(),
+    };
     match &unavailable.failure {
-        Some(failure) => format!("The credential `{credential}` {what} Last: {}.", failure.outcome()),
-        None => format!("The credential `{credential}` {what}"),
+        Some(failure) => format!("The credential `{credential}` {what}{how} Last: {}.", failure.outcome()),
+        None => format!("The credential `{credential}` {what}{how}"),
     }
 }
 

@@ -1,10 +1,14 @@
 //! The token leg: one request to the token endpoint, and its answer.
 //!
 //! The client follows no redirect (it would carry the secret elsewhere), retries nothing by itself, decodes
-//! no compression and reads at most 64 KiB. An error never quotes the URL or the secret.
+//! no compression and reads at most 64 KiB. An error never quotes the URL or the secret. Where only the issuer is known,
+//! it is asked for its token endpoint first, in the same way.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -12,14 +16,17 @@ use url::Url;
 
 use super::access_token::AccessToken;
 use super::confidential::Confidential;
+use super::discovery::{self, Metadata};
 use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
+use super::oddities;
 use super::wire::{self, Grant};
 use crate::causes::causes;
-use crate::config::{Credential, HttpVersion, Identity};
+use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// Larger answers are not read.
+pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whatever answers token requests.
@@ -41,6 +48,10 @@ pub trait TokenEndpoint: Send + Sync {
 #[derive(Debug)]
 pub struct TokenClient {
     http: reqwest::Client,
+    /// What the issuer told last, if it was asked.
+    metadata: ArcSwapOption<Metadata>,
+    /// Whether it is to be asked again before the next request.
+    is_doubtful: AtomicBool,
 }
 
 /// Why no client could be made.
@@ -89,7 +100,72 @@ impl TokenClient {
             .pool_max_idle_per_host(1)
             .build()
             .map_err(without_url)?;
-        Ok(Self { http })
+        Ok(Self { http, metadata: ArcSwapOption::empty(), is_doubtful: AtomicBool::new(false) })
+    }
+
+    /// What the issuer told last, if it was asked.
+    pub fn known_metadata(&self) -> Option<Arc<Metadata>> {
+        self.metadata.load_full()
+    }
+
+    /// What the issuer tells of itself: it is asked once, and again where what it told seems to be out of date. While
+    /// it does not answer then, what it told before counts.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Discovery`], or that it asks to be left alone, where nothing is known.
+    pub async fn metadata(
+        &self,
+        issuer: &Issuer,
+        credential: &Credential,
+    ) -> Result<Arc<Metadata>, TokenError> {
+        Ok(self.ask_issuer(issuer, credential).await?.0)
+    }
+
+    /// The same, and whether it was told just now.
+    async fn ask_issuer(
+        &self,
+        issuer: &Issuer,
+        credential: &Credential,
+    ) -> Result<(Arc<Metadata>, bool), TokenError> {
+        let known = self.known_metadata();
+        let is_doubtful = self.is_doubtful.swap(false, Ordering::Relaxed);
+        if let Some(known) = known.as_ref().filter(|_| !is_doubtful) {
+            return Ok((Arc::clone(known), false));
+        }
+        match discovery::discover(&self.http, issuer, credential.timeout).await {
+            Ok(found) => {
+                let found = Arc::new(found);
+                oddities::of_metadata(known.as_deref(), &found, credential);
+                self.metadata.store(Some(Arc::clone(&found)));
+                Ok((found, true))
+            }
+            Err(error) => known.map(|known| (known, false)).ok_or(error),
+        }
+    }
+
+    /// Asks at the endpoint that the issuer has told. One that is gone may have moved: the next request finds that out,
+    /// and only where it has not is it a rejection.
+    async fn exchange_at(
+        &self,
+        issuer: &Issuer,
+        credential: &Credential,
+        request: &TokenRequest,
+        current: Option<&AccessToken>,
+    ) -> Result<Grant, TokenError> {
+        let (metadata, is_told_now) = self.ask_issuer(issuer, credential).await?;
+        let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request, current).await;
+        let gone = match &outcome {
+            Err(TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }) => Some(*status),
+            _ => None,
+        };
+        if gone.is_some() || matches!(outcome, Err(TokenError::Network(_))) {
+            self.is_doubtful.store(true, Ordering::Relaxed);
+        }
+        match gone.filter(|_| !is_told_now) {
+            Some(status) => Err(TokenError::Server { status }),
+            None => outcome,
+        }
     }
 
     /// Fetches a document by the same way. Nothing is sent but its URL, which no error quotes.
@@ -103,12 +179,13 @@ impl TokenClient {
     async fn exchange(
         &self,
         credential: &Credential,
+        token_url: Url,
         request: &TokenRequest,
         current: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
         let mut http_request = self
             .http
-            .post(credential.token_url.clone())
+            .post(token_url)
             .header(CONTENT_TYPE, request.content_type)
             .header(ACCEPT, "application/json")
             .body(request.body.expose_secret().to_owned());
@@ -137,7 +214,10 @@ impl TokenEndpoint for TokenClient {
         current: Option<&AccessToken>,
     ) -> Result<Grant, TokenError> {
         let request = TokenRequest::new(credential, identity)?;
-        self.exchange(credential, &request, current).await
+        match &credential.token_url {
+            Endpoint::Written(url) => self.exchange(credential, url.clone(), &request, current).await,
+            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request, current).await,
+        }
     }
 }
 
@@ -146,7 +226,8 @@ fn without_url(error: reqwest::Error) -> ClientError {
     ClientError::Http(error.without_url())
 }
 
-async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
+/// The body, as far as it may be read.
+pub(super) async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -161,12 +242,16 @@ async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
     }
 }
 
-/// What went wrong on the way, in the words of its innermost cause.
 fn network(error: &reqwest::Error) -> TokenError {
+    TokenError::Network(words(error))
+}
+
+/// What went wrong on the way, in the words of its innermost cause. The error has no URL.
+pub(super) fn words(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
-        return TokenError::Network(place.to_owned());
+        return place.to_owned();
     }
     let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
-    TokenError::Network(printable(&innermost))
+    printable(&innermost)
 }

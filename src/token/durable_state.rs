@@ -150,6 +150,11 @@ impl DurableState {
         self.keeps_tokens && !self.is_behind
     }
 
+    /// Why the disk is behind, if it is.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_ref().map(|trouble| trouble.error.as_str())
+    }
+
     /// When writing it is to be tried again, if it is.
     pub fn retry_at(&self) -> Option<Moment> {
         self.trouble.as_ref().map(|trouble| trouble.retry_at)

@@ -8,6 +8,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::access_token::IllegalToken;
+use super::discovery::DiscoveryError;
 use crate::config::signing_key::KeyError;
 
 /// A token request that brought no token.
@@ -16,6 +17,9 @@ pub enum TokenError {
     /// No answer arrived: refused, reset, TLS, time-out, DNS.
     #[error("the token endpoint did not answer: {0}")]
     Network(String),
+    /// It is not known where the token endpoint is.
+    #[error("the issuer does not tell where its endpoints are: {0}")]
+    Discovery(DiscoveryError),
     /// The server failed.
     #[error("the token endpoint answered {status}")]
     Server {
@@ -137,7 +141,9 @@ impl TokenError {
     /// What follows from it.
     pub const fn class(&self) -> Class {
         match self {
-            Self::Network(_) | Self::Server { .. } | Self::Malformed(_) => Class::Transient,
+            Self::Network(_) | Self::Discovery(_) | Self::Server { .. } | Self::Malformed(_) => {
+                Class::Transient
+            }
             Self::Throttled { retry_after, at_least, .. } => {
                 Class::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
@@ -153,6 +159,7 @@ impl TokenError {
     pub const fn outcome(&self) -> &'static str {
         match self {
             Self::Network(_) => "network",
+            Self::Discovery(_) => "discovery",
             Self::Server { .. } => "server_error",
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
@@ -170,7 +177,7 @@ fn detail(description: Option<&str>) -> String {
 }
 
 /// A server's words as they may be kept: printable ASCII, at most 200 characters.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     let mut short: String = text.chars().take(200).map(clean).collect();
     if text.chars().nth(200).is_some() {

@@ -1,4 +1,4 @@
-//! What fuzz targets call: the reading of answers, which is nobody else's from outside.
+//! What fuzz targets call: the reading of answers and of issuers' metadata, which is nobody else's from outside.
 
 use std::time::Duration;
 
@@ -7,7 +7,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 
 use super::confidential::Confidential;
+use super::discovery::Metadata;
 use super::wire::{MAX_LIFETIME, classify};
+use crate::config::Issuer;
+use crate::config::endpoint::is_protected;
 use crate::config::request::AnswerFields;
 
 const SECRET: &str = "correct-horse-battery-staple";
@@ -35,5 +38,19 @@ pub fn answer(answer: &[u8]) {
     match classify(status, &headers, body, &AnswerFields::default(), confidential) {
         Ok(grant) => assert!(grant.lifetime.unwrap_or(Duration::ZERO) <= MAX_LIFETIME),
         Err(error) => assert!(!format!("{error} {error:?}").contains(SECRET)),
+    }
+}
+
+/// Reads what should be the metadata of `https://as.example.com`.
+///
+/// # Panics
+///
+/// If what is made of it leads where no secret may go.
+pub fn metadata(json: &[u8]) {
+    let identifier = "https://as.example.com";
+    let Ok(url) = url::Url::parse(identifier) else { return };
+    if let Ok(metadata) = Metadata::parse(json, &Issuer::new(identifier, url)) {
+        assert!(is_protected(&metadata.token_endpoint));
+        assert!(metadata.authorization_endpoint().map_or(true, |url| is_protected(&url)));
     }
 }

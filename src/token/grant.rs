@@ -1,6 +1,6 @@
 //! The token request: what is sent for a grant, and how the client says who it is.
 //!
-//! RFC 6749 §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
+//! RFC 6749 §4.1.3, §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
 //! twice, nothing in the URI.
 
 use base64::Engine;
@@ -41,7 +41,9 @@ impl TokenRequest {
     pub fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
         let mut parameters = Parameters::default();
         parameters.add_grant(identity)?;
-        if !credential.scopes.is_empty() {
+        // A code is good for what it was asked for with (RFC 6749 §4.1.3), and its redirect_uri is there already.
+        let is_code = matches!(identity.grant, Grant::AuthorizationCode { .. });
+        if !credential.scopes.is_empty() && !is_code {
             parameters.add("scope", credential.scopes.join(" "));
         }
         let shape = &credential.parameters;
@@ -56,7 +58,8 @@ impl TokenRequest {
             .all
             .iter()
             .filter_map(|(name, value)| Some((shape.name(name)?, value.expose_secret())));
-        let all = all.chain(shape.extra.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let extra = shape.extra.iter().filter(|(name, _)| !(is_code && *name == "redirect_uri"));
+        let all = all.chain(extra.map(|(name, value)| (name.as_str(), value.as_str())));
         let (body, content_type) = match shape.format {
             RequestFormat::Form => (form(all), "application/x-www-form-urlencoded"),
             RequestFormat::Json => (json(all), "application/json"),
@@ -95,6 +98,12 @@ impl Parameters {
                 if let Some(token) = token {
                     self.add_secret("refresh_token", token);
                 }
+            }
+            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
+                self.add("grant_type", "authorization_code");
+                self.add_secret("code", code);
+                self.add_secret("code_verifier", code_verifier);
+                self.add("redirect_uri", redirect_uri);
             }
             Grant::JwtBearer(assertion) => {
                 let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;

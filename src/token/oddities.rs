@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 
 use super::acceptance;
+use super::discovery::Metadata;
 use super::wire::Grant;
 use crate::config::Credential;
 
@@ -55,6 +56,15 @@ impl Oddities {
                 "Retry-After was longer than retry_after_max"
             );
         }
+    }
+}
+
+/// Tells what the credential does and its server does not list, if that is another than before.
+pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
+    let mut told = before.map(|before| before.not_supported(credential)).unwrap_or_default();
+    if is_news(&mut told, now.not_supported(credential)) {
+        let not_listed = told.join(", ");
+        warn!(credential = credential.name, not_listed, "issuer's metadata does not list what is configured");
     }
 }
 

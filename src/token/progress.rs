@@ -126,9 +126,10 @@ impl Progress {
 
 fn reason_of(failure: &TokenError) -> Reason {
     match failure {
-        TokenError::Network(_) | TokenError::Server { .. } | TokenError::Malformed(_) => {
-            Reason::EndpointUnavailable
-        }
+        TokenError::Network(_)
+        | TokenError::Discovery(_)
+        | TokenError::Server { .. }
+        | TokenError::Malformed(_) => Reason::EndpointUnavailable,
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
         TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,
         TokenError::ReauthorizationRequired(_) => Reason::ReauthorizationRequired,

@@ -102,7 +102,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
         let mut refresher = Self {
             durable,
-            rotation: Rotation::new(credential.max_rotations),
+            rotation: Rotation::new(&credential),
             limiter: Limiter::new(&credential, clock),
             identity: CurrentIdentity::new(Arc::clone(&credential)),
             secrets: ClientSecrets::default(),

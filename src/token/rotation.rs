@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
 use super::state_file::{Lineage, Refused, State};
-use crate::config::Identity;
 use crate::config::identity::Grant;
+use crate::config::{Credential, Identity};
 
 /// More refused tokens than a person puts there between two restarts.
 const MOST_REFUSED: usize = 16;
@@ -21,6 +21,8 @@ pub struct Rotation {
     max: u64,
     /// What the server said of the one it refused last.
     why: String,
+    /// What a person can do, if that is known.
+    remedy: String,
 }
 
 /// What a request is made with.
@@ -47,9 +49,10 @@ pub struct InUse {
 }
 
 impl Rotation {
-    /// With this `max_rotations`.
-    pub const fn new(max: u64) -> Self {
-        Self { max, why: String::new() }
+    /// Nothing is refused yet.
+    pub fn new(credential: &Credential) -> Self {
+        let login = credential.login.as_ref().map(|_| format!(" (run `bearerd login {}`)", credential.name));
+        Self { max: credential.max_rotations, why: String::new(), remedy: login.unwrap_or_default() }
     }
 
     /// What to ask with.
@@ -81,13 +84,13 @@ impl Rotation {
         let kept = state.refresh_token.as_ref().map(|token| (token, state.lineage, state.rotations));
         let mut all = begun.into_iter().chain(kept).peekable();
         if all.peek().is_none() {
-            let why = "there is no refresh token, neither in the configuration nor in the state".to_owned();
-            return Err(TokenError::ReauthorizationRequired(why));
+            let why = "there is no refresh token, neither in the configuration nor in the state";
+            return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         }
         let Some((token, lineage, rotations)) = all.find(|(token, ..)| !is_refused(state, token)) else {
             let before = "the server refused the refresh token before the last restart";
             let why = if self.why.is_empty() { before } else { &self.why };
-            return Err(TokenError::ReauthorizationRequired(why.to_owned()));
+            return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         };
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });

@@ -298,6 +298,6 @@ async fn a_refresh_token_is_not_used_up() {
     let (code, output) = peers.check(&peers.config(&credential)).await;
 
     assert_eq!(code, 0, "{output}");
-    says(&output, &["refresh_token, client_secret_basic", "it was not asked"]);
+    says(&output, &["refresh_token, client_secret_basic", "no token was asked for"]);
     assert_eq!(peers.authorization.requests(), 0);
 }

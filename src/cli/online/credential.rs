@@ -2,11 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use url::Url;
+
 use super::report::{Report, in_words};
 use crate::clock::Clock;
-use crate::config::Credential;
-use crate::config::identity::{ClientAuth, Grant};
+use crate::config::identity::Grant;
+use crate::config::{Credential, Endpoint};
 use crate::token::TokenClient;
+use crate::token::discovery::{DiscoveryError, Flaw};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
@@ -18,22 +21,15 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        let mut report = Report::new(format!("credential `{}`", credential.name), Duration::ZERO);
-        report.fact("token_url", address(credential));
-        report.fact("grant", format!("{}, {}", grant(credential), client_auth(credential)));
-        report.warn(
-            "it was not asked: that would use up a refresh token which the daemon may need",
-            "start the daemon, and see `/readyz?verbose` at its admin address",
-        );
-        return (report, None);
+        return (report_of_refresh_token(credential, &client, is_used).await, None);
     }
     let Trial { took, granted, failure } = trial(credential, &client, Clock::system()).await;
     let mut report = Report::new(format!("credential `{}`", credential.name), took);
     if !is_used {
         report.not_needed();
     }
-    report.fact("token_url", address(credential));
-    report.fact("grant", format!("{}, {}", grant(credential), client_auth(credential)));
+    tell_server(&mut report, credential, &client);
+    report.fact("grant", ways(credential));
     tell_scopes(&mut report, credential, granted.as_ref());
     if let Some(granted) = &granted {
         tell_token(&mut report, credential, granted, failure.is_none());
@@ -52,12 +48,66 @@ pub(super) async fn report(
     (report, tenant)
 }
 
-/// Without the query, which may hold what only the server should see.
-fn address(credential: &Credential) -> String {
-    let mut url = credential.token_url.clone();
-    url.set_query(None);
+/// A token request would use up a refresh token; what else can be asked is.
+async fn report_of_refresh_token(credential: &Credential, client: &TokenClient, is_used: bool) -> Report {
+    let clock = Clock::system();
+    let asked = clock.now();
+    let endpoints = credential.login.as_ref().map(|login| &login.authorize_url);
+    let mut endpoints = endpoints.into_iter().chain([&credential.token_url]);
+    let told = match endpoints.find_map(Endpoint::issuer) {
+        Some(issuer) => client.metadata(issuer, credential).await.map(Some),
+        None => Ok(None),
+    };
+    let mut report = Report::new(format!("credential `{}`", credential.name), asked.until(clock.now()));
+    if !is_used {
+        report.not_needed();
+    }
+    tell_server(&mut report, credential, client);
+    report.fact("grant", ways(credential));
+    let authorize_url = credential.login.as_ref().map(|login| &login.authorize_url);
+    match told {
+        Err(failure) => report.fail(failure.to_string(), remedy(&failure, credential)),
+        Ok(Some(metadata)) if authorize_url.is_some_and(|url| url.issuer().is_some()) => {
+            match metadata.authorization_endpoint() {
+                Ok(url) => report.fact("authorize_url", without_query(&url)),
+                Err(flaw) => report.fail(
+                    format!("the issuer does not tell where a person logs in: {flaw}"),
+                    "write `authorize_url`",
+                ),
+            }
+        }
+        Ok(_) => {}
+    }
+    report.warn(
+        "no token was asked for: that would use up a refresh token which the daemon may need",
+        "start the daemon, and see `/readyz?verbose` at its admin address",
+    );
+    report
+}
+
+/// Where tokens are asked for, and what the issuer says of that, if it was asked.
+fn tell_server(report: &mut Report, credential: &Credential, client: &TokenClient) {
     let by_proxy = if credential.proxy.is_some() { ", a proxy is set" } else { "" };
-    format!("{url}{by_proxy}")
+    let Some(issuer) = credential.token_url.issuer() else {
+        return report.fact("token_url", format!("{}{by_proxy}", without_query(credential.token_url.url())));
+    };
+    report.fact("issuer", format!("{}{by_proxy}", issuer.as_str()));
+    let Some(metadata) = client.known_metadata() else { return };
+    report.fact("token_url", without_query(&metadata.token_endpoint));
+    let not_listed = metadata.not_supported(credential);
+    if !not_listed.is_empty() {
+        report.warn(
+            format!("the issuer's metadata does not list {}", not_listed.join(", ")),
+            "see whether another `grant` or `client_auth` is meant; it is used as configured",
+        );
+    }
+}
+
+/// A query may hold what only the server should see.
+fn without_query(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.to_string()
 }
 
 fn tell_scopes(report: &mut Report, credential: &Credential, granted: Option<&Granted>) {
@@ -126,25 +176,11 @@ fn listed(words: &[String]) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(" ") }
 }
 
-const fn grant(credential: &Credential) -> &'static str {
-    match credential.identity.grant {
-        Grant::ClientCredentials => "client_credentials",
-        Grant::Password { .. } => "password",
-        Grant::JwtBearer(_) => "jwt_bearer",
-        Grant::TokenExchange { .. } => "token_exchange",
-        Grant::RefreshToken(_) => "refresh_token",
-    }
-}
-
-const fn client_auth(credential: &Credential) -> &'static str {
-    match credential.identity.client_auth {
-        ClientAuth::Basic { .. } => "client_secret_basic",
-        ClientAuth::Post { .. } => "client_secret_post",
-        ClientAuth::SecretJwt { .. } => "client_secret_jwt",
-        ClientAuth::PrivateKeyJwt(_) => "private_key_jwt",
-        ClientAuth::TlsClientAuth => "tls_client_auth",
-        ClientAuth::None => "none",
-    }
+/// As configured: what it asks with, and what it shows.
+fn ways(credential: &Credential) -> String {
+    let grant =
+        if credential.login.is_some() { "authorization_code" } else { credential.identity.grant.name() };
+    format!("{grant}, {}", credential.identity.client_auth.name())
 }
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
@@ -153,6 +189,7 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
             "check the host in `token_url`, and that this machine may connect there; if its authority is one of your \
              own, set `ca_file` of the credential; if only a proxy leads there, `proxy`"
         }
+        TokenError::Discovery(error) => discovery_remedy(error),
         TokenError::Server { .. } => "the trouble is the server's own: try again later",
         TokenError::Malformed(Malformed::NotJwt) => {
             "take out `expect_jwt`, or have the provider issue JWTs to this client"
@@ -167,7 +204,8 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
         }
         TokenError::Rejected { code, .. } => rejection_remedy(code, credential),
         TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit { .. } => {
-            "have someone authorize the client again, and set `refresh_token`"
+            "have someone authorize the client again: `bearerd login` where the grant is \"authorization_code\", else \
+             another `refresh_token`"
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
         TokenError::ScopeMissing { missing } => {
@@ -183,6 +221,21 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
         }
     }
     .to_owned()
+}
+
+/// What the more telling of two documents lacks.
+fn discovery_remedy(error: &DiscoveryError) -> &'static str {
+    let has = |is_it: fn(&Flaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
+    if has(|flaw| matches!(flaw, Flaw::OtherIssuer(_))) {
+        "write `issuer` exactly as the server does, if that is the server that is meant: to the last slash"
+    } else if has(|flaw| matches!(flaw, Flaw::Unprotected(_) | Flaw::Missing(_))) {
+        "have the provider mend its metadata, or write `token_url`"
+    } else if has(|flaw| matches!(flaw, Flaw::Unreachable(_))) {
+        "check the host in `issuer`, and that this machine may connect there; if its authority is one of your own, \
+         set `ca_file` of the credential; if only a proxy leads there, `proxy`"
+    } else {
+        "check `issuer`; a server that does not tell where its endpoints are has `token_url` instead"
+    }
 }
 
 /// RFC 6749 §5.2.

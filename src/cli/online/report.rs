@@ -63,7 +63,7 @@ impl fmt::Display for Report {
 }
 
 /// A duration in words, whole seconds.
-pub(super) fn in_words(duration: Duration) -> String {
+pub(in crate::cli) fn in_words(duration: Duration) -> String {
     let whole =
         SignedDuration::try_from(Duration::from_secs(duration.as_secs())).unwrap_or(SignedDuration::MAX);
     format!("{whole:#}")

@@ -5,14 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use toml::Spanned;
-use url::Url;
 
 use super::route::plain_path;
 use super::{Resolver, api_discovery, duration, provider};
 use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant, Provider};
+use crate::config::file::{self, Provider};
 use crate::config::units::RequiredScopes;
-use crate::config::{Credential, HttpVersion, NEVER_LISTED, Quota};
+use crate::config::{Credential, Endpoint, HttpVersion, Issuer, NEVER_LISTED, Quota};
 
 impl Resolver<'_> {
     /// All names that were written, for routes to refer to, and the credentials that are good.
@@ -49,15 +48,22 @@ impl Resolver<'_> {
         place: &Range<usize>,
         mut file: file::Credential,
     ) -> Option<Credential> {
-        self.refuse_what_is_not_built(&file);
         self.fill_in(name, place, &mut file);
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
         let path = |key: &str| format!("credentials.{name}.{key}");
-        let token_url = self.token_url(&path("token_url"), place, file.token_url.as_ref());
+        let issuer = self.issuer(&file);
+        let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
+            // It is no issuer, and reported.
+            None
+        } else {
+            self.token_url(&path("token_url"), place, file.token_url.as_ref(), issuer.as_ref())
+        };
+        let audience = default_audience(&file, issuer.as_ref(), token_url.as_ref());
+        let login = self.login(name, place, &file, issuer);
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
         let state = self.state(name, place, &mut file);
-        let identity = self.identity(name, place, &mut file, token_url.as_ref());
+        let identity = self.identity(name, place, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
         let fields = self.answer_fields(file.fields);
         let scopes = self.scopes(file.scopes);
@@ -67,7 +73,8 @@ impl Resolver<'_> {
         let timeout = self.positive(file.timeout, 10);
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
-        let is_http = token_url.as_ref().is_some_and(|url| url.scheme() == "http");
+        let url = token_url.as_ref().map(Endpoint::url);
+        let is_http = url.is_some_and(|url| url.scheme() == "http");
         let roots = self.roots(file.ca_file, is_http);
         let proxy = self.proxy(file.proxy, "token_url", is_http);
         let login_stub = self.login_stub(file.login_stub);
@@ -77,6 +84,7 @@ impl Resolver<'_> {
             token_url: token_url?,
             identity: identity?,
             client_certificate,
+            login,
             parameters,
             fields,
             scopes,
@@ -101,31 +109,23 @@ impl Resolver<'_> {
         })
     }
 
-    fn refuse_what_is_not_built(&mut self, file: &file::Credential) {
-        let mut refuse = |place: Range<usize>, what: &str, instead: &str| {
-            self.problems.push(
-                Problem::error(place, format!("{what} is not supported yet by this version")).help(instead),
-            );
-        };
-        let is_code = |grant: &&Spanned<Grant>| *grant.get_ref() == Grant::AuthorizationCode;
-        if let Some(grant) = file.grant.as_ref().filter(is_code) {
-            refuse(
-                grant.span(),
-                "this grant",
-                "\"client_credentials\", \"password\", \"refresh_token\", \"jwt_bearer\" and \"token_exchange\" are",
-            );
-        }
-    }
-
-    fn token_url(&mut self, path: &str, place: &Range<usize>, text: Option<&Spanned<String>>) -> Option<Url> {
-        match text {
-            Some(text) => {
+    /// The token endpoint: as written, or else wherever the issuer says.
+    fn token_url(
+        &mut self,
+        path: &str,
+        place: &Range<usize>,
+        text: Option<&Spanned<String>>,
+        issuer: Option<&Issuer>,
+    ) -> Option<Endpoint> {
+        match (text, issuer) {
+            (Some(text), _) => {
                 let url = self.endpoint(text)?;
                 self.warn_of_tutorial(text, &url);
-                Some(url)
+                Some(Endpoint::Written(url))
             }
-            None => {
-                self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"");
+            (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
+            (None, None) => {
+                self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"; a server that tells it by itself has `issuer` instead");
                 None
             }
         }
@@ -198,6 +198,18 @@ impl Resolver<'_> {
         }
         quota
     }
+}
+
+/// Whom the client's assertions are for, unless it is written: the issuer (RFC 7523 §3 lets it be either), if the
+/// server is known by it.
+fn default_audience(
+    keys: &file::Credential,
+    issuer: Option<&Issuer>,
+    token_url: Option<&Endpoint>,
+) -> Option<String> {
+    let is_platform = keys.provider.as_ref().is_some_and(|one| *one.get_ref() != Provider::Oauth2);
+    let issuer = issuer.filter(|_| !is_platform).map(|issuer| issuer.as_str().to_owned());
+    issuer.or_else(|| token_url.map(|endpoint| endpoint.as_str().to_owned()))
 }
 
 /// RFC 6749 §3.3: printable ASCII without space, `"` and `\`.

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use secrecy::ExposeSecret;
 use toml::Spanned;
-use url::Url;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
@@ -49,7 +48,7 @@ impl Resolver<'_> {
         name: &str,
         span: &Range<usize>,
         keys: &mut file::Credential,
-        token_url: Option<&Url>,
+        audience: Option<String>,
     ) -> Option<Identity<Secret>> {
         let place = Place { name, span };
         let grant = keys.grant.as_ref().map_or(file::Grant::ClientCredentials, |grant| *grant.get_ref());
@@ -67,7 +66,7 @@ impl Resolver<'_> {
             };
         let assertion = keys.assertion.take();
         let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
-        let audience = aud.map(|aud| aud.get_ref().clone()).or_else(|| token_url.map(Url::to_string));
+        let audience = aud.map(|aud| aud.get_ref().clone()).or(audience);
         let needs_key = grants.have(file::Grant::JwtBearer) || auth == file::ClientAuth::PrivateKeyJwt;
         let assertion = if needs_key {
             self.assertion(place, assertion, client_id.as_deref(), audience.clone())
@@ -104,12 +103,12 @@ impl Resolver<'_> {
     ) {
         use file::ClientAuth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, None, PrivateKeyJwt};
         use file::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
-        let is_grant_known =
-            !self.unusable.contains(&place.path("grant")) && grants.grant != AuthorizationCode;
+        let is_grant_known = !self.unusable.contains(&place.path("grant"));
         let is_auth_known = !self.unusable.contains(&place.path("client_auth"));
         let span = |key: Option<Range<usize>>, is_used: bool| key.filter(|_| !is_used);
         if is_grant_known {
             let is_password = grants.have(Password);
+            let is_login = grants.have(AuthorizationCode);
             let is_refresh = grants.have(RefreshToken);
             let is_exchange = grants.have(TokenExchange);
             for (key, found, needed) in [
@@ -122,8 +121,18 @@ impl Resolver<'_> {
                 ),
                 (
                     "max_rotations",
-                    span(keys.max_rotations.as_ref().map(Spanned::span), is_refresh),
+                    span(keys.max_rotations.as_ref().map(Spanned::span), is_refresh || is_login),
                     "refresh_token",
+                ),
+                (
+                    "authorize_url",
+                    span(keys.authorize_url.as_ref().map(Spanned::span), is_login),
+                    "authorization_code",
+                ),
+                (
+                    "redirect_uri",
+                    span(keys.redirect_uri.as_ref().map(Spanned::span), is_login),
+                    "authorization_code",
                 ),
                 (
                     "subject_token",
@@ -294,8 +303,8 @@ impl Resolver<'_> {
                     configured => Some(Grant::RefreshToken(configured.flatten())),
                 }
             }
-            // Reported as not built.
-            file::Grant::AuthorizationCode => None,
+            // The first is a login's, and in the state: another here would win over it.
+            file::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),
         }
     }
 

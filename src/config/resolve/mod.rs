@@ -11,6 +11,7 @@ mod fallback;
 mod fields;
 mod identity;
 mod log;
+mod login;
 mod network;
 mod provider;
 mod request;
@@ -31,6 +32,7 @@ use url::Url;
 
 use super::diagnostics::{Diagnostics, Problem};
 use super::document::Document;
+use super::endpoint::is_loopback;
 use super::environment::Environment;
 use super::{Checked, Config, file, units};
 
@@ -200,15 +202,6 @@ impl Resolver<'_> {
 
 fn duration(value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
     value.map_or(Duration::from_secs(default_seconds), |value| value.into_inner().0)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -103,6 +103,12 @@ impl Resolver<'_> {
             Provider::Oauth2 => {}
             Provider::Genesys => {
                 let region = file.region.as_ref().and_then(|region| self.region(region));
+                let is_login =
+                    file.grant.as_ref().is_some_and(|one| *one.get_ref() == Grant::AuthorizationCode);
+                if let Some(region) = region.filter(|_| is_login) {
+                    let url = format!("https://login.{region}/oauth/authorize");
+                    file.authorize_url.get_or_insert_with(|| Spanned::new(known_at.clone(), url));
+                }
                 if file.token_url.is_none() {
                     if file.region.is_none() {
                         let help = format!("one of: {}", GENESYS_REGIONS.join(", "));
@@ -115,7 +121,7 @@ impl Resolver<'_> {
                 }
             }
             Provider::Cxone => {
-                let issuer = file.issuer.as_ref().and_then(|issuer| self.issuer(issuer));
+                let issuer = file.issuer.as_ref().and_then(|issuer| self.issuer_of_cxone(issuer));
                 if file.token_url.is_none() {
                     if file.issuer.is_none() {
                         let help = format!("one of: {}", CXONE_ISSUERS.join(", "));
@@ -145,15 +151,12 @@ impl Resolver<'_> {
             );
         }
         let Some(issuer) = &file.issuer else { return };
-        let (title, help) = match provider {
-            Provider::Cxone => return,
-            Provider::Genesys => ("`issuer` is not used by this provider", "write `region`, or take it out"),
-            Provider::Oauth2 => (
-                "`issuer` of any server is not supported yet by this version",
-                "write out `token_url`; for NICE CXone set provider = \"cxone\"",
-            ),
-        };
-        self.problems.push(Problem::error(issuer.span(), title).help(help));
+        if provider == Provider::Genesys {
+            self.problems.push(
+                Problem::error(issuer.span(), "`issuer` is not used by this provider")
+                    .help("write `region`, or take it out"),
+            );
+        }
     }
 
     fn region(&mut self, region: &Spanned<String>) -> Option<&'static str> {
@@ -174,7 +177,7 @@ impl Resolver<'_> {
     }
 
     /// An issuer without a slash at its end.
-    fn issuer(&mut self, issuer: &Spanned<String>) -> Option<String> {
+    fn issuer_of_cxone(&mut self, issuer: &Spanned<String>) -> Option<String> {
         let url = self.endpoint(issuer)?;
         if url.query().is_some() {
             self.problems.push(Problem::error(issuer.span(), "an issuer has no query"));

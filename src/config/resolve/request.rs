@@ -81,6 +81,8 @@ impl Resolver<'_> {
             let is_ours = match name.get_ref().as_str() {
                 "audience" => parameters.audience.is_some(),
                 "resource" => !parameters.resources.is_empty(),
+                // Some servers want to see it at a refresh; beside a code it is the login's.
+                "redirect_uri" => false,
                 other => STANDARD.contains(&other),
             };
             let is_a_new_name = parameters.names.values().any(|new| new == name.get_ref());

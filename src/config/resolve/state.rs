@@ -32,7 +32,10 @@ impl Resolver<'_> {
         keys: &mut file::Credential,
     ) -> Option<StatePlace> {
         // A restart without a state loses it.
-        let needs_state = keys.grant.as_ref().is_some_and(|grant| *grant.get_ref() == Grant::RefreshToken);
+        let needs_state = keys
+            .grant
+            .as_ref()
+            .is_some_and(|grant| matches!(grant.get_ref(), Grant::RefreshToken | Grant::AuthorizationCode));
         let written = keys.state_file.as_ref().map(Spanned::span);
         let by_default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
         let path = self.state_path(keys.state_file.take()).or(by_default);

@@ -289,14 +289,6 @@ fn a_value_that_is_designed_and_not_built_is_refused_too() {
     for (text, said) in [
         (with_server("listen = \"unix:/run/b.sock\""), "a unix socket is not supported yet by this version"),
         (
-            with_credential("grant = \"authorization_code\""),
-            "this grant is not supported yet by this version",
-        ),
-        (
-            with_credential("issuer = \"https://as.example.com\""),
-            "`issuer` of any server is not supported yet by this version",
-        ),
-        (
             format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
             "`audit` is not supported yet by this version",
         ),

@@ -208,3 +208,25 @@ fn parameters_have_the_names_that_the_server_knows_or_are_left_out() {
     let form = plain("scopes = [\"a\"]\nrequest_fields = { scope = \"scopes\", client_id = \"scope\" }");
     assert_eq!(form.body.expose_secret(), "grant_type=client_credentials&scopes=a&scope=i");
 }
+
+#[test]
+fn a_code_is_sent_with_what_it_was_asked_for_and_once() {
+    let config = fixture::config("", "scopes = [\"s\"]\nextra = { redirect_uri = \"x\", n = \"1\" }", SECRET);
+    let credential = &config.credentials[0];
+    let grant = Grant::AuthorizationCode {
+        code: SecretString::from("c&d"),
+        code_verifier: SecretString::from("v"),
+        redirect_uri: "http://127.0.0.1:8400/cb".to_owned(),
+    };
+    let identity = Identity { grant, ..credential.identity.initial() };
+
+    let request = TokenRequest::new(credential, &identity).unwrap();
+
+    assert_eq!(
+        request.body.expose_secret(),
+        "grant_type=authorization_code&code=c%26d&code_verifier=v\
+         &redirect_uri=http%3A%2F%2F127.0.0.1%3A8400%2Fcb&n=1"
+    );
+    let secrets: Vec<&str> = request.secrets.iter().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(secrets, ["c&d", "v", SECRET]);
+}

@@ -91,7 +91,8 @@ pub enum Refusal {
     Overlong(usize),
     /// It is that of another credential, or of this one before its settings were changed.
     #[error(
-        "it belongs to another credential, or to this one with another token_url, client_id, grant or username"
+        "it belongs to another credential, or to this one with another token_url or issuer, client_id, \
+         grant or username"
     )]
     Foreign,
     /// It is encrypted and there is no key.

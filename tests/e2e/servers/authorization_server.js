@@ -1,5 +1,6 @@
 // The authorization server: the certified oidc-provider, with the token endpoint (RFC 6749), introspection
-// (RFC 7662) and revocation (RFC 7009).
+// (RFC 7662) and revocation (RFC 7009), and with a login and consent page for whoever comes with a browser. Its refresh
+// tokens are good for one use, and a second use ends the grant.
 import { createPublicKey } from 'node:crypto';
 import http from 'node:http';
 
@@ -32,6 +33,14 @@ export class SigningClient {
 export class AuthorizationServer {
   /** Every access token it has issued. */
   issued = [];
+  /** Every refresh token and every code that it has handed out. */
+  handedOut = [];
+  /** How many refresh tokens were used. */
+  rotations = 0;
+  /** How many grants have ended because of that, among others. */
+  revokedGrants = 0;
+  /** The lifetime of a person's tokens, in seconds. */
+  personsLifetime = 3;
   /** How often the token endpoint was asked, with whatever outcome. */
   tokenRequests = 0;
 
@@ -62,17 +71,34 @@ export class AuthorizationServer {
           response_types: [],
         })),
         { ...registration(resourceServer), grant_types: [] },
+        { ...forPersons('persons-gateway'), token_endpoint_auth_method: 'none' },
+        {
+          ...forPersons('members-gateway'),
+          client_secret: client.secret,
+          token_endpoint_auth_method: 'client_secret_basic',
+        },
       ],
+      rotateRefreshToken: true,
+      // With the scope for it, as the standard has it; or always, as many servers do for a native application.
+      issueRefreshToken: (ctx, { clientId }, { scopes }) =>
+        scopes.has('offline_access') || clientId === 'persons-gateway',
       features: {
         clientCredentials: { enabled: true },
         introspection: { enabled: true },
         // A client may revoke its own tokens only; here the resource server plays the operator who revokes them.
         revocation: { enabled: true, allowedPolicy: () => true },
-        devInteractions: { enabled: false },
+        devInteractions: { enabled: true },
       },
-      ttl: { ClientCredentials: TOKEN_LIFETIME },
+      ttl: { ClientCredentials: TOKEN_LIFETIME, AccessToken: () => self.personsLifetime },
     });
-    provider.on('grant.success', (ctx) => self.issued.push(ctx.body.access_token));
+    self.provider = provider;
+    provider.on('grant.success', (ctx) => {
+      self.issued.push(ctx.body.access_token);
+      if (ctx.body.refresh_token) self.handedOut.push(ctx.body.refresh_token);
+    });
+    provider.on('authorization.success', (ctx, { code }) => self.handedOut.push(code));
+    provider.on('refresh_token.consumed', () => (self.rotations += 1));
+    provider.on('grant.revoked', () => (self.revokedGrants += 1));
     provider.on('server_error', (ctx, error) => console.error('authorization server:', error));
     provider.on('grant.error', (ctx, error) => console.error('authorization server:', error.message));
 
@@ -89,8 +115,11 @@ export class AuthorizationServer {
     return (await response.json()).active === true;
   }
 
+  /** Ends one token. By the endpoint, its simple storage would end a person's whole grant with it. */
   async revoke(token) {
-    await this.#ask('/token/revocation', token);
+    const persons = await this.provider.AccessToken.find(token);
+    if (persons) await persons.destroy();
+    else await this.#ask('/token/revocation', token);
   }
 
   async #ask(path, token) {
@@ -102,6 +131,17 @@ export class AuthorizationServer {
     if (!response.ok) throw new Error(`${path} answered ${response.status}: ${await response.text()}`);
     return response;
   }
+}
+
+/** A native application: its browser comes back to any port of loopback (RFC 8252 section 7.3). */
+function forPersons(id) {
+  return {
+    client_id: id,
+    application_type: 'native',
+    grant_types: ['authorization_code', 'refresh_token'],
+    response_types: ['code'],
+    redirect_uris: ['http://127.0.0.1/callback'],
+  };
 }
 
 function registration(client) {

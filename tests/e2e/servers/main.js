@@ -42,10 +42,18 @@ const controls = {
     return `token_requests=${tokenRequests} rejected=${api.rejected} accepted=${api.accepted}`;
   },
   'GET /totals': () => `token_requests=${authorizationServer.tokenRequests} revocations=${revocations}`,
+  // What became of refresh tokens.
+  'GET /grants': () =>
+    `rotations=${authorizationServer.rotations} revoked=${authorizationServer.revokedGrants}`,
+  // How long the tokens live that persons' clients get from now on.
+  'POST /lifetime': (parameters) => {
+    authorizationServer.personsLifetime = Number(parameters.get('seconds'));
+    return 'set';
+  },
   'GET /violations': () => api.violations.join('\n'),
   // All that must be in nobody's log, in every dress.
   'GET /secrets': () => {
-    const secrets = [client.secret, ...authorizationServer.issued];
+    const secrets = [client.secret, ...authorizationServer.issued, ...authorizationServer.handedOut];
     return [client.credentials, ...secrets.flatMap(dresses)].join('\n');
   },
   // The API answers nobody until that many requests are there.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::{PATIENCE, eventually};
 
@@ -16,18 +16,28 @@ use super::{PATIENCE, eventually};
 pub struct Process {
     child: Child,
     output: Arc<Mutex<String>>,
+    input: Option<ChildStdin>,
     readers: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Process {
     /// Starts `bearerd` with these arguments and nothing in its environment but this.
     pub fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
+        Self::spawn_with(Stdio::null(), arguments, environment, folder)
+    }
+
+    /// The same, with an input that a test writes.
+    pub fn spawn_with_input(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
+        Self::spawn_with(Stdio::piped(), arguments, environment, folder)
+    }
+
+    fn spawn_with(input: Stdio, arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
             .args(arguments)
             .current_dir(folder)
             .env_clear()
             .envs(environment.iter().cloned())
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -38,7 +48,19 @@ impl Process {
             keep(child.stdout.take().unwrap(), Arc::clone(&output)),
             keep(child.stderr.take().unwrap(), Arc::clone(&output)),
         ];
-        Self { child, output, readers }
+        let input = child.stdin.take();
+        Self { child, output, input, readers }
+    }
+
+    /// Writes a line to its input.
+    pub async fn type_line(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it has an input");
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.input = None;
     }
 
     pub fn id(&self) -> u32 {

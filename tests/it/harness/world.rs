@@ -57,7 +57,8 @@ impl Setup {
         self
     }
 
-    /// Lines of `[credentials.api]`.
+    /// Lines of `[credentials.api]`; `{issuer}` and `{authorize_url}` are replaced, and an `issuer` stands for the
+    /// `token_url`.
     pub fn credential(mut self, line: &str) -> Self {
         writeln!(self.credential, "{line}").unwrap();
         self
@@ -197,8 +198,16 @@ impl Setup {
             let has_secret =
                 !["none", "private_key_jwt", "tls_client_auth"].iter().any(|auth| credential.contains(auth));
             let client_secret = if has_secret { format!("client_secret = {secret}") } else { String::new() };
+            let token_url = if credential.contains("issuer = ") {
+                String::new()
+            } else {
+                format!("token_url = \"{token_url}\"")
+            };
+            let credential = credential
+                .replace("{issuer}", authorization.issuer())
+                .replace("{authorize_url}", &authorization.authorize_url());
             format!(
-                "[credentials.api]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
+                "[credentials.api]\n{token_url}\nclient_id = \"{CLIENT_ID}\"\n\
                  {client_secret}\n{credential}"
             )
         };
@@ -297,9 +306,9 @@ impl World {
         Process::spawn(&["run"], &self.environment, self.folder.path())
     }
 
-    /// A command with the daemon's configuration and environment.
+    /// Another command with the daemon's configuration and environment, and an input that the test writes.
     pub fn command(&self, arguments: &[&str]) -> Process {
-        Process::spawn(arguments, &self.environment, self.folder.path())
+        Process::spawn_with_input(arguments, &self.environment, self.folder.path())
     }
 
     /// Stops the daemon and checks what must hold in every test.
@@ -325,6 +334,7 @@ impl World {
         assert!(!output.contains("panicked"), "{output}");
         let mut secrets = self.authorization.issued();
         secrets.extend(self.authorization.refresh_tokens().all().iter().cloned());
+        secrets.extend(self.authorization.codes());
         secrets.push(CLIENT_SECRET.to_owned());
         secrets.push("the-callers-own".to_owned());
         assert!(!output.contains(&STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"))), "I8: Basic");

@@ -272,7 +272,6 @@ fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
             "grant = \"pasword\"\nusername = \"u\"\npassword = { env = \"SECRET\" }",
             "`credentials.c.grant` must be one of",
         ),
-        ("grant = \"authorization_code\"\nusername = \"u\"", "this grant is not supported yet"),
         (
             "client_auth = 5\nassertion = { key = { file = \"rsa.pem\" } }",
             "`credentials.c.client_auth`: wanted string",

@@ -1,0 +1,158 @@
+//! Where the browser comes back to: a small server on loopback that takes one answer (RFC 8252 §7.3).
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+use secrecy::SecretString;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::RedirectUri;
+use crate::token::authorization::{Attempt, NoCode};
+
+/// How long the browser may take for its last page.
+pub(super) const LAST_PAGE: Duration = Duration::from_secs(2);
+/// Ports that are tried where any will do, and each must be free for IPv4 and IPv6.
+const TRIES: usize = 16;
+
+type Outcome = Result<SecretString, NoCode>;
+
+/// Listens, or knows that nobody can.
+#[derive(Debug)]
+pub(super) struct Callback {
+    listeners: Vec<TcpListener>,
+    redirect_uri: RedirectUri,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address} (redirect_uri)")]
+pub(super) struct NotListening {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+impl Callback {
+    /// Listens where the browser comes back to, if that is on loopback and not by TLS.
+    pub(super) async fn bind(redirect_uri: &RedirectUri) -> Result<Self, NotListening> {
+        let addresses = redirect_uri.listen();
+        let is_any_port = addresses.first().is_some_and(|address| address.port() == 0);
+        for _ in 1..TRIES {
+            match listen(&addresses).await {
+                Err(error) if is_any_port && error.source.kind() == ErrorKind::AddrInUse => {}
+                outcome => return Ok(Self::new(outcome?, redirect_uri)),
+            }
+        }
+        Ok(Self::new(listen(&addresses).await?, redirect_uri))
+    }
+
+    fn new(listeners: Vec<TcpListener>, redirect_uri: &RedirectUri) -> Self {
+        let port = listeners.first().and_then(|listener| listener.local_addr().ok());
+        let redirect_uri =
+            port.map_or_else(|| redirect_uri.clone(), |address| redirect_uri.on_port(address.port()));
+        Self { listeners, redirect_uri }
+    }
+
+    /// Where the browser comes back to, with the port that is listened on.
+    pub(super) const fn redirect_uri(&self) -> &RedirectUri {
+        &self.redirect_uri
+    }
+
+    /// Whether there is anybody for the browser to come back to.
+    pub(super) const fn listens(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
+    /// Sends the one answer, and comes back when the browser has been told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it closes the listeners; connections that are open end with the process.
+    pub(super) async fn serve(self, attempt: Arc<Attempt>, answers: mpsc::Sender<Outcome>) {
+        let (done, is_done) = watch::channel(false);
+        let path = self.redirect_uri.path().to_owned();
+        let waiting = Arc::new(Waiting { path, attempt, answers, done });
+        let serving = self.listeners.into_iter().map(|listener| {
+            let router = Router::new().fallback(answer).with_state(Arc::clone(&waiting));
+            let mut is_done = is_done.clone();
+            axum::serve(listener, router)
+                .with_graceful_shutdown(async move {
+                    let _ = is_done.wait_for(|is_done| *is_done).await;
+                })
+                .into_future()
+        });
+        join_all(serving).await;
+    }
+}
+
+/// All addresses with the port that the first one got. IPv6 may be missing where IPv4 is there too.
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, NotListening> {
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    for address in addresses {
+        let port = listeners.first().and_then(|first| first.local_addr().ok()).map(|first| first.port());
+        let address = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(source) if source.kind() == ErrorKind::AddrInUse || listeners.is_empty() => {
+                return Err(NotListening { address, source });
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(listeners)
+}
+
+struct Waiting {
+    path: String,
+    attempt: Arc<Attempt>,
+    answers: mpsc::Sender<Outcome>,
+    done: watch::Sender<bool>,
+}
+
+async fn answer(State(waiting): State<Arc<Waiting>>, method: Method, uri: Uri) -> Response {
+    if uri.path() != waiting.path {
+        return page(StatusCode::NOT_FOUND, "There is nothing here.");
+    }
+    if method != Method::GET {
+        return page(StatusCode::METHOD_NOT_ALLOWED, "Only a browser that comes back is answered here.");
+    }
+    match waiting.attempt.answer(uri.query().unwrap_or_default()) {
+        Err(NoCode::Answered) => page(StatusCode::BAD_REQUEST, "This login has been answered already."),
+        Err(why) if why.may_come() => page(
+            StatusCode::BAD_REQUEST,
+            "This is not the answer to the login that is waited for. Begin again at the address that bearerd printed.",
+        ),
+        outcome => {
+            let text = if outcome.is_ok() {
+                "bearerd has the answer. Close this page, and see in the terminal what came of it."
+            } else {
+                "The login did not succeed. Close this page, and see in the terminal why."
+            };
+            let _ = waiting.answers.try_send(outcome);
+            waiting.done.send_replace(true);
+            page(StatusCode::OK, text)
+        }
+    }
+}
+
+/// The address of this page holds the code: it goes into no cache and to no other site.
+fn page(status: StatusCode, text: &'static str) -> Response {
+    let fields = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        (CACHE_CONTROL, "no-store"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (CONNECTION, "close"),
+    ];
+    let body = format!("<!doctype html>\n<html lang=\"en\"><title>bearerd</title><p>{text}</p></html>\n");
+    (status, fields, body).into_response()
+}

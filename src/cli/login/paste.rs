@@ -1,0 +1,90 @@
+//! The address that a browser has ended at, pasted by a person.
+
+use std::io::{BufRead, Read};
+
+use secrecy::SecretString;
+use tokio::sync::mpsc;
+use url::Url;
+
+use crate::token::authorization::{Attempt, NoCode};
+
+/// Longer than any address that a browser shows.
+const MAX_LINE_BYTES: u64 = 64 * 1024;
+
+/// What a line was.
+#[derive(Debug)]
+pub(super) enum Pasted {
+    /// Empty.
+    Nothing,
+    /// Something else, and why; what is waited for may still come.
+    NotIt(String),
+    /// What was waited for.
+    Answer(Result<SecretString, NoCode>),
+}
+
+/// The lines of standard input. Nobody can stop waiting for them, so a thread does that until the process ends.
+pub(super) fn lines() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut input = std::io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            let read = input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+            let is_over = read.is_ok_and(|bytes| bytes == 0) || line.is_empty();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if is_over || sender.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    drop(reading);
+    receiver
+}
+
+/// What a line is to this attempt.
+pub(super) fn read(line: &str, attempt: &Attempt) -> Pasted {
+    let line = line.trim();
+    if line.is_empty() {
+        return Pasted::Nothing;
+    }
+    let redirect_uri = attempt.redirect_uri();
+    let address = Url::parse(line).ok();
+    let Some(query) = address.as_ref().and_then(|address| redirect_uri.query_of(address)) else {
+        return Pasted::NotIt(format!("it is not an address that begins with {}", redirect_uri.as_str()));
+    };
+    match attempt.answer(query) {
+        Err(why) if why.may_come() => Pasted::NotIt(why.to_string()),
+        outcome => Pasted::Answer(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+    use crate::token::authorization::Answerer;
+
+    fn attempt() -> Attempt {
+        let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
+                     state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"";
+        let config = fixture::config("", lines, "x");
+        let login = config.credentials[0].login.clone().unwrap();
+        Attempt::new(login.redirect_uri, Answerer::default())
+    }
+
+    #[test]
+    fn what_is_not_the_address_is_told_and_not_quoted() {
+        let attempt = attempt();
+        for line in [
+            "hunter2",
+            "https://as.test/a?code=hunter2",
+            "http://127.0.0.1:8400/callback?code=hunter2&state=x",
+        ] {
+            match read(line, &attempt) {
+                Pasted::NotIt(why) => assert!(!why.contains("hunter2"), "{why}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        assert!(matches!(read(" \r\n", &attempt), Pasted::Nothing));
+    }
+}

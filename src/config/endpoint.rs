@@ -1,0 +1,145 @@
+//! Where an authorization server's endpoints are: as written, or as its issuer says (RFC 8414, OpenID Connect Discovery).
+
+use url::Url;
+
+/// An endpoint of an authorization server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// At this URL.
+    Written(Url),
+    /// Wherever this issuer's metadata says.
+    OfIssuer(Issuer),
+}
+
+/// Who issues the tokens, by the URL that identifies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    identifier: String,
+    url: Url,
+}
+
+impl Endpoint {
+    /// What the configuration has for it: the endpoint's own URL, or the issuer's.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Written(url) => url.as_str(),
+            Self::OfIssuer(issuer) => issuer.as_str(),
+        }
+    }
+
+    /// The URL that [`Endpoint::as_str`] is.
+    pub const fn url(&self) -> &Url {
+        match self {
+            Self::Written(url) => url,
+            Self::OfIssuer(issuer) => &issuer.url,
+        }
+    }
+
+    /// The issuer that has to be asked, if one has.
+    pub const fn issuer(&self) -> Option<&Issuer> {
+        match self {
+            Self::Written(_) => None,
+            Self::OfIssuer(issuer) => Some(issuer),
+        }
+    }
+}
+
+impl Issuer {
+    /// The issuer with this identifier, which parses as `url`.
+    pub fn new(identifier: &str, url: Url) -> Self {
+        Self { identifier: identifier.to_owned(), url }
+    }
+
+    /// The identifier, character for character as it is written.
+    pub fn as_str(&self) -> &str {
+        &self.identifier
+    }
+
+    /// Where its metadata is by RFC 8414 §3.1: the well-known name stands before its path.
+    pub fn oauth_metadata(&self) -> Url {
+        let mut url = self.url.clone();
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("/.well-known/oauth-authorization-server{path}"));
+        url
+    }
+
+    /// Where its metadata is by OpenID Connect Discovery §4: the well-known name stands behind its path.
+    pub fn openid_configuration(&self) -> Url {
+        let mut url = self.url.clone();
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{path}/.well-known/openid-configuration"));
+        url
+    }
+}
+
+/// Whether a secret may be sent there: TLS, or a way that does not leave this machine.
+pub fn is_protected(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => true,
+        "http" => is_loopback(url),
+        _ => false,
+    }
+}
+
+/// Whether the URL's host is this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_is_where_the_two_standards_say() {
+        for (issuer, oauth, openid) in [
+            (
+                "https://a.test",
+                "/.well-known/oauth-authorization-server",
+                "/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.test/",
+                "/.well-known/oauth-authorization-server",
+                "/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.test/realms/x",
+                "/.well-known/oauth-authorization-server/realms/x",
+                "/realms/x/.well-known/openid-configuration",
+            ),
+            (
+                "https://a.test/x/v2.0/",
+                "/.well-known/oauth-authorization-server/x/v2.0",
+                "/x/v2.0/.well-known/openid-configuration",
+            ),
+        ] {
+            let parsed = Issuer::new(issuer, Url::parse(issuer).unwrap());
+            assert_eq!(parsed.as_str(), issuer);
+            assert_eq!(parsed.oauth_metadata().as_str(), format!("https://a.test{oauth}"));
+            assert_eq!(parsed.openid_configuration().as_str(), format!("https://a.test{openid}"));
+        }
+    }
+
+    #[test]
+    fn plain_http_is_protected_on_this_machine_only() {
+        for (url, is) in [
+            ("https://a.test/", true),
+            ("http://127.0.0.1:8/", true),
+            ("http://127.9.9.9/", true),
+            ("http://[::1]/", true),
+            ("http://localhost/", true),
+            ("http://localhost.a.test/", false),
+            ("http://10.0.0.1/", false),
+            ("ftp://localhost/", false),
+            ("javascript:alert(1)", false),
+        ] {
+            assert_eq!(is_protected(&Url::parse(url).unwrap()), is, "{url}");
+        }
+    }
+}

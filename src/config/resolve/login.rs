@@ -1,0 +1,200 @@
+//! The keys that say who issues the tokens, and where a person authorizes the client.
+
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::diagnostics::Problem;
+use crate::config::file::{self, Grant, Provider};
+use crate::config::{Endpoint, Issuer, Login, RedirectUri};
+
+/// Where `bearerd login` listens unless another address is registered.
+const REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";
+
+impl Resolver<'_> {
+    /// The issuer, exactly as it is written; a platform's own without a slash at its end.
+    pub(super) fn issuer(&mut self, keys: &file::Credential) -> Option<Issuer> {
+        let issuer = keys.issuer.as_ref()?;
+        let provider = keys.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
+        if provider != Provider::Oauth2 {
+            // What is wrong with it has been reported.
+            let identifier = issuer.get_ref().trim_end_matches('/');
+            return url::Url::parse(identifier).ok().map(|url| Issuer::new(identifier, url));
+        }
+        let url = self.endpoint(issuer)?;
+        if url.query().is_some() {
+            self.problems.push(
+                Problem::error(issuer.span(), "an issuer has no query (RFC 8414 §2)")
+                    .help("write it as the server does in its metadata, or write `token_url`"),
+            );
+            return None;
+        }
+        if url.path().contains("/.well-known/") {
+            self.problems.push(
+                Problem::error(issuer.span(), "this is where an issuer's metadata is, and not the issuer")
+                    .help("take out `/.well-known/` and what follows; the metadata is found from the rest"),
+            );
+            return None;
+        }
+        Some(Issuer::new(issuer.get_ref(), url))
+    }
+
+    /// How a person authorizes the client, where the grant needs that.
+    pub(super) fn login(
+        &mut self,
+        name: &str,
+        place: &Range<usize>,
+        keys: &file::Credential,
+        issuer: Option<Issuer>,
+    ) -> Option<Login> {
+        if keys.grant.as_ref().is_none_or(|grant| *grant.get_ref() != Grant::AuthorizationCode) {
+            return None;
+        }
+        let path = |key: &str| format!("credentials.{name}.{key}");
+        let authorize_url = match (&keys.authorize_url, &issuer) {
+            (Some(text), _) => self.endpoint(text).map(Endpoint::Written),
+            (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
+            // What is wrong with the issuer, or what the platform lacks, has been reported.
+            (None, None) if keys.issuer.is_some() || self.unusable.contains(&path("token_url")) => None,
+            (None, None) => {
+                let help = "where a person logs in, such as \"https://login.example.com/oauth/authorize\"; a server \
+                            that tells it by itself has `issuer` instead";
+                self.missing(&path("authorize_url"), place, help);
+                None
+            }
+        };
+        let default = Spanned::new(place.clone(), REDIRECT_URI.to_owned());
+        let text = keys.redirect_uri.as_ref().unwrap_or(&default);
+        let redirect_uri = self.endpoint(text).map(|url| RedirectUri::new(text.get_ref(), url));
+        Some(Login { authorize_url: authorize_url?, redirect_uri: redirect_uri?, issuer })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::identity::{ClientAuth, Grant};
+    use crate::config::{Checked, Credential, Diagnostics, Environment, parse};
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    const CODE: &str = "grant = \"authorization_code\"\n";
+    const ISSUER: &str = "issuer = \"https://as.example.com/x/\"\n";
+    const URL: &str = "token_url = \"https://as.example.com/t\"\n";
+    const AUTHORIZE: &str = "authorize_url = \"https://as.example.com/a?x=1\"\n";
+
+    fn read(lines: &str) -> Result<Checked, Box<Diagnostics>> {
+        let text = format!(
+            "[server]\nstate_dir = \"s\"\n[credentials.c]\nclient_id = \"i\"\n\
+             client_secret = {{ env = \"SECRET\" }}\nstate_key = {{ env = \"KEY\" }}\n{lines}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
+        );
+        parse(Path::new("proxy.toml"), text, &Environment::from([("SECRET", "x"), ("KEY", KEY)]))
+    }
+
+    fn credential(lines: &str) -> Credential {
+        let checked = read(lines).unwrap_or_else(|problems| panic!("{problems}"));
+        Credential::clone(&checked.config.credentials[0])
+    }
+
+    /// The only problem: its title and what would mend it.
+    fn problem(lines: &str) -> (String, String) {
+        let problems = read(lines).expect_err(lines);
+        let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
+        (problem.title.clone(), problem.help.clone().unwrap_or_default())
+    }
+
+    #[test]
+    fn an_issuer_stands_for_the_urls_that_are_not_written() {
+        let found = credential(&format!("{ISSUER}{CODE}"));
+        assert_eq!(found.token_url.issuer().unwrap().as_str(), "https://as.example.com/x/");
+        let login = found.login.unwrap();
+        assert_eq!(login.authorize_url, found.token_url);
+        assert_eq!(login.issuer.unwrap().as_str(), "https://as.example.com/x/");
+        assert_eq!(login.redirect_uri.as_str(), "http://127.0.0.1:8400/callback");
+        assert!(matches!(found.identity.grant, Grant::RefreshToken(None)));
+
+        let written = credential(&format!("{ISSUER}{URL}{AUTHORIZE}{CODE}"));
+        assert_eq!(written.token_url.as_str(), "https://as.example.com/t");
+        assert_eq!(written.login.unwrap().authorize_url.as_str(), "https://as.example.com/a?x=1");
+        assert!(credential(ISSUER).login.is_none());
+    }
+
+    #[test]
+    fn a_clients_assertion_is_for_the_issuer_where_one_is_written() {
+        let audience = |lines: &str| match credential(lines).identity.client_auth {
+            ClientAuth::SecretJwt { audience, .. } => audience,
+            other => panic!("{other:?}"),
+        };
+        let auth = "client_auth = \"client_secret_jwt\"\n";
+        assert_eq!(audience(&format!("{ISSUER}{auth}")), "https://as.example.com/x/");
+        assert_eq!(audience(&format!("{ISSUER}{URL}{auth}")), "https://as.example.com/x/");
+        assert_eq!(audience(&format!("{URL}{auth}")), "https://as.example.com/t");
+        assert_eq!(audience(&format!("{ISSUER}{auth}assertion = {{ aud = \"a\" }}")), "a");
+    }
+
+    #[test]
+    fn platforms_know_where_a_person_logs_in() {
+        let genesys = credential(&format!("provider = \"genesys\"\nregion = \"mypurecloud.de\"\n{CODE}"));
+        assert_eq!(
+            genesys.login.unwrap().authorize_url.as_str(),
+            "https://login.mypurecloud.de/oauth/authorize"
+        );
+        let cxone = credential(&format!(
+            "provider = \"cxone\"\nissuer = \"https://cxone.niceincontact.com/\"\n{CODE}"
+        ));
+        assert_eq!(cxone.token_url.as_str(), "https://cxone.niceincontact.com/auth/token");
+        assert_eq!(
+            cxone.login.unwrap().authorize_url.issuer().unwrap().as_str(),
+            "https://cxone.niceincontact.com"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said_once_with_the_remedy() {
+        for (lines, title, remedy) in [
+            (format!("{URL}{CODE}"), "`authorize_url` is missing", "`issuer` instead"),
+            (CODE.replace("code\"", "code\"\nprovider = \"genesys\""), "`region` is missing", "mypurecloud"),
+            ("issuer = \"https://as.example.com/?x\"".to_owned(), "an issuer has no query", "token_url"),
+            ("issuer = \"http://as.example.com/\"".to_owned(), "plain http:// would show", "https://"),
+            ("issuer = \"as.example.com\"".to_owned(), "not a URL", "write it whole"),
+            (
+                "issuer = \"https://as.example.com/.well-known/openid-configuration\"".to_owned(),
+                "this is where an issuer's metadata is",
+                "take out",
+            ),
+            (format!("{URL}{AUTHORIZE}"), "`authorize_url` is not used by this grant", "authorization_code"),
+            (
+                format!("{URL}redirect_uri = \"http://127.0.0.1/\""),
+                "`redirect_uri` is not used by this grant",
+                "authorization_code",
+            ),
+            (
+                format!("{ISSUER}{CODE}redirect_uri = \"http://gateway.internal/callback\""),
+                "plain http:// would show",
+                "https://",
+            ),
+            (
+                format!("{ISSUER}{CODE}refresh_token = {{ env = \"SECRET\" }}"),
+                "`refresh_token` is not used by this grant",
+                "grant = \"refresh_token\"",
+            ),
+        ] {
+            let (found, help) = problem(&lines);
+            assert!(found.starts_with(title), "{lines}: {found}");
+            assert!(help.contains(remedy), "{lines}: {help}");
+        }
+    }
+
+    #[test]
+    fn a_login_needs_a_place_for_its_grant() {
+        let text = format!(
+            "[credentials.c]\nclient_id = \"i\"\nclient_auth = \"none\"\n{ISSUER}{CODE}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
+        );
+        let problems = parse(Path::new("proxy.toml"), text, &Environment::from([("A", "")])).unwrap_err();
+        let [problem] = problems.problems() else { panic!("{problems}") };
+        assert_eq!(problem.title, "this grant needs a `state_file`, and there is none");
+    }
+}

@@ -1,0 +1,591 @@
+//! `bearerd login`: the test plays the browser, and the person who uses it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bearerd::demo::authorization_server::{Answer, Consent};
+use bearerd::demo::server::{Server, whole};
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use reqwest::Url;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::harness::world::{CLIENT_SECRET, search};
+use crate::harness::{Process, Setup, World, eventually};
+
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+const FREE: &str = "redirect_uri = \"http://127.0.0.1/callback\"";
+const AUTHORIZE: &str = "authorize_url = \"{authorize_url}\"";
+/// Nobody listens there, and nobody is refused faster.
+const NO_DAEMON: &str = "127.0.0.1:1";
+
+/// A folder for a state.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("state")).unwrap();
+        Self(folder)
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::default()
+            .without_token()
+            .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
+            .environment("STATE_KEY", KEY)
+            .credential("grant = \"authorization_code\"\nstate_key = { env = \"STATE_KEY\" }")
+            .credential("quota = { requests = 1000, per = \"1s\" }")
+    }
+
+    /// A world whose daemon has ended.
+    async fn without_daemon(&self, lines: &[&str]) -> World {
+        let setup = lines.iter().fold(self.setup(), |setup, line| setup.credential(line));
+        let mut world = setup.start().await;
+        world.process.signal(Signal::TERM);
+        assert!(world.process.ended().await.success());
+        world
+    }
+}
+
+/// A login that waits for a browser.
+struct Login(Process);
+
+impl Login {
+    fn start(world: &World, more: &[&str]) -> Self {
+        let mut arguments = vec!["login", "api", "--no-browser"];
+        if !more.contains(&"--admin") {
+            arguments.extend(["--admin", NO_DAEMON]);
+        }
+        arguments.extend(more);
+        Self(world.command(&arguments))
+    }
+
+    /// The address that it prints, on a line of its own.
+    async fn url(&self) -> Url {
+        let mut url = None;
+        eventually("an address", async || {
+            let output = self.0.output();
+            url = output.lines().find(|line| line.starts_with("http")).map(str::to_owned);
+            url.is_some() && output.contains("Waiting for ")
+        })
+        .await;
+        Url::parse(&url.unwrap()).unwrap()
+    }
+
+    /// What it ends with and has said; nothing of it is secret.
+    async fn end(mut self, world: &World) -> (i32, String) {
+        let code = self.0.ended().await.code().unwrap();
+        let output = self.0.output();
+        assert!(!output.contains("panicked"), "{output}");
+        let mut secrets = world.authorization.issued();
+        secrets.extend(world.authorization.refresh_tokens().all().iter().cloned());
+        secrets.extend(world.authorization.codes());
+        secrets.push(CLIENT_SECRET.to_owned());
+        for secret in &secrets {
+            search(&output, secret);
+        }
+        for asked in world.authorization.asked() {
+            let verifier = asked.form.iter().find(|(name, value)| name == "code_verifier" && value.len() > 1);
+            if let Some((_, verifier)) = verifier {
+                search(&output, verifier);
+            }
+        }
+        (code, output)
+    }
+}
+
+fn http() -> reqwest::Client {
+    let builder = reqwest::Client::builder().no_proxy();
+    builder.redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+async fn open(url: &Url) -> reqwest::Response {
+    http().get(url.clone()).send().await.unwrap()
+}
+
+/// Where the authorization server sends the browser.
+async fn sent_back(url: &Url) -> Url {
+    let response = open(url).await;
+    assert_eq!(response.status(), 302);
+    Url::parse(response.headers()["location"].to_str().unwrap()).unwrap()
+}
+
+/// As the browser of somebody who agrees.
+async fn agree(url: &Url) -> reqwest::Response {
+    open(&sent_back(url).await).await
+}
+
+#[track_caller]
+fn says(output: &str, texts: &[&str]) {
+    for text in texts {
+        assert!(output.contains(text), "no {text:?} in:\n{output}");
+    }
+}
+
+fn value<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
+    let mut values = pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let value = values.next().unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(values.next(), None, "{name} twice");
+    value
+}
+
+#[tokio::test]
+async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
+    let place = Place::new();
+    let lines = [AUTHORIZE, FREE, "scopes = [\"a\", \"offline_access\"]"];
+    let mut world = place.without_daemon(&lines).await;
+    let login = Login::start(&world, &[]);
+    let url = login.url().await;
+    let page = agree(&url).await;
+
+    assert_eq!(page.status(), 200);
+    for (name, value) in [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("content-type", "text/html; charset=utf-8"),
+    ] {
+        assert_eq!(page.headers()[name], value);
+    }
+    let page = page.text().await.unwrap();
+    assert!(page.contains("Close this page") && !page.contains("<script"), "{page}");
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["credential `api`: authorized", "a offline_access (as asked for", "lifetime  1h,"]);
+    says(&output, &["written to ", "api.state: no daemon runs"]);
+
+    let sent = world.authorization.authorized();
+    let asked = world.authorization.asked();
+    assert_eq!((sent.len(), asked.len()), (1, 1));
+    for (name, expected) in
+        [("response_type", "code"), ("scope", "a offline_access"), ("code_challenge_method", "S256")]
+    {
+        assert_eq!(value(&sent[0], name), expected);
+    }
+    assert!(value(&sent[0], "state").len() >= 22);
+    assert_eq!(value(&asked[0].form, "redirect_uri"), value(&sent[0], "redirect_uri"));
+
+    // The token is there at once; the grant is used when another is needed.
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 1);
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 2);
+    assert_eq!(value(&world.authorization.asked()[1].form, "grant_type"), "refresh_token");
+    assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_daemon_without_a_grant_says_how_to_log_in() {
+    let place = Place::new();
+    let world = place.setup().credential(AUTHORIZE).start().await;
+    let event = world.process.event("reauthorization required").await;
+    assert!(event["error"].as_str().unwrap().contains("run `bearerd login api`"), "{event}");
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
+    assert!(String::from_utf8_lossy(&reply.body).contains("`bearerd login api`"));
+    assert_eq!(world.authorization.requests(), 0);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn whatever_is_not_the_answer_is_refused_and_does_not_end_the_wait() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let login = Login::start(&world, &[]);
+    let back = sent_back(&login.url().await).await;
+
+    let mut other_state = back.clone();
+    other_state.query_pairs_mut().clear().append_pair("code", "stolen").append_pair("state", "x");
+    let mut no_state = back.clone();
+    no_state.set_query(Some("error=access_denied"));
+    let mut twice = back.clone();
+    twice.query_pairs_mut().append_pair("code", "another");
+    let mut elsewhere = back.clone();
+    elsewhere.set_path("/callback/");
+    for (url, status) in [(&other_state, 400), (&no_state, 400), (&twice, 400), (&elsewhere, 404)] {
+        assert_eq!(open(url).await.status(), status, "{url}");
+    }
+    assert_eq!(http().post(back.clone()).send().await.unwrap().status(), 405);
+    assert_eq!(world.authorization.requests(), 0);
+
+    assert_eq!(open(&back).await.status(), 200);
+    assert_eq!(login.end(&world).await.0, 0);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_no_ends_it_with_the_servers_words() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    world.authorization.set_consent(Consent { is_denied: true, ..Consent::default() });
+    let login = Login::start(&world, &[]);
+    let page = agree(&login.url().await).await.text().await.unwrap();
+
+    assert!(page.contains("did not succeed") && !page.contains("said no"), "{page}");
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["says no: access_denied, \"the person?[31m said no\""]);
+    assert_eq!(world.authorization.requests(), 0);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_code_that_the_server_does_not_take_is_told() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let login = Login::start(&world, &[]);
+    let back = sent_back(&login.url().await).await;
+    let code = back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
+    // Whoever has seen it was faster, and has used it up without the verifier.
+    let form = format!("grant_type=authorization_code&code={code}&code_verifier=x");
+    let request =
+        http().post(world.authorization.token_url()).basic_auth("legacy-gateway", Some(CLIENT_SECRET));
+    let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
+    assert_eq!(request.send().await.unwrap().status(), 400);
+    open(&back).await;
+
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["rejected the request (status 400): invalid_grant"]);
+    world.check();
+}
+
+/// What it ends with, says, and leaves for the next daemon.
+async fn refused(lines: &[&str], consent: Consent) -> String {
+    let place = Place::new();
+    let mut world = place.without_daemon(lines).await;
+    world.authorization.set_consent(consent);
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    let before = world.authorization.requests();
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("reauthorization_required"));
+    assert_eq!(world.authorization.requests(), before);
+    world.finish().await;
+    output
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_nothing_is_stored() {
+    let output = refused(&[AUTHORIZE, FREE], Consent { is_lasting: false, ..Consent::default() }).await;
+    says(&output, &["the server sent no refresh token, and nothing was stored", "offline_access"]);
+}
+
+#[tokio::test]
+async fn what_requests_could_not_use_is_not_stored() {
+    let less = || Consent { scope: Some("a".to_owned()), ..Consent::default() };
+    let scopes = "scopes = [\"a\", \"b\"]\nrequire_scopes = true";
+    let output = refused(&[AUTHORIZE, FREE, scopes], less()).await;
+    says(&output, &["granted without the required scopes: b", "nothing was stored"]);
+
+    let output = refused(&[AUTHORIZE, FREE, "expect_jwt = true"], Consent::default()).await;
+    says(&output, &["does not have the form of a JWT"]);
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_is_told_before_anybody_logs_in() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("redirect_uri = \"http://127.0.0.1:{}/\"", taken.local_addr().unwrap().port());
+    let closed = "issuer = \"http://127.0.0.1:1\"";
+    for (lines, arguments, texts) in [
+        (vec![AUTHORIZE, &port], vec![], ["cannot listen on 127.0.0.1:", "register another `redirect_uri`"]),
+        (vec![closed, FREE], vec![], ["the issuer does not tell", "check --online"]),
+        (
+            vec![AUTHORIZE, FREE],
+            vec!["--admin", "10.0.0.1.invalid:1"],
+            ["it is not known whether", "admin.listen"],
+        ),
+    ] {
+        let place = Place::new();
+        let world = place.without_daemon(&lines).await;
+        let (code, output) = Login::start(&world, &arguments).end(&world).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &texts);
+        assert!(!output.contains("Open this address"), "{output}");
+        world.check();
+    }
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_written_costs_no_login() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    fs::remove_dir_all(place.state_dir()).unwrap();
+
+    let (code, output) = Login::start(&world, &[]).end(&world).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["no daemon answers at http://127.0.0.1:1", "cannot open the folder", "mkdir -m 700"]);
+    assert!(!output.contains("Open this address"), "{output}");
+    world.check();
+}
+
+#[tokio::test]
+async fn a_daemon_that_runs_and_does_not_answer_keeps_its_state() {
+    let place = Place::new();
+    let world = place.setup().credential(AUTHORIZE).credential(FREE).start().await;
+
+    let (code, output) = Login::start(&world, &[]).end(&world).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &["no daemon answers at", "is in use by process ", "name its admin address with `--admin`"],
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_credential_that_is_none_or_has_no_login_is_named() {
+    let world = Setup::default().start().await;
+    for (name, texts) in [
+        ("nobody", ["there is no credential `nobody`", "there are: api"]),
+        ("api", ["the credential `api` has no login", "set grant = \"authorization_code\""]),
+    ] {
+        let (code, output) = Login(world.command(&["login", name])).end(&world).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &texts);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_without_end() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["nobody came back within"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn the_address_that_a_browser_elsewhere_ends_at_can_be_pasted() {
+    let place = Place::new();
+    for redirect_uri in ["redirect_uri = \"https://app.example.com/callback\"", FREE] {
+        let mut world = place.without_daemon(&[AUTHORIZE, redirect_uri]).await;
+        let mut login = Login::start(&world, &[]);
+        let back = sent_back(&login.url().await).await;
+        says(&login.0.output(), &["paste"]);
+        for line in [
+            "",
+            "no address",
+            "https://app.example.com/other?code=1",
+            &back.as_str().replace("state=", "state=x"),
+        ] {
+            login.0.type_line(line).await;
+        }
+        eventually("three of them refused", async || login.0.output().matches("That is not it").count() == 3)
+            .await;
+        login.0.type_line(&format!("  {back}\r")).await;
+
+        let (code, output) = login.end(&world).await;
+        assert_eq!(code, 0, "{output}");
+        world.start_again().await;
+        assert_eq!(world.get("/x").await.status, 200);
+        world.finish().await;
+        fs::remove_dir_all(place.state_dir()).unwrap();
+        fs::create_dir(place.state_dir()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn where_nobody_can_paste_a_listener_goes_on_and_nothing_else_does() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, "redirect_uri = \"http://localhost:0/cb\""]).await;
+    let mut login = Login::start(&world, &[]);
+    login.0.end_input();
+    let url = login.url().await;
+    assert_eq!(agree(&url).await.status(), 200);
+    assert_eq!(login.end(&world).await.0, 0);
+    world.check();
+
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, "redirect_uri = \"https://app.example.com/cb\""]).await;
+    let mut login = Login::start(&world, &[]);
+    login.url().await;
+    login.0.end_input();
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["standard input has ended", "docker exec -it"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_client_without_a_secret_finds_everything_from_its_issuer() {
+    let place = Place::new();
+    let lines = ["issuer = \"{issuer}\"", FREE, "client_auth = \"none\""];
+    let mut world = place.without_daemon(&lines).await;
+    world.authorization.take_public();
+    let iss = Some(world.authorization.issuer().to_owned());
+    world.authorization.set_consent(Consent { iss, ..Consent::default() });
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    let (code, output) = login.end(&world).await;
+
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(world.authorization.metadata_asked().len(), 1);
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert!(world.authorization.asked().iter().all(|asked| asked.headers.get("authorization").is_none()));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_answer_of_another_issuer_is_not_taken() {
+    let place = Place::new();
+    let world = place.without_daemon(&["issuer = \"{issuer}\"", FREE]).await;
+    let iss = Some("https://impostor.example.com".to_owned());
+    world.authorization.set_consent(Consent { iss, ..Consent::default() });
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+
+    let (code, output) = login.end(&world).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["another server answered: its `iss` is \"https://impostor.example.com\""]);
+    assert_eq!(world.authorization.requests(), 0);
+    world.check();
+}
+
+/// A daemon's admin address as the login sees it.
+struct Admin {
+    server: Server,
+    posted: Arc<Mutex<Vec<String>>>,
+}
+
+impl Admin {
+    /// With these answers to GET and POST.
+    async fn start(get: u16, post: u16) -> Self {
+        let posted = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&posted);
+        let server = Server::start(None, move |request| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                let status = match (head.method.as_str(), head.uri.path()) {
+                    ("GET", "/credentials/api") => get,
+                    ("POST", "/credentials/api/grant") => {
+                        assert_eq!(head.headers["content-type"], "application/json");
+                        kept.lock().unwrap().push(String::from_utf8(body.to_vec()).unwrap());
+                        post
+                    }
+                    other => panic!("{other:?}"),
+                };
+                let mut response =
+                    Response::new(whole("{\"status\":0,\"detail\":\"the words of the daemon\"}"));
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                Ok(response)
+            }
+        })
+        .await
+        .unwrap();
+        Self { server, posted }
+    }
+
+    fn address(&self) -> String {
+        self.server.address().to_string()
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_runs_is_handed_the_grant() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    world.authorization.set_consent(Consent { scope: Some("a b".to_owned()), ..Consent::default() });
+    world.authorization.answer_next(Answer::Late(Duration::from_millis(1200)));
+    let admin = Admin::start(200, 204).await;
+    let login = Login::start(&world, &["--admin", &admin.address()]);
+    agree(&login.url().await).await;
+    let (code, output) = login.end(&world).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["scopes    a b", &format!("handed to the daemon at http://{}", admin.address())]);
+    let posted = admin.posted.lock().unwrap().clone();
+    let [json] = posted.as_slice() else { panic!("{} grants", posted.len()) };
+    let json: Value = serde_json::from_str(json).unwrap();
+    let tokens = world.authorization.refresh_tokens();
+    assert_eq!(json["refresh_token"].as_str(), tokens.latest());
+    assert_eq!(json["access_token"].as_str(), world.authorization.issued().last().map(String::as_str));
+    let left = json["expires_in"].as_u64().unwrap();
+    assert!((3580..=3598).contains(&left), "{left}");
+    assert_eq!(json["scope"], "a b");
+    assert_eq!(
+        fs::read_dir(place.state_dir())
+            .unwrap()
+            .filter(|entry| {
+                entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "state")
+            })
+            .count(),
+        0
+    );
+    world.check();
+}
+
+#[tokio::test]
+async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    for (status, texts) in [
+        (404, ["does not know the credential `api`", "start it again"]),
+        (401, ["does not let us: the words of the daemon", "set `admin.token`"]),
+        (403, ["does not let us: the words of the daemon", "set `admin.token`"]),
+        (500, ["does not take the grant: the words of the daemon", "bearerd: "]),
+    ] {
+        let admin = Admin::start(status, 204).await;
+        let (code, output) = Login::start(&world, &["--admin", &admin.address()]).end(&world).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &texts);
+        assert!(!output.contains("Open this address"), "{output}");
+    }
+    assert!(world.authorization.authorized().is_empty());
+    world.check();
+}
+
+#[tokio::test]
+async fn a_grant_that_the_daemon_does_not_take_after_all_is_told() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let admin = Admin::start(200, 409).await;
+    let login = Login::start(&world, &["--admin", &admin.address()]);
+    agree(&login.url().await).await;
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["does not take the grant: the words of the daemon"]);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_while_the_person_logs_in_leaves_its_state_to_the_login() {
+    let place = Place::new();
+    let mut world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let admin = Admin::start(200, 204).await;
+    let login = Login::start(&world, &["--admin", &admin.address()]);
+    let url = login.url().await;
+    drop(admin);
+    agree(&url).await;
+
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["written to "]);
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
