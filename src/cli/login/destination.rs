@@ -112,6 +112,9 @@ impl Destination {
         let daemon = AdminClient::new(given, configured);
         let name = &credential.name;
         let base = || daemon.base().to_owned();
+        if !daemon.is_protected() {
+            return Err(NoPlace::InClear(base()));
+        }
         let answer = match daemon.get(&format!("/credentials/{name}"), ASK_WITHIN).await {
             Ok(answer) => answer,
             Err(error) if error.is_refused() => {
@@ -123,8 +126,7 @@ impl Destination {
             Err(error) => return Err(NoPlace::NoAnswer(error)),
         };
         match answer.status {
-            StatusCode::OK if daemon.is_protected() => Ok(Self::Daemon(daemon)),
-            StatusCode::OK => Err(NoPlace::InClear(base())),
+            StatusCode::OK => Ok(Self::Daemon(daemon)),
             StatusCode::NOT_FOUND => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 Err(NoPlace::NotAllowed { base: base(), detail: answer.detail() })
