@@ -305,8 +305,13 @@ async fn what_is_in_the_way_is_told_before_anybody_logs_in() {
         (vec![closed, FREE], vec![], ["the issuer does not tell", "check --online"]),
         (
             vec![AUTHORIZE, FREE],
-            vec!["--admin", "10.0.0.1.invalid:1"],
+            vec!["--admin", "https://gateway.invalid:1"],
             ["it is not known whether", "admin.listen"],
+        ),
+        (
+            vec![AUTHORIZE, FREE],
+            vec!["--admin", "gateway.invalid:1"],
+            ["the grant would go to http://gateway.invalid:1 in clear", "docker exec"],
         ),
     ] {
         let place = Place::new();

@@ -3,7 +3,9 @@
 
 mod platform;
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,19 +39,26 @@ fn recipe(name: &str) -> String {
 /// A daemon that runs a recipe, as it is written but for the ports.
 #[derive(Debug)]
 struct Deployment {
-    platform: Platform,
+    prepared: Prepared,
     process: Process,
     address: SocketAddr,
     admin: SocketAddr,
+}
+
+/// A recipe in a folder of its own, for commands.
+#[derive(Debug)]
+struct Prepared {
+    platform: Platform,
     environment: Vec<(String, String)>,
     folder: TempDir,
 }
 
-impl Deployment {
-    async fn start(name: &str, platform: Platform) -> Self {
+impl Prepared {
+    fn new(name: &str, platform: Platform) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("proxy.toml"), recipe(name)).unwrap();
         std::fs::create_dir(folder.path().join("state")).unwrap();
+        std::fs::set_permissions(folder.path().join("state"), Permissions::from_mode(0o700)).unwrap();
         let mut environment = platform.internet.environment(folder.path());
         let secrets = SECRETS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         environment.extend(secrets);
@@ -61,12 +70,39 @@ impl Deployment {
         ] {
             environment.push((name.to_owned(), value.to_owned()));
         }
-        let process = Process::spawn(&["run"], &environment, folder.path());
+        Self { platform, environment, folder }
+    }
+
+    /// Somebody logs in with a browser that ends at an address where nobody listens, and pastes it.
+    async fn log_in(&self, credential: &str, realm: usize, admin: &str) -> String {
+        let arguments = ["login", "--no-browser", "--admin", admin, credential];
+        let mut process = Process::spawn_with_input(&arguments, &self.environment, self.folder.path());
+        eventually("an address", async || process.output().contains("Waiting for")).await;
+        let output = process.output();
+        let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
+        process.type_line(&self.platform.authorize(realm, address)).await;
+        let status = process.ended().await;
+        let output = process.output();
+        assert_eq!(status.code(), Some(0), "{output}");
+        for secret in self.platform.secrets() {
+            search(&output, secret.rsplit('.').next().unwrap());
+        }
+        output
+    }
+
+    async fn run(self) -> Deployment {
+        let process = Process::spawn(&["run"], &self.environment, self.folder.path());
         let address = async |message| {
             process.event(message).await["address"].as_str().unwrap().parse::<SocketAddr>().unwrap()
         };
         let (address, admin) = (address("listening").await, address("admin listening").await);
-        Self { platform, process, address, admin, environment, folder }
+        Deployment { prepared: self, process, address, admin }
+    }
+}
+
+impl Deployment {
+    async fn start(name: &str, platform: Platform) -> Self {
+        Prepared::new(name, platform).run().await
     }
 
     async fn start_ready(name: &str, platform: Platform) -> Self {
@@ -99,10 +135,10 @@ impl Deployment {
         let status = self.process.ended().await;
         let output = self.process.output();
         assert_eq!(status.code(), Some(0), "{output}");
-        let violations = self.platform.violations();
+        let violations = self.prepared.platform.violations();
         assert!(violations.is_empty(), "{violations:#?}");
         assert!(!output.contains("panicked"), "{output}");
-        for secret in self.platform.secrets() {
+        for secret in self.prepared.platform.secrets() {
             // The head of a JWT is every JWT's.
             search(&output, secret.rsplit('.').next().unwrap());
         }
@@ -190,13 +226,13 @@ async fn client_credentials_production_and_devtest_live_side_by_side() {
         let path = format!("{prefix}/api/v2/users?x=%2F");
         assert_eq!(deployment.get(&path).await.status, 200);
         // The application's one retry on a 401 is not needed.
-        deployment.platform.revoke(realm);
+        deployment.prepared.platform.revoke(realm);
         assert_eq!(deployment.get(&path).await.status, 200);
         deployment
             .logs_in(&Request::post(&format!("{prefix}/oauth2/v1/token"), b"grant_type=client_credentials"))
             .await;
 
-        let run = deployment.platform.run(realm);
+        let run = deployment.prepared.platform.run(realm);
         let calls: Vec<_> = run.calls.iter().map(|call| (call.path.as_str(), call.status)).collect();
         let path = "/api/v2/users?x=%2F";
         assert_eq!(calls, [(path, 200), (path, 401), (path, 200)]);
@@ -224,8 +260,8 @@ async fn client_credentials_that_devtest_refuses_leave_production_alone() {
         refused.text()
     );
     assert_eq!(deployment.readiness().await.0, 200);
-    assert_eq!(deployment.platform.run(0).asked.len(), 2);
-    assert_eq!(deployment.platform.run(1).asked.len(), 1);
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2);
+    assert_eq!(deployment.prepared.platform.run(1).asked.len(), 1);
     deployment.finish().await;
 }
 
@@ -261,7 +297,7 @@ async fn form_encoded_an_application_that_logs_in_with_json_before_each_call_wor
         assert_eq!(deployment.send(&call).await.status, 200);
     }
 
-    assert_eq!(deployment.platform.run(0).asked.len(), 2, "one after the 503 for all fifty");
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2, "one after the 503 for all fifty");
     let issued = deployment.process.event("token refreshed").await;
     assert!(issued.to_string().contains("7200") || issued.to_string().contains("2h"), "{issued}");
     deployment.finish().await;
@@ -324,14 +360,14 @@ async fn genesys_batch_pages_are_followed_while_the_token_is_replaced_again_and_
     for reply in futures_util::future::join_all(callers).await {
         assert_eq!(reply.status, 200);
     }
-    assert_eq!(deployment.platform.run(0).asked.len(), 1);
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 1);
 
     let started = std::time::Instant::now();
     while started.elapsed() < Duration::from_secs(4) {
         assert_eq!(pages(&deployment).await, [json!({ "id": 1 }), json!({ "id": 2 }), json!({ "id": 3 })]);
     }
 
-    let run = deployment.platform.run(0);
+    let run = deployment.prepared.platform.run(0);
     assert!(run.asked.len() >= 3, "{}", run.asked.len());
     assert!(run.calls.iter().all(|call| call.status == 200));
     drop(run);
@@ -344,14 +380,17 @@ async fn genesys_batch_limits_and_refusals_of_the_api_reach_the_exporter_and_cos
     platform.on_token_request(0, [Answer(429, vec![("retry-after", "1")], "")]);
     let deployment = Deployment::start_ready("genesys-batch", platform).await;
     let limit = Answer(429, vec![("retry-after", "3")], "{\"message\":\"Rate limit exceeded\"}");
-    deployment.platform.on_call(0, [limit, Answer(403, vec![], "{\"message\":\"missing permission\"}")]);
+    deployment
+        .prepared
+        .platform
+        .on_call(0, [limit, Answer(403, vec![], "{\"message\":\"missing permission\"}")]);
 
     let limited = deployment.get("/api/v2/users").await;
     let refused = deployment.get("/api/v2/users").await;
 
     assert_eq!((limited.status, limited.get("retry-after")), (429, Some("3")));
     assert_eq!((refused.status, refused.code()), (403, None));
-    assert_eq!(deployment.platform.run(0).asked.len(), 2);
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2);
     deployment.finish().await;
 }
 
@@ -361,19 +400,19 @@ async fn genesys_its_throttling_with_a_400_is_waited_out_and_its_token_cannot_be
     let deployment = Deployment::start_ready("genesys", platform).await;
     let throttled = "{\"error\":\"invalid_request\",\"description\":\"rate limit exceeded\",\
                      \"error_description\":\"rate limit exceeded; wait\"}";
-    deployment.platform.on_token_request(0, vec![Answer(400, vec![], throttled); 5]);
+    deployment.prepared.platform.on_token_request(0, vec![Answer(400, vec![], throttled); 5]);
 
     let revoking = Request::get("/api/v2/tokens/me").method("DELETE");
     let refused = deployment.send(&revoking).await;
     assert_eq!((refused.status, refused.code().as_deref()), (403, Some("request_denied")));
     assert_eq!(deployment.get("/api/v2/users").await.status, 200);
-    assert!(deployment.platform.run(0).calls.iter().all(|call| call.method == "GET"));
+    assert!(deployment.prepared.platform.run(0).calls.iter().all(|call| call.method == "GET"));
 
-    deployment.platform.revoke(0);
+    deployment.prepared.platform.revoke(0);
     let waiting = deployment.get("/api/v2/users").await;
     assert_eq!((waiting.status, waiting.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
     assert!(waiting.get("retry-after").unwrap().parse::<u64>().unwrap() >= 30, "{waiting:?}");
-    assert_eq!(deployment.platform.run(0).asked.len(), 2);
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 2);
     deployment.finish().await;
 }
 
@@ -405,11 +444,11 @@ async fn cxone_the_access_key_leads_to_the_tenants_api() {
     let path = "/inContactAPI/services/v34.0/agents?fields=a%2Cb";
 
     assert_eq!(deployment.get(path).await.status, 200);
-    deployment.platform.revoke(0);
+    deployment.prepared.platform.revoke(0);
     assert_eq!(deployment.send(&Request::get(path).field("accept", "text/csv")).await.status, 200);
     deployment.logs_in(&Request::post("/auth/token", b"grant_type=password")).await;
 
-    let run = deployment.platform.run(0);
+    let run = deployment.prepared.platform.run(0);
     assert_eq!(run.asked.len(), 2);
     assert!(run.calls.iter().all(|call| call.path == path));
     let accepts: Vec<_> = run.calls.iter().map(|call| call.accept.as_deref().unwrap()).collect();
@@ -436,6 +475,170 @@ async fn cxone_access_key_is_sent_as_json_to_the_regional_endpoint() {
 
     assert_eq!(deployment.get("/incontactapi/services/v34.0/agents").await.status, 200);
 
-    assert_eq!(deployment.platform.run(0).asked[0].len(), 2);
+    assert_eq!(deployment.prepared.platform.run(0).asked[0].len(), 2);
+    deployment.finish().await;
+}
+
+/// Where nobody listens.
+const NO_DAEMON: &str = "127.0.0.1:1";
+
+fn data_action_realm() -> Realm {
+    Realm {
+        token_host: "acme.api.nicecxone.com",
+        token_path: "/oauth2/token",
+        api_host: "acme.api.nicecxone.com",
+        expects: vec![
+            ("client_id", "your-client-id"),
+            ("client_secret", secret("CXONE_CLIENT_SECRET")),
+            // The platform checks it on a refresh too.
+            ("redirect_uri", "https://your-app.com/oauth/callback"),
+        ],
+        lifetime: 3600,
+        scope: "api:read api:write data_action:execute",
+        rotates: true,
+        ..Realm::default()
+    }
+}
+
+#[tokio::test]
+async fn data_action_a_login_lasts_for_five_replacements_and_the_next_begins_a_new_count() {
+    let platform = Platform::start(vec![data_action_realm()], vec![]).await;
+    let prepared = Prepared::new("cxone-data-action", platform);
+    prepared.log_in("data-action", 0, NO_DAEMON).await;
+    assert_eq!(prepared.platform.run(0).asked.len(), 1);
+    let deployment = prepared.run().await;
+    let path = "/data-actions/v1/execute";
+
+    // The login's own token is used, without a request.
+    assert_eq!(deployment.get(path).await.status, 200);
+    assert_eq!(deployment.prepared.platform.run(0).asked.len(), 1);
+    for rotations in 1..=5 {
+        deployment.prepared.platform.revoke(0);
+        assert_eq!(deployment.get(path).await.status, 200, "{rotations}");
+        assert_eq!(deployment.prepared.platform.run(0).refresh_tokens().len(), 1 + rotations);
+    }
+    deployment.prepared.platform.revoke(0);
+    let limited = deployment.get(path).await;
+    assert_eq!(
+        (limited.status, limited.code().as_deref()),
+        (503, Some("rotation_limit")),
+        "{}",
+        limited.text()
+    );
+    let refreshed = deployment.process.events("token.refreshed");
+    let last = refreshed.last().unwrap();
+    assert_eq!((&last["rotations"], &last["success_rate"]), (&json!(5), &json!(1.0)), "{last}");
+    assert!(last["latency_ms"].is_number(), "{last}");
+    assert!(!deployment.process.events("rotation.limit_reached").is_empty());
+
+    // Without a restart.
+    let output = deployment.prepared.log_in("data-action", 0, &deployment.admin.to_string()).await;
+    assert!(output.contains("handed to the daemon"), "{output}");
+    assert_eq!(deployment.get(path).await.status, 200);
+    deployment.finish().await;
+}
+
+#[tokio::test]
+async fn data_action_what_its_platform_answers_is_understood() {
+    let platform = Platform::start(vec![data_action_realm()], vec![]).await;
+    let prepared = Prepared::new("cxone-data-action", platform);
+    prepared.log_in("data-action", 0, NO_DAEMON).await;
+    let deployment = prepared.run().await;
+    let platform = &deployment.prepared.platform;
+    let code = async |answer: Answer| {
+        platform.revoke(0);
+        platform.on_token_request(0, [answer]);
+        let reply = deployment.get("/x").await;
+        (reply.status, reply.code())
+    };
+
+    // Its own time to wait is waited, and the next answer is good.
+    assert_eq!(code(Answer(429, vec![("retry-after", "1")], "")).await.0, 503);
+    eventually("well again", async || deployment.get("/x").await.status == 200).await;
+    assert_eq!(code(Answer(503, vec![], "<html>Bad gateway")).await.0, 503);
+    eventually("well again", async || deployment.get("/x").await.status == 200).await;
+    let asked = platform.run(0).asked.len();
+
+    // Less than the Data Action needs is not used; the refresh token that came along is the next one all the same.
+    let less = "{\"access_token\":\"e30.e30.e30\",\"expires_in\":3600,\"scope\":\"api:read\"}";
+    assert_eq!(code(Answer(200, vec![], less)).await, (503, Some("scope_missing".to_owned())));
+    // A grant that has ended is not sent again, whoever calls.
+    deployment.finish().await;
+    assert!(asked >= 4, "{asked}");
+}
+
+#[tokio::test]
+async fn data_action_a_grant_that_has_ended_is_not_sent_again() {
+    let platform = Platform::start(vec![data_action_realm()], vec![]).await;
+    let prepared = Prepared::new("cxone-data-action", platform);
+    prepared.log_in("data-action", 0, NO_DAEMON).await;
+    let deployment = prepared.run().await;
+    let platform = &deployment.prepared.platform;
+    platform.on_token_request(0, [Answer(400, vec![], "{\"error\":\"invalid_grant\"}")]);
+    platform.revoke(0);
+
+    for _ in 0..10 {
+        let reply = deployment.get("/x").await;
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
+        assert!(reply.text().contains("bearerd login data-action"), "{}", reply.text());
+    }
+
+    assert_eq!(platform.run(0).asked.len(), 2);
+    deployment.finish().await;
+}
+
+/// Both SDKs of the tutorial on one gateway.
+#[tokio::test]
+async fn sdks_log_in_call_and_never_see_a_token_end() {
+    let genesys = genesys_realm("mypurecloud.com");
+    let cxone = Realm {
+        token_host: "cxone.niceincontact.com",
+        token_path: "/auth/token",
+        api_host: "api.niceincontact.com",
+        expects: vec![],
+        basic: Some(("your-client-id", secret("CXONE_CLIENT_SECRET"))),
+        scope: "user:read",
+        lifetime: 2,
+        rotates: true,
+        ..Realm::default()
+    };
+    let metadata = json!({
+        "issuer": "https://cxone.niceincontact.com",
+        "token_endpoint": "https://cxone.niceincontact.com/auth/token",
+        "authorization_endpoint": "https://cxone.niceincontact.com/auth/authorize",
+    });
+    let document = ("cxone.niceincontact.com", "/.well-known/oauth-authorization-server", metadata);
+    let platform = Platform::start(vec![genesys, cxone], vec![document]).await;
+    // The part that needs no person is ready without the other.
+    let deployment = Deployment::start_ready("sdks", platform).await;
+    let to = |host: &'static str, request: Request| request.field("host", host);
+
+    deployment
+        .logs_in(&to("genesys.localhost", Request::post("/oauth/token", b"grant_type=client_credentials")))
+        .await;
+    // Python sends this when it has no token of its own.
+    let call = || {
+        to("genesys.localhost", Request::get("/api/v2/users?pageSize=25")).field("authorization", "Bearer ")
+    };
+    assert_eq!(deployment.send(&call()).await.status, 200);
+    deployment.prepared.platform.revoke(0);
+    assert_eq!(deployment.send(&call()).await.status, 200);
+    deployment.prepared.platform.on_call(0, [Answer(429, vec![("retry-after", "7")], "{}")]);
+    let limited = deployment.send(&call()).await;
+    assert_eq!((limited.status, limited.get("retry-after")), (429, Some("7")));
+
+    let interactions = || to("cxone.localhost", Request::get("/interactions?limit=10"));
+    let before = deployment.send(&interactions()).await;
+    assert_eq!((before.status, before.code().as_deref()), (503, Some("reauthorization_required")));
+    deployment.prepared.log_in("cxone", 1, &deployment.admin.to_string()).await;
+    deployment
+        .logs_in(&to("cxone.localhost", Request::post("/auth/token", b"grant_type=refresh_token")))
+        .await;
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        assert_eq!(deployment.send(&interactions()).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(deployment.prepared.platform.run(1).refresh_tokens().len() >= 3);
     deployment.finish().await;
 }

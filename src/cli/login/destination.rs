@@ -107,6 +107,9 @@ impl Destination {
         credential: &Credential,
         clock: Clock,
     ) -> Result<Self, NoPlace> {
+        if !daemon.is_protected() {
+            return Err(NoPlace::InClear(daemon.base().to_owned()));
+        }
         let name = &credential.name;
         let asked = daemon.operate(Method::GET, &path_of(name, ""), None, ASK_WITHIN).await;
         let base = || daemon.base().to_owned();
@@ -121,7 +124,6 @@ impl Destination {
             Err(error) => return Err(NoPlace::NoAnswer(error)),
         };
         match answer.status {
-            200 if !daemon.is_protected() => Err(NoPlace::InClear(base())),
             200 if !takes_grant(&answer) => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
             200 => Ok(Self::Daemon(Box::new(daemon))),
             404 => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
