@@ -4,6 +4,7 @@
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 
+mod credential;
 pub mod diagnostics;
 mod document;
 pub mod endpoint;
@@ -20,6 +21,7 @@ mod overrides;
 pub mod pattern;
 pub mod request;
 mod resolve;
+mod route;
 pub mod secret;
 pub mod signing_key;
 mod small_file;
@@ -28,21 +30,16 @@ pub mod units;
 mod wording;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::HeaderName;
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
+pub use credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 pub use diagnostics::Diagnostics;
 pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
@@ -53,6 +50,7 @@ pub use identity::Identity;
 pub use login::{Login, RedirectUri};
 pub use pattern::Pattern;
 pub use request::{AnswerFields, TokenParameters};
+pub use route::{Address, Destination, Route, Rules, Upstream};
 pub use secret::Secret;
 
 /// Scopes that servers take and do not list as granted.
@@ -145,214 +143,6 @@ pub struct AdminAccess {
     pub listen: SocketAddr,
     /// What to show there, or why it cannot be had.
     pub token: Option<Result<Secret, secret::SecretError>>,
-}
-
-/// A configured identity and how it gets tokens.
-#[derive(Clone, Debug)]
-pub struct Credential {
-    /// Its name in the file.
-    pub name: String,
-    /// The token endpoint.
-    pub token_url: Endpoint,
-    /// Who it is there: the OAuth client and its grant.
-    pub identity: Identity<Secret>,
-    /// The certificate that the connection to the token endpoint is authenticated with.
-    pub client_certificate: Option<ClientCertificate>,
-    /// How a person authorizes the client, where the grant needs that.
-    pub login: Option<Login>,
-    /// What the request has besides.
-    pub parameters: TokenParameters,
-    /// What the members of its answer are called.
-    pub fields: AnswerFields,
-    /// Scopes to ask for.
-    pub scopes: Vec<String>,
-    /// Scopes that must have been granted.
-    pub require_scopes: Vec<String>,
-    /// Whether the token must have the form of a JWT.
-    pub expect_jwt: bool,
-    /// How long before its end a token is replaced; a fifth of its lifetime at the most.
-    pub refresh_margin: Duration,
-    /// A token's lifetime where the answer names none.
-    pub default_lifetime: Duration,
-    /// For a token request as a whole.
-    pub timeout: Duration,
-    /// For the connection to the token endpoint.
-    pub connect_timeout: Duration,
-    /// Token requests that may be made.
-    pub quota: Quota,
-    /// The longest wait that a `Retry-After` may ask for.
-    pub retry_after_max: Duration,
-    /// Which certificate authorities the token endpoint is checked against.
-    pub roots: Roots,
-    /// By way of which the token endpoint is reached.
-    pub proxy: Option<Proxy>,
-    /// What is spoken with it.
-    pub http_version: HttpVersion,
-    /// How often a refresh token may be replaced before someone must log in again; 0 is without limit.
-    pub max_rotations: u64,
-    /// Where it keeps what must outlive the process, if it does.
-    pub state: Option<StatePlace>,
-    /// Whether the daemon is ready only once this credential has had a token.
-    pub required: bool,
-    /// The issuer that says where the API is, if the provider has one that does.
-    pub discovery: Option<Url>,
-    /// Paths at which applications log in, and are answered by ourselves.
-    pub login_stub: Vec<String>,
-    /// What no route lets through: requests, as the upstream sees them, that could end or replace it.
-    pub protected: Vec<Pattern>,
-    /// Fields that its API wants, where the caller sent none.
-    pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Credential {
-    /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
-    pub fn longest_request(&self) -> Duration {
-        if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
-    }
-}
-
-/// Where a credential's state is, and what it is encrypted with.
-#[derive(Clone, Debug)]
-pub struct StatePlace {
-    /// The file.
-    pub path: PathBuf,
-    /// The key, known to be one; without it no token is written.
-    pub key: Option<Secret>,
-    /// Keys before that one, which only read.
-    pub previous_keys: Vec<Secret>,
-}
-
-/// A proxy that tunnels TLS (RFC 9110 §9.3.6).
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// Its URL, which may hold a password.
-    pub url: SecretString,
-    /// Hosts that are reached without it, as in `NO_PROXY`.
-    pub except: String,
-}
-
-impl PartialEq for Proxy {
-    fn eq(&self, other: &Self) -> bool {
-        (self.url.expose_secret(), &self.except) == (other.url.expose_secret(), &other.except)
-    }
-}
-
-/// A certificate with its key, for TLS connections that we open.
-#[derive(Clone)]
-pub struct ClientCertificate {
-    /// The certificate and those that lead from it to its authority.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Its private key.
-    pub key: Arc<PrivateKeyDer<'static>>,
-}
-
-/// Without the key.
-impl fmt::Debug for ClientCertificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientCertificate").field("chain", &self.chain.len()).finish_non_exhaustive()
-    }
-}
-
-/// At most `requests` at once, refilled over `per`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// The burst, and how many are refilled over `per`.
-    pub requests: NonZeroU32,
-    /// Never zero.
-    pub per: Duration,
-}
-
-/// Which certificate authorities are trusted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Roots {
-    /// Those of the operating system.
-    System,
-    /// These and no others; none where a URL is plain http and speaks no TLS.
-    Only(Vec<CertificateDer<'static>>),
-}
-
-/// Which requests go where, with which credential.
-#[derive(Clone, Debug)]
-pub struct Route {
-    /// Only requests for this host, lower case and without a port.
-    pub host: Option<String>,
-    /// Path prefix on segment boundaries; starts with `/` and, unless it is `/`, does not end with one.
-    pub path: String,
-    /// Where they go.
-    pub upstream: Upstream,
-    /// Whose token they get; `None` for none.
-    pub credential: Option<Arc<Credential>>,
-    /// What is let through.
-    pub rules: Rules,
-    /// Whether `path` is taken off before the upstream sees a path.
-    pub strip_prefix: bool,
-    /// What is done with header fields.
-    pub fields: Fields,
-    /// Statuses by which the upstream says that a token is dead.
-    pub retry_on: Vec<StatusCode>,
-    /// From the end of the request to the response head.
-    pub timeout: Duration,
-    /// For a new connection, TLS included.
-    pub connect_timeout: Duration,
-}
-
-/// What a route lets through.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// These requests and no others; `None` is all.
-    pub allow: Option<Vec<Pattern>>,
-    /// None of these, whatever is allowed.
-    pub deny: Vec<Pattern>,
-    /// No path that servers read in more than one way.
-    pub refuses_ambiguous: bool,
-}
-
-/// An API, and the way there.
-#[derive(Clone, Debug)]
-pub struct Upstream {
-    /// Where it is.
-    pub destination: Destination,
-    /// Which certificate authorities it is checked against, and an https proxy with it.
-    pub roots: Roots,
-    /// By way of which it is reached.
-    pub proxy: Option<Proxy>,
-}
-
-/// Where an API is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// Here.
-    Written(Address),
-    /// Where the issuer of the route's credential says.
-    Discovered,
-}
-
-impl Destination {
-    /// What is put in front of each request's path, as far as it is written; empty or `/…` without a slash at its end.
-    pub fn path(&self) -> &str {
-        match self {
-            Self::Written(address) => &address.path,
-            Self::Discovered => "",
-        }
-    }
-}
-
-/// An API's address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// `https`, or `http` on loopback.
-    pub scheme: Scheme,
-    /// Host, and port if it is not the scheme's own.
-    pub authority: Authority,
-    /// Put in front of each request's path; empty or `/…` without a slash at its end.
-    pub path: String,
-}
-
-impl Address {
-    /// Scheme and authority, as an origin is written (RFC 6454 §6.2).
-    pub fn origin(&self) -> String {
-        format!("{}://{}", self.scheme, self.authority)
-    }
 }
 
 /// What is written of the daemon's work.

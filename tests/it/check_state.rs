@@ -80,8 +80,8 @@ async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_rem
             &whole,
             0o600,
             text.replace("{ env = \"STATE_KEY\" }", &format!("\"{OTHER_KEY}\"")),
-            "it is encrypted with another key",
-            "the key that it was written with",
+            "it is encrypted under another key",
+            "as state_key_previous",
         ),
     ] {
         fs::write(&path, content).unwrap();

@@ -245,7 +245,7 @@ async fn a_stop_under_load_loses_no_request_that_was_taken() {
         })
     });
     let load: Vec<_> = load.collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    eventually("a load", async || world.upstream.requests().len() > 200).await;
 
     world.process.signal(Signal::TERM);
 

@@ -494,7 +494,7 @@ impl Admin {
                     other => panic!("{other:?}"),
                 };
                 let mut response =
-                    Response::new(whole("{\"status\":0,\"detail\":\"the words of the daemon\"}"));
+                    Response::new(whole("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}"));
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }

@@ -198,7 +198,7 @@ impl Setup {
             let has_secret =
                 !["none", "private_key_jwt", "tls_client_auth"].iter().any(|auth| credential.contains(auth));
             let client_secret = if has_secret { format!("client_secret = {secret}") } else { String::new() };
-            let token_url = if credential.contains("issuer = ") {
+            let token_url = if credential.contains("issuer = ") && !credential.contains("provider = ") {
                 String::new()
             } else {
                 format!("token_url = \"{token_url}\"")
