@@ -5,6 +5,7 @@
 
 use std::io;
 
+use rustix::process::Signal as Process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{error, warn};
@@ -57,6 +58,8 @@ pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Only received, so that a limit on the size of files (`ulimit -f`) fails a write and does not end the process.
+    _file_too_large: Signal,
 }
 
 impl StopSignals {
@@ -70,6 +73,7 @@ impl StopSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            _file_too_large: signal(SignalKind::from_raw(Process::XFSZ.as_raw()))?,
         })
     }
 

@@ -140,6 +140,19 @@ impl DurableState {
         credential.state.as_ref().map(look).transpose()
     }
 
+    /// As if the disk hung in the middle of a write, until this is dropped.
+    #[cfg(test)]
+    pub(super) fn hang(&mut self) -> std::sync::mpsc::SyncSender<()> {
+        let (release, released) = std::sync::mpsc::sync_channel(1);
+        let Place::Idle(file) = std::mem::replace(&mut self.place, Place::Lost) else { panic!("{self:?}") };
+        let work = tokio::task::spawn_blocking(move || {
+            let _ = released.recv();
+            (file, Done::LeftAlone)
+        });
+        self.place = Place::Busy { work, hangs: false };
+        release
+    }
+
     /// The state as it should be on disk.
     pub const fn state(&self) -> &State {
         &self.state

@@ -395,6 +395,37 @@ async fn where_nothing_can_be_written_the_grant_is_kept_in_memory_and_used() {
     world.finish().await;
 }
 
+/// A limit on the size of files stands for a disk that takes no more; there is room again later.
+#[tokio::test]
+async fn a_full_disk_is_told_loudly_and_stops_nobody_and_is_written_to_when_there_is_room_again() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key().lifetime(2)).await;
+    world.process.limit_files(Some(16));
+    let before = world.authorization.requests();
+    eventually("two more rotations", async || world.authorization.requests() >= before + 2).await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    let event = world.process.event("state is not durable and kept in memory").await;
+    assert_eq!((&event["level"], &event["a_restart_loses_the_grant"]), (&"ERROR".into(), &true.into()));
+    assert!(event["error"].as_str().unwrap().contains("the temporary file cannot be written"), "{event}");
+    assert_eq!(world.process.events("state is not durable and kept in memory").len(), 1);
+
+    world.authorization.set_lifetime(3600);
+    world.process.limit_files(None);
+    world.process.event("state is durable again").await;
+    // The last for an hour: nothing is asked when it is killed.
+    let is_last = |event: &serde_json::Value| event["lifetime_seconds"] == 3600;
+    eventually("the last", async || world.process.events("token refreshed").iter().any(is_last)).await;
+    world.kill().await;
+    let tokens = world.authorization.refresh_tokens();
+    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(tokens.reuses(), 0);
+    // Nothing is left of the attempts.
+    let names = fs::read_dir(place.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".tmp")));
+    world.check();
+}
+
 fn remove_all(folder: &Path) {
     fs::remove_dir_all(folder).unwrap();
 }

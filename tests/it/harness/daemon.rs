@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -91,6 +91,14 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap()));
         kill_process(pid.expect("it runs"), signal).unwrap();
+    }
+
+    /// Lets it write so many bytes to a file and no more: what a full disk comes to. `None` is without limit again.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap())).expect("it runs");
+        let before = prlimit(Some(pid), Resource::Fsize, Rlimit { current: Some(1 << 30), maximum: None });
+        let maximum = before.unwrap().maximum;
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum }).unwrap();
     }
 
     /// Waits for its end, and for the last of its output.

@@ -254,3 +254,39 @@ async fn a_refused_refresh_token_is_not_sent_again_after_a_restart_either() {
     assert!(source.wait(Duration::from_secs(10)).await.is_ok());
     assert_eq!(server.asked(), ["first", "another"]);
 }
+
+/// Time is moved by hand: it does not move by itself while a thread hangs.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers =
+        [("second", "a"), ("third", "b"), ("fourth", "c")].map(|(next, token)| Ok(with(next, token)));
+    let server = Server::answering(answers);
+    let credential = configured(folder.path(), "first");
+    let clock = Clock::tokio();
+    let mut durable = DurableState::open(&credential, clock).unwrap();
+    let release = durable.hang();
+    let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(refresher.run(std::future::pending()));
+    // It has come to the disk by then.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let started = tokio::time::Instant::now();
+
+    let (token, ()) = tokio::join!(source.wait(HOUR), tokio::time::advance(Duration::from_secs(10)));
+    let mut generation = token.unwrap().generation();
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    for _ in 0..2 {
+        generation = source.replace(generation, Duration::from_secs(1)).await.unwrap().generation();
+    }
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    assert_eq!(server.asked(), ["first", "second", "third"]);
+    assert!(!folder.path().join("c.state").exists());
+
+    // It is written once the disk answers.
+    drop(release);
+    tokio::time::sleep(RECHECK).await;
+    assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
+}
