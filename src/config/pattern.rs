@@ -176,6 +176,15 @@ impl Pattern {
         }
     }
 
+    /// Whether some server takes this method for one that is meant: there are those that do not mind its case.
+    pub fn may_have_method(&self, method: &Method) -> bool {
+        let is = |own: &Method| own.as_str().eq_ignore_ascii_case(method.as_str());
+        match &self.method {
+            None => true,
+            Some(own) => is(own) || (*own == Method::GET && is(&Method::HEAD)),
+        }
+    }
+
     /// The method, if it is one and not any.
     pub const fn method(&self) -> Option<&Method> {
         self.method.as_ref()
@@ -314,7 +323,17 @@ mod tests {
         assert!(has("GET /", Method::GET) && has("GET /", Method::HEAD) && has("* /", Method::PATCH));
         assert!(has("PROPFIND /", Method::from_bytes(b"PROPFIND").unwrap()));
         assert!(!has("HEAD /", Method::GET) && !has("GET /", Method::POST));
-        assert!(!has("DELETE /", Method::from_bytes(b"delete").unwrap()), "methods have a case");
+        let small = |text: &str| Method::from_bytes(text.as_bytes()).unwrap();
+        assert!(!has("DELETE /", small("delete")), "methods have a case");
+
+        let may =
+            |pattern: &str, method: Method| pattern.parse::<Pattern>().unwrap().may_have_method(&method);
+        assert!(may("DELETE /", small("delete")) && may("GET /", small("Head")) && may("* /", small("x")));
+        assert!(
+            may("DELETE /", Method::DELETE)
+                && !may("DELETE /", small("delet"))
+                && !may("GET /", small("post"))
+        );
     }
 
     #[test]

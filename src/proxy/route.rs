@@ -158,12 +158,14 @@ impl Route {
         if self.login_stub.is_empty() || *method != Method::POST {
             return false;
         }
-        let paths = [normalized(path), normalized(self.prefix.off(path))];
         let segments = |path: &'_ str| -> Vec<String> {
             path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
         };
-        let called = paths.map(|path| segments(&path));
-        self.login_stub.iter().any(|stub| called.contains(&segments(stub)))
+        let is_stub = |path: &str| {
+            let called = segments(&normalized(path));
+            self.login_stub.iter().any(|stub| segments(stub) == called)
+        };
+        is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.off(path)))
     }
 
     /// The path and query for the upstream: the caller's own bytes, behind the upstream's path in the prefix's place.

@@ -35,7 +35,7 @@ pub enum Denial {
     /// Something in `deny` does.
     #[error("a rule denies it")]
     Denied,
-    /// It could end, replace or copy what all callers share.
+    /// It could end or replace what all callers share, or make another.
     #[error("it could end the credential of all callers")]
     Protected,
 }
@@ -49,8 +49,8 @@ impl Denial {
             }
             Self::Denied => "A rule in `deny` of this route covers this method and path.",
             Self::Protected => {
-                "This could end, replace or copy the credential that all applications share, and is never \
-                 forwarded. Do it past the proxy, with a credential of your own."
+                "This could end or replace the credential that all applications share, or make another like it, and is \
+                 never forwarded. Do it past the proxy, with a credential of your own."
             }
         }
     }
@@ -83,17 +83,16 @@ impl Rules {
                 "servers read this path in more than one way, and on this route that matters (see `encoded`)",
             ));
         }
-        let has_method = |pattern: &&Pattern| pattern.has_method(method);
-        let protected = self.protected.iter().filter(|(pattern, _)| has_method(&pattern));
+        let protected = self.protected.iter().filter(|(pattern, _)| pattern.may_have_method(method));
         if any_covers(protected.map(|(pattern, from)| (pattern, *from)), || prefix.off(target.path)) {
             return Err(ProxyError::RequestDenied(Denial::Protected));
         }
-        let deny = self.deny.iter().filter(has_method);
+        let deny = self.deny.iter().filter(|pattern| pattern.may_have_method(method));
         if any_covers(deny.map(|pattern| (pattern, pattern.start())), || target.path) {
             return Err(ProxyError::RequestDenied(Denial::Denied));
         }
         if let Some(allow) = &self.allow
-            && !allow.iter().filter(has_method).any(|pattern| means(pattern, target.path))
+            && !allow.iter().any(|pattern| pattern.has_method(method) && means(pattern, target.path))
         {
             return Err(ProxyError::RequestDenied(Denial::NotAllowed));
         }

@@ -99,9 +99,13 @@ fn delete(target: &str) -> Request {
 }
 
 async fn delete_raw(world: &World, target: &str, more: &str) -> Reply {
+    send_raw(world, "DELETE", target, more).await
+}
+
+async fn send_raw(world: &World, method: &str, target: &str, more: &str) -> Reply {
     let mut caller = Caller::connect(world.address).await;
     let host = world.address;
-    caller.write(format!("DELETE {target} HTTP/1.1\r\nhost: {host}\r\n{more}\r\n").as_bytes()).await;
+    caller.write(format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n{more}\r\n").as_bytes()).await;
     caller.read().await.unwrap()
 }
 
@@ -113,6 +117,7 @@ async fn walk(world: &World, prefix: &str) {
         let target = format!("{prefix}{path}");
         for reply in [
             delete_raw(world, &target, "").await,
+            send_raw(world, "dElete", &target, "").await,
             delete_raw(world, &format!("http://{host}{target}"), "").await,
             delete_raw(world, &target, "x-http-method-override: GET\r\n").await,
         ] {

@@ -90,6 +90,7 @@ impl Resolver<'_> {
         let roots = self.roots(route.ca_file.take(), is_http);
         let credential_of_route = credential.as_ref().and_then(Option::as_ref);
         let rules = self.rules(&mut route, path.as_deref());
+        let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
         let fields = self.fields(route.headers, &rules, credential_of_route);
         let retry_on = self.retry_on(route.retry_on);
         let timeout = self.positive(route.timeout, 60);
@@ -105,7 +106,7 @@ impl Resolver<'_> {
             upstream: Upstream { scheme, authority, path: upstream_path, roots },
             credential: credential?,
             rules,
-            strip_prefix: route.strip_prefix.is_some_and(Spanned::into_inner),
+            strip_prefix,
             fields,
             retry_on,
             timeout,

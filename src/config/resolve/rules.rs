@@ -53,6 +53,18 @@ impl Resolver<'_> {
         Rules { allow, deny, refuses_ambiguous }
     }
 
+    /// Whether the route's path, which is `prefix`, is taken off.
+    pub(super) fn strip_prefix(&mut self, strips: Option<Spanned<bool>>, prefix: Option<&str>) -> bool {
+        let Some(strips) = strips else { return false };
+        if *strips.get_ref() && prefix == Some("/") {
+            self.problems.push(
+                Problem::error(strips.span(), "there is no prefix to strip")
+                    .help("write it as `path`, such as path = \"/genesys\", or take `strip_prefix` out"),
+            );
+        }
+        strips.into_inner()
+    }
+
     /// Those of the patterns that are good, and mean something that can be called below `prefix`.
     fn patterns(&mut self, texts: Vec<Spanned<String>>, prefix: &str, any_case: bool) -> Vec<Pattern> {
         let mut patterns = Vec::new();

@@ -115,6 +115,7 @@ fn what_is_denied_is_denied_in_every_spelling_whatever_is_allowed() {
         ("DELETE", "/USERS/7/"),
         ("DELETE", "/%55sers/%37?x"),
         ("DELETE", "/users/"),
+        ("delete", "/users/7"),
         ("GET", "/admin"),
         ("HEAD", "/Admin/x/y"),
         ("GET", "/%61dmin/"),
@@ -197,6 +198,7 @@ fn what_ends_the_shared_token_is_protected_whatever_the_route_says() {
     for gate in &gates {
         for (method, path) in [
             ("DELETE", "/api/v2/tokens/me"),
+            ("Delete", "/api/v2/tokens/me"),
             ("DELETE", "/api/v2/tokens/9c2f"),
             ("DELETE", "/platform/api/v2/tokens/me"),
             ("POST", "/api/v2/oauth/clients"),

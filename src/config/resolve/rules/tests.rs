@@ -60,6 +60,14 @@ fn ambiguous_paths_are_refused_where_it_matters_or_as_is_said() {
 }
 
 #[test]
+fn a_prefix_is_stripped_where_there_is_one() {
+    assert!(read("path = \"/x\"\nstrip_prefix = true").unwrap().0.strip_prefix);
+    assert!(!read("strip_prefix = false").unwrap().0.strip_prefix);
+    let (said, help) = refused("strip_prefix = true");
+    assert!(said.contains("no prefix to strip") && help.contains("`path`"), "{said} {help}");
+}
+
+#[test]
 fn every_wrong_pattern_is_told_with_its_remedy() {
     for (pattern, title, help) in [
         ("/api", "a pattern has a method and a path", "\"GET /api/v2/users/*\""),
