@@ -70,7 +70,8 @@ async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no
 
 #[tokio::test]
 async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
-    let world = Setup::default().quiet().start().await;
+    // So many handshakes at once take a busy machine longer than the default.
+    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
     world.authorization.revoke_all();
@@ -87,7 +88,8 @@ async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
 
 #[tokio::test]
 async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
-    let world = Setup::default().quiet().start().await;
+    // So many handshakes at once take a busy machine longer than the default.
+    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/forbidden");
