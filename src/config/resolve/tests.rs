@@ -1,6 +1,7 @@
 //! What is accepted, what is refused, and what is said about it.
 
 use proptest::prelude::*;
+use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::file::Section;
@@ -380,6 +381,34 @@ fn the_operators_address_is_not_that_of_callers_and_is_warned_of_off_loopback() 
     let checked = read_with(&format!("{token}{CREDENTIAL}{ROUTE}"), "SECRET", "an-admin-token").unwrap();
     assert!(!checked.warnings.to_string().contains("loopback"), "{}", checked.warnings);
     assert!(checked.config.admin.token.is_some());
+}
+
+#[test]
+fn whoever_talks_to_a_daemon_finds_its_address_and_token_even_where_the_rest_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("proxy.toml");
+    std::fs::write(folder.path().join("token"), "an-admin-token\n").unwrap();
+    let access = |text: &str, environment: &Environment| {
+        std::fs::write(&path, text).unwrap();
+        crate::config::admin_access(Some(path.clone()), environment)
+    };
+    let nothing = Environment::from([]);
+
+    let text = "[admin]\nlisten = \"[::1]:7\"\ntoken = { file = \"token\" }\n[routes]\nwrong = 5\n";
+    let found = access(text, &nothing);
+    assert_eq!(found.listen, "[::1]:7".parse().unwrap());
+    assert_eq!(found.token.unwrap().unwrap().initial().expose_secret(), "an-admin-token");
+
+    let overridden = Environment::from([("BEARERD_ADMIN__LISTEN", "127.0.0.1:8")]);
+    assert_eq!(access(text, &overridden).listen, "127.0.0.1:8".parse().unwrap());
+    assert!(access("[admin]\ntoken = { env = \"NOT_SET\" }", &nothing).token.unwrap().is_err());
+    for none in ["", "not TOML"] {
+        let found = access(none, &nothing);
+        assert!(found.listen == "127.0.0.1:9090".parse().unwrap() && found.token.is_none());
+    }
+    std::fs::remove_file(&path).unwrap();
+    let found = crate::config::admin_access(Some(path.clone()), &overridden);
+    assert_eq!(found.listen, "127.0.0.1:8".parse().unwrap());
 }
 
 #[test]
