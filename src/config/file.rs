@@ -349,7 +349,6 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Credential => &[],
             Self::Route => &[
                 "upgrade",
                 "callers",
@@ -359,7 +358,7 @@ impl Section {
                 "forwarded",
                 "rewrite_links",
             ],
-            Self::Log => &[],
+            Self::Credential | Self::Log => &[],
         }
     }
 }

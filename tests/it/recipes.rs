@@ -345,7 +345,7 @@ async fn pages(deployment: &Deployment) -> Vec<Value> {
         let reply = deployment.get(&path).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
         let mut page: Value = serde_json::from_slice(&reply.body).unwrap();
-        entities.extend(page["entities"].as_array_mut().unwrap().drain(..));
+        entities.append(page["entities"].as_array_mut().unwrap());
         next = page["nextPageUri"].as_str().map(str::to_owned);
     }
     entities
@@ -367,10 +367,11 @@ async fn genesys_batch_pages_are_followed_while_the_token_is_replaced_again_and_
         assert_eq!(pages(&deployment).await, [json!({ "id": 1 }), json!({ "id": 2 }), json!({ "id": 3 })]);
     }
 
-    let run = deployment.prepared.platform.run(0);
-    assert!(run.asked.len() >= 3, "{}", run.asked.len());
-    assert!(run.calls.iter().all(|call| call.status == 200));
-    drop(run);
+    {
+        let run = deployment.prepared.platform.run(0);
+        assert!(run.asked.len() >= 3, "{}", run.asked.len());
+        assert!(run.calls.iter().all(|call| call.status == 200));
+    }
     deployment.finish().await;
 }
 
@@ -448,12 +449,13 @@ async fn cxone_the_access_key_leads_to_the_tenants_api() {
     assert_eq!(deployment.send(&Request::get(path).field("accept", "text/csv")).await.status, 200);
     deployment.logs_in(&Request::post("/auth/token", b"grant_type=password")).await;
 
-    let run = deployment.prepared.platform.run(0);
-    assert_eq!(run.asked.len(), 2);
-    assert!(run.calls.iter().all(|call| call.path == path));
-    let accepts: Vec<_> = run.calls.iter().map(|call| call.accept.as_deref().unwrap()).collect();
-    assert_eq!(accepts, ["application/json", "text/csv", "text/csv"]);
-    drop(run);
+    {
+        let run = deployment.prepared.platform.run(0);
+        assert_eq!(run.asked.len(), 2);
+        assert!(run.calls.iter().all(|call| call.path == path));
+        let accepts: Vec<_> = run.calls.iter().map(|call| call.accept.as_deref().unwrap()).collect();
+        assert_eq!(accepts, ["application/json", "text/csv", "text/csv"]);
+    }
     deployment.finish().await;
 }
 

@@ -189,7 +189,7 @@ impl Shared {
         }
         for (realm, run) in &self.realms {
             if realm.api_host == host {
-                return Ok(self.call(realm, run, &head, path));
+                return Ok(self.call(realm, run, &head, &path));
             }
         }
         self.violation(format!("{} {host}{path}", head.method));
@@ -265,7 +265,7 @@ impl Shared {
         answer_with(200, &[], answer.to_string())
     }
 
-    fn call(&self, realm: &Realm, run: &Mutex<Run>, head: &Parts, path: String) -> Response<Body> {
+    fn call(&self, realm: &Realm, run: &Mutex<Run>, head: &Parts, path: &str) -> Response<Body> {
         let mut run = run.lock().unwrap();
         let tokens: Vec<&HeaderValue> = head.headers.get_all(AUTHORIZATION).iter().collect();
         let token = match tokens.as_slice() {
@@ -277,13 +277,14 @@ impl Shared {
             self.violation(format!("not a token of {}: {} {path}", realm.api_host, head.method));
         }
         let is_live = issued.is_some_and(|at| at >= run.revoked && Instant::now() < run.issued[at].1);
-        let Answer(status, fields, body) = match is_live {
-            false => Answer(401, vec![], ""),
-            true => run.api_answers.pop_front().unwrap_or(Answer(200, vec![], "")),
+        let Answer(status, fields, body) = if is_live {
+            run.api_answers.pop_front().unwrap_or(Answer(200, vec![], ""))
+        } else {
+            Answer(401, vec![], "")
         };
         let accept = head.headers.get(ACCEPT).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        run.calls.push(Call { method: head.method.to_string(), path: path.clone(), accept, status });
-        let body = if body.is_empty() && status == 200 { content(&path) } else { body.to_owned() };
+        run.calls.push(Call { method: head.method.to_string(), path: path.to_owned(), accept, status });
+        let body = if body.is_empty() && status == 200 { content(path) } else { body.to_owned() };
         let mut response = answer_with(status, &fields, body);
         if let Some(id) = head.headers.get(REQUEST_ID) {
             response.headers_mut().insert(REQUEST_ID, id.clone());
