@@ -80,6 +80,9 @@ pub(super) fn for_each_section<'i>(
         match (name, value.get_mut()) {
             ("server", DeValue::Table(table)) => {
                 visit(Section::Server, "server", table);
+                if let Some(DeValue::Table(tls)) = table.get_mut("tls").map(Spanned::get_mut) {
+                    visit(Section::Tls, "server.tls", tls);
+                }
                 if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
                     visit(Section::Limits, "server.limits", limits);
                 }
@@ -137,6 +140,9 @@ fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusab
             "server" => {
                 check(Section::Server, "server", value);
                 let DeValue::Table(server) = value.get_mut() else { continue };
+                if let Some(tls) = server.get_mut("tls") {
+                    check(Section::Tls, "server.tls", tls);
+                }
                 if let Some(limits) = server.get_mut("limits") {
                     check(Section::Limits, "server.limits", limits);
                 }

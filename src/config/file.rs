@@ -46,7 +46,19 @@ pub struct Server {
     pub workers: Key<u16>,
     pub drain: Key<Duration>,
     pub state_dir: Key<PathBuf>,
+    pub trusted_proxies: Key<Vec<Spanned<String>>>,
+    pub tls: Key<Tls>,
     pub limits: Limits,
+}
+
+/// `[server.tls]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Tls {
+    pub certificate: Key<PathBuf>,
+    pub private_key: Key<PathBuf>,
+    pub client_ca: Key<PathBuf>,
 }
 
 /// `[server.limits]`.
@@ -55,6 +67,7 @@ pub struct Server {
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Limits {
     pub header_bytes: Key<Size>,
+    pub tls_timeout: Key<Duration>,
     pub header_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
     pub body_timeout: Key<Duration>,
@@ -154,6 +167,8 @@ pub struct Route {
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
+    pub callers: Key<Vec<Spanned<String>>>,
+    pub forwarded: Key<Forwarded>,
 }
 
 /// `[log]`.
@@ -226,6 +241,18 @@ pub enum HttpVersion {
     Http2,
 }
 
+/// What an upstream learns of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarded {
+    /// Nothing.
+    None,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -244,6 +271,7 @@ pub enum LogFormat {
 pub enum Section {
     Root,
     Server,
+    Tls,
     Limits,
     Admin,
     Credential,
@@ -253,14 +281,23 @@ pub enum Section {
 
 impl Section {
     /// Every section.
-    pub const ALL: [Self; 7] =
-        [Self::Root, Self::Server, Self::Limits, Self::Admin, Self::Credential, Self::Route, Self::Log];
+    pub const ALL: [Self; 8] = [
+        Self::Root,
+        Self::Server,
+        Self::Tls,
+        Self::Limits,
+        Self::Admin,
+        Self::Credential,
+        Self::Route,
+        Self::Log,
+    ];
 
     /// How its header is written.
     pub const fn header(self) -> &'static str {
         match self {
             Self::Root => "the top level",
             Self::Server => "[server]",
+            Self::Tls => "[server.tls]",
             Self::Limits => "[server.limits]",
             Self::Admin => "[admin]",
             Self::Credential => "[credentials.NAME]",
@@ -274,6 +311,7 @@ impl Section {
         match self {
             Self::Root => keys_of::<File>(),
             Self::Server => keys_of::<Server>(),
+            Self::Tls => keys_of::<Tls>(),
             Self::Limits => keys_of::<Limits>(),
             Self::Admin => keys_of::<Admin>(),
             Self::Credential => keys_of::<Credential>(),
@@ -286,15 +324,9 @@ impl Section {
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Server => &["trusted_proxies", "tls"],
-            Self::Limits => &[
-                "connections",
-                "connections_per_address",
-                "connection_age",
-                "tls_timeout",
-                "body_rate",
-                "write_timeout",
-            ],
+            Self::Limits => {
+                &["connections", "connections_per_address", "connection_age", "body_rate", "write_timeout"]
+            }
             Self::Admin => &["token", "metrics_token"],
             Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
             Self::Route => &[
@@ -302,17 +334,15 @@ impl Section {
                 "upgrade",
                 "allow",
                 "deny",
-                "callers",
                 "encoded",
                 "retry_on",
                 "retry_429",
                 "connections",
                 "http_version",
-                "forwarded",
                 "headers",
                 "rewrite_links",
             ],
-            Self::Log => &[],
+            Self::Server | Self::Tls | Self::Log => &[],
         }
     }
 }

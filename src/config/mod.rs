@@ -4,6 +4,7 @@
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 
+pub mod certificate;
 pub mod diagnostics;
 mod document;
 pub mod environment;
@@ -12,11 +13,13 @@ pub mod file;
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+mod listen;
 mod mask;
 mod overrides;
 pub mod request;
 mod resolve;
 pub mod secret;
+pub mod server_tls;
 pub mod signing_key;
 mod small_file;
 pub mod state_key;
@@ -39,11 +42,13 @@ use url::Url;
 
 pub use diagnostics::Diagnostics;
 pub use environment::Environment;
-pub use file::{BasicEncoding, HttpVersion, LogFormat};
+pub use file::{BasicEncoding, Forwarded, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use listen::Listen;
 pub use request::{AnswerFields, TokenParameters};
 pub use secret::Secret;
+pub use server_tls::ServerTls;
 
 /// Scopes that servers take and do not list as granted.
 pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -67,9 +72,13 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// What callers speak TLS with, where they do.
+    pub tls: Option<ServerTls>,
     /// Networks that callers may be in.
     pub allow_from: Vec<IpNet>,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Values of `Host` that are ours.
     pub hosts: Hosts,
     /// Browser origins that are let in, lower case.
@@ -98,6 +107,8 @@ pub struct RequiredHeader {
 pub struct Limits {
     /// Largest request head, in bytes.
     pub header_bytes: usize,
+    /// From accept to the end of the TLS handshake.
+    pub tls_timeout: Duration,
     /// From accept, later from a request's first byte, to the end of its head.
     pub header_timeout: Duration,
     /// Between two requests of a connection.
@@ -239,6 +250,10 @@ pub struct Route {
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// Names of client certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
 }
 
 /// An API's address.

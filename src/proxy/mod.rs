@@ -15,11 +15,14 @@ pub mod connection;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+mod forwarded;
 pub mod guard;
+mod handshake;
 pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+pub mod peer;
 pub mod pool;
 pub mod replay;
 pub mod response;
@@ -27,6 +30,7 @@ pub mod route;
 pub mod service;
 mod socket;
 pub mod unauthorized;
+pub mod unix_socket;
 pub mod worker;
 
 #[cfg(test)]

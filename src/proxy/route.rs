@@ -15,6 +15,7 @@ use http::{HeaderValue, Method};
 use super::guard::Target;
 use super::pool::Upstream;
 use super::unauthorized::Hold;
+use crate::config::Forwarded;
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -38,6 +39,10 @@ pub struct Route {
     pub timeout: Duration,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
+    /// Names of certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
 }
 
 /// All routes. A request is looked up in one table from start to end.
@@ -143,6 +148,11 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 impl Route {
+    /// Whether a caller whose certificate has these names may use it.
+    pub fn admits(&self, names: &[String]) -> bool {
+        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    }
+
     /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
     /// somebody's secret is passed on: letters of either case, and empty segments.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
@@ -202,6 +212,8 @@ mod tests {
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
             login_stub: Vec::new(),
+            callers: Vec::new(),
+            forwarded: Forwarded::None,
         }
     }
 
@@ -282,6 +294,19 @@ mod tests {
             assert!(!route.is_login(&Method::POST, path), "{path}");
         }
         assert!(!route.is_login(&Method::GET, "/oauth/token"));
+    }
+
+    #[test]
+    fn a_caller_needs_one_of_the_names_exactly() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut route = route("r");
+        assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
+        route.callers = names(&["CN=billing", "DNS:billing.internal"]);
+
+        assert!(route.admits(&names(&["CN=x", "DNS:billing.internal"])));
+        for others in [&[][..], &["CN=Billing"], &["CN=billing2"], &["DNS:billing"], &["CN=billing, CN=x"]] {
+            assert!(!route.admits(&names(others)), "{others:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::authorize::{Authorization, authorize, no_token};
@@ -20,6 +21,7 @@ use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
+use super::forwarded::{self, Statement};
 use super::guard::{self, Policy};
 use super::headers;
 use super::location;
@@ -40,6 +42,8 @@ const NOT_KEPT: &str = "body_not_kept";
 pub struct Shared {
     /// Who may call.
     pub policy: Policy,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where requests go.
     pub table: Table,
     /// How we are called in `Via`.
@@ -99,7 +103,8 @@ impl Service {
         request: Request<Incoming>,
         caller: Rc<Caller>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
+        let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
+        let mut exchange = Exchange::begin(&request, &caller, original, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance);
         let response = match self.proxy(head, &payload, &mut exchange).await {
@@ -124,7 +129,7 @@ impl Service {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
             return Ok(Reply::Login);
         }
-        self.address(&mut head, route)?;
+        self.address(&mut head, route, exchange)?;
 
         let mut passage = Passage { route, payload, exchange, patience: self.shared.token_wait };
         let mut answered = match &route.token {
@@ -150,11 +155,14 @@ impl Service {
 
     /// Whether the request may go anywhere, and where.
     fn admit(&self, head: &Parts, exchange: &Exchange) -> Result<&Route, ProxyError> {
-        if !exchange.caller().is_allowed {
+        if !exchange.caller().peer.is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
+        if !route.admits(exchange.caller().names()) {
+            return Err(ProxyError::CertificateNotAllowed);
+        }
         if target.is_ambiguous && !route.is_catch_all {
             return Err(ProxyError::BadRequest("the path could be read as one of another route"));
         }
@@ -168,8 +176,12 @@ impl Service {
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
-    fn address(&self, head: &mut Parts, route: &Route) -> Result<(), ProxyError> {
+    fn address(&self, head: &mut Parts, route: &Route, exchange: &Exchange) -> Result<(), ProxyError> {
+        let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
         headers::for_upstream(&mut head.headers, head.version, &route.host, &self.shared.instance);
+        if let Some(statement) = statement {
+            statement.write(&mut head.headers);
+        }
         let target = route
             .target(head.uri.path_and_query())
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;

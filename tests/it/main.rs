@@ -13,6 +13,7 @@
 
 mod harness;
 
+mod callers;
 mod configuration;
 mod grants;
 mod keygen;
@@ -21,6 +22,7 @@ mod login_stub;
 mod online;
 mod request_loop;
 mod secrets;
+mod server_tls;
 mod shipped;
 mod state;
 mod tidy;

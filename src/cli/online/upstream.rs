@@ -7,9 +7,9 @@ use rustls::ProtocolVersion;
 use super::report::{Report, day};
 use crate::clock::{Clock, wall_clock};
 use crate::config::Route;
+use crate::config::certificate;
 use crate::proxy::connect::{Seen, SeenTls, TcpConnect};
 use crate::proxy::forward::ForwardError;
-use crate::tls::certificate;
 
 /// A certificate that ends sooner is warned of.
 const SOON: Duration = Duration::from_hours(14 * 24);

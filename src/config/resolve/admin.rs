@@ -6,16 +6,16 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Admin, file};
+use crate::config::{Admin, Listen, file};
 
 impl Resolver<'_> {
-    pub(super) fn admin(&mut self, admin: file::Admin, callers: &[SocketAddr]) -> Option<Admin> {
+    pub(super) fn admin(&mut self, admin: file::Admin, callers: &[Listen]) -> Option<Admin> {
         let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
             None => SocketAddr::from(([127, 0, 0, 1], 9090)),
         };
-        if listen.port() != 0 && callers.contains(&listen) {
+        if listen.port() != 0 && callers.contains(&Listen::Tcp(listen)) {
             self.problems.push(
                 Problem::error(place.clone(), "`admin.listen` and `server.listen` are the same address")
                     .help("give the operator's address a port of its own"),

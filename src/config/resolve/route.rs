@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Credential, Route, Upstream, file, hosts};
+use crate::config::{Credential, Forwarded, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
@@ -90,6 +90,7 @@ impl Resolver<'_> {
         let roots = self.roots(route.ca_file, is_http);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
+        let callers = self.callers(route.callers);
         let (scheme, authority, upstream_path) = upstream?;
         let host = match host {
             Some(host) => Some(host?),
@@ -102,6 +103,8 @@ impl Resolver<'_> {
             credential: credential?,
             timeout,
             connect_timeout,
+            callers,
+            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
         })
     }
 

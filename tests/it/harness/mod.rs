@@ -4,6 +4,7 @@ pub mod caller;
 pub mod daemon;
 pub mod http2;
 pub mod raw;
+pub mod tls;
 pub mod upstream;
 pub mod world;
 
