@@ -63,6 +63,8 @@ impl Reload {
     pub fn new(tls: &ServerTls) -> Result<Self, ServerTlsError> {
         let ServerTls { files, initial, fingerprint } = tls.clone();
         let current = Arc::new(ArcSwap::from(server_config(&initial)?));
+        // A warning of the configuration has said so.
+        let said = if initial.ends_soon() { Said::Soon } else { Said::Nothing };
         Ok(Self {
             files,
             current,
@@ -71,7 +73,7 @@ impl Reload {
             looking: None,
             trouble: None,
             told: None,
-            said: Said::Nothing,
+            said,
         })
     }
 

@@ -47,6 +47,7 @@ async fn a_unix_socket_serves_both_protocols_beside_tcp_and_is_private() {
     raw.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("welcome"), "{answer}");
 
+    eventually("two lines", async || world.process.events("request").len() >= 2).await;
     let peers: Vec<_> = world
         .process
         .events("request")

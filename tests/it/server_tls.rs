@@ -116,7 +116,7 @@ async fn what_is_no_tls_is_told_so_or_closed() {
 /// SLOW-05.
 #[tokio::test]
 async fn slow_and_silent_handshakes_hold_up_nobody_and_are_closed() {
-    let (world, caller) = world(|setup| setup.quiet().limits("tls_timeout = \"1500ms\"")).await;
+    let (world, caller) = world(|setup| setup.quiet().limits("tls_timeout = \"3s\"")).await;
     // The head of a ClientHello of 256 bytes, and a few of them.
     let half = [22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3];
     let started = Instant::now();
@@ -148,15 +148,15 @@ async fn slow_and_silent_handshakes_hold_up_nobody_and_are_closed() {
         let began = Instant::now();
         let reply = caller.connect(world.address).await.unwrap().send(&Request::get("/x")).await;
         assert_eq!(reply.status, 200);
-        assert!(began.elapsed() < Duration::from_millis(1200), "held up for {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_millis(2500), "held up for {:?}", began.elapsed());
     }
     for one in slow {
         let (ended, said) = tokio::time::timeout(PATIENCE, one).await.expect("stays open").unwrap();
-        assert!(ended < Duration::from_secs(8) && said.is_empty(), "{ended:?}: {said:?}");
+        assert!(ended < Duration::from_secs(15) && said.is_empty(), "{ended:?}: {said:?}");
     }
+    eventually("a line for each", async || world.process.events("handshake failed").len() == 150).await;
     let failures = world.process.events("handshake failed");
     assert!(failures.iter().all(|event| event["error"] == "not in time"), "{failures:?}");
-    assert_eq!(failures.len(), 150);
     world.finish().await;
 }
 
@@ -193,12 +193,14 @@ async fn only_a_caller_with_a_certificate_of_the_authority_is_let_in() {
     // rustls asks for no purpose where the certificate names none.
     assert!(is_let_in(&world, &nobody.clone().showing(&server)).await);
 
-    let access = world.process.events("request");
-    assert_eq!(access[0]["certificate"], "CN=billing, URI:spiffe://example.org/billing", "{access:?}");
+    let access = world.process.event("request").await;
+    assert_eq!(access["certificate"], "CN=billing, URI:spiffe://example.org/billing", "{access}");
     eventually("three refusals", async || world.process.events("handshake failed").len() == 3).await;
     let why: Vec<_> =
         world.process.events("handshake failed").iter().map(|e| e["error"].to_string()).collect();
-    assert!(why[0].contains("xpired") && why[2].contains("no certificates"), "{why:?}");
+    for expected in ["xpired", "no certificates"] {
+        assert!(why.iter().any(|why| why.contains(expected)), "{why:?}");
+    }
     assert_eq!(world.upstream.requests().len(), 2);
     no_key_in(&world.process.output(), &billing);
     world.finish().await;
@@ -317,8 +319,9 @@ async fn certificates_are_swapped_under_load_without_a_failed_request() {
     for one in load {
         one.await.unwrap();
     }
+    eventually("a line for each", async || world.process.events("server certificate reloaded").len() == 2)
+        .await;
     let reloaded = world.process.events("server certificate reloaded");
-    assert_eq!(reloaded.len(), 2);
     assert!(reloaded[0]["ends"].as_str().unwrap().starts_with("4096-"), "{reloaded:?}");
     for issued in &others {
         no_key_in(&world.process.output(), issued);
