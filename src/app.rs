@@ -3,6 +3,7 @@
 //! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
 //! fails before the first token is asked for.
 
+mod entrances;
 mod upstreams;
 
 use std::io;
@@ -12,18 +13,20 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use self::entrances::{bind, bind_all};
 use self::upstreams::Upstreams;
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Listen};
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::budget::Budget;
 use crate::proxy::guard::Policy;
-use crate::proxy::listener::{self, Bound};
+use crate::proxy::listener;
 use crate::proxy::prefix::Prefix;
 use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
@@ -32,6 +35,8 @@ use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
+use crate::tls::reload::Reload;
+use crate::tls::server::ServerTlsError;
 use crate::token::state_file::{OpenError, Refusal};
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
@@ -41,7 +46,7 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// A daemon that serves.
 #[derive(Debug)]
 pub struct Daemon {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Listen>,
     admin: SocketAddr,
     stages: Stages,
     threads: Threads,
@@ -49,6 +54,8 @@ pub struct Daemon {
     refreshers: JoinSet<&'static str>,
     /// The admin address and discoveries: they end when they are dropped.
     tasks: JoinSet<&'static str>,
+    /// Tells that certificates should be looked at now; none where there are none.
+    look_at_certificates: Option<Arc<Notify>>,
     drain: Duration,
     /// The longest that a token request takes, its write included.
     longest_refresh: Duration,
@@ -63,7 +70,7 @@ pub enum StartError {
         /// Where the address is configured.
         key: &'static str,
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// Why not.
         source: io::Error,
     },
@@ -99,6 +106,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Callers cannot be served over TLS.
+    #[error("TLS towards callers cannot be set up")]
+    ServerTls(#[from] ServerTlsError),
     /// The system refuses a thread or a socket.
     #[error("the system refused a thread or a socket")]
     System(#[from] io::Error),
@@ -108,7 +118,7 @@ impl StartError {
     /// Whether the configuration, or what it names on this machine, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } => true,
+            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
             Self::Listen { .. } | Self::System(_) => false,
         }
@@ -117,6 +127,9 @@ impl StartError {
     /// What would mend it, where that is known.
     pub const fn help(&self) -> Option<&'static str> {
         match self {
+            Self::Listen { address: Listen::Unix(_), .. } => Some(
+                "stop what listens there, or name another path, in a folder that the daemon's user may write to",
+            ),
             Self::State { source: OpenError::Folder { .. }, .. } => Some(
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700",
             ),
@@ -152,6 +165,7 @@ impl Daemon {
         let trust = Trust::default();
         let clock = Clock::system();
         let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
+        config.server.tls.as_ref().map(Reload::new).transpose()?;
         routes(config, &trust, &sources, clock).map(|_| ())
     }
 
@@ -168,13 +182,15 @@ impl Daemon {
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
         let (table, upstreams) = routes(config, &trust, &sources, clock)?;
         let (upstreams, discoveries) = upstreams.into_parts();
-        let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
-        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let reload = config.server.tls.as_ref().map(Reload::new).transpose()?;
+        let (mut entrances, addresses) = bind_all(&config.server)?;
+        entrances.tls = reload.as_ref().map(Reload::current);
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let limits = &config.server.limits;
         let shared = Arc::new(Shared {
             policy: Policy::new(&config.server, &instance),
+            trusted_proxies: config.server.trusted_proxies.clone(),
             table,
             instance,
             allowance: Allowance {
@@ -195,11 +211,11 @@ impl Daemon {
                 worker::spawn(index, shared, upstreams, limits.clone(), stages.watch(), &mut threads)
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let addresses = bound.iter().map(|bound| bound.address).collect::<Vec<_>>();
         for address in &addresses {
-            info!(%address, "listening");
+            let is_tls = matches!(address, Listen::Tcp(_)) && reload.is_some();
+            info!(%address, tls = is_tls, "listening");
         }
-        listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
+        listener::spawn(entrances, workers, stages.watch(), &mut threads)?;
 
         let operators: Vec<_> = refreshers.iter().map(Refresher::operator).collect();
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
@@ -237,6 +253,15 @@ impl Daemon {
             }
             "the admin address"
         });
+        let look_at_certificates = reload.map(|reload| {
+            let asked = Arc::new(Notify::new());
+            let asking = Arc::clone(&asked);
+            tasks.spawn(async move {
+                reload.run(asked).await;
+                "the reloading of certificates"
+            });
+            asking
+        });
         let drain = config.server.drain;
         let longest = config.credentials.iter().map(|credential| credential.longest_request()).max();
         Ok(Self {
@@ -246,19 +271,25 @@ impl Daemon {
             threads,
             refreshers: refreshing,
             tasks,
+            look_at_certificates,
             drain,
             longest_refresh: longest.unwrap_or_default() + WRITE_TIME,
         })
     }
 
     /// Where callers connect.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Listen] {
         &self.addresses
     }
 
     /// The operator's address.
     pub const fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// How certificates are looked at before their time, where there are some.
+    pub fn look_at_certificates(&self) -> Option<Arc<Notify>> {
+        self.look_at_certificates.clone()
     }
 
     /// Serves until something ends it; never comes back otherwise.
@@ -298,10 +329,6 @@ impl Daemon {
     }
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
-    listener::bind(address).map_err(|source| StartError::Listen { key, address, source })
-}
-
 fn credentials(
     config: &Config,
     trust: &Trust,
@@ -329,6 +356,7 @@ fn routes<'c>(
     clock: Clock,
 ) -> Result<(Table, Upstreams<'c>), StartError> {
     let mut table = Table::default();
+    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
     let mut upstreams = Upstreams::new(trust, sources, clock);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
@@ -338,7 +366,7 @@ fn routes<'c>(
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
         let entry = Route {
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
-            rules: Rules::new(route),
+            rules: Rules::new(route, asks_for_names),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
             fields: route.fields.clone(),
             retry_on: route.retry_on.clone(),
@@ -348,6 +376,8 @@ fn routes<'c>(
             hold: Hold::default(),
             timeout: route.timeout,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
+            callers: route.callers.clone(),
+            forwarded: route.forwarded,
         };
         table.add(route.host.as_deref(), &route.path, entry);
     }

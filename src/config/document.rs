@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
 use super::environment::Environment;
-use super::file::{File, Section};
+use super::file::File;
+use super::section::Section;
 use super::{overrides, wording};
 
 /// What could be read, and what was wrong with the rest.
@@ -80,6 +81,9 @@ pub(super) fn for_each_section<'i>(
         match (name, value.get_mut()) {
             ("server", DeValue::Table(table)) => {
                 visit(Section::Server, "server", table);
+                if let Some(DeValue::Table(tls)) = table.get_mut("tls").map(Spanned::get_mut) {
+                    visit(Section::Tls, "server.tls", tls);
+                }
                 if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
                     visit(Section::Limits, "server.limits", limits);
                 }
@@ -137,6 +141,9 @@ fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusab
             "server" => {
                 check(Section::Server, "server", value);
                 let DeValue::Table(server) = value.get_mut() else { continue };
+                if let Some(tls) = server.get_mut("tls") {
+                    check(Section::Tls, "server.tls", tls);
+                }
                 if let Some(limits) = server.get_mut("limits") {
                     check(Section::Limits, "server.limits", limits);
                 }

@@ -4,6 +4,7 @@
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 
+pub mod certificate;
 mod credential;
 pub mod diagnostics;
 mod document;
@@ -15,6 +16,7 @@ pub mod file;
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+mod listen;
 pub mod login;
 mod mask;
 mod overrides;
@@ -23,6 +25,8 @@ pub mod request;
 mod resolve;
 mod route;
 pub mod secret;
+pub mod section;
+pub mod server_tls;
 pub mod signing_key;
 mod small_file;
 pub mod state_key;
@@ -44,14 +48,16 @@ pub use diagnostics::Diagnostics;
 pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
 pub use fields::Fields;
-pub use file::{BasicEncoding, HttpVersion, LogFormat};
+pub use file::{BasicEncoding, Forwarded, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use listen::Listen;
 pub use login::{Login, RedirectUri};
 pub use pattern::Pattern;
 pub use request::{AnswerFields, TokenParameters};
 pub use route::{Address, Destination, Route, Rules, Upstream};
 pub use secret::Secret;
+pub use server_tls::ServerTls;
 
 /// Scopes that servers take and do not list as granted.
 pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -78,9 +84,13 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// What callers speak TLS with, where they do.
+    pub tls: Option<ServerTls>,
     /// Networks that callers may be in.
     pub allow_from: Vec<IpNet>,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Values of `Host` that are ours.
     pub hosts: Hosts,
     /// Browser origins that are let in, lower case.
@@ -109,6 +119,8 @@ pub struct RequiredHeader {
 pub struct Limits {
     /// Largest request head, in bytes.
     pub header_bytes: usize,
+    /// From accept to the end of the TLS handshake.
+    pub tls_timeout: Duration,
     /// From accept, later from a request's first byte, to the end of its head.
     pub header_timeout: Duration,
     /// Between two requests of a connection.

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Problem, Sources};
 use super::document::{for_each_section, nearest, not_supported};
 use super::environment::Environment;
-use super::file::Section;
+use super::section::Section;
 
 const PREFIX: &str = "BEARERD_";
 
@@ -43,6 +43,7 @@ pub(super) fn apply<'i>(
             ["server", "limits", key, within @ ..] => {
                 (Section::Limits, vec!["server", "limits"], *key, within)
             }
+            ["server", "tls", key, within @ ..] => (Section::Tls, vec!["server", "tls"], *key, within),
             ["server", key, within @ ..] => (Section::Server, vec!["server"], *key, within),
             ["admin", key, within @ ..] => (Section::Admin, vec!["admin"], *key, within),
             ["log", key, within @ ..] => (Section::Log, vec!["log"], *key, within),
@@ -72,6 +73,7 @@ pub(super) fn apply<'i>(
 fn meant(variable: &str) -> Option<String> {
     let sections = [
         (Section::Limits, "SERVER__LIMITS"),
+        (Section::Tls, "SERVER__TLS"),
         (Section::Server, "SERVER"),
         (Section::Admin, "ADMIN"),
         (Section::Log, "LOG"),

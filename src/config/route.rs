@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use super::{Credential, Fields, Pattern, Proxy, Roots};
+use super::{Credential, Fields, Forwarded, Pattern, Proxy, Roots};
 
 /// Which requests go where, with which credential.
 #[derive(Clone, Debug)]
@@ -31,6 +31,10 @@ pub struct Route {
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// Names of client certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
 }
 
 /// What a route lets through.

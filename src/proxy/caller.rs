@@ -4,14 +4,14 @@
 //! a few times a second and ends those that take too long; a request only notes what it does, and no timer is
 //! set for it.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::peer::Peer;
 use crate::config::Limits;
 
 /// How long a request is read on after it was answered, for the caller to take the answer.
@@ -26,6 +26,8 @@ const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// TLS is being agreed on.
+    Handshake,
     /// Accepted; nothing has come yet.
     Fresh,
     /// The head of a request is arriving.
@@ -52,10 +54,10 @@ pub enum End {
 /// A caller's connection.
 #[derive(Debug)]
 pub struct Caller {
-    /// Its address, an IPv4 one as such even where it came in over IPv6.
-    pub peer: SocketAddr,
-    /// Whether requests from there are answered.
-    pub is_allowed: bool,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The names in its certificate, if it has one; there once TLS is agreed on.
+    names: OnceCell<Vec<String>>,
     /// The time as of the worker's last sweep.
     now: Rc<Cell<Instant>>,
     phase: Cell<Phase>,
@@ -74,11 +76,11 @@ pub struct Caller {
 
 impl Caller {
     /// A connection that was just accepted; `now` is the worker's clock.
-    pub fn new(peer: SocketAddr, is_allowed: bool, now: Rc<Cell<Instant>>) -> Rc<Self> {
+    pub fn new(peer: Peer, now: Rc<Cell<Instant>>) -> Rc<Self> {
         let since = Cell::new(now.get());
         Rc::new(Self {
             peer,
-            is_allowed,
+            names: OnceCell::new(),
             now,
             phase: Cell::new(Phase::Fresh),
             since,
@@ -90,6 +92,27 @@ impl Caller {
             end: Cell::new(None),
             task: RefCell::new(None),
         })
+    }
+
+    /// It has to agree on TLS first.
+    pub fn begins_handshake(&self) {
+        self.phase.set(Phase::Handshake);
+    }
+
+    /// TLS is agreed on, and these are the names in its certificate. From now on it has time for a first head.
+    pub fn shook_hands(&self, names: Vec<String>) {
+        let _ = self.names.set(names);
+        self.enter(Phase::Fresh);
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.names.get().is_some()
+    }
+
+    /// The names in its certificate.
+    pub fn names(&self) -> &[String] {
+        self.names.get().map_or(&[], Vec::as_slice)
     }
 
     /// Its first bytes are those of HTTP/2: from its first request on, heads are only a part of what comes.
@@ -171,7 +194,9 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
-            if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) || self.is_http2.get() {
+            if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh | Phase::Idle)
+                || self.is_http2.get()
+            {
                 self.since.set(self.now.get());
             }
             if let Some(task) = self.task.borrow().as_ref() {
@@ -196,6 +221,10 @@ impl Caller {
     /// Ends the connection if what it is doing takes too long.
     pub fn sweep(&self, limits: &Limits) {
         let (allowed, end) = match self.phase.get() {
+            Phase::Handshake if self.end.get().is_some() => {
+                (LAST_CHANCE.min(limits.tls_timeout), End::AtOnce)
+            }
+            Phase::Handshake => (limits.tls_timeout, End::AtOnce),
             Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
             Phase::Head if self.is_http2.get() && self.end.get().is_some() => (LINGER, End::AtOnce),
             Phase::Head if self.is_http2.get() => (limits.header_timeout, End::Gracefully),

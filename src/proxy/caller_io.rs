@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::caller::Caller;
 use super::error::ProxyError;
@@ -42,6 +42,11 @@ impl CallerStream for TcpStream {
     }
 }
 
+impl CallerStream for UnixStream {
+    /// A unix socket knows no reset: its end comes either way.
+    fn set_close_by_reset(&self) {}
+}
+
 impl<S: CallerStream> CallerIo<S> {
     /// A caller's new socket.
     pub const fn new(stream: S, caller: Rc<Caller>) -> Self {
@@ -70,6 +75,19 @@ impl<S: CallerStream> CallerIo<S> {
             let _ = self.stream.write_all(&answer).await;
             let _ = self.stream.shutdown().await;
         }
+    }
+
+    /// Says an error, and reads on for a while so that it can be read.
+    pub async fn refuse(&mut self, error: &ProxyError) {
+        self.own = plain(error);
+        self.read_off().await;
+    }
+
+    /// Ends what is written, and reads on for a while so that it can be read.
+    pub async fn read_off(&mut self) {
+        self.caller.leave_unread();
+        // Whoever does not take it has left.
+        let _ = self.shutdown().await;
     }
 
     /// Closes a connection that failed; where an answer's end is the connection's, so that it is not taken for

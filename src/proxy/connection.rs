@@ -139,7 +139,7 @@ fn answers(service: Rc<Service>, caller: &Rc<Caller>) -> impl Fn(Request<Incomin
 /// Runs a future unless the connection is to end first.
 ///
 /// Asked to end gracefully it waits: a request may be on its way, and the sweep knows for how long.
-async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Result<T, End> {
+pub(super) async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Result<T, End> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = future.as_mut().poll(cx) {

@@ -25,6 +25,9 @@ pub enum ProxyError {
     /// The caller's address is in none of the allowed networks.
     #[error("the caller's address is not allowed")]
     CallerNotAllowed,
+    /// The caller's certificate has none of the names that the route asks for.
+    #[error("the caller's certificate is not allowed")]
+    CertificateNotAllowed,
     /// `Host` names a host that is not ours.
     #[error("the host is none of ours")]
     HostNotAllowed,
@@ -133,7 +136,7 @@ impl ProxyError {
     /// The one table from failures to what a caller sees.
     fn answer(&self) -> Answer {
         let (status, code, title, proxy_status) = match self {
-            Self::CallerNotAllowed => {
+            Self::CallerNotAllowed | Self::CertificateNotAllowed => {
                 (403, "caller_not_allowed", "Caller not allowed", "http_request_denied")
             }
             Self::HostNotAllowed => (421, "host_not_allowed", "Host not allowed", "http_request_denied"),
@@ -179,6 +182,9 @@ impl ProxyError {
         match self {
             Self::CallerNotAllowed => {
                 "Your address is in none of the networks in server.allow_from.".to_owned()
+            }
+            Self::CertificateNotAllowed => {
+                "No name of your certificate is in the route's `callers`. This route asks for one.".to_owned()
             }
             Self::HostNotAllowed => {
                 "The Host of the request is not in server.hosts. Call the proxy by one of its own names."
@@ -370,6 +376,7 @@ mod tests {
     fn every_failure_has_its_documented_answer() {
         let table: Vec<(ProxyError, u16, &str)> = vec![
             (ProxyError::CallerNotAllowed, 403, "caller_not_allowed"),
+            (ProxyError::CertificateNotAllowed, 403, "caller_not_allowed"),
             (ProxyError::HostNotAllowed, 421, "host_not_allowed"),
             (ProxyError::BrowserRequest, 403, "browser_request"),
             (ProxyError::HeaderRequired(HeaderName::from_static("x-a")), 403, "header_required"),

@@ -3,6 +3,7 @@
 //! An exchange begins with the request's head and ends when the last byte of the answer is handed over, or when
 //! either side gives up. What is written holds no query, no field value and no body: they may be secrets.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use http::uri::PathAndQuery;
@@ -20,6 +21,8 @@ const TARGET: &str = "bearerd::access";
 #[derive(Debug)]
 pub struct Exchange {
     caller: Rc<Caller>,
+    /// For whom a trusted proxy calls.
+    original: Option<IpAddr>,
     started: Instant,
     method: Method,
     path: Option<PathAndQuery>,
@@ -43,11 +46,18 @@ struct Outcome {
 }
 
 impl Exchange {
-    /// Begins with a request's head. `writes_all`: tell of every exchange and not of failures only.
-    pub fn begin<B>(request: &Request<B>, caller: &Rc<Caller>, writes_all: bool) -> Self {
+    /// Begins with a request's head. `original`: for whom a trusted proxy calls. `writes_all`: tell of every exchange
+    /// and not of failures only.
+    pub fn begin<B>(
+        request: &Request<B>,
+        caller: &Rc<Caller>,
+        original: Option<IpAddr>,
+        writes_all: bool,
+    ) -> Self {
         caller.request_begun();
         Self {
             caller: Rc::clone(caller),
+            original,
             started: Instant::now(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -60,6 +70,11 @@ impl Exchange {
     /// Who sent it.
     pub fn caller(&self) -> &Rc<Caller> {
         &self.caller
+    }
+
+    /// Where it comes from, as far as that is known.
+    pub fn origin(&self) -> Option<IpAddr> {
+        self.original.or_else(|| self.caller.peer.ip())
     }
 
     /// The protocol it came in.
@@ -136,11 +151,15 @@ impl Exchange {
         let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let Outcome { route, status, code, error, generation, is_replayed, why_401, is_complete, bytes } =
             &self.outcome;
+        let names = self.caller.names();
+        let certificate = (!names.is_empty()).then(|| names.join(", "));
         macro_rules! write {
             ($level:ident) => {
                 $level!(
                     target: TARGET,
-                    peer = %self.caller.peer.ip(),
+                    peer = %self.caller.peer.host(),
+                    caller = self.original.map(tracing::field::display),
+                    certificate = certificate.as_deref(),
                     method = %self.method,
                     path,
                     version = ?self.version,

@@ -5,16 +5,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-use tokio::net::TcpListener;
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::worker::{Accepted, WorkerHandle};
+use super::peer::{Networks, Peer};
+use super::unix_socket::{self, SocketFile};
+use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::lifecycle::{Stage, Threads};
 
 /// After the system refused a connection, most likely for want of file descriptors.
@@ -58,24 +62,52 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     Ok(Bound { socket, address })
 }
 
+/// Binds a unix socket for the daemon's own user.
+///
+/// # Errors
+///
+/// Whatever the system says; that it is in use, or that something else is there.
+pub fn bind_unix(path: &Path) -> io::Result<unix_socket::Bound> {
+    unix_socket::bind(path, BACKLOG)
+}
+
+/// What is accepted from, by whom, and how.
+#[derive(Debug, Default)]
+pub struct Entrances {
+    /// Addresses of the network.
+    pub tcp: Vec<Bound>,
+    /// Unix sockets.
+    pub unix: Vec<unix_socket::Bound>,
+    /// What addresses are worth.
+    pub networks: Networks,
+    /// What connections of the network speak TLS with, if they do: each with what is current when it is accepted.
+    pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
+}
+
 /// Accepts from all addresses until the daemon stops.
 ///
 /// # Errors
 ///
 /// If the system refuses a thread.
 pub fn spawn(
-    bound: Vec<Bound>,
+    entrances: Entrances,
     workers: Vec<WorkerHandle>,
-    allow_from: Vec<IpNet>,
     stage: watch::Receiver<Stage>,
     threads: &mut Threads,
 ) -> io::Result<()> {
     threads.spawn("listener".to_owned(), move || {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let front = Arc::new(Front { workers, allow_from });
+            let Entrances { tcp, unix, networks, tls } = entrances;
+            let front = Arc::new(Front { workers, networks, tls });
             let mut accepting = tokio::task::JoinSet::new();
-            for bound in bound {
+            for bound in unix {
+                bound.socket.set_nonblocking(true)?;
+                let listener = UnixListener::from_std(bound.socket)?;
+                let (front, stage) = (Arc::clone(&front), stage.clone());
+                accepting.spawn(async move { front.accept_from_unix(listener, bound.file, stage).await });
+            }
+            for bound in tcp {
                 let listener = TcpListener::from_std(bound.socket)?;
                 let (front, stage) = (Arc::clone(&front), stage.clone());
                 accepting.spawn(async move { front.accept_from(listener, stage).await });
@@ -89,7 +121,8 @@ pub fn spawn(
 /// Hands out connections; workers learn that there will be no more by its end.
 struct Front {
     workers: Vec<WorkerHandle>,
-    allow_from: Vec<IpNet>,
+    networks: Networks,
+    tls: Option<Arc<ArcSwap<ServerConfig>>>,
 }
 
 impl Front {
@@ -117,12 +150,45 @@ impl Front {
         }
     }
 
+    async fn accept_from_unix(
+        &self,
+        listener: UnixListener,
+        file: SocketFile,
+        mut stage: watch::Receiver<Stage>,
+    ) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+            };
+            match accepted.and_then(|(stream, _)| stream.into_std()) {
+                Ok(socket) => self.give(Socket::Unix(socket), Peer::UNIX).await,
+                Err(error) => {
+                    warn!(%error, "connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // Nobody finds it any more; who has found it is let in.
+        drop(file);
+        if let Ok(listener) = listener.into_std() {
+            while let Ok(socket) = unix_socket::accept(&listener) {
+                self.give(Socket::Unix(socket), Peer::UNIX).await;
+            }
+        }
+    }
+
     async fn hand_out(&self, socket: std::net::TcpStream, peer: SocketAddr) {
-        // An IPv4 caller is one however it came in (RFC 4291 §2.5.5.2).
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let is_allowed = self.allow_from.iter().any(|network| network.contains(&peer.ip()));
+        let socket = match &self.tls {
+            None => Socket::Tcp(socket),
+            Some(tls) => Socket::Tls(socket, tls.load_full()),
+        };
+        self.give(socket, self.networks.judge(peer)).await;
+    }
+
+    async fn give(&self, socket: Socket, peer: Peer) {
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
-            worker.hand_over(Accepted { socket, peer, is_allowed }).await;
+            worker.hand_over(Accepted { socket, peer }).await;
         }
     }
 }

@@ -18,7 +18,7 @@ use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
-use crate::config::Fields;
+use crate::config::{Fields, Forwarded};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -46,6 +46,10 @@ pub struct Route {
     pub timeout: Duration,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
+    /// Names of certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
 }
 
 /// All routes. A request is looked up in one table from start to end.
@@ -151,6 +155,11 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 impl Route {
+    /// Whether a caller whose certificate has these names may use it.
+    pub fn admits(&self, names: &[String]) -> bool {
+        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    }
+
     /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
     /// somebody's secret is passed on: letters of either case, and empty segments; and what is one without the prefix.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
@@ -233,6 +242,8 @@ mod tests {
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
             login_stub: Vec::new(),
+            callers: Vec::new(),
+            forwarded: Forwarded::None,
         }
     }
 
@@ -318,6 +329,19 @@ mod tests {
         assert!(route.is_login(&Method::POST, "/gen/oauth/token"));
         assert!(route.is_login(&Method::POST, "/oauth/token"));
         assert!(!route.is_login(&Method::POST, "/gen/gen/oauth/token"));
+    }
+
+    #[test]
+    fn a_caller_needs_one_of_the_names_exactly() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut route = route("r");
+        assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
+        route.callers = names(&["CN=billing", "DNS:billing.internal"]);
+
+        assert!(route.admits(&names(&["CN=x", "DNS:billing.internal"])));
+        for others in [&[][..], &["CN=Billing"], &["CN=billing2"], &["DNS:billing"], &["CN=billing, CN=x"]] {
+            assert!(!route.admits(&names(others)), "{others:?}");
+        }
     }
 
     #[test]

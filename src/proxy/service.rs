@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::authorize::{Authorization, authorize, no_token};
@@ -20,6 +21,7 @@ use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
+use super::forwarded::{self, Statement};
 use super::guard::{self, Policy, Target};
 use super::headers;
 use super::location;
@@ -41,6 +43,8 @@ const NOT_KEPT: &str = "body_not_kept";
 pub struct Shared {
     /// Who may call.
     pub policy: Policy,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where requests go.
     pub table: Table,
     /// How we are called in `Via`.
@@ -102,7 +106,8 @@ impl Service {
         request: Request<Incoming>,
         caller: Rc<Caller>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
+        let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
+        let mut exchange = Exchange::begin(&request, &caller, original, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance);
         let response = match self.proxy(head, &payload, &mut exchange).await {
@@ -133,7 +138,7 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
         };
-        self.address(&mut head, route, &destination)?;
+        self.address(&mut head, route, &destination, exchange)?;
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
         }
@@ -163,11 +168,14 @@ impl Service {
 
     /// Whether the request may go anywhere, and where.
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller().is_allowed {
+        if !exchange.caller().peer.is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
+        if !route.admits(exchange.caller().names()) {
+            return Err(ProxyError::CertificateNotAllowed);
+        }
         if let Some(limit) = self.shared.allowance.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {
@@ -178,9 +186,19 @@ impl Service {
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
-    fn address(&self, head: &mut Parts, route: &Route, destination: &Destination) -> Result<(), ProxyError> {
+    fn address(
+        &self,
+        head: &mut Parts,
+        route: &Route,
+        destination: &Destination,
+        exchange: &Exchange,
+    ) -> Result<(), ProxyError> {
+        let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
         let instance = &self.shared.instance;
         headers::for_upstream(&mut head.headers, head.version, &destination.host, instance, &route.fields);
+        if let Some(statement) = statement {
+            statement.write(&mut head.headers);
+        }
         let target = route
             .target(head.uri.path_and_query(), destination)
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +27,7 @@ use super::budget::Budget;
 use super::caller_io::CallerStream;
 use super::connect::{Connect, Connecting, Stream};
 use super::guard::Policy;
+use super::peer::Peer;
 use super::pool::Pool;
 use super::prefix::Prefix;
 use super::replay::Allowance;
@@ -162,11 +162,14 @@ fn world(lines: &str, token_takes: Duration) -> World {
         hold: Hold::default(),
         timeout: Duration::from_mins(1),
         login_stub: Vec::new(),
+        callers: Vec::new(),
+        forwarded: config::Forwarded::None,
     };
     table.add(None, "/", route);
     let limits = config.server.limits.clone();
     let shared = Arc::new(Shared {
         policy: Policy::new(&config.server, "bearerd-test"),
+        trusted_proxies: Vec::new(),
         table,
         instance: "bearerd-test".to_owned(),
         allowance: Allowance {
@@ -187,7 +190,7 @@ impl World {
     /// A caller's end of a new connection.
     fn connection(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(4096);
-        self.worker.serve(far, SocketAddr::from(([127, 0, 0, 1], 1)), true);
+        self.worker.serve(far, Peer::UNIX);
         near
     }
 

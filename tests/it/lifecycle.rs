@@ -92,7 +92,10 @@ async fn sighup_stops_nothing() {
 
     world.process.signal(Signal::HUP);
 
-    world.process.event("SIGHUP was ignored: reloading is not supported yet").await;
+    world
+        .process
+        .event("SIGHUP was ignored: there are no certificates, and the rest is not reloaded yet")
+        .await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }

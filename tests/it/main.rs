@@ -14,6 +14,7 @@
 mod harness;
 
 mod api_discovery;
+mod callers;
 mod check_state;
 mod client_secret;
 mod configuration;
@@ -30,6 +31,7 @@ mod recipes;
 mod request_loop;
 mod rules;
 mod secrets;
+mod server_tls;
 mod shipped;
 mod state;
 mod tidy;

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::Resolver;
 use super::api_discovery::DISCOVER;
 use crate::config::diagnostics::Problem;
-use crate::config::{Address, Credential, Destination, Route, Upstream, file, hosts};
+use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
@@ -102,6 +102,7 @@ impl Resolver<'_> {
         let retry_on = self.retry_on(route.retry_on);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
+        let callers = self.callers(route.callers);
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -117,6 +118,8 @@ impl Resolver<'_> {
             retry_on,
             timeout,
             connect_timeout,
+            callers,
+            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
         })
     }
 
