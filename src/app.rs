@@ -18,7 +18,9 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::descriptors::{self, Needs, Shares};
 use crate::lifecycle::{Stage, Stages, Threads};
+use crate::proxy::admission::REFUSALS;
 use crate::proxy::budget::Budget;
 use crate::proxy::connect::TcpConnect;
 use crate::proxy::guard::Policy;
@@ -26,6 +28,7 @@ use crate::proxy::listener::{self, Bound};
 use crate::proxy::pool::Upstream;
 use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
+use crate::proxy::seats::Seats;
 use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
@@ -144,7 +147,7 @@ impl Daemon {
         let trust = Trust::default();
         let clock = Clock::system();
         let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
-        routes(config, &trust, &sources).map(|_| ())
+        routes(config, &trust, &sources, &Seats::new(0)).map(|_| ())
     }
 
     /// Binds, builds and starts everything.
@@ -158,7 +161,8 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) =
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let (table, upstreams) = routes(config, &trust, &sources)?;
+        let shares = share_out_descriptors(config);
+        let (table, upstreams) = routes(config, &trust, &sources, &Seats::new(shares.upstreams))?;
         let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let admin = bind("admin.listen", config.admin.listen)?;
@@ -168,13 +172,16 @@ impl Daemon {
             policy: Policy::new(&config.server, &instance),
             table,
             instance,
+            header_bytes: limits.header_bytes,
             allowance: Allowance {
                 body_bytes: limits.body_bytes,
                 replay_body: limits.replay_body,
                 budget: Arc::new(Budget::new(limits.replay_total)),
                 body_timeout: Some(limits.body_timeout),
+                body_rate: limits.body_rate,
             },
             token_wait: limits.token_wait,
+            token_waiters: Seats::new(limits.token_waiters),
             access_log: config.log.access,
             clock,
         });
@@ -190,7 +197,9 @@ impl Daemon {
         for address in &addresses {
             info!(%address, "listening");
         }
-        listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
+        let allow_from = config.server.allow_from.clone();
+        let bounds = (limits.clone(), shares.callers);
+        listener::spawn(bound, workers, allow_from, bounds, stages.watch(), &mut threads)?;
 
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
         for refresher in refreshers {
@@ -280,6 +289,29 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen { key, address, source })
 }
 
+/// Takes as many file descriptors as the system gives, and says what bound counts.
+fn share_out_descriptors(config: &Config) -> Shares {
+    let needs = Needs {
+        listeners: config.server.listen.len(),
+        // The listener and the main loop have a runtime too.
+        threads: config.server.workers + 2,
+        credentials: config.credentials.len(),
+        refusals: REFUSALS,
+    };
+    let limit = descriptors::raise_limit();
+    let wanted = config.server.limits.connections;
+    let shares = descriptors::share_out(limit, needs, wanted);
+    let Shares { callers, upstreams } = shares;
+    if wanted.is_some_and(|wanted| wanted > callers) {
+        let help =
+            "raise the limit of open files (ulimit -n, LimitNOFILE) to about twice server.limits.connections";
+        warn!(limit, callers, upstreams, help, "file descriptors bound the connections");
+    } else {
+        info!(limit, callers, upstreams, "file descriptors were shared out");
+    }
+    shares
+}
+
 fn credentials(
     config: &Config,
     trust: &Trust,
@@ -304,6 +336,7 @@ fn routes(
     config: &Config,
     trust: &Trust,
     sources: &[TokenSource],
+    descriptors: &Arc<Seats>,
 ) -> Result<(Table, Vec<Arc<Upstream>>), StartError> {
     let mut table = Table::default();
     let mut upstreams: Vec<(&config::Route, Arc<Upstream>)> = Vec::new();
@@ -312,7 +345,7 @@ fn routes(
         let upstream = match known {
             Some((_, upstream)) => Arc::clone(upstream),
             None => {
-                let upstream = Arc::new(upstream(upstreams.len(), route, trust)?);
+                let upstream = Arc::new(upstream(upstreams.len(), route, trust, descriptors)?);
                 upstreams.push((route, Arc::clone(&upstream)));
                 upstream
             }
@@ -335,6 +368,7 @@ fn routes(
             token,
             hold: Hold::default(),
             timeout: route.timeout,
+            read_timeout: route.read_timeout,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
         };
         table.add(route.host.as_deref(), &route.path, entry);
@@ -349,9 +383,15 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
         && one.connect_timeout == other.connect_timeout
 }
 
-fn upstream(index: usize, route: &config::Route, trust: &Trust) -> Result<Upstream, StartError> {
+fn upstream(
+    index: usize,
+    route: &config::Route,
+    trust: &Trust,
+    descriptors: &Arc<Seats>,
+) -> Result<Upstream, StartError> {
     let connect = Box::new(connect(route, trust)?);
-    Ok(Upstream { index, origin: route.upstream.origin(), connect, connect_timeout: route.connect_timeout })
+    let (origin, descriptors) = (route.upstream.origin(), Arc::clone(descriptors));
+    Ok(Upstream { index, origin, connect, connect_timeout: route.connect_timeout, descriptors })
 }
 
 /// What connects to a route's upstream.

@@ -54,15 +54,21 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Limits {
+    pub connections: Key<u32>,
+    pub connections_per_address: Key<u32>,
+    pub connection_age: Key<Duration>,
     pub header_bytes: Key<Size>,
     pub header_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
     pub body_timeout: Key<Duration>,
+    pub body_rate: Key<Size>,
+    pub write_timeout: Key<Duration>,
     pub streams: Key<u32>,
     pub body_bytes: Key<Size>,
     pub replay_body: Key<Size>,
     pub replay_total: Key<Size>,
     pub token_wait: Key<Duration>,
+    pub token_waiters: Key<u32>,
 }
 
 /// `[admin]`.
@@ -153,6 +159,7 @@ pub struct Route {
     pub credential: Key<String>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
+    pub read_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
 }
 
@@ -287,14 +294,7 @@ impl Section {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
             Self::Server => &["trusted_proxies", "tls"],
-            Self::Limits => &[
-                "connections",
-                "connections_per_address",
-                "connection_age",
-                "tls_timeout",
-                "body_rate",
-                "write_timeout",
-            ],
+            Self::Limits => &["tls_timeout"],
             Self::Admin => &["token", "metrics_token"],
             Self::Credential => &["fallback", "authorize_url", "redirect_uri", "client_secret_next"],
             Self::Route => &[

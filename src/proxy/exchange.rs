@@ -10,16 +10,19 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 use tracing::{Level, info, warn};
 
-use super::caller::Caller;
+use super::caller::{Caller, End};
 use super::error::ProxyError;
+use super::pace::{Pace, Stalled};
 use crate::token::Generation;
 
 const TARGET: &str = "bearerd::access";
+const NOT_TAKEN: &str = "the caller took nothing of the answer for too long";
 
 /// A request that is being answered.
 #[derive(Debug)]
 pub struct Exchange {
     caller: Rc<Caller>,
+    pace: Rc<Pace>,
     started: Instant,
     method: Method,
     path: Option<PathAndQuery>,
@@ -44,10 +47,12 @@ struct Outcome {
 
 impl Exchange {
     /// Begins with a request's head. `writes_all`: tell of every exchange and not of failures only.
-    pub fn begin<B>(request: &Request<B>, caller: &Rc<Caller>, writes_all: bool) -> Self {
+    pub fn begin<B>(request: &Request<B>, caller: Rc<Caller>, pace: Rc<Pace>, writes_all: bool) -> Self {
         caller.request_begun();
+        pace.begin(None);
         Self {
-            caller: Rc::clone(caller),
+            caller,
+            pace,
             started: Instant::now(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -60,6 +65,11 @@ impl Exchange {
     /// Who sent it.
     pub fn caller(&self) -> &Rc<Caller> {
         &self.caller
+    }
+
+    /// How its answer gets on.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// The protocol it came in.
@@ -114,10 +124,14 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.pace.rest();
         self.caller.request_ended();
         if self.outcome.status.is_none() {
             self.outcome.error =
                 Some("the caller left, or its connection was cut, before an answer".to_owned());
+        }
+        if self.outcome.error.is_none() && !self.outcome.is_complete {
+            self.outcome.error = self.who_stalled().map(str::to_owned);
         }
         let is_failure =
             self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();
@@ -130,6 +144,15 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
+    /// For whom the answer waited in vain, if that is why it broke off.
+    fn who_stalled(&self) -> Option<&'static str> {
+        match self.pace.stalled() {
+            Some(Stalled::Upstream) => Some("the upstream's answer stopped coming"),
+            Some(Stalled::Caller) => Some(NOT_TAKEN),
+            None => (self.caller.wanted_end() == Some(End::Untaken)).then_some(NOT_TAKEN),
+        }
+    }
+
     fn write(&self, is_failure: bool) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
         // To a microsecond.

@@ -27,6 +27,9 @@ pub enum ForwardError {
         /// What the system said.
         text: String,
     },
+    /// No file descriptor is left for another connection.
+    #[error("no file descriptor for another connection")]
+    NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -73,6 +76,7 @@ impl ForwardError {
     pub const fn proxy_status(&self) -> &'static str {
         match self {
             Self::Unreachable { proxy_status, .. } | Self::Tls { proxy_status, .. } => proxy_status,
+            Self::NoDescriptor => "connection_limit_reached",
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
@@ -88,6 +92,9 @@ impl ForwardError {
                 "The upstream refused the connection."
             }
             Self::Unreachable { .. } => "The upstream cannot be reached.",
+            Self::NoDescriptor => {
+                "The proxy has no file descriptor for another connection to an upstream. Try again."
+            }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::Tls { .. } => {
                 "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."

@@ -5,20 +5,25 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::admission::{Admission, Recurring};
 use super::worker::{Accepted, WorkerHandle};
+use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 
 /// After the system refused a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What the system may hold of an answer, in bytes, beyond what its caller has room for.
+const UNSENT: u32 = 128 * 1024;
 /// Connections that the system may hold ready for us.
 const BACKLOG: i32 = 1024;
 
@@ -51,6 +56,9 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
+    // Accepted sockets have these from it. What a caller does not take stays with us, where it is counted, and not
+    // with the system, where it is memory too.
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let socket = std::net::TcpListener::from(socket);
@@ -67,18 +75,21 @@ pub fn spawn(
     bound: Vec<Bound>,
     workers: Vec<WorkerHandle>,
     allow_from: Vec<IpNet>,
+    (limits, most_connections): (Limits, usize),
     stage: watch::Receiver<Stage>,
     threads: &mut Threads,
 ) -> io::Result<()> {
     threads.spawn("listener".to_owned(), move || {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async move {
-            let front = Arc::new(Front { workers, allow_from });
+            let admission = Admission::new(&limits, most_connections);
+            let front = Rc::new(Front { workers, allow_from, admission, failures: Recurring::default() });
             let mut accepting = tokio::task::JoinSet::new();
             for bound in bound {
+                SockRef::from(&bound.socket).set_tcp_user_timeout(Some(limits.write_timeout))?;
                 let listener = TcpListener::from_std(bound.socket)?;
-                let (front, stage) = (Arc::clone(&front), stage.clone());
-                accepting.spawn(async move { front.accept_from(listener, stage).await });
+                let (front, stage) = (Rc::clone(&front), stage.clone());
+                accepting.spawn_local(async move { front.accept_from(listener, stage).await });
             }
             while accepting.join_next().await.is_some() {}
             Ok(())
@@ -90,6 +101,8 @@ pub fn spawn(
 struct Front {
     workers: Vec<WorkerHandle>,
     allow_from: Vec<IpNet>,
+    admission: Admission,
+    failures: Recurring,
 }
 
 impl Front {
@@ -101,8 +114,13 @@ impl Front {
             };
             match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
                 Ok((socket, peer)) => self.hand_out(socket, peer).await,
+                // Of a caller that has left already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    warn!(%error, "connection not accepted");
+                    if let Some(count) = self.failures.happened() {
+                        warn!(%error, count, "connection not accepted");
+                    }
+                    // Out of descriptors or memory: at once it would be the same.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -121,8 +139,12 @@ impl Front {
         // An IPv4 caller is one however it came in (RFC 4291 §2.5.5.2).
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let is_allowed = self.allow_from.iter().any(|network| network.contains(&peer.ip()));
+        let place = match self.admission.admit(peer.ip(), is_allowed) {
+            Ok(place) => place,
+            Err(overload) => return self.admission.turn_away(socket, overload),
+        };
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
-            worker.hand_over(Accepted { socket, peer, is_allowed }).await;
+            worker.hand_over(Accepted { socket, peer, is_allowed, place }).await;
         }
     }
 }

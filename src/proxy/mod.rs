@@ -5,6 +5,7 @@
 //! with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
 //! [`error`].
 
+pub mod admission;
 pub mod authorize;
 pub mod budget;
 pub mod caller;
@@ -20,12 +21,15 @@ pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+pub mod pace;
 pub mod pool;
 pub mod replay;
 pub mod response;
 pub mod route;
+pub mod seats;
 pub mod service;
 mod socket;
+mod streams;
 pub mod unauthorized;
 pub mod worker;
 

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::connect::{Connect, Stream};
 use super::forward::ForwardError;
+use super::seats::{Seat, Seats};
 
 /// Below what servers and load balancers usually allow a connection to lie idle.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,6 +43,8 @@ pub struct Upstream {
     pub connect: Box<dyn Connect>,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// File descriptors that connections to all upstreams may take.
+    pub descriptors: Arc<Seats>,
 }
 
 /// A worker's connections to one upstream.
@@ -60,6 +63,7 @@ struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Boxed, as it is large and handed from one request to the next.
     connection: Box<http1::Connection<TokioIo<Box<dyn Stream>>, B>>,
+    _descriptor: Seat,
 }
 
 /// A connection in use. Dropping it ends the connection; [`Lease::give_back`] keeps it.
@@ -118,6 +122,7 @@ where
     }
 
     async fn connect(self: &Rc<Self>) -> Result<Lease<B>, ForwardError> {
+        let descriptor = self.descriptor()?;
         let connecting = self.upstream.connect.connect();
         let stream = tokio::time::timeout(self.upstream.connect_timeout, connecting)
             .await
@@ -127,8 +132,13 @@ where
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let wire = Wire { sender, connection: Box::new(connection) };
+        let wire = Wire { sender, connection: Box::new(connection), _descriptor: descriptor };
         Ok(Lease { wire, pool: Rc::clone(self), is_over: false, is_reused: false })
+    }
+
+    /// A place for another connection. What the daemon needs for itself is not taken for it.
+    fn descriptor(&self) -> Result<Seat, ForwardError> {
+        self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)
     }
 
     /// Ends connections that have lain idle for too long.
@@ -137,6 +147,10 @@ where
     }
 
     fn keep(&self, wire: Wire<B>) {
+        if self.upstream.descriptors.are_scarce() {
+            // Another worker or another upstream may need it more.
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
             idle.remove(0);

@@ -18,6 +18,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::budget::{Budget, Reservation};
 
+/// How long a body is waited for before its rate counts.
+const RATE_GRACE: Duration = Duration::from_secs(5);
+
 /// What a request may take.
 #[derive(Clone, Debug)]
 pub struct Allowance {
@@ -29,6 +32,8 @@ pub struct Allowance {
     pub budget: Arc<Budget>,
     /// Between two pieces of the body; `None` once the response is there.
     pub body_timeout: Option<Duration>,
+    /// Least bytes a second, averaged over the time that was waited for the caller; 0 is no bound.
+    pub body_rate: u64,
 }
 
 /// A caller's body, for at most two attempts. A request without one costs nothing.
@@ -80,7 +85,17 @@ struct Source<B> {
     received: u64,
     kept: Option<Kept>,
     allowance: Allowance,
-    stall: Option<Pin<Box<Sleep>>>,
+    /// While the caller is waited for.
+    stall: Option<Stall>,
+    /// How long it was waited for before.
+    waited: Duration,
+}
+
+/// A pause of the caller's.
+#[derive(Debug)]
+struct Stall {
+    since: Instant,
+    end: Pin<Box<Sleep>>,
 }
 
 /// The beginning of a body, with its share of the budget.
@@ -105,7 +120,14 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
         let kept = fits.then(|| Kept { bytes: Vec::new(), reserved: Reservation::new(&allowance.budget) });
-        let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
+        let source = Source {
+            body,
+            received: 0,
+            kept,
+            allowance: allowance.clone(),
+            stall: None,
+            waited: Duration::ZERO,
+        };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
             attempt: Cell::new(0),
@@ -131,7 +153,10 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         if shared.fault.get().is_some() {
             return None;
         }
-        let Kept { bytes, reserved } = shared.source.borrow_mut().kept.take()?;
+        let mut source = shared.source.borrow_mut();
+        let Kept { bytes, reserved } = source.kept.take()?;
+        // Between the attempts nobody reads: that is no pause of the caller's.
+        source.stall = None;
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
@@ -291,7 +316,7 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.stall = None;
+                    self.end_stall();
                     let Ok(data) = frame.into_data() else { continue };
                     self.received += data.len() as u64;
                     if self.allowance.body_bytes.is_some_and(|limit| self.received > limit) {
@@ -314,8 +339,28 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
         let Some(timeout) = self.allowance.body_timeout else {
             return Poll::Pending;
         };
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        stall.as_mut().poll(cx)
+        if self.stall.is_none() && self.is_too_slow() {
+            return Poll::Ready(());
+        }
+        let stall = self.stall.get_or_insert_with(|| Stall {
+            since: Instant::now(),
+            end: Box::pin(tokio::time::sleep(timeout)),
+        });
+        stall.end.as_mut().poll(cx)
+    }
+
+    /// Whether the caller has been waited for long enough for what has come.
+    ///
+    /// Only waiting counts: while nobody reads, it is not the caller who is slow.
+    fn is_too_slow(&self) -> bool {
+        let due = self.waited.as_millis() * u128::from(self.allowance.body_rate) / 1000;
+        self.waited >= RATE_GRACE && u128::from(self.received) < due
+    }
+
+    fn end_stall(&mut self) {
+        if let Some(stall) = self.stall.take() {
+            self.waited += stall.since.elapsed();
+        }
     }
 
     /// Keeps a piece, or gives up keeping this body.

@@ -36,6 +36,8 @@ pub struct Route {
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
 }
@@ -175,6 +177,7 @@ impl Route {
 mod tests {
     use super::*;
     use crate::proxy::connect::{Connect, Connecting};
+    use crate::proxy::seats::Seats;
 
     #[derive(Debug)]
     struct Nowhere;
@@ -191,6 +194,7 @@ mod tests {
             origin: "https://nowhere.test".to_owned(),
             connect: Box::new(Nowhere),
             connect_timeout: Duration::from_secs(1),
+            descriptors: Seats::new(1),
         };
         Route {
             name: name.to_owned(),
@@ -201,6 +205,7 @@ mod tests {
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
+            read_timeout: None,
             login_stub: Vec::new(),
         }
     }

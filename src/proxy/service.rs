@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::authorize::{Authorization, authorize, no_token};
+use super::authorize::{Authorization, authorize, no_token, place_to_wait};
 use super::caller::Caller;
 use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
@@ -24,10 +24,13 @@ use super::guard::{self, Policy};
 use super::headers;
 use super::location;
 use super::login;
+use super::pace::Pace;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
+use super::seats::Seats;
+use super::streams::head_size;
 use super::unauthorized::Decision;
 use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
@@ -44,10 +47,14 @@ pub struct Shared {
     pub table: Table,
     /// How we are called in `Via`.
     pub instance: String,
+    /// Largest head, in bytes.
+    pub header_bytes: usize,
     /// What a request's body may take.
     pub allowance: Allowance,
     /// How long a request may wait for a usable token.
     pub token_wait: Duration,
+    /// Places for those that do.
+    pub token_waiters: Arc<Seats>,
     /// Whether every exchange is written to the log.
     pub access_log: bool,
     /// The clock of tokens.
@@ -98,8 +105,9 @@ impl Service {
         &self,
         request: Request<Incoming>,
         caller: Rc<Caller>,
+        pace: Rc<Pace>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
+        let mut exchange = Exchange::begin(&request, caller, pace, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance);
         let response = match self.proxy(head, &payload, &mut exchange).await {
@@ -120,6 +128,7 @@ impl Service {
         let version = head.version;
         let route = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
+        exchange.pace().begin(route.read_timeout);
         if route.is_login(&head.method, head.uri.path()) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
             return Ok(Reply::Login);
@@ -134,7 +143,8 @@ impl Service {
             }
             Some(source) => {
                 let again = head.clone();
-                let authorization = authorize(source, &mut passage.patience).await?;
+                let authorization =
+                    authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
                 let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
                 self.recover(&mut passage, source, first, again).await?
             }
@@ -152,6 +162,9 @@ impl Service {
     fn admit(&self, head: &Parts, exchange: &Exchange) -> Result<&Route, ProxyError> {
         if !exchange.caller().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
+        }
+        if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {
+            return Err(ProxyError::HeaderTooLarge);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
@@ -194,7 +207,8 @@ impl Service {
             let lease = pool.lease().await?;
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
-                authorization = Some(authorize(source, &mut passage.patience).await?);
+                authorization =
+                    Some(authorize(source, &mut passage.patience, &self.shared.token_waiters).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
@@ -280,6 +294,9 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(None);
         }
+        // Without a place to wait for it, whoever comes next has it.
+        let waiting = place_to_wait(&self.shared.token_waiters);
+        let _waiting = waiting.inspect_err(|_| source.demand(rejected))?;
         let began = Instant::now();
         let replaced = source.replace(rejected, passage.patience).await;
         passage.patience = passage.patience.saturating_sub(began.elapsed());

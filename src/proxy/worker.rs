@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
+use super::admission::Place;
 use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
@@ -41,6 +42,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Whether requests from there are answered.
     pub is_allowed: bool,
+    /// Its share of the connections that there may be.
+    pub place: Place,
 }
 
 /// How the listener reaches a worker.
@@ -163,10 +166,10 @@ impl Worker {
     }
 
     fn take(&self, accepted: Accepted) {
-        let Accepted { socket, peer, is_allowed } = accepted;
+        let Accepted { socket, peer, is_allowed, place } = accepted;
         let stream = socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket));
         match stream {
-            Ok(stream) => self.serve(stream, peer, is_allowed),
+            Ok(stream) => self.serve(stream, peer, is_allowed, place),
             Err(error) => {
                 debug!(%peer, %error, "connection failed");
                 self.load.fetch_sub(1, Ordering::Relaxed);
@@ -175,11 +178,12 @@ impl Worker {
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve<S>(&self, stream: S, peer: SocketAddr, is_allowed: bool)
+    pub fn serve<S>(&self, stream: S, peer: SocketAddr, is_allowed: bool, place: Place)
     where
         S: CallerStream + 'static,
     {
-        let caller = Caller::new(peer, is_allowed, Rc::clone(&self.callers.now));
+        let now = Rc::clone(&self.callers.now);
+        let caller = Caller::new(peer, is_allowed, now, self.limits.connection_age);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
@@ -188,6 +192,7 @@ impl Worker {
             caller: Rc::clone(&caller),
             callers: Rc::clone(&self.callers),
             load: Arc::clone(&self.load),
+            _place: place,
         };
         let (service, limits) = (Rc::clone(&self.service), Rc::clone(&self.limits));
         tokio::task::spawn_local(async move {
@@ -220,8 +225,10 @@ impl Worker {
 
     /// Often enough for the shortest time-out to be kept within a tenth.
     fn sweep_interval(&self) -> Duration {
-        let shortest = self.limits.header_timeout.min(self.limits.idle_timeout);
-        (shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
+        let Limits { header_timeout, idle_timeout, write_timeout, connection_age, .. } = &*self.limits;
+        let shortest = header_timeout.min(idle_timeout).min(write_timeout);
+        let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
+        (*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
     }
 }
 
@@ -230,6 +237,7 @@ struct Leaving {
     caller: Rc<Caller>,
     callers: Rc<Callers>,
     load: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 impl Drop for Leaving {

@@ -17,6 +17,7 @@ mod configuration;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod limits;
 mod login_stub;
 mod online;
 mod request_loop;

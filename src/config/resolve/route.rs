@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::uri::{Authority, Scheme};
 use toml::Spanned;
 
-use super::Resolver;
+use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
 use crate::config::{Credential, Route, Upstream, file, hosts};
 
@@ -90,6 +90,7 @@ impl Resolver<'_> {
         let roots = self.roots(route.ca_file, is_http);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
+        let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
         let (scheme, authority, upstream_path) = upstream?;
         let host = match host {
             Some(host) => Some(host?),
@@ -102,6 +103,7 @@ impl Resolver<'_> {
             credential: credential?,
             timeout,
             connect_timeout,
+            read_timeout,
         })
     }
 

@@ -311,7 +311,7 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
         ("BEARERD_AUDIT__PATH", "audit"),
         ("BEARERD_SERVER__TLS__CERT_FILE", "tls"),
         ("BEARERD_SERVER__TRUSTED_PROXIES", "trusted_proxies"),
-        ("BEARERD_SERVER__LIMITS__BODY_RATE", "body_rate"),
+        ("BEARERD_SERVER__LIMITS__TLS_TIMEOUT", "tls_timeout"),
         ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT", "client_secret_next"),
         ("BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET_NEXT__FILE", "client_secret_next"),
     ] {

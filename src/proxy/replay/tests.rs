@@ -55,6 +55,7 @@ fn allowance(replay_body: usize, total: usize) -> Allowance {
         replay_body,
         budget: Arc::new(Budget::new(total)),
         body_timeout: Some(Duration::from_secs(5)),
+        body_rate: 0,
     }
 }
 
@@ -349,4 +350,21 @@ async fn what_nobody_wants_is_read_to_its_end_and_not_for_ever() {
     let started = Instant::now();
     Payload::new(endless, &roomy()).drain(Duration::from_secs(5)).await;
     assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_between_two_attempts_is_no_pause_of_the_callers() {
+    let mut body = pieces(&["some"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy());
+    let mut first = payload.first();
+    assert_eq!(next(&mut first).await.unwrap().unwrap(), "some");
+    assert!(tokio::time::timeout(Duration::from_secs(1), next(&mut first)).await.is_err());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    let mut second = payload.again().unwrap();
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "some");
+    assert!(tokio::time::timeout(Duration::from_secs(4), next(&mut second)).await.is_err());
+    let stalled = tokio::time::timeout(Duration::from_secs(2), next(&mut second)).await;
+    assert_eq!(stalled.unwrap().unwrap(), Err(Fault::Stalled));
 }
