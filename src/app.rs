@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::descriptors::{self, Needs, Shares};
+use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::admission::REFUSALS;
 use crate::proxy::budget::Budget;
@@ -161,8 +161,8 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) =
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let shares = share_out_descriptors(config);
-        let (table, upstreams) = routes(config, &trust, &sources, &Seats::new(shares.upstreams))?;
+        let descriptors = descriptors::share_out(config, REFUSALS);
+        let (table, upstreams) = routes(config, &trust, &sources, &Seats::new(descriptors.upstreams))?;
         let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let admin = bind("admin.listen", config.admin.listen)?;
@@ -198,7 +198,7 @@ impl Daemon {
             info!(%address, "listening");
         }
         let allow_from = config.server.allow_from.clone();
-        let bounds = (limits.clone(), shares.callers);
+        let bounds = (limits.clone(), descriptors.callers);
         listener::spawn(bound, workers, allow_from, bounds, stages.watch(), &mut threads)?;
 
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
@@ -287,29 +287,6 @@ impl Daemon {
 
 fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen { key, address, source })
-}
-
-/// Takes as many file descriptors as the system gives, and says what bound counts.
-fn share_out_descriptors(config: &Config) -> Shares {
-    let needs = Needs {
-        listeners: config.server.listen.len(),
-        // The listener and the main loop have a runtime too.
-        threads: config.server.workers + 2,
-        credentials: config.credentials.len(),
-        refusals: REFUSALS,
-    };
-    let limit = descriptors::raise_limit();
-    let wanted = config.server.limits.connections;
-    let shares = descriptors::share_out(limit, needs, wanted);
-    let Shares { callers, upstreams } = shares;
-    if wanted.is_some_and(|wanted| wanted > callers) {
-        let help =
-            "raise the limit of open files (ulimit -n, LimitNOFILE) to about twice server.limits.connections";
-        warn!(limit, callers, upstreams, help, "file descriptors bound the connections");
-    } else {
-        info!(limit, callers, upstreams, "file descriptors were shared out");
-    }
-    shares
 }
 
 fn credentials(

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
 use super::pace::Pace;
 use crate::config::Limits;
 
@@ -23,6 +24,9 @@ const CONTROL_FRAMES: usize = 128;
 
 /// How long a new connection has to begin a request when the daemon is about to stop.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// How long a connection that is old enough rests before it is closed.
+const REST: Duration = Duration::from_secs(2);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +82,8 @@ pub struct Caller {
     is_expired: Cell<bool>,
     /// Of the answers that are under way; over HTTP/1 there is one, used again.
     paces: RefCell<Vec<Rc<Pace>>>,
+    /// Bodies that its upstreams do not read.
+    pub backlog: Backlog,
     end: Cell<Option<End>>,
     task: RefCell<Option<Waker>>,
 }
@@ -108,6 +114,7 @@ impl Caller {
             expires,
             is_expired: Cell::new(false),
             paces: RefCell::default(),
+            backlog: Backlog::default(),
             end: Cell::new(None),
             task: RefCell::new(None),
         })
@@ -269,6 +276,9 @@ impl Caller {
             return self.end(End::Untaken);
         }
         for pace in &*self.paces.borrow() {
+            if self.untaken_since.get().is_some() {
+                pace.excuse();
+            }
             pace.sweep(self.is_http2.get().then_some(limits.write_timeout));
         }
         self.grow_old();
@@ -299,8 +309,7 @@ impl Caller {
             return;
         }
         self.is_expired.set(true);
-        let is_at_rest =
-            self.phase.get() == Phase::Idle && now.duration_since(self.since.get()) >= LAST_CHANCE;
+        let is_at_rest = self.phase.get() == Phase::Idle && now.duration_since(self.since.get()) >= REST;
         if self.is_http2.get() || is_at_rest {
             self.end(End::Gracefully);
         }

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tracing::debug;
 
+use super::backlog;
 use super::caller::{Caller, End};
 use super::caller_io::{CallerIo, CallerStream};
 use super::response::AnswerBody;
@@ -26,7 +27,7 @@ use crate::config::Limits;
 /// What is read ahead of a slow upstream, and buffered for a slow caller.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = backlog::FULL * H2_STREAM_WINDOW;
 /// When a silent peer is asked whether it is still there, and how long it has to say so.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod authorize;
+pub mod backlog;
 pub mod budget;
 pub mod caller;
 pub mod caller_io;
@@ -22,6 +23,7 @@ pub mod listener;
 pub mod location;
 mod login;
 pub mod pace;
+mod patience;
 pub mod pool;
 pub mod replay;
 pub mod response;

@@ -91,6 +91,13 @@ impl Pace {
         }
     }
 
+    /// The connection as a whole is congested, and its answers take turns: none of them is the one that is not taken.
+    pub fn excuse(&self) {
+        if self.waits_for.get() == WaitsFor::Caller {
+            self.since.set(self.now.get());
+        }
+    }
+
     /// Looks whether someone keeps the answer waiting for too long; a caller, only where a time is given.
     pub fn sweep(&self, write_timeout: Option<Duration>) {
         let (stalled, allowed) = match self.waits_for.get() {
@@ -155,6 +162,20 @@ mod tests {
         assert_eq!(pass(&now, &pace, 100), None);
         pace.gave();
         assert_eq!(pass(&now, &pace, 3), Some(Stalled::Caller));
+    }
+
+    #[test]
+    fn while_the_connection_is_congested_no_answer_is_blamed_and_an_upstream_is_all_the_same() {
+        let (now, pace) = pace();
+        pace.gave();
+        for _ in 0..10 {
+            assert_eq!(pass(&now, &pace, 2), None);
+            pace.excuse();
+        }
+        pace.awaits_upstream();
+        assert_eq!(pass(&now, &pace, 4), None);
+        pace.excuse();
+        assert_eq!(pass(&now, &pace, 1), Some(Stalled::Upstream));
     }
 
     #[test]

@@ -62,7 +62,12 @@ struct Idle<B: Body + 'static> {
 struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Boxed, as it is large and handed from one request to the next.
-    connection: Box<http1::Connection<TokioIo<Box<dyn Stream>>, B>>,
+    connection: Box<Driven<B>>,
+}
+
+/// What moves a connection's bytes, and the file descriptor that it takes.
+struct Driven<B: Body + 'static> {
+    connection: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
     _descriptor: Seat,
 }
 
@@ -132,7 +137,7 @@ where
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let wire = Wire { sender, connection: Box::new(connection), _descriptor: descriptor };
+        let wire = Wire { sender, connection: Box::new(Driven { connection, _descriptor: descriptor }) };
         Ok(Lease { wire, pool: Rc::clone(self), is_over: false, is_reused: false })
     }
 
@@ -168,7 +173,7 @@ where
     ///
     /// What went wrong is told to whoever waits for the response or reads its body.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut *self.connection).poll(cx).map(|_| ())
+        Pin::new(&mut self.connection.connection).poll(cx).map(|_| ())
     }
 
     /// Whether it is ready for a request: neither closed nor in the middle of something.

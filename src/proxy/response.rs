@@ -223,7 +223,7 @@ impl Body for AnswerBody {
         match frame {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.give(frame)))),
             Poll::Pending => this.wait(cx),
-            ended => {
+            ended @ Poll::Ready(_) => {
                 this.exchange.pace().rest();
                 ended
             }

@@ -109,7 +109,7 @@ impl Service {
     ) -> Result<Response<AnswerBody>, Infallible> {
         let mut exchange = Exchange::begin(&request, caller, pace, self.shared.access_log);
         let (head, body) = request.into_parts();
-        let payload = Payload::new(body, &self.shared.allowance);
+        let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
         let response = match self.proxy(head, &payload, &mut exchange).await {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
             Ok(Reply::Login) => response::reply(login::response(), payload, exchange),
