@@ -130,8 +130,10 @@ impl Drop for Exchange {
             self.outcome.error =
                 Some("the caller left, or its connection was cut, before an answer".to_owned());
         }
-        if self.outcome.error.is_none() && !self.outcome.is_complete {
-            self.outcome.error = self.who_stalled().map(str::to_owned);
+        if let (Some(why), None) = (self.who_stalled(), &self.outcome.error) {
+            // Handed over to its end it may have been; it was not taken.
+            self.outcome.is_complete = false;
+            self.outcome.error = Some(why.to_owned());
         }
         let is_failure =
             self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();

@@ -23,7 +23,7 @@ use crate::lifecycle::{Stage, Threads};
 /// After the system refused a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What the system may hold of an answer, in bytes, beyond what its caller has room for.
-const UNSENT: u32 = 128 * 1024;
+const UNSENT: u32 = 64 * 1024;
 /// Connections that the system may hold ready for us.
 const BACKLOG: i32 = 1024;
 

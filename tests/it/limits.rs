@@ -205,6 +205,7 @@ async fn an_http_2_stream_that_nobody_reads_ends_and_others_of_its_connection_go
     let events = world.process.events("request");
     let told = events.iter().find(|event| event["path"] == "/big/5000000").unwrap();
     assert_eq!(told["error"], "the caller took nothing of the answer for too long", "{told}");
+    assert_eq!(told["complete"], false);
     assert!(unread.into_body().collect().await.is_err());
     drop(sender);
     connection.abort();
