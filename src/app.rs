@@ -23,7 +23,9 @@ pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections}
 use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config, Listen};
+use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
+use crate::proxy::admission::REFUSALS;
 use crate::proxy::budget::Budget;
 use crate::proxy::guard::Policy;
 use crate::proxy::listener;
@@ -31,6 +33,7 @@ use crate::proxy::prefix::Prefix;
 use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
 use crate::proxy::rules::Rules;
+use crate::proxy::seats::Seats;
 use crate::proxy::service::Shared;
 use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
@@ -166,7 +169,7 @@ impl Daemon {
         let clock = Clock::system();
         let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
         config.server.tls.as_ref().map(Reload::new).transpose()?;
-        routes(config, &trust, &sources, clock).map(|_| ())
+        routes(config, &trust, &sources, clock, &Seats::new(0)).map(|_| ())
     }
 
     /// Binds, builds and starts everything.
@@ -180,7 +183,9 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) =
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let (table, upstreams) = routes(config, &trust, &sources, clock)?;
+        let descriptors = descriptors::share_out(config, REFUSALS);
+        let seats = Seats::new(descriptors.upstreams);
+        let (table, upstreams) = routes(config, &trust, &sources, clock, &seats)?;
         let (upstreams, discoveries) = upstreams.into_parts();
         let reload = config.server.tls.as_ref().map(Reload::new).transpose()?;
         let (mut entrances, addresses) = bind_all(&config.server)?;
@@ -193,13 +198,16 @@ impl Daemon {
             trusted_proxies: config.server.trusted_proxies.clone(),
             table,
             instance,
+            header_bytes: limits.header_bytes,
             allowance: Allowance {
                 body_bytes: limits.body_bytes,
                 replay_body: limits.replay_body,
                 budget: Arc::new(Budget::new(limits.replay_total)),
                 body_timeout: Some(limits.body_timeout),
+                body_rate: limits.body_rate,
             },
             token_wait: limits.token_wait,
+            token_waiters: Seats::new(limits.token_waiters),
             access_log: config.log.access,
             clock,
         });
@@ -215,7 +223,8 @@ impl Daemon {
             let is_tls = matches!(address, Listen::Tcp(_)) && reload.is_some();
             info!(%address, tls = is_tls, "listening");
         }
-        listener::spawn(entrances, workers, stages.watch(), &mut threads)?;
+        let bounds = (limits.clone(), descriptors.callers);
+        listener::spawn(entrances, workers, bounds, stages.watch(), &mut threads)?;
 
         let operators: Vec<_> = refreshers.iter().map(Refresher::operator).collect();
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
@@ -354,10 +363,11 @@ fn routes<'c>(
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
+    descriptors: &Arc<Seats>,
 ) -> Result<(Table, Upstreams<'c>), StartError> {
     let mut table = Table::default();
     let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
-    let mut upstreams = Upstreams::new(trust, sources, clock);
+    let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors));
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
         let token = route
@@ -375,6 +385,7 @@ fn routes<'c>(
             token,
             hold: Hold::default(),
             timeout: route.timeout,
+            read_timeout: route.read_timeout,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
             callers: route.callers.clone(),
             forwarded: route.forwarded,

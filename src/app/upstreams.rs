@@ -12,6 +12,7 @@ use super::StartError;
 use crate::clock::Clock;
 use crate::config::{self, Address, Destination as At};
 use crate::proxy::connect::TcpConnect;
+use crate::proxy::seats::Seats;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, Trust};
 use crate::token::TokenSource;
@@ -25,14 +26,20 @@ pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
+    descriptors: Arc<Seats>,
     known: Vec<(&'c config::Route, Arc<Upstream>)>,
     discoveries: Vec<Discovering>,
 }
 
 impl<'c> Upstreams<'c> {
     /// None yet.
-    pub(super) const fn new(trust: &'c Trust, sources: &'c [TokenSource], clock: Clock) -> Self {
-        Self { trust, sources, clock, known: Vec::new(), discoveries: Vec::new() }
+    pub(super) const fn new(
+        trust: &'c Trust,
+        sources: &'c [TokenSource],
+        clock: Clock,
+        descriptors: Arc<Seats>,
+    ) -> Self {
+        Self { trust, sources, clock, descriptors, known: Vec::new(), discoveries: Vec::new() }
     }
 
     /// The upstream of a route, which may be another's too.
@@ -45,7 +52,7 @@ impl<'c> Upstreams<'c> {
             (At::Written(address), _) => {
                 let way = Way::new(route, self.trust)?;
                 let destination = way.destination(address, None).map_err(|source| unusable(route, source))?;
-                Arc::new(Upstream::written(index, destination))
+                Arc::new(Upstream::written(index, destination, Arc::clone(&self.descriptors)))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => {
@@ -77,7 +84,7 @@ impl<'c> Upstreams<'c> {
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
-        let upstream = Arc::new(Upstream::discovered(index, source.clone()));
+        let upstream = Arc::new(Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors)));
         let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
             let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;

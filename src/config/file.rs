@@ -65,16 +65,22 @@ pub struct Tls {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Limits {
+    pub connections: Key<u32>,
+    pub connections_per_address: Key<u32>,
+    pub connection_age: Key<Duration>,
     pub header_bytes: Key<Size>,
     pub tls_timeout: Key<Duration>,
     pub header_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
     pub body_timeout: Key<Duration>,
+    pub body_rate: Key<Size>,
+    pub write_timeout: Key<Duration>,
     pub streams: Key<u32>,
     pub body_bytes: Key<Size>,
     pub replay_body: Key<Size>,
     pub replay_total: Key<Size>,
     pub token_wait: Key<Duration>,
+    pub token_waiters: Key<u32>,
 }
 
 /// `[admin]`.
@@ -177,6 +183,7 @@ pub struct Route {
     pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
+    pub read_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
     pub callers: Key<Vec<Spanned<String>>>,

@@ -117,6 +117,12 @@ pub struct RequiredHeader {
 /// Bounds on what a caller may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Connections of callers at once; `None` is no limit but the system's.
+    pub connections: Option<usize>,
+    /// The same for one address; `None` is no limit.
+    pub connections_per_address: Option<usize>,
+    /// How long a connection is used; `None` is without end.
+    pub connection_age: Option<Duration>,
     /// Largest request head, in bytes.
     pub header_bytes: usize,
     /// From accept to the end of the TLS handshake.
@@ -127,6 +133,10 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Between two pieces of a request body, until the response head is sent.
     pub body_timeout: Duration,
+    /// Least bytes a second of a request body, averaged over the time that it is waited for; 0 is no bound.
+    pub body_rate: u64,
+    /// How long a caller may take nothing of what there is for it.
+    pub write_timeout: Duration,
     /// Concurrent HTTP/2 streams of a connection.
     pub streams: u32,
     /// Largest request body, in bytes; `None` is no limit.
@@ -137,6 +147,8 @@ pub struct Limits {
     pub replay_total: usize,
     /// How long a request may wait for a usable token.
     pub token_wait: Duration,
+    /// How many requests may do so at once.
+    pub token_waiters: usize,
 }
 
 /// The operator's own address.

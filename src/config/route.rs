@@ -31,6 +31,8 @@ pub struct Route {
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
     /// Names of client certificates, of which a caller must have one; empty for anybody.
     pub callers: Vec<String>,
     /// What the upstream learns of the caller.

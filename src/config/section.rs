@@ -63,12 +63,9 @@ impl Section {
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Limits => {
-                &["connections", "connections_per_address", "connection_age", "body_rate", "write_timeout"]
-            }
             Self::Admin => &["metrics_token"],
             Self::Route => &["upgrade", "retry_429", "connections", "http_version", "rewrite_links"],
-            Self::Server | Self::Credential | Self::Tls | Self::Log => &[],
+            Self::Server | Self::Limits | Self::Credential | Self::Tls | Self::Log => &[],
         }
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
+use super::pace::Pace;
 use super::peer::Peer;
 use crate::config::Limits;
 
@@ -22,6 +24,9 @@ const CONTROL_FRAMES: usize = 128;
 
 /// How long a new connection has to begin a request when the daemon is about to stop.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// How long a connection that is old enough rests before it is closed.
+const REST: Duration = Duration::from_secs(2);
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub enum End {
     Gracefully,
     /// Now: a request head did not arrive in time.
     HeadTimeout,
+    /// Now, and what was not taken is thrown away: the caller took nothing for too long.
+    Untaken,
     /// Now.
     AtOnce,
 }
@@ -70,13 +77,24 @@ pub struct Caller {
     is_unread: Cell<bool>,
     /// Whether an answer broke off whose end would be the connection's.
     is_answer_cut_off: Cell<bool>,
+    /// Since when it has taken nothing of what there is for it.
+    untaken_since: Cell<Option<Instant>>,
+    /// When it has been used for long enough.
+    expires: Option<Instant>,
+    is_expired: Cell<bool>,
+    /// Of the answers that are under way; over HTTP/1 there is one, used again.
+    paces: RefCell<Vec<Rc<Pace>>>,
+    /// Bodies that its upstreams do not read.
+    pub backlog: Backlog,
     end: Cell<Option<End>>,
     task: RefCell<Option<Waker>>,
 }
 
 impl Caller {
-    /// A connection that was just accepted; `now` is the worker's clock.
-    pub fn new(peer: Peer, now: Rc<Cell<Instant>>) -> Rc<Self> {
+    /// A connection that was just accepted, to be used for `age` at the most; `now` is the worker's clock.
+    pub fn new(peer: Peer, now: Rc<Cell<Instant>>, age: Option<Duration>) -> Rc<Self> {
+        // Up to a tenth sooner: those that came together should not all come again together.
+        let expires = age.map(|age| now.get() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
         let since = Cell::new(now.get());
         Rc::new(Self {
             peer,
@@ -89,6 +107,11 @@ impl Caller {
             is_answering: Cell::new(false),
             is_unread: Cell::new(false),
             is_answer_cut_off: Cell::new(false),
+            untaken_since: Cell::new(None),
+            expires,
+            is_expired: Cell::new(false),
+            paces: RefCell::default(),
+            backlog: Backlog::default(),
             end: Cell::new(None),
             task: RefCell::new(None),
         })
@@ -130,8 +153,43 @@ impl Caller {
         }
     }
 
+    /// The pace of a request's answer that is about to begin.
+    pub fn begin_pace(&self) -> Rc<Pace> {
+        let mut paces = self.paces.borrow_mut();
+        match paces.first() {
+            Some(only) if !self.is_http2.get() => Rc::clone(only),
+            _ => {
+                let pace = Pace::new(Rc::clone(&self.now));
+                paces.push(Rc::clone(&pace));
+                pace
+            }
+        }
+    }
+
+    /// The one that was begun last.
+    pub fn latest_pace(&self) -> Rc<Pace> {
+        let latest = self.paces.borrow().last().cloned();
+        latest.unwrap_or_else(|| self.begin_pace())
+    }
+
+    /// Its answer has ended.
+    pub fn forget_pace(&self, pace: &Rc<Pace>) {
+        let mut paces = self.paces.borrow_mut();
+        if let Some(index) = paces.iter().position(|other| Rc::ptr_eq(other, pace)) {
+            paces.swap_remove(index);
+        }
+    }
+
+    /// There are bytes for the caller and no room for them.
+    pub fn takes_nothing(&self) {
+        if self.untaken_since.get().is_none() {
+            self.untaken_since.set(Some(self.now.get()));
+        }
+    }
+
     /// So many bytes have been taken: a connection on which an answer is still written is not idle.
     pub fn sent(&self, bytes: usize) {
+        self.untaken_since.set(None);
         if self.phase.get() == Phase::Idle && bytes > CONTROL_FRAMES {
             self.since.set(self.now.get());
         }
@@ -154,12 +212,18 @@ impl Caller {
 
     /// Everything written so far is with the operating system.
     pub fn flushed(&self) {
+        self.untaken_since.set(None);
         if self.serving.get() == 0 {
             self.is_answering.set(false);
             if self.phase.get() == Phase::Serving {
                 self.enter(Phase::Idle);
             }
         }
+    }
+
+    /// Whether it has been used for long enough: the next answer is its last.
+    pub fn is_expired(&self) -> bool {
+        self.is_expired.get()
     }
 
     /// Whether what is being written is part of an answer.
@@ -218,8 +282,26 @@ impl Caller {
         }
     }
 
+    /// The bytes are those of HTTP/1: the one task also writes the answers.
+    pub fn speaks_http1(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            self.begin_pace().set_task(task);
+        }
+    }
+
     /// Ends the connection if what it is doing takes too long.
     pub fn sweep(&self, limits: &Limits) {
+        let now = self.now.get();
+        if self.untaken_since.get().is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
+            return self.end(End::Untaken);
+        }
+        for pace in &*self.paces.borrow() {
+            if self.untaken_since.get().is_some() {
+                pace.excuse();
+            }
+            pace.sweep(self.is_http2.get().then_some(limits.write_timeout));
+        }
+        self.grow_old();
         let (allowed, end) = match self.phase.get() {
             Phase::Handshake if self.end.get().is_some() => {
                 (LAST_CHANCE.min(limits.tls_timeout), End::AtOnce)
@@ -236,8 +318,24 @@ impl Caller {
             Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,
         };
-        if self.now.get().duration_since(self.since.get()) >= allowed {
+        if now.duration_since(self.since.get()) >= allowed {
             self.end(end);
+        }
+    }
+
+    /// Ends a connection that has been used for long enough, where no request can be lost by that.
+    ///
+    /// Over HTTP/1 the next answer says so. A caller without a next request is let go when none has come for a
+    /// while: one that was just answered may be sending another.
+    fn grow_old(&self) {
+        let now = self.now.get();
+        if self.expires.is_none_or(|expires| now < expires) || self.end.get().is_some() {
+            return;
+        }
+        self.is_expired.set(true);
+        let is_at_rest = self.phase.get() == Phase::Idle && now.duration_since(self.since.get()) >= REST;
+        if self.is_http2.get() || is_at_rest {
+            self.end(End::Gracefully);
         }
     }
 

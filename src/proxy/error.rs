@@ -17,6 +17,9 @@ use super::rules::Denial;
 use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
 
+/// When it is worth while to try again where there was too much to do.
+const SOON: Duration = Duration::from_secs(1);
+
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a request has no answer of its upstream.
@@ -86,6 +89,23 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("the request came back to this proxy")]
     LoopDetected,
+    /// There is more to do than may be done at once.
+    #[error("overloaded: {0}")]
+    Overloaded(Overload),
+}
+
+/// Of what there is too much.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Overload {
+    /// Connections of callers.
+    #[error("too many connections")]
+    Connections,
+    /// Connections of one address.
+    #[error("too many connections of one address")]
+    ConnectionsOfAddress,
+    /// Requests that wait for a token.
+    #[error("too many requests wait for a token")]
+    TokenWaiters,
 }
 
 /// A problem as its caller reads it (RFC 9457 §3).
@@ -164,6 +184,7 @@ impl ProxyError {
             }
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
+            Self::Overloaded(_) => (503, "overloaded", "Overloaded", "proxy_internal_response"),
         };
         answer(status, code, title, proxy_status)
     }
@@ -173,6 +194,7 @@ impl ProxyError {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
+            Self::Overloaded(_) | Self::Upstream(ForwardError::NoDescriptor) => Some(SOON),
             _ => None,
         }
     }
@@ -201,7 +223,8 @@ impl ProxyError {
             Self::BadRequest(why) => format!("Nothing was forwarded: {why}."),
             Self::ExpectationFailed => "The only expectation that can be met is 100-continue.".to_owned(),
             Self::RequestTimeout => {
-                "The request did not arrive in time, or its body stopped coming.".to_owned()
+                "The request did not arrive in time, or its body stopped coming or came too slowly."
+                    .to_owned()
             }
             Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
             Self::HeaderTooLarge => "The request line and the header fields are too large.".to_owned(),
@@ -210,6 +233,9 @@ impl ProxyError {
                 not_discovered_detail(credential, undiscovered)
             }
             Self::Upstream(error) => error.detail(),
+            Self::Overloaded(overload) => {
+                format!("The proxy has as much to do as it may: {overload}. Try again.")
+            }
             Self::LoopDetected => "The route leads back to this proxy: see its upstream.".to_owned(),
         }
     }
@@ -274,6 +300,7 @@ fn upstream(error: &ForwardError) -> Answer {
             (502, "upstream_protocol", "Upstream protocol error")
         }
         ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
+        ForwardError::NoDescriptor => (503, "overloaded", "Overloaded"),
     };
     answer(status, code, title, error.proxy_status())
 }
@@ -407,6 +434,10 @@ mod tests {
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Timeout.into(), 504, "upstream_timeout"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
+            (ProxyError::Overloaded(Overload::Connections), 503, "overloaded"),
+            (ProxyError::Overloaded(Overload::ConnectionsOfAddress), 503, "overloaded"),
+            (ProxyError::Overloaded(Overload::TokenWaiters), 503, "overloaded"),
+            (ForwardError::NoDescriptor.into(), 503, "overloaded"),
         ];
         for (error, status, code) in table {
             let response = error.response(Version::HTTP_11);

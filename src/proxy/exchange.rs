@@ -11,16 +11,19 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 use tracing::{Level, info, warn};
 
-use super::caller::Caller;
+use super::caller::{Caller, End};
 use super::error::ProxyError;
+use super::pace::{Pace, Stalled};
 use crate::token::Generation;
 
 const TARGET: &str = "bearerd::access";
+const NOT_TAKEN: &str = "the caller took nothing of the answer for too long";
 
 /// A request that is being answered.
 #[derive(Debug)]
 pub struct Exchange {
     caller: Rc<Caller>,
+    pace: Rc<Pace>,
     /// For whom a trusted proxy calls.
     original: Option<IpAddr>,
     started: Instant,
@@ -50,13 +53,16 @@ impl Exchange {
     /// and not of failures only.
     pub fn begin<B>(
         request: &Request<B>,
-        caller: &Rc<Caller>,
+        caller: Rc<Caller>,
+        pace: Rc<Pace>,
         original: Option<IpAddr>,
         writes_all: bool,
     ) -> Self {
         caller.request_begun();
+        pace.begin(None);
         Self {
-            caller: Rc::clone(caller),
+            caller,
+            pace,
             original,
             started: Instant::now(),
             method: request.method().clone(),
@@ -75,6 +81,11 @@ impl Exchange {
     /// Where it comes from, as far as that is known.
     pub fn origin(&self) -> Option<IpAddr> {
         self.original.or_else(|| self.caller.peer.ip())
+    }
+
+    /// How its answer gets on.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// The protocol it came in.
@@ -129,10 +140,16 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.pace.rest();
         self.caller.request_ended();
         if self.outcome.status.is_none() {
             self.outcome.error =
                 Some("the caller left, or its connection was cut, before an answer".to_owned());
+        }
+        if let (Some(why), None) = (self.who_stalled(), &self.outcome.error) {
+            // Handed over to its end it may have been; it was not taken.
+            self.outcome.is_complete = false;
+            self.outcome.error = Some(why.to_owned());
         }
         let is_failure =
             self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();
@@ -145,6 +162,15 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
+    /// For whom the answer waited in vain, if that is why it broke off.
+    fn who_stalled(&self) -> Option<&'static str> {
+        match self.pace.stalled() {
+            Some(Stalled::Upstream) => Some("the upstream's answer stopped coming"),
+            Some(Stalled::Caller) => Some(NOT_TAKEN),
+            None => (self.caller.wanted_end() == Some(End::Untaken)).then_some(NOT_TAKEN),
+        }
+    }
+
     fn write(&self, is_failure: bool) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
         // To a microsecond.

@@ -27,6 +27,9 @@ pub enum ForwardError {
         /// What the system said.
         text: String,
     },
+    /// No file descriptor is left for another connection.
+    #[error("no file descriptor for another connection")]
+    NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -83,6 +86,7 @@ impl ForwardError {
             Self::Unreachable { proxy_status, .. }
             | Self::Proxy { proxy_status, .. }
             | Self::Tls { proxy_status, .. } => proxy_status,
+            Self::NoDescriptor => "connection_limit_reached",
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
@@ -108,6 +112,9 @@ impl ForwardError {
             }
             Self::Proxy { .. } => {
                 "The proxy on the way to the upstream cannot be reached, or does not lead there."
+            }
+            Self::NoDescriptor => {
+                "The proxy has no file descriptor for another connection to an upstream. Try again."
             }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::Tls { .. } => {

@@ -5,7 +5,9 @@
 //! [`unauthorized`] with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
 //! [`error`].
 
+pub mod admission;
 pub mod authorize;
+pub mod backlog;
 pub mod budget;
 pub mod caller;
 pub mod caller_io;
@@ -22,6 +24,8 @@ pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+pub mod pace;
+mod patience;
 pub mod peer;
 pub mod pool;
 pub mod prefix;
@@ -31,8 +35,10 @@ mod resolve;
 pub mod response;
 pub mod route;
 pub mod rules;
+pub mod seats;
 pub mod service;
 mod socket;
+mod streams;
 mod tunnel;
 pub mod unauthorized;
 pub mod unix_socket;

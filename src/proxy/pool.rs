@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use super::connect::Stream;
 use super::forward::ForwardError;
+use super::seats::Seat;
 use super::upstream::{Destination, Upstream};
 
 /// Below what servers and load balancers usually allow a connection to lie idle.
@@ -49,7 +50,13 @@ struct Idle<B: Body + 'static> {
 struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Boxed, as it is large and handed from one request to the next.
-    connection: Box<http1::Connection<TokioIo<Box<dyn Stream>>, B>>,
+    connection: Box<Driven<B>>,
+}
+
+/// What moves a connection's bytes, and the file descriptor that it takes.
+struct Driven<B: Body + 'static> {
+    connection: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
+    _descriptor: Seat,
 }
 
 /// A connection in use. Dropping it ends the connection; [`Lease::give_back`] keeps it.
@@ -110,15 +117,21 @@ where
     }
 
     async fn connect(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let descriptor = self.descriptor()?;
         let stream = destination.connect.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let wire = Wire { sender, connection: Box::new(connection) };
+        let wire = Wire { sender, connection: Box::new(Driven { connection, _descriptor: descriptor }) };
         let number = destination.number;
         Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: false })
+    }
+
+    /// A place for another connection. What the daemon needs for itself is not taken for it.
+    fn descriptor(&self) -> Result<Seat, ForwardError> {
+        self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)
     }
 
     /// Ends connections that have lain idle for too long, or lead where the upstream is no more.
@@ -130,7 +143,8 @@ where
     }
 
     fn keep(&self, wire: Wire<B>, number: u32) {
-        if number != self.upstream.number() {
+        // Where there are few, another worker or another upstream may need it more.
+        if number != self.upstream.number() || self.upstream.descriptors.are_scarce() {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -150,7 +164,7 @@ where
     ///
     /// What went wrong is told to whoever waits for the response or reads its body.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut *self.connection).poll(cx).map(|_| ())
+        Pin::new(&mut self.connection.connection).poll(cx).map(|_| ())
     }
 
     /// Whether it is ready for a request: neither closed nor in the middle of something.

@@ -14,9 +14,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::backlog::{Backlog, Unread};
 use super::budget::{Budget, Reservation};
+use super::patience::Patience;
 
 /// What a request may take.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Allowance {
     pub budget: Arc<Budget>,
     /// Between two pieces of the body; `None` once the response is there.
     pub body_timeout: Option<Duration>,
+    /// Least bytes a second, averaged over the time that was waited for the caller; 0 is no bound.
+    pub body_rate: u64,
 }
 
 /// A caller's body, for at most two attempts. A request without one costs nothing.
@@ -71,6 +75,8 @@ struct Shared<B> {
     progress: Cell<Instant>,
     /// Whether the last thing an attempt did was to wait for the caller.
     waits_for_caller: Cell<bool>,
+    /// Among the bodies of its connection.
+    unread: Unread,
     is_at_end: Cell<bool>,
 }
 
@@ -80,7 +86,7 @@ struct Source<B> {
     received: u64,
     kept: Option<Kept>,
     allowance: Allowance,
-    stall: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 /// The beginning of a body, with its share of the budget.
@@ -105,15 +111,26 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
         let kept = fits.then(|| Kept { bytes: Vec::new(), reserved: Reservation::new(&allowance.budget) });
-        let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
+        let source =
+            Source { body, received: 0, kept, allowance: allowance.clone(), patience: Patience::default() };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
             attempt: Cell::new(0),
             fault: Cell::new(None),
             progress: Cell::new(Instant::now()),
             waits_for_caller: Cell::new(false),
+            unread: Unread::default(),
             is_at_end: Cell::new(false),
         })))
+    }
+
+    /// A body among others of its connection.
+    #[must_use]
+    pub fn beside(self, others: &Backlog) -> Self {
+        if let Some(shared) = &self.0 {
+            shared.unread.join(others);
+        }
+        self
     }
 
     /// The body for the first attempt.
@@ -131,7 +148,10 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         if shared.fault.get().is_some() {
             return None;
         }
-        let Kept { bytes, reserved } = shared.source.borrow_mut().kept.take()?;
+        let mut source = shared.source.borrow_mut();
+        let Kept { bytes, reserved } = source.kept.take()?;
+        // Between the attempts nobody reads: that is no pause of the caller's.
+        source.patience.suspend();
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
@@ -164,7 +184,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         if let Some(shared) = &self.0 {
             let mut source = shared.source.borrow_mut();
             source.kept = None;
-            source.stall = None;
+            source.patience.suspend();
             source.allowance.body_timeout = None;
         }
     }
@@ -239,6 +259,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         }
         let next = shared.poll_source(cx);
         shared.waits_for_caller.set(next.is_pending());
+        shared.unread.set(matches!(next, Poll::Ready(Some(Ok(_)))) && !shared.is_at_end.get());
         next
     }
 
@@ -271,7 +292,7 @@ impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
             return Poll::Ready(None);
         }
         let mut source = self.source.borrow_mut();
-        let next = ready!(source.poll_data(cx));
+        let next = ready!(source.poll_data(cx, self.unread.may_block()));
         self.progress.set(Instant::now());
         match next {
             Some(Ok(data)) => {
@@ -292,11 +313,13 @@ impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Source<B> {
     /// The next piece of the caller's body. Trailers are dropped: nobody has vetted them.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    ///
+    /// A caller that may be unable to send is not hurried.
+    fn poll_data(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.stall = None;
+                    self.patience.end_pause(is_excused);
                     let Ok(data) = frame.into_data() else { continue };
                     self.received += data.len() as u64;
                     if self.allowance.body_bytes.is_some_and(|limit| self.received > limit) {
@@ -308,19 +331,19 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Fault::Caller))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    ready!(self.poll_stall(cx));
+                    ready!(self.poll_stall(cx, is_excused));
                     return Poll::Ready(Some(Err(Fault::Stalled)));
                 }
             }
         }
     }
 
-    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_stall(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<()> {
         let Some(timeout) = self.allowance.body_timeout else {
             return Poll::Pending;
         };
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        stall.as_mut().poll(cx)
+        let progress = (self.received, self.allowance.body_rate);
+        self.patience.poll(cx, timeout, progress, is_excused)
     }
 
     /// Keeps a piece, or gives up keeping this body.

@@ -44,6 +44,8 @@ pub struct Route {
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
     /// Names of certificates, of which a caller must have one; empty for anybody.
@@ -209,6 +211,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::connect::{Connect, Connecting};
+    use crate::proxy::seats::Seats;
 
     #[derive(Debug)]
     struct Nowhere;
@@ -236,11 +239,12 @@ mod tests {
             prefix: Prefix::default(),
             fields: Fields::default(),
             retry_on: Vec::new(),
-            upstream: Arc::new(Upstream::written(0, nowhere(""))),
+            upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
             path_in_front: String::new(),
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
+            read_timeout: None,
             login_stub: Vec::new(),
             callers: Vec::new(),
             forwarded: Forwarded::None,

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::authorize::{Authorization, authorize, no_token};
+use super::authorize::{Authorization, authorize, no_token, place_to_wait};
 use super::caller::Caller;
 use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
@@ -26,10 +26,13 @@ use super::guard::{self, Policy, Target};
 use super::headers;
 use super::location;
 use super::login;
+use super::pace::Pace;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
+use super::seats::Seats;
+use super::streams::head_size;
 use super::unauthorized::Decision;
 use super::upstream::Destination;
 use crate::clock::Clock;
@@ -49,10 +52,14 @@ pub struct Shared {
     pub table: Table,
     /// How we are called in `Via`.
     pub instance: String,
+    /// Largest head, in bytes.
+    pub header_bytes: usize,
     /// What a request's body may take.
     pub allowance: Allowance,
     /// How long a request may wait for a usable token.
     pub token_wait: Duration,
+    /// Places for those that do.
+    pub token_waiters: Arc<Seats>,
     /// Whether every exchange is written to the log.
     pub access_log: bool,
     /// The clock of tokens.
@@ -105,11 +112,12 @@ impl Service {
         &self,
         request: Request<Incoming>,
         caller: Rc<Caller>,
+        pace: Rc<Pace>,
     ) -> Result<Response<AnswerBody>, Infallible> {
         let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
-        let mut exchange = Exchange::begin(&request, &caller, original, self.shared.access_log);
+        let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
-        let payload = Payload::new(body, &self.shared.allowance);
+        let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
         let response = match self.proxy(head, &payload, &mut exchange).await {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
             Ok(Reply::Login) => response::reply(login::response(), payload, exchange),
@@ -128,6 +136,7 @@ impl Service {
         let version = head.version;
         let (target, route) = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
+        exchange.pace().begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
             return Ok(Reply::Login);
@@ -136,7 +145,10 @@ impl Service {
         let mut patience = self.shared.token_wait;
         let destination = match route.upstream.current() {
             Some(destination) => destination,
-            None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
+            None => {
+                Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience, &self.shared.token_waiters))
+                    .await?
+            }
         };
         self.address(&mut head, route, &destination, exchange)?;
         if payload.is_of_unknown_length() {
@@ -151,7 +163,8 @@ impl Service {
             }
             Some(source) => {
                 let again = head.clone();
-                let authorization = authorize(source, &mut passage.patience).await?;
+                let authorization =
+                    authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
                 let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
                 self.recover(&mut passage, source, first, again).await?
             }
@@ -170,6 +183,9 @@ impl Service {
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
         if !exchange.caller().peer.is_allowed {
             return Err(ProxyError::CallerNotAllowed);
+        }
+        if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {
+            return Err(ProxyError::HeaderTooLarge);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
@@ -223,7 +239,8 @@ impl Service {
             let lease = pool.lease(passage.destination).await?;
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
-                authorization = Some(authorize(source, &mut passage.patience).await?);
+                authorization =
+                    Some(authorize(source, &mut passage.patience, &self.shared.token_waiters).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
@@ -309,6 +326,9 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(None);
         }
+        // Without a place to wait for it, whoever comes next has it.
+        let waiting = place_to_wait(&self.shared.token_waiters);
+        let _waiting = waiting.inspect_err(|_| source.demand(rejected))?;
         let began = Instant::now();
         let replaced = source.replace(rejected, passage.patience).await;
         passage.patience = passage.patience.saturating_sub(began.elapsed());

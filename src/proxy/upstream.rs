@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::authorize::authorize;
 use super::connect::Connect;
 use super::error::ProxyError;
+use super::seats::Seats;
 use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -24,6 +25,8 @@ use crate::token::api_discovery::DiscoverySource;
 pub struct Upstream {
     /// Counts from 0; a worker finds its pool by it.
     pub index: usize,
+    /// File descriptors that connections to all upstreams may take.
+    pub descriptors: Arc<Seats>,
     place: Place,
 }
 
@@ -58,13 +61,13 @@ pub enum Current<'a> {
 
 impl Upstream {
     /// One that stays where it is.
-    pub const fn written(index: usize, destination: Destination) -> Self {
-        Self { index, place: Place::Written(destination) }
+    pub const fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
+        Self { index, descriptors, place: Place::Written(destination) }
     }
 
     /// One that is nowhere yet.
-    pub fn discovered(index: usize, source: DiscoverySource) -> Self {
-        Self { index, place: Place::Discovered { current: ArcSwapOption::empty(), source } }
+    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
+        Self { index, descriptors, place: Place::Discovered { current: ArcSwapOption::empty(), source } }
     }
 
     /// Where it is, if that is known.
@@ -100,9 +103,10 @@ impl Upstream {
         &self,
         token: Option<&TokenSource>,
         patience: &mut Duration,
+        waiters: &Arc<Seats>,
     ) -> Result<Current<'_>, ProxyError> {
         if let Some(token) = token {
-            authorize(token, patience).await?;
+            authorize(token, patience, waiters).await?;
         }
         if let Place::Discovered { source, .. } = &self.place {
             let began = Instant::now();

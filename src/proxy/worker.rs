@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
+use super::admission::Place;
 use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
@@ -42,6 +43,8 @@ pub struct Accepted {
     pub socket: Socket,
     /// Where it comes from.
     pub peer: Peer,
+    /// Its share of the connections that there may be.
+    pub place: Place,
 }
 
 /// A caller's socket, and what is spoken on it.
@@ -175,15 +178,19 @@ impl Worker {
     }
 
     fn take(&self, accepted: Accepted) {
-        let Accepted { socket, peer } = accepted;
+        let Accepted { socket, peer, place } = accepted;
         let tcp = |socket: std::net::TcpStream| {
             socket.set_nodelay(true)?;
             TcpStream::from_std(socket)
         };
         let taken = match socket {
-            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(stream, peer)),
-            Socket::Tls(socket, config) => tcp(socket).map(|stream| self.serve_tls(stream, peer, config)),
-            Socket::Unix(socket) => UnixStream::from_std(socket).map(|stream| self.serve(stream, peer)),
+            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(stream, peer, place)),
+            Socket::Tls(socket, config) => {
+                tcp(socket).map(|stream| self.serve_tls(stream, peer, place, config))
+            }
+            Socket::Unix(socket) => {
+                UnixStream::from_std(socket).map(|stream| self.serve(stream, peer, place))
+            }
         };
         if let Err(error) = taken {
             debug!(%peer, %error, "connection failed");
@@ -192,27 +199,27 @@ impl Worker {
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve<S>(&self, stream: S, peer: Peer)
+    pub fn serve<S>(&self, stream: S, peer: Peer, place: Place)
     where
         S: CallerStream + 'static,
     {
-        self.spawn(peer, |caller, service, limits| connection::serve(stream, caller, service, limits));
+        self.spawn(peer, place, |caller, service, limits| connection::serve(stream, caller, service, limits));
     }
 
     /// The same over TLS.
-    fn serve_tls(&self, stream: TcpStream, peer: Peer, config: Arc<ServerConfig>) {
-        self.spawn(peer, |caller, service, limits| async move {
+    fn serve_tls(&self, stream: TcpStream, peer: Peer, place: Place, config: Arc<ServerConfig>) {
+        self.spawn(peer, place, |caller, service, limits| async move {
             if let Some(stream) = handshake::accept(stream, config, &caller).await {
                 connection::serve(stream, caller, service, limits).await;
             }
         });
     }
 
-    fn spawn<F>(&self, peer: Peer, serve: impl FnOnce(Rc<Caller>, Rc<Service>, Rc<Limits>) -> F)
+    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Service>, Rc<Limits>) -> F)
     where
         F: Future<Output = ()> + 'static,
     {
-        let caller = Caller::new(peer, Rc::clone(&self.callers.now));
+        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.limits.connection_age);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
@@ -221,6 +228,7 @@ impl Worker {
             caller: Rc::clone(&caller),
             callers: Rc::clone(&self.callers),
             load: Arc::clone(&self.load),
+            _place: place,
         };
         let serving = serve(caller, Rc::clone(&self.service), Rc::clone(&self.limits));
         tokio::task::spawn_local(async move {
@@ -253,9 +261,11 @@ impl Worker {
 
     /// Often enough for the shortest time-out to be kept within a tenth.
     fn sweep_interval(&self) -> Duration {
-        let Limits { tls_timeout, header_timeout, idle_timeout, .. } = *self.limits;
-        let shortest = tls_timeout.min(header_timeout).min(idle_timeout);
-        (shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
+        let Limits { tls_timeout, header_timeout, idle_timeout, write_timeout, connection_age, .. } =
+            &*self.limits;
+        let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
+        let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
+        (*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
     }
 }
 
@@ -264,6 +274,7 @@ struct Leaving {
     caller: Rc<Caller>,
     callers: Rc<Callers>,
     load: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 impl Drop for Leaving {

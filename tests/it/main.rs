@@ -23,6 +23,7 @@ mod discovery;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod limits;
 mod login;
 mod login_stub;
 mod online;

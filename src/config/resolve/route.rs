@@ -8,8 +8,8 @@ use std::sync::Arc;
 use http::uri::{Authority, Scheme};
 use toml::Spanned;
 
-use super::Resolver;
 use super::api_discovery::DISCOVER;
+use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
 use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream, file, hosts};
 
@@ -103,6 +103,7 @@ impl Resolver<'_> {
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let callers = self.callers(route.callers);
+        let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -118,6 +119,7 @@ impl Resolver<'_> {
             retry_on,
             timeout,
             connect_timeout,
+            read_timeout,
             callers,
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
         })

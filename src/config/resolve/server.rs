@@ -97,16 +97,23 @@ impl Resolver<'_> {
 
     fn limits(&mut self, limits: file::Limits) -> Limits {
         Limits {
+            connections: count(limits.connections, 10_000),
+            connections_per_address: count(limits.connections_per_address, 0),
+            connection_age: Some(duration(limits.connection_age, 3600)).filter(|age| !age.is_zero()),
             header_bytes: self.bytes(limits.header_bytes, 64 * 1024, 1024..=1024 * 1024),
             tls_timeout: self.positive(limits.tls_timeout, 5),
             header_timeout: self.positive(limits.header_timeout, 10),
             idle_timeout: self.positive(limits.idle_timeout, 75),
             body_timeout: self.positive(limits.body_timeout, 15),
+            body_rate: limits.body_rate.map_or(240, |size| size.into_inner().0),
+            write_timeout: self.positive(limits.write_timeout, 30),
             streams: self.at_least_one(limits.streams, 100),
             body_bytes: limits.body_bytes.map(|size| size.into_inner().0).filter(|bytes| *bytes > 0),
             replay_body: self.bytes(limits.replay_body, 1024 * 1024, 0..=1 << 30),
             replay_total: self.bytes(limits.replay_total, 64 * 1024 * 1024, 0..=1 << 40),
             token_wait: duration(limits.token_wait, 10),
+            token_waiters: usize::try_from(self.at_least_one(limits.token_waiters, 10_000))
+                .unwrap_or(usize::MAX),
         }
     }
 
@@ -191,6 +198,12 @@ impl Resolver<'_> {
         };
         texts.iter().filter_map(listen).collect()
     }
+}
+
+/// A number of connections; 0 is no limit.
+fn count(value: Option<Spanned<u32>>, default: u32) -> Option<usize> {
+    let value = value.map_or(default, Spanned::into_inner);
+    usize::try_from(value).ok().filter(|count| *count > 0)
 }
 
 fn parse_networks(texts: &[&str]) -> Vec<IpNet> {

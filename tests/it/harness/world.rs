@@ -38,9 +38,16 @@ pub struct Setup {
     secret: Option<String>,
     has_unknown_tokens: bool,
     environment: Vec<(String, String)>,
+    descriptors: Option<usize>,
 }
 
 impl Setup {
+    /// So many file descriptors at the most.
+    pub const fn descriptors(mut self, limit: usize) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Lines of `[server]`.
     pub fn server(mut self, line: &str) -> Self {
         writeln!(self.server, "{line}").unwrap();
@@ -179,7 +186,10 @@ impl Setup {
             ("RUST_LOG".to_owned(), self.log_level.unwrap_or("trace").to_owned()),
         ];
         environment.extend(self.environment);
-        let process = Process::spawn(&["run"], &environment, folder.path());
+        let process = match self.descriptors {
+            None => Process::spawn(&["run"], &environment, folder.path()),
+            Some(limit) => Process::spawn_with_descriptors(limit, &["run"], &environment, folder.path()),
+        };
         let address = logged_address(&process, "listening").await;
         let admin = logged_address(&process, "admin listening").await;
         let world = World {
