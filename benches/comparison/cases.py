@@ -128,7 +128,7 @@ def post(size, title, default):
         wanted, against = variants(*ALL_PEERS), None
         results = []
         for count in connections(options, (default,)):
-            name, what = f"POST of {title}, {count} connections", Load(count, body=size)
+            name, what = f"POST of {title}, {count} connections", Load(count, body=size, path="/upload")
             case = f"post-{title.split()[0]}{title.split()[1][0].lower()}"
             results += compare(world, options, case, name, what, wanted, against)
         if size == 64 * KIB:

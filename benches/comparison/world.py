@@ -15,7 +15,8 @@ from . import machine
 KIB = 1024
 LARGE = 1024 * KIB
 
-# A request without a token is refused, so that nobody can win by not adding one. A token is revoked by a file.
+# A request without a token is refused, so that nobody can win by not adding one. A token is revoked by a file. An
+# upload is read before it is answered, which nginx does only for what it passes on.
 UPSTREAM = """
 daemon off; worker_processes 1; error_log {folder}/upstream.log error; pid {folder}/upstream.pid;
 events {{ worker_connections 16384; }}
@@ -29,6 +30,15 @@ http {{
     if ($http_authorization = "") {{ return 401; }}
     location / {{ return 200 "{body}"; }}
     location = /large {{ root {folder}; }}
+    location = /upload {{
+      client_body_buffer_size 1m; proxy_pass http://behind/; proxy_pass_request_body off;
+      proxy_set_header Content-Length ""; proxy_http_version 1.1; proxy_set_header Connection "";
+    }}
+  }}
+  upstream behind {{ server 127.0.0.1:{behind}; keepalive 1024; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{behind};
+    location / {{ return 200 "{body}"; }}
   }}
   server {{
     listen 127.0.0.1:{revocable} ssl; server_name localhost;
@@ -84,7 +94,7 @@ class World:
         # nginx may work as somebody else.
         self.folder.chmod(0o755)
         self.upstream = None
-        self.ports = {name: machine.free_port() for name in ("upstream", "upstream_http2", "revocable")}
+        self.ports = {name: machine.free_port() for name in ("upstream", "upstream_http2", "revocable", "behind")}
 
     def __enter__(self):
         nginx, _ = machine.tool("nginx"), machine.tool("openssl")

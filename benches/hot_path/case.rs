@@ -1,5 +1,6 @@
 //! The cases: what is sent, over how many connections, and what must come of it.
 
+use bearerd::config::Config;
 use futures_util::future::join_all;
 
 use super::caller::{Http1, Http2};
@@ -7,75 +8,79 @@ use super::world::World;
 
 /// Callers whose tokens die together.
 const BURST: usize = 8;
+const ROUTES: usize = 100;
 /// What a request without a body ends with, and one with the body of [`post`].
 const HEAD_END: &[u8] = b"\r\n\r\n";
 const BODY_END: &[u8] = b"x!";
 
-/// What is counted.
-#[derive(Clone, Copy)]
-pub enum Case {
-    /// A GET of 1 KiB, over one connection.
-    Get,
-    /// A POST of 1 KiB, which is kept for a replay.
-    Post,
-    /// A burst of GETs whose token is dead: each sees a 401, one asks for a token, each is sent again.
-    Replay,
-    /// A GET by HTTP/2.
-    Http2,
-    /// A GET, with a hundred routes.
-    Routes,
+/// What is counted: requests in one world, one after the other or in bursts.
+pub struct Case {
+    world: World,
+    callers: Callers,
 }
 
-/// By its name.
-pub fn named(name: &str) -> Case {
-    match name {
-        "get" => Case::Get,
-        "post" => Case::Post,
-        "replay" => Case::Replay,
-        "http2" => Case::Http2,
-        "routes" => Case::Routes,
+enum Callers {
+    /// These requests in turn.
+    One(Http1, Vec<Vec<u8>>),
+    /// Their token is dead each time: all see a 401, one token is asked for, and all are sent again.
+    Burst(Vec<Http1>, Vec<u8>),
+    Http2(Http2),
+}
+
+/// How many routes a case's configuration has.
+pub fn routes(name: &str) -> usize {
+    if name == "routes" { ROUTES } else { 1 }
+}
+
+/// A case by its name.
+pub fn named(name: &str, config: &Config) -> Case {
+    let world = World::new(config, if name == "post" { BODY_END } else { HEAD_END });
+    let http1 = || Http1::new(world.connection());
+    let callers = match name {
+        "get" => Callers::One(http1(), vec![get("/api/v2/users/me")]),
+        "post" => Callers::One(http1(), vec![post()]),
+        // What it takes to find one differs from run to run, as maps are seeded; what all take together does not.
+        "routes" => {
+            let path = |route| format!("/{route:02}/v2/users/me");
+            Callers::One(http1(), (0..ROUTES).map(|route| get(&path(route))).collect())
+        }
+        "replay" => Callers::Burst((0..BURST).map(|_| http1()).collect(), get("/api/v2/users/me")),
+        "http2" => Callers::Http2(Http2::new(world.connection())),
         _ => panic!("no such case: get, post, replay, http2, routes"),
-    }
+    };
+    Case { world, callers }
 }
 
 impl Case {
     /// Answers so many requests.
-    pub async fn run(self, requests: usize) {
-        match self {
-            Self::Get => one_by_one(&World::new(1, HEAD_END), requests, &get("/api/v2/users/me")).await,
-            Self::Routes => one_by_one(&World::new(100, HEAD_END), requests, &get("/57/v2/users/me")).await,
-            Self::Post => one_by_one(&World::new(1, BODY_END), requests, &post()).await,
-            Self::Replay => in_bursts(&World::new(1, HEAD_END), requests).await,
-            Self::Http2 => {
-                let world = World::new(1, HEAD_END);
-                let mut caller = Http2::new(world.connection());
+    pub async fn run(&mut self, requests: usize) {
+        let tokens = &self.world.tokens;
+        let issued = tokens.issued();
+        match &mut self.callers {
+            Callers::One(caller, kinds) => {
+                for request in kinds.iter().cycle().take(requests) {
+                    caller.request(request).await;
+                }
+            }
+            Callers::Http2(caller) => {
                 for _ in 0..requests {
                     caller.request().await;
                 }
-                assert_eq!(world.tokens.issued(), 1);
+            }
+            Callers::Burst(callers, request) => {
+                let bursts = requests / BURST;
+                assert_eq!(bursts * BURST, requests, "not whole bursts");
+                for _ in 0..bursts {
+                    tokens.revoke();
+                    join_all(callers.iter().map(|caller| caller.request(request))).await;
+                }
+                // The very first has no token yet, and waits for it.
+                assert_eq!(tokens.issued(), issued + bursts as u64);
+                return;
             }
         }
+        assert_eq!(tokens.issued(), 1);
     }
-}
-
-async fn one_by_one(world: &World, requests: usize, request: &[u8]) {
-    let caller = Http1::new(world.connection());
-    for _ in 0..requests {
-        caller.request(request).await;
-    }
-    assert_eq!(world.tokens.issued(), 1);
-}
-
-async fn in_bursts(world: &World, requests: usize) {
-    let callers = (0..BURST).map(|_| Http1::new(world.connection())).collect::<Vec<_>>();
-    let request = get("/api/v2/users/me");
-    let bursts = requests.div_ceil(BURST);
-    for _ in 0..bursts {
-        world.tokens.revoke();
-        join_all(callers.iter().map(|caller| caller.request(&request))).await;
-    }
-    // The first burst has no token yet, and waits for it.
-    assert_eq!(world.tokens.issued(), bursts as u64);
 }
 
 /// The fields that a small client sends.

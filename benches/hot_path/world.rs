@@ -31,9 +31,8 @@ pub struct World {
 }
 
 impl World {
-    /// A world whose API takes requests that end like this, by so many routes: `/`, or `/0` and so on.
-    pub fn new(routes: usize, request_end: &'static [u8]) -> Self {
-        let config = configuration(routes);
+    /// A world whose API takes requests that end like this.
+    pub fn new(config: &Config, request_end: &'static [u8]) -> Self {
         let clock = Clock::system();
         let tokens = Arc::<Tokens>::default();
         let credential = Arc::clone(&config.credentials[0]);
@@ -49,7 +48,7 @@ impl World {
         let limits = config.server.limits.clone();
         let shared = Shared {
             policy: Policy::new(&config.server, INSTANCE),
-            table: table(&config, &upstream, &source),
+            table: table(config, &upstream, &source),
             instance: INSTANCE.to_owned(),
             allowance: Allowance {
                 body_bytes: limits.body_bytes,
@@ -73,16 +72,15 @@ impl World {
     }
 }
 
-/// The defaults, but for a quota that is never used up.
-fn configuration(routes: usize) -> Config {
-    let mut text = "[credentials.c]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"c\"\n\
-        client_secret = { env = \"SECRET\" }\nquota = { requests = 1000000, per = \"1s\" }\n"
-        .to_owned();
-    for number in 0..routes {
-        let path = if routes == 1 { String::new() } else { number.to_string() };
-        text += "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n";
-        text += &format!("path = \"/{path}\"\n");
-    }
+/// The defaults, with so many routes (`/`, or `/00` and so on) and a quota that is never used up.
+pub fn configuration(routes: usize) -> Config {
+    let credential = "[credentials.c]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"c\"\n\
+        client_secret = { env = \"SECRET\" }\nquota = { requests = 1000000, per = \"1s\" }\n";
+    let routes = (0..routes).map(|number| {
+        let path = if routes == 1 { "/".to_owned() } else { format!("/{number:02}") };
+        format!("[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\npath = \"{path}\"\n")
+    });
+    let text = std::iter::once(credential.to_owned()).chain(routes).collect::<String>();
     config::parse(Path::new("proxy.toml"), text, &Environment::from([("SECRET", "s")])).unwrap().config
 }
 
