@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import shutil
 import statistics
 import subprocess
-import sys
 import threading
 import time
 
@@ -15,7 +13,8 @@ from .load import Load
 from .proxies import Proxy, Unable, Variant
 
 KIB = 1024
-WARM_UP_SECONDS = 1
+#: As long as a thousand TLS handshakes take.
+WARM_UP_SECONDS = 2
 IDLE_CONNECTIONS = 1000
 ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
 
@@ -39,6 +38,8 @@ class Result:
     proxies: dict = dataclasses.field(default_factory=dict)
     ratios: list = dataclasses.field(default_factory=list)
     skipped: list = dataclasses.field(default_factory=list)
+    #: Who did not answer every request well, and what came instead.
+    failed: dict = dataclasses.field(default_factory=dict)
     rounds: dict = dataclasses.field(default_factory=dict)
 
 
@@ -86,16 +87,22 @@ def compare(world, options, case, title, what, wanted, against=None):
     result = Result(case, title)
     with running(world, wanted, options, result) as proxies:
         for proxy in proxies:
-            what.run(proxy, WARM_UP_SECONDS)
+            what.run(proxy, WARM_UP_SECONDS, may_fail=True)
         result.rounds = {proxy.name: [] for proxy in proxies}
         for number in range(options.rounds):
             turn = number % len(proxies) if proxies else 0
             for proxy in proxies[turn:] + proxies[:turn]:
-                result.rounds[proxy.name].append(one_round(proxy, what, options.seconds))
+                if proxy.name not in result.rounds:
+                    continue
+                try:
+                    result.rounds[proxy.name].append(one_round(proxy, what, options.seconds))
+                except load.Failed as failed:
+                    result.failed[proxy.name] = str(failed)
+                    del result.rounds[proxy.name]
     for name, rounds in result.rounds.items():
         result.proxies[name] = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
     result.ratios = ratios(result.proxies, ("cpu", "p99", "rate"), against)
-    return [result]
+    return result
 
 
 def ratios(figures, keys, against=None):
@@ -116,77 +123,61 @@ def connections(options, default):
 
 
 def get(world, options, defaults=(1, 64, 1000)):
-    results = []
     for count in connections(options, defaults):
         title = f"GET of 1 KiB, {count} connection{'s' if count > 1 else ''}"
-        results += compare(world, options, f"get-{count}", title, Load(count), variants(*ALL_PEERS))
-    return results
+        yield compare(world, options, f"get-{count}", title, Load(count), variants(*ALL_PEERS))
 
 
-def post(size, title, default):
+def post(case, size, title, default):
     def run(world, options):
-        wanted, against = variants(*ALL_PEERS), None
-        results = []
         for count in connections(options, (default,)):
-            name, what = f"POST of {title}, {count} connections", Load(count, body=size, path="/upload")
-            case = f"post-{title.split()[0]}{title.split()[1][0].lower()}"
-            results += compare(world, options, case, name, what, wanted, against)
-        if size == 64 * KIB:
-            kept = [Variant("bearerd"), Variant("bearerd", "bearerd-unkept", replay=False)]
-            name = f"POST of {title}, kept for a replay or not, {count} connections"
-            results += compare(world, options, case + "-kept", name, what, kept, [("bearerd", "bearerd-unkept")])
-        return results
+            what, ending = Load(count, body=size, path="/upload"), f"{count} connections"
+            yield compare(world, options, case, f"POST of {title}, {ending}", what, variants(*ALL_PEERS))
+            if size == 64 * KIB:
+                kept = [Variant("bearerd"), Variant("bearerd", "bearerd-unkept", replay=False)]
+                against = [("bearerd", "bearerd-unkept")]
+                of = f"POST of {title}, kept for a replay or not, {ending}"
+                yield compare(world, options, case + "-kept", of, what, kept, against)
 
     return run
 
 
 def download(world, options):
-    results = []
     for count in connections(options, (16,)):
-        what = Load(count, path="/large")
-        results += compare(world, options, "download", f"responses of 1 MiB, {count} connections", what,
-                           variants(*ALL_PEERS))
-    return results
+        what, title = Load(count, path="/large"), f"responses of 1 MiB, {count} connections"
+        yield compare(world, options, "download", title, what, variants(*ALL_PEERS))
 
 
 def http2(world, options):
     machine.tool("h2load")
-    results = []
     for count in connections(options, (8,)):
         title = f"GET of 1 KiB by HTTP/2, {count} connections of 8 streams"
         what = Load(count, streams=8)
-        results += compare(world, options, "http2", title, what, variants(*ALL_PEERS, http2=True))
-    return results
+        yield compare(world, options, "http2", title, what, variants(*ALL_PEERS, http2=True))
 
 
 def tls(world, options):
-    results = []
     for count in connections(options, (64,)):
         title = f"GET of 1 KiB by callers over TLS, {count} connections"
-        results += compare(world, options, "tls", title, Load(count), variants(*ALL_PEERS, tls=True))
-    return results
+        yield compare(world, options, "tls", title, Load(count), variants(*ALL_PEERS, tls=True))
 
 
 def access_log(world, options):
     wanted = [Variant("nginx"), Variant("nginx", "nginx-log", access_log=True),
               Variant("bearerd"), Variant("bearerd", "bearerd-log", access_log=True)]
     against = [("nginx-log", "nginx"), ("bearerd-log", "bearerd"), ("bearerd-log", "nginx-log")]
-    results = []
     for count in connections(options, (64,)):
         title = f"GET of 1 KiB, access log off and on, {count} connections"
-        results += compare(world, options, "access-log", title, Load(count), wanted, against)
-    return results
+        yield compare(world, options, "access-log", title, Load(count), wanted, against)
 
 
 def routes(world, options):
     wanted = [Variant("bearerd", "bearerd-1")]
     wanted += [Variant("bearerd", f"bearerd-{count}", routes=count) for count in (100, 10_000)]
     against = [("bearerd-100", "bearerd-1"), ("bearerd-10000", "bearerd-1")]
-    results = []
     for count in connections(options, (64,)):
         title = f"GET of 1 KiB, 1, 100 and 10,000 routes, {count} connections"
-        results += compare(world, options, "routes", title, Load(count), wanted, against)
-    return results
+        yield compare(world, options, "routes", title, Load(count), wanted, against)
 
 
 def idle(world, options):
@@ -204,7 +195,7 @@ def idle(world, options):
             for connection in held:
                 connection.close()
     result.ratios = ratios(result.proxies, ("idle_kib",))
-    return [result]
+    yield result
 
 
 def revoked(world, options):
@@ -222,7 +213,7 @@ def revoked(world, options):
                 "requests": report["requests"], "errors": report["rejected"] + report["broken"],
                 "token_requests": world.tokens.issued[proxy.name] - asked, "p999": report["p999"],
             }
-    return [result]
+    yield result
 
 
 def start(world, options):
@@ -250,7 +241,7 @@ def start(world, options):
             }
             # The last one is the context's to stop.
     result.ratios = ratios(result.proxies, ("start_ms", "resident"))
-    return [result]
+    yield result
 
 
 def stripped_size(world, binary):
@@ -267,9 +258,9 @@ def stripped_size(world, binary):
 #: By name: what it does, and whether the overview has it.
 CASES = {
     "get": (get, True),
-    "post-1k": (post(KIB, "1 KiB", 64), True),
-    "post-64k": (post(64 * KIB, "64 KiB", 64), False),
-    "post-1m": (post(KIB * KIB, "1 MiB", 16), False),
+    "post-1k": (post("post-1k", KIB, "1 KiB", 64), True),
+    "post-64k": (post("post-64k", 64 * KIB, "64 KiB", 64), False),
+    "post-1m": (post("post-1m", KIB * KIB, "1 MiB", 16), False),
     "download": (download, False),
     "http2": (http2, True),
     "tls": (tls, False),

@@ -27,6 +27,8 @@ def show(result, out):
     for ratio in result.ratios:
         said = ", ".join(f"{RATIOS[key]} {value:.2f}" for key, value in ratio.items() if key in RATIOS)
         print(f"  {ratio['of']} / {ratio['to']}: {said}", file=out)
+    for name, why in result.failed.items():
+        print(f"  FAILED: {name}: {why}", file=out)
     for line in result.skipped:
         print(f"  skipped: {line}", file=out)
     for name, rounds in result.rounds.items():
