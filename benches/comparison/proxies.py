@@ -81,6 +81,8 @@ HAPROXY = """
 global
   nbthread 1
   maxconn 4096
+  tune.pool-low-fd-ratio 90
+  tune.pool-high-fd-ratio 95
 defaults
   mode http
   http-reuse always
