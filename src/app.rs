@@ -26,16 +26,10 @@ use crate::config::{self, Config, Listen};
 use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::admission::REFUSALS;
-use crate::proxy::budget::Budget;
-use crate::proxy::guard::Policy;
 use crate::proxy::listener;
-use crate::proxy::prefix::Prefix;
-use crate::proxy::replay::Allowance;
 use crate::proxy::route::{Route, Table};
-use crate::proxy::rules::Rules;
 use crate::proxy::seats::Seats;
 use crate::proxy::service::Shared;
-use crate::proxy::unauthorized::Hold;
 use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
 use crate::tls::reload::Reload;
@@ -193,24 +187,7 @@ impl Daemon {
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let limits = &config.server.limits;
-        let shared = Arc::new(Shared {
-            policy: Policy::new(&config.server, &instance),
-            trusted_proxies: config.server.trusted_proxies.clone(),
-            table,
-            instance,
-            header_bytes: limits.header_bytes,
-            allowance: Allowance {
-                body_bytes: limits.body_bytes,
-                replay_body: limits.replay_body,
-                budget: Arc::new(Budget::new(limits.replay_total)),
-                body_timeout: Some(limits.body_timeout),
-                body_rate: limits.body_rate,
-            },
-            token_wait: limits.token_wait,
-            token_waiters: Seats::new(limits.token_waiters),
-            access_log: config.log.access,
-            clock,
-        });
+        let shared = Arc::new(Shared::new(config, table, instance, clock));
         let stages = Stages::new();
         let mut threads = Threads::new(config.server.workers + 1);
         let workers = (0..config.server.workers)
@@ -374,22 +351,7 @@ fn routes<'c>(
             .credential
             .as_ref()
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
-        let entry = Route {
-            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
-            rules: Rules::new(route, asks_for_names),
-            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
-            fields: route.fields.clone(),
-            retry_on: route.retry_on.clone(),
-            upstream,
-            path_in_front: route.upstream.destination.path().to_owned(),
-            token,
-            hold: Hold::default(),
-            timeout: route.timeout,
-            read_timeout: route.read_timeout,
-            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
-            callers: route.callers.clone(),
-            forwarded: route.forwarded,
-        };
+        let entry = Route::new(route, upstream, token, asks_for_names);
         table.add(route.host.as_deref(), &route.path, entry);
     }
     Ok((table, upstreams))

@@ -1,21 +1,19 @@
 //! One worker with everything it needs, built from a configuration as the daemon is.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bearerd::clock::Clock;
 use bearerd::config::{self, Config, Environment};
-use bearerd::proxy::budget::Budget;
-use bearerd::proxy::guard::Policy;
-use bearerd::proxy::pool::{Pool, Upstream};
-use bearerd::proxy::replay::Allowance;
+use bearerd::proxy::admission::Place;
+use bearerd::proxy::peer::Peer;
+use bearerd::proxy::pool::Pool;
 use bearerd::proxy::route::{Route, Table};
+use bearerd::proxy::seats::Seats;
 use bearerd::proxy::service::{Service, Shared};
-use bearerd::proxy::unauthorized::Hold;
+use bearerd::proxy::upstream::{Destination, Upstream};
 use bearerd::proxy::worker::Worker;
-use bearerd::token::{DurableState, Refresher, TokenSource};
+use bearerd::token::{DurableState, Refresher};
 use http::HeaderValue;
 
 use super::pipe::{End, pipe};
@@ -39,27 +37,21 @@ impl World {
         let (refresher, source) =
             Refresher::new(credential, Issuer(Arc::clone(&tokens)), DurableState::in_memory(clock), clock);
         tokio::task::spawn_local(refresher.run(std::future::pending()));
-        let upstream = Arc::new(Upstream {
-            index: 0,
+        let destination = Destination {
             origin: "https://api.example.com".to_owned(),
+            host: HeaderValue::from_static("api.example.com"),
+            path_in_front: String::new(),
             connect: Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
-            connect_timeout: Duration::from_secs(5),
-        });
-        let limits = config.server.limits.clone();
-        let shared = Shared {
-            policy: Policy::new(&config.server, INSTANCE),
-            table: table(config, &upstream, &source),
-            instance: INSTANCE.to_owned(),
-            allowance: Allowance {
-                body_bytes: limits.body_bytes,
-                replay_body: limits.replay_body,
-                budget: Arc::new(Budget::new(limits.replay_total)),
-                body_timeout: Some(limits.body_timeout),
-            },
-            token_wait: limits.token_wait,
-            access_log: false,
-            clock,
+            number: 0,
         };
+        let upstream = Arc::new(Upstream::written(0, destination, Seats::new(1000)));
+        let mut table = Table::default();
+        for route in &config.routes {
+            let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
+            table.add(None, &route.path, entry);
+        }
+        let limits = config.server.limits.clone();
+        let shared = Shared::new(config, table, INSTANCE.to_owned(), clock);
         let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
         Self { tokens, worker: Worker::new(service, limits, Arc::default()) }
     }
@@ -67,7 +59,7 @@ impl World {
     /// A caller's end of a new connection.
     pub fn connection(&self) -> End {
         let (near, far) = pipe();
-        self.worker.serve(far, SocketAddr::from(([127, 0, 0, 1], 1)), true);
+        self.worker.serve(far, Peer::UNIX, Place::default());
         near
     }
 }
@@ -80,25 +72,7 @@ pub fn configuration(routes: usize) -> Config {
         let path = if routes == 1 { "/".to_owned() } else { format!("/{number:02}") };
         format!("[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\npath = \"{path}\"\n")
     });
-    let text = std::iter::once(credential.to_owned()).chain(routes).collect::<String>();
+    let text =
+        std::iter::once(format!("[log]\naccess = false\n{credential}")).chain(routes).collect::<String>();
     config::parse(Path::new("proxy.toml"), text, &Environment::from([("SECRET", "s")])).unwrap().config
-}
-
-fn table(config: &Config, upstream: &Arc<Upstream>, source: &TokenSource) -> Table {
-    let mut table = Table::default();
-    for route in &config.routes {
-        let entry = Route {
-            name: route.path.clone(),
-            is_catch_all: route.path == "/",
-            upstream: Arc::clone(upstream),
-            host: HeaderValue::from_static("api.example.com"),
-            path_in_front: String::new(),
-            token: Some(source.clone()),
-            hold: Hold::default(),
-            timeout: route.timeout,
-            login_stub: Vec::new(),
-        };
-        table.add(None, &route.path, entry);
-    }
-    table
 }

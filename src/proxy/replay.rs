@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::backlog::{Backlog, Unread};
 use super::budget::{Budget, Reservation};
 use super::patience::Patience;
+use crate::config::Limits;
 
 /// What a request may take.
 #[derive(Clone, Debug)]
@@ -33,6 +34,19 @@ pub struct Allowance {
     pub body_timeout: Option<Duration>,
     /// Least bytes a second, averaged over the time that was waited for the caller; 0 is no bound.
     pub body_rate: u64,
+}
+
+impl Allowance {
+    /// As it is configured; all requests share the budget of this.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            body_bytes: limits.body_bytes,
+            replay_body: limits.replay_body,
+            budget: Arc::new(Budget::new(limits.replay_total)),
+            body_timeout: Some(limits.body_timeout),
+            body_rate: limits.body_rate,
+        }
+    }
 }
 
 /// A caller's body, for at most two attempts. A request without one costs nothing.

@@ -18,7 +18,7 @@ use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
-use crate::config::{Fields, Forwarded};
+use crate::config::{self, Fields, Forwarded};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -52,6 +52,33 @@ pub struct Route {
     pub callers: Vec<String>,
     /// What the upstream learns of the caller.
     pub forwarded: Forwarded,
+}
+
+impl Route {
+    /// As it is configured. `asks_for_names`: another route may be for certain callers alone.
+    pub fn new(
+        route: &config::Route,
+        upstream: Arc<Upstream>,
+        token: Option<TokenSource>,
+        asks_for_names: bool,
+    ) -> Self {
+        Self {
+            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
+            rules: Rules::new(route, asks_for_names),
+            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
+            fields: route.fields.clone(),
+            retry_on: route.retry_on.clone(),
+            upstream,
+            path_in_front: route.upstream.destination.path().to_owned(),
+            token,
+            hold: Hold::default(),
+            timeout: route.timeout,
+            read_timeout: route.read_timeout,
+            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
+            callers: route.callers.clone(),
+            forwarded: route.forwarded,
+        }
+    }
 }
 
 /// All routes. A request is looked up in one table from start to end.

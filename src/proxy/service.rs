@@ -36,6 +36,7 @@ use super::streams::head_size;
 use super::unauthorized::Decision;
 use super::upstream::Destination;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
 /// Why a 401 passes: the body cannot be sent again.
@@ -64,6 +65,25 @@ pub struct Shared {
     pub access_log: bool,
     /// The clock of tokens.
     pub clock: Clock,
+}
+
+impl Shared {
+    /// As it is configured.
+    pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
+        let limits = &config.server.limits;
+        Self {
+            policy: Policy::new(&config.server, &instance),
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            table,
+            instance,
+            header_bytes: limits.header_bytes,
+            allowance: Allowance::new(limits),
+            token_wait: limits.token_wait,
+            token_waiters: Seats::new(limits.token_waiters),
+            access_log: config.log.access,
+            clock,
+        }
+    }
 }
 
 /// Answers the requests of one worker.

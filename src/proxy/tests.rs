@@ -23,19 +23,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
 use super::admission::Place;
-use super::budget::Budget;
 use super::caller_io::CallerStream;
 use super::connect::{Connect, Connecting, Stream};
-use super::guard::Policy;
 use super::peer::Peer;
 use super::pool::Pool;
-use super::prefix::Prefix;
-use super::replay::Allowance;
 use super::route::{Route, Table};
-use super::rules::Rules;
 use super::seats::Seats;
 use super::service::{Service, Shared};
-use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
 use crate::clock::Clock;
@@ -156,42 +150,9 @@ fn world(lines: &str, token_takes: Duration) -> World {
     };
     let upstream = Arc::new(Upstream::written(0, destination, Seats::new(100_000)));
     let mut table = Table::default();
-    let route = Route {
-        name: "/".to_owned(),
-        rules: Rules::default(),
-        prefix: Prefix::default(),
-        fields: config::Fields::default(),
-        retry_on: vec![StatusCode::UNAUTHORIZED],
-        upstream: Arc::clone(&upstream),
-        path_in_front: String::new(),
-        token: Some(source),
-        hold: Hold::default(),
-        timeout: Duration::from_mins(1),
-        read_timeout: Some(Duration::from_mins(5)),
-        login_stub: Vec::new(),
-        callers: Vec::new(),
-        forwarded: config::Forwarded::None,
-    };
-    table.add(None, "/", route);
+    table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Shared {
-        policy: Policy::new(&config.server, "bearerd-test"),
-        trusted_proxies: Vec::new(),
-        table,
-        instance: "bearerd-test".to_owned(),
-        header_bytes: limits.header_bytes,
-        allowance: Allowance {
-            body_bytes: limits.body_bytes,
-            replay_body: limits.replay_body,
-            budget: Arc::new(Budget::new(limits.replay_total)),
-            body_timeout: Some(limits.body_timeout),
-            body_rate: limits.body_rate,
-        },
-        token_wait: limits.token_wait,
-        token_waiters: Seats::new(limits.token_waiters),
-        access_log: false,
-        clock,
-    });
+    let shared = Arc::new(Shared::new(&config, table, "bearerd-test".to_owned(), clock));
     let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
     World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
 }
