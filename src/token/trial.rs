@@ -11,6 +11,8 @@ use super::acceptance;
 pub use super::acceptance::not_granted;
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
+use super::client_secrets::ClientSecrets;
+pub use super::client_secrets::Which;
 use super::confidential::Confidential;
 use super::error::TokenError;
 use super::jwt;
@@ -24,6 +26,8 @@ use crate::config::Credential;
 pub struct Trial {
     /// From the request to the end of its answer.
     pub took: Duration,
+    /// Which client secret was taken, if one was.
+    pub secret_in_use: Which,
     /// What was granted, if anything was.
     pub granted: Option<Granted>,
     /// Why requests would get no token.
@@ -47,15 +51,17 @@ pub struct Granted {
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
 
-/// Asks once.
+/// Asks once, and as the refresher does once more with `client_secret_next` if the server does not know the client.
 pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, clock: Clock) -> Trial {
     let identity = credential.identity.initial();
     let sent = clock.now();
-    let answer = endpoint.request(credential, &identity, None).await;
+    let mut secrets = ClientSecrets::default();
+    let answer = secrets.ask(credential, endpoint, &identity).await;
     let took = sent.until(clock.now());
+    let secret_in_use = secrets.in_use();
     let grant = match answer {
         Ok(grant) => grant,
-        Err(failure) => return Trial { took, granted: None, failure: Some(failure) },
+        Err(failure) => return Trial { took, secret_in_use, granted: None, failure: Some(failure) },
     };
     let secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     let now = wall_clock();
@@ -68,7 +74,12 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
         Ok(lifetime) => is_token(*lifetime).err().map(|illegal| TokenError::Malformed(illegal.into())),
         Err(ended) => Some(ended.clone()),
     });
-    Trial { took, granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)), failure }
+    Trial {
+        took,
+        secret_in_use,
+        granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)),
+        failure,
+    }
 }
 
 /// A server may put anything anywhere, the token included.

@@ -186,6 +186,27 @@ async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
 }
 
 #[tokio::test]
+async fn a_login_goes_on_with_the_second_client_secret_and_the_next_daemon_knows_which() {
+    let place = Place::new();
+    let setup = place.setup().credential(AUTHORIZE).credential(FREE);
+    let setup = setup.secret("{ env = \"OLD\" }").environment("OLD", "replaced-at-the-platform");
+    let mut world = setup.credential("client_secret_next = { env = \"API_SECRET\" }").start().await;
+    world.process.signal(Signal::TERM);
+    assert!(world.process.ended().await.success());
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(world.authorization.requests(), 2, "one with each secret");
+    world.start_again().await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 3, "the one that works, at once");
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_daemon_without_a_grant_says_how_to_log_in() {
     let place = Place::new();
     let world = place.setup().credential(AUTHORIZE).start().await;

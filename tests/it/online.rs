@@ -108,6 +108,18 @@ async fn a_wrong_secret_fails_with_what_the_server_says_and_what_to_check() {
 }
 
 #[tokio::test]
+async fn the_second_client_secret_is_tried_as_the_daemon_would() {
+    let peers = Peers::start().await;
+    let next = format!("client_secret_next = \"{CLIENT_SECRET}\"");
+    let (code, output) = peers.check_with(&peers.config(&next), "replaced-at-the-platform").await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["does not take `client_secret`, and takes `client_secret_next`"]);
+    search(&output, CLIENT_SECRET);
+    assert_eq!(peers.authorization.requests(), 2);
+}
+
+#[tokio::test]
 async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
     let peers = Peers::start().await;
     let granted =

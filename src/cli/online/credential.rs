@@ -12,7 +12,7 @@ use crate::token::TokenClient;
 use crate::token::discovery::{DiscoveryError, Flaw};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
+use crate::token::trial::{Granted, MAX_SKEW, Trial, Which, not_granted, trial};
 
 /// What was asked and granted, and the tenant of the token if there is one.
 pub(super) async fn report(
@@ -23,7 +23,7 @@ pub(super) async fn report(
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
         return (report_of_refresh_token(credential, &client, is_used).await, None);
     }
-    let Trial { took, granted, failure } = trial(credential, &client, Clock::system()).await;
+    let Trial { took, secret_in_use, granted, failure } = trial(credential, &client, Clock::system()).await;
     let mut report = Report::new(format!("credential `{}`", credential.name), took);
     if !is_used {
         report.not_needed();
@@ -40,6 +40,12 @@ pub(super) async fn report(
                 "check that `token_url` is a token endpoint",
             );
         }
+    }
+    if secret_in_use == Which::Next {
+        report.warn(
+            "the server does not take `client_secret`, and takes `client_secret_next`",
+            "make that one the `client_secret`",
+        );
     }
     if let Some(failure) = &failure {
         report.fail(failure.to_string(), remedy(failure, credential));
