@@ -215,6 +215,9 @@ async fn a_daemon_without_a_grant_says_how_to_log_in() {
     let reply = world.get("/x").await;
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
     assert!(String::from_utf8_lossy(&reply.body).contains("`bearerd login api`"));
+    let shown = http().get(format!("http://{}/credentials/api", world.admin)).send().await.unwrap();
+    let shown: Value = serde_json::from_str(&shown.text().await.unwrap()).unwrap();
+    assert_eq!((&shown["grant"], &shown["takes_grant"]), (&"authorization_code".into(), &true.into()));
     assert_eq!(world.authorization.requests(), 0);
     world.finish().await;
 }
