@@ -133,7 +133,7 @@ impl TokenClient {
         if let Some(known) = known.as_ref().filter(|_| !is_doubtful) {
             return Ok((Arc::clone(known), false));
         }
-        match discovery::discover(&self.http, issuer, credential.timeout).await {
+        match discovery::discover(&self.http, issuer, credential).await {
             Ok(found) => {
                 let found = Arc::new(found);
                 oddities::of_metadata(known.as_deref(), &found, credential);

@@ -23,7 +23,7 @@ use crate::config::{Credential, Issuer};
 /// What an issuer's metadata says, as far as we use it (RFC 8414 §2). Other members are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where tokens are asked for.
+    /// Where tokens are asked for by this client.
     pub token_endpoint: Url,
     /// As it says; whoever goes there looks at it first.
     authorization_endpoint: Option<String>,
@@ -90,9 +90,10 @@ struct Document {
     code_challenge_methods_supported: Option<Vec<String>>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: Option<bool>,
+    mtls_endpoint_aliases: Option<serde_json::Value>,
 }
 
-/// Asks an issuer, at one place and then at the other, `within` this time for both.
+/// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
 ///
 /// # Errors
 ///
@@ -100,13 +101,14 @@ struct Document {
 pub(super) async fn discover(
     http: &reqwest::Client,
     issuer: &Issuer,
-    within: Duration,
+    credential: &Credential,
 ) -> Result<Metadata, TokenError> {
+    let shows_certificate = credential.client_certificate.is_some();
     let mut flaws = Vec::new();
     let both = async {
         for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
             let path = url.path().to_owned();
-            match ask(http, url, issuer).await? {
+            match ask(http, url, issuer, shows_certificate).await? {
                 Ok(metadata) => return Ok(Some(metadata)),
                 Err(flaw) => {
                     let is_unreachable = matches!(flaw, Flaw::Unreachable(_));
@@ -119,7 +121,7 @@ pub(super) async fn discover(
         }
         Ok(None)
     };
-    match tokio::time::timeout(within, both).await {
+    match tokio::time::timeout(credential.timeout, both).await {
         Ok(Ok(Some(metadata))) => return Ok(metadata),
         Ok(Ok(None)) => {}
         Ok(Err(throttled)) => return Err(throttled),
@@ -136,6 +138,7 @@ async fn ask(
     http: &reqwest::Client,
     url: Url,
     issuer: &Issuer,
+    shows_certificate: bool,
 ) -> Result<Result<Metadata, Flaw>, TokenError> {
     let mut response = match http.get(url).header(ACCEPT, "application/json").send().await {
         Ok(response) => response,
@@ -153,7 +156,7 @@ async fn ask(
         _ => return Ok(Err(Flaw::Status(status.as_u16()))),
     }
     Ok(match client::read(&mut response).await {
-        Ok(body) => Metadata::parse(&body, issuer),
+        Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
         Err(TokenError::Malformed(flaw)) => Err(Flaw::Body(flaw)),
         Err(TokenError::Network(words)) => Err(Flaw::Unreachable(words)),
         Err(other) => return Err(other),
@@ -165,12 +168,13 @@ const fn throttled(status: StatusCode, retry_after: Option<Duration>) -> TokenEr
 }
 
 impl Metadata {
-    /// Reads an issuer's document.
+    /// Reads an issuer's document, for a client that may show a certificate: where such go elsewhere, the document says
+    /// so, and they must (RFC 8705 §5).
     ///
     /// # Errors
     ///
     /// The [`Flaw`] for which it is not gone by.
-    pub fn parse(json: &[u8], issuer: &Issuer) -> Result<Self, Flaw> {
+    pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, Flaw> {
         if json.len() > MAX_ANSWER_BYTES {
             return Err(Flaw::Body(Malformed::TooLarge));
         }
@@ -178,8 +182,16 @@ impl Metadata {
         if document.issuer != issuer.as_str() {
             return Err(Flaw::OtherIssuer(printable(&document.issuer)));
         }
+        let alias = document.mtls_endpoint_aliases.as_ref().filter(|_| shows_certificate);
+        let alias = alias.and_then(|aliases| aliases.get("token_endpoint")).filter(|alias| !alias.is_null());
+        let token_endpoint = match alias {
+            Some(alias) => {
+                endpoint("mtls_endpoint_aliases.token_endpoint", Some(alias.as_str().unwrap_or_default()))?
+            }
+            None => endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+        };
         Ok(Self {
-            token_endpoint: endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+            token_endpoint,
             authorization_endpoint: document.authorization_endpoint,
             grant_types: document.grant_types_supported,
             client_auths: document.token_endpoint_auth_methods_supported,
@@ -273,7 +285,7 @@ mod tests {
     }
 
     fn parse(members: &str) -> Result<Metadata, Flaw> {
-        Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer())
+        Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer(), false)
     }
 
     const TOKEN: &str = ",\"token_endpoint\":\"https://b.test/t\"";
@@ -305,10 +317,31 @@ mod tests {
             ("{\"issuer\":\"https://A.test/x\"}", Flaw::OtherIssuer("https://A.test/x".into())),
             ("{\"issuer\":\"a\\r\\nb\"}", Flaw::OtherIssuer("a??b".into())),
         ] {
-            assert_eq!(Metadata::parse(json.as_bytes(), &issuer()), Err(flaw), "{json}");
+            assert_eq!(Metadata::parse(json.as_bytes(), &issuer(), false), Err(flaw), "{json}");
         }
         let large = vec![b' '; MAX_ANSWER_BYTES + 1];
-        assert_eq!(Metadata::parse(&large, &issuer()), Err(Flaw::Body(Malformed::TooLarge)));
+        assert_eq!(Metadata::parse(&large, &issuer(), false), Err(Flaw::Body(Malformed::TooLarge)));
+    }
+
+    #[test]
+    fn a_client_with_a_certificate_goes_where_such_clients_go() {
+        let of = |members: &str, shows_certificate| {
+            let json = format!("{{\"issuer\":\"https://a.test/x\"{members}}}");
+            let metadata = Metadata::parse(json.as_bytes(), &issuer(), shows_certificate);
+            metadata.map(|metadata| metadata.token_endpoint.to_string())
+        };
+        let alias = |alias: &str| format!("{TOKEN},\"mtls_endpoint_aliases\":{alias}");
+        let other = alias("{\"token_endpoint\":\"https://mtls.b.test/t\"}");
+        assert_eq!(of(&other, true).as_deref(), Ok("https://mtls.b.test/t"));
+        assert_eq!(of(&other, false).as_deref(), Ok("https://b.test/t"));
+        for none in ["{}", "null", "[]", "7", "{\"token_endpoint\":null}"] {
+            assert_eq!(of(&alias(none), true).as_deref(), Ok("https://b.test/t"), "{none}");
+        }
+        for bad in ["7", "\"http://mtls.b.test/t\""] {
+            let members = alias(&format!("{{\"token_endpoint\":{bad}}}"));
+            assert_eq!(of(&members, true), Err(Flaw::Unprotected("mtls_endpoint_aliases.token_endpoint")));
+            assert!(of(&members, false).is_ok());
+        }
     }
 
     #[test]
@@ -340,9 +373,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_makes_it_panic(json in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,40}") {
-            let _ = Metadata::parse(&json, &issuer());
+            let _ = Metadata::parse(&json, &issuer(), true);
             let json = serde_json::json!({ "issuer": "https://a.test/x", "token_endpoint": text });
-            let _ = Metadata::parse(json.to_string().as_bytes(), &issuer());
+            let _ = Metadata::parse(json.to_string().as_bytes(), &issuer(), true);
         }
     }
 }
