@@ -14,9 +14,11 @@ use super::client::TokenEndpoint;
 use super::client_secrets::ClientSecrets;
 pub use super::client_secrets::Which;
 use super::confidential::Confidential;
+use super::durable_state::DurableState;
 use super::error::TokenError;
 use super::jwt;
 pub use super::oddities::MAX_SKEW;
+use super::rotation::{Means, Rotation};
 use super::wire::Grant;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
@@ -49,6 +51,33 @@ pub struct Granted {
     pub is_labelled_json: bool,
     /// What time it was for the server, and for us.
     pub clocks: Option<(SystemTime, SystemTime)>,
+}
+
+/// What a credential whose grant is a refresh token would ask with now.
+#[derive(Debug)]
+pub enum Standing {
+    /// A refresh token, which asking would use up.
+    RefreshToken,
+    /// Its fallback.
+    Fallback {
+        /// Why no refresh token may be sent.
+        why: TokenError,
+    },
+}
+
+/// By its configuration and its state, which a daemon may have meanwhile; nobody is asked.
+///
+/// # Errors
+///
+/// Why there will be no token until a person acts.
+pub fn standing(credential: &Credential, clock: Clock) -> Result<Standing, TokenError> {
+    // A state that cannot be looked at is told of elsewhere.
+    let look = DurableState::look(credential, clock).ok().flatten();
+    let state = look.map(|look| look.state).unwrap_or_default();
+    match Rotation::new(credential).means(&credential.identity.initial(), &state)? {
+        Means::Fallback { why } => Ok(Standing::Fallback { why }),
+        Means::Grant | Means::RefreshToken(_) => Ok(Standing::RefreshToken),
+    }
 }
 
 /// Asks once, and as the refresher does once more with `client_secret_next` if the server does not know the client.

@@ -313,3 +313,25 @@ async fn a_refresh_token_is_not_used_up() {
     says(&output, &["refresh_token, client_secret_basic", "no token was asked for"]);
     assert_eq!(peers.authorization.requests(), 0);
 }
+
+#[tokio::test]
+async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_fallback() {
+    let peers = Peers::start().await;
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
+    for (grant, remedy) in [
+        ("grant = \"refresh_token\"", "another `refresh_token`"),
+        ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
+    ] {
+        let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &["a person must authorize the client again", "there is no refresh token", remedy]);
+        assert_eq!(peers.authorization.requests(), 0);
+    }
+
+    let falling_back = format!("grant = \"refresh_token\"\nfallback = \"client_credentials\"\n{state}");
+    let (code, output) = peers.check(&peers.config(&falling_back)).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["client_credentials, client_secret_basic", "the fallback is asked with", "lifetime"]);
+    assert_eq!(peers.authorization.requests(), 1);
+}
