@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::ACCEPT;
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 use url::Url;
 
@@ -85,12 +86,12 @@ struct Document {
     issuer: String,
     token_endpoint: Option<String>,
     authorization_endpoint: Option<String>,
-    grant_types_supported: Option<Vec<String>>,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    code_challenge_methods_supported: Option<Vec<String>>,
+    grant_types_supported: Option<Value>,
+    token_endpoint_auth_methods_supported: Option<Value>,
+    code_challenge_methods_supported: Option<Value>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: Option<bool>,
-    mtls_endpoint_aliases: Option<serde_json::Value>,
+    mtls_endpoint_aliases: Option<Value>,
 }
 
 /// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
@@ -193,9 +194,9 @@ impl Metadata {
         Ok(Self {
             token_endpoint,
             authorization_endpoint: document.authorization_endpoint,
-            grant_types: document.grant_types_supported,
-            client_auths: document.token_endpoint_auth_methods_supported,
-            challenge_methods: document.code_challenge_methods_supported,
+            grant_types: listed(document.grant_types_supported),
+            client_auths: listed(document.token_endpoint_auth_methods_supported),
+            challenge_methods: listed(document.code_challenge_methods_supported),
             names_itself: document.authorization_response_iss_parameter_supported == Some(true),
         })
     }
@@ -237,6 +238,11 @@ impl Metadata {
         }
         lacking
     }
+}
+
+/// What is listed; something else than a list of texts says nothing, and nothing depends on it but warnings.
+fn listed(value: Option<Value>) -> Option<Vec<String>> {
+    serde_json::from_value(value?).ok()
 }
 
 fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, Flaw> {
@@ -364,6 +370,9 @@ mod tests {
                     \"token_endpoint_auth_methods_supported\":[\"client_secret_post\"]";
         assert_eq!(lacking(both, ""), ["client_credentials", "client_secret_basic"]);
         assert_eq!(lacking(both, "client_auth = \"client_secret_post\""), ["client_credentials"]);
+        for odd in ["7", "\"refresh_token\"", "[7]", "null", "{}"] {
+            assert_eq!(lacking(&format!(",\"grant_types_supported\":{odd}"), ""), nothing, "{odd}");
+        }
         let exchange = "grant = \"token_exchange\"\nsubject_token = { env = \"S\" }";
         let listed = ",\"grant_types_supported\":[\"urn:ietf:params:oauth:grant-type:token-exchange\"]";
         assert_eq!(lacking(listed, exchange), nothing);

@@ -501,6 +501,10 @@ struct Admin {
 impl Admin {
     /// With these answers to GET and POST.
     async fn start(get: u16, post: u16) -> Self {
+        Self::start_saying("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}", get, post).await
+    }
+
+    async fn start_saying(said: &'static str, get: u16, post: u16) -> Self {
         let posted = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&posted);
         let server = Server::start(None, move |request| {
@@ -517,8 +521,7 @@ impl Admin {
                     }
                     other => panic!("{other:?}"),
                 };
-                let mut response =
-                    Response::new(whole("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}"));
+                let mut response = Response::new(whole(said));
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }
@@ -572,12 +575,19 @@ async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     for (status, texts) in [
+        // Success without a word that it takes grants.
+        (200, ["has another grant for the credential `api`", "start it again"]),
         (404, ["does not know the credential `api`", "start it again"]),
         (401, ["does not let us: the words of the daemon", "set `admin.token`"]),
         (403, ["does not let us: the words of the daemon", "set `admin.token`"]),
         (500, ["does not take the grant: the words of the daemon", "bearerd: "]),
     ] {
-        let admin = Admin::start(status, 204).await;
+        let admin = Admin::start_saying(
+            "{\"takes_grant\":false,\"detail\":\"the words of the daemon\"}",
+            status,
+            204,
+        )
+        .await;
         let (code, output) = Login::start(&world, &["--admin", &admin.address()]).end(&world).await;
         assert_eq!(code, 1, "{output}");
         says(&output, &texts);

@@ -154,6 +154,34 @@ async fn a_refused_token_that_a_login_brings_again_is_taken_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grant_that_is_handed_over_ends_the_use_of_the_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let login = credential(&format!(
+        "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_key = \"{KEY}\"\n\
+         fallback = \"client_credentials\"\nstate_file = \"{}\"\n{ROOMY}",
+        folder.path().join("login.state").display()
+    ));
+    let first = configured_with(folder.path(), "first", "fallback = \"client_credentials\"");
+    for (credential, answers, before) in [
+        (first, vec![Err(invalid_grant())], vec!["first", "client_credentials"]),
+        (login, vec![], vec!["client_credentials"]),
+    ] {
+        let server = Server::answering(answers);
+        let (source, operator, _task) = operated(server.clone(), &credential);
+        assert!(source.wait(WITHIN).await.is_ok());
+        assert_eq!(server.asked(), before);
+
+        assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
+        tokio::time::sleep(SOON).await;
+
+        assert_eq!(server.asked()[before.len()..], ["new"]);
+        let generation = source.generation();
+        assert!(source.replace(generation, WITHIN).await.is_ok());
+        assert!(!server.asked()[before.len()..].contains(&"client_credentials".to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_the_rotation_limit_the_new_grant_is_counted_from_none() {
     let folder = tempfile::tempdir().unwrap();
     let answers = (1..=6).map(|number| Ok(with(&format!("r{number}"), &format!("a{number}"))));
