@@ -5,7 +5,6 @@
 //! one: servers answer unknown paths with whatever they like. A server that does not answer at all is not asked twice.
 
 use std::fmt;
-use std::time::Duration;
 
 use http::StatusCode;
 use http::header::ACCEPT;
@@ -16,7 +15,6 @@ use url::Url;
 
 use super::client::{self, MAX_ANSWER_BYTES};
 use super::error::{Malformed, TokenError, printable};
-use super::retry_after::retry_after;
 use crate::config::endpoint::is_protected;
 use crate::config::identity::{ClientAuth, Grant};
 use crate::config::{Credential, Issuer};
@@ -145,16 +143,13 @@ async fn ask(
         Ok(response) => response,
         Err(error) => return Ok(Err(Flaw::Unreachable(client::words(&error.without_url())))),
     };
-    let status = response.status();
-    let asks_to_wait = retry_after(response.headers());
-    match status {
+    if let Some(throttled) = client::throttled(&response) {
+        return Err(throttled);
+    }
+    match response.status() {
         StatusCode::OK => {}
-        StatusCode::TOO_MANY_REQUESTS => return Err(throttled(status, asks_to_wait)),
-        StatusCode::SERVICE_UNAVAILABLE if asks_to_wait.is_some() => {
-            return Err(throttled(status, asks_to_wait));
-        }
-        _ if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
-        _ => return Ok(Err(Flaw::Status(status.as_u16()))),
+        status if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
+        status => return Ok(Err(Flaw::Status(status.as_u16()))),
     }
     Ok(match client::read(&mut response).await {
         Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
@@ -162,10 +157,6 @@ async fn ask(
         Err(TokenError::Network(words)) => Err(Flaw::Unreachable(words)),
         Err(other) => return Err(other),
     })
-}
-
-const fn throttled(status: StatusCode, retry_after: Option<Duration>) -> TokenError {
-    TokenError::Throttled { status: status.as_u16(), retry_after, at_least: Duration::ZERO }
 }
 
 impl Metadata {
