@@ -34,7 +34,7 @@ use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
 use crate::tls::reload::Reload;
 use crate::tls::server::ServerTlsError;
-use crate::token::state_file::{OpenError, Refusal};
+use crate::token::state_file::OpenError;
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
 /// How long a state's write is waited for at the end.
@@ -127,21 +127,7 @@ impl StartError {
             Self::Listen { address: Listen::Unix(_), .. } => Some(
                 "stop what listens there, or name another path, in a folder that the daemon's user may write to",
             ),
-            Self::State { source: OpenError::Folder { .. }, .. } => Some(
-                "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700",
-            ),
-            Self::State { source: OpenError::Held { .. }, .. } => {
-                Some("stop the other process, or give this one a state_file of its own")
-            }
-            Self::State { source: OpenError::Refused { source: Refusal::OtherKey, .. }, .. } => Some(
-                "add the key that it was written under as state_key_previous; the state is written anew under state_key",
-            ),
-            Self::State { source: OpenError::Refused { source: Refusal::NoKey, .. }, .. } => {
-                Some("set state_key to the key that it was written under")
-            }
-            Self::State { source: OpenError::Refused { .. }, .. } => Some(
-                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one",
-            ),
+            Self::State { source, .. } => Some(source.help()),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::config::diagnostics::Problem;
 use crate::config::{Checked, Diagnostics};
 use crate::token::DurableState;
-use crate::token::state_file::{OpenError, Refusal, Warning};
+use crate::token::state_file::{AS_ITS_USER, OpenError, Warning};
 
 /// Adds what is wrong with the states to what is known of a configuration.
 ///
@@ -47,40 +47,11 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
                 }));
             }
             Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
-            Err(cause) => problems.push(error(in_one_line(&cause), help_for(&cause))),
+            Err(cause) => problems.push(error(in_one_line(&cause), cause.help())),
         }
     }
     checked.warnings.add(problems);
     if checked.warnings.errors() == 0 { Ok(checked) } else { Err(Box::new(checked.warnings)) }
-}
-
-const AS_ITS_USER: &str =
-    "the folder has to be the daemon's own; run `check` as the user that the daemon runs as";
-
-fn help_for(cause: &OpenError) -> &'static str {
-    match cause {
-        OpenError::NotAFile(_) => "name a file",
-        OpenError::Folder { .. } => "make the folder, for the daemon's user alone: mkdir -m 700",
-        OpenError::Lock { .. } => AS_ITS_USER,
-        OpenError::Held { .. } => "stop the other process, or give this one a state_file of its own",
-        OpenError::Refused { source, .. } => match source {
-            Refusal::Unreadable(_) | Refusal::Owner { .. } => {
-                "the file has to be the daemon's own; run `check` as the user that the daemon runs as"
-            }
-            Refusal::Permissions { .. } => "chmod 600",
-            Refusal::NoKey => "set state_key to the key that it was written under",
-            Refusal::OtherKey => {
-                "add the key that it was written under as state_key_previous; the daemon writes the state anew under state_key"
-            }
-            Refusal::Foreign => {
-                "give the credential a state_file of its own; if its settings were changed, move the file away and \
-                 configure a new refresh_token if the grant is one"
-            }
-            _ => {
-                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one"
-            }
-        },
-    }
 }
 
 fn help_for_warning(warning: &Warning) -> &'static str {

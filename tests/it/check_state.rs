@@ -96,7 +96,9 @@ async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_rem
         assert!(!output.contains(OTHER_KEY), "{output}");
         assert_eq!(fs::read(&path).unwrap(), content);
         // As `run` does.
-        assert_eq!(ended(world.another()).await.0, 78, "{said}");
+        let (code, output) = ended(world.another()).await;
+        assert_eq!(code, 78, "{said}");
+        assert!(output.contains(said) && output.contains(remedy), "{output}");
     }
     world.check();
 }

@@ -108,6 +108,18 @@ async fn a_wrong_secret_fails_with_what_the_server_says_and_what_to_check() {
 }
 
 #[tokio::test]
+async fn the_second_client_secret_is_tried_as_the_daemon_would() {
+    let peers = Peers::start().await;
+    let next = format!("client_secret_next = \"{CLIENT_SECRET}\"");
+    let (code, output) = peers.check_with(&peers.config(&next), "replaced-at-the-platform").await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["does not take `client_secret`, and takes `client_secret_next`"]);
+    search(&output, CLIENT_SECRET);
+    assert_eq!(peers.authorization.requests(), 2);
+}
+
+#[tokio::test]
 async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
     let peers = Peers::start().await;
     let granted =
@@ -300,4 +312,26 @@ async fn a_refresh_token_is_not_used_up() {
     assert_eq!(code, 0, "{output}");
     says(&output, &["refresh_token, client_secret_basic", "no token was asked for"]);
     assert_eq!(peers.authorization.requests(), 0);
+}
+
+#[tokio::test]
+async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_fallback() {
+    let peers = Peers::start().await;
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
+    for (grant, remedy) in [
+        ("grant = \"refresh_token\"", "another `refresh_token`"),
+        ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
+    ] {
+        let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &["a person must authorize the client again", "there is no refresh token", remedy]);
+        assert_eq!(peers.authorization.requests(), 0);
+    }
+
+    let falling_back = format!("grant = \"refresh_token\"\nfallback = \"client_credentials\"\n{state}");
+    let (code, output) = peers.check(&peers.config(&falling_back)).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["client_credentials, client_secret_basic", "the fallback is asked with", "lifetime"]);
+    assert_eq!(peers.authorization.requests(), 1);
 }

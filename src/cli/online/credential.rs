@@ -7,12 +7,12 @@ use url::Url;
 use super::report::{Report, in_words};
 use crate::clock::Clock;
 use crate::config::identity::Grant;
-use crate::config::{Credential, Endpoint};
+use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
 use crate::token::discovery::{DiscoveryError, Flaw};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
+use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};
 
 /// What was asked and granted, and the tenant of the token if there is one.
 pub(super) async fn report(
@@ -21,9 +21,28 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return (report_of_refresh_token(credential, &client, is_used).await, None);
+        return match (standing(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(Standing::Fallback { why }), Some(fallback)) => {
+                let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
+                let falling_back = Credential { identity, login: None, ..credential.clone() };
+                let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
+                report.warn(format!("the fallback is asked with: {why}"), remedy(&why, credential));
+                (report, tenant)
+            }
+            (standing, _) => {
+                (report_of_refresh_token(credential, &client, is_used, standing.err()).await, None)
+            }
+        };
     }
-    let Trial { took, granted, failure } = trial(credential, &client, Clock::system()).await;
+    report_of_trial(credential, client, is_used).await
+}
+
+async fn report_of_trial(
+    credential: &Credential,
+    client: TokenClient,
+    is_used: bool,
+) -> (Report, Option<String>) {
+    let Trial { took, secret_in_use, granted, failure } = trial(credential, &client, Clock::system()).await;
     let mut report = Report::new(format!("credential `{}`", credential.name), took);
     if !is_used {
         report.not_needed();
@@ -41,6 +60,12 @@ pub(super) async fn report(
             );
         }
     }
+    if secret_in_use == Which::Next {
+        report.warn(
+            "the server does not take `client_secret`, and takes `client_secret_next`",
+            "make that one the `client_secret`",
+        );
+    }
     if let Some(failure) = &failure {
         report.fail(failure.to_string(), remedy(failure, credential));
     }
@@ -48,8 +73,13 @@ pub(super) async fn report(
     (report, tenant)
 }
 
-/// A token request would use up a refresh token; what else can be asked is.
-async fn report_of_refresh_token(credential: &Credential, client: &TokenClient, is_used: bool) -> Report {
+/// A token request would use up a refresh token; what else can be asked is. Without one there is an `obstacle`.
+async fn report_of_refresh_token(
+    credential: &Credential,
+    client: &TokenClient,
+    is_used: bool,
+    obstacle: Option<TokenError>,
+) -> Report {
     let clock = Clock::system();
     let asked = clock.now();
     let endpoints = credential.login.as_ref().map(|login| &login.authorize_url);
@@ -77,6 +107,10 @@ async fn report_of_refresh_token(credential: &Credential, client: &TokenClient, 
             }
         }
         Ok(_) => {}
+    }
+    if let Some(obstacle) = obstacle {
+        report.fail(obstacle.to_string(), remedy(&obstacle, credential));
+        return report;
     }
     report.warn(
         "no token was asked for: that would use up a refresh token which the daemon may need",
@@ -178,9 +212,7 @@ fn listed(words: &[String]) -> String {
 
 /// As configured: what it asks with, and what it shows.
 fn ways(credential: &Credential) -> String {
-    let grant =
-        if credential.login.is_some() { "authorization_code" } else { credential.identity.grant.name() };
-    format!("{grant}, {}", credential.identity.client_auth.name())
+    format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name())
 }
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {

@@ -10,8 +10,7 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// By whom orders are given.
     pub fn operator(&self) -> Operator {
-        let grant = self.credential.identity.grant.name();
-        self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
+        self.orders.operator(self.credential.grant_name(), self.identity.has_refresh_token(), self.clock)
     }
 
     /// Carries out what was ordered, and says what to do next. Whoever wishes for a token that may not be asked for now
