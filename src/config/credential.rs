@@ -75,6 +75,11 @@ impl Credential {
     pub fn longest_request(&self) -> Duration {
         if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
     }
+
+    /// Its grant as the file calls it: one that begins with a login goes on with refresh tokens, and keeps its name.
+    pub const fn grant_name(&self) -> &'static str {
+        if self.login.is_some() { "authorization_code" } else { self.identity.grant.name() }
+    }
 }
 
 /// Where a credential's state is, and what it is encrypted with.

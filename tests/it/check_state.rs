@@ -152,5 +152,5 @@ async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
 
     assert_eq!(code, 78);
     assert_eq!(output.matches("cannot open the folder of the state file").count(), 1, "{output}");
-    assert!(output.contains("No such file") && output.contains("mkdir -m 700"), "{output}");
+    assert!(output.contains("No such file") && output.contains("mkdir -m 700 not-there"), "{output}");
 }

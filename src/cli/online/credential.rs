@@ -178,9 +178,7 @@ fn listed(words: &[String]) -> String {
 
 /// As configured: what it asks with, and what it shows.
 fn ways(credential: &Credential) -> String {
-    let grant =
-        if credential.login.is_some() { "authorization_code" } else { credential.identity.grant.name() };
-    format!("{grant}, {}", credential.identity.client_auth.name())
+    format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name())
 }
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {

@@ -23,6 +23,8 @@ pub struct Look {
     pub not_writable: Option<io::Error>,
     /// The folder's permissions, if every user gets at it.
     pub open_folder: Option<u32>,
+    /// Whether there is a refresh token.
+    pub has_refresh_token: bool,
     /// What is odd about the state.
     pub warnings: Vec<Warning>,
 }
@@ -45,12 +47,14 @@ impl Look {
         let refused = |source| OpenError::Refused { path: path.to_owned(), source };
         let content = Durable::new(folder, name).read().map_err(refused)?;
         let mut warnings = Vec::new();
+        let mut has_refresh_token = false;
         if let Some(Content { bytes, group_mode, .. }) = content {
             let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
-            let Read { has_old_key, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+            let Read { state, has_old_key, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+            has_refresh_token = state.refresh_token.is_some();
             warnings.extend(has_old_key.then_some(Warning::OldKey));
             warnings.extend(group_mode.map(|mode| Warning::GroupMode { mode }));
         }
-        Ok(Self { not_writable, open_folder, warnings })
+        Ok(Self { not_writable, open_folder, has_refresh_token, warnings })
     }
 }
