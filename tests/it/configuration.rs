@@ -58,7 +58,7 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
         ),
         (
             GOOD.replace("token_url", "token_ulr"),
-            ["unknown key `token_ulr` in [credentials.NAME]", "did you mean `token_url`?"],
+            ["unknown key `token_ulr` in [credentials.cxone]", "did you mean `token_url`?"],
         ),
         (
             GOOD.replace("https://as.example.com", "http://as.example.com"),

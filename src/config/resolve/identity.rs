@@ -349,8 +349,14 @@ impl Resolver<'_> {
         match source {
             Some(source) => self.secret(source),
             None => {
-                let help =
-                    format!("write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}");
+                let other = if key == "client_secret" {
+                    "; a client without one has client_auth = \"none\""
+                } else {
+                    ""
+                };
+                let help = format!(
+                    "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{other}"
+                );
                 self.missing(&place.path(key), place.span, &help);
                 None
             }
@@ -382,6 +388,9 @@ impl Resolver<'_> {
                 let help = match source.get_ref() {
                     SecretSource::Environment(_) => {
                         "set it where the daemon is started, or write { file = \"/run/secrets/name\" }"
+                    }
+                    SecretSource::File(_) if cause.is_none() => {
+                        "write the secret into that file, and nothing else"
                     }
                     SecretSource::File(_) => "the daemon's user must be able to read it, now and later",
                     SecretSource::Plain(_) => "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }",
