@@ -115,8 +115,16 @@ impl StartError {
     }
 
     /// What would mend it, where that is known.
-    pub const fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> Option<&'static str> {
         match self {
+            Self::State { source: OpenError::Folder { source, .. }, .. }
+                if source.kind() != io::ErrorKind::NotFound =>
+            {
+                Some("the folder has to be the daemon's own: see whose it is, and its mode")
+            }
+            Self::State { source: OpenError::Lock { .. }, .. } => {
+                Some("the folder has to be the daemon's own: see whose it is, and its mode")
+            }
             Self::State { source: OpenError::Folder { .. }, .. } => Some(
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700",
             ),

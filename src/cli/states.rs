@@ -3,6 +3,7 @@
 //! A daemon may run meanwhile: nothing is locked and nothing is written.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 
 use crate::causes::in_one_line;
 use crate::clock::Clock;
@@ -65,7 +66,7 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
                 }
             }
             Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
-            Err(cause @ OpenError::Folder { .. }) => {
+            Err(cause) if is_missing(&cause) => {
                 let help = format!(
                     "make the folder, for the daemon's user alone: mkdir -m 700 {}",
                     folder.display()
@@ -77,6 +78,11 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
     }
     checked.warnings.add(problems);
     if checked.warnings.errors() == 0 { Ok(checked) } else { Err(Box::new(checked.warnings)) }
+}
+
+/// Whether there is no such folder at all; one that is there may be somebody else's.
+fn is_missing(cause: &OpenError) -> bool {
+    matches!(cause, OpenError::Folder { source, .. } if source.kind() == ErrorKind::NotFound)
 }
 
 /// What must happen before there is a first token.

@@ -200,7 +200,10 @@ async fn redirects_limits_and_pages_are_told_apart() {
     for (answer, texts) in [
         (Answer::status(302, ""), ["status 302", "redirects are not followed"]),
         (Answer::too_many(7), ["limits the rate", "too many token requests"]),
-        (Answer::status(200, "<html>"), ["its body is HTML or XML", "check that `token_url` is a token endpoint"]),
+        (
+            Answer::status(200, "<html>"),
+            ["its body is HTML or XML", "check that `token_url` is a token endpoint"],
+        ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
         (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "what is in `scopes`"]),
         (Answer::status(404, ""), ["status 404", "check `token_url`"]),

@@ -381,7 +381,16 @@ impl Resolver<'_> {
             ));
         }
         match Secret::load(source.get_ref(), &self.folder, self.environment) {
-            Ok(secret) => Some(secret),
+            Ok(secret) => {
+                let value = secret.initial().expose_secret();
+                if value.contains('\n') && !value.contains("-----BEGIN") {
+                    let title = format!("{} holds more than one line", secret.place());
+                    self.problems.push(Problem::warning(source.span(), title).help(
+                        "all of it is the secret, but for a line break at its end: take the other lines out",
+                    ));
+                }
+                Some(secret)
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&error);
                 let title = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));

@@ -189,6 +189,24 @@ fn what_leaves_a_door_open_is_warned_of_where_it_stands() {
 }
 
 #[test]
+fn a_secret_of_several_lines_is_warned_of_and_not_quoted() {
+    for (value, warnings) in
+        [("hunter2\n", 0), ("hunter2\r\n", 0), ("hunter2\nhunter3\n", 1), ("\nhunter2", 1)]
+    {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), value).unwrap();
+        let place = format!("{{ file = \"{}\" }}", file.path().display());
+
+        let checked = read(&with_credential("").replace("{ env = \"SECRET\" }", &place)).unwrap();
+
+        let shown = checked.warnings.to_string();
+        assert_eq!(checked.warnings.warnings(), warnings, "{value:?}: {shown}");
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert_eq!(shown.contains("more than one line"), warnings == 1, "{shown}");
+    }
+}
+
+#[test]
 fn a_secret_that_is_missing_or_empty_is_told_with_what_mends_it() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let file = format!("{{ file = \"{}\" }}", empty.path().display());
