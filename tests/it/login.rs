@@ -394,7 +394,7 @@ async fn nobody_is_waited_for_without_end() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["nobody came back within"]);
+    says(&output, &["nobody came back within", "--timeout 15m"]);
     world.check();
 }
 

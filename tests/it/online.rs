@@ -174,6 +174,24 @@ async fn a_claim_that_quotes_the_secret_is_withheld() {
 }
 
 #[tokio::test]
+async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_suspect() {
+    let peers = Peers::start().await;
+    // Whoever bound it before is gone, and nobody follows.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = configuration(
+        "https://login.example.com/token",
+        &format!("proxy = \"http://{free}\""),
+        &peers.upstream.url(),
+        "ca_file = \"ca.pem\"",
+    );
+
+    let (code, output) = peers.check(&config).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["credential `api`: FAILED (", "a proxy is on the way", "HTTPS_PROXY", "goes without"]);
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_rest_is_checked() {
     let peers = Peers::start().await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

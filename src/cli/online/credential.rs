@@ -183,6 +183,10 @@ fn ways(credential: &Credential) -> String {
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
     match failure {
+        TokenError::Network(_) if credential.proxy.is_some() => {
+            "a proxy is on the way, by `proxy` of the credential or HTTPS_PROXY of the environment, and may be what did \
+             not answer: check its address, and that it leads to the host in `token_url`; `proxy = \"\"` goes without"
+        }
         TokenError::Network(_) => {
             "check the host in `token_url`, and that this machine may connect there; if its authority is one of your \
              own, set `ca_file` of the credential; if only a proxy leads there, `proxy`; if it is only slow, `timeout`"
