@@ -171,8 +171,8 @@ impl Diagnostics {
             Some(found) => found.variable.clone(),
             None => {
                 let text = &self.sources.text;
-                let before = &text.as_bytes()[..place.start.min(text.len())];
-                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                let before = text.get(..place.start).unwrap_or(text);
+                let line = 1 + before.matches('\n').count();
                 format!("{}:{line}", self.sources.path.display())
             }
         })
