@@ -351,7 +351,8 @@ mod tests {
             ("/credentials/api/grant/", ("api", None)),
             ("/credentials/api/GRANT", ("api", None)),
             ("/credentials//refresh", ("", Some(Action::Refresh))),
-            ("/credentials/", ("", Some(Action::Show))),
+            ("/credentials", ("", Some(Action::List))),
+            ("/credentials/", ("", Some(Action::List))),
         ] {
             assert_eq!(target(path), expected, "{path}");
         }
