@@ -122,7 +122,7 @@ impl StartError {
     }
 
     /// What would mend it, where that is known.
-    pub const fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Listen { address: Listen::Unix(_), .. } => Some(
                 "stop what listens there, or name another path, in a folder that the daemon's user may write to",

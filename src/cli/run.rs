@@ -23,7 +23,8 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     let log = log::start(&checked.config.log, environment);
     for problem in checked.warnings.problems() {
-        warn!(help = problem.help.as_deref(), "configuration: {}", problem.title);
+        let place = checked.warnings.place_of(problem);
+        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
     }
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,

@@ -207,18 +207,22 @@ fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unus
         for (name, place) in unknown {
             table.remove(name.as_str());
             unusable.extend(nearest(section, &name).map(|meant| joined(path, meant)));
-            problems.push(unknown_key(section, &name, place));
+            problems.push(unknown_key(section, path, &name, place));
         }
     });
 }
 
-fn unknown_key(section: Section, name: &str, place: Range<usize>) -> Problem {
+fn unknown_key(section: Section, path: &str, name: &str, place: Range<usize>) -> Problem {
+    let header = match section {
+        Section::Credential => format!("[{path}]"),
+        _ => section.header().to_owned(),
+    };
     if section.planned().contains(&name) {
         return not_supported(name, place);
     }
-    let help = suggestion(section, name)
-        .unwrap_or_else(|| format!("{} has: {}", section.header(), section.keys().join(", ")));
-    Problem::error(place, format!("unknown key `{name}` in {}", section.header())).help(help)
+    let help =
+        suggestion(section, name).unwrap_or_else(|| format!("{header} has: {}", section.keys().join(", ")));
+    Problem::error(place, format!("unknown key `{name}` in {header}")).help(help)
 }
 
 /// A key that is designed and not built.

@@ -84,6 +84,9 @@ pub enum Malformed {
     /// The connection ended within it.
     #[error("its body is incomplete")]
     Incomplete,
+    /// A page, by whoever stands before the token endpoint.
+    #[error("its body is HTML or XML and not JSON: a login page, a proxy or a firewall may have answered")]
+    Markup,
     /// Not one JSON object.
     #[error("its body is not a JSON object (line {line}, column {column})")]
     NotJson {

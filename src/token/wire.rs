@@ -168,6 +168,9 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
+    if body.trim_ascii_start().starts_with(b"<") {
+        return Err(Malformed::Markup);
+    }
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
@@ -316,6 +319,20 @@ mod tests {
 
     /// Status, fields, body, and the class of failure; `None` is a token.
     type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<Class>);
+
+    /// "Line 1, column 1" would be true of it, and help nobody.
+    #[test]
+    fn a_page_in_the_place_of_a_token_is_called_one() {
+        for page in [
+            "<html>Please log in</html>",
+            "\r\n <!doctype html><p>Blocked",
+            "<?xml version=\"1.0\"?><Error/>",
+        ] {
+            let failure = answer(200, &[("content-type", "text/html")], page).unwrap_err();
+            assert_eq!(failure, TokenError::Malformed(Malformed::Markup));
+            assert!(failure.to_string().contains("HTML or XML"), "{failure}");
+        }
+    }
 
     /// The table of what a token endpoint may answer, and what each answer means.
     #[test]

@@ -207,9 +207,30 @@ async fn a_login_goes_on_with_the_second_client_secret_and_the_next_daemon_knows
 }
 
 #[tokio::test]
+async fn check_says_how_to_log_in_until_somebody_has() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let check = async || Login(world.command(&["check"])).end(&world).await;
+
+    let (code, output) = check().await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["nobody has logged in", "[credentials.api]", "run `bearerd login api`"]);
+
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    assert_eq!(login.end(&world).await.0, 0);
+    let (code, output) = check().await;
+    assert_eq!((code, output.contains("logged in")), (0, false), "{output}");
+    world.check();
+}
+
+#[tokio::test]
 async fn a_daemon_without_a_grant_says_how_to_log_in() {
     let place = Place::new();
     let world = place.setup().credential(AUTHORIZE).start().await;
+    let (_, shown) = world.admin_get("/credentials/api").await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["grant"], "authorization_code", "as the configuration calls it");
     let event = world.process.event("reauthorization required").await;
     assert!(event["error"].as_str().unwrap().contains("run `bearerd login api`"), "{event}");
     let reply = world.get("/x").await;
@@ -397,7 +418,7 @@ async fn nobody_is_waited_for_without_end() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["nobody came back within"]);
+    says(&output, &["nobody came back within", "--timeout 15m"]);
     world.check();
 }
 

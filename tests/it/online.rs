@@ -186,6 +186,24 @@ async fn a_claim_that_quotes_the_secret_is_withheld() {
 }
 
 #[tokio::test]
+async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_suspect() {
+    let peers = Peers::start().await;
+    // Whoever bound it before is gone, and nobody follows.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = configuration(
+        "https://login.example.com/token",
+        &format!("proxy = \"http://{free}\""),
+        &peers.upstream.url(),
+        "ca_file = \"ca.pem\"",
+    );
+
+    let (code, output) = peers.check(&config).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["credential `api`: FAILED (", "a proxy is on the way", "HTTPS_PROXY", "goes without"]);
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_rest_is_checked() {
     let peers = Peers::start().await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -212,7 +230,10 @@ async fn redirects_limits_and_pages_are_told_apart() {
     for (answer, texts) in [
         (Answer::status(302, ""), ["status 302", "redirects are not followed"]),
         (Answer::too_many(7), ["limits the rate", "too many token requests"]),
-        (Answer::status(200, "<html>"), ["not a JSON object", "check that `token_url` is a token endpoint"]),
+        (
+            Answer::status(200, "<html>"),
+            ["its body is HTML or XML", "check that `token_url` is a token endpoint"],
+        ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
         (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "what is in `scopes`"]),
         (Answer::status(404, ""), ["status 404", "check `token_url`"]),

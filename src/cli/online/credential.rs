@@ -217,9 +217,13 @@ fn ways(credential: &Credential) -> String {
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
     match failure {
+        TokenError::Network(_) if credential.proxy.is_some() => {
+            "a proxy is on the way, by `proxy` of the credential or HTTPS_PROXY of the environment, and may be what did \
+             not answer: check its address, and that it leads to the host in `token_url`; `proxy = \"\"` goes without"
+        }
         TokenError::Network(_) => {
             "check the host in `token_url`, and that this machine may connect there; if its authority is one of your \
-             own, set `ca_file` of the credential; if only a proxy leads there, `proxy`"
+             own, set `ca_file` of the credential; if only a proxy leads there, `proxy`; if it is only slow, `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
         TokenError::Server { .. } => "the trouble is the server's own: try again later",
@@ -227,6 +231,9 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
             "take out `expect_jwt`, or have the provider issue JWTs to this client"
         }
         TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
+        TokenError::Malformed(Malformed::Markup) => {
+            "check that `token_url` is a token endpoint, and that nothing on the way answers in its place"
+        }
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its answers have names of their own, set `fields`"
         }

@@ -8,6 +8,9 @@ use crate::config::diagnostics::Problem;
 use crate::config::secret::SecretSource;
 use crate::config::{Admin, DEFAULT_ADMIN, Listen, Secret, file};
 
+/// As many characters as 16 random bytes have in base64, without its padding.
+const SHORTEST_TOKEN: usize = 22;
+
 impl Resolver<'_> {
     pub(super) fn admin(&mut self, admin: file::Admin, callers: &[Listen]) -> Option<Admin> {
         let place = admin.listen.as_ref().map(Spanned::span);
@@ -43,6 +46,13 @@ impl Resolver<'_> {
                 .push(Problem::error(source.span(), title).help(
                     "an admin token is printable ASCII without spaces, such as `bearerd keygen` makes",
                 ));
+        }
+        if token.initial().expose_secret().len() < SHORTEST_TOKEN {
+            let title = format!("{} is short for a secret that lets its bearer operate", token.place());
+            self.problems.push(
+                Problem::warning(source.span(), title)
+                    .help("write one that nobody guesses, such as `bearerd keygen` makes"),
+            );
         }
         Some(token)
     }

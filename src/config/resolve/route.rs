@@ -18,7 +18,7 @@ impl Resolver<'_> {
     pub(super) fn routes(
         &mut self,
         routes: Vec<Spanned<file::Route>>,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
         if routes.is_empty() && !self.unusable.contains("routes") {
@@ -48,8 +48,11 @@ impl Resolver<'_> {
         }
         let are_all_read =
             good.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
-        for name in names.iter().filter(|name| are_all_read && !used.contains(*name)) {
-            self.problems.push(Problem::warning(None, format!("no route uses the credential `{name}`")));
+        for (name, place) in names.iter().filter(|(name, _)| are_all_read && !used.contains(*name)) {
+            let title = format!("no route uses the credential `{name}`");
+            self.problems.push(Problem::warning(place.clone(), title).help(format!(
+                "write credential = \"{name}\" in a route, or take it out: it gets tokens all the same"
+            )));
         }
         (good.len() == written).then_some(good)
     }
@@ -59,7 +62,7 @@ impl Resolver<'_> {
         index: usize,
         place: &Range<usize>,
         mut route: file::Route,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {
         let key = |key: &str| format!("routes[{index}].{key}");
@@ -177,7 +180,7 @@ impl Resolver<'_> {
     fn credential_of(
         &mut self,
         name: &Spanned<String>,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Option<Arc<Credential>>> {
         if name.get_ref() == "none" {
@@ -186,8 +189,8 @@ impl Resolver<'_> {
         if self.unusable.contains("credentials") {
             return None;
         }
-        if !names.contains(name.get_ref()) {
-            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        if !names.contains_key(name.get_ref()) {
+            let known: Vec<&str> = names.keys().map(String::as_str).collect();
             let help = if known.is_empty() {
                 format!("add [credentials.{}], or write \"none\"", name.get_ref())
             } else {

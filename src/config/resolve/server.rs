@@ -123,7 +123,18 @@ impl Resolver<'_> {
             match text.get_ref().as_str() {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
-                    Ok(network) => networks.push(network.trunc()),
+                    Ok(network) => {
+                        if network.prefix_len() == 0 {
+                            self.problems.push(
+                                Problem::warning(
+                                    text.span(),
+                                    "callers from every network may use the credentials",
+                                )
+                                .help("name the networks that applications call from, or \"private\""),
+                            );
+                        }
+                        networks.push(network.trunc());
+                    }
                     Err(_) => self.problems.push(
                         Problem::error(text.span(), "not a network")
                             .help("write a network such as \"10.0.0.0/8\", an address, or \"private\""),

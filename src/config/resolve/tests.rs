@@ -171,6 +171,56 @@ fn a_plain_secret_is_a_warning_that_does_not_show_it() {
 }
 
 #[test]
+fn what_leaves_a_door_open_is_warned_of_where_it_stands() {
+    let unused = CREDENTIAL.replace("cxone", "other");
+    for (text, said, place) in [
+        (with_server("allow_from = [\"::/0\"]"), "callers from every network", "::/0"),
+        (with_server("[admin]\ntoken = { env = \"SECRET\" }"), "SECRET is short", "{ env = \"SECRET\" }"),
+        (format!("{CREDENTIAL}{unused}{ROUTE}"), "no route uses the credential `other`", "other"),
+    ] {
+        let Checked { warnings, .. } = read(&text).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
+        let [warning] = warnings.problems() else { panic!("{warnings}") };
+        assert!(warning.title.contains(said), "{warnings}");
+        assert!(text[warning.place.clone().unwrap()].contains(place), "{warnings}");
+        assert!(warning.help.is_some());
+    }
+    let private = read(&with_server("allow_from = [\"private\"]")).unwrap();
+    assert_eq!(private.warnings.warnings(), 0);
+}
+
+#[test]
+fn a_secret_of_several_lines_is_warned_of_and_not_quoted() {
+    for (value, warnings) in
+        [("hunter2\n", 0), ("hunter2\r\n", 0), ("hunter2\nhunter3\n", 1), ("\nhunter2", 1)]
+    {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), value).unwrap();
+        let place = format!("{{ file = \"{}\" }}", file.path().display());
+
+        let checked = read(&with_credential("").replace("{ env = \"SECRET\" }", &place)).unwrap();
+
+        let shown = checked.warnings.to_string();
+        assert_eq!(checked.warnings.warnings(), warnings, "{value:?}: {shown}");
+        assert!(!shown.contains("hunter"), "{shown}");
+        assert_eq!(shown.contains("more than one line"), warnings == 1, "{shown}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_missing_or_empty_is_told_with_what_mends_it() {
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let file = format!("{{ file = \"{}\" }}", empty.path().display());
+    for (text, help) in [
+        (with_credential("").replace("client_secret = { env = \"SECRET\" }", ""), "client_auth = \"none\""),
+        (with_credential("").replace("{ env = \"SECRET\" }", &file), "write the secret into that file"),
+    ] {
+        let diagnostics = read(&text).unwrap_err();
+        assert_eq!(diagnostics.errors(), 1, "{diagnostics}");
+        assert!(diagnostics.to_string().contains(help), "{diagnostics}");
+    }
+}
+
+#[test]
 fn off_loopback_the_callers_and_the_hosts_must_be_named() {
     let problems = refused(&with_server("listen = \"0.0.0.0:8080\""));
     assert_eq!(problems.len(), 2, "{problems:#?}");
@@ -316,6 +366,8 @@ fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() 
         ("BEARERD_SERVER_LISTEN", Some("BEARERD_SERVER__LISTEN")),
         ("BEARERD_SERVER_LIMITS_REPLAY_BODY", Some("BEARERD_SERVER__LIMITS__REPLAY_BODY")),
         ("BEARERD_LOG_LEVEL", Some("BEARERD_LOG__LEVEL")),
+        ("BEARERD_CREDENTIALS_CXONE_CLIENT_ID", Some("BEARERD_CREDENTIALS__CXONE__CLIENT_ID")),
+        ("BEARERD_CREDENTIALS_OTHER_CLIENT_ID", None),
         ("BEARERD_PORT", None),
         ("BEARERD_SERVICE_HOST", None),
         ("BEARERD_CONFIG", None),
@@ -323,7 +375,7 @@ fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() 
         let checked = read_with(&text, variable, "x").unwrap();
         let said: Vec<_> = said
             .iter()
-            .map(|meant| format!("with two underscores after the section it would: {meant}"))
+            .map(|meant| format!("with two underscores between its parts it would: {meant}"))
             .collect();
         let helped: Vec<_> =
             checked.warnings.problems().iter().map(|problem| problem.help.clone().unwrap()).collect();
@@ -481,7 +533,7 @@ fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
     for (text, said) in [
         (
             with_credential("").replace("client_id", "client-id"),
-            "unknown key `client-id` in [credentials.NAME]",
+            "unknown key `client-id` in [credentials.cxone]",
         ),
         (
             with_route("").replace("credential = ", "credentials = "),

@@ -10,7 +10,8 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// By whom orders are given.
     pub fn operator(&self) -> Operator {
-        self.orders.operator(self.credential.grant_name(), self.identity.has_refresh_token(), self.clock)
+        let grant = self.credential.grant_name();
+        self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
     }
 
     /// Carries out what was ordered, and says what to do next. Whoever wishes for a token that may not be asked for now

@@ -51,9 +51,11 @@ pub const AS_ITS_USER: &str =
 
 impl OpenError {
     /// What to do about it.
-    pub const fn help(&self) -> &'static str {
+    pub fn help(&self) -> &'static str {
         match self {
             Self::NotAFile(_) => "name a file",
+            // It is there, and somebody else's.
+            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => AS_ITS_USER,
             Self::Folder { .. } => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
