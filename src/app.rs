@@ -342,6 +342,7 @@ fn routes<'c>(
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
             fields: route.fields.clone(),
             retry_on: route.retry_on.clone(),
+            retry_429: route.retry_429,
             upstream,
             path_in_front: route.upstream.destination.path().to_owned(),
             token,

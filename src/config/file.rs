@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
+use super::protection::{WrittenBreaker, WrittenRetry429};
 use super::request::RequestFormat;
 use super::secret::{SecretSource, SecretSources};
 use super::signing_key::SigningAlgorithm;
@@ -162,9 +163,13 @@ pub struct Route {
     pub deny: Key<Vec<Spanned<String>>>,
     pub encoded: Key<Encoded>,
     pub retry_on: Key<Vec<Spanned<u16>>>,
+    pub retry_429: Key<WrittenRetry429>,
     pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
+    pub connections: Key<u32>,
+    pub connection_age: Key<Duration>,
+    pub breaker: Key<WrittenBreaker>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
 }
@@ -349,15 +354,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Route => &[
-                "upgrade",
-                "callers",
-                "retry_429",
-                "connections",
-                "http_version",
-                "forwarded",
-                "rewrite_links",
-            ],
+            Self::Route => &["upgrade", "callers", "http_version", "forwarded", "rewrite_links"],
             Self::Credential | Self::Log => &[],
         }
     }

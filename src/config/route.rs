@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use super::{Credential, Fields, Pattern, Proxy, Roots};
+use super::{Credential, Fields, Pattern, Protection, Proxy, Retry429, Roots};
 
 /// Which requests go where, with which credential.
 #[derive(Clone, Debug)]
@@ -27,10 +27,14 @@ pub struct Route {
     pub fields: Fields,
     /// Statuses by which the upstream says that a token is dead.
     pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// How the upstream is spared.
+    pub protection: Protection,
 }
 
 /// What a route lets through.

@@ -58,6 +58,7 @@ fn expectation(expected: &str) -> &str {
         "a boolean" => "true or false",
         "a sequence" => "a list, such as [\"a\", \"b\"]",
         "path string" => "the path of a file, as a string",
+        "struct WrittenRetry429" => "a table such as { attempts = 3, max_wait = \"10s\" }",
         "struct Rate" => "a table such as { requests = 10, per = \"60s\" }",
         other if other.starts_with("string or table") || other.starts_with("enum ") => "a string",
         other => other,

@@ -37,6 +37,7 @@ struct Outcome {
     error: Option<String>,
     generation: Option<Generation>,
     is_replayed: bool,
+    retries: u32,
     why_401: Option<&'static str>,
     is_complete: bool,
     bytes: u64,
@@ -82,6 +83,11 @@ impl Exchange {
     /// It is sent for the second time, with another token.
     pub fn replayed(&mut self) {
         self.outcome.is_replayed = true;
+    }
+
+    /// It is sent again after a 429.
+    pub fn retried(&mut self) {
+        self.outcome.retries += 1;
     }
 
     /// It is answered with the API's 401, for this reason.
@@ -134,8 +140,18 @@ impl Exchange {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
         // To a microsecond.
         let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        let Outcome { route, status, code, error, generation, is_replayed, why_401, is_complete, bytes } =
-            &self.outcome;
+        let Outcome {
+            route,
+            status,
+            code,
+            error,
+            generation,
+            is_replayed,
+            retries,
+            why_401,
+            is_complete,
+            bytes,
+        } = &self.outcome;
         macro_rules! write {
             ($level:ident) => {
                 $level!(
@@ -150,6 +166,7 @@ impl Exchange {
                     error = error.as_deref(),
                     generation = generation.map(Generation::number),
                     replayed = *is_replayed,
+                    retries = *retries,
                     why_401 = *why_401,
                     complete = *is_complete,
                     bytes = *bytes,

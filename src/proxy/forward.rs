@@ -55,6 +55,9 @@ pub enum ForwardError {
     /// No response in time.
     #[error("no response in time")]
     Timeout,
+    /// Nothing of the upstream's: all connections that it may have were busy.
+    #[error("no connection was free in time")]
+    Overloaded,
 }
 
 /// A request without a response, and whose fault that is.
@@ -87,6 +90,7 @@ impl ForwardError {
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
             Self::Timeout => "http_response_timeout",
+            Self::Overloaded => "connection_limit_reached",
         }
     }
 
@@ -116,6 +120,9 @@ impl ForwardError {
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
             Self::Timeout => "The upstream did not answer in time.",
+            Self::Overloaded => {
+                "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
+            }
         }
         .to_owned()
     }

@@ -6,6 +6,7 @@
 //! [`error`].
 
 pub mod authorize;
+pub mod breaker;
 pub mod budget;
 pub mod caller;
 pub mod caller_io;
@@ -20,12 +21,14 @@ pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+pub mod permits;
 pub mod pool;
 pub mod prefix;
 pub mod reading;
 pub mod replay;
 mod resolve;
 pub mod response;
+pub mod retry;
 pub mod route;
 pub mod rules;
 pub mod service;

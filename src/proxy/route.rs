@@ -18,7 +18,7 @@ use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
-use crate::config::Fields;
+use crate::config::{Fields, Retry429};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -40,6 +40,8 @@ pub struct Route {
     pub token: Option<TokenSource>,
     /// Statuses that say that a token was rejected.
     pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// Whether a rejected token is a reason to ask for another.
     pub hold: Hold,
     /// From the end of the request to the response head.
@@ -227,6 +229,7 @@ mod tests {
             prefix: Prefix::default(),
             fields: Fields::default(),
             retry_on: Vec::new(),
+            retry_429: Retry429::default(),
             upstream: Arc::new(Upstream::written(0, nowhere(""))),
             path_in_front: String::new(),
             token: None,

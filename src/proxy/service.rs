@@ -1,7 +1,9 @@
-//! The request's way: guard, route, rules, authorize, forward, and a replay where a token was dead.
+//! The request's way: guard, route, rules, breaker, authorize, forward, and a replay where a token was dead.
 //!
 //! Read [`Service::proxy`]; the other stages are the files it names. One service belongs to one worker and is
 //! never shared between threads.
+
+mod send;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -27,6 +29,7 @@ use super::login;
 use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
+use super::retry::{self, Retries};
 use super::route::{Route, Table};
 use super::unauthorized::Decision;
 use super::upstream::Destination;
@@ -61,7 +64,7 @@ pub struct Service {
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
-/// A request that has been let in, on its way to the upstream and perhaps a second time.
+/// A request that has been let in, on its way to the upstream and perhaps there once more.
 struct Passage<'a> {
     route: &'a Route,
     /// Where its upstream was when it came.
@@ -70,6 +73,8 @@ struct Passage<'a> {
     exchange: &'a mut Exchange,
     /// How long it may still wait for tokens, whatever for.
     patience: Duration,
+    /// How often it may still be sent again after a 429.
+    retries: Retries,
 }
 
 /// Whose answer a caller gets.
@@ -128,6 +133,8 @@ impl Service {
             return Ok(Reply::Login);
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
+        route.upstream.breaker.check()?;
+        let retries = Retries::new(&route.retry_429, &head.method);
         let mut patience = self.shared.token_wait;
         let destination = match route.upstream.current() {
             Some(destination) => destination,
@@ -138,16 +145,18 @@ impl Service {
             headers::frame_in_chunks(&mut head.headers);
         }
 
-        let mut passage = Passage { route, destination: &destination, payload, exchange, patience };
+        let mut passage = Passage { route, destination: &destination, payload, exchange, patience, retries };
         let mut answered = match &route.token {
             None => {
-                payload.forget();
-                self.attempt(&mut passage, head, payload.first(), None).await?.answered
+                if retries.are_over() {
+                    payload.forget();
+                }
+                self.send(&mut passage, head, payload.first(), None).await?.answered
             }
             Some(source) => {
                 let again = head.clone();
                 let authorization = authorize(source, &mut passage.patience).await?;
-                let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
+                let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
                 self.recover(&mut passage, source, first, again).await?
             }
         };
@@ -200,9 +209,15 @@ impl Service {
     ) -> Result<Outcome, ProxyError> {
         let route = passage.route;
         let pool = &self.pools[route.upstream.index];
+        let origin = &passage.destination.origin;
         let mut request = Request::from_parts(head, body);
         loop {
-            let lease = pool.lease(passage.destination).await?;
+            let breaker = &route.upstream.breaker;
+            let admitted = breaker.admit()?;
+            let lease = match retry::lease(pool, passage.destination, breaker).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(admitted.broke_off(error, origin).into()),
+            };
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
                 authorization = Some(authorize(source, &mut passage.patience).await?);
@@ -213,9 +228,12 @@ impl Service {
             }
             passage.exchange.sent(generation);
             match forward(lease, request, passage.payload, route.timeout).await {
-                Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
+                Ok(answered) => {
+                    admitted.answered(answered.response.status(), &route.retry_on, origin);
+                    return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
+                }
                 Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Upstream(error)) => return Err(error.into()),
+                Err(Failure::Upstream(error)) => return Err(admitted.broke_off(error, origin).into()),
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }
         }
@@ -254,10 +272,13 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(answered);
         };
+        if passage.retries.are_over() {
+            passage.payload.forget();
+        }
         response::discard(answered);
 
         passage.exchange.replayed();
-        let replayed = self.attempt(passage, head, body, Some(authorization)).await?;
+        let replayed = self.send(passage, head, body, Some(authorization)).await?;
         match verdict(passage.route, &replayed.answered) {
             Verdict::Accepted if was_asked_for => {
                 hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());

@@ -156,6 +156,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
         prefix: Prefix::default(),
         fields: config::Fields::default(),
         retry_on: vec![StatusCode::UNAUTHORIZED],
+        retry_429: config::Retry429::default(),
         upstream: Arc::clone(&upstream),
         path_in_front: String::new(),
         token: Some(source),

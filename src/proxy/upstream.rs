@@ -14,8 +14,10 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::authorize::authorize;
+use super::breaker::Breaker;
 use super::connect::Connect;
 use super::error::ProxyError;
+use super::permits::Permits;
 use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -24,6 +26,10 @@ use crate::token::api_discovery::DiscoverySource;
 pub struct Upstream {
     /// Counts from 0; a worker finds its pool by it.
     pub index: usize,
+    /// Whether it is worth a request.
+    pub breaker: Breaker,
+    /// What connections it may have.
+    pub permits: Permits,
     place: Place,
 }
 
@@ -58,13 +64,23 @@ pub enum Current<'a> {
 
 impl Upstream {
     /// One that stays where it is.
-    pub const fn written(index: usize, destination: Destination) -> Self {
-        Self { index, place: Place::Written(destination) }
+    pub fn written(index: usize, destination: Destination) -> Self {
+        Self::at(index, Place::Written(destination))
     }
 
     /// One that is nowhere yet.
     pub fn discovered(index: usize, source: DiscoverySource) -> Self {
-        Self { index, place: Place::Discovered { current: ArcSwapOption::empty(), source } }
+        Self::at(index, Place::Discovered { current: ArcSwapOption::empty(), source })
+    }
+
+    fn at(index: usize, place: Place) -> Self {
+        Self { index, breaker: Breaker::default(), permits: Permits::default(), place }
+    }
+
+    /// The same, spared by these.
+    #[must_use]
+    pub fn protected(self, breaker: Breaker, permits: Permits) -> Self {
+        Self { breaker, permits, ..self }
     }
 
     /// Where it is, if that is known.
@@ -88,6 +104,7 @@ impl Upstream {
         if let Place::Discovered { current, .. } = &self.place {
             let number = self.number().wrapping_add(1);
             current.store(Some(Arc::new(Destination { number, ..destination })));
+            self.breaker.reset();
         }
     }
 
