@@ -63,8 +63,8 @@ enum Phase {
     Closed(Window),
     /// None does.
     Open { until: Moment },
-    /// One is under way.
-    Probing,
+    /// One is under way, whose outcome is waited for until then: it may be a long upload.
+    Probing { until: Moment },
 }
 
 /// What is counted: this half of the window, and the half before.
@@ -107,8 +107,10 @@ impl Breaker {
                 let retry_after = self.clock.now().until(until);
                 if retry_after.is_zero() { Ok(()) } else { Err(Refused { retry_after }) }
             }
-            Phase::Probing => Err(Refused { retry_after: WHILE_PROBING }),
-            Phase::Closed(_) => Ok(()),
+            Phase::Probing { until } if self.clock.now() < until => {
+                Err(Refused { retry_after: WHILE_PROBING })
+            }
+            Phase::Probing { .. } | Phase::Closed(_) => Ok(()),
         }
     }
 
@@ -122,9 +124,9 @@ impl Breaker {
         if let Phase::Closed(_) = state.phase {
             return Ok(Leave { breaker: self, turn: state.turn, is_probe: false });
         }
-        let now = self.clock.now();
-        let before = self.state.rcu(|state| Arc::new(state.admitted(now).0));
-        let (after, admission) = before.admitted(now);
+        let (now, patience) = (self.clock.now(), self.settings.map_or(Duration::ZERO, |one| one.open_max));
+        let before = self.state.rcu(|state| Arc::new(state.admitted(now, patience).0));
+        let (after, admission) = before.admitted(now, patience);
         match admission {
             Admission::Granted => Ok(Leave { breaker: self, turn: after.turn, is_probe: false }),
             Admission::Probe => Ok(Leave { breaker: self, turn: after.turn, is_probe: true }),
@@ -199,8 +201,8 @@ impl Leave<'_> {
         let pause_ms = u64::try_from(now.until(until).as_millis()).unwrap_or(u64::MAX);
         match before.phase {
             Phase::Closed(_) => warn!(upstream, pause_ms, "breaker opened"),
-            Phase::Probing if before.turn == turn => debug!(upstream, pause_ms, "breaker stays open"),
-            Phase::Probing | Phase::Open { .. } => {}
+            Phase::Probing { .. } if before.turn == turn => debug!(upstream, pause_ms, "breaker stays open"),
+            Phase::Probing { .. } | Phase::Open { .. } => {}
         }
     }
 }
@@ -231,12 +233,15 @@ impl State {
         self.next(self.openings, Phase::Closed(Window::new(now, good)))
     }
 
-    fn admitted(self, now: Moment) -> (Self, Admission) {
+    /// A probe has as long as `patience`; after that another may take its place.
+    fn admitted(self, now: Moment, patience: Duration) -> (Self, Admission) {
         match self.phase {
             Phase::Closed(_) => (self, Admission::Granted),
             Phase::Open { until } if now < until => (self, Admission::Refused(now.until(until))),
-            Phase::Open { .. } => (self.next(self.openings, Phase::Probing), Admission::Probe),
-            Phase::Probing => (self, Admission::Refused(WHILE_PROBING)),
+            Phase::Probing { until } if now < until => (self, Admission::Refused(WHILE_PROBING)),
+            Phase::Open { .. } | Phase::Probing { .. } => {
+                (self.next(self.openings, Phase::Probing { until: now + patience }), Admission::Probe)
+            }
         }
     }
 
@@ -253,7 +258,7 @@ impl State {
     fn at(self, settings: &config::Breaker, now: Moment, good: u64) -> Self {
         match self.phase {
             Phase::Closed(window) => Self { phase: Phase::Closed(window.at(settings, now, good)), ..self },
-            Phase::Open { .. } | Phase::Probing => self,
+            Phase::Open { .. } | Phase::Probing { .. } => self,
         }
     }
 
@@ -274,7 +279,7 @@ impl State {
                 let openings = if has_recovered { 0 } else { self.openings };
                 self.opened(settings, openings, now, jitter)
             }
-            Phase::Probing => self.opened(settings, self.openings, now, jitter),
+            Phase::Probing { .. } => self.opened(settings, self.openings, now, jitter),
             Phase::Open { .. } => self,
         }
     }
@@ -343,7 +348,7 @@ mod tests {
         }
 
         fn ask(&mut self, millis: u64) -> Admission {
-            let (state, admission) = self.state.admitted(at(millis));
+            let (state, admission) = self.state.admitted(at(millis), SETTINGS.open_max);
             self.state = state;
             admission
         }
@@ -358,7 +363,7 @@ mod tests {
 
         fn answers(&mut self, millis: u64) {
             self.good += 1;
-            if self.state.phase == Phase::Probing {
+            if self.is_probing() {
                 self.state = self.state.answered(self.state.turn, at(millis), self.good);
             }
         }
@@ -369,6 +374,10 @@ mod tests {
 
         fn is_closed(&self) -> bool {
             matches!(self.state.phase, Phase::Closed(_))
+        }
+
+        fn is_probing(&self) -> bool {
+            matches!(self.state.phase, Phase::Probing { .. })
         }
     }
 
@@ -435,9 +444,21 @@ mod tests {
 
         assert_eq!(upstream.ask(5000), Admission::Probe);
         assert_eq!(upstream.ask(5000), Admission::Refused(WHILE_PROBING));
-        assert_eq!(upstream.ask(90_000), Admission::Refused(WHILE_PROBING));
-        upstream.answers(90_000);
-        assert_eq!(upstream.ask(90_000), Admission::Granted);
+        assert_eq!(upstream.ask(64_999), Admission::Refused(WHILE_PROBING));
+        upstream.answers(64_999);
+        assert_eq!(upstream.ask(64_999), Admission::Granted);
+    }
+
+    #[test]
+    fn a_probe_without_an_end_is_waited_for_no_longer_than_the_longest_pause() {
+        let mut upstream = opened();
+        assert_eq!(upstream.ask(5000), Admission::Probe);
+        let lost = upstream.state.turn;
+
+        assert_eq!(upstream.ask(65_000), Admission::Probe);
+        assert_eq!(upstream.ask(65_000), Admission::Refused(WHILE_PROBING));
+        upstream.fails_of(lost, 65_001);
+        assert!(upstream.is_probing(), "it says nothing of now");
     }
 
     #[test]
@@ -545,12 +566,15 @@ mod tests {
             steps in prop::collection::vec((0_u8..6, 0_u64..4000), 1..300),
         ) {
             let mut upstream = Upstream::new();
-            let (mut now, mut probes, mut failures) = (0, 0, 0);
+            let (mut now, mut since, mut probes, mut failures) = (0, 0, 0, 0);
             for (step, wait) in steps {
                 now += wait;
                 match step {
                     0 | 1 => match upstream.ask(now) {
-                        Admission::Probe => { prop_assert_eq!(probes, 0); probes = 1; }
+                        Admission::Probe => {
+                            prop_assert!(probes == 0 || since + 60_000 <= now);
+                            (probes, since) = (1, now);
+                        }
                         Admission::Granted => prop_assert!(upstream.is_closed()),
                         Admission::Refused(wait) => {
                             prop_assert!(wait > Duration::ZERO && wait <= Duration::from_mins(1));
@@ -570,11 +594,11 @@ mod tests {
                     }
                     _ => upstream.tick(now),
                 }
-                prop_assert_eq!(probes == 1, upstream.state.phase == Phase::Probing);
+                prop_assert_eq!(probes == 1, upstream.is_probing());
             }
-            // An hour later somebody gets through, unless somebody is under way.
-            let later = upstream.ask(now + 3_600_000);
-            prop_assert!(probes == 1 || !matches!(later, Admission::Refused(_)));
+            // A little later somebody gets through, whatever has become of the others.
+            let later = upstream.ask(now + 66_000);
+            prop_assert!(!matches!(later, Admission::Refused(_)));
         }
     }
 }

@@ -114,17 +114,21 @@ async fn an_upstream_that_fails_is_left_alone_and_found_again() {
         assert_eq!(ask(&world, "/x").await.status, 500, "its own answers pass");
     }
 
-    let mut caller = world.caller().await;
-    let started = Instant::now();
-    let refused = ask_over(&mut caller, &world, "/x").await;
-    let took = started.elapsed();
-
+    let (mut refused, mut fastest) = (None, Duration::MAX);
+    for _ in 0..20 {
+        let mut caller = world.caller().await;
+        let started = Instant::now();
+        refused = Some(ask_over(&mut caller, &world, "/x").await);
+        fastest = fastest.min(started.elapsed());
+    }
+    // The others are the machine's.
+    assert!(fastest < Duration::from_millis(5), "{fastest:?}");
+    let refused = refused.unwrap();
     assert_eq!(refused.status, 503);
     assert!(is_refused(&refused));
     assert_eq!(refused.get("proxy-status"), Some("bearerd; error=destination_unavailable"));
     let retry_after: u64 = refused.get("retry-after").unwrap().parse().unwrap();
     assert!((1..=3).contains(&retry_after), "{retry_after}");
-    assert!(took < Duration::from_millis(500), "{took:?}");
     assert!(ask_often(&world, "/x", 20).await.iter().all(is_refused), "both workers know");
     assert_eq!(script.requests(), 5);
     assert_eq!(ask(&world, "/other").await.status, 200, "another upstream has nothing to do with it");
@@ -134,6 +138,28 @@ async fn an_upstream_that_fails_is_left_alone_and_found_again() {
     assert!(ask_often(&world, "/x", 20).await.iter().all(|reply| reply.status == 200));
     assert_eq!(world.process.events("breaker opened").len(), 1);
     assert_eq!(world.process.events("breaker closed").len(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn routes_to_one_upstream_share_its_breaker_unless_they_have_their_own() {
+    let (peer, script) = Script::start(500, 0).await;
+    let route = |path: &str, line: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nupstream = \"{}\"\ncredential = \"none\"\n{line}\n",
+            url(&peer)
+        )
+    };
+    let same = route("/same", "breaker = { failures = 3 }\ntimeout = \"5s\"");
+    let own = route("/own", "breaker = { failures = 4 }");
+    let world = setup(&peer).route("breaker = { failures = 3 }").more(&(same + &own)).start().await;
+    for target in ["/x", "/same", "/x"] {
+        assert_eq!(ask(&world, target).await.status, 500);
+    }
+
+    assert!(is_refused(&ask(&world, "/x").await) && is_refused(&ask(&world, "/same").await));
+    assert!(!is_refused(&ask(&world, "/own").await));
+    assert_eq!(script.requests(), 4);
     world.finish().await;
 }
 
