@@ -29,7 +29,7 @@ use crate::proxy::admission::REFUSALS;
 use crate::proxy::listener;
 use crate::proxy::route::{Route, Table};
 use crate::proxy::seats::Seats;
-use crate::proxy::service::Shared;
+use crate::proxy::shared::Shared;
 use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
 use crate::tls::reload::Reload;

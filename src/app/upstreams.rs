@@ -11,7 +11,9 @@ use rustls::ClientConfig;
 use super::StartError;
 use crate::clock::Clock;
 use crate::config::{self, Address, Destination as At};
+use crate::proxy::breaker::Breaker;
 use crate::proxy::connect::TcpConnect;
+use crate::proxy::permits::Permits;
 use crate::proxy::seats::Seats;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, Trust};
@@ -52,7 +54,8 @@ impl<'c> Upstreams<'c> {
             (At::Written(address), _) => {
                 let way = Way::new(route, self.trust)?;
                 let destination = way.destination(address, None).map_err(|source| unusable(route, source))?;
-                Arc::new(Upstream::written(index, destination, Arc::clone(&self.descriptors)))
+                let upstream = Upstream::written(index, destination, Arc::clone(&self.descriptors));
+                Arc::new(protected(upstream, route, self.clock))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => {
@@ -84,7 +87,8 @@ impl<'c> Upstreams<'c> {
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
-        let upstream = Arc::new(Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors)));
+        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
+        let upstream = Arc::new(protected(upstream, route, self.clock));
         let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
             let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;
@@ -120,6 +124,14 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
     is_same_place
         && (&a.roots, &a.proxy) == (&b.roots, &b.proxy)
         && one.connect_timeout == other.connect_timeout
+        && one.protection == other.protection
+}
+
+/// An upstream that is spared as the route has it.
+fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstream {
+    let config::Protection { connections, connection_age, breaker } = &route.protection;
+    let permits = Permits::new(*connections, *connection_age, route.connect_timeout);
+    upstream.protected(Breaker::new(*breaker, clock), permits)
 }
 
 /// By which way a route's upstream is reached, wherever it is.

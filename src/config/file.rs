@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::protection::{WrittenBreaker, WrittenRetry429};
 use super::request::RequestFormat;
 use super::secret::{SecretSource, SecretSources};
 use super::signing_key::SigningAlgorithm;
@@ -180,10 +181,14 @@ pub struct Route {
     pub deny: Key<Vec<Spanned<String>>>,
     pub encoded: Key<Encoded>,
     pub retry_on: Key<Vec<Spanned<u16>>>,
+    pub retry_429: Key<WrittenRetry429>,
     pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
     pub read_timeout: Key<Duration>,
+    pub connections: Key<u32>,
+    pub connection_age: Key<Duration>,
+    pub breaker: Key<WrittenBreaker>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
     pub callers: Key<Vec<Spanned<String>>>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use super::{Credential, Fields, Forwarded, Pattern, Proxy, Roots};
+use super::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
 
 /// Which requests go where, with which credential.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Route {
     pub fields: Fields,
     /// Statuses by which the upstream says that a token is dead.
     pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// For a new connection, TLS included.
@@ -37,6 +39,8 @@ pub struct Route {
     pub callers: Vec<String>,
     /// What the upstream learns of the caller.
     pub forwarded: Forwarded,
+    /// How the upstream is spared.
+    pub protection: Protection,
 }
 
 /// What a route lets through.

@@ -59,6 +59,7 @@ fn expectation(expected: &str) -> &str {
         "a sequence" => "a list in brackets, such as [\"a\", \"b\"] or [401]",
         "a map" => "a table, such as { key = \"value\" }",
         "path string" => "the path of a file, as a string",
+        "struct WrittenRetry429" => "a table such as { attempts = 3, max_wait = \"10s\" }",
         "struct Rate" => "a table such as { requests = 10, per = \"60s\" }",
         other if other.starts_with("string or table") || other.starts_with("enum ") => "a string",
         other => other,

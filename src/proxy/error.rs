@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use serde::Serialize;
 use thiserror::Error;
 
+use super::breaker::Refused;
 use super::forward::ForwardError;
 use super::rules::Denial;
 use crate::token::api_discovery::Undiscovered;
@@ -82,6 +83,12 @@ pub enum ProxyError {
         credential: String,
         /// Why it has not, and when it may.
         undiscovered: Undiscovered,
+    },
+    /// The upstream is left alone for a while.
+    #[error("the upstream's breaker is open")]
+    UpstreamUnavailable {
+        /// When it is worth another try.
+        retry_after: Duration,
     },
     /// The upstream did not answer, or not properly.
     #[error("the upstream failed")]
@@ -182,6 +189,9 @@ impl ProxyError {
             Self::NotDiscovered { .. } => {
                 (503, "upstream_unavailable", "Upstream not discovered", "destination_not_found")
             }
+            Self::UpstreamUnavailable { .. } => {
+                (503, "upstream_unavailable", "Upstream unavailable", "destination_unavailable")
+            }
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
             Self::Overloaded(_) => (503, "overloaded", "Overloaded", "proxy_internal_response"),
@@ -194,7 +204,10 @@ impl ProxyError {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
-            Self::Overloaded(_) | Self::Upstream(ForwardError::NoDescriptor) => Some(SOON),
+            Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
+            Self::Overloaded(_) | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => {
+                Some(SOON)
+            }
             _ => None,
         }
     }
@@ -231,6 +244,10 @@ impl ProxyError {
             Self::NoToken { credential, unavailable } => no_token_detail(credential, unavailable),
             Self::NotDiscovered { credential, undiscovered } => {
                 not_discovered_detail(credential, undiscovered)
+            }
+            Self::UpstreamUnavailable { .. } => {
+                "Most of what the upstream was sent of late has failed, so nothing is sent to it for a while. Try again."
+                    .to_owned()
             }
             Self::Upstream(error) => error.detail(),
             Self::Overloaded(overload) => {
@@ -300,7 +317,7 @@ fn upstream(error: &ForwardError) -> Answer {
             (502, "upstream_protocol", "Upstream protocol error")
         }
         ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
-        ForwardError::NoDescriptor => (503, "overloaded", "Overloaded"),
+        ForwardError::NoDescriptor | ForwardError::Overloaded => (503, "overloaded", "Overloaded"),
     };
     answer(status, code, title, error.proxy_status())
 }
@@ -354,6 +371,12 @@ fn not_discovered_detail(credential: &str, undiscovered: &Undiscovered) -> Strin
             format!("Where the API of the credential `{credential}` is {what} Last: {}.", failure.outcome())
         }
         None => format!("Where the API of the credential `{credential}` is {what}"),
+    }
+}
+
+impl From<Refused> for ProxyError {
+    fn from(refused: Refused) -> Self {
+        Self::UpstreamUnavailable { retry_after: refused.retry_after }
     }
 }
 
@@ -433,6 +456,8 @@ mod tests {
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Timeout.into(), 504, "upstream_timeout"),
+            (ForwardError::Overloaded.into(), 503, "overloaded"),
+            (ProxyError::UpstreamUnavailable { retry_after: Duration::ZERO }, 503, "upstream_unavailable"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
             (ProxyError::Overloaded(Overload::Connections), 503, "overloaded"),
             (ProxyError::Overloaded(Overload::ConnectionsOfAddress), 503, "overloaded"),

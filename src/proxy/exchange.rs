@@ -43,6 +43,7 @@ struct Outcome {
     error: Option<String>,
     generation: Option<Generation>,
     is_replayed: bool,
+    retries: u32,
     why_401: Option<&'static str>,
     is_complete: bool,
     bytes: u64,
@@ -110,6 +111,11 @@ impl Exchange {
         self.outcome.is_replayed = true;
     }
 
+    /// It is sent again after a 429.
+    pub fn retried(&mut self) {
+        self.outcome.retries += 1;
+    }
+
     /// It is answered with the API's 401, for this reason.
     pub fn passed_401(&mut self, why: &'static str) {
         self.outcome.why_401 = Some(why);
@@ -175,8 +181,18 @@ impl Exchange {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
         // To a microsecond.
         let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-        let Outcome { route, status, code, error, generation, is_replayed, why_401, is_complete, bytes } =
-            &self.outcome;
+        let Outcome {
+            route,
+            status,
+            code,
+            error,
+            generation,
+            is_replayed,
+            retries,
+            why_401,
+            is_complete,
+            bytes,
+        } = &self.outcome;
         let names = self.caller.names();
         let certificate = (!names.is_empty()).then(|| names.join(", "));
         macro_rules! write {
@@ -195,6 +211,7 @@ impl Exchange {
                     error = error.as_deref(),
                     generation = generation.map(Generation::number),
                     replayed = *is_replayed,
+                    retries = *retries,
                     why_401 = *why_401,
                     complete = *is_complete,
                     bytes = *bytes,

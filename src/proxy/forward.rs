@@ -58,6 +58,9 @@ pub enum ForwardError {
     /// No response in time.
     #[error("no response in time")]
     Timeout,
+    /// Nothing of the upstream's: all connections that it may have were busy.
+    #[error("no connection was free in time")]
+    Overloaded,
 }
 
 /// A request without a response, and whose fault that is.
@@ -86,7 +89,7 @@ impl ForwardError {
             Self::Unreachable { proxy_status, .. }
             | Self::Proxy { proxy_status, .. }
             | Self::Tls { proxy_status, .. } => proxy_status,
-            Self::NoDescriptor => "connection_limit_reached",
+            Self::NoDescriptor | Self::Overloaded => "connection_limit_reached",
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
@@ -123,6 +126,9 @@ impl ForwardError {
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
             Self::Timeout => "The upstream did not answer in time.",
+            Self::Overloaded => {
+                "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
+            }
         }
         .to_owned()
     }

@@ -5,6 +5,7 @@
 //! upstream connection with it. Between requests it lies idle in here and is looked at when it is wanted again.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,10 +18,12 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::connect::Stream;
 use super::forward::ForwardError;
+use super::permits::Place;
 use super::seats::Seat;
 use super::upstream::{Destination, Upstream};
 
@@ -37,6 +40,8 @@ const MAX_BUFFER: usize = 64 * 1024;
 pub struct Pool<B: Body + 'static> {
     upstream: Arc<Upstream>,
     idle: RefCell<Vec<Idle<B>>>,
+    /// Requests for which there is no place, the first that came in front.
+    queue: RefCell<VecDeque<oneshot::Sender<Idle<B>>>>,
 }
 
 struct Idle<B: Body + 'static> {
@@ -46,16 +51,24 @@ struct Idle<B: Body + 'static> {
     number: u32,
 }
 
+/// What a request waited for.
+enum Turn<B: Body + 'static> {
+    Connection(Idle<B>),
+    /// For a new one.
+    Place(Place),
+}
+
 /// One HTTP/1.1 connection, and the handle by which requests are put into it.
 struct Wire<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Boxed, as it is large and handed from one request to the next.
-    connection: Box<Driven<B>>,
+    connection: Box<Connection<B>>,
 }
 
-/// What moves a connection's bytes, and the file descriptor that it takes.
-struct Driven<B: Body + 'static> {
-    connection: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
+/// A connection, the place that it takes, and its file descriptor.
+struct Connection<B: Body + 'static> {
+    http: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
+    place: Place,
     _descriptor: Seat,
 }
 
@@ -86,10 +99,10 @@ where
 {
     /// An empty pool.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
-        Rc::new(Self { upstream, idle: RefCell::new(Vec::new()) })
+        Rc::new(Self { upstream, idle: RefCell::default(), queue: RefCell::default() })
     }
 
-    /// A connection to this place that has lain idle, or a new one.
+    /// A connection to this place that has lain idle, or a new one; waits while there are as many as there may be.
     ///
     /// # Errors
     ///
@@ -97,8 +110,45 @@ where
     pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
         match self.reuse(destination.number).await {
             Some(lease) => Ok(lease),
-            None => self.connect(destination).await,
+            None => match self.upstream.permits.place() {
+                Some(place) => self.connect(destination, place).await,
+                None => Box::pin(self.wait(destination)).await,
+            },
         }
+    }
+
+    /// The first connection that another request of this worker gives back, or the place of one that has ended.
+    async fn wait(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let permits = &self.upstream.permits;
+        let turn = tokio::time::timeout(permits.wait(), self.turn(destination.number)).await;
+        match turn.unwrap_or(Err(ForwardError::Overloaded))? {
+            Turn::Connection(Idle { wire, number, .. }) => {
+                Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: true })
+            }
+            Turn::Place(place) => self.connect(destination, place).await,
+        }
+    }
+
+    async fn turn(&self, number: u32) -> Result<Turn<B>, ForwardError> {
+        let waiting = self.upstream.permits.queue_up().ok_or(ForwardError::Overloaded)?;
+        let mut place = pin!(waiting.place());
+        loop {
+            let (sender, handed_on) = oneshot::channel();
+            self.queue_up(sender);
+            tokio::select! {
+                biased;
+                Ok(idle) = handed_on => if idle.number == number {
+                    return Ok(Turn::Connection(idle));
+                },
+                place = &mut place => return Ok(Turn::Place(place)),
+            }
+        }
+    }
+
+    fn queue_up(&self, request: oneshot::Sender<Idle<B>>) {
+        let mut queue = self.queue.borrow_mut();
+        queue.retain(|other| !other.is_closed());
+        queue.push_back(request);
     }
 
     /// A connection that has lain idle and is still good, the last used first.
@@ -116,15 +166,19 @@ where
         }
     }
 
-    async fn connect(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+    async fn connect(
+        self: &Rc<Self>,
+        destination: &Destination,
+        place: Place,
+    ) -> Result<Lease<B>, ForwardError> {
         let descriptor = self.descriptor()?;
         let stream = destination.connect.connect().await?;
-        let (sender, connection) = http1::Builder::new()
+        let (sender, http) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let wire = Wire { sender, connection: Box::new(Driven { connection, _descriptor: descriptor }) };
+        let wire = Wire { sender, connection: Box::new(Connection { http, place, _descriptor: descriptor }) };
         let number = destination.number;
         Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: false })
     }
@@ -134,24 +188,68 @@ where
         self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)
     }
 
-    /// Ends connections that have lain idle for too long, or lead where the upstream is no more.
+    /// Ends idle connections whose places are waited for on another worker. Comes to no end.
+    pub async fn give_way(self: Rc<Self>) {
+        let permits = &self.upstream.permits;
+        loop {
+            let mut wanted = pin!(permits.wanted());
+            wanted.as_mut().enable();
+            let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
+            idle.drain(..permits.waiting().min(idle.len()));
+            *self.idle.borrow_mut() = idle;
+            wanted.await;
+        }
+    }
+
+    /// What requests are sent to.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Ends connections that have lain idle for too long, are too old, or lead where the upstream is no more.
     pub fn reap(&self, now: Instant) {
         let number = self.upstream.number();
-        let is_of_use =
-            |idle: &Idle<B>| idle.number == number && now.duration_since(idle.since) < IDLE_TIMEOUT;
+        let is_of_use = |idle: &Idle<B>| {
+            idle.number == number
+                && now.duration_since(idle.since) < IDLE_TIMEOUT
+                && !idle.wire.connection.place.is_over(now)
+        };
         self.idle.borrow_mut().retain(is_of_use);
     }
 
     fn keep(&self, wire: Wire<B>, number: u32) {
-        // Where there are few, another worker or another upstream may need it more.
-        if number != self.upstream.number() || self.upstream.descriptors.are_scarce() {
+        let now = Instant::now();
+        let is_of_use = number == self.upstream.number() && !wire.connection.place.is_over(now);
+        // Where descriptors are few, another worker or another upstream may need this one more.
+        if !is_of_use || self.upstream.descriptors.are_scarce() {
             return;
         }
+        let Some(one) = self.hand_on(Idle { wire, since: now, number }) else { return };
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= MAX_IDLE {
             idle.remove(0);
         }
-        idle.push(Idle { wire, since: Instant::now(), number });
+        idle.push(one);
+    }
+
+    /// To whoever waits for it here. Where somebody waits on another worker, it ends at the latest after some turns.
+    fn hand_on(&self, mut one: Idle<B>) -> Option<Idle<B>> {
+        let waiting = self.upstream.permits.waiting();
+        if waiting == 0 {
+            return Some(one);
+        }
+        let mut queue = self.queue.borrow_mut();
+        queue.retain(|request| !request.is_closed());
+        if waiting > queue.len() && !one.wire.connection.place.take_turn() {
+            return None;
+        }
+        while let Some(request) = queue.pop_front() {
+            match request.send(one) {
+                Ok(()) => break,
+                Err(unwanted) => one = unwanted,
+            }
+        }
+        None
     }
 }
 
@@ -164,7 +262,7 @@ where
     ///
     /// What went wrong is told to whoever waits for the response or reads its body.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.connection.connection).poll(cx).map(|_| ())
+        Pin::new(&mut self.connection.http).poll(cx).map(|_| ())
     }
 
     /// Whether it is ready for a request: neither closed nor in the middle of something.

@@ -2,16 +2,17 @@
 //!
 //! A [`Payload`] owns the caller's body; each attempt at the upstream reads it through an [`Attempt`]. When an
 //! attempt is answered with a 401, early or late, the next one gets what was kept and then the rest, however
-//! much of it the first had read. A body that grows beyond what may be kept streams on and cannot be replayed.
+//! much of it was read before. A body that grows beyond what may be kept streams on and cannot be replayed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Instant;
@@ -49,7 +50,7 @@ impl Allowance {
     }
 }
 
-/// A caller's body, for at most two attempts. A request without one costs nothing.
+/// A caller's body, for one attempt after the other. A request without one costs nothing.
 #[derive(Debug)]
 pub struct Payload<B>(Option<Rc<Shared<B>>>);
 
@@ -58,8 +59,8 @@ pub struct Payload<B>(Option<Rc<Shared<B>>>);
 pub struct Attempt<B> {
     shared: Option<Rc<Shared<B>>>,
     number: u32,
-    /// What was kept of the attempt before.
-    prefix: Bytes,
+    /// What was kept of the attempts before.
+    prefix: VecDeque<Bytes>,
 }
 
 /// Why an attempt's body broke off. Only ever seen by the connection it went to, which ends with it.
@@ -106,6 +107,9 @@ struct Source<B> {
 /// The beginning of a body, with its share of the budget.
 #[derive(Debug)]
 struct Kept {
+    /// What attempts have been given already, and may share.
+    given: Vec<Bytes>,
+    /// What came since.
     bytes: Vec<u8>,
     reserved: Reservation,
 }
@@ -124,7 +128,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             return Self(None);
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
-        let kept = fits.then(|| Kept { bytes: Vec::new(), reserved: Reservation::new(&allowance.budget) });
+        let kept = fits.then(|| Kept::new(&allowance.budget));
         let source =
             Source { body, received: 0, kept, allowance: allowance.clone(), patience: Patience::default() };
         Self(Some(Rc::new(Shared {
@@ -149,10 +153,11 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
 
     /// The body for the first attempt.
     pub fn first(&self) -> Attempt<B> {
-        Attempt { shared: self.0.clone(), number: 0, prefix: Bytes::new() }
+        Attempt { shared: self.0.clone(), number: 0, prefix: VecDeque::new() }
     }
 
-    /// The body once more from its beginning, if that was kept. The attempt before reads no further.
+    /// The body once more from its beginning, if that was kept. The attempt before reads no further. What it is given
+    /// stays kept for another one: [`Payload::forget`] where there will be none.
     ///
     /// What broke off has no second attempt: it would end where the first one did, and look complete.
     pub fn again(&self) -> Option<Attempt<B>> {
@@ -163,15 +168,13 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             return None;
         }
         let mut source = shared.source.borrow_mut();
-        let Kept { bytes, reserved } = source.kept.take()?;
+        let prefix = source.give()?;
         // Between the attempts nobody reads: that is no pause of the caller's.
         source.patience.suspend();
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
         shared.waits_for_caller.set(false);
-        // The second attempt is the last: what it is given need not be kept again.
-        let prefix = Bytes::from_owner(Prefix { bytes, _reserved: reserved });
         Some(Attempt { shared: self.0.clone(), number, prefix })
     }
 
@@ -267,9 +270,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         if shared.attempt.get() != this.number {
             return Poll::Ready(Some(Err(Fault::Superseded)));
         }
-        if this.prefix.has_remaining() {
+        if let Some(piece) = this.prefix.pop_front() {
             shared.progress.set(Instant::now());
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.prefix)))));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let next = shared.poll_source(cx);
         shared.waits_for_caller.set(next.is_pending());
@@ -278,14 +281,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.prefix.has_remaining() && self.shared.as_ref().is_none_or(|shared| shared.is_at_end.get())
+        self.prefix.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.is_at_end.get())
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(shared) = &self.shared else {
             return SizeHint::with_exact(0);
         };
-        let kept = self.prefix.len() as u64;
+        let kept = self.prefix.iter().map(Bytes::len).sum::<usize>() as u64;
         let rest = shared.source.borrow().body.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(kept + rest.lower());
@@ -360,6 +363,17 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
         self.patience.poll(cx, timeout, progress, is_excused)
     }
 
+    /// What is kept, for an attempt.
+    fn give(&mut self) -> Option<VecDeque<Bytes>> {
+        let kept = self.kept.as_mut()?;
+        if !kept.bytes.is_empty() {
+            let Kept { given, bytes, reserved } = std::mem::replace(kept, Kept::new(&self.allowance.budget));
+            kept.given = given;
+            kept.given.push(Bytes::from_owner(Prefix { bytes, _reserved: reserved }));
+        }
+        Some(kept.given.iter().cloned().collect())
+    }
+
     /// Keeps a piece, or gives up keeping this body.
     fn keep(&mut self, data: &Bytes) {
         let rest = self.body.size_hint();
@@ -374,11 +388,16 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
 }
 
 impl Kept {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self { given: Vec::new(), bytes: Vec::new(), reserved: Reservation::new(budget) }
+    }
+
     /// Adds a piece of a body that has at `most` so many bytes; `false` if there is no room for it.
     ///
     /// Room is taken as the body arrives, twice as much each time: a length that a caller only declares must
     /// not use up what all requests share.
     fn add(&mut self, data: &[u8], most: usize) -> bool {
+        let most = most.saturating_sub(self.given.iter().map(Bytes::len).sum());
         let needed = self.bytes.len() + data.len();
         if needed > most {
             return false;

@@ -18,7 +18,7 @@ use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
-use crate::config::{self, Fields, Forwarded};
+use crate::config::{self, Fields, Forwarded, Retry429};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -40,6 +40,8 @@ pub struct Route {
     pub token: Option<TokenSource>,
     /// Statuses that say that a token was rejected.
     pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// Whether a rejected token is a reason to ask for another.
     pub hold: Hold,
     /// From the end of the request to the response head.
@@ -68,6 +70,7 @@ impl Route {
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
             fields: route.fields.clone(),
             retry_on: route.retry_on.clone(),
+            retry_429: route.retry_429,
             upstream,
             path_in_front: route.upstream.destination.path().to_owned(),
             token,
@@ -266,6 +269,7 @@ mod tests {
             prefix: Prefix::default(),
             fields: Fields::default(),
             retry_on: Vec::new(),
+            retry_429: Retry429::default(),
             upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
             path_in_front: String::new(),
             token: None,

@@ -1,7 +1,9 @@
-//! The request's way: guard, route, rules, authorize, forward, and a replay where a token was dead.
+//! The request's way: guard, route, rules, breaker, authorize, forward, and a replay where a token was dead.
 //!
 //! Read [`Service::proxy`]; the other stages are the files it names. One service belongs to one worker and is
 //! never shared between threads.
+
+mod send;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -12,7 +14,6 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::authorize::{Authorization, authorize, no_token, place_to_wait};
@@ -22,69 +23,24 @@ use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
 use super::forwarded::{self, Statement};
-use super::guard::{self, Policy, Target};
+use super::guard::{self, Target};
 use super::headers;
 use super::location;
 use super::login;
 use super::pace::Pace;
 use super::pool::Pool;
-use super::replay::{Allowance, Attempt, Fault, Payload};
+use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
-use super::route::{Route, Table};
-use super::seats::Seats;
+use super::retry::{self, Retries};
+use super::route::Route;
+use super::shared::Shared;
 use super::streams::head_size;
 use super::unauthorized::Decision;
 use super::upstream::Destination;
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
 /// Why a 401 passes: the body cannot be sent again.
 const NOT_KEPT: &str = "body_not_kept";
-
-/// What all workers share: nothing of it changes while they run.
-#[derive(Debug)]
-pub struct Shared {
-    /// Who may call.
-    pub policy: Policy,
-    /// Networks whose word on a caller's address is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Where requests go.
-    pub table: Table,
-    /// How we are called in `Via`.
-    pub instance: String,
-    /// Largest head, in bytes.
-    pub header_bytes: usize,
-    /// What a request's body may take.
-    pub allowance: Allowance,
-    /// How long a request may wait for a usable token.
-    pub token_wait: Duration,
-    /// Places for those that do.
-    pub token_waiters: Arc<Seats>,
-    /// Whether every exchange is written to the log.
-    pub access_log: bool,
-    /// The clock of tokens.
-    pub clock: Clock,
-}
-
-impl Shared {
-    /// As it is configured.
-    pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
-        let limits = &config.server.limits;
-        Self {
-            policy: Policy::new(&config.server, &instance),
-            trusted_proxies: config.server.trusted_proxies.clone(),
-            table,
-            instance,
-            header_bytes: limits.header_bytes,
-            allowance: Allowance::new(limits),
-            token_wait: limits.token_wait,
-            token_waiters: Seats::new(limits.token_waiters),
-            access_log: config.log.access,
-            clock,
-        }
-    }
-}
 
 /// Answers the requests of one worker.
 pub struct Service {
@@ -92,7 +48,7 @@ pub struct Service {
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
-/// A request that has been let in, on its way to the upstream and perhaps a second time.
+/// A request that has been let in, on its way to the upstream and perhaps there once more.
 struct Passage<'a> {
     route: &'a Route,
     /// Where its upstream was when it came.
@@ -101,6 +57,8 @@ struct Passage<'a> {
     exchange: &'a mut Exchange,
     /// How long it may still wait for tokens, whatever for.
     patience: Duration,
+    /// How often it may still be sent again after a 429.
+    retries: Retries,
 }
 
 /// Whose answer a caller gets.
@@ -162,6 +120,8 @@ impl Service {
             return Ok(Reply::Login);
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
+        route.upstream.breaker.check()?;
+        let retries = Retries::new(&route.retry_429, &head.method);
         let mut patience = self.shared.token_wait;
         let destination = match route.upstream.current() {
             Some(destination) => destination,
@@ -175,17 +135,19 @@ impl Service {
             headers::frame_in_chunks(&mut head.headers);
         }
 
-        let mut passage = Passage { route, destination: &destination, payload, exchange, patience };
+        let mut passage = Passage { route, destination: &destination, payload, exchange, patience, retries };
         let mut answered = match &route.token {
             None => {
-                payload.forget();
-                self.attempt(&mut passage, head, payload.first(), None).await?.answered
+                if retries.are_over() {
+                    payload.forget();
+                }
+                self.send(&mut passage, head, payload.first(), None).await?.answered
             }
             Some(source) => {
                 let again = head.clone();
                 let authorization =
                     authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
-                let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
+                let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
                 self.recover(&mut passage, source, first, again).await?
             }
         };
@@ -254,9 +216,15 @@ impl Service {
     ) -> Result<Outcome, ProxyError> {
         let route = passage.route;
         let pool = &self.pools[route.upstream.index];
+        let origin = &passage.destination.origin;
         let mut request = Request::from_parts(head, body);
         loop {
-            let lease = pool.lease(passage.destination).await?;
+            let breaker = &route.upstream.breaker;
+            let admitted = breaker.admit()?;
+            let lease = match retry::lease(pool, passage.destination, breaker).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(admitted.broke_off(error, origin).into()),
+            };
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
                 authorization =
@@ -268,9 +236,12 @@ impl Service {
             }
             passage.exchange.sent(generation);
             match forward(lease, request, passage.payload, route.timeout).await {
-                Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
+                Ok(answered) => {
+                    admitted.answered(answered.response.status(), &route.retry_on, origin);
+                    return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
+                }
                 Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Upstream(error)) => return Err(error.into()),
+                Err(Failure::Upstream(error)) => return Err(admitted.broke_off(error, origin).into()),
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }
         }
@@ -309,10 +280,13 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(answered);
         };
+        if passage.retries.are_over() {
+            passage.payload.forget();
+        }
         response::discard(answered);
 
         passage.exchange.replayed();
-        let replayed = self.attempt(passage, head, body, Some(authorization)).await?;
+        let replayed = self.send(passage, head, body, Some(authorization)).await?;
         match verdict(passage.route, &replayed.answered) {
             Verdict::Accepted if was_asked_for => {
                 hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());

@@ -14,8 +14,10 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::authorize::authorize;
+use super::breaker::Breaker;
 use super::connect::Connect;
 use super::error::ProxyError;
+use super::permits::Permits;
 use super::seats::Seats;
 use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
@@ -27,6 +29,10 @@ pub struct Upstream {
     pub index: usize,
     /// File descriptors that connections to all upstreams may take.
     pub descriptors: Arc<Seats>,
+    /// Whether it is worth a request.
+    pub breaker: Breaker,
+    /// What connections it may have.
+    pub permits: Permits,
     place: Place,
 }
 
@@ -61,13 +67,23 @@ pub enum Current<'a> {
 
 impl Upstream {
     /// One that stays where it is.
-    pub const fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
-        Self { index, descriptors, place: Place::Written(destination) }
+    pub fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
+        Self::at(index, Place::Written(destination), descriptors)
     }
 
     /// One that is nowhere yet.
     pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
-        Self { index, descriptors, place: Place::Discovered { current: ArcSwapOption::empty(), source } }
+        Self::at(index, Place::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
+    }
+
+    fn at(index: usize, place: Place, descriptors: Arc<Seats>) -> Self {
+        Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, place }
+    }
+
+    /// The same, spared by these.
+    #[must_use]
+    pub fn protected(self, breaker: Breaker, permits: Permits) -> Self {
+        Self { breaker, permits, ..self }
     }
 
     /// Where it is, if that is known.
@@ -91,6 +107,7 @@ impl Upstream {
         if let Place::Discovered { current, .. } = &self.place {
             let number = self.number().wrapping_add(1);
             current.store(Some(Arc::new(Destination { number, ..destination })));
+            self.breaker.reset();
         }
     }
 

@@ -25,7 +25,8 @@ use super::connection;
 use super::handshake;
 use super::peer::Peer;
 use super::pool::Pool;
-use super::service::{Service, Shared};
+use super::service::Service;
+use super::shared::Shared;
 use super::upstream::Upstream;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
@@ -141,6 +142,9 @@ impl Worker {
     pub async fn run(self, mut accepted: mpsc::Receiver<Accepted>, mut stage: watch::Receiver<Stage>) {
         let mut sweep = tokio::time::interval(self.sweep_interval());
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for pool in self.service.pools() {
+            tokio::task::spawn_local(Rc::clone(pool).give_way());
+        }
         let mut more_may_come = true;
         while more_may_come || !self.callers.all.borrow().is_empty() {
             tokio::select! {
@@ -256,6 +260,7 @@ impl Worker {
         }
         for pool in self.service.pools() {
             pool.reap(now);
+            pool.upstream().breaker.tick();
         }
     }
 

@@ -44,6 +44,7 @@ pub use durable_state::DurableState;
 pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
+pub use retry_after::retry_after;
 pub use source::{NotReplaced, TokenSource};
 pub use store::Current;
 pub use wire::Grant;

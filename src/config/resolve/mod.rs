@@ -14,6 +14,7 @@ mod identity;
 mod log;
 mod login;
 mod network;
+mod protection;
 mod provider;
 mod request;
 mod route;

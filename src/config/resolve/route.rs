@@ -100,9 +100,11 @@ impl Resolver<'_> {
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let credential_of_route = credential.as_ref().and_then(Option::as_ref);
         let rules = self.rules(&mut route, path.as_deref());
+        let protection = self.protection(&mut route);
         let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
         let fields = self.fields(route.headers, &rules, credential_of_route);
         let retry_on = self.retry_on(route.retry_on);
+        let retry_429 = self.retry_429(route.retry_429);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let callers = self.callers(route.callers);
@@ -120,11 +122,13 @@ impl Resolver<'_> {
             strip_prefix,
             fields,
             retry_on,
+            retry_429,
             timeout,
             connect_timeout,
             read_timeout,
             callers,
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            protection,
         })
     }
 

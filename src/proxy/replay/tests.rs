@@ -396,3 +396,46 @@ async fn a_caller_whose_connection_is_full_of_what_nobody_reads_is_not_hurried()
     let stalled = tokio::time::timeout(Duration::from_secs(11), next(&mut attempt)).await;
     assert_eq!(stalled.unwrap().unwrap(), Err(Fault::Stalled));
 }
+
+#[tokio::test]
+async fn a_body_can_be_sent_as_often_as_needed_whatever_was_read_before() {
+    let allowance = roomy();
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance);
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let mut second = payload.again().unwrap();
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "one ");
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "two ");
+    let mut third = payload.again().unwrap();
+    assert_eq!(rest(&mut third).await.unwrap(), "one two three");
+    let mut fourth = payload.again().unwrap();
+    assert_eq!(fourth.size_hint().lower(), 13);
+    assert_eq!(rest(&mut fourth).await.unwrap(), "one two three");
+    assert_eq!(next(&mut second).await.unwrap().unwrap_err(), Fault::Superseded);
+}
+
+#[tokio::test]
+async fn attempts_share_what_is_kept_and_all_of_it_counts_until_it_is_gone() {
+    let allowance = allowance(100, 100);
+    let payload = Payload::new(with_length(&["twenty bytes of body", "twenty more of them."]), &allowance);
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let second = payload.again().unwrap();
+    let mut third = payload.again().unwrap();
+    assert_eq!(rest(&mut third).await.unwrap().len(), 40);
+    let fourth = payload.again().unwrap();
+    assert!((40..=60).contains(&allowance.budget.used()), "{}", allowance.budget.used());
+
+    payload.forget();
+    assert!(allowance.budget.used() >= 40, "attempts still have it");
+    drop((second, third, fourth));
+    assert_eq!(allowance.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_grows_too_large_in_a_later_attempt_is_not_sent_another_time() {
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance(10, 1000));
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let mut second = payload.again().unwrap();
+
+    assert_eq!(rest(&mut second).await.unwrap(), "one two three");
+    assert!(payload.again().is_none() && !payload.is_replayable());
+}
