@@ -54,7 +54,7 @@ impl Resolver<'_> {
         }
         self.state_dir = self.state_path(server.state_dir);
         let allow_from = match server.allow_from {
-            Some(networks) => self.networks(networks),
+            Some(texts) => self.callers_networks(texts),
             // A certificate says more than an address.
             None if self.asks_for_certificates => parse_networks(&EVERYWHERE),
             None => parse_networks(&LOOPBACK),
@@ -117,24 +117,27 @@ impl Resolver<'_> {
         }
     }
 
+    /// Networks that callers may be in; one that is everybody's is warned of.
+    fn callers_networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+        let is_everybodys = |text: &&Spanned<String>| {
+            text.get_ref().parse::<IpNet>().is_ok_and(|network| network.prefix_len() == 0)
+        };
+        if let Some(text) = texts.get_ref().iter().find(is_everybodys) {
+            self.problems.push(
+                Problem::warning(text.span(), "callers from every network may use the credentials")
+                    .help("name the networks that applications call from, or \"private\""),
+            );
+        }
+        self.networks(texts)
+    }
+
     pub(super) fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in texts.into_inner() {
             match text.get_ref().as_str() {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
-                    Ok(network) => {
-                        if network.prefix_len() == 0 {
-                            self.problems.push(
-                                Problem::warning(
-                                    text.span(),
-                                    "callers from every network may use the credentials",
-                                )
-                                .help("name the networks that applications call from, or \"private\""),
-                            );
-                        }
-                        networks.push(network.trunc());
-                    }
+                    Ok(network) => networks.push(network.trunc()),
                     Err(_) => self.problems.push(
                         Problem::error(text.span(), "not a network")
                             .help("write a network such as \"10.0.0.0/8\", an address, or \"private\""),
