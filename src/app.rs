@@ -29,7 +29,7 @@ use crate::proxy::admission::REFUSALS;
 use crate::proxy::listener;
 use crate::proxy::route::{Route, Table};
 use crate::proxy::seats::Seats;
-use crate::proxy::shared::Shared;
+use crate::proxy::terms::Terms;
 use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
 use crate::tls::reload::Reload;
@@ -173,7 +173,7 @@ impl Daemon {
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let limits = &config.server.limits;
-        let shared = Arc::new(Shared::new(config, table, instance, clock));
+        let shared = Arc::new(Terms::new(config, table, instance, clock));
         let stages = Stages::new();
         let mut threads = Threads::new(config.server.workers + 1);
         let workers = (0..config.server.workers)

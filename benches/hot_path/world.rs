@@ -11,7 +11,7 @@ use bearerd::proxy::pool::Pool;
 use bearerd::proxy::route::{Route, Table};
 use bearerd::proxy::seats::Seats;
 use bearerd::proxy::service::Service;
-use bearerd::proxy::shared::Shared;
+use bearerd::proxy::terms::Terms;
 use bearerd::proxy::upstream::{Destination, Upstream};
 use bearerd::proxy::worker::Worker;
 use bearerd::token::{DurableState, Refresher};
@@ -52,7 +52,7 @@ impl World {
             table.add(None, &route.path, entry);
         }
         let limits = config.server.limits.clone();
-        let shared = Shared::new(config, table, INSTANCE.to_owned(), clock);
+        let shared = Terms::new(config, table, INSTANCE.to_owned(), clock);
         let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
         Self { tokens, worker: Worker::new(service, limits, Arc::default()) }
     }

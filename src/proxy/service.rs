@@ -33,8 +33,8 @@ use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::retry::{self, Retries};
 use super::route::Route;
-use super::shared::Shared;
 use super::streams::head_size;
+use super::terms::Terms;
 use super::unauthorized::Decision;
 use super::upstream::Destination;
 use crate::token::{Generation, NotReplaced, TokenSource};
@@ -44,7 +44,7 @@ const NOT_KEPT: &str = "body_not_kept";
 
 /// Answers the requests of one worker.
 pub struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
@@ -76,7 +76,7 @@ struct Outcome {
 
 impl Service {
     /// A service with a pool for each upstream, in the order of their indices.
-    pub fn new(shared: Arc<Shared>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
+    pub fn new(shared: Arc<Terms>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
         Self { shared, pools }
     }
 

@@ -30,7 +30,7 @@ use super::pool::Pool;
 use super::route::{Route, Table};
 use super::seats::Seats;
 use super::service::Service;
-use super::shared::Shared;
+use super::terms::Terms;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
 use crate::clock::Clock;
@@ -125,7 +125,7 @@ impl Connect for Api {
 
 struct World {
     issuer: Arc<Issuer>,
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     worker: Worker,
 }
 
@@ -153,7 +153,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Shared::new(&config, table, "bearerd-test".to_owned(), clock));
+    let shared = Arc::new(Terms::new(&config, table, "bearerd-test".to_owned(), clock));
     let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
     World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
 }

@@ -26,7 +26,7 @@ use super::handshake;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::service::Service;
-use super::shared::Shared;
+use super::terms::Terms;
 use super::upstream::Upstream;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
@@ -88,7 +88,7 @@ impl WorkerHandle {
 /// If the system refuses a thread.
 pub fn spawn(
     index: usize,
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     upstreams: Vec<Arc<Upstream>>,
     limits: Limits,
     stage: watch::Receiver<Stage>,

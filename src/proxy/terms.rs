@@ -1,4 +1,4 @@
-//! What all workers share: nothing of it changes while they run.
+//! What all workers serve by: nothing of it changes while they run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use super::seats::Seats;
 use crate::clock::Clock;
 use crate::config::Config;
 
-/// What all workers share: nothing of it changes while they run.
+/// Who may call, where requests go, and within which limits.
 #[derive(Debug)]
-pub struct Shared {
+pub struct Terms {
     /// Who may call.
     pub policy: Policy,
     /// Networks whose word on a caller's address is believed.
@@ -37,7 +37,7 @@ pub struct Shared {
     pub clock: Clock,
 }
 
-impl Shared {
+impl Terms {
     /// As it is configured.
     pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
         let limits = &config.server.limits;
