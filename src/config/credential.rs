@@ -14,7 +14,7 @@ use url::Url;
 use super::{AnswerFields, Endpoint, HttpVersion, Identity, Login, Pattern, Secret, TokenParameters};
 
 /// A configured identity and how it gets tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     /// Its name in the file.
     pub name: String,
@@ -76,6 +76,32 @@ impl Credential {
         if self.login.is_some() { "authorization_code" } else { self.identity.grant.name() }
     }
 
+    /// Whether a token of one is as good as a token of the other: it comes from the same server, for the same client,
+    /// grant, scopes and audience. How the client authenticates and when tokens are asked for does not matter.
+    pub fn shares_tokens_with(&self, other: &Self) -> bool {
+        let as_if = Self {
+            identity: self.identity.authenticating_as(&other.identity),
+            login: other.login.clone(),
+            refresh_margin: other.refresh_margin,
+            default_lifetime: other.default_lifetime,
+            timeout: other.timeout,
+            connect_timeout: other.connect_timeout,
+            quota: other.quota,
+            retry_after_max: other.retry_after_max,
+            roots: other.roots.clone(),
+            proxy: other.proxy.clone(),
+            http_version: other.http_version,
+            max_rotations: other.max_rotations,
+            state: other.state.clone(),
+            required: other.required,
+            login_stub: other.login_stub.clone(),
+            protected: other.protected.clone(),
+            set_if_absent: other.set_if_absent.clone(),
+            ..self.clone()
+        };
+        as_if == *other
+    }
+
     /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
     pub fn longest_request(&self) -> Duration {
         if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
@@ -83,7 +109,7 @@ impl Credential {
 }
 
 /// Where a credential's state is, and what it is encrypted with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatePlace {
     /// The file.
     pub path: PathBuf,
@@ -102,6 +128,8 @@ pub struct Proxy {
     pub except: String,
 }
 
+impl Eq for Proxy {}
+
 impl PartialEq for Proxy {
     fn eq(&self, other: &Self) -> bool {
         (self.url.expose_secret(), &self.except) == (other.url.expose_secret(), &other.except)
@@ -115,6 +143,14 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// Its private key.
     pub key: Arc<PrivateKeyDer<'static>>,
+}
+
+impl Eq for ClientCertificate {}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.key.secret_der() == other.key.secret_der()
+    }
 }
 
 /// Without the key.

@@ -46,6 +46,7 @@ pub struct Server {
     pub workers: Key<u16>,
     pub drain: Key<Duration>,
     pub state_dir: Key<PathBuf>,
+    pub watch: Key<bool>,
     pub trusted_proxies: Key<Vec<Spanned<String>>>,
     pub tls: Key<Tls>,
     pub limits: Limits,

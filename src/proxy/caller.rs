@@ -61,8 +61,8 @@ pub enum End {
 /// A caller's connection.
 #[derive(Debug)]
 pub struct Caller {
-    /// Where it comes from.
-    pub peer: Peer,
+    /// Where it comes from, and what that is worth now.
+    peer: Cell<Peer>,
     /// The names in its certificate, if it has one; there once TLS is agreed on.
     names: OnceCell<Vec<String>>,
     /// The time as of the worker's last sweep.
@@ -97,7 +97,7 @@ impl Caller {
         let expires = age.map(|age| now.get() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
         let since = Cell::new(now.get());
         Rc::new(Self {
-            peer,
+            peer: Cell::new(peer),
             names: OnceCell::new(),
             now,
             phase: Cell::new(Phase::Fresh),
@@ -115,6 +115,16 @@ impl Caller {
             end: Cell::new(None),
             task: RefCell::new(None),
         })
+    }
+
+    /// Where it comes from, and what that is worth now.
+    pub fn peer(&self) -> Peer {
+        self.peer.get()
+    }
+
+    /// Where it comes from is worth something else now.
+    pub fn set_peer(&self, peer: Peer) {
+        self.peer.set(peer);
     }
 
     /// It has to agree on TLS first.

@@ -81,7 +81,7 @@ impl Exchange {
 
     /// Where it comes from, as far as that is known.
     pub fn origin(&self) -> Option<IpAddr> {
-        self.original.or_else(|| self.caller.peer.ip())
+        self.original.or_else(|| self.caller.peer().ip())
     }
 
     /// How its answer gets on.
@@ -199,7 +199,7 @@ impl Exchange {
             ($level:ident) => {
                 $level!(
                     target: TARGET,
-                    peer = %self.caller.peer.host(),
+                    peer = %self.caller.peer().host(),
                     caller = self.original.map(tracing::field::display),
                     certificate = certificate.as_deref(),
                     method = %self.method,

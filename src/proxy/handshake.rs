@@ -51,7 +51,7 @@ pub async fn accept(
         }
         // As some health checks do.
         Ok(Ok(None) | Err(_)) => {
-            debug!(peer = %caller.peer, "connection ended before a handshake");
+            debug!(peer = %caller.peer(), "connection ended before a handshake");
             return None;
         }
         Err(_) => {
@@ -84,7 +84,7 @@ pub async fn accept(
 }
 
 fn failed(caller: &Caller, error: &str) {
-    info!(target: "bearerd::access", peer = %caller.peer.host(), error, "handshake failed");
+    info!(target: "bearerd::access", peer = %caller.peer().host(), error, "handshake failed");
 }
 
 /// The first byte, which is left where it is.

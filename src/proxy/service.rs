@@ -28,6 +28,7 @@ use super::headers;
 use super::location;
 use super::login;
 use super::pace::Pace;
+use super::peer::Peer;
 use super::pool::Pool;
 use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
@@ -85,6 +86,11 @@ impl Service {
         &self.pools
     }
 
+    /// What a caller's address is worth here.
+    pub fn judge(&self, peer: Peer) -> Peer {
+        self.shared.networks.judge_again(peer)
+    }
+
     /// Answers a request, whatever becomes of it.
     pub async fn answer(
         &self,
@@ -92,7 +98,8 @@ impl Service {
         caller: Rc<Caller>,
         pace: Rc<Pace>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
+        let original =
+            forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
         let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
@@ -163,7 +170,7 @@ impl Service {
 
     /// Whether the request may go anywhere, and where.
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller().peer.is_allowed {
+        if !exchange.caller().peer().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
         if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {

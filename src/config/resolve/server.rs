@@ -78,6 +78,7 @@ impl Resolver<'_> {
             required_header,
             workers,
             drain: duration(server.drain, 20),
+            watch: server.watch.is_some_and(Spanned::into_inner),
             limits: self.limits(server.limits),
         }
     }
