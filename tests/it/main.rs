@@ -30,6 +30,7 @@ mod online;
 mod operator;
 mod protection;
 mod recipes;
+mod reload;
 mod request_loop;
 mod retry;
 mod rules;
