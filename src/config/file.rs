@@ -167,6 +167,7 @@ pub struct Route {
     pub connect_timeout: Key<Duration>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
+    pub http_version: Key<HttpVersion>,
 }
 
 /// `[routes.headers]`: what is done with the fields of a request.
@@ -349,15 +350,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Route => &[
-                "upgrade",
-                "callers",
-                "retry_429",
-                "connections",
-                "http_version",
-                "forwarded",
-                "rewrite_links",
-            ],
+            Self::Route => &["upgrade", "callers", "retry_429", "connections", "forwarded", "rewrite_links"],
             Self::Credential | Self::Log => &[],
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
+use super::file::HttpVersion;
 use super::{Credential, Fields, Pattern, Proxy, Roots};
 
 /// Which requests go where, with which credential.
@@ -53,6 +54,8 @@ pub struct Upstream {
     pub roots: Roots,
     /// By way of which it is reached.
     pub proxy: Option<Proxy>,
+    /// What is spoken with it.
+    pub http_version: HttpVersion,
 }
 
 /// Where an API is.

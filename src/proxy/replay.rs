@@ -141,6 +141,22 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         Some(Attempt { shared: self.0.clone(), number, prefix })
     }
 
+    /// The body from its beginning after an attempt that came to nothing: as it is if nothing of it was read, else what
+    /// was kept, which is then gone.
+    pub fn anew(&self) -> Option<Attempt<B>> {
+        let is_untouched =
+            |shared: &Rc<Shared<B>>| shared.source.borrow().received == 0 && !shared.is_at_end.get();
+        match &self.0 {
+            Some(shared) if shared.fault.get().is_none() && is_untouched(shared) => {
+                let number = shared.attempt.get() + 1;
+                shared.attempt.set(number);
+                shared.waits_for_caller.set(false);
+                Some(Attempt { shared: self.0.clone(), number, prefix: Bytes::new() })
+            }
+            _ => self.again(),
+        }
+    }
+
     /// Whether the body could be sent again as things stand.
     pub fn is_replayable(&self) -> bool {
         let is_kept = |shared: &Rc<Shared<B>>| shared.source.borrow().kept.is_some();

@@ -16,7 +16,8 @@ use super::caller::LINGER;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::Answered;
-use super::pool::Lease;
+use super::pool::body::UpstreamBody;
+use super::pool::{Break, Lease};
 use super::replay::{Attempt, Payload};
 
 /// The body of an answer, with what ends when it does.
@@ -36,11 +37,11 @@ enum Content {
 
 /// A body of an upstream, with the connection that it comes from.
 struct Relay {
-    body: Incoming,
+    body: UpstreamBody,
     lease: Option<Lease<Attempt<Incoming>>>,
     is_complete: bool,
     /// That the body broke off, until what came before has had its turn to be written.
-    broke_off: Option<hyper::Error>,
+    broke_off: Option<Break>,
 }
 
 /// An upstream's answer for the caller.
@@ -99,7 +100,7 @@ pub fn discard(answered: Answered<Attempt<Incoming>>) {
 }
 
 impl Relay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
         if let Some(error) = self.broke_off.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -140,12 +141,12 @@ impl Relay {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Break;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
         let this = &mut *self;
         let frame = match &mut this.content {
             Content::Whole(content) if content.is_empty() => Poll::Ready(None),

@@ -208,6 +208,10 @@ mod tests {
         fn connect(&self) -> Connecting {
             Box::pin(std::future::pending())
         }
+
+        fn may_speak_http2(&self) -> bool {
+            false
+        }
     }
 
     fn nowhere(path_in_front: &str) -> Destination {

@@ -201,6 +201,7 @@ impl Service {
         let route = passage.route;
         let pool = &self.pools[route.upstream.index];
         let mut request = Request::from_parts(head, body);
+        let mut was_refused = false;
         loop {
             let lease = pool.lease(passage.destination).await?;
             if let (Some(source), false) = (&route.token, lease.is_reused) {
@@ -215,7 +216,8 @@ impl Service {
             match forward(lease, request, passage.payload, route.timeout).await {
                 Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
                 Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Upstream(error)) => return Err(error.into()),
+                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (*again, true),
+                Err(Failure::Upstream(error) | Failure::Refused(_, error)) => return Err(error.into()),
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }
         }

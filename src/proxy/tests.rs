@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::caller_io::CallerStream;
-use super::connect::{Connect, Connecting, Stream};
+use super::connect::{Connect, Connected, Connecting};
 use super::guard::Policy;
 use super::pool::Pool;
 use super::prefix::Prefix;
@@ -118,7 +118,11 @@ impl Connect for Api {
             }
         });
         tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
-        Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
+        Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        false
     }
 }
 

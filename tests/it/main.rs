@@ -36,4 +36,5 @@ mod tidy;
 mod token_endpoint;
 mod unauthorized;
 mod upstream_faults;
+mod upstream_http2;
 mod upstream_proxy;

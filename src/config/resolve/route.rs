@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::Resolver;
 use super::api_discovery::DISCOVER;
 use crate::config::diagnostics::Problem;
+use crate::config::file::HttpVersion;
 use crate::config::{Address, Credential, Destination, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
@@ -102,6 +103,7 @@ impl Resolver<'_> {
         let retry_on = self.retry_on(route.retry_on);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
+        let http_version = route.http_version.map_or(HttpVersion::Auto, Spanned::into_inner);
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -109,7 +111,7 @@ impl Resolver<'_> {
         Some(Route {
             host,
             path: path?,
-            upstream: Upstream { destination: upstream?, roots, proxy },
+            upstream: Upstream { destination: upstream?, roots, proxy, http_version },
             credential: credential?,
             rules,
             strip_prefix,

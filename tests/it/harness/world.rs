@@ -35,6 +35,7 @@ pub struct Setup {
     waits_for_no_token: bool,
     secret: Option<String>,
     has_unknown_tokens: bool,
+    has_http2: bool,
     environment: Vec<(String, String)>,
 }
 
@@ -98,6 +99,12 @@ impl Setup {
         self
     }
 
+    /// The API speaks HTTP/2 too.
+    pub const fn http2(mut self) -> Self {
+        self.has_http2 = true;
+        self
+    }
+
     /// Seconds that tokens live.
     pub const fn lifetime(mut self, seconds: u64) -> Self {
         self.lifetime = Some(seconds);
@@ -144,7 +151,8 @@ impl Setup {
         let authorization = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
         authorization.set_lifetime(self.lifetime.unwrap_or(3600));
         prepare(&authorization).await;
-        let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+        let alpn: &[&[u8]] = if self.has_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        let tls = pki.server_config(alpn).unwrap();
         let upstream = Upstream::start(Some(tls), authorization.introspection(), !self.is_unprotected).await;
 
         let folder = tempfile::tempdir().unwrap();
