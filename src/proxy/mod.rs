@@ -30,6 +30,7 @@ pub mod route;
 pub mod rules;
 pub mod service;
 mod socket;
+mod trailers;
 mod tunnel;
 pub mod unauthorized;
 pub mod upstream;

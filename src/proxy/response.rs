@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, TRAILER};
 use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,6 +20,7 @@ use super::forward::Answered;
 use super::pool::body::UpstreamBody;
 use super::pool::{Break, Lease};
 use super::replay::{Attempt, Payload};
+use super::trailers;
 
 /// The body of an answer, with what ends when it does.
 pub struct AnswerBody {
@@ -40,6 +42,8 @@ struct Relay {
     body: UpstreamBody,
     lease: Option<Lease<Attempt<Incoming>>>,
     is_complete: bool,
+    /// Whether the caller gets what comes behind the body.
+    passes_trailers: bool,
     /// That the body broke off, until what came before has had its turn to be written.
     broke_off: Option<Break>,
 }
@@ -52,8 +56,13 @@ pub fn relay(
 ) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
+    // Over HTTP/1.1 they are announced, to those who have asked.
+    let headers = response.headers();
+    let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
+    let passes_trailers = is_announced || exchange.version() == Version::HTTP_2;
     response.map(|body| {
-        let mut relay = Relay { body, lease: Some(lease), is_complete: false, broke_off: None };
+        let lease = Some(lease);
+        let mut relay = Relay { body, lease, is_complete: false, passes_trailers, broke_off: None };
         relay.end_if_complete();
         AnswerBody { content: Content::Upstream(relay), payload, exchange }
     })
@@ -111,6 +120,14 @@ impl Relay {
         }
         match frame {
             Poll::Ready(None) => self.end(),
+            Poll::Ready(Some(Ok(behind))) if behind.is_trailers() => {
+                // Nothing follows, and nobody asks whether something does.
+                self.end();
+                let trailers = behind.into_trailers().ok().filter(|_| self.passes_trailers);
+                return Poll::Ready(
+                    trailers.and_then(trailers::filtered).map(|all| Ok(Frame::trailers(all))),
+                );
+            }
             Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
             Poll::Ready(Some(Err(error))) => {
                 // Whatever is left of it belongs to a broken message.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRAILER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -28,6 +28,7 @@ use super::pool::Pool;
 use super::replay::{Allowance, Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
+use super::trailers;
 use super::unauthorized::Decision;
 use super::upstream::Destination;
 use crate::clock::Clock;
@@ -133,7 +134,11 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
         };
+        let wants_trailers = trailers::are_wanted(&head.headers);
         self.address(&mut head, route, &destination)?;
+        if wants_trailers {
+            trailers::ask(&mut head.headers);
+        }
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
         }
@@ -155,7 +160,9 @@ impl Service {
         payload.settle();
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
+        let trailers = wants_trailers.then(|| trailers::announced(headers)).flatten();
         headers::for_caller(headers, received_in, &self.shared.instance);
+        headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
         let in_front = route.in_front(&destination);
         location::through_proxy(headers, &destination.origin, in_front, route.prefix.text());
         Ok(Reply::Upstream(answered))

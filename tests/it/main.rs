@@ -34,6 +34,7 @@ mod shipped;
 mod state;
 mod tidy;
 mod token_endpoint;
+mod trailers;
 mod unauthorized;
 mod upstream_faults;
 mod upstream_http2;

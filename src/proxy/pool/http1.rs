@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{Break, Fate, MAX_BUFFER, SendError};
 use crate::proxy::connect::Stream;
 use crate::proxy::forward::ForwardError;
+use crate::proxy::trailers;
 
 /// Below what servers and load balancers usually allow a connection to lie idle.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -140,7 +141,8 @@ where
     }
 
     /// Sends a request and waits for the response's head; drives the connection meanwhile.
-    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+    pub(super) async fn send(&mut self, mut request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+        trailers::ask_over_http1(request.headers_mut());
         let mut response = pin!(self.wire.sender.try_send_request(request));
         let outcome = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = response.as_mut().poll(cx) {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
@@ -109,6 +109,7 @@ where
         let mut headers = head.headers.clone();
         headers.remove(HOST);
         headers.remove(TRANSFER_ENCODING);
+        headers.remove(CONNECTION);
         // As over HTTP/1.1: some servers want to be told that there is nothing.
         let often_has_a_body = matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
         if is_without_body && often_has_a_body {

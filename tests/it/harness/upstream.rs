@@ -192,7 +192,13 @@ impl Notes {
         for name in
             ["connection", "keep-alive", "te", "upgrade", "expect", "proxy-authorization", "forwarded"]
         {
-            if head.headers.contains_key(name) {
+            let value = head.headers.get(name).map(HeaderValue::as_bytes);
+            let asks_for_trailers = match name {
+                "te" => value == Some(b"trailers"),
+                "connection" => value == Some(b"te") && head.version == http::Version::HTTP_11,
+                _ => false,
+            };
+            if value.is_some() && !asks_for_trailers {
                 violation(format!("{name} was passed on"));
             }
         }
