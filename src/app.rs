@@ -347,6 +347,7 @@ fn routes<'c>(
             token,
             hold: Hold::default(),
             timeout: route.timeout,
+            allows_websocket: route.allows_websocket,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
         };
         table.add(route.host.as_deref(), &route.path, entry);

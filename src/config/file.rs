@@ -161,6 +161,7 @@ pub struct Route {
     pub allow: Key<Vec<Spanned<String>>>,
     pub deny: Key<Vec<Spanned<String>>>,
     pub encoded: Key<Encoded>,
+    pub upgrade: Key<Vec<Spanned<Upgrade>>>,
     pub retry_on: Key<Vec<Spanned<u16>>>,
     pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
@@ -266,6 +267,14 @@ pub enum HttpVersion {
     Http2,
 }
 
+/// What a request may switch to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upgrade {
+    /// RFC 6455.
+    Websocket,
+}
+
 /// What becomes of paths that servers read in more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Encoded {
@@ -350,7 +359,7 @@ impl Section {
                 "write_timeout",
             ],
             Self::Admin => &["metrics_token"],
-            Self::Route => &["upgrade", "callers", "retry_429", "connections", "forwarded", "rewrite_links"],
+            Self::Route => &["callers", "retry_429", "connections", "forwarded", "rewrite_links"],
             Self::Credential | Self::Log => &[],
         }
     }

@@ -28,6 +28,8 @@ pub struct Route {
     pub fields: Fields,
     /// Statuses by which the upstream says that a token is dead.
     pub retry_on: Vec<StatusCode>,
+    /// Whether callers may speak WebSocket with it.
+    pub allows_websocket: bool,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// For a new connection, TLS included.

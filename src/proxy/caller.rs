@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::upgrade::Slot;
 use crate::config::Limits;
 
 /// How long a request is read on after it was answered, for the caller to take the answer.
@@ -69,6 +70,8 @@ pub struct Caller {
     /// Whether an answer broke off whose end would be the connection's.
     is_answer_cut_off: Cell<bool>,
     end: Cell<Option<End>>,
+    /// What it is to become.
+    pub upgrade: Slot,
     task: RefCell<Option<Waker>>,
 }
 
@@ -88,6 +91,7 @@ impl Caller {
             is_unread: Cell::new(false),
             is_answer_cut_off: Cell::new(false),
             end: Cell::new(None),
+            upgrade: Slot::default(),
             task: RefCell::new(None),
         })
     }

@@ -8,6 +8,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
@@ -136,9 +137,10 @@ pub async fn forward(
     payload: &Payload<Incoming>,
     timeout: Duration,
 ) -> Result<Answered<Attempt<Incoming>>, Failure> {
+    let may_switch = request.headers().contains_key(UPGRADE);
     match in_time(lease.send(request), payload, timeout).await? {
         // Nobody asked for it: what follows is no HTTP.
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
         Ok(response) => Ok(Answered { response, lease }),

@@ -33,6 +33,7 @@ mod socket;
 mod trailers;
 mod tunnel;
 pub mod unauthorized;
+mod upgrade;
 pub mod upstream;
 pub mod worker;
 

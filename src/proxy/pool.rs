@@ -241,6 +241,14 @@ where
         }
     }
 
+    /// The bytes themselves once an HTTP/1.1 upstream has switched to another protocol, and what has come of that.
+    pub async fn into_stream(self) -> Option<(Box<dyn super::connect::Stream>, Bytes)> {
+        match self.carrier {
+            Carrier::Http1(leased) => leased.into_stream().await,
+            Carrier::Http2(_) => None,
+        }
+    }
+
     /// Moves bytes of the request and, over HTTP/1.1, of the response that are under way.
     pub fn poll(&mut self, cx: &mut std::task::Context<'_>) {
         match &mut self.carrier {

@@ -44,6 +44,8 @@ pub struct Route {
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
+    /// Whether callers may speak WebSocket with the upstream.
+    pub allows_websocket: bool,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
 }
@@ -236,6 +238,7 @@ mod tests {
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
+            allows_websocket: false,
             login_stub: Vec::new(),
         }
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRAILER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -30,6 +31,7 @@ use super::response::{self, AnswerBody};
 use super::route::{Route, Table};
 use super::trailers;
 use super::unauthorized::Decision;
+use super::upgrade::Handshake;
 use super::upstream::Destination;
 use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
@@ -76,8 +78,8 @@ struct Passage<'a> {
 /// Whose answer a caller gets.
 enum Reply {
     Upstream(Answered<Attempt<Incoming>>),
-    /// Ours, to a login of the caller's own.
-    Login,
+    /// Ours, to a login of the caller's own; or an upstream's that has switched to another protocol.
+    Whole(Response<Bytes>),
 }
 
 /// An upstream's answer, and the token it was given for.
@@ -108,7 +110,7 @@ impl Service {
         let payload = Payload::new(body, &self.shared.allowance);
         let response = match self.proxy(head, &payload, &mut exchange).await {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
-            Ok(Reply::Login) => response::reply(login::response(), payload, exchange),
+            Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
             Err(error) => response::refuse(&error, payload, exchange),
         };
         Ok(response)
@@ -126,7 +128,7 @@ impl Service {
         exchange.routed(&route.name);
         if route.is_login(&head.method, target.path) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
-            return Ok(Reply::Login);
+            return Ok(Reply::Whole(login::response()));
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
         let mut patience = self.shared.token_wait;
@@ -134,10 +136,14 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
         };
-        let wants_trailers = trailers::are_wanted(&head.headers);
+        let handshake = Handshake::of(&head).filter(|_| route.allows_websocket && payload.is_at_end());
+        let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
         self.address(&mut head, route, &destination)?;
         if wants_trailers {
             trailers::ask(&mut head.headers);
+        }
+        if handshake.is_some() {
+            Handshake::ask(&mut head.headers);
         }
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
@@ -158,6 +164,12 @@ impl Service {
         };
 
         payload.settle();
+        if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (handshake, answered.response.status()) {
+            let Shared { instance, access_log, .. } = &*self.shared;
+            let completed =
+                handshake.complete(answered, passage.exchange.caller(), instance, *access_log).await;
+            return completed.map(Reply::Whole);
+        }
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
         let trailers = wants_trailers.then(|| trailers::announced(headers)).flatten();

@@ -165,6 +165,7 @@ fn world(lines: &str, token_takes: Duration) -> World {
         token: Some(source),
         hold: Hold::default(),
         timeout: Duration::from_mins(1),
+        allows_websocket: false,
         login_stub: Vec::new(),
     };
     table.add(None, "/", route);

@@ -39,3 +39,4 @@ mod unauthorized;
 mod upstream_faults;
 mod upstream_http2;
 mod upstream_proxy;
+mod websocket;

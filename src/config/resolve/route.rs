@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::Resolver;
 use super::api_discovery::DISCOVER;
 use crate::config::diagnostics::Problem;
-use crate::config::file::HttpVersion;
+use crate::config::file::{HttpVersion, Upgrade};
 use crate::config::{Address, Credential, Destination, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
@@ -103,7 +103,7 @@ impl Resolver<'_> {
         let retry_on = self.retry_on(route.retry_on);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
-        let http_version = route.http_version.map_or(HttpVersion::Auto, Spanned::into_inner);
+        let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -117,9 +117,28 @@ impl Resolver<'_> {
             strip_prefix,
             fields,
             retry_on,
+            allows_websocket,
             timeout,
             connect_timeout,
         })
+    }
+
+    /// A WebSocket begins in HTTP/1.1, so that a route which allows it speaks no other.
+    fn upgrade(
+        &mut self,
+        upgrade: Option<Spanned<Vec<Spanned<Upgrade>>>>,
+        http_version: Option<Spanned<HttpVersion>>,
+    ) -> (bool, HttpVersion) {
+        let written = http_version.as_ref().map_or(HttpVersion::Auto, |version| *version.get_ref());
+        if upgrade.is_none_or(|upgrade| upgrade.get_ref().is_empty()) {
+            return (false, written);
+        }
+        if let Some(version) = http_version.filter(|_| written == HttpVersion::Http2) {
+            self.problems.push(Problem::error(version.span(), "a WebSocket begins in HTTP/1.1").help(
+                "take `http_version` or `upgrade` out; paths that need HTTP/2 can have a route of their own",
+            ));
+        }
+        (true, HttpVersion::Http1)
     }
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {

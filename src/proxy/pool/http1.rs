@@ -158,6 +158,19 @@ where
         })
     }
 
+    /// The stream itself once the upstream has switched to another protocol, and what has come of that; `None` if the
+    /// connection goes on.
+    pub(super) async fn into_stream(mut self) -> Option<(Box<dyn Stream>, Bytes)> {
+        let ended = std::future::poll_fn(|cx| {
+            self.poll(cx);
+            if self.is_over { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // The head is there: hyper has only to let go.
+        tokio::time::timeout(SETTLED, ended).await.ok()?;
+        let http1::Parts { io, read_buf, .. } = self.wire.connection.into_parts();
+        Some((io.into_inner(), read_buf))
+    }
+
     /// Moves bytes of the request and the response that are under way.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         self.is_over = self.is_over || self.wire.poll(cx).is_ready();
