@@ -18,7 +18,7 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use thiserror::Error;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::body::UpstreamBody;
 use self::http2::{Connections, Found};
@@ -143,6 +143,8 @@ where
     pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
         let number = destination.number;
         let mut has_waited = false;
+        // One such connection after the other must not keep a request for ever.
+        let mut settled_by = None;
         loop {
             if let Some(leased) = self.idle.reuse(number).await {
                 return Ok(self.lend(Carrier::Http1(leased), true));
@@ -156,7 +158,12 @@ where
                 Found::Place(place) => {
                     return Ok(self.lend(Carrier::Http2(Box::new(stream::Stream::new(place))), !has_waited));
                 }
-                Found::Settling => changed.await,
+                Found::Settling => {
+                    let latest = *settled_by.get_or_insert_with(|| Instant::now() + http2::SETTLED_WITHIN);
+                    if timeout_at(latest, changed).await.is_err() {
+                        return Err(ForwardError::ConnectTimeout);
+                    }
+                }
                 Found::Full => {
                     let flight = self.flight.borrow().clone();
                     let Some(flight) = flight else {

@@ -19,6 +19,7 @@ mod client_secret;
 mod configuration;
 mod corpus;
 mod discovery;
+mod framing;
 mod grants;
 mod keygen;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! WebSockets: a handshake with a token, and then bytes both ways.
+//! WebSocket connections: a handshake with a token, and then bytes both ways.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -106,7 +106,8 @@ async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
         let mut echoed = vec![0; text.len()];
         let (written, read) =
             tokio::join!(writing.write_all(text.as_bytes()), reading.read_exact(&mut echoed));
-        (written.unwrap(), read.unwrap());
+        written.unwrap();
+        read.unwrap();
         assert!(echoed == text.as_bytes());
     }
     let seen = heads.lock().unwrap()[0].clone();

@@ -38,6 +38,8 @@ const MAX_RESETS: usize = 256;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// And has so long to answer; a new one, to say what it allows.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for new connections to say what they allow.
+pub(super) const SETTLED_WITHIN: Duration = Duration::from_secs(11);
 /// So that an upstream's addresses and load balancing are looked at again. Up to a fifth less.
 const MAX_AGE: Duration = Duration::from_mins(10);
 /// What is still to be written when nobody uses a connection any more.

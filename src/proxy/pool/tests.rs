@@ -181,6 +181,20 @@ fn a_connection_that_answers_no_ping_is_given_up_with_its_streams() {
 }
 
 #[test]
+fn connections_that_never_say_what_they_allow_keep_nobody_for_long() {
+    run(async || {
+        let world = world(Api::default());
+        world.api.is_stuck.store(true, Ordering::Relaxed);
+        let began = Instant::now();
+
+        let outcomes = join_all((0..20).map(|_| world.get())).await;
+
+        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        assert!(began.elapsed().as_secs() < 25, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn an_idle_connection_ends_and_a_busy_one_when_it_is_old() {
     run(async || {
         let world = world(Api::default());

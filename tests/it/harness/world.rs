@@ -35,7 +35,8 @@ pub struct Setup {
     waits_for_no_token: bool,
     secret: Option<String>,
     has_unknown_tokens: bool,
-    has_http2: bool,
+    /// What the API offers besides HTTP/1.1.
+    alpn: &'static [&'static [u8]],
     environment: Vec<(String, String)>,
 }
 
@@ -101,7 +102,7 @@ impl Setup {
 
     /// The API speaks HTTP/2 too.
     pub const fn http2(mut self) -> Self {
-        self.has_http2 = true;
+        self.alpn = &[b"h2"];
         self
     }
 
@@ -151,8 +152,8 @@ impl Setup {
         let authorization = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
         authorization.set_lifetime(self.lifetime.unwrap_or(3600));
         prepare(&authorization).await;
-        let alpn: &[&[u8]] = if self.has_http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
-        let tls = pki.server_config(alpn).unwrap();
+        let alpn = [self.alpn, &[b"http/1.1"]].concat();
+        let tls = pki.server_config(&alpn).unwrap();
         let upstream = Upstream::start(Some(tls), authorization.introspection(), !self.is_unprotected).await;
 
         let folder = tempfile::tempdir().unwrap();
