@@ -136,7 +136,8 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
         };
-        let handshake = Handshake::of(&head).filter(|_| route.allows_websocket && payload.is_at_end());
+        let may_switch = route.allows_websocket && payload.is_at_end();
+        let handshake = if may_switch { Handshake::of(&head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
         self.address(&mut head, route, &destination)?;
         if wants_trailers {
