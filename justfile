@@ -10,7 +10,7 @@ format:
     cargo fmt --check
 
 lint:
-    cargo clippy --all-targets --locked -- -D warnings
+    cargo clippy --all-targets --features hot_path --locked -- -D warnings
 
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
@@ -29,9 +29,14 @@ e2e: build
 build:
     cargo build --release --locked
 
-# Beside nginx, in one run (needs nginx and wrk).
+# Beside nginx, HAProxy and Envoy, in one run: an overview, or what the arguments ask for (says what it needs).
 bench *arguments: build
     benches/compare {{arguments}}
+
+# Counts the instructions of a request and compares them with benches/instructions.json (needs valgrind).
+instructions *arguments:
+    cargo rustc --release --locked --features hot_path --bin hot_path -- -C strip=debuginfo
+    benches/instructions {{arguments}}
 
 # The whole thing on loopback.
 demo *arguments:

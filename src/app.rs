@@ -3,6 +3,7 @@
 //! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
 //! fails before the first token is asked for.
 
+mod entrances;
 mod upstreams;
 
 use std::io;
@@ -12,27 +13,28 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use self::entrances::{bind, bind_all};
 use self::upstreams::Upstreams;
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Listen};
+use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
-use crate::proxy::budget::Budget;
-use crate::proxy::guard::Policy;
-use crate::proxy::listener::{self, Bound};
-use crate::proxy::prefix::Prefix;
-use crate::proxy::replay::Allowance;
+use crate::proxy::admission::REFUSALS;
+use crate::proxy::listener;
 use crate::proxy::route::{Route, Table};
-use crate::proxy::rules::Rules;
-use crate::proxy::service::Shared;
-use crate::proxy::unauthorized::Hold;
+use crate::proxy::seats::Seats;
+use crate::proxy::terms::Terms;
 use crate::proxy::worker;
 use crate::tls::client::{Trust, TrustError};
-use crate::token::state_file::{OpenError, Refusal};
+use crate::tls::reload::Reload;
+use crate::tls::server::ServerTlsError;
+use crate::token::state_file::OpenError;
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
 /// How long a state's write is waited for at the end.
@@ -41,7 +43,7 @@ const WRITE_TIME: Duration = Duration::from_secs(5);
 /// A daemon that serves.
 #[derive(Debug)]
 pub struct Daemon {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Listen>,
     admin: SocketAddr,
     stages: Stages,
     threads: Threads,
@@ -49,6 +51,8 @@ pub struct Daemon {
     refreshers: JoinSet<&'static str>,
     /// The admin address and discoveries: they end when they are dropped.
     tasks: JoinSet<&'static str>,
+    /// Tells that certificates should be looked at now; none where there are none.
+    look_at_certificates: Option<Arc<Notify>>,
     drain: Duration,
     /// The longest that a token request takes, its write included.
     longest_refresh: Duration,
@@ -63,7 +67,7 @@ pub enum StartError {
         /// Where the address is configured.
         key: &'static str,
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// Why not.
         source: io::Error,
     },
@@ -99,6 +103,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Callers cannot be served over TLS.
+    #[error("TLS towards callers cannot be set up")]
+    ServerTls(#[from] ServerTlsError),
     /// The system refuses a thread or a socket.
     #[error("the system refused a thread or a socket")]
     System(#[from] io::Error),
@@ -108,30 +115,19 @@ impl StartError {
     /// Whether the configuration, or what it names on this machine, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } => true,
+            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
             Self::Listen { .. } | Self::System(_) => false,
         }
     }
 
     /// What would mend it, where that is known.
-    pub const fn help(&self) -> Option<&'static str> {
+    pub fn help(&self) -> Option<&'static str> {
         match self {
-            Self::State { source: OpenError::Folder { .. }, .. } => Some(
-                "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700",
+            Self::Listen { address: Listen::Unix(_), .. } => Some(
+                "stop what listens there, or name another path, in a folder that the daemon's user may write to",
             ),
-            Self::State { source: OpenError::Held { .. }, .. } => {
-                Some("stop the other process, or give this one a state_file of its own")
-            }
-            Self::State { source: OpenError::Refused { source: Refusal::OtherKey, .. }, .. } => Some(
-                "add the key that it was written under as state_key_previous; the state is written anew under state_key",
-            ),
-            Self::State { source: OpenError::Refused { source: Refusal::NoKey, .. }, .. } => {
-                Some("set state_key to the key that it was written under")
-            }
-            Self::State { source: OpenError::Refused { .. }, .. } => Some(
-                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one",
-            ),
+            Self::State { source, .. } => Some(source.help()),
             _ => None,
         }
     }
@@ -152,7 +148,8 @@ impl Daemon {
         let trust = Trust::default();
         let clock = Clock::system();
         let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
-        routes(config, &trust, &sources, clock).map(|_| ())
+        config.server.tls.as_ref().map(Reload::new).transpose()?;
+        routes(config, &trust, &sources, clock, &Seats::new(0)).map(|_| ())
     }
 
     /// Binds, builds and starts everything.
@@ -166,27 +163,17 @@ impl Daemon {
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let (refreshers, sources) =
             credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let (table, upstreams) = routes(config, &trust, &sources, clock)?;
+        let descriptors = descriptors::share_out(config, REFUSALS);
+        let seats = Seats::new(descriptors.upstreams);
+        let (table, upstreams) = routes(config, &trust, &sources, clock, &seats)?;
         let (upstreams, discoveries) = upstreams.into_parts();
-        let bound = config.server.listen.iter().map(|address| bind("server.listen", *address));
-        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let reload = config.server.tls.as_ref().map(Reload::new).transpose()?;
+        let (mut entrances, addresses) = bind_all(&config.server)?;
+        entrances.tls = reload.as_ref().map(Reload::current);
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let limits = &config.server.limits;
-        let shared = Arc::new(Shared {
-            policy: Policy::new(&config.server, &instance),
-            table,
-            instance,
-            allowance: Allowance {
-                body_bytes: limits.body_bytes,
-                replay_body: limits.replay_body,
-                budget: Arc::new(Budget::new(limits.replay_total)),
-                body_timeout: Some(limits.body_timeout),
-            },
-            token_wait: limits.token_wait,
-            access_log: config.log.access,
-            clock,
-        });
+        let shared = Arc::new(Terms::new(config, table, instance, clock));
         let stages = Stages::new();
         let mut threads = Threads::new(config.server.workers + 1);
         let workers = (0..config.server.workers)
@@ -195,11 +182,12 @@ impl Daemon {
                 worker::spawn(index, shared, upstreams, limits.clone(), stages.watch(), &mut threads)
             })
             .collect::<io::Result<Vec<_>>>()?;
-        let addresses = bound.iter().map(|bound| bound.address).collect::<Vec<_>>();
         for address in &addresses {
-            info!(%address, "listening");
+            let is_tls = matches!(address, Listen::Tcp(_)) && reload.is_some();
+            info!(%address, tls = is_tls, "listening");
         }
-        listener::spawn(bound, workers, config.server.allow_from.clone(), stages.watch(), &mut threads)?;
+        let bounds = (limits.clone(), descriptors.callers);
+        listener::spawn(entrances, workers, bounds, stages.watch(), &mut threads)?;
 
         let operators: Vec<_> = refreshers.iter().map(Refresher::operator).collect();
         let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
@@ -237,6 +225,15 @@ impl Daemon {
             }
             "the admin address"
         });
+        let look_at_certificates = reload.map(|reload| {
+            let asked = Arc::new(Notify::new());
+            let asking = Arc::clone(&asked);
+            tasks.spawn(async move {
+                reload.run(asked).await;
+                "the reloading of certificates"
+            });
+            asking
+        });
         let drain = config.server.drain;
         let longest = config.credentials.iter().map(|credential| credential.longest_request()).max();
         Ok(Self {
@@ -246,19 +243,25 @@ impl Daemon {
             threads,
             refreshers: refreshing,
             tasks,
+            look_at_certificates,
             drain,
             longest_refresh: longest.unwrap_or_default() + WRITE_TIME,
         })
     }
 
     /// Where callers connect.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Listen] {
         &self.addresses
     }
 
     /// The operator's address.
     pub const fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// How certificates are looked at before their time, where there are some.
+    pub fn look_at_certificates(&self) -> Option<Arc<Notify>> {
+        self.look_at_certificates.clone()
     }
 
     /// Serves until something ends it; never comes back otherwise.
@@ -298,10 +301,6 @@ impl Daemon {
     }
 }
 
-fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
-    listener::bind(address).map_err(|source| StartError::Listen { key, address, source })
-}
-
 fn credentials(
     config: &Config,
     trust: &Trust,
@@ -327,29 +326,18 @@ fn routes<'c>(
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
+    descriptors: &Arc<Seats>,
 ) -> Result<(Table, Upstreams<'c>), StartError> {
     let mut table = Table::default();
-    let mut upstreams = Upstreams::new(trust, sources, clock);
+    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
+    let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors));
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
         let token = route
             .credential
             .as_ref()
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
-        let entry = Route {
-            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
-            rules: Rules::new(route),
-            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
-            fields: route.fields.clone(),
-            retry_on: route.retry_on.clone(),
-            upstream,
-            path_in_front: route.upstream.destination.path().to_owned(),
-            token,
-            hold: Hold::default(),
-            timeout: route.timeout,
-            allows_websocket: route.allows_websocket,
-            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
-        };
+        let entry = Route::new(route, upstream, token, asks_for_names);
         table.add(route.host.as_deref(), &route.path, entry);
     }
     Ok((table, upstreams))

@@ -8,7 +8,7 @@ use std::io;
 use rustix::process::Signal as Process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tracing::{error, warn};
+use tracing::error;
 
 /// How far the daemon's life has gone. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +63,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Listens for SIGTERM and SIGINT from now on, and takes SIGHUP for what it is not yet.
+    /// Listens for SIGTERM, SIGINT and SIGHUP from now on.
     ///
     /// # Errors
     ///
@@ -83,12 +83,17 @@ impl StopSignals {
     ///
     /// No signal is lost.
     pub async fn next(&mut self) -> &'static str {
+        self.next_hearing(|| {}).await
+    }
+
+    /// The same, calling `on_hangup` at each SIGHUP meanwhile. Its default is to end the process: the last thing that
+    /// whoever asks for a reload wants.
+    pub async fn next_hearing(&mut self, mut on_hangup: impl FnMut()) -> &'static str {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                // Its default is to end the process: the last thing that whoever asks for a reload wants.
-                _ = self.hangup.recv() => warn!("SIGHUP was ignored: reloading is not supported yet"),
+                _ = self.hangup.recv() => on_hangup(),
             }
         }
     }

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::net::TcpListener;
 
 use super::credentials::{self, Credentials};
+use super::problem::Problem;
 use super::readiness::Readiness;
 
 /// Serves the admin address for as long as the future is polled.
@@ -20,15 +22,30 @@ use super::readiness::Readiness;
 pub async fn serve(listener: TcpListener, readiness: Readiness, credentials: Credentials) -> io::Result<()> {
     let health =
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness);
-    let operated =
-        Router::new().route("/credentials/{*path}", any(credentials::answer)).with_state(credentials);
-    let router = health.merge(operated);
+    let operated = Router::new()
+        .route("/credentials", any(credentials::answer))
+        .route("/credentials/", any(credentials::answer))
+        .route("/credentials/{*path}", any(credentials::answer))
+        .with_state(credentials);
+    let router = health.merge(operated).fallback(nothing_there);
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// The process answers: that is all it says.
 async fn livez() -> &'static str {
     "ok\n"
+}
+
+/// Whoever looks around is told what there is: no secret, and in the docs.
+async fn nothing_there() -> Response {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "path_not_found",
+        "Not found",
+        "This is bearerd's admin address: there are /livez, /readyz (and /readyz?verbose) and /credentials. \
+         Applications call server.listen.",
+    )
+    .into()
 }
 
 async fn readyz(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -> (StatusCode, String) {

@@ -39,6 +39,7 @@ struct Desk {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
+    List,
     Show,
     Grant,
     Refresh,
@@ -47,6 +48,7 @@ enum Action {
 impl Action {
     const fn name(self) -> &'static str {
         match self {
+            Self::List => "list",
             Self::Show => "show",
             Self::Grant => "grant",
             Self::Refresh => "refresh",
@@ -55,7 +57,7 @@ impl Action {
 
     const fn method(self) -> &'static str {
         match self {
-            Self::Show => "GET, HEAD",
+            Self::List | Self::Show => "GET, HEAD",
             Self::Grant | Self::Refresh => "POST",
         }
     }
@@ -71,6 +73,12 @@ struct Shown<'a> {
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+}
+
+/// The body of an answer to [`Action::List`].
+#[derive(Serialize)]
+struct Listed<'a> {
+    credentials: Vec<Shown<'a>>,
 }
 
 /// The body of an answer to [`Action::Refresh`].
@@ -94,7 +102,7 @@ impl Credentials {
     }
 }
 
-/// Answers whatever begins with `/credentials/`.
+/// Answers `/credentials`, and whatever is below it.
 pub async fn answer(
     State(Credentials(desk)): State<Credentials>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -112,7 +120,7 @@ pub async fn answer(
     };
     match outcome {
         Ok(response) => {
-            if action != Some(Action::Show) {
+            if !matches!(action, Some(Action::List | Action::Show)) {
                 operation.done(response.status().as_u16());
             }
             response
@@ -126,6 +134,9 @@ pub async fn answer(
 
 /// The name and what is to be done, of a path below `/credentials/`. A name has no character that would be escaped.
 fn target(path: &str) -> (&str, Option<Action>) {
+    if matches!(path, "/credentials" | "/credentials/") {
+        return ("", Some(Action::List));
+    }
     let rest = path.strip_prefix("/credentials/").unwrap_or_default();
     match rest.split_once('/') {
         None => (rest, Some(Action::Show)),
@@ -145,13 +156,24 @@ impl Desk {
         action: Option<Action>,
     ) -> Result<Response, Problem> {
         self.access.check(head, peer).await?;
+        if action == Some(Action::List) {
+            return match head.method {
+                Method::GET | Method::HEAD => Ok(list(&self.all)),
+                _ => Err(method_not_allowed(Action::List)),
+            };
+        }
         let (source, operator) = credential.ok_or_else(|| {
-            not_found("credential_not_found", "No credential of the configuration has this name.")
+            let names: Vec<&str> = self.all.iter().map(|(source, _)| source.name()).collect();
+            let detail = format!(
+                "No credential of the configuration has this name; there are: {}.",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            );
+            not_found("credential_not_found", &detail)
         })?;
         let action = action.ok_or_else(|| {
             not_found(
                 "path_not_found",
-                "There are /credentials/{name}, /credentials/{name}/grant and /credentials/{name}/refresh.",
+                "There are /credentials, /credentials/{name}, /credentials/{name}/grant and /credentials/{name}/refresh.",
             )
         })?;
         match (action, &head.method) {
@@ -161,28 +183,40 @@ impl Desk {
                 hand_over::nothing(head, body).await?;
                 refresh(source.name(), operator.refresh(REFRESH_WAIT).await)
             }
-            _ => Err(Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "Method not allowed",
-                "See the Allow field.",
-            )
-            .allowing(action.method())),
+            _ => Err(method_not_allowed(action)),
         }
     }
 }
 
+fn method_not_allowed(action: Action) -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "Method not allowed",
+        "See the Allow field.",
+    )
+    .allowing(action.method())
+}
+
+fn list(all: &[(TokenSource, Operator)]) -> Response {
+    let credentials = all.iter().map(|(source, operator)| shown(source, operator)).collect();
+    json(StatusCode::OK, "application/json", &Listed { credentials })
+}
+
 fn show(source: &TokenSource, operator: &Operator) -> Response {
+    json(StatusCode::OK, "application/json", &shown(source, operator))
+}
+
+fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
     let failure = source.failure();
-    let shown = Shown {
+    Shown {
         name: source.name(),
         grant: operator.grant(),
         takes_grant: operator.takes_grants(),
         state: source.state(),
         generation: source.generation().number(),
         last_error: failure.map(|failure| failure.to_string()),
-    };
-    json(StatusCode::OK, "application/json", &shown)
+    }
 }
 
 async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Result<Response, Problem> {
@@ -317,7 +351,8 @@ mod tests {
             ("/credentials/api/grant/", ("api", None)),
             ("/credentials/api/GRANT", ("api", None)),
             ("/credentials//refresh", ("", Some(Action::Refresh))),
-            ("/credentials/", ("", Some(Action::Show))),
+            ("/credentials", ("", Some(Action::List))),
+            ("/credentials/", ("", Some(Action::List))),
         ] {
             assert_eq!(target(path), expected, "{path}");
         }

@@ -12,7 +12,10 @@ use super::StartError;
 use crate::clock::Clock;
 use crate::config::file::HttpVersion;
 use crate::config::{self, Address, Destination as At};
+use crate::proxy::breaker::Breaker;
 use crate::proxy::connect::TcpConnect;
+use crate::proxy::permits::Permits;
+use crate::proxy::seats::Seats;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust};
 use crate::token::TokenSource;
@@ -26,14 +29,20 @@ pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
+    descriptors: Arc<Seats>,
     known: Vec<(&'c config::Route, Arc<Upstream>)>,
     discoveries: Vec<Discovering>,
 }
 
 impl<'c> Upstreams<'c> {
     /// None yet.
-    pub(super) const fn new(trust: &'c Trust, sources: &'c [TokenSource], clock: Clock) -> Self {
-        Self { trust, sources, clock, known: Vec::new(), discoveries: Vec::new() }
+    pub(super) const fn new(
+        trust: &'c Trust,
+        sources: &'c [TokenSource],
+        clock: Clock,
+        descriptors: Arc<Seats>,
+    ) -> Self {
+        Self { trust, sources, clock, descriptors, known: Vec::new(), discoveries: Vec::new() }
     }
 
     /// The upstream of a route, which may be another's too.
@@ -46,7 +55,8 @@ impl<'c> Upstreams<'c> {
             (At::Written(address), _) => {
                 let way = Way::new(route, self.trust)?;
                 let destination = way.destination(address, None).map_err(|source| unusable(route, source))?;
-                Arc::new(Upstream::written(index, destination))
+                let upstream = Upstream::written(index, destination, Arc::clone(&self.descriptors));
+                Arc::new(protected(upstream, route, self.clock))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => {
@@ -78,7 +88,8 @@ impl<'c> Upstreams<'c> {
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
-        let upstream = Arc::new(Upstream::discovered(index, source.clone()));
+        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
+        let upstream = Arc::new(protected(upstream, route, self.clock));
         let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
             let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;
@@ -114,6 +125,14 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
     is_same_place
         && (&a.roots, &a.proxy, a.http_version) == (&b.roots, &b.proxy, b.http_version)
         && one.connect_timeout == other.connect_timeout
+        && one.protection == other.protection
+}
+
+/// An upstream that is spared as the route has it.
+fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstream {
+    let config::Protection { connections, connection_age, breaker } = &route.protection;
+    let permits = Permits::new(*connections, *connection_age, route.connect_timeout);
+    upstream.protected(Breaker::new(*breaker, clock), permits)
 }
 
 /// By which way a route's upstream is reached, wherever it is.

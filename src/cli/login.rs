@@ -94,13 +94,16 @@ impl Failure {
     fn help(&self) -> Option<String> {
         Some(match self {
             Self::Unknown { known, .. } => format!("there are: {known}"),
-            Self::OtherGrant(_) => "set grant = \"authorization_code\" and `authorize_url`, or `issuer`".to_owned(),
+            Self::OtherGrant(_) => "set grant = \"authorization_code\" and `authorize_url`, or `issuer`; a refresh token \
+                                    that you have is handed over by POST /credentials/NAME/grant"
+                .to_owned(),
             Self::Place(place) => return place.help(),
             Self::Listening(_) => "end what listens there, or register another `redirect_uri`; one without a port \
                                    takes any that is free, where the server lets it"
                 .to_owned(),
             Self::Discovery(_) => "`bearerd check --online` says more".to_owned(),
             Self::NoAuthorizeUrl(_) => "write `authorize_url`".to_owned(),
+            Self::Nobody(_) => "begin again: the address above is of no use any more; --timeout 15m waits longer".to_owned(),
             Self::NoWayBack => "run it where the address can be pasted: docker exec -it".to_owned(),
             Self::NoCode(NoCode::OtherIssuer(_)) => {
                 "if that is the server that is meant, write `issuer` exactly so".to_owned()

@@ -23,7 +23,8 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     let log = log::start(&checked.config.log, environment);
     for problem in checked.warnings.problems() {
-        warn!(help = problem.help.as_deref(), "configuration: {}", problem.title);
+        let place = checked.warnings.place_of(problem);
+        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
     }
     let mut signals = match StopSignals::new() {
         Ok(signals) => signals,
@@ -39,9 +40,14 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
         }
     };
+    let certificates = daemon.look_at_certificates();
+    let on_hangup = || match &certificates {
+        Some(look) => look.notify_one(),
+        None => warn!("SIGHUP was ignored: there are no certificates, and the rest is not reloaded yet"),
+    };
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     tokio::select! {
-        signal = signals.next() => info!(signal, "asked to stop"),
+        signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
         died = daemon.died() => {
             error!(error = %died, "stopping");
             return FAILED;

@@ -3,13 +3,15 @@
 //! A daemon may run meanwhile: nothing is locked and nothing is written.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 
 use crate::causes::in_one_line;
 use crate::clock::Clock;
 use crate::config::diagnostics::Problem;
-use crate::config::{Checked, Diagnostics};
+use crate::config::identity::Grant;
+use crate::config::{Checked, Credential, Diagnostics, Identity};
 use crate::token::DurableState;
-use crate::token::state_file::{OpenError, Refusal, Warning};
+use crate::token::state_file::{AS_ITS_USER, OpenError, Warning};
 
 /// Adds what is wrong with the states to what is known of a configuration.
 ///
@@ -25,61 +27,78 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
         let place = checked.state_places.get(&credential.name).cloned();
         let path = credential.state.as_ref().map(|state| state.path.clone()).unwrap_or_default();
         let folder = path.parent().unwrap_or(&path);
-        let error = |title: String, help: &str| Problem::error(place.clone(), title).help(help);
+        let error = |title: String, help: String| Problem::error(place.clone(), title).help(help);
         match DurableState::look(credential, clock) {
             Ok(None) => {}
             Ok(Some(look)) => {
                 let is_first = folders.insert(folder.to_owned());
                 if let Some(cause) = look.not_writable.filter(|_| is_first) {
                     let title = format!("cannot write in {}: {cause}", folder.display());
-                    problems.push(error(title, AS_ITS_USER));
+                    problems.push(error(title, AS_ITS_USER.to_owned()));
                 }
                 if let Some(mode) = look.open_folder.filter(|_| is_first) {
                     let title =
                         format!("the mode {mode:04o} of {} lets every user at the states", folder.display());
-                    problems.push(
-                        Problem::warning(place.clone(), title).help("make it the daemon's own: chmod 700"),
-                    );
+                    let help = format!("make it the daemon's own: chmod 700 {}", folder.display());
+                    problems.push(Problem::warning(place.clone(), title).help(help));
                 }
                 problems.extend(look.warnings.iter().map(|warning| {
                     let title = format!("{}: {}", path.display(), in_one_line(warning));
                     Problem::warning(place.clone(), title).help(help_for_warning(warning))
                 }));
+                if look.state.refresh_token.is_none() {
+                    let (title, help) = match begins_with(credential) {
+                        Beginning::Nothing => continue,
+                        Beginning::Login => (
+                            "nobody has logged in for this credential yet",
+                            format!("run `bearerd login {}` as the daemon's user", credential.name),
+                        ),
+                        Beginning::HandOver => (
+                            "there is no refresh token, neither here nor in the state",
+                            format!(
+                                "write refresh_token = {{ file = \"…\" }}, or hand one to the running daemon: POST \
+                                 /credentials/{}/grant at its admin address",
+                                credential.name
+                            ),
+                        ),
+                    };
+                    problems.push(Problem::warning(place.clone(), title).help(help));
+                }
             }
             Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
-            Err(cause) => problems.push(error(in_one_line(&cause), help_for(&cause))),
+            Err(cause) if is_missing(&cause) => {
+                let help = format!(
+                    "make the folder, for the daemon's user alone: mkdir -m 700 {}",
+                    folder.display()
+                );
+                problems.push(error(in_one_line(&cause), help));
+            }
+            Err(cause) => problems.push(error(in_one_line(&cause), cause.help().to_owned())),
         }
     }
     checked.warnings.add(problems);
     if checked.warnings.errors() == 0 { Ok(checked) } else { Err(Box::new(checked.warnings)) }
 }
 
-const AS_ITS_USER: &str =
-    "the folder has to be the daemon's own; run `check` as the user that the daemon runs as";
+/// Whether there is no such folder at all; one that is there may be somebody else's.
+fn is_missing(cause: &OpenError) -> bool {
+    matches!(cause, OpenError::Folder { source, .. } if source.kind() == ErrorKind::NotFound)
+}
 
-fn help_for(cause: &OpenError) -> &'static str {
-    match cause {
-        OpenError::NotAFile(_) => "name a file",
-        OpenError::Folder { .. } => "make the folder, for the daemon's user alone: mkdir -m 700",
-        OpenError::Lock { .. } => AS_ITS_USER,
-        OpenError::Held { .. } => "stop the other process, or give this one a state_file of its own",
-        OpenError::Refused { source, .. } => match source {
-            Refusal::Unreadable(_) | Refusal::Owner { .. } => {
-                "the file has to be the daemon's own; run `check` as the user that the daemon runs as"
-            }
-            Refusal::Permissions { .. } => "chmod 600",
-            Refusal::NoKey => "set state_key to the key that it was written under",
-            Refusal::OtherKey => {
-                "add the key that it was written under as state_key_previous; the daemon writes the state anew under state_key"
-            }
-            Refusal::Foreign => {
-                "give the credential a state_file of its own; if its settings were changed, move the file away and \
-                 configure a new refresh_token if the grant is one"
-            }
-            _ => {
-                "put a good copy there, or move the file away and configure a new refresh_token if the grant is one"
-            }
-        },
+/// What must happen before there is a first token.
+enum Beginning {
+    Nothing,
+    Login,
+    HandOver,
+}
+
+fn begins_with(credential: &Credential) -> Beginning {
+    let Identity { grant, fallback, .. } = &credential.identity;
+    match (grant, &credential.login) {
+        (Grant::RefreshToken(None), _) if fallback.is_some() => Beginning::Nothing,
+        (Grant::RefreshToken(None), Some(_)) => Beginning::Login,
+        (Grant::RefreshToken(None), None) => Beginning::HandOver,
+        _ => Beginning::Nothing,
     }
 }
 

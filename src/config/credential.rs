@@ -71,6 +71,11 @@ pub struct Credential {
 }
 
 impl Credential {
+    /// Its grant, as it is called in the configuration. A person's login leaves a refresh token to ask with.
+    pub const fn grant_name(&self) -> &'static str {
+        if self.login.is_some() { "authorization_code" } else { self.identity.grant.name() }
+    }
+
     /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
     pub fn longest_request(&self) -> Duration {
         if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }

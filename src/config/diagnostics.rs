@@ -164,6 +164,20 @@ impl Diagnostics {
         self.problems.len() - self.errors()
     }
 
+    /// Where a problem is, in a word: the line of the file, or the environment variable.
+    pub fn place_of(&self, problem: &Problem) -> Option<String> {
+        let place = problem.place.as_ref()?;
+        Some(match self.sources.override_at(place) {
+            Some(found) => found.variable.clone(),
+            None => {
+                let text = &self.sources.text;
+                let before = text.get(..place.start).unwrap_or(text);
+                let line = 1 + before.matches('\n').count();
+                format!("{}:{line}", self.sources.path.display())
+            }
+        })
+    }
+
     /// All problems as text for a terminal, or without colour for a log.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
@@ -256,5 +270,20 @@ mod tests {
 
         assert!(shown.contains("BEARERD_CREDENTIALS__A__CLIENT_SECRET"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_place_is_a_line_of_the_file_or_a_variable() {
+        let mut sources = Sources::new(Path::new("proxy.toml"), "[server]\ndrain = 1\n".into());
+        let variable = sources.add_override("BEARERD_SERVER__DRAIN", "20s");
+        let problems = [Some(9..14), Some(variable), None].map(|place| Problem::warning(place, "odd"));
+        let diagnostics = Diagnostics::new(sources, problems.to_vec());
+
+        let places: Vec<_> =
+            diagnostics.problems().iter().map(|problem| diagnostics.place_of(problem)).collect();
+
+        let expected = ["proxy.toml:2", "BEARERD_SERVER__DRAIN"].map(|place| Some(place.to_owned()));
+        assert_eq!(places[..2], expected);
+        assert_eq!(places[2], None);
     }
 }

@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
 use super::environment::Environment;
-use super::file::{File, Section};
+use super::file::File;
+use super::section::Section;
 use super::{overrides, wording};
 
 /// What could be read, and what was wrong with the rest.
@@ -80,6 +81,9 @@ pub(super) fn for_each_section<'i>(
         match (name, value.get_mut()) {
             ("server", DeValue::Table(table)) => {
                 visit(Section::Server, "server", table);
+                if let Some(DeValue::Table(tls)) = table.get_mut("tls").map(Spanned::get_mut) {
+                    visit(Section::Tls, "server.tls", tls);
+                }
                 if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
                     visit(Section::Limits, "server.limits", limits);
                 }
@@ -137,6 +141,9 @@ fn replace_misshapen(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unusab
             "server" => {
                 check(Section::Server, "server", value);
                 let DeValue::Table(server) = value.get_mut() else { continue };
+                if let Some(tls) = server.get_mut("tls") {
+                    check(Section::Tls, "server.tls", tls);
+                }
                 if let Some(limits) = server.get_mut("limits") {
                     check(Section::Limits, "server.limits", limits);
                 }
@@ -200,18 +207,22 @@ fn remove_unknown_keys(root: &mut DeTable<'_>, problems: &mut Vec<Problem>, unus
         for (name, place) in unknown {
             table.remove(name.as_str());
             unusable.extend(nearest(section, &name).map(|meant| joined(path, meant)));
-            problems.push(unknown_key(section, &name, place));
+            problems.push(unknown_key(section, path, &name, place));
         }
     });
 }
 
-fn unknown_key(section: Section, name: &str, place: Range<usize>) -> Problem {
+fn unknown_key(section: Section, path: &str, name: &str, place: Range<usize>) -> Problem {
+    let header = match section {
+        Section::Credential => format!("[{path}]"),
+        _ => section.header().to_owned(),
+    };
     if section.planned().contains(&name) {
         return not_supported(name, place);
     }
-    let help = suggestion(section, name)
-        .unwrap_or_else(|| format!("{} has: {}", section.header(), section.keys().join(", ")));
-    Problem::error(place, format!("unknown key `{name}` in {}", section.header())).help(help)
+    let help =
+        suggestion(section, name).unwrap_or_else(|| format!("{header} has: {}", section.keys().join(", ")));
+    Problem::error(place, format!("unknown key `{name}` in {header}")).help(help)
 }
 
 /// A key that is designed and not built.

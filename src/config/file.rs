@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use toml::Spanned;
 
+use super::protection::{WrittenBreaker, WrittenRetry429};
 use super::request::RequestFormat;
 use super::secret::{SecretSource, SecretSources};
 use super::signing_key::SigningAlgorithm;
@@ -46,7 +46,19 @@ pub struct Server {
     pub workers: Key<u16>,
     pub drain: Key<Duration>,
     pub state_dir: Key<PathBuf>,
+    pub trusted_proxies: Key<Vec<Spanned<String>>>,
+    pub tls: Key<Tls>,
     pub limits: Limits,
+}
+
+/// `[server.tls]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct Tls {
+    pub certificate: Key<PathBuf>,
+    pub private_key: Key<PathBuf>,
+    pub client_ca: Key<PathBuf>,
 }
 
 /// `[server.limits]`.
@@ -54,15 +66,22 @@ pub struct Server {
 #[serde(default, deny_unknown_fields)]
 #[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
 pub struct Limits {
+    pub connections: Key<u32>,
+    pub connections_per_address: Key<u32>,
+    pub connection_age: Key<Duration>,
     pub header_bytes: Key<Size>,
+    pub tls_timeout: Key<Duration>,
     pub header_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
     pub body_timeout: Key<Duration>,
+    pub body_rate: Key<Size>,
+    pub write_timeout: Key<Duration>,
     pub streams: Key<u32>,
     pub body_bytes: Key<Size>,
     pub replay_body: Key<Size>,
     pub replay_total: Key<Size>,
     pub token_wait: Key<Duration>,
+    pub token_waiters: Key<u32>,
 }
 
 /// `[admin]`.
@@ -163,12 +182,19 @@ pub struct Route {
     pub encoded: Key<Encoded>,
     pub upgrade: Key<Vec<Spanned<Upgrade>>>,
     pub retry_on: Key<Vec<Spanned<u16>>>,
+    pub retry_429: Key<WrittenRetry429>,
     pub headers: Key<Headers>,
     pub timeout: Key<Duration>,
     pub connect_timeout: Key<Duration>,
+    pub read_timeout: Key<Duration>,
+    pub connections: Key<u32>,
+    pub connection_age: Key<Duration>,
+    pub breaker: Key<WrittenBreaker>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
     pub http_version: Key<HttpVersion>,
+    pub callers: Key<Vec<Spanned<String>>>,
+    pub forwarded: Key<Forwarded>,
 }
 
 /// `[routes.headers]`: what is done with the fields of a request.
@@ -289,6 +315,18 @@ pub enum Encoded {
     Opaque,
 }
 
+/// What an upstream learns of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarded {
+    /// Nothing.
+    None,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
 /// How log events are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -299,119 +337,4 @@ pub enum LogFormat {
     Json,
     /// Lines for a person.
     Text,
-}
-
-/// A table of the file, as a set of keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "named as in the file")]
-pub enum Section {
-    Root,
-    Server,
-    Limits,
-    Admin,
-    Credential,
-    Route,
-    Log,
-}
-
-impl Section {
-    /// Every section.
-    pub const ALL: [Self; 7] =
-        [Self::Root, Self::Server, Self::Limits, Self::Admin, Self::Credential, Self::Route, Self::Log];
-
-    /// How its header is written.
-    pub const fn header(self) -> &'static str {
-        match self {
-            Self::Root => "the top level",
-            Self::Server => "[server]",
-            Self::Limits => "[server.limits]",
-            Self::Admin => "[admin]",
-            Self::Credential => "[credentials.NAME]",
-            Self::Route => "[[routes]]",
-            Self::Log => "[log]",
-        }
-    }
-
-    /// The keys it has.
-    pub fn keys(self) -> &'static [&'static str] {
-        match self {
-            Self::Root => keys_of::<File>(),
-            Self::Server => keys_of::<Server>(),
-            Self::Limits => keys_of::<Limits>(),
-            Self::Admin => keys_of::<Admin>(),
-            Self::Credential => keys_of::<Credential>(),
-            Self::Route => keys_of::<Route>(),
-            Self::Log => keys_of::<Log>(),
-        }
-    }
-
-    /// The keys that are designed and not built: refused by name, because ignoring one would be a trap.
-    pub const fn planned(self) -> &'static [&'static str] {
-        match self {
-            Self::Root => &["audit", "webhooks", "tracing", "shared"],
-            Self::Server => &["trusted_proxies", "tls"],
-            Self::Limits => &[
-                "connections",
-                "connections_per_address",
-                "connection_age",
-                "tls_timeout",
-                "body_rate",
-                "write_timeout",
-            ],
-            Self::Admin => &["metrics_token"],
-            Self::Route => &["callers", "retry_429", "connections", "forwarded", "rewrite_links"],
-            Self::Credential | Self::Log => &[],
-        }
-    }
-}
-
-/// The keys of a struct as serde knows them.
-fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut keys: &'static [&'static str] = &[];
-    // Ends with an error by design: no value is made, only the names are asked for.
-    let _ = T::deserialize(KeyProbe { keys: &mut keys });
-    keys
-}
-
-struct KeyProbe<'a> {
-    keys: &'a mut &'static [&'static str],
-}
-
-impl<'de> Deserializer<'de> for KeyProbe<'_> {
-    type Error = de::value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-        Err(de::Error::custom("only structs have keys"))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.keys = fields;
-        Err(de::Error::custom("asked for the keys only"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_section_knows_its_keys() {
-        for section in Section::ALL {
-            assert!(!section.keys().is_empty(), "{section:?}");
-            for planned in section.planned() {
-                assert!(!section.keys().contains(planned), "{planned} is built");
-            }
-        }
-        assert!(Section::Limits.keys().contains(&"replay_body"));
-    }
 }

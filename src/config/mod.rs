@@ -4,6 +4,7 @@
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 
+pub mod certificate;
 mod credential;
 pub mod diagnostics;
 mod document;
@@ -15,14 +16,18 @@ pub mod file;
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+mod listen;
 pub mod login;
 mod mask;
 mod overrides;
 pub mod pattern;
+pub mod protection;
 pub mod request;
 mod resolve;
 mod route;
 pub mod secret;
+pub mod section;
+pub mod server_tls;
 pub mod signing_key;
 mod small_file;
 pub mod state_key;
@@ -44,14 +49,17 @@ pub use diagnostics::Diagnostics;
 pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
 pub use fields::Fields;
-pub use file::{BasicEncoding, HttpVersion, LogFormat};
+pub use file::{BasicEncoding, Forwarded, HttpVersion, LogFormat};
 pub use hosts::{Hosts, is_host};
 pub use identity::Identity;
+pub use listen::Listen;
 pub use login::{Login, RedirectUri};
 pub use pattern::Pattern;
+pub use protection::{Breaker, Protection, Retry429};
 pub use request::{AnswerFields, TokenParameters};
 pub use route::{Address, Destination, Route, Rules, Upstream};
 pub use secret::Secret;
+pub use server_tls::ServerTls;
 
 /// Scopes that servers take and do not list as granted.
 pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -78,9 +86,13 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Addresses to listen on.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
+    /// What callers speak TLS with, where they do.
+    pub tls: Option<ServerTls>,
     /// Networks that callers may be in.
     pub allow_from: Vec<IpNet>,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Values of `Host` that are ours.
     pub hosts: Hosts,
     /// Browser origins that are let in, lower case.
@@ -107,14 +119,26 @@ pub struct RequiredHeader {
 /// Bounds on what a caller may take.
 #[derive(Clone, Debug)]
 pub struct Limits {
+    /// Connections of callers at once; `None` is no limit but the system's.
+    pub connections: Option<usize>,
+    /// The same for one address; `None` is no limit.
+    pub connections_per_address: Option<usize>,
+    /// How long a connection is used; `None` is without end.
+    pub connection_age: Option<Duration>,
     /// Largest request head, in bytes.
     pub header_bytes: usize,
+    /// From accept to the end of the TLS handshake.
+    pub tls_timeout: Duration,
     /// From accept, later from a request's first byte, to the end of its head.
     pub header_timeout: Duration,
     /// Between two requests of a connection.
     pub idle_timeout: Duration,
     /// Between two pieces of a request body, until the response head is sent.
     pub body_timeout: Duration,
+    /// Least bytes a second of a request body, averaged over the time that it is waited for; 0 is no bound.
+    pub body_rate: u64,
+    /// How long a caller may take nothing of what there is for it.
+    pub write_timeout: Duration,
     /// Concurrent HTTP/2 streams of a connection.
     pub streams: u32,
     /// Largest request body, in bytes; `None` is no limit.
@@ -125,6 +149,8 @@ pub struct Limits {
     pub replay_total: usize,
     /// How long a request may wait for a usable token.
     pub token_wait: Duration,
+    /// How many requests may do so at once.
+    pub token_waiters: usize,
 }
 
 /// The operator's own address.

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostics::{Problem, Sources};
 use super::document::{for_each_section, nearest, not_supported};
 use super::environment::Environment;
-use super::file::Section;
+use super::section::Section;
 
 const PREFIX: &str = "BEARERD_";
 
@@ -27,12 +27,12 @@ pub(super) fn apply<'i>(
     for (variable, value) in environment.iter() {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };
         if !path.contains("__") {
-            problems.extend(meant(variable).map(|meant| {
+            problems.extend(meant(root, variable).map(|meant| {
                 Problem::warning(
                     sources.add_override(variable, value),
                     format!("{variable} overrides nothing"),
                 )
-                .help(format!("with two underscores after the section it would: {meant}"))
+                .help(format!("with two underscores between its parts it would: {meant}"))
             }));
             continue;
         }
@@ -43,6 +43,7 @@ pub(super) fn apply<'i>(
             ["server", "limits", key, within @ ..] => {
                 (Section::Limits, vec!["server", "limits"], *key, within)
             }
+            ["server", "tls", key, within @ ..] => (Section::Tls, vec!["server", "tls"], *key, within),
             ["server", key, within @ ..] => (Section::Server, vec!["server"], *key, within),
             ["admin", key, within @ ..] => (Section::Admin, vec!["admin"], *key, within),
             ["log", key, within @ ..] => (Section::Log, vec!["log"], *key, within),
@@ -69,13 +70,19 @@ pub(super) fn apply<'i>(
 }
 
 /// The override that a variable would be if it had two underscores where it has one.
-fn meant(variable: &str) -> Option<String> {
-    let sections = [
-        (Section::Limits, "SERVER__LIMITS"),
-        (Section::Server, "SERVER"),
-        (Section::Admin, "ADMIN"),
-        (Section::Log, "LOG"),
+fn meant(root: &DeTable<'_>, variable: &str) -> Option<String> {
+    let mut sections = vec![
+        (Section::Limits, "SERVER__LIMITS".to_owned()),
+        (Section::Tls, "SERVER__TLS".to_owned()),
+        (Section::Server, "SERVER".to_owned()),
+        (Section::Admin, "ADMIN".to_owned()),
+        (Section::Log, "LOG".to_owned()),
     ];
+    let credentials = root.get("credentials").and_then(|all| all.get_ref().as_table());
+    sections.extend(credentials.into_iter().flat_map(|all| all.keys()).map(|name| {
+        let name = name.get_ref().to_ascii_uppercase().replace(['-', '.'], "_");
+        (Section::Credential, format!("CREDENTIALS__{name}"))
+    }));
     sections.into_iter().find_map(|(section, name)| {
         let full = |key: &&str| format!("{PREFIX}{name}__{}", key.to_ascii_uppercase());
         section.keys().iter().map(full).find(|full| full.replace("__", "_") == variable)

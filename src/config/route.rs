@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
 use super::file::HttpVersion;
-use super::{Credential, Fields, Pattern, Proxy, Roots};
+use super::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
 
 /// Which requests go where, with which credential.
 #[derive(Clone, Debug)]
@@ -30,10 +30,20 @@ pub struct Route {
     pub retry_on: Vec<StatusCode>,
     /// Whether callers may speak WebSocket with it.
     pub allows_websocket: bool,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// For a new connection, TLS included.
     pub connect_timeout: Duration,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
+    /// Names of client certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
+    /// How the upstream is spared.
+    pub protection: Protection,
 }
 
 /// What a route lets through.

@@ -56,8 +56,10 @@ fn expectation(expected: &str) -> &str {
         "u32" => "a whole number from 0 to 4294967295",
         "a nonzero u32" => "a whole number from 1 to 4294967295",
         "a boolean" => "true or false",
-        "a sequence" => "a list, such as [\"a\", \"b\"]",
+        "a sequence" => "a list in brackets, such as [\"a\", \"b\"] or [401]",
+        "a map" => "a table, such as { key = \"value\" }",
         "path string" => "the path of a file, as a string",
+        "struct WrittenRetry429" => "a table such as { attempts = 3, max_wait = \"10s\" }",
         "struct Rate" => "a table such as { requests = 10, per = \"60s\" }",
         other if other.starts_with("string or table") || other.starts_with("enum ") => "a string",
         other => other,
@@ -79,6 +81,14 @@ mod tests {
             ("invalid value: integer `70000`, expected u16", "`key` must be a whole number from 0 to 65535"),
             ("unknown variant `hunter2`, expected one of `a`, `b`", "`key` must be one of: `a`, `b`"),
             ("unknown variant `hunter2`, expected `raw` or `form`", "`key` must be `raw` or `form`"),
+            (
+                "invalid type: integer `403`, expected a sequence",
+                "`key` must be a list in brackets, such as [\"a\", \"b\"] or [401], not a number",
+            ),
+            (
+                "invalid type: sequence, expected a map",
+                "`key` must be a table, such as { key = \"value\" }, not a list",
+            ),
             ("missing field `per`", "`key` lacks `per`"),
             ("not a duration\nwrite \"30s\"", "`key`: not a duration, write \"30s\""),
         ] {

@@ -1,9 +1,9 @@
-//! A certificate authority that lives as long as the process, and a certificate for loopback.
+//! A certificate authority that lives as long as the process, a certificate for loopback, and whatever else it issues.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -15,8 +15,33 @@ use thiserror::Error;
 pub struct Pki {
     authority: CertificateDer<'static>,
     authority_pem: String,
-    certificate: CertificateDer<'static>,
-    key: PrivatePkcs8KeyDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+    server: Issued,
+}
+
+/// A certificate with its key, as files hold them.
+#[derive(Clone)]
+pub struct Issued {
+    /// PEM.
+    pub certificate: String,
+    /// PEM, PKCS#8.
+    pub key: String,
+    certificate_der: CertificateDer<'static>,
+    key_der: Arc<PrivatePkcs8KeyDer<'static>>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+impl Issued {
+    /// As TLS takes it.
+    pub fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (vec![self.certificate_der.clone()], PrivateKeyDer::Pkcs8(self.key_der.clone_key()))
+    }
 }
 
 /// Why no certificate could be made.
@@ -51,20 +76,35 @@ impl Pki {
         authority.distinguished_name.push(DnType::CommonName, "bearerd demo authority");
         let authority_certificate = authority.self_signed(&authority_key)?;
 
-        let key = KeyPair::generate()?;
-        let mut server =
-            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
-        server.distinguished_name.push(DnType::CommonName, "bearerd demo server");
-        if let Some(end) = end {
-            server.not_after = end.into();
-        }
-        let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?;
+        let issuer = Issuer::new(authority, authority_key);
+        let server = issue(&issuer, server_params(names)?, end)?;
         Ok(Self {
             authority: authority_certificate.der().clone(),
             authority_pem: authority_certificate.pem(),
-            certificate: certificate.der().clone(),
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            issuer,
+            server,
         })
+    }
+
+    /// The server's certificate.
+    pub const fn server(&self) -> &Issued {
+        &self.server
+    }
+
+    /// Another certificate for a server of these names.
+    pub fn another_server(&self, names: &[&str], end: Option<SystemTime>) -> Result<Issued, PkiError> {
+        issue(&self.issuer, server_params(names)?, end)
+    }
+
+    /// A client's certificate, with a common name and URIs.
+    pub fn client(&self, name: &str, uris: &[&str], end: Option<SystemTime>) -> Result<Issued, PkiError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into()?));
+        }
+        issue(&self.issuer, params, end)
     }
 
     /// The authority's certificate, to be trusted.
@@ -97,11 +137,37 @@ impl Pki {
                 WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?
             }
         };
+        let (chain, key) = self.server.der();
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![self.certificate.clone()], PrivateKeyDer::Pkcs8(self.key.clone_key()))?;
+            .with_single_cert(chain, key)?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(Arc::new(config))
     }
+}
+
+fn server_params(names: &[&str]) -> Result<CertificateParams, PkiError> {
+    let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name.push(DnType::CommonName, "bearerd demo server");
+    Ok(params)
+}
+
+fn issue(
+    issuer: &Issuer<'static, KeyPair>,
+    mut params: CertificateParams,
+    end: Option<SystemTime>,
+) -> Result<Issued, PkiError> {
+    if let Some(end) = end {
+        params.not_after = end.into();
+    }
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    Ok(Issued {
+        certificate: certificate.pem(),
+        key: key.serialize_pem(),
+        certificate_der: certificate.der().clone(),
+        key_der: Arc::new(PrivatePkcs8KeyDer::from(key.serialize_der())),
+    })
 }

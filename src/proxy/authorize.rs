@@ -1,11 +1,13 @@
 //! The token for a request: the current one, or, where there is none, the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
 
-use super::error::ProxyError;
+use super::error::{Overload, ProxyError};
+use super::seats::{Seat, Seats};
 use crate::token::{Current, Generation, TokenSource, Unavailable};
 
 /// What a request is sent with.
@@ -27,15 +29,29 @@ impl From<Current> for Authorization {
 ///
 /// # Errors
 ///
-/// [`ProxyError::NoToken`] if none comes within `patience`.
-pub async fn authorize(source: &TokenSource, patience: &mut Duration) -> Result<Authorization, ProxyError> {
+/// [`ProxyError::NoToken`] if none comes within `patience`; [`ProxyError::Overloaded`] if too many wait already.
+pub async fn authorize(
+    source: &TokenSource,
+    patience: &mut Duration,
+    waiters: &Arc<Seats>,
+) -> Result<Authorization, ProxyError> {
     if let Some(token) = source.current() {
         return Ok(token.into());
     }
+    let _waiting = place_to_wait(waiters)?;
     let began = Instant::now();
     let token = source.wait(*patience).await.map_err(|unavailable| no_token(source, unavailable))?;
     *patience = patience.saturating_sub(began.elapsed());
     Ok(token.into())
+}
+
+/// A place among the requests that wait for a token: each keeps its connection, and what was read of its body.
+///
+/// # Errors
+///
+/// [`ProxyError::Overloaded`] if there is none.
+pub fn place_to_wait(waiters: &Arc<Seats>) -> Result<Seat, ProxyError> {
+    waiters.take().ok_or(ProxyError::Overloaded(Overload::TokenWaiters))
 }
 
 /// The error for a request that needs a token of this source.

@@ -4,14 +4,16 @@
 //! a few times a second and ends those that take too long; a request only notes what it does, and no timer is
 //! set for it.
 
-use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::backlog::Backlog;
+use super::pace::Pace;
+use super::peer::Peer;
 use super::upgrade::Slot;
 use crate::config::Limits;
 
@@ -24,9 +26,14 @@ const CONTROL_FRAMES: usize = 128;
 /// How long a new connection has to begin a request when the daemon is about to stop.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
+/// How long a connection that is old enough rests before it is closed.
+const REST: Duration = Duration::from_secs(2);
+
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// TLS is being agreed on.
+    Handshake,
     /// Accepted; nothing has come yet.
     Fresh,
     /// The head of a request is arriving.
@@ -46,6 +53,8 @@ pub enum End {
     Gracefully,
     /// Now: a request head did not arrive in time.
     HeadTimeout,
+    /// Now, and what was not taken is thrown away: the caller took nothing for too long.
+    Untaken,
     /// Now.
     AtOnce,
 }
@@ -53,10 +62,10 @@ pub enum End {
 /// A caller's connection.
 #[derive(Debug)]
 pub struct Caller {
-    /// Its address, an IPv4 one as such even where it came in over IPv6.
-    pub peer: SocketAddr,
-    /// Whether requests from there are answered.
-    pub is_allowed: bool,
+    /// Where it comes from.
+    pub peer: Peer,
+    /// The names in its certificate, if it has one; there once TLS is agreed on.
+    names: OnceCell<Vec<String>>,
     /// The time as of the worker's last sweep.
     now: Rc<Cell<Instant>>,
     phase: Cell<Phase>,
@@ -69,6 +78,15 @@ pub struct Caller {
     is_unread: Cell<bool>,
     /// Whether an answer broke off whose end would be the connection's.
     is_answer_cut_off: Cell<bool>,
+    /// Since when it has taken nothing of what there is for it.
+    untaken_since: Cell<Option<Instant>>,
+    /// When it has been used for long enough.
+    expires: Option<Instant>,
+    is_expired: Cell<bool>,
+    /// Of the answers that are under way; over HTTP/1 there is one, used again.
+    paces: RefCell<Vec<Rc<Pace>>>,
+    /// Bodies that its upstreams do not read.
+    pub backlog: Backlog,
     end: Cell<Option<End>>,
     /// What it is to become.
     pub upgrade: Slot,
@@ -76,12 +94,14 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// A connection that was just accepted; `now` is the worker's clock.
-    pub fn new(peer: SocketAddr, is_allowed: bool, now: Rc<Cell<Instant>>) -> Rc<Self> {
+    /// A connection that was just accepted, to be used for `age` at the most; `now` is the worker's clock.
+    pub fn new(peer: Peer, now: Rc<Cell<Instant>>, age: Option<Duration>) -> Rc<Self> {
+        // Up to a tenth sooner: those that came together should not all come again together.
+        let expires = age.map(|age| now.get() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
         let since = Cell::new(now.get());
         Rc::new(Self {
             peer,
-            is_allowed,
+            names: OnceCell::new(),
             now,
             phase: Cell::new(Phase::Fresh),
             since,
@@ -90,10 +110,36 @@ impl Caller {
             is_answering: Cell::new(false),
             is_unread: Cell::new(false),
             is_answer_cut_off: Cell::new(false),
+            untaken_since: Cell::new(None),
+            expires,
+            is_expired: Cell::new(false),
+            paces: RefCell::default(),
+            backlog: Backlog::default(),
             end: Cell::new(None),
             upgrade: Slot::default(),
             task: RefCell::new(None),
         })
+    }
+
+    /// It has to agree on TLS first.
+    pub fn begins_handshake(&self) {
+        self.phase.set(Phase::Handshake);
+    }
+
+    /// TLS is agreed on, and these are the names in its certificate. From now on it has time for a first head.
+    pub fn shook_hands(&self, names: Vec<String>) {
+        let _ = self.names.set(names);
+        self.enter(Phase::Fresh);
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.names.get().is_some()
+    }
+
+    /// The names in its certificate.
+    pub fn names(&self) -> &[String] {
+        self.names.get().map_or(&[], Vec::as_slice)
     }
 
     /// Its first bytes are those of HTTP/2: from its first request on, heads are only a part of what comes.
@@ -111,8 +157,43 @@ impl Caller {
         }
     }
 
+    /// The pace of a request's answer that is about to begin.
+    pub fn begin_pace(&self) -> Rc<Pace> {
+        let mut paces = self.paces.borrow_mut();
+        match paces.first() {
+            Some(only) if !self.is_http2.get() => Rc::clone(only),
+            _ => {
+                let pace = Pace::new(Rc::clone(&self.now));
+                paces.push(Rc::clone(&pace));
+                pace
+            }
+        }
+    }
+
+    /// The one that was begun last.
+    pub fn latest_pace(&self) -> Rc<Pace> {
+        let latest = self.paces.borrow().last().cloned();
+        latest.unwrap_or_else(|| self.begin_pace())
+    }
+
+    /// Its answer has ended.
+    pub fn forget_pace(&self, pace: &Rc<Pace>) {
+        let mut paces = self.paces.borrow_mut();
+        if let Some(index) = paces.iter().position(|other| Rc::ptr_eq(other, pace)) {
+            paces.swap_remove(index);
+        }
+    }
+
+    /// There are bytes for the caller and no room for them.
+    pub fn takes_nothing(&self) {
+        if self.untaken_since.get().is_none() {
+            self.untaken_since.set(Some(self.now.get()));
+        }
+    }
+
     /// So many bytes have been taken: a connection on which an answer is still written is not idle.
     pub fn sent(&self, bytes: usize) {
+        self.untaken_since.set(None);
         if self.phase.get() == Phase::Idle && bytes > CONTROL_FRAMES {
             self.since.set(self.now.get());
         }
@@ -135,12 +216,18 @@ impl Caller {
 
     /// Everything written so far is with the operating system.
     pub fn flushed(&self) {
+        self.untaken_since.set(None);
         if self.serving.get() == 0 {
             self.is_answering.set(false);
             if self.phase.get() == Phase::Serving {
                 self.enter(Phase::Idle);
             }
         }
+    }
+
+    /// Whether it has been used for long enough: the next answer is its last.
+    pub fn is_expired(&self) -> bool {
+        self.is_expired.get()
     }
 
     /// Whether what is being written is part of an answer.
@@ -175,7 +262,9 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
-            if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) || self.is_http2.get() {
+            if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh | Phase::Idle)
+                || self.is_http2.get()
+            {
                 self.since.set(self.now.get());
             }
             if let Some(task) = self.task.borrow().as_ref() {
@@ -197,9 +286,31 @@ impl Caller {
         }
     }
 
+    /// The bytes are those of HTTP/1: the one task also writes the answers.
+    pub fn speaks_http1(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            self.begin_pace().set_task(task);
+        }
+    }
+
     /// Ends the connection if what it is doing takes too long.
     pub fn sweep(&self, limits: &Limits) {
+        let now = self.now.get();
+        if self.untaken_since.get().is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
+            return self.end(End::Untaken);
+        }
+        for pace in &*self.paces.borrow() {
+            if self.untaken_since.get().is_some() {
+                pace.excuse();
+            }
+            pace.sweep(self.is_http2.get().then_some(limits.write_timeout));
+        }
+        self.grow_old();
         let (allowed, end) = match self.phase.get() {
+            Phase::Handshake if self.end.get().is_some() => {
+                (LAST_CHANCE.min(limits.tls_timeout), End::AtOnce)
+            }
+            Phase::Handshake => (limits.tls_timeout, End::AtOnce),
             Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
             Phase::Head if self.is_http2.get() && self.end.get().is_some() => (LINGER, End::AtOnce),
             Phase::Head if self.is_http2.get() => (limits.header_timeout, End::Gracefully),
@@ -211,8 +322,24 @@ impl Caller {
             Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,
         };
-        if self.now.get().duration_since(self.since.get()) >= allowed {
+        if now.duration_since(self.since.get()) >= allowed {
             self.end(end);
+        }
+    }
+
+    /// Ends a connection that has been used for long enough, where no request can be lost by that.
+    ///
+    /// Over HTTP/1 the next answer says so. A caller without a next request is let go when none has come for a
+    /// while: one that was just answered may be sending another.
+    fn grow_old(&self) {
+        let now = self.now.get();
+        if self.expires.is_none_or(|expires| now < expires) || self.end.get().is_some() {
+            return;
+        }
+        self.is_expired.set(true);
+        let is_at_rest = self.phase.get() == Phase::Idle && now.duration_since(self.since.get()) >= REST;
+        if self.is_http2.get() || is_at_rest {
+            self.end(End::Gracefully);
         }
     }
 

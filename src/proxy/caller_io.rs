@@ -11,16 +11,16 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
-use super::caller::Caller;
+use super::caller::{Caller, End, LINGER};
 use super::error::ProxyError;
 
 /// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// A socket of a caller, which notes what happens on it.
-pub struct CallerIo<S> {
+pub struct CallerIo<S: CallerStream> {
     stream: S,
     caller: Rc<Caller>,
     /// What was read to tell the protocols apart; read again before anything else.
@@ -40,6 +40,11 @@ impl CallerStream for TcpStream {
         // If it fails the connection has ended already.
         let _ = self.set_zero_linger();
     }
+}
+
+impl CallerStream for UnixStream {
+    /// A unix socket knows no reset: its end comes either way.
+    fn set_close_by_reset(&self) {}
 }
 
 impl<S: CallerStream> CallerIo<S> {
@@ -67,9 +72,25 @@ impl<S: CallerStream> CallerIo<S> {
         if self.caller.has_begun_a_head() {
             let answer = plain(&ProxyError::RequestTimeout);
             // A caller that does not take it has not asked properly either.
-            let _ = self.stream.write_all(&answer).await;
-            let _ = self.stream.shutdown().await;
+            let _ = tokio::time::timeout(LINGER, async {
+                self.stream.write_all(&answer).await?;
+                self.stream.shutdown().await
+            })
+            .await;
         }
+    }
+
+    /// Says an error, and reads on for a while so that it can be read.
+    pub async fn refuse(&mut self, error: &ProxyError) {
+        self.own = plain(error);
+        self.read_off().await;
+    }
+
+    /// Ends what is written, and reads on for a while so that it can be read.
+    pub async fn read_off(&mut self) {
+        self.caller.leave_unread();
+        // Whoever does not take it has left.
+        let _ = self.shutdown().await;
     }
 
     /// Closes a connection that failed; where an answer's end is the connection's, so that it is not taken for
@@ -81,7 +102,7 @@ impl<S: CallerStream> CallerIo<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> CallerIo<S> {
+impl<S: CallerStream> CallerIo<S> {
     /// Our own words in the place of hyper's, if these bytes are hyper's refusal of a malformed request.
     ///
     /// They can be nothing else: no request is being answered, and everything written before is flushed.
@@ -97,9 +118,20 @@ impl<S: AsyncWrite + Unpin> CallerIo<S> {
         Some(plain(&error))
     }
 
+    /// Notes what was taken of what there was.
+    fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(bytes)) => self.caller.sent(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.caller.takes_nothing(),
+        }
+        written
+    }
+
     fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.own.has_remaining() {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.own))?;
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.own);
+            let written = ready!(self.note(written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -110,7 +142,7 @@ impl<S: AsyncWrite + Unpin> CallerIo<S> {
 }
 
 /// A refusal as it goes over the wire where hyper does not write it (RFC 9112 §4).
-fn plain(error: &ProxyError) -> Bytes {
+pub(super) fn plain(error: &ProxyError) -> Bytes {
     let response = error.response(Version::HTTP_11);
     let reason = response.status().canonical_reason().unwrap_or_default();
     let mut text = format!("HTTP/1.1 {} {reason}\r\n", response.status().as_u16()).into_bytes();
@@ -127,7 +159,16 @@ fn plain(error: &ProxyError) -> Bytes {
     Bytes::from(text)
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for CallerIo<S> {
+/// What a caller did not take in time is not kept by the system either.
+impl<S: CallerStream> Drop for CallerIo<S> {
+    fn drop(&mut self) {
+        if self.caller.wanted_end() == Some(End::Untaken) {
+            self.stream.set_close_by_reset();
+        }
+    }
+}
+
+impl<S: CallerStream> AsyncRead for CallerIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -147,16 +188,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for CallerIo<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
+impl<S: CallerStream> AsyncWrite for CallerIo<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(own) = self.refusal(buf) {
             self.own = own;
             self.caller.leave_unread();
             return Poll::Ready(Ok(buf.len()));
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.caller.sent(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note(written)
     }
 
     fn poll_write_vectored(
@@ -172,9 +212,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
             self.caller.leave_unread();
             return Poll::Ready(Ok(only.len()));
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.caller.sent(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -183,7 +222,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_own(cx))?;
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
+            self.caller.takes_nothing();
+            return Poll::Pending;
+        }
         self.caller.flushed();
         Poll::Ready(Ok(()))
     }
@@ -192,7 +234,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for CallerIo<S> {
     /// the answer that it has not read yet. So what comes is read and thrown away for a while.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_own(cx))?;
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {
+            self.caller.takes_nothing();
+            return Poll::Pending;
+        }
         if !self.caller.begins_to_linger() {
             return Poll::Ready(Ok(()));
         }

@@ -7,24 +7,32 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tracing::debug;
 
+use super::backlog;
 use super::caller::{Caller, End};
 use super::caller_io::{CallerIo, CallerStream};
 use super::response::AnswerBody;
 use super::service::Service;
+use super::streams::Streams;
 use crate::config::Limits;
 
 /// What is read ahead of a slow upstream, and buffered for a slow caller.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+const H2_CONNECTION_WINDOW: u32 = backlog::FULL * H2_STREAM_WINDOW;
+/// When a silent peer is asked whether it is still there, and how long it has to say so.
+const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
+const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much larger than allowed a head may be to be refused in our words, and not in those of the protocol.
+const H2_HEAD_FACTOR: usize = 2;
 /// Peers that open streams only to reset them are cut off.
 const H2_MAX_RESETS: usize = 256;
 
@@ -43,7 +51,10 @@ where
             caller.speaks_http2();
             serve_http2(io, caller, service, &limits).await;
         }
-        Ok(Ok(false)) => serve_http1(io, caller, service, &limits).await,
+        Ok(Ok(false)) => {
+            caller.speaks_http1();
+            serve_http1(io, caller, service, &limits).await;
+        }
     }
 }
 
@@ -99,11 +110,14 @@ where
 {
     let answer = answers(service, &caller);
     let mut connection = pin!(
-        http2::Builder::new(LocalExecutor)
+        http2::Builder::new(Streams::of(Rc::clone(&caller)))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_KEEP_ALIVE)
+            .keep_alive_timeout(H2_KEEP_ALIVE_TIMEOUT)
             .max_concurrent_streams(limits.streams)
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(limits.header_bytes * H2_HEAD_FACTOR).unwrap_or(u32::MAX))
             .max_send_buf_size(MAX_BUFFER)
             .max_local_error_reset_streams(H2_MAX_RESETS)
             .serve_connection(TokioIo::new(io), service_fn(answer))
@@ -138,14 +152,15 @@ fn answers(service: Rc<Service>, caller: &Rc<Caller>) -> impl Fn(Request<Incomin
     move |request| {
         let service = Rc::clone(&service);
         let caller = Rc::clone(&caller);
-        Box::pin(async move { service.answer(request, caller).await })
+        let pace = caller.begin_pace();
+        Box::pin(async move { service.answer(request, caller, pace).await })
     }
 }
 
 /// Runs a future unless the connection is to end first.
 ///
 /// Asked to end gracefully it waits: a request may be on its way, and the sweep knows for how long.
-async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Result<T, End> {
+pub(super) async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Result<T, End> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
@@ -163,18 +178,5 @@ async fn until_ended<T>(caller: &Caller, future: impl Future<Output = T>) -> Res
 async fn refuse_late_head<S: CallerStream>(io: &mut CallerIo<S>, end: End) {
     if end == End::HeadTimeout {
         io.refuse_late_head().await;
-    }
-}
-
-/// Runs the streams of an HTTP/2 connection on the worker that has the connection.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
     }
 }

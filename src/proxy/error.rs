@@ -12,10 +12,14 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use serde::Serialize;
 use thiserror::Error;
 
+use super::breaker::Refused;
 use super::forward::ForwardError;
 use super::rules::Denial;
 use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
+
+/// When it is worth while to try again where there was too much to do.
+const SOON: Duration = Duration::from_secs(1);
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
@@ -25,6 +29,9 @@ pub enum ProxyError {
     /// The caller's address is in none of the allowed networks.
     #[error("the caller's address is not allowed")]
     CallerNotAllowed,
+    /// The caller's certificate has none of the names that the route asks for.
+    #[error("the caller's certificate is not allowed")]
+    CertificateNotAllowed,
     /// `Host` names a host that is not ours.
     #[error("the host is none of ours")]
     HostNotAllowed,
@@ -77,12 +84,35 @@ pub enum ProxyError {
         /// Why it has not, and when it may.
         undiscovered: Undiscovered,
     },
+    /// The upstream is left alone for a while.
+    #[error("the upstream's breaker is open")]
+    UpstreamUnavailable {
+        /// When it is worth another try.
+        retry_after: Duration,
+    },
     /// The upstream did not answer, or not properly.
     #[error("the upstream failed")]
     Upstream(#[from] ForwardError),
     /// The request has been here before.
     #[error("the request came back to this proxy")]
     LoopDetected,
+    /// There is more to do than may be done at once.
+    #[error("overloaded: {0}")]
+    Overloaded(Overload),
+}
+
+/// Of what there is too much.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Overload {
+    /// Connections of callers.
+    #[error("too many connections")]
+    Connections,
+    /// Connections of one address.
+    #[error("too many connections of one address")]
+    ConnectionsOfAddress,
+    /// Requests that wait for a token.
+    #[error("too many requests wait for a token")]
+    TokenWaiters,
 }
 
 /// A problem as its caller reads it (RFC 9457 §3).
@@ -133,7 +163,7 @@ impl ProxyError {
     /// The one table from failures to what a caller sees.
     fn answer(&self) -> Answer {
         let (status, code, title, proxy_status) = match self {
-            Self::CallerNotAllowed => {
+            Self::CallerNotAllowed | Self::CertificateNotAllowed => {
                 (403, "caller_not_allowed", "Caller not allowed", "http_request_denied")
             }
             Self::HostNotAllowed => (421, "host_not_allowed", "Host not allowed", "http_request_denied"),
@@ -159,8 +189,12 @@ impl ProxyError {
             Self::NotDiscovered { .. } => {
                 (503, "upstream_unavailable", "Upstream not discovered", "destination_not_found")
             }
+            Self::UpstreamUnavailable { .. } => {
+                (503, "upstream_unavailable", "Upstream unavailable", "destination_unavailable")
+            }
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
+            Self::Overloaded(_) => (503, "overloaded", "Overloaded", "proxy_internal_response"),
         };
         answer(status, code, title, proxy_status)
     }
@@ -170,6 +204,10 @@ impl ProxyError {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
+            Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
+            Self::Overloaded(_) | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => {
+                Some(SOON)
+            }
             _ => None,
         }
     }
@@ -179,6 +217,9 @@ impl ProxyError {
         match self {
             Self::CallerNotAllowed => {
                 "Your address is in none of the networks in server.allow_from.".to_owned()
+            }
+            Self::CertificateNotAllowed => {
+                "No name of your certificate is in the route's `callers`. This route asks for one.".to_owned()
             }
             Self::HostNotAllowed => {
                 "The Host of the request is not in server.hosts. Call the proxy by one of its own names."
@@ -195,7 +236,8 @@ impl ProxyError {
             Self::BadRequest(why) => format!("Nothing was forwarded: {why}."),
             Self::ExpectationFailed => "The only expectation that can be met is 100-continue.".to_owned(),
             Self::RequestTimeout => {
-                "The request did not arrive in time, or its body stopped coming.".to_owned()
+                "The request did not arrive in time, or its body stopped coming or came too slowly."
+                    .to_owned()
             }
             Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
             Self::HeaderTooLarge => "The request line and the header fields are too large.".to_owned(),
@@ -203,7 +245,14 @@ impl ProxyError {
             Self::NotDiscovered { credential, undiscovered } => {
                 not_discovered_detail(credential, undiscovered)
             }
+            Self::UpstreamUnavailable { .. } => {
+                "Most of what the upstream was sent of late has failed, so nothing is sent to it for a while. Try again."
+                    .to_owned()
+            }
             Self::Upstream(error) => error.detail(),
+            Self::Overloaded(overload) => {
+                format!("The proxy has as much to do as it may: {overload}. Try again.")
+            }
             Self::LoopDetected => "The route leads back to this proxy: see its upstream.".to_owned(),
         }
     }
@@ -268,6 +317,7 @@ fn upstream(error: &ForwardError) -> Answer {
             (502, "upstream_protocol", "Upstream protocol error")
         }
         ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
+        ForwardError::NoDescriptor | ForwardError::Overloaded => (503, "overloaded", "Overloaded"),
     };
     answer(status, code, title, error.proxy_status())
 }
@@ -324,6 +374,12 @@ fn not_discovered_detail(credential: &str, undiscovered: &Undiscovered) -> Strin
     }
 }
 
+impl From<Refused> for ProxyError {
+    fn from(refused: Refused) -> Self {
+        Self::UpstreamUnavailable { retry_after: refused.retry_after }
+    }
+}
+
 /// Seconds for `Retry-After`: upwards, so that whoever obeys does not come too early, and at least one.
 fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0 || wait.is_zero())
@@ -370,6 +426,7 @@ mod tests {
     fn every_failure_has_its_documented_answer() {
         let table: Vec<(ProxyError, u16, &str)> = vec![
             (ProxyError::CallerNotAllowed, 403, "caller_not_allowed"),
+            (ProxyError::CertificateNotAllowed, 403, "caller_not_allowed"),
             (ProxyError::HostNotAllowed, 421, "host_not_allowed"),
             (ProxyError::BrowserRequest, 403, "browser_request"),
             (ProxyError::HeaderRequired(HeaderName::from_static("x-a")), 403, "header_required"),
@@ -399,7 +456,13 @@ mod tests {
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Timeout.into(), 504, "upstream_timeout"),
+            (ForwardError::Overloaded.into(), 503, "overloaded"),
+            (ProxyError::UpstreamUnavailable { retry_after: Duration::ZERO }, 503, "upstream_unavailable"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
+            (ProxyError::Overloaded(Overload::Connections), 503, "overloaded"),
+            (ProxyError::Overloaded(Overload::ConnectionsOfAddress), 503, "overloaded"),
+            (ProxyError::Overloaded(Overload::TokenWaiters), 503, "overloaded"),
+            (ForwardError::NoDescriptor.into(), 503, "overloaded"),
         ];
         for (error, status, code) in table {
             let response = error.response(Version::HTTP_11);

@@ -30,6 +30,9 @@ pub enum ForwardError {
         /// What the system said.
         text: String,
     },
+    /// No file descriptor is left for another connection.
+    #[error("no file descriptor for another connection")]
+    NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
@@ -58,6 +61,9 @@ pub enum ForwardError {
     /// No response in time.
     #[error("no response in time")]
     Timeout,
+    /// Nothing of the upstream's: all connections that it may have were busy.
+    #[error("no connection was free in time")]
+    Overloaded,
 }
 
 /// A request without a response, and whose fault that is.
@@ -88,6 +94,7 @@ impl ForwardError {
             Self::Unreachable { proxy_status, .. }
             | Self::Proxy { proxy_status, .. }
             | Self::Tls { proxy_status, .. } => proxy_status,
+            Self::NoDescriptor | Self::Overloaded => "connection_limit_reached",
             Self::ConnectTimeout => "connection_timeout",
             Self::Terminated(_) => "connection_terminated",
             Self::Protocol(_) => "http_protocol_error",
@@ -114,6 +121,9 @@ impl ForwardError {
             Self::Proxy { .. } => {
                 "The proxy on the way to the upstream cannot be reached, or does not lead there."
             }
+            Self::NoDescriptor => {
+                "The proxy has no file descriptor for another connection to an upstream. Try again."
+            }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::Tls { .. } => {
                 "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
@@ -121,6 +131,9 @@ impl ForwardError {
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
             Self::Timeout => "The upstream did not answer in time.",
+            Self::Overloaded => {
+                "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
+            }
         }
         .to_owned()
     }
@@ -146,7 +159,7 @@ pub async fn forward(
         Ok(response) => Ok(Answered { response, lease }),
         Err(SendError { fate: Fate::Unsent(unsent), .. }) if lease.is_reused => Err(Failure::Unsent(unsent)),
         Err(SendError { fate: Fate::Refused(head), error }) => {
-            match (failure(&error, payload), payload.anew()) {
+            match (failure(&error, payload), payload.again()) {
                 (Failure::Upstream(error), Some(body)) => {
                     Err(Failure::Refused(Box::new(head.map(|()| body)), error))
                 }

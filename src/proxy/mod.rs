@@ -5,7 +5,10 @@
 //! [`unauthorized`] with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
 //! [`error`].
 
+pub mod admission;
 pub mod authorize;
+pub mod backlog;
+pub mod breaker;
 pub mod budget;
 pub mod caller;
 pub mod caller_io;
@@ -15,24 +18,35 @@ pub mod connection;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+mod forwarded;
 pub mod guard;
+mod handshake;
 pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+pub mod pace;
+mod patience;
+pub mod peer;
+pub mod permits;
 pub mod pool;
 pub mod prefix;
 pub mod reading;
 pub mod replay;
 mod resolve;
 pub mod response;
+pub mod retry;
 pub mod route;
 pub mod rules;
+pub mod seats;
 pub mod service;
 mod socket;
+mod streams;
+pub mod terms;
 mod trailers;
 mod tunnel;
 pub mod unauthorized;
+pub mod unix_socket;
 mod upgrade;
 pub mod upstream;
 pub mod worker;

@@ -7,9 +7,11 @@
 pub mod body;
 mod http1;
 mod http2;
+mod idle;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,12 +20,15 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use thiserror::Error;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::body::UpstreamBody;
 use self::http2::{Connections, Found};
-use super::connect::Connected;
+use self::idle::{Idle, Turn};
+use super::connect::{Connected, Stream};
 use super::forward::ForwardError;
+use super::permits::Place;
+use super::seats::Seat;
 use super::upstream::{Destination, Upstream};
 
 /// The largest response head, and how much is read ahead of a slow caller over HTTP/1.1 or buffered for an upstream.
@@ -32,7 +37,7 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// A worker's connections to one upstream.
 pub struct Pool<B: Body + 'static> {
     upstream: Arc<Upstream>,
-    idle: http1::Idle<B>,
+    idle: Idle<B>,
     shared: Connections,
     /// Whether the last connection spoke HTTP/1.1, so that each request makes its own.
     is_http1: Cell<bool>,
@@ -60,6 +65,24 @@ enum Carrier<B: Body + 'static> {
     Http1(http1::Leased<B>),
     /// Boxed, so that the others need no room for it.
     Http2(Box<stream::Stream<B>>),
+}
+
+/// What a connection takes of what there may only be so much of, for as long as it is.
+#[derive(Debug)]
+pub struct Held {
+    /// Among the upstream's connections.
+    place: Place,
+    _descriptor: Seat,
+}
+
+/// A connection that has switched to another protocol.
+pub struct Switched {
+    /// The bytes themselves.
+    pub stream: Box<dyn Stream>,
+    /// What has come already.
+    pub first: Bytes,
+    /// To be kept as long as the stream.
+    pub held: Held,
 }
 
 /// A request that brought no response.
@@ -123,7 +146,7 @@ where
         let changed = Rc::new(Notify::new());
         Rc::new(Self {
             upstream,
-            idle: http1::Idle::default(),
+            idle: Idle::default(),
             shared: Connections::new(Rc::clone(&changed)),
             is_http1: Cell::new(false),
             flight: RefCell::default(),
@@ -131,7 +154,7 @@ where
         })
     }
 
-    /// A place on a connection that is there, or on a new one.
+    /// A place on a connection that is there, or on a new one; waits while there are as many as there may be.
     ///
     /// # Errors
     ///
@@ -150,11 +173,14 @@ where
                 return Ok(self.lend(Carrier::Http1(leased), true));
             }
             if self.is_http1.get() || !destination.connect.may_speak_http2() {
-                return self.connect(destination).await;
+                return match self.upstream.permits.place() {
+                    Some(place) => self.connect(destination, place).await,
+                    None => Box::pin(self.wait(destination)).await,
+                };
             }
             // Before anything is looked at, so that no change is missed.
             let changed = self.changed.notified();
-            match self.shared.find(number) {
+            match self.shared.find(number, self.upstream.permits.waiting() > 0) {
                 Found::Place(place) => {
                     return Ok(self.lend(Carrier::Http2(Box::new(stream::Stream::new(place))), !has_waited));
                 }
@@ -167,7 +193,7 @@ where
                 Found::Full => {
                     let flight = self.flight.borrow().clone();
                     let Some(flight) = flight else {
-                        return self.lead(destination).await;
+                        return Box::pin(self.expand(destination)).await;
                     };
                     changed.await;
                     if let Some(error) = flight.failed.borrow().clone() {
@@ -179,32 +205,88 @@ where
         }
     }
 
+    /// One more connection, or the one with the fewest streams where there may be none.
+    async fn expand(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let place = if self.shared.may_grow() { self.upstream.permits.place() } else { None };
+        if place.is_none()
+            && let Some(crowded) = self.shared.least_used(destination.number)
+        {
+            return Ok(self.lend(Carrier::Http2(Box::new(stream::Stream::new(crowded))), true));
+        }
+        self.lead(destination, place).await
+    }
+
     /// Makes a connection that others wait for.
-    async fn lead(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+    async fn lead(
+        self: &Rc<Self>,
+        destination: &Destination,
+        place: Option<Place>,
+    ) -> Result<Lease<B>, ForwardError> {
         let flight = Rc::new(Flight::default());
         *self.flight.borrow_mut() = Some(Rc::clone(&flight));
         let _landing = Landing { pool: self };
-        let lease = self.connect(destination).await;
+        let lease = match place {
+            Some(place) => self.connect(destination, place).await,
+            None => self.wait(destination).await,
+        };
         if let Err(error) = &lease {
             *flight.failed.borrow_mut() = Some(error.clone());
         }
         lease
     }
 
-    async fn connect(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+    /// What comes free first.
+    async fn wait(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let permits = &self.upstream.permits;
+        let turn = timeout(permits.wait(), self.idle.turn(destination.number, permits)).await;
+        match turn.unwrap_or(Err(ForwardError::Overloaded))? {
+            Turn::Connection(leased) => Ok(self.lend(Carrier::Http1(leased), true)),
+            Turn::Place(place) => self.connect(destination, place).await,
+        }
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        destination: &Destination,
+        place: Place,
+    ) -> Result<Lease<B>, ForwardError> {
+        // What the daemon needs for itself is not taken for it.
+        let descriptor = self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)?;
+        let held = Held { place, _descriptor: descriptor };
         let Connected { stream, is_http2 } = destination.connect.connect().await?;
         self.is_http1.set(!is_http2);
         let carrier = if is_http2 {
-            let place = self.shared.open(stream, destination).await?;
+            let place = self.shared.open(stream, destination, &self.upstream, held).await?;
             Carrier::Http2(Box::new(stream::Stream::new(place)))
         } else {
-            Carrier::Http1(http1::Leased::open(stream, destination.number).await?)
+            Carrier::Http1(http1::Leased::open(stream, destination.number, held).await?)
         };
         Ok(self.lend(carrier, false))
     }
 
     fn lend(self: &Rc<Self>, carrier: Carrier<B>, is_reused: bool) -> Lease<B> {
         Lease { carrier, pool: Rc::clone(self), is_reused }
+    }
+
+    /// Ends idle connections whose places are waited for on another worker. Comes to no end.
+    pub async fn give_way(self: Rc<Self>) {
+        let permits = &self.upstream.permits;
+        loop {
+            let mut wanted = pin!(permits.wanted());
+            wanted.as_mut().enable();
+            let waiting = permits.waiting();
+            self.idle.give_way(waiting);
+            self.shared.give_way(waiting);
+            tokio::select! {
+                () = wanted => {}
+                () = self.shared.idle_and_wanted() => {}
+            }
+        }
+    }
+
+    /// What requests are sent to.
+    pub fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Ends connections that have lain idle for too long, are too old, or lead where the upstream is no more.
@@ -248,8 +330,8 @@ where
         }
     }
 
-    /// The bytes themselves once an HTTP/1.1 upstream has switched to another protocol, and what has come of that.
-    pub async fn into_stream(self) -> Option<(Box<dyn super::connect::Stream>, Bytes)> {
+    /// The connection itself once an HTTP/1.1 upstream has switched to another protocol.
+    pub async fn into_stream(self) -> Option<Switched> {
         match self.carrier {
             Carrier::Http1(leased) => leased.into_stream().await,
             Carrier::Http2(_) => None,
@@ -268,10 +350,8 @@ where
     pub fn give_back(self) {
         let Self { carrier, pool, .. } = self;
         // An HTTP/2 connection stays where it is; of a request that was not sent to its end the stream is reset.
-        if let Carrier::Http1(leased) = carrier
-            && leased.number == pool.upstream.number()
-        {
-            pool.idle.keep(leased);
+        if let Carrier::Http1(leased) = carrier {
+            pool.idle.keep(leased, &pool.upstream);
         }
     }
 }

@@ -2,21 +2,25 @@
 //!
 //! A [`Payload`] owns the caller's body; each attempt at the upstream reads it through an [`Attempt`]. When an
 //! attempt is answered with a 401, early or late, the next one gets what was kept and then the rest, however
-//! much of it the first had read. A body that grows beyond what may be kept streams on and cannot be replayed.
+//! much of it was read before. A body that grows beyond what may be kept streams on and cannot be replayed.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::backlog::{Backlog, Unread};
 use super::budget::{Budget, Reservation};
+use super::patience::Patience;
+use crate::config::Limits;
 
 /// What a request may take.
 #[derive(Clone, Debug)]
@@ -29,9 +33,24 @@ pub struct Allowance {
     pub budget: Arc<Budget>,
     /// Between two pieces of the body; `None` once the response is there.
     pub body_timeout: Option<Duration>,
+    /// Least bytes a second, averaged over the time that was waited for the caller; 0 is no bound.
+    pub body_rate: u64,
 }
 
-/// A caller's body, for at most two attempts. A request without one costs nothing.
+impl Allowance {
+    /// As it is configured; all requests share the budget of this.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            body_bytes: limits.body_bytes,
+            replay_body: limits.replay_body,
+            budget: Arc::new(Budget::new(limits.replay_total)),
+            body_timeout: Some(limits.body_timeout),
+            body_rate: limits.body_rate,
+        }
+    }
+}
+
+/// A caller's body, for one attempt after the other. A request without one costs nothing.
 #[derive(Debug)]
 pub struct Payload<B>(Option<Rc<Shared<B>>>);
 
@@ -40,8 +59,8 @@ pub struct Payload<B>(Option<Rc<Shared<B>>>);
 pub struct Attempt<B> {
     shared: Option<Rc<Shared<B>>>,
     number: u32,
-    /// What was kept of the attempt before.
-    prefix: Bytes,
+    /// What was kept of the attempts before.
+    prefix: VecDeque<Bytes>,
 }
 
 /// Why an attempt's body broke off. Only ever seen by the connection it went to, which ends with it.
@@ -71,6 +90,8 @@ struct Shared<B> {
     progress: Cell<Instant>,
     /// Whether the last thing an attempt did was to wait for the caller.
     waits_for_caller: Cell<bool>,
+    /// Among the bodies of its connection.
+    unread: Unread,
     is_at_end: Cell<bool>,
 }
 
@@ -80,12 +101,15 @@ struct Source<B> {
     received: u64,
     kept: Option<Kept>,
     allowance: Allowance,
-    stall: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 /// The beginning of a body, with its share of the budget.
 #[derive(Debug)]
 struct Kept {
+    /// What attempts have been given already, and may share.
+    given: Vec<Bytes>,
+    /// What came since.
     bytes: Vec<u8>,
     reserved: Reservation,
 }
@@ -104,24 +128,36 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             return Self(None);
         }
         let fits = body.size_hint().lower() <= u64::try_from(allowance.replay_body).unwrap_or(u64::MAX);
-        let kept = fits.then(|| Kept { bytes: Vec::new(), reserved: Reservation::new(&allowance.budget) });
-        let source = Source { body, received: 0, kept, allowance: allowance.clone(), stall: None };
+        let kept = fits.then(|| Kept::new(&allowance.budget));
+        let source =
+            Source { body, received: 0, kept, allowance: allowance.clone(), patience: Patience::default() };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
             attempt: Cell::new(0),
             fault: Cell::new(None),
             progress: Cell::new(Instant::now()),
             waits_for_caller: Cell::new(false),
+            unread: Unread::default(),
             is_at_end: Cell::new(false),
         })))
     }
 
-    /// The body for the first attempt.
-    pub fn first(&self) -> Attempt<B> {
-        Attempt { shared: self.0.clone(), number: 0, prefix: Bytes::new() }
+    /// A body among others of its connection.
+    #[must_use]
+    pub fn beside(self, others: &Backlog) -> Self {
+        if let Some(shared) = &self.0 {
+            shared.unread.join(others);
+        }
+        self
     }
 
-    /// The body once more from its beginning, if that was kept. The attempt before reads no further.
+    /// The body for the first attempt.
+    pub fn first(&self) -> Attempt<B> {
+        Attempt { shared: self.0.clone(), number: 0, prefix: VecDeque::new() }
+    }
+
+    /// The body once more from its beginning, if that was kept or nothing of it was read. The attempt before reads no
+    /// further. What it is given stays kept for another one: [`Payload::forget`] where there will be none.
     ///
     /// What broke off has no second attempt: it would end where the first one did, and look complete.
     pub fn again(&self) -> Option<Attempt<B>> {
@@ -131,30 +167,16 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         if shared.fault.get().is_some() {
             return None;
         }
-        let Kept { bytes, reserved } = shared.source.borrow_mut().kept.take()?;
+        let mut source = shared.source.borrow_mut();
+        let is_untouched = source.received == 0 && !shared.is_at_end.get();
+        let prefix = if is_untouched { VecDeque::new() } else { source.give()? };
+        // Between the attempts nobody reads: that is no pause of the caller's.
+        source.patience.suspend();
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
         shared.waits_for_caller.set(false);
-        // The second attempt is the last: what it is given need not be kept again.
-        let prefix = Bytes::from_owner(Prefix { bytes, _reserved: reserved });
         Some(Attempt { shared: self.0.clone(), number, prefix })
-    }
-
-    /// The body from its beginning after an attempt that came to nothing: as it is if nothing of it was read, else what
-    /// was kept, which is then gone.
-    pub fn anew(&self) -> Option<Attempt<B>> {
-        let is_untouched =
-            |shared: &Rc<Shared<B>>| shared.source.borrow().received == 0 && !shared.is_at_end.get();
-        match &self.0 {
-            Some(shared) if shared.fault.get().is_none() && is_untouched(shared) => {
-                let number = shared.attempt.get() + 1;
-                shared.attempt.set(number);
-                shared.waits_for_caller.set(false);
-                Some(Attempt { shared: self.0.clone(), number, prefix: Bytes::new() })
-            }
-            _ => self.again(),
-        }
     }
 
     /// Whether the body could be sent again as things stand.
@@ -180,7 +202,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         if let Some(shared) = &self.0 {
             let mut source = shared.source.borrow_mut();
             source.kept = None;
-            source.stall = None;
+            source.patience.suspend();
             source.allowance.body_timeout = None;
         }
     }
@@ -249,24 +271,25 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
         if shared.attempt.get() != this.number {
             return Poll::Ready(Some(Err(Fault::Superseded)));
         }
-        if this.prefix.has_remaining() {
+        if let Some(piece) = this.prefix.pop_front() {
             shared.progress.set(Instant::now());
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.prefix)))));
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let next = shared.poll_source(cx);
         shared.waits_for_caller.set(next.is_pending());
+        shared.unread.set(matches!(next, Poll::Ready(Some(Ok(_)))) && !shared.is_at_end.get());
         next
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.prefix.has_remaining() && self.shared.as_ref().is_none_or(|shared| shared.is_at_end.get())
+        self.prefix.is_empty() && self.shared.as_ref().is_none_or(|shared| shared.is_at_end.get())
     }
 
     fn size_hint(&self) -> SizeHint {
         let Some(shared) = &self.shared else {
             return SizeHint::with_exact(0);
         };
-        let kept = self.prefix.len() as u64;
+        let kept = self.prefix.iter().map(Bytes::len).sum::<usize>() as u64;
         let rest = shared.source.borrow().body.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(kept + rest.lower());
@@ -287,7 +310,7 @@ impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
             return Poll::Ready(None);
         }
         let mut source = self.source.borrow_mut();
-        let next = ready!(source.poll_data(cx));
+        let next = ready!(source.poll_data(cx, self.unread.may_block()));
         self.progress.set(Instant::now());
         match next {
             Some(Ok(data)) => {
@@ -308,11 +331,13 @@ impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Source<B> {
     /// The next piece of the caller's body. Trailers are dropped: nobody has vetted them.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    ///
+    /// A caller that may be unable to send is not hurried.
+    fn poll_data(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.stall = None;
+                    self.patience.end_pause(is_excused);
                     let Ok(data) = frame.into_data() else { continue };
                     self.received += data.len() as u64;
                     if self.allowance.body_bytes.is_some_and(|limit| self.received > limit) {
@@ -324,19 +349,30 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Fault::Caller))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    ready!(self.poll_stall(cx));
+                    ready!(self.poll_stall(cx, is_excused));
                     return Poll::Ready(Some(Err(Fault::Stalled)));
                 }
             }
         }
     }
 
-    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_stall(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<()> {
         let Some(timeout) = self.allowance.body_timeout else {
             return Poll::Pending;
         };
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        stall.as_mut().poll(cx)
+        let progress = (self.received, self.allowance.body_rate);
+        self.patience.poll(cx, timeout, progress, is_excused)
+    }
+
+    /// What is kept, for an attempt.
+    fn give(&mut self) -> Option<VecDeque<Bytes>> {
+        let kept = self.kept.as_mut()?;
+        if !kept.bytes.is_empty() {
+            let Kept { given, bytes, reserved } = std::mem::replace(kept, Kept::new(&self.allowance.budget));
+            kept.given = given;
+            kept.given.push(Bytes::from_owner(Prefix { bytes, _reserved: reserved }));
+        }
+        Some(kept.given.iter().cloned().collect())
     }
 
     /// Keeps a piece, or gives up keeping this body.
@@ -353,11 +389,16 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
 }
 
 impl Kept {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self { given: Vec::new(), bytes: Vec::new(), reserved: Reservation::new(budget) }
+    }
+
     /// Adds a piece of a body that has at `most` so many bytes; `false` if there is no room for it.
     ///
     /// Room is taken as the body arrives, twice as much each time: a length that a caller only declares must
     /// not use up what all requests share.
     fn add(&mut self, data: &[u8], most: usize) -> bool {
+        let most = most.saturating_sub(self.given.iter().map(Bytes::len).sum());
         let needed = self.bytes.len() + data.len();
         if needed > most {
             return false;

@@ -8,23 +8,30 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRAILER};
-use http::{Response, Version};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
+use http::{HeaderValue, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use thiserror::Error;
 
 use super::caller::LINGER;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::Answered;
+use super::pace::Stalled;
 use super::pool::body::UpstreamBody;
 use super::pool::{Break, Lease};
 use super::replay::{Attempt, Payload};
 use super::trailers;
 
+/// What is handed over at once over HTTP/2: a frame. So a caller that takes as much in `write_timeout` is seen to.
+const PIECE: usize = 16 * 1024;
+
 /// The body of an answer, with what ends when it does.
 pub struct AnswerBody {
     content: Content,
+    /// What of a piece is still to be handed over.
+    rest: Bytes,
     /// The request's own body, some of which may still be on its way.
     payload: Payload<Incoming>,
     exchange: Exchange,
@@ -45,7 +52,18 @@ struct Relay {
     /// Whether the caller gets what comes behind the body.
     passes_trailers: bool,
     /// That the body broke off, until what came before has had its turn to be written.
-    broke_off: Option<Break>,
+    broke_off: Option<BrokeOff>,
+}
+
+/// Why an upstream's body has no end.
+#[derive(Debug, Error)]
+pub enum BrokeOff {
+    /// Its connection ended, or what came is no body.
+    #[error("the upstream's answer broke off")]
+    Connection(#[source] Break),
+    /// Nothing came for too long.
+    #[error("the upstream's answer stopped coming")]
+    Stalled,
 }
 
 /// An upstream's answer for the caller.
@@ -56,6 +74,7 @@ pub fn relay(
 ) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
+    let response = said_last(response, &exchange);
     // Over HTTP/1.1 they are announced, to those who have asked.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
@@ -64,7 +83,7 @@ pub fn relay(
         let lease = Some(lease);
         let mut relay = Relay { body, lease, is_complete: false, passes_trailers, broke_off: None };
         relay.end_if_complete();
-        AnswerBody { content: Content::Upstream(relay), payload, exchange }
+        AnswerBody::new(Content::Upstream(relay), payload, exchange)
     })
 }
 
@@ -75,7 +94,8 @@ pub fn reply(
     mut exchange: Exchange,
 ) -> Response<AnswerBody> {
     exchange.answered(response.status());
-    response.map(|body| AnswerBody { content: Content::Whole(body), payload, exchange })
+    let response = said_last(response, &exchange);
+    response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
 }
 
 /// A refusal of our own for the caller.
@@ -86,7 +106,15 @@ pub fn refuse(
 ) -> Response<AnswerBody> {
     exchange.failed(error);
     let response = error.response(exchange.version());
-    response.map(|body| AnswerBody { content: Content::Whole(body), payload, exchange })
+    response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
+}
+
+/// The answer with a word that it is the connection's last, if that has been used for long enough.
+fn said_last<B>(mut response: Response<B>, exchange: &Exchange) -> Response<B> {
+    if exchange.version() < Version::HTTP_2 && exchange.caller().is_expired() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Lets go of an answer that nobody will see; keeps its connection if the rest of it has already arrived.
@@ -109,7 +137,7 @@ pub fn discard(answered: Answered<Attempt<Incoming>>) {
 }
 
 impl Relay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         if let Some(error) = self.broke_off.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -129,17 +157,19 @@ impl Relay {
                 );
             }
             Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
-            Poll::Ready(Some(Err(error))) => {
-                // Whatever is left of it belongs to a broken message.
-                self.lease = None;
-                // hyper drops what it has not written yet, and the caller would see no answer at all.
-                self.broke_off = Some(error);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            Poll::Ready(Some(Err(error))) => return self.break_off(BrokeOff::Connection(error), cx),
             Poll::Pending => {}
         }
-        frame
+        frame.map_err(BrokeOff::Connection)
+    }
+
+    /// Ends a broken message, with whatever is left of it.
+    fn break_off<T>(&mut self, why: BrokeOff, cx: &Context<'_>) -> Poll<T> {
+        self.lease = None;
+        // hyper drops what it has not written yet, and the caller would see no answer at all.
+        self.broke_off = Some(why);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn end_if_complete(&mut self) {
@@ -156,33 +186,76 @@ impl Relay {
     }
 }
 
+impl AnswerBody {
+    fn new(content: Content, payload: Payload<Incoming>, exchange: Exchange) -> Self {
+        Self { content, rest: Bytes::new(), payload, exchange }
+    }
+
+    /// Hands over a piece; over HTTP/2 one that does not take long where the window opens slowly.
+    fn give(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.exchange.pace().gave();
+        let is_large = |data: &Bytes| data.len() > PIECE && self.exchange.version() == Version::HTTP_2;
+        let frame = match frame.into_data() {
+            Ok(mut data) if is_large(&data) => {
+                self.rest = data.split_off(PIECE);
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(frame) => frame,
+        };
+        self.exchange.sent_bytes(frame.data_ref().map_or(0, Bytes::len));
+        frame
+    }
+
+    /// Waits for the upstream, if it has not been too long.
+    fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
+        let Content::Upstream(relay) = &mut self.content else { return Poll::Pending };
+        let pace = self.exchange.pace();
+        pace.awaits_upstream();
+        match pace.stalled() {
+            Some(Stalled::Upstream) if relay.broke_off.is_none() => relay.break_off(BrokeOff::Stalled, cx),
+            _ => Poll::Pending,
+        }
+    }
+}
+
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = Break;
+    type Error = BrokeOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = &mut *self;
-        let frame = match &mut this.content {
-            Content::Whole(content) if content.is_empty() => Poll::Ready(None),
-            Content::Whole(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
-            Content::Upstream(relay) => relay.poll_frame(cx),
+        let frame = if this.rest.is_empty() {
+            match &mut this.content {
+                Content::Whole(content) if content.is_empty() => Poll::Ready(None),
+                Content::Whole(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+                Content::Upstream(relay) => relay.poll_frame(cx),
+            }
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))))
         };
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
-            this.exchange.sent_bytes(frame.data_ref().map_or(0, Bytes::len));
+        match frame {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.give(frame)))),
+            Poll::Pending => this.wait(cx),
+            ended @ Poll::Ready(_) => {
+                this.exchange.pace().rest();
+                ended
+            }
         }
-        frame
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Whole(content) => content.is_empty(),
-            Content::Upstream(relay) => relay.body.is_end_stream(),
-        }
+        self.rest.is_empty()
+            && match &self.content {
+                Content::Whole(content) => content.is_empty(),
+                Content::Upstream(relay) => relay.body.is_end_stream(),
+            }
     }
 
+    /// Asked before anything is handed over.
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(content) => SizeHint::with_exact(content.len() as u64),
@@ -197,7 +270,7 @@ impl Drop for AnswerBody {
             Content::Whole(content) => content.is_empty(),
             Content::Upstream(relay) => relay.is_complete,
         };
-        if is_complete {
+        if is_complete && self.rest.is_empty() {
             self.exchange.completed();
         } else if self.exchange.version() == Version::HTTP_10 {
             self.exchange.caller().cut_off();

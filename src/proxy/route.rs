@@ -18,7 +18,7 @@ use super::prefix::Prefix;
 use super::rules::Rules;
 use super::unauthorized::Hold;
 use super::upstream::{Destination, Upstream};
-use crate::config::Fields;
+use crate::config::{self, Fields, Forwarded, Retry429};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -40,14 +40,51 @@ pub struct Route {
     pub token: Option<TokenSource>,
     /// Statuses that say that a token was rejected.
     pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
     /// Whether a rejected token is a reason to ask for another.
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// Whether callers may speak WebSocket with the upstream.
     pub allows_websocket: bool,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
     /// Paths at which callers log in, and get an answer of ours.
     pub login_stub: Vec<String>,
+    /// Names of certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
+}
+
+impl Route {
+    /// As it is configured. `asks_for_names`: another route may be for certain callers alone.
+    pub fn new(
+        route: &config::Route,
+        upstream: Arc<Upstream>,
+        token: Option<TokenSource>,
+        asks_for_names: bool,
+    ) -> Self {
+        Self {
+            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
+            rules: Rules::new(route, asks_for_names),
+            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
+            fields: route.fields.clone(),
+            retry_on: route.retry_on.clone(),
+            retry_429: route.retry_429,
+            upstream,
+            path_in_front: route.upstream.destination.path().to_owned(),
+            token,
+            hold: Hold::default(),
+            timeout: route.timeout,
+            read_timeout: route.read_timeout,
+            allows_websocket: route.allows_websocket,
+            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
+            callers: route.callers.clone(),
+            forwarded: route.forwarded,
+        }
+    }
 }
 
 /// All routes. A request is looked up in one table from start to end.
@@ -153,6 +190,11 @@ fn is_unreserved(byte: u8) -> bool {
 }
 
 impl Route {
+    /// Whether a caller whose certificate has these names may use it.
+    pub fn admits(&self, names: &[String]) -> bool {
+        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    }
+
     /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
     /// somebody's secret is passed on: letters of either case, and empty segments; and what is one without the prefix.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
@@ -202,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::proxy::connect::{Connect, Connecting};
+    use crate::proxy::seats::Seats;
 
     #[derive(Debug)]
     struct Nowhere;
@@ -233,13 +276,17 @@ mod tests {
             prefix: Prefix::default(),
             fields: Fields::default(),
             retry_on: Vec::new(),
-            upstream: Arc::new(Upstream::written(0, nowhere(""))),
+            retry_429: Retry429::default(),
+            upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
             path_in_front: String::new(),
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
             allows_websocket: false,
+            read_timeout: None,
             login_stub: Vec::new(),
+            callers: Vec::new(),
+            forwarded: Forwarded::None,
         }
     }
 
@@ -325,6 +372,19 @@ mod tests {
         assert!(route.is_login(&Method::POST, "/gen/oauth/token"));
         assert!(route.is_login(&Method::POST, "/oauth/token"));
         assert!(!route.is_login(&Method::POST, "/gen/gen/oauth/token"));
+    }
+
+    #[test]
+    fn a_caller_needs_one_of_the_names_exactly() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut route = route("r");
+        assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
+        route.callers = names(&["CN=billing", "DNS:billing.internal"]);
+
+        assert!(route.admits(&names(&["CN=x", "DNS:billing.internal"])));
+        for others in [&[][..], &["CN=Billing"], &["CN=billing2"], &["DNS:billing"], &["CN=billing, CN=x"]] {
+            assert!(!route.admits(&names(others)), "{others:?}");
+        }
     }
 
     #[test]

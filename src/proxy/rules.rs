@@ -57,12 +57,13 @@ impl Denial {
 }
 
 impl Rules {
-    /// The rules of a route as configured.
-    pub fn new(route: &Route) -> Self {
+    /// The rules of a route as configured. Where another route `asks_for_names` of callers, a path that could be read as
+    /// that one's must not lead around them by this.
+    pub fn new(route: &Route, asks_for_names: bool) -> Self {
         let protected = route.credential.iter().flat_map(|credential| &credential.protected);
         let in_front = Reading::of(route.upstream.destination.path());
         Self {
-            refuses_ambiguous: route.rules.refuses_ambiguous,
+            refuses_ambiguous: route.rules.refuses_ambiguous || asks_for_names,
             allow: route.rules.allow.clone(),
             deny: route.rules.deny.clone(),
             protected: protected

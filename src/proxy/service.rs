@@ -1,7 +1,9 @@
-//! The request's way: guard, route, rules, authorize, forward, and a replay where a token was dead.
+//! The request's way: guard, route, rules, breaker, authorize, forward, and a replay where a token was dead.
 //!
 //! Read [`Service::proxy`]; the other stages are the files it names. One service belongs to one worker and is
 //! never shared between threads.
+
+mod send;
 
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -15,56 +17,41 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::authorize::{Authorization, authorize, no_token};
+use super::authorize::{Authorization, authorize, no_token, place_to_wait};
 use super::caller::Caller;
 use super::challenge::is_insufficient_scope;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
-use super::guard::{self, Policy, Target};
+use super::forwarded::{self, Statement};
+use super::guard::{self, Target};
 use super::headers;
 use super::location;
 use super::login;
+use super::pace::Pace;
 use super::pool::Pool;
-use super::replay::{Allowance, Attempt, Fault, Payload};
+use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
-use super::route::{Route, Table};
+use super::retry::{self, Retries};
+use super::route::Route;
+use super::streams::head_size;
+use super::terms::Terms;
 use super::trailers;
 use super::unauthorized::Decision;
 use super::upgrade::Handshake;
 use super::upstream::Destination;
-use crate::clock::Clock;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
 /// Why a 401 passes: the body cannot be sent again.
 const NOT_KEPT: &str = "body_not_kept";
 
-/// What all workers share: nothing of it changes while they run.
-#[derive(Debug)]
-pub struct Shared {
-    /// Who may call.
-    pub policy: Policy,
-    /// Where requests go.
-    pub table: Table,
-    /// How we are called in `Via`.
-    pub instance: String,
-    /// What a request's body may take.
-    pub allowance: Allowance,
-    /// How long a request may wait for a usable token.
-    pub token_wait: Duration,
-    /// Whether every exchange is written to the log.
-    pub access_log: bool,
-    /// The clock of tokens.
-    pub clock: Clock,
-}
-
 /// Answers the requests of one worker.
 pub struct Service {
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
-/// A request that has been let in, on its way to the upstream and perhaps a second time.
+/// A request that has been let in, on its way to the upstream and perhaps there once more.
 struct Passage<'a> {
     route: &'a Route,
     /// Where its upstream was when it came.
@@ -73,6 +60,8 @@ struct Passage<'a> {
     exchange: &'a mut Exchange,
     /// How long it may still wait for tokens, whatever for.
     patience: Duration,
+    /// How often it may still be sent again after a 429.
+    retries: Retries,
 }
 
 /// Whose answer a caller gets.
@@ -90,7 +79,7 @@ struct Outcome {
 
 impl Service {
     /// A service with a pool for each upstream, in the order of their indices.
-    pub fn new(shared: Arc<Shared>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
+    pub fn new(shared: Arc<Terms>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
         Self { shared, pools }
     }
 
@@ -104,10 +93,12 @@ impl Service {
         &self,
         request: Request<Incoming>,
         caller: Rc<Caller>,
+        pace: Rc<Pace>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let mut exchange = Exchange::begin(&request, &caller, self.shared.access_log);
+        let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
+        let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
-        let payload = Payload::new(body, &self.shared.allowance);
+        let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
         let response = match self.proxy(head, &payload, &mut exchange).await {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
             Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
@@ -126,20 +117,26 @@ impl Service {
         let version = head.version;
         let (target, route) = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
+        exchange.pace().begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
             return Ok(Reply::Whole(login::response()));
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
+        route.upstream.breaker.check()?;
+        let retries = Retries::new(&route.retry_429, &head.method);
         let mut patience = self.shared.token_wait;
         let destination = match route.upstream.current() {
             Some(destination) => destination,
-            None => Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience)).await?,
+            None => {
+                Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience, &self.shared.token_waiters))
+                    .await?
+            }
         };
         let may_switch = route.allows_websocket && payload.is_at_end();
         let handshake = if may_switch { Handshake::of(&head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
-        self.address(&mut head, route, &destination)?;
+        self.address(&mut head, route, &destination, exchange)?;
         if wants_trailers {
             trailers::ask(&mut head.headers);
         }
@@ -150,23 +147,26 @@ impl Service {
             headers::frame_in_chunks(&mut head.headers);
         }
 
-        let mut passage = Passage { route, destination: &destination, payload, exchange, patience };
+        let mut passage = Passage { route, destination: &destination, payload, exchange, patience, retries };
         let mut answered = match &route.token {
             None => {
-                payload.forget();
-                self.attempt(&mut passage, head, payload.first(), None).await?.answered
+                if retries.are_over() {
+                    payload.forget();
+                }
+                self.send(&mut passage, head, payload.first(), None).await?.answered
             }
             Some(source) => {
                 let again = head.clone();
-                let authorization = authorize(source, &mut passage.patience).await?;
-                let first = self.attempt(&mut passage, head, payload.first(), Some(authorization)).await?;
+                let authorization =
+                    authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
+                let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
                 self.recover(&mut passage, source, first, again).await?
             }
         };
 
         payload.settle();
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (handshake, answered.response.status()) {
-            let Shared { instance, access_log, .. } = &*self.shared;
+            let Terms { instance, access_log, .. } = &*self.shared;
             let completed =
                 handshake.complete(answered, passage.exchange.caller(), instance, *access_log).await;
             return completed.map(Reply::Whole);
@@ -183,11 +183,17 @@ impl Service {
 
     /// Whether the request may go anywhere, and where.
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller().is_allowed {
+        if !exchange.caller().peer.is_allowed {
             return Err(ProxyError::CallerNotAllowed);
+        }
+        if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {
+            return Err(ProxyError::HeaderTooLarge);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
+        if !route.admits(exchange.caller().names()) {
+            return Err(ProxyError::CertificateNotAllowed);
+        }
         if let Some(limit) = self.shared.allowance.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {
@@ -198,9 +204,19 @@ impl Service {
     }
 
     /// Turns a caller's head into the upstream's, all but the token.
-    fn address(&self, head: &mut Parts, route: &Route, destination: &Destination) -> Result<(), ProxyError> {
+    fn address(
+        &self,
+        head: &mut Parts,
+        route: &Route,
+        destination: &Destination,
+        exchange: &Exchange,
+    ) -> Result<(), ProxyError> {
+        let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
         let instance = &self.shared.instance;
         headers::for_upstream(&mut head.headers, head.version, &destination.host, instance, &route.fields);
+        if let Some(statement) = statement {
+            statement.write(&mut head.headers);
+        }
         let target = route
             .target(head.uri.path_and_query(), destination)
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
@@ -220,13 +236,20 @@ impl Service {
     ) -> Result<Outcome, ProxyError> {
         let route = passage.route;
         let pool = &self.pools[route.upstream.index];
+        let origin = &passage.destination.origin;
         let mut request = Request::from_parts(head, body);
         let mut was_refused = false;
         loop {
-            let lease = pool.lease(passage.destination).await?;
+            let breaker = &route.upstream.breaker;
+            let admitted = breaker.admit()?;
+            let lease = match retry::lease(pool, passage.destination, breaker).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(admitted.broke_off(error, origin).into()),
+            };
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
-                authorization = Some(authorize(source, &mut passage.patience).await?);
+                authorization =
+                    Some(authorize(source, &mut passage.patience, &self.shared.token_waiters).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
@@ -234,10 +257,15 @@ impl Service {
             }
             passage.exchange.sent(generation);
             match forward(lease, request, passage.payload, route.timeout).await {
-                Ok(answered) => return Ok(Outcome { answered, generation: generation.unwrap_or_default() }),
+                Ok(answered) => {
+                    admitted.answered(answered.response.status(), &route.retry_on, origin);
+                    return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
+                }
                 Err(Failure::Unsent(unsent)) => request = *unsent,
                 Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (*again, true),
-                Err(Failure::Upstream(error) | Failure::Refused(_, error)) => return Err(error.into()),
+                Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
+                    return Err(admitted.broke_off(error, origin).into());
+                }
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }
         }
@@ -276,10 +304,13 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(answered);
         };
+        if passage.retries.are_over() {
+            passage.payload.forget();
+        }
         response::discard(answered);
 
         passage.exchange.replayed();
-        let replayed = self.attempt(passage, head, body, Some(authorization)).await?;
+        let replayed = self.send(passage, head, body, Some(authorization)).await?;
         match verdict(passage.route, &replayed.answered) {
             Verdict::Accepted if was_asked_for => {
                 hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
@@ -313,6 +344,9 @@ impl Service {
             passage.exchange.passed_401(NOT_KEPT);
             return Ok(None);
         }
+        // Without a place to wait for it, whoever comes next has it.
+        let waiting = place_to_wait(&self.shared.token_waiters);
+        let _waiting = waiting.inspect_err(|_| source.demand(rejected))?;
         let began = Instant::now();
         let replaced = source.replace(rejected, passage.patience).await;
         passage.patience = passage.patience.saturating_sub(began.elapsed());

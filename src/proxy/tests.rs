@@ -1,9 +1,7 @@
 //! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
 //! socket test could have.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,17 +22,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use super::budget::Budget;
+use super::admission::Place;
 use super::caller_io::CallerStream;
 use super::connect::{Connect, Connected, Connecting};
-use super::guard::Policy;
+use super::peer::Peer;
 use super::pool::Pool;
-use super::prefix::Prefix;
-use super::replay::Allowance;
 use super::route::{Route, Table};
-use super::rules::Rules;
-use super::service::{Service, Shared};
-use super::unauthorized::Hold;
+use super::seats::Seats;
+use super::service::Service;
+use super::terms::Terms;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
 use crate::clock::Clock;
@@ -91,7 +87,8 @@ impl CallerStream for DuplexStream {
     fn set_close_by_reset(&self) {}
 }
 
-/// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, and no token
+/// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, `/upload` is
+/// read to its end, and no token
 /// is good enough for `/rejected`.
 struct Api(Arc<Issuer>);
 
@@ -110,11 +107,15 @@ impl Connect for Api {
             let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
             let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
             async move {
+                if request.uri().path() == "/upload" {
+                    // One that breaks off has no answer.
+                    request.into_body().collect().await?;
+                }
                 let mut response = Response::new(Full::new(Bytes::from(body)));
                 if !is_live {
                     *response.status_mut() = StatusCode::UNAUTHORIZED;
                 }
-                Ok::<_, Infallible>(response)
+                Ok::<_, hyper::Error>(response)
             }
         });
         tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
@@ -128,7 +129,7 @@ impl Connect for Api {
 
 struct World {
     issuer: Arc<Issuer>,
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     worker: Worker,
 }
 
@@ -152,38 +153,11 @@ fn world(lines: &str, token_takes: Duration) -> World {
         connect: Box::new(Api(Arc::clone(&issuer))),
         number: 0,
     };
-    let upstream = Arc::new(Upstream::written(0, destination));
+    let upstream = Arc::new(Upstream::written(0, destination, Seats::new(100_000)));
     let mut table = Table::default();
-    let route = Route {
-        name: "/".to_owned(),
-        rules: Rules::default(),
-        prefix: Prefix::default(),
-        fields: config::Fields::default(),
-        retry_on: vec![StatusCode::UNAUTHORIZED],
-        upstream: Arc::clone(&upstream),
-        path_in_front: String::new(),
-        token: Some(source),
-        hold: Hold::default(),
-        timeout: Duration::from_mins(1),
-        allows_websocket: false,
-        login_stub: Vec::new(),
-    };
-    table.add(None, "/", route);
+    table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Shared {
-        policy: Policy::new(&config.server, "bearerd-test"),
-        table,
-        instance: "bearerd-test".to_owned(),
-        allowance: Allowance {
-            body_bytes: limits.body_bytes,
-            replay_body: limits.replay_body,
-            budget: Arc::new(Budget::new(limits.replay_total)),
-            body_timeout: Some(limits.body_timeout),
-        },
-        token_wait: limits.token_wait,
-        access_log: false,
-        clock,
-    });
+    let shared = Arc::new(Terms::new(&config, table, "bearerd-test".to_owned(), clock));
     let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
     World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
 }
@@ -192,7 +166,7 @@ impl World {
     /// A caller's end of a new connection.
     fn connection(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(4096);
-        self.worker.serve(far, SocketAddr::from(([127, 0, 0, 1], 1)), true);
+        self.worker.serve(far, Peer::UNIX, Place::default());
         near
     }
 
@@ -289,7 +263,13 @@ async fn until_the_end(mut stream: DuplexStream) -> (String, Duration) {
 
 /// A world whose connections have ten seconds for a head, and 75 between requests.
 fn swept() -> Rc<World> {
-    let world = Rc::new(world("header_timeout = \"10s\"\nidle_timeout = \"75s\"", Duration::ZERO));
+    swept_with("")
+}
+
+/// The same with other limits besides.
+fn swept_with(lines: &str) -> Rc<World> {
+    let lines = format!("header_timeout = \"10s\"\nidle_timeout = \"75s\"\n{lines}");
+    let world = Rc::new(world(&lines, Duration::ZERO));
     let sweeping = Rc::clone(&world);
     tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
     world
@@ -329,7 +309,7 @@ fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
 #[test]
 fn an_answer_that_its_caller_reads_slowly_is_not_cut_by_the_idle_timeout() {
     in_paused_time(async || {
-        let world = swept();
+        let world = swept_with("write_timeout = \"5m\"");
         let mut slow = world.connection();
         slow.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
@@ -369,6 +349,8 @@ const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingpong";
 /// A GET of `/` on stream 1 (RFC 7541 §6.1, §6.2.1), and one without the end of its head.
 const GET: &[u8] = b"\0\0\x0e\x01\x05\0\0\0\x01\x82\x84\x86\x41\x09localhost";
 const HALF_A_HEAD: &[u8] = b"\0\0\x0e\x01\x01\0\0\0\x01\x82\x84\x86\x41\x09localhost";
+const RST_STREAM: u8 = 3;
+const PING_FRAME: u8 = 6;
 const GOAWAY: u8 = 7;
 
 #[test]
@@ -398,12 +380,268 @@ fn an_http_2_connection_that_only_pings_after_its_request_is_let_go_in_peace_whe
         tokio::time::sleep(Duration::from_secs(5)).await;
         caller.write_all(PING).await.unwrap();
 
-        // A PING is not the beginning of a head.
-        let (seen, has_ended) = frames(&mut caller, Duration::from_mins(1)).await;
-        assert!(!has_ended && seen.iter().all(|(kind, _)| *kind != GOAWAY), "{seen:?}");
-        assert!(seen.contains(&(6, b"pingpong".to_vec())), "{seen:?}");
+        // A PING is not the beginning of a head, nor is the answer to one of ours.
+        let mut all = Vec::new();
+        for _ in 0..12 {
+            let (seen, has_ended) = frames(&mut caller, Duration::from_secs(5)).await;
+            assert!(!has_ended && seen.iter().all(|(kind, _)| *kind != GOAWAY), "{seen:?}");
+            answer_pings(&mut caller, &seen).await;
+            all.extend(seen);
+        }
+        assert!(all.contains(&(PING_FRAME, b"pingpong".to_vec())), "{all:?}");
 
-        let (seen, has_ended) = frames(&mut caller, Duration::from_secs(30)).await;
-        assert!(has_ended && seen.iter().any(|(kind, _)| *kind == GOAWAY), "{seen:?}");
+        let (mut all, mut has_ended) = (Vec::new(), false);
+        for _ in 0..6 {
+            let (seen, ended) = frames(&mut caller, Duration::from_secs(5)).await;
+            answer_pings(&mut caller, &seen).await;
+            all.extend(seen);
+            has_ended |= ended;
+        }
+        assert!(has_ended && all.iter().any(|(kind, _)| *kind == GOAWAY), "{all:?}");
+    });
+}
+
+/// Acknowledges the PINGs among these frames (RFC 9113 §6.7), if the other side still reads.
+async fn answer_pings(stream: &mut DuplexStream, seen: &[(u8, Vec<u8>)]) {
+    for (_, payload) in seen.iter().filter(|(kind, payload)| *kind == PING_FRAME && payload != b"pingpong") {
+        let mut pong = b"\0\0\x08\x06\x01\0\0\0\0".to_vec();
+        pong.extend_from_slice(payload);
+        let _ = stream.write_all(&pong).await;
+    }
+}
+
+#[test]
+fn an_http_2_peer_that_is_gone_without_a_word_is_found_out() {
+    in_paused_time(async || {
+        let world = swept();
+        let mut caller = world.connection();
+        caller.write_all(PREFACE_AND_SETTINGS).await.unwrap();
+        caller.write_all(GET).await.unwrap();
+
+        let (seen, has_ended) = frames(&mut caller, Duration::from_secs(39)).await;
+        assert!(!has_ended && seen.iter().any(|(kind, _)| *kind == PING_FRAME), "{seen:?}");
+        let (_, has_ended) = frames(&mut caller, Duration::from_secs(3)).await;
+        assert!(has_ended);
+    });
+}
+
+#[test]
+fn a_caller_that_takes_nothing_is_let_go_in_time_and_one_that_takes_little_is_not() {
+    in_paused_time(async || {
+        let world = swept_with("write_timeout = \"30s\"");
+        let mut patient = world.connection();
+        let mut silent = world.connection();
+        for caller in [&mut patient, &mut silent] {
+            caller.write_all(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        }
+
+        let mut taken = vec![0; 64];
+        for _ in 0..20 {
+            patient.read_exact(&mut taken).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(1), silent.read_to_end(&mut rest)).await;
+        assert!(read.is_ok() && rest.len() < LARGE, "{} bytes of an answer that nobody took", rest.len());
+        // What is there for the other comes to its end, now that it reads.
+        let mut all = Vec::new();
+        let missing = LARGE - 20 * taken.len();
+        while all.len() < missing && patient.read_buf(&mut all).await.unwrap() > 0 {}
+        assert!(all.len() >= missing, "{}", all.len());
+    });
+}
+
+/// `SETTINGS_INITIAL_WINDOW_SIZE` 0 (RFC 9113 §6.5.2): nothing of an answer may be sent but its head.
+const PREFACE_AND_CLOSED_WINDOWS: &[u8] =
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+
+/// One byte for a stream, or for the connection.
+fn window_update(stream: u8) -> Vec<u8> {
+    [b"\0\0\x04\x08\0\0\0\0".as_slice(), &[stream], b"\0\0\0\x01"].concat()
+}
+
+#[test]
+fn an_http_2_stream_whose_window_stays_closed_is_reset_and_its_connection_goes_on() {
+    in_paused_time(async || {
+        let world = swept_with("write_timeout = \"30s\"");
+        let mut caller = world.connection();
+        caller.write_all(PREFACE_AND_CLOSED_WINDOWS).await.unwrap();
+        for stream in [1, 3, 5] {
+            let mut get = GET.to_vec();
+            get[8] = stream;
+            caller.write_all(&get).await.unwrap();
+        }
+        let mut resets = 0;
+        for second in 0..40 {
+            // A window that opens by a byte is none to speak of.
+            caller.write_all(&window_update(0)).await.unwrap();
+            let (seen, has_ended) = frames(&mut caller, Duration::from_secs(1)).await;
+            assert!(!has_ended, "{seen:?}");
+            answer_pings(&mut caller, &seen).await;
+            let now = seen.iter().filter(|(kind, _)| *kind == RST_STREAM).count();
+            assert!(now == 0 || second >= 28, "after {second} s: {seen:?}");
+            resets += now;
+        }
+        assert_eq!(resets, 3);
+
+        let mut get = GET.to_vec();
+        get[8] = 7;
+        caller.write_all(&get).await.unwrap();
+        caller.write_all(&window_update(7).repeat(5)).await.unwrap();
+        let (seen, _) = frames(&mut caller, Duration::from_secs(1)).await;
+        let body: Vec<u8> =
+            seen.iter().filter(|(kind, _)| *kind == 0).flat_map(|(_, data)| data.clone()).collect();
+        assert_eq!(body, b"hello", "{seen:?}");
+    });
+}
+
+#[test]
+fn requests_beyond_the_bound_do_not_wait_for_a_token_and_the_others_get_theirs() {
+    in_paused_time(async || {
+        let world = world("token_waiters = 10", Duration::from_secs(2));
+        let started = Instant::now();
+
+        let answers = join_all((0..50).map(async |_| (world.get().await, started.elapsed()))).await;
+
+        let (served, refused): (Vec<_>, Vec<_>) =
+            answers.iter().partition(|(answer, _)| answer.status() == 200);
+        assert_eq!((served.len(), refused.len()), (10, 40));
+        for (answer, elapsed) in refused {
+            let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+            assert_eq!((answer.status().as_u16(), &problem["code"]), (503, &"overloaded".into()));
+            assert_eq!(answer.headers()["retry-after"], "1");
+            assert!(*elapsed < Duration::from_secs(1), "{elapsed:?}");
+        }
+        assert_eq!(world.issuer.asked.load(Ordering::Relaxed), 1);
+
+        // So it is with a token that was rejected.
+        world.issuer.live.lock().unwrap().clear();
+        let answers = join_all((0..50).map(|_| world.get())).await;
+        let served = answers.iter().filter(|answer| answer.status() == 200).count();
+        assert!((10..50).contains(&served), "{served}");
+        assert!(answers.iter().all(|answer| [200, 503].contains(&answer.status().as_u16())));
+        assert_eq!(world.get().await.status(), 200, "nobody waits any more");
+    });
+}
+
+/// An upload whose pieces come so often, until it is over or refused: what was answered, and when.
+async fn upload(world: &World, piece: &[u8], pause: Duration, pieces: usize) -> (String, Duration) {
+    let mut caller = world.connection();
+    let head =
+        b"POST /upload HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    caller.write_all(head).await.unwrap();
+    let started = Instant::now();
+    let (mut reading, mut writing) = tokio::io::split(caller);
+    let mut framed = format!("{:x}\r\n", piece.len()).into_bytes();
+    framed.extend_from_slice(piece);
+    framed.extend_from_slice(b"\r\n");
+    let write = async {
+        for _ in 0..pieces {
+            tokio::time::sleep(pause).await;
+            if writing.write_all(&framed).await.is_err() {
+                break;
+            }
+        }
+        let _ = writing.write_all(b"0\r\n\r\n").await;
+        std::future::pending::<()>().await;
+    };
+    let mut text = String::new();
+    tokio::select! {
+        _ = reading.read_to_string(&mut text) => {}
+        () = write => {}
+    }
+    (text, started.elapsed())
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_refused_and_one_that_comes_just_fast_enough_is_not() {
+    in_paused_time(async || {
+        let world = swept_with("body_rate = \"240B\"");
+        assert_eq!(world.get().await.status(), 200);
+
+        // A byte a second never pauses for long, and never ends.
+        let (text, elapsed) = upload(&world, b"x", Duration::from_secs(1), 10_000).await;
+        assert!(text.starts_with("HTTP/1.1 408") && text.contains("request_timeout"), "{text}");
+        assert!((5..=7).contains(&elapsed.as_secs()), "{elapsed:?}");
+
+        let (text, elapsed) = upload(&world, &[b'x'; 250], Duration::from_secs(1), 60).await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{elapsed:?}: {text}");
+        // It may be slow at first, for a while.
+        let (text, elapsed) = upload(&world, b"x", Duration::from_secs(1), 4).await;
+        assert!(text.starts_with("HTTP/1.1 200"), "{elapsed:?}: {text}");
+    });
+}
+
+#[test]
+fn an_http_2_connection_that_is_old_enough_is_let_go_in_peace() {
+    in_paused_time(async || {
+        let world = swept_with("connection_age = \"60s\"");
+        let mut caller = world.connection();
+        caller.write_all(PREFACE_AND_SETTINGS).await.unwrap();
+        let (mut stream, mut answers, mut goaway) = (1_u8, 0, false);
+        // A request every second, and one on the way when GOAWAY comes: all are answered.
+        loop {
+            let mut get = GET.to_vec();
+            get[8] = stream;
+            if caller.write_all(&get).await.is_err() {
+                break;
+            }
+            stream += 2;
+            let (seen, has_ended) = frames(&mut caller, Duration::from_secs(1)).await;
+            answer_pings(&mut caller, &seen).await;
+            answers += seen.iter().filter(|(kind, _)| *kind == 1).count();
+            goaway |= seen.iter().any(|(kind, _)| *kind == GOAWAY);
+            if has_ended {
+                break;
+            }
+            assert!(stream < 200, "never ended");
+            if goaway {
+                let (_, has_ended) = frames(&mut caller, Duration::from_secs(7)).await;
+                assert!(has_ended);
+                break;
+            }
+        }
+        assert!(goaway && (53..=62).contains(&answers), "{answers} answers");
+        assert_eq!(usize::from(stream / 2), answers, "each request has its answer");
+    });
+}
+
+#[test]
+fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_rest() {
+    in_paused_time(async || {
+        let world = swept_with("connection_age = \"100s\"");
+        let request = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let mut busy = world.connection();
+        let mut buffer = Vec::new();
+        let mut answers = 0;
+        let started = Instant::now();
+        // Without a rest: each answer is followed by the next request at once.
+        loop {
+            busy.write_all(request).await.unwrap();
+            while !buffer.ends_with(b"hello") {
+                let read = busy.read_buf(&mut buffer).await.unwrap();
+                assert!(read > 0, "a request was lost after {:?}", started.elapsed());
+            }
+            answers += 1;
+            if String::from_utf8_lossy(&buffer).contains("connection: close") {
+                break;
+            }
+            buffer.clear();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        let age = started.elapsed().as_secs();
+        assert!((89..=102).contains(&age) && answers > 100, "{age} s");
+        assert_eq!(busy.read_buf(&mut buffer).await.unwrap(), 0, "closed after its last answer");
+
+        // One at rest is closed before it has been idle for long.
+        let mut idle = world.connection();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for _ in 0..2 {
+            idle.write_all(request).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(40)).await;
+        }
+        let (text, elapsed) = until_the_end(idle).await;
+        assert!(text.ends_with("hello") && elapsed < Duration::from_secs(20), "{elapsed:?}: {text}");
     });
 }

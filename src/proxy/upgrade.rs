@@ -21,10 +21,10 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::caller::{Caller, LINGER};
-use super::connect::Stream;
 use super::error::ProxyError;
 use super::forward::{Answered, ForwardError};
 use super::headers;
+use super::pool::Switched;
 use super::replay::Attempt;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -44,12 +44,13 @@ pub struct Slot(RefCell<Option<Tunnel>>);
 
 /// An upstream's connection that speaks HTTP no more, for a caller's.
 pub struct Tunnel {
-    upstream: Box<dyn Stream>,
-    /// What has come already.
-    first: Bytes,
-    caller: Rc<Caller>,
+    upstream: Switched,
+    caller: UnderWay,
     is_logged: bool,
 }
+
+/// Counts as a request of its caller's.
+struct UnderWay(Rc<Caller>);
 
 impl Handshake {
     /// The handshake of a request, if it is a whole one (RFC 6455 §4.2.1). What is none loses its `Upgrade`.
@@ -87,13 +88,13 @@ impl Handshake {
             && has(&head.headers, &CONNECTION, "upgrade")
             && head.headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|said| *said == self.accept);
         let taken_over = if is_accepted { lease.into_stream().await } else { None };
-        let Some((upstream, first)) = taken_over else {
+        let Some(upstream) = taken_over else {
             return Err(ForwardError::Protocol("a 101 that answers no handshake".to_owned()).into());
         };
         headers::for_caller(&mut head.headers, head.version, instance);
         Self::ask(&mut head.headers);
-        let tunnel = Tunnel { upstream, first, caller: Rc::clone(caller), is_logged };
         caller.request_begun();
+        let tunnel = Tunnel { upstream, caller: UnderWay(Rc::clone(caller)), is_logged };
         *caller.upgrade.0.borrow_mut() = Some(tunnel);
         Ok(Response::from_parts(head, Bytes::new()))
     }
@@ -120,11 +121,10 @@ impl Slot {
 impl Tunnel {
     /// Carries bytes in both directions until one side has ended, and then for a moment what the other still says.
     /// `read` is what has come of the caller's already.
-    pub async fn run<C: AsyncRead + AsyncWrite>(mut self, caller: C, read: Bytes) {
+    pub async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
-        let upstream = std::mem::replace(&mut self.upstream, Box::new(tokio::io::empty()));
-        let first = std::mem::take(&mut self.first);
-        let (caller, upstream) = (split(caller), split(upstream));
+        let Switched { stream, first, held: _held } = self.upstream;
+        let (caller, upstream) = (split(caller), split(stream));
         let (mut up, mut down) = (Ok(0), Ok(0));
         {
             let mut upwards = Box::pin(carry(read, caller.0, upstream.1));
@@ -148,7 +148,7 @@ impl Tunnel {
             let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(
                 target: "bearerd::access",
-                peer = %self.caller.peer.ip(),
+                peer = %self.caller.0.peer.host(),
                 received = up.as_ref().ok(),
                 sent = down.as_ref().ok(),
                 duration_ms,
@@ -158,9 +158,9 @@ impl Tunnel {
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.caller.request_ended();
+        self.0.request_ended();
     }
 }
 

@@ -14,8 +14,11 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::authorize::authorize;
+use super::breaker::Breaker;
 use super::connect::Connect;
 use super::error::ProxyError;
+use super::permits::Permits;
+use super::seats::Seats;
 use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -24,6 +27,12 @@ use crate::token::api_discovery::DiscoverySource;
 pub struct Upstream {
     /// Counts from 0; a worker finds its pool by it.
     pub index: usize,
+    /// File descriptors that connections to all upstreams may take.
+    pub descriptors: Arc<Seats>,
+    /// Whether it is worth a request.
+    pub breaker: Breaker,
+    /// What connections it may have.
+    pub permits: Permits,
     place: Place,
 }
 
@@ -58,13 +67,23 @@ pub enum Current<'a> {
 
 impl Upstream {
     /// One that stays where it is.
-    pub const fn written(index: usize, destination: Destination) -> Self {
-        Self { index, place: Place::Written(destination) }
+    pub fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
+        Self::at(index, Place::Written(destination), descriptors)
     }
 
     /// One that is nowhere yet.
-    pub fn discovered(index: usize, source: DiscoverySource) -> Self {
-        Self { index, place: Place::Discovered { current: ArcSwapOption::empty(), source } }
+    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
+        Self::at(index, Place::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
+    }
+
+    fn at(index: usize, place: Place, descriptors: Arc<Seats>) -> Self {
+        Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, place }
+    }
+
+    /// The same, spared by these.
+    #[must_use]
+    pub fn protected(self, breaker: Breaker, permits: Permits) -> Self {
+        Self { breaker, permits, ..self }
     }
 
     /// Where it is, if that is known.
@@ -88,6 +107,7 @@ impl Upstream {
         if let Place::Discovered { current, .. } = &self.place {
             let number = self.number().wrapping_add(1);
             current.store(Some(Arc::new(Destination { number, ..destination })));
+            self.breaker.reset();
         }
     }
 
@@ -100,9 +120,10 @@ impl Upstream {
         &self,
         token: Option<&TokenSource>,
         patience: &mut Duration,
+        waiters: &Arc<Seats>,
     ) -> Result<Current<'_>, ProxyError> {
         if let Some(token) = token {
-            authorize(token, patience).await?;
+            authorize(token, patience, waiters).await?;
         }
         if let Place::Discovered { source, .. } = &self.place {
             let began = Instant::now();

@@ -6,23 +6,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use rustls::ServerConfig;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
+use super::admission::Place;
 use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
+use super::handshake;
+use super::peer::Peer;
 use super::pool::Pool;
-use super::service::{Service, Shared};
+use super::service::Service;
+use super::terms::Terms;
 use super::upstream::Upstream;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
@@ -37,11 +41,22 @@ const BACKLOG: usize = 1024;
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket, not blocking.
-    pub socket: std::net::TcpStream,
+    pub socket: Socket,
     /// Where it comes from.
-    pub peer: SocketAddr,
-    /// Whether requests from there are answered.
-    pub is_allowed: bool,
+    pub peer: Peer,
+    /// Its share of the connections that there may be.
+    pub place: Place,
+}
+
+/// A caller's socket, and what is spoken on it.
+#[derive(Debug)]
+pub enum Socket {
+    /// HTTP.
+    Tcp(std::net::TcpStream),
+    /// HTTP over TLS.
+    Tls(std::net::TcpStream, Arc<ServerConfig>),
+    /// HTTP.
+    Unix(std::os::unix::net::UnixStream),
 }
 
 /// How the listener reaches a worker.
@@ -73,7 +88,7 @@ impl WorkerHandle {
 /// If the system refuses a thread.
 pub fn spawn(
     index: usize,
-    shared: Arc<Shared>,
+    shared: Arc<Terms>,
     upstreams: Vec<Arc<Upstream>>,
     limits: Limits,
     stage: watch::Receiver<Stage>,
@@ -127,6 +142,9 @@ impl Worker {
     pub async fn run(self, mut accepted: mpsc::Receiver<Accepted>, mut stage: watch::Receiver<Stage>) {
         let mut sweep = tokio::time::interval(self.sweep_interval());
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for pool in self.service.pools() {
+            tokio::task::spawn_local(Rc::clone(pool).give_way());
+        }
         let mut more_may_come = true;
         while more_may_come || !self.callers.all.borrow().is_empty() {
             tokio::select! {
@@ -164,23 +182,48 @@ impl Worker {
     }
 
     fn take(&self, accepted: Accepted) {
-        let Accepted { socket, peer, is_allowed } = accepted;
-        let stream = socket.set_nodelay(true).and_then(|()| TcpStream::from_std(socket));
-        match stream {
-            Ok(stream) => self.serve(stream, peer, is_allowed),
-            Err(error) => {
-                debug!(%peer, %error, "connection failed");
-                self.load.fetch_sub(1, Ordering::Relaxed);
+        let Accepted { socket, peer, place } = accepted;
+        let tcp = |socket: std::net::TcpStream| {
+            socket.set_nodelay(true)?;
+            TcpStream::from_std(socket)
+        };
+        let taken = match socket {
+            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(stream, peer, place)),
+            Socket::Tls(socket, config) => {
+                tcp(socket).map(|stream| self.serve_tls(stream, peer, place, config))
             }
+            Socket::Unix(socket) => {
+                UnixStream::from_std(socket).map(|stream| self.serve(stream, peer, place))
+            }
+        };
+        if let Err(error) = taken {
+            debug!(%peer, %error, "connection failed");
+            self.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve<S>(&self, stream: S, peer: SocketAddr, is_allowed: bool)
+    pub fn serve<S>(&self, stream: S, peer: Peer, place: Place)
     where
         S: CallerStream + 'static,
     {
-        let caller = Caller::new(peer, is_allowed, Rc::clone(&self.callers.now));
+        self.spawn(peer, place, |caller, service, limits| connection::serve(stream, caller, service, limits));
+    }
+
+    /// The same over TLS.
+    fn serve_tls(&self, stream: TcpStream, peer: Peer, place: Place, config: Arc<ServerConfig>) {
+        self.spawn(peer, place, |caller, service, limits| async move {
+            if let Some(stream) = handshake::accept(stream, config, &caller).await {
+                connection::serve(stream, caller, service, limits).await;
+            }
+        });
+    }
+
+    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Service>, Rc<Limits>) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.limits.connection_age);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
@@ -189,12 +232,13 @@ impl Worker {
             caller: Rc::clone(&caller),
             callers: Rc::clone(&self.callers),
             load: Arc::clone(&self.load),
+            _place: place,
         };
-        let (service, limits) = (Rc::clone(&self.service), Rc::clone(&self.limits));
+        let serving = serve(caller, Rc::clone(&self.service), Rc::clone(&self.limits));
         tokio::task::spawn_local(async move {
             // Dropped with the task, and so even where the task panics.
             let _leaving = leaving;
-            connection::serve(stream, caller, service, limits).await;
+            serving.await;
         });
     }
 
@@ -216,13 +260,17 @@ impl Worker {
         }
         for pool in self.service.pools() {
             pool.reap(now);
+            pool.upstream().breaker.tick();
         }
     }
 
     /// Often enough for the shortest time-out to be kept within a tenth.
     fn sweep_interval(&self) -> Duration {
-        let shortest = self.limits.header_timeout.min(self.limits.idle_timeout);
-        (shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
+        let Limits { tls_timeout, header_timeout, idle_timeout, write_timeout, connection_age, .. } =
+            &*self.limits;
+        let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
+        let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
+        (*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
     }
 }
 
@@ -231,6 +279,7 @@ struct Leaving {
     caller: Rc<Caller>,
     callers: Rc<Callers>,
     load: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 impl Drop for Leaving {

@@ -177,7 +177,7 @@ impl Trail {
             outcome = failure.outcome,
             needs_a_person = failure.needs_a_person,
             next_attempt_seconds = failure.next.as_secs() + u64::from(failure.next.subsec_nanos() > 0),
-            error = %failure.error,
+            error = failure.error.to_string(),
         }, "token refresh failed");
     }
 
@@ -197,7 +197,7 @@ impl Trail {
         event!(warn, self, "credential.fallback_used", {
             fallback = grant,
             needs_a_person = false,
-            error = %why,
+            error = why.to_string(),
         }, "no refresh token is taken, fallback used");
     }
 
@@ -206,7 +206,7 @@ impl Trail {
         self.is_failing = true;
         event!(warn, self, "credential.reauthorization_required", {
             needs_a_person = true,
-            error = %error,
+            error = error.to_string(),
         }, "reauthorization required");
     }
 
@@ -215,7 +215,7 @@ impl Trail {
         self.is_failing = true;
         event!(warn, self, "rotation.limit_reached", {
             needs_a_person = true,
-            error = %error,
+            error = error.to_string(),
         }, "rotation limit reached");
     }
 

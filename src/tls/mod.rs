@@ -1,4 +1,5 @@
-//! TLS: how peers are checked.
+//! TLS: how peers are checked, and what callers are shown.
 
-pub mod certificate;
 pub mod client;
+pub mod reload;
+pub mod server;

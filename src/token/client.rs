@@ -20,6 +20,7 @@ use super::discovery::{self, Metadata};
 use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::oddities;
+use super::retry_after::retry_after;
 use super::wire::{self, Grant};
 use crate::causes::causes;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
@@ -133,7 +134,7 @@ impl TokenClient {
         if let Some(known) = known.as_ref().filter(|_| !is_doubtful) {
             return Ok((Arc::clone(known), false));
         }
-        match discovery::discover(&self.http, issuer, credential.timeout).await {
+        match discovery::discover(&self.http, issuer, credential).await {
             Ok(found) => {
                 let found = Arc::new(found);
                 oddities::of_metadata(known.as_deref(), &found, credential);
@@ -172,6 +173,9 @@ impl TokenClient {
     pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
         let request = self.http.get(url).header(ACCEPT, "application/json");
         let mut response = request.send().await.map_err(|error| network(&error.without_url()))?;
+        if let Some(throttled) = throttled(&response) {
+            return Err(throttled);
+        }
         let body = read(&mut response).await?;
         Ok((response.status(), body))
     }
@@ -224,6 +228,18 @@ impl TokenEndpoint for TokenClient {
 /// A proxy's URL may hold a password.
 fn without_url(error: reqwest::Error) -> ClientError {
     ClientError::Http(error.without_url())
+}
+
+/// That the server asks to be left alone, if it does.
+pub(super) fn throttled(response: &reqwest::Response) -> Option<TokenError> {
+    let retry_after = retry_after(response.headers());
+    let asks = match response.status() {
+        StatusCode::TOO_MANY_REQUESTS => true,
+        StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
+        _ => false,
+    };
+    let status = response.status().as_u16();
+    asks.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
 }
 
 /// The body, as far as it may be read.

@@ -6,9 +6,11 @@
 
 use secrecy::SecretString;
 
+use super::client::TokenEndpoint;
 use super::error::{NO_CODE, TokenError};
 use super::state_file::{SecretMark, State};
-use crate::config::Identity;
+use super::wire::Grant;
+use crate::config::{Credential, Identity};
 
 /// One of the two, by its key in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +96,33 @@ impl ClientSecrets {
     pub fn changed(&mut self, configured: &Identity<SecretString>) {
         self.candidate = self.marked(configured);
         self.is_other_tried = false;
+    }
+
+    /// Asks once, outside the loop; and once more with the other secret where the server does not know the client by
+    /// the one.
+    ///
+    /// # Errors
+    ///
+    /// What the last answer means.
+    pub async fn ask<E: TokenEndpoint>(
+        &mut self,
+        credential: &Credential,
+        endpoint: &E,
+        configured: &Identity<SecretString>,
+    ) -> Result<Grant, TokenError> {
+        let mut outcome = endpoint.request(credential, &self.identity(configured), None).await;
+        if outcome.as_ref().err().is_some_and(is_invalid_client) && self.refused(configured) {
+            outcome = endpoint.request(credential, &self.identity(configured), None).await;
+        }
+        if outcome.is_ok() {
+            self.worked(configured);
+        }
+        outcome
+    }
+
+    /// The one that worked last.
+    pub const fn in_use(&self) -> Which {
+        self.in_use
     }
 
     /// Notes what must outlive the process.

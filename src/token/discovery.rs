@@ -5,17 +5,16 @@
 //! one: servers answer unknown paths with whatever they like. A server that does not answer at all is not asked twice.
 
 use std::fmt;
-use std::time::Duration;
 
 use http::StatusCode;
 use http::header::ACCEPT;
 use serde::Deserialize;
+use serde_json::Value;
 use thiserror::Error;
 use url::Url;
 
 use super::client::{self, MAX_ANSWER_BYTES};
 use super::error::{Malformed, TokenError, printable};
-use super::retry_after::retry_after;
 use crate::config::endpoint::is_protected;
 use crate::config::identity::{ClientAuth, Grant};
 use crate::config::{Credential, Issuer};
@@ -23,7 +22,7 @@ use crate::config::{Credential, Issuer};
 /// What an issuer's metadata says, as far as we use it (RFC 8414 §2). Other members are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where tokens are asked for.
+    /// Where tokens are asked for by this client.
     pub token_endpoint: Url,
     /// As it says; whoever goes there looks at it first.
     authorization_endpoint: Option<String>,
@@ -85,14 +84,15 @@ struct Document {
     issuer: String,
     token_endpoint: Option<String>,
     authorization_endpoint: Option<String>,
-    grant_types_supported: Option<Vec<String>>,
-    token_endpoint_auth_methods_supported: Option<Vec<String>>,
-    code_challenge_methods_supported: Option<Vec<String>>,
+    grant_types_supported: Option<Value>,
+    token_endpoint_auth_methods_supported: Option<Value>,
+    code_challenge_methods_supported: Option<Value>,
     #[serde(default)]
     authorization_response_iss_parameter_supported: Option<bool>,
+    mtls_endpoint_aliases: Option<Value>,
 }
 
-/// Asks an issuer, at one place and then at the other, `within` this time for both.
+/// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
 ///
 /// # Errors
 ///
@@ -100,13 +100,14 @@ struct Document {
 pub(super) async fn discover(
     http: &reqwest::Client,
     issuer: &Issuer,
-    within: Duration,
+    credential: &Credential,
 ) -> Result<Metadata, TokenError> {
+    let shows_certificate = credential.client_certificate.is_some();
     let mut flaws = Vec::new();
     let both = async {
         for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
             let path = url.path().to_owned();
-            match ask(http, url, issuer).await? {
+            match ask(http, url, issuer, shows_certificate).await? {
                 Ok(metadata) => return Ok(Some(metadata)),
                 Err(flaw) => {
                     let is_unreachable = matches!(flaw, Flaw::Unreachable(_));
@@ -119,7 +120,7 @@ pub(super) async fn discover(
         }
         Ok(None)
     };
-    match tokio::time::timeout(within, both).await {
+    match tokio::time::timeout(credential.timeout, both).await {
         Ok(Ok(Some(metadata))) => return Ok(metadata),
         Ok(Ok(None)) => {}
         Ok(Err(throttled)) => return Err(throttled),
@@ -136,41 +137,36 @@ async fn ask(
     http: &reqwest::Client,
     url: Url,
     issuer: &Issuer,
+    shows_certificate: bool,
 ) -> Result<Result<Metadata, Flaw>, TokenError> {
     let mut response = match http.get(url).header(ACCEPT, "application/json").send().await {
         Ok(response) => response,
         Err(error) => return Ok(Err(Flaw::Unreachable(client::words(&error.without_url())))),
     };
-    let status = response.status();
-    let asks_to_wait = retry_after(response.headers());
-    match status {
+    if let Some(throttled) = client::throttled(&response) {
+        return Err(throttled);
+    }
+    match response.status() {
         StatusCode::OK => {}
-        StatusCode::TOO_MANY_REQUESTS => return Err(throttled(status, asks_to_wait)),
-        StatusCode::SERVICE_UNAVAILABLE if asks_to_wait.is_some() => {
-            return Err(throttled(status, asks_to_wait));
-        }
-        _ if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
-        _ => return Ok(Err(Flaw::Status(status.as_u16()))),
+        status if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
+        status => return Ok(Err(Flaw::Status(status.as_u16()))),
     }
     Ok(match client::read(&mut response).await {
-        Ok(body) => Metadata::parse(&body, issuer),
+        Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
         Err(TokenError::Malformed(flaw)) => Err(Flaw::Body(flaw)),
         Err(TokenError::Network(words)) => Err(Flaw::Unreachable(words)),
         Err(other) => return Err(other),
     })
 }
 
-const fn throttled(status: StatusCode, retry_after: Option<Duration>) -> TokenError {
-    TokenError::Throttled { status: status.as_u16(), retry_after, at_least: Duration::ZERO }
-}
-
 impl Metadata {
-    /// Reads an issuer's document.
+    /// Reads an issuer's document, for a client that may show a certificate: where such go elsewhere, the document says
+    /// so, and they must (RFC 8705 §5).
     ///
     /// # Errors
     ///
     /// The [`Flaw`] for which it is not gone by.
-    pub fn parse(json: &[u8], issuer: &Issuer) -> Result<Self, Flaw> {
+    pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, Flaw> {
         if json.len() > MAX_ANSWER_BYTES {
             return Err(Flaw::Body(Malformed::TooLarge));
         }
@@ -178,12 +174,20 @@ impl Metadata {
         if document.issuer != issuer.as_str() {
             return Err(Flaw::OtherIssuer(printable(&document.issuer)));
         }
+        let alias = document.mtls_endpoint_aliases.as_ref().filter(|_| shows_certificate);
+        let alias = alias.and_then(|aliases| aliases.get("token_endpoint")).filter(|alias| !alias.is_null());
+        let token_endpoint = match alias {
+            Some(alias) => {
+                endpoint("mtls_endpoint_aliases.token_endpoint", Some(alias.as_str().unwrap_or_default()))?
+            }
+            None => endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+        };
         Ok(Self {
-            token_endpoint: endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+            token_endpoint,
             authorization_endpoint: document.authorization_endpoint,
-            grant_types: document.grant_types_supported,
-            client_auths: document.token_endpoint_auth_methods_supported,
-            challenge_methods: document.code_challenge_methods_supported,
+            grant_types: listed(document.grant_types_supported),
+            client_auths: listed(document.token_endpoint_auth_methods_supported),
+            challenge_methods: listed(document.code_challenge_methods_supported),
             names_itself: document.authorization_response_iss_parameter_supported == Some(true),
         })
     }
@@ -225,6 +229,11 @@ impl Metadata {
         }
         lacking
     }
+}
+
+/// What is listed; something else than a list of texts says nothing, and nothing depends on it but warnings.
+fn listed(value: Option<Value>) -> Option<Vec<String>> {
+    serde_json::from_value(value?).ok()
 }
 
 fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, Flaw> {
@@ -273,7 +282,7 @@ mod tests {
     }
 
     fn parse(members: &str) -> Result<Metadata, Flaw> {
-        Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer())
+        Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer(), false)
     }
 
     const TOKEN: &str = ",\"token_endpoint\":\"https://b.test/t\"";
@@ -305,10 +314,31 @@ mod tests {
             ("{\"issuer\":\"https://A.test/x\"}", Flaw::OtherIssuer("https://A.test/x".into())),
             ("{\"issuer\":\"a\\r\\nb\"}", Flaw::OtherIssuer("a??b".into())),
         ] {
-            assert_eq!(Metadata::parse(json.as_bytes(), &issuer()), Err(flaw), "{json}");
+            assert_eq!(Metadata::parse(json.as_bytes(), &issuer(), false), Err(flaw), "{json}");
         }
         let large = vec![b' '; MAX_ANSWER_BYTES + 1];
-        assert_eq!(Metadata::parse(&large, &issuer()), Err(Flaw::Body(Malformed::TooLarge)));
+        assert_eq!(Metadata::parse(&large, &issuer(), false), Err(Flaw::Body(Malformed::TooLarge)));
+    }
+
+    #[test]
+    fn a_client_with_a_certificate_goes_where_such_clients_go() {
+        let of = |members: &str, shows_certificate| {
+            let json = format!("{{\"issuer\":\"https://a.test/x\"{members}}}");
+            let metadata = Metadata::parse(json.as_bytes(), &issuer(), shows_certificate);
+            metadata.map(|metadata| metadata.token_endpoint.to_string())
+        };
+        let alias = |alias: &str| format!("{TOKEN},\"mtls_endpoint_aliases\":{alias}");
+        let other = alias("{\"token_endpoint\":\"https://mtls.b.test/t\"}");
+        assert_eq!(of(&other, true).as_deref(), Ok("https://mtls.b.test/t"));
+        assert_eq!(of(&other, false).as_deref(), Ok("https://b.test/t"));
+        for none in ["{}", "null", "[]", "7", "{\"token_endpoint\":null}"] {
+            assert_eq!(of(&alias(none), true).as_deref(), Ok("https://b.test/t"), "{none}");
+        }
+        for bad in ["7", "\"http://mtls.b.test/t\""] {
+            let members = alias(&format!("{{\"token_endpoint\":{bad}}}"));
+            assert_eq!(of(&members, true), Err(Flaw::Unprotected("mtls_endpoint_aliases.token_endpoint")));
+            assert!(of(&members, false).is_ok());
+        }
     }
 
     #[test]
@@ -331,6 +361,9 @@ mod tests {
                     \"token_endpoint_auth_methods_supported\":[\"client_secret_post\"]";
         assert_eq!(lacking(both, ""), ["client_credentials", "client_secret_basic"]);
         assert_eq!(lacking(both, "client_auth = \"client_secret_post\""), ["client_credentials"]);
+        for odd in ["7", "\"refresh_token\"", "[7]", "null", "{}"] {
+            assert_eq!(lacking(&format!(",\"grant_types_supported\":{odd}"), ""), nothing, "{odd}");
+        }
         let exchange = "grant = \"token_exchange\"\nsubject_token = { env = \"S\" }";
         let listed = ",\"grant_types_supported\":[\"urn:ietf:params:oauth:grant-type:token-exchange\"]";
         assert_eq!(lacking(listed, exchange), nothing);
@@ -340,9 +373,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_makes_it_panic(json in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,40}") {
-            let _ = Metadata::parse(&json, &issuer());
+            let _ = Metadata::parse(&json, &issuer(), true);
             let json = serde_json::json!({ "issuer": "https://a.test/x", "token_endpoint": text });
-            let _ = Metadata::parse(json.to_string().as_bytes(), &issuer());
+            let _ = Metadata::parse(json.to_string().as_bytes(), &issuer(), true);
         }
     }
 }

@@ -84,8 +84,11 @@ pub enum Malformed {
     /// The connection ended within it.
     #[error("its body is incomplete")]
     Incomplete,
-    /// Not one JSON object with each member once.
-    #[error("its body is not a JSON object with unique members (line {line}, column {column})")]
+    /// A page, by whoever stands before the token endpoint.
+    #[error("its body is HTML or XML and not JSON: a login page, a proxy or a firewall may have answered")]
+    Markup,
+    /// Not one JSON object.
+    #[error("its body is not a JSON object (line {line}, column {column})")]
     NotJson {
         /// Counted from 1.
         line: usize,
@@ -95,6 +98,12 @@ pub enum Malformed {
     /// Values in values in values.
     #[error("its body is nested too deeply")]
     TooDeep,
+    /// A member that can be read in two ways.
+    #[error("its `{0}` is there more than once")]
+    Repeated(&'static str),
+    /// A member of another kind than it should be.
+    #[error("its `{0}` is not a text")]
+    NotText(&'static str),
     /// No member `access_token`.
     #[error("it holds no access token")]
     NoToken,

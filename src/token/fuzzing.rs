@@ -49,8 +49,11 @@ pub fn answer(answer: &[u8]) {
 pub fn metadata(json: &[u8]) {
     let identifier = "https://as.example.com";
     let Ok(url) = url::Url::parse(identifier) else { return };
-    if let Ok(metadata) = Metadata::parse(json, &Issuer::new(identifier, url)) {
-        assert!(is_protected(&metadata.token_endpoint));
-        assert!(metadata.authorization_endpoint().map_or(true, |url| is_protected(&url)));
+    let issuer = Issuer::new(identifier, url);
+    for shows_certificate in [false, true] {
+        if let Ok(metadata) = Metadata::parse(json, &issuer, shows_certificate) {
+            assert!(is_protected(&metadata.token_endpoint));
+            assert!(metadata.authorization_endpoint().map_or(true, |url| is_protected(&url)));
+        }
     }
 }

@@ -111,11 +111,10 @@ impl Limiter {
         self.blocked = None;
     }
 
-    /// Another grant takes the old one's place: what the old one came to is over, what the server asked for is not.
+    /// Another grant takes the old one's place.
     pub fn authorized(&mut self) {
-        self.failures = 0;
-        self.rejections = 0;
-        self.blocked = self.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
+        let Memory { blocked, failures, rejections, .. } = authorized(self.snapshot());
+        (self.blocked, self.failures, self.rejections) = (blocked, failures, rejections);
     }
 
     /// No token came: keeps the next request back as its cause demands.
@@ -180,6 +179,13 @@ impl Limiter {
             self.rejections = 0;
         }
     }
+}
+
+/// What is remembered once another grant takes the old one's place: what the old one came to is over, what the server
+/// asked for and what was used of the quota is not.
+pub fn authorized(memory: Memory) -> Memory {
+    let blocked = memory.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
+    Memory { blocked, failures: 0, rejections: 0, ..memory }
 }
 
 fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {

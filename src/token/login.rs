@@ -11,10 +11,13 @@ use super::acceptance;
 use super::access_token::{AccessToken, Generation};
 use super::authorization::Attempt;
 use super::client::TokenEndpoint;
+use super::client_secrets::ClientSecrets;
 use super::confidential::Confidential;
 use super::durable_state::settings;
 use super::error::{Malformed, TokenError};
+use super::limiter;
 use super::oddities::Oddities;
+use super::rotation;
 use super::state_file::State;
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
@@ -30,6 +33,8 @@ pub struct NewGrant {
     scopes: Option<Vec<String>>,
     /// What the server may not be quoted with.
     secrets: Vec<SecretString>,
+    /// Which client secret was taken.
+    client_secrets: ClientSecrets,
     token: AccessToken,
 }
 
@@ -58,7 +63,8 @@ pub async fn exchange<E: TokenEndpoint>(
 ) -> Result<NewGrant, LoginError> {
     let identity = Identity { grant: attempt.grant(code), ..credential.identity.initial() };
     let sent = clock.now();
-    let grant = endpoint.request(credential, &identity, None).await?;
+    let mut client_secrets = ClientSecrets::default();
+    let grant = client_secrets.ask(credential, endpoint, &identity).await?;
     let scopes = acceptance::scopes(&grant, credential)?;
     let now = wall_clock();
     let lifetime = acceptance::lifetime(&grant, credential, now)?;
@@ -71,17 +77,18 @@ pub async fn exchange<E: TokenEndpoint>(
     let access_token = SecretString::from(grant.access_token);
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), access_token.clone()]);
-    Ok(NewGrant { refresh_token, access_token, sent, lifetime, scopes: grant.scopes, secrets, token })
+    let scopes = grant.scopes;
+    Ok(NewGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
 }
 
 impl NewGrant {
-    /// The credential's state from now on: what kept requests back before does so no more.
+    /// The credential's state from now on, as a daemon's would be that is handed the grant.
     pub fn state(&self, credential: &Credential, before: &State) -> State {
         let lives = self.token.issued().until(self.token.expires());
         let scopes = self.token.scopes().to_vec();
         let generation = before.generation.next();
-        State {
-            refresh_token: Some(self.refresh_token.clone()),
+        let identity = credential.identity.initial();
+        let mut state = State {
             generation,
             // It was one already.
             access_token: AccessToken::new(
@@ -92,9 +99,13 @@ impl NewGrant {
                 scopes,
             )
             .ok(),
-            settings: Some(settings(credential, &credential.identity.initial())),
-            ..State::default()
-        }
+            settings: Some(settings(credential, &identity)),
+            memory: limiter::authorized(before.memory),
+            ..before.clone()
+        };
+        self.client_secrets.remember(&mut state);
+        rotation::adopt(&mut state, self.refresh_token.clone(), &identity);
+        state
     }
 
     /// The same for a running daemon, as JSON; the lifetime is what is left of it `now`.
@@ -128,5 +139,65 @@ impl NewGrant {
 impl std::fmt::Debug for NewGrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+    use crate::token::limiter::{Barrier, Blocked};
+    use crate::token::state_file::{Memory, Refused};
+
+    fn credential() -> Credential {
+        let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
+                     state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nclient_secret_next = \"y\"";
+        Credential::clone(&fixture::config("", lines, "x").credentials[0])
+    }
+
+    fn brought(refresh_token: &str, now: Moment) -> NewGrant {
+        NewGrant {
+            refresh_token: SecretString::from(refresh_token),
+            access_token: SecretString::from("a"),
+            sent: now,
+            lifetime: None,
+            scopes: None,
+            secrets: Vec::new(),
+            client_secrets: ClientSecrets::default(),
+            token: AccessToken::new("a", Generation::NONE.next(), now, Duration::from_mins(1), Vec::new())
+                .unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_login_ends_what_came_of_the_old_grant_and_nothing_that_the_server_asked_for() {
+        let clock = Clock::system();
+        let now = clock.now();
+        let refused = ["old", "older"].map(|token| Refused::of(&SecretString::from(token)));
+        let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
+        let before = |by| State {
+            rotations: 5,
+            refused: refused.to_vec(),
+            memory: Memory {
+                blocked: blocked(by),
+                failures: 7,
+                rejections: 3,
+                quota_whole_again: now + Duration::from_secs(9),
+                ..Memory::default()
+            },
+            ..State::default()
+        };
+        let state = |by, token| brought(token, now).state(&credential(), &before(by));
+
+        let throttled = state(Barrier::RetryAfter, "new");
+        assert_eq!(throttled.memory.blocked, blocked(Barrier::RetryAfter));
+        assert_eq!(throttled.memory.quota_whole_again, now + Duration::from_secs(9));
+        assert_eq!((throttled.memory.failures, throttled.memory.rejections, throttled.rotations), (0, 0, 0));
+        assert_eq!(throttled.refused, refused);
+        for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
+            assert_eq!(state(by, "new").memory.blocked, None);
+        }
+        // The server has just given it out: it is good again.
+        assert_eq!(state(Barrier::Latch, "old").refused, refused[1..]);
     }
 }

@@ -3,7 +3,8 @@
 //! A [`refresher`] asks the token endpoint through a [`client`], as often as the [`limiter`] allows and the
 //! [`schedule`] wants, and writes the [`store`]. A request sees none of that: it holds a [`TokenSource`], reads
 //! the store without a lock, and waits for the refresher only where there is no usable token. What must outlive the
-//! process goes to a [`state_file`]. Where the API is for the issuer to say, a [`discovery`] asks it.
+//! process goes to a [`state_file`]. Where the endpoints are for the issuer to say, [`discovery`] asks it, and
+//! [`api_discovery`] where the API is.
 
 mod acceptance;
 pub mod access_token;
@@ -43,6 +44,7 @@ pub use durable_state::DurableState;
 pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
+pub use retry_after::retry_after;
 pub use source::{NotReplaced, TokenSource};
 pub use store::Current;
 pub use wire::Grant;

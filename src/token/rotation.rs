@@ -171,8 +171,11 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
     true
 }
 
-/// Begins anew with this refresh token: the configured one is not to be tried because of that.
+/// Begins anew with this refresh token, which the server has just given out: the configured one is not to be tried
+/// because of that, and if it was refused before, that is over.
 pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
+    let given_out = Refused::of(&token);
+    state.refused.retain(|refused| *refused != given_out);
     state.refresh_token = Some(token);
     state.lineage = lineage(identity);
     state.rotations = 0;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Digest, SHA256, digest};
-pub use error::{OpenError, Refusal, SaveError, Step, Warning};
+pub use error::{AS_ITS_USER, OpenError, Refusal, SaveError, Step, Warning};
 pub use look::Look;
 pub use state::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
 

@@ -11,10 +11,14 @@ use super::acceptance;
 pub use super::acceptance::not_granted;
 use super::access_token::{AccessToken, Generation};
 use super::client::TokenEndpoint;
+use super::client_secrets::ClientSecrets;
+pub use super::client_secrets::Which;
 use super::confidential::Confidential;
+use super::durable_state::DurableState;
 use super::error::TokenError;
 use super::jwt;
 pub use super::oddities::MAX_SKEW;
+use super::rotation::{Means, Rotation};
 use super::wire::Grant;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
@@ -24,6 +28,8 @@ use crate::config::Credential;
 pub struct Trial {
     /// From the request to the end of its answer.
     pub took: Duration,
+    /// Which client secret was taken, if one was.
+    pub secret_in_use: Which,
     /// What was granted, if anything was.
     pub granted: Option<Granted>,
     /// Why requests would get no token.
@@ -47,15 +53,44 @@ pub struct Granted {
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
 
-/// Asks once.
+/// What a credential whose grant is a refresh token would ask with now.
+#[derive(Debug)]
+pub enum Standing {
+    /// A refresh token, which asking would use up.
+    RefreshToken,
+    /// Its fallback.
+    Fallback {
+        /// Why no refresh token may be sent.
+        why: TokenError,
+    },
+}
+
+/// By its configuration and its state, which a daemon may have meanwhile; nobody is asked.
+///
+/// # Errors
+///
+/// Why there will be no token until a person acts.
+pub fn standing(credential: &Credential, clock: Clock) -> Result<Standing, TokenError> {
+    // A state that cannot be looked at is told of elsewhere.
+    let look = DurableState::look(credential, clock).ok().flatten();
+    let state = look.map(|look| look.state).unwrap_or_default();
+    match Rotation::new(credential).means(&credential.identity.initial(), &state)? {
+        Means::Fallback { why } => Ok(Standing::Fallback { why }),
+        Means::Grant | Means::RefreshToken(_) => Ok(Standing::RefreshToken),
+    }
+}
+
+/// Asks once, and as the refresher does once more with `client_secret_next` if the server does not know the client.
 pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, clock: Clock) -> Trial {
     let identity = credential.identity.initial();
     let sent = clock.now();
-    let answer = endpoint.request(credential, &identity, None).await;
+    let mut secrets = ClientSecrets::default();
+    let answer = secrets.ask(credential, endpoint, &identity).await;
     let took = sent.until(clock.now());
+    let secret_in_use = secrets.in_use();
     let grant = match answer {
         Ok(grant) => grant,
-        Err(failure) => return Trial { took, granted: None, failure: Some(failure) },
+        Err(failure) => return Trial { took, secret_in_use, granted: None, failure: Some(failure) },
     };
     let secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     let now = wall_clock();
@@ -68,7 +103,12 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
         Ok(lifetime) => is_token(*lifetime).err().map(|illegal| TokenError::Malformed(illegal.into())),
         Err(ended) => Some(ended.clone()),
     });
-    Trial { took, granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)), failure }
+    Trial {
+        took,
+        secret_in_use,
+        granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)),
+        failure,
+    }
 }
 
 /// A server may put anything anywhere, the token included.

@@ -7,9 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use secrecy::SecretString;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::confidential::Confidential;
@@ -56,64 +55,82 @@ impl std::fmt::Debug for Grant {
     }
 }
 
-/// Members that a success may have; others are ignored (RFC 6749 §5.1).
-#[derive(Default)]
-struct Success<'a> {
-    access_token: Option<String>,
-    token_type: Option<String>,
-    expires_in: Option<&'a RawValue>,
-    scope: Option<String>,
-    refresh_token: Option<SecretString>,
+/// A member of an object, as it is written.
+#[derive(Clone, Copy, Default)]
+enum Member<'a> {
+    #[default]
+    Missing,
+    Once(&'a RawValue),
+    Twice,
 }
 
-/// Reads a [`Success`] whose members have these names, each once.
-struct Named<'n>(&'n AnswerFields);
+/// Reads of an object the members with these names; others are ignored (RFC 6749 §5.1). What is odd about one member
+/// says nothing of another, so each is judged by itself.
+struct Members<'n, const N: usize>([&'n str; N]);
 
-impl<'de> DeserializeSeed<'de> for Named<'_> {
-    type Value = Success<'de>;
+impl<const N: usize> Members<'_, N> {
+    fn of(self, json: &[u8]) -> Result<[Member<'_>; N], serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_slice(json);
+        let members = self.deserialize(&mut json)?;
+        json.end().map(|()| members)
+    }
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Success<'de>, D::Error> {
+impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, N> {
+    type Value = [Member<'de>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Named<'_> {
-    type Value = Success<'de>;
+impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
+    type Value = [Member<'de>; N];
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Success<'de>, A::Error> {
-        let mut success = Success::default();
-        let mut seen = [false; 5];
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = [Member::Missing; N];
         while let Some(name) = map.next_key::<String>()? {
-            let known =
-                [&self.0.access_token, &self.0.expires_in, "token_type", "scope", &self.0.refresh_token];
-            let Some(at) = known.iter().position(|known| *known == name) else {
+            let Some(at) = self.0.iter().position(|known| *known == name) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            if std::mem::replace(&mut seen[at], true) {
-                return Err(de::Error::custom("a member twice"));
-            }
-            match at {
-                0 => success.access_token = map.next_value()?,
-                1 => success.expires_in = map.next_value()?,
-                2 => success.token_type = map.next_value()?,
-                3 => success.scope = map.next_value()?,
-                _ => success.refresh_token = map.next_value::<Option<String>>()?.map(SecretString::from),
-            }
+            let value = map.next_value()?;
+            members[at] = match members[at] {
+                Member::Missing => Member::Once(value),
+                Member::Once(_) | Member::Twice => Member::Twice,
+            };
         }
-        Ok(success)
+        Ok(members)
     }
 }
 
-/// Members that an error may have (RFC 6749 §5.2).
-#[derive(Default, Deserialize)]
-struct Failure {
-    error: Option<String>,
-    error_description: Option<String>,
+impl Member<'_> {
+    /// Its value if it is there; `null` stands for nothing. The name is for what is said of a flaw.
+    fn value(&self, name: &'static str) -> Result<Option<&str>, Malformed> {
+        match self {
+            Self::Missing => Ok(None),
+            Self::Once(value) => Ok(Some(value.get()).filter(|json| *json != "null")),
+            Self::Twice => Err(Malformed::Repeated(name)),
+        }
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<String>, Malformed> {
+        let read = |json| serde_json::from_str(json).map_err(|_| Malformed::NotText(name));
+        self.value(name)?.map(read).transpose()
+    }
+
+    /// Words between blanks, as RFC 6749 §3.3 has it, or a list of them, as some servers do.
+    fn words(&self, name: &'static str) -> Result<Option<Vec<String>>, Malformed> {
+        let Some(json) = self.value(name)? else { return Ok(None) };
+        if json.starts_with('[') {
+            return serde_json::from_str(json).map(Some).map_err(|_| Malformed::NotText(name));
+        }
+        Ok(self.text(name)?.map(|text| text.split_whitespace().map(str::to_owned).collect()))
+    }
 }
 
 /// What an answer means.
@@ -151,26 +168,35 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
+    if body.trim_ascii_start().starts_with(b"<") {
+        return Err(Malformed::Markup);
+    }
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let answer = Named(fields).deserialize(&mut json).and_then(|answer| json.end().map(|()| answer));
-    let answer = answer.map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
-    let refresh_token = answer.refresh_token.filter(|token| !token.expose_secret().is_empty());
-    let is_bearer = answer.token_type.is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
-    let said = answer.expires_in.map_or(Ok((None, false)), |value| lifetime(value.get()));
-    let ((lifetime, lifetime_was_cut), flaw) = match said {
-        _ if answer.access_token.is_none() => ((None, false), Some(Malformed::NoToken)),
-        _ if !is_bearer => ((None, false), Some(Malformed::TokenType)),
-        Err(flaw) => ((None, false), Some(flaw)),
-        Ok(said) => (said, None),
+    let names =
+        Members([&fields.access_token, &fields.expires_in, "token_type", "scope", &fields.refresh_token]);
+    let [access_token, expires_in, token_type, scope, refresh_token] =
+        names.of(body).map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
+        Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
+        Err(flaw) => (None, Some(flaw)),
     };
-    let access_token = answer.access_token.unwrap_or_default();
-    if let Some(flaw) = flaw.clone().filter(|_| refresh_token.is_none()) {
-        return Err(flaw);
-    }
-    let scopes = answer.scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect());
+    let usable = || {
+        its_flaw.map_or(Ok(()), Err)?;
+        let access_token = access_token.text("access_token")?.ok_or(Malformed::NoToken)?;
+        let kind = token_type.text("token_type")?;
+        if kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("bearer")) {
+            return Err(Malformed::TokenType);
+        }
+        let lifetime = expires_in.value("expires_in")?.map_or(Ok((None, false)), lifetime)?;
+        Ok((access_token, lifetime, scope.words("scope")?))
+    };
+    let ((access_token, (lifetime, lifetime_was_cut), scopes), flaw) = match usable() {
+        Ok(usable) => (usable, None),
+        Err(flaw) if refresh_token.is_none() => return Err(flaw),
+        Err(flaw) => ((String::new(), (None, false), None), Some(flaw)),
+    };
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);
     Ok(Grant {
@@ -218,7 +244,6 @@ fn is_json(content_type: &HeaderValue) -> bool {
 /// The text and not a parsed number, because servers send numbers that no number type holds.
 fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     let text = match json.as_bytes().first() {
-        Some(b'n') => return Ok((None, false)),
         Some(b'"') => serde_json::from_str::<String>(json).map_err(|_| Malformed::Lifetime)?,
         _ => json.to_owned(),
     };
@@ -248,25 +273,26 @@ fn client_error(
     body: &[u8],
     confidential: Confidential<'_>,
 ) -> TokenError {
-    // An error body that does not parse says nothing; the status alone decides.
-    let failure: Failure = serde_json::from_slice(body).unwrap_or_default();
-    let description = failure.error_description.as_deref();
-    let is_rate_limit = failure.error.as_deref() == Some("invalid_request")
-        && description.is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
+    // An error body that does not parse says nothing; the status alone decides (RFC 6749 §5.2).
+    let [code, description] = Members(["error", "error_description"]).of(body).unwrap_or_default();
+    let code = code.text("error").ok().flatten();
+    let description = description.text("error_description").ok().flatten();
+    let is_rate_limit = code.as_deref() == Some("invalid_request")
+        && description.as_ref().is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
     if is_rate_limit {
         return throttled(status.as_u16(), headers, RATE_LIMIT_WAIT);
     }
     TokenError::Rejected {
         status: status.as_u16(),
-        code: failure.error.map_or_else(|| NO_CODE.to_owned(), |code| confidential.printable(&code)),
-        description: description.map(|words| confidential.printable(words)),
+        code: code.map_or_else(|| NO_CODE.to_owned(), |code| confidential.printable(&code)),
+        description: description.map(|words| confidential.printable(&words)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use secrecy::SecretString;
+    use secrecy::{ExposeSecret, SecretString};
 
     use super::*;
     use crate::token::error::Class;
@@ -293,6 +319,20 @@ mod tests {
 
     /// Status, fields, body, and the class of failure; `None` is a token.
     type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<Class>);
+
+    /// "Line 1, column 1" would be true of it, and help nobody.
+    #[test]
+    fn a_page_in_the_place_of_a_token_is_called_one() {
+        for page in [
+            "<html>Please log in</html>",
+            "\r\n <!doctype html><p>Blocked",
+            "<?xml version=\"1.0\"?><Error/>",
+        ] {
+            let failure = answer(200, &[("content-type", "text/html")], page).unwrap_err();
+            assert_eq!(failure, TokenError::Malformed(Malformed::Markup));
+            assert!(failure.to_string().contains("HTML or XML"), "{failure}");
+        }
+    }
 
     /// The table of what a token endpoint may answer, and what each answer means.
     #[test]
@@ -430,12 +470,61 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_odd_about_an_answer_its_refresh_token_is_not_lost() {
+        for (odd, flaw) in [
+            (r#""access_token":5"#, Malformed::NotText("access_token")),
+            (r#""access_token":{"value":"t"}"#, Malformed::NotText("access_token")),
+            (r#""access_token":"t","access_token":"u""#, Malformed::Repeated("access_token")),
+            (r#""access_token":null"#, Malformed::NoToken),
+            (r#""token":"t""#, Malformed::NoToken),
+            (r#""access_token":"t","token_type":["Bearer"]"#, Malformed::NotText("token_type")),
+            (r#""access_token":"t","token_type":"mac""#, Malformed::TokenType),
+            (r#""access_token":"t","expires_in":-1"#, Malformed::Lifetime),
+            (r#""access_token":"t","expires_in":1,"expires_in":2"#, Malformed::Repeated("expires_in")),
+            (r#""access_token":"t","scope":7"#, Malformed::NotText("scope")),
+            (r#""access_token":"t","scope":["a",7]"#, Malformed::NotText("scope")),
+            (r#""access_token":"t","scope":"a","scope":"a""#, Malformed::Repeated("scope")),
+        ] {
+            let grant = answer(200, &[], &format!(r#"{{{odd},"refresh_token":"r"}}"#)).expect(odd);
+            assert_eq!(grant.flaw.as_ref(), Some(&flaw), "{odd}");
+            assert_eq!(grant.refresh_token.unwrap().expose_secret(), "r", "{odd}");
+            let error = answer(200, &[], &format!("{{{odd}}}")).unwrap_err();
+            assert_eq!(error, TokenError::Malformed(flaw), "{odd}");
+        }
+        // Which of two it would be is not known.
+        for (odd, flaw) in [
+            (r#""refresh_token":"r","refresh_token":"s""#, Malformed::Repeated("refresh_token")),
+            (r#""refresh_token":7"#, Malformed::NotText("refresh_token")),
+        ] {
+            let error = answer(200, &[], &format!(r#"{{"access_token":"t",{odd}}}"#)).unwrap_err();
+            assert_eq!(error, TokenError::Malformed(flaw), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_code_whatever_else_is_in_its_body() {
+        for odd in [
+            r#""error_description":{"en":"ended"}"#,
+            r#""error_description":["ended"]"#,
+            r#""error_description":"a","error_description":"b""#,
+            r#""error_uri":7,"errors":[{}]"#,
+        ] {
+            let error = answer(400, &[], &format!(r#"{{"error":"invalid_grant",{odd}}}"#)).unwrap_err();
+            let is_it = matches!(&error, TokenError::Rejected { code, description: None, .. } if code == "invalid_grant");
+            assert!(is_it, "{odd}: {error:?}");
+        }
+    }
+
+    #[test]
     fn granted_scopes_are_what_the_answer_says() {
         let scopes = |body| answer(200, &[], body).unwrap().scopes;
 
         assert_eq!(scopes(r#"{"access_token":"t"}"#), None);
         assert_eq!(scopes(r#"{"access_token":"t","scope":"a  b"}"#), Some(vec!["a".into(), "b".into()]));
         assert_eq!(scopes(r#"{"access_token":"t","scope":""}"#), Some(vec![]));
+        assert_eq!(scopes(r#"{"access_token":"t","scope":null}"#), None);
+        let listed = scopes(r#"{"access_token":"t","scope":["a","b"]}"#);
+        assert_eq!(listed, Some(vec!["a".into(), "b".into()]));
     }
 
     #[test]

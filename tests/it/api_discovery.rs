@@ -145,6 +145,7 @@ async fn a_document_that_is_none_or_names_what_is_not_accepted_is_refused_with_t
     for (says, reason) in [
         (Says::Status(404, "{}".to_owned()), "the issuer answered with status 404"),
         (Says::Status(500, String::new()), "the issuer answered with status 500"),
+        (Says::Status(429, String::new()), "the issuer asks to be left alone for a while (status 429)"),
         (Says::Status(200, String::new()), "the issuer's document is not JSON with an `api_endpoint`"),
         (Says::Status(200, "{}".to_owned()), "the issuer's document is not JSON with an `api_endpoint`"),
         (Says::Status(200, r#"{"api_endpoint":5}"#.to_owned()), "the issuer's document is not JSON"),

@@ -96,7 +96,9 @@ async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_rem
         assert!(!output.contains(OTHER_KEY), "{output}");
         assert_eq!(fs::read(&path).unwrap(), content);
         // As `run` does.
-        assert_eq!(ended(world.another()).await.0, 78, "{said}");
+        let (code, output) = ended(world.another()).await;
+        assert_eq!(code, 78, "{said}");
+        assert!(output.contains(said) && output.contains(remedy), "{output}");
     }
     world.check();
 }
@@ -152,5 +154,24 @@ async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
 
     assert_eq!(code, 78);
     assert_eq!(output.matches("cannot open the folder of the state file").count(), 1, "{output}");
-    assert!(output.contains("No such file") && output.contains("mkdir -m 700"), "{output}");
+    assert!(output.contains("No such file") && output.contains("mkdir -m 700 not-there"), "{output}");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_none_is_not_said_to_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let config = "[server]\nstate_dir = \"file\"\n[credentials.a]\ntoken_url = \"https://as.example.com/t\"\n\
+                  client_id = \"x\"\nclient_secret = { env = \"SECRET\" }\n[[routes]]\n\
+                  upstream = \"https://api.example.com\"\ncredential = \"a\"\n";
+    fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let environment = [("SECRET".to_owned(), "x".to_owned())];
+
+    for command in ["check", "run"] {
+        let (code, output) = ended(Process::spawn(&[command], &environment, folder.path())).await;
+
+        assert_eq!(code, 78, "{output}");
+        assert!(output.contains("Not a directory") && output.contains("the daemon's own"), "{output}");
+        assert!(!output.contains("mkdir"), "{output}");
+    }
 }

@@ -1,7 +1,7 @@
 //! `bearerd check` and `bearerd run` on good and bad configurations, as an operator meets them.
 
-use crate::harness::Process;
 use crate::harness::world::search;
+use crate::harness::{Process, Setup};
 
 const GOOD: &str = "
 [admin]
@@ -58,7 +58,7 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
         ),
         (
             GOOD.replace("token_url", "token_ulr"),
-            ["unknown key `token_ulr` in [credentials.NAME]", "did you mean `token_url`?"],
+            ["unknown key `token_ulr` in [credentials.cxone]", "did you mean `token_url`?"],
         ),
         (
             GOOD.replace("https://as.example.com", "http://as.example.com"),
@@ -157,6 +157,23 @@ async fn output_to_a_closed_pipe_ends_quietly() {
 
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[tokio::test]
+async fn a_warning_in_the_log_says_where_it_comes_from() {
+    let world = Setup::default()
+        .credential("client_secret_next = \"another-secret\"")
+        .environment("BEARERD_SERVER_DRAIN", "1s")
+        .start()
+        .await;
+    let place =
+        |message: &str| world.process.events(message)[0]["place"].as_str().unwrap_or_default().to_owned();
+
+    let written = place("configuration: a secret stands in the configuration itself");
+    assert!(written.starts_with("proxy.toml:"), "{written}");
+    let variable = place("configuration: BEARERD_SERVER_DRAIN overrides nothing");
+    assert_eq!(variable, "BEARERD_SERVER_DRAIN");
+    world.finish().await;
 }
 
 #[tokio::test]

@@ -197,6 +197,40 @@ async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["client".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let (certificate_path, key_path) =
+        (folder.path().join("client.pem"), folder.path().join("client-key.pem"));
+    std::fs::write(&certificate_path, certificate.pem()).unwrap();
+    std::fs::write(&key_path, key.serialize_pem()).unwrap();
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = pki.server_config_for(&[b"http/1.1"], Some(certificate.der())).unwrap();
+    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+    server.take_all();
+    let document = format!(
+        "{{\"issuer\":\"{{issuer}}\",\"token_endpoint\":\"https://localhost:1/t\",\
+         \"mtls_endpoint_aliases\":{{\"token_endpoint\":\"{}\"}}}}",
+        server.token_url()
+    );
+    let world = Setup::default()
+        .without_token()
+        .credential("issuer = \"{issuer}\"\nclient_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
+        .credential(&format!("client_certificate = \"{}\"", certificate_path.display()))
+        .credential(&format!("client_key = \"{}\"", key_path.display()))
+        .start_with(pki, async |issuer| {
+            issuer.set_metadata("/.well-known/oauth-authorization-server", Answer::status(200, &document));
+        })
+        .await;
+
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+
+    assert_eq!(server.requests(), 1);
+    world.finish().await;
+}
+
 /// Any of them, and a private key too.
 #[tokio::test]
 async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {

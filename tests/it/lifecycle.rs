@@ -92,7 +92,10 @@ async fn sighup_stops_nothing() {
 
     world.process.signal(Signal::HUP);
 
-    world.process.event("SIGHUP was ignored: reloading is not supported yet").await;
+    world
+        .process
+        .event("SIGHUP was ignored: there are no certificates, and the rest is not reloaded yet")
+        .await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }
@@ -263,11 +266,13 @@ async fn a_stop_under_load_loses_no_request_that_was_taken() {
 #[tokio::test]
 async fn health_asks_the_admin_address() {
     let world: World = World::start().await;
-    let admin = format!("http://{}", world.admin);
+    let (admin, callers) = (format!("http://{}", world.admin), format!("http://{}", world.address));
     for (arguments, code) in [
         (vec!["health", "--admin", &admin], 0),
         (vec!["health", "--ready", "--admin", &admin], 0),
         (vec!["health", "--admin", "http://127.0.0.1:9"], 69),
+        // The applications' address answers with 200 too: as the API does.
+        (vec!["health", "--admin", &callers], 1),
     ] {
         let mut health = Process::spawn(&arguments, &[], &world.folder());
         assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}: {}", health.output());

@@ -186,14 +186,59 @@ async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
 }
 
 #[tokio::test]
+async fn a_login_goes_on_with_the_second_client_secret_and_the_next_daemon_knows_which() {
+    let place = Place::new();
+    let setup = place.setup().credential(AUTHORIZE).credential(FREE);
+    let setup = setup.secret("{ env = \"OLD\" }").environment("OLD", "replaced-at-the-platform");
+    let mut world = setup.credential("client_secret_next = { env = \"API_SECRET\" }").start().await;
+    world.process.signal(Signal::TERM);
+    assert!(world.process.ended().await.success());
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(world.authorization.requests(), 2, "one with each secret");
+    world.start_again().await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.authorization.requests(), 3, "the one that works, at once");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn check_says_how_to_log_in_until_somebody_has() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let check = async || Login(world.command(&["check"])).end(&world).await;
+
+    let (code, output) = check().await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["nobody has logged in", "[credentials.api]", "run `bearerd login api`"]);
+
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    assert_eq!(login.end(&world).await.0, 0);
+    let (code, output) = check().await;
+    assert_eq!((code, output.contains("logged in")), (0, false), "{output}");
+    world.check();
+}
+
+#[tokio::test]
 async fn a_daemon_without_a_grant_says_how_to_log_in() {
     let place = Place::new();
     let world = place.setup().credential(AUTHORIZE).start().await;
+    let (_, shown) = world.admin_get("/credentials/api").await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["grant"], "authorization_code", "as the configuration calls it");
     let event = world.process.event("reauthorization required").await;
     assert!(event["error"].as_str().unwrap().contains("run `bearerd login api`"), "{event}");
     let reply = world.get("/x").await;
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
     assert!(String::from_utf8_lossy(&reply.body).contains("`bearerd login api`"));
+    let shown = http().get(format!("http://{}/credentials/api", world.admin)).send().await.unwrap();
+    let shown: Value = serde_json::from_str(&shown.text().await.unwrap()).unwrap();
+    assert_eq!((&shown["grant"], &shown["takes_grant"]), (&"authorization_code".into(), &true.into()));
     assert_eq!(world.authorization.requests(), 0);
     world.finish().await;
 }
@@ -373,7 +418,7 @@ async fn nobody_is_waited_for_without_end() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["nobody came back within"]);
+    says(&output, &["nobody came back within", "--timeout 15m"]);
     world.check();
 }
 
@@ -477,6 +522,10 @@ struct Admin {
 impl Admin {
     /// With these answers to GET and POST.
     async fn start(get: u16, post: u16) -> Self {
+        Self::start_saying("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}", get, post).await
+    }
+
+    async fn start_saying(said: &'static str, get: u16, post: u16) -> Self {
         let posted = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&posted);
         let server = Server::start(None, move |request| {
@@ -493,8 +542,7 @@ impl Admin {
                     }
                     other => panic!("{other:?}"),
                 };
-                let mut response =
-                    Response::new(whole("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}"));
+                let mut response = Response::new(whole(said));
                 *response.status_mut() = StatusCode::from_u16(status).unwrap();
                 Ok(response)
             }
@@ -548,12 +596,19 @@ async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     for (status, texts) in [
+        // Success without a word that it takes grants.
+        (200, ["has another grant for the credential `api`", "start it again"]),
         (404, ["does not know the credential `api`", "start it again"]),
         (401, ["does not let us: the words of the daemon", "set `admin.token`"]),
         (403, ["does not let us: the words of the daemon", "set `admin.token`"]),
         (500, ["does not take the grant: the words of the daemon", "bearerd: "]),
     ] {
-        let admin = Admin::start(status, 204).await;
+        let admin = Admin::start_saying(
+            "{\"takes_grant\":false,\"detail\":\"the words of the daemon\"}",
+            status,
+            204,
+        )
+        .await;
         let (code, output) = Login::start(&world, &["--admin", &admin.address()]).end(&world).await;
         assert_eq!(code, 1, "{output}");
         says(&output, &texts);

@@ -14,6 +14,7 @@
 mod harness;
 
 mod api_discovery;
+mod callers;
 mod check_state;
 mod client_secret;
 mod configuration;
@@ -23,14 +24,18 @@ mod framing;
 mod grants;
 mod keygen;
 mod lifecycle;
+mod limits;
 mod login;
 mod login_stub;
 mod online;
 mod operator;
+mod protection;
 mod recipes;
 mod request_loop;
+mod retry;
 mod rules;
 mod secrets;
+mod server_tls;
 mod shipped;
 mod state;
 mod tidy;

@@ -108,6 +108,18 @@ async fn a_wrong_secret_fails_with_what_the_server_says_and_what_to_check() {
 }
 
 #[tokio::test]
+async fn the_second_client_secret_is_tried_as_the_daemon_would() {
+    let peers = Peers::start().await;
+    let next = format!("client_secret_next = \"{CLIENT_SECRET}\"");
+    let (code, output) = peers.check_with(&peers.config(&next), "replaced-at-the-platform").await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["does not take `client_secret`, and takes `client_secret_next`"]);
+    search(&output, CLIENT_SECRET);
+    assert_eq!(peers.authorization.requests(), 2);
+}
+
+#[tokio::test]
 async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
     let peers = Peers::start().await;
     let granted =
@@ -174,6 +186,24 @@ async fn a_claim_that_quotes_the_secret_is_withheld() {
 }
 
 #[tokio::test]
+async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_suspect() {
+    let peers = Peers::start().await;
+    // Whoever bound it before is gone, and nobody follows.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = configuration(
+        "https://login.example.com/token",
+        &format!("proxy = \"http://{free}\""),
+        &peers.upstream.url(),
+        "ca_file = \"ca.pem\"",
+    );
+
+    let (code, output) = peers.check(&config).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["credential `api`: FAILED (", "a proxy is on the way", "HTTPS_PROXY", "goes without"]);
+}
+
+#[tokio::test]
 async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_rest_is_checked() {
     let peers = Peers::start().await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -200,7 +230,10 @@ async fn redirects_limits_and_pages_are_told_apart() {
     for (answer, texts) in [
         (Answer::status(302, ""), ["status 302", "redirects are not followed"]),
         (Answer::too_many(7), ["limits the rate", "too many token requests"]),
-        (Answer::status(200, "<html>"), ["not a JSON object", "check that `token_url` is a token endpoint"]),
+        (
+            Answer::status(200, "<html>"),
+            ["its body is HTML or XML", "check that `token_url` is a token endpoint"],
+        ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
         (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "what is in `scopes`"]),
         (Answer::status(404, ""), ["status 404", "check `token_url`"]),
@@ -309,4 +342,26 @@ async fn a_refresh_token_is_not_used_up() {
     assert_eq!(code, 0, "{output}");
     says(&output, &["refresh_token, client_secret_basic", "no token was asked for"]);
     assert_eq!(peers.authorization.requests(), 0);
+}
+
+#[tokio::test]
+async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_fallback() {
+    let peers = Peers::start().await;
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
+    for (grant, remedy) in [
+        ("grant = \"refresh_token\"", "another `refresh_token`"),
+        ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
+    ] {
+        let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;
+        assert_eq!(code, 1, "{output}");
+        says(&output, &["a person must authorize the client again", "there is no refresh token", remedy]);
+        assert_eq!(peers.authorization.requests(), 0);
+    }
+
+    let falling_back = format!("grant = \"refresh_token\"\nfallback = \"client_credentials\"\n{state}");
+    let (code, output) = peers.check(&peers.config(&falling_back)).await;
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["client_credentials, client_secret_basic", "the fallback is asked with", "lifetime"]);
+    assert_eq!(peers.authorization.requests(), 1);
 }

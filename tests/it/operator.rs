@@ -271,7 +271,17 @@ async fn what_is_not_there_is_said_so() {
     let expected = json!({
         "name": "api", "grant": "client_credentials", "takes_grant": false, "state": "valid", "generation": 1,
     });
-    assert_eq!((status, shown), (200, expected));
+    assert_eq!((status, &shown), (200, &expected));
+    for path in ["/credentials", "/credentials/"] {
+        let (status, _, listed) = ask(&world, "GET", path, &[], "").await;
+        assert_eq!((status, listed), (200, json!({ "credentials": [expected] })));
+        assert_eq!(ask(&world, "POST", path, &[], "").await.0, 405);
+    }
+    for path in ["/", "/metrics", "/credentialsx"] {
+        let (status, _, answer) = ask(&world, "GET", path, &[], "").await;
+        assert_eq!((status, answer["code"].as_str()), (404, Some("path_not_found")));
+        assert!(answer["detail"].as_str().unwrap().contains("/readyz?verbose"), "{answer}");
+    }
     // What a stranger wrote is not in the log.
     assert!(world.process.events("operator refused").iter().all(|event| event["credential"] != "other"));
     world.finish().await;
@@ -356,7 +366,9 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
             assert_eq!((status, headers["www-authenticate"].to_str().unwrap()), (401, "Bearer"));
         }
     }
-    assert_eq!(ask(&world, "GET", "/credentials/api", &[], "").await.0, 401);
+    for path in ["/credentials", "/credentials/", "/credentials/api"] {
+        assert_eq!(ask(&world, "GET", path, &[], "").await.0, 401);
+    }
     assert_eq!(world.authorization.requests(), 1);
     for path in ["/livez", "/readyz"] {
         assert_eq!(world.admin_status(path).await, 200);
@@ -500,7 +512,8 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     assert_eq!((code, output.as_str()), (0, "New token: generation 2, good for 3599 s.\n"));
     let (code, output) = ended(run(&["other"])).await;
     assert!(
-        code == 1 && output.contains("No credential of the configuration has this name. (404)"),
+        code == 1
+            && output.contains("No credential of the configuration has this name; there are: api. (404)"),
         "{output}"
     );
     world.authorization.answer_next(Answer::status(500, ""));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use bearerd::config::file::Section;
+use bearerd::config::section::Section;
 use bearerd::config::{Config, Environment, parse};
 
 fn shipped() -> String {
@@ -24,6 +24,8 @@ fn resolved(text: &str) -> Config {
         ("client.pem", client.cert.pem()),
         ("client-key.pem", client.signing_key.serialize_pem()),
         ("assertion.pem", client.signing_key.serialize_pem()),
+        ("server.pem", pki.server().certificate.clone()),
+        ("server-key.pem", pki.server().key.clone()),
     ] {
         std::fs::write(folder.path().join("certs").join(name), content).unwrap();
     }
@@ -86,6 +88,7 @@ fn the_shipped_configuration_shows_every_key_and_the_examples_are_good() {
     for (section, shown) in [
         (Section::Root, keys(&table)),
         (Section::Server, keys(server)),
+        (Section::Tls, keys(server["tls"].as_table().unwrap())),
         (Section::Limits, keys(server["limits"].as_table().unwrap())),
         (Section::Admin, keys(table["admin"].as_table().unwrap())),
         (Section::Credential, credential_keys),

@@ -69,7 +69,7 @@ fn dependencies_point_one_way() {
         ("clock", &[]),
         ("lifecycle", &[]),
         ("config", &["config"]),
-        ("tls", &["config", "tls"]),
+        ("tls", &["causes", "config", "tls"]),
         ("telemetry", &["config", "telemetry"]),
         ("token", &["causes", "clock", "config", "telemetry", "tls", "token"]),
         ("proxy", &["causes", "clock", "config", "lifecycle", "proxy", "telemetry", "token"]),

@@ -1,5 +1,6 @@
 //! First tokens, odd answers, outages: what callers get meanwhile, and how often the endpoint is asked.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -424,7 +425,29 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let _ = stream.write_all(b"{\"access_token\":\"tok_http09\"}").await;
     })
     .await;
-    for peer in [&silent, &dripping, &endless_head, &endless_body, &resetting, &old] {
+    let promising = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(1000)).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let switching = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: token\r\n\r\n";
+        let _ = stream.write_all(format!("{head}{{\"access_token\":\"tok_switched\"}}").as_bytes()).await;
+    })
+    .await;
+    // What would be a gigabyte of blanks, if it were unpacked.
+    let packed = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 20\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = stream.write_all(b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xed\xc1\x01\x0d\0\0\0\xc2\xa0").await;
+    })
+    .await;
+    for peer in
+        [&silent, &dripping, &endless_head, &endless_body, &resetting, &old, &promising, &switching, &packed]
+    {
         let world = Setup::default()
             .quiet()
             .without_token()
@@ -433,45 +456,91 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
             .token_url(format!("http://{}/token", peer.address))
             .start()
             .await;
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), world.process.resident_kib());
 
         let reply = world.get("/x").await;
 
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
         assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
         world.process.event("token refresh failed").await;
+        let grown = world.process.resident_kib().saturating_sub(before);
+        assert!(grown < 8 * 1024, "{grown} KiB more");
         world.finish().await;
     }
 }
 
+/// Reading them takes what time there is, so that the end comes late.
 #[tokio::test]
-async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_trusted() {
-    let other = Pki::new(&["localhost"]).unwrap();
-    let seen = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&seen);
-    let imposter = RawPeer::tls(other.server_config(&[b"http/1.1"]).unwrap(), move |mut stream| {
-        let counter = Arc::clone(&counter);
-        async move {
-            let mut byte = [0; 1];
-            if stream.read(&mut byte).await.unwrap_or(0) > 0 {
-                counter.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
+    let promising = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        while stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {}
     })
     .await;
     let world = Setup::default()
+        .quiet()
         .without_token()
-        .limits("token_wait = \"500ms\"")
-        .credential("ca_file = \"ca.pem\"")
-        .token_url(format!("https://localhost:{}/token", imposter.address.port()))
+        .credential("timeout = \"500ms\"")
+        .token_url(format!("http://{}/token", promising.address))
         .start()
         .await;
+    let before = world.process.resident_kib();
 
-    let reply = world.get("/x").await;
+    world.process.event("token refresh failed").await;
+    drop(promising);
+    eventually("its health", async || world.admin_status("/livez").await == 200).await;
 
-    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
-    assert_eq!(seen.load(Ordering::Relaxed), 0, "something was sent before the certificate was checked");
+    let grown = world.process.resident_kib().saturating_sub(before);
+    assert!(grown < 8 * 1024, "{grown} KiB more");
     world.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_good() {
+    let yesterday = SystemTime::now() - Duration::from_hours(24);
+    let shown = |pki: &Pki| pki.server_config(&[b"http/1.1"]).unwrap();
+    let elsewhere = Pki::new(&["login.evil.test"]).unwrap();
+    let ended = Pki::ending(&["localhost"], yesterday).unwrap();
+    let cases = [
+        ("another authority", shown(&Pki::new(&["localhost"]).unwrap()), Pki::new(&["localhost"]).unwrap()),
+        ("another name", shown(&elsewhere), elsewhere),
+        ("ended", shown(&ended), ended),
+    ];
+    for (what, certificate, trusted) in cases {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&seen);
+        let imposter = RawPeer::tls(certificate, move |mut stream| {
+            let counter = Arc::clone(&counter);
+            async move {
+                let mut byte = [0; 1];
+                if stream.read(&mut byte).await.unwrap_or(0) > 0 {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+        .await;
+        let world = Setup::default()
+            .without_token()
+            .limits("token_wait = \"500ms\"")
+            .credential("ca_file = \"ca.pem\"")
+            .token_url(format!("https://localhost:{}/token", imposter.address.port()))
+            .start_with(trusted, async |_| {})
+            .await;
+
+        let reply = world.get("/x").await;
+
+        assert_eq!(
+            (reply.status, reply.code().as_deref()),
+            (503, Some("token_endpoint_unavailable")),
+            "{what}"
+        );
+        assert_eq!(
+            seen.load(Ordering::Relaxed),
+            0,
+            "something was sent before the certificate was checked: {what}"
+        );
+        world.finish().await;
+    }
 }
 
 #[tokio::test]
@@ -753,6 +822,44 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
     assert_eq!(status, 200, "{text}");
     assert!(text.contains("[+] credential api has a valid token"), "{text}");
     assert!(text.contains("[ ] credential other waits for its first token, and is not required"), "{text}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
+    let others = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
+    others.set_delay(Duration::from_millis(300));
+    let silent = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let more: String = (0..200)
+        .map(|number| {
+            let is_silent = number % 10 == 0;
+            let token_url =
+                if is_silent { format!("http://{}/token", silent.address) } else { others.token_url() };
+            format!(
+                "[credentials.c{number}]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
+                 client_secret = {{ env = \"API_SECRET\" }}\nrequired = {}\n\
+                 [[routes]]\npath = \"/{number}\"\nupstream = \"{{upstream}}\"\ncredential = \"c{number}\"\n{{ca}}\n",
+                !is_silent
+            )
+        })
+        .collect::<Vec<_>>()
+        .concat();
+    let began = Instant::now();
+
+    let world = Setup::default().quiet().unchecked_tokens().more(&more).start().await;
+
+    // One after the other they would take a minute, and the silent ones ten seconds each.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    assert_eq!(others.requests(), 180);
+    let tokens: BTreeSet<String> = others.issued().into_iter().collect();
+    assert_eq!(tokens.len(), 180);
+    for (path, code) in [("/1/x", None), ("/199/x", None), ("/x", None)] {
+        assert_eq!(world.get(path).await.code().as_deref(), code, "{path}");
+    }
     world.finish().await;
 }
 

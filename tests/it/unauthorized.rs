@@ -232,6 +232,7 @@ async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
 #[tokio::test]
 async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works() {
     let world = Setup::default().quiet().start().await;
+    world.process.event("token refreshed").await;
     let body = payload(3_000_000);
     for when in ["late", "early", "early-close"] {
         let refreshed = world.process.events("token refreshed").len();

@@ -380,7 +380,8 @@ async fn an_early_answer_to_a_large_upload_is_passed_on() {
         // Closed with most of the request unread: the system resets it.
     })
     .await;
-    let world = with_upstream(url(&early)).await;
+    let setup = Setup::default().quiet().unprotected().without_token().upstream(url(&early));
+    let world = setup.route("breaker = \"off\"").start().await;
     for _ in 0..20 {
         let mut caller = world.caller().await;
         let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ncontent-length: 3000000\r\n\r\n", world.address);

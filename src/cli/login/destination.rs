@@ -43,6 +43,14 @@ pub(super) enum NoPlace {
         /// Whom it does not know.
         credential: String,
     },
+    /// The daemon has another configuration, by which the credential takes no grant.
+    #[error("the daemon at {base} has another grant for the credential `{credential}`")]
+    OtherGrant {
+        /// Its address.
+        base: String,
+        /// Whose grant.
+        credential: String,
+    },
     /// It does not take it from us.
     #[error("the daemon at {base} does not let us: {detail}")]
     NotAllowed {
@@ -80,7 +88,7 @@ impl NoPlace {
     pub(super) fn help(&self) -> Option<String> {
         let text = match self {
             Self::NoAnswer(_) => "see that `--admin` or `admin.listen` is the daemon's admin address",
-            Self::Unknown { .. } => "start it again with this configuration",
+            Self::Unknown { .. } | Self::OtherGrant { .. } => "start it again with this configuration",
             Self::NotAllowed { .. } => "set `admin.token` as the daemon has it",
             Self::InClear(_) => {
                 "run this command on the daemon's machine (docker exec, kubectl exec), or name an https:// address"
@@ -124,8 +132,8 @@ impl Destination {
             Err(error) => return Err(NoPlace::NoAnswer(error)),
         };
         match answer.status {
-            200 if !takes_grant(&answer) => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
-            200 => Ok(Self::Daemon(Box::new(daemon))),
+            200 if takes_grant(&answer) => Ok(Self::Daemon(Box::new(daemon))),
+            200 => Err(NoPlace::OtherGrant { base: base(), credential: name.clone() }),
             404 => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
             401 | 403 => Err(NoPlace::NotAllowed { base: base(), detail: said(&answer) }),
             _ => Err(NoPlace::Refused { base: base(), detail: said(&answer) }),

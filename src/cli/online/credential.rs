@@ -7,12 +7,12 @@ use url::Url;
 use super::report::{Report, in_words};
 use crate::clock::Clock;
 use crate::config::identity::Grant;
-use crate::config::{Credential, Endpoint};
+use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
 use crate::token::discovery::{DiscoveryError, Flaw};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Trial, not_granted, trial};
+use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};
 
 /// What was asked and granted, and the tenant of the token if there is one.
 pub(super) async fn report(
@@ -21,9 +21,28 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return (report_of_refresh_token(credential, &client, is_used).await, None);
+        return match (standing(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(Standing::Fallback { why }), Some(fallback)) => {
+                let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
+                let falling_back = Credential { identity, login: None, ..credential.clone() };
+                let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
+                report.warn(format!("the fallback is asked with: {why}"), remedy(&why, credential));
+                (report, tenant)
+            }
+            (standing, _) => {
+                (report_of_refresh_token(credential, &client, is_used, standing.err()).await, None)
+            }
+        };
     }
-    let Trial { took, granted, failure } = trial(credential, &client, Clock::system()).await;
+    report_of_trial(credential, client, is_used).await
+}
+
+async fn report_of_trial(
+    credential: &Credential,
+    client: TokenClient,
+    is_used: bool,
+) -> (Report, Option<String>) {
+    let Trial { took, secret_in_use, granted, failure } = trial(credential, &client, Clock::system()).await;
     let mut report = Report::new(format!("credential `{}`", credential.name), took);
     if !is_used {
         report.not_needed();
@@ -41,6 +60,12 @@ pub(super) async fn report(
             );
         }
     }
+    if secret_in_use == Which::Next {
+        report.warn(
+            "the server does not take `client_secret`, and takes `client_secret_next`",
+            "make that one the `client_secret`",
+        );
+    }
     if let Some(failure) = &failure {
         report.fail(failure.to_string(), remedy(failure, credential));
     }
@@ -48,8 +73,13 @@ pub(super) async fn report(
     (report, tenant)
 }
 
-/// A token request would use up a refresh token; what else can be asked is.
-async fn report_of_refresh_token(credential: &Credential, client: &TokenClient, is_used: bool) -> Report {
+/// A token request would use up a refresh token; what else can be asked is. Without one there is an `obstacle`.
+async fn report_of_refresh_token(
+    credential: &Credential,
+    client: &TokenClient,
+    is_used: bool,
+    obstacle: Option<TokenError>,
+) -> Report {
     let clock = Clock::system();
     let asked = clock.now();
     let endpoints = credential.login.as_ref().map(|login| &login.authorize_url);
@@ -77,6 +107,10 @@ async fn report_of_refresh_token(credential: &Credential, client: &TokenClient, 
             }
         }
         Ok(_) => {}
+    }
+    if let Some(obstacle) = obstacle {
+        report.fail(obstacle.to_string(), remedy(&obstacle, credential));
+        return report;
     }
     report.warn(
         "no token was asked for: that would use up a refresh token which the daemon may need",
@@ -178,16 +212,18 @@ fn listed(words: &[String]) -> String {
 
 /// As configured: what it asks with, and what it shows.
 fn ways(credential: &Credential) -> String {
-    let grant =
-        if credential.login.is_some() { "authorization_code" } else { credential.identity.grant.name() };
-    format!("{grant}, {}", credential.identity.client_auth.name())
+    format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name())
 }
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
     match failure {
+        TokenError::Network(_) if credential.proxy.is_some() => {
+            "a proxy is on the way, by `proxy` of the credential or HTTPS_PROXY of the environment, and may be what did \
+             not answer: check its address, and that it leads to the host in `token_url`; `proxy = \"\"` goes without"
+        }
         TokenError::Network(_) => {
             "check the host in `token_url`, and that this machine may connect there; if its authority is one of your \
-             own, set `ca_file` of the credential; if only a proxy leads there, `proxy`"
+             own, set `ca_file` of the credential; if only a proxy leads there, `proxy`; if it is only slow, `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
         TokenError::Server { .. } => "the trouble is the server's own: try again later",
@@ -195,6 +231,9 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
             "take out `expect_jwt`, or have the provider issue JWTs to this client"
         }
         TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
+        TokenError::Malformed(Malformed::Markup) => {
+            "check that `token_url` is a token endpoint, and that nothing on the way answers in its place"
+        }
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its answers have names of their own, set `fields`"
         }

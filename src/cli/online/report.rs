@@ -52,7 +52,7 @@ impl fmt::Display for Report {
         let note = if self.is_needed { "" } else { "; no route uses it" };
         write!(f, "{}: {outcome} ({} ms{note})", self.peer, self.took.as_millis())?;
         for (name, what) in &self.facts {
-            write!(f, "\n  {name:<13}{what}")?;
+            write!(f, "\n  {name:<12} {what}")?;
         }
         let warnings = self.warnings.iter().map(|told| ("warning", told));
         for (kind, (what, remedy)) in self.failure.iter().map(|told| ("error", told)).chain(warnings) {
@@ -98,6 +98,13 @@ mod tests {
         report.not_needed();
         assert!(!report.is_failure());
         assert!(report.to_string().contains("FAILED (5 ms; no route uses it)"), "{report}");
+    }
+
+    #[test]
+    fn the_longest_name_of_a_fact_is_apart_from_what_is_said_of_it() {
+        let mut report = Report::new("peer".to_owned(), Duration::ZERO);
+        report.fact("authorize_url", "https://login.example.com/");
+        assert!(report.to_string().contains("authorize_url https://"), "{report}");
     }
 
     #[test]

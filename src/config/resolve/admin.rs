@@ -1,23 +1,24 @@
 //! `[admin]`: the operator's own address.
 
-use std::net::SocketAddr;
-
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
 use crate::config::secret::SecretSource;
-use crate::config::{Admin, DEFAULT_ADMIN, Secret, file};
+use crate::config::{Admin, DEFAULT_ADMIN, Listen, Secret, file};
+
+/// As many characters as 16 random bytes have in base64, without its padding.
+const SHORTEST_TOKEN: usize = 22;
 
 impl Resolver<'_> {
-    pub(super) fn admin(&mut self, admin: file::Admin, callers: &[SocketAddr]) -> Option<Admin> {
+    pub(super) fn admin(&mut self, admin: file::Admin, callers: &[Listen]) -> Option<Admin> {
         let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
             None => DEFAULT_ADMIN,
         };
-        if listen.port() != 0 && callers.contains(&listen) {
+        if listen.port() != 0 && callers.contains(&Listen::Tcp(listen)) {
             self.problems.push(
                 Problem::error(place.clone(), "`admin.listen` and `server.listen` are the same address")
                     .help("give the operator's address a port of its own"),
@@ -45,6 +46,13 @@ impl Resolver<'_> {
                 .push(Problem::error(source.span(), title).help(
                     "an admin token is printable ASCII without spaces, such as `bearerd keygen` makes",
                 ));
+        }
+        if token.initial().expose_secret().len() < SHORTEST_TOKEN {
+            let title = format!("{} is short for a secret that lets its bearer operate", token.place());
+            self.problems.push(
+                Problem::warning(source.span(), title)
+                    .help("write one that nobody guesses, such as `bearerd keygen` makes"),
+            );
         }
         Some(token)
     }

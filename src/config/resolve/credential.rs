@@ -1,6 +1,6 @@
 //! `[credentials.NAME]`: identities and how they get tokens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ impl Resolver<'_> {
     pub(super) fn credentials(
         &mut self,
         credentials: BTreeMap<Spanned<String>, Spanned<file::Credential>>,
-    ) -> (BTreeSet<String>, Vec<Arc<Credential>>) {
-        let mut names = BTreeSet::new();
+    ) -> (BTreeMap<String, Range<usize>>, Vec<Arc<Credential>>) {
+        let mut names = BTreeMap::new();
         let mut good = Vec::new();
         for (name, credential) in credentials {
             let place = name.span();
             let name = name.into_inner();
             self.check_name(&name, &place);
             good.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
-            names.insert(name);
+            names.insert(name, place);
         }
         (names, good)
     }

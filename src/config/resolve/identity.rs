@@ -349,8 +349,14 @@ impl Resolver<'_> {
         match source {
             Some(source) => self.secret(source),
             None => {
-                let help =
-                    format!("write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}");
+                let other = if key == "client_secret" {
+                    "; a client without one has client_auth = \"none\""
+                } else {
+                    ""
+                };
+                let help = format!(
+                    "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{other}"
+                );
                 self.missing(&place.path(key), place.span, &help);
                 None
             }
@@ -375,13 +381,25 @@ impl Resolver<'_> {
             ));
         }
         match Secret::load(source.get_ref(), &self.folder, self.environment) {
-            Ok(secret) => Some(secret),
+            Ok(secret) => {
+                let value = secret.initial().expose_secret();
+                if value.contains('\n') && !value.contains("-----BEGIN") {
+                    let title = format!("{} holds more than one line", secret.place());
+                    self.problems.push(Problem::warning(source.span(), title).help(
+                        "all of it is the secret, but for a line break at its end: take the other lines out",
+                    ));
+                }
+                Some(secret)
+            }
             Err(error) => {
                 let cause = std::error::Error::source(&error);
                 let title = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
                 let help = match source.get_ref() {
                     SecretSource::Environment(_) => {
                         "set it where the daemon is started, or write { file = \"/run/secrets/name\" }"
+                    }
+                    SecretSource::File(_) if cause.is_none() => {
+                        "write the secret into that file, and nothing else"
                     }
                     SecretSource::File(_) => "the daemon's user must be able to read it, now and later",
                     SecretSource::Plain(_) => "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }",

@@ -6,6 +6,7 @@
 mod admin;
 mod api_discovery;
 mod authorities;
+mod callers;
 mod credential;
 mod fallback;
 mod fields;
@@ -13,11 +14,13 @@ mod identity;
 mod log;
 mod login;
 mod network;
+mod protection;
 mod provider;
 mod request;
 mod route;
 mod rules;
 mod server;
+mod server_tls;
 mod state;
 mod tutorial;
 
@@ -51,6 +54,7 @@ pub(super) fn resolve(
         folder: folder.to_owned(),
         environment,
         unusable,
+        asks_for_certificates: false,
         state_dir: None,
         state_files: BTreeMap::new(),
         state_places: BTreeMap::new(),
@@ -70,6 +74,8 @@ struct Resolver<'a> {
     folder: PathBuf,
     environment: &'a Environment,
     unusable: BTreeSet<String>,
+    /// Whether callers must show a certificate, well configured or not.
+    asks_for_certificates: bool,
     /// Where states are by default.
     state_dir: Option<PathBuf>,
     /// The state files so far, each with its credential.
@@ -98,11 +104,6 @@ impl Resolver<'_> {
     }
 
     fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {
-        if text.starts_with("unix:") {
-            let title = "a unix socket is not supported yet by this version";
-            self.problems.push(Problem::error(place.clone(), title).help("listen on 127.0.0.1 instead"));
-            return None;
-        }
         let address = text.parse();
         if address.is_err() {
             self.problems.push(

@@ -8,18 +8,18 @@ use std::sync::Arc;
 use http::uri::{Authority, Scheme};
 use toml::Spanned;
 
-use super::Resolver;
 use super::api_discovery::DISCOVER;
+use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
 use crate::config::file::{HttpVersion, Upgrade};
-use crate::config::{Address, Credential, Destination, Route, Upstream, file, hosts};
+use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
     pub(super) fn routes(
         &mut self,
         routes: Vec<Spanned<file::Route>>,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
         if routes.is_empty() && !self.unusable.contains("routes") {
@@ -49,8 +49,11 @@ impl Resolver<'_> {
         }
         let are_all_read =
             good.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
-        for name in names.iter().filter(|name| are_all_read && !used.contains(*name)) {
-            self.problems.push(Problem::warning(None, format!("no route uses the credential `{name}`")));
+        for (name, place) in names.iter().filter(|(name, _)| are_all_read && !used.contains(*name)) {
+            let title = format!("no route uses the credential `{name}`");
+            self.problems.push(Problem::warning(place.clone(), title).help(format!(
+                "write credential = \"{name}\" in a route, or take it out: it gets tokens all the same"
+            )));
         }
         (good.len() == written).then_some(good)
     }
@@ -60,7 +63,7 @@ impl Resolver<'_> {
         index: usize,
         place: &Range<usize>,
         mut route: file::Route,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {
         let key = |key: &str| format!("routes[{index}].{key}");
@@ -98,12 +101,16 @@ impl Resolver<'_> {
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let credential_of_route = credential.as_ref().and_then(Option::as_ref);
         let rules = self.rules(&mut route, path.as_deref());
+        let protection = self.protection(&mut route);
         let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
         let fields = self.fields(route.headers, &rules, credential_of_route);
         let retry_on = self.retry_on(route.retry_on);
+        let retry_429 = self.retry_429(route.retry_429);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
         let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
+        let callers = self.callers(route.callers);
+        let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
         let host = match host {
             Some(host) => Some(host?),
             None => None,
@@ -118,8 +125,13 @@ impl Resolver<'_> {
             fields,
             retry_on,
             allows_websocket,
+            retry_429,
             timeout,
             connect_timeout,
+            read_timeout,
+            callers,
+            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            protection,
         })
     }
 
@@ -193,7 +205,7 @@ impl Resolver<'_> {
     fn credential_of(
         &mut self,
         name: &Spanned<String>,
-        names: &BTreeSet<String>,
+        names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Option<Arc<Credential>>> {
         if name.get_ref() == "none" {
@@ -202,8 +214,8 @@ impl Resolver<'_> {
         if self.unusable.contains("credentials") {
             return None;
         }
-        if !names.contains(name.get_ref()) {
-            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        if !names.contains_key(name.get_ref()) {
+            let known: Vec<&str> = names.keys().map(String::as_str).collect();
             let help = if known.is_empty() {
                 format!("add [credentials.{}], or write \"none\"", name.get_ref())
             } else {

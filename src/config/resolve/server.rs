@@ -11,9 +11,10 @@ use url::Url;
 
 use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
-use crate::config::{Hosts, Limits, RequiredHeader, Server, file};
+use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server, file};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
+const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
 /// RFC 1918, RFC 4193, and the machine itself.
 const PRIVATE: [&str; 6] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
@@ -25,15 +26,17 @@ impl Resolver<'_> {
                 let place = listen.span();
                 (self.addresses(&listen.into_inner().0, &place), Some(place))
             }
-            None => (vec![SocketAddr::from(([127, 0, 0, 1], 8080))], None),
+            None => (vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))], None),
         };
-        let on_loopback = listen.iter().all(|address| address.ip().is_loopback());
-        if !on_loopback {
+        let speaks_plain_http = server.tls.is_none() && !self.unusable.contains("server.tls");
+        let tls = self.server_tls(server.tls);
+        if !listen.iter().all(Listen::is_local) {
             self.demand_off_loopback(
                 listen_place.as_ref(),
                 "server.allow_from",
-                server.allow_from.is_some(),
-                "say from which networks applications call, for example allow_from = [\"10.0.0.0/8\"]",
+                server.allow_from.is_some() || self.asks_for_certificates,
+                "say from which networks applications call, for example allow_from = [\"10.0.0.0/8\"], or have \
+                 them show certificates (client_ca in [server.tls])",
             );
             self.demand_off_loopback(
                 listen_place.as_ref(),
@@ -42,11 +45,21 @@ impl Resolver<'_> {
                 "say by which names they call, for example hosts = [\"gateway.internal\"]",
             );
         }
+        let lets_others_in = !listen.iter().all(Listen::is_local) && server.allow_from.is_some();
+        if lets_others_in && speaks_plain_http {
+            self.problems
+                .push(Problem::warning(listen_place, "callers' requests cross the network in the clear").help(
+                "add [server.tls] with `certificate` and `private_key`, unless something else encrypts them",
+            ));
+        }
         self.state_dir = self.state_path(server.state_dir);
         let allow_from = match server.allow_from {
-            Some(networks) => self.networks(networks),
+            Some(texts) => self.callers_networks(texts),
+            // A certificate says more than an address.
+            None if self.asks_for_certificates => parse_networks(&EVERYWHERE),
             None => parse_networks(&LOOPBACK),
         };
+        let trusted_proxies = self.trusted_proxies(server.trusted_proxies);
         let hosts = self.hosts(server.hosts, route_hosts);
         let origins = server.origins.map(Spanned::into_inner).unwrap_or_default();
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
@@ -57,7 +70,9 @@ impl Resolver<'_> {
         };
         Server {
             listen,
+            tls,
             allow_from,
+            trusted_proxies,
             hosts,
             origins,
             required_header,
@@ -82,19 +97,41 @@ impl Resolver<'_> {
 
     fn limits(&mut self, limits: file::Limits) -> Limits {
         Limits {
+            connections: count(limits.connections, 10_000),
+            connections_per_address: count(limits.connections_per_address, 0),
+            connection_age: Some(duration(limits.connection_age, 3600)).filter(|age| !age.is_zero()),
             header_bytes: self.bytes(limits.header_bytes, 64 * 1024, 1024..=1024 * 1024),
+            tls_timeout: self.positive(limits.tls_timeout, 5),
             header_timeout: self.positive(limits.header_timeout, 10),
             idle_timeout: self.positive(limits.idle_timeout, 75),
             body_timeout: self.positive(limits.body_timeout, 15),
+            body_rate: limits.body_rate.map_or(240, |size| size.into_inner().0),
+            write_timeout: self.positive(limits.write_timeout, 30),
             streams: self.at_least_one(limits.streams, 100),
             body_bytes: limits.body_bytes.map(|size| size.into_inner().0).filter(|bytes| *bytes > 0),
             replay_body: self.bytes(limits.replay_body, 1024 * 1024, 0..=1 << 30),
             replay_total: self.bytes(limits.replay_total, 64 * 1024 * 1024, 0..=1 << 40),
             token_wait: duration(limits.token_wait, 10),
+            token_waiters: usize::try_from(self.at_least_one(limits.token_waiters, 10_000))
+                .unwrap_or(usize::MAX),
         }
     }
 
-    fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+    /// Networks that callers may be in; one that is everybody's is warned of.
+    fn callers_networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+        let is_everybodys = |text: &&Spanned<String>| {
+            text.get_ref().parse::<IpNet>().is_ok_and(|network| network.prefix_len() == 0)
+        };
+        if let Some(text) = texts.get_ref().iter().find(is_everybodys) {
+            self.problems.push(
+                Problem::warning(text.span(), "callers from every network may use the credentials")
+                    .help("name the networks that applications call from, or \"private\""),
+            );
+        }
+        self.networks(texts)
+    }
+
+    pub(super) fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in texts.into_inner() {
             match text.get_ref().as_str() {
@@ -165,12 +202,22 @@ impl Resolver<'_> {
         }
     }
 
-    fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<SocketAddr> {
+    fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<Listen> {
         if texts.is_empty() {
             self.problems.push(Problem::error(place.clone(), "no address to listen on"));
         }
-        texts.iter().filter_map(|text| self.address(text, place)).collect()
+        let listen = |text: &String| match text.strip_prefix("unix:") {
+            Some(path) => self.unix_socket(path, place),
+            None => self.address(text, place).map(Listen::Tcp),
+        };
+        texts.iter().filter_map(listen).collect()
     }
+}
+
+/// A number of connections; 0 is no limit.
+fn count(value: Option<Spanned<u32>>, default: u32) -> Option<usize> {
+    let value = value.map_or(default, Spanned::into_inner);
+    usize::try_from(value).ok().filter(|count| *count > 0)
 }
 
 fn parse_networks(texts: &[&str]) -> Vec<IpNet> {

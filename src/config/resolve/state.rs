@@ -1,7 +1,9 @@
 //! The keys that say where a credential keeps what must outlive the process, and what encrypts it.
 
+use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use secrecy::ExposeSecret;
 use toml::Spanned;
@@ -40,9 +42,9 @@ impl Resolver<'_> {
         let by_default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
         let path = self.state_path(keys.state_file.take()).or(by_default);
         let key_place = keys.state_key.as_ref().map(Spanned::span);
-        let key = keys.state_key.take().and_then(|source| self.state_key(&source));
-        let previous_keys =
-            self.previous_keys(keys.state_key_previous.take(), key_place.is_some(), key.as_ref());
+        let key = keys.state_key.take().and_then(|source| self.state_key(&source, path.as_deref()));
+        let previous = keys.state_key_previous.take();
+        let previous_keys = self.previous_keys(previous, key_place.is_some(), key.as_ref(), path.as_deref());
         let place = written.clone().unwrap_or_else(|| place.clone());
         if needs_state && path.is_none() {
             self.problems.push(
@@ -85,6 +87,7 @@ impl Resolver<'_> {
         sources: Option<Spanned<SecretSources>>,
         has_key: bool,
         key: Option<&Secret>,
+        path: Option<&Path>,
     ) -> Vec<Secret> {
         let Some(sources) = sources else {
             return Vec::new();
@@ -99,7 +102,7 @@ impl Resolver<'_> {
             return Vec::new();
         }
         let spanned = sources.into_iter().map(|source| Spanned::new(place.clone(), source));
-        let previous: Vec<Secret> = spanned.filter_map(|source| self.state_key(&source)).collect();
+        let previous: Vec<Secret> = spanned.filter_map(|source| self.state_key(&source, path)).collect();
         let is_key = |other: &Secret| {
             key.is_some_and(|key| key.initial().expose_secret() == other.initial().expose_secret())
         };
@@ -112,8 +115,12 @@ impl Resolver<'_> {
         previous
     }
 
-    fn state_key(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+    /// A key of the state at this path.
+    fn state_key(&mut self, source: &Spanned<SecretSource>, path: Option<&Path>) -> Option<Secret> {
         let key = self.secret(source)?;
+        if let SecretSource::File(file) = source.get_ref() {
+            self.warn_of_key_file(&self.folder.join(file), path, source.span());
+        }
         if let Err(error) = StateKey::parse(key.initial()) {
             let title = format!("{} is not usable: {error}", key.place());
             self.problems.push(
@@ -123,6 +130,32 @@ impl Resolver<'_> {
         }
         Some(key)
     }
+
+    /// Warns of a key that others have too: every user, or whoever has a copy of the state.
+    fn warn_of_key_file(&mut self, file: &Path, state: Option<&Path>, place: Range<usize>) {
+        let is_open = fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
+        if is_open {
+            let title = format!("every user can read {}, a key of the state", file.display());
+            self.problems.push(Problem::warning(place.clone(), title).help(
+                "make it the daemon's own: chmod 600; in Kubernetes, `defaultMode: 0400` of the volume and `fsGroup`",
+            ));
+        }
+        let is_beside = folder_of(file)
+            .zip(state.and_then(folder_of))
+            .is_some_and(|(keys, states)| keys.starts_with(states));
+        if is_beside {
+            let title = format!("{}, a key of the state, lies in the folder of the state", file.display());
+            self.problems.push(
+                Problem::warning(place, title)
+                    .help("keep it elsewhere: whoever has a copy of the folder would have both"),
+            );
+        }
+    }
+}
+
+/// The folder that a file is in, whatever it is called.
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path.parent()?).ok()
 }
 
 #[cfg(test)]
@@ -231,6 +264,42 @@ mod tests {
         for first in ["", "refresh_token = { env = \"S\" }"] {
             let lines = format!("grant = \"refresh_token\"\n{first}\n{key}");
             assert!(read("state_dir = \"s\"", &lines).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_have_too_is_warned_of() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (keys, states) = (folder.path().join("keys"), folder.path().join("states"));
+        std::fs::create_dir(&keys).unwrap();
+        std::fs::create_dir(&states).unwrap();
+        std::os::unix::fs::symlink(&states, keys.join("linked")).unwrap();
+        for (file, mode, expected) in [
+            (keys.join("key"), 0o600, None),
+            (keys.join("key"), 0o640, None),
+            (keys.join("key"), 0o644, Some("every user can read ")),
+            (states.join("key"), 0o400, Some("lies in the folder of the state")),
+            (keys.join("linked/key"), 0o400, Some("lies in the folder of the state")),
+        ] {
+            std::fs::write(&file, KEY).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            for key in ["state_key = ", "state_key = { env = \"KEY2\" }\nstate_key_previous = "] {
+                let lines = format!("{key}{{ file = \"{}\" }}", file.display());
+                let read = read(&format!("state_dir = \"{}\"", states.display()), &lines);
+
+                let warnings = read.unwrap_or_else(|problems| panic!("{problems}")).warnings;
+
+                let titles: Vec<&str> =
+                    warnings.problems().iter().map(|problem| problem.title.as_str()).collect();
+                assert_eq!(titles.len(), usize::from(expected.is_some()), "{titles:?}");
+                assert!(
+                    titles.iter().all(|title| title.contains(expected.unwrap_or_default())),
+                    "{titles:?}"
+                );
+            }
+            std::fs::remove_file(&file).unwrap();
         }
     }
 

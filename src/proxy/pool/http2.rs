@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::http1::IDLE_TIMEOUT;
-use super::{Broken, MAX_BUFFER, authority};
+use super::idle::IDLE_TIMEOUT;
+use super::{Broken, Held, MAX_BUFFER, authority};
 use crate::proxy::connect::Stream;
 use crate::proxy::forward::ForwardError;
-use crate::proxy::upstream::Destination;
+use crate::proxy::permits::TURNS;
+use crate::proxy::upstream::{Destination, Upstream};
 
 /// Streams of one connection, if the upstream does not want fewer.
 const STREAMS: usize = 100;
@@ -40,8 +42,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for new connections to say what they allow.
 pub(super) const SETTLED_WITHIN: Duration = Duration::from_secs(11);
-/// So that an upstream's addresses and load balancing are looked at again. Up to a fifth less.
-const MAX_AGE: Duration = Duration::from_mins(10);
 /// What is still to be written when nobody uses a connection any more.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -49,6 +49,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     all: RefCell<Vec<Rc<Connection>>>,
     changed: Rc<Notify>,
+    idle_and_wanted: Rc<Notify>,
 }
 
 /// A connection as its streams see it.
@@ -59,7 +60,11 @@ pub(super) struct Connection {
     /// Which of the upstream's places it leads to.
     number: u32,
     state: Rc<State>,
-    old_at: Instant,
+    upstream: Arc<Upstream>,
+    /// Told when it has no streams and somebody waits for its place.
+    idle_and_wanted: Rc<Notify>,
+    /// When it is given no more streams.
+    ends: Instant,
     /// Tells the task that nobody is left; by being dropped.
     _last: oneshot::Sender<()>,
 }
@@ -70,6 +75,8 @@ struct State {
     /// Whether the upstream has said what it allows.
     is_settled: Cell<bool>,
     is_over: Cell<bool>,
+    /// Streams begun while somebody waits for its place.
+    turns: Cell<u32>,
     idle_since: Cell<Instant>,
 }
 
@@ -85,21 +92,26 @@ pub(super) enum Found {
     Place(Place),
     /// A connection that has not said yet how much room it has.
     Settling,
-    /// None: one more connection is needed.
+    /// None.
     Full,
 }
 
 impl Connections {
-    pub(super) const fn new(changed: Rc<Notify>) -> Self {
-        Self { all: RefCell::new(Vec::new()), changed }
+    pub(super) fn new(changed: Rc<Notify>) -> Self {
+        Self { all: RefCell::default(), changed, idle_and_wanted: Rc::default() }
     }
 
-    /// Room on a connection to this place, if there is some.
-    pub(super) fn find(&self, number: u32) -> Found {
+    /// Resolves when one is idle and somebody waits for its place.
+    pub(super) async fn idle_and_wanted(&self) {
+        self.idle_and_wanted.notified().await;
+    }
+
+    /// Room on a connection to this place, if there is some. One whose place is wanted by another worker ends after
+    /// some turns.
+    pub(super) fn find(&self, number: u32, is_wanted: bool) -> Found {
         let mut all = self.all.borrow_mut();
         let now = Instant::now();
         let mut is_settling = false;
-        let mut fallback: Option<(usize, usize)> = None;
         let mut at = 0;
         while let Some(connection) = all.get(at) {
             let Some(sender) = connection.open_sender(number, now) else {
@@ -107,26 +119,41 @@ impl Connections {
                 all.remove(at);
                 continue;
             };
-            let (streams, room) = (connection.state.streams.get(), connection.room());
-            if streams < room {
-                return Found::Place(Place::new(Rc::clone(connection), sender));
+            if connection.state.streams.get() < connection.room() {
+                let place = Place::new(Rc::clone(connection), sender);
+                if is_wanted && !connection.state.take_turn() {
+                    all.remove(at);
+                }
+                return Found::Place(place);
             }
             is_settling |= !connection.state.is_settled.get();
-            if connection.state.is_settled.get() && fallback.is_none_or(|(_, least)| streams < least) {
-                fallback = Some((at, streams));
-            }
             at += 1;
         }
-        match fallback {
-            _ if is_settling => Found::Settling,
-            // It is h2 that keeps it until there is room, in order; the route's time-out counts.
-            Some((at, _)) if all.len() >= MAX_CONNECTIONS => {
-                let connection = Rc::clone(&all[at]);
-                let sender = connection.sender.clone();
-                Found::Place(Place::new(connection, sender))
-            }
-            _ => Found::Full,
-        }
+        if is_settling { Found::Settling } else { Found::Full }
+    }
+
+    /// Room where there is none: h2 keeps the request until there is, in order; the route's time-out counts.
+    pub(super) fn least_used(&self, number: u32) -> Option<Place> {
+        let all = self.all.borrow();
+        let now = Instant::now();
+        let open = all.iter().filter(|connection| connection.takes_streams(number, now));
+        let connection = open.min_by_key(|connection| connection.state.streams.get())?;
+        Some(Place::new(Rc::clone(connection), connection.sender.clone()))
+    }
+
+    /// Whether the worker may have one more.
+    pub(super) fn may_grow(&self) -> bool {
+        self.all.borrow().len() < MAX_CONNECTIONS
+    }
+
+    /// Takes out as many of the idle ones as are waited for elsewhere.
+    pub(super) fn give_way(&self, mut waiting: usize) {
+        self.all.borrow_mut().retain(|connection| {
+            let goes =
+                waiting > 0 && connection.state.is_settled.get() && connection.state.streams.get() == 0;
+            waiting -= usize::from(goes);
+            !goes
+        });
     }
 
     /// Begins HTTP/2 on a new stream, with room for whoever made it.
@@ -134,6 +161,8 @@ impl Connections {
         &self,
         stream: Box<dyn Stream>,
         destination: &Destination,
+        upstream: &Arc<Upstream>,
+        held: Held,
     ) -> Result<Place, ForwardError> {
         let (sender, mut connection) = Builder::new()
             .enable_push(false)
@@ -150,6 +179,7 @@ impl Connections {
             streams: Cell::new(0),
             is_settled: Cell::new(false),
             is_over: Cell::new(false),
+            turns: Cell::new(0),
             idle_since: Cell::new(now),
         });
         let (last, nobody_left) = oneshot::channel();
@@ -160,10 +190,13 @@ impl Connections {
             authority: authority(&destination.host)?,
             number: destination.number,
             state: Rc::clone(&state),
-            old_at: now + MAX_AGE.mul_f64(1.0 - fastrand::f64() / 5.0),
+            upstream: Arc::clone(upstream),
+            idle_and_wanted: Rc::clone(&self.idle_and_wanted),
+            ends: held.place.ends(),
             _last: last,
         });
-        let driver = Driver { state, changed: Rc::clone(&self.changed), pings: connection.ping_pong() };
+        let changed = Rc::clone(&self.changed);
+        let driver = Driver { state, changed, pings: connection.ping_pong(), _held: held };
         tokio::task::spawn_local(async move {
             let mut driver = driver;
             driver.run(connection, nobody_left).await;
@@ -188,7 +221,7 @@ impl Connections {
 
 impl Connection {
     fn takes_streams(&self, number: u32, now: Instant) -> bool {
-        self.number == number && !self.state.is_over.get() && now < self.old_at
+        self.number == number && !self.state.is_over.get() && now < self.ends
     }
 
     /// A handle for one stream, unless the upstream takes no more.
@@ -210,6 +243,14 @@ impl Connection {
     }
 }
 
+impl State {
+    /// Whether it may carry more while its place is waited for.
+    fn take_turn(&self) -> bool {
+        self.turns.set(self.turns.get() + 1);
+        self.turns.get() < TURNS
+    }
+}
+
 impl Place {
     fn new(connection: Rc<Connection>, sender: SendRequest<Bytes>) -> Self {
         let streams = &connection.state.streams;
@@ -224,6 +265,9 @@ impl Drop for Place {
         state.streams.set(state.streams.get() - 1);
         if state.streams.get() == 0 {
             state.idle_since.set(Instant::now());
+            if self.connection.upstream.permits.waiting() > 0 {
+                self.connection.idle_and_wanted.notify_one();
+            }
         }
     }
 }
@@ -233,6 +277,7 @@ struct Driver {
     state: Rc<State>,
     changed: Rc<Notify>,
     pings: Option<PingPong>,
+    _held: Held,
 }
 
 impl Drop for Driver {

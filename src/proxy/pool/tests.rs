@@ -14,7 +14,11 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
+use crate::clock::Clock;
+use crate::proxy::breaker::Breaker;
 use crate::proxy::connect::{Connect, Connecting};
+use crate::proxy::permits::Permits;
+use crate::proxy::seats::Seats;
 
 /// An API at the other end of pipes that each take a second to make.
 #[derive(Clone, Default)]
@@ -76,6 +80,11 @@ struct World {
 }
 
 fn world(api: Api) -> World {
+    world_of(api, 100)
+}
+
+/// With so many connections at the most, of all workers.
+fn world_of(api: Api, connections: usize) -> World {
     let destination = Destination {
         origin: "https://api.example.com".to_owned(),
         host: HeaderValue::from_static("api.example.com"),
@@ -83,11 +92,19 @@ fn world(api: Api) -> World {
         connect: Box::new(api.clone()),
         number: 0,
     };
-    let upstream = Arc::new(Upstream::written(0, destination));
+    let permits = Permits::new(connections, Duration::from_mins(10), Duration::from_secs(5));
+    let upstream = Upstream::written(0, destination, Seats::new(100));
+    let upstream = Arc::new(upstream.protected(Breaker::new(None, Clock::tokio()), permits));
     World { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
 }
 
 impl World {
+    /// Another worker, with the same upstream.
+    fn beside(&self) -> Self {
+        let (api, upstream) = (self.api.clone(), Arc::clone(&self.upstream));
+        Self { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
+    }
+
     async fn lease(&self) -> Result<Lease<Full<Bytes>>, ForwardError> {
         self.pool.lease(&self.upstream.current().unwrap()).await
     }
@@ -136,7 +153,7 @@ fn a_cold_start_is_one_connection_for_all() {
 fn who_makes_a_connection_may_leave_and_another_goes_on() {
     run(async || {
         let world = world(Api::default());
-        let leaving = tokio::time::timeout(Duration::from_millis(500), world.get());
+        let leaving = timeout(Duration::from_millis(500), world.get());
         let staying = async {
             tokio::task::yield_now().await;
             let began = Instant::now();
@@ -206,7 +223,7 @@ fn an_idle_connection_ends_and_a_busy_one_when_it_is_old() {
             world.get().await.unwrap();
         }
         let age = began.elapsed().as_secs();
-        assert!((470..=620).contains(&age), "{age}");
+        assert!((530..=610).contains(&age), "{age}");
 
         tokio::time::sleep(Duration::from_secs(31)).await;
         world.pool.reap(Instant::now());
@@ -224,5 +241,67 @@ fn a_stream_on_an_old_connection_goes_on() {
         world.pool.reap(Instant::now());
 
         assert!(lease.send(Request::new(Full::default())).await.is_ok());
+    });
+}
+
+#[test]
+fn streams_share_what_there_is_where_there_may_be_no_more() {
+    run(async || {
+        let world = world_of(Api::default(), 1);
+
+        let outcomes = join_all((0..500).map(|_| world.get())).await;
+
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(world.connections(), 1);
+    });
+}
+
+#[test]
+fn an_idle_connection_gives_way_to_another_workers() {
+    run(async || {
+        let (world, began) = (world_of(Api::default(), 1), Instant::now());
+        let other = world.beside();
+        world.get().await.unwrap();
+        tokio::task::spawn_local(Rc::clone(&world.pool).give_way());
+
+        assert_eq!(other.get().await, Ok(false));
+
+        assert_eq!(world.connections(), 2);
+        assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn two_busy_workers_take_turns_with_one_connection() {
+    run(async || {
+        let world = world_of(Api::default(), 1);
+        let other = world.beside();
+        tokio::task::spawn_local(Rc::clone(&world.pool).give_way());
+        tokio::task::spawn_local(Rc::clone(&other.pool).give_way());
+        let busy = async |worker: &World| {
+            for _ in 0..20 {
+                worker.get().await?;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok::<_, String>(())
+        };
+
+        let outcome = tokio::join!(busy(&world), busy(&other));
+
+        assert_eq!(outcome, (Ok(()), Ok(())));
+    });
+}
+
+#[test]
+fn nobody_waits_for_a_place_longer_than_for_a_connection() {
+    run(async || {
+        let world = world_of(Api::default(), 1);
+        let other = world.beside();
+        let _held = world.lease().await.unwrap();
+        let began = Instant::now();
+
+        assert_eq!(other.get().await, Err("no connection was free in time".to_owned()));
+
+        assert_eq!(began.elapsed().as_secs(), 5);
     });
 }

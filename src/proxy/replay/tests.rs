@@ -55,6 +55,7 @@ fn allowance(replay_body: usize, total: usize) -> Allowance {
         replay_body,
         budget: Arc::new(Budget::new(total)),
         body_timeout: Some(Duration::from_secs(5)),
+        body_rate: 0,
     }
 }
 
@@ -349,4 +350,92 @@ async fn what_nobody_wants_is_read_to_its_end_and_not_for_ever() {
     let started = Instant::now();
     Payload::new(endless, &roomy()).drain(Duration::from_secs(5)).await;
     assert_eq!(started.elapsed().as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_between_two_attempts_is_no_pause_of_the_callers() {
+    let mut body = pieces(&["some"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy());
+    let mut first = payload.first();
+    assert_eq!(next(&mut first).await.unwrap().unwrap(), "some");
+    assert!(tokio::time::timeout(Duration::from_secs(1), next(&mut first)).await.is_err());
+    tokio::time::sleep(Duration::from_mins(1)).await;
+
+    let mut second = payload.again().unwrap();
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "some");
+    assert!(tokio::time::timeout(Duration::from_secs(4), next(&mut second)).await.is_err());
+    let stalled = tokio::time::timeout(Duration::from_secs(2), next(&mut second)).await;
+    assert_eq!(stalled.unwrap().unwrap(), Err(Fault::Stalled));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_connection_is_full_of_what_nobody_reads_is_not_hurried() {
+    let backlog = Backlog::default();
+    let others: Vec<_> = (0..crate::proxy::backlog::FULL)
+        .map(|_| {
+            let payload = Payload::new(pieces(&["one", "two"]), &roomy()).beside(&backlog);
+            (payload.first(), payload)
+        })
+        .collect();
+    let mut others = others;
+    for (attempt, _) in &mut others {
+        next(attempt).await.unwrap().unwrap();
+    }
+    let mut body = pieces(&["some"]);
+    body.pieces.push_back(None);
+    let payload = Payload::new(body, &roomy()).beside(&backlog);
+    let mut attempt = payload.first();
+    next(&mut attempt).await.unwrap().unwrap();
+
+    assert!(tokio::time::timeout(Duration::from_mins(1), next(&mut attempt)).await.is_err());
+
+    // One of them is read on.
+    let (attempt_of_other, _) = &mut others[0];
+    assert_eq!(rest(attempt_of_other).await.unwrap(), "two");
+    let stalled = tokio::time::timeout(Duration::from_secs(11), next(&mut attempt)).await;
+    assert_eq!(stalled.unwrap().unwrap(), Err(Fault::Stalled));
+}
+
+#[tokio::test]
+async fn a_body_can_be_sent_as_often_as_needed_whatever_was_read_before() {
+    let allowance = roomy();
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance);
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let mut second = payload.again().unwrap();
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "one ");
+    assert_eq!(next(&mut second).await.unwrap().unwrap(), "two ");
+    let mut third = payload.again().unwrap();
+    assert_eq!(rest(&mut third).await.unwrap(), "one two three");
+    let mut fourth = payload.again().unwrap();
+    assert_eq!(fourth.size_hint().lower(), 13);
+    assert_eq!(rest(&mut fourth).await.unwrap(), "one two three");
+    assert_eq!(next(&mut second).await.unwrap().unwrap_err(), Fault::Superseded);
+}
+
+#[tokio::test]
+async fn attempts_share_what_is_kept_and_all_of_it_counts_until_it_is_gone() {
+    let allowance = allowance(100, 100);
+    let payload = Payload::new(with_length(&["twenty bytes of body", "twenty more of them."]), &allowance);
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let second = payload.again().unwrap();
+    let mut third = payload.again().unwrap();
+    assert_eq!(rest(&mut third).await.unwrap().len(), 40);
+    let fourth = payload.again().unwrap();
+    assert!((40..=60).contains(&allowance.budget.used()), "{}", allowance.budget.used());
+
+    payload.forget();
+    assert!(allowance.budget.used() >= 40, "attempts still have it");
+    drop((second, third, fourth));
+    assert_eq!(allowance.budget.used(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_grows_too_large_in_a_later_attempt_is_not_sent_another_time() {
+    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance(10, 1000));
+    next(&mut payload.first()).await.unwrap().unwrap();
+    let mut second = payload.again().unwrap();
+
+    assert_eq!(rest(&mut second).await.unwrap(), "one two three");
+    assert!(payload.again().is_none() && !payload.is_replayable());
 }

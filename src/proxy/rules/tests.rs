@@ -34,7 +34,7 @@ impl Gate {
         let config = checked.unwrap_or_else(|problems| panic!("{problems}")).config;
         let route = &config.routes[0];
         let prefix = if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() };
-        Self { policy: Policy::new(&config.server, "bearerd-1"), rules: Rules::new(route), prefix }
+        Self { policy: Policy::new(&config.server, "bearerd-1"), rules: Rules::new(route, false), prefix }
     }
 
     fn plain(route: &str) -> Self {

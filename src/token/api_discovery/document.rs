@@ -1,5 +1,7 @@
 //! The document that says where an organization's API is: asked for, and read.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
@@ -29,6 +31,14 @@ pub enum DiscoveryError {
     /// No answer arrived: refused, reset, TLS, time-out, DNS.
     #[error("the issuer did not answer: {0}")]
     Network(String),
+    /// It asks to be left alone.
+    #[error("the issuer asks to be left alone for a while (status {status})")]
+    Throttled {
+        /// Its status code.
+        status: u16,
+        /// For how long, as far as it said so and may.
+        wait: Duration,
+    },
     /// Another status than 200; redirects are not followed.
     #[error("the issuer answered with status {0}")]
     Status(u16),
@@ -67,6 +77,8 @@ struct Document {
 pub struct IssuerClient {
     client: TokenClient,
     issuer: Url,
+    /// The longest that it may ask to be left alone for.
+    retry_after_max: Duration,
 }
 
 impl IssuerClient {
@@ -77,13 +89,15 @@ impl IssuerClient {
     /// As for the token endpoint's client.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Option<Self>, ClientError> {
         let Some(issuer) = credential.discovery.clone() else { return Ok(None) };
-        Ok(Some(Self { client: TokenClient::new(credential, trust)?, issuer }))
+        let client = TokenClient::new(credential, trust)?;
+        Ok(Some(Self { client, issuer, retry_after_max: credential.retry_after_max }))
     }
 }
 
 impl Documents for IssuerClient {
     async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
-        let (status, body) = self.client.fetch(document_of(&self.issuer, tenant)).await.map_err(failure)?;
+        let fetched = self.client.fetch(document_of(&self.issuer, tenant)).await;
+        let (status, body) = fetched.map_err(|error| self.failure(error))?;
         if status != http::StatusCode::OK {
             return Err(DiscoveryError::Status(status.as_u16()));
         }
@@ -101,11 +115,17 @@ fn document_of(issuer: &Url, tenant: &str) -> Url {
     url
 }
 
-fn failure(error: TokenError) -> DiscoveryError {
-    match error {
-        TokenError::Network(why) => DiscoveryError::Network(why),
-        TokenError::Malformed(Malformed::TooLarge) => DiscoveryError::TooLarge,
-        _ => DiscoveryError::Incomplete,
+impl IssuerClient {
+    fn failure(&self, error: TokenError) -> DiscoveryError {
+        match error {
+            TokenError::Network(why) => DiscoveryError::Network(why),
+            TokenError::Throttled { status, retry_after, .. } => DiscoveryError::Throttled {
+                status,
+                wait: retry_after.unwrap_or_default().min(self.retry_after_max),
+            },
+            TokenError::Malformed(Malformed::TooLarge) => DiscoveryError::TooLarge,
+            _ => DiscoveryError::Incomplete,
+        }
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Discovery<D> {
     found: Option<Found>,
     failures: u32,
     due: Moment,
+    /// Until when the issuer asked to be left alone.
+    not_before: Moment,
 }
 
 impl<D: Documents> Discovery<D> {
@@ -60,6 +62,7 @@ impl<D: Documents> Discovery<D> {
             found: None,
             failures: 0,
             due: Moment::default(),
+            not_before: Moment::default(),
         };
         (discovery, source)
     }
@@ -95,7 +98,7 @@ impl<D: Documents> Discovery<D> {
         let claims = std::str::from_utf8(token.as_bytes()).ok().and_then(jwt::claims);
         let tenant = claims.and_then(|claims| claims.tenant).filter(|tenant| !tenant.is_empty());
         if self.seen == Generation::NONE || tenant != self.tenant {
-            self.due = self.clock.now();
+            self.due = self.clock.now().max(self.not_before);
             self.failures = 0;
         }
         self.seen = token.generation();
@@ -123,8 +126,12 @@ impl<D: Documents> Discovery<D> {
                 doubled(FIRST_BACKOFF, self.failures - 1, LONGEST_BACKOFF)
             }
         };
+        let now = self.clock.now();
+        if let Err(DiscoveryError::Throttled { wait, .. }) = &outcome {
+            self.not_before = now + *wait;
+        }
         // Up to a tenth earlier, so that those who started together do not ask together.
-        self.due = self.clock.now() + wait.mul_f64(1.0 - fastrand::f64() / 10.0);
+        self.due = (now + wait.mul_f64(1.0 - fastrand::f64() / 10.0)).max(self.not_before);
         self.told(outcome.err().map(Arc::new));
     }
 

@@ -21,7 +21,8 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn adopt(&mut self, new: NewGrant, received: Moment) -> Result<Adopted, NotAdopted> {
         // A configured refresh token that was changed before this came is not to displace it.
         self.read_secrets_again().await;
-        if rotation::is_refused(self.durable.state(), &new.refresh_token) {
+        // With an access token beside it, it is what the server has just answered.
+        if new.access_token.is_none() && rotation::is_refused(self.durable.state(), &new.refresh_token) {
             return Err(NotAdopted::Refused);
         }
         let now = self.clock.now();

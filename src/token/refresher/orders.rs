@@ -10,7 +10,7 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// By whom orders are given.
     pub fn operator(&self) -> Operator {
-        let grant = self.credential.identity.grant.name();
+        let grant = self.credential.grant_name();
         self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
     }
 

@@ -86,6 +86,10 @@ impl<E: TokenEndpoint> Refresher<E> {
                 }
             }
             Means::Fallback { why } if is_invalid_grant(&error) => {
+                let why = match why {
+                    TokenError::ReauthorizationRequired(why) => why,
+                    other => other.to_string(),
+                };
                 let both = format!("{why}; the fallback was refused too: {error}");
                 error = TokenError::ReauthorizationRequired(both);
             }

@@ -45,6 +45,49 @@ pub enum OpenError {
     },
 }
 
+/// For what another user has, or this one cannot reach.
+pub const AS_ITS_USER: &str =
+    "it has to be the daemon's own; run bearerd as the user that the daemon runs as";
+
+impl OpenError {
+    /// What to do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::NotAFile(_) => "name a file",
+            // It is there, and somebody else's.
+            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => AS_ITS_USER,
+            Self::Folder { .. } => {
+                "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
+            }
+            Self::Lock { .. } => AS_ITS_USER,
+            Self::Held { .. } => "stop the other process, or give this one a state_file of its own",
+            Self::Refused { source, .. } => source.help(),
+        }
+    }
+}
+
+impl Refusal {
+    const fn help(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) | Self::Owner { .. } => AS_ITS_USER,
+            Self::Permissions { .. } => "chmod 600",
+            Self::NoKey => "set state_key to the key that it was written under",
+            Self::OtherKey => {
+                "add the key that it was written under as state_key_previous; the daemon writes the state anew under \
+                 state_key"
+            }
+            Self::Foreign => {
+                "give the credential a state_file of its own; if its settings were changed, move the file away and, \
+                 where the grant is a refresh token, configure a new one or run `bearerd login`"
+            }
+            _ => {
+                "put a good copy there, or move the file away and, where the grant is a refresh token, configure a \
+                 new one or run `bearerd login`"
+            }
+        }
+    }
+}
+
 /// What is wrong with a file that should hold a state.
 #[derive(Debug, Error)]
 pub enum Refusal {

@@ -12,7 +12,7 @@ use super::durable::{Content, Durable};
 use super::elapsed::Stamp;
 use super::format::{Format, Read};
 use super::lock;
-use super::{Identity, OpenError, StateKeys, Warning};
+use super::{Identity, OpenError, State, StateKeys, Warning};
 use crate::clock::Clock;
 use crate::token::limiter::LATCH_MAX;
 
@@ -25,6 +25,8 @@ pub struct Look {
     pub open_folder: Option<u32>,
     /// What is odd about the state.
     pub warnings: Vec<Warning>,
+    /// What is in it; nothing if there is none.
+    pub state: State,
 }
 
 impl Look {
@@ -44,13 +46,14 @@ impl Look {
             .map_err(|source| OpenError::Lock { path: path.to_owned(), source })?;
         let refused = |source| OpenError::Refused { path: path.to_owned(), source };
         let content = Durable::new(folder, name).read().map_err(refused)?;
-        let mut warnings = Vec::new();
+        let (mut warnings, mut found) = (Vec::new(), State::default());
         if let Some(Content { bytes, group_mode, .. }) = content {
             let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
-            let Read { has_old_key, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+            let Read { has_old_key, state, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+            found = state;
             warnings.extend(has_old_key.then_some(Warning::OldKey));
             warnings.extend(group_mode.map(|mode| Warning::GroupMode { mode }));
         }
-        Ok(Self { not_writable, open_folder, warnings })
+        Ok(Self { not_writable, open_folder, warnings, state: found })
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::PATIENCE;
@@ -39,10 +39,17 @@ const ALLOWED_FIELDS: &[&str] = &[
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// What a caller speaks over.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Socket for S {}
+
 /// A connection of a legacy application.
 #[derive(Debug)]
 pub struct Caller {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
+    /// What it calls the proxy.
+    host: String,
     /// Read and not yet part of a response.
     unread: Vec<u8>,
 }
@@ -158,16 +165,19 @@ impl Request {
 
 impl Caller {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self { stream, unread: Vec::new() }
+        Self::try_connect(address).await.unwrap()
+    }
+
+    /// Over something else than TCP.
+    pub fn over(stream: impl Socket + 'static, host: &str) -> Self {
+        Self { stream: Box::new(stream), host: host.to_owned(), unread: Vec::new() }
     }
 
     /// Connects, if the daemon still accepts.
     pub async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Self { stream, unread: Vec::new() })
+        Some(Self::over(stream, &address.to_string()))
     }
 
     /// Sends a request and reads its answer, which must be complete.
@@ -185,18 +195,15 @@ impl Caller {
     /// Sends a request and reads its answer.
     pub async fn try_send(&mut self, request: &Request) -> Result<Reply, Incomplete> {
         let id = format!("id-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        let Ok(peer) = self.stream.peer_addr() else {
-            return Err(Incomplete { received: Vec::new() });
-        };
-        let host = peer.to_string();
-        let head = request.head(&host, &id);
+        let head = request.head(&self.host, &id);
         let body = request.framed_body();
-        let (mut reading, mut writing) = self.stream.split();
+        let (mut reading, mut writing) = tokio::io::split(&mut self.stream);
         let mut unread = std::mem::take(&mut self.unread);
         // An answer may come before the body is sent, and ends the need to send it.
         let write = async {
             let _ = writing.write_all(&head).await;
             let _ = writing.write_all(&body).await;
+            let _ = writing.flush().await;
             std::future::pending::<()>().await;
         };
         let read = read_reply(&mut reading, &mut unread, request.method == "HEAD");
@@ -228,8 +235,8 @@ impl Caller {
             let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut bytes)).await;
             assert!(read.expect("nothing came").unwrap() > 0, "the end came");
             if bytes.windows(4).any(|window| window == b"\r\n\r\n") {
-                tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-                let _ = self.stream.try_read_buf(&mut bytes);
+                let more = self.stream.read_buf(&mut bytes);
+                let _ = tokio::time::timeout(std::time::Duration::from_millis(30), more).await;
                 return bytes;
             }
         }

@@ -23,17 +23,33 @@ pub struct Process {
 impl Process {
     /// Starts `bearerd` with these arguments and nothing in its environment but this.
     pub fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
-        Self::spawn_with(Stdio::null(), arguments, environment, folder)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
+        command.args(arguments);
+        Self::start(command, Stdio::null(), environment, folder)
     }
 
     /// The same, with an input that a test writes.
     pub fn spawn_with_input(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
-        Self::spawn_with(Stdio::piped(), arguments, environment, folder)
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
+        command.args(arguments);
+        Self::start(command, Stdio::piped(), environment, folder)
     }
 
-    fn spawn_with(input: Stdio, arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bearerd"))
-            .args(arguments)
+    /// The same with so many file descriptors at the most.
+    pub fn spawn_with_descriptors(
+        limit: usize,
+        arguments: &[&str],
+        environment: &[(String, String)],
+        folder: &Path,
+    ) -> Self {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_bearerd")).args(arguments);
+        Self::start(command, Stdio::null(), environment, folder)
+    }
+
+    fn start(mut command: Command, input: Stdio, environment: &[(String, String)], folder: &Path) -> Self {
+        let mut child = command
             .current_dir(folder)
             .env_clear()
             .envs(environment.iter().cloned())
@@ -65,6 +81,21 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.child.id().expect("it runs")
+    }
+
+    /// The time that it has spent computing so far.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// The memory it has, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// Everything it has written so far.

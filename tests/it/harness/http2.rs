@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::PATIENCE;
-use super::caller::{Body, LOGIN, REQUEST_ID, Reply, Request};
+use super::caller::{Body, LOGIN, REQUEST_ID, Reply, Request, Socket};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -18,21 +18,26 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 #[derive(Clone, Debug)]
 pub struct Http2Caller {
     sender: http2::SendRequest<Full<Bytes>>,
-    authority: String,
+    /// Scheme and authority.
+    origin: String,
 }
 
 impl Http2Caller {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap(), format!("http://{address}")).await
+    }
+
+    /// Over something else than TCP.
+    pub async fn over(stream: impl Socket + 'static, origin: String) -> Self {
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        Self { sender, authority: address.to_string() }
+        Self { sender, origin }
     }
 
     /// Whether the answer to a request breaks off.
     pub async fn breaks(&mut self, request: &Request) -> bool {
-        let uri = format!("http://{}{}", self.authority, request.target);
+        let uri = format!("{}{}", self.origin, request.target);
         let request = http::Request::get(uri).body(Full::new(Bytes::new())).unwrap();
         let response = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
         let response = response.expect("no answer in time").unwrap();
@@ -43,7 +48,7 @@ impl Http2Caller {
         let id = format!("h2-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let mut built = http::Request::builder()
             .method(request.method)
-            .uri(format!("http://{}{}", self.authority, request.target))
+            .uri(format!("{}{}", self.origin, request.target))
             .header(REQUEST_ID, &id)
             .header("authorization", "Bearer the-callers-own");
         for (name, value) in &request.fields {

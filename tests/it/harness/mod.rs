@@ -8,6 +8,7 @@ pub mod http2;
 pub mod internet;
 pub mod issuer;
 pub mod raw;
+pub mod tls;
 pub mod upstream;
 pub mod world;
 

@@ -7,6 +7,7 @@
 //! | `/scope` | 401 with `insufficient_scope` |
 //! | `/status/N` | status N |
 //! | `/slow/MS` | 200 after so many milliseconds |
+//! | `/throttled/N…` | 429 to the first N requests of this target, with `Retry-After` as `x-retry-after` says; then the body |
 //! | `/trickle/N` | N pieces, 20 ms apart |
 //! | `/big/N` | N bytes |
 //! | `/hang` | nothing, ever |
@@ -121,6 +122,8 @@ impl Notes {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Body>> {
         let (head, body) = request.into_parts();
         self.check(&head);
+        let before =
+            self.requests.lock().unwrap().iter().filter(|seen| head.uri == seen.target.as_str()).count();
         let fields = head
             .headers
             .iter()
@@ -135,7 +138,7 @@ impl Notes {
             self.rejected.fetch_add(1, Ordering::Relaxed);
             reject(&head, body).await?
         } else {
-            perform(&head, body).await?
+            perform(&head, body, before).await?
         };
         let fields = response.headers_mut();
         if let Some(id) = head.headers.get(REQUEST_ID) {
@@ -236,7 +239,7 @@ async fn reject(head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
     Ok(response)
 }
 
-async fn perform(head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
+async fn perform(head: &Parts, body: Incoming, before: usize) -> io::Result<Response<Body>> {
     let path = head.uri.path();
     let mut segments = path.trim_start_matches('/').split('/');
     let (action, argument) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
@@ -258,6 +261,19 @@ async fn perform(head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
                 response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("1000"));
             }
             response
+        }
+        "throttled" => {
+            let bytes = body.collect().await.map_err(io::Error::other)?.to_bytes();
+            let is_throttled = before < usize::try_from(number).unwrap();
+            let mut response =
+                Response::new(whole(if is_throttled { Bytes::from("slow down") } else { bytes }));
+            if is_throttled {
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                if let Some(wait) = head.headers.get("x-retry-after") {
+                    response.headers_mut().insert("retry-after", wait.clone());
+                }
+            }
+            return Ok(response);
         }
         "trickle" => {
             let pieces = (0..number).map(|piece| Ok(Bytes::from(format!("piece {piece}\n"))));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bearerd::demo::authorization_server::AuthorizationServer;
-use bearerd::demo::pki::Pki;
+use bearerd::demo::pki::{Issued, Pki};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -21,6 +21,8 @@ pub const CLIENT_SECRET: &str = "s3cr3t:with%+&=/ünïcode====";
 #[derive(Debug, Default)]
 pub struct Setup {
     server: String,
+    tls: String,
+    files: Vec<(String, String)>,
     limits: String,
     admin: String,
     credential: String,
@@ -38,12 +40,37 @@ pub struct Setup {
     /// What the API offers besides HTTP/1.1.
     alpn: &'static [&'static [u8]],
     environment: Vec<(String, String)>,
+    descriptors: Option<usize>,
 }
 
 impl Setup {
+    /// So many file descriptors at the most.
+    pub const fn descriptors(mut self, limit: usize) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Lines of `[server]`.
     pub fn server(mut self, line: &str) -> Self {
         writeln!(self.server, "{line}").unwrap();
+        self
+    }
+
+    /// Callers speak TLS, and are shown this certificate.
+    pub fn tls(mut self, issued: &Issued) -> Self {
+        self.tls.push_str("[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\n");
+        self.file("server.pem", &issued.certificate).file("server-key.pem", &issued.key)
+    }
+
+    /// And must show one of this authority.
+    pub fn client_ca(mut self, authority: &str) -> Self {
+        self.tls.push_str("client_ca = \"clients.pem\"\n");
+        self.file("clients.pem", authority)
+    }
+
+    /// A file beside the configuration.
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
         self
     }
 
@@ -158,6 +185,9 @@ impl Setup {
 
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
+        for (name, content) in &self.files {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
         let config = self.configuration(&authorization, &upstream);
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
         let mut environment = vec![
@@ -165,7 +195,10 @@ impl Setup {
             ("RUST_LOG".to_owned(), self.log_level.unwrap_or("trace").to_owned()),
         ];
         environment.extend(self.environment);
-        let process = Process::spawn(&["run"], &environment, folder.path());
+        let process = match self.descriptors {
+            None => Process::spawn(&["run"], &environment, folder.path()),
+            Some(limit) => Process::spawn_with_descriptors(limit, &["run"], &environment, folder.path()),
+        };
         let address = logged_address(&process, "listening").await;
         let admin = logged_address(&process, "admin listening").await;
         let world = World {
@@ -189,7 +222,7 @@ impl Setup {
     fn configuration(&self, authorization: &AuthorizationServer, upstream: &Upstream) -> String {
         let token_url = self.token_url.clone().unwrap_or_else(|| authorization.token_url());
         let upstream_url = self.upstream_url.clone().unwrap_or_else(|| upstream.url());
-        let Self { server, limits, admin, credential, route, more, .. } = self;
+        let Self { server, tls, limits, admin, credential, route, more, .. } = self;
         let route_credential = if self.is_unprotected { "none" } else { "api" };
         let secret = self.secret.as_deref().unwrap_or("{ env = \"API_SECRET\" }");
         let listen = if server.contains("listen") { "" } else { "listen = \"127.0.0.1:0\"" };
@@ -221,7 +254,7 @@ impl Setup {
             )
         };
         format!(
-            "[server]\n{listen}\n{workers}\n{server}\n[server.limits]\n{limits}\n\
+            "[server]\n{listen}\n{workers}\n{server}\n{tls}\n[server.limits]\n{limits}\n\
              [admin]\n{admin_listen}\n{admin}\n[log]\nformat = \"json\"\n\
              {credential_section}\n\
              [[routes]]\nupstream = \"{upstream_url}\"\ncredential = \"{route_credential}\"\n{ca}\n{route}\n\

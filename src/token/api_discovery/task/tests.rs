@@ -55,6 +55,7 @@ impl TokenEndpoint for Tokens {
 enum Act {
     Name(&'static str),
     Fail,
+    Throttle(Duration),
     Panic,
 }
 
@@ -77,6 +78,7 @@ impl Documents for Script {
         match act {
             Act::Name(host) => Ok(found(host)),
             Act::Fail => Err(DiscoveryError::Status(500)),
+            Act::Throttle(wait) => Err(DiscoveryError::Throttled { status: 429, wait }),
             Act::Panic => panic!("told to"),
         }
     }
@@ -214,6 +216,20 @@ async fn failures_back_off_from_a_second_to_a_minute_and_end_by_themselves() {
     world.act(Act::Name("api-na1"));
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(world.source.has_found() && world.source.failure().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_asks_to_be_left_alone_is_whatever_the_tokens_do() {
+    let world = World::start(Act::Throttle(Duration::from_mins(5)), Some("t1"));
+    tokio::time::sleep(SECOND).await;
+    world.issue(Some("t2")).await;
+    world.act(Act::Name("api-na1"));
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(world.asked().len(), 1);
+
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.asked().len(), 2);
+    assert!(world.source.has_found());
 }
 
 #[tokio::test(start_paused = true)]

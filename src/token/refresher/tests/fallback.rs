@@ -115,6 +115,7 @@ async fn a_fallback_that_is_refused_too_is_told_with_both_reasons_and_asked_rare
     assert_eq!(unavailable.retry_after, None);
     let told = unavailable.failure.unwrap().to_string();
     assert!(told.contains("the fallback was refused too"), "{told}");
+    assert_eq!(told.matches("a person must authorize").count(), 1, "{told}");
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert_eq!(server.asked(), ["first", "client_credentials"]);
 

@@ -131,13 +131,54 @@ async fn a_refresher_that_stands_still_goes_on_with_the_new_grant() {
         matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
         "{told:?}"
     );
-    assert_eq!(operator.hand_over(handed_over("first", Some("a"))).await, Err(NotAdopted::Refused));
+    assert_eq!(operator.hand_over(handed_over("first", None)).await, Err(NotAdopted::Refused));
     assert!(source.current().is_none());
     assert_eq!(server.asked(), ["first"]);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
     assert!(source.wait(SOON).await.is_ok());
     assert_eq!(server.asked(), ["first", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_that_a_login_brings_again_is_taken_for_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant())]);
+    let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(WITHIN).await.unwrap_err();
+
+    assert_eq!(operator.hand_over(handed_over("first", Some("a"))).await, DURABLE);
+    assert!(source.current().is_some());
+    assert!(operator.refresh(WITHIN).await.is_ok());
+    assert_eq!(server.asked(), ["first", "first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_is_handed_over_ends_the_use_of_the_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let login = credential(&format!(
+        "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_key = \"{KEY}\"\n\
+         fallback = \"client_credentials\"\nstate_file = \"{}\"\n{ROOMY}",
+        folder.path().join("login.state").display()
+    ));
+    let first = configured_with(folder.path(), "first", "fallback = \"client_credentials\"");
+    for (credential, answers, before) in [
+        (first, vec![Err(invalid_grant())], vec!["first", "client_credentials"]),
+        (login, vec![], vec!["client_credentials"]),
+    ] {
+        let server = Server::answering(answers);
+        let (source, operator, _task) = operated(server.clone(), &credential);
+        assert!(source.wait(WITHIN).await.is_ok());
+        assert_eq!(server.asked(), before);
+
+        assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
+        tokio::time::sleep(SOON).await;
+
+        assert_eq!(server.asked()[before.len()..], ["new"]);
+        let generation = source.generation();
+        assert!(source.replace(generation, WITHIN).await.is_ok());
+        assert!(!server.asked()[before.len()..].contains(&"client_credentials".to_owned()));
+    }
 }
 
 #[tokio::test(start_paused = true)]

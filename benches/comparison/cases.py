@@ -1,0 +1,279 @@
+"""The cases: what is asked of whom, and which figures come of it."""
+
+import contextlib
+import dataclasses
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+
+from . import load, machine
+from .load import Load
+from .proxies import Proxy, Unable, Variant
+
+KIB = 1024
+#: As long as a thousand TLS handshakes take.
+WARM_UP_SECONDS = 2
+IDLE_CONNECTIONS = 1000
+ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    rounds: int
+    seconds: int
+    connections: tuple
+    peers: tuple
+
+
+@dataclasses.dataclass
+class Result:
+    """Figures of each proxy, by their names, and who was left out and why."""
+
+    case: str
+    title: str
+    proxies: dict = dataclasses.field(default_factory=dict)
+    ratios: list = dataclasses.field(default_factory=list)
+    skipped: list = dataclasses.field(default_factory=list)
+    #: Who did not answer every request well, and what came instead.
+    failed: dict = dataclasses.field(default_factory=dict)
+    rounds: dict = dataclasses.field(default_factory=dict)
+
+
+def variants(*peers, **special):
+    """These peers with what the case wants of all of them; `bearerd-h2` is bearerd with HTTP/2 to the upstream."""
+    return [
+        Variant("bearerd", peer, upstream_http2=True, **special) if peer == "bearerd-h2" else Variant(peer, **special)
+        for peer in peers
+    ]
+
+
+@contextlib.contextmanager
+def running(world, wanted, options, result):
+    """Those of the proxies that are asked for and can do it, once they answer."""
+    with contextlib.ExitStack() as stack:
+        proxies = []
+        for variant in wanted:
+            if (variant.name if variant.name in ALL_PEERS else variant.peer) not in options.peers:
+                continue
+            try:
+                proxies.append(stack.enter_context(Proxy(world, variant)))
+            except (machine.Missing, Unable) as error:
+                result.skipped.append(f"{variant.name}: {error}")
+        yield proxies
+
+
+def one_round(proxy, what, seconds):
+    """The figures of one load on one proxy."""
+    before = machine.cpu(proxy.pid)
+    report = what.run(proxy, seconds)
+    user, system = (now - then for now, then in zip(machine.cpu(proxy.pid), before))
+    micros = 1e6 / report["requests"]
+    return {
+        "cpu": (user + system) * micros, "user": user * micros, "system": system * micros, "rate": report["rate"],
+        "p50": report["p50"], "p99": report["p99"], "p999": report["p999"],
+        "resident": machine.resident(proxy.pid) / KIB,
+    }
+
+
+def compare(world, options, case, title, what, wanted, against=None):
+    """Rounds of a load, interleaved over the proxies, and medians of their figures.
+
+    `against` has whom a proxy is to be compared with, where that is not everybody else's.
+    """
+    result = Result(case, title)
+    with running(world, wanted, options, result) as proxies:
+        for proxy in proxies:
+            what.run(proxy, WARM_UP_SECONDS, may_fail=True)
+        result.rounds = {proxy.name: [] for proxy in proxies}
+        for number in range(options.rounds):
+            turn = number % len(proxies) if proxies else 0
+            for proxy in proxies[turn:] + proxies[:turn]:
+                if proxy.name not in result.rounds:
+                    continue
+                try:
+                    result.rounds[proxy.name].append(one_round(proxy, what, options.seconds))
+                except load.Failed as failed:
+                    result.failed[proxy.name] = str(failed)
+                    del result.rounds[proxy.name]
+    for name, rounds in result.rounds.items():
+        result.proxies[name] = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    result.ratios = ratios(result.proxies, ("cpu", "p99", "rate"), against)
+    return result
+
+
+def ratios(figures, keys, against=None):
+    """Of bearerd to each of the others, or of those in `against`."""
+    if against is None:
+        ours = [name for name in figures if name.startswith("bearerd")]
+        pairs = [(our, other) for our in ours for other in figures if not other.startswith("bearerd")]
+    else:
+        pairs = [(one, other) for one, other in against if one in figures and other in figures]
+    return [
+        {"of": one, "to": other, **{key: figures[one][key] / figures[other][key] for key in keys if figures[other][key]}}
+        for one, other in pairs
+    ]
+
+
+def connections(options, default):
+    return options.connections or default
+
+
+def get(world, options, defaults=(1, 64, 1000)):
+    for count in connections(options, defaults):
+        title = f"GET of 1 KiB, {count} connection{'s' if count > 1 else ''}"
+        yield compare(world, options, f"get-{count}", title, Load(count), variants(*ALL_PEERS))
+
+
+def post(case, size, title, default):
+    def run(world, options):
+        for count in connections(options, (default,)):
+            what, ending = Load(count, body=size, path="/upload"), f"{count} connections"
+            yield compare(world, options, case, f"POST of {title}, {ending}", what, variants(*ALL_PEERS))
+            if size == 64 * KIB:
+                kept = [Variant("bearerd"), Variant("bearerd", "bearerd-unkept", replay=False)]
+                against = [("bearerd", "bearerd-unkept")]
+                of = f"POST of {title}, kept for a replay or not, {ending}"
+                yield compare(world, options, case + "-kept", of, what, kept, against)
+
+    return run
+
+
+def download(world, options):
+    for count in connections(options, (16,)):
+        what, title = Load(count, path="/large"), f"responses of 1 MiB, {count} connections"
+        yield compare(world, options, "download", title, what, variants(*ALL_PEERS))
+
+
+def http2(world, options):
+    machine.tool("h2load")
+    for count in connections(options, (8,)):
+        title = f"GET of 1 KiB by HTTP/2, {count} connections of 8 streams"
+        what = Load(count, streams=8)
+        yield compare(world, options, "http2", title, what, variants(*ALL_PEERS, http2=True))
+
+
+def tls(world, options):
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB by callers over TLS, {count} connections"
+        yield compare(world, options, "tls", title, Load(count), variants(*ALL_PEERS, tls=True))
+
+
+def access_log(world, options):
+    wanted = [Variant("nginx"), Variant("nginx", "nginx-log", access_log=True),
+              Variant("bearerd"), Variant("bearerd", "bearerd-log", access_log=True)]
+    against = [("nginx-log", "nginx"), ("bearerd-log", "bearerd"), ("bearerd-log", "nginx-log")]
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB, access log off and on, {count} connections"
+        yield compare(world, options, "access-log", title, Load(count), wanted, against)
+
+
+def routes(world, options):
+    wanted = [Variant("bearerd", "bearerd-1")]
+    wanted += [Variant("bearerd", f"bearerd-{count}", routes=count) for count in (100, 10_000)]
+    against = [("bearerd-100", "bearerd-1"), ("bearerd-10000", "bearerd-1")]
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB, 1, 100 and 10,000 routes, {count} connections"
+        yield compare(world, options, "routes", title, Load(count), wanted, against)
+
+
+def idle(world, options):
+    """Kibibytes that a connection takes which was used once and is kept."""
+    count = max(connections(options, (IDLE_CONNECTIONS,)))
+    result = Result("idle", f"{count} idle connections")
+    with running(world, variants("nginx", "haproxy", "envoy", "bearerd"), options, result) as proxies:
+        for proxy in proxies:
+            held = load.idle(proxy, 10)
+            before = machine.resident(proxy.pid)
+            held += load.idle(proxy, count)
+            time.sleep(1)
+            after = machine.resident(proxy.pid)
+            result.proxies[proxy.name] = {"idle_kib": (after - before) / count, "resident": after / KIB}
+            for connection in held:
+                connection.close()
+    result.ratios = ratios(result.proxies, ("idle_kib",))
+    yield result
+
+
+def revoked(world, options):
+    """What callers see, and what it costs the token endpoint, when the token dies in the middle of the load."""
+    seconds = max(4, options.seconds)
+    result = Result("revoked", f"a token revoked after {seconds // 2} of {seconds} s, 64 connections")
+    with running(world, variants("envoy", "bearerd", revocable=True), options, result) as proxies:
+        for proxy in proxies:
+            asked = world.tokens.issued[proxy.name]
+            dying = threading.Timer(seconds / 2, world.revoke, [proxy.name])
+            dying.start()
+            report = Load().run(proxy, seconds, may_fail=True)
+            dying.join()
+            result.proxies[proxy.name] = {
+                "requests": report["requests"], "errors": report["rejected"] + report["broken"],
+                "token_requests": world.tokens.issued[proxy.name] - asked, "p999": report["p999"],
+            }
+    yield result
+
+
+def start(world, options):
+    """From a process's start to its first answer from the upstream, less the token endpoint's own time; and at rest."""
+    result = Result("start", "start to the first proxied request, and at rest")
+    times = {}
+    with running(world, variants("nginx", "haproxy", "envoy", "bearerd"), options, result) as proxies:
+        # What starts beside others that start takes longer.
+        for proxy in proxies:
+            machine.stop(proxy.process)
+        for proxy in proxies:
+            for _ in range(options.rounds + 2):
+                begun = time.monotonic()
+                proxy.start()
+                proxy.await_answer(begun + 20, pause=0.001)
+                took = time.monotonic() - begun - world.tokens.took.get(proxy.name, 0)
+                times.setdefault(proxy.name, []).append(took * 1e3)
+                machine.stop(proxy.process)
+            proxy.start()
+            time.sleep(2)
+            result.proxies[proxy.name] = {
+                "start_ms": statistics.median(times[proxy.name]),
+                "resident": machine.resident(proxy.pid) / KIB,
+                "binary_mib": stripped_size(world, proxy.command[0]) / KIB / KIB,
+            }
+            # The last one is the context's to stop.
+    result.ratios = ratios(result.proxies, ("start_ms", "resident"))
+    yield result
+
+
+def stripped_size(world, binary):
+    """Of the binary as it would be shipped."""
+    copy = world.folder / "stripped"
+    shutil.copyfile(binary, copy)
+    if shutil.which("strip"):
+        subprocess.run(["strip", copy], capture_output=True)
+    size = copy.stat().st_size
+    copy.unlink()
+    return size
+
+
+#: By name: what it does, and whether the overview has it.
+CASES = {
+    "get": (get, True),
+    "post-1k": (post("post-1k", KIB, "1 KiB", 64), True),
+    "post-64k": (post("post-64k", 64 * KIB, "64 KiB", 64), False),
+    "post-1m": (post("post-1m", KIB * KIB, "1 MiB", 16), False),
+    "download": (download, False),
+    "http2": (http2, True),
+    "tls": (tls, False),
+    "access-log": (access_log, False),
+    "routes": (routes, False),
+    "idle": (idle, False),
+    "revoked": (revoked, False),
+    "start": (start, True),
+}
+
+
+def overview(world, options, name):
+    """A case as the overview has it."""
+    if name == "get":
+        return get(world, options, (64,))
+    return CASES[name][0](world, options)

@@ -1,0 +1,87 @@
+"""The callers: wrk over HTTP/1.1, h2load over HTTP/2, and connections that do nothing."""
+
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+
+from . import machine
+
+WRK = """
+wrk.method = "{method}"
+{body}
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write("\\nREPORT ", string.format(
+    '{{"requests":%d,"micros":%d,"rejected":%d,"broken":%d,"p50":%f,"p99":%f,"p999":%f}}\\n',
+    summary.requests, summary.duration, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout,
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency:percentile(99.9) / 1000))
+end
+"""
+
+
+class Failed(Exception):
+    """Requests that were not answered well; says how many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What callers send: so many bytes, over so many connections."""
+
+    connections: int = 64
+    #: Bytes of a POST's body; a GET without.
+    body: int = 0
+    path: str = ""
+    #: Streams of each connection, which speaks HTTP/2 then.
+    streams: int = 0
+
+    def run(self, proxy, seconds, may_fail=False):
+        """Requests that were answered well, how many not, per second, and percentiles in ms."""
+        url = proxy.url.rstrip("/") + self.path if self.path else proxy.url
+        report = self._h2load(proxy, url, seconds) if self.streams else self._wrk(proxy, url, seconds)
+        bad = report["rejected"] + report["broken"]
+        if not may_fail and (bad or report["requests"] == 0):
+            said = "{requests} answers, {rejected} of them not 200; {broken} connections broke or timed out"
+            raise Failed(said.format(**report))
+        return report
+
+    def _wrk(self, proxy, url, seconds):
+        script = proxy.world.folder / "load.lua"
+        body = f'wrk.body = string.rep("x", {self.body})' if self.body else ""
+        script.write_text(WRK.format(method="POST" if self.body else "GET", body=body))
+        command = [machine.tool("wrk"), "-t1", f"-c{self.connections}", f"-d{seconds}s", "--timeout", "20s", "-s",
+                   script, url]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        report = json.loads(re.search(r"^REPORT (.*)$", done.stdout, re.MULTILINE).group(1))
+        return report | {"rate": report["requests"] * 1e6 / report["micros"]}
+
+    def _h2load(self, proxy, url, seconds):
+        log = proxy.world.folder / "h2load.log"
+        log.unlink(missing_ok=True)
+        command = [machine.tool("h2load"), "-t1", f"-c{self.connections}", f"-m{self.streams}", f"-D{seconds}",
+                   f"--log-file={log}", url]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        answers = [line.split("\t") for line in log.read_text().splitlines()]
+        good = [int(micros) / 1000 for _, status, micros in answers if status == "200"]
+        cuts = statistics.quantiles(good, n=1000) if len(good) > 1 else [0] * 999
+        return {
+            "requests": len(answers), "rejected": len(answers) - len(good), "broken": 0, "rate": len(good) / seconds,
+            "p50": cuts[499], "p99": cuts[989], "p999": cuts[998],
+        }
+
+
+def idle(proxy, count):
+    """So many connections that were answered once and are kept."""
+    held = []
+    for _ in range(count):
+        connection = proxy.connect()
+        connection.request("GET", proxy.path)
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            sys.exit(f"benches/compare: {proxy.name} answered {response.status}")
+        held.append(connection)
+    return held

@@ -1,0 +1,121 @@
+"""Both far sides: an upstream that speaks TLS, and a token endpoint that knows how often it was asked."""
+
+import collections
+import http.server
+import json
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+
+from . import machine
+
+KIB = 1024
+LARGE = 1024 * KIB
+
+# A request without a token is refused, so that nobody can win by not adding one. A token is revoked by a file. An
+# upload is read before it is answered, which nginx does only for what it passes on.
+UPSTREAM = """
+daemon off; worker_processes 1; error_log {folder}/upstream.log error; pid {folder}/upstream.pid;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout 3600; client_max_body_size 0;
+  client_body_temp_path {folder}/u1; proxy_temp_path {folder}/u2; fastcgi_temp_path {folder}/u3;
+  uwsgi_temp_path {folder}/u4; scgi_temp_path {folder}/u5; types {{ }} default_type application/json;
+  ssl_protocols TLSv1.3; ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
+  server {{
+    listen 127.0.0.1:{upstream} ssl; listen 127.0.0.1:{upstream_http2} ssl http2; server_name localhost;
+    if ($http_authorization = "") {{ return 401; }}
+    location / {{ return 200 "{body}"; }}
+    location = /large {{ root {folder}; }}
+    location = /upload {{
+      client_body_buffer_size 1m; proxy_pass http://behind/; proxy_pass_request_body off;
+      proxy_set_header Content-Length ""; proxy_http_version 1.1; proxy_set_header Connection "";
+    }}
+  }}
+  upstream behind {{ server 127.0.0.1:{behind}; keepalive 1024; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{behind};
+    location / {{ return 200 "{body}"; }}
+  }}
+  server {{
+    listen 127.0.0.1:{revocable} ssl; server_name localhost;
+    if ($http_authorization = "") {{ return 401; }}
+    if (-f "{folder}/revoked/$http_authorization") {{ return 401; }}
+    location / {{ return 200 "{body}"; }}
+  }}
+}}
+"""
+
+
+class TokenEndpoint:
+    """Gives `NAME-1`, `NAME-2` and so on to who asks at `/NAME`."""
+
+    def __init__(self):
+        self.issued = collections.Counter()
+        #: Seconds that it took to answer, of each name's latest request.
+        self.took = {}
+        endpoint = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                begun = time.monotonic()
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                name = self.path.strip("/")
+                endpoint.issued[name] += 1
+                token = f"{name}-{endpoint.issued[name]}"
+                body = json.dumps({"access_token": token, "token_type": "Bearer", "expires_in": 3600}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                endpoint.took[name] = time.monotonic() - begun
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+class World:
+    """The far sides, and a folder for whatever has to be written."""
+
+    def __init__(self, binary):
+        self.binary = binary
+        self.tokens = TokenEndpoint()
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bearerd-bench-"))
+        # nginx may work as somebody else.
+        self.folder.chmod(0o755)
+        self.upstream = None
+        self.ports = {name: machine.free_port() for name in ("upstream", "upstream_http2", "revocable", "behind")}
+
+    def __enter__(self):
+        nginx, _ = machine.tool("nginx"), machine.tool("openssl")
+        subprocess.run([machine.ROOT / "certs/make", self.folder], check=True, capture_output=True)
+        pem = (self.folder / "server.pem").read_text() + (self.folder / "server.key").read_text()
+        (self.folder / "both.pem").write_text(pem)
+        (self.folder / "revoked").mkdir()
+        (self.folder / "large").write_bytes(b"x" * LARGE)
+        (self.folder / "large").chmod(0o644)
+        text = UPSTREAM.format(folder=self.folder, body="x" * KIB, **self.ports)
+        (self.folder / "upstream.conf").write_text(text)
+        command = [nginx, "-p", self.folder, "-c", self.folder / "upstream.conf"]
+        self.upstream = machine.start(machine.LOAD_CORE, command)
+        return self
+
+    def __exit__(self, *_):
+        if self.upstream:
+            machine.stop(self.upstream)
+        self.tokens.server.shutdown()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def revoke(self, name):
+        """The token that this name got last is worth nothing from now on."""
+        (self.folder / "revoked" / f"Bearer {name}-{self.tokens.issued[name]}").touch()

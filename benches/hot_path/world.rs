@@ -1,0 +1,79 @@
+//! One worker with everything it needs, built from a configuration as the daemon is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bearerd::clock::Clock;
+use bearerd::config::{self, Config, Environment};
+use bearerd::proxy::admission::Place;
+use bearerd::proxy::peer::Peer;
+use bearerd::proxy::pool::Pool;
+use bearerd::proxy::route::{Route, Table};
+use bearerd::proxy::seats::Seats;
+use bearerd::proxy::service::Service;
+use bearerd::proxy::terms::Terms;
+use bearerd::proxy::upstream::{Destination, Upstream};
+use bearerd::proxy::worker::Worker;
+use bearerd::token::{DurableState, Refresher};
+use http::HeaderValue;
+
+use super::pipe::{End, pipe};
+use super::upstream::{Api, Issuer, Tokens};
+
+/// How we are called in `Via`.
+const INSTANCE: &str = "bearerd-00000000";
+
+/// A worker, and what its upstream goes by.
+pub struct World {
+    pub tokens: Arc<Tokens>,
+    worker: Worker,
+}
+
+impl World {
+    /// A world whose API takes requests that end like this.
+    pub fn new(config: &Config, request_end: &'static [u8]) -> Self {
+        let clock = Clock::system();
+        let tokens = Arc::<Tokens>::default();
+        let credential = Arc::clone(&config.credentials[0]);
+        let (refresher, source) =
+            Refresher::new(credential, Issuer(Arc::clone(&tokens)), DurableState::in_memory(clock), clock);
+        tokio::task::spawn_local(refresher.run(std::future::pending()));
+        let destination = Destination {
+            origin: "https://api.example.com".to_owned(),
+            host: HeaderValue::from_static("api.example.com"),
+            path_in_front: String::new(),
+            connect: Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
+            number: 0,
+        };
+        let upstream = Arc::new(Upstream::written(0, destination, Seats::new(1000)));
+        let mut table = Table::default();
+        for route in &config.routes {
+            let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
+            table.add(None, &route.path, entry);
+        }
+        let limits = config.server.limits.clone();
+        let shared = Terms::new(config, table, INSTANCE.to_owned(), clock);
+        let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
+        Self { tokens, worker: Worker::new(service, limits, Arc::default()) }
+    }
+
+    /// A caller's end of a new connection.
+    pub fn connection(&self) -> End {
+        let (near, far) = pipe();
+        self.worker.serve(far, Peer::UNIX, Place::default());
+        near
+    }
+}
+
+/// The defaults, with so many routes (`/`, or `/00` and so on) and a quota that is never used up.
+pub fn configuration(routes: usize) -> Config {
+    let credential = "[credentials.c]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"c\"\n\
+        client_secret = { env = \"SECRET\" }\nquota = { requests = 1000000, per = \"1s\" }\n";
+    let routes = (0..routes).map(|number| {
+        let path = if routes == 1 { "/".to_owned() } else { format!("/{number:02}") };
+        format!("[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\npath = \"{path}\"\n")
+    });
+    let text =
+        std::iter::once(format!("[log]\naccess = false\n{credential}")).chain(routes).collect::<String>();
+    config::parse(Path::new("proxy.toml"), text, &Environment::from([("SECRET", "s")])).unwrap().config
+}

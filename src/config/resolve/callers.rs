@@ -1,0 +1,137 @@
+//! Who callers are: by unix socket, behind which proxies, with which certificates.
+
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+
+use ipnet::IpNet;
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::Listen;
+use crate::config::diagnostics::Problem;
+use crate::config::listen::MAX_UNIX_PATH;
+
+/// The forms that names of certificates have, as [`names`](crate::config::certificate::names) writes them.
+const FORMS: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
+
+impl Resolver<'_> {
+    /// A unix socket's path, which the system must be able to take.
+    pub(super) fn unix_socket(&mut self, path: &str, place: &Range<usize>) -> Option<Listen> {
+        if path.is_empty() || path.starts_with('@') || path.contains('\0') || path.ends_with('/') {
+            self.problems.push(Problem::error(place.clone(), "not the path of a unix socket").help(
+                "write a path in a folder of the daemon's own, such as \"unix:/run/bearerd/bearerd.sock\"",
+            ));
+            return None;
+        }
+        let path = self.folder.join(path);
+        let length = path.as_os_str().as_bytes().len();
+        if length > MAX_UNIX_PATH {
+            let title = format!("the socket's path has {length} bytes");
+            self.problems.push(Problem::error(place.clone(), title).help(format!(
+                "the system takes {MAX_UNIX_PATH} at the most: put it in a folder further up"
+            )));
+            return None;
+        }
+        Some(Listen::Unix(path))
+    }
+
+    /// Proxies whose word counts. One that could be anybody makes the word worth nothing.
+    pub(super) fn trusted_proxies(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<IpNet> {
+        let Some(texts) = texts else { return Vec::new() };
+        let place = texts.span();
+        let networks = self.networks(texts);
+        if networks.iter().any(|network| network.prefix_len() == 0) {
+            self.problems.push(Problem::error(place, "every address would be a trusted proxy").help(
+                "write the addresses of your own proxies: any other could say it calls for somebody else",
+            ));
+        }
+        networks
+    }
+
+    /// Names of certificates that may use a route.
+    pub(super) fn callers(&mut self, names: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+        let Some(names) = names else { return Vec::new() };
+        let place = names.span();
+        let written = names.into_inner();
+        if !written.is_empty() && !self.asks_for_certificates {
+            self.problems.push(
+                Problem::error(place, "`callers` needs certificates to know callers by").help(
+                    "set `client_ca` in [server.tls]: the authorities that issue the callers' certificates",
+                ),
+            );
+        }
+        written.iter().filter_map(|name| self.caller(name)).collect()
+    }
+
+    fn caller(&mut self, name: &Spanned<String>) -> Option<String> {
+        let text = name.get_ref();
+        let form = FORMS.into_iter().find(|form| text.len() > form.len() && text.starts_with(form));
+        if form.is_none() {
+            self.problems.push(Problem::error(name.span(), "not a name of a certificate").help(
+                "write one of the certificate's names: \"CN=billing\", \"DNS:billing.internal\", \
+                 \"URI:spiffe://example.org/billing\", \"email:…\" or \"IP:…\"",
+            ));
+        }
+        Some(if form? == "DNS:" { format!("DNS:{}", text[4..].to_ascii_lowercase()) } else { text.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Checked, Diagnostics, Environment, Listen, parse};
+
+    fn read(server: &str, route: &str) -> Result<Checked, Box<Diagnostics>> {
+        let text = format!(
+            "[server]\n{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n{route}\n"
+        );
+        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::empty())
+    }
+
+    fn refused(server: &str, route: &str) -> String {
+        let problems = read(server, route).unwrap_err();
+        let [problem] = problems.problems() else { panic!("{problems}") };
+        assert!(problem.place.is_some() && problem.help.is_some(), "{problems}");
+        problem.title.clone()
+    }
+
+    #[test]
+    fn a_unix_socket_counts_as_local_and_needs_no_networks() {
+        let config =
+            read("listen = [\"unix:/run/b.sock\", \"unix:b.sock\", \"127.0.0.1:1\"]", "").unwrap().config;
+
+        let unix = |path: &str| Listen::Unix(path.into());
+        assert_eq!(config.server.listen[..2], [unix("/run/b.sock"), unix("/etc/bearerd/b.sock")]);
+        assert_eq!(config.server.listen[0].to_string(), "unix:/run/b.sock");
+    }
+
+    #[test]
+    fn what_is_no_path_of_a_socket_is_refused() {
+        for wrong in ["unix:", "unix:@abstract", "unix:/run/"] {
+            let line = format!("listen = \"{wrong}\"");
+            assert_eq!(refused(&line, ""), "not the path of a unix socket", "{wrong}");
+        }
+        let longest = format!("listen = \"unix:/{}\"", "a".repeat(106));
+        read(&longest, "").unwrap();
+        assert_eq!(refused(&longest.replace("unix:/", "unix:/a"), ""), "the socket's path has 108 bytes");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_somebody() {
+        let config = read("trusted_proxies = [\"10.0.0.7\", \"private\"]", "").unwrap().config;
+        assert!(config.server.trusted_proxies.contains(&"10.0.0.7/32".parse().unwrap()));
+
+        assert_eq!(refused("trusted_proxies = [\"::/0\"]", ""), "every address would be a trusted proxy");
+        assert_eq!(refused("trusted_proxies = [\"proxy.test\"]", ""), "not a network");
+    }
+
+    #[test]
+    fn callers_are_names_of_certificates_and_need_an_authority() {
+        assert_eq!(
+            refused("", "callers = [\"CN=billing\"]"),
+            "`callers` needs certificates to know callers by"
+        );
+        assert!(read("", "callers = []").unwrap().config.routes[0].callers.is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! `[server.tls]`: what callers are shown, and whom they have to be known by.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+
+use super::Resolver;
+use crate::config::ServerTls;
+use crate::config::diagnostics::Problem;
+use crate::config::file::Tls;
+use crate::config::server_tls::{TlsFileError, TlsFiles, TlsKey};
+
+impl Resolver<'_> {
+    /// The files, if they can be used as they are now.
+    pub(super) fn server_tls(&mut self, tls: Option<Spanned<Tls>>) -> Option<ServerTls> {
+        let has = |key: &str| self.unusable.contains(&format!("server.tls.{key}"));
+        self.asks_for_certificates =
+            has("client_ca") || tls.as_ref().is_some_and(|tls| tls.get_ref().client_ca.is_some());
+        let tls = tls?;
+        let place = tls.span();
+        let Tls { certificate, private_key, client_ca } = tls.into_inner();
+        for (key, is_there) in
+            [("certificate", certificate.is_some()), ("private_key", private_key.is_some())]
+        {
+            if !is_there {
+                let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
+                self.missing(&format!("server.tls.{key}"), &place, help);
+            }
+        }
+        let (certificate, private_key) = (certificate?, private_key?);
+        let resolved = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
+        let files = TlsFiles {
+            certificate: resolved(&certificate),
+            private_key: resolved(&private_key),
+            client_ca: client_ca.as_ref().map(resolved),
+        };
+        let place_of = |key| match key {
+            TlsKey::Certificate => certificate.span(),
+            TlsKey::PrivateKey => private_key.span(),
+            TlsKey::ClientCa => client_ca.as_ref().map_or(place, Spanned::span),
+        };
+        let (fingerprint, outcome) = files.read();
+        match outcome {
+            Ok(initial) => {
+                if initial.is_early() {
+                    self.problems.push(
+                        Problem::warning(certificate.span(), "the certificate is not valid yet")
+                            .help("callers refuse it until then: check the clock of this machine"),
+                    );
+                } else if initial.ends_soon() {
+                    let title = format!("the certificate ends on {}", initial.end_date());
+                    self.problems.push(
+                        Problem::warning(certificate.span(), title)
+                            .help("have it renewed: a file that changes is taken up while the daemon runs"),
+                    );
+                }
+                Some(ServerTls { files, initial, fingerprint })
+            }
+            Err(error) => {
+                self.problems
+                    .push(Problem::error(place_of(error.key()), in_one_line(&error)).help(error.help()));
+                None
+            }
+        }
+    }
+}
+
+fn in_one_line(error: &TlsFileError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::{Checked, Diagnostics, Environment, parse};
+    use crate::demo::pki::Pki;
+
+    fn read(folder: &Path, server: &str) -> Result<Checked, Box<Diagnostics>> {
+        let text =
+            format!("{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n");
+        parse(&folder.join("proxy.toml"), text, &Environment::empty())
+    }
+
+    /// The titles of what is wrong with this, where there are no files.
+    fn refused(server: &str) -> Vec<String> {
+        let problems = read(Path::new("/nowhere"), server).unwrap_err();
+        problems.problems().iter().map(|problem| problem.title.clone()).collect()
+    }
+
+    const OFF_LOOPBACK: &str = "[server]\nlisten = \"0.0.0.0:1\"\nhosts = [\"gw\"]";
+
+    /// Certificate, key and authority.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = Pki::new(&["localhost"]).unwrap();
+        for (name, content) in [
+            ("server.pem", &pki.server().certificate),
+            ("key.pem", &pki.server().key),
+            ("ca.pem", &pki.authority_pem().to_owned()),
+        ] {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn what_is_wrong_is_neither_called_missing_nor_asked_for_elsewhere() {
+        assert_eq!(
+            refused(&format!(
+                "{OFF_LOOPBACK}\n[server.tls]\ncertificate = 5\nprivate_key = \"x\"\nclient_ca = 7"
+            )),
+            [
+                "`server.tls.certificate` must be the path of a file, as a string, not a number",
+                "`server.tls.client_ca` must be the path of a file, as a string, not a number"
+            ]
+        );
+        assert_eq!(refused(&format!("{OFF_LOOPBACK}\ntls = 5")), ["`server.tls` must be a table"]);
+        assert_eq!(
+            refused("[server.tls]\nclient_ca = \"x\""),
+            ["`certificate` is missing", "`private_key` is missing"]
+        );
+    }
+
+    #[test]
+    fn callers_that_show_certificates_may_be_anywhere_unless_networks_are_written() {
+        let folder = folder();
+        let tls =
+            "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"key.pem\"\nclient_ca = \"ca.pem\"";
+        let networks = |lines: &str| {
+            let server = read(folder.path(), &format!("{OFF_LOOPBACK}\n{lines}\n{tls}")).unwrap();
+            assert_eq!(server.warnings.warnings(), 0);
+            server.config.server.allow_from.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+
+        assert_eq!(networks(""), ["0.0.0.0/0", "::/0"]);
+        assert_eq!(networks("allow_from = [\"10.0.0.0/8\"]"), ["10.0.0.0/8"]);
+
+        let without = tls.replace("client_ca", "#");
+        let problems = read(folder.path(), &format!("{OFF_LOOPBACK}\n{without}")).unwrap_err();
+        assert!(problems.problems()[0].title.contains("`server.allow_from` is required"), "{problems}");
+    }
+
+    #[test]
+    fn the_files_may_be_named_by_the_environment_and_names_are_held_to_their_forms() {
+        let folder = folder();
+        let variables = [
+            ("BEARERD_SERVER__TLS__CERTIFICATE", "server.pem"),
+            ("BEARERD_SERVER__TLS__PRIVATE_KEY", "key.pem"),
+            ("BEARERD_SERVER__TLS__CLIENT_CA", "ca.pem"),
+        ];
+        let callers = |names: &str| {
+            let text = format!(
+                "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\ncallers = [{names}]\n"
+            );
+            parse(&folder.path().join("proxy.toml"), text, &Environment::from(variables))
+                .map(|checked| checked.config.routes[0].callers.clone())
+        };
+
+        let good = "\"CN=a b\", \"DNS:Billing.Internal\", \"URI:spiffe://x/Y\", \"IP:192.0.2.1\"";
+        assert_eq!(
+            callers(good).unwrap(),
+            ["CN=a b", "DNS:billing.internal", "URI:spiffe://x/Y", "IP:192.0.2.1"]
+        );
+        for wrong in ["", "billing", "CN=", "cn=billing", "DNS:", "O=Billing"] {
+            let problems = callers(&format!("\"{wrong}\"")).unwrap_err();
+            assert_eq!(problems.problems()[0].title, "not a name of a certificate", "{wrong}");
+        }
+    }
+}

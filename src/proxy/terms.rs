@@ -1,0 +1,57 @@
+//! What all workers serve by: nothing of it changes while they run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::guard::Policy;
+use super::replay::Allowance;
+use super::route::Table;
+use super::seats::Seats;
+use crate::clock::Clock;
+use crate::config::Config;
+
+/// Who may call, where requests go, and within which limits.
+#[derive(Debug)]
+pub struct Terms {
+    /// Who may call.
+    pub policy: Policy,
+    /// Networks whose word on a caller's address is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where requests go.
+    pub table: Table,
+    /// How we are called in `Via`.
+    pub instance: String,
+    /// Largest head, in bytes.
+    pub header_bytes: usize,
+    /// What a request's body may take.
+    pub allowance: Allowance,
+    /// How long a request may wait for a usable token.
+    pub token_wait: Duration,
+    /// Places for those that do.
+    pub token_waiters: Arc<Seats>,
+    /// Whether every exchange is written to the log.
+    pub access_log: bool,
+    /// The clock of tokens.
+    pub clock: Clock,
+}
+
+impl Terms {
+    /// As it is configured.
+    pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
+        let limits = &config.server.limits;
+        Self {
+            policy: Policy::new(&config.server, &instance),
+            trusted_proxies: config.server.trusted_proxies.clone(),
+            table,
+            instance,
+            header_bytes: limits.header_bytes,
+            allowance: Allowance::new(limits),
+            token_wait: limits.token_wait,
+            token_waiters: Seats::new(limits.token_waiters),
+            access_log: config.log.access,
+            clock,
+        }
+    }
+}

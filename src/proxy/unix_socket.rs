@@ -1,0 +1,205 @@
+//! A unix socket to listen on: for the daemon's own user alone, from its first moment to its last.
+//!
+//! What a dead daemon left is replaced, what a living one uses is not, and what is no socket is never touched. The
+//! folder is locked while this is found out, so that of two daemons which start at once one is told.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// How often the folder's lock is tried for, and the pause between two tries.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// A socket that is bound; its file goes with it.
+#[derive(Debug)]
+pub struct Bound {
+    /// The listening socket, not blocking.
+    pub socket: UnixListener,
+    /// Its file.
+    pub file: SocketFile,
+}
+
+/// A socket's file, removed when this is dropped unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+/// Binds a socket that nobody else may open.
+///
+/// # Errors
+///
+/// `AddrInUse` if a daemon listens there, `AlreadyExists` if something else is there; otherwise what the system says.
+pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let _lock = lock(folder.unwrap_or_else(|| Path::new(".")))?;
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // The file is made with the socket's own mode: there is no moment at which others may connect.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    if metadata.mode() & 0o177 != 0 {
+        return Err(io::Error::new(ErrorKind::PermissionDenied, "the file system does not keep it private"));
+    }
+    socket.listen(backlog)?;
+    Ok(Bound { socket: UnixListener::from(socket), file })
+}
+
+/// Holds a folder's lock until it is dropped.
+fn lock(folder: &Path) -> io::Result<impl Drop + use<>> {
+    let folder = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for _ in 1..LOCK_TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => std::thread::sleep(LOCK_PAUSE),
+            outcome => return outcome.map(|()| folder).map_err(Into::into),
+        }
+    }
+    Err(io::Error::new(ErrorKind::WouldBlock, "its folder is locked by another process"))
+}
+
+/// Makes room, if what is there is a socket that nobody listens on any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
+    }
+    // Not blocking: a daemon that is busy is one that lives.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(error),
+        _ => Err(io::Error::new(ErrorKind::AddrInUse, "another process listens on it")),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+        if is_ours {
+            // If it stays, the next start finds it stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Takes a connection that is ready, if there is one.
+///
+/// # Errors
+///
+/// As of accepting; `WouldBlock` if there is none.
+pub fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    let (stream, _) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_private_and_goes_with_the_listener() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.sock");
+
+        let bound = bind(&path, 8).unwrap();
+
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_is_in_use_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.sock");
+        let bound = bind(&path, 8).unwrap();
+
+        let error = bind(&path, 8).unwrap_err();
+
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (ErrorKind::AddrInUse, "another process listens on it")
+        );
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+    }
+
+    #[test]
+    fn what_a_dead_daemon_left_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+
+        let bound = bind(&path, 8).unwrap();
+
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+    }
+
+    #[test]
+    fn what_is_no_socket_is_never_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, target) = (folder.path().join("b.sock"), folder.path().join("target"));
+        fs::write(&target, "precious").unwrap();
+        for make in [
+            |from: &Path, to: &Path| fs::copy(from, to).map(drop),
+            |from: &Path, to: &Path| std::os::unix::fs::symlink(from, to),
+        ] {
+            make(&target, &path).unwrap();
+            assert_eq!(bind(&path, 8).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn another_daemons_socket_is_not_removed_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.sock");
+        let bound = bind(&path, 8).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = bind(&path, 8).unwrap();
+
+        drop(bound);
+
+        UnixStream::connect(&path).unwrap();
+        drop(other);
+    }
+
+    #[test]
+    fn of_many_that_start_at_once_one_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.sock");
+        drop(UnixListener::bind(&path).unwrap());
+
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..8).map(|_| scope.spawn(|| bind(&path, 8))).collect();
+            starting.into_iter().filter_map(|one| one.join().unwrap().ok()).collect()
+        });
+
+        assert_eq!(bound.len(), 1);
+        UnixStream::connect(&path).unwrap();
+    }
+}

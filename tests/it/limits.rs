@@ -1,0 +1,421 @@
+//! What callers may take, in numbers and in time: over it they are refused, and others are served.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::harness::raw::{RawPeer, Recorder, read_head};
+use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+
+/// A caller whose connection stays open after an answer.
+async fn served(world: &World) -> Caller {
+    let mut caller = world.caller().await;
+    assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+    caller
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_refused_and_one_that_ends_makes_room() {
+    let world = Setup::default().limits("connections = 3").start().await;
+    let mut callers = vec![served(&world).await, served(&world).await, served(&world).await];
+
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("overloaded")));
+    assert_eq!(reply.get("retry-after"), Some("1"));
+    // A large upload gets to read it too.
+    let reply = world.send(&Request::post("/echo", &vec![b'x'; 1_000_000])).await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("overloaded")));
+    // Neither HTTP/1 nor silence is answered in words that nobody understands.
+    for first in [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], b"\x16\x03\x01\x02\x00", b""] {
+        let mut other = world.caller().await;
+        other.write(first).await;
+        assert!(other.is_closed().await, "{first:?}");
+    }
+    // The operator's address is not theirs.
+    assert_eq!(world.admin_status("/readyz").await, 200);
+    assert_eq!(world.process.events("connections were refused").len(), 1);
+
+    callers.pop();
+    eventually("room", async || world.get("/x").await.status == 200).await;
+    for caller in &mut callers {
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn one_address_has_its_own_limit() {
+    let world = Setup::default().limits("connections_per_address = 2").start().await;
+    let held = [served(&world).await, served(&world).await];
+
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("overloaded"));
+    // Another address of the machine.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(world.address).await.unwrap();
+    let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", world.address);
+    other.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    other.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+
+    drop(held);
+    eventually("room", async || world.get("/x").await.status == 200).await;
+    world.finish().await;
+}
+
+/// Many callers at once, each with a connection that it keeps: those that were answered with 200, and the others.
+async fn crowd(world: &World, callers: usize) -> (Vec<Caller>, Vec<Caller>) {
+    let visits = (0..callers).map(async |_| {
+        let Some(mut caller) = Caller::try_connect(world.address).await else { return (None, None) };
+        match caller.try_send(&Request::get("/x")).await {
+            Ok(reply) if reply.status == 200 => (Some(caller), None),
+            Ok(reply) => {
+                assert_eq!((reply.status, reply.code().as_deref()), (503, Some("overloaded")));
+                (None, Some(caller))
+            }
+            Err(_) => (None, Some(caller)),
+        }
+    });
+    let (served, refused): (Vec<_>, Vec<_>) = join_all(visits).await.into_iter().unzip();
+    (served.into_iter().flatten().collect(), refused.into_iter().flatten().collect())
+}
+
+#[tokio::test]
+async fn out_of_file_descriptors_the_daemon_neither_spins_nor_stops_and_its_tokens_go_on() {
+    bearerd::descriptors::raise_limit();
+    let world = Setup::default().quiet().descriptors(128).start().await;
+    let bound = world.process.event("file descriptors bound the connections").await;
+    assert_eq!(bound["limit"], 128);
+
+    let (mut served, refused) = crowd(&world, 500).await;
+    assert!(served.len() >= 20 && refused.len() >= 300, "{} served, {}", served.len(), refused.len());
+    let (before, began) = (world.process.cpu_time(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let busy = world.process.cpu_time().saturating_sub(before);
+    assert!(busy < began.elapsed() / 5, "{busy:?} of {:?}", began.elapsed());
+
+    // Dead, and replaced over a connection of its own; with a new connection to the API.
+    let requests = world.authorization.requests();
+    world.authorization.revoke_all();
+    let answers = join_all(served.iter_mut().map(|caller| async {
+        let reply = caller.send(&Request::get("/x")).await;
+        (reply.status, reply.code())
+    }))
+    .await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+    assert_eq!(world.token_requests_since(requests), 1);
+    assert_eq!(world.admin_status("/readyz").await, 200);
+
+    drop((served, refused));
+    eventually("recovery", async || world.get("/x").await.status == 200).await;
+    assert!(world.process.events("connections were refused").len() <= 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn without_even_the_reserve_connections_are_accepted_again_when_there_are_descriptors() {
+    let world = Setup::default().quiet().descriptors(36).start().await;
+
+    let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\nx-request-id: one\r\n\r\n", world.address);
+    let mut callers = Vec::new();
+    for _ in 0..100 {
+        let mut caller = world.caller().await;
+        caller.write(request.as_bytes()).await;
+        callers.push(caller);
+    }
+    world.process.event("connection not accepted").await;
+    let (before, began) = (world.process.cpu_time(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let busy = world.process.cpu_time().saturating_sub(before);
+    assert!(busy < began.elapsed() / 5, "{busy:?} of {:?}", began.elapsed());
+
+    drop(callers);
+    eventually("recovery", async || {
+        let Some(mut caller) = Caller::try_connect(world.address).await else { return false };
+        caller.try_send(&Request::get("/x")).await.is_ok_and(|reply| reply.status == 200)
+    })
+    .await;
+    world.finish().await;
+}
+
+/// Asks for more than all buffers hold, and reads nothing.
+async fn ask_and_not_read(address: SocketAddr, version: &str) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let request = format!("GET /big/20000000 {version}\r\nhost: {address}\r\nx-request-id: big\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_caller_that_reads_nothing_is_cut_off_and_never_takes_what_it_got_for_the_whole() {
+    let world = Setup::default().quiet().limits("write_timeout = \"500ms\"").start().await;
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let seen = world.process.events("request").len();
+        let asked = Instant::now();
+        let mut stream = ask_and_not_read(world.address, version).await;
+
+        eventually("the end", async || world.process.events("request").len() > seen).await;
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+        let event = world.process.events("request").pop().unwrap();
+        assert_eq!(event["error"], "the caller took nothing of the answer for too long", "{event}");
+        assert_eq!(event["complete"], false);
+
+        let mut taken = Vec::new();
+        let end = stream.read_to_end(&mut taken).await;
+        assert!(end.is_err() && taken.len() < 20_000_000, "{version}: {end:?} after {}", taken.len());
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_http_2_stream_that_nobody_reads_ends_and_others_of_its_connection_go_on() {
+    let world = Setup::default().quiet().limits("write_timeout = \"500ms\"").start().await;
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(100_000)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let mut get = |path: &str| {
+        let uri = format!("http://{}{path}", world.address);
+        sender.send_request(http::Request::get(uri).body(http_body_util::Empty::<Bytes>::new()).unwrap())
+    };
+
+    let unread = get("/big/5000000").await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        let other = get("/x").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(other, "welcome");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let events = world.process.events("request");
+    let told = events.iter().find(|event| event["path"] == "/big/5000000").unwrap();
+    assert_eq!(told["error"], "the caller took nothing of the answer for too long", "{told}");
+    assert_eq!(told["complete"], false);
+    assert!(unread.into_body().collect().await.is_err());
+    drop(sender);
+    connection.abort();
+    world.finish().await;
+}
+
+/// An API whose answer is `head`, then half of it, then nothing for so long, then the rest.
+async fn pausing_api(head: &'static str, rest: &'static str, pause: Duration) -> RawPeer {
+    RawPeer::tcp(move |mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).await;
+        tokio::time::sleep(pause).await;
+        let _ = stream.write_all(rest.as_bytes()).await;
+        let _ = stream.shutdown().await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await
+}
+
+fn pausing_world(peer: &RawPeer) -> Setup {
+    let url = format!("http://localhost:{}", peer.address.port());
+    Setup::default().quiet().unprotected().without_token().upstream(url)
+}
+
+#[tokio::test]
+async fn a_pause_of_the_upstreams_is_not_the_callers_fault() {
+    let pause = Duration::from_millis(1200);
+    let peer = pausing_api("content-length: 8\r\n\r\nhalf", "half", pause).await;
+    let setup = pausing_world(&peer).limits("write_timeout = \"200ms\"");
+    let world = setup.start().await;
+    let get = format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
+
+    let mut caller = world.caller().await;
+    caller.write(get.as_bytes()).await;
+    assert_eq!(caller.read().await.unwrap().text(), "halfhalf");
+    let mut caller = Http2Caller::connect(world.address).await;
+    assert!(!caller.breaks(&Request::get("/x")).await);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_coming_is_left_incomplete_in_every_framing() {
+    let forever = Duration::from_mins(10);
+    for head in
+        ["content-length: 8\r\n\r\nhalf", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "\r\nhalf"]
+    {
+        let peer = pausing_api(head, "", forever).await;
+        let world = pausing_world(&peer).route("read_timeout = \"300ms\"").start().await;
+        for version in ["HTTP/1.1", "HTTP/1.0"] {
+            let get = format!("GET /x {version}\r\nhost: {}\r\n\r\n", world.address);
+            let mut stream = TcpStream::connect(world.address).await.unwrap();
+            stream.write_all(get.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            let end = stream.read_to_end(&mut answer).await;
+            let answer = String::from_utf8_lossy(&answer);
+
+            assert!(answer.contains("half"), "{head:?}, {version}: {answer}");
+            let is_chunked = answer.contains("chunked");
+            let has_length = answer.contains("content-length: 8");
+            assert!(!answer.ends_with("0\r\n\r\n"), "{head:?}, {version}: {answer}");
+            assert!(is_chunked || has_length || end.is_err(), "{head:?}, {version}: {answer}, {end:?}");
+        }
+        assert!(Http2Caller::connect(world.address).await.breaks(&Request::get("/x")).await, "{head:?}");
+        eventually("the log", async || world.process.events("request").len() == 3).await;
+        for event in world.process.events("request") {
+            assert_eq!((&event["complete"], event["status"].as_u64()), (&false.into(), Some(200)));
+            assert_eq!(event["error"], "the upstream's answer stopped coming");
+        }
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_in_is_refused_over_both_protocols_and_never_completed_upstream() {
+    let recorder = Recorder::start("").await;
+    let url = format!("http://localhost:{}", recorder.peer.address.port());
+    let setup = Setup::default().quiet().unprotected().without_token().upstream(url);
+    let world = setup.limits("body_timeout = \"2s\"").start().await;
+    let began = Instant::now();
+
+    let http1 = async {
+        let mut caller = world.caller().await;
+        let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\n\r\n", world.address);
+        caller.write(head.as_bytes()).await;
+        let trickle = async {
+            for _ in 0..70 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if caller.try_write(b"x").await.is_err() {
+                    break;
+                }
+            }
+        };
+        trickle.await;
+        let reply = caller.read().await.unwrap();
+        assert_eq!((reply.status, reply.code().as_deref()), (408, Some("request_timeout")));
+    };
+    let http2 = async {
+        let stream = TcpStream::connect(world.address).await.unwrap();
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let body = futures_util::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Some((Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"x"))), ()))
+        });
+        let request = http::Request::post(format!("http://{}/x", world.address));
+        let request = request.body(StreamBody::new(Box::pin(body))).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 408);
+        connection.abort();
+    };
+    tokio::join!(http1, http2);
+
+    assert!((5..12).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    for message in recorder.ended(2).await {
+        let body = message.split("\r\n\r\n").nth(1).unwrap();
+        assert!(!body.is_empty() && body.len() < 1000 && !message.ends_with("0\r\n\r\n"), "{message}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn connections_grow_old_and_no_request_is_lost_by_that() {
+    let world = Setup::default().quiet().limits("connection_age = \"1s\"").start().await;
+    let began = Instant::now();
+    let http1 = async {
+        let (mut caller, mut connections, mut requests) = (world.caller().await, 1, 0);
+        while began.elapsed() < Duration::from_secs(4) {
+            let reply = caller.send(&Request::get("/x")).await;
+            assert_eq!(reply.status, 200);
+            requests += 1;
+            if reply.get("connection") == Some("close") {
+                assert!(caller.is_closed().await);
+                (caller, connections) = (world.caller().await, connections + 1);
+            }
+        }
+        assert!((3..8).contains(&connections), "{connections} connections, {requests} requests");
+    };
+    let http2 = async {
+        let (mut connections, mut answers) = (0, 0);
+        while began.elapsed() < Duration::from_secs(4) {
+            let stream = TcpStream::connect(world.address).await.unwrap();
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            let connection = tokio::spawn(connection);
+            connections += 1;
+            while sender.ready().await.is_ok() && began.elapsed() < Duration::from_secs(4) {
+                let request = http::Request::get(format!("http://{}/slow/30", world.address));
+                let request = request.body(http_body_util::Empty::<Bytes>::new()).unwrap();
+                let response = sender.send_request(request).await.expect("a request was lost");
+                assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "at last");
+                answers += 1;
+            }
+            drop(sender);
+            connection.await.unwrap().unwrap();
+        }
+        assert!((3..8).contains(&connections), "{connections} connections, {answers} answers");
+    };
+    let idle = async {
+        let mut caller = served(&world).await;
+        assert!(caller.is_closed().await);
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    };
+    tokio::join!(http1, http2, idle);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn too_large_a_head_is_refused_in_our_words_over_http_2_too() {
+    let world = Setup::default().limits("header_bytes = \"8KiB\"").start().await;
+    let mut caller = Http2Caller::connect(world.address).await;
+
+    let large = Request::get("/x").field("x-large", &"x".repeat(9000));
+    let reply = caller.send(&large).await;
+    assert_eq!((reply.status, reply.code().as_deref()), (431, Some("header_too_large")));
+    let many = (0..100).fold(Request::get("/x"), |request, number| {
+        request.field(&format!("x-field-{number}"), &"x".repeat(50))
+    });
+    assert_eq!(caller.send(&many).await.status, 431);
+    let fits = Request::get("/x").field("x-large", &"x".repeat(6000));
+    assert_eq!(caller.send(&fits).await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_large_or_cut_small_costs_little() {
+    let world = Setup::default().quiet().start().await;
+    let host = format!("host: {}\r\nx-request-id: large\r\n", world.address);
+    let fields = "x-field: x\r\n".repeat(100_000);
+    let many_fields = format!("GET /x HTTP/1.1\r\n{host}{fields}\r\n");
+    let large_field = format!("GET /x HTTP/1.1\r\n{host}x-large: {}\r\n\r\n", "x".repeat(2_000_000));
+    let post = format!("POST /echo HTTP/1.1\r\n{host}transfer-encoding: chunked\r\n\r\n");
+    let tiny_chunks = format!("{post}{}0\r\n\r\n", "1\r\nx\r\n".repeat(20_000));
+    let extensions = format!("{post}1;{}\r\nx\r\n0\r\n\r\n", "x".repeat(1_000_000));
+    for (what, request, allowed) in [
+        ("100,000 fields", many_fields, &[431][..]),
+        ("a field of 2 MB", large_field, &[431]),
+        ("tiny chunks", tiny_chunks, &[200]),
+        ("1 MB of chunk extensions", extensions, &[400]),
+    ] {
+        let before = world.process.cpu_time();
+        let mut caller = world.caller().await;
+        let _ = caller.try_write(request.as_bytes()).await;
+
+        let reply = caller.read().await.unwrap();
+
+        assert!(allowed.contains(&reply.status), "{what}: {}", reply.status);
+        let busy = world.process.cpu_time().saturating_sub(before);
+        assert!(busy < Duration::from_secs(1), "{what}: {busy:?}");
+    }
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
