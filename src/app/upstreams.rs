@@ -31,7 +31,7 @@ pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
 pub(super) struct InForce {
     /// Each with a route that leads there.
     routes: Vec<(config::Route, Arc<Upstream>)>,
-    /// All, in the order of their indices; where one is used no more, until another takes its place.
+    /// All, in the order of their indices; where one is gone, another that is there too until a new one takes its index.
     pub(super) all: Vec<Arc<Upstream>>,
 }
 
@@ -168,10 +168,9 @@ impl<'c> Upstreams<'c> {
     /// All of them, the discoveries to be run, and the credentials whose discoveries go on.
     pub(super) fn into_parts(self) -> (InForce, Vec<Discovering>, Vec<String>) {
         let count = self.taken.last().map_or(0, |last| last + 1);
+        let known = || self.known.iter().map(|(_, upstream)| upstream);
         let at = |index: usize| {
-            let new =
-                self.known.iter().map(|(_, upstream)| upstream).find(|upstream| upstream.index == index);
-            new.or_else(|| self.before.all.get(index)).map(Arc::clone)
+            known().find(|upstream| upstream.index == index).or_else(|| known().next()).cloned()
         };
         let all = (0..count).filter_map(at).collect();
         let routes = self.known.into_iter().map(|(route, upstream)| (route.clone(), upstream)).collect();

@@ -1,7 +1,7 @@
 //! What a worker serves by at the moment: routes, upstreams and limits, swapped as one by a reload.
 //!
 //! A request takes the [`Service`] once, at its beginning, and sees one table to its end. An upstream that the next
-//! table has too keeps its pool; another's pool goes with the last request that uses it.
+//! table has too keeps its pool; another's connections end with the last request on each.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -45,8 +45,6 @@ pub struct Current {
     entrances: RefCell<Option<Vec<(u32, u32)>>>,
     /// The tasks that let others have the places of a pool's idle connections.
     giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
-    /// Pools of tables before this one, as long as a request uses them.
-    retired: RefCell<Vec<Weak<WorkersPool>>>,
 }
 
 impl Current {
@@ -57,7 +55,6 @@ impl Current {
             limits: RefCell::new(Rc::new(limits)),
             entrances: RefCell::default(),
             giving_way: RefCell::default(),
-            retired: RefCell::default(),
         }
     }
 
@@ -74,17 +71,20 @@ impl Current {
     /// Serves by something else from now on.
     pub fn change(&self, terms: Arc<Terms>, upstreams: Vec<Arc<Upstream>>, limits: Limits) {
         let before = self.service();
-        let pool = |upstream: Arc<Upstream>| {
-            let mut pools = before.pools().iter();
-            let same = pools.find(|pool| std::ptr::eq(pool.upstream(), &raw const *upstream));
-            same.map_or_else(|| Pool::new(Arc::clone(&upstream)), Rc::clone)
-        };
-        let pools: Vec<_> = upstreams.into_iter().map(pool).collect();
-        let goes = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
-        self.retired.borrow_mut().extend(before.pools().iter().filter(goes).map(Rc::downgrade));
+        let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
+        for upstream in upstreams {
+            let mut known = before.pools().iter().chain(&pools);
+            let same = known.find(|pool| std::ptr::eq(pool.upstream(), &raw const *upstream)).map(Rc::clone);
+            pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
+        }
+        let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
+        let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
         *self.service.borrow_mut() = Rc::new(Service::new(terms, pools));
         *self.limits.borrow_mut() = Rc::new(limits);
         self.give_way();
+        for pool in gone {
+            pool.retire();
+        }
     }
 
     /// Has every pool's idle connections give way, and none that is not used any more.
@@ -131,11 +131,7 @@ impl Current {
 
     /// Ends connections to upstreams that have lain idle for too long.
     pub fn sweep(&self, now: Instant) {
-        let service = self.service();
-        let mut retired = self.retired.borrow_mut();
-        retired.retain(|pool| pool.strong_count() > 0);
-        let old: Vec<_> = retired.iter().filter_map(Weak::upgrade).collect();
-        for pool in service.pools().iter().chain(&old) {
+        for pool in self.service().pools() {
             pool.reap(now);
             pool.upstream().breaker.tick();
         }

@@ -59,7 +59,7 @@ impl Load {
 }
 
 /// FLT-HUP-01.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
     let world = Setup::default()
         .quiet()
@@ -73,7 +73,8 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind()
 
     for round in 1..=100 {
         world.configure(|text| {
-            let text = text.replace(&format!("x-table = \"t{}\"", round - 1), &format!("x-table = \"t{round}\""));
+            let text =
+                text.replace(&format!("x-table = \"t{}\"", round - 1), &format!("x-table = \"t{round}\""));
             // Every other table has another upstream too, as far as connections go.
             let timeout = if round % 2 == 0 { "connect_timeout = \"4s\"\n" } else { "" };
             text.replace("connect_timeout = \"4s\"\n", "").replace(&upstream, &format!("{timeout}{upstream}"))
@@ -100,7 +101,7 @@ async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind()
     world.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
     let world = Setup::default().quiet().credential(ROOMY).start().await;
     let plain = world.configuration();
@@ -108,7 +109,9 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
     let table = |number: usize| {
         let upstream = format!("upstream = \"{url}\"");
         plain.replace(&upstream, &format!("upstream = \"{url}/slow/{number}\""))
-            + &format!("[routes.headers]\nset = {{ x-table = \"{number}\" }}\nremove = [\"x-not-{number}\"]\n")
+            + &format!(
+                "[routes.headers]\nset = {{ x-table = \"{number}\" }}\nremove = [\"x-not-{number}\"]\n"
+            )
     };
     world.configure(|_| table(1));
     world.reload().await;
@@ -149,7 +152,9 @@ async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_br
     assert_eq!(world.get("/kept/x").await.status, 200);
     let connections = world.upstream.connections();
 
-    world.configure(|text| text + "[[routes]]\npath = \"/new\"\nupstream = \"https://localhost:1\"\ncredential = \"none\"\n");
+    world.configure(|text| {
+        text + "[[routes]]\npath = \"/new\"\nupstream = \"https://localhost:1\"\ncredential = \"none\"\n"
+    });
     let event = world.reload().await;
 
     assert_eq!(event["routes"], "2 kept; added: /new");
@@ -244,7 +249,7 @@ impl Elsewhere {
 }
 
 /// FLT-HUP-03.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
     let elsewhere = Elsewhere::start().await;
     let world = Setup::default().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
@@ -310,7 +315,9 @@ async fn with_another_secret_the_token_stays_until_the_secret_has_brought_anothe
 async fn another_margin_asks_for_nothing() {
     let world = Setup::default().credential("refresh_margin = \"60s\"").start().await;
 
-    world.configure(|text| text.replace("refresh_margin = \"60s\"", "refresh_margin = \"30s\"\ntimeout = \"2s\""));
+    world.configure(|text| {
+        text.replace("refresh_margin = \"60s\"", "refresh_margin = \"30s\"\ntimeout = \"2s\"")
+    });
     world.reload().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
@@ -330,13 +337,16 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
         .start_after(async |server| server.answer_next(Answer::too_many(3)))
         .await;
     world.process.event("token refresh failed").await;
-    let asked = std::time::Duration::from_secs(3);
+    let asked = Duration::from_secs(3);
     let began = tokio::time::Instant::now();
 
-    for change in ["refresh_margin = \"9s\"", "scopes = [\"x\"]", "scopes = [\"x\"]\nrefresh_margin = \"9s\""] {
+    for change in ["refresh_margin = \"9s\"", "scopes = [\"x\"]", "scopes = [\"x\"]\nrefresh_margin = \"9s\""]
+    {
         world.configure(|text| {
-            let mut lines: Vec<_> =
-                text.lines().filter(|line| !line.starts_with("scopes") && !line.starts_with("refresh_")).collect();
+            let mut lines: Vec<_> = text
+                .lines()
+                .filter(|line| !line.starts_with("scopes") && !line.starts_with("refresh_"))
+                .collect();
             let at = lines.iter().position(|line| line.starts_with("client_id")).unwrap();
             lines.insert(at, change);
             lines.join("\n")
@@ -384,7 +394,11 @@ async fn a_refresh_token_that_is_in_memory_alone_is_handed_on_and_used_once() {
 
     for (old, new) in [("max_rotations = 0", "max_rotations = 100"), ("scopes = []", "scopes = [\"a\"]")] {
         world.configure(|text| {
-            if text.contains(old) { text.replace(old, new) } else { text.replace("grant =", &format!("{new}\ngrant =")) }
+            if text.contains(old) {
+                text.replace(old, new)
+            } else {
+                text.replace("grant =", &format!("{new}\ngrant ="))
+            }
         });
         world.reload().await;
         assert_eq!(world.get("/x").await.status, 200, "{new}");
