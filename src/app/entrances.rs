@@ -70,6 +70,11 @@ impl Entrances {
         self.open.iter().map(|open| open.address.clone()).collect()
     }
 
+    /// Their numbers.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        self.open.iter().map(|open| open.number).collect()
+    }
+
     fn number(&mut self) -> u32 {
         self.next_number += 1;
         self.next_number

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::certificates::Certificates;
 use super::credentials::{Credential, Fate, Origin, fates, state_from};
 use super::differences::{differences, keep_until_restart};
-use super::entrances::Way;
+use super::entrances::{Entrances, Way};
 use super::table::{Served, serve};
 use super::{Daemon, StartError, house, tell_listening};
 use crate::config::Config;
@@ -78,7 +78,7 @@ impl Daemon {
         let terms = Terms::new(&config, table, self.terms.instance.clone(), self.clock);
         let terms = Arc::new(terms.sharing_with(&self.terms));
         self.resize(&config);
-        self.change_workers(&config, &terms, &upstreams.all, &way.stay).await?;
+        self.change_workers(&config, &terms, &upstreams.all, &way.after).await?;
         self.change_certificates(certificates);
         self.change_entrances(&config, way).await?;
         terms.resize(&config.server.limits);
@@ -224,7 +224,7 @@ impl Daemon {
         config: &Config,
         terms: &Arc<Terms>,
         upstreams: &[Arc<crate::proxy::upstream::Upstream>],
-        stay: &[(u32, u32)],
+        entrances: &Entrances,
     ) -> Result<(), StartError> {
         let mut all_done = Vec::new();
         for worker in &self.workers {
@@ -233,7 +233,7 @@ impl Daemon {
                 terms: Arc::clone(terms),
                 upstreams: upstreams.to_vec(),
                 limits: config.server.limits.clone(),
-                entrances: stay.to_vec(),
+                entrances: entrances.numbers(),
                 done,
             };
             worker.send(change).await.map_err(io::Error::other)?;

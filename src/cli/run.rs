@@ -60,6 +60,8 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
         never = tell_of_dropped_lines(&log) => match never {},
     }
+    // Whoever waits for a reload learns that there will be none.
+    drop(reloader);
     daemon
         .stop(async {
             signals.next().await;

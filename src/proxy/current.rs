@@ -31,8 +31,8 @@ pub struct Change {
     pub upstreams: Vec<Arc<Upstream>>,
     /// What callers may take.
     pub limits: Limits,
-    /// The entrances that stay, each with its number from now on. What came in by another ends as in a drain.
-    pub entrances: Vec<(u32, u32)>,
+    /// The entrances that there are from now on. What came in by another ends as in a drain.
+    pub entrances: Vec<u32>,
     /// Told when all of it is so.
     pub done: oneshot::Sender<()>,
 }
@@ -41,8 +41,8 @@ pub struct Change {
 pub struct Current {
     service: RefCell<Rc<Service>>,
     limits: RefCell<Rc<Limits>>,
-    /// Those of the last change; before the first one, all stay.
-    entrances: RefCell<Option<Vec<(u32, u32)>>>,
+    /// Those of the last change; before the first one, whatever there is.
+    entrances: RefCell<Option<Vec<u32>>>,
     /// The tasks that let others have the places of a pool's idle connections.
     giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
 }
@@ -107,24 +107,16 @@ impl Current {
         }
     }
 
-    /// Which entrances stay from now on.
-    pub fn keep_entrances(&self, entrances: Vec<(u32, u32)>) {
+    /// Which entrances there are from now on.
+    pub fn keep_entrances(&self, entrances: Vec<u32>) {
         *self.entrances.borrow_mut() = Some(entrances);
     }
 
     /// Judges a caller by what counts now. One that came in where nobody comes in any more is to leave.
     pub fn judge(&self, caller: &Caller) {
         let peer = self.service().judge(caller.peer());
-        let entrance = match &*self.entrances.borrow() {
-            None => Some(peer.entrance),
-            // It may have come in by the new number just now.
-            Some(all) => {
-                let stays = |(before, after): &&(u32, u32)| [*before, *after].contains(&peer.entrance);
-                all.iter().find(stays).map(|(_, after)| *after)
-            }
-        };
-        caller.set_peer(peer.by(entrance.unwrap_or(peer.entrance)));
-        if entrance.is_none() {
+        caller.set_peer(peer);
+        if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
             caller.end(End::Gracefully);
         }
     }

@@ -1,5 +1,9 @@
 //! Another configuration in the place of the one in force, while requests come.
 
+mod asked;
+mod connections;
+mod entrances;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -8,7 +12,7 @@ use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
 use bearerd::demo::pki::Pki;
 use rustix::process::Signal;
 
-use crate::harness::{Caller, Http2Caller, Request, Setup, Upstream, World, eventually};
+use crate::harness::{Caller, Request, Setup, Upstream, World, eventually};
 
 const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
 
@@ -21,6 +25,11 @@ struct Load {
 
 impl Load {
     fn on(world: &World, callers: usize) -> Self {
+        Self::connecting_anew(world, callers, 16)
+    }
+
+    /// With a new connection after so many requests of all.
+    fn connecting_anew(world: &World, callers: usize, after: usize) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let address = world.address;
         let tasks = (0..callers).map(|number| {
@@ -35,7 +44,7 @@ impl Load {
                     };
                     let reply = caller.send(&request).await;
                     assert_eq!(reply.status, 200, "{reply:?}");
-                    if sent.fetch_add(1, Ordering::Relaxed) % 16 == 0 {
+                    if sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(after) {
                         caller = Caller::connect(address).await;
                     }
                 }
@@ -379,34 +388,134 @@ async fn the_quota_is_not_filled_by_a_reload() {
     world.finish().await;
 }
 
+/// A server of one-time refresh tokens revokes all of them when one comes twice.
 #[tokio::test]
-async fn a_refresh_token_that_is_in_memory_alone_is_handed_on_and_used_once() {
+async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_another_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, state) = (folder.path().join("refresh"), folder.path().join("state"));
+    std::fs::create_dir(&state).unwrap();
+    let mut world = Setup::default()
+        .server(&format!("state_dir = \"{}\"", state.display()))
+        .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+        .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"\nmax_rotations = 0")
+        .credential(&format!("refresh_token = {{ file = \"{}\" }}\n{ROOMY}", file.display()))
+        .start_after(async |server| std::fs::write(&file, server.authorize()).unwrap())
+        .await;
+    let elsewhere = format!("state_file = \"{}\"\nmax_rotations", folder.path().join("moved").display());
+    let settings = [
+        ("max_rotations = 0", "max_rotations = 100"),
+        ("max_rotations", "scopes = [\"a\"]\nmax_rotations"),
+        ("max_rotations", elsewhere.as_str()),
+        ("max_rotations", "audience = \"b\"\nmax_rotations"),
+    ];
+
+    for (old, new) in settings {
+        world.configure(|text| text.replacen(old, new, 1));
+        let event = world.reload().await;
+        assert_eq!(event["credentials"], "0 kept; changed: api", "{new}");
+        assert_eq!(world.get("/x").await.status, 200, "{new}");
+        let (status, answer) = world.admin_post("/credentials/api/refresh").await;
+        assert_eq!(status, 200, "{new}: {answer}");
+    }
+    world.kill().await;
+    world.start_again().await;
+    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    assert_eq!(world.admin_post("/credentials/api/refresh").await.0, 200, "from the place where it is now");
+
+    assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn another_client_is_refused_a_state_that_is_not_its_own() {
+    let folder = tempfile::tempdir().unwrap();
     let world = Setup::default()
-        .secret("{ env = \"API_SECRET\" }")
-        .credential(&format!("grant = \"refresh_token\"\nrefresh_token = {{ file = \"refresh\" }}\n{ROOMY}"))
-        .file("refresh", "to-be-replaced")
-        .without_token()
+        .server(&format!("state_dir = \"{}\"", folder.path().display()))
+        .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+        .credential("state_key = { env = \"STATE_KEY\" }")
         .start()
         .await;
-    let first = world.authorization.authorize();
-    std::fs::write(world.folder().join("refresh"), &first).unwrap();
-    eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    let good = world.configuration();
 
-    for (old, new) in [("max_rotations = 0", "max_rotations = 100"), ("scopes = []", "scopes = [\"a\"]")] {
-        world.configure(|text| {
-            if text.contains(old) {
-                text.replace(old, new)
-            } else {
-                text.replace("grant =", &format!("{new}\ngrant ="))
-            }
-        });
-        world.reload().await;
-        assert_eq!(world.get("/x").await.status, 200, "{new}");
-        let (status, _) = world.admin_post("/credentials/api/refresh").await;
-        assert_eq!(status, 200);
-    }
+    world.configure(|text| text.replace(crate::harness::world::CLIENT_ID, "somebody-else"));
+    let problems = world.reload_in_vain().await;
 
-    // A server of one-time refresh tokens revokes all of them when one comes twice.
+    assert!(problems.contains("has no state to work with"), "{problems}");
+    assert_eq!(world.get("/x").await.status, 200);
+    world.configure(|_| good);
+    assert_eq!(world.reload().await["credentials"], "1 kept");
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_has_its_own() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.authorization.set_lifetime(2);
+    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    std::fs::write(world.folder().join("elsewhere.pem"), elsewhere.pki.authority_pem()).unwrap();
+    let without = world.configuration();
+    let more = format!(
+        "[credentials.other]\ntoken_url = \"{}\"\nclient_id = \"other\"\nclient_secret = {{ file = \"other-secret\" }}\n\
+         {ROOMY}\n[[routes]]\npath = \"/other\"\nupstream = \"{}\"\ncredential = \"other\"\nca_file = \"elsewhere.pem\"\n",
+        elsewhere.authorization.token_url(),
+        elsewhere.api.url()
+    );
+    let named = async || {
+        let (_, explained) = world.admin_get("/readyz?verbose").await;
+        (explained.contains("credential other"), world.admin_post("/credentials/other/refresh").await.0)
+    };
+    assert_eq!(named().await, (false, 404));
+
+    world.configure(|text| text + &more);
+    let event = world.reload().await;
+    assert_eq!(event["credentials"], "1 kept; added: other");
+    assert_eq!(world.get("/other").await.status, 200, "at once");
+    assert_eq!(named().await, (true, 200));
+    let before = elsewhere.authorization.requests();
+    eventually("it is refreshed", async || elsewhere.authorization.requests() > before).await;
+
+    world.configure(|_| without);
+    let event = world.reload().await;
+    assert_eq!(event["credentials"], "1 kept; removed: other");
+    assert_eq!(named().await, (false, 404));
+    let seen = elsewhere.api.requests().len();
+    assert_eq!(world.get("/other").await.status, 200, "by the route that is left");
+    assert_eq!(elsewhere.api.requests().len(), seen);
+    let before = elsewhere.authorization.requests();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(elsewhere.authorization.requests(), before);
+    assert_eq!((elsewhere.api.violations(), elsewhere.api.rejected()), (Vec::new(), 0));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_new_credential_without_a_token_is_named_and_takes_nobody_out_of_traffic() {
+    let elsewhere = Elsewhere::start().await;
+    elsewhere.authorization.answer_next(Answer::too_many(600));
+    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    world.configure(|text| {
+        format!(
+            "{text}[credentials.other]\ntoken_url = \"{}\"\nclient_id = \"other\"\n\
+             client_secret = {{ file = \"other-secret\" }}\n\
+             [[routes]]\npath = \"/other\"\nupstream = \"https://localhost:1\"\ncredential = \"other\"\n",
+            elsewhere.authorization.token_url()
+        )
+    });
+
+    let (status, answer) = world.admin_post("/reload").await;
+
+    assert_eq!((status, &answer["without_token"]), (200, &serde_json::json!(["other"])), "{answer}");
+    let told = world.process.event("new or changed credentials have no token yet").await;
+    assert_eq!(told["credentials"], "other");
+    assert_eq!(world.admin_status("/readyz").await, 200, "it serves as much as before");
+    let (_, explained) = world.admin_get("/readyz?verbose").await;
+    assert!(
+        explained.contains("[ ] credential other waits for its first token since a reload"),
+        "{explained}"
+    );
+    assert_eq!(world.get("/other").await.status, 503);
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }

@@ -275,3 +275,26 @@ async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both(
     assert_eq!(world.upstream.requests()[0].version, Version::HTTP_11);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_websocket_goes_on_when_a_reload_takes_its_route_away() {
+    let (peer, _) = api(&[SWITCHED]).await;
+    let world = world(&peer, Setup::default()).await;
+    let (_, mut stream) = shake(&world, "").await;
+    expect(&mut stream, "hello").await;
+
+    for at in 1..=3 {
+        world
+            .configure(|text| text.replace("[[routes]]\n", &format!("[[routes]]\npath = \"/other/{at}\"\n")));
+        world.configure(|text| text.replace(&format!("path = \"/other/{}\"\n", at - 1), ""));
+        world.configure(|text| text.replace(&peer.address.port().to_string(), "1"));
+        world.reload().await;
+        stream.write_all(b"ping").await.unwrap();
+        expect(&mut stream, "ping").await;
+    }
+
+    assert_eq!(world.get("/chat").await.code().as_deref(), Some("route_not_found"));
+    stream.shutdown().await.unwrap();
+    assert!(ends(&mut stream).await);
+    world.finish().await;
+}
