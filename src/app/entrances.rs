@@ -1,5 +1,6 @@
 //! Where callers and the operator come in: bound before anything is started or changed.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::StartError;
@@ -56,13 +57,29 @@ impl Entrances {
                 after.open.push(Open { number, configured: configured.clone(), address });
                 continue;
             }
-            let (socket, address) = bind_one(configured)?;
+            let (socket, address) = bind_one(configured).map_err(|error| self.explain(error, configured))?;
             let number = after.number();
             new.push(Entrance { number, socket });
             addresses.push(address.clone());
             after.open.push(Open { number, configured: configured.clone(), address });
         }
         Ok(Way { after, stay, new, addresses })
+    }
+
+    /// The system gives a port away once, whichever of its addresses is listened on: `0.0.0.0:80` is in use by
+    /// `127.0.0.1:80`, even if that is about to be closed.
+    fn explain(&self, error: StartError, wanted: &Listen) -> StartError {
+        let (StartError::Listen { source, .. }, Listen::Tcp(address)) = (&error, wanted) else {
+            return error;
+        };
+        let has_port =
+            |open: &&Open| matches!(open.address, Listen::Tcp(own) if own.port() == address.port());
+        match self.open.iter().find(has_port) {
+            Some(own) if source.kind() == ErrorKind::AddrInUse => {
+                StartError::OwnPort { address: wanted.clone(), own: own.address.clone() }
+            }
+            _ => error,
+        }
     }
 
     /// Where callers connect.

@@ -23,6 +23,14 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// An address cannot be listened on as long as another one is.
+    #[error("cannot listen on {address} (server.listen) while {own} is listened on")]
+    OwnPort {
+        /// The address.
+        address: Listen,
+        /// The one that is in force.
+        own: Listen,
+    },
     /// A credential's client cannot be set up.
     #[error("the credential `{credential}` cannot be set up")]
     Credential {
@@ -75,7 +83,9 @@ impl StartError {
         match self {
             Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
-            Self::Listen { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => false,
+            Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
+                false
+            }
         }
     }
 
@@ -84,6 +94,9 @@ impl StartError {
         match self {
             Self::Listen { address: Listen::Unix(_), .. } => Some(
                 "stop what listens there, or name another path, in a folder that the daemon's user may write to",
+            ),
+            Self::OwnPort { .. } => Some(
+                "both have one port: restart, or take the one away with a reload of its own before the other is written",
             ),
             Self::State { source, .. } => Some(source.help()),
             _ => None,

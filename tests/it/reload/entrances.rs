@@ -136,6 +136,24 @@ async fn a_listener_that_cannot_be_had_changes_nothing_at_all() {
 }
 
 #[tokio::test]
+async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
+    let world = Setup::default().start().await;
+    let port = world.address.port();
+
+    listen(&world, &format!("\"0.0.0.0:{port}\""));
+    world.configure(|text| {
+        text.replacen("[server]", "[server]\nhosts = [\"localhost\"]\nallow_from = [\"127.0.0.0/8\"]", 1)
+    });
+    let problems = world.reload_in_vain().await;
+
+    let why =
+        format!("cannot listen on 0.0.0.0:{port} (server.listen) while 127.0.0.1:{port} is listened on");
+    assert!(problems.contains(&why) && problems.contains("restart"), "{problems}");
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_unix_socket_comes_and_goes_with_its_file() {
     let world = Setup::default().start().await;
     let path = world.folder().join("socket");
