@@ -114,9 +114,10 @@ fn fate(config: &Config, before: &[Config], trust: &Trust, clock: Clock) -> Resu
         }
         None => {
             let opened = Box::new(DurableState::open(config, clock).map_err(no_state)?);
-            match same_name.is_some_and(|other| DurableState::is_of_one(other, config)) {
-                true => Origin::Moved(opened),
-                false => Origin::Opened(opened),
+            if same_name.is_some_and(|other| DurableState::is_of_one(other, config)) {
+                Origin::Moved(opened)
+            } else {
+                Origin::Opened(opened)
             }
         }
     };

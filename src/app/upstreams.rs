@@ -95,7 +95,8 @@ impl<'c> Upstreams<'c> {
     }
 
     fn free_index(&mut self) -> usize {
-        let free = (0..).find(|index| !self.taken.contains(index)).unwrap_or_default();
+        // One more than are taken is enough to find one among.
+        let free = (0..=self.taken.len()).find(|index| !self.taken.contains(index)).unwrap_or_default();
         self.taken.insert(free);
         free
     }

@@ -212,6 +212,7 @@ impl<S> Identity<S> {
 
     /// The same client and what it asks with, authenticating as the other does: with another secret or key it is the
     /// same, and so is a person with another password.
+    #[must_use]
     pub fn authenticating_as(&self, other: &Self) -> Self
     where
         S: Clone,

@@ -142,7 +142,7 @@ impl Worker {
         self,
         mut accepted: mpsc::Receiver<Accepted>,
         mut stage: watch::Receiver<Stage>,
-        mut changes: mpsc::Receiver<Change>,
+        mut next: mpsc::Receiver<Change>,
     ) {
         let mut sweep = tokio::time::interval(self.sweep_interval());
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,7 +157,7 @@ impl Worker {
                 },
                 () = self.callers.gone.notified() => {}
                 _ = sweep.tick() => self.sweep(),
-                Some(change) = changes.recv() => {
+                Some(change) = next.recv() => {
                     self.change(change);
                     sweep = tokio::time::interval(self.sweep_interval());
                     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);

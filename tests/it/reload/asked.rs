@@ -223,7 +223,7 @@ async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
 async fn a_stop_in_the_middle_of_a_reload_is_a_clean_stop() {
     for stops in [1, 2] {
         let mut world = Setup::default().start().await;
-        world.authorization.set_delay(Duration::from_secs(60));
+        world.authorization.set_delay(Duration::from_mins(1));
         world.configure(|text| text.replace("client_id", "scopes = [\"other\"]\nclient_id"));
         let address = world.admin;
         let told = tokio::spawn(async move {

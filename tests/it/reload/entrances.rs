@@ -1,13 +1,14 @@
 //! Listeners over a reload: those that stay, come, go, or cannot be had.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bearerd::demo::pki::Pki;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Load;
-use crate::harness::tls::TlsCaller;
+use crate::harness::tls::{self, TlsCaller};
 use crate::harness::{Caller, Http2Caller, PATIENCE, Request, Setup, World, eventually};
 
 const ONE: &str = "listen = \"127.0.0.1:0\"";
@@ -187,19 +188,19 @@ async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
         .await;
     let mut plain = world.caller().await;
     assert_eq!(plain.send(&Request::get("/x")).await.status, 200);
-    let tls = "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\n";
+    let section = "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\n";
 
-    world.configure(|text| text.replace("[server.limits]", &format!("{tls}[server.limits]")));
+    world.configure(|text| text.replace("[server.limits]", &format!("{section}[server.limits]")));
     let event = world.reload().await;
     assert_eq!((&event["listeners"], &event["settings"]), (&"1 kept".into(), &"server.tls".into()));
     assert!(plain.is_closed().await, "what was said in clear text is over");
     let over_tls = async |config| {
-        let stream = crate::harness::tls::connect(world.address, config).await.ok()?;
+        let stream = tls::connect(world.address, config).await.ok()?;
         Caller::over(stream, "localhost").try_send(&Request::get("/x")).await.ok().map(|reply| reply.status)
     };
-    assert_eq!(over_tls(nobody.clone()).await, Some(200));
+    assert_eq!(over_tls(Arc::clone(&nobody)).await, Some(200));
     let mut anonymous =
-        Caller::over(crate::harness::tls::connect(world.address, nobody.clone()).await.unwrap(), "localhost");
+        Caller::over(tls::connect(world.address, Arc::clone(&nobody)).await.unwrap(), "localhost");
     assert_eq!(anonymous.send(&Request::get("/x")).await.status, 200);
 
     world.configure(|text| text.replace("[server.limits]", "client_ca = \"clients.pem\"\n[server.limits]"));
@@ -208,7 +209,7 @@ async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
     assert_eq!(over_tls(nobody).await, None);
     assert_eq!(over_tls(showing.config(&[b"http/1.1"])).await, Some(200));
 
-    world.configure(|text| text.replace(tls, "").replace("client_ca = \"clients.pem\"\n", ""));
+    world.configure(|text| text.replace(section, "").replace("client_ca = \"clients.pem\"\n", ""));
     world.reload().await;
     assert_eq!(world.get("/x").await.status, 200, "in clear text again");
     world.finish().await;
