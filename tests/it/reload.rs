@@ -4,6 +4,7 @@ mod asked;
 mod connections;
 mod entrances;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
 use bearerd::demo::pki::Pki;
 use rustix::process::Signal;
 
-use crate::harness::{Caller, Request, Setup, Upstream, World, eventually};
+use crate::harness::{Caller, Http2Caller, Reply, Request, Setup, Upstream, World, eventually};
 
 const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
 
@@ -35,7 +36,7 @@ impl Load {
         let tasks = (0..callers).map(|number| {
             let (is_over, sent) = (Arc::clone(&is_over), Arc::clone(&sent));
             tokio::spawn(async move {
-                let mut caller = Caller::connect(address).await;
+                let mut caller = AnyCaller::connect(address, number).await;
                 while !is_over.load(Ordering::Relaxed) {
                     let request = match number % 3 {
                         0 => Request::get("/slow/30"),
@@ -45,7 +46,7 @@ impl Load {
                     let reply = caller.send(&request).await;
                     assert_eq!(reply.status, 200, "{reply:?}");
                     if sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(after) {
-                        caller = Caller::connect(address).await;
+                        caller = AnyCaller::connect(address, number).await;
                     }
                 }
             })
@@ -67,10 +68,42 @@ impl Load {
     }
 }
 
+/// One of either protocol.
+enum AnyCaller {
+    Http1(Caller),
+    Http2(Http2Caller),
+}
+
+impl AnyCaller {
+    async fn connect(address: SocketAddr, number: usize) -> Self {
+        if number.is_multiple_of(2) {
+            Self::Http1(Caller::connect(address).await)
+        } else {
+            Self::Http2(Http2Caller::connect(address).await)
+        }
+    }
+
+    async fn send(&mut self, request: &Request) -> Reply {
+        match self {
+            Self::Http1(caller) => caller.send(request).await,
+            Self::Http2(caller) => caller.send(request).await,
+        }
+    }
+}
+
 /// FLT-HUP-01.
 #[tokio::test]
 async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
-    let world = Setup::default()
+    a_hundred_reloads(Setup::default()).await;
+}
+
+#[tokio::test]
+async fn nor_do_they_where_the_upstream_speaks_http_2() {
+    a_hundred_reloads(Setup::default().http2()).await;
+}
+
+async fn a_hundred_reloads(setup: Setup) {
+    let world = setup
         .quiet()
         .credential(ROOMY)
         .more("[routes.headers]\nset = { x-table = \"t0\" }\n")
