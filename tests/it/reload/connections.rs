@@ -44,7 +44,7 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let none = descriptors(&world);
-        let slow = [1500, 2500].map(|millis| {
+        let slow = [2500, 3000].map(|millis| {
             let address = world.address;
             tokio::spawn(async move {
                 Caller::connect(address).await.send(&Request::get(&format!("/slow/{millis}"))).await
@@ -60,6 +60,7 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
         world.reload().await;
         // Those that are used, with their callers, are left.
         are_open(&world, none + 2, if has_http2 { 1 } else { 2 }).await;
+        assert!(!slow.iter().any(tokio::task::JoinHandle::is_finished), "before their requests end");
         assert_eq!(world.get("/x").await.status, 200);
         assert_eq!(world.upstream.connections(), before + 1, "by a connection of its own");
 
