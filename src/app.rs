@@ -53,6 +53,8 @@ pub struct Daemon {
     tasks: JoinSet<&'static str>,
     /// Tells that certificates should be looked at now; none where there are none.
     look_at_certificates: Option<Arc<Notify>>,
+    /// How long we go on when we are not ready any more, and how long what is in flight may take then.
+    drain_delay: Duration,
     drain: Duration,
     /// The longest that a token request takes, its write included.
     longest_refresh: Duration,
@@ -234,7 +236,7 @@ impl Daemon {
             });
             asking
         });
-        let drain = config.server.drain;
+        let config::Server { drain_delay, drain, .. } = config.server;
         let longest = config.credentials.iter().map(|credential| credential.longest_request()).max();
         Ok(Self {
             addresses,
@@ -244,6 +246,7 @@ impl Daemon {
             refreshers: refreshing,
             tasks,
             look_at_certificates,
+            drain_delay,
             drain,
             longest_refresh: longest.unwrap_or_default() + WRITE_TIME,
         })
@@ -281,14 +284,24 @@ impl Daemon {
         }
     }
 
-    /// Takes no more connections, finishes what is in flight within `drain`, and cuts the rest; cuts at once
-    /// when `hurry` resolves. A refresh token that is being used then is waited for, and what it brought is written.
+    /// Is not ready any more, and after `drain_delay` takes no more connections; finishes what is in flight within
+    /// `drain`, and cuts the rest; cuts at once when `hurry` resolves. A refresh token that is being used then is waited
+    /// for, and what it brought is written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        info!("draining");
-        self.stages.enter(Stage::Draining);
+        let finished = async {
+            if !self.drain_delay.is_zero() {
+                info!(delay = ?self.drain_delay, "not ready any more");
+                self.stages.enter(Stage::Leaving);
+                tokio::time::sleep(self.drain_delay).await;
+            }
+            info!("draining");
+            self.stages.enter(Stage::Draining);
+            if tokio::time::timeout(self.drain, self.threads.all_ended()).await.is_err() {
+                warn!("drain time is up");
+            }
+        };
         tokio::select! {
-            () = self.threads.all_ended() => {}
-            () = tokio::time::sleep(self.drain) => warn!("drain time is up"),
+            () = finished => {}
             () = hurry => warn!("asked to stop at once"),
         }
         self.stages.enter(Stage::Cut);

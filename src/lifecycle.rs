@@ -15,6 +15,8 @@ use tracing::error;
 pub enum Stage {
     /// Requests are taken and answered.
     Running,
+    /// The same, but whoever asks is told that we are about to stop.
+    Leaving,
     /// No new connections; what is in flight is finished.
     Draining,
     /// Whatever is left is cut.

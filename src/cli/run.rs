@@ -13,6 +13,8 @@ use crate::lifecycle::StopSignals;
 use crate::telemetry::log::{self, Writing};
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
+    // Before anything else: until then the system ends the process, or as the first of a container ignores the signal.
+    let signals = StopSignals::new();
     let path = config::find(file.path, environment);
     let checked = match config::load(&path, environment) {
         Ok(checked) => checked,
@@ -26,7 +28,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         let place = checked.warnings.place_of(problem);
         warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
     }
-    let mut signals = match StopSignals::new() {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             error!(%error, "signals cannot be received");

@@ -75,7 +75,8 @@ where
             return Poll::Ready(Ok(outcome));
         }
         match caller.wanted_end() {
-            Some(End::Gracefully) if !is_closing => {
+            // Until then every answer says that it is the last: hyper would drop a head of which it has read a part.
+            Some(End::Gracefully) if !is_closing && caller.is_at_rest() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 Pin::new(&mut connection).poll(cx).map(Ok)

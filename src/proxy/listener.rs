@@ -145,7 +145,7 @@ impl Front {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
             };
             match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
                 Ok((socket, peer)) => self.hand_out(socket, peer).await,
@@ -173,7 +173,7 @@ impl Front {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
             };
             match accepted.and_then(|(stream, _)| stream.into_std()) {
                 Ok(socket) => self.hand_out_unix(socket).await,

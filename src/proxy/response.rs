@@ -70,7 +70,7 @@ pub fn relay(
 ) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
-    let response = said_last(response, &exchange);
+    let response = said_last(response, &payload, &exchange);
     response.map(|body| {
         let mut relay = Relay { body, lease: Some(lease), is_complete: false, broke_off: None };
         relay.end_if_complete();
@@ -85,7 +85,7 @@ pub fn reply(
     mut exchange: Exchange,
 ) -> Response<AnswerBody> {
     exchange.answered(response.status());
-    let response = said_last(response, &exchange);
+    let response = said_last(response, &payload, &exchange);
     response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
 }
 
@@ -100,9 +100,11 @@ pub fn refuse(
     response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
 }
 
-/// The answer with a word that it is the connection's last, if that has been used for long enough.
-fn said_last<B>(mut response: Response<B>, exchange: &Exchange) -> Response<B> {
-    if exchange.version() < Version::HTTP_2 && exchange.caller().is_expired() {
+/// The answer with a word that it is the connection's last: if that has been used for long enough or we are about to
+/// stop, and if the upstream has answered before the request was read to its end, as nobody may want the rest.
+fn said_last<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
+    let is_last = exchange.caller().is_ending() || !payload.is_at_end();
+    if exchange.version() < Version::HTTP_2 && is_last {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

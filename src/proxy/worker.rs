@@ -158,7 +158,7 @@ impl Worker {
                 changed = stage.changed() => {
                     let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
                     match stage {
-                        Stage::Running => {}
+                        Stage::Running | Stage::Leaving => {}
                         Stage::Draining => self.drain(),
                         Stage::Cut => {
                             let left = self.callers.all.borrow().len();
@@ -176,6 +176,7 @@ impl Worker {
     /// Every connection, those to come included, ends when what is in flight on it is answered.
     fn drain(&self) {
         self.callers.is_draining.set(true);
+        self.callers.now.set(Instant::now());
         for caller in self.callers.all.borrow().iter() {
             caller.end(End::Gracefully);
         }

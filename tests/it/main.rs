@@ -20,6 +20,8 @@ mod client_secret;
 mod configuration;
 mod corpus;
 mod discovery;
+mod drain;
+mod faults;
 mod grants;
 mod keygen;
 mod lifecycle;
