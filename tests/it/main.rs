@@ -41,6 +41,8 @@ mod shipped;
 mod state;
 mod tidy;
 mod token_endpoint;
+mod token_faults;
 mod unauthorized;
 mod upstream_faults;
 mod upstream_proxy;
+mod upstream_tls;
