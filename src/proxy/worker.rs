@@ -243,6 +243,12 @@ impl Worker {
         });
     }
 
+    /// How many connections it has.
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> usize {
+        self.callers.all.borrow().len()
+    }
+
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
     #[cfg(test)]
     pub(super) async fn keep_sweeping(&self) {
