@@ -8,6 +8,7 @@ mod upstreams;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use self::entrances::{bind, bind_all};
@@ -37,6 +39,8 @@ use crate::tls::server::ServerTlsError;
 use crate::token::state_file::OpenError;
 use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
 
+/// How long threads have to end once everything is cut.
+const CUT_TIME: Duration = Duration::from_millis(500);
 /// How long a state's write is waited for at the end.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
@@ -296,7 +300,7 @@ impl Daemon {
             }
             info!("draining");
             self.stages.enter(Stage::Draining);
-            if tokio::time::timeout(self.drain, self.threads.all_ended()).await.is_err() {
+            if timeout(self.drain, self.threads.all_ended()).await.is_err() {
                 warn!("drain time is up");
             }
         };
@@ -305,10 +309,15 @@ impl Daemon {
             () = hurry => warn!("asked to stop at once"),
         }
         self.stages.enter(Stage::Cut);
-        self.threads.all_ended().await;
-        let finished = async { while self.refreshers.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.longest_refresh, finished).await.is_err() {
-            warn!("a token request or its write did not come to an end");
+        if timeout(CUT_TIME, self.threads.all_ended()).await.is_err() {
+            warn!("a thread did not end");
+        }
+        let mut finished = pin!(async { while self.refreshers.join_next().await.is_some() {} });
+        if timeout(CUT_TIME, finished.as_mut()).await.is_err() {
+            info!("waiting for what a refresh token brings, which would be lost otherwise");
+            if timeout(self.longest_refresh, finished).await.is_err() {
+                warn!("a token request or its write did not come to an end");
+            }
         }
         info!("stopped");
     }
