@@ -5,6 +5,7 @@
 //! set for it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
+use super::misdirected::{Misdirected, Spoken};
 use super::pace::Pace;
 use super::peer::Peer;
 use crate::config::Limits;
@@ -88,6 +90,7 @@ pub struct Caller {
     paces: RefCell<Vec<Rc<Pace>>>,
     /// Bodies that its upstreams do not read.
     pub backlog: Backlog,
+    misdirected: OnceCell<Rc<Misdirected>>,
     end: Cell<Option<End>>,
     task: RefCell<Option<Waker>>,
 }
@@ -114,9 +117,22 @@ impl Caller {
             is_expired: Cell::new(false),
             paces: RefCell::default(),
             backlog: Backlog::default(),
+            misdirected: OnceCell::new(),
             end: Cell::new(None),
             task: RefCell::new(None),
         })
+    }
+
+    /// Whom to tell if it speaks what its port does not.
+    pub fn tells_of_itself_to(&self, misdirected: &Rc<Misdirected>) {
+        let _ = self.misdirected.set(Rc::clone(misdirected));
+    }
+
+    /// It speaks this, and the port that it called, at this address, does not.
+    pub fn is_misdirected(&self, spoke: Spoken, address: Option<SocketAddr>) {
+        if let Some(misdirected) = self.misdirected.get() {
+            misdirected.tell(spoke, address, &self.peer);
+        }
     }
 
     /// It has to agree on TLS first.

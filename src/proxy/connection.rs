@@ -52,6 +52,7 @@ where
             serve_http2(io, caller, service, &limits).await;
         }
         Ok(Ok(false)) => {
+            io.tell_if_tls();
             caller.speaks_http1();
             serve_http1(io, caller, service, &limits).await;
         }

@@ -25,6 +25,7 @@ pub mod headers;
 pub mod listener;
 pub mod location;
 mod login;
+mod misdirected;
 pub mod pace;
 mod patience;
 pub mod peer;

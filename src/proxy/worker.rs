@@ -23,6 +23,7 @@ use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
 use super::handshake;
+use super::misdirected::Misdirected;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::service::Service;
@@ -124,6 +125,7 @@ struct Callers {
     now: Rc<Cell<Instant>>,
     gone: Notify,
     is_draining: Cell<bool>,
+    misdirected: Rc<Misdirected>,
 }
 
 impl Worker {
@@ -134,6 +136,7 @@ impl Worker {
             now: Rc::new(Cell::new(Instant::now())),
             gone: Notify::new(),
             is_draining: Cell::new(false),
+            misdirected: Rc::default(),
         };
         Self { service: Rc::new(service), limits: Rc::new(limits), callers: Rc::new(callers), load }
     }
@@ -226,6 +229,7 @@ impl Worker {
     {
         let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.limits.connection_age);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
+        caller.tells_of_itself_to(&self.callers.misdirected);
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
         }
