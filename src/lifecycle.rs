@@ -21,6 +21,8 @@ pub enum Stage {
     Draining,
     /// Whatever is left is cut.
     Cut,
+    /// Nobody is left who would want a token.
+    Over,
 }
 
 /// Moves the stage on.

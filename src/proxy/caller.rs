@@ -60,6 +60,8 @@ pub enum End {
     Untaken,
     /// Now.
     AtOnce,
+    /// Now, as everything ends; requests that still wait to be sent are told.
+    Cut,
 }
 
 /// A caller's connection.
@@ -273,6 +275,10 @@ impl Caller {
             self.end.set(Some(end));
             if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh) || self.is_http2.get() {
                 self.since.set(self.now.get());
+            }
+            // First the streams, so that what they still say goes out with the connection's end.
+            if end == End::Cut {
+                self.paces.borrow().iter().for_each(|pace| pace.wake());
             }
             self.wake();
         }

@@ -22,6 +22,7 @@ mod forwarded;
 pub mod guard;
 mod handshake;
 pub mod headers;
+mod last_word;
 pub mod listener;
 pub mod location;
 mod login;

@@ -35,6 +35,8 @@ use crate::lifecycle::{Stage, Threads};
 /// The longest time between two looks at the connections.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
 const SWEEP_MIN: Duration = Duration::from_millis(10);
+/// How long connections have to end once they are cut.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Connections handed over and not yet taken.
 const BACKLOG: usize = 1024;
 
@@ -163,13 +165,7 @@ impl Worker {
                     match stage {
                         Stage::Running | Stage::Leaving => {}
                         Stage::Draining => self.drain(),
-                        Stage::Cut => {
-                            let left = self.callers.all.borrow().len();
-                            if left > 0 {
-                                warn!(connections = left, "connections were cut");
-                            }
-                            return;
-                        }
+                        Stage::Cut | Stage::Over => return self.cut().await,
                     }
                 }
             }
@@ -183,6 +179,24 @@ impl Worker {
         for caller in self.callers.all.borrow().iter() {
             caller.end(End::Gracefully);
         }
+    }
+
+    /// Every connection ends now, after what can be said in a moment.
+    async fn cut(&self) {
+        let left = self.callers.all.borrow().len();
+        if left == 0 {
+            return;
+        }
+        warn!(connections = left, "connections were cut");
+        for caller in self.callers.all.borrow().iter() {
+            caller.end(End::Cut);
+        }
+        let all_gone = async {
+            while !self.callers.all.borrow().is_empty() {
+                self.callers.gone.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
     }
 
     fn take(&self, accepted: Accepted) {

@@ -1,6 +1,8 @@
 //! Asked to stop: what is in flight is answered, what is on its way is not missed, and the end is 0.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bearerd::demo::pki::Pki;
@@ -11,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::corpus::http2::{frame, headers};
+use crate::harness::raw::{RawPeer, read_head};
 use crate::harness::tls::TlsCaller;
 use crate::harness::{Caller, Http2Caller, PATIENCE, Process, Request, Setup, World, eventually};
 
@@ -297,5 +300,67 @@ async fn signals_at_any_moment_of_the_start_and_two_at_once_end_well() {
         let output = process.output();
         assert_eq!(status.code(), Some(0), "{after:?}: {output}");
         assert!(output.contains("stopped") && !output.contains("panicked"), "{after:?}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent_is_cut() {
+    for is_hurried in [false, true] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let hangs = RawPeer::tcp(move |mut stream| {
+            let counter = Arc::clone(&counter);
+            async move {
+                read_head(&mut stream).await;
+                counter.fetch_add(1, Ordering::Relaxed);
+                let _ = stream.read(&mut [0]).await;
+            }
+        })
+        .await;
+        let drain = if is_hurried { "60s" } else { "500ms" };
+        let mut world = attentive()
+            .server(&format!("workers = 1\ndrain = \"{drain}\""))
+            .limits("token_wait = \"30s\"")
+            .more(&format!(
+                "[[routes]]\npath = \"/sent\"\nupstream = \"http://{}\"\ncredential = \"none\"\n",
+                hangs.address
+            ))
+            .without_token()
+            .start_after(async |server| server.set_delay(Duration::from_secs(30)))
+            .await;
+        let host = world.address;
+        let mut waiting = world.caller().await;
+        let post = format!("POST /x HTTP/1.1\r\nhost: {host}\r\ncontent-length: 8\r\n\r\npay once");
+        waiting.write(post.as_bytes()).await;
+        let mut streams = Frames::connect(&world).await;
+        streams.get(1, "/x").await;
+        streams.get(3, "/sent").await;
+        let mut sent = world.caller().await;
+        sent.write(format!("GET /sent HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await;
+        // And so those before them are there.
+        eventually("what is sent", async || asked.load(Ordering::Relaxed) == 2).await;
+        world.process.signal(Signal::TERM);
+        world.process.event("draining").await;
+        let asked_to_end = Instant::now();
+        if is_hurried {
+            world.process.signal(Signal::INT);
+        }
+
+        let reply = waiting.read().await.unwrap();
+        assert_eq!((reply.status, reply.code().as_deref()), (503, Some("draining")));
+        assert_eq!((reply.get("retry-after"), reply.get("connection")), (Some("1"), Some("close")));
+        assert!(waiting.is_closed().await && sent.is_closed().await);
+        let mut bodies = Vec::new();
+        while let Some((kind, _, stream, payload)) = streams.next().await {
+            assert!(kind > 1 || stream == 1, "an answer to what was sent");
+            if kind == 0 {
+                bodies.extend(payload);
+            }
+        }
+        let body: serde_json::Value = serde_json::from_slice(&bodies).unwrap();
+        assert_eq!(body["code"], "draining");
+        assert_eq!(world.process.ended().await.code(), Some(0));
+        assert!(asked_to_end.elapsed() < Duration::from_millis(1500), "{:?}", asked_to_end.elapsed());
+        world.check();
     }
 }
