@@ -16,6 +16,7 @@ use super::backlog::Backlog;
 use super::misdirected::{Misdirected, Spoken};
 use super::pace::Pace;
 use super::peer::Peer;
+use super::upgrade::Slot;
 use crate::config::Limits;
 
 /// How long a request is read on after it was answered, for the caller to take the answer.
@@ -94,6 +95,8 @@ pub struct Caller {
     pub backlog: Backlog,
     misdirected: OnceCell<Rc<Misdirected>>,
     end: Cell<Option<End>>,
+    /// What it is to become.
+    pub upgrade: Slot,
     task: RefCell<Option<Waker>>,
 }
 
@@ -121,6 +124,7 @@ impl Caller {
             backlog: Backlog::default(),
             misdirected: OnceCell::new(),
             end: Cell::new(None),
+            upgrade: Slot::default(),
             task: RefCell::new(None),
         })
     }
