@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
-use http::{HeaderValue, Response, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -110,10 +110,12 @@ pub fn refuse(
 }
 
 /// The answer with a word that it is the connection's last: if that has been used for long enough or we are about to
-/// stop, and if the upstream has answered before the request was read to its end, as nobody may want the rest.
+/// stop, and if the upstream has answered before the request was read to its end, as nobody may want the rest. One that
+/// switches protocols says what its connection becomes.
 fn said_last<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
     let is_last = exchange.caller().is_ending() || !payload.is_at_end();
-    if exchange.version() < Version::HTTP_2 && is_last {
+    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    if exchange.version() < Version::HTTP_2 && is_last && is_http {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
