@@ -292,6 +292,7 @@ async fn signals_at_any_moment_of_the_start_and_two_at_once_end_well() {
         // It has begun to listen for signals before it says anything.
         eventually("a first line", async || !process.output().is_empty()).await;
         tokio::time::sleep(after).await;
+        process.signal(Signal::HUP);
         process.signal(Signal::TERM);
         process.signal(Signal::INT);
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bearerd::demo::pki::Pki;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::StreamBody;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
+use crate::harness::tls::TlsCaller;
 use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
 
 /// An API of which nothing is checked but what a test looks at.
@@ -269,5 +271,167 @@ async fn an_upstream_that_no_connection_reaches_is_given_up_in_time() {
         assert_eq!(reply.get("proxy-status"), Some("bearerd; error=connection_timeout"));
     }
     assert!((390..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    world.finish().await;
+}
+
+/// FLT-NET-02: there is one time for all of it, however regularly something comes.
+#[tokio::test]
+async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
+    let drip = async |said: &'static [u8]| {
+        RawPeer::tcp(move |mut stream| async move {
+            for byte in said {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await
+    };
+    let head =
+        drip(b"HTTP/1.1 200 OK\r\nserver: a-server-that-takes-its-time\r\ncontent-length: 0\r\n\r\n").await;
+    let hello =
+        drip(b"\x16\x03\x03\x01\x00\x02\x00\x00\xfc\x03\x03random-random-random-random-1234\x20").await;
+    for (scheme, peer, key, expected) in [
+        ("http", &head, "timeout", (504, "upstream_timeout")),
+        ("https", &hello, "connect_timeout", (502, "upstream_unreachable")),
+    ] {
+        let world = Setup::default()
+            .quiet()
+            .unprotected()
+            .without_token()
+            .upstream(format!("{scheme}://localhost:{}", peer.address.port()))
+            .route(&format!("{key} = \"700ms\""))
+            .start()
+            .await;
+        let began = Instant::now();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!((reply.status, reply.code().as_deref()), (expected.0, Some(expected.1)));
+        assert!((690..2500).contains(&began.elapsed().as_millis()), "{key}: {:?}", began.elapsed());
+        world.finish().await;
+    }
+}
+
+/// SLOW-01, SLOW-05: with and without TLS; `just load` has a thousand of them, and what others' answers take.
+#[tokio::test]
+async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are_served() {
+    bearerd::descriptors::raise_limit();
+    for is_tls in [false, true] {
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let trusting = TlsCaller::trusting(pki.authority());
+        let setup = Setup::default().quiet().limits("header_timeout = \"2s\"\ntls_timeout = \"2s\"");
+        let setup = if is_tls { setup.tls(pki.server()) } else { setup };
+        let world = setup.start_with(pki, async |_| {}).await;
+        let address = world.address;
+        let slow = (0..200).map(|_| {
+            tokio::spawn(async move {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let began = Instant::now();
+                // The beginning of a handshake as long as a record may be, or of a head.
+                let first: &[u8] =
+                    if is_tls { b"\x16\x03\x01\x40\x00\x01" } else { b"GET /x HTTP/1.1\r\nx: " };
+                let _ = stream.write_all(first).await;
+                let mut answer = Vec::new();
+                loop {
+                    let wait = tokio::time::timeout(Duration::from_millis(100), stream.read_buf(&mut answer));
+                    match wait.await {
+                        Ok(Ok(0) | Err(_)) => return began.elapsed(),
+                        Ok(Ok(_)) => {}
+                        Err(_) => drop(stream.write_all(b"x").await),
+                    }
+                }
+            })
+        });
+        let slow: Vec<_> = slow.collect();
+        let mut served = 0;
+        while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
+            let asked = Instant::now();
+            let mut caller =
+                if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
+            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+            assert!(asked.elapsed() < Duration::from_secs(1), "TLS: {is_tls}: {:?}", asked.elapsed());
+            served += 1;
+        }
+
+        assert!(served > 5, "{served}");
+        for held in join_all(slow).await {
+            let held = held.unwrap();
+            assert!((1500..5000).contains(&held.as_millis()), "TLS: {is_tls}: {held:?}");
+        }
+        world.finish().await;
+    }
+}
+
+/// SLOW-03, FLT-MEM-01: `docs/limits.md` has the bounds, and `just load` thousands of both.
+#[tokio::test]
+async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
+    bearerd::descriptors::raise_limit();
+    let setup = Setup::default().quiet().limits("write_timeout = \"60s\"").route("connections = 300");
+    let world = setup.start().await;
+    assert_eq!(world.get("/big/10000000").await.status, 200);
+    let before = world.process.resident_kib();
+
+    let mut resting = Vec::new();
+    for _ in 0..300 {
+        let mut caller = world.caller().await;
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        resting.push(caller);
+    }
+    let at_rest = world.process.resident_kib();
+    assert!(at_rest.saturating_sub(before) < 300 * 32 + 4096, "{before} KiB, then {at_rest} KiB");
+
+    let asked = world.upstream.requests().len();
+    let get = format!("GET /big/10000000 HTTP/1.1\r\nhost: {}\r\nx-request-id: big\r\n\r\n", world.address);
+    let mut unread = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(get.as_bytes()).await.unwrap();
+        unread.push(stream);
+    }
+    eventually("all of them", async || world.upstream.requests().len() >= asked + 100).await;
+    // Long enough for much more to have been taken, if it were.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let unread_too = world.process.resident_kib();
+    let grown = unread_too.saturating_sub(at_rest);
+    // Each has a connection to the API besides, which speaks TLS.
+    assert!(grown < 100 * (256 + 32 + 32 + 64) + 4096, "{at_rest} KiB, then {unread_too} KiB");
+    assert_eq!(world.get("/x").await.status, 200);
+    drop((resting, unread));
+    world.finish().await;
+}
+
+/// FLT-RT-02: health and tokens have a thread of their own.
+#[tokio::test]
+async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() {
+    let world = Setup::default().quiet().server("workers = 1").lifetime(3).start().await;
+    let before = world.authorization.requests();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let load = (0..32).map(|_| {
+        let is_over = Arc::clone(&is_over);
+        let caller = world.caller();
+        async move {
+            let mut caller = caller.await;
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(caller.send(&Request::post("/echo", &[b'x'; 20_000])).await.status, 200);
+            }
+        }
+    });
+    let health = async {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            let asked = Instant::now();
+            assert_eq!(world.admin_status("/livez").await, 200);
+            assert_eq!(world.admin_status("/readyz").await, 200);
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+
+    tokio::join!(join_all(load), health);
+
+    assert!(world.token_requests_since(before) >= 1);
+    assert_eq!(world.upstream.rejected(), 0, "a token was late");
     world.finish().await;
 }
