@@ -365,3 +365,37 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         world.check();
     }
 }
+
+#[tokio::test]
+async fn a_head_that_never_ends_holds_up_no_stop_for_longer_than_a_head_may_take() {
+    for is_tls in [false, true] {
+        let pki = Pki::new(&["localhost"]).unwrap();
+        let trusting = TlsCaller::trusting(pki.authority());
+        let setup = Setup::default().quiet().limits("header_timeout = \"1s\"").server("drain = \"60s\"");
+        let setup = if is_tls { setup.tls(pki.server()) } else { setup };
+        let mut world = setup.start_with(pki, async |_| {}).await;
+        let connect = async || {
+            if is_tls { trusting.connect(world.address).await.unwrap() } else { world.caller().await }
+        };
+        let (mut fresh, mut kept) = (connect().await, connect().await);
+        assert_eq!(kept.send(&Request::get("/x")).await.status, 200);
+        for caller in [&mut fresh, &mut kept] {
+            caller.write(b"GET /x HTTP/1.1\r\nhost: local").await;
+        }
+
+        world.process.signal(Signal::TERM);
+        let asked = Instant::now();
+
+        for caller in [&mut fresh, &mut kept] {
+            let reply = caller.read().await.expect("an answer");
+            assert_eq!(
+                (reply.status, reply.code().as_deref()),
+                (408, Some("request_timeout")),
+                "TLS: {is_tls}"
+            );
+        }
+        assert_eq!(world.process.ended().await.code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_secs(3), "TLS: {is_tls}: {:?}", asked.elapsed());
+        world.check();
+    }
+}

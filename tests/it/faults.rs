@@ -1,7 +1,7 @@
 //! Faults and tricks that could give one caller what belongs to another, or end more than they should.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bearerd::demo::pki::Pki;
@@ -433,5 +433,108 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
 
     assert!(world.token_requests_since(before) >= 1);
     assert_eq!(world.upstream.rejected(), 0, "a token was late");
+    world.finish().await;
+}
+
+/// FLT-UP-05: what has been written to a connection that then ends may have been done.
+#[tokio::test]
+async fn a_request_that_meets_the_end_of_a_kept_connection_is_told_or_sent_once() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&seen);
+    let fickle = RawPeer::tcp(move |mut stream| {
+        let noted = Arc::clone(&noted);
+        async move {
+            for number in 0_u64.. {
+                let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+                let Some(target) = head.split(' ').nth(1) else { return };
+                noted.lock().unwrap().push(target.to_owned());
+                if target.starts_with("/unanswered") && number > 0 {
+                    return;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                if target.starts_with("/racing") {
+                    // About when the next one comes.
+                    tokio::time::sleep(Duration::from_micros(fastrand::u64(..1500))).await;
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    let setup = with_upstream(&fickle).server("workers = 1").route("breaker = \"off\"");
+    let world = setup.start().await;
+    let mut caller = world.caller().await;
+    let mut ask = async |target: &str| {
+        let head = format!("POST {target} HTTP/1.1\r\nhost: {}\r\ncontent-length: 0\r\n\r\n", world.address);
+        caller.write(head.as_bytes()).await;
+        let reply = caller.read().await.unwrap();
+        if reply.get("connection") == Some("close") {
+            caller = world.caller().await;
+        }
+        (reply.status, reply.code())
+    };
+
+    assert_eq!(ask("/kept").await, (200, None));
+    assert_eq!(ask("/unanswered").await, (502, Some("upstream_protocol".to_owned())));
+    let mut told = 0;
+    for number in 0..300 {
+        match ask(&format!("/racing/{number}")).await {
+            (200, None) => {}
+            (502, Some(code)) if code == "upstream_protocol" => told += 1,
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_micros(fastrand::u64(..1500))).await;
+    }
+
+    let mut seen = seen.lock().unwrap().clone();
+    let came = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(came, seen.len(), "something came twice");
+    assert!(came + told >= 302, "{came} came, {told} were told");
+    world.finish().await;
+}
+
+/// LEAK-02: what leads callers past us goes, what is about them and the API stays.
+#[tokio::test]
+async fn what_an_api_says_of_itself_passes_but_for_what_leads_past_us() {
+    const FIELDS: &str = "set-cookie: a=1; HttpOnly\r\nset-cookie: b=2\r\nserver: api/1\r\nx-powered-by: tea\r\n\
+                          www-authenticate: Bearer realm=\"api\"\r\nstrict-transport-security: max-age=1\r\n\
+                          alt-svc: h3=\":443\"\r\nkeep-alive: timeout=5\r\nproxy-connection: keep-alive\r\n\
+                          connection: x-of-the-connection\r\nx-of-the-connection: 1\r\n";
+    let api = RawPeer::tcp(|mut stream| async move {
+        while !read_head(&mut stream).await.is_empty() {
+            let _ = stream
+                .write_all(format!("HTTP/1.1 200 OK\r\n{FIELDS}content-length: 0\r\n\r\n").as_bytes())
+                .await;
+        }
+    })
+    .await;
+    let world = with_upstream(&api).start().await;
+    let mut caller = world.caller().await;
+    caller.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+
+    let reply = caller.read().await.unwrap();
+
+    let values = |name: &str| {
+        reply
+            .fields
+            .iter()
+            .filter(|(field, _)| field == name)
+            .map(|(_, value)| value.as_str())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(values("set-cookie"), ["a=1; HttpOnly", "b=2"]);
+    for (name, value) in [
+        ("server", "api/1"),
+        ("x-powered-by", "tea"),
+        ("www-authenticate", "Bearer realm=\"api\""),
+        ("strict-transport-security", "max-age=1"),
+    ] {
+        assert_eq!(values(name), [value]);
+    }
+    for name in ["alt-svc", "keep-alive", "proxy-connection", "connection", "x-of-the-connection"] {
+        assert!(values(name).is_empty(), "{name}: {:?}", values(name));
+    }
     world.finish().await;
 }
