@@ -200,11 +200,11 @@ impl Daemon {
         for refresher in refreshers {
             let mut stage = stages.watch();
             refreshing.spawn(async move {
-                let over = async move {
+                let cut = async move {
                     // Without whoever moves the stage on there is nobody to go on for.
-                    let _ = stage.wait_for(|stage| *stage == Stage::Over).await;
+                    let _ = stage.wait_for(|stage| *stage == Stage::Cut).await;
                 };
-                refresher.run(over).await;
+                refresher.run(cut).await;
                 "a refresher"
             });
         }
@@ -308,12 +308,12 @@ impl Daemon {
             () = finished => {}
             () = hurry => warn!("asked to stop at once"),
         }
-        self.stages.enter(Stage::Cut);
+        self.stages.enter(Stage::Cutting);
         if timeout(CUT_TIME, self.threads.all_ended()).await.is_err() {
             warn!("a thread did not end");
         }
         // Not sooner: who waited for a token has to learn why there will be none.
-        self.stages.enter(Stage::Over);
+        self.stages.enter(Stage::Cut);
         let mut finished = pin!(async { while self.refreshers.join_next().await.is_some() {} });
         if timeout(CUT_TIME, finished.as_mut()).await.is_err() {
             info!("waiting for what a refresh token brings, which would be lost otherwise");

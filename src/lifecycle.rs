@@ -19,10 +19,10 @@ pub enum Stage {
     Leaving,
     /// No new connections; what is in flight is finished.
     Draining,
-    /// Whatever is left is cut.
+    /// Connections that are left are cut, after a last word.
+    Cutting,
+    /// So is whatever else is left: nobody wants a token any more.
     Cut,
-    /// Nobody is left who would want a token.
-    Over,
 }
 
 /// Moves the stage on.

@@ -165,7 +165,7 @@ impl Worker {
                     match stage {
                         Stage::Running | Stage::Leaving => {}
                         Stage::Draining => self.drain(),
-                        Stage::Cut | Stage::Over => return self.cut().await,
+                        Stage::Cutting | Stage::Cut => return self.cut().await,
                     }
                 }
             }
