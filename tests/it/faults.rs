@@ -353,7 +353,7 @@ async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are
             let mut caller =
                 if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
             assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-            assert!(asked.elapsed() < Duration::from_secs(1), "TLS: {is_tls}: {:?}", asked.elapsed());
+            assert!(asked.elapsed() < Duration::from_millis(1500), "TLS: {is_tls}: {:?}", asked.elapsed());
             served += 1;
         }
 
@@ -426,7 +426,7 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
             let asked = Instant::now();
             assert_eq!(world.admin_status("/livez").await, 200);
             assert_eq!(world.admin_status("/readyz").await, 200);
-            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
         }
         is_over.store(true, Ordering::Relaxed);
     };

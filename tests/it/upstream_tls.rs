@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use ::aws_lc_rs::digest::{SHA256, digest};
+use ::aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree,
-    IsCa, Issuer, KeyPair, NameConstraints,
+    IsCa, Issuer, KeyPair, NameConstraints, PublicKeyData, SigningKey,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -75,6 +77,101 @@ fn by_no_authority() -> Shown {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
     Shown { chain: vec![leaf.der().clone(), between.der().clone()], key, authority: root.pem() }
+}
+
+/// An RSA key with the exponent 3 of which nobody knows the private part: its modulus is made for one message, so that a
+/// signature of that is a root which can be taken by hand (RFC 8017 §8.2, for SHA-256).
+struct MadeForOne {
+    bits: usize,
+    public: OnceLock<Vec<u8>>,
+}
+
+impl MadeForOne {
+    fn new(bits: usize) -> Self {
+        Self { bits, public: OnceLock::new() }
+    }
+}
+
+impl PublicKeyData for &MadeForOne {
+    fn der_bytes(&self) -> &[u8] {
+        self.public.get().unwrap()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
+}
+
+impl SigningKey for &MadeForOne {
+    /// The first message is the one.
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        const SHA_256: &[u8] =
+            b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
+        let bytes = self.bits / 8;
+        let hash = digest(&SHA256, message);
+        let mut padded = vec![0xff; bytes];
+        let end = [&[0], SHA_256, hash.as_ref()].concat();
+        padded[..2].copy_from_slice(&[0, 1]);
+        padded[bytes - end.len()..].copy_from_slice(&end);
+
+        // Its cube has as many bits as the modulus, which is the cube less the message, and has to be odd.
+        let (factor, shift) = if self.bits == 1024 { (5, 339) } else { (6, 680) };
+        let one = 1 - u64::from(padded[bytes - 1] % 2);
+        let (mut root, mut modulus) = (vec![0; bytes], vec![0; bytes]);
+        add(&mut root, factor, shift);
+        add(&mut root, one, 0);
+        add(&mut modulus, factor.pow(3), 3 * shift);
+        add(&mut modulus, 3 * factor.pow(2) * one, 2 * shift);
+        add(&mut modulus, 3 * factor * one, shift);
+        add(&mut modulus, one, 0);
+        let mut borrowed = false;
+        for (digit, less) in modulus.iter_mut().zip(&padded).rev() {
+            let (after, first) = digit.overflowing_sub(*less);
+            let (after, second) = after.overflowing_sub(u8::from(borrowed));
+            (*digit, borrowed) = (after, first || second);
+        }
+        let numbers = [der(2, &[&[0], modulus.as_slice()].concat()), der(2, &[3])].concat();
+        let is_first = self.public.get().is_none();
+        let public = self.public.get_or_init(|| der(0x30, &numbers));
+        let old = &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY;
+        let is_good = UnparsedPublicKey::new(old, public).verify(message, &root).is_ok();
+        assert!(is_good || !is_first, "the signature is wrong");
+        Ok(root)
+    }
+}
+
+/// Adds `value` times 2 to the power of `shift` to a number whose first byte is its largest.
+fn add(number: &mut [u8], value: u64, shift: usize) {
+    let mut carry = u128::from(value) << (shift % 8);
+    for digit in number.iter_mut().rev().skip(shift / 8) {
+        carry += u128::from(*digit);
+        *digit = carry.to_le_bytes()[0];
+        carry >>= 8;
+    }
+}
+
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    let length = match content.len() {
+        0..128 => vec![length[1]],
+        128..256 => vec![0x81, length[1]],
+        _ => vec![0x82, length[0], length[1]],
+    };
+    [&[tag], length.as_slice(), content].concat()
+}
+
+/// Of an authority that is trusted and has an RSA key of so many bits.
+fn by_rsa_of(bits: usize) -> Shown {
+    let made = MadeForOne::new(bits);
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "an authority");
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::new(params.clone(), &made)).unwrap();
+    // What an authority says of itself nobody has to prove.
+    let authority = params.self_signed(&&made).unwrap().pem();
+    Shown { chain: vec![leaf.der().clone()], key, authority }
 }
 
 impl Shown {
@@ -216,6 +313,27 @@ async fn a_certificate_that_is_wrong_in_any_way_gets_no_byte_of_a_request_and_th
     drop(reply);
     assert!(read.load(Ordering::Relaxed) > 0);
     assert_eq!(*names.lock().unwrap(), ["localhost"]);
+    world.finish().await;
+}
+
+/// TLSI-02: the same signature is taken where the key that it is by is long enough.
+#[tokio::test]
+async fn an_authority_with_an_rsa_key_of_1024_bits_is_not_believed() {
+    let (read, names) = (Arc::default(), Arc::default());
+    let (mut peers, mut upstreams) = (Vec::new(), BTreeMap::new());
+    for (name, bits) in [("short", 1024), ("long", 2048)] {
+        let shown = by_rsa_of(bits);
+        let peer = api(shown.config(&[b"http/1.1"]), &read, &names).await;
+        upstreams.insert(name, (format!("https://localhost:{}", peer.address.port()), shown.authority));
+        peers.push(peer);
+    }
+    let world = routes(&upstreams).start().await;
+
+    let (status, code, _) = outcome(&world, "short").await;
+
+    assert_eq!((status, code.as_deref()), (502, Some("upstream_tls")));
+    assert_eq!(read.load(Ordering::Relaxed), 0, "something was sent");
+    assert_eq!(outcome(&world, "long").await.0, 200);
     world.finish().await;
 }
 
