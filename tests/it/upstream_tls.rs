@@ -257,7 +257,7 @@ async fn a_certificate_that_is_wrong_in_any_way_gets_no_byte_of_a_request_and_th
             "early",
             shown(&["localhost"], usual, |params| params.not_before = (now + DAY).into()),
             "localhost",
-            "not valid yet",
+            "seconds in future",
         ),
         ("other-name", named(&["api.example.com"]), "localhost", "not valid for name"),
         ("other-level", named(&["*.localhost"]), "localhost", "not valid for name"),
