@@ -20,6 +20,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::admin::AdminAddress;
@@ -31,7 +32,7 @@ use self::table::{Served, serve};
 use self::upstreams::{Discoveries, InForce};
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::{self, Config, Listen};
 use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::admission::REFUSALS;
@@ -45,6 +46,8 @@ use crate::reload::Reloads;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Refresher};
 
+/// How long threads have to end once everything is cut.
+const CUT_TIME: Duration = Duration::from_millis(500);
 /// How long a state's write is waited for at the end.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
@@ -225,20 +228,38 @@ impl Daemon {
         }
     }
 
-    /// Takes no more connections, finishes what is in flight within `drain`, and cuts the rest; cuts at once
-    /// when `hurry` resolves. A refresh token that is being used then is waited for, and what it brought is written.
+    /// Is not ready any more, and after `drain_delay` takes no more connections; finishes what is in flight within
+    /// `drain`, and cuts the rest; cuts at once when `hurry` resolves. A refresh token that is being used then is waited
+    /// for, and what it brought is written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        info!("draining");
-        self.stages.enter(Stage::Draining);
+        let config::Server { drain_delay, drain, .. } = self.config.server;
+        let finished = async {
+            if !drain_delay.is_zero() {
+                info!(delay = ?drain_delay, "not ready any more");
+                self.stages.enter(Stage::Leaving);
+                tokio::time::sleep(drain_delay).await;
+            }
+            info!("draining");
+            self.stages.enter(Stage::Draining);
+            if timeout(drain, self.threads.all_ended()).await.is_err() {
+                warn!("drain time is up");
+            }
+        };
         tokio::select! {
-            () = self.threads.all_ended() => {}
-            () = tokio::time::sleep(self.config.server.drain) => warn!("drain time is up"),
+            () = finished => {}
             () = hurry => warn!("asked to stop at once"),
         }
+        self.stages.enter(Stage::Cutting);
+        if timeout(CUT_TIME, self.threads.all_ended()).await.is_err() {
+            warn!("a thread did not end");
+        }
+        // Not sooner: who waited for a token has to learn why there will be none.
         self.stages.enter(Stage::Cut);
-        self.threads.all_ended().await;
-        if tokio::time::timeout(self.longest_refresh(), self.refreshers.all_ended()).await.is_err() {
-            warn!("a token request or its write did not come to an end");
+        if timeout(CUT_TIME, self.refreshers.all_ended()).await.is_err() {
+            info!("waiting for what a refresh token brings, which would be lost otherwise");
+            if timeout(self.longest_refresh(), self.refreshers.all_ended()).await.is_err() {
+                warn!("a token request or its write did not come to an end");
+            }
         }
         info!("stopped");
     }

@@ -54,6 +54,7 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.hosts", one.hosts == other.hosts),
         ("server.origins", one.origins == other.origins),
         ("server.required_header", one.required_header == other.required_header),
+        ("server.drain_delay", one.drain_delay == other.drain_delay),
         ("server.drain", one.drain == other.drain),
         ("server.watch", one.watch == other.watch),
         ("server.tls", files(before) == files(after)),

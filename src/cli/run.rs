@@ -18,6 +18,8 @@ use crate::reload;
 use crate::telemetry::log::{self, Writing};
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
+    // Before anything else: until then the system ends the process, or as the first of a container ignores the signal.
+    let signals = StopSignals::new();
     let path = config::find(file.path, environment);
     let used = watch::content(&path);
     let checked = match config::load(&path, environment) {
@@ -29,7 +31,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     };
     let log = log::start(&checked.config.log, environment);
     tell_of_warnings(&checked);
-    let mut signals = match StopSignals::new() {
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             error!(%error, "signals cannot be received");

@@ -44,6 +44,7 @@ pub struct Server {
     pub origins: Key<Vec<Spanned<String>>>,
     pub required_header: Key<String>,
     pub workers: Key<u16>,
+    pub drain_delay: Key<Duration>,
     pub drain: Key<Duration>,
     pub state_dir: Key<PathBuf>,
     pub watch: Key<bool>,

@@ -101,7 +101,9 @@ pub struct Server {
     pub required_header: Option<RequiredHeader>,
     /// Threads that carry requests.
     pub workers: usize,
-    /// How long requests in flight may take once the daemon is asked to stop.
+    /// How long everything goes on, but readiness, once the daemon is asked to stop.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take then.
     pub drain: Duration,
     /// Whether the configuration is taken up anew when its file changes.
     pub watch: bool,

@@ -53,6 +53,7 @@ where
             serve_http2(io, caller, current, &limits).await;
         }
         Ok(Ok(false)) => {
+            io.tell_if_tls();
             caller.speaks_http1();
             serve_http1(io, caller, current, &limits).await;
         }
@@ -76,7 +77,8 @@ where
             return Poll::Ready(Ok(outcome));
         }
         match caller.wanted_end() {
-            Some(End::Gracefully) if !is_closing => {
+            // Until then every answer says that it is the last: hyper would drop a head of which it has read a part.
+            Some(End::Gracefully) if !is_closing && caller.is_at_rest() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 Pin::new(&mut connection).poll(cx).map(Ok)

@@ -104,6 +104,7 @@ impl Exchange {
     /// It is sent with this token.
     pub fn sent(&mut self, generation: Option<Generation>) {
         self.outcome.generation = generation;
+        self.pace.sent();
     }
 
     /// It is sent for the second time, with another token.

@@ -265,7 +265,7 @@ impl Desk {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
                 () = closed(&mut door, obey) => break,
                 accepted = listener.accept() => accepted,
             };
@@ -298,7 +298,7 @@ impl Desk {
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stage.wait_for(|stage| *stage != Stage::Running) => break,
+                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
                 () = closed(&mut door, |_| {}) => break,
                 accepted = listener.accept() => accepted,
             };

@@ -6,6 +6,7 @@
 mod send;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use super::forward::{Answered, Failure, ForwardError, forward};
 use super::forwarded::{self, Statement};
 use super::guard::{self, Target};
 use super::headers;
+use super::last_word::unless_cut;
 use super::location;
 use super::login;
 use super::pace::Pace;
@@ -103,10 +105,15 @@ impl Service {
     ) -> Result<Response<AnswerBody>, Infallible> {
         let original =
             forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
+        let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
         let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
-        let response = match self.proxy(head, &payload, &mut exchange).await {
+        let reply = {
+            let proxying = pin!(self.proxy(head, &payload, &mut exchange));
+            unless_cut(&connection, &answering, proxying).await
+        };
+        let response = match reply {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
             Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
             Err(error) => response::refuse(&error, payload, exchange),

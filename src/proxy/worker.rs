@@ -24,6 +24,7 @@ use super::caller_io::CallerStream;
 use super::connection;
 use super::current::{Change, Current};
 use super::handshake;
+use super::misdirected::Misdirected;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::service::Service;
@@ -35,6 +36,8 @@ use crate::lifecycle::{Stage, Threads};
 /// The longest time between two looks at the connections.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
 const SWEEP_MIN: Duration = Duration::from_millis(10);
+/// How long connections have to end once they are cut.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Connections handed over and not yet taken.
 const BACKLOG: usize = 1024;
 
@@ -123,6 +126,7 @@ struct Callers {
     now: Rc<Cell<Instant>>,
     gone: Notify,
     is_draining: Cell<bool>,
+    misdirected: Rc<Misdirected>,
 }
 
 impl Worker {
@@ -133,6 +137,7 @@ impl Worker {
             now: Rc::new(Cell::new(Instant::now())),
             gone: Notify::new(),
             is_draining: Cell::new(false),
+            misdirected: Rc::default(),
         };
         Self { current: Rc::new(Current::new(service, limits)), callers: Rc::new(callers), load }
     }
@@ -165,15 +170,9 @@ impl Worker {
                 changed = stage.changed() => {
                     let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
                     match stage {
-                        Stage::Running => {}
+                        Stage::Running | Stage::Leaving => {}
                         Stage::Draining => self.drain(),
-                        Stage::Cut => {
-                            let left = self.callers.all.borrow().len();
-                            if left > 0 {
-                                warn!(connections = left, "connections were cut");
-                            }
-                            return;
-                        }
+                        Stage::Cutting | Stage::Cut => return self.cut().await,
                     }
                 }
             }
@@ -183,6 +182,7 @@ impl Worker {
     /// Every connection, those to come included, ends when what is in flight on it is answered.
     fn drain(&self) {
         self.callers.is_draining.set(true);
+        self.callers.now.set(Instant::now());
         for caller in self.callers.all.borrow().iter() {
             caller.end(End::Gracefully);
         }
@@ -198,6 +198,24 @@ impl Worker {
         }
         // Without whoever waits for it, it is so all the same.
         let _ = done.send(());
+    }
+
+    /// Every connection ends now, after what can be said in a moment.
+    async fn cut(&self) {
+        let left = self.callers.all.borrow().len();
+        if left == 0 {
+            return;
+        }
+        warn!(connections = left, "connections were cut");
+        for caller in self.callers.all.borrow().iter() {
+            caller.end(End::Cut);
+        }
+        let all_gone = async {
+            while !self.callers.all.borrow().is_empty() {
+                self.callers.gone.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
     }
 
     fn take(&self, accepted: Accepted) {
@@ -245,6 +263,7 @@ impl Worker {
         let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.current.limits().connection_age);
         self.current.judge(&caller);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
+        caller.tells_of_itself_to(&self.callers.misdirected);
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
         }
@@ -260,6 +279,12 @@ impl Worker {
             let _leaving = leaving;
             serving.await;
         });
+    }
+
+    /// How many connections it has.
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> usize {
+        self.callers.all.borrow().len()
     }
 
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.

@@ -7,6 +7,7 @@ use http::Version;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::raw::{RawPeer, read_head};
@@ -68,12 +69,18 @@ fn handshake(world: &World, fields: &str) -> String {
 async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     stream.write_all(handshake(world, fields).as_bytes()).await.unwrap();
+    let head = read_switch(&mut stream).await;
+    (head, stream)
+}
+
+/// Reads a head and nothing of what is behind it.
+async fn read_switch(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = timeout(PATIENCE, stream.read_u8()).await.expect("no answer in time").expect("an end");
         head.push(byte);
     }
-    (String::from_utf8(head).unwrap(), stream)
+    String::from_utf8(head).unwrap()
 }
 
 async fn expect(stream: &mut TcpStream, text: &str) {
@@ -252,6 +259,48 @@ async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!(world.process.ended().await.code(), Some(0));
     world.check();
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
+    for is_draining in [true, false] {
+        let answers = Arc::new(Notify::new());
+        let may_answer = Arc::clone(&answers);
+        let peer = RawPeer::tcp(move |mut stream| {
+            let may_answer = Arc::clone(&may_answer);
+            async move {
+                read_head(&mut stream).await;
+                may_answer.notified().await;
+                let _ = stream.write_all(format!("{SWITCHED}hello").as_bytes()).await;
+                let _ = stream.read(&mut [0]).await;
+            }
+        })
+        .await;
+        let setup = Setup::default().limits("connection_age = \"1s\"").server("drain = \"1s\"");
+        let mut world = world(&peer, setup).await;
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(handshake(&world, "").as_bytes()).await.unwrap();
+        if is_draining {
+            world.process.signal(Signal::TERM);
+            world.process.event("draining").await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answers.notify_one();
+
+        let head = read_switch(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "draining: {is_draining}: {head}");
+        assert!(head.contains("\r\nconnection: upgrade\r\n") && !head.contains("close"), "{head}");
+        expect(&mut stream, "hello").await;
+        if is_draining {
+            assert!(ends(&mut stream).await);
+            assert_eq!(world.process.ended().await.code(), Some(0));
+            world.check();
+        } else {
+            world.finish().await;
+        }
+    }
 }
 
 #[tokio::test]
