@@ -1,5 +1,6 @@
 //! Faults and tricks that could give one caller what belongs to another, or end more than they should.
 
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
 use crate::harness::tls::TlsCaller;
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, PATIENCE, Request, Setup, World, eventually};
 
 /// An API of which nothing is checked but what a test looks at.
 fn with_upstream(peer: &RawPeer) -> Setup {
@@ -331,7 +332,7 @@ async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are
     for is_tls in [false, true] {
         let pki = Pki::new(&["localhost"]).unwrap();
         let trusting = TlsCaller::trusting(pki.authority());
-        let setup = Setup::default().quiet().limits("header_timeout = \"2s\"\ntls_timeout = \"2s\"");
+        let setup = Setup::default().quiet().limits("header_timeout = \"3s\"\ntls_timeout = \"3s\"");
         let setup = if is_tls { setup.tls(pki.server()) } else { setup };
         let world = setup.start_with(pki, async |_| {}).await;
         let address = world.address;
@@ -361,14 +362,14 @@ async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are
             let mut caller =
                 if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
             assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-            assert!(asked.elapsed() < Duration::from_millis(1500), "TLS: {is_tls}: {:?}", asked.elapsed());
+            assert!(asked.elapsed() < Duration::from_millis(2500), "TLS: {is_tls}: {:?}", asked.elapsed());
             served += 1;
         }
 
         assert!(served > 5, "{served}");
         for held in join_all(slow).await {
             let held = held.unwrap();
-            assert!((1500..5000).contains(&held.as_millis()), "TLS: {is_tls}: {held:?}");
+            assert!((2500..7000).contains(&held.as_millis()), "TLS: {is_tls}: {held:?}");
         }
         world.finish().await;
     }
@@ -415,7 +416,7 @@ async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
 /// FLT-RT-02: health and tokens have a thread of their own.
 #[tokio::test]
 async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() {
-    let world = Setup::default().quiet().server("workers = 1").lifetime(3).start().await;
+    let world = Setup::default().quiet().server("workers = 1").start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let load = (0..32).map(|_| {
@@ -428,21 +429,37 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
             }
         }
     });
-    let health = async {
-        let began = Instant::now();
-        while began.elapsed() < Duration::from_secs(4) {
+    // On another thread than what makes the load, which is as busy.
+    let admin = world.admin;
+    let operator = tokio::task::spawn_blocking(move || {
+        let ask = |line: &str| {
             let asked = Instant::now();
-            assert_eq!(world.admin_status("/livez").await, 200);
-            assert_eq!(world.admin_status("/readyz").await, 200);
-            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            let mut stream = std::net::TcpStream::connect(admin).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let head = format!("{line} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{line}: {answer}");
+            asked.elapsed()
+        };
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            let taken = ask("GET /livez") + ask("GET /readyz");
+            assert!(taken < Duration::from_secs(2), "{taken:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
+        ask("POST /credentials/api/refresh");
+    });
+    let operated = async {
+        let operated = operator.await;
         is_over.store(true, Ordering::Relaxed);
+        operated.unwrap();
     };
 
-    tokio::join!(join_all(load), health);
+    tokio::join!(join_all(load), operated);
 
-    assert!(world.token_requests_since(before) >= 1);
-    assert_eq!(world.upstream.rejected(), 0, "a token was late");
+    assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
 }
 
