@@ -103,12 +103,8 @@ async fn nor_do_they_where_the_upstream_speaks_http_2() {
 }
 
 async fn a_hundred_reloads(setup: Setup) {
-    let world = setup
-        .quiet()
-        .credential(ROOMY)
-        .more("[routes.headers]\nset = { x-table = \"t0\" }\n")
-        .start()
-        .await;
+    let world =
+        setup.quiet().credential(ROOMY).more("[routes.headers]\nset = { x-table = \"t0\" }\n").start().await;
     let upstream = format!("upstream = \"{}\"", world.upstream.url());
     let load = Load::on(&world, 6);
     let mut first = None;
