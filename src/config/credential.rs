@@ -177,3 +177,50 @@ pub enum Roots {
     /// These and no others; none where a URL is plain http and speaks no TLS.
     Only(Vec<CertificateDer<'static>>),
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::fixture;
+
+    #[test]
+    fn tokens_are_as_good_as_others_for_the_same_client_grant_server_and_scopes_alone() {
+        let credential = |lines: &str, secret: &str| fixture::config("", lines, secret).credentials.remove(0);
+        let plain = credential("", "x");
+        assert!(plain.shares_tokens_with(&credential("", "another secret")) && plain != credential("", "y"));
+        for lines in [
+            "refresh_margin = \"30s\"",
+            "timeout = \"9s\"\nconnect_timeout = \"2s\"",
+            "quota = { requests = 7, per = \"60s\" }",
+            "retry_after_max = \"10s\"",
+            "required = false",
+            "client_auth = \"client_secret_post\"",
+            "client_secret_next = { env = \"S\" }",
+            "proxy = \"http://localhost:3128\"",
+        ] {
+            let other = credential(lines, "x");
+            assert!(plain != other && plain.shares_tokens_with(&other), "{lines}");
+        }
+        for lines in [
+            "client_id = \"another\"",
+            "scopes = [\"a\"]",
+            "require_scopes = [\"a\"]",
+            "audience = \"b\"",
+            "resource = [\"https://api.example.com/\"]",
+            "extra = { tenant = \"1\" }",
+            "grant = \"password\"\nusername = \"u\"\npassword = { env = \"S\" }",
+            "issuer = \"https://as.example.com\"",
+            "request_format = \"json\"",
+            "expect_jwt = true",
+        ] {
+            let other = credential(lines, "x");
+            assert!(!plain.shares_tokens_with(&other), "{lines}");
+            assert!(!other.shares_tokens_with(&plain), "{lines}");
+        }
+        let person = |name: &str, secret| {
+            let lines = format!("grant = \"password\"\nusername = \"{name}\"\npassword = {{ env = \"S\" }}");
+            credential(&lines, secret)
+        };
+        assert!(person("u", "x").shares_tokens_with(&person("u", "y")), "another password");
+        assert!(!person("u", "x").shares_tokens_with(&person("v", "x")), "another person");
+    }
+}
