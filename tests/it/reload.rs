@@ -22,6 +22,8 @@ struct Load {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
+    /// Of each caller.
+    answered: Vec<Arc<AtomicUsize>>,
 }
 
 impl Load {
@@ -33,8 +35,9 @@ impl Load {
     fn connecting_anew(world: &World, callers: usize, after: usize) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let address = world.address;
-        let tasks = (0..callers).map(|number| {
-            let (is_over, sent) = (Arc::clone(&is_over), Arc::clone(&sent));
+        let answered: Vec<_> = (0..callers).map(|_| Arc::new(AtomicUsize::new(0))).collect();
+        let tasks = answered.iter().enumerate().map(|(number, answered)| {
+            let (is_over, sent, answered) = (Arc::clone(&is_over), Arc::clone(&sent), Arc::clone(answered));
             tokio::spawn(async move {
                 let mut caller = AnyCaller::connect(address, number).await;
                 while !is_over.load(Ordering::Relaxed) {
@@ -45,18 +48,27 @@ impl Load {
                     };
                     let reply = caller.send(&request).await;
                     assert_eq!(reply.status, 200, "{reply:?}");
+                    answered.fetch_add(1, Ordering::Relaxed);
                     if sent.fetch_add(1, Ordering::Relaxed).is_multiple_of(after) {
                         caller = AnyCaller::connect(address, number).await;
                     }
                 }
             })
         });
-        Self { tasks: tasks.collect(), is_over, sent }
+        Self { tasks: tasks.collect(), is_over, sent, answered }
     }
 
     async fn more(&self, count: usize) {
         let before = self.sent.load(Ordering::Relaxed);
         eventually("more requests", async || self.sent.load(Ordering::Relaxed) >= before + count).await;
+    }
+
+    /// So many more of each caller.
+    async fn more_of_each(&self, count: usize) {
+        let now = || self.answered.iter().map(|one| one.load(Ordering::Relaxed));
+        let before: Vec<_> = now().collect();
+        let is_enough = || now().zip(&before).all(|(now, before)| now >= before + count);
+        eventually("more requests of each", async || is_enough()).await;
     }
 
     async fn stop(self) -> usize {
@@ -158,9 +170,9 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
     for round in 2..30 {
         world.configure(|_| table(round));
         world.reload().await;
-        // Whatever was replayed, too.
+        // Whatever is replayed, too. Two answers later each has a token that is good.
         world.authorization.revoke_all();
-        load.more(3).await;
+        load.more_of_each(2).await;
     }
 
     load.stop().await;
