@@ -58,7 +58,12 @@ async fn an_answer_before_the_request_was_read_says_that_the_connection_ends() {
 /// LEAK-03: every answer belongs to its request, whatever others do on the connections that all share.
 #[tokio::test]
 async fn callers_that_leave_at_any_moment_leave_nothing_for_the_next() {
-    let world = Setup::default().quiet().server("workers = 1").route("connections = 4\nconnect_timeout = \"20s\"").start().await;
+    let world = Setup::default()
+        .quiet()
+        .server("workers = 1")
+        .route("connections = 4\nconnect_timeout = \"20s\"")
+        .start()
+        .await;
     let address = world.address;
     let is_over = Arc::new(AtomicBool::new(false));
     let rude = (0..6_u64).map(|number| {
