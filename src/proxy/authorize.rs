@@ -40,7 +40,8 @@ pub async fn authorize(
     }
     let _waiting = place_to_wait(waiters)?;
     let began = Instant::now();
-    let token = source.wait(*patience).await.map_err(|unavailable| no_token(source, unavailable))?;
+    let token =
+        Box::pin(source.wait(*patience)).await.map_err(|unavailable| no_token(source, unavailable))?;
     *patience = patience.saturating_sub(began.elapsed());
     Ok(token.into())
 }

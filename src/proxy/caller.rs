@@ -97,6 +97,8 @@ pub struct Caller {
     end: Cell<Option<End>>,
     /// What it is to become.
     pub upgrade: Slot,
+    /// Whether it waits for its next request with nothing but its socket.
+    is_parked: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -125,6 +127,7 @@ impl Caller {
             misdirected: OnceCell::new(),
             end: Cell::new(None),
             upgrade: Slot::default(),
+            is_parked: Cell::new(false),
             task: RefCell::new(None),
         })
     }
@@ -315,6 +318,17 @@ impl Caller {
         self.phase.get() == Phase::Idle && self.now.get().duration_since(self.since.get()) >= LAST_CHANCE
     }
 
+    /// It waits for its next request with nothing but its socket, or does so no longer.
+    pub fn parks(&self, is_parked: bool) {
+        self.is_parked.set(is_parked);
+    }
+
+    /// Whether it does.
+    #[cfg(test)]
+    pub fn is_parked(&self) -> bool {
+        self.is_parked.get()
+    }
+
     /// Whether the next answer is the connection's last.
     pub fn is_ending(&self) -> bool {
         self.is_expired.get() || self.end.get().is_some()
@@ -362,7 +376,12 @@ impl Caller {
                 self.wake();
                 (LINGER, End::AtOnce)
             }
-            Phase::Idle if !self.is_http2.get() => (limits.idle_timeout, End::AtOnce),
+            Phase::Idle if !self.is_http2.get() => {
+                if !self.is_parked.get() && self.is_at_rest() {
+                    self.wake();
+                }
+                (limits.idle_timeout, End::AtOnce)
+            }
             Phase::Idle => (limits.idle_timeout, End::Gracefully),
             Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,

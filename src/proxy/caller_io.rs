@@ -56,6 +56,16 @@ impl CallerStream for TcpStream {
     }
 }
 
+impl<S: CallerStream + ?Sized> CallerStream for Box<S> {
+    fn set_close_by_reset(&self) {
+        (**self).set_close_by_reset();
+    }
+
+    fn called(&self) -> Option<SocketAddr> {
+        (**self).called()
+    }
+}
+
 impl CallerStream for UnixStream {
     /// A unix socket knows no reset: its end comes either way.
     fn set_close_by_reset(&self) {}
@@ -86,6 +96,16 @@ impl<S: CallerStream> CallerIo<S> {
         if self.sniffed.first() == Some(&TLS_HANDSHAKE) {
             self.caller.is_misdirected(Spoken::Tls, self.stream.called());
         }
+    }
+
+    /// Waits for the next bytes, or the end, and keeps them for whoever reads next.
+    pub async fn wait(&mut self) -> io::Result<()> {
+        let mut next = Vec::with_capacity(PREFACE.len());
+        if self.stream.read_buf(&mut next).await? > 0 {
+            self.caller.received();
+        }
+        self.sniffed = Bytes::from(next);
+        Ok(())
     }
 
     /// Tells a caller whose request head did not arrive in time, if it sent anything of one.

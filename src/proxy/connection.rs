@@ -22,7 +22,6 @@ use super::caller_io::{CallerIo, CallerStream};
 use super::current::Current;
 use super::response::AnswerBody;
 use super::streams::Streams;
-use crate::config::Limits;
 
 /// What is read ahead of a slow upstream, and buffered for a slow caller.
 const MAX_BUFFER: usize = 64 * 1024;
@@ -43,74 +42,115 @@ where
 {
     caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let mut io = CallerIo::new(stream, Rc::clone(&caller));
-    let limits = current.limits();
-    let sniffed = until_ended(&caller, io.sniff()).await;
-    match sniffed {
+    match until_ended(&caller, io.sniff()).await {
         Err(end) => refuse_late_head(&mut io, end).await,
         Ok(Err(error)) => debug!(peer = %caller.peer(), %error, "connection ended before a request"),
+        // Boxed, so that a connection that rests needs no room for them.
         Ok(Ok(true)) => {
             caller.speaks_http2();
-            serve_http2(io, caller, current, &limits).await;
+            Box::pin(serve_http2(io, caller, current)).await;
         }
         Ok(Ok(false)) => {
             io.tell_if_tls();
             caller.speaks_http1();
-            serve_http1(io, caller, current, &limits).await;
+            while let Some(mut resting) = Box::pin(serve_http1(io, &caller, &current)).await {
+                if !next_request(&mut resting, &caller).await {
+                    return;
+                }
+                io = resting;
+            }
         }
     }
 }
 
-async fn serve_http1<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>, limits: &Limits)
+/// Why hyper serves a connection no longer.
+enum Left {
+    /// It has ended.
+    Ended(hyper::Result<()>),
+    /// It is to end.
+    Wanted(End),
+    /// Its next request is awaited without hyper, which keeps a buffer ready for it.
+    Resting,
+}
+
+/// Serves requests over HTTP/1.1; the socket, if the next one is a while in coming.
+async fn serve_http1<S>(io: CallerIo<S>, caller: &Rc<Caller>, current: &Rc<Current>) -> Option<CallerIo<S>>
 where
     S: CallerStream + 'static,
 {
-    let answer = answers(current, &caller);
+    let answer = answers(Rc::clone(current), caller);
+    let header_bytes = current.limits().header_bytes;
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
-        .max_header_size(limits.header_bytes)
-        .max_buf_size(MAX_BUFFER.max(limits.header_bytes))
+        .max_header_size(header_bytes)
+        .max_buf_size(MAX_BUFFER.max(header_bytes))
         .serve_connection(TokioIo::new(io), service_fn(answer));
     let mut is_closing = false;
-    let outcome = std::future::poll_fn(|cx| {
+    let left = std::future::poll_fn(|cx| {
         // First what has come: hyper takes a connection on which it has read nothing yet for one without a request.
         if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(Ok(outcome));
+            return Poll::Ready(Left::Ended(outcome));
         }
         match caller.wanted_end() {
             // Until then every answer says that it is the last: hyper would drop a head of which it has read a part.
             Some(End::Gracefully) if !is_closing && caller.is_at_rest() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
-                Pin::new(&mut connection).poll(cx).map(Ok)
+                Pin::new(&mut connection).poll(cx).map(Left::Ended)
             }
+            None if caller.is_at_rest() => Poll::Ready(Left::Resting),
             Some(End::Gracefully) | None => Poll::Pending,
-            Some(end) => Poll::Ready(Err(end)),
+            Some(end) => Poll::Ready(Left::Wanted(end)),
         }
     })
     .await;
-    match outcome {
-        Ok(Ok(())) => {
+    match left {
+        Left::Ended(Ok(())) => {
             if let Some(tunnel) = caller.upgrade.take() {
                 let http1::Parts { io, read_buf, .. } = connection.into_parts();
                 // Whatever ends it, it was all that the connection was for.
-                let _ = until_ended(&caller, tunnel.run(io.into_inner(), read_buf)).await;
+                let _ = until_ended(caller, Box::pin(tunnel.run(io.into_inner(), read_buf))).await;
             }
+            None
         }
-        Ok(Err(error)) => {
+        Left::Ended(Err(error)) => {
             debug!(peer = %caller.peer(), %error, "connection failed");
             connection.into_parts().io.into_inner().close();
+            None
         }
-        Err(end) => {
+        Left::Wanted(end) => {
             let mut io = connection.into_parts().io.into_inner();
             refuse_late_head(&mut io, end).await;
+            None
         }
+        // Nothing has come since the last answer went out, so nothing is lost with hyper's buffers.
+        Left::Resting => Some(connection.into_parts().io.into_inner()),
     }
 }
 
-async fn serve_http2<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>, limits: &Limits)
+/// Whether there is something to serve again: bytes, or the end that is to come between two requests.
+async fn next_request<S: CallerStream>(io: &mut CallerIo<S>, caller: &Caller) -> bool {
+    let mut first = pin!(io.wait());
+    let awaited = std::future::poll_fn(|cx| {
+        if let Poll::Ready(came) = first.as_mut().poll(cx) {
+            return Poll::Ready(came.is_ok());
+        }
+        match caller.wanted_end() {
+            None => Poll::Pending,
+            Some(end) => Poll::Ready(end == End::Gracefully),
+        }
+    });
+    caller.parks(true);
+    let is_there = awaited.await;
+    caller.parks(false);
+    is_there
+}
+
+async fn serve_http2<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>)
 where
     S: CallerStream + 'static,
 {
+    let limits = current.limits();
     let answer = answers(current, &caller);
     let mut connection = pin!(
         http2::Builder::new(Streams::of(Rc::clone(&caller)))
@@ -156,7 +196,7 @@ fn answers(current: Rc<Current>, caller: &Rc<Caller>) -> impl Fn(Request<Incomin
         let service = current.service();
         let caller = Rc::clone(&caller);
         let pace = caller.begin_pace();
-        Box::pin(async move { service.answer(request, caller, pace).await })
+        Box::pin(service.answer(request, caller, pace))
     }
 }
 

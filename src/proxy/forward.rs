@@ -5,16 +5,17 @@
 //! anything was sent comes back for another connection, and so does one of which an HTTP/2 upstream says that it has not
 //! processed it; after that nothing is sent twice.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use http::header::UPGRADE;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use super::pool::body::UpstreamBody;
+use super::pool::outgoing::Outgoing;
 use super::pool::{Break, Broken, Fate, Lease, SendError};
 use super::replay::{Attempt, Fault, Payload};
 use crate::causes::in_one_line;
@@ -70,9 +71,9 @@ pub enum ForwardError {
 #[derive(Debug)]
 pub enum Failure {
     /// Nobody's: the connection had been used before and was closed meanwhile. The request is as it was.
-    Unsent(Box<Request<Attempt<Incoming>>>),
+    Unsent(Outgoing<Attempt<Incoming>>),
     /// The upstream's, which says that it has not processed it: the request once more from its beginning.
-    Refused(Box<Request<Attempt<Incoming>>>, ForwardError),
+    Refused(Outgoing<Attempt<Incoming>>, ForwardError),
     /// The upstream's.
     Upstream(ForwardError),
     /// The caller's: its body.
@@ -146,12 +147,13 @@ impl ForwardError {
 /// [`Failure`]; the connection has ended.
 pub async fn forward(
     mut lease: Lease<Attempt<Incoming>>,
-    request: Request<Attempt<Incoming>>,
+    request: Outgoing<Attempt<Incoming>>,
     payload: &Payload<Incoming>,
     timeout: Duration,
 ) -> Result<Answered<Attempt<Incoming>>, Failure> {
-    let may_switch = request.headers().contains_key(UPGRADE);
-    match in_time(lease.send(request), payload, timeout).await? {
+    let may_switch = request.head.headers.contains_key(UPGRADE);
+    let outcome = in_time(pin!(lease.send(request)), payload, timeout).await?;
+    match outcome {
         // Nobody asked for it: what follows is no HTTP.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
@@ -161,7 +163,7 @@ pub async fn forward(
         Err(SendError { fate: Fate::Refused(head), error }) => {
             match (failure(&error, payload), payload.again()) {
                 (Failure::Upstream(error), Some(body)) => {
-                    Err(Failure::Refused(Box::new(head.map(|()| body)), error))
+                    Err(Failure::Refused(Outgoing { head, body }, error))
                 }
                 (failure, _) => Err(failure),
             }
@@ -172,11 +174,10 @@ pub async fn forward(
 
 /// Waits for the outcome as long as the body gets on or the upstream has time left to answer.
 async fn in_time<T>(
-    outcome: impl Future<Output = T>,
+    mut outcome: Pin<&mut impl Future<Output = T>>,
     payload: &Payload<Incoming>,
     timeout: Duration,
 ) -> Result<T, Failure> {
-    let mut outcome = pin!(outcome);
     let mut deadline = Instant::now() + timeout;
     loop {
         if let Ok(outcome) = tokio::time::timeout_at(deadline, outcome.as_mut()).await {

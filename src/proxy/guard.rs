@@ -51,6 +51,29 @@ const PROTECTED: [&str; 8] = [
     "forwarded",
 ];
 
+/// Sent by browsers (W3C Fetch Metadata).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whose checks there is something for. One way over the few names of a request costs less than a look for each field.
+#[derive(Default)]
+struct Present {
+    framing: bool,
+    hops: bool,
+    origin: bool,
+}
+
+impl Present {
+    fn among(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            present.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING || name == EXPECT;
+            present.hops |= name == CONNECTION || name == VIA;
+            present.origin |= name == ORIGIN || name == SEC_FETCH_SITE;
+        }
+        present
+    }
+}
+
 impl Policy {
     /// The policy of a server whose own entry in `Via` is `instance`.
     pub fn new(server: &config::Server, instance: &str) -> Self {
@@ -84,12 +107,21 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
         ));
     }
     check_query(head.uri.query().unwrap_or_default())?;
-    check_framing(head)?;
+    let present = Present::among(&head.headers);
+    if present.framing {
+        check_framing(head)?;
+    }
     check_names(&head.headers)?;
-    check_connection(&head.headers)?;
-    check_browser(&head.headers, authority, policy)?;
+    if present.hops {
+        check_connection(&head.headers)?;
+    }
+    if present.origin {
+        check_browser(&head.headers, authority, policy)?;
+    }
     check_required_header(&head.headers, policy)?;
-    check_loop(&head.headers, policy)?;
+    if present.hops {
+        check_loop(&head.headers, policy)?;
+    }
     Ok(Target { host, path, is_ambiguous })
 }
 
@@ -281,7 +313,6 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
 
 /// A browser on another site must not use our credential through a person who can reach us.
 fn check_browser(headers: &HeaderMap, authority: &str, policy: &Policy) -> Result<(), ProxyError> {
-    const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     let mut is_listed = false;
     for origin in headers.get_all(ORIGIN) {
         let origin = origin.to_str().map_err(|_| ProxyError::BrowserRequest)?;

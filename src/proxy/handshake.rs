@@ -32,7 +32,7 @@ pub async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     caller: &Rc<Caller>,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<Box<TlsStream<TcpStream>>> {
     caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     caller.begins_handshake();
     match until_ended(caller, first_byte(&stream)).await {
@@ -67,7 +67,8 @@ pub async fn accept(
                 return None;
             };
             caller.shook_hands(names);
-            Some(stream)
+            // It is large, and handed on.
+            Some(Box::new(stream))
         }
         Ok(Err((error, stream))) => {
             failed(caller, &error.to_string());

@@ -3,14 +3,13 @@
 //! Everything that describes the connection of one side ends here, in both directions, *before* anything is
 //! added: a caller that names `Authorization` in its `Connection` field must not be able to take ours out.
 
-use std::fmt::Write as _;
-
 use http::Version;
 use http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING, VIA,
+    ALT_SVC, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
 };
 
+use super::via::Via;
 use crate::config::fields::{Fields, is_for_proxies, is_hop_by_hop};
 
 /// Turns a caller's fields into those for the upstream, all but the token.
@@ -20,17 +19,16 @@ pub fn for_upstream(
     headers: &mut HeaderMap,
     version: Version,
     host: &HeaderValue,
-    instance: &str,
+    via: &Via,
     fields: &Fields,
 ) {
-    remove_named_by_connection(headers);
-    remove_if(headers, |name| {
-        let is_for_us = name == AUTHORIZATION || name == EXPECT || is_hop_by_hop(name);
+    strip(headers, |name| {
+        let is_for_us = name == AUTHORIZATION || name == EXPECT;
         is_for_us || (is_for_proxies(name) && !fields.pass.contains(name))
     });
     join_cookies(headers);
     apply(headers, fields);
-    add_via(headers, version, instance);
+    via.add(headers, version);
     headers.insert(HOST, host.clone());
 }
 
@@ -43,10 +41,9 @@ pub fn frame_in_chunks(headers: &mut HeaderMap) {
 /// Turns an upstream's fields into those for the caller.
 ///
 /// `Alt-Svc` would lead callers past the proxy (RFC 7838); everything else is none of our business.
-pub fn for_caller(headers: &mut HeaderMap, version: Version, instance: &str) {
-    remove_named_by_connection(headers);
-    remove_if(headers, |name| is_hop_by_hop(name) || name == ALT_SVC);
-    add_via(headers, version, instance);
+pub fn for_caller(headers: &mut HeaderMap, version: Version, via: &Via) {
+    strip(headers, |name| name == ALT_SVC);
+    via.add(headers, version);
 }
 
 /// What the route does with what is left.
@@ -64,15 +61,14 @@ fn apply(headers: &mut HeaderMap, fields: &Fields) {
 
 /// RFC 9110 §7.6.1: what `Connection` names is for one hop.
 fn remove_named_by_connection(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
-    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        // What it mostly says, and these are no fields, or go anyway.
+        .filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
         // Where a message ends, and where it goes, is not for a list to decide.
         .filter(|name| name != http::header::CONTENT_LENGTH && name != HOST)
         .collect();
@@ -81,8 +77,13 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
     }
 }
 
-fn remove_if(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
-    let unwanted: Vec<HeaderName> = headers.keys().filter(|name| is_unwanted(name)).cloned().collect();
+/// Takes out what is of the connection, `Connection` and what it names included, and whatever else is unwanted.
+fn strip(headers: &mut HeaderMap, is_unwanted: impl Fn(&HeaderName) -> bool) {
+    let is_unwanted = |name: &&HeaderName| is_hop_by_hop(name) || is_unwanted(name);
+    let unwanted: Vec<HeaderName> = headers.keys().filter(is_unwanted).cloned().collect();
+    if unwanted.contains(&CONNECTION) {
+        remove_named_by_connection(headers);
+    }
     for name in unwanted {
         headers.remove(name);
     }
@@ -96,29 +97,6 @@ fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(COOKIE, cookie);
-    }
-}
-
-/// RFC 9110 §7.6.3: the version the message was received in, and who we are.
-fn add_via(headers: &mut HeaderMap, version: Version, instance: &str) {
-    let number = match version {
-        Version::HTTP_10 => "1.0",
-        Version::HTTP_2 => "2",
-        _ => "1.1",
-    };
-    match headers.entry(VIA) {
-        Entry::Vacant(entry) => {
-            let mut via = String::with_capacity(number.len() + 1 + instance.len());
-            let _ = write!(via, "{number} {instance}");
-            if let Ok(value) = HeaderValue::try_from(via) {
-                entry.insert(value);
-            }
-        }
-        Entry::Occupied(mut entry) => {
-            if let Ok(value) = HeaderValue::try_from(format!("{number} {instance}")) {
-                entry.append(value);
-            }
-        }
     }
 }
 
@@ -145,7 +123,7 @@ mod tests {
             &mut headers,
             Version::HTTP_11,
             &HeaderValue::from_static("api.example.com"),
-            "bearerd-1",
+            &Via::new("bearerd-1"),
             rules,
         );
         shown(&headers)
@@ -297,7 +275,7 @@ mod tests {
             ("x-hop", "1"),
         ]);
 
-        for_caller(&mut headers, Version::HTTP_11, "bearerd-1");
+        for_caller(&mut headers, Version::HTTP_11, &Via::new("bearerd-1"));
 
         assert_eq!(
             shown(&headers),

@@ -52,6 +52,7 @@ pub mod unauthorized;
 pub mod unix_socket;
 mod upgrade;
 pub mod upstream;
+mod via;
 pub mod worker;
 
 #[cfg(test)]

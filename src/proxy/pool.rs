@@ -8,6 +8,7 @@ pub mod body;
 mod http1;
 mod http2;
 mod idle;
+pub mod outgoing;
 mod stream;
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +17,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::request::Parts;
+use http::{HeaderValue, Response};
 use http_body::Body;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -25,6 +27,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::body::UpstreamBody;
 use self::http2::{Connections, Found};
 use self::idle::{Idle, Turn};
+use self::outgoing::Outgoing;
 use super::connect::{Connected, Stream};
 use super::forward::ForwardError;
 use super::permits::Place;
@@ -98,9 +101,9 @@ pub struct SendError<B> {
 #[derive(Debug)]
 pub enum Fate<B> {
     /// Nothing of it was sent: the request, untouched.
-    Unsent(Box<Request<B>>),
+    Unsent(Outgoing<B>),
     /// The upstream says that it has not been processed (RFC 9113 §8.7): its head.
-    Refused(Box<Request<()>>),
+    Refused(Box<Parts>),
     /// It was sent.
     Sent,
 }
@@ -174,7 +177,7 @@ where
             }
             if self.is_http1.get() || !destination.connect.may_speak_http2() {
                 return match self.upstream.permits.place() {
-                    Some(place) => self.connect(destination, place).await,
+                    Some(place) => Box::pin(self.connect(destination, place)).await,
                     None => Box::pin(self.wait(destination)).await,
                 };
             }
@@ -325,7 +328,7 @@ where
     /// # Cancel safety
     ///
     /// Dropping the future leaves the exchange in its middle: the lease must be dropped too.
-    pub async fn send(&mut self, request: Request<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
+    pub async fn send(&mut self, request: Outgoing<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
         match &mut self.carrier {
             Carrier::Http1(leased) => {
                 leased.send(request).await.map(|response| response.map(UpstreamBody::Http1))

@@ -33,6 +33,7 @@ use super::login;
 use super::pace::Pace;
 use super::peer::Peer;
 use super::pool::Pool;
+use super::pool::outgoing::Outgoing;
 use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
 use super::retry::{self, Retries};
@@ -43,6 +44,7 @@ use super::trailers;
 use super::unauthorized::Decision;
 use super::upgrade::Handshake;
 use super::upstream::Destination;
+use super::via::Via;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
 /// Why a 401 passes: the body cannot be sent again.
@@ -51,6 +53,8 @@ const NOT_KEPT: &str = "body_not_kept";
 /// Answers the requests of one worker.
 pub struct Service {
     shared: Arc<Terms>,
+    /// Each worker its own: what is counted by all of them goes back and forth between processors.
+    via: Via,
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
@@ -83,7 +87,7 @@ struct Outcome {
 impl Service {
     /// A service with a pool for each upstream, in the order of their indices.
     pub fn new(shared: Arc<Terms>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
-        Self { shared, pools }
+        Self { via: Via::new(&shared.instance), shared, pools }
     }
 
     /// The worker's connections to upstreams.
@@ -97,34 +101,38 @@ impl Service {
     }
 
     /// Answers a request, whatever becomes of it.
-    pub async fn answer(
-        &self,
+    pub fn answer(
+        self: Rc<Self>,
         request: Request<Incoming>,
         caller: Rc<Caller>,
         pace: Rc<Pace>,
-    ) -> Result<Response<AnswerBody>, Infallible> {
+    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
         let original =
             forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
         let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
         let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
+        let head = Box::new(head);
         let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
-        let reply = {
-            let proxying = pin!(self.proxy(head, &payload, &mut exchange));
-            unless_cut(&connection, &answering, proxying).await
-        };
-        let response = match reply {
-            Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
-            Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
-            Err(error) => response::refuse(&error, payload, exchange),
-        };
-        Ok(response)
+        // Only what lasts is in the future: it is copied as a whole.
+        async move {
+            let reply = {
+                let proxying = pin!(self.proxy(head, &payload, &mut exchange));
+                unless_cut(&connection, &answering, proxying).await
+            };
+            let response = match reply {
+                Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
+                Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
+                Err(error) => response::refuse(&error, payload, exchange),
+            };
+            Ok(response)
+        }
     }
 
     /// The way of a request, in the order of the arrow.
     async fn proxy(
         &self,
-        mut head: Parts,
+        mut head: Box<Parts>,
         payload: &Payload<Incoming>,
         exchange: &mut Exchange,
     ) -> Result<Reply, ProxyError> {
@@ -174,21 +182,27 @@ impl Service {
                 let authorization =
                     authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
                 let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
-                self.recover(&mut passage, source, first, again).await?
+                match verdict(route, &first.answered) {
+                    Verdict::Accepted => {
+                        route.hold.accepted(first.generation);
+                        first.answered
+                    }
+                    Verdict::Unknown => first.answered,
+                    Verdict::Rejected => Box::pin(self.recover(&mut passage, source, first, again)).await?,
+                }
             }
         };
 
         payload.settle();
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (handshake, answered.response.status()) {
-            let Terms { instance, access_log, .. } = &*self.shared;
-            let completed =
-                handshake.complete(answered, passage.exchange.caller(), instance, *access_log).await;
-            return completed.map(Reply::Whole);
+            let is_logged = self.shared.access_log;
+            let completed = handshake.complete(answered, passage.exchange.caller(), &self.via, is_logged);
+            return Box::pin(completed).await.map(Reply::Whole);
         }
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
         let trailers = wants_trailers.then(|| trailers::announced(headers)).flatten();
-        headers::for_caller(headers, received_in, &self.shared.instance);
+        headers::for_caller(headers, received_in, &self.via);
         headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
         let in_front = route.in_front(&destination);
         location::through_proxy(headers, &destination.origin, in_front, route.prefix.text());
@@ -226,8 +240,7 @@ impl Service {
         exchange: &Exchange,
     ) -> Result<(), ProxyError> {
         let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
-        let instance = &self.shared.instance;
-        headers::for_upstream(&mut head.headers, head.version, &destination.host, instance, &route.fields);
+        headers::for_upstream(&mut head.headers, head.version, &destination.host, &self.via, &route.fields);
         if let Some(statement) = statement {
             statement.write(&mut head.headers);
         }
@@ -244,14 +257,14 @@ impl Service {
     async fn attempt(
         &self,
         passage: &mut Passage<'_>,
-        head: Parts,
+        head: Box<Parts>,
         body: Attempt<Incoming>,
         mut authorization: Option<Authorization>,
     ) -> Result<Outcome, ProxyError> {
         let route = passage.route;
         let pool = &self.pools[route.upstream.index];
         let origin = &passage.destination.origin;
-        let mut request = Request::from_parts(head, body);
+        let mut request = Outgoing { head, body };
         let mut was_refused = false;
         loop {
             let breaker = &route.upstream.breaker;
@@ -267,7 +280,7 @@ impl Service {
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
-                request.headers_mut().insert(AUTHORIZATION, authorization.value.clone());
+                request.head.headers.insert(AUTHORIZATION, authorization.value.clone());
             }
             passage.exchange.sent(generation);
             match forward(lease, request, passage.payload, route.timeout).await {
@@ -275,8 +288,8 @@ impl Service {
                     admitted.answered(answered.response.status(), &route.retry_on, origin);
                     return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
                 }
-                Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (*again, true),
+                Err(Failure::Unsent(unsent)) => request = unsent,
+                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (again, true),
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
                     return Err(admitted.broke_off(error, origin).into());
                 }
@@ -285,25 +298,16 @@ impl Service {
         }
     }
 
-    /// The answer that counts: the first, or that of a replay if the first says that its token is dead.
+    /// The answer that counts where the first says that its token is dead: that of a replay, or the first.
     async fn recover(
         &self,
         passage: &mut Passage<'_>,
         source: &TokenSource,
         first: Outcome,
-        head: Parts,
+        head: Box<Parts>,
     ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
         let hold = &passage.route.hold;
         let Outcome { answered, generation } = first;
-        match verdict(passage.route, &answered) {
-            Verdict::Accepted => {
-                hold.accepted(generation);
-                return Ok(answered);
-            }
-            Verdict::Unknown => return Ok(answered),
-            Verdict::Rejected => {}
-        }
-
         let newer = source.current().filter(|token| token.generation() > generation);
         let was_asked_for = newer.is_none();
         let authorization: Authorization = match newer {

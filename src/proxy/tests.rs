@@ -309,6 +309,64 @@ fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
     });
 }
 
+/// What comes until there are so many answers.
+async fn answers(stream: &mut DuplexStream, count: usize) -> String {
+    let mut text = Vec::new();
+    while text.windows(5).filter(|piece| piece == b"hello").count() < count {
+        assert_ne!(stream.read_buf(&mut text).await.unwrap(), 0, "{}", String::from_utf8_lossy(&text));
+    }
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    in_paused_time(async || {
+        let world = swept();
+        let rested = async || {
+            let mut stream = world.connection();
+            stream.write_all(GET).await.unwrap();
+            answers(&mut stream, 1).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(world.worker.parked(), 0);
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            assert_eq!(world.worker.parked(), 1);
+            stream
+        };
+
+        // A head in pieces, two requests in one, and another rest between.
+        let mut stream = rested().await;
+        for piece in GET.chunks(7) {
+            stream.write_all(piece).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        answers(&mut stream, 1).await;
+        stream.write_all(&GET.repeat(2)).await.unwrap();
+        answers(&mut stream, 2).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(world.worker.parked(), 1);
+        stream.write_all(GET).await.unwrap();
+        assert!(answers(&mut stream, 1).await.starts_with("HTTP/1.1 200"));
+
+        // Its end.
+        drop(stream);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.worker.connections(), 0);
+
+        // The protocol stays what it was: to another one hyper says nothing.
+        let mut stream = rested().await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let (text, _) = until_the_end(stream).await;
+        assert!(text.is_empty(), "{text}");
+
+        // A drain.
+        let stream = rested().await;
+        world.worker.drain();
+        let (text, elapsed) = until_the_end(stream).await;
+        assert!(text.is_empty() && elapsed < Duration::from_secs(1), "{elapsed:?}: {text}");
+    });
+}
+
 #[test]
 fn an_answer_that_its_caller_reads_slowly_is_not_cut_by_the_idle_timeout() {
     in_paused_time(async || {

@@ -26,6 +26,7 @@ use super::forward::{Answered, ForwardError};
 use super::headers;
 use super::pool::Switched;
 use super::replay::Attempt;
+use super::via::Via;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// RFC 6455 §1.3.
@@ -79,7 +80,7 @@ impl Handshake {
         &self,
         answered: Answered<Attempt<Incoming>>,
         caller: &Rc<Caller>,
-        instance: &str,
+        via: &Via,
         is_logged: bool,
     ) -> Result<Response<Bytes>, ProxyError> {
         let Answered { response, lease } = answered;
@@ -91,7 +92,7 @@ impl Handshake {
         let Some(upstream) = taken_over else {
             return Err(ForwardError::Protocol("a 101 that answers no handshake".to_owned()).into());
         };
-        headers::for_caller(&mut head.headers, head.version, instance);
+        headers::for_caller(&mut head.headers, head.version, via);
         Self::ask(&mut head.headers);
         caller.request_begun();
         let tunnel = Tunnel { upstream, caller: UnderWay(Rc::clone(caller)), is_logged };

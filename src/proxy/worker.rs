@@ -180,7 +180,7 @@ impl Worker {
     }
 
     /// Every connection, those to come included, ends when what is in flight on it is answered.
-    fn drain(&self) {
+    pub(super) fn drain(&self) {
         self.callers.is_draining.set(true);
         self.callers.now.set(Instant::now());
         for caller in self.callers.all.borrow().iter() {
@@ -256,7 +256,7 @@ impl Worker {
         });
     }
 
-    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Current>) -> F)
+    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Current>) -> F + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
@@ -273,11 +273,12 @@ impl Worker {
             load: Arc::clone(&self.load),
             _place: place,
         };
-        let serving = serve(caller, Rc::clone(&self.current));
+        let current = Rc::clone(&self.current);
         tokio::task::spawn_local(async move {
             // Dropped with the task, and so even where the task panics.
             let _leaving = leaving;
-            serving.await;
+            // Made in here: a future that is handed over has its room twice.
+            serve(caller, current).await;
         });
     }
 
@@ -285,6 +286,12 @@ impl Worker {
     #[cfg(test)]
     pub(super) fn connections(&self) -> usize {
         self.callers.all.borrow().len()
+    }
+
+    /// How many of them wait for a request with nothing but their sockets.
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        self.callers.all.borrow().iter().filter(|caller| caller.is_parked()).count()
     }
 
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.

@@ -9,12 +9,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::outgoing::Outgoing;
 use super::{Break, Fate, Held, MAX_BUFFER, SendError, Switched};
 use crate::proxy::connect::Stream;
 use crate::proxy::forward::ForwardError;
@@ -56,9 +57,12 @@ where
     }
 
     /// Sends a request and waits for the response's head; drives the connection meanwhile.
-    pub(super) async fn send(&mut self, mut request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
-        trailers::ask_over_http1(request.headers_mut());
-        let mut response = pin!(self.sender.try_send_request(request));
+    pub(super) async fn send(
+        &mut self,
+        mut request: Outgoing<B>,
+    ) -> Result<Response<Incoming>, SendError<B>> {
+        trailers::ask_over_http1(&mut request.head.headers);
+        let mut response = pin!(self.sender.try_send_request(request.into()));
         let (connection, is_over) = (&mut self.connection, &mut self.is_over);
         let outcome = std::future::poll_fn(|cx| {
             if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
@@ -69,7 +73,7 @@ where
         })
         .await;
         outcome.map_err(|mut error| {
-            let fate = error.take_message().map_or(Fate::Sent, |unsent| Fate::Unsent(Box::new(unsent)));
+            let fate = error.take_message().map_or(Fate::Sent, |unsent| Fate::Unsent(unsent.into()));
             SendError { error: Break::Http1(error.into_error()), fate }
         })
     }

@@ -15,6 +15,7 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::http2::Place;
+use super::outgoing::Outgoing;
 use super::{Break, Broken, Fate, SendError};
 
 /// A place for a request, and then the half of it that is sent.
@@ -49,8 +50,8 @@ where
     }
 
     /// Sends a request and waits for the response's head; carries its body meanwhile.
-    pub(super) async fn send(&mut self, request: Request<B>) -> Result<Response<StreamBody>, SendError<B>> {
-        let (head, body) = request.into_parts();
+    pub(super) async fn send(&mut self, request: Outgoing<B>) -> Result<Response<StreamBody>, SendError<B>> {
+        let Outgoing { head, body } = request;
         let is_head = head.method == Method::HEAD;
         let is_without_body = body.is_end_stream();
         let Ok(message) = self.message(&head, is_without_body) else {
@@ -77,11 +78,7 @@ where
                 let is_refused = error.is_remote()
                     && (error.is_go_away()
                         || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)));
-                let fate = if is_refused {
-                    Fate::Refused(Box::new(Request::from_parts(head, ())))
-                } else {
-                    Fate::Sent
-                };
+                let fate = if is_refused { Fate::Refused(head) } else { Fate::Sent };
                 Err(SendError { error: Break::Http2(error.into()), fate })
             }
         }
@@ -125,8 +122,8 @@ fn length(headers: &http::HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn unsent<B>(error: Broken, head: Parts, body: B) -> SendError<B> {
-    SendError { error: Break::Http2(error), fate: Fate::Unsent(Box::new(Request::from_parts(head, body))) }
+fn unsent<B>(error: Broken, head: Box<Parts>, body: B) -> SendError<B> {
+    SendError { error: Break::Http2(error), fate: Fate::Unsent(Outgoing { head, body }) }
 }
 
 impl<B> Upload<B>

@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -112,8 +113,10 @@ impl World {
     /// Sends a request; whether its connection was there before, or why there is no answer.
     async fn get(&self) -> Result<bool, String> {
         let mut lease = self.lease().await.map_err(|error| error.to_string())?;
-        let response =
-            lease.send(Request::new(Full::default())).await.map_err(|error| error.error.to_string())?;
+        let response = lease
+            .send(Request::new(Full::default()).into())
+            .await
+            .map_err(|error| error.error.to_string())?;
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
         assert_eq!(body.to_bytes(), "hello");
         let is_reused = lease.is_reused;
@@ -240,7 +243,7 @@ fn a_stream_on_an_old_connection_goes_on() {
         tokio::time::sleep(Duration::from_mins(11)).await;
         world.pool.reap(Instant::now());
 
-        assert!(lease.send(Request::new(Full::default())).await.is_ok());
+        assert!(lease.send(Request::new(Full::default()).into()).await.is_ok());
     });
 }
 

@@ -14,7 +14,7 @@ impl Service {
     pub(super) async fn send(
         &self,
         passage: &mut Passage<'_>,
-        head: Parts,
+        head: Box<Parts>,
         body: Attempt<Incoming>,
         authorization: Option<Authorization>,
     ) -> Result<Outcome, ProxyError> {
@@ -27,7 +27,7 @@ impl Service {
     async fn send_patiently(
         &self,
         passage: &mut Passage<'_>,
-        mut head: Parts,
+        mut head: Box<Parts>,
         mut body: Attempt<Incoming>,
         mut authorization: Option<Authorization>,
     ) -> Result<Outcome, ProxyError> {

@@ -1,0 +1,38 @@
+//! Our entry in `Via` (RFC 9110 §7.6.3), made once.
+
+use http::header::{Entry, HeaderMap, VIA};
+use http::{HeaderValue, Version};
+
+/// Our entries, for each version in which a message may have come.
+#[derive(Debug)]
+pub struct Via {
+    http10: HeaderValue,
+    http11: HeaderValue,
+    http2: HeaderValue,
+}
+
+impl Via {
+    /// For a daemon of this name; a name that is no text for a field is left out.
+    pub fn new(instance: &str) -> Self {
+        let entry = |version: &str| {
+            HeaderValue::try_from(format!("{version} {instance}"))
+                .unwrap_or(HeaderValue::from_static("1.1 bearerd"))
+        };
+        Self { http10: entry("1.0"), http11: entry("1.1"), http2: entry("2") }
+    }
+
+    /// Adds the entry to those of the hops before, for a message that came in this version.
+    pub fn add(&self, headers: &mut HeaderMap, version: Version) {
+        let entry = match version {
+            Version::HTTP_10 => &self.http10,
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http11,
+        };
+        match headers.entry(VIA) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(entry.clone());
+            }
+            Entry::Occupied(mut before) => before.append(entry.clone()),
+        }
+    }
+}
