@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// What hyper takes for a request and gives back again is large; glibc has a short way for small pieces only.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime {

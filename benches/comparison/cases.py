@@ -15,6 +15,7 @@ from .proxies import Proxy, Unable, Variant
 KIB = 1024
 #: As long as a thousand TLS handshakes take.
 WARM_UP_SECONDS = 2
+IDLE_SECONDS = 15
 IDLE_CONNECTIONS = 1000
 ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
 
@@ -189,7 +190,8 @@ def idle(world, options):
             held = load.idle(proxy, 10)
             before = machine.resident(proxy.pid)
             held += load.idle(proxy, count)
-            time.sleep(1)
+            # Idle is what has been so for a while: allocators give back what was used for a moment after some seconds.
+            time.sleep(IDLE_SECONDS)
             after = machine.resident(proxy.pid)
             result.proxies[proxy.name] = {"idle_kib": (after - before) / count, "resident": after / KIB}
             for connection in held:

@@ -17,6 +17,10 @@ mod world;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
+/// The daemon's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() {
     let arguments = std::env::args().skip(1).collect::<Vec<_>>();
     let [name, requests] = arguments.as_slice() else {

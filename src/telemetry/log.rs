@@ -3,7 +3,7 @@
 //! `RUST_LOG` wins over the configuration's level. A thread of its own writes, from a bounded queue: whoever reads
 //! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted. A panic is an event too.
 
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 use std::panic::{PanicHookInfo, set_hook};
 use std::thread;
 
@@ -17,6 +17,9 @@ use crate::config::{Environment, Log, LogFormat};
 
 /// Lines that may wait to be written.
 const QUEUE: usize = 65_536;
+
+/// How much is written at once when there is so much.
+const WRITE: usize = 64 * 1024;
 
 /// Parts that repeat what we say; directives that follow win.
 const QUIET: &str = "rustls_platform_verifier=off";
@@ -46,8 +49,10 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    // The thread flushes when the queue is empty: many lines at once are one write.
+    let lines = BufWriter::with_capacity(WRITE, std::io::stderr());
     let (queue, flushes) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(std::io::stderr());
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(lines);
     let dropped = queue.error_counter();
     // A reader of the log that has gone is no reason to complain on the same stream.
     let events =

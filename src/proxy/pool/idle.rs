@@ -22,8 +22,8 @@ use crate::proxy::upstream::Upstream;
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may lie idle and be taken for open without a look at its socket.
 const SETTLED: Duration = Duration::from_millis(500);
-/// What a worker keeps for one upstream.
-const MAX_IDLE: usize = 64;
+/// What a worker keeps for one upstream: as many as a crowd of callers needs at once, or each wave of it shakes hands anew.
+const MAX_IDLE: usize = 1024;
 
 /// Connections between two requests, the last used at the end.
 pub(super) struct Idle<B: Body + 'static> {
