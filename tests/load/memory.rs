@@ -1,0 +1,204 @@
+//! What thousands of connections cost in memory: idle ones, and those whose callers do not read.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+
+use crate::bounds::Held;
+use crate::callers::{Connection, Socket, Version, connect, new_id};
+use crate::figures::mib;
+use crate::report::Report;
+use crate::slow::tcp_bytes;
+use crate::world::{PATIENCE, Setup, World};
+
+const READERS: u64 = 2000;
+const ANSWER: &str = "/big/10000000";
+/// As many as a connection may have.
+const STREAMS: u64 = 100;
+const IDLE: (u64, u64) = (10_000, 1000);
+/// Until a daemon has taken from the API what it takes.
+const SETTLED: Duration = Duration::from_millis(1500);
+
+pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
+    for has_tls in [false, true] {
+        idle(bearerd, descriptors, has_tls, report).await;
+    }
+    for has_tls in [false, true] {
+        slow_readers(bearerd, has_tls, report).await;
+    }
+    for is_window_closed in [true, false] {
+        slow_streams(bearerd, is_window_closed, report).await;
+    }
+}
+
+fn setup(has_tls: bool) -> Setup {
+    // Long enough to look at them all.
+    let limits = "connections = 12000\nwrite_timeout = \"10m\"\nidle_timeout = \"10m\"";
+    Setup { limits, route: "connections = 2500\nread_timeout = \"10m\"", has_tls, ..Setup::default() }
+}
+
+/// Over TLS or not.
+const fn over(has_tls: bool) -> &'static str {
+    if has_tls { " over TLS" } else { "" }
+}
+
+async fn idle(bearerd: &Path, descriptors: usize, has_tls: bool, report: &mut Report) {
+    let world = World::start(bearerd, setup(has_tls)).await;
+    let before = world.resident();
+    // Callers have half of the daemon's descriptors, and as many here. Handshakes take their time.
+    let room = (descriptors as u64).saturating_sub(400) / 2;
+    let (http1, http2) = if has_tls { (IDLE.0 / 5, IDLE.1 / 5) } else { IDLE };
+    let http2 = http2.min(room / 2);
+    let http1 = http1.min(room - http2);
+    let mut connections = Vec::new();
+    for (count, version) in [(http1, Version::Http1), (http2, Version::Http2)] {
+        for _ in 0..count {
+            let mut connection = Connection::open(&world, version).await.unwrap();
+            let answer = connection.ask(&new_id(), "/x", None).await.unwrap();
+            assert_eq!(answer.status, 200, "{answer:?}");
+            connections.push(connection);
+        }
+    }
+    let all = http1 + http2;
+    let held = Held { connections: all, tls: if has_tls { all } else { 0 }, ..Held::default() };
+    judge(
+        report,
+        &world,
+        &format!("{http1} idle HTTP/1.1 and {http2} idle HTTP/2 connections{}", over(has_tls)),
+        before,
+        all,
+        held,
+    );
+    let mut another = connections.pop().unwrap();
+    let answer = another.ask(&new_id(), "/x", None).await;
+    report.check("and they are served", answer.is_ok_and(|answer| answer.status == 200), "");
+    drop(connections);
+    world.finish(report).await;
+}
+
+/// Memory and what of it each has, against the bound.
+fn judge(report: &mut Report, world: &World, what: &str, before: u64, count: u64, held: Held) {
+    let (now, most, bound) = (world.resident(), world.most_resident(), held.bound());
+    let each = now.saturating_sub(before) / count / 1024;
+    let tcp = mib(tcp_bytes());
+    report.check(
+        &format!("{what}: memory is below its bound"),
+        most < bound,
+        &format!("{} of {}, {each} KiB each; {tcp} in the system's TCP buffers", mib(most), mib(bound)),
+    );
+}
+
+async fn slow_readers(bearerd: &Path, has_tls: bool, report: &mut Report) {
+    let world = World::start(bearerd, setup(has_tls)).await;
+    let before = world.resident();
+    let mut sockets = Vec::new();
+    for _ in 0..READERS {
+        let mut socket = connect(&world, Version::Http1, true).await.unwrap();
+        let head = format!("GET {ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n\r\n", new_id());
+        socket.write_all(head.as_bytes()).await.unwrap();
+        sockets.push(socket);
+    }
+    under_way(&world, READERS).await;
+    let tls = if has_tls { READERS } else { 0 };
+    let held = Held { connections: READERS, tls, answers: READERS, ..Held::default() };
+    judge(
+        report,
+        &world,
+        &format!("{READERS} HTTP/1.1 answers of 10 MB{} that nobody reads", over(has_tls)),
+        before,
+        READERS,
+        held,
+    );
+    served(&world, report).await;
+    drop(sockets);
+    world.finish(report).await;
+}
+
+/// Until all are being answered, and nothing more is taken from the API.
+async fn under_way(world: &World, count: u64) {
+    let began = Instant::now();
+    while (world.api.requests() as u64) < count {
+        assert!(began.elapsed() < PATIENCE, "{} of {count} requests came", world.api.requests());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(SETTLED).await;
+}
+
+async fn served(world: &World, report: &mut Report) {
+    let mut connection = Connection::open(world, Version::Http1).await.unwrap();
+    let answer = connection.ask(&new_id(), "/x", None).await;
+    let took = answer.as_ref().map(|answer| answer.took).unwrap_or_default();
+    let is_quick = took < Duration::from_secs(1);
+    report.check("and others are served", is_quick && answer.is_ok_and(|answer| answer.status == 200), "");
+}
+
+/// HTTP/2 streams whose windows their callers close, or whose connections their callers do not read.
+async fn slow_streams(bearerd: &Path, is_window_closed: bool, report: &mut Report) {
+    let world = World::start(bearerd, setup(false)).await;
+    let before = world.resident();
+    let connections = READERS / STREAMS;
+    let mut held_open: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
+    for _ in 0..connections {
+        held_open.push(streams(&world, is_window_closed).await);
+    }
+    under_way(&world, READERS).await;
+    let held = Held { connections, streams: READERS, ..Held::default() };
+    let how = if is_window_closed {
+        "streams with closed windows"
+    } else {
+        "streams of connections that are not read"
+    };
+    judge(report, &world, &format!("{READERS} HTTP/2 answers of 10 MB, {how}"), before, READERS, held);
+    served(&world, report).await;
+    drop(held_open);
+    world.finish(report).await;
+}
+
+/// A connection with as many requests as it may have; what drives it is handed back, and drives it no more until it is
+/// polled.
+async fn streams(world: &World, is_window_closed: bool) -> Pin<Box<dyn Future<Output = ()>>> {
+    let socket: Box<dyn Socket> = connect(world, Version::Http2, true).await.unwrap();
+    let window = if is_window_closed { 16 * 1024 } else { 1 << 30 };
+    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(if is_window_closed { 2 * 1024 * 1024 } else { 1 << 30 })
+        .handshake::<_, Full<Bytes>>(TokioIo::new(socket))
+        .await
+        .unwrap();
+    let mut connection = Box::pin(connection);
+    let mut answers = Vec::new();
+    for _ in 0..STREAMS {
+        let uri = format!("http://localhost:{}{ANSWER}", world.address.port());
+        let request = http::Request::get(uri).header("x-request-id", new_id());
+        let answer = sender.send_request(request.body(Full::default()).unwrap());
+        answers.push(Box::pin(answer));
+    }
+    // The heads of the answers are read, or, where nothing is, the requests written.
+    let driven = async {
+        if is_window_closed {
+            let mut bodies = Vec::new();
+            for answer in &mut answers {
+                bodies.push(answer.await.unwrap());
+            }
+            bodies
+        } else {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Vec::new()
+        }
+    };
+    let bodies = tokio::select! {
+        bodies = driven => bodies,
+        ended = &mut connection => panic!("the connection has ended: {ended:?}"),
+    };
+    Box::pin(async move {
+        let _held = (sender, answers, bodies);
+        let _ = connection.await;
+    })
+}
