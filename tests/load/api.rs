@@ -3,6 +3,7 @@
 //! | path (below `/person` likewise) | answer |
 //! | --- | --- |
 //! | `/big/N` | N bytes |
+//! | `/pieces/N` | N pieces of a few bytes, each for itself |
 //! | `/slow/MS` | after so many milliseconds |
 //! | `/echo` | the request's body |
 //! | anything else | the request's id |
@@ -86,7 +87,7 @@ struct Try {
 }
 
 impl Api {
-    pub async fn start(tls: Arc<ServerConfig>, tokens: [Introspection; 2]) -> Self {
+    pub fn start(tls: Arc<ServerConfig>, tokens: [Introspection; 2]) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(SEND_BUFFER).unwrap();
         SockRef::from(&socket).set_tcp_mss(SEGMENT).unwrap();
@@ -247,10 +248,9 @@ impl Notes {
         let mut requests = self.requests.lock().unwrap();
         let tries = requests.entry(id.to_owned()).or_default();
         match tries.as_slice() {
-            [] => {}
             [first] if first.end != End::Rejected => violation("sent again without a 401".to_owned()),
             [first] if first.token == token => violation("sent again with the same token".to_owned()),
-            [_] => {}
+            [] | [_] => {}
             more => violation(format!("try {}", more.len() + 1)),
         }
         tries.push(Try { token: token.to_owned(), end: End::UnderWay });
@@ -276,6 +276,7 @@ async fn perform(head: &Parts, body: Incoming, id: &str) -> io::Result<Response<
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(number));
             response
         }
+        "pieces" => Response::new(pieces(number)),
         "slow" => {
             tokio::time::sleep(Duration::from_millis(number)).await;
             Response::new(whole(id.to_owned()))
@@ -294,6 +295,16 @@ fn big(bytes: u64) -> Body {
             0 => None,
             taken => Some((Ok(Frame::data(next)), left - taken as u64)),
         })
+    });
+    StreamBody::new(pieces).boxed()
+}
+
+/// Events as a server sends them, one after the other.
+fn pieces(count: u64) -> Body {
+    let pieces = futures_util::stream::unfold(count, |left| async move {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let piece = Bytes::from_static(b"data: {\"something\": \"has happened\", \"at\": 1}\n\n");
+        (left > 0).then(|| (Ok(Frame::data(piece)), left - 1))
     });
     StreamBody::new(pieces).boxed()
 }

@@ -34,7 +34,7 @@ impl Held {
             + self.tls * 64 * KIB
             + self.heads * header_bytes
             + self.answers * 256 * KIB
-            + self.streams * 128 * KIB
+            + self.streams * 256 * KIB
     }
 }
 

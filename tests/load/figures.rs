@@ -25,7 +25,7 @@ pub fn slope(values: &[(Duration, f64)]) -> f64 {
         .flat_map(|(index, (at, value))| {
             values[index + 1..]
                 .iter()
-                .map(move |(later, after)| (after - value) / (*later - *at).as_secs_f64())
+                .map(move |(later, after)| (after - value) / later.saturating_sub(*at).as_secs_f64())
         })
         .collect();
     if slopes.is_empty() { 0.0 } else { median(&slopes) }

@@ -33,8 +33,8 @@ pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
     for has_tls in [false, true] {
         slow_readers(bearerd, has_tls, report).await;
     }
-    for is_window_closed in [true, false] {
-        slow_streams(bearerd, is_window_closed, report).await;
+    for how in &SLOW_STREAMS {
+        slow_streams(bearerd, how, report).await;
     }
 }
 
@@ -139,66 +139,94 @@ async fn served(world: &World, report: &mut Report) {
     report.check("and others are served", is_quick && answer.is_ok_and(|answer| answer.status == 200), "");
 }
 
-/// HTTP/2 streams whose windows their callers close, or whose connections their callers do not read.
-async fn slow_streams(bearerd: &Path, is_window_closed: bool, report: &mut Report) {
+/// HTTP/2 streams whose answers wait for their callers.
+struct Streams {
+    what: &'static str,
+    connections: u64,
+    path: &'static str,
+    /// Of each stream, where that is what makes them wait; else nothing is read from the connection.
+    window: Option<u32>,
+    /// How long it takes until they are all as large as they get.
+    settled: Duration,
+}
+
+const SLOW_STREAMS: [Streams; 3] = [
+    Streams {
+        what: "answers of 10 MB, whose streams have closed windows",
+        connections: 20,
+        path: ANSWER,
+        window: Some(16 * 1024),
+        settled: SETTLED,
+    },
+    Streams {
+        what: "answers of 10 MB, whose connections are not read",
+        connections: 20,
+        path: ANSWER,
+        window: None,
+        settled: SETTLED,
+    },
+    Streams {
+        what: "answers in small pieces, whose connections are not read",
+        connections: 1,
+        path: "/pieces/3000",
+        window: None,
+        settled: Duration::from_secs(8),
+    },
+];
+
+async fn slow_streams(bearerd: &Path, how: &Streams, report: &mut Report) {
     let world = World::start(bearerd, setup(false)).await;
     let before = world.resident();
-    let connections = READERS / STREAMS;
     let mut held_open: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-    for _ in 0..connections {
-        held_open.push(streams(&world, is_window_closed).await);
+    for _ in 0..how.connections {
+        held_open.push(how.open(&world).await);
     }
-    under_way(&world, READERS).await;
-    let held = Held { connections, streams: READERS, ..Held::default() };
-    let how = if is_window_closed {
-        "streams with closed windows"
-    } else {
-        "streams of connections that are not read"
-    };
-    judge(report, &world, &format!("{READERS} HTTP/2 answers of 10 MB, {how}"), before, READERS, held);
+    let streams = how.connections * STREAMS;
+    under_way(&world, streams).await;
+    tokio::time::sleep(how.settled).await;
+    let held = Held { connections: how.connections, streams, ..Held::default() };
+    judge(report, &world, &format!("{streams} HTTP/2 {}", how.what), before, streams, held);
     served(&world, report).await;
     drop(held_open);
     world.finish(report).await;
 }
 
-/// A connection with as many requests as it may have; what drives it is handed back, and drives it no more until it is
-/// polled.
-async fn streams(world: &World, is_window_closed: bool) -> Pin<Box<dyn Future<Output = ()>>> {
-    let socket: Box<dyn Socket> = connect(world, Version::Http2, true).await.unwrap();
-    let window = if is_window_closed { 16 * 1024 } else { 1 << 30 };
-    let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(window)
-        .initial_connection_window_size(if is_window_closed { 2 * 1024 * 1024 } else { 1 << 30 })
-        .handshake::<_, Full<Bytes>>(TokioIo::new(socket))
-        .await
-        .unwrap();
-    let mut connection = Box::pin(connection);
-    let mut answers = Vec::new();
-    for _ in 0..STREAMS {
-        let uri = format!("http://localhost:{}{ANSWER}", world.address.port());
-        let request = http::Request::get(uri).header("x-request-id", new_id());
-        let answer = sender.send_request(request.body(Full::default()).unwrap());
-        answers.push(Box::pin(answer));
-    }
-    // The heads of the answers are read, or, where nothing is, the requests written.
-    let driven = async {
-        if is_window_closed {
-            let mut bodies = Vec::new();
+impl Streams {
+    /// A connection with as many requests as it may have; what drives it is handed back, and drives it no more until
+    /// it is polled.
+    async fn open(&self, world: &World) -> Pin<Box<dyn Future<Output = ()>>> {
+        let socket: Box<dyn Socket> = connect(world, Version::Http2, true).await.unwrap();
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(self.window.unwrap_or(1 << 30))
+            .initial_connection_window_size(1 << 30)
+            .handshake::<_, Full<Bytes>>(TokioIo::new(socket))
+            .await
+            .unwrap();
+        let mut connection = Box::pin(connection);
+        let mut answers = Vec::new();
+        for _ in 0..STREAMS {
+            let uri = format!("http://localhost:{}{}", world.address.port(), self.path);
+            let request = http::Request::get(uri).header("x-request-id", new_id());
+            let answer = sender.send_request(request.body(Full::default()).unwrap());
+            answers.push(Box::pin(answer));
+        }
+        let mut bodies = Vec::new();
+        // The heads of the answers are read, or, where nothing is, the requests written.
+        let driven = async {
+            if self.window.is_none() {
+                return tokio::time::sleep(Duration::from_millis(300)).await;
+            }
             for answer in &mut answers {
                 bodies.push(answer.await.unwrap());
             }
-            bodies
-        } else {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            Vec::new()
+        };
+        tokio::select! {
+            () = driven => {}
+            ended = &mut connection => panic!("the connection has ended: {ended:?}"),
         }
-    };
-    let bodies = tokio::select! {
-        bodies = driven => bodies,
-        ended = &mut connection => panic!("the connection has ended: {ended:?}"),
-    };
-    Box::pin(async move {
-        let _held = (sender, answers, bodies);
-        let _ = connection.await;
-    })
+        Box::pin(async move {
+            let _held = (sender, answers, bodies);
+            let _ = connection.await;
+        })
+    }
 }

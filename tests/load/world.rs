@@ -274,7 +274,7 @@ impl Peers {
             runtime.block_on(async {
                 let client = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
                 let person = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
-                let api = Api::start(tls, [client.introspection(), person.introspection()]).await;
+                let api = Api::start(tls, [client.introspection(), person.introspection()]);
                 started.send(([client, person], api)).unwrap();
                 let _ = stopped.await;
             });

@@ -16,7 +16,7 @@ use crate::world::{PERSON, World};
 
 /// How many requests a connection is used for, and how many streams at once.
 const REQUESTS: usize = 60;
-const STREAMS: usize = 4;
+pub const STREAMS: usize = 4;
 const BIG: usize = 3_000_000;
 
 /// Asks for this and that, and has every answer judged.
@@ -63,7 +63,7 @@ async fn ask(soak: &Soak, connection: &mut Connection) {
         _ => (format!("{whose}/words"), None, Bytes::from(id.clone())),
     };
     let answer = connection.ask(&id, &path, body).await;
-    soak.tally.note(&soak.world.api, &id, &expected, answer);
+    soak.tally.note(&soak.world.api, &id, (&expected, path.contains("slow")), answer);
 }
 
 fn head(path: &str, more: &str) -> String {

@@ -85,6 +85,7 @@ impl Samples {
         }
         let threads = |samples: &[Sample]| median(&samples.iter().map(|one| one.threads).collect::<Vec<_>>());
         let (before, after) = (threads(first), threads(second));
-        report.check("threads are flat", after <= before, &format!("{before}, then {after}"));
+        // Names are looked up and files read by threads that come and go.
+        report.check("threads are flat", after <= before + 4, &format!("{before}, then {after}"));
     }
 }
