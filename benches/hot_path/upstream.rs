@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bearerd::config::{Credential, Identity};
-use bearerd::proxy::connect::{Connect, Connecting, Stream};
+use bearerd::proxy::connect::{Connect, Connected, Connecting};
 use bearerd::token::error::TokenError;
 use bearerd::token::{AccessToken, Grant, TokenEndpoint};
 use secrecy::SecretString;
@@ -97,7 +97,11 @@ impl Connect for Api {
     fn connect(&self) -> Connecting {
         let (near, far) = pipe();
         tokio::task::spawn_local(answer(far, Arc::clone(&self.tokens), self.request_end));
-        Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
+        Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        false
     }
 }
 

@@ -10,13 +10,14 @@ use rustls::ClientConfig;
 
 use super::StartError;
 use crate::clock::Clock;
+use crate::config::file::HttpVersion;
 use crate::config::{self, Address, Destination as At};
 use crate::proxy::breaker::Breaker;
 use crate::proxy::connect::TcpConnect;
 use crate::proxy::permits::Permits;
 use crate::proxy::seats::Seats;
 use crate::proxy::upstream::{Destination, Upstream};
-use crate::tls::client::{HTTP_1, Trust};
+use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust};
 use crate::token::TokenSource;
 use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClient, Reach, Refusal};
 
@@ -122,7 +123,7 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
         _ => false,
     };
     is_same_place
-        && (&a.roots, &a.proxy) == (&b.roots, &b.proxy)
+        && (&a.roots, &a.proxy, a.http_version) == (&b.roots, &b.proxy, b.http_version)
         && one.connect_timeout == other.connect_timeout
         && one.protection == other.protection
 }
@@ -138,28 +139,34 @@ fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstrea
 pub(crate) struct Way {
     tls: Option<Arc<ClientConfig>>,
     proxy: Option<config::Proxy>,
+    http_version: HttpVersion,
     timeout: Duration,
 }
 
 impl Way {
     /// As the route has it.
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
-        let config::Upstream { destination, roots, proxy } = &route.upstream;
+        let config::Upstream { destination, roots, proxy, http_version } = &route.upstream;
+        let alpn = match http_version {
+            HttpVersion::Auto => HTTP_2_OR_1,
+            HttpVersion::Http1 => HTTP_1,
+            HttpVersion::Http2 => HTTP_2,
+        };
         let tls = match destination {
             At::Written(address) if address.scheme == Scheme::HTTP => None,
             _ => {
-                let tls = trust.client_config(roots, HTTP_1);
+                let tls = trust.client_config(roots, alpn);
                 let tls = tls.map_err(|source| StartError::Trust { upstream: name(route), source })?;
                 Some(Arc::new(tls))
             }
         };
-        Ok(Self { tls, proxy: proxy.clone(), timeout: route.connect_timeout })
+        Ok(Self { tls, proxy: proxy.clone(), http_version: *http_version, timeout: route.connect_timeout })
     }
 
     /// What connects there.
     pub(crate) fn connect(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<TcpConnect> {
         let tls = self.tls.clone().filter(|_| address.scheme == Scheme::HTTPS);
-        TcpConnect::new(address, tls, self.proxy.as_ref(), may_reach, self.timeout)
+        TcpConnect::new(address, tls, self.proxy.as_ref(), may_reach, self.http_version, self.timeout)
     }
 
     fn destination(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<Destination> {

@@ -180,6 +180,7 @@ pub struct Route {
     pub allow: Key<Vec<Spanned<String>>>,
     pub deny: Key<Vec<Spanned<String>>>,
     pub encoded: Key<Encoded>,
+    pub upgrade: Key<Vec<Spanned<Upgrade>>>,
     pub retry_on: Key<Vec<Spanned<u16>>>,
     pub retry_429: Key<WrittenRetry429>,
     pub headers: Key<Headers>,
@@ -191,6 +192,7 @@ pub struct Route {
     pub breaker: Key<WrittenBreaker>,
     pub ca_file: Key<PathBuf>,
     pub proxy: Key<String>,
+    pub http_version: Key<HttpVersion>,
     pub callers: Key<Vec<Spanned<String>>>,
     pub forwarded: Key<Forwarded>,
 }
@@ -289,6 +291,14 @@ pub enum HttpVersion {
     /// HTTP/2 alone.
     #[serde(rename = "2")]
     Http2,
+}
+
+/// What a request may switch to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upgrade {
+    /// RFC 6455.
+    Websocket,
 }
 
 /// What becomes of paths that servers read in more than one way.

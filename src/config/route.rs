@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
+use super::file::HttpVersion;
 use super::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
 
 /// Which requests go where, with which credential.
@@ -27,6 +28,8 @@ pub struct Route {
     pub fields: Fields,
     /// Statuses by which the upstream says that a token is dead.
     pub retry_on: Vec<StatusCode>,
+    /// Whether callers may speak WebSocket with it.
+    pub allows_websocket: bool,
     /// What is done about a 429.
     pub retry_429: Retry429,
     /// From the end of the request to the response head.
@@ -63,6 +66,8 @@ pub struct Upstream {
     pub roots: Roots,
     /// By way of which it is reached.
     pub proxy: Option<Proxy>,
+    /// What is spoken with it.
+    pub http_version: HttpVersion,
 }
 
 /// Where an API is.

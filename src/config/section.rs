@@ -64,7 +64,7 @@ impl Section {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
             Self::Admin => &["metrics_token"],
-            Self::Route => &["upgrade", "http_version", "rewrite_links"],
+            Self::Route => &["rewrite_links"],
             Self::Server | Self::Limits | Self::Credential | Self::Tls | Self::Log => &[],
         }
     }

@@ -1,4 +1,4 @@
-//! A small HTTP server on loopback, with or without TLS, whose every request goes to one function.
+//! A small HTTP server on loopback, with or without TLS (and HTTP/2 where that agrees on it), whose every request goes to one function.
 
 use std::convert::Infallible;
 use std::io;
@@ -12,9 +12,9 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -60,10 +60,11 @@ impl Server {
                 let (tls, answer) = (tls.clone(), answer.clone());
                 serving.spawn(async move {
                     match tls {
-                        None => serve(stream, answer).await,
+                        None => serve(stream, false, answer).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
-                                serve(stream, answer).await;
+                                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                                serve(stream, is_http2, answer).await;
                             }
                         }
                     }
@@ -93,14 +94,19 @@ impl Drop for Server {
     }
 }
 
-/// Serves one connection; an answer that is an error resets it.
-async fn serve<S, A, F>(stream: S, answer: A)
+/// Serves one connection; an answer that is an error resets it, or its stream.
+async fn serve<S, A, F>(stream: S, is_http2: bool, answer: A)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,
-    F: Future<Output = io::Result<Response<Body>>>,
+    F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
 {
-    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+    let stream = TokioIo::new(stream);
+    let _ = if is_http2 {
+        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service_fn(answer)).await
+    } else {
+        http1::Builder::new().serve_connection(stream, service_fn(answer)).await
+    };
 }
 
 /// A body that is there as a whole.

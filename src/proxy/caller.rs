@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::backlog::Backlog;
 use super::pace::Pace;
 use super::peer::Peer;
+use super::upgrade::Slot;
 use crate::config::Limits;
 
 /// How long a request is read on after it was answered, for the caller to take the answer.
@@ -87,6 +88,8 @@ pub struct Caller {
     /// Bodies that its upstreams do not read.
     pub backlog: Backlog,
     end: Cell<Option<End>>,
+    /// What it is to become.
+    pub upgrade: Slot,
     task: RefCell<Option<Waker>>,
 }
 
@@ -113,6 +116,7 @@ impl Caller {
             paces: RefCell::default(),
             backlog: Backlog::default(),
             end: Cell::new(None),
+            upgrade: Slot::default(),
             task: RefCell::new(None),
         })
     }

@@ -23,24 +23,43 @@ use super::resolve::{Resolver, is_prohibited};
 use super::socket::ReadsDecide;
 use super::tunnel::{self, Tunnel};
 use crate::causes::causes;
+use crate::config::file::HttpVersion;
 use crate::config::{Address, Proxy};
 use crate::token::api_discovery::Reach;
 
 /// When the system begins to ask whether a silent upstream is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How HTTP/2 is called in a TLS handshake (RFC 9113 §3.3).
+const HTTP_2_NAME: &[u8] = b"h2";
+
+/// An upstream that is to speak HTTP/2 and agrees to something else.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream does not offer HTTP/2")]
+struct NoHttp2;
 
 /// A byte stream to an upstream, whatever it is made of.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
+/// A connection that was made, and what is spoken over it.
+pub struct Connected {
+    /// The bytes.
+    pub stream: Box<dyn Stream>,
+    /// HTTP/2; else HTTP/1.1.
+    pub is_http2: bool,
+}
+
 /// A connection being made. Not `Send`: it belongs to the worker that wants it.
-pub type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, ForwardError>>>>;
+pub type Connecting = Pin<Box<dyn Future<Output = Result<Connected, ForwardError>>>>;
 
 /// Makes connections to one upstream.
 pub trait Connect: fmt::Debug + Send + Sync {
     /// Starts one, which ends within the time that it has.
     fn connect(&self) -> Connecting;
+
+    /// Whether HTTP/2 may be spoken over one: the others are not shared.
+    fn may_speak_http2(&self) -> bool;
 }
 
 /// Connects over TCP, by way of a proxy where there is one, and TLS where the scheme is https.
@@ -52,6 +71,7 @@ struct Way {
     uri: Uri,
     tunnel: Option<Tunnel>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    http_version: HttpVersion,
     timeout: Duration,
 }
 
@@ -70,6 +90,8 @@ pub struct Seen {
     pub proxy: Option<Uri>,
     /// What TLS came to, where there is any.
     pub tls: Option<SeenTls>,
+    /// Whether HTTP/2 is spoken; else HTTP/1.1.
+    pub is_http2: bool,
 }
 
 /// A TLS connection that was accepted.
@@ -82,8 +104,8 @@ pub struct SeenTls {
 }
 
 impl TcpConnect {
-    /// For this address; certificates are checked against `tls`, a proxy's own too. A name's addresses share the time,
-    /// and everything on the way to a connection does. Where it `may_reach` not everything, that holds for the addresses
+    /// For this address; certificates are checked against `tls`, a proxy's own too, which offers what `http_version` has.
+    /// A name's addresses share the time, and everything on the way to a connection does. Where it `may_reach` not everything, that holds for the addresses
     /// that are connected to; what a proxy connects to is the proxy's to decide.
     ///
     /// # Errors
@@ -94,6 +116,7 @@ impl TcpConnect {
         tls: Option<Arc<ClientConfig>>,
         proxy: Option<&Proxy>,
         may_reach: Option<Reach>,
+        http_version: HttpVersion,
         timeout: Duration,
     ) -> io::Result<Self> {
         let uri = Uri::builder()
@@ -117,7 +140,7 @@ impl TcpConnect {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_connect_timeout(Some(timeout));
-        Ok(Self(Arc::new(Way { tcp, uri, tunnel, tls, timeout })))
+        Ok(Self(Arc::new(Way { tcp, uri, tunnel, tls, http_version, timeout })))
     }
 
     /// Connects as for a request, looks, and closes.
@@ -133,7 +156,19 @@ impl TcpConnect {
 impl Connect for TcpConnect {
     fn connect(&self) -> Connecting {
         let way = Arc::clone(&self.0);
-        Box::pin(async move { Ok(way.make().await?.stream) })
+        Box::pin(async move {
+            let Made { stream, seen } = way.make().await?;
+            Ok(Connected { stream, is_http2: seen.is_http2 })
+        })
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        match self.0.http_version {
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+            // Without TLS there is nobody to ask.
+            HttpVersion::Auto => self.0.tls.is_some(),
+        }
     }
 }
 
@@ -173,14 +208,19 @@ impl Way {
     async fn secure<S: Stream + 'static>(&self, stream: S, address: SocketAddr) -> io::Result<Made> {
         let proxy = self.tunnel.as_ref().map(|tunnel| tunnel.proxy().clone());
         let Some((connector, name)) = self.tls.clone() else {
-            return Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls: None } });
+            let is_http2 = self.http_version == HttpVersion::Http2;
+            return Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls: None, is_http2 } });
         };
         let stream = connector.connect(name, stream).await?;
         let session = stream.get_ref().1;
+        let is_http2 = session.alpn_protocol() == Some(HTTP_2_NAME);
+        if self.http_version == HttpVersion::Http2 && !is_http2 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, NoHttp2));
+        }
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let certificate = certificate.map(|one| one.clone().into_owned());
         let tls = Some(SeenTls { version: session.protocol_version(), certificate });
-        Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls } })
+        Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls, is_http2 } })
     }
 }
 
@@ -228,6 +268,10 @@ pub(super) fn tls_failed(error: &io::Error) -> ForwardError {
 
 /// Whether a handshake failed because there was no TLS at the other end, or soon nobody.
 fn is_no_tls(error: &io::Error) -> bool {
+    if error.kind() == io::ErrorKind::Unsupported {
+        // There was, and no HTTP/2 in it.
+        return false;
+    }
     let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     matches!(said, None | Some(rustls::Error::InvalidMessage(_)))
 }
@@ -246,7 +290,9 @@ mod tests {
         let look = async |may_reach| {
             let authority = Authority::try_from(format!("localhost:{port}")).unwrap();
             let address = Address { scheme: Scheme::HTTP, authority, path: String::new() };
-            let connect = TcpConnect::new(&address, None, None, may_reach, Duration::from_secs(5)).unwrap();
+            let connect =
+                TcpConnect::new(&address, None, None, may_reach, HttpVersion::Auto, Duration::from_secs(5))
+                    .unwrap();
             connect.look().await
         };
 

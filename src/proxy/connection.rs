@@ -86,7 +86,13 @@ where
     })
     .await;
     match outcome {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            if let Some(tunnel) = caller.upgrade.take() {
+                let http1::Parts { io, read_buf, .. } = connection.into_parts();
+                // Whatever ends it, it was all that the connection was for.
+                let _ = until_ended(&caller, tunnel.run(io.into_inner(), read_buf)).await;
+            }
+        }
         Ok(Err(error)) => {
             debug!(peer = %caller.peer, %error, "connection failed");
             connection.into_parts().io.into_inner().close();

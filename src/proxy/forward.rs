@@ -2,22 +2,25 @@
 //!
 //! The clock for the response starts when the upstream has the whole request, and again with each piece of the
 //! body on the way: a long upload is not a slow upstream. A request that finds its connection closed before
-//! anything was sent comes back for another connection; after that nothing is sent twice.
+//! anything was sent comes back for another connection, and so does one of which an HTTP/2 upstream says that it has not
+//! processed it; after that nothing is sent twice.
 
 use std::pin::pin;
 use std::time::Duration;
 
+use http::header::UPGRADE;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::pool::{Lease, SendError};
+use super::pool::body::UpstreamBody;
+use super::pool::{Break, Broken, Fate, Lease, SendError};
 use super::replay::{Attempt, Fault, Payload};
 use crate::causes::in_one_line;
 
 /// Why there is no response of the upstream.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum ForwardError {
     /// No connection could be made.
     #[error("no connection: {text}")]
@@ -68,6 +71,8 @@ pub enum ForwardError {
 pub enum Failure {
     /// Nobody's: the connection had been used before and was closed meanwhile. The request is as it was.
     Unsent(Box<Request<Attempt<Incoming>>>),
+    /// The upstream's, which says that it has not processed it: the request once more from its beginning.
+    Refused(Box<Request<Attempt<Incoming>>>, ForwardError),
     /// The upstream's.
     Upstream(ForwardError),
     /// The caller's: its body.
@@ -77,7 +82,7 @@ pub enum Failure {
 /// A response's head, with the connection that its body comes from.
 pub struct Answered<B: Body + 'static> {
     /// The head, and the body as it arrives.
-    pub response: Response<Incoming>,
+    pub response: Response<UpstreamBody>,
     /// To be given back when the body has been read, dropped when it will not be.
     pub lease: Lease<B>,
 }
@@ -145,13 +150,22 @@ pub async fn forward(
     payload: &Payload<Incoming>,
     timeout: Duration,
 ) -> Result<Answered<Attempt<Incoming>>, Failure> {
+    let may_switch = request.headers().contains_key(UPGRADE);
     match in_time(lease.send(request), payload, timeout).await? {
         // Nobody asked for it: what follows is no HTTP.
-        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
         Ok(response) => Ok(Answered { response, lease }),
-        Err(SendError { unsent: Some(unsent), .. }) if lease.is_reused => Err(Failure::Unsent(unsent)),
+        Err(SendError { fate: Fate::Unsent(unsent), .. }) if lease.is_reused => Err(Failure::Unsent(unsent)),
+        Err(SendError { fate: Fate::Refused(head), error }) => {
+            match (failure(&error, payload), payload.again()) {
+                (Failure::Upstream(error), Some(body)) => {
+                    Err(Failure::Refused(Box::new(head.map(|()| body)), error))
+                }
+                (failure, _) => Err(failure),
+            }
+        }
         Err(SendError { error, .. }) => Err(failure(&error, payload)),
     }
 }
@@ -178,14 +192,15 @@ async fn in_time<T>(
 }
 
 /// Whose fault it is that a connection broke off, and what it is called.
-fn failure(error: &hyper::Error, payload: &Payload<Incoming>) -> Failure {
+fn failure(error: &Break, payload: &Payload<Incoming>) -> Failure {
     if let Some(fault) = payload.fault() {
         return Failure::Caller(fault);
     }
-    let text = in_one_line(error);
-    Failure::Upstream(if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        ForwardError::Protocol(text)
-    } else {
-        ForwardError::Terminated(text)
-    })
+    let (is_no_http, text) = match error {
+        Break::Http1(error) => {
+            (error.is_parse() || error.is_parse_too_large() || error.is_parse_status(), in_one_line(error))
+        }
+        Break::Http2(broken) => (matches!(broken, Broken::Protocol(_)), broken.to_string()),
+    };
+    Failure::Upstream(if is_no_http { ForwardError::Protocol(text) } else { ForwardError::Terminated(text) })
 }

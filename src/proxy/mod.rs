@@ -43,9 +43,11 @@ pub mod service;
 mod socket;
 mod streams;
 pub mod terms;
+mod trailers;
 mod tunnel;
 pub mod unauthorized;
 pub mod unix_socket;
+mod upgrade;
 pub mod upstream;
 pub mod worker;
 

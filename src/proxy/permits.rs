@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const MOST_WAITING: usize = 1024;
 /// How many requests in a row a connection carries on its worker while others wait on another. Then its place goes to
 /// whoever has waited longest; sooner would make a new connection of every request.
-const TURNS: u32 = 16;
+pub const TURNS: u32 = 16;
 /// Of a connection's age, at random: not all of them end at the same moment.
 const JITTER: f64 = 0.1;
 
@@ -115,6 +115,11 @@ impl Place {
     /// Whether the connection is too old for another request.
     pub fn is_over(&self, now: Instant) -> bool {
         now >= self.ends
+    }
+
+    /// When the connection is given no more requests.
+    pub const fn ends(&self) -> Instant {
+        self.ends
     }
 
     /// Whether the connection may serve another of its own worker's requests while somebody waits elsewhere.

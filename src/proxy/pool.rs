@@ -1,95 +1,139 @@
-//! Connections to one upstream, kept by one worker.
+//! Connections to one upstream, kept by one worker: HTTP/1.1 ones that carry a request at a time, and HTTP/2 ones that
+//! many share.
 //!
-//! A connection carries one request at a time and is driven by whoever has it: while a request is under way,
-//! the request itself polls it, so that there is no task between the two and a caller who leaves takes the
-//! upstream connection with it. Between requests it lies idle in here and is looked at when it is wanted again.
+//! Which it is, the connection says when it is made. As long as an upstream may speak HTTP/2, one request makes the
+//! connection and those that come meanwhile wait for it; whoever makes it may leave, and another goes on.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::pin::{Pin, pin};
+pub mod body;
+mod http1;
+mod http2;
+mod idle;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connect::Stream;
+use self::body::UpstreamBody;
+use self::http2::{Connections, Found};
+use self::idle::{Idle, Turn};
+use super::connect::{Connected, Stream};
 use super::forward::ForwardError;
 use super::permits::Place;
 use super::seats::Seat;
 use super::upstream::{Destination, Upstream};
 
-/// Below what servers and load balancers usually allow a connection to lie idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection may lie idle and be taken for open without a look at its socket.
-const SETTLED: Duration = Duration::from_millis(500);
-/// What a worker keeps for one upstream.
-const MAX_IDLE: usize = 64;
-/// The largest response head, and how much is read ahead of a slow caller.
+/// The largest response head, and how much is read ahead of a slow caller over HTTP/1.1 or buffered for an upstream.
 const MAX_BUFFER: usize = 64 * 1024;
 
 /// A worker's connections to one upstream.
 pub struct Pool<B: Body + 'static> {
     upstream: Arc<Upstream>,
-    idle: RefCell<Vec<Idle<B>>>,
-    /// Requests for which there is no place, the first that came in front.
-    queue: RefCell<VecDeque<oneshot::Sender<Idle<B>>>>,
+    idle: Idle<B>,
+    shared: Connections,
+    /// Whether the last connection spoke HTTP/1.1, so that each request makes its own.
+    is_http1: Cell<bool>,
+    /// A connection being made that may become one to share.
+    flight: RefCell<Option<Rc<Flight>>>,
+    /// Something of what one may wait for has changed.
+    changed: Rc<Notify>,
 }
 
-struct Idle<B: Body + 'static> {
-    wire: Wire<B>,
-    since: Instant,
-    /// Which of the upstream's places it leads to.
-    number: u32,
+/// A connection being made by one request, for those that wait too.
+#[derive(Default)]
+struct Flight {
+    failed: RefCell<Option<ForwardError>>,
 }
 
-/// What a request waited for.
-enum Turn<B: Body + 'static> {
-    Connection(Idle<B>),
-    /// For a new one.
-    Place(Place),
+/// A place on a connection. Dropping it ends the exchange; [`Lease::give_back`] keeps what can be kept.
+pub struct Lease<B: Body + 'static> {
+    carrier: Carrier<B>,
+    pool: Rc<Pool<B>>,
+    /// Whether its connection was there already: its peer may have closed it just now.
+    pub is_reused: bool,
 }
 
-/// One HTTP/1.1 connection, and the handle by which requests are put into it.
-struct Wire<B: Body + 'static> {
-    sender: http1::SendRequest<B>,
-    /// Boxed, as it is large and handed from one request to the next.
-    connection: Box<Connection<B>>,
+enum Carrier<B: Body + 'static> {
+    Http1(http1::Leased<B>),
+    /// Boxed, so that the others need no room for it.
+    Http2(Box<stream::Stream<B>>),
 }
 
-/// A connection, the place that it takes, and its file descriptor.
-struct Connection<B: Body + 'static> {
-    http: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
+/// What a connection takes of what there may only be so much of, for as long as it is.
+#[derive(Debug)]
+pub struct Held {
+    /// Among the upstream's connections.
     place: Place,
     _descriptor: Seat,
 }
 
-/// A connection in use. Dropping it ends the connection; [`Lease::give_back`] keeps it.
-pub struct Lease<B: Body + 'static> {
-    wire: Wire<B>,
-    pool: Rc<Pool<B>>,
-    /// Which of the upstream's places it leads to.
-    number: u32,
-    is_over: bool,
-    /// Whether it has carried a request before: its peer may have closed it just now.
-    pub is_reused: bool,
+/// A connection that has switched to another protocol.
+pub struct Switched {
+    /// The bytes themselves.
+    pub stream: Box<dyn Stream>,
+    /// What has come already.
+    pub first: Bytes,
+    /// To be kept as long as the stream.
+    pub held: Held,
 }
 
-/// A request that brought no response; with the request itself if nothing of it was sent.
+/// A request that brought no response.
 #[derive(Debug)]
 pub struct SendError<B> {
     /// What went wrong.
-    pub error: hyper::Error,
-    /// The request, untouched.
-    pub unsent: Option<Box<Request<B>>>,
+    pub error: Break,
+    /// Whether the upstream has seen anything of it.
+    pub fate: Fate<B>,
+}
+
+/// What has become of a request that brought no response.
+#[derive(Debug)]
+pub enum Fate<B> {
+    /// Nothing of it was sent: the request, untouched.
+    Unsent(Box<Request<B>>),
+    /// The upstream says that it has not been processed (RFC 9113 §8.7): its head.
+    Refused(Box<Request<()>>),
+    /// It was sent.
+    Sent,
+}
+
+/// A connection or a stream that ended too early, by the word of its protocol.
+#[derive(Debug, Error)]
+pub enum Break {
+    /// HTTP/1.1.
+    #[error("the connection broke off")]
+    Http1(#[source] hyper::Error),
+    /// HTTP/2, in our words: a caller's connection must not take over the upstream's reason for its own.
+    #[error("the stream broke off: {0}")]
+    Http2(Broken),
+}
+
+/// Why an HTTP/2 stream ended.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum Broken {
+    /// The upstream reset it.
+    #[error("reset by the upstream: {0}")]
+    Reset(h2::Reason),
+    /// The upstream ended the connection.
+    #[error("connection ended by the upstream: {0}")]
+    GoneAway(h2::Reason),
+    /// The upstream broke the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(h2::Reason),
+    /// The socket ended.
+    #[error("connection closed")]
+    Closed,
+    /// The body has ended short of its length.
+    #[error("the body is shorter than its length")]
+    Short,
 }
 
 impl<B> Pool<B>
@@ -99,70 +143,105 @@ where
 {
     /// An empty pool.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
-        Rc::new(Self { upstream, idle: RefCell::default(), queue: RefCell::default() })
+        let changed = Rc::new(Notify::new());
+        Rc::new(Self {
+            upstream,
+            idle: Idle::default(),
+            shared: Connections::new(Rc::clone(&changed)),
+            is_http1: Cell::new(false),
+            flight: RefCell::default(),
+            changed,
+        })
     }
 
-    /// A connection to this place that has lain idle, or a new one; waits while there are as many as there may be.
+    /// A place on a connection that is there, or on a new one; waits while there are as many as there may be.
     ///
     /// # Errors
     ///
     /// [`ForwardError`] if a new one cannot be made.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the connection that it was making; who waits for that one makes another.
     pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        match self.reuse(destination.number).await {
-            Some(lease) => Ok(lease),
-            None => match self.upstream.permits.place() {
-                Some(place) => self.connect(destination, place).await,
-                None => Box::pin(self.wait(destination)).await,
-            },
+        let number = destination.number;
+        let mut has_waited = false;
+        // One such connection after the other must not keep a request for ever.
+        let mut settled_by = None;
+        loop {
+            if let Some(leased) = self.idle.reuse(number).await {
+                return Ok(self.lend(Carrier::Http1(leased), true));
+            }
+            if self.is_http1.get() || !destination.connect.may_speak_http2() {
+                return match self.upstream.permits.place() {
+                    Some(place) => self.connect(destination, place).await,
+                    None => Box::pin(self.wait(destination)).await,
+                };
+            }
+            // Before anything is looked at, so that no change is missed.
+            let changed = self.changed.notified();
+            match self.shared.find(number, self.upstream.permits.waiting() > 0) {
+                Found::Place(place) => {
+                    return Ok(self.lend(Carrier::Http2(Box::new(stream::Stream::new(place))), !has_waited));
+                }
+                Found::Settling => {
+                    let latest = *settled_by.get_or_insert_with(|| Instant::now() + http2::SETTLED_WITHIN);
+                    if timeout_at(latest, changed).await.is_err() {
+                        return Err(ForwardError::ConnectTimeout);
+                    }
+                }
+                Found::Full => {
+                    let flight = self.flight.borrow().clone();
+                    let Some(flight) = flight else {
+                        return Box::pin(self.expand(destination)).await;
+                    };
+                    changed.await;
+                    if let Some(error) = flight.failed.borrow().clone() {
+                        return Err(error);
+                    }
+                }
+            }
+            has_waited = true;
         }
     }
 
-    /// The first connection that another request of this worker gives back, or the place of one that has ended.
+    /// One more connection, or the one with the fewest streams where there may be none.
+    async fn expand(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let place = if self.shared.may_grow() { self.upstream.permits.place() } else { None };
+        if place.is_none()
+            && let Some(crowded) = self.shared.least_used(destination.number)
+        {
+            return Ok(self.lend(Carrier::Http2(Box::new(stream::Stream::new(crowded))), true));
+        }
+        self.lead(destination, place).await
+    }
+
+    /// Makes a connection that others wait for.
+    async fn lead(
+        self: &Rc<Self>,
+        destination: &Destination,
+        place: Option<Place>,
+    ) -> Result<Lease<B>, ForwardError> {
+        let flight = Rc::new(Flight::default());
+        *self.flight.borrow_mut() = Some(Rc::clone(&flight));
+        let _landing = Landing { pool: self };
+        let lease = match place {
+            Some(place) => self.connect(destination, place).await,
+            None => self.wait(destination).await,
+        };
+        if let Err(error) = &lease {
+            *flight.failed.borrow_mut() = Some(error.clone());
+        }
+        lease
+    }
+
+    /// What comes free first.
     async fn wait(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
         let permits = &self.upstream.permits;
-        let turn = tokio::time::timeout(permits.wait(), self.turn(destination.number)).await;
+        let turn = timeout(permits.wait(), self.idle.turn(destination.number, permits)).await;
         match turn.unwrap_or(Err(ForwardError::Overloaded))? {
-            Turn::Connection(Idle { wire, number, .. }) => {
-                Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: true })
-            }
+            Turn::Connection(leased) => Ok(self.lend(Carrier::Http1(leased), true)),
             Turn::Place(place) => self.connect(destination, place).await,
-        }
-    }
-
-    async fn turn(&self, number: u32) -> Result<Turn<B>, ForwardError> {
-        let waiting = self.upstream.permits.queue_up().ok_or(ForwardError::Overloaded)?;
-        let mut place = pin!(waiting.place());
-        loop {
-            let (sender, handed_on) = oneshot::channel();
-            self.queue_up(sender);
-            tokio::select! {
-                biased;
-                Ok(idle) = handed_on => if idle.number == number {
-                    return Ok(Turn::Connection(idle));
-                },
-                place = &mut place => return Ok(Turn::Place(place)),
-            }
-        }
-    }
-
-    fn queue_up(&self, request: oneshot::Sender<Idle<B>>) {
-        let mut queue = self.queue.borrow_mut();
-        queue.retain(|other| !other.is_closed());
-        queue.push_back(request);
-    }
-
-    /// A connection that has lain idle and is still good, the last used first.
-    async fn reuse(self: &Rc<Self>, number: u32) -> Option<Lease<B>> {
-        let idle_since = self.idle.borrow().last()?.since;
-        if idle_since.elapsed() > SETTLED {
-            // Lets the runtime hear from the system first: it may have been closed, and nobody has looked since.
-            tokio::task::yield_now().await;
-        }
-        loop {
-            let Idle { mut wire, number: leads_to, .. } = self.idle.borrow_mut().pop()?;
-            if leads_to == number && wire.is_good() {
-                return Some(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: true });
-            }
         }
     }
 
@@ -171,21 +250,22 @@ where
         destination: &Destination,
         place: Place,
     ) -> Result<Lease<B>, ForwardError> {
-        let descriptor = self.descriptor()?;
-        let stream = destination.connect.connect().await?;
-        let (sender, http) = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
-            .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
-            .await
-            .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let wire = Wire { sender, connection: Box::new(Connection { http, place, _descriptor: descriptor }) };
-        let number = destination.number;
-        Ok(Lease { wire, pool: Rc::clone(self), number, is_over: false, is_reused: false })
+        // What the daemon needs for itself is not taken for it.
+        let descriptor = self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)?;
+        let held = Held { place, _descriptor: descriptor };
+        let Connected { stream, is_http2 } = destination.connect.connect().await?;
+        self.is_http1.set(!is_http2);
+        let carrier = if is_http2 {
+            let place = self.shared.open(stream, destination, &self.upstream, held).await?;
+            Carrier::Http2(Box::new(stream::Stream::new(place)))
+        } else {
+            Carrier::Http1(http1::Leased::open(stream, destination.number, held).await?)
+        };
+        Ok(self.lend(carrier, false))
     }
 
-    /// A place for another connection. What the daemon needs for itself is not taken for it.
-    fn descriptor(&self) -> Result<Seat, ForwardError> {
-        self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)
+    fn lend(self: &Rc<Self>, carrier: Carrier<B>, is_reused: bool) -> Lease<B> {
+        Lease { carrier, pool: Rc::clone(self), is_reused }
     }
 
     /// Ends idle connections whose places are waited for on another worker. Comes to no end.
@@ -194,10 +274,13 @@ where
         loop {
             let mut wanted = pin!(permits.wanted());
             wanted.as_mut().enable();
-            let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
-            idle.drain(..permits.waiting().min(idle.len()));
-            *self.idle.borrow_mut() = idle;
-            wanted.await;
+            let waiting = permits.waiting();
+            self.idle.give_way(waiting);
+            self.shared.give_way(waiting);
+            tokio::select! {
+                () = wanted => {}
+                () = self.shared.idle_and_wanted() => {}
+            }
         }
     }
 
@@ -209,70 +292,20 @@ where
     /// Ends connections that have lain idle for too long, are too old, or lead where the upstream is no more.
     pub fn reap(&self, now: Instant) {
         let number = self.upstream.number();
-        let is_of_use = |idle: &Idle<B>| {
-            idle.number == number
-                && now.duration_since(idle.since) < IDLE_TIMEOUT
-                && !idle.wire.connection.place.is_over(now)
-        };
-        self.idle.borrow_mut().retain(is_of_use);
-    }
-
-    fn keep(&self, wire: Wire<B>, number: u32) {
-        let now = Instant::now();
-        let is_of_use = number == self.upstream.number() && !wire.connection.place.is_over(now);
-        // Where descriptors are few, another worker or another upstream may need this one more.
-        if !is_of_use || self.upstream.descriptors.are_scarce() {
-            return;
-        }
-        let Some(one) = self.hand_on(Idle { wire, since: now, number }) else { return };
-        let mut idle = self.idle.borrow_mut();
-        if idle.len() >= MAX_IDLE {
-            idle.remove(0);
-        }
-        idle.push(one);
-    }
-
-    /// To whoever waits for it here. Where somebody waits on another worker, it ends at the latest after some turns.
-    fn hand_on(&self, mut one: Idle<B>) -> Option<Idle<B>> {
-        let waiting = self.upstream.permits.waiting();
-        if waiting == 0 {
-            return Some(one);
-        }
-        let mut queue = self.queue.borrow_mut();
-        queue.retain(|request| !request.is_closed());
-        if waiting > queue.len() && !one.wire.connection.place.take_turn() {
-            return None;
-        }
-        while let Some(request) = queue.pop_front() {
-            match request.send(one) {
-                Ok(()) => break,
-                Err(unwanted) => one = unwanted,
-            }
-        }
-        None
+        self.idle.reap(number, now);
+        self.shared.reap(number, now);
     }
 }
 
-impl<B> Wire<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// Moves bytes in both directions; ready when the connection has ended.
-    ///
-    /// What went wrong is told to whoever waits for the response or reads its body.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.connection.http).poll(cx).map(|_| ())
-    }
+/// The end of a flight, however it ended.
+struct Landing<'a, B: Body + 'static> {
+    pool: &'a Pool<B>,
+}
 
-    /// Whether it is ready for a request: neither closed nor in the middle of something.
-    ///
-    /// The poll also lets go of the task that used it last, which would otherwise be woken for nothing.
-    fn is_good(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        // Whatever the task has done so far in its turn: a look that is put off sees nothing.
-        let look = pin!(tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll(cx))));
-        look.poll(&mut cx).is_pending() && self.sender.is_ready()
+impl<B: Body + 'static> Drop for Landing<'_, B> {
+    fn drop(&mut self) {
+        *self.pool.flight.borrow_mut() = None;
+        self.pool.changed.notify_waiters();
     }
 }
 
@@ -281,37 +314,65 @@ where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Sends a request and waits for the response's head; drives the connection meanwhile.
+    /// Sends a request and waits for the response's head; carries the request's body meanwhile.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the connection in the middle of a request: it must be dropped too.
-    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
-        let mut response = pin!(self.wire.sender.try_send_request(request));
-        let outcome = std::future::poll_fn(|cx| {
-            if let Poll::Ready(outcome) = response.as_mut().poll(cx) {
-                return Poll::Ready(outcome);
+    /// Dropping the future leaves the exchange in its middle: the lease must be dropped too.
+    pub async fn send(&mut self, request: Request<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
+        match &mut self.carrier {
+            Carrier::Http1(leased) => {
+                leased.send(request).await.map(|response| response.map(UpstreamBody::Http1))
             }
-            self.poll(cx);
-            response.as_mut().poll(cx)
-        })
-        .await;
-        outcome.map_err(|mut error| {
-            let unsent = error.take_message().map(Box::new);
-            SendError { error: error.into_error(), unsent }
-        })
+            Carrier::Http2(stream) => {
+                stream.send(request).await.map(|response| response.map(UpstreamBody::Http2))
+            }
+        }
     }
 
-    /// Moves bytes of the request and the response that are under way.
-    pub fn poll(&mut self, cx: &mut Context<'_>) {
-        self.is_over = self.is_over || self.wire.poll(cx).is_ready();
+    /// The connection itself once an HTTP/1.1 upstream has switched to another protocol.
+    pub async fn into_stream(self) -> Option<Switched> {
+        match self.carrier {
+            Carrier::Http1(leased) => leased.into_stream().await,
+            Carrier::Http2(_) => None,
+        }
+    }
+
+    /// Moves bytes of the request and, over HTTP/1.1, of the response that are under way.
+    pub fn poll(&mut self, cx: &mut std::task::Context<'_>) {
+        match &mut self.carrier {
+            Carrier::Http1(leased) => leased.poll(cx),
+            Carrier::Http2(stream) => stream.poll(cx),
+        }
     }
 
     /// The response was read to its end: keeps the connection, if the request was sent to its end too.
-    pub fn give_back(mut self) {
-        if !self.is_over && self.wire.is_good() {
-            let Self { wire, pool, number, .. } = self;
-            pool.keep(wire, number);
+    pub fn give_back(self) {
+        let Self { carrier, pool, .. } = self;
+        // An HTTP/2 connection stays where it is; of a request that was not sent to its end the stream is reset.
+        if let Carrier::Http1(leased) = carrier {
+            pool.idle.keep(leased, &pool.upstream);
         }
     }
 }
+
+/// What a request's `Host` is over HTTP/2, and the rest of where it goes.
+fn authority(host: &HeaderValue) -> Result<http::uri::Authority, ForwardError> {
+    http::uri::Authority::try_from(host.as_bytes())
+        .map_err(|_| ForwardError::Protocol("the upstream's name is no authority".to_owned()))
+}
+
+impl From<h2::Error> for Broken {
+    fn from(error: h2::Error) -> Self {
+        let reason = error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
+        match (error.is_remote(), error.is_reset()) {
+            _ if error.is_io() => Self::Closed,
+            (true, true) => Self::Reset(reason),
+            (true, false) => Self::GoneAway(reason),
+            _ => Self::Protocol(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

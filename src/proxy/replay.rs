@@ -156,8 +156,8 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         Attempt { shared: self.0.clone(), number: 0, prefix: VecDeque::new() }
     }
 
-    /// The body once more from its beginning, if that was kept. The attempt before reads no further. What it is given
-    /// stays kept for another one: [`Payload::forget`] where there will be none.
+    /// The body once more from its beginning, if that was kept or nothing of it was read. The attempt before reads no
+    /// further. What it is given stays kept for another one: [`Payload::forget`] where there will be none.
     ///
     /// What broke off has no second attempt: it would end where the first one did, and look complete.
     pub fn again(&self) -> Option<Attempt<B>> {
@@ -168,7 +168,8 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
             return None;
         }
         let mut source = shared.source.borrow_mut();
-        let prefix = source.give()?;
+        let is_untouched = source.received == 0 && !shared.is_at_end.get();
+        let prefix = if is_untouched { VecDeque::new() } else { source.give()? };
         // Between the attempts nobody reads: that is no pause of the caller's.
         source.patience.suspend();
         let number = shared.attempt.get() + 1;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
 use http::{HeaderValue, Response, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,8 +19,10 @@ use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::Answered;
 use super::pace::Stalled;
-use super::pool::Lease;
+use super::pool::body::UpstreamBody;
+use super::pool::{Break, Lease};
 use super::replay::{Attempt, Payload};
+use super::trailers;
 
 /// What is handed over at once over HTTP/2: a frame. So a caller that takes as much in `write_timeout` is seen to.
 const PIECE: usize = 16 * 1024;
@@ -44,9 +46,11 @@ enum Content {
 
 /// A body of an upstream, with the connection that it comes from.
 struct Relay {
-    body: Incoming,
+    body: UpstreamBody,
     lease: Option<Lease<Attempt<Incoming>>>,
     is_complete: bool,
+    /// Whether the caller gets what comes behind the body.
+    passes_trailers: bool,
     /// That the body broke off, until what came before has had its turn to be written.
     broke_off: Option<BrokeOff>,
 }
@@ -56,7 +60,7 @@ struct Relay {
 pub enum BrokeOff {
     /// Its connection ended, or what came is no body.
     #[error("the upstream's answer broke off")]
-    Connection(#[source] hyper::Error),
+    Connection(#[source] Break),
     /// Nothing came for too long.
     #[error("the upstream's answer stopped coming")]
     Stalled,
@@ -71,8 +75,13 @@ pub fn relay(
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
     let response = said_last(response, &exchange);
+    // Over HTTP/1.1 they are announced, to those who have asked.
+    let headers = response.headers();
+    let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
+    let passes_trailers = is_announced || exchange.version() == Version::HTTP_2;
     response.map(|body| {
-        let mut relay = Relay { body, lease: Some(lease), is_complete: false, broke_off: None };
+        let lease = Some(lease);
+        let mut relay = Relay { body, lease, is_complete: false, passes_trailers, broke_off: None };
         relay.end_if_complete();
         AnswerBody::new(Content::Upstream(relay), payload, exchange)
     })
@@ -139,6 +148,14 @@ impl Relay {
         }
         match frame {
             Poll::Ready(None) => self.end(),
+            Poll::Ready(Some(Ok(behind))) if behind.is_trailers() => {
+                // Nothing follows, and nobody asks whether something does.
+                self.end();
+                let trailers = behind.into_trailers().ok().filter(|_| self.passes_trailers);
+                return Poll::Ready(
+                    trailers.and_then(trailers::filtered).map(|all| Ok(Frame::trailers(all))),
+                );
+            }
             Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
             Poll::Ready(Some(Err(error))) => return self.break_off(BrokeOff::Connection(error), cx),
             Poll::Pending => {}

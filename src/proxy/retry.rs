@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::proxy::connect::{Connect, Connecting, Stream};
+    use crate::proxy::connect::{Connect, Connected, Connecting};
     use crate::proxy::upstream::Upstream;
 
     /// Connections that fail as listed, and then are made.
@@ -127,7 +127,7 @@ mod tests {
             let failure = self.0.lock().unwrap().pop_front();
             Box::pin(async move {
                 match failure {
-                    None => Ok(Box::new(tokio::io::duplex(64).0) as Box<dyn Stream>),
+                    None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
                     Some("tls") => {
                         Err(ForwardError::Tls { proxy_status: "tls_protocol_error", text: "x".to_owned() })
                     }
@@ -136,6 +136,10 @@ mod tests {
                     }
                 }
             })
+        }
+
+        fn may_speak_http2(&self) -> bool {
+            false
         }
     }
 

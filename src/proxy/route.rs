@@ -46,6 +46,8 @@ pub struct Route {
     pub hold: Hold,
     /// From the end of the request to the response head.
     pub timeout: Duration,
+    /// Whether callers may speak WebSocket with the upstream.
+    pub allows_websocket: bool,
     /// Between two pieces of the response body; `None` is without end.
     pub read_timeout: Option<Duration>,
     /// Paths at which callers log in, and get an answer of ours.
@@ -77,6 +79,7 @@ impl Route {
             hold: Hold::default(),
             timeout: route.timeout,
             read_timeout: route.read_timeout,
+            allows_websocket: route.allows_websocket,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
             callers: route.callers.clone(),
             forwarded: route.forwarded,
@@ -250,6 +253,10 @@ mod tests {
         fn connect(&self) -> Connecting {
             Box::pin(std::future::pending())
         }
+
+        fn may_speak_http2(&self) -> bool {
+            false
+        }
     }
 
     fn nowhere(path_in_front: &str) -> Destination {
@@ -275,6 +282,7 @@ mod tests {
             token: None,
             hold: Hold::default(),
             timeout: Duration::from_secs(1),
+            allows_websocket: false,
             read_timeout: None,
             login_stub: Vec::new(),
             callers: Vec::new(),

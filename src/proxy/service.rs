@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRAILER};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -35,7 +36,9 @@ use super::retry::{self, Retries};
 use super::route::Route;
 use super::streams::head_size;
 use super::terms::Terms;
+use super::trailers;
 use super::unauthorized::Decision;
+use super::upgrade::Handshake;
 use super::upstream::Destination;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
@@ -64,8 +67,8 @@ struct Passage<'a> {
 /// Whose answer a caller gets.
 enum Reply {
     Upstream(Answered<Attempt<Incoming>>),
-    /// Ours, to a login of the caller's own.
-    Login,
+    /// Ours, to a login of the caller's own; or an upstream's that has switched to another protocol.
+    Whole(Response<Bytes>),
 }
 
 /// An upstream's answer, and the token it was given for.
@@ -98,7 +101,7 @@ impl Service {
         let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
         let response = match self.proxy(head, &payload, &mut exchange).await {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
-            Ok(Reply::Login) => response::reply(login::response(), payload, exchange),
+            Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
             Err(error) => response::refuse(&error, payload, exchange),
         };
         Ok(response)
@@ -117,7 +120,7 @@ impl Service {
         exchange.pace().begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
             login::swallow(payload).await.map_err(|fault| self.blame(fault))?;
-            return Ok(Reply::Login);
+            return Ok(Reply::Whole(login::response()));
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
         route.upstream.breaker.check()?;
@@ -130,7 +133,16 @@ impl Service {
                     .await?
             }
         };
+        let may_switch = route.allows_websocket && payload.is_at_end();
+        let handshake = if may_switch { Handshake::of(&head) } else { None };
+        let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
         self.address(&mut head, route, &destination, exchange)?;
+        if wants_trailers {
+            trailers::ask(&mut head.headers);
+        }
+        if handshake.is_some() {
+            Handshake::ask(&mut head.headers);
+        }
         if payload.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
         }
@@ -153,9 +165,17 @@ impl Service {
         };
 
         payload.settle();
+        if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (handshake, answered.response.status()) {
+            let Terms { instance, access_log, .. } = &*self.shared;
+            let completed =
+                handshake.complete(answered, passage.exchange.caller(), instance, *access_log).await;
+            return completed.map(Reply::Whole);
+        }
         let received_in = std::mem::replace(answered.response.version_mut(), version);
         let headers = answered.response.headers_mut();
+        let trailers = wants_trailers.then(|| trailers::announced(headers)).flatten();
         headers::for_caller(headers, received_in, &self.shared.instance);
+        headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
         let in_front = route.in_front(&destination);
         location::through_proxy(headers, &destination.origin, in_front, route.prefix.text());
         Ok(Reply::Upstream(answered))
@@ -218,6 +238,7 @@ impl Service {
         let pool = &self.pools[route.upstream.index];
         let origin = &passage.destination.origin;
         let mut request = Request::from_parts(head, body);
+        let mut was_refused = false;
         loop {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit()?;
@@ -241,7 +262,10 @@ impl Service {
                     return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
                 }
                 Err(Failure::Unsent(unsent)) => request = *unsent,
-                Err(Failure::Upstream(error)) => return Err(admitted.broke_off(error, origin).into()),
+                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (*again, true),
+                Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
+                    return Err(admitted.broke_off(error, origin).into());
+                }
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }
         }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::admission::Place;
 use super::caller_io::CallerStream;
-use super::connect::{Connect, Connecting, Stream};
+use super::connect::{Connect, Connected, Connecting};
 use super::peer::Peer;
 use super::pool::Pool;
 use super::route::{Route, Table};
@@ -119,7 +119,11 @@ impl Connect for Api {
             }
         });
         tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
-        Box::pin(async move { Ok(Box::new(near) as Box<dyn Stream>) })
+        Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        false
     }
 }
 

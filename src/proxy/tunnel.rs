@@ -150,7 +150,10 @@ fn tls_of(
         return Ok(None);
     }
     let name = server_name(intercept.uri().host().unwrap_or_default())?;
-    Ok(Some((TlsConnector::from(Arc::clone(tls)), name)))
+    // The tunnel is asked for in HTTP/1.1, whatever is spoken behind it.
+    let mut tls = ClientConfig::clone(tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some((TlsConnector::from(Arc::new(tls)), name)))
 }
 
 /// A failure to reach the proxy itself.

@@ -282,7 +282,16 @@ async fn an_upstream_that_refuses_fails_and_plain_http_on_loopback_is_fine() {
     let plain = Upstream::start(None, peers.authorization.introspection(), true).await;
     let (code, output) = peers.check(&configuration(&token_url, "", &plain.url(), "")).await;
     assert_eq!(code, 0, "{output}");
-    says(&output, &["none: plain http, on this machine"]);
+    says(&output, &["none: plain http, on this machine", "http         1.1"]);
+    let route = "http_version = \"2\"";
+    let (_, output) = peers.check(&configuration(&token_url, "", &plain.url(), route)).await;
+    says(&output, &["http         2"]);
+
+    let tls = peers.pki.server_config(&[b"h2", b"http/1.1"]).unwrap();
+    let http2 = Upstream::start(Some(tls), peers.authorization.introspection(), true).await;
+    let route = "ca_file = \"ca.pem\"";
+    let (_, output) = peers.check(&configuration(&token_url, "", &http2.url(), route)).await;
+    says(&output, &["tls          1.3", "http         2"]);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ async fn a_request_arrives_as_it_was_sent_but_for_what_is_ours_to_change() {
         .field("connection", "keep-alive, x-hop")
         .field("x-hop", "1")
         .field("x-forwarded-for", "1.2.3.4")
-        .field("te", "trailers");
+        .field("te", "gzip");
 
     assert_eq!(world.send(&request).await.status, 200);
 

@@ -83,7 +83,7 @@ fn discovery_remedy(error: &DiscoveryError) -> &'static str {
     }
 }
 
-fn tell(report: &mut Report, Seen { address, proxy, tls }: Seen) {
+fn tell(report: &mut Report, Seen { address, proxy, tls, is_http2 }: Seen) {
     match proxy {
         Some(proxy) => {
             report.fact("proxy", proxy.to_string());
@@ -91,6 +91,7 @@ fn tell(report: &mut Report, Seen { address, proxy, tls }: Seen) {
         }
         None => report.fact("address", address.to_string()),
     }
+    report.fact("http", if is_http2 { "2" } else { "1.1" });
     let Some(SeenTls { version, certificate }) = tls else {
         return report.fact("tls", "none: plain http, on this machine");
     };
@@ -140,7 +141,9 @@ fn remedy(error: &ForwardError) -> &'static str {
             "check the name in `upstream`; if its authority is one of your own, or that of a proxy which opens TLS, \
              set `ca_file` of the route"
         }
-        ForwardError::Tls { .. } => "check that `upstream` speaks TLS 1.2 or later on this port",
+        ForwardError::Tls { .. } => {
+            "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\""
+        }
         _ => {
             "check `upstream`, and that this machine may connect there; `connect_timeout` is the time it has"
         }

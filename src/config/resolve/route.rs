@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::api_discovery::DISCOVER;
 use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
+use crate::config::file::{HttpVersion, Upgrade};
 use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream, file, hosts};
 
 impl Resolver<'_> {
@@ -107,6 +108,7 @@ impl Resolver<'_> {
         let retry_429 = self.retry_429(route.retry_429);
         let timeout = self.positive(route.timeout, 60);
         let connect_timeout = self.positive(route.connect_timeout, 5);
+        let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
         let callers = self.callers(route.callers);
         let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
         let host = match host {
@@ -116,12 +118,13 @@ impl Resolver<'_> {
         Some(Route {
             host,
             path: path?,
-            upstream: Upstream { destination: upstream?, roots, proxy },
+            upstream: Upstream { destination: upstream?, roots, proxy, http_version },
             credential: credential?,
             rules,
             strip_prefix,
             fields,
             retry_on,
+            allows_websocket,
             retry_429,
             timeout,
             connect_timeout,
@@ -130,6 +133,24 @@ impl Resolver<'_> {
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
             protection,
         })
+    }
+
+    /// A WebSocket begins in HTTP/1.1, so that a route which allows it speaks no other.
+    fn upgrade(
+        &mut self,
+        upgrade: Option<Spanned<Vec<Spanned<Upgrade>>>>,
+        http_version: Option<Spanned<HttpVersion>>,
+    ) -> (bool, HttpVersion) {
+        let written = http_version.as_ref().map_or(HttpVersion::Auto, |version| *version.get_ref());
+        if upgrade.is_none_or(|upgrade| upgrade.get_ref().is_empty()) {
+            return (false, written);
+        }
+        if let Some(version) = http_version.filter(|_| written == HttpVersion::Http2) {
+            self.problems.push(Problem::error(version.span(), "a WebSocket begins in HTTP/1.1").help(
+                "take `http_version` or `upgrade` out; paths that need HTTP/2 can have a route of their own",
+            ));
+        }
+        (true, HttpVersion::Http1)
     }
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::config::file::HttpVersion;
 use crate::config::identity::ClientAuth;
 use crate::config::section::Section;
 use crate::config::{Checked, Destination, Listen, parse};
@@ -270,6 +271,22 @@ fn two_routes_for_the_same_requests_are_refused() {
     assert_eq!(problems, ["the same host and path as route 1"]);
 
     accepted(&with_route(&format!("path = \"/api\"\nhost = \"a.example.com\"\n{again}")));
+}
+
+#[test]
+fn a_route_that_allows_websockets_speaks_http_1() {
+    let spoken = |lines: &str| {
+        let route = accepted(&with_route(lines)).routes.remove(0);
+        (route.allows_websocket, route.upstream.http_version)
+    };
+    assert_eq!(spoken(""), (false, HttpVersion::Auto));
+    assert_eq!(spoken("upgrade = []\nhttp_version = \"2\""), (false, HttpVersion::Http2));
+    assert_eq!(spoken("upgrade = [\"websocket\"]"), (true, HttpVersion::Http1));
+    assert_eq!(spoken("upgrade = [\"websocket\"]\nhttp_version = \"1.1\""), (true, HttpVersion::Http1));
+
+    let both = with_route("upgrade = [\"websocket\"]\nhttp_version = \"2\"");
+    assert_eq!(refused(&both), ["a WebSocket begins in HTTP/1.1"]);
+    refused(&with_route("upgrade = [\"h2c\"]"));
 }
 
 #[test]

@@ -80,7 +80,11 @@ impl Strict {
             ["proxy-authorization", "forwarded", "x-real-ip", "http2-settings", "x-http-method-override"];
         for (name, _) in &message.fields {
             let is_dressed = name.contains('_') && name != "client_id";
-            if ours.contains(&name.as_str())
+            // Our own word that trailers are taken, which is for one hop.
+            let asks_for_trailers = matches!(name.as_str(), "te" | "connection")
+                && one("te") == "trailers"
+                && one("connection") == "te";
+            if (ours.contains(&name.as_str()) && !asks_for_trailers)
                 || told.contains(&name.as_str())
                 || name.starts_with("x-forwarded")
                 || is_dressed

@@ -242,6 +242,18 @@ impl Caller {
         }
     }
 
+    /// Reads what there is until it ends like this.
+    pub async fn read_until(&mut self, end: &str) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end.as_bytes()) {
+            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut bytes)).await;
+            let count =
+                read.unwrap_or_else(|_| panic!("no {end:?}: {}", String::from_utf8_lossy(&bytes))).unwrap();
+            assert!(count > 0, "the end came: {}", String::from_utf8_lossy(&bytes));
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// Reads one answer to whatever was written.
     pub async fn read(&mut self) -> Result<Reply, Incomplete> {
         let mut unread = std::mem::take(&mut self.unread);

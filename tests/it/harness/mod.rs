@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod connect_proxy;
 pub mod daemon;
+pub mod frames;
 pub mod http2;
 pub mod internet;
 pub mod issuer;

@@ -16,7 +16,8 @@
 //! | anything else | 200 and a few words |
 //!
 //! A token that is not live is answered with 401. `x-when-rejected` says how: `late` (after the body was read),
-//! `early` (at once; the body is read all the same), `early-close` (at once; the connection is closed); and
+//! `early` (at once; the body is read all the same), `early-close` (at once; the connection is closed), `early-reset` (at
+//! once; the body is left); and
 //! `x-rejected-with` with which status instead.
 
 use std::io;
@@ -59,6 +60,7 @@ struct Notes {
 pub struct Seen {
     pub method: String,
     pub target: String,
+    pub version: http::Version,
     pub fields: Vec<(String, String)>,
 }
 
@@ -128,7 +130,8 @@ impl Notes {
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         self.requests.lock().unwrap().push(Seen {
             method: head.method.to_string(),
-            target: head.uri.to_string(),
+            target: head.uri.path_and_query().map(ToString::to_string).unwrap_or_default(),
+            version: head.version,
             fields: fields.collect(),
         });
         let mut response = if self.is_protected && !self.tokens.is_authorized(&head.headers) {
@@ -172,8 +175,17 @@ impl Notes {
         }
         let host = format!("localhost:{}", self.port.load(Ordering::Relaxed));
         let hosts: Vec<&HeaderValue> = head.headers.get_all(HOST).iter().collect();
-        if !matches!(hosts.as_slice(), [only] if *only == host.as_str()) {
-            violation(format!("I3: Host is {hosts:?}"));
+        let authority = head.uri.authority().map(http::uri::Authority::as_str);
+        let is_good = match (head.version, hosts.as_slice()) {
+            (http::Version::HTTP_2, []) => {
+                authority == Some(&host) && matches!(head.uri.scheme_str(), Some("https"))
+            }
+            (http::Version::HTTP_2, _) => false,
+            (_, [only]) => authority.is_none() && *only == host.as_str(),
+            _ => false,
+        };
+        if !is_good {
+            violation(format!("I3: Host is {hosts:?}, the authority {authority:?}"));
         }
         let lengths = head.headers.get_all(CONTENT_LENGTH).iter().count();
         let encodings = head.headers.get_all(TRANSFER_ENCODING).iter().count();
@@ -183,7 +195,13 @@ impl Notes {
         for name in
             ["connection", "keep-alive", "te", "upgrade", "expect", "proxy-authorization", "forwarded"]
         {
-            if head.headers.contains_key(name) {
+            let value = head.headers.get(name).map(HeaderValue::as_bytes);
+            let asks_for_trailers = match name {
+                "te" => value == Some(b"trailers"),
+                "connection" => value == Some(b"te") && head.version == http::Version::HTTP_11,
+                _ => false,
+            };
+            if value.is_some() && !asks_for_trailers {
                 violation(format!("{name} was passed on"));
             }
         }
@@ -209,6 +227,8 @@ async fn reject(head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
                 let _ = body.collect().await;
             });
         }
+        // The body is dropped: over HTTP/2 its stream is reset without an error.
+        Some(b"early-reset") => {}
         Some(b"early-close") => {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -37,6 +37,8 @@ pub struct Setup {
     waits_for_no_token: bool,
     secret: Option<String>,
     has_unknown_tokens: bool,
+    /// What the API offers besides HTTP/1.1.
+    alpn: &'static [&'static [u8]],
     environment: Vec<(String, String)>,
     descriptors: Option<usize>,
 }
@@ -125,6 +127,12 @@ impl Setup {
         self
     }
 
+    /// The API speaks HTTP/2 too.
+    pub const fn http2(mut self) -> Self {
+        self.alpn = &[b"h2"];
+        self
+    }
+
     /// Seconds that tokens live.
     pub const fn lifetime(mut self, seconds: u64) -> Self {
         self.lifetime = Some(seconds);
@@ -171,7 +179,8 @@ impl Setup {
         let authorization = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
         authorization.set_lifetime(self.lifetime.unwrap_or(3600));
         prepare(&authorization).await;
-        let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+        let alpn = [self.alpn, &[b"http/1.1"]].concat();
+        let tls = pki.server_config(&alpn).unwrap();
         let upstream = Upstream::start(Some(tls), authorization.introspection(), !self.is_unprotected).await;
 
         let folder = tempfile::tempdir().unwrap();

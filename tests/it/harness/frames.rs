@@ -1,0 +1,122 @@
+//! An HTTP/2 upstream that is told frame by frame what to do (RFC 9113 §4), in clear text.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
+pub const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+pub const GOAWAY: u8 = 7;
+
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+
+pub const NO_ERROR: u32 = 0;
+pub const INTERNAL_ERROR: u32 = 2;
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+
+/// `:status: 200` (RFC 7541, appendix A).
+pub const STATUS_200: &[u8] = &[0x88];
+
+/// The upstream's end of a connection.
+#[derive(Debug)]
+pub struct Frames {
+    stream: TcpStream,
+}
+
+/// A frame that came.
+#[derive(Debug)]
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub payload: Vec<u8>,
+}
+
+impl Frames {
+    /// Begins, with these settings.
+    pub async fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> Option<Self> {
+        let mut preface = [0; 24];
+        stream.read_exact(&mut preface).await.ok()?;
+        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let mut frames = Self { stream };
+        let settings: Vec<u8> = settings
+            .iter()
+            .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
+            .collect();
+        frames.send(SETTINGS, 0, 0, &settings).await;
+        Some(frames)
+    }
+
+    /// Sends a frame, if the peer still takes it.
+    pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut frame = length[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        let _ = self.stream.write_all(&frame).await;
+    }
+
+    pub async fn reset(&mut self, stream: u32, reason: u32) {
+        self.send(RST_STREAM, 0, stream, &reason.to_be_bytes()).await;
+    }
+
+    pub async fn go_away(&mut self, last_stream: u32, reason: u32) {
+        self.send(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), reason.to_be_bytes()].concat()).await;
+    }
+
+    /// A whole answer.
+    pub async fn answer(&mut self, stream: u32, body: &[u8]) {
+        self.send(HEADERS, END_HEADERS, stream, STATUS_200).await;
+        self.send(DATA, END_STREAM, stream, body).await;
+    }
+
+    /// The next frame that is about a stream; settings and pings are answered. `None` at the end.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await.ok()?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            self.stream.read_exact(&mut payload).await.ok()?;
+            match (head[3], head[4]) {
+                (SETTINGS, 0) => self.send(SETTINGS, ACK, 0, &[]).await,
+                (PING, 0) => self.send(PING, ACK, 0, &payload).await,
+                (kind @ (DATA | HEADERS | RST_STREAM), flags) => {
+                    return Some(Frame { kind, flags, stream, payload });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The next stream's number, once its request is whole; what it sent of a body.
+    pub async fn request(&mut self) -> Option<(u32, Vec<u8>)> {
+        let mut body = Vec::new();
+        loop {
+            let frame = self.next().await?;
+            if frame.kind == DATA {
+                body.extend(&frame.payload);
+            }
+            if frame.kind != RST_STREAM && frame.flags & END_STREAM > 0 {
+                return Some((frame.stream, body));
+            }
+        }
+    }
+
+    /// A field that is neither indexed nor compressed (RFC 7541 §6.2.2), for lengths below 127.
+    pub fn field(name: &str, value: &str) -> Vec<u8> {
+        let mut block = vec![0];
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+        block
+    }
+}

@@ -1,0 +1,277 @@
+//! WebSocket connections: a handshake with a token, and then bytes both ways.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Version;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use crate::harness::raw::{RawPeer, read_head};
+use crate::harness::{PATIENCE, Setup, World};
+
+/// The example of RFC 6455 §1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+                        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: chat\r\n\r\n";
+
+type Heads = Arc<Mutex<Vec<String>>>;
+
+/// Gives these answers, one to each handshake and the last again and again; behind a 101 it greets and then echoes.
+async fn api(answers: &'static [&'static str]) -> (RawPeer, Heads) {
+    let heads: Heads = Arc::default();
+    let noted = Arc::clone(&heads);
+    let peer = RawPeer::tcp(move |mut stream| {
+        let heads = Arc::clone(&noted);
+        async move {
+            loop {
+                let head = read_head(&mut stream).await;
+                if head.is_empty() {
+                    return;
+                }
+                let number = {
+                    let mut heads = heads.lock().unwrap();
+                    heads.push(String::from_utf8(head).unwrap());
+                    heads.len() - 1
+                };
+                let answer = answers[number.min(answers.len() - 1)];
+                let is_switched = answer.starts_with("HTTP/1.1 101");
+                let greeting = if is_switched { "hello" } else { "" };
+                let _ = stream.write_all(format!("{answer}{greeting}").as_bytes()).await;
+                if is_switched {
+                    let (mut reading, mut writing) = stream.split();
+                    let _ = tokio::io::copy(&mut reading, &mut writing).await;
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (peer, heads)
+}
+
+async fn world(peer: &RawPeer, setup: Setup) -> World {
+    setup.route("upgrade = [\"websocket\"]").upstream(format!("http://{}", peer.address)).start().await
+}
+
+fn handshake(world: &World, fields: &str) -> String {
+    format!(
+        "GET /chat HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer the-callers-own\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-key: {KEY}\r\nsec-websocket-version: 13\r\nsec-websocket-protocol: chat\r\n{fields}\r\n",
+        world.address
+    )
+}
+
+/// Shakes hands; the head of the answer, and the connection behind it.
+async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(handshake(world, fields).as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("no answer in time").expect("an end");
+        head.push(byte);
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}
+
+async fn expect(stream: &mut TcpStream, text: &str) {
+    let mut bytes = vec![0; text.len()];
+    timeout(PATIENCE, stream.read_exact(&mut bytes)).await.expect("nothing came").unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), text);
+}
+
+async fn ends(stream: &mut TcpStream) -> bool {
+    timeout(PATIENCE, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1)))
+}
+
+#[tokio::test]
+async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
+    let (peer, heads) = api(&[SWITCHED]).await;
+    let world = world(&peer, Setup::default()).await;
+
+    let (head, mut stream) = shake(&world, "").await;
+
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    for field in
+        ["upgrade: websocket", "connection: upgrade", "sec-websocket-protocol: chat", "via: 1.1 bearerd-"]
+    {
+        assert!(head.contains(&format!("\r\n{field}")), "{head}");
+    }
+    assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
+    expect(&mut stream, "hello").await;
+    for text in ["ping", "HTTP/1.1 400 Bad Request", &"long ".repeat(100_000)] {
+        let (mut reading, mut writing) = stream.split();
+        let mut echoed = vec![0; text.len()];
+        let (written, read) =
+            tokio::join!(writing.write_all(text.as_bytes()), reading.read_exact(&mut echoed));
+        written.unwrap();
+        read.unwrap();
+        assert!(echoed == text.as_bytes());
+    }
+    let seen = heads.lock().unwrap()[0].clone();
+    assert!(seen.contains("\r\nauthorization: Bearer tok_"), "no token");
+    assert!(!seen.contains("the-callers-own"));
+    for field in ["upgrade: websocket", "connection: upgrade", &format!("sec-websocket-key: {KEY}")] {
+        assert!(seen.contains(&format!("\r\n{field}\r\n")), "{field}");
+    }
+    drop(stream);
+    world.process.event("websocket ended").await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
+    const REJECTED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+    let (peer, heads) = api(&[REJECTED, SWITCHED, REJECTED]).await;
+    let world = world(&peer, Setup::default()).await;
+    let before = world.authorization.requests();
+
+    let (head, mut stream) = shake(&world, "").await;
+
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    expect(&mut stream, "hello").await;
+    assert_eq!(world.token_requests_since(before), 1);
+    {
+        let heads = heads.lock().unwrap();
+        let token =
+            |head: &str| head.lines().find(|line| line.starts_with("authorization")).unwrap().to_owned();
+        assert_ne!(token(&heads[0]), token(&heads[1]));
+        assert!(heads[1].contains("\r\nupgrade: websocket\r\n"));
+    }
+    let (head, _) = shake(&world, "").await;
+    assert!(head.starts_with("HTTP/1.1 401"), "{head}");
+    assert_eq!(heads.lock().unwrap().len(), 4);
+    drop(stream);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
+    let (peer, heads) = api(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"]).await;
+    let url = format!("http://{}", peer.address);
+    let world = Setup::default().upstream(url).start().await;
+
+    let (head, _) = shake(&world, "").await;
+
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let seen = heads.lock().unwrap()[0].clone();
+    assert!(!seen.contains("upgrade:") && !seen.contains("connection:"), "an Upgrade was passed on");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: Upgrade\r\n\
+         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    ] {
+        let (peer, _) = api(Box::leak(Box::new([answer]))).await;
+        let world = world(&peer, Setup::default()).await;
+
+        let (head, _) = shake(&world, "").await;
+
+        assert!(head.starts_with("HTTP/1.1 502"), "{head}");
+        world.finish().await;
+    }
+    // A 101 that nobody asked for.
+    let (peer, _) = api(&[SWITCHED]).await;
+    let world = world(&peer, Setup::default()).await;
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_protocol"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_api_that_refuses_a_handshake_has_its_say() {
+    let (peer, _) = api(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"]).await;
+    let world = world(&peer, Setup::default()).await;
+
+    let (head, mut stream) = shake(&world, "").await;
+
+    assert!(head.starts_with("HTTP/1.1 403 Forbidden"), "{head}");
+    expect(&mut stream, "no").await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn either_side_ends_a_websocket_for_both() {
+    let closing = RawPeer::tcp(|mut stream| async move {
+        read_head(&mut stream).await;
+        let _ = stream.write_all(format!("{SWITCHED}bye").as_bytes()).await;
+    })
+    .await;
+    let ended_by_api = world(&closing, Setup::default()).await;
+    let (_, mut stream) = shake(&ended_by_api, "").await;
+    expect(&mut stream, "bye").await;
+    assert!(ends(&mut stream).await);
+    drop(stream);
+    ended_by_api.finish().await;
+
+    let (told, mut ended) = tokio::sync::mpsc::channel(1);
+    let waiting = RawPeer::tcp(move |mut stream| {
+        let told = told.clone();
+        async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(SWITCHED.as_bytes()).await;
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+            told.send(rest).await.unwrap();
+        }
+    })
+    .await;
+    let ended_by_caller = world(&waiting, Setup::default()).await;
+    let (_, mut stream) = shake(&ended_by_caller, "").await;
+    stream.write_all(b"going").await.unwrap();
+    drop(stream);
+    assert_eq!(timeout(PATIENCE, ended.recv()).await.unwrap().unwrap(), b"going");
+    ended_by_caller.finish().await;
+}
+
+#[tokio::test]
+async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
+    let (peer, _) = api(&[SWITCHED]).await;
+    let setup = Setup::default().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
+    let mut world = world(&peer, setup).await;
+    let (_, mut stream) = shake(&world, "").await;
+    expect(&mut stream, "hello").await;
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    stream.write_all(b"still here").await.unwrap();
+    expect(&mut stream, "still here").await;
+    let began = Instant::now();
+    world.process.signal(Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    stream.write_all(b"draining").await.unwrap();
+    expect(&mut stream, "draining").await;
+
+    assert!(ends(&mut stream).await);
+    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    world.check();
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_opens_no_websocket() {
+    let (peer, heads) = api(&[SWITCHED]).await;
+    let world = world(&peer, Setup::default()).await;
+
+    let (head, _) = shake(&world, "origin: https://evil.test\r\n").await;
+
+    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+    assert!(heads.lock().unwrap().is_empty());
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both() {
+    let world = Setup::default().http2().route("upgrade = [\"websocket\"]").start().await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    assert_eq!(world.upstream.requests()[0].version, Version::HTTP_11);
+    world.finish().await;
+}
