@@ -96,7 +96,9 @@ pub fn run(input: &[u8]) {
     assert_eq!(after.headers.get_all(HOST).iter().collect::<Vec<_>>(), [&host]);
     let again = head(&written(&after)).expect("what is written is a head");
     let Ok(same) = vet(&again, policy) else { panic!("refused when it is written again") };
-    assert_eq!((same.path, same.host), (target.path, target.host));
+    assert_eq!(same.path, target.path);
+    // Over HTTP/2 it may be there twice, in small letters and in capitals.
+    assert!(same.host.eq_ignore_ascii_case(target.host));
     assert_eq!((again.uri.query(), &again.method), (before.uri.query(), &before.method));
 
     // Nobody speaks another protocol unless it was asked for in the one way there is.
