@@ -27,8 +27,8 @@ deny *checks:
 e2e: build
     tests/e2e/run target/release/bearerd
 
-# Slow callers, thousands of connections, SIGTERM under load: figures and bounds (needs slowhttptest).
-load *cases="slow memory drain": build
+# Slow callers, thousands of connections, SIGTERM and SIGHUP under load: figures and bounds (needs slowhttptest).
+load *cases="slow memory drain hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
 # Everything at once for so many minutes, and what must hold then.

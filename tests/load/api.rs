@@ -39,6 +39,8 @@ use crate::world::PERSON;
 
 /// The field by which requests are told apart; the answer has it too.
 pub const REQUEST_ID: &str = "x-request-id";
+/// The field by which a configuration is told from others.
+pub const ROUND: &str = "x-round";
 /// What an Ethernet's segments hold. Loopback's own hold 64 KiB, and the system buffers some dozen of them.
 pub const SEGMENT: u32 = 1400;
 const SEND_BUFFER: u32 = 32 * 1024;
@@ -74,6 +76,8 @@ struct Notes {
     resets: AtomicU32,
     counted: AtomicUsize,
     open: AtomicUsize,
+    /// Of the latest request.
+    round: AtomicUsize,
     violations: Mutex<Vec<String>>,
     requests: Mutex<HashMap<String, Vec<Try>>>,
     /// Those whose caller has its answer.
@@ -100,6 +104,7 @@ impl Api {
             resets: AtomicU32::new(0),
             counted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            round: AtomicUsize::new(0),
             violations: Mutex::default(),
             requests: Mutex::default(),
             settled: Mutex::default(),
@@ -135,6 +140,11 @@ impl Api {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.notes.open.load(Ordering::Relaxed)
+    }
+
+    /// Which configuration the latest request came by.
+    pub fn round(&self) -> usize {
+        self.notes.round.load(Ordering::Relaxed)
     }
 
     /// What should never have come.
@@ -177,6 +187,8 @@ impl Notes {
         let (head, body) = request.into_parts();
         self.counted.fetch_add(1, Ordering::Relaxed);
         let id = head.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
+        let round = head.headers.get(ROUND).and_then(|round| round.to_str().ok()?.parse().ok());
+        self.round.store(round.unwrap_or(0), Ordering::Relaxed);
         let tokens = &self.tokens[usize::from(head.uri.path().starts_with(PERSON))];
         self.check(&head, tokens, &id);
         if !tokens.is_authorized(&head.headers) {

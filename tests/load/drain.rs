@@ -47,7 +47,9 @@ impl Tally {
 
 pub async fn run(bearerd: &Path, report: &mut Report) {
     for has_tls in [false, true] {
-        let world = World::start(bearerd, Setup { has_tls, ..Setup::default() }).await;
+        // For all of them at once.
+        let route = "connections = 500";
+        let world = World::start(bearerd, Setup { route, has_tls, ..Setup::default() }).await;
         under_load(Rc::new(world), report).await;
     }
 }

@@ -30,7 +30,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use report::Report;
 
-const USAGE: &str = "usage: load PATH_OF_BEARERD slow|memory|drain|soak[=MINUTES]…";
+const USAGE: &str = "usage: load PATH_OF_BEARERD slow|memory|drain|hangups|soak[=MINUTES]…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
                 ("slow", _) => slow::run(&bearerd, &mut report).await,
                 ("memory", _) => memory::run(&bearerd, descriptors, &mut report).await,
                 ("drain", _) => drain::run(&bearerd, &mut report).await,
+                ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,
                 ("soak", minutes) => {
                     let minutes: f64 = minutes.parse().expect(USAGE);
                     soak::run(&bearerd, Duration::from_secs_f64(minutes * 60.0), &mut report).await;

@@ -98,7 +98,7 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
             "-r",
             "500",
             "-l",
-            if mode.is_read() { "25" } else { "60" },
+            if mode.is_read() { "30" } else { "60" },
             "-p",
             "3",
             "-g",
@@ -113,7 +113,7 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
         .stderr(Stdio::inherit())
         .kill_on_drop(true)
         .spawn()
-        .expect("slowhttptest is installed: apt-get install slowhttptest");
+        .expect("missing peer: slowhttptest (apt-get install slowhttptest)");
     let (mut answers, mut tcp) = (Vec::new(), 0);
     while attacker.try_wait().unwrap().is_none() {
         answers.extend(ask_for(&world, Duration::from_millis(500)).await);
@@ -124,8 +124,9 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     let (timeout, seconds) = mode.timeout;
     let (seen, is_available) = statistics(&folder.path().join("report.csv"));
     // slowhttptest does not notice that a connection which it reads slowly has been reset.
+    let untaken = world.logged(UNTAKEN) as u64;
     let is_all_closed = if mode.is_read() {
-        world.logged(UNTAKEN) as u64 == connections
+        untaken == connections
     } else {
         said.contains("No open connections left") && took.as_secs() <= seconds + 8
     };
@@ -141,7 +142,7 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     report.check(
         &format!("{name}: {timeout} closes every one of them"),
         is_all_closed && seen == connections,
-        &format!("all of it took {:.1} s", took.as_secs_f64()),
+        &format!("{seen} seen, {untaken} not read; all of it took {:.1} s", took.as_secs_f64()),
     );
     let (most, bound) = (world.most_resident(), mode.held.bound());
     report.check(

@@ -2,6 +2,7 @@
 //! and callers of both protocols, slow ones and such that leave in the middle.
 
 mod callers;
+pub mod hangups;
 mod peers;
 mod samples;
 mod tally;
@@ -111,7 +112,10 @@ async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
         tally.stuck_longest() < WRITE_TIMEOUT + Duration::from_secs(5),
         &format!("after {:.1?} at the most", tally.stuck_longest()),
     );
-    report.none("each SIGHUP takes the new certificate up within seconds", &tally.old_certificates());
+    report.none(
+        "each SIGHUP takes the new certificate and configuration up within seconds",
+        &tally.all_not_taken_up(),
+    );
 
     let asked: Vec<usize> = world.issuers.iter().map(AuthorizationServer::requests).collect();
     report.note(&format!(

@@ -21,7 +21,7 @@ use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::api::Api;
+use crate::api::{Api, ROUND};
 use crate::report::Report;
 
 const CLIENT_ID: &str = "legacy-gateway";
@@ -63,6 +63,7 @@ pub struct World {
     log: PathBuf,
     folder: TempDir,
     peers: Peers,
+    setup: Setup,
 }
 
 impl World {
@@ -73,7 +74,7 @@ impl World {
         let log = folder.path().join("log");
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
         let refresh_token = issuers[1].authorize();
-        std::fs::write(folder.path().join("proxy.toml"), configuration(&setup, &issuers, &api.url()))
+        std::fs::write(folder.path().join("proxy.toml"), configuration(&setup, &issuers, &api.url(), 0))
             .unwrap();
         write_certificate(folder.path(), pki.server());
         for issuer in &issuers {
@@ -95,7 +96,7 @@ impl World {
         let address = logged_address(&log, "listening").await;
         let admin = logged_address(&log, "admin listening").await;
         let tls = setup.has_tls.then(|| trusting(&pki));
-        let world = Self { issuers, api, address, tls, pki, admin, daemon, log, folder, peers };
+        let world = Self { issuers, api, address, tls, pki, admin, daemon, log, folder, peers, setup };
         let began = Instant::now();
         while !world.is_ready().await {
             assert!(began.elapsed() < PATIENCE, "bearerd is not ready:\n{}", world.log());
@@ -161,6 +162,12 @@ impl World {
         issued
     }
 
+    /// Puts another configuration in the place of the daemon's: the API sees which, by [`ROUND`].
+    pub fn write_round(&self, round: usize) {
+        let text = configuration(&self.setup, &self.issuers, &self.api.url(), round);
+        std::fs::write(self.folder.path().join("proxy.toml"), text).unwrap();
+    }
+
     /// Waits for its end, and answers the exit code.
     pub async fn ended(&mut self) -> Option<i32> {
         let status = tokio::time::timeout(PATIENCE, self.daemon.wait()).await;
@@ -219,7 +226,7 @@ fn trusting(pki: &Pki) -> Arc<ClientConfig> {
     Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-fn configuration(setup: &Setup, issuers: &[AuthorizationServer; 2], api: &str) -> String {
+fn configuration(setup: &Setup, issuers: &[AuthorizationServer; 2], api: &str, round: usize) -> String {
     let Setup { server, limits, credential, route, has_tls, .. } = setup;
     let tls = if *has_tls {
         "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\n"
@@ -229,7 +236,9 @@ fn configuration(setup: &Setup, issuers: &[AuthorizationServer; 2], api: &str) -
     let [client, person] = issuers.each_ref().map(AuthorizationServer::token_url);
     let common =
         format!("client_id = \"{CLIENT_ID}\"\nclient_secret = {{ env = \"API_SECRET\" }}\n{credential}\n");
-    let route = format!("upstream = \"{api}\"\nca_file = \"ca.pem\"\n{route}\n");
+    let route = format!(
+        "upstream = \"{api}\"\nca_file = \"ca.pem\"\nheaders = {{ set = {{ {ROUND} = \"{round}\" }} }}\n{route}\n"
+    );
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nhosts = [\"localhost\", \"127.0.0.1\"]\n{server}\n{tls}\n\
          [server.limits]\n{limits}\n\

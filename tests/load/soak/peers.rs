@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// One token request of so many fails: 5 %.
 const FAILS_EVERY: usize = 20;
 /// The first that does, so that a short run sees it too.
-const FAILS_FIRST: usize = 3;
+const FAILS_FIRST: usize = 2;
 /// How often a SIGHUP comes.
 const HANGUP: Duration = Duration::from_secs(30);
 
@@ -68,24 +68,30 @@ pub async fn revoking(soak: Rc<Soak>) {
     }
 }
 
-/// Renews the certificate and sends SIGHUP; new connections are shown the new one.
+/// Renews the certificate, writes another configuration and sends SIGHUP; new connections are shown the new one, and
+/// new requests go by the other.
 pub async fn hanging_up(soak: Rc<Soak>) {
     let pause = HANGUP.min(soak.time / 3);
-    loop {
+    for round in 1.. {
         tokio::time::sleep(pause).await;
         if soak.is_over() {
             return;
         }
         let renewed = soak.world.renew_certificate().der().0.swap_remove(0).to_vec();
+        soak.world.write_round(round);
         soak.world.signal(Signal::HUP);
         let began = Instant::now();
         loop {
             let shown = certificate(&soak.world).await;
-            if shown.as_ref().is_ok_and(|shown| *shown == renewed) {
-                break soak.tally.count("certificates renewed with SIGHUP");
+            let is_renewed = shown.as_ref().is_ok_and(|shown| *shown == renewed);
+            if is_renewed && soak.world.api.round() == round {
+                break soak.tally.count("certificates and configurations taken up with SIGHUP");
             }
             if began.elapsed() > Duration::from_secs(5) {
-                break soak.tally.old_certificate(format!("{:?} after the start", soak.began.elapsed()));
+                let which = if is_renewed { "configuration" } else { "certificate" };
+                break soak
+                    .tally
+                    .not_taken_up(format!("the {which} {:?} after the start", soak.began.elapsed()));
             }
             tokio::time::sleep(TICK).await;
         }

@@ -20,7 +20,7 @@ pub struct Tally {
     took: RefCell<Vec<Duration>>,
     of_tokens: Cell<usize>,
     stuck_longest: Cell<Duration>,
-    old_certificates: RefCell<Vec<String>>,
+    not_taken_up: RefCell<Vec<String>>,
     failed_token_requests: Cell<usize>,
     revocations: Cell<usize>,
 }
@@ -92,8 +92,8 @@ impl Tally {
         self.stuck_longest.set(self.stuck_longest.get().max(time));
     }
 
-    pub fn old_certificate(&self, text: String) {
-        self.old_certificates.borrow_mut().push(text);
+    pub fn not_taken_up(&self, text: String) {
+        self.not_taken_up.borrow_mut().push(text);
     }
 
     pub fn token_request_failed(&self) {
@@ -108,8 +108,8 @@ impl Tally {
         self.wrong.borrow().clone()
     }
 
-    pub fn old_certificates(&self) -> Vec<String> {
-        self.old_certificates.borrow().clone()
+    pub fn all_not_taken_up(&self) -> Vec<String> {
+        self.not_taken_up.borrow().clone()
     }
 
     pub const fn failed_token_requests(&self) -> usize {
@@ -127,6 +127,13 @@ impl Tally {
     /// How many answers were about tokens: a 401, or a 503 of ours.
     pub const fn of_tokens(&self) -> usize {
         self.of_tokens.get()
+    }
+
+    /// What was no answer with 200.
+    pub fn failures(&self) -> Vec<String> {
+        let outcomes = self.outcomes.borrow();
+        let failed = outcomes.iter().filter(|(what, _)| !what.starts_with("200"));
+        failed.map(|(what, count)| format!("{count} {what}")).collect()
     }
 
     pub const fn answers(&self) -> usize {
