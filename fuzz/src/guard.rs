@@ -18,7 +18,7 @@ use super::policy;
 static POLICY: OnceLock<Policy> = OnceLock::new();
 
 fn head(bytes: &[u8]) -> Option<Parts> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut fields = [httparse::EMPTY_HEADER; 100];
     let mut parsed = httparse::Request::new(&mut fields);
     if !parsed.parse(bytes).ok()?.is_complete() {
         return None;
@@ -67,6 +67,10 @@ fn decoded(path: &[u8]) -> Vec<u8> {
 
 pub fn run(input: &[u8]) {
     let Some(before) = head(input) else { return };
+    // There is room for what is added.
+    if before.headers.len() > 90 {
+        return;
+    }
     let policy = POLICY.get_or_init(|| policy("origins = [\"https://desk.example.com\"]"));
     let Ok(target) = vet(&before, policy) else { return };
 

@@ -26,9 +26,9 @@ use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
@@ -177,7 +177,13 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, notes: Arc<Notes>) {
             let notes = Arc::clone(&answering);
             async move { notes.answer(request).await }
         });
-        let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(stream);
+        if is_http2 {
+            let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await;
+        } else {
+            let _ = http1::Builder::new().serve_connection(io, answer).await;
+        }
     }
     notes.open.fetch_sub(1, Ordering::Relaxed);
 }
@@ -242,9 +248,11 @@ impl Notes {
         if let Some(ago) = tokens.ended_ago(token).filter(|ago| *ago > GRACE) {
             violation(format!("I1: a token that ended {ago:?} ago"));
         }
-        let hosts: Vec<&HeaderValue> = head.headers.get_all(HOST).iter().collect();
-        if !matches!(hosts.as_slice(), [only] if *only == self.address.lock().unwrap().as_str()) {
-            violation(format!("I3: Host is {hosts:?}"));
+        let hosts = head.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
+        let authority = head.uri.authority().map(|authority| authority.as_str().as_bytes());
+        let hosts: Vec<&[u8]> = hosts.chain(authority).collect();
+        if hosts != [self.address.lock().unwrap().as_bytes()] {
+            violation(format!("I3: Host is {:?}", head.headers.get_all(HOST)));
         }
         let framings =
             [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| head.headers.get_all(name).iter().count());

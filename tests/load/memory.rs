@@ -16,7 +16,7 @@ use crate::callers::{Connection, Socket, Version, connect, new_id};
 use crate::figures::mib;
 use crate::report::Report;
 use crate::slow::tcp_bytes;
-use crate::world::{PATIENCE, Setup, World};
+use crate::world::{PATIENCE, PERSON, Setup, World};
 
 const READERS: u64 = 2000;
 const ANSWER: &str = "/big/10000000";
@@ -30,8 +30,8 @@ pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
     for has_tls in [false, true] {
         idle(bearerd, descriptors, has_tls, report).await;
     }
-    for has_tls in [false, true] {
-        slow_readers(bearerd, has_tls, report).await;
+    for (has_tls, whose) in [(false, ""), (true, ""), (false, PERSON)] {
+        slow_readers(bearerd, has_tls, whose, report).await;
     }
     for how in &SLOW_STREAMS {
         slow_streams(bearerd, how, report).await;
@@ -95,23 +95,29 @@ fn judge(report: &mut Report, world: &World, what: &str, before: u64, count: u64
     );
 }
 
-async fn slow_readers(bearerd: &Path, has_tls: bool, report: &mut Report) {
+async fn slow_readers(bearerd: &Path, has_tls: bool, whose: &str, report: &mut Report) {
     let world = World::start(bearerd, setup(has_tls)).await;
     let before = world.resident();
     let mut sockets = Vec::new();
-    for _ in 0..READERS {
+    for number in 1..=READERS {
         let mut socket = connect(&world, Version::Http1, true).await.unwrap();
-        let head = format!("GET {ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n\r\n", new_id());
+        let head =
+            format!("GET {whose}{ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n\r\n", new_id());
         socket.write_all(head.as_bytes()).await.unwrap();
         sockets.push(socket);
+        // Nothing is shown by the API's being too slow for so many handshakes at once.
+        if number.is_multiple_of(STREAMS) {
+            came(&world, number).await;
+        }
     }
-    under_way(&world, READERS).await;
+    tokio::time::sleep(SETTLED).await;
     let tls = if has_tls { READERS } else { 0 };
     let held = Held { connections: READERS, tls, answers: READERS, ..Held::default() };
+    let from = if whose.is_empty() { "" } else { " from an API over HTTP/2" };
     judge(
         report,
         &world,
-        &format!("{READERS} HTTP/1.1 answers of 10 MB{} that nobody reads", over(has_tls)),
+        &format!("{READERS} HTTP/1.1 answers of 10 MB{}{from} that nobody reads", over(has_tls)),
         before,
         READERS,
         held,
@@ -121,14 +127,13 @@ async fn slow_readers(bearerd: &Path, has_tls: bool, report: &mut Report) {
     world.finish(report).await;
 }
 
-/// Until all are being answered, and nothing more is taken from the API.
-async fn under_way(world: &World, count: u64) {
+/// Until all are being answered.
+async fn came(world: &World, count: u64) {
     let began = Instant::now();
     while (world.api.requests() as u64) < count {
         assert!(began.elapsed() < PATIENCE, "{} of {count} requests came", world.api.requests());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tokio::time::sleep(SETTLED).await;
 }
 
 async fn served(world: &World, report: &mut Report) {
@@ -178,11 +183,11 @@ async fn slow_streams(bearerd: &Path, how: &Streams, report: &mut Report) {
     let world = World::start(bearerd, setup(false)).await;
     let before = world.resident();
     let mut held_open: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
-    for _ in 0..how.connections {
+    for number in 1..=how.connections {
         held_open.push(how.open(&world).await);
+        came(&world, number * STREAMS).await;
     }
     let streams = how.connections * STREAMS;
-    under_way(&world, streams).await;
     tokio::time::sleep(how.settled).await;
     let held = Held { connections: how.connections, streams, ..Held::default() };
     judge(report, &world, &format!("{streams} HTTP/2 {}", how.what), before, streams, held);

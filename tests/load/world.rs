@@ -26,7 +26,7 @@ use crate::report::Report;
 
 const CLIENT_ID: &str = "legacy-gateway";
 const CLIENT_SECRET: &str = "s3cr3t:with%+&=/characters====";
-/// The path below which a person's refresh token is what tokens are asked for with.
+/// The path below which a person's refresh token is what tokens are asked for with, and HTTP/2 is spoken with the API.
 pub const PERSON: &str = "/person";
 /// Longer than anything here takes when all is well.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -248,7 +248,7 @@ fn configuration(setup: &Setup, issuers: &[AuthorizationServer; 2], api: &str, r
          [credentials.person]\ntoken_url = \"{person}\"\n{common}\ngrant = \"refresh_token\"\n\
          refresh_token = {{ env = \"REFRESH_TOKEN\" }}\nstate_file = \"person.state\"\n\
          state_key = {{ env = \"STATE_KEY\" }}\n\
-         [[routes]]\ncredential = \"client\"\n{route}\n\
+         [[routes]]\ncredential = \"client\"\nhttp_version = \"1.1\"\n{route}\n\
          [[routes]]\npath = \"{PERSON}\"\ncredential = \"person\"\n{route}\n"
     )
 }
@@ -277,7 +277,7 @@ impl Peers {
     fn start(pki: &Pki) -> (Self, [AuthorizationServer; 2], Api) {
         let (started, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
-        let tls = pki.server_config(&[b"http/1.1"]).unwrap();
+        let tls = pki.server_config(&[b"h2", b"http/1.1"]).unwrap();
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
