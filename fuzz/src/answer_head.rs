@@ -89,7 +89,9 @@ pub fn run(input: &[u8]) {
     }
     assert!(waited <= MAX_WAIT);
     let asked: Option<u64> = match values(too_many.headers(), &RETRY_AFTER).as_slice() {
-        [only] => only.to_str().ok().and_then(|text| text.trim().parse().ok()),
+        [only] => {
+            only.to_str().ok().filter(|text| !text.contains('+')).and_then(|text| text.trim().parse().ok())
+        }
         _ => None,
     };
     assert!(waited.is_zero() || asked.is_none_or(|asked| waited.as_secs() >= asked));
