@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::callers::{Answer, Connection, Version, new_id};
 use crate::report::Report;
-use crate::world::{Setup, World};
+use crate::world::{PERSON, Setup, World};
 
 /// How long the answers take that are in flight.
 const SLOW: Duration = Duration::from_secs(5);
@@ -57,15 +57,15 @@ pub async fn run(bearerd: &Path, report: &mut Report) {
 async fn under_load(world: Rc<World>, report: &mut Report) {
     let tally = Rc::new(Tally::default());
     let mut asking = Vec::new();
-    for _ in 0..HTTP1 {
+    for index in 0..HTTP1 {
         let mut connection = Connection::open(&world, Version::Http1).await.unwrap();
-        asking.push(slow(&tally, async move |id| connection.ask(id, &slow_path(), None).await));
+        asking.push(slow(&tally, async move |id| connection.ask(id, &slow_path(index), None).await));
     }
     for _ in 0..HTTP2.0 {
         let connection = Connection::open(&world, Version::Http2).await.unwrap();
-        for _ in 0..HTTP2.1 {
+        for index in 0..HTTP2.1 {
             let mut stream = connection.share().unwrap();
-            asking.push(slow(&tally, async move |id| stream.ask(id, &slow_path(), None).await));
+            asking.push(slow(&tally, async move |id| stream.ask(id, &slow_path(index), None).await));
         }
         // Held until its streams have ended.
         asking.push(tokio::task::spawn_local(async move {
@@ -95,7 +95,12 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
         closed += usize::from(connection.is_closed(Duration::from_secs(1)).await);
     }
     let idle_took = began.elapsed();
-    let is_refused = Connection::open(&world, Version::Http1).await.is_err();
+    // The thread that accepts may get its turn a moment later than the others.
+    let mut refused_after = None;
+    while refused_after.is_none() && began.elapsed() < Duration::from_secs(1) {
+        let is_refused = Connection::open(&world, Version::Http1).await.is_err();
+        refused_after = is_refused.then(|| began.elapsed());
+    }
     for one in asking {
         one.await.unwrap();
     }
@@ -119,7 +124,7 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
         closed == IDLE && idle_took < Duration::from_secs(2),
         &format!("{closed} in {idle_took:.1?}"),
     );
-    report.check("new ones are not accepted", is_refused, "");
+    report.check("new ones are not accepted", refused_after.is_some(), &format!("after {refused_after:.1?}"));
     report.check(
         "bearerd ends with 0 when the last is answered",
         code == Some(0) && took < SLOW + Duration::from_secs(3),
@@ -128,8 +133,10 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
     world.finish(report).await;
 }
 
-fn slow_path() -> String {
-    format!("/slow/{}", SLOW.as_millis())
+/// By turns of the API over HTTP/1.1 and over HTTP/2.
+fn slow_path(index: usize) -> String {
+    let whose = if index.is_multiple_of(2) { "" } else { PERSON };
+    format!("{whose}/slow/{}", SLOW.as_millis())
 }
 
 fn slow<A>(tally: &Rc<Tally>, mut ask: A) -> tokio::task::JoinHandle<()>

@@ -18,7 +18,7 @@ const HANGUPS: usize = 100;
 /// Longer than the daemon leaves from one reload to the next.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Before the first: until all buffers are as large as they get.
-const CALM: Duration = Duration::from_secs(15);
+const CALM: Duration = Duration::from_secs(10);
 
 pub async fn run(bearerd: &Path, report: &mut Report) {
     let setup = Setup { has_tls: true, ..Setup::default() };
