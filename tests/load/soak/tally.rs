@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,7 +38,11 @@ impl Tally {
         let tries = api.settle(id);
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) => return self.wrong(format!("{id}: no answer at all: {error}; {tries:?}")),
+            // A stream that is reset takes with it what of it has not been written.
+            Err(error) if is_stream_reset(&error) && tries.last() == Some(&End::Reset) => {
+                return self.count("HTTP/2 streams reset before anything of the answer");
+            }
+            Err(error) => return self.wrong(format!("{id}: no answer at all: {error:?}; {tries:?}")),
         };
         // One that is asked to take its time says nothing of ours.
         self.answers.set(self.answers.get() + 1);
@@ -153,4 +158,9 @@ impl Tally {
             of(0.999)
         ));
     }
+}
+
+fn is_stream_reset(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    cause.is_some_and(h2::Error::is_reset)
 }
