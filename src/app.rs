@@ -1,136 +1,80 @@
-//! The daemon as a whole: built from a configuration, run until it is asked to stop.
+//! The daemon as a whole: built from a configuration, run until it is asked to stop, and changed to another one meanwhile.
 //!
 //! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
-//! fails before the first token is asked for.
+//! fails before the first token is asked for; at a reload, before anything is changed.
 
+mod admin;
+mod certificates;
+mod credentials;
+mod differences;
 mod entrances;
+mod error;
+mod reload;
+mod table;
 mod upstreams;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tracing::{info, warn};
 
-use self::entrances::{bind, bind_all};
-use self::upstreams::Upstreams;
+use self::admin::AdminAddress;
+use self::certificates::Certificates;
+use self::credentials::{Credential, Fate, Origin, Refreshers, client, fates};
+use self::entrances::{Entrances, bind};
+pub use self::error::StartError;
+use self::table::{Served, serve};
+use self::upstreams::{Discoveries, InForce};
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
-use crate::admin::{self, Access, Credentials, Readiness};
 use crate::clock::Clock;
 use crate::config::{self, Config, Listen};
 use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
 use crate::proxy::admission::REFUSALS;
-use crate::proxy::listener;
-use crate::proxy::route::{Route, Table};
+use crate::proxy::current;
+use crate::proxy::listener::{self, House};
+use crate::proxy::peer::Networks;
 use crate::proxy::seats::Seats;
 use crate::proxy::terms::Terms;
 use crate::proxy::worker;
-use crate::tls::client::{Trust, TrustError};
-use crate::tls::reload::Reload;
-use crate::tls::server::ServerTlsError;
-use crate::token::state_file::OpenError;
-use crate::token::{ClientError, DurableState, Refresher, TokenClient, TokenSource};
+use crate::reload::Reloads;
+use crate::tls::client::Trust;
+use crate::token::{DurableState, Refresher};
 
+/// How long threads have to end once everything is cut.
+const CUT_TIME: Duration = Duration::from_millis(500);
 /// How long a state's write is waited for at the end.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// A daemon that serves.
 #[derive(Debug)]
 pub struct Daemon {
-    addresses: Vec<Listen>,
-    admin: SocketAddr,
+    /// What is in force.
+    config: Arc<Config>,
+    clock: Clock,
+    credentials: Vec<Credential>,
+    terms: Arc<Terms>,
+    upstreams: InForce,
+    discoveries: Discoveries,
+    entrances: Entrances,
+    /// What of the descriptors connections of callers may take, and those to upstreams.
+    most_connections: usize,
+    seats: Arc<Seats>,
+    certificates: Certificates,
+    admin: AdminAddress,
+    workers: Vec<mpsc::Sender<current::Change>>,
+    listener: mpsc::Sender<listener::Change>,
     stages: Stages,
     threads: Threads,
     /// They end when they are told to, and have finished what is under way.
-    refreshers: JoinSet<&'static str>,
-    /// The admin address and discoveries: they end when they are dropped.
+    refreshers: Refreshers,
+    /// The admin address, discoveries, certificates: they end when they are dropped.
     tasks: JoinSet<&'static str>,
-    /// Tells that certificates should be looked at now; none where there are none.
-    look_at_certificates: Option<Arc<Notify>>,
-    drain: Duration,
-    /// The longest that a token request takes, its write included.
-    longest_refresh: Duration,
-}
-
-/// Why the daemon did not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} ({key})")]
-    Listen {
-        /// Where the address is configured.
-        key: &'static str,
-        /// The address.
-        address: Listen,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A credential's client cannot be set up.
-    #[error("the credential `{credential}` cannot be set up")]
-    Credential {
-        /// Its name.
-        credential: String,
-        /// Why not.
-        source: ClientError,
-    },
-    /// A credential's state cannot be had.
-    #[error("the credential `{credential}` has no state to work with")]
-    State {
-        /// Its name.
-        credential: String,
-        /// Why not.
-        source: OpenError,
-    },
-    /// An upstream's authorities cannot be used.
-    #[error("the upstream {upstream} cannot be set up")]
-    Trust {
-        /// Its address.
-        upstream: String,
-        /// Why not.
-        source: TrustError,
-    },
-    /// An upstream's address cannot be used.
-    #[error("the upstream {upstream} cannot be set up")]
-    Upstream {
-        /// Its address.
-        upstream: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Callers cannot be served over TLS.
-    #[error("TLS towards callers cannot be set up")]
-    ServerTls(#[from] ServerTlsError),
-    /// The system refuses a thread or a socket.
-    #[error("the system refused a thread or a socket")]
-    System(#[from] io::Error),
-}
-
-impl StartError {
-    /// Whether the configuration, or what it names on this machine, must change.
-    pub const fn is_of_the_configuration(&self) -> bool {
-        match self {
-            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
-            Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
-            Self::Listen { .. } | Self::System(_) => false,
-        }
-    }
-
-    /// What would mend it, where that is known.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            Self::Listen { address: Listen::Unix(_), .. } => Some(
-                "stop what listens there, or name another path, in a folder that the daemon's user may write to",
-            ),
-            Self::State { source, .. } => Some(source.help()),
-            _ => None,
-        }
-    }
 }
 
 /// A part of the daemon ended that should not have.
@@ -147,121 +91,117 @@ impl Daemon {
     pub fn try_out(config: &Config) -> Result<(), StartError> {
         let trust = Trust::default();
         let clock = Clock::system();
-        let (_, sources) = credentials(config, &trust, clock, |_| Ok(DurableState::in_memory(clock)))?;
-        config.server.tls.as_ref().map(Reload::new).transpose()?;
-        routes(config, &trust, &sources, clock, &Seats::new(0)).map(|_| ())
+        let mut sources = Vec::new();
+        for credential in &config.credentials {
+            let client = client(credential, &trust)?;
+            let durable = DurableState::in_memory(clock);
+            sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
+        }
+        Certificates::try_out(config.server.tls.as_ref())?;
+        serve(config, &trust, &sources, (clock, &Seats::new(0)), (&InForce::default(), None)).map(|_| ())
     }
 
-    /// Binds, builds and starts everything.
+    /// Binds, builds and starts everything; whoever wants a reload at the admin address tells so by `reloads`.
     ///
     /// # Errors
     ///
     /// [`StartError`]; nothing keeps running then.
-    pub fn start(config: &Config) -> Result<Self, StartError> {
+    pub fn start(config: &Config, reloads: Option<Reloads>) -> Result<Self, StartError> {
+        let config = Arc::new(config.clone());
         let clock = Clock::system();
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
-        let (refreshers, sources) =
-            credentials(config, &trust, clock, |credential| DurableState::open(credential, clock))?;
-        let descriptors = descriptors::share_out(config, REFUSALS);
-        let seats = Seats::new(descriptors.upstreams);
-        let (table, upstreams) = routes(config, &trust, &sources, clock, &seats)?;
-        let (upstreams, discoveries) = upstreams.into_parts();
-        let reload = config.server.tls.as_ref().map(Reload::new).transpose()?;
-        let (mut entrances, addresses) = bind_all(&config.server)?;
-        entrances.tls = reload.as_ref().map(Reload::current);
+        let mut built = Vec::new();
+        for (credential, fate) in
+            config.credentials.iter().zip(fates(&config.credentials, &[], &trust, clock)?)
+        {
+            // There is none before that anything could come from.
+            if let Fate::New(client, Origin::Opened(durable)) = fate {
+                built.push(Refresher::new(Arc::clone(credential), *client, *durable, clock));
+            }
+        }
+        let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
+        let shares = descriptors::share_out(&config, REFUSALS);
+        let seats = Seats::new(shares.upstreams);
+        let served = serve(&config, &trust, &sources, (clock, &seats), (&InForce::default(), None))?;
+        let Served { table, upstreams, discoveries, .. } = served;
+        let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
+        let way = Entrances::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
-        let limits = &config.server.limits;
-        let shared = Arc::new(Terms::new(config, table, instance, clock));
+        let terms = Arc::new(Terms::new(&config, table, instance, clock));
         let stages = Stages::new();
         let mut threads = Threads::new(config.server.workers + 1);
-        let workers = (0..config.server.workers)
-            .map(|index| {
-                let (shared, upstreams) = (Arc::clone(&shared), upstreams.clone());
-                worker::spawn(index, shared, upstreams, limits.clone(), stages.watch(), &mut threads)
-            })
-            .collect::<io::Result<Vec<_>>>()?;
-        for address in &addresses {
-            let is_tls = matches!(address, Listen::Tcp(_)) && reload.is_some();
-            info!(%address, tls = is_tls, "listening");
+        let (mut handles, mut workers) = (Vec::new(), Vec::new());
+        for index in 0..config.server.workers {
+            let served = (Arc::clone(&terms), upstreams.all.clone(), config.server.limits.clone());
+            let (changing, changes) = mpsc::channel(1);
+            handles.push(worker::spawn(index, served, stages.watch(), changes, &mut threads)?);
+            workers.push(changing);
         }
-        let bounds = (limits.clone(), descriptors.callers);
-        listener::spawn(entrances, workers, bounds, stages.watch(), &mut threads)?;
+        for address in &way.addresses {
+            tell_listening(address, certificates.current().is_some());
+        }
+        let house = house(&config, &certificates, shares.callers);
+        let (listener, changes) = mpsc::channel(1);
+        listener::spawn(way.new, handles, house, (stages.watch(), changes), &mut threads)?;
 
-        let operators: Vec<_> = refreshers.iter().map(Refresher::operator).collect();
-        let (mut refreshing, mut tasks) = (JoinSet::new(), JoinSet::new());
-        for refresher in refreshers {
-            let mut stage = stages.watch();
-            refreshing.spawn(async move {
-                let cut = async move {
-                    // Without whoever moves the stage on there is nobody to go on for.
-                    let _ = stage.wait_for(|stage| *stage == Stage::Cut).await;
-                };
-                refresher.run(cut).await;
-                "a refresher"
-            });
-        }
-        let required = config.credentials.iter().map(|credential| credential.required);
-        let operated = Credentials::new(
-            Access::new(&config.admin, admin.address),
-            sources.iter().cloned().zip(operators).collect(),
-        );
-        let (discoveries, discovered): (Vec<_>, Vec<_>) = discoveries.into_iter().unzip();
-        for discovery in discoveries {
-            tasks.spawn(async move {
-                discovery.run().await;
-                "a discovery"
-            });
-        }
-        let credentials = sources.into_iter().zip(required).collect();
-        let readiness = Readiness::new(credentials, discovered, stages.watch());
-        let admin_address = admin.address;
-        let admin = TcpListener::from_std(admin.into_socket())?;
-        info!(address = %admin_address, "admin listening");
-        tasks.spawn(async move {
-            if let Err(error) = admin::serve(admin, readiness, operated).await {
-                error!(%error, "admin address failed");
-            }
-            "the admin address"
-        });
-        let look_at_certificates = reload.map(|reload| {
-            let asked = Arc::new(Notify::new());
-            let asking = Arc::clone(&asked);
-            tasks.spawn(async move {
-                reload.run(asked).await;
-                "the reloading of certificates"
-            });
-            asking
-        });
-        let drain = config.server.drain;
-        let longest = config.credentials.iter().map(|credential| credential.longest_request()).max();
+        let (mut refreshers, mut tasks) = (Refreshers::new(stages.watch()), JoinSet::new());
+        let credentials: Vec<_> = built
+            .into_iter()
+            .zip(&config.credentials)
+            .map(|((refresher, source), config)| refreshers.start(Arc::clone(config), refresher, source))
+            .collect();
+        let discoveries = Discoveries::default().going_on(&[], discoveries, &mut tasks);
+        let mut certificates = certificates;
+        certificates.keep(keeper, &mut tasks);
+        let admin = AdminAddress::open(
+            admin,
+            &config,
+            (&credentials, &discoveries),
+            stages.watch(),
+            reloads,
+            &mut tasks,
+        )?;
         Ok(Self {
-            addresses,
-            admin: admin_address,
+            config,
+            clock,
+            credentials,
+            terms,
+            upstreams,
+            discoveries,
+            entrances: way.after,
+            most_connections: shares.callers,
+            seats,
+            certificates,
+            admin,
+            workers,
+            listener,
             stages,
             threads,
-            refreshers: refreshing,
+            refreshers,
             tasks,
-            look_at_certificates,
-            drain,
-            longest_refresh: longest.unwrap_or_default() + WRITE_TIME,
         })
     }
 
     /// Where callers connect.
-    pub fn addresses(&self) -> &[Listen] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<Listen> {
+        self.entrances.addresses()
     }
 
     /// The operator's address.
     pub const fn admin(&self) -> SocketAddr {
-        self.admin
+        self.admin.address
     }
 
-    /// How certificates are looked at before their time, where there are some.
-    pub fn look_at_certificates(&self) -> Option<Arc<Notify>> {
-        self.look_at_certificates.clone()
+    /// What is in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How certificates are looked at before their time.
+    pub fn look_at_certificates(&self) -> Arc<tokio::sync::Notify> {
+        self.certificates.asked()
     }
 
     /// Serves until something ends it; never comes back otherwise.
@@ -274,71 +214,71 @@ impl Daemon {
     ///
     /// Dropping the future stops nothing.
     pub async fn died(&mut self) -> Died {
-        tokio::select! {
-            thread = self.threads.one_ended() => Died(format!("the thread {thread}")),
-            Some(task) = self.refreshers.join_next() => Died(task.map_or_else(|error| error.to_string(), str::to_owned)),
-            Some(task) = self.tasks.join_next() => Died(task.map_or_else(|error| error.to_string(), str::to_owned)),
+        loop {
+            tokio::select! {
+                thread = self.threads.one_ended() => return Died(format!("the thread {thread}")),
+                which = self.refreshers.one_died() => return Died(which),
+                Some(task) = self.tasks.join_next() => match task {
+                    Ok(which) => return Died(which.to_owned()),
+                    // Of something that another configuration does not have.
+                    Err(error) if JoinError::is_cancelled(&error) => {}
+                    Err(error) => return Died(error.to_string()),
+                },
+            }
         }
     }
 
-    /// Takes no more connections, finishes what is in flight within `drain`, and cuts the rest; cuts at once
-    /// when `hurry` resolves. A refresh token that is being used then is waited for, and what it brought is written.
+    /// Is not ready any more, and after `drain_delay` takes no more connections; finishes what is in flight within
+    /// `drain`, and cuts the rest; cuts at once when `hurry` resolves. A refresh token that is being used then is waited
+    /// for, and what it brought is written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
-        info!("draining");
-        self.stages.enter(Stage::Draining);
+        let config::Server { drain_delay, drain, .. } = self.config.server;
+        let finished = async {
+            if !drain_delay.is_zero() {
+                info!(delay = ?drain_delay, "not ready any more");
+                self.stages.enter(Stage::Leaving);
+                tokio::time::sleep(drain_delay).await;
+            }
+            info!("draining");
+            self.stages.enter(Stage::Draining);
+            if timeout(drain, self.threads.all_ended()).await.is_err() {
+                warn!("drain time is up");
+            }
+        };
         tokio::select! {
-            () = self.threads.all_ended() => {}
-            () = tokio::time::sleep(self.drain) => warn!("drain time is up"),
+            () = finished => {}
             () = hurry => warn!("asked to stop at once"),
         }
+        self.stages.enter(Stage::Cutting);
+        if timeout(CUT_TIME, self.threads.all_ended()).await.is_err() {
+            warn!("a thread did not end");
+        }
+        // Not sooner: who waited for a token has to learn why there will be none.
         self.stages.enter(Stage::Cut);
-        self.threads.all_ended().await;
-        let finished = async { while self.refreshers.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.longest_refresh, finished).await.is_err() {
-            warn!("a token request or its write did not come to an end");
+        if timeout(CUT_TIME, self.refreshers.all_ended()).await.is_err() {
+            info!("waiting for what a refresh token brings, which would be lost otherwise");
+            if timeout(self.longest_refresh(), self.refreshers.all_ended()).await.is_err() {
+                warn!("a token request or its write did not come to an end");
+            }
         }
         info!("stopped");
     }
-}
 
-fn credentials(
-    config: &Config,
-    trust: &Trust,
-    clock: Clock,
-    open: impl Fn(&config::Credential) -> Result<DurableState, OpenError>,
-) -> Result<(Vec<Refresher<TokenClient>>, Vec<TokenSource>), StartError> {
-    config
-        .credentials
-        .iter()
-        .map(|credential| {
-            let endpoint = TokenClient::new(credential, trust)
-                .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })?;
-            let durable = open(credential)
-                .map_err(|source| StartError::State { credential: credential.name.clone(), source })?;
-            Ok(Refresher::new(Arc::clone(credential), endpoint, durable, clock))
-        })
-        .collect()
-}
-
-/// The routing table, and the upstreams that its routes lead to.
-fn routes<'c>(
-    config: &'c Config,
-    trust: &'c Trust,
-    sources: &'c [TokenSource],
-    clock: Clock,
-    descriptors: &Arc<Seats>,
-) -> Result<(Table, Upstreams<'c>), StartError> {
-    let mut table = Table::default();
-    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
-    let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors));
-    for route in &config.routes {
-        let upstream = upstreams.of(route)?;
-        let token = route
-            .credential
-            .as_ref()
-            .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
-        let entry = Route::new(route, upstream, token, asks_for_names);
-        table.add(route.host.as_deref(), &route.path, entry);
+    /// The longest that a token request takes, its write included.
+    fn longest_refresh(&self) -> Duration {
+        let longest = self.config.credentials.iter().map(|credential| credential.longest_request()).max();
+        longest.unwrap_or_default() + WRITE_TIME
     }
-    Ok((table, upstreams))
+}
+
+/// Who is let in.
+fn house(config: &Config, certificates: &Certificates, most_connections: usize) -> House {
+    let server = &config.server;
+    let networks =
+        Networks { allow_from: server.allow_from.clone(), trusted_proxies: server.trusted_proxies.clone() };
+    House { networks, tls: certificates.current(), limits: server.limits.clone(), most_connections }
+}
+
+fn tell_listening(address: &Listen, speaks_tls: bool) {
+    info!(%address, tls = matches!(address, Listen::Tcp(_)) && speaks_tls, "listening");
 }

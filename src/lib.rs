@@ -7,7 +7,7 @@
 //! - [`token`], the refresh loop: start with [`token::refresher`];
 //! - [`config`], [`clock`], [`tls`], [`telemetry`], [`causes`], which both stand on;
 //! - [`admin`], the operator's own address;
-//! - [`app`], [`lifecycle`], [`memory`], [`descriptors`] and [`cli`], which put it together;
+//! - [`app`], [`lifecycle`], [`reload`], [`memory`], [`descriptors`] and [`cli`], which put it together;
 //! - [`demo`], which shows it.
 //!
 //! *Upstream* is the API and *caller* the application: RFC 9110 uses "upstream" the other way round, and
@@ -30,5 +30,6 @@ pub mod cli;
 pub mod descriptors;
 pub mod lifecycle;
 pub mod memory;
+pub mod reload;
 
 pub mod demo;

@@ -15,9 +15,13 @@ use tracing::error;
 pub enum Stage {
     /// Requests are taken and answered.
     Running,
+    /// The same, but whoever asks is told that we are about to stop.
+    Leaving,
     /// No new connections; what is in flight is finished.
     Draining,
-    /// Whatever is left is cut.
+    /// Connections that are left are cut, after a last word.
+    Cutting,
+    /// So is whatever else is left: nobody wants a token any more.
     Cut,
 }
 

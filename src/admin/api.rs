@@ -13,13 +13,19 @@ use tokio::net::TcpListener;
 use super::credentials::{self, Credentials};
 use super::problem::Problem;
 use super::readiness::Readiness;
+use super::reload::{self, Reloading};
 
 /// Serves the admin address for as long as the future is polled.
 ///
 /// # Errors
 ///
 /// If the listener fails for good.
-pub async fn serve(listener: TcpListener, readiness: Readiness, credentials: Credentials) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    credentials: Credentials,
+    reloading: Reloading,
+) -> io::Result<()> {
     let health =
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness);
     let operated = Router::new()
@@ -27,7 +33,8 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, credentials: Cre
         .route("/credentials/", any(credentials::answer))
         .route("/credentials/{*path}", any(credentials::answer))
         .with_state(credentials);
-    let router = health.merge(operated).fallback(nothing_there);
+    let reloaded = Router::new().route("/reload", any(reload::answer)).with_state(reloading);
+    let router = health.merge(operated).merge(reloaded).fallback(nothing_there);
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
@@ -42,7 +49,8 @@ async fn nothing_there() -> Response {
         StatusCode::NOT_FOUND,
         "path_not_found",
         "Not found",
-        "This is bearerd's admin address: there are /livez, /readyz (and /readyz?verbose) and /credentials. \
+        "This is bearerd's admin address: there are /livez, /readyz (and /readyz?verbose), /credentials and \
+         /reload. \
          Applications call server.listen.",
     )
     .into()

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, State};
 use axum::response::Response;
@@ -28,11 +29,11 @@ const REFRESH_WAIT: Duration = Duration::from_secs(30);
 
 /// All that an operator may reach.
 #[derive(Clone, Debug)]
-pub struct Credentials(Arc<Desk>);
+pub struct Credentials(Arc<ArcSwap<Desk>>);
 
 #[derive(Debug)]
 struct Desk {
-    access: Access,
+    access: Arc<Access>,
     all: Vec<(TokenSource, Operator)>,
 }
 
@@ -98,7 +99,18 @@ struct Detail<'a> {
 impl Credentials {
     /// These, for whom `access` lets in.
     pub fn new(access: Access, all: Vec<(TokenSource, Operator)>) -> Self {
-        Self(Arc::new(Desk { access, all }))
+        Self(Arc::new(ArcSwap::from_pointee(Desk { access: Arc::new(access), all })))
+    }
+
+    /// Others from now on, and for others if need be.
+    pub fn change(&self, access: Option<Access>, all: Vec<(TokenSource, Operator)>) {
+        let access = access.map_or_else(|| self.access(), Arc::new);
+        self.0.store(Arc::new(Desk { access, all }));
+    }
+
+    /// Who is let in.
+    pub fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.0.load().access)
     }
 }
 
@@ -108,6 +120,7 @@ pub async fn answer(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request<Body>,
 ) -> Response {
+    let desk = desk.load_full();
     let (head, body) = request.into_parts();
     let (name, action) = target(head.uri.path());
     let credential = desk.all.iter().find(|(source, _)| source.name() == name);
@@ -333,7 +346,7 @@ fn other_grant(name: &str, grant: &str) -> Problem {
     )
 }
 
-fn stopping() -> Problem {
+pub(super) fn stopping() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping", "The daemon is stopping.")
 }
 

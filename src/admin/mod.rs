@@ -9,9 +9,11 @@ mod credentials;
 mod hand_over;
 mod problem;
 mod readiness;
+mod reload;
 mod token;
 
 pub use access::Access;
 pub use api::serve;
 pub use credentials::Credentials;
 pub use readiness::Readiness;
+pub use reload::Reloading;

@@ -4,19 +4,30 @@
 //! has that discovered, and until the daemon is asked to stop. A token endpoint that fails later does not count: taking this instance out would help nobody.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::lifecycle::Stage;
 use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
 
-/// What readiness depends on.
+/// Whether the daemon is ready.
 #[derive(Clone, Debug)]
 pub struct Readiness {
+    counted: Arc<ArcSwap<Counted>>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// What it depends on.
+#[derive(Debug)]
+struct Counted {
     credentials: Vec<(TokenSource, bool)>,
     discoveries: Vec<DiscoverySource>,
-    stage: watch::Receiver<Stage>,
+    /// Whether the daemon was ready with another configuration. What a reload has added makes it no less ready: all
+    /// that it served before it serves now.
+    has_been_ready: bool,
 }
 
 impl Readiness {
@@ -26,24 +37,54 @@ impl Readiness {
         discoveries: Vec<DiscoverySource>,
         stage: watch::Receiver<Stage>,
     ) -> Self {
-        Self { credentials, discoveries, stage }
+        let counted = Counted { credentials, discoveries, has_been_ready: false };
+        Self { counted: Arc::new(ArcSwap::from_pointee(counted)), stage }
+    }
+
+    /// Of others from now on.
+    pub fn change(&self, credentials: Vec<(TokenSource, bool)>, discoveries: Vec<DiscoverySource>) {
+        let has_been_ready = self.counted.load().is_ready();
+        self.counted.store(Arc::new(Counted { credentials, discoveries, has_been_ready }));
     }
 
     /// Whether traffic should be sent here.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining()
-            && self.credentials.iter().all(|(source, required)| !required || source.has_had_a_token())
-            && self.discoveries.iter().all(|discovery| discovery.has_found() || !self.is_required(discovery))
+        !self.is_draining() && self.counted.load().is_ready()
     }
 
     /// The same with its reasons, a line each: `[+]` what is well, `[-]` what is not, `[ ]` what does not count.
     pub fn explain(&self) -> String {
+        let mut text = self.counted.load().explain();
+        let _ = if self.is_draining() {
+            writeln!(text, "[-] shutting down")
+        } else {
+            writeln!(text, "[+] accepting connections")
+        };
+        text
+    }
+
+    fn is_draining(&self) -> bool {
+        *self.stage.borrow() != Stage::Running
+    }
+}
+
+impl Counted {
+    fn is_ready(&self) -> bool {
+        self.has_been_ready
+            || self.credentials.iter().all(|(source, required)| !required || source.has_had_a_token())
+                && self.discoveries.iter().all(|one| one.has_found() || !self.is_required(one))
+    }
+
+    fn explain(&self) -> String {
         let mut text = String::new();
         for (source, required) in &self.credentials {
             let (mark, state) = match (source.current(), source.has_had_a_token(), required) {
                 (Some(_), _, _) if source.is_rejected() => ("[ ]", "has a token that an API rejected"),
                 (Some(_), _, _) => ("[+]", "has a valid token"),
                 (None, true, _) => ("[ ]", "had a token that has ended"),
+                (None, false, true) if self.has_been_ready => {
+                    ("[ ]", "waits for its first token since a reload")
+                }
                 (None, false, true) => ("[-]", "waits for its first token"),
                 (None, false, false) => ("[ ]", "waits for its first token, and is not required"),
             };
@@ -57,6 +98,9 @@ impl Readiness {
             let (mark, state) = match (discovery.has_found(), self.is_required(discovery)) {
                 (true, _) if discovery.failure().is_some() => ("[ ]", "knows where its API was"),
                 (true, _) => ("[+]", "knows where its API is"),
+                (false, true) if self.has_been_ready => {
+                    ("[ ]", "does not know yet where its API is since a reload")
+                }
                 (false, true) => ("[-]", "does not know yet where its API is"),
                 (false, false) => ("[ ]", "does not know yet where its API is, and is not required"),
             };
@@ -66,20 +110,11 @@ impl Readiness {
                 None => writeln!(text),
             };
         }
-        let _ = if self.is_draining() {
-            writeln!(text, "[-] shutting down")
-        } else {
-            writeln!(text, "[+] accepting connections")
-        };
         text
     }
 
     fn is_required(&self, discovery: &DiscoverySource) -> bool {
         let mut credentials = self.credentials.iter();
         credentials.any(|(source, required)| *required && source.name() == discovery.credential())
-    }
-
-    fn is_draining(&self) -> bool {
-        *self.stage.borrow() != Stage::Running
     }
 }

@@ -1,5 +1,6 @@
 //! The upstreams that routes lead to: one for each place and way to connect, and the discoveries of those that move.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use http::uri::Scheme;
 use rustls::ClientConfig;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::StartError;
 use crate::clock::Clock;
@@ -24,25 +26,79 @@ use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClien
 /// A discovery to be run, and what others see of it.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
 
-/// Collects the upstreams of all routes.
+/// The upstreams of a table that is in force.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InForce {
+    /// Each with a route that leads there.
+    routes: Vec<(config::Route, Arc<Upstream>)>,
+    /// All, in the order of their indices; where one is gone, another that is there too until a new one takes its index.
+    pub(super) all: Vec<Arc<Upstream>>,
+}
+
+/// Collects the upstreams of all routes. One that routes led to before stays the same: with its connections, its breaker,
+/// its places.
 pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
     descriptors: Arc<Seats>,
+    before: &'c InForce,
+    /// Indices of those that stay, and of new ones.
+    taken: BTreeSet<usize>,
+    /// Credentials whose discoveries go on.
+    discovered: BTreeSet<&'c str>,
     known: Vec<(&'c config::Route, Arc<Upstream>)>,
     discoveries: Vec<Discovering>,
 }
 
 impl<'c> Upstreams<'c> {
-    /// None yet.
-    pub(super) const fn new(
+    /// None yet, for these routes.
+    pub(super) fn new(
         trust: &'c Trust,
         sources: &'c [TokenSource],
         clock: Clock,
         descriptors: Arc<Seats>,
+        (routes, before): (&'c [config::Route], &'c InForce),
     ) -> Self {
-        Self { trust, sources, clock, descriptors, known: Vec::new(), discoveries: Vec::new() }
+        let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
+        let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
+        let moving = || routes.iter().filter(is_discovered);
+        // A discovery leads all its upstreams: it goes on if they are all there.
+        let ends: BTreeSet<_> =
+            moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
+        let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
+        let known = Vec::new();
+        let discoveries = Vec::new();
+        let mut all = Self {
+            trust,
+            sources,
+            clock,
+            descriptors,
+            before,
+            taken: BTreeSet::new(),
+            discovered,
+            known,
+            discoveries,
+        };
+        all.taken =
+            routes.iter().filter_map(|route| all.kept(route)).map(|upstream| upstream.index).collect();
+        all
+    }
+
+    /// The one that a route led to before, if it can stay.
+    fn kept(&self, route: &config::Route) -> Option<Arc<Upstream>> {
+        let goes_on = match (&route.upstream.destination, &route.credential) {
+            (At::Discovered, Some(credential)) => self.discovered.contains(credential.name.as_str()),
+            _ => true,
+        };
+        self.before.of(route).filter(|_| goes_on)
+    }
+
+    fn free_index(&mut self) -> usize {
+        // One more than are taken is enough to find one among.
+        let free = (0..=self.taken.len()).find(|index| !self.taken.contains(index)).unwrap_or_default();
+        self.taken.insert(free);
+        free
     }
 
     /// The upstream of a route, which may be another's too.
@@ -50,7 +106,11 @@ impl<'c> Upstreams<'c> {
         if let Some((_, upstream)) = self.known.iter().find(|(other, _)| shares_connections(other, route)) {
             return Ok(Arc::clone(upstream));
         }
-        let index = self.known.len();
+        if let Some(upstream) = self.kept(route) {
+            self.known.push((route, Arc::clone(&upstream)));
+            return Ok(upstream);
+        }
+        let index = self.free_index();
         let upstream = match (&route.upstream.destination, &route.credential) {
             (At::Written(address), _) => {
                 let way = Way::new(route, self.trust)?;
@@ -106,9 +166,31 @@ impl<'c> Upstreams<'c> {
         Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.clock)))
     }
 
-    /// All of them, in the order of their indices, and the discoveries to be run.
-    pub(super) fn into_parts(self) -> (Vec<Arc<Upstream>>, Vec<Discovering>) {
-        (self.known.into_iter().map(|(_, upstream)| upstream).collect(), self.discoveries)
+    /// All of them, the discoveries to be run, and the credentials whose discoveries go on.
+    pub(super) fn into_parts(self) -> (InForce, Vec<Discovering>, Vec<String>) {
+        let count = self.taken.last().map_or(0, |last| last + 1);
+        let known = || self.known.iter().map(|(_, upstream)| upstream);
+        let at = |index: usize| {
+            known().find(|upstream| upstream.index == index).or_else(|| known().next()).cloned()
+        };
+        let all = (0..count).filter_map(at).collect();
+        let routes = self.known.into_iter().map(|(route, upstream)| (route.clone(), upstream)).collect();
+        let go_on = self.discovered.into_iter().map(str::to_owned).collect();
+        (InForce { routes, all }, self.discoveries, go_on)
+    }
+}
+
+impl InForce {
+    /// The upstream that requests of a route would use, if they used one that is in force. One that moves is led by the
+    /// tokens of its credential, which has to be the same.
+    fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
+        let is_of_the_same = |other: &config::Route| match route.upstream.destination {
+            At::Written(_) => true,
+            At::Discovered => other.credential == route.credential,
+        };
+        let is_the_same =
+            |(other, _): &&(config::Route, _)| shares_connections(other, route) && is_of_the_same(other);
+        self.routes.iter().find(is_the_same).map(|(_, upstream)| Arc::clone(upstream))
     }
 }
 
@@ -192,4 +274,45 @@ pub(crate) fn name(route: &config::Route) -> String {
 
 fn unusable(route: &config::Route, source: io::Error) -> StartError {
     StartError::Upstream { upstream: name(route), source }
+}
+
+/// The discoveries that run.
+#[derive(Debug, Default)]
+pub(super) struct Discoveries(Vec<(DiscoverySource, AbortHandle)>);
+
+impl Discoveries {
+    /// Those of these credentials go on, and new ones begin; others end with the next that is asked of them.
+    pub(super) fn going_on(
+        &self,
+        names: &[String],
+        new: Vec<Discovering>,
+        tasks: &mut JoinSet<&'static str>,
+    ) -> Self {
+        let stays = |(source, _): &&(DiscoverySource, AbortHandle)| {
+            names.iter().any(|name| name == source.credential())
+        };
+        let mut all: Vec<_> = self.0.iter().filter(stays).cloned().collect();
+        all.extend(new.into_iter().map(|(discovery, source)| {
+            let task = tasks.spawn(async move {
+                discovery.run().await;
+                "a discovery"
+            });
+            (source, task)
+        }));
+        Self(all)
+    }
+
+    /// Ends those that are not among others.
+    pub(super) fn end_without(&self, others: &Self) {
+        for (_, task) in &self.0 {
+            if !others.0.iter().any(|(_, other)| other.id() == task.id()) {
+                task.abort();
+            }
+        }
+    }
+
+    /// What others see of them.
+    pub(super) fn sources(&self) -> Vec<DiscoverySource> {
+        self.0.iter().map(|(source, _)| source.clone()).collect()
+    }
 }

@@ -1,19 +1,27 @@
-//! `bearerd run`: serve until asked to stop.
+//! `bearerd run`: serve until asked to stop, by the configuration as it was last taken up.
+
+mod reloader;
+mod watch;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use self::reloader::Reloader;
 use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
-use crate::config::{self, Environment};
+use crate::config::{self, Checked, Environment};
 use crate::lifecycle::StopSignals;
+use crate::reload;
 use crate::telemetry::log::{self, Writing};
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
+    // Before anything else: until then the system ends the process, or as the first of a container ignores the signal.
+    let signals = StopSignals::new();
     let path = config::find(file.path, environment);
+    let used = watch::content(&path);
     let checked = match config::load(&path, environment) {
         Ok(checked) => checked,
         Err(diagnostics) => {
@@ -22,18 +30,16 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let log = log::start(&checked.config.log, environment);
-    for problem in checked.warnings.problems() {
-        let place = checked.warnings.place_of(problem);
-        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
-    }
-    let mut signals = match StopSignals::new() {
+    tell_of_warnings(&checked);
+    let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             error!(%error, "signals cannot be received");
             return FAILED;
         }
     };
-    let mut daemon = match Daemon::start(&checked.config) {
+    let (reloads, wishes) = reload::channel();
+    let mut daemon = match Daemon::start(&checked.config, Some(reloads.clone())) {
         Ok(daemon) => daemon,
         Err(error) => {
             error!(error = in_one_line(&error), help = error.help(), "not started");
@@ -41,25 +47,39 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let certificates = daemon.look_at_certificates();
-    let on_hangup = || match &certificates {
-        Some(look) => look.notify_one(),
-        None => warn!("SIGHUP was ignored: there are no certificates, and the rest is not reloaded yet"),
+    let wanting = reloads.clone();
+    let on_hangup = || {
+        certificates.notify_one();
+        wanting.want();
     };
+    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, wishes), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     tokio::select! {
         signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
-        died = daemon.died() => {
+        died = reloader.serve(&mut daemon) => {
             error!(error = %died, "stopping");
             return FAILED;
         }
         never = tell_of_dropped_lines(&log) => match never {},
     }
+    // Whoever waits for a reload learns that there will be none.
+    drop(reloader);
     daemon
         .stop(async {
             signals.next().await;
         })
         .await;
     OK
+}
+
+/// Says what a configuration that can be used is warned of, and answers the same.
+fn tell_of_warnings(checked: &Checked) -> Vec<String> {
+    let warnings = checked.warnings.problems().iter().map(|problem| {
+        let place = checked.warnings.place_of(problem);
+        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
+        place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
+    });
+    warnings.collect()
 }
 
 /// Says so when lines of the log were dropped, as soon as some are taken again.

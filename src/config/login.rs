@@ -7,7 +7,7 @@ use url::Url;
 use super::endpoint::{Endpoint, Issuer, is_loopback};
 
 /// What `bearerd login` needs to know besides the credential.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// Where the person logs in and consents.
     pub authorize_url: Endpoint,
@@ -18,7 +18,7 @@ pub struct Login {
 }
 
 /// Where the browser is sent back to; https, or http on loopback.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedirectUri {
     text: String,
     url: Url,

@@ -101,8 +101,12 @@ pub struct Server {
     pub required_header: Option<RequiredHeader>,
     /// Threads that carry requests.
     pub workers: usize,
-    /// How long requests in flight may take once the daemon is asked to stop.
+    /// How long everything goes on, but readiness, once the daemon is asked to stop.
+    pub drain_delay: Duration,
+    /// How long requests in flight may take then.
     pub drain: Duration,
+    /// Whether the configuration is taken up anew when its file changes.
+    pub watch: bool,
     /// Bounds on what a caller may take.
     pub limits: Limits,
 }
@@ -117,7 +121,7 @@ pub struct RequiredHeader {
 }
 
 /// Bounds on what a caller may take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Connections of callers at once; `None` is no limit but the system's.
     pub connections: Option<usize>,
@@ -154,7 +158,7 @@ pub struct Limits {
 }
 
 /// The operator's own address.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
@@ -172,7 +176,7 @@ pub struct AdminAccess {
 }
 
 /// What is written of the daemon's work.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     /// Text or JSON.
     pub format: LogFormat,

@@ -27,7 +27,7 @@ pub const STANDARD: [&str; 18] = [
 ];
 
 /// What a token request has besides its grant and client.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenParameters {
     /// How it is written.
     pub format: RequestFormat,

@@ -10,7 +10,7 @@ use super::file::HttpVersion;
 use super::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
 
 /// Which requests go where, with which credential.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Only requests for this host, lower case and without a port.
     pub host: Option<String>,
@@ -58,7 +58,7 @@ pub struct Rules {
 }
 
 /// An API, and the way there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Where it is.
     pub destination: Destination,

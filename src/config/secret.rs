@@ -38,6 +38,21 @@ pub struct Secret {
     value: SecretString,
 }
 
+impl Eq for Secret {}
+
+/// Whether both are in the same place, and were the same when their configurations were read.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        let is_in_one_place = match (&self.source, &other.source) {
+            (SecretSource::Environment(one), SecretSource::Environment(two)) => one == two,
+            (SecretSource::File(one), SecretSource::File(two)) => one == two,
+            (SecretSource::Plain(_), SecretSource::Plain(_)) => true,
+            _ => false,
+        };
+        is_in_one_place && self.value.expose_secret() == other.value.expose_secret()
+    }
+}
+
 /// Why a secret could not be had. Names the variable or file, never the value.
 #[derive(Debug, Error)]
 pub enum SecretError {

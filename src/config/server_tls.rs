@@ -37,7 +37,7 @@ pub struct ServerTls {
 }
 
 /// Where certificate, key and the callers' authorities are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The server's certificate and those that lead from it to its authority.
     pub certificate: PathBuf,

@@ -107,7 +107,7 @@ impl Scenario {
         for route in &mut config.routes {
             route.upstream.roots = Roots::Only(vec![pki.authority().clone()]);
         }
-        let daemon = Daemon::start(&config)?;
+        let daemon = Daemon::start(&config, None)?;
         #[expect(clippy::disallowed_methods, reason = "calls our own daemon, and holds no secret")]
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
         Ok(Self { authorization_server, api, daemon, client })

@@ -36,7 +36,7 @@ const FEW: usize = 1024;
 #[derive(Debug)]
 pub struct Admission {
     all: Arc<Seats>,
-    of_addresses: Option<Addresses>,
+    of_addresses: RefCell<Option<Addresses>>,
     refusals: Arc<Seats>,
     turned_away: Recurring,
 }
@@ -66,16 +66,22 @@ pub struct Recurring {
 impl Admission {
     /// As many places as are configured, and no more than `most`.
     pub fn new(limits: &Limits, most: usize) -> Self {
-        let of_addresses = limits.connections_per_address.map(|limit| Addresses {
-            limit,
-            seats: RefCell::default(),
-            prune_at: Cell::new(FEW),
-        });
         Self {
-            all: Seats::new(limits.connections.map_or(most, |limit| limit.min(most))),
-            of_addresses,
+            all: Seats::new(places(limits, most)),
+            of_addresses: RefCell::new(limits.connections_per_address.map(Addresses::new)),
             refusals: Seats::new(REFUSALS),
             turned_away: Recurring::default(),
+        }
+    }
+
+    /// As many places as are configured now. Connections beyond that stay, and are not replaced; those that were there
+    /// before there was a limit for an address are not counted.
+    pub fn change(&self, limits: &Limits, most: usize) {
+        self.all.resize(places(limits, most));
+        let mut of_addresses = self.of_addresses.borrow_mut();
+        match (&mut *of_addresses, limits.connections_per_address) {
+            (Some(addresses), Some(limit)) => addresses.resize(limit),
+            (before, limit) => *before = limit.map(Addresses::new),
         }
     }
 
@@ -89,7 +95,7 @@ impl Admission {
             return Err(Overload::Connections);
         }
         let of_all = self.all.take().ok_or(Overload::Connections)?;
-        let of_address = match (&self.of_addresses, peer.ip()) {
+        let of_address = match (&*self.of_addresses.borrow(), peer.ip()) {
             (Some(addresses), Some(ip)) => Some(addresses.take(ip).ok_or(Overload::ConnectionsOfAddress)?),
             // There is no limit, or no address behind a unix socket.
             _ => None,
@@ -135,7 +141,23 @@ async fn answer(mut stream: TcpStream, overload: Overload) {
     while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
 }
 
+/// How many connections there may be in all.
+fn places(limits: &Limits, most: usize) -> usize {
+    limits.connections.map_or(most, |limit| limit.min(most))
+}
+
 impl Addresses {
+    fn new(limit: usize) -> Self {
+        Self { limit, seats: RefCell::default(), prune_at: Cell::new(FEW) }
+    }
+
+    fn resize(&mut self, limit: usize) {
+        self.limit = limit;
+        for seats in self.seats.borrow().values() {
+            seats.resize(limit);
+        }
+    }
+
     fn take(&self, peer: IpAddr) -> Option<Seat> {
         let mut seats = self.seats.borrow_mut();
         if seats.len() >= self.prune_at.get() {
@@ -242,7 +264,7 @@ mod tests {
             assert!(admission.admit(&peer(&ip, true)).is_ok());
         }
 
-        assert!(admission.of_addresses.as_ref().unwrap().seats.borrow().len() <= FEW);
+        assert!(admission.of_addresses.borrow().as_ref().unwrap().seats.borrow().len() <= FEW);
         assert!(stays.is_ok() && admission.admit(&peer("10.0.0.1", true)).is_err());
     }
 
@@ -254,6 +276,25 @@ mod tests {
 
         assert_eq!(strangers.len(), 6);
         assert!(admission.admit(&peer("10.0.0.1", true)).is_ok());
+    }
+
+    #[test]
+    fn other_limits_count_for_connections_to_come_and_those_that_are_there_stay() {
+        let limits =
+            |lines: &str| fixture::config(&format!("[server.limits]\n{lines}"), "", "x").server.limits;
+        let admission = admission("connections = 4\nconnections_per_address = 3", 100);
+        let mut held: Vec<_> = (0..3).map_while(|_| admission.admit(&peer("10.0.0.1", true)).ok()).collect();
+
+        admission.change(&limits("connections = 3\nconnections_per_address = 2"), 100);
+        assert_eq!(admission.admit(&peer("10.0.0.2", true)).unwrap_err(), Overload::Connections);
+        held.pop();
+        assert_eq!(admission.admit(&peer("10.0.0.1", true)).unwrap_err(), Overload::ConnectionsOfAddress);
+        held.pop();
+        assert!(admission.admit(&peer("10.0.0.1", true)).is_ok());
+
+        admission.change(&limits("connections_per_address = 0"), 5);
+        held.extend((0..10).map_while(|_| admission.admit(&peer("10.0.0.1", true)).ok()));
+        assert_eq!(held.len(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How much of all requests' bodies may be kept at once.
 #[derive(Debug)]
 pub struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -20,7 +20,12 @@ pub struct Reservation {
 impl Budget {
     /// At most this many bytes at once.
     pub const fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
+        Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0) }
+    }
+
+    /// So many from now on. What is used beyond it is given back in its time.
+    pub fn resize(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// How many are in use.
@@ -30,7 +35,8 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) -> bool {
-        let room = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        let limit = self.limit.load(Ordering::Relaxed);
+        let room = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
     }
 }

@@ -5,6 +5,7 @@
 //! set for it.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backlog::Backlog;
+use super::misdirected::{Misdirected, Spoken};
 use super::pace::Pace;
 use super::peer::Peer;
 use super::upgrade::Slot;
@@ -23,7 +25,9 @@ pub const LINGER: Duration = Duration::from_secs(5);
 /// Over HTTP/2, what is written at once where it is no answer: acknowledgements of pings and settings.
 const CONTROL_FRAMES: usize = 128;
 
-/// How long a new connection has to begin a request when the daemon is about to stop.
+/// How long a connection has to begin a request when the daemon is about to stop: a new one, and one that was just
+/// answered, whose caller may be sending the next. Closing it could meet that, and nothing would tell the caller whether
+/// it was done.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// How long a connection that is old enough rests before it is closed.
@@ -49,7 +53,7 @@ pub enum Phase {
 /// How a connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// When what is in flight is answered.
+    /// When what is in flight is answered, or on its way.
     Gracefully,
     /// Now: a request head did not arrive in time.
     HeadTimeout,
@@ -57,13 +61,15 @@ pub enum End {
     Untaken,
     /// Now.
     AtOnce,
+    /// Now, as everything ends; requests that still wait to be sent are told.
+    Cut,
 }
 
 /// A caller's connection.
 #[derive(Debug)]
 pub struct Caller {
-    /// Where it comes from.
-    pub peer: Peer,
+    /// Where it comes from, and what that is worth now.
+    peer: Cell<Peer>,
     /// The names in its certificate, if it has one; there once TLS is agreed on.
     names: OnceCell<Vec<String>>,
     /// The time as of the worker's last sweep.
@@ -87,6 +93,7 @@ pub struct Caller {
     paces: RefCell<Vec<Rc<Pace>>>,
     /// Bodies that its upstreams do not read.
     pub backlog: Backlog,
+    misdirected: OnceCell<Rc<Misdirected>>,
     end: Cell<Option<End>>,
     /// What it is to become.
     pub upgrade: Slot,
@@ -100,7 +107,7 @@ impl Caller {
         let expires = age.map(|age| now.get() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
         let since = Cell::new(now.get());
         Rc::new(Self {
-            peer,
+            peer: Cell::new(peer),
             names: OnceCell::new(),
             now,
             phase: Cell::new(Phase::Fresh),
@@ -115,10 +122,33 @@ impl Caller {
             is_expired: Cell::new(false),
             paces: RefCell::default(),
             backlog: Backlog::default(),
+            misdirected: OnceCell::new(),
             end: Cell::new(None),
             upgrade: Slot::default(),
             task: RefCell::new(None),
         })
+    }
+
+    /// Where it comes from, and what that is worth now.
+    pub fn peer(&self) -> Peer {
+        self.peer.get()
+    }
+
+    /// Where it comes from is worth something else now.
+    pub fn set_peer(&self, peer: Peer) {
+        self.peer.set(peer);
+    }
+
+    /// Whom to tell if it speaks what its port does not.
+    pub fn tells_of_itself_to(&self, misdirected: &Rc<Misdirected>) {
+        let _ = self.misdirected.set(Rc::clone(misdirected));
+    }
+
+    /// It speaks this, and the port that it called, at this address, does not.
+    pub fn is_misdirected(&self, spoke: Spoken, address: Option<SocketAddr>) {
+        if let Some(misdirected) = self.misdirected.get() {
+            misdirected.tell(spoke, address, &self.peer());
+        }
     }
 
     /// It has to agree on TLS first.
@@ -225,11 +255,6 @@ impl Caller {
         }
     }
 
-    /// Whether it has been used for long enough: the next answer is its last.
-    pub fn is_expired(&self) -> bool {
-        self.is_expired.get()
-    }
-
     /// Whether what is being written is part of an answer.
     pub fn is_answering(&self) -> bool {
         self.is_answering.get()
@@ -262,20 +287,37 @@ impl Caller {
     pub fn end(&self, end: End) {
         if self.end.get().is_none_or(|before| before == End::Gracefully) {
             self.end.set(Some(end));
-            if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh | Phase::Idle)
-                || self.is_http2.get()
-            {
+            if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh) || self.is_http2.get() {
                 self.since.set(self.now.get());
             }
-            if let Some(task) = self.task.borrow().as_ref() {
-                task.wake_by_ref();
+            // First the streams, so that what they still say goes out with the connection's end.
+            if end == End::Cut {
+                self.paces.borrow().iter().for_each(|pace| pace.wake());
             }
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
         }
     }
 
     /// How the connection is to end, if it is to.
     pub fn wanted_end(&self) -> Option<End> {
         self.end.get()
+    }
+
+    /// Whether an HTTP/1 connection can be closed without a request being lost, as far as we can know: not while a head
+    /// arrives, and not directly after an answer.
+    pub fn is_at_rest(&self) -> bool {
+        self.phase.get() == Phase::Idle && self.now.get().duration_since(self.since.get()) >= LAST_CHANCE
+    }
+
+    /// Whether the next answer is the connection's last.
+    pub fn is_ending(&self) -> bool {
+        self.is_expired.get() || self.end.get().is_some()
     }
 
     /// The task to wake when the connection is to end.
@@ -315,9 +357,12 @@ impl Caller {
             Phase::Head if self.is_http2.get() && self.end.get().is_some() => (LINGER, End::AtOnce),
             Phase::Head if self.is_http2.get() => (limits.header_timeout, End::Gracefully),
             Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
-            Phase::Idle if !self.is_http2.get() => (limits.idle_timeout, End::AtOnce),
             // What was handed over may still be on its way in a window that the caller opens late.
-            Phase::Idle if self.end.get().is_some() => (LINGER, End::AtOnce),
+            Phase::Idle if self.end.get().is_some() => {
+                self.wake();
+                (LINGER, End::AtOnce)
+            }
+            Phase::Idle if !self.is_http2.get() => (limits.idle_timeout, End::AtOnce),
             Phase::Idle => (limits.idle_timeout, End::Gracefully),
             Phase::Lingering => (LINGER, End::AtOnce),
             Phase::Serving => return,

@@ -4,6 +4,7 @@
 //! reading of what they still send, so that they get to see the answer.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -15,9 +16,13 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::caller::{Caller, End, LINGER};
 use super::error::ProxyError;
+use super::misdirected::Spoken;
 
 /// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a TLS handshake begins (RFC 8446 §5.1).
+pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A socket of a caller, which notes what happens on it.
 pub struct CallerIo<S: CallerStream> {
@@ -33,12 +38,21 @@ pub struct CallerIo<S: CallerStream> {
 pub trait CallerStream: AsyncRead + AsyncWrite + Unpin {
     /// Makes that closing it looks like a failure to the peer, and not like an end.
     fn set_close_by_reset(&self);
+
+    /// The address that was called, if it has one.
+    fn called(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 impl CallerStream for TcpStream {
     fn set_close_by_reset(&self) {
         // If it fails the connection has ended already.
         let _ = self.set_zero_linger();
+    }
+
+    fn called(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
     }
 }
 
@@ -65,6 +79,13 @@ impl<S: CallerStream> CallerIo<S> {
         }
         self.sniffed = Bytes::from(first);
         Ok(self.sniffed.starts_with(PREFACE))
+    }
+
+    /// Tells the log of a caller that wants to speak TLS here.
+    pub fn tell_if_tls(&self) {
+        if self.sniffed.first() == Some(&TLS_HANDSHAKE) {
+            self.caller.is_misdirected(Spoken::Tls, self.stream.called());
+        }
     }
 
     /// Tells a caller whose request head did not arrive in time, if it sent anything of one.

@@ -19,8 +19,8 @@ use tracing::debug;
 use super::backlog;
 use super::caller::{Caller, End};
 use super::caller_io::{CallerIo, CallerStream};
+use super::current::Current;
 use super::response::AnswerBody;
-use super::service::Service;
 use super::streams::Streams;
 use crate::config::Limits;
 
@@ -37,32 +37,34 @@ const H2_HEAD_FACTOR: usize = 2;
 const H2_MAX_RESETS: usize = 256;
 
 /// Serves a connection until it ends.
-pub async fn serve<S>(stream: S, caller: Rc<Caller>, service: Rc<Service>, limits: Rc<Limits>)
+pub async fn serve<S>(stream: S, caller: Rc<Caller>, current: Rc<Current>)
 where
     S: CallerStream + 'static,
 {
     caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let mut io = CallerIo::new(stream, Rc::clone(&caller));
+    let limits = current.limits();
     let sniffed = until_ended(&caller, io.sniff()).await;
     match sniffed {
         Err(end) => refuse_late_head(&mut io, end).await,
-        Ok(Err(error)) => debug!(peer = %caller.peer, %error, "connection ended before a request"),
+        Ok(Err(error)) => debug!(peer = %caller.peer(), %error, "connection ended before a request"),
         Ok(Ok(true)) => {
             caller.speaks_http2();
-            serve_http2(io, caller, service, &limits).await;
+            serve_http2(io, caller, current, &limits).await;
         }
         Ok(Ok(false)) => {
+            io.tell_if_tls();
             caller.speaks_http1();
-            serve_http1(io, caller, service, &limits).await;
+            serve_http1(io, caller, current, &limits).await;
         }
     }
 }
 
-async fn serve_http1<S>(io: CallerIo<S>, caller: Rc<Caller>, service: Rc<Service>, limits: &Limits)
+async fn serve_http1<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>, limits: &Limits)
 where
     S: CallerStream + 'static,
 {
-    let answer = answers(service, &caller);
+    let answer = answers(current, &caller);
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_header_size(limits.header_bytes)
@@ -75,7 +77,8 @@ where
             return Poll::Ready(Ok(outcome));
         }
         match caller.wanted_end() {
-            Some(End::Gracefully) if !is_closing => {
+            // Until then every answer says that it is the last: hyper would drop a head of which it has read a part.
+            Some(End::Gracefully) if !is_closing && caller.is_at_rest() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 Pin::new(&mut connection).poll(cx).map(Ok)
@@ -94,7 +97,7 @@ where
             }
         }
         Ok(Err(error)) => {
-            debug!(peer = %caller.peer, %error, "connection failed");
+            debug!(peer = %caller.peer(), %error, "connection failed");
             connection.into_parts().io.into_inner().close();
         }
         Err(end) => {
@@ -104,11 +107,11 @@ where
     }
 }
 
-async fn serve_http2<S>(io: CallerIo<S>, caller: Rc<Caller>, service: Rc<Service>, limits: &Limits)
+async fn serve_http2<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>, limits: &Limits)
 where
     S: CallerStream + 'static,
 {
-    let answer = answers(service, &caller);
+    let answer = answers(current, &caller);
     let mut connection = pin!(
         http2::Builder::new(Streams::of(Rc::clone(&caller)))
             .timer(TokioTimer::new())
@@ -139,18 +142,18 @@ where
     })
     .await;
     if let Err(error) = outcome {
-        debug!(peer = %caller.peer, %error, "connection failed");
+        debug!(peer = %caller.peer(), %error, "connection failed");
     }
 }
 
 /// A request being answered. Boxed, so that an idle connection has no room set aside for one.
 type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>>>>;
 
-/// The function that hyper calls for each request.
-fn answers(service: Rc<Service>, caller: &Rc<Caller>) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+/// The function that hyper calls for each request, which is answered by what counts as it begins.
+fn answers(current: Rc<Current>, caller: &Rc<Caller>) -> impl Fn(Request<Incoming>) -> Answering + use<> {
     let caller = Rc::clone(caller);
     move |request| {
-        let service = Rc::clone(&service);
+        let service = current.service();
         let caller = Rc::clone(&caller);
         let pace = caller.begin_pace();
         Box::pin(async move { service.answer(request, caller, pace).await })

@@ -96,6 +96,9 @@ pub enum ProxyError {
     /// The request has been here before.
     #[error("the request came back to this proxy")]
     LoopDetected,
+    /// The daemon ends, and the request still waited to be sent.
+    #[error("cut before it was sent")]
+    Draining,
     /// There is more to do than may be done at once.
     #[error("overloaded: {0}")]
     Overloaded(Overload),
@@ -194,6 +197,7 @@ impl ProxyError {
             }
             Self::Upstream(error) => return upstream(error),
             Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
+            Self::Draining => (503, "draining", "Draining", "proxy_internal_response"),
             Self::Overloaded(_) => (503, "overloaded", "Overloaded", "proxy_internal_response"),
         };
         answer(status, code, title, proxy_status)
@@ -205,9 +209,9 @@ impl ProxyError {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
             Self::NotDiscovered { undiscovered, .. } => Some(undiscovered.retry_after),
             Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
-            Self::Overloaded(_) | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => {
-                Some(SOON)
-            }
+            Self::Draining
+            | Self::Overloaded(_)
+            | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => Some(SOON),
             _ => None,
         }
     }
@@ -250,6 +254,9 @@ impl ProxyError {
                     .to_owned()
             }
             Self::Upstream(error) => error.detail(),
+            Self::Draining => {
+                "The proxy ends, and the request was still waiting to be sent. Nothing was. Try again.".to_owned()
+            }
             Self::Overloaded(overload) => {
                 format!("The proxy has as much to do as it may: {overload}. Try again.")
             }
@@ -459,6 +466,7 @@ mod tests {
             (ForwardError::Overloaded.into(), 503, "overloaded"),
             (ProxyError::UpstreamUnavailable { retry_after: Duration::ZERO }, 503, "upstream_unavailable"),
             (ProxyError::LoopDetected, 508, "loop_detected"),
+            (ProxyError::Draining, 503, "draining"),
             (ProxyError::Overloaded(Overload::Connections), 503, "overloaded"),
             (ProxyError::Overloaded(Overload::ConnectionsOfAddress), 503, "overloaded"),
             (ProxyError::Overloaded(Overload::TokenWaiters), 503, "overloaded"),

@@ -81,7 +81,7 @@ impl Exchange {
 
     /// Where it comes from, as far as that is known.
     pub fn origin(&self) -> Option<IpAddr> {
-        self.original.or_else(|| self.caller.peer.ip())
+        self.original.or_else(|| self.caller.peer().ip())
     }
 
     /// How its answer gets on.
@@ -104,6 +104,7 @@ impl Exchange {
     /// It is sent with this token.
     pub fn sent(&mut self, generation: Option<Generation>) {
         self.outcome.generation = generation;
+        self.pace.sent();
     }
 
     /// It is sent for the second time, with another token.
@@ -199,7 +200,7 @@ impl Exchange {
             ($level:ident) => {
                 $level!(
                     target: TARGET,
-                    peer = %self.caller.peer.host(),
+                    peer = %self.caller.peer().host(),
                     caller = self.original.map(tracing::field::display),
                     certificate = certificate.as_deref(),
                     method = %self.method,

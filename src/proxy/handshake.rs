@@ -15,13 +15,11 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::caller::Caller;
-use super::caller_io::{CallerIo, CallerStream};
+use super::caller_io::{CallerIo, CallerStream, TLS_HANDSHAKE};
 use super::connection::until_ended;
 use super::error::ProxyError;
+use super::misdirected::Spoken;
 use crate::config::certificate;
-
-/// The first byte of a handshake (RFC 8446 §5.1).
-const HANDSHAKE: u8 = 22;
 
 impl CallerStream for TlsStream<TcpStream> {
     fn set_close_by_reset(&self) {
@@ -38,8 +36,9 @@ pub async fn accept(
     caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     caller.begins_handshake();
     match until_ended(caller, first_byte(&stream)).await {
-        Ok(Ok(Some(HANDSHAKE))) => {}
+        Ok(Ok(Some(TLS_HANDSHAKE))) => {}
         Ok(Ok(Some(byte))) if byte.is_ascii_alphabetic() => {
+            caller.is_misdirected(Spoken::Http, stream.called());
             let error = ProxyError::BadRequest("this port speaks TLS: call it by https://");
             let _ = until_ended(caller, CallerIo::new(stream, Rc::clone(caller)).refuse(&error)).await;
             failed(caller, "plain text in the place of TLS");
@@ -51,7 +50,7 @@ pub async fn accept(
         }
         // As some health checks do.
         Ok(Ok(None) | Err(_)) => {
-            debug!(peer = %caller.peer, "connection ended before a handshake");
+            debug!(peer = %caller.peer(), "connection ended before a handshake");
             return None;
         }
         Err(_) => {
@@ -84,7 +83,7 @@ pub async fn accept(
 }
 
 fn failed(caller: &Caller, error: &str) {
-    info!(target: "bearerd::access", peer = %caller.peer.host(), error, "handshake failed");
+    info!(target: "bearerd::access", peer = %caller.peer().host(), error, "handshake failed");
 }
 
 /// The first byte, which is left where it is.

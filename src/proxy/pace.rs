@@ -37,6 +37,8 @@ pub struct Pace {
     since: Cell<Instant>,
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Stalled>>,
+    /// Whether the request has been sent, if only in part.
+    is_sent: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -50,6 +52,7 @@ impl Pace {
             since,
             read_timeout: Cell::new(None),
             stalled: Cell::new(None),
+            is_sent: Cell::new(false),
             task: RefCell::new(None),
         })
     }
@@ -57,7 +60,18 @@ impl Pace {
     /// An answer begins, whose upstream may pause for so long.
     pub fn begin(&self, read_timeout: Option<Duration>) {
         self.read_timeout.set(read_timeout);
+        self.is_sent.set(false);
         self.rest();
+    }
+
+    /// The upstream is given the request.
+    pub fn sent(&self) {
+        self.is_sent.set(true);
+    }
+
+    /// Whether the upstream has been given the request, if only in part.
+    pub fn is_sent(&self) -> bool {
+        self.is_sent.get()
     }
 
     /// A piece of the answer has been handed over: it is for the caller to take it.
@@ -108,9 +122,14 @@ impl Pace {
         let waited = self.now.get().duration_since(self.since.get());
         if self.stalled.get().is_none() && allowed.is_some_and(|allowed| waited >= allowed) {
             self.stalled.set(Some(stalled));
-            if let Some(task) = self.task.borrow().as_ref() {
-                task.wake_by_ref();
-            }
+            self.wake();
+        }
+    }
+
+    /// Has the answer's task look again.
+    pub fn wake(&self) {
+        if let Some(task) = self.task.borrow().as_ref() {
+            task.wake_by_ref();
         }
     }
 }

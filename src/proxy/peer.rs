@@ -14,6 +14,8 @@ pub struct Peer {
     pub is_allowed: bool,
     /// Whether its word on whom it calls for is believed.
     pub is_trusted_proxy: bool,
+    /// The number of the entrance that it came in by.
+    pub entrance: u32,
 }
 
 /// What addresses are worth.
@@ -34,7 +36,14 @@ impl Networks {
             address: Some(address),
             is_allowed: contain(&self.allow_from, address.ip()),
             is_trusted_proxy: contain(&self.trusted_proxies, address.ip()),
+            entrance: 0,
         }
+    }
+
+    /// A peer that was judged by others before.
+    pub fn judge_again(&self, peer: Peer) -> Peer {
+        let judged = peer.address.map(|address| self.judge(address));
+        judged.map_or(peer, |judged| Peer { entrance: peer.entrance, ..judged })
     }
 }
 
@@ -45,7 +54,13 @@ pub fn contain(networks: &[IpNet], address: IpAddr) -> bool {
 
 impl Peer {
     /// A process behind a unix socket: whoever may open the file may call, and it has no address to judge by.
-    pub const UNIX: Self = Self { address: None, is_allowed: true, is_trusted_proxy: false };
+    pub const UNIX: Self = Self { address: None, is_allowed: true, is_trusted_proxy: false, entrance: 0 };
+
+    /// The same, which came in by this entrance.
+    #[must_use]
+    pub const fn by(self, entrance: u32) -> Self {
+        Self { entrance, ..self }
+    }
 
     /// Its address without the port.
     pub fn ip(&self) -> Option<IpAddr> {

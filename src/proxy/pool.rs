@@ -289,6 +289,12 @@ where
         &self.upstream
     }
 
+    /// No request comes any more but those of a table before: a connection ends with the last request on it.
+    pub fn retire(&self) {
+        self.idle.retire();
+        self.shared.retire();
+    }
+
     /// Ends connections that have lain idle for too long, are too old, or lead where the upstream is no more.
     pub fn reap(&self, now: Instant) {
         let number = self.upstream.number();

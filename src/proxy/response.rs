@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
-use http::{HeaderValue, Response, Version};
+use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -74,7 +74,7 @@ pub fn relay(
 ) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
     exchange.answered(response.status());
-    let response = said_last(response, &exchange);
+    let response = said_last(response, &payload, &exchange);
     // Over HTTP/1.1 they are announced, to those who have asked.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
@@ -94,7 +94,7 @@ pub fn reply(
     mut exchange: Exchange,
 ) -> Response<AnswerBody> {
     exchange.answered(response.status());
-    let response = said_last(response, &exchange);
+    let response = said_last(response, &payload, &exchange);
     response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
 }
 
@@ -109,9 +109,13 @@ pub fn refuse(
     response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
 }
 
-/// The answer with a word that it is the connection's last, if that has been used for long enough.
-fn said_last<B>(mut response: Response<B>, exchange: &Exchange) -> Response<B> {
-    if exchange.version() < Version::HTTP_2 && exchange.caller().is_expired() {
+/// The answer with a word that it is the connection's last: if that has been used for long enough or we are about to
+/// stop, and if the upstream has answered before the request was read to its end, as nobody may want the rest. One that
+/// switches protocols says what its connection becomes.
+fn said_last<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
+    let is_last = exchange.caller().is_ending() || !payload.is_at_end();
+    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    if exchange.version() < Version::HTTP_2 && is_last && is_http {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

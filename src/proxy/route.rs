@@ -43,7 +43,7 @@ pub struct Route {
     /// What is done about a 429.
     pub retry_429: Retry429,
     /// Whether a rejected token is a reason to ask for another.
-    pub hold: Hold,
+    pub hold: Arc<Hold>,
     /// From the end of the request to the response head.
     pub timeout: Duration,
     /// Whether callers may speak WebSocket with the upstream.
@@ -76,13 +76,28 @@ impl Route {
             upstream,
             path_in_front: route.upstream.destination.path().to_owned(),
             token,
-            hold: Hold::default(),
+            hold: Arc::default(),
             timeout: route.timeout,
             read_timeout: route.read_timeout,
             allows_websocket: route.allows_websocket,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
             callers: route.callers.clone(),
             forwarded: route.forwarded,
+        }
+    }
+}
+
+impl Route {
+    /// What is known of its tokens from a table before, if they are the same.
+    #[must_use]
+    pub fn remembering(self, before: Option<&Self>) -> Self {
+        let is_same = |before: &&Self| match (&before.token, &self.token) {
+            (Some(before), Some(token)) => before.is(token),
+            _ => false,
+        };
+        match before.filter(is_same) {
+            Some(before) => Self { hold: Arc::clone(&before.hold), ..self },
+            None => self,
         }
     }
 }
@@ -113,6 +128,12 @@ impl Table {
         self.routes.push(route);
     }
 
+    /// The route that was added for exactly this.
+    pub fn at(&self, host: Option<&str>, prefix: &str) -> Option<&Route> {
+        let prefixes = host.map_or(Some(&self.any_host), |host| self.hosts.get(host))?;
+        prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
+    }
+
     /// The route of a request.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         let path = normalized(target.path);
@@ -134,9 +155,7 @@ impl Table {
 impl Prefixes {
     fn add(&mut self, prefix: &str, index: usize) {
         let length = if prefix == "/" { 0 } else { prefix.matches('/').count() };
-        // The root is the prefix of no segments.
-        let key = if prefix == "/" { String::new() } else { prefix.to_owned() };
-        self.routes.insert(key, index);
+        self.routes.insert(key_of(prefix).to_owned(), index);
         if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
             self.lengths.insert(at, length);
         }
@@ -148,6 +167,11 @@ impl Prefixes {
             self.routes.get(prefix).copied()
         })
     }
+}
+
+/// The root is the prefix of no segments.
+fn key_of(prefix: &str) -> &str {
+    if prefix == "/" { "" } else { prefix }
 }
 
 /// The text of a path's first `count` segments, if it has as many.
@@ -280,7 +304,7 @@ mod tests {
             upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
             path_in_front: String::new(),
             token: None,
-            hold: Hold::default(),
+            hold: Arc::default(),
             timeout: Duration::from_secs(1),
             allows_websocket: false,
             read_timeout: None,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// So many places.
 #[derive(Debug)]
 pub struct Seats {
-    limit: usize,
+    limit: AtomicUsize,
     taken: AtomicUsize,
 }
 
@@ -19,7 +19,7 @@ pub struct Seat(Arc<Seats>);
 impl Seats {
     /// At most `limit` at once.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, taken: AtomicUsize::new(0) })
+        Arc::new(Self { limit: AtomicUsize::new(limit), taken: AtomicUsize::new(0) })
     }
 
     /// A place, if there is one.
@@ -27,7 +27,16 @@ impl Seats {
         // Counted before it is looked at: two that come at once cannot both have the last one.
         let seat = Seat(Arc::clone(self));
         let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        (before < self.limit).then_some(seat)
+        (before < self.limit()).then_some(seat)
+    }
+
+    /// So many from now on. Those that are taken beyond it are given back in their time.
+    pub fn resize(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
     }
 
     /// How many are taken.
@@ -37,7 +46,8 @@ impl Seats {
 
     /// Whether no more than a quarter of them is left: time to keep no place that is not needed.
     pub fn are_scarce(&self) -> bool {
-        self.taken() >= self.limit - self.limit / 4
+        let limit = self.limit();
+        self.taken() >= limit - limit / 4
     }
 }
 
@@ -77,6 +87,20 @@ mod tests {
 
         assert_eq!(seats.taken(), 0);
         assert_eq!((0..8).map(|_| seats.take()).collect::<Vec<_>>().iter().flatten().count(), 4);
+    }
+
+    #[test]
+    fn fewer_places_than_are_taken_leave_none_until_enough_are_given_back() {
+        let seats = Seats::new(4);
+        let mut held: Vec<_> = (0..4).filter_map(|_| seats.take()).collect();
+
+        seats.resize(2);
+        for left in [3, 2] {
+            held.pop();
+            assert!(seats.take().is_none(), "{left} are taken");
+        }
+        held.pop();
+        assert!(seats.take().is_some());
     }
 
     #[test]

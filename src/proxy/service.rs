@@ -6,6 +6,7 @@
 mod send;
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,11 @@ use super::forward::{Answered, Failure, ForwardError, forward};
 use super::forwarded::{self, Statement};
 use super::guard::{self, Target};
 use super::headers;
+use super::last_word::unless_cut;
 use super::location;
 use super::login;
 use super::pace::Pace;
+use super::peer::Peer;
 use super::pool::Pool;
 use super::replay::{Attempt, Fault, Payload};
 use super::response::{self, AnswerBody};
@@ -88,6 +91,11 @@ impl Service {
         &self.pools
     }
 
+    /// What a caller's address is worth here.
+    pub fn judge(&self, peer: Peer) -> Peer {
+        self.shared.networks.judge_again(peer)
+    }
+
     /// Answers a request, whatever becomes of it.
     pub async fn answer(
         &self,
@@ -95,11 +103,17 @@ impl Service {
         caller: Rc<Caller>,
         pace: Rc<Pace>,
     ) -> Result<Response<AnswerBody>, Infallible> {
-        let original = forwarded::original(&caller.peer, request.headers(), &self.shared.trusted_proxies);
+        let original =
+            forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
+        let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
         let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
         let (head, body) = request.into_parts();
         let payload = Payload::new(body, &self.shared.allowance).beside(&exchange.caller().backlog);
-        let response = match self.proxy(head, &payload, &mut exchange).await {
+        let reply = {
+            let proxying = pin!(self.proxy(head, &payload, &mut exchange));
+            unless_cut(&connection, &answering, proxying).await
+        };
+        let response = match reply {
             Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
             Ok(Reply::Whole(response)) => response::reply(response, payload, exchange),
             Err(error) => response::refuse(&error, payload, exchange),
@@ -183,7 +197,7 @@ impl Service {
 
     /// Whether the request may go anywhere, and where.
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller().peer.is_allowed {
+        if !exchange.caller().peer().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
         if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {

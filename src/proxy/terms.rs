@@ -3,22 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::guard::Policy;
+use super::peer::Networks;
 use super::replay::Allowance;
 use super::route::Table;
 use super::seats::Seats;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 
 /// Who may call, where requests go, and within which limits.
 #[derive(Debug)]
 pub struct Terms {
     /// Who may call.
     pub policy: Policy,
-    /// Networks whose word on a caller's address is believed.
-    pub trusted_proxies: Vec<IpNet>,
+    /// What callers' addresses are worth.
+    pub networks: Networks,
     /// Where requests go.
     pub table: Table,
     /// How we are called in `Via`.
@@ -38,12 +37,29 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// The same, with what all requests share: places to wait for a token, memory for bodies.
+    #[must_use]
+    pub fn sharing_with(mut self, before: &Self) -> Self {
+        self.token_waiters = Arc::clone(&before.token_waiters);
+        self.allowance.budget = Arc::clone(&before.allowance.budget);
+        self
+    }
+
+    /// Makes what is shared as large as it is configured.
+    pub fn resize(&self, limits: &Limits) {
+        self.token_waiters.resize(limits.token_waiters);
+        self.allowance.budget.resize(limits.replay_total);
+    }
+
     /// As it is configured.
     pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
         let limits = &config.server.limits;
         Self {
             policy: Policy::new(&config.server, &instance),
-            trusted_proxies: config.server.trusted_proxies.clone(),
+            networks: Networks {
+                allow_from: config.server.allow_from.clone(),
+                trusted_proxies: config.server.trusted_proxies.clone(),
+            },
             table,
             instance,
             header_bytes: limits.header_bytes,

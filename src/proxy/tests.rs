@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use http::header::AUTHORIZATION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1 as client;
+use hyper::client::conn::{http1 as client, http2};
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, LocalOptions};
@@ -47,6 +47,8 @@ struct Issuer {
     asked: AtomicUsize,
     live: Mutex<String>,
     is_down: Mutex<bool>,
+    /// Whether the next connection to the API ends in a panic.
+    panics: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -102,6 +104,7 @@ impl Connect for Api {
     fn connect(&self) -> Connecting {
         let (near, far) = tokio::io::duplex(4096);
         let issuer = Arc::clone(&self.0);
+        assert!(!issuer.panics.swap(false, Ordering::Relaxed), "told to panic");
         let answer = service_fn(move |request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
             let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
@@ -643,5 +646,32 @@ fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_re
         }
         let (text, elapsed) = until_the_end(idle).await;
         assert!(text.ends_with("hello") && elapsed < Duration::from_secs(20), "{elapsed:?}: {text}");
+    });
+}
+
+/// FLT-RT-01. A panic is caught with the task it is in: an HTTP/1 connection, or one stream of an HTTP/2 connection.
+#[test]
+fn a_panic_ends_its_own_request_and_no_other() {
+    in_paused_time(async || {
+        let world = world("", Duration::from_millis(10));
+        let (mut kept, connection) = client::handshake(TokioIo::new(world.connection())).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let (mut streams, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(world.connection())).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request =
+            || Request::get("http://localhost/x").header("host", "localhost").body(Empty::<Bytes>::new());
+
+        world.issuer.panics.store(true, Ordering::Relaxed);
+        let (mut unlucky, connection) = client::handshake(TokioIo::new(world.connection())).await.unwrap();
+        tokio::task::spawn_local(connection);
+        assert!(unlucky.send_request(request().unwrap()).await.is_err(), "nobody could answer it");
+        world.issuer.panics.store(true, Ordering::Relaxed);
+        assert!(streams.send_request(request().unwrap()).await.is_err(), "its stream is reset");
+
+        assert_eq!(streams.send_request(request().unwrap()).await.unwrap().status(), 200);
+        assert_eq!(kept.send_request(request().unwrap()).await.unwrap().status(), 200);
+        assert_eq!(world.worker.connections(), 2, "the one that panicked is forgotten");
+        assert_eq!(world.get().await.status(), 200);
     });
 }

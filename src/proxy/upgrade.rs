@@ -148,7 +148,7 @@ impl Tunnel {
             let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(
                 target: "bearerd::access",
-                peer = %self.caller.0.peer.host(),
+                peer = %self.caller.0.peer().host(),
                 received = up.as_ref().ok(),
                 sent = down.as_ref().ok(),
                 duration_ms,

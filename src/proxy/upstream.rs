@@ -25,7 +25,7 @@ use crate::token::api_discovery::DiscoverySource;
 /// An upstream: shared by all workers, each with a pool of its own.
 #[derive(Debug)]
 pub struct Upstream {
-    /// Counts from 0; a worker finds its pool by it.
+    /// No other of its table has it; a worker finds its pool by it.
     pub index: usize,
     /// File descriptors that connections to all upstreams may take.
     pub descriptors: Arc<Seats>,

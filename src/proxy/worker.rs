@@ -22,7 +22,9 @@ use super::admission::Place;
 use super::caller::{Caller, End};
 use super::caller_io::CallerStream;
 use super::connection;
+use super::current::{Change, Current};
 use super::handshake;
+use super::misdirected::Misdirected;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::service::Service;
@@ -34,6 +36,8 @@ use crate::lifecycle::{Stage, Threads};
 /// The longest time between two looks at the connections.
 const SWEEP_MAX: Duration = Duration::from_millis(500);
 const SWEEP_MIN: Duration = Duration::from_millis(10);
+/// How long connections have to end once they are cut.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Connections handed over and not yet taken.
 const BACKLOG: usize = 1024;
 
@@ -88,10 +92,9 @@ impl WorkerHandle {
 /// If the system refuses a thread.
 pub fn spawn(
     index: usize,
-    shared: Arc<Terms>,
-    upstreams: Vec<Arc<Upstream>>,
-    limits: Limits,
+    (shared, upstreams, limits): (Arc<Terms>, Vec<Arc<Upstream>>, Limits),
     stage: watch::Receiver<Stage>,
+    changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
 ) -> io::Result<WorkerHandle> {
     let (connections, accepted) = mpsc::channel(BACKLOG);
@@ -101,7 +104,7 @@ pub fn spawn(
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         let pools = upstreams.into_iter().map(Pool::new).collect();
         let worker = Worker::new(Service::new(shared, pools), limits, load);
-        runtime.block_on(worker.run(accepted, stage));
+        runtime.block_on(worker.run(accepted, stage, changes));
         // Not waiting for a name that is still being looked up.
         runtime.shutdown_background();
         Ok(())
@@ -111,8 +114,7 @@ pub fn spawn(
 
 /// A worker on its own thread.
 pub struct Worker {
-    service: Rc<Service>,
-    limits: Rc<Limits>,
+    current: Rc<Current>,
     callers: Rc<Callers>,
     load: Arc<AtomicUsize>,
 }
@@ -124,6 +126,7 @@ struct Callers {
     now: Rc<Cell<Instant>>,
     gone: Notify,
     is_draining: Cell<bool>,
+    misdirected: Rc<Misdirected>,
 }
 
 impl Worker {
@@ -134,17 +137,21 @@ impl Worker {
             now: Rc::new(Cell::new(Instant::now())),
             gone: Notify::new(),
             is_draining: Cell::new(false),
+            misdirected: Rc::default(),
         };
-        Self { service: Rc::new(service), limits: Rc::new(limits), callers: Rc::new(callers), load }
+        Self { current: Rc::new(Current::new(service, limits)), callers: Rc::new(callers), load }
     }
 
     /// Serves connections until the daemon stops: takes new ones, lets those it has finish, then cuts.
-    pub async fn run(self, mut accepted: mpsc::Receiver<Accepted>, mut stage: watch::Receiver<Stage>) {
+    pub async fn run(
+        self,
+        mut accepted: mpsc::Receiver<Accepted>,
+        mut stage: watch::Receiver<Stage>,
+        mut next: mpsc::Receiver<Change>,
+    ) {
         let mut sweep = tokio::time::interval(self.sweep_interval());
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        for pool in self.service.pools() {
-            tokio::task::spawn_local(Rc::clone(pool).give_way());
-        }
+        self.current.give_way();
         let mut more_may_come = true;
         while more_may_come || !self.callers.all.borrow().is_empty() {
             tokio::select! {
@@ -155,18 +162,17 @@ impl Worker {
                 },
                 () = self.callers.gone.notified() => {}
                 _ = sweep.tick() => self.sweep(),
+                Some(change) = next.recv() => {
+                    self.change(change);
+                    sweep = tokio::time::interval(self.sweep_interval());
+                    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                }
                 changed = stage.changed() => {
                     let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
                     match stage {
-                        Stage::Running => {}
+                        Stage::Running | Stage::Leaving => {}
                         Stage::Draining => self.drain(),
-                        Stage::Cut => {
-                            let left = self.callers.all.borrow().len();
-                            if left > 0 {
-                                warn!(connections = left, "connections were cut");
-                            }
-                            return;
-                        }
+                        Stage::Cutting | Stage::Cut => return self.cut().await,
                     }
                 }
             }
@@ -176,9 +182,40 @@ impl Worker {
     /// Every connection, those to come included, ends when what is in flight on it is answered.
     fn drain(&self) {
         self.callers.is_draining.set(true);
+        self.callers.now.set(Instant::now());
         for caller in self.callers.all.borrow().iter() {
             caller.end(End::Gracefully);
         }
+    }
+
+    /// Serves by something else from now on, and by nothing of what was before once this returns.
+    fn change(&self, change: Change) {
+        let Change { terms, upstreams, limits, entrances, done } = change;
+        self.current.change(terms, upstreams, limits);
+        self.current.keep_entrances(entrances);
+        for caller in self.callers.all.borrow().iter() {
+            self.current.judge(caller);
+        }
+        // Without whoever waits for it, it is so all the same.
+        let _ = done.send(());
+    }
+
+    /// Every connection ends now, after what can be said in a moment.
+    async fn cut(&self) {
+        let left = self.callers.all.borrow().len();
+        if left == 0 {
+            return;
+        }
+        warn!(connections = left, "connections were cut");
+        for caller in self.callers.all.borrow().iter() {
+            caller.end(End::Cut);
+        }
+        let all_gone = async {
+            while !self.callers.all.borrow().is_empty() {
+                self.callers.gone.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
     }
 
     fn take(&self, accepted: Accepted) {
@@ -207,24 +244,26 @@ impl Worker {
     where
         S: CallerStream + 'static,
     {
-        self.spawn(peer, place, |caller, service, limits| connection::serve(stream, caller, service, limits));
+        self.spawn(peer, place, |caller, current| connection::serve(stream, caller, current));
     }
 
     /// The same over TLS.
     fn serve_tls(&self, stream: TcpStream, peer: Peer, place: Place, config: Arc<ServerConfig>) {
-        self.spawn(peer, place, |caller, service, limits| async move {
+        self.spawn(peer, place, |caller, current| async move {
             if let Some(stream) = handshake::accept(stream, config, &caller).await {
-                connection::serve(stream, caller, service, limits).await;
+                connection::serve(stream, caller, current).await;
             }
         });
     }
 
-    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Service>, Rc<Limits>) -> F)
+    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Current>) -> F)
     where
         F: Future<Output = ()> + 'static,
     {
-        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.limits.connection_age);
+        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.current.limits().connection_age);
+        self.current.judge(&caller);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
+        caller.tells_of_itself_to(&self.callers.misdirected);
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
         }
@@ -234,12 +273,18 @@ impl Worker {
             load: Arc::clone(&self.load),
             _place: place,
         };
-        let serving = serve(caller, Rc::clone(&self.service), Rc::clone(&self.limits));
+        let serving = serve(caller, Rc::clone(&self.current));
         tokio::task::spawn_local(async move {
             // Dropped with the task, and so even where the task panics.
             let _leaving = leaving;
             serving.await;
         });
+    }
+
+    /// How many connections it has.
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> usize {
+        self.callers.all.borrow().len()
     }
 
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
@@ -254,20 +299,18 @@ impl Worker {
 
     fn sweep(&self) {
         let now = Instant::now();
+        let limits = self.current.limits();
         self.callers.now.set(now);
         for caller in self.callers.all.borrow().iter() {
-            caller.sweep(&self.limits);
+            caller.sweep(&limits);
         }
-        for pool in self.service.pools() {
-            pool.reap(now);
-            pool.upstream().breaker.tick();
-        }
+        self.current.sweep(now);
     }
 
     /// Often enough for the shortest time-out to be kept within a tenth.
     fn sweep_interval(&self) -> Duration {
         let Limits { tls_timeout, header_timeout, idle_timeout, write_timeout, connection_age, .. } =
-            &*self.limits;
+            &*self.current.limits();
         let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
         let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
         (*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)

@@ -1,10 +1,13 @@
 //! The log: events to standard error, as lines for a person or JSON for a machine.
 //!
 //! `RUST_LOG` wins over the configuration's level. A thread of its own writes, from a bounded queue: whoever reads
-//! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted.
+//! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted. A panic is an event too.
 
 use std::io::IsTerminal;
+use std::panic::{PanicHookInfo, set_hook};
+use std::thread;
 
+use tracing::error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -56,5 +59,61 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
     } else {
         events.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().init();
     }
+    set_hook(Box::new(tell_of_panic));
     Writing { dropped, _flushes: flushes }
+}
+
+/// Says where a panic was, as an event like any other. What it says itself may quote what it could not read, and is left
+/// out: that may be a secret.
+fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    error!(thread = thread::current().name(), place, "panicked: this is a bug of ours");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::panic::take_hook;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_panic_is_an_event_with_its_place_and_without_its_words() {
+        const NAME: &str = "the one that panics";
+        let before = take_hook();
+        // The other tests of this process have theirs.
+        set_hook(Box::new(move |panic| match thread::current().name() {
+            Some(NAME) => tell_of_panic(panic),
+            _ => before(panic),
+        }));
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = fmt::Subscriber::builder().json().with_writer(move || writer.clone()).finish();
+
+        let panics = || with_default(log, || panic!("cannot read hunter2"));
+        let ended = thread::Builder::new().name(NAME.to_owned()).spawn(panics).unwrap().join();
+
+        assert!(ended.is_err());
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let event: serde_json::Value = serde_json::from_str(&lines).unwrap();
+        assert_eq!((&event["level"], &event["fields"]["thread"]), (&"ERROR".into(), &NAME.into()), "{event}");
+        assert!(event["fields"]["place"].as_str().unwrap().starts_with("src/telemetry/log.rs:"), "{event}");
+        assert!(!lines.contains("hunter2"), "{lines}");
+    }
 }

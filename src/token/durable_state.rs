@@ -173,6 +173,31 @@ impl DurableState {
         self.trouble.as_ref().map(|trouble| trouble.retry_at)
     }
 
+    /// The same place with another state, which is on disk with the next save.
+    pub(super) fn replaced(self, state: State) -> Self {
+        Self { state, ..self }
+    }
+
+    /// The same place with what was kept elsewhere, which is on disk with the next write: what a process has in memory
+    /// is later than anything in a file.
+    #[must_use]
+    pub fn succeeding(self, before: Self) -> Self {
+        let is_behind = !matches!(self.place, Place::Memory);
+        Self { state: before.state, is_behind, ..self }
+    }
+
+    /// The same without its access token, which is of no use for what the credential is now.
+    #[must_use]
+    pub fn without_token(mut self) -> Self {
+        self.state.access_token = None;
+        self
+    }
+
+    /// Whether both would keep the state of one credential, as far as a file can tell.
+    pub fn is_of_one(one: &Credential, other: &Credential) -> bool {
+        identity_of(one) == identity_of(other)
+    }
+
     /// Replaces the state, here and on disk. Comes back once it is durable, or is known not to be.
     ///
     /// # Cancel safety

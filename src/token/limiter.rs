@@ -62,8 +62,6 @@ pub struct Limiter {
     clock: Clock,
     all: Budget,
     forced: Budget,
-    /// A cell of the forced quota that was taken and not used, as the other quota was empty.
-    forced_in_hand: bool,
     retry_after_max: Duration,
     failures: u32,
     rejections: u32,
@@ -79,7 +77,6 @@ impl Limiter {
             clock,
             all: Budget::new(quota.requests.get(), quota.per, clock),
             forced: Budget::new(half, quota.per, clock),
-            forced_in_hand: false,
             retry_after_max: credential.retry_after_max,
             failures: 0,
             rejections: 0,
@@ -93,15 +90,12 @@ impl Limiter {
         if let Some(blocked) = self.blocked.filter(|blocked| now < blocked.until) {
             return Err(blocked);
         }
-        if cause == Cause::Forced && !self.forced_in_hand {
-            check(&self.forced, now)?;
-            self.forced_in_hand = true;
-        }
-        check(&self.all, now)?;
+        let forced_before = self.forced.whole_again();
         if cause == Cause::Forced {
-            self.forced_in_hand = false;
+            check(&self.forced, now)?;
         }
-        Ok(())
+        // What is not used is not taken: it would be used later than it was counted.
+        check(&self.all, now).inspect_err(|_| self.forced.restore(forced_before))
     }
 
     /// A token came: whatever kept requests back is over.

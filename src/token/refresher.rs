@@ -10,10 +10,12 @@ mod ask;
 mod orders;
 mod outcome;
 mod resume;
+mod succession;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::access_token::Generation;
@@ -133,10 +135,22 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// Keeps the token fresh until it is told to stop. A request that may use up a refresh token is finished then, and
     /// what it brought is written; any other is dropped.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
-        let mut stop = std::pin::pin!(stop);
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        self.run_until(stop, std::future::pending()).await;
+    }
+
+    /// The same until it is told to stop, or to leave off: then any request is finished, and the refresher comes back as
+    /// it is, to go on or to leave its state to another.
+    pub async fn run_until(
+        mut self,
+        stop: impl Future<Output = ()>,
+        leave_off: impl Future<Output = ()>,
+    ) -> Self {
+        let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
         loop {
             match self.obey().await {
+                // Between two requests, however many are due.
+                Step::Ask if leave_off.as_mut().now_or_never().is_some() => break,
                 Step::Ask if self.identity.has_refresh_token() => self.ask().await,
                 Step::Ask => tokio::select! {
                     () = self.ask() => {}
@@ -145,10 +159,12 @@ impl<E: TokenEndpoint> Refresher<E> {
                 Step::Wait(until) => tokio::select! {
                     () = self.wait(until) => {}
                     () = &mut stop => break,
+                    () = &mut leave_off => break,
                 },
             }
         }
         self.durable.finish().await;
+        self
     }
 
     fn next_step(&mut self) -> Step {

@@ -55,6 +55,12 @@ impl Rotation {
         Self { max: credential.max_rotations, why: String::new(), remedy: login.unwrap_or_default() }
     }
 
+    /// With other settings, and what the server has said.
+    pub fn renew(&mut self, settings: Self) {
+        let why = std::mem::take(&mut self.why);
+        *self = Self { why, ..settings };
+    }
+
     /// What to ask with.
     ///
     /// # Errors

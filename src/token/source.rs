@@ -51,6 +51,11 @@ impl TokenSource {
         &self.name
     }
 
+    /// Whether both read the same tokens.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.demand, &other.demand)
+    }
+
     /// The current token, if there is a usable one.
     pub fn current(&self) -> Option<Current> {
         self.store.usable()

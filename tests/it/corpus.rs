@@ -4,5 +4,5 @@
 //! every reading, with our token and our framing.
 
 mod http1;
-mod http2;
+pub mod http2;
 mod strict;

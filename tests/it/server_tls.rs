@@ -110,6 +110,29 @@ async fn what_is_no_tls_is_told_so_or_closed() {
         assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
     }
     assert!(world.upstream.requests().is_empty(), "nothing was forwarded");
+    let told = world.process.event("caller spoke another protocol than the port").await;
+    assert_eq!((&told["spoke"], &told["speaks"]), (&"HTTP".into(), &"TLS".into()), "{told}");
+    assert_eq!(told["address"], world.address.to_string(), "{told}");
+    assert_eq!(told["help"], "call it by https://", "{told}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn tls_to_a_port_without_it_is_told_to_the_log_now_and_then() {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let caller = TlsCaller::trusting(pki.authority());
+    let world = Setup::default().quiet().server("workers = 1").start().await;
+
+    for _ in 0..20 {
+        assert!(caller.connect(world.address).await.is_err());
+    }
+    assert_eq!(world.get("/x").await.status, 200);
+
+    let told = world.process.event("caller spoke another protocol than the port").await;
+    assert_eq!((&told["spoke"], &told["speaks"]), (&"TLS".into(), &"HTTP".into()), "{told}");
+    assert_eq!((&told["address"], &told["peer"]), (&world.address.to_string().into(), &"127.0.0.1".into()));
+    assert!(told["help"].as_str().unwrap().contains("http://"), "{told}");
+    assert_eq!(world.process.events("caller spoke another protocol than the port").len(), 1);
     world.finish().await;
 }
 

@@ -378,6 +378,36 @@ async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
     world.check();
 }
 
+/// FLT-SIG-04.
+#[tokio::test]
+async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    let mut stuck = world.caller().await;
+    stuck.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    eventually("the request", async || !world.upstream.requests().is_empty()).await;
+    world.authorization.set_delay(Duration::from_secs(2));
+    world.authorization.revoke_all();
+    let mut caller = world.caller().await;
+    let request = Request::get("/x");
+    tokio::select! {
+        _ = caller.try_send(&request) => panic!("it takes two seconds"),
+        () = eventually("asked", async || world.authorization.requests() == 2) => {}
+    }
+    world.process.signal(Signal::TERM);
+    world.process.event("draining").await;
+
+    world.process.signal(Signal::TERM);
+
+    assert!(stuck.is_closed().await, "it is cut");
+    world.process.event("waiting for what a refresh token brings, which would be lost otherwise").await;
+    assert_eq!(world.process.ended().await.code(), Some(0));
+    let tokens = world.authorization.refresh_tokens();
+    assert_eq!(tokens.all().len(), 3);
+    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    world.check();
+}
+
 /// A folder that was removed takes no file, whoever asks.
 #[tokio::test]
 async fn where_nothing_can_be_written_the_grant_is_kept_in_memory_and_used() {

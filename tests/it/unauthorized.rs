@@ -86,6 +86,30 @@ async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
     world.finish().await;
 }
 
+/// FLT-UP-06.
+#[tokio::test]
+async fn a_thousand_401s_at_once_cost_one_token_request() {
+    let world = Setup::default().quiet().http2().start().await;
+    let before = world.authorization.requests();
+    world.authorization.set_delay(Duration::from_secs(2));
+    world.authorization.revoke_all();
+    let mut callers = Vec::new();
+    for _ in 0..10 {
+        callers.push(Http2Caller::connect(world.address).await);
+    }
+
+    let replies = (0..1000).map(|number| {
+        let mut caller = callers[number % 10].clone();
+        async move { caller.send(&Request::get("/x")).await.status }
+    });
+    let replies = join_all(replies).await;
+
+    assert!(replies.iter().all(|status| *status == 200));
+    assert_eq!(world.token_requests_since(before), 1);
+    assert!(world.upstream.rejected() > 900, "{} were rejected", world.upstream.rejected());
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
     // So many handshakes at once take a busy machine longer than the default.

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::harness::frames::{
     CANCEL, DATA, END_HEADERS, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM,
-    STATUS_200,
+    SETTINGS, STATUS_200,
 };
 use crate::harness::raw::RawPeer;
 use crate::harness::{Http2Caller, Request, Setup, World, eventually};
@@ -203,6 +203,47 @@ async fn as_many_streams_are_opened_as_the_upstream_allows_and_more_connections_
     assert_eq!(most.load(Ordering::Relaxed), 2);
     let connections = connections.load(Ordering::Relaxed);
     assert!((2..=16).contains(&connections), "{connections}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_allows_less_than_before_is_obeyed_from_then_on() {
+    let most = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&most);
+    let (world, _peer) = before(move |stream| {
+        let most = Arc::clone(&noted);
+        async move {
+            let Some(mut frames) = Frames::accept(stream, &[(3, 100)]).await else { return };
+            // What comes before the new settings are there is answered; then there is one at a time.
+            let Some((first, _)) = frames.request().await else { return };
+            frames.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]).await;
+            frames.answer(first, b"done").await;
+            let mut open = Vec::new();
+            loop {
+                tokio::select! {
+                    request = frames.request() => {
+                        let Some((stream, _)) = request else { return };
+                        open.push(stream);
+                        most.fetch_max(open.len(), Ordering::Relaxed);
+                    }
+                    () = tokio::time::sleep(Duration::from_millis(20)), if !open.is_empty() => {
+                        for stream in open.drain(..) {
+                            frames.answer(stream, b"done").await;
+                        }
+                    }
+                }
+            }
+        }
+    })
+    .await;
+    assert_eq!(fetch(&world, &get(&world, "/x")).await, (200, "done".to_owned()));
+
+    for _ in 0..3 {
+        let answers = join_all((0..10).map(async |_| fetch(&world, &get(&world, "/x")).await)).await;
+        assert!(answers.iter().all(|answer| *answer == (200, "done".to_owned())), "{answers:?}");
+    }
+
+    assert_eq!(most.load(Ordering::Relaxed), 1);
     world.finish().await;
 }
 

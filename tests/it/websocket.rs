@@ -7,6 +7,7 @@ use http::Version;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::harness::raw::{RawPeer, read_head};
@@ -68,12 +69,18 @@ fn handshake(world: &World, fields: &str) -> String {
 async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     stream.write_all(handshake(world, fields).as_bytes()).await.unwrap();
+    let head = read_switch(&mut stream).await;
+    (head, stream)
+}
+
+/// Reads a head and nothing of what is behind it.
+async fn read_switch(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = timeout(PATIENCE, stream.read_u8()).await.expect("no answer in time").expect("an end");
         head.push(byte);
     }
-    (String::from_utf8(head).unwrap(), stream)
+    String::from_utf8(head).unwrap()
 }
 
 async fn expect(stream: &mut TcpStream, text: &str) {
@@ -255,6 +262,48 @@ async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
+    for is_draining in [true, false] {
+        let answers = Arc::new(Notify::new());
+        let may_answer = Arc::clone(&answers);
+        let peer = RawPeer::tcp(move |mut stream| {
+            let may_answer = Arc::clone(&may_answer);
+            async move {
+                read_head(&mut stream).await;
+                may_answer.notified().await;
+                let _ = stream.write_all(format!("{SWITCHED}hello").as_bytes()).await;
+                let _ = stream.read(&mut [0]).await;
+            }
+        })
+        .await;
+        let setup = Setup::default().limits("connection_age = \"1s\"").server("drain = \"1s\"");
+        let mut world = world(&peer, setup).await;
+        let mut stream = TcpStream::connect(world.address).await.unwrap();
+        stream.write_all(handshake(&world, "").as_bytes()).await.unwrap();
+        if is_draining {
+            world.process.signal(Signal::TERM);
+            world.process.event("draining").await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answers.notify_one();
+
+        let head = read_switch(&mut stream).await;
+        assert!(head.starts_with("HTTP/1.1 101"), "draining: {is_draining}: {head}");
+        assert!(head.contains("\r\nconnection: upgrade\r\n") && !head.contains("close"), "{head}");
+        expect(&mut stream, "hello").await;
+        if is_draining {
+            assert!(ends(&mut stream).await);
+            assert_eq!(world.process.ended().await.code(), Some(0));
+            world.check();
+        } else {
+            world.finish().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_page_of_another_site_opens_no_websocket() {
     let (peer, heads) = api(&[SWITCHED]).await;
     let world = world(&peer, Setup::default()).await;
@@ -273,5 +322,28 @@ async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both(
     assert_eq!(world.get("/x").await.status, 200);
 
     assert_eq!(world.upstream.requests()[0].version, Version::HTTP_11);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_websocket_goes_on_when_a_reload_takes_its_route_away() {
+    let (peer, _) = api(&[SWITCHED]).await;
+    let world = world(&peer, Setup::default()).await;
+    let (_, mut stream) = shake(&world, "").await;
+    expect(&mut stream, "hello").await;
+
+    for at in 1..=3 {
+        world
+            .configure(|text| text.replace("[[routes]]\n", &format!("[[routes]]\npath = \"/other/{at}\"\n")));
+        world.configure(|text| text.replace(&format!("path = \"/other/{}\"\n", at - 1), ""));
+        world.configure(|text| text.replace(&peer.address.port().to_string(), "1"));
+        world.reload().await;
+        stream.write_all(b"ping").await.unwrap();
+        expect(&mut stream, "ping").await;
+    }
+
+    assert_eq!(world.get("/chat").await.code().as_deref(), Some("route_not_found"));
+    stream.shutdown().await.unwrap();
+    assert!(ends(&mut stream).await);
     world.finish().await;
 }

@@ -77,7 +77,9 @@ impl Resolver<'_> {
             origins,
             required_header,
             workers,
+            drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
+            watch: server.watch.is_some_and(Spanned::into_inner),
             limits: self.limits(server.limits),
         }
     }

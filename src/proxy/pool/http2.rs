@@ -48,6 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A worker's connections to one upstream, the oldest first.
 pub(super) struct Connections {
     all: RefCell<Vec<Rc<Connection>>>,
+    /// Whether none is kept for later requests.
+    is_retired: Cell<bool>,
     changed: Rc<Notify>,
     idle_and_wanted: Rc<Notify>,
 }
@@ -98,7 +100,12 @@ pub(super) enum Found {
 
 impl Connections {
     pub(super) fn new(changed: Rc<Notify>) -> Self {
-        Self { all: RefCell::default(), changed, idle_and_wanted: Rc::default() }
+        Self {
+            all: RefCell::default(),
+            is_retired: Cell::new(false),
+            changed,
+            idle_and_wanted: Rc::default(),
+        }
     }
 
     /// Resolves when one is idle and somebody waits for its place.
@@ -202,10 +209,16 @@ impl Connections {
             driver.run(connection, nobody_left).await;
         });
         let mut all = self.all.borrow_mut();
-        if all.len() < MAX_CONNECTIONS {
+        if all.len() < MAX_CONNECTIONS && !self.is_retired.get() {
             all.push(Rc::clone(&opened));
         }
         Ok(Place::new(opened, sender))
+    }
+
+    /// Takes all out, those who use them go on; keeps none from now on.
+    pub(super) fn retire(&self) {
+        self.is_retired.set(true);
+        drop(self.all.take());
     }
 
     /// Takes those out that lie idle, are over or old, or lead elsewhere.

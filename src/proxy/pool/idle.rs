@@ -3,7 +3,7 @@
 //! Who finds no connection and no place for another waits: for the first that is given back on its worker, or for the
 //! place of one that has ended anywhere.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub(super) struct Idle<B: Body + 'static> {
     resting: RefCell<Vec<Resting<B>>>,
     /// Requests for which there is no place, the first that came in front.
     queue: RefCell<VecDeque<oneshot::Sender<Leased<B>>>>,
+    /// Whether none is kept for later requests.
+    is_retired: Cell<bool>,
 }
 
 struct Resting<B: Body + 'static> {
@@ -46,7 +48,7 @@ pub(super) enum Turn<B: Body + 'static> {
 
 impl<B: Body + 'static> Default for Idle<B> {
     fn default() -> Self {
-        Self { resting: RefCell::default(), queue: RefCell::default() }
+        Self { resting: RefCell::default(), queue: RefCell::default(), is_retired: Cell::new(false) }
     }
 }
 
@@ -103,6 +105,9 @@ where
             return;
         }
         let Some(leased) = self.hand_on(leased, &upstream.permits) else { return };
+        if self.is_retired.get() {
+            return;
+        }
         let mut resting = self.resting.borrow_mut();
         if resting.len() >= MAX_IDLE {
             resting.remove(0);
@@ -128,6 +133,13 @@ where
             }
         }
         None
+    }
+
+    /// Ends those that are idle, and keeps none from now on.
+    pub(super) fn retire(&self) {
+        self.is_retired.set(true);
+        // Ended only once nothing is borrowed.
+        drop(self.resting.take());
     }
 
     /// Ends as many as are waited for elsewhere.

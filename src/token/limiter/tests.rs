@@ -57,6 +57,21 @@ async fn a_forced_cell_that_was_not_used_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forced_request_that_was_kept_back_counts_from_when_it_is_made() {
+    let mut limiter = Limiter::new(&credential("quota = { requests = 2, per = \"100s\" }"), Clock::tokio());
+    limiter.admit(Cause::Scheduled).unwrap();
+    limiter.admit(Cause::Scheduled).unwrap();
+    assert!(limiter.admit(Cause::Forced).is_err());
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    limiter.admit(Cause::Forced).unwrap();
+
+    // A hundred seconds after this one, and not after the one that was not made.
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let blocked = limiter.admit(Cause::Forced).unwrap_err();
+    assert_eq!(limiter.clock.now().until(blocked.until).as_secs(), 40);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rejection_is_forgotten_when_its_cause_may_be_mended() {
     let mut limiter = Limiter::new(&credential(""), Clock::tokio());
     limiter.failed(&TokenError::Rejected { status: 401, code: "invalid_client".into(), description: None });

@@ -98,6 +98,12 @@ impl Process {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// Its threads and its file descriptors.
+    pub fn threads_and_descriptors(&self) -> (usize, usize) {
+        let count = |what| std::fs::read_dir(format!("/proc/{}/{what}", self.id())).unwrap().count();
+        (count("task"), count("fd"))
+    }
+
     /// Everything it has written so far.
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()

@@ -110,3 +110,30 @@ pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
+
+/// An address where connecting comes to nothing, and is not refused either: as many wait to be accepted as may.
+#[derive(Debug)]
+pub struct BlackHole {
+    pub address: SocketAddr,
+    _listener: socket2::Socket,
+    _waiting: Vec<socket2::Socket>,
+}
+
+impl BlackHole {
+    pub fn new() -> Self {
+        use socket2::{Domain, Socket, Type};
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let waiting = std::iter::repeat_with(|| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let connected = socket.connect_timeout(&address, std::time::Duration::from_millis(200));
+            (socket, connected.is_ok())
+        });
+        // The first that is not answered is the proof.
+        let waiting =
+            waiting.take_while(|(_, is_connected)| *is_connected).map(|(socket, _)| socket).collect();
+        Self { address: address.as_socket().unwrap(), _listener: listener, _waiting: waiting }
+    }
+}

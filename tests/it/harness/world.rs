@@ -320,6 +320,46 @@ impl World {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
+    /// The configuration as it is written.
+    pub fn configuration(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("proxy.toml")).unwrap()
+    }
+
+    /// Writes another configuration, from the one that is there.
+    pub fn configure(&self, change: impl FnOnce(String) -> String) {
+        std::fs::write(self.folder.path().join("proxy.toml"), change(self.configuration())).unwrap();
+    }
+
+    /// Has the daemon take up its configuration, and waits until it has; answers the event that tells so.
+    pub async fn reload(&self) -> serde_json::Value {
+        self.hang_up("configuration reloaded").await
+    }
+
+    /// Has the daemon try to, and waits until it has given up; answers what it says is wrong.
+    pub async fn reload_in_vain(&self) -> String {
+        let event = self.hang_up("configuration not reloaded, kept the last one").await;
+        event["problems"].as_str().unwrap().to_owned()
+    }
+
+    async fn hang_up(&self, message: &str) -> serde_json::Value {
+        let outcomes = ["configuration reloaded", "configuration not reloaded, kept the last one"];
+        let count = |message: &str| self.process.events(message).len();
+        let before = outcomes.map(count);
+        self.process.signal(Signal::HUP);
+        eventually("an outcome", async || outcomes.map(count) != before).await;
+        let expected = outcomes.iter().position(|one| *one == message).unwrap();
+        assert!(count(message) > before[expected], "{}", self.process.output());
+        self.process.events(message).pop().unwrap()
+    }
+
+    /// Sends a request without a body to the admin address.
+    pub async fn admin_post(&self, path: &str) -> (u16, serde_json::Value) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let response = client.post(format!("http://{}{path}", self.admin)).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
+    }
+
     /// How many token requests came since `before`.
     pub fn token_requests_since(&self, before: usize) -> usize {
         self.authorization.requests() - before

@@ -1,0 +1,100 @@
+//! How one configuration differs from another, for those who are to be told.
+
+use crate::config::Config;
+use crate::reload::{Difference, Reloaded};
+
+/// Gives another configuration what only a start can change as it is in force, and names the keys that want it otherwise.
+pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut keep = |key, is_same: bool| {
+        if !is_same {
+            keys.push(key);
+        }
+    };
+    keep("server.workers", before.server.workers == after.server.workers);
+    keep("admin.listen", before.admin.listen == after.admin.listen);
+    keep("log.format", before.log.format == after.log.format);
+    keep("log.level", before.log.level == after.log.level);
+    after.server.workers = before.server.workers;
+    after.admin.listen = before.admin.listen;
+    after.log.format = before.log.format;
+    after.log.level.clone_from(&before.log.level);
+    keys
+}
+
+/// How they differ.
+pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
+    let route =
+        |route: &crate::config::Route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path);
+    Reloaded {
+        routes: Difference::of(&before.routes, &after.routes, route, |one, other| one == other),
+        credentials: Difference::of(
+            &before.credentials,
+            &after.credentials,
+            |credential| credential.name.clone(),
+            |one, other| one == other,
+        ),
+        listeners: Difference::of(
+            &before.server.listen,
+            &after.server.listen,
+            ToString::to_string,
+            |one, other| one == other,
+        ),
+        settings: settings(before, after),
+        ..Reloaded::default()
+    }
+}
+
+fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
+    let (one, other) = (&before.server, &after.server);
+    let files = |config: &Config| config.server.tls.as_ref().map(|tls| tls.files.clone());
+    [
+        ("server.allow_from", one.allow_from == other.allow_from),
+        ("server.trusted_proxies", one.trusted_proxies == other.trusted_proxies),
+        ("server.hosts", one.hosts == other.hosts),
+        ("server.origins", one.origins == other.origins),
+        ("server.required_header", one.required_header == other.required_header),
+        ("server.drain_delay", one.drain_delay == other.drain_delay),
+        ("server.drain", one.drain == other.drain),
+        ("server.watch", one.watch == other.watch),
+        ("server.tls", files(before) == files(after)),
+        ("server.limits", one.limits == other.limits),
+        ("admin.token", before.admin.token == after.admin.token),
+        ("log.access", before.log.access == after.log.access),
+    ]
+    .into_iter()
+    .filter_map(|(key, is_same)| (!is_same).then_some(key))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+
+    #[test]
+    fn what_only_a_start_can_change_is_kept_and_named() {
+        let before = fixture::config("[server]\nworkers = 1", "", "x");
+        let text = "[server]\nworkers = 2\ndrain = \"1s\"\n[admin]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\nformat = \"text\"";
+        let mut after = fixture::config(text, "", "x");
+
+        let keys = keep_until_restart(&before, &mut after);
+
+        assert_eq!(keys, ["server.workers", "admin.listen", "log.format", "log.level"]);
+        assert_eq!(differences(&before, &after).settings, ["server.drain"]);
+        assert_eq!((after.server.workers, after.admin.listen), (1, before.admin.listen));
+        assert_eq!((after.log.format, after.log.level), (before.log.format, before.log.level));
+    }
+
+    #[test]
+    fn a_secret_that_was_changed_is_a_changed_credential_and_changes_its_routes() {
+        let before = fixture::config("", "", "x");
+        let same = differences(&before, &fixture::config("", "", "x"));
+        assert!(same.credentials.is_empty() && same.routes.is_empty() && same.settings.is_empty());
+
+        let other = differences(&before, &fixture::config("", "", "y"));
+
+        assert_eq!(other.credentials.changed, ["c"]);
+        assert!(!format!("{other:?}").contains('y'), "and is not shown");
+    }
+}

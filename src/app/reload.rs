@@ -1,0 +1,285 @@
+//! Another configuration in the place of the one in force, as a whole or not at all.
+//!
+//! First all is built that can fail: clients, states, upstreams, certificates, sockets. Then refreshers that go on with
+//! other settings are taken out of their tasks, between two token requests; that too can be given up. Credentials that
+//! begin anew get their first token while requests still go by the table of before. Only then everything is swapped:
+//! workers first, then who lets callers in, then what operators see.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::certificates::Certificates;
+use super::credentials::{Credential, Fate, Origin, fates, state_from};
+use super::differences::{differences, keep_until_restart};
+use super::entrances::{Entrances, Way};
+use super::table::{Served, serve};
+use super::{Daemon, StartError, house, tell_listening};
+use crate::config::Config;
+use crate::descriptors;
+use crate::proxy::admission::REFUSALS;
+use crate::proxy::terms::Terms;
+use crate::proxy::{current, listener};
+use crate::reload::Reloaded;
+use crate::tls::client::Trust;
+use crate::token::{DurableState, Refresher, TokenClient, TokenSource};
+
+/// How long the disk is waited for.
+const DISK: Duration = Duration::from_secs(15);
+/// How long credentials that begin anew may take to their first token before the rest is not kept back any more.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// A credential of the next configuration, before anything of it runs.
+struct Next {
+    source: TokenSource,
+    fate: Prepared,
+}
+
+enum Prepared {
+    Stays,
+    Renewed(Box<TokenClient>),
+    New(Box<Refresher<TokenClient>>, Origin),
+}
+
+impl Daemon {
+    /// Serves by another configuration from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing has changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the daemon between two configurations: all that it can do then is to stop.
+    pub async fn reload(&mut self, mut config: Config) -> Result<Reloaded, StartError> {
+        let restart_needed = keep_until_restart(&self.config, &mut config);
+        let config = Arc::new(config);
+        let trust = Arc::new(Trust::default());
+        let nexts = self.prepare(&config, &trust).await?;
+        let sources: Vec<_> = nexts.iter().map(|next| next.source.clone()).collect();
+        let before = (&self.upstreams, Some(&self.terms.table));
+        let served = serve(&config, &trust, &sources, (self.clock, &self.seats), before)?;
+        let certificates = self.certificates.next(config.server.tls.as_ref())?;
+        let next_certificates = certificates.as_ref().map(|(next, _)| next);
+        let begin_anew = next_certificates.is_some_and(|next| next.ask_otherwise_than(&self.certificates));
+        let way = self.entrances.to(&config.server, begin_anew)?;
+        let taken_out = self.take_out(&nexts).await?;
+
+        // From here on nothing fails any more.
+        let mut reloaded = differences(&self.config, &config);
+        let (credentials, new) = self.go_on(&config, nexts, taken_out).await;
+        let Served { table, upstreams, discoveries, discovered } = served;
+        let discoveries = self.discoveries.going_on(&discovered, discoveries, &mut self.tasks);
+        reloaded.without_token = warm_up(&new).await;
+        let terms = Terms::new(&config, table, self.terms.instance.clone(), self.clock);
+        let terms = Arc::new(terms.sharing_with(&self.terms));
+        self.resize(&config);
+        self.change_workers(&config, &terms, &upstreams.all, &way.after).await?;
+        self.change_certificates(certificates);
+        self.change_entrances(&config, way).await?;
+        terms.resize(&config.server.limits);
+        self.admin.change((&self.config, &config), &credentials, &discoveries);
+
+        for gone in
+            self.credentials.iter().filter(|old| !credentials.iter().any(|new| new.source.is(&old.source)))
+        {
+            gone.leave();
+        }
+        self.discoveries.end_without(&discoveries);
+        (self.credentials, self.discoveries) = (credentials, discoveries);
+        (self.terms, self.upstreams, self.config) = (terms, upstreams, config);
+        Ok(Reloaded { restart_needed, ..reloaded })
+    }
+
+    /// What becomes of each credential, as far as that can be said without touching one.
+    async fn prepare(&self, config: &Arc<Config>, trust: &Arc<Trust>) -> Result<Vec<Next>, StartError> {
+        let before: Vec<_> = self.credentials.iter().map(|one| Arc::clone(&one.config)).collect();
+        let (next, trust, clock) = (Arc::clone(config), Arc::clone(trust), self.clock);
+        let work = move || fates(&next.credentials, &before, &trust, clock);
+        let done = tokio::time::timeout(DISK, tokio::task::spawn_blocking(work)).await;
+        let fates = done.map_err(|_| StartError::Disk)?.map_err(io::Error::other)??;
+        let prepared = config.credentials.iter().zip(fates).map(|(config, fate)| {
+            let source = || self.credential(&config.name).map(|one| one.source.clone());
+            match (fate, source()) {
+                (Fate::Stays, Some(source)) => Some(Next { source, fate: Prepared::Stays }),
+                (Fate::Renewed(client), Some(source)) => {
+                    Some(Next { source, fate: Prepared::Renewed(client) })
+                }
+                (Fate::New(client, origin), _) => {
+                    let nothing = DurableState::in_memory(self.clock);
+                    let (refresher, source) =
+                        Refresher::new(Arc::clone(config), *client, nothing, self.clock);
+                    Some(Next { source, fate: Prepared::New(Box::new(refresher), origin) })
+                }
+                (Fate::Stays | Fate::Renewed(_), None) => None,
+            }
+        });
+        Ok(prepared.flatten().collect())
+    }
+
+    fn credential(&self, name: &str) -> Option<&Credential> {
+        self.credentials.iter().find(|one| one.config.name == name)
+    }
+
+    /// Takes the refreshers out of their tasks that go on otherwise, or have something that another needs. Requests are
+    /// served with their tokens meanwhile.
+    async fn take_out(
+        &mut self,
+        nexts: &[Next],
+    ) -> Result<HashMap<String, Refresher<TokenClient>>, StartError> {
+        let mut taken_out = HashMap::new();
+        let within = self.longest_refresh();
+        for next in nexts {
+            let name = match &next.fate {
+                Prepared::Renewed(_) | Prepared::New(_, Origin::Handed | Origin::Moved(_)) => {
+                    next.source.name()
+                }
+                Prepared::New(_, Origin::Vacated(holder)) => holder.as_str(),
+                Prepared::Stays | Prepared::New(_, Origin::Opened(_)) => continue,
+            };
+            if taken_out.contains_key(name) {
+                continue;
+            }
+            let Some(credential) = self.credential(name) else { continue };
+            match credential.hand_out(within).await {
+                Ok(refresher) => {
+                    taken_out.insert(name.to_owned(), refresher);
+                }
+                Err(error) => {
+                    self.put_back(taken_out);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(taken_out)
+    }
+
+    /// As if nothing had been.
+    fn put_back(&mut self, taken_out: HashMap<String, Refresher<TokenClient>>) {
+        for (name, refresher) in taken_out {
+            if let Some(at) = self.credentials.iter().position(|one| one.config.name == name) {
+                let Credential { config, source, .. } = self.credentials[at].clone();
+                self.credentials[at] = self.refreshers.start(config, refresher, source);
+            }
+        }
+    }
+
+    /// Starts what begins anew and what goes on; answers all, and the sources of those that begin anew.
+    async fn go_on(
+        &mut self,
+        config: &Config,
+        nexts: Vec<Next>,
+        mut taken_out: HashMap<String, Refresher<TokenClient>>,
+    ) -> (Vec<Credential>, Vec<TokenSource>) {
+        let (mut credentials, mut new) = (Vec::new(), Vec::new());
+        // Those last that need the place of another, who may have to hand its state on first.
+        let mut order: Vec<_> = config.credentials.iter().zip(nexts).enumerate().collect();
+        order.sort_by_key(|(_, (_, next))| matches!(next.fate, Prepared::New(_, Origin::Vacated(_))));
+        for (at, (config, Next { source, fate })) in order {
+            let credential = match fate {
+                Prepared::Stays => self.credential(&config.name).cloned(),
+                Prepared::Renewed(client) => taken_out.remove(&config.name).map(|refresher| {
+                    let refresher = refresher.renewed(Arc::clone(config), *client);
+                    self.refreshers.start(Arc::clone(config), refresher, source)
+                }),
+                Prepared::New(refresher, origin) => {
+                    let before = match &origin {
+                        Origin::Vacated(holder) => taken_out.remove(holder),
+                        _ => taken_out.remove(&config.name),
+                    };
+                    let shares_tokens = self
+                        .credential(&config.name)
+                        .is_some_and(|before| before.config.shares_tokens_with(config));
+                    let is_from_before = before.is_some();
+                    let state = state_from(origin, before, config, self.clock).await;
+                    let state = if is_from_before && !shares_tokens { state.without_token() } else { state };
+                    new.push(source.clone());
+                    Some(self.refreshers.start(Arc::clone(config), refresher.with_state(state), source))
+                }
+            };
+            credentials.extend(credential.map(|credential| (at, credential)));
+        }
+        credentials.sort_by_key(|(at, _)| *at);
+        (credentials.into_iter().map(|(_, credential)| credential).collect(), new)
+    }
+
+    /// Shares out descriptors anew, if something that counts for that is otherwise.
+    fn resize(&mut self, config: &Config) {
+        let counts = |config: &Config| {
+            (config.server.listen.len(), config.credentials.len(), config.server.limits.connections)
+        };
+        if counts(config) != counts(&self.config) {
+            let shares = descriptors::share_out(config, REFUSALS);
+            self.most_connections = shares.callers;
+            self.seats.resize(shares.upstreams);
+        }
+    }
+
+    async fn change_workers(
+        &self,
+        config: &Config,
+        terms: &Arc<Terms>,
+        upstreams: &[Arc<crate::proxy::upstream::Upstream>],
+        entrances: &Entrances,
+    ) -> Result<(), StartError> {
+        let mut all_done = Vec::new();
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            let change = current::Change {
+                terms: Arc::clone(terms),
+                upstreams: upstreams.to_vec(),
+                limits: config.server.limits.clone(),
+                entrances: entrances.numbers(),
+                done,
+            };
+            worker.send(change).await.map_err(io::Error::other)?;
+            all_done.push(is_done);
+        }
+        for is_done in all_done {
+            is_done.await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn change_certificates(&mut self, next: Option<(Certificates, Option<crate::tls::reload::Reload>)>) {
+        match next {
+            None => self.certificates.asked().notify_one(),
+            Some((mut next, keeper)) => {
+                next.keep(keeper, &mut self.tasks);
+                self.certificates.end();
+                self.certificates = next;
+            }
+        }
+    }
+
+    async fn change_entrances(&mut self, config: &Config, way: Way) -> Result<(), StartError> {
+        let Way { after, stay, new, addresses } = way;
+        for address in &addresses {
+            tell_listening(address, self.certificates.current().is_some());
+        }
+        let (done, is_done) = oneshot::channel();
+        let house = house(config, &self.certificates, self.most_connections);
+        let change = listener::Change { house, stay, open: new, done };
+        self.listener.send(change).await.map_err(io::Error::other)?;
+        self.entrances = after;
+        match is_done.await.map_err(io::Error::other)? {
+            Ok(()) => {}
+            // They are bound: what is left to go wrong is the system's own memory.
+            Err(error) => warn!(%error, "entrance not opened"),
+        }
+        Ok(())
+    }
+}
+
+/// Waits until those that begin anew have a token, or it is known that waiting does not help; names those without one.
+async fn warm_up(new: &[TokenSource]) -> Vec<String> {
+    let waits = new.iter().map(|source| async move {
+        let is_without = source.wait(WARM_UP).await.is_err();
+        is_without.then(|| source.name().to_owned())
+    });
+    futures_util::future::join_all(waits).await.into_iter().flatten().collect()
+}

@@ -1,0 +1,54 @@
+//! The routing table of a configuration, and all that its routes lead to.
+
+use std::sync::Arc;
+
+use super::StartError;
+use super::upstreams::{Discovering, InForce, Upstreams};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::proxy::route::{Route, Table};
+use crate::proxy::seats::Seats;
+use crate::tls::client::Trust;
+use crate::token::TokenSource;
+
+/// What requests are served by.
+pub(super) struct Served {
+    /// Where they go.
+    pub(super) table: Table,
+    /// What is there.
+    pub(super) upstreams: InForce,
+    /// Discoveries to be run.
+    pub(super) discoveries: Vec<Discovering>,
+    /// Credentials whose discoveries go on.
+    pub(super) discovered: Vec<String>,
+}
+
+/// Builds the routing table, with whatever of the one `before` can stay.
+///
+/// # Errors
+///
+/// [`StartError`] where an upstream cannot be set up; nothing has changed then.
+pub(super) fn serve(
+    config: &Config,
+    trust: &Trust,
+    sources: &[TokenSource],
+    (clock, descriptors): (Clock, &Arc<Seats>),
+    (before, table_before): (&InForce, Option<&Table>),
+) -> Result<Served, StartError> {
+    let mut table = Table::default();
+    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
+    let routes = (config.routes.as_slice(), before);
+    let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors), routes);
+    for route in &config.routes {
+        let upstream = upstreams.of(route)?;
+        let token = route
+            .credential
+            .as_ref()
+            .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
+        let (host, path) = (route.host.as_deref(), route.path.as_str());
+        let entry = Route::new(route, upstream, token, asks_for_names);
+        table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
+    }
+    let (upstreams, discoveries, discovered) = upstreams.into_parts();
+    Ok(Served { table, upstreams, discoveries, discovered })
+}

@@ -1,0 +1,248 @@
+//! How a reload is asked for: a signal, an operator, the file itself; and what is said of it.
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Setup, World, eventually};
+
+const TABLE: &str = "[routes.headers]\nset = { x-table = \"1\" }\n";
+
+fn reloads(world: &World) -> usize {
+    world.process.events("configuration reloaded").len()
+}
+
+/// A request to the admin address: status, and what is said.
+async fn ask(world: &World, method: reqwest::Method, fields: &[(&str, &str)], body: &str) -> (u16, Value) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.request(method, format!("http://{}/reload", world.admin)).body(body.to_owned());
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
+}
+
+#[tokio::test]
+async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_next_start_on() {
+    let world = Setup::default().more(TABLE).start().await;
+    world.configure(|text| {
+        text.replace("workers = 2", "workers = 3\ndrain = \"5s\"")
+            .replace("[log]", "[log]\nlevel = \"warn\"")
+            .replace("[admin]\nlisten = \"127.0.0.1:0\"", "[admin]\nlisten = \"127.0.0.1:1\"")
+            .replace("x-table = \"1\"", "x-table = \"2\"")
+    });
+
+    let (status, answer) = world.admin_post("/reload").await;
+
+    let nothing = json!([]);
+    let expected = json!({
+        "routes": { "kept": 0, "changed": ["/"], "added": nothing, "removed": nothing },
+        "credentials": { "kept": 1, "changed": nothing, "added": nothing, "removed": nothing },
+        "listeners": { "kept": 1, "changed": nothing, "added": nothing, "removed": nothing },
+        "settings": ["server.drain"],
+        "without_token": nothing,
+        "restart_needed": ["server.workers", "admin.listen", "log.level"],
+        "warnings": nothing,
+    });
+    assert_eq!((status, &answer), (200, &expected), "{answer}");
+    let told = world.process.event("some keys count from the next start on").await;
+    assert_eq!(told["keys"], "server.workers, admin.listen, log.level");
+    assert_eq!(world.process.event("operator acted").await["action"], "reload");
+    // Asked again, it says so again: it is not forgotten with the first word.
+    assert_eq!(world.admin_post("/reload").await.1["restart_needed"], expected["restart_needed"]);
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.upstream.requests()[0].get("x-table"), Some("2"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_operator_is_told_with_line_and_caret_why_a_file_cannot_be_used() {
+    let world = Setup::default().start().await;
+    let good = world.configuration();
+    world.configure(|text| text.replace("credential = \"api\"", "credental = \"api\""));
+    let line = 1 + world.configuration().lines().position(|line| line.starts_with("credental")).unwrap();
+
+    let (status, problem) = world.admin_post("/reload").await;
+
+    assert_eq!((status, &problem["code"]), (422, &"configuration_invalid".into()), "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("Nothing has changed."), "{detail}");
+    assert!(detail.contains(&format!("proxy.toml:{line}:1")) && detail.contains("^^^^^^^^^"), "{detail}");
+    let told = world.process.event("configuration not reloaded, kept the last one").await;
+    assert!(told["problems"].as_str().unwrap().contains("^^^^^^^^^"), "{told}");
+    assert_eq!(world.process.event("operator refused").await["code"], "configuration_invalid");
+    assert_eq!(world.get("/x").await.status, 200);
+
+    world.configure(|_| good);
+    assert_eq!(world.admin_post("/reload").await.0, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_secret_on_the_line_of_a_problem_is_not_shown() {
+    let world = Setup::default().start().await;
+    world.configure(|text| {
+        text.replace("client_secret = { env = \"API_SECRET\" }", "client_secret = \"hunter2hunter2\" oops")
+    });
+
+    let (status, problem) = world.admin_post("/reload").await;
+
+    assert_eq!(status, 422);
+    assert!(!problem.to_string().contains("hunter2"), "{problem}");
+    assert!(!world.process.output().contains("hunter2"));
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn only_whoever_may_operate_may_reload() {
+    let token = "0perat0r-token-of-the-admin-address";
+    let world = Setup::default().admin("token = { file = \"admin\" }").file("admin", token).start().await;
+    let bearer = format!("Bearer {token}");
+    let post = reqwest::Method::POST;
+    let authorized = [("authorization", bearer.as_str())];
+
+    assert_eq!(ask(&world, post.clone(), &[], "").await.0, 401);
+    assert_eq!(ask(&world, post.clone(), &[("authorization", "Bearer guessed")], "").await.0, 401);
+    assert_eq!(ask(&world, reqwest::Method::GET, &authorized, "").await.0, 405);
+    let from_a_page = [authorized[0], ("origin", "https://elsewhere.example")];
+    assert_eq!(ask(&world, post.clone(), &from_a_page, "").await.0, 403);
+    assert!(
+        ask(&world, post.clone(), &authorized, "{\"x\":1}").await.0 >= 400,
+        "there is nothing to hand over"
+    );
+    assert_eq!(reloads(&world), 0);
+
+    assert_eq!(ask(&world, post.clone(), &authorized, "").await.0, 200);
+    // Another place of the token counts from now on, and what is in the one of before no more.
+    let other = "an0ther-token-of-the-admin-address";
+    std::fs::write(world.folder().join("other"), other).unwrap();
+    world.configure(|text| text.replace("{ file = \"admin\" }", "{ file = \"other\" }"));
+    let (status, answer) = ask(&world, post.clone(), &authorized, "").await;
+    assert_eq!((status, &answer["settings"]), (200, &json!(["admin.token"])));
+    assert_eq!(ask(&world, post.clone(), &authorized, "").await.0, 401);
+    assert_eq!(ask(&world, post, &[("authorization", &format!("Bearer {other}"))], "").await.0, 200);
+    world.finish().await;
+}
+
+/// ADM-03.
+#[tokio::test]
+async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
+    let world = Setup::default().start().await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://{}/reload", world.admin);
+
+    let wishes = (0..50).map(|_| {
+        let (client, url, world) = (&client, &url, &world);
+        async move {
+            let mut outcomes = Vec::new();
+            for _ in 0..20 {
+                world.process.signal(Signal::HUP);
+                let response = client.post(url).send().await.unwrap();
+                outcomes.push(response.status().as_u16());
+            }
+            outcomes
+        }
+    });
+    let outcomes = join_all(wishes).await.concat();
+
+    assert_eq!(outcomes.len(), 1000);
+    assert!(outcomes.iter().all(|status| *status == 200), "{outcomes:?}");
+    // Each was answered by one that began after it came; nobody had one for itself.
+    assert!((20..200).contains(&reloads(&world)), "{}", reloads(&world));
+    assert_eq!(world.authorization.requests(), 1);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_watched_is_taken_up_when_it_changes_and_told_of_once_when_it_is_broken() {
+    let world = Setup::default().server("watch = true").more(TABLE).start().await;
+    let unwatched = Setup::default().more(TABLE).start().await;
+    let good = world.configuration();
+
+    world.configure(|text| text.replace("[[routes]]", "[[routes"));
+    unwatched.configure(|text| text.replace("[[routes]]", "[[routes"));
+    let complaints = || world.process.events("configuration not reloaded, kept the last one");
+    eventually("it is told of", async || !complaints().is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(complaints().len(), 1, "and not again");
+    assert_eq!(world.get("/x").await.status, 200);
+
+    world.configure(|_| good.replace("x-table = \"1\"", "x-table = \"2\""));
+    world.process.event("configuration reloaded").await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.upstream.requests()[1].get("x-table"), Some("2"));
+
+    // It says itself that it is not watched any more, and who is not watched is not looked at.
+    world.configure(|text| text.replace("watch = true", "watch = false"));
+    eventually("that counts", async || reloads(&world) == 2).await;
+    world.configure(|text| text.replace("x-table = \"2\"", "x-table = \"3\""));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(reloads(&world), 2);
+    assert!(unwatched.process.events("configuration not reloaded, kept the last one").is_empty());
+    unwatched.finish().await;
+    world.finish().await;
+}
+
+/// As Kubernetes mounts a `ConfigMap`: `proxy.toml` leads to `..data/proxy.toml`, and `..data` to a folder with a date.
+#[tokio::test]
+async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
+    let world = Setup::default().server("watch = true").more(TABLE).start().await;
+    let folder = world.folder();
+    let put = |version: &str, content: &str| {
+        std::fs::create_dir(folder.join(version)).unwrap();
+        std::fs::write(folder.join(version).join("proxy.toml"), content).unwrap();
+        symlink(version, folder.join("..data_tmp")).unwrap();
+        std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    };
+    let text = world.configuration();
+    put("..one", &text);
+    symlink("..data/proxy.toml", folder.join("link")).unwrap();
+    std::fs::rename(folder.join("link"), folder.join("proxy.toml")).unwrap();
+
+    put("..two", &text.replace("x-table = \"1\"", "x-table = \"2\""));
+
+    world.process.event("configuration reloaded").await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.upstream.requests()[0].get("x-table"), Some("2"));
+    std::fs::remove_dir_all(folder.join("..one")).unwrap();
+    put("..three", &text.replace("x-table = \"1\"", "x-table = \"3\""));
+    eventually("once more", async || reloads(&world) == 2).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.upstream.requests()[1].get("x-table"), Some("3"));
+    world.finish().await;
+}
+
+/// FLT-SIG-05.
+#[tokio::test]
+async fn a_stop_in_the_middle_of_a_reload_is_a_clean_stop() {
+    for stops in [1, 2] {
+        let mut world = Setup::default().start().await;
+        world.authorization.set_delay(Duration::from_mins(1));
+        world.configure(|text| text.replace("client_id", "scopes = [\"other\"]\nclient_id"));
+        let address = world.admin;
+        let told = tokio::spawn(async move {
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            client
+                .post(format!("http://{address}/reload"))
+                .send()
+                .await
+                .map(|response| response.status().as_u16())
+        });
+        eventually("it waits for a token", async || world.authorization.requests() == 2).await;
+        assert_eq!(world.get("/x").await.status, 200, "by the table of before");
+
+        for _ in 0..stops {
+            world.process.signal(Signal::TERM);
+        }
+
+        assert_eq!(world.process.ended().await.code(), Some(0));
+        assert!(!told.await.unwrap().is_ok_and(|status| status == 200), "nobody is told that it was done");
+        world.check();
+    }
+}

@@ -1,0 +1,173 @@
+//! Connections over a reload: callers', and those to upstreams.
+
+use std::time::Duration;
+
+use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+
+fn descriptors(world: &World) -> usize {
+    world.process.threads_and_descriptors().1
+}
+
+/// Another upstream in all but its address.
+fn with_another_upstream(world: &World) -> String {
+    world.configuration().replace("[[routes]]", "[[routes]]\nconnect_timeout = \"4s\"")
+}
+
+#[tokio::test]
+async fn an_upstream_that_stays_keeps_its_http_2_connection_with_what_is_under_way_on_it() {
+    let world = Setup::default().server("workers = 1").http2().start().await;
+    let mut caller = world.caller().await;
+    let slow = tokio::spawn(async move { caller.send(&Request::get("/slow/700")).await });
+    eventually("it is under way", async || world.upstream.requests().len() == 1).await;
+
+    world.configure(|text| text + "[routes.headers]\nset = { x-table = \"2\" }\n");
+    assert_eq!(world.reload().await["routes"], "0 kept; changed: /");
+
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(slow.await.unwrap().status, 200);
+    let seen = world.upstream.requests();
+    assert_eq!(seen.iter().map(|seen| seen.get("x-table")).collect::<Vec<_>>(), [None, Some("2")]);
+    assert_eq!(world.upstream.connections(), 1);
+    world.finish().await;
+}
+
+/// Waits until so many connections to upstreams are open, of a daemon that had `none` descriptors without one.
+async fn are_open(world: &World, none: usize, connections: usize) {
+    let what = format!("{connections} connections are open");
+    eventually(&what, async || descriptors(world) == none + connections).await;
+}
+
+#[tokio::test]
+async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_requests() {
+    for has_http2 in [false, true] {
+        let setup = Setup::default().server("workers = 1");
+        let world = if has_http2 { setup.http2() } else { setup }.start().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let none = descriptors(&world);
+        let slow = [2500, 3000].map(|millis| {
+            let address = world.address;
+            tokio::spawn(async move {
+                Caller::connect(address).await.send(&Request::get(&format!("/slow/{millis}"))).await
+            })
+        });
+        eventually("they are under way", async || world.upstream.requests().len() == 2).await;
+        // Over HTTP/1.1 it gets one of its own, which lies idle then.
+        assert_eq!(world.get("/x").await.status, 200);
+        let before = world.upstream.connections();
+        assert_eq!(before, if has_http2 { 1 } else { 3 });
+
+        world.configure(|_| with_another_upstream(&world));
+        world.reload().await;
+        // Those that are used, with their callers, are left.
+        are_open(&world, none + 2, if has_http2 { 1 } else { 2 }).await;
+        assert!(!slow.iter().any(tokio::task::JoinHandle::is_finished), "before their requests end");
+        assert_eq!(world.get("/x").await.status, 200);
+        assert_eq!(world.upstream.connections(), before + 1, "by a connection of its own");
+
+        for slow in slow {
+            assert_eq!(slow.await.unwrap().status, 200);
+        }
+        // That of the new one, which is kept: for longer than is waited for here.
+        are_open(&world, none, 1).await;
+        assert_eq!(world.get("/x").await.status, 200);
+        assert_eq!(world.upstream.connections(), before + 1);
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_takes() {
+    let world = Setup::default()
+        .server("workers = 1")
+        .more("[[routes]]\npath = \"/second\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n")
+        .more("connect_timeout = \"4s\"\n")
+        .start()
+        .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let none = descriptors(&world);
+    assert_eq!(world.get("/first").await.status, 200);
+    assert_eq!(world.get("/second").await.status, 200);
+    are_open(&world, none, 2).await;
+
+    // The first one goes; the second keeps its connection, and its index.
+    world.configure(|text| text.replacen("[[routes]]", "[[routes]]\nconnect_timeout = \"4s\"", 1));
+    world.reload().await;
+
+    are_open(&world, none, 1).await;
+    let connections = world.upstream.connections();
+    assert_eq!(world.get("/first").await.status, 200);
+    assert_eq!(world.get("/second").await.status, 200);
+    assert_eq!(world.upstream.connections(), connections);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_streams_goes_on_when_its_route_its_upstream_and_its_credential_are_gone() {
+    for has_http2 in [false, true] {
+        let setup = Setup::default();
+        let world = if has_http2 { setup.http2() } else { setup }.start().await;
+        let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
+        let over_http1 = tokio::spawn(async move { one.send(&Request::get("/trickle/60")).await });
+        let over_http2 = tokio::spawn(async move { other.send(&Request::get("/trickle/60")).await });
+        eventually("they are under way", async || world.upstream.requests().len() == 2).await;
+
+        world.configure(|text| {
+            let start = text.find("[credentials.api]").unwrap();
+            format!(
+                "{}[[routes]]\nupstream = \"https://localhost:1\"\ncredential = \"none\"\n",
+                &text[..start]
+            )
+        });
+        assert_eq!(world.reload().await["credentials"], "0 kept; removed: api");
+        assert!(!over_http1.is_finished() && !over_http2.is_finished(), "they take longer than that");
+
+        let (one, other) = (over_http1.await.unwrap(), over_http2.await.unwrap());
+        assert_eq!((one.status, other.status), (200, 200));
+        assert_eq!(one.body, other.body);
+        assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_unreachable"));
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn who_may_call_counts_for_connections_that_are_open_already() {
+    let world = Setup::default().start().await;
+    let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
+    let request = Request::get("/x");
+    assert_eq!((one.send(&request).await.status, other.send(&request).await.status), (200, 200));
+
+    world.configure(|text| text.replacen("[server]", "[server]\nallow_from = [\"192.0.2.0/24\"]", 1));
+    assert_eq!(world.reload().await["settings"], "server.allow_from");
+
+    let seen = world.upstream.requests().len();
+    for reply in [one.send(&request).await, other.send(&request).await, world.get("/x").await] {
+        assert_eq!((reply.status, reply.code().as_deref()), (403, Some("caller_not_allowed")));
+    }
+    assert_eq!(world.upstream.requests().len(), seen);
+
+    world.configure(|text| text.replace("192.0.2.0/24", "127.0.0.0/8"));
+    world.reload().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(other.send(&request).await.status, 200, "on a connection that was refused before, too");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn other_limits_count_for_connections_that_are_open_already() {
+    let world = Setup::default().start().await;
+    let (mut caller, mut idle) = (world.caller().await, world.caller().await);
+    assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
+    assert_eq!(caller.send(&Request::post("/echo", &[b'x'; 2000])).await.status, 200);
+
+    world.configure(|text| text.replace("[server.limits]", "[server.limits]\nbody_bytes = \"1KiB\""));
+    assert_eq!(world.reload().await["settings"], "server.limits");
+    let reply = caller.send(&Request::post("/echo", &[b'x'; 2000])).await;
+    assert_eq!((reply.status, reply.code().as_deref()), (413, Some("body_too_large")));
+
+    world.configure(|text| text.replace("body_bytes = \"1KiB\"", "idle_timeout = \"200ms\""));
+    world.reload().await;
+    let began = tokio::time::Instant::now();
+    assert!(idle.is_closed().await);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    world.finish().await;
+}

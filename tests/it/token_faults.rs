@@ -1,0 +1,136 @@
+//! Faults on the way to the token endpoint: never half a token, and nobody waits for longer than the time there is.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bearerd::config::{Environment, parse};
+use bearerd::tls::client::Trust;
+use bearerd::token::error::TokenError;
+use bearerd::token::{TokenClient, TokenEndpoint};
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use crate::harness::raw::{BlackHole, RawPeer, reset};
+use crate::harness::{Request, Setup, eventually};
+
+const FAILED: &str = "token refresh failed";
+
+/// What a token endpoint says next, and whether it ends the connection by a reset.
+type Script = Arc<Mutex<(Vec<u8>, bool)>>;
+
+async fn endpoint(script: &Script) -> RawPeer {
+    let script = Arc::clone(script);
+    RawPeer::tcp(move |mut stream| {
+        let script = Arc::clone(&script);
+        async move {
+            let mut request = Vec::new();
+            // With anything unread the system resets the connection by itself.
+            while !request.ends_with(b"grant_type=client_credentials") {
+                if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    return;
+                }
+            }
+            let (said, is_reset) = script.lock().unwrap().clone();
+            let _ = stream.write_all(&said).await;
+            if is_reset {
+                // So that what was said is read first.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                reset(&stream);
+            }
+        }
+    })
+    .await
+}
+
+/// FLT-NET-03.
+#[tokio::test]
+async fn an_answer_that_ends_at_any_byte_is_a_whole_token_or_none() {
+    let script = Script::default();
+    let peer = endpoint(&script).await;
+    let text = format!(
+        "[credentials.api]\ntoken_url = \"http://{}/token\"\nclient_id = \"x\"\n\
+         client_secret = {{ env = \"S\" }}\n\
+         [[routes]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"api\"\n",
+        peer.address
+    );
+    let environment = Environment::from([("S", "x")]);
+    let config = parse(Path::new("proxy.toml"), text, &environment).unwrap().config;
+    let credential = &config.credentials[0];
+    let client = TokenClient::new(credential, &Trust::default()).unwrap();
+    let identity = credential.identity.initial();
+
+    let body = r#"{"access_token":"tok_0123456789","token_type":"Bearer","expires_in":3600}"#;
+    let fields = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    let with_length = format!("{fields}content-length: {}\r\n\r\n{body}", body.len());
+    let (one, two) = body.split_at(30);
+    let (long, longer) = (one.len(), two.len());
+    let in_chunks = format!(
+        "{fields}transfer-encoding: chunked\r\n\r\n{long:x}\r\n{one}\r\n{longer:x}\r\n{two}\r\n0\r\n\r\n"
+    );
+    let until_the_end = format!("{fields}connection: close\r\n\r\n{body}");
+    for answer in [with_length, in_chunks, until_the_end] {
+        for is_reset in [false, true] {
+            for cut in 0..=answer.len() {
+                *script.lock().unwrap() = (answer.as_bytes()[..cut].to_vec(), is_reset);
+                let outcome = client.request(credential, &identity, None).await;
+                match &outcome {
+                    Ok(grant) => {
+                        assert_eq!(cut, answer.len(), "{:?}", &answer[..cut]);
+                        assert!(grant.flaw.is_none() && grant.access_token == "tok_0123456789");
+                    }
+                    Err(TokenError::Network(_) | TokenError::Malformed(_)) => {
+                        assert!(cut < answer.len() || is_reset, "a whole answer: {outcome:?}");
+                    }
+                    Err(other) => panic!("{other:?} of {:?}", &answer[..cut]),
+                }
+            }
+        }
+    }
+}
+
+/// FLT-NET-01.
+#[tokio::test]
+async fn a_token_endpoint_that_no_connection_reaches_is_given_up_in_time_and_asked_again() {
+    let nowhere = BlackHole::new();
+    let world = Setup::default()
+        .quiet()
+        .without_token()
+        .token_url(format!("http://{}/token", nowhere.address))
+        .credential("connect_timeout = \"300ms\"")
+        .limits("token_wait = \"1s\"")
+        .start()
+        .await;
+    let began = Instant::now();
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let told = world.process.event(FAILED).await;
+    assert!(told["error"].as_str().unwrap().contains("no connection in time"), "{told}");
+    // It is not stuck: the next one is made after a while.
+    eventually("another", async || world.process.events(FAILED).len() >= 2).await;
+    world.finish().await;
+}
+
+/// FLT-CLK-04: the harness knows of every token that came past its end.
+#[tokio::test]
+async fn a_daemon_that_stood_still_for_longer_than_its_token_lived_does_not_use_it() {
+    let world = Setup::default().quiet().lifetime(3).start().await;
+    let mut kept = world.caller().await;
+    assert_eq!(kept.send(&Request::get("/x")).await.status, 200);
+
+    world.process.signal(Signal::STOP);
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let caller = world.caller();
+    world.process.signal(Signal::CONT);
+
+    let mut fresh = caller.await;
+    let (one, other) = (Request::get("/x"), Request::get("/y"));
+    let (one, other) = tokio::join!(kept.send(&one), fresh.send(&other));
+    assert_eq!((one.status, other.status), (200, 200));
+    assert_eq!(world.upstream.rejected(), 0, "an old token was sent");
+    world.finish().await;
+}
