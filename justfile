@@ -11,6 +11,7 @@ format:
 
 lint:
     cargo clippy --all-targets --features hot_path --locked -- -D warnings
+    cargo clippy --test load --locked -- -D warnings
 
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
@@ -25,6 +26,14 @@ deny *checks:
 # A real OAuth server, a real SDK and curl; installs what it needs.
 e2e: build
     tests/e2e/run target/release/bearerd
+
+# Slow callers, thousands of connections, SIGTERM and SIGHUP under load: figures and bounds (needs slowhttptest).
+load *cases="slow memory drain hangups": build
+    cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
+
+# Everything at once for so many minutes, and what must hold then.
+soak minutes="10": build
+    cargo test --locked --quiet --test load -- target/release/bearerd soak={{minutes}}
 
 build:
     cargo build --release --locked

@@ -1,15 +1,4 @@
-//! Any address that an issuer's document may name: what is accepted is https, and under the issuer's domain.
+//! See `src/api_endpoint.rs`.
 #![no_main]
 
-use bearerd::token::api_discovery::address::accept;
-
-libfuzzer_sys::fuzz_target!(|api_endpoint: &[u8]| {
-    let Ok(api_endpoint) = std::str::from_utf8(api_endpoint) else { return };
-    let Ok(issuer) = "https://cxone.niceincontact.com".parse() else { return };
-    if let Ok(found) = accept(api_endpoint, &issuer) {
-        let host = found.address.authority.host();
-        assert!(host == "niceincontact.com" || host.ends_with(".niceincontact.com"));
-        assert!(found.address.scheme == http::uri::Scheme::HTTPS);
-        assert!(found.address.authority.port().is_none());
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bearerd_fuzz::api_endpoint::run(input));

@@ -1,4 +1,4 @@
-//! Any document that an issuer may answer with.
+//! See `src/metadata.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|json: &[u8]| bearerd::token::fuzzing::metadata(json));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bearerd_fuzz::metadata::run(input));

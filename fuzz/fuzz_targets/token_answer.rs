@@ -1,4 +1,4 @@
-//! Any answer of a token endpoint: its status, two of its fields and its body.
+//! See `src/token_answer.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|answer: &[u8]| bearerd::token::fuzzing::answer(answer));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bearerd_fuzz::token_answer::run(input));

@@ -1,4 +1,5 @@
-//! What fuzz targets call: the reading of answers and of issuers' metadata, which is nobody else's from outside.
+//! What fuzz targets call: the reading of answers, of issuers' metadata and of state files, which is nobody else's from
+//! outside.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use secrecy::SecretString;
 
 use super::confidential::Confidential;
 use super::discovery::Metadata;
+pub use super::state_file::fuzzing::state_file;
 use super::wire::{MAX_LIFETIME, classify};
 use crate::config::Issuer;
 use crate::config::endpoint::is_protected;

@@ -19,7 +19,6 @@ pub mod discovery;
 mod durable_state;
 pub mod error;
 mod fingerprint;
-#[cfg(fuzzing)]
 pub mod fuzzing;
 mod grant;
 pub mod jwt;

@@ -14,6 +14,7 @@ mod durable;
 mod elapsed;
 mod error;
 mod format;
+pub(super) mod fuzzing;
 mod lock;
 mod look;
 mod state;

@@ -38,6 +38,8 @@ impl Script {
             let script = acting.clone();
             async move {
                 script.connections.fetch_add(1, Ordering::SeqCst);
+                // What ended before this one began may be heard of a moment later, where machines are busy.
+                tokio::time::sleep(Duration::from_millis(30)).await;
                 let open = script.open.fetch_add(1, Ordering::SeqCst) + 1;
                 script.most_open.fetch_max(open, Ordering::SeqCst);
                 while !read_head(&mut stream).await.is_empty() {

@@ -88,7 +88,7 @@ impl Format {
         }
     }
 
-    fn seal(
+    pub(super) fn seal(
         &self,
         key: &StateKey,
         sequence: u64,

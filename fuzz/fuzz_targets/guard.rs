@@ -1,0 +1,4 @@
+//! See `src/guard.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bearerd_fuzz::guard::run(input));

@@ -1,0 +1,4 @@
+//! See `src/route.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| bearerd_fuzz::route::run(input));

@@ -1,0 +1,14 @@
+//! Any `Location` of an API: what the proxy makes of it is a path on the proxy, or as it was.
+
+use bearerd::proxy::location::through_proxy;
+use http::header::{HeaderMap, HeaderValue, LOCATION};
+
+pub fn run(location: &[u8]) {
+    let Ok(before) = HeaderValue::from_bytes(location) else { return };
+    for (path_in_front, stripped) in [("", ""), ("/base", ""), ("", "/api"), ("/base", "/api")] {
+        let mut headers = HeaderMap::from_iter([(LOCATION, before.clone())]);
+        through_proxy(&mut headers, "https://api.example.com", path_in_front, stripped);
+        let after = headers[LOCATION].as_bytes();
+        assert!(after == location || after.starts_with(b"/") && !after.starts_with(b"//"));
+    }
+}

@@ -1,0 +1,64 @@
+//! What the data path does under load, shown from outside: `load PATH_OF_BEARERD CASE…`, as `just load` and `just soak` run it.
+//!
+//! A program of its own and no part of `cargo test`, as it wants the release binary, many descriptors and minutes. The
+//! daemon runs between an authorization server and an API that are in here, on a thread of their own, and callers that
+//! are in here too, and for the slow ones slowhttptest. Each check prints a line; one that fails makes the exit code 1.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a check that cannot be made ends by panicking; figures are for people"
+)]
+
+mod api;
+mod bounds;
+mod callers;
+mod drain;
+mod figures;
+mod memory;
+mod report;
+mod slow;
+mod soak;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+
+use report::Report;
+
+const USAGE: &str = "usage: load PATH_OF_BEARERD slow|memory|drain|hangups|soak[=MINUTES]…";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let bearerd = arguments.next().map(PathBuf::from).and_then(|path| path.canonicalize().ok());
+    let cases: Vec<String> = arguments.collect();
+    let bearerd = bearerd.filter(|path| path.is_file() && !cases.is_empty()).expect(USAGE);
+
+    let descriptors = bearerd::descriptors::raise_limit();
+    let mut report = Report::default();
+    report.note(&format!("{descriptors} descriptors for each process (ulimit -Hn)"));
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+    runtime.block_on(async {
+        for case in &cases {
+            report.title(case);
+            match case.split_once('=').unwrap_or((case, "10")) {
+                ("slow", _) => slow::run(&bearerd, &mut report).await,
+                ("memory", _) => memory::run(&bearerd, descriptors, &mut report).await,
+                ("drain", _) => drain::run(&bearerd, &mut report).await,
+                ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,
+                ("soak", minutes) => {
+                    let minutes: f64 = minutes.parse().expect(USAGE);
+                    soak::run(&bearerd, Duration::from_secs_f64(minutes * 60.0), &mut report).await;
+                }
+                _ => panic!("{USAGE}"),
+            }
+        }
+    });
+    // Whatever is still being asked is not waited for.
+    runtime.shutdown_background();
+    report.end()
+}

@@ -1,0 +1,147 @@
+//! Everything at once, for minutes: short tokens, errors of the token endpoint, resets of the API, revocations, SIGHUP,
+//! and callers of both protocols, slow ones and such that leave in the middle.
+
+mod callers;
+pub mod hangups;
+mod peers;
+mod samples;
+mod tally;
+
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bearerd::demo::authorization_server::AuthorizationServer;
+use tokio::time::Instant;
+
+use self::samples::Samples;
+use self::tally::Tally;
+use crate::bounds::Held;
+use crate::callers::Version;
+use crate::figures::mib;
+use crate::report::Report;
+use crate::world::{Setup, World};
+
+/// Of seconds.
+const LIFETIME: u64 = 20;
+/// Of the API's requests.
+const RESETS_PERCENT: u32 = 5;
+/// What [`SETUP`] says.
+const QUOTA: (f64, Duration) = (120.0, Duration::from_mins(1));
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The callers: their connections.
+const HTTP1: usize = 8;
+const HTTP2: usize = 3;
+const SLOW: usize = 6;
+const STUCK: usize = 3;
+const LEAVING: usize = 3;
+
+/// How many requests there are at once that want their answers.
+const AT_ONCE: usize = HTTP1 + HTTP2 * callers::STREAMS;
+
+/// What everybody here works with.
+struct Soak {
+    world: World,
+    tally: Tally,
+    began: Instant,
+    time: Duration,
+}
+
+impl Soak {
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= self.time
+    }
+}
+
+pub async fn run(bearerd: &Path, time: Duration, report: &mut Report) {
+    let setup = Setup {
+        limits: "write_timeout = \"5s\"",
+        credential: "quota = { requests = 120, per = \"60s\" }",
+        has_tls: true,
+        lifetime: LIFETIME,
+        ..Setup::default()
+    };
+    let world = World::start(bearerd, setup).await;
+    world.api.reset(RESETS_PERCENT);
+    let soak = Rc::new(Soak { world, tally: Tally::default(), began: Instant::now(), time });
+
+    let mut tasks = Vec::new();
+    for index in 0..HTTP1 {
+        tasks.push(tokio::task::spawn_local(callers::asking(Rc::clone(&soak), Version::Http1, index)));
+    }
+    for index in 0..HTTP2 {
+        tasks.push(tokio::task::spawn_local(callers::asking(Rc::clone(&soak), Version::Http2, index)));
+    }
+    for _ in 0..SLOW {
+        tasks.push(tokio::task::spawn_local(callers::reading_slowly(Rc::clone(&soak))));
+    }
+    for _ in 0..STUCK {
+        tasks.push(tokio::task::spawn_local(callers::reading_nothing(Rc::clone(&soak))));
+    }
+    for _ in 0..LEAVING {
+        tasks.push(tokio::task::spawn_local(callers::leaving(Rc::clone(&soak))));
+    }
+    tasks.push(tokio::task::spawn_local(peers::failing_token_endpoints(Rc::clone(&soak))));
+    tasks.push(tokio::task::spawn_local(peers::revoking(Rc::clone(&soak))));
+    tasks.push(tokio::task::spawn_local(peers::hanging_up(Rc::clone(&soak))));
+    let samples = Samples::taken(&soak).await;
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let soak = Rc::into_inner(soak).expect("nobody asks any more");
+    judge(soak, &samples, report).await;
+}
+
+async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
+    let Soak { world, tally, time, .. } = soak;
+    tally.show(report);
+    report.none(
+        "every caller got its own answer, whole, or was told, or saw that it broke off (I5)",
+        &tally.all_wrong(),
+    );
+    // A refresh that was forced and failed is told to those who wait for it, and to nobody else.
+    let failed = tally.failed_token_requests();
+    report.check(
+        "of a failed token request hear those at most who had just been refused",
+        tally.of_tokens() <= failed * AT_ONCE,
+        &format!("{} of {} answers, {failed} failed token requests", tally.of_tokens(), tally.answers()),
+    );
+    report.check(
+        "a caller that reads nothing is cut off by write_timeout, and sees that",
+        tally.stuck_longest() < WRITE_TIMEOUT + Duration::from_secs(5),
+        &format!("after {:.1?} at the most", tally.stuck_longest()),
+    );
+    report.none(
+        "each SIGHUP takes the new certificate and configuration up within seconds",
+        &tally.all_not_taken_up(),
+    );
+
+    let asked: Vec<usize> = world.issuers.iter().map(AuthorizationServer::requests).collect();
+    report.note(&format!(
+        "token requests: {asked:?}, of which {failed} failed; {} revocations",
+        tally.revocations()
+    ));
+    for issuer in &world.issuers {
+        let times: Vec<Instant> = issuer.asked().iter().map(|asked| asked.at).collect();
+        report.none("token requests keep to the quota", &peers::over_quota(&times, QUOTA));
+    }
+    let expected = time.as_secs() / LIFETIME;
+    report.check(
+        "tokens were replaced before their end",
+        asked.iter().all(|asked| *asked as u64 > expected),
+        "",
+    );
+
+    let connections = (HTTP1 + HTTP2 + SLOW + STUCK + LEAVING + 2) as u64;
+    // Each of the API's answers may wait for its caller; a stuck caller's place is taken again at once.
+    let (answers, streams) = (connections, HTTP2 as u64 * 8);
+    let held =
+        Held { connections, tls: connections, heads: connections, answers, streams, bodies: connections };
+    let most = world.most_resident();
+    let bound = held.bound();
+    report.check("memory is below its bound", most < bound, &format!("{} of {}", mib(most), mib(bound)));
+    samples.judge(report);
+    callers::all_gone(&world, samples, report).await;
+    world.finish(report).await;
+}

@@ -1,0 +1,178 @@
+//! The callers of the soak.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+use super::Soak;
+use super::samples::Samples;
+use crate::callers::{Connection, Version, connect, new_id};
+use crate::report::Report;
+use crate::world::{PERSON, World};
+
+/// How many requests a connection is used for, and how many streams at once.
+const REQUESTS: usize = 60;
+pub const STREAMS: usize = 4;
+const BIG: usize = 3_000_000;
+
+/// Asks for this and that, and has every answer judged.
+pub async fn asking(soak: Rc<Soak>, version: Version, index: usize) {
+    // Not all in step.
+    tokio::time::sleep(Duration::from_millis(7 * index as u64)).await;
+    while !soak.is_over() {
+        let mut connection = match Connection::open(&soak.world, version).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                soak.tally.wrong(format!("no connection: {error}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        for _ in 0..REQUESTS {
+            if soak.is_over() || !connection.is_ready().await {
+                break;
+            }
+            match version {
+                Version::Http1 => ask(&soak, &mut connection).await,
+                Version::Http2 => {
+                    let mut streams: Vec<Connection> =
+                        (0..STREAMS).map(|_| connection.share().expect("it is HTTP/2")).collect();
+                    join_all(streams.iter_mut().map(|stream| ask(&soak, stream))).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(10..50))).await;
+        }
+    }
+}
+
+async fn ask(soak: &Soak, connection: &mut Connection) {
+    let id = new_id();
+    let whose = if fastrand::u8(..4) == 0 { PERSON } else { "" };
+    let (path, body, expected) = match fastrand::u8(..20) {
+        0 => (format!("{whose}/big/{BIG}"), None, Bytes::from(vec![b'x'; BIG])),
+        1..=4 => {
+            let body: Bytes =
+                std::iter::repeat_with(|| fastrand::u8(..)).take(fastrand::usize(2..300_000)).collect();
+            (format!("{whose}/echo"), Some(body.clone()), body)
+        }
+        5..=6 => (format!("{whose}/slow/{}", fastrand::u16(..1000)), None, Bytes::from(id.clone())),
+        _ => (format!("{whose}/words"), None, Bytes::from(id.clone())),
+    };
+    let answer = connection.ask(&id, &path, body).await;
+    soak.tally.note(&soak.world.api, &id, (&expected, path.contains("slow")), answer);
+}
+
+fn head(path: &str, more: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n{more}\r\n", new_id())
+}
+
+/// Reads an answer in small pieces with pauses; half of them leave when they have had some.
+pub async fn reading_slowly(soak: Rc<Soak>) {
+    while !soak.is_over() {
+        let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
+        let request = head(&format!("/big/{BIG}"), "connection: close\r\n");
+        let _ = socket.write_all(request.as_bytes()).await;
+        let (mut received, leaves_after) = (Vec::new(), fastrand::usize(..2 * BIG));
+        let is_broken = loop {
+            match socket.read_buf(&mut received).await {
+                Ok(0) => break false,
+                Err(_) => break true,
+                Ok(_) if received.len() > leaves_after || soak.is_over() => break true,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(fastrand::u64(..8))).await,
+            }
+        };
+        let start =
+            received.windows(4).position(|end| end == b"\r\n\r\n").map_or(received.len(), |at| at + 4);
+        if received.starts_with(b"HTTP/1.1 200") && received[start..].iter().any(|byte| *byte != b'x') {
+            soak.tally.wrong("a slow reader's answer is not its own".to_owned());
+        }
+        let is_whole = received.len() - start == BIG;
+        soak.tally.count(match (is_whole, is_broken) {
+            (true, _) => "slow readers that got all",
+            (false, true) => "slow readers that left, or whose answer broke off",
+            // With a length that was promised; TLS says how it ends.
+            (false, false) => "slow readers whose answer was short or a failure",
+        });
+    }
+}
+
+/// Reads nothing of an answer until it is cut off.
+pub async fn reading_nothing(soak: Rc<Soak>) {
+    while !soak.is_over() {
+        let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
+        let _ = socket.write_all(head(&format!("/big/{BIG}"), "").as_bytes()).await;
+        let began = Instant::now();
+        // The connection's end is seen where something is written; a head that is never complete is that.
+        let end = loop {
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if socket.write_all(b"x").await.is_err() {
+                break Some(began.elapsed());
+            }
+            if began.elapsed() > Duration::from_secs(15) {
+                break None;
+            }
+        };
+        match end {
+            Some(time) => soak.tally.stuck(time),
+            None => soak.tally.wrong("a caller that reads nothing was not cut off".to_owned()),
+        }
+        let mut received = Vec::new();
+        let _ = socket.read_to_end(&mut received).await;
+        if received.len() >= BIG {
+            soak.tally.wrong("a caller that was cut off got all".to_owned());
+        }
+        soak.tally.count("readers of nothing");
+    }
+}
+
+/// Leaves in the middle of a head, a body, the wait for an answer, or an answer.
+pub async fn leaving(soak: Rc<Soak>) {
+    while !soak.is_over() {
+        let pause = Duration::from_millis(fastrand::u64(20..200));
+        let way = fastrand::u8(..5);
+        if way == 4 {
+            if let Ok(mut connection) = Connection::open(&soak.world, Version::Http2).await {
+                // Its stream is reset, then the connection ends.
+                let id = new_id();
+                let _ = tokio::time::timeout(pause, connection.ask(&id, "/slow/5000", None)).await;
+            }
+        } else if let Ok(mut socket) = connect(&soak.world, Version::Http1, false).await {
+            let text = match way {
+                0 => head("/words", "")[..60].to_owned(),
+                1 => head("/echo", "content-length: 100000\r\n").replace("GET", "POST") + &"x".repeat(50_000),
+                2 => head("/slow/5000", ""),
+                _ => head(&format!("/big/{BIG}"), ""),
+            };
+            let _ = socket.write_all(text.as_bytes()).await;
+            if way == 3 {
+                let _ = socket.read(&mut [0; 1000]).await;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        soak.tally.count("callers that left");
+    }
+}
+
+/// Once nobody calls any more, the daemon has what it had before, and its connections to the API.
+pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
+    let Some(before) = samples.descriptors_before() else {
+        return report.note("descriptors are shown to root alone");
+    };
+    let began = Instant::now();
+    let left = loop {
+        let left = world.descriptors().unwrap().saturating_sub(world.api.connections());
+        if left <= before || began.elapsed() > Duration::from_secs(10) {
+            break left;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    report.check(
+        "no descriptor is left when all callers have gone",
+        left <= before,
+        &format!("{before} before; {left}, and {} connections to the API", world.api.connections()),
+    );
+}

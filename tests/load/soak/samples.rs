@@ -1,0 +1,91 @@
+//! Whether memory, descriptors and threads are flat.
+//!
+//! A sample is taken each second. The slope is that of the second half, when all buffers have been as large as they get:
+//! the median of the slopes of all pairs (Theil–Sen), so that neither a spike nor where the half begins decides.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Soak;
+use crate::figures::{median, mib, slope};
+use crate::report::Report;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// How much memory may grow in the second half. The allocator's own ways are up to that much.
+const GROWTH: f64 = 2.0 * 1024.0 * 1024.0;
+
+#[derive(Debug)]
+pub struct Samples {
+    before: Option<usize>,
+    all: Vec<Sample>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Duration,
+    resident: u64,
+    descriptors: Option<usize>,
+    threads: u64,
+}
+
+impl Samples {
+    /// Takes them until the soak is over.
+    pub async fn taken(soak: &Soak) -> Self {
+        let before = soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.connections()));
+        let mut all = Vec::new();
+        let mut due = Instant::now() + EVERY;
+        while !soak.is_over() {
+            tokio::time::sleep_until(due).await;
+            due += EVERY;
+            let (at, resident, descriptors) =
+                (soak.began.elapsed(), soak.world.resident(), soak.world.descriptors());
+            all.push(Sample { at, resident, descriptors, threads: soak.world.threads() });
+        }
+        Self { before, all }
+    }
+
+    /// What the daemon had when nobody called, its connections to the API aside.
+    pub const fn descriptors_before(&self) -> Option<usize> {
+        self.before
+    }
+
+    pub fn judge(&self, report: &mut Report) {
+        let (first, second) = self.all.split_at(self.all.len() / 2);
+        let memory: Vec<(Duration, f64)> =
+            second.iter().map(|sample| (sample.at, sample.resident as f64)).collect();
+        let seconds = second.len() as f64;
+        let (per_second, start) =
+            (slope(&memory), median(&first.iter().map(|one| one.resident).collect::<Vec<_>>()));
+        let end = median(&second.iter().map(|one| one.resident).collect::<Vec<_>>());
+        report.check(
+            "memory is flat: its slope over the second half",
+            per_second * seconds < GROWTH,
+            &format!(
+                "{:.0} KiB an hour, {:.0} KiB in this half; {} in the middle of the first half, {} of the second",
+                per_second * 3600.0 / 1024.0,
+                per_second * seconds / 1024.0,
+                mib(start),
+                mib(end)
+            ),
+        );
+        let descriptors = |samples: &[Sample]| {
+            let counts: Vec<usize> = samples.iter().filter_map(|sample| sample.descriptors).collect();
+            (!counts.is_empty()).then(|| (median(&counts), counts.iter().copied().max().unwrap_or(0)))
+        };
+        if let (Some(before), Some(after)) = (descriptors(first), descriptors(second)) {
+            report.check(
+                "descriptors are flat",
+                after.0 <= before.0 + 3 + before.0 / 10,
+                &format!(
+                    "{} in the middle of the first half, {} of the second; {} at most",
+                    before.0, after.0, after.1
+                ),
+            );
+        }
+        let threads = |samples: &[Sample]| median(&samples.iter().map(|one| one.threads).collect::<Vec<_>>());
+        let (before, after) = (threads(first), threads(second));
+        // Names are looked up and files read by threads that come and go.
+        report.check("threads are flat", after <= before + 4, &format!("{before}, then {after}"));
+    }
+}
