@@ -180,6 +180,8 @@ def bearerd_toml(world, variant, port, extra=""):
     limits = "" if variant.replay else '[server.limits]\nreplay_body = "0"\n'
     tls = '[server.tls]\ncertificate = "server.pem"\nprivate_key = "server.key"\n' if variant.tls else ""
     route = f'[[routes]]\nupstream = "https://localhost:{variant.at(world)}"\ncredential = "api"\nca_file = "ca.pem"\n'
+    # As many as nginx is told to keep, and as Envoy has by default.
+    route += "connections = 1024\n"
     paths = ["/"] if variant.routes == 1 else [f"/{number}" for number in range(variant.routes)]
     return (
         f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = 1\n{limits}{tls}'

@@ -8,6 +8,7 @@ use bearerd::proxy::challenge::is_insufficient_scope;
 use bearerd::proxy::headers::for_caller;
 use bearerd::proxy::retry::Retries;
 use bearerd::proxy::trailers;
+use bearerd::proxy::via::Via;
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, SET_COOKIE, TE, TRANSFER_ENCODING, VIA, WWW_AUTHENTICATE,
@@ -45,7 +46,7 @@ pub fn run(input: &[u8]) {
 
     // What is the connection's own ends here; all else is passed on as it is.
     let mut after = before.clone();
-    for_caller(&mut after, Version::HTTP_11, "bearerd-1");
+    for_caller(&mut after, Version::HTTP_11, &Via::new("bearerd-1"));
     for name in before.keys().filter(|name| *name != VIA) {
         let is_framing = name == CONTENT_LENGTH || name == HOST;
         let ends = is_hop_by_hop(name) || name == ALT_SVC || is_named(before, name) && !is_framing;

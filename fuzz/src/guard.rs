@@ -9,6 +9,7 @@ use bearerd::config::fields::{Fields, is_hop_by_hop};
 use bearerd::proxy::guard::{Policy, vet};
 use bearerd::proxy::headers::for_upstream;
 use bearerd::proxy::upgrade::Handshake;
+use bearerd::proxy::via::Via;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Version};
@@ -94,7 +95,7 @@ pub fn run(input: &[u8]) {
     let host = before.headers.get(HOST).cloned();
     let host = host.or_else(|| HeaderValue::try_from(authority?).ok()).expect("it has one");
     let mut after = before.clone();
-    for_upstream(&mut after.headers, before.version, &host, "bearerd-2", &Fields::default());
+    for_upstream(&mut after.headers, before.version, &host, &Via::new("bearerd-2"), &Fields::default());
     assert!(!after.headers.contains_key(AUTHORIZATION));
     assert!(!after.headers.keys().any(is_hop_by_hop));
     assert_eq!(after.headers.get_all(HOST).iter().collect::<Vec<_>>(), [&host]);

@@ -52,7 +52,7 @@ pub mod unauthorized;
 pub mod unix_socket;
 pub mod upgrade;
 pub mod upstream;
-mod via;
+pub mod via;
 pub mod worker;
 
 #[cfg(test)]

@@ -28,8 +28,10 @@ const MAX_IDLE: usize = 1024;
 /// Connections between two requests, the last used at the end.
 pub(super) struct Idle<B: Body + 'static> {
     resting: RefCell<Vec<Resting<B>>>,
-    /// Requests for which there is no place, the first that came in front.
+    /// Requests for which there is no place, the first that came in front; some of them have left.
     queue: RefCell<VecDeque<oneshot::Sender<Leased<B>>>>,
+    /// How many of them have not.
+    waiting: Cell<usize>,
     /// Whether none is kept for later requests.
     is_retired: Cell<bool>,
 }
@@ -46,9 +48,30 @@ pub(super) enum Turn<B: Body + 'static> {
     Place(Place),
 }
 
+/// A request of this worker that waits.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn here(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 impl<B: Body + 'static> Default for Idle<B> {
     fn default() -> Self {
-        Self { resting: RefCell::default(), queue: RefCell::default(), is_retired: Cell::new(false) }
+        Self {
+            resting: RefCell::default(),
+            queue: RefCell::default(),
+            waiting: Cell::new(0),
+            is_retired: Cell::new(false),
+        }
     }
 }
 
@@ -76,6 +99,7 @@ where
     pub(super) async fn turn(&self, number: u32, permits: &Permits) -> Result<Turn<B>, ForwardError> {
         let waiting = permits.queue_up().ok_or(ForwardError::Overloaded)?;
         let mut place = pin!(waiting.place());
+        let _waiting = Waiting::here(&self.waiting);
         loop {
             let (sender, handed_on) = oneshot::channel();
             self.queue_up(sender);
@@ -91,7 +115,10 @@ where
 
     fn queue_up(&self, request: oneshot::Sender<Leased<B>>) {
         let mut queue = self.queue.borrow_mut();
-        queue.retain(|other| !other.is_closed());
+        // Seldom: it is a look at all of them.
+        if queue.len() > 2 * self.waiting.get() {
+            queue.retain(|other| !other.is_closed());
+        }
         queue.push_back(request);
     }
 
@@ -121,11 +148,10 @@ where
         if waiting == 0 {
             return Some(leased);
         }
-        let mut queue = self.queue.borrow_mut();
-        queue.retain(|request| !request.is_closed());
-        if waiting > queue.len() && !leased.place().take_turn() {
+        if waiting > self.waiting.get() && !leased.place().take_turn() {
             return None;
         }
+        let mut queue = self.queue.borrow_mut();
         while let Some(request) = queue.pop_front() {
             match request.send(leased) {
                 Ok(()) => break,
