@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::StartError;
 use super::upstreams::{Discovering, InForce, Upstreams};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::proxy::route::{Route, Table};
 use crate::proxy::seats::Seats;
 use crate::tls::client::Trust;
@@ -46,9 +46,20 @@ pub(super) fn serve(
             .as_ref()
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
         let (host, path) = (route.host.as_deref(), route.path.as_str());
-        let entry = Route::new(route, upstream, token, asks_for_names);
+        let must_be_plain = asks_for_names || config.routes.iter().any(|other| is_behind(other, route));
+        let entry = Route::new(route, upstream, token, must_be_plain);
         table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts();
     Ok(Served { table, upstreams, discoveries, discovered })
+}
+
+/// Whether a route with rules of its own takes some of the paths that this one would take without it: another spelling of
+/// such a path must not lead around those rules.
+fn is_behind(other: &config::Route, route: &config::Route) -> bool {
+    let has_rules = other.rules.allow.is_some() || !other.rules.deny.is_empty();
+    let is_host = other.host.is_none() || route.host.is_none() || other.host == route.host;
+    let rest = other.path.strip_prefix(&route.path).unwrap_or_default();
+    let is_below = rest.starts_with('/') || (route.path.ends_with('/') && !rest.is_empty());
+    has_rules && is_host && is_below
 }

@@ -5,6 +5,9 @@ use http::header::{
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// What a route does with the fields of its requests, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -27,12 +30,21 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name == UPGRADE
         || name == PROXY_AUTHORIZATION
         || name == PROXY_AUTHENTICATE
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+        || name == KEEP_ALIVE
+        || name == PROXY_CONNECTION
 }
 
-/// Fields by which a caller could speak for someone else: dropped unless a route passes them.
+/// Fields by which a caller could speak for someone else: dropped unless a route passes them. `Proxy` becomes a variable of
+/// the environment that HTTP clients obey, behind CGI.
 pub fn is_for_proxies(name: &HeaderName) -> bool {
-    name == FORWARDED || name == "x-real-ip" || name.as_str().starts_with("x-forwarded-") || is_override(name)
+    let is_said_of_a_caller = |rest: &str| {
+        matches!(rest, "real-ip" | "client-ip" | "cluster-client-ip" | "original-host" | "host")
+            || rest.starts_with("forwarded-")
+            || is_override(name)
+    };
+    name == FORWARDED
+        || name.as_str().strip_prefix("x-").is_some_and(is_said_of_a_caller)
+        || matches!(name.as_str(), "true-client-ip" | "cf-connecting-ip" | "proxy")
 }
 
 /// Fields that some servers put in the place of the method or the path.

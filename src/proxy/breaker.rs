@@ -170,7 +170,7 @@ impl Leave<'_> {
 
     /// It did not answer, or not to the end of its head: its failure, unless it was not even asked.
     pub fn broke_off(self, error: ForwardError, upstream: &str) -> ForwardError {
-        if !matches!(error, ForwardError::Overloaded) {
+        if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
             self.failed(upstream);
         }
         error
@@ -544,8 +544,10 @@ mod tests {
         for status in [500, 502, 503, 504, 599] {
             assert!(!says(status, &[StatusCode::UNAUTHORIZED]), "{status}");
         }
-        for _ in 0..20 {
-            breaker.admit().unwrap().broke_off(ForwardError::Overloaded, "https://api.example.com");
+        for ours in [ForwardError::Overloaded, ForwardError::NoDescriptor] {
+            for _ in 0..20 {
+                breaker.admit().unwrap().broke_off(ours.clone(), "https://api.example.com");
+            }
         }
         assert!(breaker.is_closed(), "it was not even asked");
     }

@@ -13,9 +13,11 @@ use bytes::{Buf, Bytes};
 use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tracing::info;
 
 use super::caller::{Caller, End, LINGER};
 use super::error::ProxyError;
+use super::gather;
 use super::misdirected::Spoken;
 
 /// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
@@ -98,8 +100,21 @@ impl<S: CallerStream> CallerIo<S> {
         }
     }
 
+    /// Takes back what was read and not used.
+    pub fn unread(&mut self, bytes: Bytes) {
+        if self.sniffed.has_remaining() {
+            self.sniffed = [bytes, std::mem::take(&mut self.sniffed)].concat().into();
+        } else {
+            self.sniffed = bytes;
+        }
+    }
+
     /// Waits for the next bytes, or the end, and keeps them for whoever reads next.
     pub async fn wait(&mut self) -> io::Result<()> {
+        if self.sniffed.has_remaining() {
+            self.caller.received();
+            return Ok(());
+        }
         let mut next = Vec::with_capacity(PREFACE.len());
         if self.stream.read_buf(&mut next).await? > 0 {
             self.caller.received();
@@ -111,6 +126,7 @@ impl<S: CallerStream> CallerIo<S> {
     /// Tells a caller whose request head did not arrive in time, if it sent anything of one.
     pub async fn refuse_late_head(&mut self) {
         if self.caller.has_begun_a_head() {
+            self.tell_of(&ProxyError::RequestTimeout);
             let answer = plain(&ProxyError::RequestTimeout);
             // A caller that does not take it has not asked properly either.
             let _ = tokio::time::timeout(LINGER, async {
@@ -156,7 +172,14 @@ impl<S: CallerStream> CallerIo<S> {
             b"400" => ProxyError::BadRequest("the request is malformed"),
             _ => return None,
         };
+        self.tell_of(&error);
         Some(plain(&error))
+    }
+
+    /// Tells the log of a request that there is no more of than a head that came to nothing.
+    fn tell_of(&self, error: &ProxyError) {
+        let (status, code) = (error.status().as_u16(), error.code());
+        info!(target: "bearerd::access", peer = %self.caller.peer().host(), status, code, "request refused");
     }
 
     /// Notes what was taken of what there was.
@@ -253,7 +276,7 @@ impl<S: CallerStream> AsyncWrite for CallerIo<S> {
             self.caller.leave_unread();
             return Poll::Ready(Ok(only.len()));
         }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = gather::poll_write_all(Pin::new(&mut self.stream), cx, bufs);
         self.note(written)
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
+use rustix::io::Errno;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -239,6 +240,10 @@ pub(super) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
 pub(super) fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     let is_dns = error.to_string().starts_with("dns");
     let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
+    let errno = cause.and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
+    if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) {
+        return ForwardError::NoDescriptor;
+    }
     let proxy_status = match cause.map(io::Error::kind) {
         _ if cause.is_some_and(is_prohibited) => "destination_ip_prohibited",
         _ if is_dns => "dns_error",
@@ -282,6 +287,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[test]
+    fn descriptors_that_the_system_has_no_more_of_are_no_fault_of_the_upstream() {
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            assert!(matches!(unreachable(&io::Error::from(errno)), ForwardError::NoDescriptor), "{errno}");
+        }
+        let refused = unreachable(&io::Error::from(Errno::CONNREFUSED));
+        assert_eq!(refused.proxy_status(), "connection_refused");
+    }
 
     #[tokio::test]
     async fn a_name_that_leads_where_it_must_not_is_not_connected_to() {

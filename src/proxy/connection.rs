@@ -123,8 +123,13 @@ where
             refuse_late_head(&mut io, end).await;
             None
         }
-        // Nothing has come since the last answer went out, so nothing is lost with hyper's buffers.
-        Left::Resting => Some(connection.into_parts().io.into_inner()),
+        Left::Resting => {
+            let http1::Parts { io, read_buf, .. } = connection.into_parts();
+            let mut io = io.into_inner();
+            // It may have come with the request before, and be the beginning of one.
+            io.unread(read_buf);
+            Some(io)
+        }
     }
 }
 

@@ -230,7 +230,7 @@ impl ProxyError {
                     .to_owned()
             }
             Self::BrowserRequest => {
-                "A browser sent this for a page of another site. Allow that site in server.origins."
+                "A browser sent this for a page of another site, and no Origin of the request is in server.origins."
                     .to_owned()
             }
             Self::HeaderRequired(name) => format!("Every request must have the header field {name}."),

@@ -235,6 +235,9 @@ fn percent_decoded(digits: Option<&[u8]>) -> Option<u8> {
 
 /// RFC 6750 §2.3: a token in the query would be a second one beside ours.
 fn check_query(query: &str) -> Result<(), ProxyError> {
+    if query.is_empty() {
+        return Ok(());
+    }
     let is_token = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
         name.eq_ignore_ascii_case("access_token") || (name.contains('%') && decodes_to_access_token(name))

@@ -20,6 +20,7 @@ pub mod error;
 pub mod exchange;
 pub mod forward;
 pub mod forwarded;
+mod gather;
 pub mod guard;
 mod handshake;
 pub mod headers;

@@ -59,16 +59,17 @@ pub struct Route {
 }
 
 impl Route {
-    /// As it is configured. `asks_for_names`: another route may be for certain callers alone.
+    /// As it is configured. `must_be_plain`: another spelling of a path could lead around what another
+    /// route asks of it.
     pub fn new(
         route: &config::Route,
         upstream: Arc<Upstream>,
         token: Option<TokenSource>,
-        asks_for_names: bool,
+        must_be_plain: bool,
     ) -> Self {
         Self {
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
-            rules: Rules::new(route, asks_for_names),
+            rules: Rules::new(route, must_be_plain),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
             fields: route.fields.clone(),
             retry_on: route.retry_on.clone(),

@@ -57,13 +57,13 @@ impl Denial {
 }
 
 impl Rules {
-    /// The rules of a route as configured. Where another route `asks_for_names` of callers, a path that could be read as
-    /// that one's must not lead around them by this.
-    pub fn new(route: &Route, asks_for_names: bool) -> Self {
+    /// The rules of a route as configured. Where another route asks more of its callers, this one `must_be_plain`: a path
+    /// that could be read as that one's must not lead around it by this.
+    pub fn new(route: &Route, must_be_plain: bool) -> Self {
         let protected = route.credential.iter().flat_map(|credential| &credential.protected);
         let in_front = Reading::of(route.upstream.destination.path());
         Self {
-            refuses_ambiguous: route.rules.refuses_ambiguous || asks_for_names,
+            refuses_ambiguous: route.rules.refuses_ambiguous || must_be_plain,
             allow: route.rules.allow.clone(),
             deny: route.rules.deny.clone(),
             protected: protected

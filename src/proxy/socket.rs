@@ -11,6 +11,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::gather;
+
 /// A stream whose failed writes are left for the reader to find out.
 #[derive(Debug)]
 pub struct ReadsDecide<S> {
@@ -72,7 +74,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadsDecide<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = bufs.iter().map(|buf| buf.len()).sum();
-        self.write(all, |stream| stream.poll_write_vectored(cx, bufs))
+        self.write(all, |stream| gather::poll_write_all(stream, cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -353,6 +353,30 @@ fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(world.worker.connections(), 0);
 
+        // The beginning of the next request, come with the one before: it is neither lost nor given another meaning.
+        let begins = [GET, b"GET / HTTP/1.1\r\nhost: localhost\r\nx-a: "].concat();
+        for (rest, status) in [(&b"b\r\n\r\n"[..], "200"), (b"GET / HTTP/1.1\r\n", "400")] {
+            let mut stream = world.connection();
+            stream.write_all(&begins).await.unwrap();
+            answers(&mut stream, 1).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            assert_eq!(world.worker.parked(), 0);
+            stream.write_all(rest).await.unwrap();
+            if status == "200" {
+                answers(&mut stream, 1).await;
+                continue;
+            }
+            // A field's name without a colon behind it, and then nothing.
+            stream.write_all(b"host: localhost\r\n nonsense\r\n\r\n").await.unwrap();
+            let (text, _) = until_the_end(stream).await;
+            assert!(text.starts_with("HTTP/1.1 400"), "{text}");
+        }
+        let mut stream = world.connection();
+        stream.write_all(&begins).await.unwrap();
+        answers(&mut stream, 1).await;
+        let (text, elapsed) = until_the_end(stream).await;
+        assert!(text.contains("request_timeout") && elapsed < Duration::from_secs(12), "{elapsed:?}: {text}");
+
         // The protocol stays what it was: to another one hyper says nothing.
         let mut stream = rested().await;
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();

@@ -6,8 +6,9 @@
 
 use http::header::{
     AGE, ALLOW, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_RANGE, CONTENT_TYPE, DATE, EXPECT, EXPIRES, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
-    MAX_FORWARDS, PROXY_AUTHENTICATE, RETRY_AFTER, SET_COOKIE, TE, TRAILER, VARY, VIA, WWW_AUTHENTICATE,
+    CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, HOST, HeaderMap, HeaderName, HeaderValue,
+    LOCATION, MAX_FORWARDS, PRAGMA, PROXY_AUTHENTICATE, RETRY_AFTER, SET_COOKIE, TE, TRAILER, VARY, VIA,
+    WWW_AUTHENTICATE,
 };
 
 use crate::config::fields::{is_for_proxies, is_hop_by_hop};
@@ -52,7 +53,7 @@ pub fn filtered(mut trailers: HeaderMap) -> Option<HeaderMap> {
 
 /// RFC 9110 §6.5.1: nothing by which a message is framed, routed, authenticated, cached or understood.
 fn may_be_one(name: &HeaderName) -> bool {
-    const NEVER: [HeaderName; 22] = [
+    const NEVER: [HeaderName; 25] = [
         AGE,
         ALLOW,
         ALT_SVC,
@@ -62,12 +63,14 @@ fn may_be_one(name: &HeaderName) -> bool {
         CONTENT_LENGTH,
         CONTENT_RANGE,
         CONTENT_TYPE,
+        COOKIE,
         DATE,
         EXPECT,
         EXPIRES,
         HOST,
         LOCATION,
         MAX_FORWARDS,
+        PRAGMA,
         PROXY_AUTHENTICATE,
         RETRY_AFTER,
         SET_COOKIE,
@@ -75,6 +78,7 @@ fn may_be_one(name: &HeaderName) -> bool {
         VARY,
         VIA,
         WWW_AUTHENTICATE,
+        HeaderName::from_static("clear-site-data"),
     ];
     !is_hop_by_hop(name) && !is_for_proxies(name) && !NEVER.contains(name)
 }
@@ -105,7 +109,9 @@ mod tests {
         let trailers = map(&[
             ("authorization", "Bearer x"),
             ("connection", "close"),
+            ("clear-site-data", "\"cookies\""),
             ("content-length", "5"),
+            ("cookie", "a=1"),
             ("grpc-status", "0"),
             ("set-cookie", "a=1"),
             ("transfer-encoding", "chunked"),

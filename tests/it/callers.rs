@@ -130,6 +130,13 @@ fn talkative() -> Request {
         ("x-forwarded-proto", "https"),
         ("forwarded", "for=192.0.2.1;host=evil.test"),
         ("x-real-ip", "192.0.2.1"),
+        ("x-client-ip", "192.0.2.1"),
+        ("x-cluster-client-ip", "192.0.2.1"),
+        ("true-client-ip", "192.0.2.1"),
+        ("cf-connecting-ip", "192.0.2.1"),
+        ("x-original-host", "evil.test"),
+        ("x-host", "evil.test"),
+        ("proxy", "http://evil.test"),
     ]
     .into_iter()
     .fold(Request::get("/x"), |request, (name, value)| request.field(name, value))

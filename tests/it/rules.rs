@@ -172,6 +172,28 @@ async fn a_deny_of_an_operator_is_not_walked_around_either() {
 }
 
 #[tokio::test]
+async fn rules_of_a_route_are_not_walked_around_by_another_route() {
+    let below = |rule: &str| {
+        format!(
+            "[[routes]]\npath = \"/api\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n{rule}\n"
+        )
+    };
+    for rule in ["deny = [\"* /api/admin/**\"]", "allow = [\"GET /api/users\"]"] {
+        let world = Setup::default().quiet().more(&below(rule)).start().await;
+        for path in ["//api/admin/x", "/;a/api/admin/x", "/api%2fadmin/x", "/%2fapi/admin/x"] {
+            assert_eq!(world.get(path).await.code().as_deref(), Some("bad_request"), "{rule}: {path}");
+        }
+        assert_eq!(world.get("/api/admin/x").await.code().as_deref(), Some("request_denied"), "{rule}");
+        assert_eq!(world.get("/elsewhere").await.status, 200, "{rule}");
+        world.finish().await;
+    }
+    // What no other route asks for is nobody's business.
+    let world = Setup::default().quiet().more(&below("")).start().await;
+    assert_eq!(world.get("//api/admin/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_method_is_not_replaced_by_a_field() {
     let world = Setup::default().quiet().credential("provider = \"genesys\"").start().await;
     let names =

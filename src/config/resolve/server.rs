@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use http::HeaderName;
+use http::header::AUTHORIZATION;
 use ipnet::IpNet;
 use toml::Spanned;
 use url::Url;
 
 use super::{Resolver, duration};
 use crate::config::diagnostics::Problem;
+use crate::config::fields::{is_for_proxies, is_protected};
 use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server, file};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
@@ -193,6 +195,13 @@ impl Resolver<'_> {
         }
         let (name, value) = text.split_once(':').unwrap_or((text, ""));
         match HeaderName::from_str(name.trim()) {
+            Ok(name) if (is_protected(&name) && name != AUTHORIZATION) || is_for_proxies(&name) => {
+                self.problems.push(
+                    Problem::error(field.span(), "every caller sends this field, or none may")
+                        .help("ask for one that only your applications send, such as \"X-Bearerd: yes\""),
+                );
+                None
+            }
             Ok(name) => Some(RequiredHeader { name, value: value.trim().to_owned() }),
             Err(_) => {
                 self.problems.push(

@@ -222,6 +222,16 @@ fn a_secret_that_is_missing_or_empty_is_told_with_what_mends_it() {
 }
 
 #[test]
+fn a_field_that_every_caller_sends_keeps_nobody_out() {
+    for field in ["Host", "X-Forwarded-For: x", "Connection: close", "Via", "not a name"] {
+        assert_eq!(refused(&with_server(&format!("required_header = \"{field}\""))).len(), 1, "{field}");
+    }
+    for field in ["X-Bearerd: yes", "Authorization: Basic eDp5"] {
+        accepted(&with_server(&format!("required_header = \"{field}\"")));
+    }
+}
+
+#[test]
 fn off_loopback_the_callers_and_the_hosts_must_be_named() {
     let problems = refused(&with_server("listen = \"0.0.0.0:8080\""));
     assert_eq!(problems.len(), 2, "{problems:#?}");
