@@ -9,6 +9,7 @@ use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::harness::connect_proxy::{ConnectProxy, Does};
 use crate::harness::raw::RawPeer;
@@ -166,24 +167,45 @@ async fn a_jwt_under_the_secret_is_for_the_token_url() {
     finish(world).await;
 }
 
-#[tokio::test]
-async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
+/// A client with a certificate of its own, and a server that asks for that.
+struct Certified {
+    /// The client's files, as long as this is there.
+    folder: TempDir,
+    key: KeyPair,
+    /// The lines of the credential that name them.
+    lines: String,
+    pki: Pki,
+    server: AuthorizationServer,
+}
+
+async fn certified() -> Certified {
     let folder = tempfile::tempdir().unwrap();
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec!["client".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let (certificate_path, key_path) =
-        (folder.path().join("client.pem"), folder.path().join("client-key.pem"));
-    std::fs::write(&certificate_path, certificate.pem()).unwrap();
-    std::fs::write(&key_path, key.serialize_pem()).unwrap();
+    let file = |name: &str, content: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let lines = format!(
+        "client_certificate = \"{}\"\nclient_key = \"{}\"",
+        file("client.pem", certificate.pem()).display(),
+        file("client-key.pem", key.serialize_pem()).display()
+    );
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config_for(&[b"http/1.1"], Some(certificate.der())).unwrap();
     let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
     server.take_all();
+    Certified { folder, key, lines, pki, server }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
+    let Certified { folder: _folder, key, lines, pki, server } = certified().await;
     let world = Setup::default()
         .without_token()
         .credential("client_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
-        .credential(&format!("client_certificate = \"{}\"", certificate_path.display()))
-        .credential(&format!("client_key = \"{}\"", key_path.display()))
+        .credential(&lines)
         .token_url(server.token_url())
         .start_with(pki, async |_| {})
         .await;
@@ -199,17 +221,7 @@ async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the
 
 #[tokio::test]
 async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() {
-    let folder = tempfile::tempdir().unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["client".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let (certificate_path, key_path) =
-        (folder.path().join("client.pem"), folder.path().join("client-key.pem"));
-    std::fs::write(&certificate_path, certificate.pem()).unwrap();
-    std::fs::write(&key_path, key.serialize_pem()).unwrap();
-    let pki = Pki::new(&["localhost"]).unwrap();
-    let tls = pki.server_config_for(&[b"http/1.1"], Some(certificate.der())).unwrap();
-    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-    server.take_all();
+    let Certified { folder: _folder, lines, pki, server, .. } = certified().await;
     let document = format!(
         "{{\"issuer\":\"{{issuer}}\",\"token_endpoint\":\"https://localhost:1/t\",\
          \"mtls_endpoint_aliases\":{{\"token_endpoint\":\"{}\"}}}}",
@@ -218,8 +230,7 @@ async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() 
     let world = Setup::default()
         .without_token()
         .credential("issuer = \"{issuer}\"\nclient_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
-        .credential(&format!("client_certificate = \"{}\"", certificate_path.display()))
-        .credential(&format!("client_key = \"{}\"", key_path.display()))
+        .credential(&lines)
         .start_with(pki, async |issuer| {
             issuer.set_metadata("/.well-known/oauth-authorization-server", Answer::status(200, &document));
         })

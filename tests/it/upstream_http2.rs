@@ -178,21 +178,7 @@ async fn as_many_streams_are_opened_as_the_upstream_allows_and_more_connections_
         async move {
             connections.fetch_add(1, Ordering::Relaxed);
             let Some(mut frames) = Frames::accept(stream, &[(3, 2)]).await else { return };
-            let mut open = Vec::new();
-            loop {
-                tokio::select! {
-                    request = frames.request() => {
-                        let Some((stream, _)) = request else { return };
-                        open.push(stream);
-                        most.fetch_max(open.len(), Ordering::Relaxed);
-                    }
-                    () = tokio::time::sleep(Duration::from_millis(30)), if !open.is_empty() => {
-                        for stream in open.drain(..) {
-                            frames.answer(stream, b"done").await;
-                        }
-                    }
-                }
-            }
+            frames.answer_in_batches(Duration::from_millis(30), &most).await;
         }
     })
     .await;
@@ -218,21 +204,7 @@ async fn an_upstream_that_allows_less_than_before_is_obeyed_from_then_on() {
             let Some((first, _)) = frames.request().await else { return };
             frames.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]).await;
             frames.answer(first, b"done").await;
-            let mut open = Vec::new();
-            loop {
-                tokio::select! {
-                    request = frames.request() => {
-                        let Some((stream, _)) = request else { return };
-                        open.push(stream);
-                        most.fetch_max(open.len(), Ordering::Relaxed);
-                    }
-                    () = tokio::time::sleep(Duration::from_millis(20)), if !open.is_empty() => {
-                        for stream in open.drain(..) {
-                            frames.answer(stream, b"done").await;
-                        }
-                    }
-                }
-            }
+            frames.answer_in_batches(Duration::from_millis(20), &most).await;
         }
     })
     .await;

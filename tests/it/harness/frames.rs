@@ -1,5 +1,8 @@
 //! An HTTP/2 upstream that is told frame by frame what to do (RFC 9113 §4), in clear text.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -74,6 +77,26 @@ impl Frames {
     pub async fn answer(&mut self, stream: u32, body: &[u8]) {
         self.send(HEADERS, END_HEADERS, stream, STATUS_200).await;
         self.send(DATA, END_STREAM, stream, body).await;
+    }
+
+    /// Answers in batches, `pause` after the last request came, to the end of the connection. `most` is how many were open
+    /// at once.
+    pub async fn answer_in_batches(&mut self, pause: Duration, most: &AtomicUsize) {
+        let mut open = Vec::new();
+        loop {
+            tokio::select! {
+                request = self.request() => {
+                    let Some((stream, _)) = request else { return };
+                    open.push(stream);
+                    most.fetch_max(open.len(), Ordering::Relaxed);
+                }
+                () = tokio::time::sleep(pause), if !open.is_empty() => {
+                    for stream in open.drain(..) {
+                        self.answer(stream, b"done").await;
+                    }
+                }
+            }
+        }
     }
 
     /// The next frame that is about a stream; settings and pings are answered. `None` at the end.
