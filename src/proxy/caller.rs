@@ -88,7 +88,6 @@ pub struct Caller {
     untaken_since: Cell<Option<Instant>>,
     /// When it has been used for long enough.
     expires: Option<Instant>,
-    is_expired: Cell<bool>,
     /// Of the answers that are under way; over HTTP/1 there is one, used again.
     paces: RefCell<Vec<Rc<Pace>>>,
     /// Bodies that its upstreams do not read.
@@ -98,7 +97,7 @@ pub struct Caller {
     /// What it is to become.
     pub upgrade: Slot,
     /// Whether it waits for its next request with nothing but its socket.
-    is_parked: Cell<bool>,
+    pub is_parked: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -121,7 +120,6 @@ impl Caller {
             is_answer_cut_off: Cell::new(false),
             untaken_since: Cell::new(None),
             expires,
-            is_expired: Cell::new(false),
             paces: RefCell::default(),
             backlog: Backlog::default(),
             misdirected: OnceCell::new(),
@@ -315,23 +313,22 @@ impl Caller {
     /// Whether an HTTP/1 connection can be closed without a request being lost, as far as we can know: not while a head
     /// arrives, and not directly after an answer.
     pub fn is_at_rest(&self) -> bool {
-        self.phase.get() == Phase::Idle && self.now.get().duration_since(self.since.get()) >= LAST_CHANCE
+        self.has_rested(LAST_CHANCE)
     }
 
-    /// It waits for its next request with nothing but its socket, or does so no longer.
-    pub fn parks(&self, is_parked: bool) {
-        self.is_parked.set(is_parked);
+    /// Whether nothing has come or gone for so long since the last answer.
+    fn has_rested(&self, so_long: Duration) -> bool {
+        self.phase.get() == Phase::Idle && self.now.get().duration_since(self.since.get()) >= so_long
     }
 
-    /// Whether it does.
-    #[cfg(test)]
-    pub fn is_parked(&self) -> bool {
-        self.is_parked.get()
+    /// Whether it has been used for long enough.
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| self.now.get() >= expires)
     }
 
     /// Whether the next answer is the connection's last.
     pub fn is_ending(&self) -> bool {
-        self.is_expired.get() || self.end.get().is_some()
+        self.is_expired() || self.end.get().is_some()
     }
 
     /// The task to wake when the connection is to end.
@@ -396,13 +393,8 @@ impl Caller {
     /// Over HTTP/1 the next answer says so. A caller without a next request is let go when none has come for a
     /// while: one that was just answered may be sending another.
     fn grow_old(&self) {
-        let now = self.now.get();
-        if self.expires.is_none_or(|expires| now < expires) || self.end.get().is_some() {
-            return;
-        }
-        self.is_expired.set(true);
-        let is_at_rest = self.phase.get() == Phase::Idle && now.duration_since(self.since.get()) >= REST;
-        if self.is_http2.get() || is_at_rest {
+        let may_end = self.is_http2.get() || self.has_rested(REST);
+        if self.end.get().is_none() && self.is_expired() && may_end {
             self.end(End::Gracefully);
         }
     }

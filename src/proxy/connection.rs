@@ -145,9 +145,9 @@ async fn next_request<S: CallerStream>(io: &mut CallerIo<S>, caller: &Caller) ->
             Some(end) => Poll::Ready(end == End::Gracefully),
         }
     });
-    caller.parks(true);
+    caller.is_parked.set(true);
     let is_there = awaited.await;
-    caller.parks(false);
+    caller.is_parked.set(false);
     is_there
 }
 

@@ -291,7 +291,7 @@ impl Worker {
     /// How many of them wait for a request with nothing but their sockets.
     #[cfg(test)]
     pub(super) fn parked(&self) -> usize {
-        self.callers.all.borrow().iter().filter(|caller| caller.is_parked()).count()
+        self.callers.all.borrow().iter().filter(|caller| caller.is_parked.get()).count()
     }
 
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
