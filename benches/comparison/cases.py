@@ -10,7 +10,7 @@ import time
 
 from . import load, machine
 from .load import Load
-from .proxies import Proxy, Unable, Variant
+from .proxies import Proxy, Variant
 
 KIB = 1024
 #: As long as a thousand TLS handshakes take.
@@ -62,7 +62,7 @@ def running(world, wanted, options, result):
                 continue
             try:
                 proxies.append(stack.enter_context(Proxy(world, variant)))
-            except (machine.Missing, Unable) as error:
+            except machine.Missing as error:
                 result.skipped.append(f"{variant.name}: {error}")
         yield proxies
 

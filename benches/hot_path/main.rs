@@ -4,8 +4,8 @@
 //! The worker is the real one, with its service, route table, pool and refresher. Its callers and its upstream are at
 //! the other ends of in-memory pipes, in the same thread, and do next to nothing: they write bytes that were made
 //! before, and look for the last byte of what they wait for. So what is counted is bearerd's, and the same each time.
-//! `benches/instructions` has valgrind look at that function alone, so that the start does not count: it is long, as
-//! the cryptography library gathers entropy, and never as long as before.
+//! `benches/instructions` has valgrind look at that function alone, so that the start does not count, which is never as
+//! long as before.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends by panicking")]
 
