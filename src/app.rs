@@ -274,9 +274,12 @@ impl Daemon {
 /// Who is let in.
 fn house(config: &Config, certificates: &Certificates, most_connections: usize) -> House {
     let server = &config.server;
-    let networks =
-        Networks { allow_from: server.allow_from.clone(), trusted_proxies: server.trusted_proxies.clone() };
-    House { networks, tls: certificates.current(), limits: server.limits.clone(), most_connections }
+    House {
+        networks: Networks::of(server),
+        tls: certificates.current(),
+        limits: server.limits.clone(),
+        most_connections,
+    }
 }
 
 fn tell_listening(address: &Listen, speaks_tls: bool) {

@@ -40,7 +40,6 @@ pub async fn serve<S>(stream: S, caller: Rc<Caller>, current: Rc<Current>)
 where
     S: CallerStream + 'static,
 {
-    caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let mut io = CallerIo::new(stream, Rc::clone(&caller));
     match until_ended(&caller, io.sniff()).await {
         Err(end) => refuse_late_head(&mut io, end).await,

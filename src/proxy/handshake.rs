@@ -6,7 +6,6 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
@@ -33,7 +32,6 @@ pub async fn accept(
     config: Arc<ServerConfig>,
     caller: &Rc<Caller>,
 ) -> Option<Box<TlsStream<TcpStream>>> {
-    caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     caller.begins_handshake();
     match until_ended(caller, first_byte(&stream)).await {
         Ok(Ok(Some(TLS_HANDSHAKE))) => {}

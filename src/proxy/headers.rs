@@ -46,6 +46,12 @@ pub fn for_caller(headers: &mut HeaderMap, version: Version, via: &Via) {
     via.add(headers, version);
 }
 
+/// Whether a field is a list with this word in it.
+pub fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
+}
+
 /// What the route does with what is left.
 fn apply(headers: &mut HeaderMap, fields: &Fields) {
     for name in &fields.remove {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::config;
+
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -28,6 +30,11 @@ pub struct Networks {
 }
 
 impl Networks {
+    /// As they are configured.
+    pub fn of(server: &config::Server) -> Self {
+        Self { allow_from: server.allow_from.clone(), trusted_proxies: server.trusted_proxies.clone() }
+    }
+
     /// A peer of the network.
     pub fn judge(&self, address: SocketAddr) -> Peer {
         // An IPv4 caller is one however it came in (RFC 4291 §2.5.5.2).

@@ -4,6 +4,7 @@
 //! waits, as long as a connection may take to be made: the pool hands on what comes free on the same worker, and this
 //! gives the place of what has ended anywhere to whoever has waited longest.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 const MOST_WAITING: usize = 1024;
 /// How many requests in a row a connection carries on its worker while others wait on another. Then its place goes to
 /// whoever has waited longest; sooner would make a new connection of every request.
-pub const TURNS: u32 = 16;
+const TURNS: u32 = 16;
 /// Of a connection's age, at random: not all of them end at the same moment.
 const JITTER: f64 = 0.1;
 
@@ -37,8 +38,12 @@ pub struct Place {
     _permit: OwnedSemaphorePermit,
     /// When it is given no more requests.
     ends: Instant,
-    turns: u32,
+    turns: Turns,
 }
+
+/// Requests that a connection has carried while somebody waited elsewhere.
+#[derive(Debug, Default)]
+pub struct Turns(Cell<u32>);
 
 /// Somebody waits; dropped when they no longer do.
 #[derive(Debug)]
@@ -87,7 +92,7 @@ impl Permits {
 
     fn of(&self, permit: OwnedSemaphorePermit) -> Place {
         let age = self.age.mul_f64(1.0 - JITTER * fastrand::f64());
-        Place { _permit: permit, ends: Instant::now() + age, turns: 0 }
+        Place { _permit: permit, ends: Instant::now() + age, turns: Turns::default() }
     }
 }
 
@@ -123,9 +128,16 @@ impl Place {
     }
 
     /// Whether the connection may serve another of its own worker's requests while somebody waits elsewhere.
-    pub fn take_turn(&mut self) -> bool {
-        self.turns += 1;
-        self.turns < TURNS
+    pub fn take_turn(&self) -> bool {
+        self.turns.take()
+    }
+}
+
+impl Turns {
+    /// One more; whether there may be another.
+    pub fn take(&self) -> bool {
+        self.0.set(self.0.get() + 1);
+        self.0.get() < TURNS
     }
 }
 

@@ -56,10 +56,7 @@ impl Terms {
         let limits = &config.server.limits;
         Self {
             policy: Policy::new(&config.server, &instance),
-            networks: Networks {
-                allow_from: config.server.allow_from.clone(),
-                trusted_proxies: config.server.trusted_proxies.clone(),
-            },
+            networks: Networks::of(&config.server),
             table,
             instance,
             header_bytes: limits.header_bytes,

@@ -11,14 +11,14 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 
+use super::headers;
 use crate::config::fields::{is_for_proxies, is_hop_by_hop};
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Whether a caller says that it takes trailers (RFC 9110 §10.1.4).
 pub fn are_wanted(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    headers::lists(headers, &TE, "trailers")
 }
 
 /// Tells the upstream that its trailers are taken.

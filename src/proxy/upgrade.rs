@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Version};
 use hyper::body::Incoming;
@@ -58,8 +58,8 @@ impl Handshake {
     pub fn of(head: &Parts) -> Option<Self> {
         let is_one = head.method == Method::GET
             && head.version == Version::HTTP_11
-            && has(&head.headers, &UPGRADE, "websocket")
-            && has(&head.headers, &CONNECTION, "upgrade");
+            && headers::lists(&head.headers, &UPGRADE, "websocket")
+            && headers::lists(&head.headers, &CONNECTION, "upgrade");
         let mut keys = head.headers.get_all(SEC_WEBSOCKET_KEY).iter();
         let key = keys.next().filter(|_| is_one && keys.next().is_none())?;
         Some(Self { accept: accept(key.as_bytes()) })
@@ -85,8 +85,8 @@ impl Handshake {
     ) -> Result<Response<Bytes>, ProxyError> {
         let Answered { response, lease } = answered;
         let (mut head, _) = response.into_parts();
-        let is_accepted = has(&head.headers, &UPGRADE, "websocket")
-            && has(&head.headers, &CONNECTION, "upgrade")
+        let is_accepted = headers::lists(&head.headers, &UPGRADE, "websocket")
+            && headers::lists(&head.headers, &CONNECTION, "upgrade")
             && head.headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|said| *said == self.accept);
         let taken_over = if is_accepted { lease.into_stream().await } else { None };
         let Some(upstream) = taken_over else {
@@ -99,12 +99,6 @@ impl Handshake {
         *caller.upgrade.0.borrow_mut() = Some(tunnel);
         Ok(Response::from_parts(head, Bytes::new()))
     }
-}
-
-/// Whether a field is a list with this word in it.
-fn has(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|one| one.trim().eq_ignore_ascii_case(word))
 }
 
 /// RFC 6455 §4.2.2.

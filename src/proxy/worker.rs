@@ -9,13 +9,14 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{debug, warn};
 
 use super::admission::Place;
@@ -149,8 +150,7 @@ impl Worker {
         mut stage: watch::Receiver<Stage>,
         mut next: mpsc::Receiver<Change>,
     ) {
-        let mut sweep = tokio::time::interval(self.sweep_interval());
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep = self.sweeps();
         self.current.give_way();
         let mut more_may_come = true;
         while more_may_come || !self.callers.all.borrow().is_empty() {
@@ -164,8 +164,7 @@ impl Worker {
                 _ = sweep.tick() => self.sweep(),
                 Some(change) = next.recv() => {
                     self.change(change);
-                    sweep = tokio::time::interval(self.sweep_interval());
-                    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                    sweep = self.sweeps();
                 }
                 changed = stage.changed() => {
                     let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
@@ -277,6 +276,7 @@ impl Worker {
         tokio::task::spawn_local(async move {
             // Dropped with the task, and so even where the task panics.
             let _leaving = leaving;
+            caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
             // Made in here: a future that is handed over has its room twice.
             serve(caller, current).await;
         });
@@ -297,7 +297,7 @@ impl Worker {
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
     #[cfg(test)]
     pub(super) async fn keep_sweeping(&self) {
-        let mut sweep = tokio::time::interval(self.sweep_interval());
+        let mut sweep = self.sweeps();
         loop {
             sweep.tick().await;
             self.sweep();
@@ -315,12 +315,14 @@ impl Worker {
     }
 
     /// Often enough for the shortest time-out to be kept within a tenth.
-    fn sweep_interval(&self) -> Duration {
+    fn sweeps(&self) -> Interval {
         let Limits { tls_timeout, header_timeout, idle_timeout, write_timeout, connection_age, .. } =
             &*self.current.limits();
         let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
         let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
-        (*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX)
+        let mut sweeps = tokio::time::interval((*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX));
+        sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweeps
     }
 }
 

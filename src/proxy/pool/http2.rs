@@ -22,7 +22,7 @@ use super::idle::IDLE_TIMEOUT;
 use super::{Broken, Held, MAX_BUFFER, authority};
 use crate::proxy::connect::Stream;
 use crate::proxy::forward::ForwardError;
-use crate::proxy::permits::TURNS;
+use crate::proxy::permits::Turns;
 use crate::proxy::upstream::{Destination, Upstream};
 
 /// Streams of one connection, if the upstream does not want fewer.
@@ -78,7 +78,7 @@ struct State {
     is_settled: Cell<bool>,
     is_over: Cell<bool>,
     /// Streams begun while somebody waits for its place.
-    turns: Cell<u32>,
+    turns: Turns,
     idle_since: Cell<Instant>,
 }
 
@@ -128,7 +128,7 @@ impl Connections {
             };
             if connection.state.streams.get() < connection.room() {
                 let place = Place::new(Rc::clone(connection), sender);
-                if is_wanted && !connection.state.take_turn() {
+                if is_wanted && !connection.state.turns.take() {
                     all.remove(at);
                 }
                 return Found::Place(place);
@@ -186,7 +186,7 @@ impl Connections {
             streams: Cell::new(0),
             is_settled: Cell::new(false),
             is_over: Cell::new(false),
-            turns: Cell::new(0),
+            turns: Turns::default(),
             idle_since: Cell::new(now),
         });
         let (last, nobody_left) = oneshot::channel();
@@ -253,14 +253,6 @@ impl Connection {
     /// How many streams it may have: one until the upstream has said what it allows.
     fn room(&self) -> usize {
         if self.state.is_settled.get() { self.sender.current_max_send_streams().min(STREAMS) } else { 1 }
-    }
-}
-
-impl State {
-    /// Whether it may carry more while its place is waited for.
-    fn take_turn(&self) -> bool {
-        self.turns.set(self.turns.get() + 1);
-        self.turns.get() < TURNS
     }
 }
 
