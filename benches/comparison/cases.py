@@ -181,6 +181,18 @@ def routes(world, options):
         yield compare(world, options, "routes", title, Load(count), wanted, against)
 
 
+def workers(world, options):
+    """How much more two cores do: what a request costs on one beside what it costs on two, twice."""
+    wanted = [Variant(peer, f"{peer}-{count}", workers=count) for peer in ("nginx", "bearerd") for count in (1, 2)]
+    against = [(f"{peer}-2", f"{peer}-1") for peer in ("nginx", "bearerd")]
+    for count in connections(options, (64,)):
+        title = f"GET of 1 KiB, one worker and two, {count} connections"
+        result = compare(world, options, "workers", title, Load(count), wanted, against)
+        for ratio in result.ratios:
+            ratio["scale"] = 2 / ratio["cpu"]
+        yield result
+
+
 def idle(world, options):
     """Kibibytes that a connection takes which was used once and is kept."""
     count = max(connections(options, (IDLE_CONNECTIONS,)))
@@ -268,6 +280,7 @@ CASES = {
     "tls": (tls, False),
     "access-log": (access_log, False),
     "routes": (routes, False),
+    "workers": (workers, False),
     "idle": (idle, False),
     "revoked": (revoked, False),
     "start": (start, True),

@@ -69,9 +69,9 @@ def prepare():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
 
 
-def start(core, command, **options):
-    """A process on that core alone."""
-    pin = lambda: os.sched_setaffinity(0, {core})
+def start(cores, command, **options):
+    """A process on these cores alone."""
+    pin = lambda: os.sched_setaffinity(0, cores)
     return subprocess.Popen([str(part) for part in command], preexec_fn=pin, **options)
 
 

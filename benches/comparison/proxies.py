@@ -21,6 +21,8 @@ class Variant:
     tls: bool = False
     http2: bool = False
     access_log: bool = False
+    #: Each has a core; of two, one is the load's too.
+    workers: int = 1
     #: To an upstream whose tokens can be revoked.
     revocable: bool = False
     #: The rest only bearerd has.
@@ -40,7 +42,7 @@ class Variant:
 
 
 NGINX = """
-daemon off; worker_processes 1; error_log {folder}/{name}.log error; pid {folder}/{name}.pid;
+daemon off; worker_processes {workers}; error_log {folder}/{name}.log error; pid {folder}/{name}.pid;
 events {{ worker_connections 16384; }}
 http {{
   access_log {access_log}; keepalive_requests 100000000; keepalive_timeout 3600; client_max_body_size 0;
@@ -67,6 +69,7 @@ def nginx(world, variant, port):
     path = world.folder / f"{variant.name}.conf"
     path.write_text(NGINX.format(
         folder=world.folder, name=variant.name, port=port, protocol=protocol, upstream=variant.at(world),
+        workers=variant.workers,
         access_log=world.folder / f"{variant.name}.access" if variant.access_log else "off",
     ))
     return [machine.tool("nginx"), "-p", world.folder, "-c", path]
@@ -179,7 +182,7 @@ def bearerd_toml(world, variant, port):
     route += f'connections = 1024\nhttp_version = "{"2" if variant.upstream_http2 else "1.1"}"\n'
     paths = ["/"] if variant.routes == 1 else [f"/{number}" for number in range(variant.routes)]
     return (
-        f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = 1\n{limits}{tls}'
+        f'[server]\nlisten = "127.0.0.1:{port}"\nworkers = {variant.workers}\n{limits}{tls}'
         f'[admin]\nlisten = "127.0.0.1:{machine.free_port()}"\n'
         f"[log]\naccess = {json.dumps(variant.access_log)}\n"
         f'[credentials.api]\ntoken_url = "http://127.0.0.1:{world.tokens.port}/{variant.name}"\n'
@@ -220,7 +223,8 @@ class Proxy:
 
     def start(self):
         log = open(self.world.folder / f"{self.name}.stderr", "ab")
-        self.process = machine.start(machine.PROXY_CORE, self.command, env=SECRET, stdout=log, stderr=log)
+        cores = {machine.PROXY_CORE} if self.variant.workers == 1 else set(machine.CORES)
+        self.process = machine.start(cores, self.command, env=SECRET, stdout=log, stderr=log)
         log.close()
 
     def __exit__(self, *_):

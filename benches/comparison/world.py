@@ -107,7 +107,7 @@ class World:
         text = UPSTREAM.format(folder=self.folder, body="x" * KIB, **self.ports)
         (self.folder / "upstream.conf").write_text(text)
         command = [nginx, "-p", self.folder, "-c", self.folder / "upstream.conf"]
-        self.upstream = machine.start(machine.LOAD_CORE, command)
+        self.upstream = machine.start({machine.LOAD_CORE}, command)
         return self
 
     def __exit__(self, *_):

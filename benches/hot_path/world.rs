@@ -60,7 +60,7 @@ impl World {
     /// A caller's end of a new connection.
     pub fn connection(&self) -> End {
         let (near, far) = pipe();
-        self.worker.serve(far, Peer::UNIX, Place::default());
+        self.worker.serve(Box::new(far), Peer::UNIX, Place::default());
         near
     }
 }
