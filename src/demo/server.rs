@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,6 +25,14 @@ use tokio_rustls::TlsAcceptor;
 /// The body of an answer, whole or in pieces.
 pub type Body = BoxBody<Bytes, io::Error>;
 
+/// The function, and the stream below: whatever they are, hyper's servers are compiled for them once.
+type Answer = Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>;
+type Answering = Pin<Box<dyn Future<Output = io::Result<Response<Body>>> + Send>>;
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// Serves until it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -40,9 +49,10 @@ impl Server {
     /// If no port is to be had.
     pub async fn start<A, F>(tls: Option<Arc<ServerConfig>>, answer: A) -> io::Result<Self>
     where
-        A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
     {
+        let answer: Answer = Arc::new(move |request| Box::pin(answer(request)));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let tls = tls.map(TlsAcceptor::from);
@@ -57,14 +67,14 @@ impl Server {
                 };
                 accepted.fetch_add(1, Ordering::Relaxed);
                 let _ = stream.set_nodelay(true);
-                let (tls, answer) = (tls.clone(), answer.clone());
+                let (tls, answer) = (tls.clone(), Arc::clone(&answer));
                 serving.spawn(async move {
                     match tls {
-                        None => serve(stream, false, answer).await,
+                        None => serve(Box::new(stream), false, answer).await,
                         Some(tls) => {
                             if let Ok(stream) = tls.accept(stream).await {
                                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                                serve(stream, is_http2, answer).await;
+                                serve(Box::new(stream), is_http2, answer).await;
                             }
                         }
                     }
@@ -95,17 +105,13 @@ impl Drop for Server {
 }
 
 /// Serves one connection; an answer that is an error resets it, or its stream.
-async fn serve<S, A, F>(stream: S, is_http2: bool, answer: A)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Fn(Request<Incoming>) -> F,
-    F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
-{
+async fn serve(stream: Box<dyn Stream>, is_http2: bool, answer: Answer) {
     let stream = TokioIo::new(stream);
+    let answer = service_fn(move |request| answer(request));
     let _ = if is_http2 {
-        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service_fn(answer)).await
+        http2::Builder::new(TokioExecutor::new()).serve_connection(stream, answer).await
     } else {
-        http1::Builder::new().serve_connection(stream, service_fn(answer)).await
+        http1::Builder::new().serve_connection(stream, answer).await
     };
 }
 

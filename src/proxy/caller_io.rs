@@ -27,8 +27,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A socket of a caller, which notes what happens on it.
-pub struct CallerIo<S: CallerStream> {
-    stream: S,
+///
+/// The stream is boxed: hyper's server is large, and compiled once for each type of stream.
+pub struct CallerIo {
+    stream: Box<dyn CallerStream>,
     caller: Rc<Caller>,
     /// What was read to tell the protocols apart; read again before anything else.
     sniffed: Bytes,
@@ -58,24 +60,14 @@ impl CallerStream for TcpStream {
     }
 }
 
-impl<S: CallerStream + ?Sized> CallerStream for Box<S> {
-    fn set_close_by_reset(&self) {
-        (**self).set_close_by_reset();
-    }
-
-    fn called(&self) -> Option<SocketAddr> {
-        (**self).called()
-    }
-}
-
 impl CallerStream for UnixStream {
     /// A unix socket knows no reset: its end comes either way.
     fn set_close_by_reset(&self) {}
 }
 
-impl<S: CallerStream> CallerIo<S> {
+impl CallerIo {
     /// A caller's new socket.
-    pub const fn new(stream: S, caller: Rc<Caller>) -> Self {
+    pub const fn new(stream: Box<dyn CallerStream>, caller: Rc<Caller>) -> Self {
         Self { stream, caller, sniffed: Bytes::new(), own: Bytes::new() }
     }
 
@@ -100,13 +92,9 @@ impl<S: CallerStream> CallerIo<S> {
         }
     }
 
-    /// Takes back what was read and not used.
-    pub fn unread(&mut self, bytes: Bytes) {
-        if self.sniffed.has_remaining() {
-            self.sniffed = [bytes, std::mem::take(&mut self.sniffed)].concat().into();
-        } else {
-            self.sniffed = bytes;
-        }
+    /// Takes back what was read and not used. Copied: the least piece of a buffer, and one of nothing, keeps it whole.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        self.sniffed = [bytes, &self.sniffed].concat().into();
     }
 
     /// Waits for the next bytes, or the end, and keeps them for whoever reads next.
@@ -159,7 +147,7 @@ impl<S: CallerStream> CallerIo<S> {
     }
 }
 
-impl<S: CallerStream> CallerIo<S> {
+impl CallerIo {
     /// Our own words in the place of hyper's, if these bytes are hyper's refusal of a malformed request.
     ///
     /// They can be nothing else: no request is being answered, and everything written before is flushed.
@@ -224,7 +212,7 @@ pub(super) fn plain(error: &ProxyError) -> Bytes {
 }
 
 /// What a caller did not take in time is not kept by the system either.
-impl<S: CallerStream> Drop for CallerIo<S> {
+impl Drop for CallerIo {
     fn drop(&mut self) {
         if self.caller.wanted_end() == Some(End::Untaken) {
             self.stream.set_close_by_reset();
@@ -232,7 +220,7 @@ impl<S: CallerStream> Drop for CallerIo<S> {
     }
 }
 
-impl<S: CallerStream> AsyncRead for CallerIo<S> {
+impl AsyncRead for CallerIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -252,7 +240,7 @@ impl<S: CallerStream> AsyncRead for CallerIo<S> {
     }
 }
 
-impl<S: CallerStream> AsyncWrite for CallerIo<S> {
+impl AsyncWrite for CallerIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(own) = self.refusal(buf) {
             self.own = own;

@@ -36,10 +36,7 @@ const H2_HEAD_FACTOR: usize = 2;
 const H2_MAX_RESETS: usize = 256;
 
 /// Serves a connection until it ends.
-pub async fn serve<S>(stream: S, caller: Rc<Caller>, current: Rc<Current>)
-where
-    S: CallerStream + 'static,
-{
+pub async fn serve(stream: Box<dyn CallerStream>, caller: Rc<Caller>, current: Rc<Current>) {
     let mut io = CallerIo::new(stream, Rc::clone(&caller));
     match until_ended(&caller, io.sniff()).await {
         Err(end) => refuse_late_head(&mut io, end).await,
@@ -73,10 +70,7 @@ enum Left {
 }
 
 /// Serves requests over HTTP/1.1; the socket, if the next one is a while in coming.
-async fn serve_http1<S>(io: CallerIo<S>, caller: &Rc<Caller>, current: &Rc<Current>) -> Option<CallerIo<S>>
-where
-    S: CallerStream + 'static,
-{
+async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -> Option<CallerIo> {
     let answer = answers(Rc::clone(current), caller);
     let header_bytes = current.limits().header_bytes;
     let mut connection = http1::Builder::new()
@@ -126,14 +120,14 @@ where
             let http1::Parts { io, read_buf, .. } = connection.into_parts();
             let mut io = io.into_inner();
             // It may have come with the request before, and be the beginning of one.
-            io.unread(read_buf);
+            io.unread(&read_buf);
             Some(io)
         }
     }
 }
 
 /// Whether there is something to serve again: bytes, or the end that is to come between two requests.
-async fn next_request<S: CallerStream>(io: &mut CallerIo<S>, caller: &Caller) -> bool {
+async fn next_request(io: &mut CallerIo, caller: &Caller) -> bool {
     let mut first = pin!(io.wait());
     let awaited = std::future::poll_fn(|cx| {
         if let Poll::Ready(came) = first.as_mut().poll(cx) {
@@ -150,10 +144,7 @@ async fn next_request<S: CallerStream>(io: &mut CallerIo<S>, caller: &Caller) ->
     is_there
 }
 
-async fn serve_http2<S>(io: CallerIo<S>, caller: Rc<Caller>, current: Rc<Current>)
-where
-    S: CallerStream + 'static,
-{
+async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
     let limits = current.limits();
     let answer = answers(current, &caller);
     let mut connection = pin!(
@@ -222,7 +213,7 @@ pub(super) async fn until_ended<T>(caller: &Caller, future: impl Future<Output =
 }
 
 /// Tells a caller whose request head did not arrive in time, if it sent anything at all.
-async fn refuse_late_head<S: CallerStream>(io: &mut CallerIo<S>, end: End) {
+async fn refuse_late_head(io: &mut CallerIo, end: End) {
     if end == End::HeadTimeout {
         io.refuse_late_head().await;
     }

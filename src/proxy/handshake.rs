@@ -31,14 +31,15 @@ pub async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     caller: &Rc<Caller>,
-) -> Option<Box<TlsStream<TcpStream>>> {
+) -> Option<Box<dyn CallerStream>> {
     caller.begins_handshake();
     match until_ended(caller, first_byte(&stream)).await {
         Ok(Ok(Some(TLS_HANDSHAKE))) => {}
         Ok(Ok(Some(byte))) if byte.is_ascii_alphabetic() => {
             caller.is_misdirected(Spoken::Http, stream.called());
             let error = ProxyError::BadRequest("this port speaks TLS: call it by https://");
-            let _ = until_ended(caller, CallerIo::new(stream, Rc::clone(caller)).refuse(&error)).await;
+            let _ =
+                until_ended(caller, CallerIo::new(Box::new(stream), Rc::clone(caller)).refuse(&error)).await;
             failed(caller, "plain text in the place of TLS");
             return None;
         }
@@ -65,13 +66,12 @@ pub async fn accept(
                 return None;
             };
             caller.shook_hands(names);
-            // It is large, and handed on.
             Some(Box::new(stream))
         }
         Ok(Err((error, stream))) => {
             failed(caller, &error.to_string());
             // The alert that says why should not be lost.
-            let _ = until_ended(caller, CallerIo::new(stream, Rc::clone(caller)).read_off()).await;
+            let _ = until_ended(caller, CallerIo::new(Box::new(stream), Rc::clone(caller)).read_off()).await;
             None
         }
         Err(_) => {

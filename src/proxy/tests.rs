@@ -169,7 +169,7 @@ impl World {
     /// A caller's end of a new connection.
     fn connection(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(4096);
-        self.worker.serve(far, Peer::UNIX, Place::default());
+        self.worker.serve(Box::new(far), Peer::UNIX, Place::default());
         near
     }
 

@@ -224,12 +224,12 @@ impl Worker {
             TcpStream::from_std(socket)
         };
         let taken = match socket {
-            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(stream, peer, place)),
+            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(Box::new(stream), peer, place)),
             Socket::Tls(socket, config) => {
                 tcp(socket).map(|stream| self.serve_tls(stream, peer, place, config))
             }
             Socket::Unix(socket) => {
-                UnixStream::from_std(socket).map(|stream| self.serve(stream, peer, place))
+                UnixStream::from_std(socket).map(|stream| self.serve(Box::new(stream), peer, place))
             }
         };
         if let Err(error) = taken {
@@ -239,10 +239,7 @@ impl Worker {
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve<S>(&self, stream: S, peer: Peer, place: Place)
-    where
-        S: CallerStream + 'static,
-    {
+    pub fn serve(&self, stream: Box<dyn CallerStream>, peer: Peer, place: Place) {
         self.spawn(peer, place, |caller, current| connection::serve(stream, caller, current));
     }
 
