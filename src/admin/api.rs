@@ -1,7 +1,6 @@
 //! The paths of the admin address.
 
-use std::io;
-use std::net::SocketAddr;
+use std::future::pending;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
@@ -14,18 +13,15 @@ use super::credentials::{self, Credentials};
 use super::problem::Problem;
 use super::readiness::Readiness;
 use super::reload::{self, Reloading};
+use super::server::{self, Bounds};
 
 /// Serves the admin address for as long as the future is polled.
-///
-/// # Errors
-///
-/// If the listener fails for good.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     credentials: Credentials,
     reloading: Reloading,
-) -> io::Result<()> {
+) {
     let health =
         Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(readiness);
     let operated = Router::new()
@@ -35,7 +31,7 @@ pub async fn serve(
         .with_state(credentials);
     let reloaded = Router::new().route("/reload", any(reload::answer)).with_state(reloading);
     let router = health.merge(operated).merge(reloaded).fallback(nothing_there);
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
+    server::serve(listener, router, Bounds::FOR_OPERATORS, pending()).await;
 }
 
 /// The process answers: that is all it says.

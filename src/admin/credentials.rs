@@ -4,13 +4,13 @@
 //! refresher; what was done and what was refused goes to the audit trail, without a word of what was sent.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::access::Access;
 use super::hand_over;
 use super::problem::{Problem, json};
+use super::server::Peer;
 use crate::telemetry::audit;
 use crate::token::{
     Adopted, Generation, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable,
@@ -117,7 +118,7 @@ impl Credentials {
 /// Answers `/credentials`, and whatever is below it.
 pub async fn answer(
     State(Credentials(desk)): State<Credentials>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(peer): Peer,
     request: Request<Body>,
 ) -> Response {
     let desk = desk.load_full();

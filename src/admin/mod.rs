@@ -10,6 +10,7 @@ mod hand_over;
 mod problem;
 mod readiness;
 mod reload;
+pub mod server;
 mod token;
 
 pub use access::Access;

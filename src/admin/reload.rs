@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::{Method, Request, StatusCode};
 
 use super::credentials::{Credentials, stopping};
 use super::hand_over;
 use super::problem::{Problem, json};
+use super::server::Peer;
 use crate::reload::{NotReloaded, NotTold, Reloads};
 use crate::telemetry::audit;
 
@@ -68,7 +69,7 @@ impl Reloading {
 /// Answers `/reload`.
 pub async fn answer(
     State(reloading): State<Reloading>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(peer): Peer,
     request: Request<Body>,
 ) -> Response {
     let operation = audit::Operation { action: "reload", credential: "", peer: peer.ip() };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::info;
 
 use super::StartError;
 use super::credentials::Credential;
@@ -43,9 +43,7 @@ impl AdminAddress {
         info!(%address, "admin listening");
         let (health, desk) = (readiness.clone(), operated.clone());
         tasks.spawn(async move {
-            if let Err(error) = admin::serve(listener, health, desk, reloading).await {
-                error!(%error, "admin address failed");
-            }
+            admin::serve(listener, health, desk, reloading).await;
             "the admin address"
         });
         Ok(Self { address, credentials: operated, readiness })

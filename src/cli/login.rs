@@ -14,6 +14,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use self::callback::{Callback, NotListening};
@@ -24,7 +25,7 @@ use super::online::report::in_words;
 use super::{BAD_CONFIGURATION, FAILED, OK, output};
 use crate::causes::in_one_line;
 use crate::clock::Clock;
-use crate::config::{self, Credential, Environment, Log, LogFormat, units};
+use crate::config::{self, Credential, Environment, Log, LogFormat, levels, units};
 use crate::telemetry::log;
 use crate::tls::client::Trust;
 use crate::token::authorization::{Answerer, Attempt, NoCode};
@@ -132,7 +133,8 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
         }
     };
     // What is odd about the server's answers or the state is warned of, as the daemon would.
-    let warnings = Log { format: LogFormat::Text, level: "warn".to_owned(), access: false };
+    let level = levels::chosen(environment).ok().flatten().unwrap_or_else(|| levels::all(LevelFilter::WARN));
+    let warnings = Log { format: LogFormat::Text, level, access: false };
     let _writing = log::start(&warnings, environment);
     match run(login, &checked.config, environment).await {
         Ok(()) => OK,

@@ -16,6 +16,7 @@ pub mod file;
 pub(crate) mod fixture;
 mod hosts;
 pub mod identity;
+pub mod levels;
 mod listen;
 pub mod login;
 mod mask;
@@ -43,6 +44,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use tracing_subscriber::filter::Targets;
 
 pub use credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 pub use diagnostics::Diagnostics;
@@ -176,12 +178,12 @@ pub struct AdminAccess {
 }
 
 /// What is written of the daemon's work.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// Text or JSON.
     pub format: LogFormat,
-    /// A level, or directives as in `RUST_LOG`.
-    pub level: String,
+    /// What `RUST_LOG` says, or the file.
+    pub level: Targets,
     /// Whether each request is written.
     pub access: bool,
 }

@@ -62,6 +62,17 @@ impl FromStr for Size {
     }
 }
 
+/// In the largest unit of which it is a whole number.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
+            .into_iter()
+            .find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit));
+        let (name, unit) = whole.unwrap_or(("B", 1));
+        write!(f, "{}{name}", self.0 / unit)
+    }
+}
+
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Parsed::new("a size such as \"64KiB\""))
@@ -209,6 +220,13 @@ mod tests {
         assert_eq!(size("1MB"), Some(1_000_000));
         for wrong in ["", "-1", "large", "1 furlong", "1025TiB", "99999999999EiB", "18446744073709551615"] {
             assert_eq!(size(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_told_as_it_can_be_written() {
+        for text in ["0B", "240B", "1KiB", "1025B", "64KiB", "1MiB", "1536KiB", "5GiB"] {
+            assert_eq!(Size(size(text).unwrap()).to_string(), text);
         }
     }
 }

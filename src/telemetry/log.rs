@@ -1,6 +1,6 @@
 //! The log: events to standard error, as lines for a person or JSON for a machine.
 //!
-//! `RUST_LOG` wins over the configuration's level. A thread of its own writes, from a bounded queue: whoever reads
+//! A thread of its own writes, from a bounded queue: whoever reads
 //! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted. A panic is an event too.
 
 use std::io::{BufWriter, IsTerminal};
@@ -9,20 +9,18 @@ use std::thread;
 
 use tracing::error;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Environment, Log, LogFormat};
 
-/// Lines that may wait to be written.
-const QUEUE: usize = 65_536;
+/// Lines that may wait to be written. Each has its place from the beginning.
+const QUEUE: usize = 16_384;
 
 /// How much is written at once when there is so much.
 const WRITE: usize = 64 * 1024;
-
-/// Parts that repeat what we say; directives that follow win.
-const QUIET: &str = "rustls_platform_verifier=off";
 
 /// The log while it is written; what waits in the queue is written when this is dropped.
 #[must_use]
@@ -40,10 +38,7 @@ impl Writing {
 
 /// Sends the process's events to standard error from now on.
 pub fn start(log: &Log, environment: &Environment) -> Writing {
-    let directives = environment.get("RUST_LOG").filter(|directives| !directives.is_empty());
-    let directives = directives.filter(|directives| EnvFilter::try_new(directives).is_ok());
-    // What it says of a certificate we say as well, and of which peer.
-    let filter = EnvFilter::new(format!("{QUIET},{}", directives.unwrap_or(&log.level)));
+    let levels = log.level.clone();
     let is_text = match log.format {
         LogFormat::Auto => std::io::stderr().is_terminal(),
         LogFormat::Text => true,
@@ -55,14 +50,14 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(lines);
     let dropped = queue.error_counter();
     // A reader of the log that has gone is no reason to complain on the same stream.
-    let events =
-        fmt::Subscriber::builder().with_env_filter(filter).with_writer(queue).log_internal_errors(false);
+    let events = fmt::layer().with_writer(queue).log_internal_errors(false);
     if is_text {
         let colours =
             environment.get("NO_COLOR").is_none_or(str::is_empty) && std::io::stderr().is_terminal();
-        events.with_ansi(colours).finish().init();
+        registry().with(levels).with(events.with_ansi(colours)).init();
     } else {
-        events.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().init();
+        let events = events.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        registry().with(levels).with(events).init();
     }
     set_hook(Box::new(tell_of_panic));
     Writing { dropped, _flushes: flushes }

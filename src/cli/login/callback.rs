@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+use crate::admin::server::{self, Bounds};
 use crate::config::RedirectUri;
 use crate::token::authorization::{Attempt, NoCode};
 
@@ -84,11 +85,9 @@ impl Callback {
         let serving = self.listeners.into_iter().map(|listener| {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&waiting));
             let mut is_done = is_done.clone();
-            axum::serve(listener, router)
-                .with_graceful_shutdown(async move {
-                    let _ = is_done.wait_for(|is_done| *is_done).await;
-                })
-                .into_future()
+            server::serve(listener, router, Bounds::FOR_OPERATORS, async move {
+                let _ = is_done.wait_for(|is_done| *is_done).await;
+            })
         });
         join_all(serving).await;
     }

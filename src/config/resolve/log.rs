@@ -1,39 +1,37 @@
 //! `[log]`: what is written of all this.
 
 use toml::Spanned;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::Resolver;
 use crate::config::diagnostics::Problem;
-use crate::config::{Log, LogFormat, file};
+use crate::config::{Log, LogFormat, file, levels};
 
 impl Resolver<'_> {
     pub(super) fn log(&mut self, log: file::Log) -> Log {
-        let directives = self.environment.get("RUST_LOG").filter(|directives| !directives.is_empty());
-        if directives.is_some_and(|directives| tracing_subscriber::EnvFilter::try_new(directives).is_err()) {
+        let chosen = levels::chosen(self.environment).unwrap_or_else(|_| {
             self.problems.push(
                 Problem::warning(None, "RUST_LOG is not understood, and `log.level` counts instead")
                     .help("write directives such as bearerd=debug,info"),
             );
-        }
-        let level = match log.level {
-            Some(level) => {
-                // A word alone that is no level would be taken for the name of a module.
-                let is_word = level.get_ref().chars().all(|c| c.is_ascii_alphanumeric());
-                let is_level = level.get_ref().parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
-                let is_filter = tracing_subscriber::EnvFilter::try_new(level.get_ref()).is_ok();
-                if !(is_level || is_filter && !is_word) {
-                    self.problems.push(
-                        Problem::error(level.span(), "not a log level")
-                            .help("write error, warn, info, debug or trace, or directives as in RUST_LOG"),
-                    );
-                }
-                level.into_inner()
+            None
+        });
+        let level = log.level.and_then(|level| {
+            // A word alone that is no level would be taken for the name of a module.
+            let is_word = level.get_ref().chars().all(|c| c.is_ascii_alphanumeric());
+            let is_level = level.get_ref().parse::<LevelFilter>().is_ok();
+            let levels = levels::read(level.get_ref()).ok().filter(|_| is_level || !is_word);
+            if levels.is_none() {
+                self.problems.push(
+                    Problem::error(level.span(), "not a log level")
+                        .help("write error, warn, info, debug or trace, or directives as in RUST_LOG"),
+                );
             }
-            None => "info".to_owned(),
-        };
+            levels
+        });
         Log {
             format: log.format.map_or(LogFormat::Auto, Spanned::into_inner),
-            level,
+            level: chosen.or(level).unwrap_or_else(|| levels::all(LevelFilter::INFO)),
             access: log.access.is_none_or(Spanned::into_inner),
         }
     }

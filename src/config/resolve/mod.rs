@@ -192,8 +192,8 @@ impl Resolver<'_> {
                 value.span(),
                 format!(
                     "must be between {} and {}",
-                    bytesize::ByteSize(*allowed.start()),
-                    bytesize::ByteSize(*allowed.end())
+                    units::Size(*allowed.start()),
+                    units::Size(*allowed.end())
                 ),
             ));
         }

@@ -575,7 +575,7 @@ fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
         (with_credential("").replace("[credentials.cxone]", "[credentials]"), "a credential needs a name"),
         (with_route("").replace("credential = \"cxone\"", ""), "`credential` is missing"),
         (with_credential("").replace("\"client\"", "\"\""), "`client_id` is empty"),
-        (with_server("[server.limits]\nheader_bytes = \"10\""), "must be between 1.0 KiB and 1.0 MiB"),
+        (with_server("[server.limits]\nheader_bytes = \"10\""), "must be between 1KiB and 1MiB"),
         (with_server("[log]\nlevel = \"verbose\""), "not a log level"),
         (with_credential("").replace("\"client\"", "client"), "not TOML: string values must be quoted"),
     ] {
