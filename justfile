@@ -28,7 +28,7 @@ e2e: build
     tests/e2e/run target/release/bearerd
 
 # Slow callers, thousands of connections, SIGTERM and SIGHUP under load: figures and bounds (needs slowhttptest).
-load *cases="slow memory drain hangups": build
+load *cases="slow idle memory drain hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
 # Everything at once for so many minutes, and what must hold then.
@@ -37,6 +37,10 @@ soak minutes="10": build
 
 build:
     cargo build --release --locked
+
+# The fastest build: laid out by what a run under load has shown (needs llvm-profdata; says where it is to be had).
+profiled:
+    benches/profiled
 
 # Beside nginx, HAProxy and Envoy, in one run: an overview, or what the arguments ask for (says what it needs).
 bench *arguments: build

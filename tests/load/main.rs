@@ -30,7 +30,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use report::Report;
 
-const USAGE: &str = "usage: load PATH_OF_BEARERD slow|memory|drain|hangups|soak[=MINUTES]…";
+const USAGE: &str = "usage: load PATH_OF_BEARERD slow|idle|memory|drain|hangups|soak[=MINUTES]…";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
             report.title(case);
             match case.split_once('=').unwrap_or((case, "10")) {
                 ("slow", _) => slow::run(&bearerd, &mut report).await,
+                ("idle", _) => memory::rest(&bearerd, &mut report).await,
                 ("memory", _) => memory::run(&bearerd, descriptors, &mut report).await,
                 ("drain", _) => drain::run(&bearerd, &mut report).await,
                 ("hangups", _) => soak::hangups::run(&bearerd, &mut report).await,

@@ -23,6 +23,10 @@ const ANSWER: &str = "/big/10000000";
 /// As many as a connection may have.
 const STREAMS: u64 = 100;
 const IDLE: (u64, u64) = (10_000, 1000);
+const RESTING: u64 = 1000;
+/// Until a connection has let go of what it needed for its last request, and the allocator of what that was.
+const AT_REST: Duration = Duration::from_secs(20);
+const MOST_AT_REST: u64 = 8 * 1024;
 /// Until a daemon has taken from the API what it takes.
 const SETTLED: Duration = Duration::from_millis(1500);
 
@@ -79,6 +83,32 @@ async fn idle(bearerd: &Path, descriptors: usize, has_tls: bool, report: &mut Re
     let mut another = connections.pop().unwrap();
     let answer = another.ask(&new_id(), "/x", None).await;
     report.check("and they are served", answer.is_ok_and(|answer| answer.status == 200), "");
+    drop(connections);
+    world.finish(report).await;
+}
+
+/// What a connection that was used once has of memory when it has rested.
+pub async fn rest(bearerd: &Path, report: &mut Report) {
+    let world = World::start(bearerd, setup(false)).await;
+    let mut connections = Vec::new();
+    let mut before = 0;
+    // The first ones are for what there is once, however many connections there are.
+    for number in 0..RESTING + 10 {
+        if number == 10 {
+            before = world.resident();
+        }
+        let mut connection = Connection::open(&world, Version::Http1).await.unwrap();
+        let answer = connection.ask(&new_id(), "/x", None).await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        connections.push(connection);
+    }
+    tokio::time::sleep(AT_REST).await;
+    let each = world.resident().saturating_sub(before) / RESTING;
+    report.check(
+        &format!("{RESTING} connections that rest have little memory"),
+        each <= MOST_AT_REST,
+        &format!("{:.1} KiB each, at most {}", each as f64 / 1024.0, MOST_AT_REST / 1024),
+    );
     drop(connections);
     world.finish(report).await;
 }
