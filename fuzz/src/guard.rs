@@ -95,7 +95,13 @@ pub fn run(input: &[u8]) {
     let host = before.headers.get(HOST).cloned();
     let host = host.or_else(|| HeaderValue::try_from(authority?).ok()).expect("it has one");
     let mut after = before.clone();
-    for_upstream(&mut after.headers, before.version, &host, &Via::new("bearerd-2"), &Fields::default());
+    for_upstream(
+        &mut after.headers,
+        before.version,
+        host.clone(),
+        &Via::new("bearerd-2"),
+        &Fields::default(),
+    );
     assert!(!after.headers.contains_key(AUTHORIZATION));
     assert!(!after.headers.keys().any(is_hop_by_hop));
     assert_eq!(after.headers.get_all(HOST).iter().collect::<Vec<_>>(), [&host]);

@@ -19,12 +19,6 @@ pub struct Authorization {
     pub generation: Generation,
 }
 
-impl From<Current> for Authorization {
-    fn from(token: Current) -> Self {
-        Self { value: token.authorization().clone(), generation: token.generation() }
-    }
-}
-
 /// A usable token. Waits only where there is none, and takes that from the request's patience.
 ///
 /// # Errors
@@ -34,16 +28,16 @@ pub async fn authorize(
     source: &TokenSource,
     patience: &mut Duration,
     waiters: &Arc<Seats>,
-) -> Result<Authorization, ProxyError> {
+) -> Result<Current, ProxyError> {
     if let Some(token) = source.current() {
-        return Ok(token.into());
+        return Ok(token);
     }
     let _waiting = place_to_wait(waiters)?;
     let began = Instant::now();
     let token =
         Box::pin(source.wait(*patience)).await.map_err(|unavailable| no_token(source, unavailable))?;
     *patience = patience.saturating_sub(began.elapsed());
-    Ok(token.into())
+    Ok(token)
 }
 
 /// A place among the requests that wait for a token: each keeps its connection, and what was read of its body.

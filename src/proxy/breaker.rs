@@ -2,13 +2,15 @@
 //!
 //! The verdict is on a share of all answers, and on a least number of failures, so that one endpoint that is broken does
 //! not close the way to the healthy ones. What is open is tried again by one request at a time, after a pause that
-//! doubles. All workers share one breaker; while all is well a request costs it a read and an addition.
+//! doubles. All workers share one breaker; while all is well a request costs it a read, and an addition to a number that
+//! is its worker's own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use tracing::{debug, info, warn};
 
@@ -28,14 +30,20 @@ pub struct Breaker {
     settings: Option<config::Breaker>,
     clock: Clock,
     state: ArcSwap<State>,
-    /// All answers that were no failure, ever.
-    good: AtomicU64,
+    /// All answers that were no failure, ever, by whom they were counted. One that is gone has counted what it has.
+    good: ArcSwap<Vec<Arc<Good>>>,
 }
+
+/// Answers that were no failure, as one worker has counted them: a number that all add to goes from one processor to the
+/// next with every request.
+#[derive(Debug, Default)]
+pub struct Good(CachePadded<AtomicU64>);
 
 /// Leave to send one request, whose outcome is to be told. Dropped untold, it was nobody's failure.
 #[derive(Debug)]
 pub struct Leave<'b> {
     breaker: &'b Breaker,
+    good: &'b Good,
     turn: u64,
     is_probe: bool,
 }
@@ -93,7 +101,7 @@ impl Breaker {
     /// A closed one.
     pub fn new(settings: Option<config::Breaker>, clock: Clock) -> Self {
         let state = State { turn: 0, openings: 0, phase: Phase::Closed(Window::new(clock.now(), 0)) };
-        Self { settings, clock, state: ArcSwap::from_pointee(state), good: AtomicU64::new(0) }
+        Self { settings, clock, state: ArcSwap::from_pointee(state), good: ArcSwap::default() }
     }
 
     /// Whether a request would be refused, before it waits for anything else.
@@ -114,24 +122,35 @@ impl Breaker {
         }
     }
 
-    /// Leave to send a request now.
+    /// A number for a worker to count by.
+    pub fn counter(&self) -> Arc<Good> {
+        let counter = Arc::default();
+        self.good.rcu(|all| [&all[..], &[Arc::clone(&counter)]].concat());
+        counter
+    }
+
+    /// Leave to send a request now, whose good answer is counted here.
     ///
     /// # Errors
     ///
     /// [`Refused`] while the upstream is left alone.
-    pub fn admit(&self) -> Result<Leave<'_>, Refused> {
+    pub fn admit<'b>(&'b self, good: &'b Good) -> Result<Leave<'b>, Refused> {
         let state = self.state.load();
         if let Phase::Closed(_) = state.phase {
-            return Ok(Leave { breaker: self, turn: state.turn, is_probe: false });
+            return Ok(Leave { breaker: self, good, turn: state.turn, is_probe: false });
         }
         let (now, patience) = (self.clock.now(), self.settings.map_or(Duration::ZERO, |one| one.open_max));
         let before = self.state.rcu(|state| Arc::new(state.admitted(now, patience).0));
         let (after, admission) = before.admitted(now, patience);
         match admission {
-            Admission::Granted => Ok(Leave { breaker: self, turn: after.turn, is_probe: false }),
-            Admission::Probe => Ok(Leave { breaker: self, turn: after.turn, is_probe: true }),
+            Admission::Granted => Ok(Leave { breaker: self, good, turn: after.turn, is_probe: false }),
+            Admission::Probe => Ok(Leave { breaker: self, good, turn: after.turn, is_probe: true }),
             Admission::Refused(retry_after) => Err(Refused { retry_after }),
         }
+    }
+
+    fn good(&self) -> u64 {
+        self.good.load().iter().map(|one| one.0.load(Ordering::Relaxed)).sum()
     }
 
     /// Whether everything is let through.
@@ -146,14 +165,14 @@ impl Breaker {
         if let Phase::Closed(window) = self.state.load().phase
             && window.is_due(settings, now)
         {
-            let good = self.good.load(Ordering::Relaxed);
+            let good = self.good();
             self.state.rcu(|state| Arc::new(state.at(settings, now, good)));
         }
     }
 
     /// The upstream is another one from now on.
     pub fn reset(&self) {
-        let (now, good) = (self.clock.now(), self.good.load(Ordering::Relaxed));
+        let (now, good) = (self.clock.now(), self.good());
         self.state.rcu(|state| Arc::new(State { openings: 0, ..state.closed(now, good) }));
     }
 }
@@ -178,11 +197,11 @@ impl Leave<'_> {
 
     fn succeeded(mut self, upstream: &str) {
         let breaker = self.breaker;
-        let good = breaker.good.fetch_add(1, Ordering::Relaxed);
+        self.good.0.fetch_add(1, Ordering::Relaxed);
         if !std::mem::take(&mut self.is_probe) {
             return;
         }
-        let (now, turn) = (breaker.clock.now(), self.turn);
+        let (now, good, turn) = (breaker.clock.now(), breaker.good(), self.turn);
         let before = breaker.state.rcu(|state| Arc::new(state.answered(turn, now, good)));
         if before.turn == turn {
             info!(upstream, "breaker closed");
@@ -193,7 +212,7 @@ impl Leave<'_> {
         self.is_probe = false;
         let breaker = self.breaker;
         let Some(settings) = &breaker.settings else { return };
-        let (now, good, turn) = (breaker.clock.now(), breaker.good.load(Ordering::Relaxed), self.turn);
+        let (now, good, turn) = (breaker.clock.now(), breaker.good(), self.turn);
         let jitter = fastrand::f64();
         let failed = |state: &State| state.failed(settings, turn, now, good, jitter);
         let before = breaker.state.rcu(|state| Arc::new(failed(state)));
@@ -510,26 +529,28 @@ mod tests {
     #[test]
     fn a_request_learns_at_once_that_it_would_be_refused_and_all_share_the_verdict() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
+        let good = breaker.counter();
         for _ in 0..4 {
-            breaker.admit().unwrap().failed("https://api.example.com");
+            breaker.admit(&good).unwrap().failed("https://api.example.com");
         }
-        drop(breaker.admit().unwrap());
+        drop(breaker.admit(&good).unwrap());
         assert!(breaker.check().is_ok() && breaker.is_closed(), "who leaves is nobody's failure");
-        breaker.admit().unwrap().failed("https://api.example.com");
+        breaker.admit(&good).unwrap().failed("https://api.example.com");
 
         let refused = breaker.check().unwrap_err();
-        assert!(refused.retry_after > Duration::from_secs(4) && breaker.admit().is_err());
+        assert!(refused.retry_after > Duration::from_secs(4) && breaker.admit(&good).is_err());
         breaker.reset();
-        assert!(breaker.admit().is_ok(), "it is another upstream now");
+        assert!(breaker.admit(&good).is_ok(), "it is another upstream now");
     }
 
     #[test]
     fn a_5xx_is_a_failure_unless_it_speaks_of_the_token_and_no_4xx_ever_is() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
+        let good = breaker.counter();
         let says = |status, of_tokens: &[StatusCode]| {
             let status = StatusCode::from_u16(status).unwrap();
             (0..20).for_each(|_| {
-                if let Ok(leave) = breaker.admit() {
+                if let Ok(leave) = breaker.admit(&good) {
                     leave.answered(status, of_tokens, "https://api.example.com");
                 }
             });
@@ -546,17 +567,33 @@ mod tests {
         }
         for ours in [ForwardError::Overloaded, ForwardError::NoDescriptor] {
             for _ in 0..20 {
-                breaker.admit().unwrap().broke_off(ours.clone(), "https://api.example.com");
+                breaker.admit(&good).unwrap().broke_off(ours.clone(), "https://api.example.com");
             }
         }
         assert!(breaker.is_closed(), "it was not even asked");
     }
 
     #[test]
+    fn the_good_answers_of_one_worker_stand_up_for_an_upstream_that_fails_on_another() {
+        let breaker = Breaker::new(Some(SETTINGS), Clock::system());
+        let (one, other) = (breaker.counter(), breaker.counter());
+        let ask = |good: &Good, status| {
+            breaker.admit(good).unwrap().answered(status, &[], "https://api.example.com");
+        };
+        (0..1000).for_each(|_| ask(&one, StatusCode::OK));
+        (0..100).for_each(|_| ask(&other, StatusCode::BAD_GATEWAY));
+        assert!(breaker.is_closed());
+        drop(one);
+        ask(&other, StatusCode::BAD_GATEWAY);
+        assert!(breaker.is_closed(), "what a worker has counted stays counted");
+    }
+
+    #[test]
     fn one_that_is_off_lets_everything_through() {
         let breaker = Breaker::default();
+        let good = breaker.counter();
         for _ in 0..1000 {
-            breaker.admit().unwrap().failed("https://api.example.com");
+            breaker.admit(&good).unwrap().failed("https://api.example.com");
         }
         assert!(breaker.is_closed());
     }

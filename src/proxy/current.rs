@@ -123,7 +123,9 @@ impl Current {
 
     /// Ends connections to upstreams that have lain idle for too long.
     pub fn sweep(&self, now: Instant) {
-        for pool in self.service().pools() {
+        let service = self.service();
+        service.copies.forget_tokens();
+        for pool in service.pools() {
             pool.reap(now);
             pool.upstream().breaker.tick();
         }

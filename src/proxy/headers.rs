@@ -18,7 +18,7 @@ use crate::config::fields::{Fields, is_for_proxies, is_hop_by_hop};
 pub fn for_upstream(
     headers: &mut HeaderMap,
     version: Version,
-    host: &HeaderValue,
+    host: HeaderValue,
     via: &Via,
     fields: &Fields,
 ) {
@@ -29,7 +29,7 @@ pub fn for_upstream(
     join_cookies(headers);
     apply(headers, fields);
     via.add(headers, version);
-    headers.insert(HOST, host.clone());
+    headers.insert(HOST, host);
 }
 
 /// Frames a body of unknown length. By itself hyper does so only for methods that often have one, and drops it for the
@@ -128,7 +128,7 @@ mod tests {
         for_upstream(
             &mut headers,
             Version::HTTP_11,
-            &HeaderValue::from_static("api.example.com"),
+            HeaderValue::from_static("api.example.com"),
             &Via::new("bearerd-1"),
             rules,
         );

@@ -15,6 +15,7 @@ pub mod caller_io;
 pub mod challenge;
 pub mod connect;
 pub mod connection;
+pub mod copies;
 pub mod current;
 pub mod error;
 pub mod exchange;

@@ -28,6 +28,7 @@ use self::body::UpstreamBody;
 use self::http2::{Connections, Found};
 use self::idle::{Idle, Turn};
 use self::outgoing::Outgoing;
+use super::breaker::Good;
 use super::connect::{Connected, Stream};
 use super::forward::ForwardError;
 use super::permits::Place;
@@ -48,6 +49,7 @@ pub struct Pool<B: Body + 'static> {
     flight: RefCell<Option<Rc<Flight>>>,
     /// Something of what one may wait for has changed.
     changed: Rc<Notify>,
+    good: Arc<Good>,
 }
 
 /// A connection being made by one request, for those that wait too.
@@ -148,6 +150,7 @@ where
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
         let changed = Rc::new(Notify::new());
         Rc::new(Self {
+            good: upstream.breaker.counter(),
             upstream,
             idle: Idle::default(),
             shared: Connections::new(Rc::clone(&changed)),
@@ -290,6 +293,11 @@ where
     /// What requests are sent to.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// What this worker counts good answers by.
+    pub fn good(&self) -> &Good {
+        &self.good
     }
 
     /// No request comes any more but those of a table before: a connection ends with the last request on it.

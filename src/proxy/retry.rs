@@ -160,7 +160,7 @@ mod tests {
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
         let breaker = Breaker::new(Some(settings), Clock::tokio());
         if opens {
-            breaker.admit().unwrap().broke_off(ForwardError::Timeout, "");
+            breaker.admit(pool.good()).unwrap().broke_off(ForwardError::Timeout, "");
         }
         let outcome = lease(&pool, &place(), &breaker).await;
         let left = failing.0.lock().unwrap().len();

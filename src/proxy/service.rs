@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::authorize::{Authorization, authorize, no_token, place_to_wait};
 use super::caller::Caller;
 use super::challenge::is_insufficient_scope;
+use super::copies::Copies;
 use super::error::ProxyError;
 use super::exchange::Exchange;
 use super::forward::{Answered, Failure, ForwardError, forward};
@@ -53,8 +54,8 @@ const NOT_KEPT: &str = "body_not_kept";
 /// Answers the requests of one worker.
 pub struct Service {
     shared: Arc<Terms>,
-    /// Each worker its own: what is counted by all of them goes back and forth between processors.
     via: Via,
+    pub(super) copies: Copies,
     pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
 }
 
@@ -87,7 +88,7 @@ struct Outcome {
 impl Service {
     /// A service with a pool for each upstream, in the order of their indices.
     pub fn new(shared: Arc<Terms>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
-        Self { via: Via::new(&shared.instance), shared, pools }
+        Self { via: Via::new(&shared.instance), copies: Copies::default(), shared, pools }
     }
 
     /// The worker's connections to upstreams.
@@ -179,8 +180,8 @@ impl Service {
             }
             Some(source) => {
                 let again = head.clone();
-                let authorization =
-                    authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
+                let token = authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
+                let authorization = self.copies.authorization(&token);
                 let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
                 match verdict(route, &first.answered) {
                     Verdict::Accepted => {
@@ -240,7 +241,8 @@ impl Service {
         exchange: &Exchange,
     ) -> Result<(), ProxyError> {
         let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
-        headers::for_upstream(&mut head.headers, head.version, &destination.host, &self.via, &route.fields);
+        let host = self.copies.host(route.upstream.index, destination);
+        headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
         if let Some(statement) = statement {
             statement.write(&mut head.headers);
         }
@@ -268,15 +270,15 @@ impl Service {
         let mut was_refused = false;
         loop {
             let breaker = &route.upstream.breaker;
-            let admitted = breaker.admit()?;
+            let admitted = breaker.admit(pool.good())?;
             let lease = match retry::lease(pool, passage.destination, breaker).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(admitted.broke_off(error, origin).into()),
             };
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
-                authorization =
-                    Some(authorize(source, &mut passage.patience, &self.shared.token_waiters).await?);
+                let token = authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
+                authorization = Some(self.copies.authorization(&token));
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
@@ -311,7 +313,7 @@ impl Service {
         let newer = source.current().filter(|token| token.generation() > generation);
         let was_asked_for = newer.is_none();
         let authorization: Authorization = match newer {
-            Some(token) => token.into(),
+            Some(token) => self.copies.authorization(&token),
             None => match self.replacement(passage, source, generation).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
@@ -369,7 +371,7 @@ impl Service {
         let replaced = source.replace(rejected, passage.patience).await;
         passage.patience = passage.patience.saturating_sub(began.elapsed());
         match replaced {
-            Ok(token) => Ok(Some(token.into())),
+            Ok(token) => Ok(Some(self.copies.authorization(&token))),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());

@@ -60,9 +60,9 @@ impl Writer {
 }
 
 impl std::ops::Deref for Current {
-    type Target = AccessToken;
+    type Target = Arc<AccessToken>;
 
-    fn deref(&self) -> &AccessToken {
+    fn deref(&self) -> &Arc<AccessToken> {
         // Only made where there is one.
         self.0.as_ref().expect("a current token holds a token")
     }

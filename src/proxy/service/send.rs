@@ -45,7 +45,9 @@ impl Service {
             // The wait may have outlasted the token.
             authorization = match &passage.route.token {
                 Some(source) => {
-                    Some(authorize(source, &mut passage.patience, &self.shared.token_waiters).await?)
+                    let waiters = &self.shared.token_waiters;
+                    let token = authorize(source, &mut passage.patience, waiters).await?;
+                    Some(self.copies.authorization(&token))
                 }
                 None => None,
             };
