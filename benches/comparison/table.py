@@ -8,7 +8,7 @@ COLUMNS = {
     "idle_kib": ("KiB each", 10, 1), "requests": ("requests", 10, 0), "errors": ("errors", 8, 0),
     "token_requests": ("token requests", 16, 0), "start_ms": ("start ms", 10, 1), "binary_mib": ("binary MiB", 12, 1),
 }
-RATIOS = {"cpu": "CPU per request", "scale": "two cores beside one", "p99": "p99", "rate": "req/s", "idle_kib": "KiB each", "start_ms": "start",
+RATIOS = {"cpu": "CPU per request", "scale": "two cores beside one, by CPU", "p99": "p99", "rate": "req/s", "idle_kib": "KiB each", "start_ms": "start",
           "resident": "memory"}
 #: How much a figure may vary between rounds before it is said.
 NOISE = 0.15

@@ -14,13 +14,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tower_service::Service;
+use tracing::debug;
 
 /// How long the system has before it is asked for another connection that it had no descriptor for.
 const PAUSE: Duration = Duration::from_millis(100);
+/// What is read ahead of a request, and the largest head.
+const MAX_BUFFER: usize = 16 * 1024;
 
 /// Where a request comes from.
 pub type Peer = Extension<SocketAddr>;
@@ -32,11 +36,20 @@ pub struct Bounds {
     pub connections: usize,
     /// How long a request's head is waited for, the pause before it included.
     pub head_timeout: Duration,
+    /// How long a connection is used for requests.
+    pub age: Duration,
+    /// How long it has then for the answer that is under way.
+    pub last_answer: Duration,
 }
 
 impl Bounds {
-    /// More than health checks, scrapers and operators need.
-    pub const FOR_OPERATORS: Self = Self { connections: 256, head_timeout: Duration::from_secs(30) };
+    /// More than health checks, scrapers and operators need. A reload or a refresh takes a minute at the most.
+    pub const FOR_OPERATORS: Self = Self {
+        connections: 256,
+        head_timeout: Duration::from_secs(10),
+        age: Duration::from_mins(3),
+        last_answer: Duration::from_secs(90),
+    };
 }
 
 /// Serves until this is ready, and until what is being asked then is answered.
@@ -45,9 +58,9 @@ impl Bounds {
 ///
 /// Dropping it closes the listener and the connections.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until: impl Future<Output = ()>) {
-    let graceful = GracefulShutdown::new();
     // Ends with the future, and all connections with it.
     let mut connections = JoinSet::new();
+    let (open, closing) = watch::channel(());
     let mut until = pin!(until);
     loop {
         tokio::select! {
@@ -55,23 +68,47 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
                 Ok((stream, peer)) => {
-                    let router = router.clone();
-                    let answer = service_fn(move |mut request: Request<Incoming>| {
-                        request.extensions_mut().insert(peer);
-                        router.clone().call(request)
-                    });
-                    let connection = http1::Builder::new()
-                        .timer(TokioTimer::new())
-                        .header_read_timeout(bounds.head_timeout)
-                        .serve_connection(TokioIo::new(stream), answer);
-                    connections.spawn(graceful.watch(connection));
+                    connections.spawn(answer(stream, peer, router.clone(), bounds, closing.clone()));
                 }
-                Err(_) => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    debug!(%error, "admin connection not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
             },
         }
     }
-    drop(listener);
-    graceful.shutdown().await;
+    drop((listener, open));
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers what comes on a connection until that has ended, is old enough, or nothing more is to come.
+async fn answer(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    bounds: Bounds,
+    mut closing: watch::Receiver<()>,
+) {
+    let answer = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.clone().call(request)
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(bounds.head_timeout)
+            .max_buf_size(MAX_BUFFER)
+            .serve_connection(TokioIo::new(stream), answer)
+    );
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        // There is never anything but the end to be told.
+        _ = closing.changed() => {}
+        () = tokio::time::sleep(bounds.age) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    // Who does not take its answer is not waited for.
+    let _ = timeout(bounds.last_answer, connection).await;
 }
 
 #[cfg(test)]
@@ -80,9 +117,7 @@ mod tests {
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -93,7 +128,8 @@ mod tests {
     async fn small(until: impl Future<Output = ()>) -> (SocketAddr, impl Future<Output = ()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let bounds = Bounds { connections: 2, head_timeout: Duration::from_millis(100) };
+        let soon = Duration::from_millis(100);
+        let bounds = Bounds { connections: 2, head_timeout: soon, age: soon * 3, last_answer: soon };
         let router = Router::new().route("/", get(async |Extension(peer): Peer| peer.ip().to_string()));
         (address, serve(listener, router, bounds, until))
     }
@@ -130,6 +166,28 @@ mod tests {
             assert!(ask(address).await.starts_with("HTTP/1.1 200"));
             ended(&mut silent).await;
             ended(&mut slow).await;
+        };
+        tokio::select! {
+            () = serving => unreachable!("nothing ends it"),
+            () = callers => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_takes_no_answer_keeps_others_out_for_no_longer_than_a_connection_lasts() {
+        let (address, serving) = small(pending()).await;
+        let callers = async {
+            let mut greedy = Vec::new();
+            for _ in 0..2 {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                // Until neither side's socket takes any more.
+                while timeout(Duration::from_millis(20), stream.write_all(REQUEST))
+                    .await
+                    .is_ok_and(|all| all.is_ok())
+                {}
+                greedy.push(stream);
+            }
+            assert!(ask(address).await.starts_with("HTTP/1.1 200"));
         };
         tokio::select! {
             () = serving => unreachable!("nothing ends it"),

@@ -1,25 +1,31 @@
 //! Which events are written: levels, of everything or of modules, as in `RUST_LOG`.
 
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use thiserror::Error;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::Environment;
+
+/// Text that says nothing of levels.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("no level, and no modules with levels")]
+pub struct NotUnderstood;
 
 /// Reads directives such as `bearerd=debug,info`.
 ///
 /// # Errors
 ///
-/// If one of them has no level after its `=`.
-pub fn read(directives: &str) -> Result<Targets, ParseError> {
-    directives.split(',').map(str::trim).filter(|directive| !directive.is_empty()).try_fold(
-        quiet(),
-        |all, directive| {
-            let one: Targets = directive.parse()?;
-            Ok(match one.default_level() {
-                Some(level) => all.with_default(level),
-                None => all.with_targets(one),
-            })
-        },
-    )
+/// If there is none, if one has no level after its `=`, or is about spans, of which there are none.
+pub fn read(directives: &str) -> Result<Targets, NotUnderstood> {
+    let mut directives = directives.split(',').map(str::trim).filter(|one| !one.is_empty()).peekable();
+    directives.peek().ok_or(NotUnderstood)?;
+    directives.try_fold(quiet(), |all, directive| {
+        let one: Targets = directive.parse().map_err(|_| NotUnderstood)?;
+        match one.default_level() {
+            _ if directive.contains('[') => Err(NotUnderstood),
+            Some(level) => Ok(all.with_default(level)),
+            None => Ok(all.with_targets(one)),
+        }
+    })
 }
 
 /// What `RUST_LOG` says, if it says anything.
@@ -27,7 +33,7 @@ pub fn read(directives: &str) -> Result<Targets, ParseError> {
 /// # Errors
 ///
 /// If it is not understood.
-pub fn chosen(environment: &Environment) -> Result<Option<Targets>, ParseError> {
+pub fn chosen(environment: &Environment) -> Result<Option<Targets>, NotUnderstood> {
     environment.get("RUST_LOG").filter(|directives| !directives.is_empty()).map(read).transpose()
 }
 
@@ -66,7 +72,9 @@ mod tests {
     fn nothing_and_a_comma_silence_nothing_but_what_is_not_asked_for() {
         assert_eq!(read("warn").unwrap(), read("warn,").unwrap());
         assert_eq!(read("warn").unwrap(), all(LevelFilter::WARN));
-        assert!(read("bearerd=loud").is_err());
+        for wrong in ["", ",", "bearerd=loud", "bearerd[request]=debug", "bearerd[{status}]=debug,info"] {
+            assert_eq!(read(wrong), Err(NotUnderstood), "{wrong:?}");
+        }
         assert!(!read("trace").unwrap().would_enable("rustls_platform_verifier", &Level::ERROR));
         assert!(
             read("rustls_platform_verifier=warn")

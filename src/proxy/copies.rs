@@ -4,6 +4,7 @@
 //! every request.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
@@ -12,11 +13,14 @@ use super::authorize::Authorization;
 use super::upstream::Destination;
 use crate::token::AccessToken;
 
+/// A token, and the value of the field that shows it.
+type Sent = (Arc<AccessToken>, HeaderValue);
+
 /// Copies of what has been sent lately.
 #[derive(Debug, Default)]
 pub struct Copies {
     /// The token itself says whose copy it is, and stays as long as that: nothing else can be at its place.
-    tokens: RefCell<Vec<(Arc<AccessToken>, HeaderValue)>>,
+    tokens: Rc<RefCell<Vec<Sent>>>,
     /// By the upstream's index, with the number of the place that it is for.
     hosts: RefCell<Vec<Option<(u32, HeaderValue)>>>,
 }
@@ -44,6 +48,12 @@ impl Copies {
             Some((number, host)) if *number == place.number => host.clone(),
             _ => hosts[upstream].insert((place.number, copy(&place.host))).1.clone(),
         }
+    }
+
+    /// For another table's upstreams, and with the same tokens: requests of both may be under way.
+    #[must_use]
+    pub fn for_another_table(&self) -> Self {
+        Self { tokens: Rc::clone(&self.tokens), hosts: RefCell::default() }
     }
 
     /// Lets go of all tokens: of those that are replaced nothing stays, and of the others a request makes a new copy.
@@ -96,7 +106,7 @@ mod tests {
         let held = Arc::downgrade(&token);
         drop(token);
         assert!(held.upgrade().is_some());
-        copies.forget_tokens();
+        copies.for_another_table().forget_tokens();
         assert!(held.upgrade().is_none());
     }
 }

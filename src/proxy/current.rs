@@ -79,7 +79,9 @@ impl Current {
         }
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
         let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
-        *self.service.borrow_mut() = Rc::new(Service::new(terms, pools));
+        let mut service = Service::new(terms, pools);
+        service.copies = before.copies.for_another_table();
+        *self.service.borrow_mut() = Rc::new(service);
         *self.limits.borrow_mut() = Rc::new(limits);
         self.give_way();
         for pool in gone {

@@ -180,8 +180,9 @@ impl Service {
             }
             Some(source) => {
                 let again = head.clone();
-                let token = authorize(source, &mut passage.patience, &self.shared.token_waiters).await?;
-                let authorization = self.copies.authorization(&token);
+                let waiters = &self.shared.token_waiters;
+                let authorization =
+                    self.copies.authorization(&*authorize(source, &mut passage.patience, waiters).await?);
                 let first = self.send(&mut passage, head, payload.first(), Some(authorization)).await?;
                 match verdict(route, &first.answered) {
                     Verdict::Accepted => {

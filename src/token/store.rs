@@ -24,6 +24,9 @@ pub struct Writer {
 }
 
 /// A token that was usable when it was taken; holds it in memory as long as it lives.
+///
+/// Not to be kept while something is waited for: of more than eight on a thread, each counts a reference that all threads
+/// share.
 #[derive(Debug)]
 pub struct Current(Guard<Option<Arc<AccessToken>>>);
 

@@ -109,6 +109,13 @@ pub async fn rest(bearerd: &Path, report: &mut Report) {
         each <= MOST_AT_REST,
         &format!("{:.1} KiB each, at most {}", each as f64 / 1024.0, MOST_AT_REST / 1024),
     );
+    let mut answered = 0;
+    for connection in &mut connections {
+        let answer = connection.ask(&new_id(), "/x", None).await;
+        answered += usize::from(answer.is_ok_and(|answer| answer.status == 200));
+    }
+    let is_all = answered == connections.len();
+    report.check("and all are served", is_all, &format!("{answered} of {}", connections.len()));
     drop(connections);
     world.finish(report).await;
 }

@@ -77,7 +77,7 @@ impl Callback {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the listeners; connections that are open end with the process.
+    /// Dropping it closes the listeners and the connections.
     pub(super) async fn serve(self, attempt: Arc<Attempt>, answers: mpsc::Sender<Outcome>) {
         let (done, is_done) = watch::channel(false);
         let path = self.redirect_uri.path().to_owned();
