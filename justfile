@@ -46,9 +46,12 @@ profiled:
 bench *arguments: build
     benches/compare {{arguments}}
 
-# Counts the instructions of a request and compares them with benches/instructions.json (needs valgrind).
-instructions *arguments:
+# What `just instructions` counts.
+hot-path:
     cargo rustc --release --locked --features hot_path --bin hot_path -- -C strip=debuginfo
+
+# Counts the instructions of a request and compares them with benches/instructions.json (needs valgrind).
+instructions *arguments: hot-path
     benches/instructions {{arguments}}
 
 # The whole thing on loopback.
