@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bearerd::proxy::caller_io::CallerStream;
+use bearerd::proxy::downstream::io::CallerStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is on its way in one direction.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bearerd::config::{Credential, Identity};
-use bearerd::proxy::connect::{Connect, Connected, Connecting};
+use bearerd::proxy::upstream::connect::{Connect, Connected, Connecting};
 use bearerd::token::error::TokenError;
 use bearerd::token::{AccessToken, Grant, TokenEndpoint};
 use secrecy::SecretString;

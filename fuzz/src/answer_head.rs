@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bearerd::config::Retry429;
-use bearerd::config::fields::is_hop_by_hop;
-use bearerd::proxy::challenge::is_insufficient_scope;
-use bearerd::proxy::headers::for_caller;
-use bearerd::proxy::retry::Retries;
-use bearerd::proxy::trailers;
-use bearerd::proxy::via::Via;
+use bearerd::config::model::fields::is_hop_by_hop;
+use bearerd::proxy::message::challenge::is_insufficient_scope;
+use bearerd::proxy::message::headers::for_caller;
+use bearerd::proxy::message::trailers;
+use bearerd::proxy::message::via::Via;
+use bearerd::proxy::service::retry::Retries;
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, SET_COOKIE, TE, TRANSFER_ENCODING, VIA, WWW_AUTHENTICATE,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bearerd::config::Forwarded;
-use bearerd::proxy::forwarded::{Statement, original};
+use bearerd::proxy::message::forwarded::{Statement, original};
 use bearerd::proxy::peer::{Networks, Peer};
 use http::Request;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};

@@ -5,11 +5,11 @@
 
 use std::sync::OnceLock;
 
-use bearerd::config::fields::{Fields, is_hop_by_hop};
-use bearerd::proxy::guard::{Policy, vet};
-use bearerd::proxy::headers::for_upstream;
-use bearerd::proxy::upgrade::Handshake;
-use bearerd::proxy::via::Via;
+use bearerd::config::model::fields::{Fields, is_hop_by_hop};
+use bearerd::proxy::message::headers::for_upstream;
+use bearerd::proxy::message::via::Via;
+use bearerd::proxy::route::guard::{Policy, vet};
+use bearerd::proxy::service::websocket::Handshake;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Version};

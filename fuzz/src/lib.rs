@@ -18,7 +18,7 @@ pub mod token_answer;
 use std::path::Path;
 
 use bearerd::config::{Checked, Environment, parse};
-use bearerd::proxy::guard::Policy;
+use bearerd::proxy::route::guard::Policy;
 
 /// A target by its name, which its corpus has too.
 pub type Target = (&'static str, fn(&[u8]));

@@ -1,6 +1,6 @@
 //! Any `Location` of an API: what the proxy makes of it is a path on the proxy, or as it was.
 
-use bearerd::proxy::location::through_proxy;
+use bearerd::proxy::message::location::through_proxy;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 
 pub fn run(location: &[u8]) {

@@ -3,11 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use bearerd::config;
-use bearerd::proxy::connect::{Connect, Connecting};
-use bearerd::proxy::guard::{Policy, vet};
-use bearerd::proxy::location::through_proxy;
+use bearerd::proxy::limits::slots::Seats;
+use bearerd::proxy::message::location::through_proxy;
+use bearerd::proxy::route::guard::{Policy, vet};
 use bearerd::proxy::route::{Route, Table};
-use bearerd::proxy::seats::Seats;
+use bearerd::proxy::upstream::connect::{Connect, Connecting};
 use bearerd::proxy::upstream::{Destination, Upstream};
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Request, Uri};

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use bearerd::config::Pattern;
-use bearerd::proxy::guard::{Policy, vet};
-use bearerd::proxy::rules::{covers, means};
+use bearerd::proxy::route::guard::{Policy, vet};
+use bearerd::proxy::route::rules::{covers, means};
 use http::Request;
 
 use super::policy;

@@ -9,11 +9,14 @@ use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::net::TcpListener;
 
-use super::credentials::{self, Credentials};
+use super::credentials;
+use super::credentials::Credentials;
 use super::problem::Problem;
 use super::readiness::Readiness;
-use super::reload::{self, Reloading};
-use super::server::{self, Bounds};
+use super::reload;
+use super::reload::Reloading;
+use super::server;
+use super::server::Bounds;
 
 /// Serves the admin address for as long as the future is polled.
 pub async fn serve(

@@ -17,7 +17,7 @@ use tracing::warn;
 
 use crate::causes::in_one_line;
 use crate::config::Secret;
-use crate::config::secret::SecretError;
+use crate::config::model::secret::SecretError;
 
 /// How long a reading is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
     use crate::config::Environment;
-    use crate::config::secret::SecretSource;
+    use crate::config::model::secret::SecretSource;
 
     fn in_file(path: &Path) -> Token {
         let source = SecretSource::File(path.to_owned());

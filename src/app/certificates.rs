@@ -7,7 +7,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::StartError;
 use crate::config::ServerTls;
-use crate::config::server_tls::TlsFiles;
+use crate::config::model::server_tls::TlsFiles;
 use crate::tls::reload::{CurrentTls, Reload};
 
 /// What callers speak TLS with, if they do.

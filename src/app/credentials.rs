@@ -14,10 +14,11 @@ use tracing::error;
 use super::StartError;
 use crate::causes::in_one_line;
 use crate::clock::Clock;
-use crate::config::{self, StatePlace};
+use crate::config;
+use crate::config::StatePlace;
 use crate::lifecycle::Stage;
 use crate::tls::client::Trust;
-use crate::token::state_file::OpenError;
+use crate::token::state::file::OpenError;
 use crate::token::{DurableState, Operator, Refresher, TokenClient, TokenSource};
 
 type Config = Arc<config::Credential>;

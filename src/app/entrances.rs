@@ -4,8 +4,10 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 
 use super::StartError;
-use crate::config::{self, Listen};
-use crate::proxy::listener::{self, Bound, Entrance, Listening};
+use crate::config;
+use crate::config::Listen;
+use crate::proxy::listener;
+use crate::proxy::listener::{Bound, Entrance, Listening};
 
 /// The entrances that are open.
 #[derive(Clone, Debug, Default)]

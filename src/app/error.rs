@@ -8,7 +8,7 @@ use crate::config::Listen;
 use crate::tls::client::TrustError;
 use crate::tls::server::ServerTlsError;
 use crate::token::ClientError;
-use crate::token::state_file::OpenError;
+use crate::token::state::file::OpenError;
 
 /// Why the daemon did not start.
 #[derive(Debug, Error)]

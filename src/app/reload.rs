@@ -21,9 +21,10 @@ use super::table::{Served, serve};
 use super::{Daemon, StartError, house, tell_listening};
 use crate::config::Config;
 use crate::descriptors;
-use crate::proxy::admission::REFUSALS;
-use crate::proxy::terms::Terms;
-use crate::proxy::{current, listener};
+use crate::proxy::limits::admission::REFUSALS;
+use crate::proxy::listener;
+use crate::proxy::service::settings::Terms;
+use crate::proxy::worker::snapshot;
 use crate::reload::Reloaded;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Refresher, TokenClient, TokenSource};
@@ -229,7 +230,7 @@ impl Daemon {
         let mut all_done = Vec::new();
         for worker in &self.workers {
             let (done, is_done) = oneshot::channel();
-            let change = current::Change {
+            let change = snapshot::Change {
                 terms: Arc::clone(terms),
                 upstreams: upstreams.to_vec(),
                 limits: config.server.limits.clone(),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::StartError;
 use super::upstreams::{Discovering, InForce, Upstreams};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config;
+use crate::config::Config;
+use crate::proxy::limits::slots::Seats;
 use crate::proxy::route::{Route, Table};
-use crate::proxy::seats::Seats;
 use crate::tls::client::Trust;
 use crate::token::TokenSource;
 

@@ -12,9 +12,10 @@ use url::Url;
 
 use super::ConfigFile;
 use crate::causes::causes;
-use crate::config::endpoint::is_protected;
-use crate::config::secret::{Secret, SecretError};
-use crate::config::{self, AdminAccess, Environment};
+use crate::config;
+use crate::config::model::endpoint::is_protected;
+use crate::config::model::secret::{Secret, SecretError};
+use crate::config::{AdminAccess, Environment};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// More than any answer has.

@@ -4,7 +4,8 @@
 use super::{BAD_CONFIGURATION, ConfigFile, OK, online, output, states};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
-use crate::config::{self, Environment};
+use crate::config;
+use crate::config::Environment;
 
 /// What to check.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write};
 use secrecy::ExposeSecret;
 
 use super::{FAILED, OK, output};
-use crate::token::state_file::StateKey;
+use crate::token::state::file::StateKey;
 
 /// What `--help` says besides.
 pub(super) const WHERE_TO_PUT_IT: &str = "\

@@ -7,11 +7,11 @@ use std::io::ErrorKind;
 
 use crate::causes::in_one_line;
 use crate::clock::Clock;
-use crate::config::diagnostics::Problem;
-use crate::config::identity::Grant;
+use crate::config::model::identity::Grant;
+use crate::config::source::diagnostics::Problem;
 use crate::config::{Checked, Credential, Diagnostics, Identity};
 use crate::token::DurableState;
-use crate::token::state_file::{AS_ITS_USER, OpenError, Warning};
+use crate::token::state::file::{AS_ITS_USER, OpenError, Warning};
 
 /// Adds what is wrong with the states to what is known of a configuration.
 ///

@@ -4,36 +4,12 @@
 //! everything wrong with it goes out at once as [`Diagnostics`]. The rest of the daemon sees only the
 //! [`Config`], and reads neither the file nor the environment.
 
-pub mod certificate;
-mod credential;
-pub mod diagnostics;
-mod document;
-pub mod endpoint;
 pub mod environment;
-pub mod fields;
-pub mod file;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod hosts;
-pub mod identity;
-pub mod levels;
-mod listen;
-pub mod login;
-mod mask;
-mod overrides;
-pub mod pattern;
-pub mod protection;
-pub mod request;
+pub mod model;
 mod resolve;
-mod route;
-pub mod secret;
-pub mod section;
-pub mod server_tls;
-pub mod signing_key;
-mod small_file;
-pub mod state_key;
-pub mod units;
-mod wording;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,22 +22,22 @@ use http::HeaderName;
 use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
-pub use credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
-pub use diagnostics::Diagnostics;
-pub use endpoint::{Endpoint, Issuer};
 pub use environment::Environment;
-pub use fields::Fields;
-pub use file::{BasicEncoding, Forwarded, HttpVersion, LogFormat};
-pub use hosts::{Hosts, is_host};
-pub use identity::Identity;
-pub use listen::Listen;
-pub use login::{Login, RedirectUri};
-pub use pattern::Pattern;
-pub use protection::{Breaker, Protection, Retry429};
-pub use request::{AnswerFields, TokenParameters};
-pub use route::{Address, Destination, Route, Rules, Upstream};
-pub use secret::Secret;
-pub use server_tls::ServerTls;
+pub use model::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
+pub use model::endpoint::{Endpoint, Issuer};
+pub use model::fields::Fields;
+pub use model::hosts::{Hosts, is_host};
+pub use model::identity::Identity;
+pub use model::listen::Listen;
+pub use model::login::{Login, RedirectUri};
+pub use model::pattern::Pattern;
+pub use model::protection::{Breaker, Protection, Retry429};
+pub use model::request::{AnswerFields, TokenParameters};
+pub use model::route::{Address, Destination, Route, Rules, Upstream};
+pub use model::secret::Secret;
+pub use model::server_tls::ServerTls;
+pub use source::diagnostics::Diagnostics;
+pub use source::schema::{BasicEncoding, Forwarded, HttpVersion, LogFormat};
 
 /// Scopes that servers take and do not list as granted.
 pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
@@ -174,7 +150,7 @@ pub struct AdminAccess {
     /// Where it listens.
     pub listen: SocketAddr,
     /// What to show there, or why it cannot be had.
-    pub token: Option<Result<Secret, secret::SecretError>>,
+    pub token: Option<Result<Secret, model::secret::SecretError>>,
 }
 
 /// What is written of the daemon's work.
@@ -216,7 +192,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Checked, Box<Diagn
 /// All problems, if one of them is an error.
 pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Checked, Box<Diagnostics>> {
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let document = document::Document::read(diagnostics::Sources::new(path, text), environment);
+    let document =
+        source::document::Document::read(source::diagnostics::Sources::new(path, text), environment);
     resolve::resolve(document, &folder, environment)
 }
 
@@ -233,8 +210,9 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> AdminAc
     // Without a file the environment may still say.
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-    let document = document::Document::read(diagnostics::Sources::new(&path, text), environment);
-    let file::Admin { listen, token } = document.file.admin;
+    let document =
+        source::document::Document::read(source::diagnostics::Sources::new(&path, text), environment);
+    let source::schema::Admin { listen, token } = document.file.admin;
     let listen = listen.and_then(|listen| listen.get_ref().parse().ok());
     AdminAccess {
         listen: listen.unwrap_or(DEFAULT_ADMIN),

@@ -13,7 +13,8 @@ use super::api::Api;
 use super::authorization_server::{Answer, AuthorizationServer};
 use super::pki::{Pki, PkiError};
 use crate::app::{Daemon, StartError};
-use crate::config::{self, Diagnostics, Environment, Roots};
+use crate::config;
+use crate::config::{Diagnostics, Environment, Roots};
 
 const CLIENT_ID: &str = "demo";
 const BURST: usize = 200;

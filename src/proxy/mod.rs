@@ -5,56 +5,18 @@
 //! [`unauthorized`] with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
 //! [`error`].
 
-pub mod admission;
-pub mod authorize;
-pub mod backlog;
-pub mod breaker;
-pub mod budget;
-pub mod caller;
-pub mod caller_io;
-pub mod challenge;
-pub mod connect;
-pub mod connection;
-pub mod copies;
-pub mod current;
+pub mod auth;
+pub mod body;
+pub mod downstream;
 pub mod error;
-pub mod exchange;
-pub mod forward;
-pub mod forwarded;
-mod gather;
-pub mod guard;
-mod handshake;
-pub mod headers;
-mod last_word;
+pub mod limits;
 pub mod listener;
-pub mod location;
-mod login;
-mod misdirected;
-pub mod pace;
-mod patience;
+pub mod message;
 pub mod peer;
-pub mod permits;
-pub mod pool;
-pub mod prefix;
-pub mod reading;
-pub mod replay;
-mod resolve;
-pub mod response;
-pub mod retry;
 pub mod route;
-pub mod rules;
-pub mod seats;
 pub mod service;
-mod socket;
-mod streams;
-pub mod terms;
-pub mod trailers;
-mod tunnel;
-pub mod unauthorized;
-pub mod unix_socket;
-pub mod upgrade;
 pub mod upstream;
-pub mod via;
+mod vectored;
 pub mod worker;
 
 #[cfg(test)]

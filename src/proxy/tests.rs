@@ -22,19 +22,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use super::admission::Place;
-use super::caller_io::CallerStream;
-use super::connect::{Connect, Connected, Connecting};
+use super::downstream::io::CallerStream;
+use super::limits::admission::Place;
+use super::limits::slots::Seats;
 use super::peer::Peer;
-use super::pool::Pool;
 use super::route::{Route, Table};
-use super::seats::Seats;
 use super::service::Service;
-use super::terms::Terms;
+use super::service::settings::Terms;
+use super::upstream::connect::{Connect, Connected, Connecting};
+use super::upstream::pool::Pool;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
 use crate::clock::Clock;
-use crate::config::{self, Config, fixture};
+use crate::config;
+use crate::config::{Config, fixture};
 use crate::token::error::TokenError;
 use crate::token::{AccessToken, DurableState, Grant, Refresher, TokenEndpoint};
 

@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 use super::server::{ServerTlsError, server_config};
 use crate::causes::in_one_line;
 use crate::config::ServerTls;
-use crate::config::certificate::now;
-use crate::config::server_tls::{Fingerprint, TlsFileError, TlsFiles, TlsMaterial};
+use crate::config::model::certificate::now;
+use crate::config::model::server_tls::{Fingerprint, TlsFileError, TlsFiles, TlsMaterial};
 
 /// Between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ use rustls::sign::SingleCertAndKey;
 use thiserror::Error;
 
 use super::client::HTTP_2_OR_1;
-use crate::config::server_tls::TlsMaterial;
+use crate::config::model::server_tls::TlsMaterial;
 
 /// Why callers cannot be served over TLS.
 #[derive(Debug, Error)]
@@ -54,7 +54,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::server_tls::TlsFiles;
+    use crate::config::model::server_tls::TlsFiles;
     use crate::demo::pki::Pki;
 
     fn material(folder: &Path) -> TlsMaterial {

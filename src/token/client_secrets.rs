@@ -6,10 +6,10 @@
 
 use secrecy::SecretString;
 
-use super::client::TokenEndpoint;
+use super::endpoint::TokenEndpoint;
+use super::endpoint::response::Grant;
 use super::error::{NO_CODE, TokenError};
-use super::state_file::{SecretMark, State};
-use super::wire::Grant;
+use super::state::file::{SecretMark, State};
 use crate::config::{Credential, Identity};
 
 /// One of the two, by its key in the configuration.

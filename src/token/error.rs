@@ -8,8 +8,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::access_token::IllegalToken;
-use super::discovery::DiscoveryError;
-use crate::config::signing_key::KeyError;
+use super::endpoint::metadata::DiscoveryError;
+use crate::config::model::signing_key::KeyError;
 
 /// A token request that brought no token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -7,13 +7,13 @@ use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 
-use super::confidential::Confidential;
-use super::discovery::Metadata;
-pub use super::state_file::fuzzing::state_file;
-use super::wire::{MAX_LIFETIME, classify};
+use super::endpoint::metadata::Metadata;
+use super::endpoint::redact::Confidential;
+use super::endpoint::response::{MAX_LIFETIME, classify};
+pub use super::state::fuzzing::state_file;
 use crate::config::Issuer;
-use crate::config::endpoint::is_protected;
-use crate::config::request::AnswerFields;
+use crate::config::model::endpoint::is_protected;
+use crate::config::model::request::AnswerFields;
 
 const SECRET: &str = "correct-horse-battery-staple";
 

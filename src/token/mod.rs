@@ -6,44 +6,32 @@
 //! process goes to a [`state_file`]. Where the endpoints are for the issuer to say, [`discovery`] asks it, and
 //! [`api_discovery`] where the API is.
 
-mod acceptance;
 pub mod access_token;
 pub mod api_discovery;
-mod assertion;
-pub mod authorization;
-mod client;
 mod client_secrets;
-mod confidential;
-mod current_identity;
-pub mod discovery;
-mod durable_state;
+pub mod endpoint;
 pub mod error;
 mod fingerprint;
 pub mod fuzzing;
-mod grant;
 pub mod jwt;
-mod limiter;
+pub mod limiter;
 pub mod login;
-mod oddities;
 mod operator;
 mod progress;
 pub mod refresher;
-mod retry_after;
 mod rotation;
-mod schedule;
 mod source;
-pub mod state_file;
+pub mod state;
 pub mod store;
 pub mod trial;
-pub mod wire;
 
 pub use access_token::{AccessToken, Generation};
-pub use client::{ClientError, TokenClient, TokenEndpoint};
-pub use durable_state::DurableState;
+pub use endpoint::response::Grant;
+pub use endpoint::retry_after::retry_after;
+pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
 pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
-pub use retry_after::retry_after;
 pub use source::{NotReplaced, TokenSource};
+pub use state::DurableState;
 pub use store::Current;
-pub use wire::Grant;

@@ -7,8 +7,8 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
-use super::state_file::{Lineage, Refused, State};
-use crate::config::identity::Grant;
+use super::state::file::{Lineage, Refused, State};
+use crate::config::model::identity::Grant;
 use crate::config::{Credential, Identity};
 
 /// More refused tokens than a person puts there between two restarts.

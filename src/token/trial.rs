@@ -7,19 +7,19 @@ use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
 
-use super::acceptance;
-pub use super::acceptance::not_granted;
 use super::access_token::{AccessToken, Generation};
-use super::client::TokenEndpoint;
 use super::client_secrets::ClientSecrets;
 pub use super::client_secrets::Which;
-use super::confidential::Confidential;
-use super::durable_state::DurableState;
+use super::endpoint::TokenEndpoint;
+use super::endpoint::redact::Confidential;
+use super::endpoint::response::Grant;
+use super::endpoint::validate;
+pub use super::endpoint::validate::not_granted;
+pub use super::endpoint::warnings::MAX_SKEW;
 use super::error::TokenError;
 use super::jwt;
-pub use super::oddities::MAX_SKEW;
 use super::rotation::{Means, Rotation};
-use super::wire::Grant;
+use super::state::DurableState;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
 
@@ -94,12 +94,12 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
     };
     let secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     let now = wall_clock();
-    let lifetime = acceptance::lifetime(&grant, credential, now);
+    let lifetime = validate::lifetime(&grant, credential, now);
     let is_token = |lifetime: Option<Duration>| {
         let lifetime = lifetime.unwrap_or(credential.default_lifetime);
         AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lifetime, Vec::new())
     };
-    let failure = acceptance::scopes(&grant, credential).err().or_else(|| match &lifetime {
+    let failure = validate::scopes(&grant, credential).err().or_else(|| match &lifetime {
         Ok(lifetime) => is_token(*lifetime).err().map(|illegal| TokenError::Malformed(illegal.into())),
         Err(ended) => Some(ended.clone()),
     });

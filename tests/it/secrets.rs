@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use bearerd::config::diagnostics::Sources;
+use bearerd::config::source::diagnostics::Sources;
 use bearerd::config::{Environment, parse};
 use bearerd::demo::authorization_server::Answer;
 use bearerd::demo::pki::Pki;

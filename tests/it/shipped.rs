@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use bearerd::config::section::Section;
+use bearerd::config::source::section::Section;
 use bearerd::config::{Config, Environment, parse};
 
 fn shipped() -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bearerd::clock::Clock;
 use bearerd::demo::authorization_server::Answer;
-use bearerd::token::state_file::{Identity, StateFile, StateKey, StateKeys};
+use bearerd::token::state::file::{Identity, StateFile, StateKey, StateKeys};
 use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;

@@ -16,9 +16,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::server::{self, Bounds};
+use crate::admin::server;
+use crate::admin::server::Bounds;
 use crate::config::RedirectUri;
-use crate::token::authorization::{Attempt, NoCode};
+use crate::token::login::authorization::{Attempt, NoCode};
 
 /// How long the browser may take for its last page.
 pub(super) const LAST_PAGE: Duration = Duration::from_secs(2);

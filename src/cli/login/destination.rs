@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{Credential, StatePlace};
 use crate::token::DurableState;
 use crate::token::login::NewGrant;
-use crate::token::state_file::State;
+use crate::token::state::file::State;
 
 /// For a question.
 const ASK_WITHIN: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 use url::Url;
 
-use crate::token::authorization::{Attempt, NoCode};
+use crate::token::login::authorization::{Attempt, NoCode};
 
 /// Longer than any address that a browser shows.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -62,7 +62,7 @@ pub(super) fn read(line: &str, attempt: &Attempt) -> Pasted {
 mod tests {
     use super::*;
     use crate::config::fixture;
-    use crate::token::authorization::Answerer;
+    use crate::token::login::authorization::Answerer;
 
     fn attempt() -> Attempt {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\

@@ -6,10 +6,10 @@ use url::Url;
 
 use super::report::{Report, in_words};
 use crate::clock::Clock;
-use crate::config::identity::Grant;
+use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
-use crate::token::discovery::{DiscoveryError, Flaw};
+use crate::token::endpoint::metadata::{DiscoveryError, Flaw};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};

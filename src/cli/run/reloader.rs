@@ -10,8 +10,9 @@ use super::tell_of_warnings;
 use super::watch::{Content, Watch, of};
 use crate::app::{Daemon, Died};
 use crate::causes::in_one_line;
-use crate::config::diagnostics::Diagnostics;
-use crate::config::{self, Checked, Environment};
+use crate::config;
+use crate::config::source::diagnostics::Diagnostics;
+use crate::config::{Checked, Environment};
 use crate::reload::{Difference, NotReloaded, Outcome, Reloaded, Reloads, Wishes};
 
 /// How long reading the configuration, and the files that it names, may take.

@@ -4,15 +4,16 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::secret::SecretSource;
-use crate::config::{Admin, DEFAULT_ADMIN, Listen, Secret, file};
+use crate::config::model::secret::SecretSource;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::{Admin, DEFAULT_ADMIN, Listen, Secret};
 
 /// As many characters as 16 random bytes have in base64, without its padding.
 const SHORTEST_TOKEN: usize = 22;
 
 impl Resolver<'_> {
-    pub(super) fn admin(&mut self, admin: file::Admin, callers: &[Listen]) -> Option<Admin> {
+    pub(super) fn admin(&mut self, admin: schema::Admin, callers: &[Listen]) -> Option<Admin> {
         let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,

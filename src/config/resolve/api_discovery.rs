@@ -7,8 +7,8 @@ use url::Url;
 
 use super::Resolver;
 use crate::config::Credential;
-use crate::config::diagnostics::Problem;
-use crate::config::file::Provider;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema::Provider;
 
 /// What is written in the place of an upstream's address.
 pub(super) const DISCOVER: &str = "discover";

@@ -8,10 +8,10 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::Listen;
-use crate::config::diagnostics::Problem;
-use crate::config::listen::MAX_UNIX_PATH;
+use crate::config::model::listen::MAX_UNIX_PATH;
+use crate::config::source::diagnostics::Problem;
 
-/// The forms that names of certificates have, as [`names`](crate::config::certificate::names) writes them.
+/// The forms that names of certificates have, as [`names`](crate::config::model::certificate::names) writes them.
 const FORMS: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
 
 impl Resolver<'_> {

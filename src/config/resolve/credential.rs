@@ -8,16 +8,17 @@ use toml::Spanned;
 
 use super::route::plain_path;
 use super::{Resolver, api_discovery, duration, provider};
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Provider};
-use crate::config::units::RequiredScopes;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::Provider;
+use crate::config::source::units::RequiredScopes;
 use crate::config::{Credential, Endpoint, HttpVersion, Issuer, NEVER_LISTED, Quota};
 
 impl Resolver<'_> {
     /// All names that were written, for routes to refer to, and the credentials that are good.
     pub(super) fn credentials(
         &mut self,
-        credentials: BTreeMap<Spanned<String>, Spanned<file::Credential>>,
+        credentials: BTreeMap<Spanned<String>, Spanned<schema::Credential>>,
     ) -> (BTreeMap<String, Range<usize>>, Vec<Arc<Credential>>) {
         let mut names = BTreeMap::new();
         let mut good = Vec::new();
@@ -46,7 +47,7 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         place: &Range<usize>,
-        mut file: file::Credential,
+        mut file: schema::Credential,
     ) -> Option<Credential> {
         self.fill_in(name, place, &mut file);
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
@@ -175,7 +176,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn quota(&mut self, rate: Option<Spanned<crate::config::units::Rate>>) -> Quota {
+    fn quota(&mut self, rate: Option<Spanned<crate::config::source::units::Rate>>) -> Quota {
         let default = Quota {
             requests: const { std::num::NonZeroU32::new(10).unwrap() },
             per: std::time::Duration::from_mins(1),
@@ -203,7 +204,7 @@ impl Resolver<'_> {
 /// Whom the client's assertions are for, unless it is written: the issuer (RFC 7523 §3 lets it be either), if the
 /// server is known by it.
 fn default_audience(
-    keys: &file::Credential,
+    keys: &schema::Credential,
     issuer: Option<&Issuer>,
     token_url: Option<&Endpoint>,
 ) -> Option<String> {

@@ -3,8 +3,8 @@
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{Fallback, Grant};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema::{Fallback, Grant};
 
 impl Resolver<'_> {
     /// The grant to fall back on, if there is one that could.
@@ -47,7 +47,7 @@ impl Resolver<'_> {
 mod tests {
     use std::path::Path;
 
-    use crate::config::identity::Grant;
+    use crate::config::model::identity::Grant;
     use crate::config::{Checked, Diagnostics, Environment, parse};
 
     const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";

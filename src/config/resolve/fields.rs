@@ -7,9 +7,10 @@ use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::fields::{is_for_proxies, is_override, is_protected};
-use crate::config::{Credential, Fields, Rules, file};
+use crate::config::model::fields::{is_for_proxies, is_override, is_protected};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::{Credential, Fields, Rules};
 
 /// Texts by name, each with its place.
 type Names = BTreeMap<Spanned<String>, Spanned<String>>;
@@ -18,7 +19,7 @@ impl Resolver<'_> {
     /// What is done with fields on a route with these rules, and what its credential's provider adds.
     pub(super) fn fields(
         &mut self,
-        headers: Option<Spanned<file::Headers>>,
+        headers: Option<Spanned<schema::Headers>>,
         rules: &Rules,
         credential: Option<&Arc<Credential>>,
     ) -> Fields {

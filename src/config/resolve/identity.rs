@@ -6,11 +6,12 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, BasicEncoding};
-use crate::config::identity::{Assertion, ClientAuth, Grant, Identity};
-use crate::config::secret::{Secret, SecretSource};
-use crate::config::signing_key::{SigningAlgorithm, SigningKey};
+use crate::config::model::identity::{Assertion, ClientAuth, Grant, Identity};
+use crate::config::model::secret::{Secret, SecretSource};
+use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::BasicEncoding;
 
 /// What a subject token is unless it is said (RFC 8693 §3).
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -18,12 +19,12 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 /// What a credential asks with, and what it falls back on.
 #[derive(Clone, Copy)]
 struct Grants {
-    grant: file::Grant,
-    fallback: Option<file::Grant>,
+    grant: schema::Grant,
+    fallback: Option<schema::Grant>,
 }
 
 impl Grants {
-    fn have(self, grant: file::Grant) -> bool {
+    fn have(self, grant: schema::Grant) -> bool {
         self.grant == grant || self.fallback == Some(grant)
     }
 }
@@ -47,19 +48,19 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         span: &Range<usize>,
-        keys: &mut file::Credential,
+        keys: &mut schema::Credential,
         audience: Option<String>,
     ) -> Option<Identity<Secret>> {
         let place = Place { name, span };
-        let grant = keys.grant.as_ref().map_or(file::Grant::ClientCredentials, |grant| *grant.get_ref());
+        let grant = keys.grant.as_ref().map_or(schema::Grant::ClientCredentials, |grant| *grant.get_ref());
         let auth = keys.client_auth.as_ref();
-        let auth = auth.map_or(file::ClientAuth::ClientSecretBasic, |auth| *auth.get_ref());
+        let auth = auth.map_or(schema::ClientAuth::ClientSecretBasic, |auth| *auth.get_ref());
         let fallback = self.fallback(keys.fallback.take(), grant, &place.path("grant"));
         let grants = Grants { grant, fallback };
         self.refuse_what_does_not_fit(place, keys, grants, auth);
         let client_id =
             // A server that wants other names may know no clients.
-            if keys.client_id.is_none() && keys.request_fields.is_some() && auth == file::ClientAuth::None {
+            if keys.client_id.is_none() && keys.request_fields.is_some() && auth == schema::ClientAuth::None {
                 Some(String::new())
             } else {
                 self.client_id(place, keys.client_id.take())
@@ -67,7 +68,7 @@ impl Resolver<'_> {
         let assertion = keys.assertion.take();
         let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
         let audience = aud.map(|aud| aud.get_ref().clone()).or(audience);
-        let needs_key = grants.have(file::Grant::JwtBearer) || auth == file::ClientAuth::PrivateKeyJwt;
+        let needs_key = grants.have(schema::Grant::JwtBearer) || auth == schema::ClientAuth::PrivateKeyJwt;
         let assertion = if needs_key {
             self.assertion(place, assertion, client_id.as_deref(), audience.clone())
         } else {
@@ -97,12 +98,12 @@ impl Resolver<'_> {
     fn refuse_what_does_not_fit(
         &mut self,
         place: Place<'_>,
-        keys: &file::Credential,
+        keys: &schema::Credential,
         grants: Grants,
-        auth: file::ClientAuth,
+        auth: schema::ClientAuth,
     ) {
-        use file::ClientAuth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, None, PrivateKeyJwt};
-        use file::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
+        use schema::ClientAuth::{ClientSecretBasic, ClientSecretJwt, ClientSecretPost, None, PrivateKeyJwt};
+        use schema::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
         let is_grant_known = !self.unusable.contains(&place.path("grant"));
         let is_auth_known = !self.unusable.contains(&place.path("client_auth"));
         let span = |key: Option<Range<usize>>, is_used: bool| key.filter(|_| !is_used);
@@ -185,7 +186,7 @@ impl Resolver<'_> {
         } else if let Some(assertion) = assertion {
             self.refuse_parts_of_assertion(assertion.get_ref(), grants, auth);
         }
-        let shows_nothing = auth == None && grants.have(file::Grant::ClientCredentials);
+        let shows_nothing = auth == None && grants.have(schema::Grant::ClientCredentials);
         if shows_nothing && is_grant_known && keys.client_secret.is_none() {
             let place = keys.client_auth.as_ref().map(Spanned::span);
             self.problems.push(
@@ -198,12 +199,12 @@ impl Resolver<'_> {
 
     fn refuse_parts_of_assertion(
         &mut self,
-        assertion: &file::Assertion,
+        assertion: &schema::Assertion,
         grants: Grants,
-        auth: file::ClientAuth,
+        auth: schema::ClientAuth,
     ) {
-        let is_jwt_bearer = grants.have(file::Grant::JwtBearer);
-        let has_key = is_jwt_bearer || auth == file::ClientAuth::PrivateKeyJwt;
+        let is_jwt_bearer = grants.have(schema::Grant::JwtBearer);
+        let has_key = is_jwt_bearer || auth == schema::ClientAuth::PrivateKeyJwt;
         let parts = [
             ("key", assertion.key.as_ref().map(Spanned::span), has_key),
             ("kid", assertion.kid.as_ref().map(Spanned::span), has_key),
@@ -239,8 +240,8 @@ impl Resolver<'_> {
     fn client_auth(
         &mut self,
         place: Place<'_>,
-        keys: &mut file::Credential,
-        auth: file::ClientAuth,
+        keys: &mut schema::Credential,
+        auth: schema::ClientAuth,
         assertion: Option<Assertion<Secret>>,
         audience: Option<String>,
     ) -> Option<ClientAuth<Secret>> {
@@ -248,13 +249,13 @@ impl Resolver<'_> {
         let encoding = keys.basic_encoding.take().map_or(BasicEncoding::Raw, Spanned::into_inner);
         let mut secret = || self.required_secret(place, "client_secret", secret.as_ref());
         Some(match auth {
-            file::ClientAuth::ClientSecretBasic => ClientAuth::Basic { secret: secret()?, encoding },
-            file::ClientAuth::ClientSecretPost => ClientAuth::Post { secret: secret()? },
-            file::ClientAuth::ClientSecretJwt => {
+            schema::ClientAuth::ClientSecretBasic => ClientAuth::Basic { secret: secret()?, encoding },
+            schema::ClientAuth::ClientSecretPost => ClientAuth::Post { secret: secret()? },
+            schema::ClientAuth::ClientSecretJwt => {
                 ClientAuth::SecretJwt { secret: secret()?, audience: audience? }
             }
-            file::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
-            file::ClientAuth::TlsClientAuth => {
+            schema::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
+            schema::ClientAuth::TlsClientAuth => {
                 if keys.client_certificate.is_none() {
                     let path = place.path("client_certificate");
                     self.missing(
@@ -265,20 +266,20 @@ impl Resolver<'_> {
                 }
                 ClientAuth::TlsClientAuth
             }
-            file::ClientAuth::None => ClientAuth::None,
+            schema::ClientAuth::None => ClientAuth::None,
         })
     }
 
     fn grant(
         &mut self,
         place: Place<'_>,
-        keys: &mut file::Credential,
-        grant: file::Grant,
+        keys: &mut schema::Credential,
+        grant: schema::Grant,
         assertion: Option<Assertion<Secret>>,
     ) -> Option<Grant<Secret>> {
         match grant {
-            file::Grant::ClientCredentials => Some(Grant::ClientCredentials),
-            file::Grant::Password => {
+            schema::Grant::ClientCredentials => Some(Grant::ClientCredentials),
+            schema::Grant::Password => {
                 if keys.username.is_none() {
                     let help = "the name to get tokens for; at CXone the access key's id";
                     self.missing(&place.path("username"), place.span, help);
@@ -286,8 +287,8 @@ impl Resolver<'_> {
                 let password = self.required_secret(place, "password", keys.password.as_ref());
                 Some(Grant::Password { username: keys.username.take()?.into_inner(), password: password? })
             }
-            file::Grant::JwtBearer => assertion.map(Grant::JwtBearer),
-            file::Grant::TokenExchange => {
+            schema::Grant::JwtBearer => assertion.map(Grant::JwtBearer),
+            schema::Grant::TokenExchange => {
                 let subject_token = self.required_secret(place, "subject_token", keys.subject_token.as_ref());
                 let kind = keys
                     .subject_token_type
@@ -295,7 +296,7 @@ impl Resolver<'_> {
                     .map_or_else(|| ACCESS_TOKEN.to_owned(), Spanned::into_inner);
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type: kind })
             }
-            file::Grant::RefreshToken => {
+            schema::Grant::RefreshToken => {
                 let configured = keys.refresh_token.take().map(|source| self.secret(&source));
                 match configured {
                     // It cannot be read, and is reported.
@@ -304,14 +305,14 @@ impl Resolver<'_> {
                 }
             }
             // The first is a login's, and in the state: another here would win over it.
-            file::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),
+            schema::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),
         }
     }
 
     fn assertion(
         &mut self,
         place: Place<'_>,
-        assertion: Option<Spanned<file::Assertion>>,
+        assertion: Option<Spanned<schema::Assertion>>,
         client_id: Option<&str>,
         audience: Option<String>,
     ) -> Option<Assertion<Secret>> {

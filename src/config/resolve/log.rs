@@ -4,11 +4,13 @@ use toml::Spanned;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::{Log, LogFormat, file, levels};
+use crate::config::model::levels;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::{Log, LogFormat};
 
 impl Resolver<'_> {
-    pub(super) fn log(&mut self, log: file::Log) -> Log {
+    pub(super) fn log(&mut self, log: schema::Log) -> Log {
         let chosen = levels::chosen(self.environment).unwrap_or_else(|_| {
             self.problems.push(
                 Problem::warning(None, "RUST_LOG is not understood, and `log.level` counts instead")

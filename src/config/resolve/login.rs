@@ -5,8 +5,9 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant, Provider};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::{Grant, Provider};
 use crate::config::{Endpoint, Issuer, Login, RedirectUri};
 
 /// Where `bearerd login` listens unless another address is registered.
@@ -14,7 +15,7 @@ const REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";
 
 impl Resolver<'_> {
     /// The issuer, exactly as it is written; a platform's own without a slash at its end.
-    pub(super) fn issuer(&mut self, keys: &file::Credential) -> Option<Issuer> {
+    pub(super) fn issuer(&mut self, keys: &schema::Credential) -> Option<Issuer> {
         let issuer = keys.issuer.as_ref()?;
         let provider = keys.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
         if provider != Provider::Oauth2 {
@@ -45,7 +46,7 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         place: &Range<usize>,
-        keys: &file::Credential,
+        keys: &schema::Credential,
         issuer: Option<Issuer>,
     ) -> Option<Login> {
         if keys.grant.as_ref().is_none_or(|grant| *grant.get_ref() != Grant::AuthorizationCode) {
@@ -75,7 +76,7 @@ impl Resolver<'_> {
 mod tests {
     use std::path::Path;
 
-    use crate::config::identity::{ClientAuth, Grant};
+    use crate::config::model::identity::{ClientAuth, Grant};
     use crate::config::{Checked, Credential, Diagnostics, Environment, parse};
 
     const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";

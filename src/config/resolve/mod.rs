@@ -33,11 +33,12 @@ use std::time::Duration;
 use toml::Spanned;
 use url::Url;
 
-use super::diagnostics::{Diagnostics, Problem};
-use super::document::Document;
-use super::endpoint::is_loopback;
 use super::environment::Environment;
-use super::{Checked, Config, file, units};
+use super::model::endpoint::is_loopback;
+use super::source::diagnostics::{Diagnostics, Problem};
+use super::source::document::Document;
+use super::source::{schema, units};
+use super::{Checked, Config};
 
 /// Checks the whole document.
 ///
@@ -86,7 +87,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn config(&mut self, file: file::File) -> Option<Config> {
+    fn config(&mut self, file: schema::File) -> Option<Config> {
         let route_hosts: Vec<String> = file
             .routes
             .iter()
@@ -97,7 +98,8 @@ impl Resolver<'_> {
         let log = self.log(file.log);
         let (names, credentials) = self.credentials(file.credentials);
         let routes = self.routes(file.routes, &names, &credentials);
-        if self.problems.iter().any(|problem| problem.severity == super::diagnostics::Severity::Error) {
+        if self.problems.iter().any(|problem| problem.severity == super::source::diagnostics::Severity::Error)
+        {
             return None;
         }
         Some(Config { server, admin: admin?, credentials, routes: routes?, log })

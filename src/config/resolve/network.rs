@@ -6,7 +6,7 @@ use url::Url;
 
 use super::Resolver;
 use crate::config::Proxy;
-use crate::config::diagnostics::Problem;
+use crate::config::source::diagnostics::Problem;
 
 const HELP: &str =
     "write an http:// or https:// address, such as \"http://proxy.example.com:3128\"; \"\" is none";

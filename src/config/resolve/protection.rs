@@ -6,9 +6,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::protection::{WrittenBreaker, WrittenLimits, WrittenRetry429};
-use crate::config::{Breaker, Protection, Retry429, file, units};
+use crate::config::model::protection::{WrittenBreaker, WrittenLimits, WrittenRetry429};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::{schema, units};
+use crate::config::{Breaker, Protection, Retry429};
 
 /// A caller has given up by then, and its connection is ours to keep meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
@@ -23,7 +24,7 @@ const BREAKER: Breaker = Breaker {
 };
 
 impl Resolver<'_> {
-    pub(super) fn protection(&mut self, route: &mut file::Route) -> Protection {
+    pub(super) fn protection(&mut self, route: &mut schema::Route) -> Protection {
         let connections = self.at_least_one(route.connections.take(), 256);
         Protection {
             connections: usize::try_from(connections).unwrap_or(usize::MAX),

@@ -9,9 +9,11 @@ use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant, HttpVersion, Provider};
-use crate::config::{Pattern, units};
+use crate::config::Pattern;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::{Grant, HttpVersion, Provider};
+use crate::config::source::units;
 
 /// Genesys Cloud's regions, by the domain of their login and API hosts.
 pub(super) const GENESYS_REGIONS: [&str; 18] = [
@@ -82,7 +84,7 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
 
 impl Resolver<'_> {
     /// Puts what the credential's provider is known for into the keys that are not written.
-    pub(super) fn fill_in(&mut self, name: &str, place: &Range<usize>, file: &mut file::Credential) {
+    pub(super) fn fill_in(&mut self, name: &str, place: &Range<usize>, file: &mut schema::Credential) {
         let path = |key: &str| format!("credentials.{name}.{key}");
         if self.unusable.contains(&path("provider")) {
             return;
@@ -143,7 +145,7 @@ impl Resolver<'_> {
     }
 
     /// A key that nothing would act on is a slip.
-    fn refuse_keys_of_others(&mut self, file: &file::Credential, provider: Provider) {
+    fn refuse_keys_of_others(&mut self, file: &schema::Credential, provider: Provider) {
         if let Some(region) = file.region.as_ref().filter(|_| provider != Provider::Genesys) {
             self.problems.push(
                 Problem::error(region.span(), "`region` is not used by this provider")
@@ -212,7 +214,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::identity;
+    use crate::config::model::identity;
     use crate::config::{Checked, Credential, Diagnostics, Environment, parse};
 
     const GENESYS: &str = "provider = \"genesys\"\nregion = \"mypurecloud.de\"";

@@ -6,15 +6,15 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file;
-use crate::config::request::{AnswerFields, RequestFormat, STANDARD, TokenParameters};
+use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD, TokenParameters};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
 
 /// Texts by name, each with its place.
 type Names = BTreeMap<Spanned<String>, Spanned<String>>;
 
 impl Resolver<'_> {
-    pub(super) fn token_parameters(&mut self, keys: &mut file::Credential) -> TokenParameters {
+    pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
         let audience = keys.audience.take().map(Spanned::into_inner).filter(|audience| !audience.is_empty());
         let resources = self.resources(keys.resource.take());
         let names = self.request_fields(keys.request_fields.take());
@@ -101,7 +101,7 @@ impl Resolver<'_> {
     }
 
     /// What is called what in the answer.
-    pub(super) fn answer_fields(&mut self, fields: Option<Spanned<file::Fields>>) -> AnswerFields {
+    pub(super) fn answer_fields(&mut self, fields: Option<Spanned<schema::Fields>>) -> AnswerFields {
         let default = AnswerFields::default();
         let Some(fields) = fields else { return default };
         let place = fields.span();

@@ -10,15 +10,17 @@ use toml::Spanned;
 
 use super::api_discovery::DISCOVER;
 use super::{Resolver, duration};
-use crate::config::diagnostics::Problem;
-use crate::config::file::{HttpVersion, Upgrade};
-use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream, file, hosts};
+use crate::config::model::hosts;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::{HttpVersion, Upgrade};
+use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream};
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.
     pub(super) fn routes(
         &mut self,
-        routes: Vec<Spanned<file::Route>>,
+        routes: Vec<Spanned<schema::Route>>,
         names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
@@ -62,7 +64,7 @@ impl Resolver<'_> {
         &mut self,
         index: usize,
         place: &Range<usize>,
-        mut route: file::Route,
+        mut route: schema::Route,
         names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {

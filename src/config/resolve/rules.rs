@@ -4,8 +4,9 @@ use http::{Method, StatusCode};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Encoded};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::Encoded;
 use crate::config::{Pattern, Rules};
 
 /// Methods of HTTP (RFC 9110 §9, RFC 5789) and of `WebDAV`; others are taken for a slip, and work.
@@ -30,7 +31,7 @@ const METHODS: [&str; 16] = [
 
 impl Resolver<'_> {
     /// The rules of a route whose path is `prefix`, `None` if that is not good.
-    pub(super) fn rules(&mut self, route: &mut file::Route, prefix: Option<&str>) -> Rules {
+    pub(super) fn rules(&mut self, route: &mut schema::Route, prefix: Option<&str>) -> Rules {
         let (allow, deny) = (route.allow.take(), route.deny.take());
         if let Some(none) = allow.as_ref().filter(|allow| allow.get_ref().is_empty()) {
             self.problems.push(

@@ -11,9 +11,10 @@ use toml::Spanned;
 use url::Url;
 
 use super::{Resolver, duration};
-use crate::config::diagnostics::Problem;
-use crate::config::fields::{is_for_proxies, is_protected};
-use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server, file};
+use crate::config::model::fields::{is_for_proxies, is_protected};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -22,7 +23,7 @@ const PRIVATE: [&str; 6] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
 
 impl Resolver<'_> {
-    pub(super) fn server(&mut self, server: file::Server, route_hosts: &[String]) -> Server {
+    pub(super) fn server(&mut self, server: schema::Server, route_hosts: &[String]) -> Server {
         let (listen, listen_place) = match server.listen {
             Some(listen) => {
                 let place = listen.span();
@@ -99,7 +100,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn limits(&mut self, limits: file::Limits) -> Limits {
+    fn limits(&mut self, limits: schema::Limits) -> Limits {
         Limits {
             connections: count(limits.connections, 10_000),
             connections_per_address: count(limits.connections_per_address, 0),

@@ -6,9 +6,9 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::ServerTls;
-use crate::config::diagnostics::Problem;
-use crate::config::file::Tls;
-use crate::config::server_tls::{TlsFileError, TlsFiles, TlsKey};
+use crate::config::model::server_tls::{TlsFileError, TlsFiles, TlsKey};
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
     /// The files, if they can be used as they are now.

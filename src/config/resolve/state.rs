@@ -10,10 +10,11 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::StatePlace;
-use crate::config::diagnostics::Problem;
-use crate::config::file::{self, Grant};
-use crate::config::secret::{Secret, SecretSource, SecretSources};
-use crate::config::state_key::StateKey;
+use crate::config::model::secret::{Secret, SecretSource, SecretSources};
+use crate::config::model::state_key::StateKey;
+use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema;
+use crate::config::source::schema::Grant;
 
 /// What a state is for where the grant is a refresh token.
 const WHY: &str = "a server that replaces refresh tokens takes each but once: without it the grant is lost at the \
@@ -31,7 +32,7 @@ impl Resolver<'_> {
         &mut self,
         name: &str,
         place: &Range<usize>,
-        keys: &mut file::Credential,
+        keys: &mut schema::Credential,
     ) -> Option<StatePlace> {
         // A restart without a state loses it.
         let needs_state = keys

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::Resolver;
 use super::provider::GENESYS_REGIONS;
-use crate::config::diagnostics::Problem;
+use crate::config::source::diagnostics::Problem;
 
 /// What NICE runs instead.
 const CXONE: &str = "it runs https://cxone.niceincontact.com/auth/token (and others for governments), for the grant \

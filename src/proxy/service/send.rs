@@ -3,11 +3,11 @@
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::response;
 use super::{Outcome, Passage, Service};
-use crate::proxy::authorize::{Authorization, authorize};
+use crate::proxy::auth::authorize::{Authorization, authorize};
+use crate::proxy::body::replay::Attempt;
 use crate::proxy::error::ProxyError;
-use crate::proxy::replay::Attempt;
-use crate::proxy::response;
 
 impl Service {
     /// Sends the request, and again where the route has that done after a 429.

@@ -9,7 +9,7 @@ use url::Url;
 use super::address::{Found, Refusal, accept};
 use crate::config::Credential;
 use crate::tls::client::Trust;
-use crate::token::client::{ClientError, TokenClient};
+use crate::token::endpoint::{ClientError, TokenClient};
 use crate::token::error::{Malformed, TokenError};
 
 /// Whoever can say where an organization's API is.

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use super::Refresher;
 use crate::clock::{Moment, wall_clock};
-use crate::token::acceptance;
 use crate::token::access_token::AccessToken;
-use crate::token::client::TokenEndpoint;
+use crate::token::endpoint::TokenEndpoint;
+use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::validate;
 use crate::token::error::{Malformed, TokenError};
-use crate::token::wire::Grant;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Makes a token of a grant, if it is what was asked for.
     pub(super) fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
-        let scopes = acceptance::scopes(grant, credential)?;
+        let scopes = validate::scopes(grant, credential)?;
         let now = wall_clock();
         self.oddities.of_grant(grant, credential, now);
-        let lifetime = acceptance::lifetime(grant, credential, now)?;
+        let lifetime = validate::lifetime(grant, credential, now)?;
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))

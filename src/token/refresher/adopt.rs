@@ -7,14 +7,15 @@
 use secrecy::ExposeSecret;
 
 use super::Refresher;
+use super::schedule;
 use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
-use crate::token::client::TokenEndpoint;
+use crate::token::endpoint::TokenEndpoint;
+use crate::token::endpoint::response::{Grant, MAX_LIFETIME};
 use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted};
-use crate::token::wire::{Grant, MAX_LIFETIME};
-use crate::token::{rotation, schedule};
+use crate::token::rotation;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Uses this grant from now on. Its access token is as old as the moment it was `received`.

@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tracing::debug;
 
 use super::Refresher;
-use crate::token::client::TokenEndpoint;
+use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::TokenError;
 use crate::token::rotation::Means;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Refresher, Step};
 use crate::token::access_token::Generation;
-use crate::token::client::TokenEndpoint;
+use crate::token::endpoint::TokenEndpoint;
 use crate::token::operator::{Operator, Refreshed};
 
 impl<E: TokenEndpoint> Refresher<E> {

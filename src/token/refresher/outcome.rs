@@ -7,13 +7,13 @@ use secrecy::SecretString;
 use tracing::debug;
 
 use super::Refresher;
+use super::schedule;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
-use crate::token::client::TokenEndpoint;
 use crate::token::client_secrets::is_invalid_client;
+use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{Class, TokenError};
 use crate::token::rotation::Means;
-use crate::token::schedule;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(

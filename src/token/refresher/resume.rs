@@ -2,14 +2,14 @@
 
 use secrecy::SecretString;
 
+use super::schedule;
 use super::{RECHECK, Refresher};
-use crate::token::acceptance;
 use crate::token::access_token::AccessToken;
-use crate::token::client::TokenEndpoint;
-use crate::token::durable_state::settings;
+use crate::token::endpoint::TokenEndpoint;
+use crate::token::endpoint::validate;
 use crate::token::rotation;
-use crate::token::schedule;
-use crate::token::state_file::State;
+use crate::token::state::file::State;
+use crate::token::state::settings;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Takes up what the state remembers. A token that was asked for with other settings is not ours any more, and
@@ -25,8 +25,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let is_rejected = self.limiter.is_rejected();
         self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
-        let is_enough =
-            |token: &AccessToken| acceptance::missing(token.scopes(), &self.credential).is_empty();
+        let is_enough = |token: &AccessToken| validate::missing(token.scopes(), &self.credential).is_empty();
         if let Some(token) = token.filter(is_enough) {
             let margin = self.credential.refresh_margin;
             self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());

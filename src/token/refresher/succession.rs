@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use super::Refresher;
+use super::schedule;
+use super::secrets::CurrentIdentity;
 use crate::clock::Clock;
 use crate::config::Credential;
-use crate::token::client::TokenEndpoint;
-use crate::token::current_identity::CurrentIdentity;
-use crate::token::durable_state::DurableState;
+use crate::token::endpoint::TokenEndpoint;
 use crate::token::limiter::Limiter;
 use crate::token::rotation::Rotation;
-use crate::token::schedule;
-use crate::token::state_file::OpenError;
+use crate::token::state::DurableState;
+use crate::token::state::file::OpenError;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// The same credential with other settings, whose tokens are as good ([`Credential::shares_tokens_with`]) and whose

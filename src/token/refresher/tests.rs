@@ -16,10 +16,10 @@ use secrecy::SecretString;
 use super::*;
 use crate::config::{Identity, fixture};
 use crate::token::access_token::AccessToken;
+use crate::token::endpoint::response::Grant;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
-use crate::token::wire::Grant;
 
 /// What the endpoint does next.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Which grants and client authentications are accepted, and what is said of keys that do not go together.
 
 use crate::config::fixture::keys;
-use crate::config::identity::{ClientAuth, Grant};
+use crate::config::model::identity::{ClientAuth, Grant};
 use crate::config::{Checked, Diagnostics, Environment};
 
 const PLAIN: &str = "

@@ -12,8 +12,8 @@ use url::Url;
 use super::*;
 use crate::config::{Credential, Identity, fixture};
 use crate::token::access_token::AccessToken;
+use crate::token::endpoint::response::Grant;
 use crate::token::error::TokenError;
-use crate::token::wire::Grant;
 use crate::token::{DurableState, Refresher, TokenEndpoint};
 
 /// Issues tokens of an hour that name the tenant of the moment.
@@ -86,7 +86,8 @@ impl Documents for Script {
 
 fn found(host: &str) -> Found {
     let issuer = Url::parse("https://cxone.niceincontact.com").unwrap();
-    super::super::address::accept(&format!("https://{host}.niceincontact.com"), &issuer).unwrap()
+    crate::token::api_discovery::address::accept(&format!("https://{host}.niceincontact.com"), &issuer)
+        .unwrap()
 }
 
 struct World {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::config::identity::Grant as Asking;
-use crate::token::state_file::State;
+use crate::config::model::identity::Grant as Asking;
+use crate::token::state::file::State;
 
 pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 

@@ -1,0 +1,98 @@
+//! `bearerd run`: serve until asked to stop, by the configuration as it was last taken up.
+
+mod reloader;
+mod watch;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use self::reloader::Reloader;
+use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
+use crate::app::Daemon;
+use crate::causes::in_one_line;
+use crate::config;
+use crate::config::{Checked, Environment};
+use crate::lifecycle::StopSignals;
+use crate::reload;
+use crate::telemetry::log;
+use crate::telemetry::log::Writing;
+
+pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
+    // Before anything else: until then the system ends the process, or as the first of a container ignores the signal.
+    let signals = StopSignals::new();
+    let path = config::find(file.path, environment);
+    let used = watch::content(&path);
+    let checked = match config::load(&path, environment) {
+        Ok(checked) => checked,
+        Err(diagnostics) => {
+            output::error_line(diagnostics.render(output::may_colour(environment)));
+            return BAD_CONFIGURATION;
+        }
+    };
+    let log = log::start(&checked.config.log, environment);
+    tell_of_warnings(&checked);
+    let mut signals = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            error!(%error, "signals cannot be received");
+            return FAILED;
+        }
+    };
+    let (reloads, wishes) = reload::channel();
+    let mut daemon = match Daemon::start(&checked.config, Some(reloads.clone())) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            error!(error = in_one_line(&error), help = error.help(), "not started");
+            return if error.is_of_the_configuration() { BAD_CONFIGURATION } else { FAILED };
+        }
+    };
+    let certificates = daemon.look_at_certificates();
+    let wanting = reloads.clone();
+    let on_hangup = || {
+        certificates.notify_one();
+        wanting.want();
+    };
+    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, wishes), used);
+    info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
+    tokio::select! {
+        signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
+        died = reloader.serve(&mut daemon) => {
+            error!(error = %died, "stopping");
+            return FAILED;
+        }
+        never = tell_of_dropped_lines(&log) => match never {},
+    }
+    // Whoever waits for a reload learns that there will be none.
+    drop(reloader);
+    daemon
+        .stop(async {
+            signals.next().await;
+        })
+        .await;
+    OK
+}
+
+/// Says what a configuration that can be used is warned of, and answers the same.
+fn tell_of_warnings(checked: &Checked) -> Vec<String> {
+    let warnings = checked.warnings.problems().iter().map(|problem| {
+        let place = checked.warnings.place_of(problem);
+        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
+        place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
+    });
+    warnings.collect()
+}
+
+/// Says so when lines of the log were dropped, as soon as some are taken again.
+async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        let dropped = log.dropped_lines();
+        if dropped > told {
+            warn!(lines = dropped - told, "log lines were dropped: nobody took them");
+            told = dropped;
+        }
+    }
+}

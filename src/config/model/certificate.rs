@@ -1,0 +1,138 @@
+//! What a certificate says of itself (RFC 5280 §4.1): how long it is good, and whose it is.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::{
+    Ia5StringRef, ObjectIdentifier, PrintableStringRef, TeletexStringRef, Utf8StringRef,
+};
+use x509_cert::der::{Any, Decode};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// RFC 5280 appendix A.1, `id-at-commonName`.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// When it ends (`notAfter`, §4.1.2.5); `None` where it cannot be read, or never ends.
+pub fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    UNIX_EPOCH.checked_add(certificate.tbs_certificate().validity().not_after.to_unix_duration())
+}
+
+/// When it begins (`notBefore`); `None` where it cannot be read.
+pub(in crate::config) fn begin(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    UNIX_EPOCH.checked_add(certificate.tbs_certificate().validity().not_before.to_unix_duration())
+}
+
+/// The time by which certificates are judged.
+pub fn now() -> SystemTime {
+    UNIX_EPOCH + std::time::Duration::from_secs(UnixTime::now().as_secs())
+}
+
+/// Whose it is: `CN=…` for each common name, and `DNS:…`, `URI:…`, `email:…`, `IP:…` for each alternative name
+/// (§4.2.1.6). Names of DNS are lower case; what cannot be read is no name.
+pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let certificate = certificate.tbs_certificate();
+    let common = certificate.subject().iter().filter(|attribute| attribute.oid == COMMON_NAME);
+    let mut names: Vec<String> =
+        common.filter_map(|attribute| text(&attribute.value)).map(|name| format!("CN={name}")).collect();
+    if let Ok(Some((_, SubjectAltName(alternatives)))) = certificate.get_extension::<SubjectAltName>() {
+        names.extend(alternatives.iter().filter_map(alternative));
+    }
+    names.retain(|name| !name.chars().any(char::is_control));
+    names
+}
+
+/// RFC 5280 §4.1.2.4, `DirectoryString`; the two forms that nobody uses any more are left out.
+fn text(value: &Any) -> Option<String> {
+    let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
+    let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
+    let teletex = || value.decode_as::<TeletexStringRef<'_>>().map(|text| text.as_str().to_owned());
+    let ia5 = || value.decode_as::<Ia5StringRef<'_>>().map(|text| text.as_str().to_owned());
+    utf8.or_else(|_| printable()).or_else(|_| teletex()).or_else(|_| ia5()).ok()
+}
+
+fn alternative(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) => Some(format!("DNS:{}", name.as_str().to_ascii_lowercase())),
+        GeneralName::UniformResourceIdentifier(uri) => Some(format!("URI:{}", uri.as_str())),
+        GeneralName::Rfc822Name(address) => Some(format!("email:{}", address.as_str())),
+        GeneralName::IpAddress(bytes) => {
+            let bytes = bytes.as_bytes();
+            let v4 = <[u8; 4]>::try_from(bytes).map(std::net::IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(bytes).map(std::net::IpAddr::from);
+            v4.or(v6).ok().map(|address| format!("IP:{address}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{CertificateParams, DnType, DnValue, KeyPair, SanType, date_time_ymd};
+
+    use super::*;
+
+    fn names_of(params: &CertificateParams) -> Vec<String> {
+        names(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+    }
+
+    #[test]
+    fn a_certificate_ends_when_it_says() {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(1970, 1, 2);
+        params.not_after = date_time_ymd(1970, 1, 11);
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+
+        assert_eq!(begin(certificate.der()), Some(UNIX_EPOCH + Duration::from_hours(24)));
+        assert_eq!(end(certificate.der()), Some(UNIX_EPOCH + Duration::from_hours(240)));
+        assert_eq!(end(&CertificateDer::from(vec![0x30, 0x00])), None);
+    }
+
+    #[test]
+    fn a_certificate_has_the_names_of_its_subject_and_the_alternative_ones() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "Billing Ltd");
+        params.distinguished_name.push(DnType::CommonName, "billing, DNS:a");
+        params.subject_alt_names = vec![
+            SanType::DnsName("Billing.Internal".try_into().unwrap()),
+            SanType::URI("spiffe://example.org/Billing".try_into().unwrap()),
+            SanType::Rfc822Name("a@example.com".try_into().unwrap()),
+            SanType::IpAddress([192, 0, 2, 7].into()),
+        ];
+
+        assert_eq!(
+            names_of(&params),
+            [
+                "CN=billing, DNS:a",
+                "DNS:billing.internal",
+                "URI:spiffe://example.org/Billing",
+                "email:a@example.com",
+                "IP:192.0.2.7"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_common_name_counts_however_it_is_encoded_and_a_control_character_makes_none() {
+        let named = |value: DnValue| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, value);
+            names_of(&params)
+        };
+
+        assert_eq!(named(DnValue::Utf8String("größe".to_owned())), ["CN=größe"]);
+        assert_eq!(named(DnValue::PrintableString("billing".try_into().unwrap())), ["CN=billing"]);
+        assert_eq!(named(DnValue::Utf8String("billing\0.test".to_owned())), Vec::<String>::new());
+        assert_eq!(names(&CertificateDer::from(vec![0x30, 0x00])), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,456 @@
+//! Text of a configuration as it may be shown: what is or could be a secret is starred out.
+//!
+//! Works on words, strings and brackets and not on parsed keys: a file that does not parse is quoted too. A
+//! star stands for a byte, so that places stay where they are. Where it is not clear what belongs to a secret,
+//! a little too much is hidden, never too little.
+
+use std::ops::Range;
+
+/// The same text, byte for byte as long, without its secrets.
+///
+/// Hidden are the values of keys that name a secret, with all that is in their brackets but the names behind
+/// `env` and `file`; and in any other word or string the user of a URL and the parameters that name a secret.
+pub(in crate::config) fn mask(text: &str) -> String {
+    Masking { masked: String::with_capacity(text.len()), ..Masking::default() }.run(text)
+}
+
+/// Reading from left to right: where it is, and what has been written.
+#[derive(Default)]
+struct Masking {
+    masked: String,
+    /// The open brackets, outermost first.
+    brackets: Vec<Bracket>,
+    /// Whether the table whose header came last is secret as a whole.
+    header: bool,
+    /// What is read now.
+    item: Item,
+    /// In a comment: what to go back to at the line's end.
+    before_comment: Option<(usize, Item)>,
+    /// Words and strings that were read and not written: a key, if `=` comes next, else a value.
+    pending: Vec<Range<usize>>,
+}
+
+#[derive(Clone, Copy)]
+struct Bracket {
+    is_secret: bool,
+    /// It holds values and no keys.
+    is_array: bool,
+}
+
+/// A key and its value.
+#[derive(Clone, Copy, Default)]
+struct Item {
+    reading: Reading,
+    /// Words and strings of the value are hidden.
+    is_hidden: bool,
+    /// Brackets in it hold a secret.
+    is_secret: bool,
+}
+
+/// How far an item has been read.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Reading {
+    /// Up to its `=`.
+    #[default]
+    Key,
+    /// Its value must come.
+    Expecting,
+    /// Its value has begun.
+    Value,
+}
+
+impl Masking {
+    fn run(mut self, text: &str) -> String {
+        let mut at = 0;
+        while let Some(next) = text[at..].chars().next() {
+            let mut end = at + next.len_utf8();
+            match next {
+                '\n' => self.line_end(text),
+                '[' if self.is_header(text, at) => end = self.header_line(text, at),
+                '[' | '{' => self.open(text, next == '['),
+                ']' | '}' => self.close(text),
+                ',' => self.comma(text),
+                '=' if self.item.reading == Reading::Key || !self.item.is_hidden => self.equals(text, at),
+                '#' => self.comment(text),
+                _ if next.is_whitespace() => {}
+                _ => {
+                    end = match next {
+                        '=' => end,
+                        '"' | '\'' => string_end(text, at, self.before_comment.is_some()),
+                        _ => word_end(text, at),
+                    };
+                    if self.item.reading == Reading::Expecting {
+                        self.item.reading = Reading::Value;
+                    }
+                    self.pending.push(at..end);
+                }
+            }
+            at = end;
+        }
+        self.write(text, self.item.is_hidden);
+        self.masked.push_str(&text[self.masked.len()..]);
+        self.masked
+    }
+
+    /// Writes what was read; answers whether what comes next is hidden.
+    ///
+    /// A key may lack its `=`, as in YAML or JSON: what follows a secret's key is hidden all the same.
+    fn write(&mut self, text: &str, mut is_hidden: bool) -> bool {
+        for place in std::mem::take(&mut self.pending) {
+            self.masked.push_str(&text[self.masked.len()..place.start]);
+            let word = &text[place];
+            let key_end = word.find(':').unwrap_or(word.len());
+            // Prose has such words as well, and no colon behind them.
+            let may_be_key = self.before_comment.is_none() || key_end < word.len();
+            let is_key = may_be_key
+                && self.item.reading == Reading::Key
+                && meaning(&word[..key_end]) == Meaning::Secret;
+            match (is_hidden, is_key) {
+                (true, _) => self.masked.push_str(&stars(word)),
+                (false, true) => {
+                    self.masked.push_str(&word[..key_end]);
+                    self.masked.push_str(&stars(&word[key_end..]));
+                    is_hidden = true;
+                }
+                (false, false) => self.masked.push_str(&without_url_secrets(word)),
+            }
+        }
+        is_hidden
+    }
+
+    fn is_in_secret(&self) -> bool {
+        self.brackets.last().map_or(self.header, |bracket| bracket.is_secret)
+    }
+
+    fn next_item(&mut self, is_hidden: bool) {
+        let is_value = self.brackets.last().is_some_and(|bracket| bracket.is_array);
+        let reading = if is_value { Reading::Value } else { Reading::Key };
+        self.item = Item { reading, is_hidden, is_secret: is_hidden };
+    }
+
+    fn line_end(&mut self, text: &str) {
+        let is_hidden = self.write(text, self.item.is_hidden);
+        if let Some((depth, item)) = self.before_comment.take() {
+            self.brackets.truncate(depth);
+            self.item = item;
+        }
+        // A value may wrongly begin or go on here: what was hidden stays so until the next key.
+        if self.item.reading != Reading::Expecting {
+            self.next_item(is_hidden || self.item.is_hidden || self.is_in_secret());
+        }
+    }
+
+    /// Whether this bracket opens the header of a table.
+    fn is_header(&self, text: &str, at: usize) -> bool {
+        let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        let is_open =
+            !self.brackets.is_empty() || self.before_comment.is_some() || self.item.reading != Reading::Key;
+        !is_open && text[line..at].trim().is_empty()
+    }
+
+    /// Answers where the header's names end.
+    fn header_line(&mut self, text: &str, at: usize) -> usize {
+        let start = at + text[at..].chars().take_while(|c| *c == '[').count();
+        let end = text[start..].find(['\n', ']', '#', '=']).map_or(text.len(), |length| start + length);
+        self.header = meaning(&text[start..end]) == Meaning::Secret;
+        self.next_item(self.header);
+        end
+    }
+
+    fn open(&mut self, text: &str, is_array: bool) {
+        let is_hidden = self.write(text, self.item.is_hidden);
+        // Behind a key that lacks its `=`, or in the value of one that has it.
+        let is_keyless = is_hidden && self.item.reading == Reading::Key;
+        let is_secret = is_keyless || self.item.is_secret || self.is_in_secret();
+        self.brackets.push(Bracket { is_secret, is_array });
+        self.next_item(is_secret);
+    }
+
+    fn close(&mut self, text: &str) {
+        self.write(text, self.item.is_hidden);
+        let outside = self.before_comment.map_or(0, |(depth, _)| depth);
+        if self.brackets.len() > outside
+            && let Some(Bracket { is_secret, .. }) = self.brackets.pop()
+        {
+            self.item = Item { reading: Reading::Value, is_hidden: is_secret, is_secret };
+        }
+    }
+
+    fn comma(&mut self, text: &str) {
+        self.write(text, self.item.is_hidden);
+        if !self.brackets.is_empty() {
+            self.next_item(self.is_in_secret());
+        }
+    }
+
+    fn equals(&mut self, text: &str, at: usize) {
+        let key = self.pending.first().map_or("", |first| &text[first.start..at]);
+        let meaning = meaning(key);
+        let is_secret = self.is_in_secret() || meaning == Meaning::Secret;
+        let is_hidden = (is_secret && meaning != Meaning::Place) || meaning == Meaning::Secrets;
+        self.write(text, false);
+        self.item = Item { reading: Reading::Expecting, is_hidden, is_secret };
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.write(text, self.item.is_hidden);
+        if self.before_comment.is_none() {
+            self.before_comment = Some((self.brackets.len(), self.item));
+            let is_hidden = self.item.is_hidden || self.is_in_secret();
+            let reading = if is_hidden { Reading::Value } else { Reading::Key };
+            self.item = Item { reading, is_hidden, is_secret: is_hidden };
+        }
+    }
+}
+
+/// What a key says about its value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// It is a secret.
+    Secret,
+    /// A table of identities; anything else would be a secret.
+    Secrets,
+    /// It is where a secret is, if it is about one at all.
+    Place,
+    Other,
+}
+
+/// What a key, as written and possibly with dots, says about its value.
+fn meaning(key: &str) -> Meaning {
+    let parts = key.split(|c: char| c == '.' || c.is_whitespace());
+    let parts: Vec<String> = parts
+        .map(|part| part.trim_matches(['"', '\'']).to_ascii_lowercase())
+        .filter(|part| !part.is_empty())
+        .collect();
+    // The name of a credential says nothing.
+    let is_name = |index: usize| index > 0 && parts[index - 1] == "credentials";
+    let is_secret = parts.iter().enumerate().any(|(index, part)| !is_name(index) && names_a_secret(part));
+    match parts.last().map(String::as_str) {
+        Some("env" | "file") => Meaning::Place,
+        Some("credentials") => Meaning::Secrets,
+        _ if is_secret => Meaning::Secret,
+        _ => Meaning::Other,
+    }
+}
+
+/// Whether a single key is one whose value is a secret or could be.
+fn names_a_secret(name: &str) -> bool {
+    let public = ["credentials", "token_url", "key_file", "token_wait", "subject_token_type"];
+    let words = [
+        "secret",
+        "passw",
+        "pwd",
+        "token",
+        "assertion",
+        "state_key",
+        "passphrase",
+        "credentials",
+        "authorization",
+        "required_header",
+    ];
+    // Nearly so is near enough, unless it is another key of ours.
+    let misspelt = || {
+        let secrets = [
+            "client_secret",
+            "client_secret_next",
+            "password",
+            "refresh_token",
+            "subject_token",
+            "state_key_previous",
+        ];
+        secrets.iter().any(|secret| strsim::damerau_levenshtein(secret, name) <= 2)
+    };
+    // Escapes could spell anything.
+    name.contains('\\')
+        || name.ends_with("key")
+        || (!public.contains(&name) && (words.iter().any(|word| name.contains(word)) || misspelt()))
+}
+
+/// A word or string with the user of a URL and its parameters that name a secret starred out.
+fn without_url_secrets(word: &str) -> String {
+    let mut shown = String::with_capacity(word.len());
+    let mut rest = word;
+    if let Some((before, _)) = word.rsplit_once('@')
+        && let Some(start) = before.find("://").map(|at| at + 3).or_else(|| before.find(':').map(|at| at + 1))
+    {
+        shown.push_str(&word[..start]);
+        shown.push_str(&stars(&word[start..before.len()]));
+        rest = &word[before.len()..];
+    }
+    for (index, part) in rest.split_inclusive(['?', '&', ';', '#']).enumerate() {
+        match part.split_once('=') {
+            Some((name, value)) if index > 0 && names_a_parameter(&name.to_ascii_lowercase()) => {
+                shown.push_str(name);
+                shown.push('=');
+                shown.push_str(&stars(value));
+            }
+            _ => shown.push_str(part),
+        }
+    }
+    shown
+}
+
+fn names_a_parameter(name: &str) -> bool {
+    names_a_secret(name) || ["code", "sig", "signature", "auth", "jwt"].contains(&name)
+}
+
+/// As many stars as bytes; line ends and quotes stay, so that the line keeps its shape.
+fn stars(text: &str) -> String {
+    let mut stars = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\r' | '"' | '\'' => stars.push(character),
+            _ => stars.extend(std::iter::repeat_n('*', character.len_utf8())),
+        }
+    }
+    stars
+}
+
+/// Where the string that begins here ends: behind its quote, or at the end of the line or text.
+fn string_end(text: &str, at: usize, is_one_line: bool) -> usize {
+    let quote = if text[at..].starts_with('"') { '"' } else { '\'' };
+    let long: String = [quote; 3].iter().collect();
+    let is_long = !is_one_line && text[at..].starts_with(&long);
+    let closing = if is_long { long.as_str() } else { &long[..1] };
+    let mut from = at + closing.len();
+    while let Some(next) = text[from..].chars().next() {
+        if text[from..].starts_with(closing) {
+            return from + closing.len();
+        }
+        if next == '\n' && !is_long {
+            return from;
+        }
+        from += next.len_utf8();
+        // Of a quote behind a backslash the string goes on.
+        if next == '\\' && quote == '"' && text[from..].starts_with(['"', '\\']) {
+            from += 1;
+        }
+    }
+    from
+}
+
+fn word_end(text: &str, at: usize) -> usize {
+    let ends = |c: char| c.is_whitespace() || "[]{},=#\"'".contains(c);
+    text[at..].find(ends).map_or(text.len(), |length| at + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_masked_wherever_its_line_is_quoted() {
+        for text in [
+            "client_secret = \"hunter2\"",
+            "client_secret=hunter2",
+            "client_secret = hunter2==hunter2",
+            "client_secret =\n  \"hunter2\"",
+            "client_secret = \"\" \"hunter2\"",
+            "password = 'hunter2' # hunter2",
+            "\"client_secret\" = \"hunter2\"",
+            "\"client\\u005fsecret\" = \"hunter2\"",
+            "credentials.a.client_secret = \"hunter2",
+            "client_secret.value = \"hunter2\"",
+            "[credentials.a.client_secret]\nvalue = \"hunter2\"",
+            "state_key = \"hunter2\"",
+            "token = \"hunter2\"",
+            "credentials = \"hunter2\"",
+            "# client_secret = \"hunter2\"",
+            "client_secret = \"\"\"\nhunter2\nhunter2\"\"\"",
+            "client_secret = \"a\\\"hunter2\"",
+            "a = { client_id = \"x\", client_secret = \"hunter2\" }",
+            "client_secret = { value = \"hunter2\" }",
+            "client_secret = { env = { value = \"hunter2\" } }",
+            "client_secret = { env = \"X\", value = \"hunter2\" }",
+            "client_secret = {\n  env = \"X\", # hunter2\n  value = 'hunter2',\n}",
+            "client_secret = [\"hunter2\", \"hunter2\"]",
+            "client_secret = [\n  \"hunter2\",\n  [ 'hunter2' ], # hunter2\n  hunter2==\n]",
+            "client_secret = [\n\"hunter2\"\n[server]\nx = \"hunter2\"",
+            "client_secret: \"hunter2\"",
+            "client_secret:hunter2",
+            "client_secret\t:\t\"hunter2\"",
+            "CLIENT_SECRET \"hunter2\"",
+            "client_secret:\n  hunter2\nlisten = 1",
+            "client_secret:\n  - hunter2\n",
+            "{\"client_secret\": \"hunter2\", \"client_id\": \"x\"}",
+            "client_secret: { value = \"hunter2\" }",
+            "client_secret: { \"value\": \"hunter2\" }",
+            "client_secret: [ \"hunter2\" ]",
+            "client_secrt = \"hunter2\"",
+            "clientsecet = \"hunter2\"",
+            "required_header = \"X-Key hunter2\"",
+        ] {
+            let masked = mask(text);
+            assert!(!masked.contains("hunter2"), "{masked}");
+            assert_eq!(masked.len(), text.len());
+        }
+    }
+
+    #[test]
+    fn what_a_url_carries_is_masked_in_any_line() {
+        for (text, shown) in [
+            ("upstream = \"https://user:hunter2@host/\"", "upstream = \"https://************@host/\""),
+            ("upstream = https://user:hunter2@host/", "upstream = https://************@host/"),
+            ("a = [\"https://hunter2@h\"]", "a = [\"https://*******@h\"]"),
+            ("a = 'https:u:hun/ter2@h'", "a = 'https:**********@h'"),
+            ("# see https://u:hunter2@h", "# see https://*********@h"),
+            ("a = \"\"\"\nhttps://u:hunter2@h\"\"\"", "a = \"\"\"\nhttps://*********@h\"\"\""),
+            ("a = \"https://h/?x=1&api_key=hunter2&y=2\"", "a = \"https://h/?x=1&api_key=********y=2\""),
+            ("a = \"https://h/#access_token=hunter2\"", "a = \"https://h/#access_token=*******\""),
+            ("a = https://h/?token=hunter2", "a = https://h/?token=*******"),
+        ] {
+            assert_eq!(mask(text), shown);
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_shown() {
+        for text in [
+            "token_url = \"https://as.example.com/token?tenant=1\" # where tokens come from",
+            "client_secret = { env = \"CXONE_SECRET\" }",
+            "client_secret = {\n  file = '/run/secrets/x',\n}\nclient_id = \"x\"",
+            "client_secret.env = \"CXONE_SECRET\"",
+            "[credentials.token-service]\nclient_id = \"x\"",
+            "credentials = { a = { client_id = \"x\" } }",
+            "credentials.my_key.client_id = \"x\"",
+            "listen = \"127.0.0.1:8080\"",
+            "allow_from = [\n  \"10.0.0.0/8\", # the office's\n]\n[[routes]]\nupstream = \"https://h/@me\"",
+        ] {
+            let unmasked_path = text.replace("https://h/@me", "https://**@me");
+            assert_eq!(mask(text), unmasked_path);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn masking_keeps_every_place_where_it_is(text in "([a-z_]{0,3}|client_secret|https://|é|[\\[\\]{}=,#\"'\\\\\n@?&: .]){0,40}") {
+            let masked = mask(&text);
+
+            prop_assert_eq!(masked.len(), text.len());
+            for at in 0..=text.len() {
+                prop_assert!(!text.is_char_boundary(at) || masked.is_char_boundary(at));
+            }
+            let ends = |text: &str| text.match_indices('\n').map(|(at, _)| at).collect::<Vec<_>>();
+            prop_assert_eq!(ends(&masked), ends(&text));
+        }
+
+        #[test]
+        fn any_text_can_be_masked(text in any::<String>()) {
+            prop_assert_eq!(mask(&text).len(), text.len());
+        }
+
+        #[test]
+        fn a_string_behind_a_secrets_key_is_never_shown(
+            secret in "[a-zA-Z0-9=#,{}\\[\\]:@.\"' -]{0,9}SECRET[a-zA-Z0-9=#,{}\\[\\]:@. \\\\-]{0,9}",
+            form in prop::sample::select(vec!["S", "{ value = S }", "[S, S]", "[\n1, [S],\n]", "{\n a = { b = S } }"]),
+            before in prop::sample::select(vec!["", "scopes = [\"a]\", 'b']\n", "x = { y = 1 }\n", "# don't [\n"]),
+        ) {
+            let string = format!("\"{}\"", secret.replace('\\', "\\\\").replace('"', "\\\""));
+            let text = format!("{before}client_secret = {}\n", form.replace('S', &string));
+
+            prop_assert!(!mask(&text).contains("SECRET"), "{}", mask(&text));
+        }
+    }
+}

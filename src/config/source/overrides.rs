@@ -1,0 +1,199 @@
+//! Environment variables that override keys of the file: `BEARERD_SERVER__LISTEN`, `BEARERD_CREDENTIALS__CXONE__CLIENT_ID`.
+//!
+//! Only names with a double underscore count, so that what Kubernetes sets for a service called `bearerd`
+//! (`BEARERD_PORT`, `BEARERD_SERVICE_HOST`) is left alone. A value is read as TOML where it is TOML (a number,
+//! a list, an inline table) and as text otherwise, or where only text fits.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::{Problem, Sources};
+use super::document::{for_each_section, nearest, not_supported};
+use super::section::Section;
+use crate::config::environment::Environment;
+
+const PREFIX: &str = "BEARERD_";
+
+/// Lays every override over the file's tree; what names no key of the file is a problem.
+pub(in crate::config) fn apply<'i>(
+    root: &mut DeTable<'i>,
+    sources: &mut Sources,
+    environment: &'i Environment,
+    problems: &mut Vec<Problem>,
+) {
+    for (variable, value) in environment.iter() {
+        let Some(path) = variable.strip_prefix(PREFIX) else { continue };
+        if !path.contains("__") {
+            problems.extend(meant(root, variable).map(|meant| {
+                Problem::warning(
+                    sources.add_override(variable, value),
+                    format!("{variable} overrides nothing"),
+                )
+                .help(format!("with two underscores between its parts it would: {meant}"))
+            }));
+            continue;
+        }
+        let place = sources.add_override(variable, value);
+        let parts: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let (section, names, key, within) = match parts.as_slice() {
+            ["server", "limits", key, within @ ..] => {
+                (Section::Limits, vec!["server", "limits"], *key, within)
+            }
+            ["server", "tls", key, within @ ..] => (Section::Tls, vec!["server", "tls"], *key, within),
+            ["server", key, within @ ..] => (Section::Server, vec!["server"], *key, within),
+            ["admin", key, within @ ..] => (Section::Admin, vec!["admin"], *key, within),
+            ["log", key, within @ ..] => (Section::Log, vec!["log"], *key, within),
+            ["credentials", name, key, within @ ..] => {
+                (Section::Credential, vec!["credentials", *name], *key, within)
+            }
+            [key, within @ ..] => (Section::Root, vec![], *key, within),
+            [] => continue,
+        };
+        if let Some(problem) = refused(variable, section, key, within, &place) {
+            problems.push(problem);
+            continue;
+        }
+        let name = names.get(1).map(|name| credential_name(root, name));
+        let names: Vec<&str> = match (section, &name) {
+            (Section::Credential, Some(name)) => vec!["credentials", name],
+            _ => names,
+        };
+        // A section of the wrong type is reported where it stands.
+        let Some(table) = table_in(root, &names, &place) else { continue };
+        table.remove(key);
+        table.insert(Spanned::new(place.clone(), Cow::Owned(key.to_owned())), parsed(value, &place));
+    }
+}
+
+/// The override that a variable would be if it had two underscores where it has one.
+fn meant(root: &DeTable<'_>, variable: &str) -> Option<String> {
+    let mut sections = vec![
+        (Section::Limits, "SERVER__LIMITS".to_owned()),
+        (Section::Tls, "SERVER__TLS".to_owned()),
+        (Section::Server, "SERVER".to_owned()),
+        (Section::Admin, "ADMIN".to_owned()),
+        (Section::Log, "LOG".to_owned()),
+    ];
+    let credentials = root.get("credentials").and_then(|all| all.get_ref().as_table());
+    sections.extend(credentials.into_iter().flat_map(|all| all.keys()).map(|name| {
+        let name = name.get_ref().to_ascii_uppercase().replace(['-', '.'], "_");
+        (Section::Credential, format!("CREDENTIALS__{name}"))
+    }));
+    sections.into_iter().find_map(|(section, name)| {
+        let full = |key: &&str| format!("{PREFIX}{name}__{}", key.to_ascii_uppercase());
+        section.keys().iter().map(full).find(|full| full.replace("__", "_") == variable)
+    })
+}
+
+/// Why a variable overrides nothing, if so.
+fn refused(
+    variable: &str,
+    section: Section,
+    key: &str,
+    within: &[&str],
+    place: &Range<usize>,
+) -> Option<Problem> {
+    if section.planned().contains(&key) {
+        return Some(not_supported(key, place.clone()));
+    }
+    if section == Section::Root {
+        let problem = Problem::error(place.clone(), format!("{variable} names no section of the file"));
+        return Some(match key {
+            "routes" => problem.help("routes are written in the file only"),
+            _ => problem.help("an override is BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
+        });
+    }
+    if !section.keys().contains(&key) {
+        let title = format!("{variable} names no key: {} has no `{key}`", section.header());
+        let problem = Problem::error(place.clone(), title);
+        return Some(match nearest(section, key) {
+            Some(meant) => problem.help(format!("did you mean `{meant}`?")),
+            None => problem.help(format!("{} has: {}", section.header(), section.keys().join(", "))),
+        });
+    }
+    let depth: usize = within.iter().map(|name| name.len() + 2).sum();
+    let whole = &variable[..variable.len() - depth];
+    (!within.is_empty()).then(|| {
+        Problem::error(place.clone(), format!("{variable} names a part of `{key}`"))
+            .help(format!("set {whole} to the whole value as TOML, such as '{{ env = \"NAME\" }}'"))
+    })
+}
+
+/// Replaces the override at this place by its text; answers whether it was not text already.
+pub(in crate::config) fn take_as_text(
+    root: &mut DeTable<'_>,
+    sources: &Sources,
+    place: &Range<usize>,
+) -> bool {
+    let mut replaced = false;
+    for_each_section(root, &mut |_, _, table| {
+        for (_, value) in table.iter_mut() {
+            let span = value.span();
+            let holds = span.start <= place.start && place.end <= span.end;
+            let is_other = !value.get_ref().is_str() && !value.get_ref().is_table();
+            if holds && is_other && sources.is_override(&span) {
+                let text = sources.override_text(&span).unwrap_or_default().to_owned();
+                *value = Spanned::new(span, DeValue::String(Cow::Owned(text)));
+                replaced = true;
+            }
+        }
+    });
+    replaced
+}
+
+/// The table at this path, made where it is missing; `None` where something else stands.
+fn table_in<'t, 'i>(
+    root: &'t mut DeTable<'i>,
+    path: &[&str],
+    place: &Range<usize>,
+) -> Option<&'t mut DeTable<'i>> {
+    path.iter().try_fold(root, |table, name| {
+        if !table.contains_key(*name) {
+            table.insert(
+                Spanned::new(place.clone(), Cow::Owned((*name).to_owned())),
+                Spanned::new(place.clone(), DeValue::Table(DeTable::new())),
+            );
+        }
+        match table.get_mut(*name).map(Spanned::get_mut) {
+            Some(DeValue::Table(inner)) => Some(inner),
+            _ => None,
+        }
+    })
+}
+
+/// The credential of the file that a variable's part means: case and `-` do not survive in variable names.
+fn credential_name(root: &DeTable<'_>, part: &str) -> String {
+    let written = root.get("credentials").and_then(|all| all.get_ref().as_table()).and_then(|all| {
+        all.keys().map(|name| name.get_ref().to_string()).find(|name| {
+            name.to_ascii_lowercase().replace(['-', '.'], "_") == part || name.eq_ignore_ascii_case(part)
+        })
+    });
+    written.unwrap_or_else(|| part.to_owned())
+}
+
+/// The value as TOML where it is TOML, else as text; every part of it is at the same place.
+fn parsed<'i>(value: &'i str, place: &Range<usize>) -> Spanned<DeValue<'i>> {
+    let value = DeValue::parse(value)
+        .map_or_else(|_| DeValue::String(Cow::Borrowed(value)), |parsed| placed(parsed.into_inner(), place));
+    Spanned::new(place.clone(), value)
+}
+
+/// The same value with every place in it replaced.
+fn placed<'i>(value: DeValue<'i>, place: &Range<usize>) -> DeValue<'i> {
+    let at_place =
+        |value: Spanned<DeValue<'i>>| Spanned::new(place.clone(), placed(value.into_inner(), place));
+    match value {
+        DeValue::Array(items) => DeValue::Array(items.into_iter().map(at_place).collect()),
+        DeValue::Table(entries) => DeValue::Table(
+            entries
+                .into_iter()
+                .map(|(key, value)| (Spanned::new(place.clone(), key.into_inner()), at_place(value)))
+                .collect(),
+        ),
+        scalar => scalar,
+    }
+}

@@ -1,0 +1,456 @@
+//! Which request goes where: by host, then by the longest prefix on segment boundaries.
+//!
+//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that
+//! `/%61pi` is `/api`; what is sent on is what came in. Looking up costs one hash for each prefix length that
+//! some route has, however many routes there are.
+
+pub mod guard;
+pub mod lenient_path;
+pub mod prefix;
+pub mod rules;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use http::StatusCode;
+use http::uri::PathAndQuery;
+
+use self::guard::Target;
+use self::prefix::Prefix;
+use self::rules::Rules;
+use super::auth::rejection_hold::Hold;
+use super::upstream::{Destination, Upstream};
+use crate::config;
+use crate::config::{Fields, Forwarded, Retry429};
+use crate::token::TokenSource;
+
+/// A route as requests use it.
+#[derive(Debug)]
+pub struct Route {
+    /// How it is called in logs: its host and path.
+    pub name: String,
+    /// What it lets through.
+    pub rules: Rules,
+    /// What is taken off each path.
+    pub prefix: Prefix,
+    /// What is done with header fields.
+    pub fields: Fields,
+    /// Where requests go.
+    pub upstream: Arc<Upstream>,
+    /// Put in front of each path, where the upstream is written; empty or `/…` without a slash at its end.
+    pub path_in_front: String,
+    /// Whose token they get.
+    pub token: Option<TokenSource>,
+    /// Statuses that say that a token was rejected.
+    pub retry_on: Vec<StatusCode>,
+    /// What is done about a 429.
+    pub retry_429: Retry429,
+    /// Whether a rejected token is a reason to ask for another.
+    pub hold: Arc<Hold>,
+    /// From the end of the request to the response head.
+    pub timeout: Duration,
+    /// Whether callers may speak WebSocket with the upstream.
+    pub allows_websocket: bool,
+    /// Between two pieces of the response body; `None` is without end.
+    pub read_timeout: Option<Duration>,
+    /// Paths at which callers log in, and get an answer of ours.
+    pub login_stub: Vec<String>,
+    /// Names of certificates, of which a caller must have one; empty for anybody.
+    pub callers: Vec<String>,
+    /// What the upstream learns of the caller.
+    pub forwarded: Forwarded,
+}
+
+impl Route {
+    /// As it is configured. `must_be_plain`: another spelling of a path could lead around what another
+    /// route asks of it.
+    pub fn new(
+        route: &config::Route,
+        upstream: Arc<Upstream>,
+        token: Option<TokenSource>,
+        must_be_plain: bool,
+    ) -> Self {
+        Self {
+            name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
+            rules: Rules::new(route, must_be_plain),
+            prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
+            fields: route.fields.clone(),
+            retry_on: route.retry_on.clone(),
+            retry_429: route.retry_429,
+            upstream,
+            path_in_front: route.upstream.destination.path().to_owned(),
+            token,
+            hold: Arc::default(),
+            timeout: route.timeout,
+            read_timeout: route.read_timeout,
+            allows_websocket: route.allows_websocket,
+            login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
+            callers: route.callers.clone(),
+            forwarded: route.forwarded,
+        }
+    }
+}
+
+impl Route {
+    /// What is known of its tokens from a table before, if they are the same.
+    #[must_use]
+    pub fn remembering(self, before: Option<&Self>) -> Self {
+        let is_same = |before: &&Self| match (&before.token, &self.token) {
+            (Some(before), Some(token)) => before.is(token),
+            _ => false,
+        };
+        match before.filter(is_same) {
+            Some(before) => Self { hold: Arc::clone(&before.hold), ..self },
+            None => self,
+        }
+    }
+}
+
+/// All routes. A request is looked up in one table from start to end.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: Vec<Route>,
+    hosts: HashMap<String, Prefixes>,
+    any_host: Prefixes,
+}
+
+/// The prefixes of one host: by their text, and the numbers of segments that occur, longest first.
+#[derive(Debug, Default)]
+struct Prefixes {
+    routes: HashMap<String, usize>,
+    lengths: Vec<usize>,
+}
+
+impl Table {
+    /// Adds a route; host and prefix are as resolved from the configuration.
+    pub fn add(&mut self, host: Option<&str>, prefix: &str, route: Route) {
+        let prefixes = match host {
+            Some(host) => self.hosts.entry(host.to_owned()).or_default(),
+            None => &mut self.any_host,
+        };
+        prefixes.add(prefix, self.routes.len());
+        self.routes.push(route);
+    }
+
+    /// The route that was added for exactly this.
+    pub fn at(&self, host: Option<&str>, prefix: &str) -> Option<&Route> {
+        let prefixes = host.map_or(Some(&self.any_host), |host| self.hosts.get(host))?;
+        prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
+    }
+
+    /// The route of a request.
+    pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
+        let path = normalized(target.path);
+        let by_host = || {
+            let prefixes = match self.hosts.get(target.host) {
+                Some(prefixes) => Some(prefixes),
+                None if target.host.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                    self.hosts.get(&target.host.to_ascii_lowercase())
+                }
+                None => None,
+            };
+            prefixes?.longest(&path)
+        };
+        let index = if self.hosts.is_empty() { None } else { by_host() };
+        index.or_else(|| self.any_host.longest(&path)).map(|index| &self.routes[index])
+    }
+}
+
+impl Prefixes {
+    fn add(&mut self, prefix: &str, index: usize) {
+        let length = if prefix == "/" { 0 } else { prefix.matches('/').count() };
+        self.routes.insert(key_of(prefix).to_owned(), index);
+        if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
+            self.lengths.insert(at, length);
+        }
+    }
+
+    fn longest(&self, path: &str) -> Option<usize> {
+        self.lengths.iter().find_map(|&length| {
+            let prefix = first_segments(path, length)?;
+            self.routes.get(prefix).copied()
+        })
+    }
+}
+
+/// The root is the prefix of no segments.
+fn key_of(prefix: &str) -> &str {
+    if prefix == "/" { "" } else { prefix }
+}
+
+/// The text of a path's first `count` segments, if it has as many.
+fn first_segments(path: &str, count: usize) -> Option<&str> {
+    if count == 0 {
+        return Some("");
+    }
+    let mut slashes = path.match_indices('/').map(|(at, _)| at);
+    // The first slash opens the first segment; the one after the last ends it.
+    let end = slashes.nth(count);
+    match end {
+        Some(end) => Some(&path[..end]),
+        None => (path.matches('/').count() == count).then_some(path),
+    }
+}
+
+/// The path with unreserved characters decoded.
+fn normalized(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
+        match escape.get(1..).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) if is_unreserved(byte) => decoded.push(char::from(byte)),
+            _ => decoded.push_str(escape),
+        }
+        rest = &rest[at + escape.len()..];
+    }
+    decoded.push_str(rest);
+    Cow::Owned(decoded)
+}
+
+/// RFC 3986 §2.3.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+impl Route {
+    /// Whether a caller whose certificate has these names may use it.
+    pub fn admits(&self, names: &[String]) -> bool {
+        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    }
+
+    /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
+    /// somebody's secret is passed on: letters of either case, and empty segments; and what is one without the prefix.
+    pub fn is_login(&self, method: &Method, path: &str) -> bool {
+        if self.login_stub.is_empty() || *method != Method::POST {
+            return false;
+        }
+        let segments = |path: &'_ str| -> Vec<String> {
+            path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
+        };
+        let is_stub = |path: &str| {
+            let called = segments(&normalized(path));
+            self.login_stub.iter().any(|stub| segments(stub) == called)
+        };
+        is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.off(path)))
+    }
+
+    /// What is put in front of each path: by the route where its upstream is written, else by the discovery.
+    pub fn in_front<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
+    }
+
+    /// The path and query for the upstream: the caller's own bytes, behind the upstream's path in the prefix's place.
+    ///
+    /// # Errors
+    ///
+    /// The caller's own if together they are too long for a request target.
+    pub fn target(
+        &self,
+        path_and_query: Option<&PathAndQuery>,
+        destination: &Destination,
+    ) -> Result<PathAndQuery, http::Error> {
+        let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let in_front = self.in_front(destination);
+        if in_front.is_empty() && self.prefix.text().is_empty() {
+            return Ok(own);
+        }
+        let (path, query) = own.as_str().split_at(own.path().len());
+        let rest = self.prefix.off(path);
+        let slash = if rest.is_empty() && in_front.is_empty() { "/" } else { "" };
+        Ok(PathAndQuery::try_from(format!("{in_front}{slash}{rest}{query}"))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::proxy::limits::slots::Seats;
+    use crate::proxy::upstream::connect::{Connect, Connecting};
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl Connect for Nowhere {
+        fn connect(&self) -> Connecting {
+            Box::pin(std::future::pending())
+        }
+
+        fn may_speak_http2(&self) -> bool {
+            false
+        }
+    }
+
+    fn nowhere(path_in_front: &str) -> Destination {
+        Destination {
+            origin: "https://nowhere.test".to_owned(),
+            host: HeaderValue::from_static("nowhere"),
+            path_in_front: path_in_front.to_owned(),
+            connect: Box::new(Nowhere),
+            number: 0,
+        }
+    }
+
+    fn route(name: &str) -> Route {
+        Route {
+            name: name.to_owned(),
+            rules: Rules::default(),
+            prefix: Prefix::default(),
+            fields: Fields::default(),
+            retry_on: Vec::new(),
+            retry_429: Retry429::default(),
+            upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
+            path_in_front: String::new(),
+            token: None,
+            hold: Arc::default(),
+            timeout: Duration::from_secs(1),
+            allows_websocket: false,
+            read_timeout: None,
+            login_stub: Vec::new(),
+            callers: Vec::new(),
+            forwarded: Forwarded::None,
+        }
+    }
+
+    fn table(routes: &[(Option<&str>, &str)]) -> Table {
+        let mut table = Table::default();
+        for (host, prefix) in routes {
+            let name = format!("{}{prefix}", host.unwrap_or_default());
+            table.add(*host, prefix, route(&name));
+        }
+        table
+    }
+
+    fn found<'t>(table: &'t Table, host: &str, path: &str) -> Option<&'t str> {
+        table.route(&Target { host, path, is_ambiguous: false }).map(|route| route.name.as_str())
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_on_segment_boundaries() {
+        let table = table(&[(None, "/"), (None, "/api"), (None, "/api/v2/users"), (None, "/other")]);
+
+        for (path, name) in [
+            ("/", "/"),
+            ("/x", "/"),
+            ("/api", "/api"),
+            ("/api/", "/api"),
+            ("/apix", "/"),
+            ("/api/v2", "/api"),
+            ("/api/v2/users", "/api/v2/users"),
+            ("/api/v2/users/7", "/api/v2/users"),
+            ("/api/v2/usersx", "/api"),
+            ("/other/x", "/other"),
+        ] {
+            assert_eq!(found(&table, "h", path), Some(name), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_exact_host_beats_none_whatever_the_prefix() {
+        let table = table(&[(None, "/api/v2"), (Some("a.test"), "/"), (Some("b.test"), "/api")]);
+
+        assert_eq!(found(&table, "a.test", "/api/v2"), Some("a.test/"));
+        assert_eq!(found(&table, "A.Test", "/api/v2"), Some("a.test/"));
+        assert_eq!(found(&table, "b.test", "/api/v2"), Some("b.test/api"));
+        assert_eq!(found(&table, "c.test", "/api/v2"), Some("/api/v2"));
+        assert_eq!(found(&table, "c.test", "/x"), None);
+    }
+
+    #[test]
+    fn a_host_without_a_matching_prefix_falls_back() {
+        let table = table(&[(Some("a.test"), "/api"), (None, "/")]);
+
+        assert_eq!(found(&table, "a.test", "/x"), Some("/"));
+    }
+
+    #[test]
+    fn unreserved_characters_match_however_they_are_written() {
+        let table = table(&[(None, "/api"), (None, "/a~b")]);
+
+        assert_eq!(found(&table, "h", "/%61pi/x"), Some("/api"));
+        assert_eq!(found(&table, "h", "/a%7Eb"), Some("/a~b"));
+        assert_eq!(found(&table, "h", "/api%2Fx"), None);
+        assert_eq!(found(&table, "h", "/%"), None);
+        assert_eq!(found(&table, "h", "/%6"), None);
+    }
+
+    #[test]
+    fn a_login_is_a_post_to_a_stub_however_a_lenient_server_would_read_it() {
+        let mut route = route("r");
+        assert!(!route.is_login(&Method::POST, "/oauth/token"));
+        route.login_stub = vec!["/x".to_owned(), "/oauth/token".to_owned()];
+
+        for path in
+            ["/oauth/token", "/oauth/token/", "/OAuth/Token", "/%6fauth/token", "//oauth//token", "/x"]
+        {
+            assert!(route.is_login(&Method::POST, path), "{path}");
+        }
+        for path in ["/", "/oauth", "/oauth/token/x", "/oauth/tokens", "/api/oauth/token"] {
+            assert!(!route.is_login(&Method::POST, path), "{path}");
+        }
+        assert!(!route.is_login(&Method::GET, "/oauth/token"));
+
+        route.prefix = Prefix::new("/gen");
+        assert!(route.is_login(&Method::POST, "/gen/oauth/token"));
+        assert!(route.is_login(&Method::POST, "/oauth/token"));
+        assert!(!route.is_login(&Method::POST, "/gen/gen/oauth/token"));
+    }
+
+    #[test]
+    fn a_caller_needs_one_of_the_names_exactly() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut route = route("r");
+        assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
+        route.callers = names(&["CN=billing", "DNS:billing.internal"]);
+
+        assert!(route.admits(&names(&["CN=x", "DNS:billing.internal"])));
+        for others in [&[][..], &["CN=Billing"], &["CN=billing2"], &["DNS:billing"], &["CN=billing, CN=x"]] {
+            assert!(!route.admits(&names(others)), "{others:?}");
+        }
+    }
+
+    #[test]
+    fn the_callers_own_bytes_are_sent_on() {
+        let mut route = route("r");
+        let given = PathAndQuery::from_static("/%61pi/x?q=%2F&r=1");
+        let sent = |route: &Route, found: &str| route.target(Some(&given), &nowhere(found)).unwrap();
+        assert_eq!(sent(&route, ""), given);
+        assert_eq!(sent(&route, "/found"), "/found/%61pi/x?q=%2F&r=1");
+
+        route.path_in_front = "/base".to_owned();
+        assert_eq!(sent(&route, ""), "/base/%61pi/x?q=%2F&r=1");
+    }
+
+    #[test]
+    fn the_upstreams_path_takes_the_place_of_a_prefix_that_is_stripped() {
+        let mut route = route("r");
+        route.prefix = Prefix::new("/api");
+        let target =
+            |route: &Route, path| route.target(Some(&PathAndQuery::from_static(path)), &nowhere("")).unwrap();
+
+        for (path, rest) in [
+            ("/api/x/%2F?q=/a/b", "/x/%2F?q=/a/b"),
+            ("/%61pi/x", "/x"),
+            ("/api/", "/"),
+            ("/api", "/"),
+            ("/api?q=/a/b", "/?q=/a/b"),
+        ] {
+            assert_eq!(target(&route, path), rest, "{path}");
+        }
+        route.path_in_front = "/base".to_owned();
+        for (path, expected) in
+            [("/api/x?q", "/base/x?q"), ("/api/", "/base/"), ("/api", "/base"), ("/api?q=/", "/base?q=/")]
+        {
+            assert_eq!(target(&route, path), expected, "{path}");
+        }
+    }
+}

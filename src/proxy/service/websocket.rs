@@ -1,0 +1,221 @@
+//! WebSocket: a handshake in HTTP/1.1, and then bytes in both directions that are nobody's business (RFC 6455).
+//!
+//! Where a route allows it, a caller's handshake goes its way like any request, with a token, and is sent again after a
+//! 401. A 101 that answers it is passed on; the caller's connection, which hyper then lets go of, becomes a [`Tunnel`].
+//! It has no time-out of its own, as both ends have theirs; it counts as a request under way and is cut when a drain ends.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Response, Version};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::time::{Instant, timeout};
+use tracing::info;
+
+use crate::proxy::body::replay::Attempt;
+use crate::proxy::downstream::state::{Caller, LINGER};
+use crate::proxy::error::ProxyError;
+use crate::proxy::message::headers;
+use crate::proxy::message::via::Via;
+use crate::proxy::upstream::forward::{Answered, ForwardError};
+use crate::proxy::upstream::pool::Switched;
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// RFC 6455 §1.3.
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A caller's wish to speak WebSocket.
+#[derive(Debug)]
+pub struct Handshake {
+    /// What a server that has understood it says.
+    accept: String,
+}
+
+/// What a caller's connection becomes once its 101 is written.
+#[derive(Default)]
+pub struct Slot(RefCell<Option<Tunnel>>);
+
+/// An upstream's connection that speaks HTTP no more, for a caller's.
+pub struct Tunnel {
+    upstream: Switched,
+    caller: UnderWay,
+    is_logged: bool,
+}
+
+/// Counts as a request of its caller's.
+struct UnderWay(Rc<Caller>);
+
+impl Handshake {
+    /// The handshake of a request, if it is a whole one (RFC 6455 §4.2.1). What is none loses its `Upgrade`.
+    pub fn of(head: &Parts) -> Option<Self> {
+        let is_one = head.method == Method::GET
+            && head.version == Version::HTTP_11
+            && headers::lists(&head.headers, &UPGRADE, "websocket")
+            && headers::lists(&head.headers, &CONNECTION, "upgrade");
+        let mut keys = head.headers.get_all(SEC_WEBSOCKET_KEY).iter();
+        let key = keys.next().filter(|_| is_one && keys.next().is_none())?;
+        Some(Self { accept: accept(key.as_bytes()) })
+    }
+
+    /// Asks the upstream.
+    pub fn ask(headers: &mut HeaderMap) {
+        headers.insert(UPGRADE, WEBSOCKET);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+
+    /// Takes the upstream's connection over for the caller's, if the answer is one to this handshake (RFC 6455 §4.1).
+    ///
+    /// # Errors
+    ///
+    /// [`ForwardError`] if it is not.
+    pub async fn complete(
+        &self,
+        answered: Answered<Attempt<Incoming>>,
+        caller: &Rc<Caller>,
+        via: &Via,
+        is_logged: bool,
+    ) -> Result<Response<Bytes>, ProxyError> {
+        let Answered { response, lease } = answered;
+        let (mut head, _) = response.into_parts();
+        let is_accepted = headers::lists(&head.headers, &UPGRADE, "websocket")
+            && headers::lists(&head.headers, &CONNECTION, "upgrade")
+            && head.headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|said| *said == self.accept);
+        let taken_over = if is_accepted { lease.into_stream().await } else { None };
+        let Some(upstream) = taken_over else {
+            return Err(ForwardError::Protocol("a 101 that answers no handshake".to_owned()).into());
+        };
+        headers::for_caller(&mut head.headers, head.version, via);
+        Self::ask(&mut head.headers);
+        caller.request_begun();
+        let tunnel = Tunnel { upstream, caller: UnderWay(Rc::clone(caller)), is_logged };
+        *caller.upgrade.0.borrow_mut() = Some(tunnel);
+        Ok(Response::from_parts(head, Bytes::new()))
+    }
+}
+
+/// RFC 6455 §4.2.2.
+fn accept(key: &[u8]) -> String {
+    STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID.as_bytes()].concat()))
+}
+
+impl Slot {
+    /// The tunnel that was made for the connection.
+    pub fn take(&self) -> Option<Tunnel> {
+        self.0.borrow_mut().take()
+    }
+}
+
+impl Tunnel {
+    /// Carries bytes in both directions until one side has ended, and then for a moment what the other still says.
+    /// `read` is what has come of the caller's already.
+    pub async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
+        let began = Instant::now();
+        let Switched { stream, first, held: _held } = self.upstream;
+        let (caller, upstream) = (split(caller), split(stream));
+        let (mut up, mut down) = (Ok(0), Ok(0));
+        {
+            let mut upwards = Box::pin(carry(read, caller.0, upstream.1));
+            let mut downwards = Box::pin(carry(first, upstream.0, caller.1));
+            tokio::select! {
+                ended = &mut upwards => {
+                    up = ended;
+                    if let Ok(ended) = timeout(LINGER, downwards).await {
+                        down = ended;
+                    }
+                }
+                ended = &mut downwards => {
+                    down = ended;
+                    if let Ok(ended) = timeout(LINGER, upwards).await {
+                        up = ended;
+                    }
+                }
+            }
+        }
+        if self.is_logged {
+            let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!(
+                target: "bearerd::access",
+                peer = %self.caller.0.peer().host(),
+                received = up.as_ref().ok(),
+                sent = down.as_ref().ok(),
+                duration_ms,
+                "websocket ended"
+            );
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.request_ended();
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot").finish_non_exhaustive()
+    }
+}
+
+/// Carries one direction to its end, and says that it is one.
+async fn carry<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    first: Bytes,
+    mut from: R,
+    mut to: W,
+) -> std::io::Result<u64> {
+    to.write_all(&first).await?;
+    to.flush().await?;
+    let copied = copy(&mut from, &mut to).await?;
+    to.shutdown().await?;
+    Ok(copied + first.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    fn handshake(method: &str, version: Version, fields: &[(&str, &str)]) -> Option<Handshake> {
+        let mut request = http::Request::builder().method(method).version(version).uri("/x");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        Handshake::of(&request.body(()).unwrap().into_parts().0)
+    }
+
+    #[test]
+    fn a_handshake_is_answered_as_the_rfc_has_it() {
+        let fields =
+            [("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade"), ("sec-websocket-key", KEY)];
+
+        let handshake = handshake("GET", Version::HTTP_11, &fields).unwrap();
+
+        assert_eq!(handshake.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn what_is_not_a_whole_handshake_is_none() {
+        let good = [("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-key", KEY)];
+        assert!(handshake("GET", Version::HTTP_11, &good).is_some());
+        assert!(handshake("POST", Version::HTTP_11, &good).is_none());
+        assert!(handshake("GET", Version::HTTP_10, &good).is_none());
+        for without in 0..3 {
+            let mut fields = good.to_vec();
+            fields.remove(without);
+            assert!(handshake("GET", Version::HTTP_11, &fields).is_none(), "{fields:?}");
+        }
+        let two_keys = [&good[..], &good[2..]].concat();
+        assert!(handshake("GET", Version::HTTP_11, &two_keys).is_none());
+        let other = [("upgrade", "h2c"), good[1], good[2]];
+        assert!(handshake("GET", Version::HTTP_11, &other).is_none());
+    }
+}

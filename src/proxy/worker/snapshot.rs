@@ -1,0 +1,135 @@
+//! What a worker serves by at the moment: routes, upstreams and limits, swapped as one by a reload.
+//!
+//! A request takes the [`Service`] once, at its beginning, and sees one table to its end. An upstream that the next
+//! table has too keeps its pool; another's connections end with the last request on each.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::config::Limits;
+use crate::proxy::body::replay::Attempt;
+use crate::proxy::downstream::state::{Caller, End};
+use crate::proxy::service::Service;
+use crate::proxy::service::settings::Terms;
+use crate::proxy::upstream::Upstream;
+use crate::proxy::upstream::pool::Pool;
+
+type WorkersPool = Pool<Attempt<Incoming>>;
+
+/// What a worker is to serve by from now on.
+#[derive(Debug)]
+pub struct Change {
+    /// Who may call, where requests go, and within which limits.
+    pub terms: Arc<Terms>,
+    /// The upstreams, in the order of their indices.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// What callers may take.
+    pub limits: Limits,
+    /// The entrances that there are from now on. What came in by another ends as in a drain.
+    pub entrances: Vec<u32>,
+    /// Told when all of it is so.
+    pub done: oneshot::Sender<()>,
+}
+
+/// What a worker serves by.
+pub struct Current {
+    service: RefCell<Rc<Service>>,
+    limits: RefCell<Rc<Limits>>,
+    /// Those of the last change; before the first one, whatever there is.
+    entrances: RefCell<Option<Vec<u32>>>,
+    /// The tasks that let others have the places of a pool's idle connections.
+    giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
+}
+
+impl Current {
+    /// By this, from the start.
+    pub fn new(service: Service, limits: Limits) -> Self {
+        Self {
+            service: RefCell::new(Rc::new(service)),
+            limits: RefCell::new(Rc::new(limits)),
+            entrances: RefCell::default(),
+            giving_way: RefCell::default(),
+        }
+    }
+
+    /// What a request that begins now is answered by.
+    pub fn service(&self) -> Rc<Service> {
+        Rc::clone(&self.service.borrow())
+    }
+
+    /// What a caller may take now.
+    pub fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    /// Serves by something else from now on.
+    pub fn change(&self, terms: Arc<Terms>, upstreams: Vec<Arc<Upstream>>, limits: Limits) {
+        let before = self.service();
+        let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
+        for upstream in upstreams {
+            let mut known = before.pools().iter().chain(&pools);
+            let same = known.find(|pool| std::ptr::eq(pool.upstream(), &raw const *upstream)).map(Rc::clone);
+            pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
+        }
+        let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
+        let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
+        let mut service = Service::new(terms, pools);
+        service.copies = before.copies.for_another_table();
+        *self.service.borrow_mut() = Rc::new(service);
+        *self.limits.borrow_mut() = Rc::new(limits);
+        self.give_way();
+        for pool in gone {
+            pool.retire();
+        }
+    }
+
+    /// Has every pool's idle connections give way, and none that is not used any more.
+    pub fn give_way(&self) {
+        let service = self.service();
+        let mut tasks = self.giving_way.borrow_mut();
+        let is = |weak: &Weak<WorkersPool>, pool: &Rc<WorkersPool>| weak.as_ptr() == Rc::as_ptr(pool);
+        tasks.retain(|(pool, task)| {
+            let stays = service.pools().iter().any(|other| is(pool, other));
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for pool in service.pools() {
+            if !tasks.iter().any(|(other, _)| is(other, pool)) {
+                let task = tokio::task::spawn_local(Rc::clone(pool).give_way());
+                tasks.push((Rc::downgrade(pool), task.abort_handle()));
+            }
+        }
+    }
+
+    /// Which entrances there are from now on.
+    pub fn keep_entrances(&self, entrances: Vec<u32>) {
+        *self.entrances.borrow_mut() = Some(entrances);
+    }
+
+    /// Judges a caller by what counts now. One that came in where nobody comes in any more is to leave.
+    pub fn judge(&self, caller: &Caller) {
+        let peer = self.service().judge(caller.peer());
+        caller.set_peer(peer);
+        if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
+            caller.end(End::Gracefully);
+        }
+    }
+
+    /// Ends connections to upstreams that have lain idle for too long.
+    pub fn sweep(&self, now: Instant) {
+        let service = self.service();
+        service.copies.forget_tokens();
+        for pool in service.pools() {
+            pool.reap(now);
+            pool.upstream().breaker.tick();
+        }
+    }
+}

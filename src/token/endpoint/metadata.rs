@@ -1,0 +1,382 @@
+//! What an issuer tells of itself: where its endpoints are, and what they take (RFC 8414, OpenID Connect Discovery).
+//!
+//! The document is believed only if it names the very issuer that was asked (RFC 8414 §3.3). It may be at either of
+//! two places; OAuth's own comes first, since it is OAuth that we speak, and OpenID's where that has none or a poor
+//! one: servers answer unknown paths with whatever they like. A server that does not answer at all is not asked twice.
+
+use std::fmt;
+
+use http::StatusCode;
+use http::header::ACCEPT;
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+use url::Url;
+
+use super::MAX_ANSWER_BYTES;
+use crate::config::model::endpoint::is_protected;
+use crate::config::model::identity::{ClientAuth, Grant};
+use crate::config::{Credential, Issuer};
+use crate::token::endpoint;
+use crate::token::error::{Malformed, TokenError, printable};
+
+/// What an issuer's metadata says, as far as we use it (RFC 8414 §2). Other members are ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// Where tokens are asked for by this client.
+    pub token_endpoint: Url,
+    /// As it says; whoever goes there looks at it first.
+    authorization_endpoint: Option<String>,
+    grant_types: Option<Vec<String>>,
+    client_auths: Option<Vec<String>>,
+    challenge_methods: Option<Vec<String>>,
+    names_itself: bool,
+}
+
+/// Why there is no metadata to go by: what is wrong with each document that was asked for, in that order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoveryError {
+    /// Where it was looked for, without its host, and what was found.
+    pub flaws: Vec<(String, Flaw)>,
+}
+
+/// What is wrong with a document.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Flaw {
+    /// No answer arrived.
+    #[error("no answer ({0})")]
+    Unreachable(String),
+    /// A status that is no success.
+    #[error("status {0}")]
+    Status(u16),
+    /// It is elsewhere.
+    #[error("a redirect, which is never followed (status {0})")]
+    Redirect(u16),
+    /// It is too large, or breaks off.
+    #[error("{0}")]
+    Body(Malformed),
+    /// Not one JSON object with each member once, as it should be.
+    #[error("no JSON object with an issuer's metadata")]
+    NotMetadata,
+    /// It is another issuer's.
+    #[error("its `issuer` is \"{0}\" and not the configured one")]
+    OtherIssuer(String),
+    /// An endpoint is not in it.
+    #[error("it has no `{0}`")]
+    Missing(&'static str),
+    /// An endpoint would show secrets to the network, or is none.
+    #[error("its `{0}` is not an https:// URL")]
+    Unprotected(&'static str),
+}
+
+impl fmt::Display for DiscoveryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (path, flaw)) in self.flaws.iter().enumerate() {
+            let joint = if at == 0 { "" } else { "; " };
+            write!(f, "{joint}{path}: {flaw}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The document as it is sent.
+#[derive(Deserialize)]
+struct Document {
+    issuer: String,
+    token_endpoint: Option<String>,
+    authorization_endpoint: Option<String>,
+    grant_types_supported: Option<Value>,
+    token_endpoint_auth_methods_supported: Option<Value>,
+    code_challenge_methods_supported: Option<Value>,
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: Option<bool>,
+    mtls_endpoint_aliases: Option<Value>,
+}
+
+/// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
+///
+/// # Errors
+///
+/// [`TokenError::Discovery`], or that the server asks to be left alone.
+pub(in crate::token) async fn discover(
+    http: &reqwest::Client,
+    issuer: &Issuer,
+    credential: &Credential,
+) -> Result<Metadata, TokenError> {
+    let shows_certificate = credential.client_certificate.is_some();
+    let mut flaws = Vec::new();
+    let both = async {
+        for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
+            let path = url.path().to_owned();
+            match ask(http, url, issuer, shows_certificate).await? {
+                Ok(metadata) => return Ok(Some(metadata)),
+                Err(flaw) => {
+                    let is_unreachable = matches!(flaw, Flaw::Unreachable(_));
+                    flaws.push((path, flaw));
+                    if is_unreachable {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    };
+    match tokio::time::timeout(credential.timeout, both).await {
+        Ok(Ok(Some(metadata))) => return Ok(metadata),
+        Ok(Ok(None)) => {}
+        Ok(Err(throttled)) => return Err(throttled),
+        Err(_) => {
+            let late = if flaws.is_empty() { issuer.oauth_metadata() } else { issuer.openid_configuration() };
+            let path = late.path().to_owned();
+            flaws.push((path, Flaw::Unreachable("no complete answer in time".to_owned())));
+        }
+    }
+    Err(TokenError::Discovery(DiscoveryError { flaws }))
+}
+
+async fn ask(
+    http: &reqwest::Client,
+    url: Url,
+    issuer: &Issuer,
+    shows_certificate: bool,
+) -> Result<Result<Metadata, Flaw>, TokenError> {
+    let mut response = match http.get(url).header(ACCEPT, "application/json").send().await {
+        Ok(response) => response,
+        Err(error) => return Ok(Err(Flaw::Unreachable(endpoint::words(&error.without_url())))),
+    };
+    if let Some(throttled) = endpoint::throttled(&response) {
+        return Err(throttled);
+    }
+    match response.status() {
+        StatusCode::OK => {}
+        status if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
+        status => return Ok(Err(Flaw::Status(status.as_u16()))),
+    }
+    Ok(match endpoint::read(&mut response).await {
+        Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
+        Err(TokenError::Malformed(flaw)) => Err(Flaw::Body(flaw)),
+        Err(TokenError::Network(words)) => Err(Flaw::Unreachable(words)),
+        Err(other) => return Err(other),
+    })
+}
+
+impl Metadata {
+    /// Reads an issuer's document, for a client that may show a certificate: where such go elsewhere, the document says
+    /// so, and they must (RFC 8705 §5).
+    ///
+    /// # Errors
+    ///
+    /// The [`Flaw`] for which it is not gone by.
+    pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, Flaw> {
+        if json.len() > MAX_ANSWER_BYTES {
+            return Err(Flaw::Body(Malformed::TooLarge));
+        }
+        let document: Document = serde_json::from_slice(json).map_err(|_| Flaw::NotMetadata)?;
+        if document.issuer != issuer.as_str() {
+            return Err(Flaw::OtherIssuer(printable(&document.issuer)));
+        }
+        let alias = document.mtls_endpoint_aliases.as_ref().filter(|_| shows_certificate);
+        let alias = alias.and_then(|aliases| aliases.get("token_endpoint")).filter(|alias| !alias.is_null());
+        let token_endpoint = match alias {
+            Some(alias) => {
+                endpoint("mtls_endpoint_aliases.token_endpoint", Some(alias.as_str().unwrap_or_default()))?
+            }
+            None => endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+        };
+        Ok(Self {
+            token_endpoint,
+            authorization_endpoint: document.authorization_endpoint,
+            grant_types: listed(document.grant_types_supported),
+            client_auths: listed(document.token_endpoint_auth_methods_supported),
+            challenge_methods: listed(document.code_challenge_methods_supported),
+            names_itself: document.authorization_response_iss_parameter_supported == Some(true),
+        })
+    }
+
+    /// Where a person authorizes a client.
+    ///
+    /// # Errors
+    ///
+    /// The [`Flaw`] of a document that does not say, or names what is no such place.
+    pub fn authorization_endpoint(&self) -> Result<Url, Flaw> {
+        endpoint("authorization_endpoint", self.authorization_endpoint.as_deref())
+    }
+
+    /// Whether the answer to an authorization request must say whose it is (RFC 9207 §3).
+    pub const fn names_itself(&self) -> bool {
+        self.names_itself
+    }
+
+    /// What the credential does and the server, by its own word, does not take. Where it says nothing of such, it may.
+    pub fn not_supported(&self, credential: &Credential) -> Vec<&'static str> {
+        let lacks = |known: &Option<Vec<String>>, names: &[&str]| {
+            let has = |all: &Vec<String>| names.iter().any(|name| all.iter().any(|one| one == name));
+            known.as_ref().is_some_and(|all| !has(all))
+        };
+        let (grant, auth) = (&credential.identity.grant, &credential.identity.client_auth);
+        let is_login = credential.login.is_some();
+        let mut lacking = Vec::new();
+        if lacks(&self.grant_types, &[grant_type(grant)]) {
+            lacking.push(grant.name());
+        }
+        if is_login && lacks(&self.grant_types, &["authorization_code"]) {
+            lacking.push("authorization_code");
+        }
+        if lacks(&self.client_auths, auth_methods(auth)) {
+            lacking.push(auth.name());
+        }
+        if is_login && lacks(&self.challenge_methods, &["S256"]) {
+            lacking.push("PKCE with S256");
+        }
+        lacking
+    }
+}
+
+/// What is listed; something else than a list of texts says nothing, and nothing depends on it but warnings.
+fn listed(value: Option<Value>) -> Option<Vec<String>> {
+    serde_json::from_value(value?).ok()
+}
+
+fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, Flaw> {
+    let text = text.ok_or(Flaw::Missing(name))?;
+    let url = Url::parse(text).map_err(|_| Flaw::Unprotected(name))?;
+    let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    if is_protected(&url) && is_plain { Ok(url) } else { Err(Flaw::Unprotected(name)) }
+}
+
+/// As in a request's `grant_type`.
+const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
+    match grant {
+        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        Grant::TokenExchange { .. } => "urn:ietf:params:oauth:grant-type:token-exchange",
+        named => named.name(),
+    }
+}
+
+/// A certificate may be known by its authority or by itself (RFC 8705 §2).
+const fn auth_methods<S>(auth: &ClientAuth<S>) -> &'static [&'static str] {
+    match auth {
+        ClientAuth::Basic { .. } => &["client_secret_basic"],
+        ClientAuth::Post { .. } => &["client_secret_post"],
+        ClientAuth::SecretJwt { .. } => &["client_secret_jwt"],
+        ClientAuth::PrivateKeyJwt(_) => &["private_key_jwt"],
+        ClientAuth::TlsClientAuth => &["tls_client_auth", "self_signed_tls_client_auth"],
+        ClientAuth::None => &["none"],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::fixture;
+
+    fn credential(lines: &str) -> Credential {
+        let config = fixture::config("", &format!("issuer = \"https://a.test/x\"\n{lines}"), "x");
+        Credential::clone(&config.credentials[0])
+    }
+
+    fn issuer() -> Issuer {
+        let config = fixture::config("", "issuer = \"https://a.test/x\"", "x");
+        config.credentials[0].token_url.issuer().unwrap().clone()
+    }
+
+    fn parse(members: &str) -> Result<Metadata, Flaw> {
+        Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer(), false)
+    }
+
+    const TOKEN: &str = ",\"token_endpoint\":\"https://b.test/t\"";
+
+    #[test]
+    fn a_document_is_gone_by_only_if_it_is_the_issuers_and_leads_to_protected_places() {
+        assert_eq!(parse(TOKEN).unwrap().token_endpoint.as_str(), "https://b.test/t");
+        assert!(parse(",\"token_endpoint\":\"http://127.0.0.1:8/t\",\"more\":[{}]").is_ok());
+        let no_https = Flaw::Unprotected("token_endpoint");
+        for (members, flaw) in [
+            ("", Flaw::Missing("token_endpoint")),
+            (",\"token_endpoint\":null", Flaw::Missing("token_endpoint")),
+            (",\"token_endpoint\":5", Flaw::NotMetadata),
+            (",\"token_endpoint\":\"http://b.test/t\"", no_https.clone()),
+            (",\"token_endpoint\":\"/token\"", no_https.clone()),
+            (",\"token_endpoint\":\"https://u:p@b.test/t\"", no_https.clone()),
+            (",\"token_endpoint\":\"https://b.test/t#x\"", no_https.clone()),
+            (",\"token_endpoint\":\"file:///t\"", no_https),
+            (",\"issuer\":\"https://a.test/x\"", Flaw::NotMetadata),
+        ] {
+            assert_eq!(parse(members), Err(flaw), "{members}");
+        }
+        for (json, flaw) in [
+            ("", Flaw::NotMetadata),
+            ("<html>", Flaw::NotMetadata),
+            ("[]", Flaw::NotMetadata),
+            ("{}", Flaw::NotMetadata),
+            ("{\"issuer\":\"https://a.test/x/\"}", Flaw::OtherIssuer("https://a.test/x/".into())),
+            ("{\"issuer\":\"https://A.test/x\"}", Flaw::OtherIssuer("https://A.test/x".into())),
+            ("{\"issuer\":\"a\\r\\nb\"}", Flaw::OtherIssuer("a??b".into())),
+        ] {
+            assert_eq!(Metadata::parse(json.as_bytes(), &issuer(), false), Err(flaw), "{json}");
+        }
+        let large = vec![b' '; MAX_ANSWER_BYTES + 1];
+        assert_eq!(Metadata::parse(&large, &issuer(), false), Err(Flaw::Body(Malformed::TooLarge)));
+    }
+
+    #[test]
+    fn a_client_with_a_certificate_goes_where_such_clients_go() {
+        let of = |members: &str, shows_certificate| {
+            let json = format!("{{\"issuer\":\"https://a.test/x\"{members}}}");
+            let metadata = Metadata::parse(json.as_bytes(), &issuer(), shows_certificate);
+            metadata.map(|metadata| metadata.token_endpoint.to_string())
+        };
+        let alias = |alias: &str| format!("{TOKEN},\"mtls_endpoint_aliases\":{alias}");
+        let other = alias("{\"token_endpoint\":\"https://mtls.b.test/t\"}");
+        assert_eq!(of(&other, true).as_deref(), Ok("https://mtls.b.test/t"));
+        assert_eq!(of(&other, false).as_deref(), Ok("https://b.test/t"));
+        for none in ["{}", "null", "[]", "7", "{\"token_endpoint\":null}"] {
+            assert_eq!(of(&alias(none), true).as_deref(), Ok("https://b.test/t"), "{none}");
+        }
+        for bad in ["7", "\"http://mtls.b.test/t\""] {
+            let members = alias(&format!("{{\"token_endpoint\":{bad}}}"));
+            assert_eq!(of(&members, true), Err(Flaw::Unprotected("mtls_endpoint_aliases.token_endpoint")));
+            assert!(of(&members, false).is_ok());
+        }
+    }
+
+    #[test]
+    fn where_a_person_logs_in_matters_only_to_who_goes_there() {
+        let of = |members: &str| parse(&format!("{TOKEN}{members}")).unwrap().authorization_endpoint();
+        assert_eq!(of(""), Err(Flaw::Missing("authorization_endpoint")));
+        let plain = of(",\"authorization_endpoint\":\"http://b.test/a\"");
+        assert_eq!(plain, Err(Flaw::Unprotected("authorization_endpoint")));
+        assert!(of(",\"authorization_endpoint\":\"https://b.test/a?x=1\"").is_ok());
+    }
+
+    #[test]
+    fn what_the_server_does_not_list_is_named_and_silence_is_no_refusal() {
+        let lacking = |members: &str, lines: &str| {
+            parse(&format!("{TOKEN}{members}")).unwrap().not_supported(&credential(lines))
+        };
+        let nothing: [&str; 0] = [];
+        assert_eq!(lacking("", ""), nothing);
+        let both = ",\"grant_types_supported\":[\"refresh_token\"],\
+                    \"token_endpoint_auth_methods_supported\":[\"client_secret_post\"]";
+        assert_eq!(lacking(both, ""), ["client_credentials", "client_secret_basic"]);
+        assert_eq!(lacking(both, "client_auth = \"client_secret_post\""), ["client_credentials"]);
+        for odd in ["7", "\"refresh_token\"", "[7]", "null", "{}"] {
+            assert_eq!(lacking(&format!(",\"grant_types_supported\":{odd}"), ""), nothing, "{odd}");
+        }
+        let exchange = "grant = \"token_exchange\"\nsubject_token = { env = \"S\" }";
+        let listed = ",\"grant_types_supported\":[\"urn:ietf:params:oauth:grant-type:token-exchange\"]";
+        assert_eq!(lacking(listed, exchange), nothing);
+        assert_eq!(lacking(listed, ""), ["client_credentials"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_makes_it_panic(json in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,40}") {
+            let _ = Metadata::parse(&json, &issuer(), true);
+            let json = serde_json::json!({ "issuer": "https://a.test/x", "token_endpoint": text });
+            let _ = Metadata::parse(json.to_string().as_bytes(), &issuer(), true);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What a server may not be quoted with: some echo what they were sent.
+//!
+//! Its words are searched before they are cut, for the secrets of the request and the current token, as they are,
+//! form-encoded or in base64, and for every piece of twelve characters of those. Words that hold one are withheld as
+//! a whole: what stands around half a secret is not worth the risk.
+
+use std::collections::HashSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretString};
+use url::form_urlencoded;
+
+use crate::token::access_token::AccessToken;
+use crate::token::error::printable;
+
+/// So much of a secret is not shown; of a shorter one, not the whole.
+const PIECE: usize = 12;
+/// A shorter run of base64 says too little to be told from a word.
+const SHORTEST_BASE64: usize = 4;
+
+/// What was sent to a server and must not come back from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Confidential<'a> {
+    /// Secrets, passwords, assertions.
+    pub secrets: &'a [SecretString],
+    /// The current token; the server knows it too.
+    pub token: Option<&'a AccessToken>,
+}
+
+impl Confidential<'_> {
+    /// A server's words as they may be kept: nothing confidential, printable ASCII, at most 200 characters.
+    pub fn printable(&self, words: &str) -> String {
+        if self.is_quoted_in(words) {
+            "(withheld: it quoted a secret or a token)".to_owned()
+        } else {
+            printable(words)
+        }
+    }
+
+    fn is_quoted_in(&self, words: &str) -> bool {
+        let readings = [
+            words.as_bytes().to_vec(),
+            percent_decode_str(words).collect(),
+            percent_decode_str(&words.replace('+', " ")).collect(),
+        ];
+        // Hexadecimal digits come in both cases.
+        let readings = readings.map(|reading| reading.to_ascii_lowercase());
+        self.dresses().iter().any(|dress| {
+            let dress = dress.to_ascii_lowercase();
+            let size = dress.len().min(PIECE);
+            let pieces: HashSet<&[u8]> = dress.as_bytes().windows(size).collect();
+            readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
+        })
+    }
+
+    /// The forms that must not show. Other percent-encodings are met by decoding what is searched.
+    fn dresses(&self) -> Vec<String> {
+        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
+        let token = self.token.map(|token| String::from_utf8_lossy(token.as_bytes()).into_owned());
+        let mut dresses: Vec<String> = secrets
+            .flat_map(|secret| {
+                let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+                let spaced = form.replace('+', "%20");
+                [secret.to_owned(), form, spaced]
+            })
+            .chain(token)
+            .collect();
+        dresses.retain(|plain| !plain.is_empty());
+        let encoded: Vec<String> = dresses
+            .iter()
+            .flat_map(|plain| (0..3).map(move |offset| (plain.as_bytes(), offset)))
+            .flat_map(|(plain, offset)| {
+                [
+                    within_base64(&STANDARD_NO_PAD, plain, offset),
+                    within_base64(&URL_SAFE_NO_PAD, plain, offset),
+                ]
+            })
+            .filter(|dress| dress.len() >= SHORTEST_BASE64)
+            .collect();
+        dresses.extend(encoded);
+        dresses
+    }
+}
+
+/// What bytes look like in the base64 of something that holds them `offset` bytes (modulo 3) from its start, such
+/// as a client's id and secret in HTTP Basic; without the characters at either end that depend on what is beside them.
+fn within_base64(engine: &impl Engine, bytes: &[u8], offset: usize) -> String {
+    let mut shifted = vec![0; offset];
+    shifted.extend_from_slice(bytes);
+    let encoded = engine.encode(&shifted);
+    let (start, end) = ((offset * 8).div_ceil(6), shifted.len() * 8 / 6);
+    encoded.get(start..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::token::Generation;
+
+    const WITHHELD: &str = "(withheld: it quoted a secret or a token)";
+
+    fn kept(secret: &str, words: &str) -> String {
+        Confidential { secrets: &[SecretString::from(secret.to_owned())], token: None }.printable(words)
+    }
+
+    /// What a server may make of an id and a secret.
+    fn echoes(id: &str, secret: &str) -> Vec<String> {
+        let form = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+        let pair = format!("{id}:{secret}");
+        let form_pair = format!("{}:{}", form(id), form(secret));
+        let percent = utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+        vec![
+            secret.to_owned(),
+            form(secret),
+            form(secret).replace('+', "%20"),
+            lower_hex(&form(secret)),
+            lower_hex(&percent),
+            percent,
+            STANDARD.encode(secret),
+            URL_SAFE.encode(secret),
+            STANDARD.encode(&pair),
+            URL_SAFE.encode(&pair),
+            STANDARD.encode(&form_pair),
+            URL_SAFE.encode(&form_pair),
+            form(&STANDARD.encode(&pair)),
+        ]
+    }
+
+    fn lower_hex(text: &str) -> String {
+        let mut lower = text.to_owned();
+        for (at, _) in text.match_indices('%') {
+            if let Some(hex) = lower.get_mut(at + 1..at + 3) {
+                hex.make_ascii_lowercase();
+            }
+        }
+        lower
+    }
+
+    #[test]
+    fn a_secret_is_withheld_in_every_dress() {
+        for secret in ["hunter2", "a b+c/d?e&f=", "s3cr3t:with%+&=/ünïcode====", "~~~???>>>~~~???>>>"] {
+            for echo in echoes("legacy-gateway", secret) {
+                for words in [echo.clone(), format!("no client with {echo}, sorry"), "x".repeat(195) + &echo]
+                {
+                    assert_eq!(kept(secret, &words), WITHHELD, "{words}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_withheld_too() {
+        let token = AccessToken::new(
+            "eyJhbGciOiJub25lIn0.e30.",
+            Generation::NONE,
+            Moment::default(),
+            Duration::ZERO,
+            Vec::new(),
+        )
+        .unwrap();
+        let secrets = [SecretString::from("hunter2".to_owned())];
+        let confidential = Confidential { secrets: &secrets, token: Some(&token) };
+
+        assert_eq!(confidential.printable("already issued eyJhbGciOiJub25lIn0.e30."), WITHHELD);
+        assert_eq!(confidential.printable("already issued eyJhbGciOiJub2..."), WITHHELD);
+        assert_eq!(confidential.printable("already issued"), "already issued");
+    }
+
+    #[test]
+    fn what_quotes_nothing_is_kept() {
+        for words in
+            ["", "invalid_client", "unknown client legacy-gateway", "100 % wrong%", "+", &"ü".repeat(300)]
+        {
+            assert_eq!(kept("s3cr3t:with%+&=/ünïcode====", words), printable(words));
+        }
+        assert_eq!(kept("", "invalid_client"), "invalid_client");
+        assert_eq!(kept("x", "invalid_client"), "invalid_client");
+    }
+
+    proptest! {
+        #[test]
+        fn no_piece_of_twelve_characters_of_a_secret_comes_through(
+            secret in "[ -~]{12,40}", from in 0usize..30, around in "[ -~]{0,20}",
+        ) {
+            let from = from.min(secret.len() - PIECE);
+            let words = format!("{around}{}", &secret[from..from + PIECE]);
+            prop_assert_eq!(kept(&secret, &words), WITHHELD);
+        }
+
+        #[test]
+        fn no_dress_comes_through_whatever_the_secret(id in "[ -~]{0,20}", secret in "[ -~ü]{4,40}") {
+            for echo in echoes(&id, &secret) {
+                prop_assert_eq!(kept(&secret, &echo), WITHHELD);
+            }
+        }
+    }
+}

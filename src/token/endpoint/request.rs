@@ -1,0 +1,193 @@
+//! The token request: what is sent for a grant, and how the client says who it is.
+//!
+//! RFC 6749 §4.1.3, §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
+//! twice, nothing in the URI.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::form_urlencoded;
+
+use super::assertion;
+use crate::clock::wall_clock;
+use crate::config::model::identity::{ClientAuth, Grant};
+use crate::config::model::request::RequestFormat;
+use crate::config::model::signing_key::KeyError;
+use crate::config::{BasicEncoding, Credential, Identity};
+
+/// RFC 7523 §2.2.
+const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// A token request without its address.
+pub struct TokenRequest {
+    /// The parameters, written in its format.
+    pub body: SecretString,
+    /// What it is.
+    pub content_type: &'static str,
+    /// HTTP Basic, where the client authenticates by it; marked sensitive.
+    pub authorization: Option<HeaderValue>,
+    /// What the server may not be quoted with.
+    pub secrets: Vec<SecretString>,
+}
+
+impl TokenRequest {
+    /// The request for a credential's grant, with the identity's secrets; a JWT in it is made anew.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] if a JWT cannot be signed.
+    pub fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
+        let mut parameters = Parameters::default();
+        parameters.add_grant(identity)?;
+        // A code is good for what it was asked for with (RFC 6749 §4.1.3), and its redirect_uri is there already.
+        let is_code = matches!(identity.grant, Grant::AuthorizationCode { .. });
+        if !credential.scopes.is_empty() && !is_code {
+            parameters.add("scope", credential.scopes.join(" "));
+        }
+        let shape = &credential.parameters;
+        if let Some(audience) = &shape.audience {
+            parameters.add("audience", audience);
+        }
+        for resource in &shape.resources {
+            parameters.add("resource", resource);
+        }
+        let authorization = parameters.add_client(identity)?;
+        let all = parameters
+            .all
+            .iter()
+            .filter_map(|(name, value)| Some((shape.name(name)?, value.expose_secret())));
+        let extra = shape.extra.iter().filter(|(name, _)| !(is_code && *name == "redirect_uri"));
+        let all = all.chain(extra.map(|(name, value)| (name.as_str(), value.as_str())));
+        let (body, content_type) = match shape.format {
+            RequestFormat::Form => (form(all), "application/x-www-form-urlencoded"),
+            RequestFormat::Json => (json(all), "application/json"),
+        };
+        Ok(Self { body, content_type, authorization, secrets: parameters.secrets })
+    }
+}
+
+/// The parameters of a request, in their order.
+#[derive(Default)]
+struct Parameters {
+    all: Vec<(&'static str, SecretString)>,
+    secrets: Vec<SecretString>,
+}
+
+impl Parameters {
+    fn add(&mut self, name: &'static str, value: impl Into<String>) {
+        self.all.push((name, SecretString::from(value.into())));
+    }
+
+    fn add_secret(&mut self, name: &'static str, value: &SecretString) {
+        self.secrets.push(value.clone());
+        self.all.push((name, value.clone()));
+    }
+
+    fn add_grant(&mut self, identity: &Identity<SecretString>) -> Result<(), KeyError> {
+        match &identity.grant {
+            Grant::ClientCredentials => self.add("grant_type", "client_credentials"),
+            Grant::Password { username, password } => {
+                self.add("grant_type", "password");
+                self.add("username", username);
+                self.add_secret("password", password);
+            }
+            Grant::RefreshToken(token) => {
+                self.add("grant_type", "refresh_token");
+                if let Some(token) = token {
+                    self.add_secret("refresh_token", token);
+                }
+            }
+            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
+                self.add("grant_type", "authorization_code");
+                self.add_secret("code", code);
+                self.add_secret("code_verifier", code_verifier);
+                self.add("redirect_uri", redirect_uri);
+            }
+            Grant::JwtBearer(assertion) => {
+                let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;
+                self.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                self.add_secret("assertion", &jwt);
+            }
+            Grant::TokenExchange { subject_token, subject_token_type } => {
+                self.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+                self.add_secret("subject_token", subject_token);
+                self.add("subject_token_type", subject_token_type);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what the client says of itself in the body; gives what it says in the head.
+    fn add_client(&mut self, identity: &Identity<SecretString>) -> Result<Option<HeaderValue>, KeyError> {
+        let client_id = &identity.client_id;
+        match &identity.client_auth {
+            ClientAuth::Basic { secret, encoding } => {
+                self.secrets.push(secret.clone());
+                return Ok(Some(basic(client_id, secret, *encoding)));
+            }
+            ClientAuth::Post { secret } => {
+                self.add("client_id", client_id);
+                self.add_secret("client_secret", secret);
+            }
+            ClientAuth::SecretJwt { secret, audience } => {
+                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock())?;
+                self.secrets.push(secret.clone());
+                self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
+                self.add_secret("client_assertion", &jwt);
+            }
+            ClientAuth::PrivateKeyJwt(assertion) => {
+                let jwt = assertion::under_key(client_id, assertion, wall_clock())?;
+                self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
+                self.add_secret("client_assertion", &jwt);
+            }
+            ClientAuth::None if client_id.is_empty() => {}
+            ClientAuth::TlsClientAuth | ClientAuth::None => self.add("client_id", client_id),
+        }
+        Ok(None)
+    }
+}
+
+fn form<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs(parameters);
+    SecretString::from(form.finish())
+}
+
+/// What may be there several times becomes a list, if it is.
+fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
+    let mut object = serde_json::Map::new();
+    for (name, value) in parameters {
+        match object.get_mut(name) {
+            None => {
+                object.insert(name.to_owned(), Value::from(value));
+            }
+            Some(Value::Array(values)) => values.push(Value::from(value)),
+            Some(one) => *one = Value::Array(vec![one.take(), Value::from(value)]),
+        }
+    }
+    SecretString::from(Value::Object(object).to_string())
+}
+
+/// RFC 6749 §2.3.1 has both encoded as in a form before they are joined; most servers expect them raw.
+fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> HeaderValue {
+    let encode = |text: &str| match encoding {
+        BasicEncoding::Raw => text.to_owned(),
+        BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+    };
+    let pair = SecretString::from(format!("{}:{}", encode(client_id), encode(secret.expose_secret())));
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.expose_secret())))
+        .expect("base64 is visible ASCII");
+    value.set_sensitive(true);
+    value
+}
+
+impl std::fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenRequest").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Token requests, byte for byte.
+
+use super::*;
+use crate::config::fixture;
+use crate::config::fixture::keys;
+
+const SECRET: &str = "s:%+ é====";
+
+fn request(lines: &str, secret: &str) -> TokenRequest {
+    let config = fixture::config("", &format!("client_id = \"id:with%+ ü\"\n{lines}"), secret);
+    let credential = &config.credentials[0];
+    TokenRequest::new(credential, &credential.identity.initial()).unwrap()
+}
+
+fn body(lines: &str) -> String {
+    let request = request(lines, SECRET);
+    assert!(request.authorization.is_none());
+    request.body.expose_secret().to_owned()
+}
+
+fn pair(request: &TokenRequest) -> String {
+    let value = request.authorization.as_ref().unwrap().to_str().unwrap();
+    String::from_utf8(STANDARD.decode(value.strip_prefix("Basic ").unwrap()).unwrap()).unwrap()
+}
+
+/// The body with the JWTs in it taken out, and these.
+fn without_jwts(body: &str) -> (String, Vec<String>) {
+    let mut jwts = Vec::new();
+    let parameters = body.split('&').map(|parameter| match parameter.split_once('=') {
+        Some((name, jwt)) if jwt.starts_with("eyJ") => {
+            jwts.push(jwt.to_owned());
+            format!("{name}=JWT")
+        }
+        _ => parameter.to_owned(),
+    });
+    (parameters.collect::<Vec<_>>().join("&"), jwts)
+}
+
+const CLIENT: &str = "id%3Awith%25%2B+%C3%BC";
+const PASSWORD: &str = "s%3A%25%2B+%C3%A9%3D%3D%3D%3D";
+
+#[test]
+fn basic_sends_id_and_secret_raw_unless_told_to_encode_them() {
+    let raw = request("", SECRET);
+    assert_eq!(pair(&raw), "id:with%+ ü:s:%+ é====");
+    assert_eq!(raw.body.expose_secret(), "grant_type=client_credentials");
+
+    let form = request("basic_encoding = \"form\"", SECRET);
+    assert_eq!(pair(&form), "id%3Awith%25%2B+%C3%BC:s%3A%25%2B+%C3%A9%3D%3D%3D%3D");
+}
+
+#[test]
+fn the_body_is_always_form_encoded() {
+    assert_eq!(
+        body("client_auth = \"client_secret_post\"\nscopes = [\"a:read\", \"b\"]"),
+        format!("grant_type=client_credentials&scope=a%3Aread+b&client_id={CLIENT}&client_secret={PASSWORD}")
+    );
+}
+
+#[test]
+fn a_client_without_a_secret_says_its_id_only() {
+    assert_eq!(body("client_auth = \"none\""), format!("grant_type=client_credentials&client_id={CLIENT}"));
+}
+
+#[test]
+fn a_password_is_form_encoded_to_the_last_character() {
+    let password = "grant = \"password\"\nusername = \"k+y id\"\npassword = { env = \"S\" }";
+    let with_basic = request(password, SECRET);
+    assert_eq!(
+        with_basic.body.expose_secret(),
+        &format!("grant_type=password&username=k%2By+id&password={PASSWORD}")
+    );
+    assert_eq!(pair(&with_basic), "id:with%+ ü:s:%+ é====");
+    assert_eq!(
+        body(&format!("{password}\nclient_auth = \"none\"\nscopes = [\"a\"]")),
+        format!("grant_type=password&username=k%2By+id&password={PASSWORD}&scope=a&client_id={CLIENT}")
+    );
+}
+
+#[test]
+fn a_token_is_exchanged_with_its_type() {
+    let exchange = "grant = \"token_exchange\"\nclient_auth = \"none\"\nsubject_token = { env = \"S\" }";
+    let prefix = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange";
+    assert_eq!(
+        body(exchange),
+        format!(
+            "{prefix}&subject_token={PASSWORD}\
+             &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token&client_id={CLIENT}"
+        )
+    );
+    assert_eq!(
+        body(&format!("{exchange}\nsubject_token_type = \"urn:x\"")),
+        format!("{prefix}&subject_token={PASSWORD}&subject_token_type=urn%3Ax&client_id={CLIENT}")
+    );
+}
+
+#[test]
+fn a_jwt_takes_the_place_of_the_secret_and_is_made_for_each_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, &keys::p256().0[0]).unwrap();
+    let assertion = format!("assertion = {{ key = {{ file = \"{}\" }}, alg = \"ES256\" }}", key.display());
+    let kind = "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+    let bearer = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=JWT";
+    for (lines, expected, count) in [
+        (
+            "client_auth = \"client_secret_jwt\"".to_owned(),
+            format!("grant_type=client_credentials&{kind}&client_assertion=JWT"),
+            1,
+        ),
+        (
+            format!("client_auth = \"private_key_jwt\"\n{assertion}"),
+            format!("grant_type=client_credentials&{kind}&client_assertion=JWT"),
+            1,
+        ),
+        (
+            format!("grant = \"jwt_bearer\"\nclient_auth = \"none\"\n{assertion}"),
+            format!("{bearer}&client_id={CLIENT}"),
+            1,
+        ),
+        (
+            format!("grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n{assertion}"),
+            format!("{bearer}&{kind}&client_assertion=JWT"),
+            2,
+        ),
+    ] {
+        let (first, jwts) = without_jwts(&body(&lines));
+        let (second, others) = without_jwts(&body(&lines));
+
+        assert_eq!((first.as_str(), second.as_str()), (expected.as_str(), expected.as_str()));
+        assert_eq!(jwts.len(), count);
+        assert!(jwts.iter().all(|jwt| !others.contains(jwt)));
+    }
+}
+
+#[test]
+fn what_was_sent_as_a_secret_is_kept_from_being_quoted() {
+    for (lines, expected) in [
+        ("", vec![SECRET]),
+        ("client_auth = \"client_secret_post\"", vec![SECRET]),
+        ("grant = \"password\"\nusername = \"u\"\npassword = \"pass\"", vec!["pass", SECRET]),
+        ("grant = \"token_exchange\"\nsubject_token = \"tok\"\nclient_auth = \"none\"", vec!["tok"]),
+    ] {
+        let request = request(lines, SECRET);
+        let secrets: Vec<&str> = request.secrets.iter().map(ExposeSecret::expose_secret).collect();
+        assert_eq!(secrets, expected, "{lines}");
+    }
+    let jwt = request("client_auth = \"client_secret_jwt\"", SECRET);
+    assert_eq!(jwt.secrets.len(), 2);
+    assert!(jwt.body.expose_secret().ends_with(jwt.secrets[1].expose_secret()));
+}
+
+#[test]
+fn a_request_is_not_shown() {
+    let request = request("", "hunter2");
+
+    assert!(!format!("{request:?}{:?}", request.authorization).contains("aHVudGVyMg"));
+    assert!(!format!("{request:?}").contains("hunter2"));
+}
+
+const POST: &str = "client_id = \"i\"\nclient_auth = \"none\"\n";
+
+fn plain(lines: &str) -> TokenRequest {
+    let config = fixture::config("", &format!("{POST}{lines}"), SECRET);
+    let credential = &config.credentials[0];
+    TokenRequest::new(credential, &credential.identity.initial()).unwrap()
+}
+
+#[test]
+fn audience_resources_and_what_else_is_wanted_are_sent_as_configured() {
+    let request = plain(
+        "audience = \"https://api/+\"\nresource = [\"https://a/?x=1\", \"urn:b\"]\n\
+         extra = { redirect_uri = \"http://127.0.0.1/cb\", acr = \"ü &\" }",
+    );
+
+    assert_eq!(
+        request.body.expose_secret(),
+        "grant_type=client_credentials&audience=https%3A%2F%2Fapi%2F%2B&resource=https%3A%2F%2Fa%2F%3Fx%3D1\
+         &resource=urn%3Ab&client_id=i&acr=%C3%BC+%26&redirect_uri=http%3A%2F%2F127.0.0.1%2Fcb"
+    );
+}
+
+#[test]
+fn a_request_is_an_object_where_the_server_wants_json() {
+    let request = plain(
+        "request_format = \"json\"\nresource = [\"urn:a\", \"urn:b\", \"urn:c\"]\nscopes = [\"s\", \"t\"]\nextra = { n = \"\\\"\" }",
+    );
+
+    assert_eq!(request.content_type, "application/json");
+    let json: Value = serde_json::from_str(request.body.expose_secret()).unwrap();
+    let expected = serde_json::json!({
+        "grant_type": "client_credentials", "scope": "s t", "client_id": "i",
+        "resource": ["urn:a", "urn:b", "urn:c"], "n": "\"",
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn parameters_have_the_names_that_the_server_knows_or_are_left_out() {
+    let access_key = "grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"S\" }\nrequest_format = \"json\"\n\
+        request_fields = { username = \"accessKeyId\", password = \"accessKeySecret\", grant_type = \"\", client_id = \"\" }";
+    let request = plain(access_key);
+    assert_eq!(
+        request.body.expose_secret(),
+        "{\"accessKeyId\":\"key-id\",\"accessKeySecret\":\"s:%+ é====\"}"
+    );
+    assert_eq!(request.secrets[0].expose_secret(), SECRET);
+
+    let form = plain("scopes = [\"a\"]\nrequest_fields = { scope = \"scopes\", client_id = \"scope\" }");
+    assert_eq!(form.body.expose_secret(), "grant_type=client_credentials&scopes=a&scope=i");
+}
+
+#[test]
+fn a_code_is_sent_with_what_it_was_asked_for_and_once() {
+    let config = fixture::config("", "scopes = [\"s\"]\nextra = { redirect_uri = \"x\", n = \"1\" }", SECRET);
+    let credential = &config.credentials[0];
+    let grant = Grant::AuthorizationCode {
+        code: SecretString::from("c&d"),
+        code_verifier: SecretString::from("v"),
+        redirect_uri: "http://127.0.0.1:8400/cb".to_owned(),
+    };
+    let identity = Identity { grant, ..credential.identity.initial() };
+
+    let request = TokenRequest::new(credential, &identity).unwrap();
+
+    assert_eq!(
+        request.body.expose_secret(),
+        "grant_type=authorization_code&code=c%26d&code_verifier=v\
+         &redirect_uri=http%3A%2F%2F127.0.0.1%3A8400%2Fcb&n=1"
+    );
+    let secrets: Vec<&str> = request.secrets.iter().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(secrets, ["c&d", "v", SECRET]);
+}

@@ -1,0 +1,346 @@
+//! Sending a person's browser to the authorization server, and what it comes back with (RFC 6749 §4.1, RFC 7636).
+//!
+//! One attempt has one `state` and one code verifier, both random and good once. Whatever comes back without its `state`
+//! is not its answer: anybody can send a browser to the address where it is waited for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+use url::{Url, form_urlencoded};
+
+use crate::config::model::identity::Grant;
+use crate::config::{Credential, RedirectUri};
+use crate::token::error::printable;
+
+/// 256 bits.
+const RANDOM_BYTES: usize = 32;
+
+/// One person's way through a browser.
+pub struct Attempt {
+    state: SecretString,
+    code_verifier: SecretString,
+    redirect_uri: RedirectUri,
+    answerer: Answerer,
+    is_answered: AtomicBool,
+}
+
+/// Who must have answered (RFC 9207).
+#[derive(Clone, Debug, Default)]
+pub struct Answerer {
+    /// The issuer, where it is known.
+    pub issuer: Option<String>,
+    /// Whether it has said that it names itself in its answers.
+    pub names_itself: bool,
+}
+
+/// Why what came back brings no code.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum NoCode {
+    /// It answers something else.
+    #[error("it is not the answer to this login: its `state` is another, or missing")]
+    OtherState,
+    /// It can be read in two ways.
+    #[error("it has the parameter `{0}` more than once")]
+    Repeated(&'static str),
+    /// The attempt has had its answer.
+    #[error("this login has been answered already")]
+    Answered,
+    /// The server, or the person, said no (RFC 6749 §4.1.2.1).
+    #[error("the authorization server says no: {error}{}", description.as_ref().map(|text| format!(", \"{text}\"")).unwrap_or_default())]
+    Denied {
+        /// Its code.
+        error: String,
+        /// Its own explanation.
+        description: Option<String>,
+    },
+    /// Another server answered: one of them may be an impostor (RFC 9207 §2.4).
+    #[error("another server answered: its `iss` is \"{0}\"")]
+    OtherIssuer(String),
+    /// The server names itself in its answers, and this one has no name.
+    #[error("the answer lacks the `iss` that this server says it sends")]
+    NoIssuer,
+    /// There is neither code nor error.
+    #[error("it has neither a `code` nor an `error`")]
+    Nothing,
+}
+
+impl NoCode {
+    /// Whether the right answer may still come.
+    pub const fn may_come(&self) -> bool {
+        matches!(self, Self::OtherState | Self::Repeated(_) | Self::Nothing)
+    }
+}
+
+/// The parameters of an answer (RFC 6749 §4.1.2, RFC 9207 §2).
+const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "iss"];
+
+impl Attempt {
+    /// A new one, for a browser that comes back to this address.
+    pub fn new(redirect_uri: RedirectUri, answerer: Answerer) -> Self {
+        Self {
+            state: random(),
+            code_verifier: random(),
+            redirect_uri,
+            answerer,
+            is_answered: AtomicBool::new(false),
+        }
+    }
+
+    /// Where the browser comes back to.
+    pub const fn redirect_uri(&self) -> &RedirectUri {
+        &self.redirect_uri
+    }
+
+    /// Where the browser is sent (RFC 6749 §4.1.1, RFC 7636 §4.3). What the endpoint's own query has is kept, unless it
+    /// is ours to say: no parameter is there twice, `resource` aside (RFC 8707 §2).
+    pub fn url(&self, endpoint: &Url, credential: &Credential) -> Url {
+        let parameters = &credential.parameters;
+        let challenge = challenge(&self.code_verifier);
+        let scope = credential.scopes.join(" ");
+        let mut ours: Vec<(&str, &str)> = vec![
+            ("response_type", "code"),
+            ("client_id", &credential.identity.client_id),
+            ("redirect_uri", self.redirect_uri.as_str()),
+        ];
+        if !scope.is_empty() {
+            ours.push(("scope", &scope));
+        }
+        ours.extend(parameters.audience.as_ref().map(|audience| ("audience", audience.as_str())));
+        ours.extend(parameters.resources.iter().map(|resource| ("resource", resource.as_str())));
+        ours.push(("state", self.state.expose_secret()));
+        ours.push(("code_challenge", &challenge));
+        ours.push(("code_challenge_method", "S256"));
+        let is_ours = |pair: &str| {
+            form_urlencoded::parse(pair.as_bytes())
+                .next()
+                .is_none_or(|(name, _)| ours.iter().any(|(known, _)| *known == name))
+        };
+        let theirs = endpoint.query().unwrap_or_default().split('&').filter(|pair| !is_ours(pair));
+        let mut pairs: Vec<String> = theirs.map(str::to_owned).collect();
+        pairs.push(form_urlencoded::Serializer::new(String::new()).extend_pairs(ours).finish());
+        let mut url = endpoint.clone();
+        url.set_query(Some(&pairs.join("&")));
+        url
+    }
+
+    /// The code in the query that the browser came back with. The attempt has had its answer then, as after one by which
+    /// the server says no.
+    ///
+    /// # Errors
+    ///
+    /// [`NoCode`]; the right answer may still come after some of them.
+    pub fn answer(&self, query: &str) -> Result<SecretString, NoCode> {
+        let mut found: [Option<String>; PARAMETERS.len()] = Default::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let Some(at) = PARAMETERS.iter().position(|known| *known == name) else { continue };
+            if found[at].replace(value.into_owned()).is_some() {
+                return Err(NoCode::Repeated(PARAMETERS[at]));
+            }
+        }
+        let [state, code, error, description, iss] = found;
+        let is_ours = state.is_some_and(|state| {
+            verify_slices_are_equal(state.as_bytes(), self.state.expose_secret().as_bytes()).is_ok()
+        });
+        if !is_ours {
+            return Err(NoCode::OtherState);
+        }
+        if code.is_none() && error.is_none() {
+            return Err(NoCode::Nothing);
+        }
+        if self.is_answered.swap(true, Ordering::Relaxed) {
+            return Err(NoCode::Answered);
+        }
+        match (&iss, &self.answerer.issuer) {
+            (Some(iss), Some(issuer)) if iss != issuer => return Err(NoCode::OtherIssuer(printable(iss))),
+            (None, Some(_)) if self.answerer.names_itself => return Err(NoCode::NoIssuer),
+            _ => {}
+        }
+        match (error, code) {
+            (None, Some(code)) => Ok(SecretString::from(code)),
+            (error, _) => Err(NoCode::Denied {
+                error: printable(&error.unwrap_or_default()),
+                description: description.as_deref().map(printable),
+            }),
+        }
+    }
+
+    /// What tokens are asked for with, with the code that came back (RFC 6749 §4.1.3, RFC 7636 §4.5).
+    pub fn grant(&self, code: SecretString) -> Grant<SecretString> {
+        Grant::AuthorizationCode {
+            code,
+            code_verifier: self.code_verifier.clone(),
+            redirect_uri: self.redirect_uri.as_str().to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attempt").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
+    }
+}
+
+/// RFC 7636 §4.1 wants 43 characters at the least, of those that base64url has.
+fn random() -> SecretString {
+    let mut bytes = [0; RANDOM_BYTES];
+    SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
+    SecretString::from(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// RFC 7636 §4.2, S256.
+fn challenge(code_verifier: &SecretString) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, code_verifier.expose_secret().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::fixture;
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+    fn credential(lines: &str) -> Credential {
+        let lines = format!(
+            "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
+             state_key = \"{KEY}\"\n{lines}"
+        );
+        Credential::clone(&fixture::config("", &lines, "x").credentials[0])
+    }
+
+    fn attempt() -> Attempt {
+        let login = credential("").login.unwrap();
+        Attempt::new(login.redirect_uri, Answerer::default())
+    }
+
+    fn of(issuer: &str, names_itself: bool) -> Attempt {
+        let answerer = Answerer { issuer: Some(issuer.to_owned()), names_itself };
+        Attempt { answerer, ..attempt() }
+    }
+
+    /// With the right state in the place of STATE.
+    fn answer(attempt: &Attempt, query: &str) -> Result<String, NoCode> {
+        let query = query.replace("STATE", attempt.state.expose_secret());
+        attempt.answer(&query).map(|code| code.expose_secret().to_owned())
+    }
+
+    #[test]
+    fn a_challenge_is_that_of_rfc_7636_appendix_b() {
+        let verifier = SecretString::from("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+        assert_eq!(challenge(&verifier), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    }
+
+    #[test]
+    fn each_attempt_has_a_state_and_a_verifier_of_its_own() {
+        let (one, other) = (attempt(), attempt());
+        let all = [&one.state, &one.code_verifier, &other.state, &other.code_verifier];
+        let all: std::collections::BTreeSet<&str> =
+            all.into_iter().map(ExposeSecret::expose_secret).collect();
+        assert_eq!(all.len(), 4);
+        assert!(all.iter().all(|one| one.len() == 43));
+        assert!(!format!("{one:?}").contains(one.state.expose_secret()));
+    }
+
+    #[test]
+    fn a_browser_is_sent_with_each_parameter_once_and_what_the_endpoint_had_is_kept() {
+        let attempt = attempt();
+        let lines =
+            "scopes = [\"a:b\", \"offline_access\"]\naudience = \"x&y\"\nresource = [\"urn:a\", \"urn:b\"]";
+        let endpoint =
+            Url::parse("https://as.test/a?prompt=consent&x=%20+&scope=old&state=old&flag").unwrap();
+
+        let url = attempt.url(&endpoint, &credential(lines));
+
+        assert!(
+            url.as_str().starts_with("https://as.test/a?prompt=consent&x=%20+&flag&response_type=code&"),
+            "{url}"
+        );
+        let mut pairs: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in url.query_pairs() {
+            pairs.entry(name.into_owned()).or_default().push(value.into_owned());
+        }
+        let challenge = challenge(&attempt.code_verifier);
+        for (name, values) in [
+            ("response_type", &["code"][..]),
+            ("client_id", &["id"]),
+            ("redirect_uri", &["http://127.0.0.1:8400/callback"]),
+            ("scope", &["a:b offline_access"]),
+            ("audience", &["x&y"]),
+            ("resource", &["urn:a", "urn:b"]),
+            ("state", &[attempt.state.expose_secret()]),
+            ("code_challenge", &[&challenge]),
+            ("code_challenge_method", &["S256"]),
+        ] {
+            assert_eq!(pairs[name], values, "{name}");
+        }
+        assert!(!url.as_str().contains(attempt.code_verifier.expose_secret()));
+        let plain = attempt.url(&Url::parse("https://as.test/a").unwrap(), &credential(""));
+        assert!(
+            plain.as_str().starts_with("https://as.test/a?response_type=code&client_id=id&redirect_uri=")
+        );
+        assert!(!plain.as_str().contains("scope="), "{plain}");
+    }
+
+    #[test]
+    fn only_the_answer_to_this_attempt_is_one_and_only_once() {
+        let attempt = attempt();
+        for query in [
+            "",
+            "code=c",
+            "code=c&state=",
+            "code=c&state=STATEx",
+            "state=%00&error=access_denied",
+            "code=c&State=STATE",
+        ] {
+            assert_eq!(answer(&attempt, query), Err(NoCode::OtherState), "{query}");
+        }
+        for (query, name) in [
+            ("code=c&state=STATE&code=c", "code"),
+            ("code=c&state=STATE&state=STATE", "state"),
+            ("code=c&state=STATE&iss=a&iss=a", "iss"),
+        ] {
+            assert_eq!(answer(&attempt, query), Err(NoCode::Repeated(name)), "{query}");
+        }
+        assert_eq!(answer(&attempt, "state=STATE"), Err(NoCode::Nothing));
+
+        assert_eq!(answer(&attempt, "x=1&code=c%26d&state=STATE&x=2").as_deref(), Ok("c&d"));
+        assert_eq!(answer(&attempt, "code=e&state=STATE"), Err(NoCode::Answered));
+    }
+
+    #[test]
+    fn a_no_is_told_in_clean_words() {
+        let denied = |query: &str| answer(&attempt(), query).unwrap_err();
+        let no = denied("state=STATE&error=access_denied&error_description=no%1b%5b31m%0a");
+        assert_eq!(no.to_string(), "the authorization server says no: access_denied, \"no?[31m?\"");
+        assert!(!no.may_come());
+        // Both is a no.
+        assert!(matches!(denied("state=STATE&error=x&code=c"), NoCode::Denied { .. }));
+    }
+
+    #[test]
+    fn an_answer_of_another_issuer_is_refused() {
+        let issuer = "https://as.test";
+        assert!(answer(&of(issuer, true), "code=c&state=STATE&iss=https://as.test").is_ok());
+        assert!(answer(&of(issuer, false), "code=c&state=STATE").is_ok());
+        assert!(answer(&attempt(), "code=c&state=STATE&iss=https://other.test").is_ok());
+        let other = answer(&of(issuer, false), "code=c&state=STATE&iss=https://as.test/");
+        assert_eq!(other, Err(NoCode::OtherIssuer("https://as.test/".into())));
+        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(NoCode::NoIssuer));
+    }
+
+    proptest! {
+        #[test]
+        fn no_query_makes_it_panic_or_brings_a_code_without_the_state(query in "[ -~]{0,80}") {
+            prop_assert!(attempt().answer(&query).is_err());
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What a person's login brought: the code is exchanged, and the answer judged as the refresh loop would.
+//!
+//! What comes of it is a credential's new state, as it is written where no daemon runs, or what a daemon needs to go on.
+
+pub mod authorization;
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use thiserror::Error;
+
+use self::authorization::Attempt;
+use super::access_token::{AccessToken, Generation};
+use super::client_secrets::ClientSecrets;
+use super::endpoint::TokenEndpoint;
+use super::endpoint::redact::Confidential;
+use super::endpoint::validate;
+use super::endpoint::warnings::Oddities;
+use super::error::{Malformed, TokenError};
+use super::limiter;
+use super::rotation;
+use super::state::file::State;
+use super::state::settings;
+use crate::clock::{Clock, Moment, wall_clock};
+use crate::config::{Credential, Identity};
+
+/// A grant that a daemon can live on.
+pub struct NewGrant {
+    refresh_token: SecretString,
+    access_token: SecretString,
+    /// When the token was asked for.
+    sent: Moment,
+    lifetime: Option<Duration>,
+    /// As granted, if the server said.
+    scopes: Option<Vec<String>>,
+    /// What the server may not be quoted with.
+    secrets: Vec<SecretString>,
+    /// Which client secret was taken.
+    client_secrets: ClientSecrets,
+    token: AccessToken,
+}
+
+/// Why a login came to nothing.
+#[derive(Debug, Error)]
+pub enum LoginError {
+    /// No token, or one that requests could not use.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The client could not go on without the person.
+    #[error("the server sent no refresh token, and nothing was stored")]
+    NoRefreshToken,
+}
+
+/// Exchanges the code that an attempt was answered with.
+///
+/// # Errors
+///
+/// [`LoginError`]; nothing of the grant is used then.
+pub async fn exchange<E: TokenEndpoint>(
+    credential: &Credential,
+    endpoint: &E,
+    attempt: &Attempt,
+    code: SecretString,
+    clock: Clock,
+) -> Result<NewGrant, LoginError> {
+    let identity = Identity { grant: attempt.grant(code), ..credential.identity.initial() };
+    let sent = clock.now();
+    let mut client_secrets = ClientSecrets::default();
+    let grant = client_secrets.ask(credential, endpoint, &identity).await?;
+    let scopes = validate::scopes(&grant, credential)?;
+    let now = wall_clock();
+    let lifetime = validate::lifetime(&grant, credential, now)?;
+    let lifetime = lifetime.filter(|lifetime| !lifetime.is_zero());
+    let lives = lifetime.unwrap_or(credential.default_lifetime);
+    let token = AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lives, scopes)
+        .map_err(|illegal| TokenError::Malformed(Malformed::from(illegal)))?;
+    Oddities::default().of_grant(&grant, credential, now);
+    let refresh_token = grant.refresh_token.ok_or(LoginError::NoRefreshToken)?;
+    let access_token = SecretString::from(grant.access_token);
+    let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
+    secrets.extend([refresh_token.clone(), access_token.clone()]);
+    let scopes = grant.scopes;
+    Ok(NewGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
+}
+
+impl NewGrant {
+    /// The credential's state from now on, as a daemon's would be that is handed the grant.
+    pub fn state(&self, credential: &Credential, before: &State) -> State {
+        let lives = self.token.issued().until(self.token.expires());
+        let scopes = self.token.scopes().to_vec();
+        let generation = before.generation.next();
+        let identity = credential.identity.initial();
+        let mut state = State {
+            generation,
+            // It was one already.
+            access_token: AccessToken::new(
+                self.access_token.expose_secret(),
+                generation,
+                self.sent,
+                lives,
+                scopes,
+            )
+            .ok(),
+            settings: Some(settings(credential, &identity)),
+            memory: limiter::authorized(before.memory),
+            ..before.clone()
+        };
+        self.client_secrets.remember(&mut state);
+        rotation::adopt(&mut state, self.refresh_token.clone(), &identity);
+        state
+    }
+
+    /// The same for a running daemon, as JSON; the lifetime is what is left of it `now`.
+    pub fn handed_over(&self, now: Moment) -> SecretString {
+        let mut json = serde_json::json!({
+            "refresh_token": self.refresh_token.expose_secret(),
+            "access_token": self.access_token.expose_secret(),
+        });
+        if let Some(lifetime) = self.lifetime {
+            json["expires_in"] = lifetime.saturating_sub(self.sent.until(now)).as_secs().into();
+        }
+        if let Some(scopes) = &self.scopes {
+            json["scope"] = scopes.join(" ").into();
+        }
+        SecretString::from(json.to_string())
+    }
+
+    /// The scopes, as they may be shown; as asked for, where the server did not say.
+    pub fn scopes(&self) -> Option<Vec<String>> {
+        let confidential = Confidential { secrets: &self.secrets, token: None };
+        let scopes = self.scopes.as_ref()?;
+        Some(scopes.iter().map(|scope| confidential.printable(scope)).collect())
+    }
+
+    /// The access token's lifetime, if the server said.
+    pub const fn lifetime(&self) -> Option<Duration> {
+        self.lifetime
+    }
+}
+
+impl std::fmt::Debug for NewGrant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture;
+    use crate::token::limiter::{Barrier, Blocked};
+    use crate::token::state::file::{Memory, Refused};
+
+    fn credential() -> Credential {
+        let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
+                     state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"\nclient_secret_next = \"y\"";
+        Credential::clone(&fixture::config("", lines, "x").credentials[0])
+    }
+
+    fn brought(refresh_token: &str, now: Moment) -> NewGrant {
+        NewGrant {
+            refresh_token: SecretString::from(refresh_token),
+            access_token: SecretString::from("a"),
+            sent: now,
+            lifetime: None,
+            scopes: None,
+            secrets: Vec::new(),
+            client_secrets: ClientSecrets::default(),
+            token: AccessToken::new("a", Generation::NONE.next(), now, Duration::from_mins(1), Vec::new())
+                .unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_login_ends_what_came_of_the_old_grant_and_nothing_that_the_server_asked_for() {
+        let clock = Clock::system();
+        let now = clock.now();
+        let refused = ["old", "older"].map(|token| Refused::of(&SecretString::from(token)));
+        let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
+        let before = |by| State {
+            rotations: 5,
+            refused: refused.to_vec(),
+            memory: Memory {
+                blocked: blocked(by),
+                failures: 7,
+                rejections: 3,
+                quota_whole_again: now + Duration::from_secs(9),
+                ..Memory::default()
+            },
+            ..State::default()
+        };
+        let state = |by, token| brought(token, now).state(&credential(), &before(by));
+
+        let throttled = state(Barrier::RetryAfter, "new");
+        assert_eq!(throttled.memory.blocked, blocked(Barrier::RetryAfter));
+        assert_eq!(throttled.memory.quota_whole_again, now + Duration::from_secs(9));
+        assert_eq!((throttled.memory.failures, throttled.memory.rejections, throttled.rotations), (0, 0, 0));
+        assert_eq!(throttled.refused, refused);
+        for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
+            assert_eq!(state(by, "new").memory.blocked, None);
+        }
+        // The server has just given it out: it is good again.
+        assert_eq!(state(Barrier::Latch, "old").refused, refused[1..]);
+    }
+}

@@ -1,0 +1,104 @@
+//! When to ask for the next token.
+//!
+//! Pure: moments in, a moment out. The answer is never past the token's end, and never so near that asking
+//! becomes a loop.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::token::limiter::doubled;
+
+/// The first wait after a server handed out the token that we had.
+const SAME_TOKEN_WAIT: Duration = Duration::from_secs(10);
+const SAME_TOKEN_WAIT_MAX: Duration = Duration::from_hours(1);
+
+/// When to replace a token: its margin before its end, and up to a tenth of the margin earlier.
+///
+/// The margin is a fifth of the lifetime at the most, so that a short token is used and not only replaced.
+/// `chance` is between 0 and 1; it spreads credentials that were issued together.
+pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64) -> Moment {
+    let lifetime = issued.until(expires);
+    let margin = margin.min(lifetime / 5);
+    let earlier = (margin / 10).mul_f64(chance.clamp(0.0, 1.0));
+    expires.before(margin + earlier)
+}
+
+/// When to ask again after the server handed out the same token for the `times`-th time in a row.
+///
+/// Asking helps only once the server is ready to issue another: so at growing intervals, and at the token's
+/// end at the latest.
+pub fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {
+    planned.max(no_forced_before(now, times)).min(expires)
+}
+
+/// Until when even a rejected token is no reason to ask, after the server handed it out again.
+pub fn no_forced_before(now: Moment, times: u32) -> Moment {
+    now + doubled(SAME_TOKEN_WAIT, times.saturating_sub(1), SAME_TOKEN_WAIT_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const START: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_long_token_is_replaced_its_margin_before_its_end() {
+        let at = |chance| START.until(refresh_at(START, START + seconds(3600), seconds(300), chance));
+
+        assert_eq!(at(0.0), seconds(3300));
+        assert_eq!(at(1.0), seconds(3270));
+    }
+
+    #[test]
+    fn a_short_token_is_used_for_most_of_its_life() {
+        let at = |lifetime| START.until(refresh_at(START, START + lifetime, seconds(300), 1.0));
+
+        assert_eq!(at(seconds(100)), seconds(78));
+        assert_eq!(at(seconds(5)), Duration::from_millis(3900));
+    }
+
+    #[test]
+    fn a_server_that_hands_out_the_same_token_until_its_end_is_asked_a_handful_of_times() {
+        let expires = START + seconds(3600);
+        let mut now = refresh_at(START, expires, seconds(300), 0.0);
+        let mut requests = 0;
+        while now < expires {
+            requests += 1;
+            let planned = refresh_at(now, expires, seconds(300), 0.0);
+            now = ask_again_at(now, planned, expires, requests);
+        }
+
+        assert!(requests <= 5, "{requests} requests");
+        assert_eq!(now, expires);
+    }
+
+    proptest! {
+        #[test]
+        fn the_schedule_is_never_past_the_end_and_never_before_half_of_the_life(
+            lifetime in 1u64..40_000_000, margin in 0u64..100_000, chance in 0.0f64..=1.0,
+        ) {
+            let expires = START + seconds(lifetime);
+            let at = refresh_at(START, expires, seconds(margin), chance);
+            prop_assert!(at <= expires);
+            prop_assert!(START.until(at) >= seconds(lifetime) / 2);
+        }
+
+        #[test]
+        fn the_same_token_again_never_becomes_a_loop(
+            lifetime in 1u64..100_000, times in 1u32..200,
+        ) {
+            let expires = START + seconds(lifetime);
+            let at = ask_again_at(START, START, expires, times);
+            let earliest = START + SAME_TOKEN_WAIT;
+            prop_assert!(at >= earliest || at == expires);
+            prop_assert!(START < at && at <= expires);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! A credential's identity as of now: its secrets are read again before each token request, where one may have
+//! changed.
+//!
+//! A file is read aside from the loop, and not waited for long: it may be on a file system that hangs. Whatever
+//! goes wrong, the last secrets stay in use. There is one reading at a time, so that what hangs costs one thread
+//! and not one for each attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::causes::in_one_line;
+use crate::config::model::identity::Grant;
+use crate::config::model::secret::SecretError;
+use crate::config::{Credential, Identity};
+
+/// How long a token request waits for a reading. One that has hung so long is not waited for again.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+type Values = Identity<SecretString>;
+/// Reads a credential's secrets; may hang.
+type Read = fn(&Credential) -> Result<Values, SecretError>;
+
+/// A credential's identity with its secrets.
+#[derive(Debug)]
+pub struct CurrentIdentity {
+    credential: Arc<Credential>,
+    read: Read,
+    value: Values,
+    /// One that has not come back in time.
+    reading: Option<JoinHandle<Result<Values, SecretError>>>,
+    /// Why the last reading brought nothing.
+    trouble: Option<String>,
+}
+
+impl CurrentIdentity {
+    /// The identity as it was when the configuration was read.
+    pub fn new(credential: Arc<Credential>) -> Self {
+        Self::read_by(|credential| credential.identity.read(), credential)
+    }
+
+    fn read_by(read: Read, credential: Arc<Credential>) -> Self {
+        let value = credential.identity.initial();
+        Self { credential, read, value, reading: None, trouble: None }
+    }
+
+    /// The identity as it was read last.
+    pub const fn value(&self) -> &Values {
+        &self.value
+    }
+
+    /// Whether the grant is one that a request may use up.
+    pub const fn has_refresh_token(&self) -> bool {
+        matches!(self.value.grant, Grant::RefreshToken(_))
+    }
+
+    /// Whether a secret may change while the daemon runs.
+    pub fn may_change(&self) -> bool {
+        self.credential.identity.may_change()
+    }
+
+    /// Reads the secrets again where one may have changed; answers whether one did.
+    ///
+    /// # Cancel safety
+    ///
+    /// A reading that is under way is taken up by the next call.
+    pub async fn read_again(&mut self) -> bool {
+        if !self.may_change() {
+            return false;
+        }
+        let patience = if self.reading.is_some() { Duration::ZERO } else { PATIENCE };
+        let reading = self.reading.get_or_insert_with(|| {
+            let (read, credential) = (self.read, Arc::clone(&self.credential));
+            tokio::task::spawn_blocking(move || read(&credential))
+        });
+        let Ok(read) = tokio::time::timeout(patience, reading).await else {
+            self.note(Some("reading it does not come to an end".to_owned()));
+            return false;
+        };
+        self.reading = None;
+        match read {
+            Ok(Ok(read)) => {
+                self.note(None);
+                let is_changed = !read.has_secrets_of(&self.value);
+                self.value = read;
+                is_changed
+            }
+            Ok(Err(error)) => {
+                self.note(Some(in_one_line(&error)));
+                false
+            }
+            Err(_) => {
+                self.note(Some("reading it panicked".to_owned()));
+                false
+            }
+        }
+    }
+
+    /// Tells of trouble that was not there before, and of its end.
+    fn note(&mut self, trouble: Option<String>) {
+        if trouble == self.trouble {
+            return;
+        }
+        let credential = &self.credential.name;
+        match &trouble {
+            Some(error) => warn!(credential, error, "secret not readable, kept the last one"),
+            None => info!(credential, "secret readable again"),
+        }
+        self.trouble = trouble;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Barrier;
+
+    use secrecy::ExposeSecret;
+
+    use super::*;
+    use crate::config::fixture;
+
+    fn value(identity: &CurrentIdentity) -> &str {
+        identity.value().secrets()[0].expose_secret()
+    }
+
+    fn credential_with(file: &Path) -> Arc<Credential> {
+        let secret = format!("client_secret = {{ file = \"{}\" }}", file.display());
+        Arc::clone(&fixture::config("", &secret, "").credentials[0])
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_leaves_the_last_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "first").unwrap();
+        let mut secret = CurrentIdentity::new(credential_with(&file));
+        assert!(!secret.read_again().await);
+
+        std::fs::remove_file(&file).unwrap();
+        assert!(!secret.read_again().await);
+        assert_eq!(value(&secret), "first");
+        assert!(secret.trouble.as_ref().is_some_and(|trouble| trouble.contains("No such file")));
+
+        std::fs::write(&file, "second").unwrap();
+        assert!(secret.read_again().await);
+        assert_eq!(value(&secret), "second");
+        assert_eq!(secret.trouble, None);
+    }
+
+    /// Time is moved by hand: it does not move by itself while a thread hangs.
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_hangs_is_waited_for_once_and_not_started_again() {
+        static HANGING: Barrier = Barrier::new(2);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "first").unwrap();
+        let hang: Read = |credential| {
+            let before = credential.identity.read();
+            HANGING.wait();
+            before
+        };
+        let mut secret = CurrentIdentity::read_by(hang, credential_with(&file));
+        std::fs::write(&file, "second").unwrap();
+
+        let (is_changed, ()) = tokio::join!(secret.read_again(), tokio::time::advance(PATIENCE));
+        assert!(!is_changed);
+        for _ in 0..100 {
+            assert!(!secret.read_again().await);
+        }
+        assert_eq!(value(&secret), "first");
+
+        // Lets one go: a second one would hang for ever, and this test with it.
+        HANGING.wait();
+        let reading = secret.reading.as_ref().unwrap();
+        while !reading.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        assert!(secret.read_again().await);
+        assert_eq!(value(&secret), "second");
+        assert!(secret.reading.is_none());
+    }
+}

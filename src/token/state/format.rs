@@ -1,0 +1,226 @@
+//! The bytes of a state file, version 2. Version 1 knew less and is read too: what it lacks is as if nothing had been.
+//!
+//! A header in clear says what it is, whose, which write, and how it is sealed; a body follows. With a key the body is
+//! encrypted (AES-256-GCM, NIST SP 800-38D, with a random nonce); without one it holds no token and ends in a checksum.
+//! Either seal covers the header and the file's name too, so neither can be changed or swapped unnoticed. Numbers are
+//! big-endian:
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 8 | `bearerd` and 0x1a |
+//! | 2 | version |
+//! | 1 | seal: 0 SHA-256, 1 AES-256-GCM |
+//! | 32 | the credential's identity |
+//! | 8 | which write it is |
+//! | 8 | which key, by its id; zeros without one |
+//! | 4 | length of all that follows |
+//! | 12 | nonce, with a key |
+//! | … | body, JSON |
+//! | 16 or 32 | tag or checksum |
+
+use std::time::Duration;
+
+use aws_lc_rs::aead::{Aad, NONCE_LEN, Nonce};
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+use secrecy::zeroize::Zeroizing;
+
+use super::age::Stamp;
+use super::body;
+use super::body::{ClearBody, SealedBody};
+use super::error::{Refusal, SaveError};
+use super::record::{Identity, State};
+use crate::config::model::state_key::{KEY_ID_BYTES, StateKey, StateKeys};
+
+const MAGIC: [u8; 8] = *b"bearerd\x1a";
+const VERSION: u16 = 2;
+const OLDEST_VERSION: u16 = 1;
+const CLEAR: u8 = 0;
+const SEALED: u8 = 1;
+const HEADER_BYTES: usize = 8 + 2 + 1 + 32 + 8 + KEY_ID_BYTES + 4;
+const TAG_BYTES: usize = 16;
+const CHECKSUM_BYTES: usize = 32;
+
+/// Turns one credential's states into bytes and back.
+#[derive(Debug)]
+pub(super) struct Format {
+    identity: Identity,
+    keys: StateKeys,
+    /// The file's name, without its folder.
+    name: Vec<u8>,
+    /// No gate is longer than this when it is read.
+    longest_wait: Duration,
+}
+
+/// What was in the bytes.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) state: State,
+    /// Which write it was.
+    pub(super) sequence: u64,
+    /// Whether an old key opened it.
+    pub(super) has_old_key: bool,
+}
+
+impl Format {
+    pub(super) fn new(identity: Identity, keys: StateKeys, name: &[u8], longest_wait: Duration) -> Self {
+        Self { identity, keys, name: name.to_owned(), longest_wait }
+    }
+
+    /// Whether tokens are written at all.
+    pub(super) fn keeps_tokens(&self) -> bool {
+        self.keys.current().is_some()
+    }
+
+    pub(super) fn write(&self, state: &State, sequence: u64, now: Stamp) -> Result<Vec<u8>, SaveError> {
+        match self.keys.current() {
+            Some(key) => {
+                let body = body::to_bytes(&SealedBody::new(state, now), state).ok_or(SaveError::Seal)?;
+                self.seal(key, sequence, body)
+            }
+            None => {
+                let body = body::to_bytes(&ClearBody::new(state, now), state).ok_or(SaveError::Seal)?;
+                let mut bytes =
+                    self.header(CLEAR, sequence, [0; KEY_ID_BYTES], body.len() + CHECKSUM_BYTES)?;
+                let checksum = self.checksum(&bytes, &body);
+                bytes.extend_from_slice(&body);
+                bytes.extend_from_slice(checksum.as_ref());
+                Ok(bytes)
+            }
+        }
+    }
+
+    pub(super) fn seal(
+        &self,
+        key: &StateKey,
+        sequence: u64,
+        mut body: Zeroizing<Vec<u8>>,
+    ) -> Result<Vec<u8>, SaveError> {
+        let mut bytes = self.header(SEALED, sequence, key.id(), NONCE_LEN + body.len() + TAG_BYTES)?;
+        let (nonce, tag) = key
+            .cipher()
+            .seal_in_place_separate_tag(Aad::from(self.bound(&bytes)), &mut body)
+            .map_err(|_| SaveError::Seal)?;
+        bytes.extend_from_slice(nonce.as_ref());
+        bytes.extend_from_slice(&body);
+        bytes.extend_from_slice(tag.as_ref());
+        Ok(bytes)
+    }
+
+    fn header(
+        &self,
+        seal: u8,
+        sequence: u64,
+        key: [u8; KEY_ID_BYTES],
+        rest: usize,
+    ) -> Result<Vec<u8>, SaveError> {
+        let rest_bytes = u32::try_from(rest).map_err(|_| SaveError::TooLarge { bytes: rest })?;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_be_bytes());
+        bytes.push(seal);
+        bytes.extend_from_slice(self.identity.as_bytes());
+        bytes.extend_from_slice(&sequence.to_be_bytes());
+        bytes.extend_from_slice(&key);
+        bytes.extend_from_slice(&rest_bytes.to_be_bytes());
+        Ok(bytes)
+    }
+
+    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Read, Refusal> {
+        let Header { seal, sequence, key, bytes: header, rest } = self.read_header(bytes)?;
+        match seal {
+            SEALED => {
+                if !self.keeps_tokens() {
+                    return Err(Refusal::NoKey);
+                }
+                let (key, has_old_key) = self.keys.find(key).ok_or(Refusal::OtherKey)?;
+                let body = self.unseal(key, header, rest)?;
+                let state = body::from_bytes::<SealedBody>(&body)?.into_state(now, self.longest_wait)?;
+                Ok(Read { state, sequence, has_old_key })
+            }
+            CLEAR => {
+                let (body, checksum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Refusal::Altered)?;
+                if self.checksum(header, body).as_ref() != checksum {
+                    return Err(Refusal::Altered);
+                }
+                let state = body::from_bytes::<ClearBody>(body)?.into_state(now, self.longest_wait);
+                Ok(Read { state, sequence, has_old_key: false })
+            }
+            _ => Err(Refusal::Altered),
+        }
+    }
+
+    fn unseal(&self, key: &StateKey, header: &[u8], rest: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::Altered)?;
+        let mut body = Zeroizing::new(sealed.to_vec());
+        let length = key
+            .cipher()
+            .open_in_place(Nonce::from(nonce), Aad::from(self.bound(header)), &mut body)
+            .map_err(|_| Refusal::Altered)?
+            .len();
+        body.truncate(length);
+        Ok(body)
+    }
+
+    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, Refusal> {
+        let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
+        if !MAGIC.starts_with(start) {
+            return Err(Refusal::NotState);
+        }
+        let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
+        let truncated = || Refusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
+        // The version first: nothing else has a meaning before it is known.
+        let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+            return Err(Refusal::Version(version));
+        }
+        let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;
+        let [seal] = take(&mut rest).ok_or_else(truncated)?;
+        let identity: [u8; 32] = take(&mut rest).ok_or_else(truncated)?;
+        let sequence = u64::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+        let key = take(&mut rest).ok_or_else(truncated)?;
+        let length = u32::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+        if identity != *self.identity.as_bytes() {
+            return Err(Refusal::Foreign);
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if after.len() < length {
+            let expected = length.saturating_add(HEADER_BYTES);
+            return Err(Refusal::Truncated { bytes: bytes.len(), expected });
+        }
+        if after.len() > length {
+            return Err(Refusal::Overlong(after.len() - length));
+        }
+        Ok(Header { seal, sequence, key, bytes: header, rest: after })
+    }
+
+    /// What a seal covers besides the body.
+    fn bound(&self, header: &[u8]) -> Vec<u8> {
+        [header, &self.name].concat()
+    }
+
+    fn checksum(&self, header: &[u8], body: &[u8]) -> Digest {
+        let mut context = Context::new(&SHA256);
+        context.update(&self.bound(header));
+        context.update(body);
+        context.finish()
+    }
+}
+
+/// What the header says, and what follows it.
+struct Header<'a> {
+    seal: u8,
+    sequence: u64,
+    key: [u8; KEY_ID_BYTES],
+    bytes: &'a [u8],
+    rest: &'a [u8],
+}
+
+/// The next bytes of a number or a hash.
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests;
