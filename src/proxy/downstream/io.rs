@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Version;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::info;
@@ -18,6 +17,7 @@ use tracing::info;
 use super::state::{Caller, End, LINGER};
 use super::wrong_protocol::Spoken;
 use crate::proxy::error::ProxyError;
+use crate::proxy::error::http1::plain;
 use crate::proxy::vectored;
 
 /// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
@@ -191,24 +191,6 @@ impl CallerIo {
         }
         Poll::Ready(Ok(()))
     }
-}
-
-/// A refusal as it goes over the wire where hyper does not write it (RFC 9112 §4).
-pub(in crate::proxy) fn plain(error: &ProxyError) -> Bytes {
-    let response = error.response(Version::HTTP_11);
-    let reason = response.status().canonical_reason().unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {} {reason}\r\n", response.status().as_u16()).into_bytes();
-    for (name, value) in response.headers() {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
-    let date = httpdate::fmt_http_date(crate::clock::wall_clock());
-    let end = format!("content-length: {}\r\ndate: {date}\r\n\r\n", response.body().len());
-    text.extend_from_slice(end.as_bytes());
-    text.extend_from_slice(response.body());
-    Bytes::from(text)
 }
 
 /// What a caller did not take in time is not kept by the system either.

@@ -4,6 +4,10 @@
 //! else: a status, a stable code, a sentence for a person, `Proxy-Status` (RFC 9209) and, where waiting helps,
 //! `Retry-After`. It is never a 401: on the wire that is the upstream's own word.
 
+pub mod denial;
+pub mod http1;
+pub mod upstream;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,9 +16,8 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::route::rules::Denial;
-use super::upstream::breaker::Refused;
-use super::upstream::forward::ForwardError;
+use self::denial::Denial;
+use self::upstream::{ForwardError, Refused};
 use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
 

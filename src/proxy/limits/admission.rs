@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::slots::{Seat, Seats};
 use crate::config::Limits;
-use crate::proxy::downstream::io::plain;
+use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
 

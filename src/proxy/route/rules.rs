@@ -6,7 +6,6 @@
 //! credential is a statement about the upstream's path, whatever is stripped or put in front on the way there.
 
 use http::Method;
-use thiserror::Error;
 
 use super::guard::Target;
 use super::lenient_path::Reading;
@@ -14,6 +13,7 @@ use super::prefix::Prefix;
 use crate::config::Route;
 use crate::config::model::pattern::{Pattern, Places};
 use crate::proxy::error::ProxyError;
+use crate::proxy::error::denial::Denial;
 
 /// What a route lets through. By default everything.
 #[derive(Debug, Default)]
@@ -24,36 +24,6 @@ pub struct Rules {
     deny: Vec<Pattern>,
     /// On the upstream's path, each from where the path that is put in front has left off.
     protected: Vec<(Pattern, Places)>,
-}
-
-/// What keeps a request from being let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Denial {
-    /// Nothing in `allow` means it.
-    #[error("nothing allows it")]
-    NotAllowed,
-    /// Something in `deny` does.
-    #[error("a rule denies it")]
-    Denied,
-    /// It could end or replace what all callers share, or make another.
-    #[error("it could end the credential of all callers")]
-    Protected,
-}
-
-impl Denial {
-    /// A sentence for the person who reads it.
-    pub const fn detail(self) -> &'static str {
-        match self {
-            Self::NotAllowed => {
-                "This route lets other methods and paths through: see its `allow`. Letters count in their case."
-            }
-            Self::Denied => "A rule in `deny` of this route covers this method and path.",
-            Self::Protected => {
-                "This could end or replace the credential that all applications share, or make another like it, and is \
-                 never forwarded. Do it past the proxy, with a credential of your own."
-            }
-        }
-    }
 }
 
 impl Rules {

@@ -52,9 +52,10 @@ use super::route::Route;
 use super::route::guard;
 use super::route::guard::Target;
 use super::upstream::Destination;
-use super::upstream::forward::{Answered, Failure, ForwardError, forward};
+use super::upstream::forward::{Answered, Failure, forward};
 use super::upstream::pool::Pool;
 use super::upstream::pool::request::Outgoing;
+use crate::proxy::error::upstream::ForwardError;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
 /// Why a 401 passes: the body cannot be sent again.

@@ -11,9 +11,9 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 
 use crate::config::Retry429;
+use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::breaker::Breaker;
-use crate::proxy::upstream::forward::ForwardError;
 use crate::proxy::upstream::pool::{Lease, Pool};
 use crate::token::retry_after;
 

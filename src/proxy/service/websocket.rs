@@ -23,9 +23,10 @@ use tracing::info;
 use crate::proxy::body::replay::Attempt;
 use crate::proxy::downstream::state::{Caller, LINGER};
 use crate::proxy::error::ProxyError;
+use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::headers;
 use crate::proxy::message::via::Via;
-use crate::proxy::upstream::forward::{Answered, ForwardError};
+use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::Switched;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");

@@ -14,9 +14,9 @@ use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use tracing::{debug, info, warn};
 
-use super::forward::ForwardError;
 use crate::clock::{Clock, Moment};
 use crate::config;
+use crate::proxy::error::upstream::{ForwardError, Refused};
 
 /// Others are told to come back no sooner while one request finds out how the upstream does.
 const WHILE_PROBING: Duration = Duration::from_secs(1);
@@ -46,13 +46,6 @@ pub struct Leave<'b> {
     good: &'b Good,
     turn: u64,
     is_probe: bool,
-}
-
-/// No request may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// When it is worth another try.
-    pub retry_after: Duration,
 }
 
 /// Replaced as a whole at each change.

@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use hyper::body::{Body, Incoming};
-use thiserror::Error;
 use tokio::time::Instant;
 
 use super::pool::body::UpstreamBody;
@@ -19,53 +18,7 @@ use super::pool::request::Outgoing;
 use super::pool::{Break, Broken, Fate, Lease, SendError};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{Attempt, Fault, Payload};
-
-/// Why there is no response of the upstream.
-#[derive(Clone, Debug, Error)]
-pub enum ForwardError {
-    /// No connection could be made.
-    #[error("no connection: {text}")]
-    Unreachable {
-        /// RFC 9209 §2.3.
-        proxy_status: &'static str,
-        /// What the system said.
-        text: String,
-    },
-    /// No file descriptor is left for another connection.
-    #[error("no file descriptor for another connection")]
-    NoDescriptor,
-    /// No connection could be made in time.
-    #[error("no connection in time")]
-    ConnectTimeout,
-    /// The proxy on the way there did not lead to it.
-    #[error("no connection by way of the proxy: {text}")]
-    Proxy {
-        /// RFC 9209 §2.3.
-        proxy_status: &'static str,
-        /// What happened; nothing of the proxy's own words.
-        text: String,
-    },
-    /// The TLS handshake failed: not a valid certificate, or not TLS at all.
-    #[error("tls handshake failed: {text}")]
-    Tls {
-        /// RFC 9209 §2.3.
-        proxy_status: &'static str,
-        /// What rustls or the system said.
-        text: String,
-    },
-    /// The connection ended before the response's head was complete.
-    #[error("connection ended before the response: {0}")]
-    Terminated(String),
-    /// What came is no HTTP response.
-    #[error("not a valid response: {0}")]
-    Protocol(String),
-    /// No response in time.
-    #[error("no response in time")]
-    Timeout,
-    /// Nothing of the upstream's: all connections that it may have were busy.
-    #[error("no connection was free in time")]
-    Overloaded,
-}
+use crate::proxy::error::upstream::ForwardError;
 
 /// A request without a response, and whose fault that is.
 #[derive(Debug)]
@@ -86,58 +39,6 @@ pub struct Answered<B: Body + 'static> {
     pub response: Response<UpstreamBody>,
     /// To be given back when the body has been read, dropped when it will not be.
     pub lease: Lease<B>,
-}
-
-impl ForwardError {
-    /// RFC 9209 §2.3.
-    pub const fn proxy_status(&self) -> &'static str {
-        match self {
-            Self::Unreachable { proxy_status, .. }
-            | Self::Proxy { proxy_status, .. }
-            | Self::Tls { proxy_status, .. } => proxy_status,
-            Self::NoDescriptor | Self::Overloaded => "connection_limit_reached",
-            Self::ConnectTimeout => "connection_timeout",
-            Self::Terminated(_) => "connection_terminated",
-            Self::Protocol(_) => "http_protocol_error",
-            Self::Timeout => "http_response_timeout",
-        }
-    }
-
-    /// A sentence for the caller: no address, no text from outside.
-    pub fn detail(&self) -> String {
-        match self {
-            Self::Unreachable { proxy_status: "dns_error", .. } => "The upstream's name does not resolve.",
-            Self::Unreachable { proxy_status: "connection_refused", .. } => {
-                "The upstream refused the connection."
-            }
-            Self::Unreachable { proxy_status: "destination_ip_prohibited", .. } => {
-                "The upstream was discovered, and its name leads to a private, loopback or otherwise special address. \
-                 If that is meant, write the API's address as `upstream`."
-            }
-            Self::Unreachable { .. } => "The upstream cannot be reached.",
-            Self::Proxy { proxy_status: "http_request_denied", .. } => {
-                "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \
-                 HTTPS_PROXY and NO_PROXY of bearerd's environment."
-            }
-            Self::Proxy { .. } => {
-                "The proxy on the way to the upstream cannot be reached, or does not lead there."
-            }
-            Self::NoDescriptor => {
-                "The proxy has no file descriptor for another connection to an upstream. Try again."
-            }
-            Self::ConnectTimeout => "The upstream did not accept a connection in time.",
-            Self::Tls { .. } => {
-                "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
-            }
-            Self::Terminated(_) => "The upstream closed the connection before it answered.",
-            Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
-            Self::Timeout => "The upstream did not answer in time.",
-            Self::Overloaded => {
-                "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
-            }
-        }
-        .to_owned()
-    }
 }
 
 /// Sends a request on a connection, which is the answer's from then on.

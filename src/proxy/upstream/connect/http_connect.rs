@@ -28,7 +28,7 @@ use super::socket::ReadsDecide;
 use super::{Stream, server_name, tls_failed, unreachable};
 use crate::causes::in_one_line;
 use crate::config;
-use crate::proxy::upstream::forward::ForwardError;
+use crate::proxy::error::upstream::ForwardError;
 
 /// The largest answer to CONNECT.
 const MAX_BUFFER: usize = 16 * 1024;

@@ -26,10 +26,10 @@ use tower_service::Service;
 use self::dns::{Resolver, is_prohibited};
 use self::http_connect::Tunnel;
 use self::socket::ReadsDecide;
-use super::forward::ForwardError;
 use crate::causes::causes;
 use crate::config::source::schema::HttpVersion;
 use crate::config::{Address, Proxy};
+use crate::proxy::error::upstream::ForwardError;
 use crate::token::api_discovery::Reach;
 
 /// When the system begins to ask whether a silent upstream is still there.

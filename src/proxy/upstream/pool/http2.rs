@@ -20,8 +20,8 @@ use tracing::debug;
 
 use super::idle::IDLE_TIMEOUT;
 use super::{Broken, Held, MAX_BUFFER, authority};
+use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::connect::Stream;
-use crate::proxy::upstream::forward::ForwardError;
 use crate::proxy::upstream::permits::Turns;
 use crate::proxy::upstream::{Destination, Upstream};
 

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::http1::Leased;
+use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::Upstream;
-use crate::proxy::upstream::forward::ForwardError;
 use crate::proxy::upstream::permits::{Permits, Place};
 
 /// Below what servers and load balancers usually allow a connection to lie idle.

@@ -30,9 +30,9 @@ use self::idle::{Idle, Turn};
 use self::request::Outgoing;
 use super::breaker::Good;
 use super::connect::{Connected, Stream};
-use super::forward::ForwardError;
 use super::permits::Place;
 use super::{Destination, Upstream};
+use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::limits::slots::Seat;
 
 /// The largest response head, and how much is read ahead of a slow caller over HTTP/1.1 or buffered for an upstream.
