@@ -4,9 +4,10 @@
 //! never shared between threads.
 
 pub mod access_log;
+mod discovery;
 pub(in crate::proxy) mod drain;
 pub mod header_cache;
-pub(in crate::proxy) mod login_stub;
+mod login_stub;
 pub mod response;
 pub mod retry;
 mod send;
@@ -55,6 +56,7 @@ use super::upstream::Destination;
 use super::upstream::forward::{Answered, Failure, forward};
 use super::upstream::pool::Pool;
 use super::upstream::pool::request::Outgoing;
+use super::upstream::reconnect;
 use crate::proxy::error::upstream::ForwardError;
 use crate::token::{Generation, NotReplaced, TokenSource};
 
@@ -161,10 +163,7 @@ impl Service {
         let mut patience = self.shared.token_wait;
         let destination = match route.upstream.current() {
             Some(destination) => destination,
-            None => {
-                Box::pin(route.upstream.wait(route.token.as_ref(), &mut patience, &self.shared.token_waiters))
-                    .await?
-            }
+            None => Box::pin(self.discovered(route, &mut patience)).await?,
         };
         let may_switch = route.allows_websocket && payload.is_at_end();
         let handshake = if may_switch { Handshake::of(&head) } else { None };
@@ -282,7 +281,7 @@ impl Service {
         loop {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(pool.good())?;
-            let lease = match retry::lease(pool, passage.destination, breaker).await {
+            let lease = match reconnect::lease(pool, passage.destination, breaker).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(admitted.broke_off(error, origin).into()),
             };

@@ -1,29 +1,19 @@
-//! When a request is sent again for another reason than its token: a 429, and a connection that was not made.
+//! Retries of a request that the upstream answered with 429, as the route's `retry_429` allows.
 //!
-//! Both are bounded for a request as a whole, whatever else happens to it: so many 429s, and so long a wait for all of
-//! them. Nothing that a server may have acted on is sent again, unless doing it twice is doing it once (RFC 9110 §9.2.2).
+//! Attempts and the total wait are bounded for the request as a whole. Only idempotent methods are sent again (RFC 9110
+//! §9.2.2).
 
-use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode};
-use http_body::Body;
 
 use crate::config::Retry429;
-use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::Destination;
-use crate::proxy::upstream::breaker::Breaker;
-use crate::proxy::upstream::pool::{Lease, Pool};
 use crate::token::retry_after;
 
 /// Added at random to what was asked for: many who were told the same need not come at once.
 const JITTER: Duration = Duration::from_secs(1);
 /// The first wait where the server does not say how long; it doubles.
 const BACKOFF: Duration = Duration::from_secs(1);
-/// Before a connection is tried once more, and as much again at random.
-const PAUSE: Duration = Duration::from_millis(25);
-
 /// What is left to a request of sending it again after a 429.
 #[derive(Clone, Copy, Debug)]
 pub struct Retries {
@@ -68,113 +58,13 @@ impl Retries {
     }
 }
 
-/// A connection; where none was made, one more attempt at it, unless the upstream is left alone meanwhile.
-///
-/// # Errors
-///
-/// [`ForwardError`] if that fails too.
-pub async fn lease<B>(
-    pool: &Rc<Pool<B>>,
-    destination: &Destination,
-    breaker: &Breaker,
-) -> Result<Lease<B>, ForwardError>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match pool.lease(destination).await {
-        Err(error) if may_connect_again(&error) && breaker.is_closed() => {
-            tokio::time::sleep(PAUSE + PAUSE.mul_f64(fastrand::f64())).await;
-            pool.lease(destination).await
-        }
-        outcome => outcome,
-    }
-}
-
-/// Whether nobody was reached, and soon. Time that is up has been used up; what TLS or a proxy on the way says stays
-/// true, and so does where an address leads.
-fn may_connect_again(error: &ForwardError) -> bool {
-    match error {
-        ForwardError::Unreachable { proxy_status, .. } => {
-            !matches!(*proxy_status, "connection_timeout" | "destination_ip_prohibited")
-        }
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::sync::{Arc, Mutex};
-
     use http::HeaderValue;
     use http::header::RETRY_AFTER;
-    use http_body_util::Empty;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::Clock;
-    use crate::config;
-    use crate::proxy::upstream::Upstream;
-    use crate::proxy::upstream::connect::{Connect, Connected, Connecting};
-
-    /// Connections that fail as listed, and then are made.
-    #[derive(Clone, Debug, Default)]
-    struct Failing(Arc<Mutex<VecDeque<&'static str>>>);
-
-    impl Connect for Failing {
-        fn connect(&self) -> Connecting {
-            let failure = self.0.lock().unwrap().pop_front();
-            Box::pin(async move {
-                match failure {
-                    None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
-                    Some("tls") => {
-                        Err(ForwardError::Tls { proxy_status: "tls_protocol_error", text: "x".to_owned() })
-                    }
-                    Some(proxy_status) => {
-                        Err(ForwardError::Unreachable { proxy_status, text: "x".to_owned() })
-                    }
-                }
-            })
-        }
-
-        fn may_speak_http2(&self) -> bool {
-            false
-        }
-    }
-
-    /// Whether there is a connection, and how many attempts at one were left.
-    async fn connected(failures: &[&'static str], opens: bool) -> (bool, usize) {
-        let failing = Failing(Arc::new(Mutex::new(failures.iter().copied().collect())));
-        let place = || Destination {
-            origin: "https://api.example.com".to_owned(),
-            host: HeaderValue::from_static("api.example.com"),
-            path_in_front: String::new(),
-            connect: Box::new(failing.clone()),
-            number: 0,
-        };
-        let pool: Rc<Pool<Empty<Bytes>>> =
-            Pool::new(Arc::new(Upstream::written(0, place(), crate::proxy::limits::slots::Seats::new(10))));
-        let second = Duration::from_secs(1);
-        let settings =
-            config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
-        let breaker = Breaker::new(Some(settings), Clock::tokio());
-        if opens {
-            breaker.admit(pool.good()).unwrap().broke_off(ForwardError::Timeout, "");
-        }
-        let outcome = lease(&pool, &place(), &breaker).await;
-        let left = failing.0.lock().unwrap().len();
-        (outcome.is_ok(), left)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_was_not_made_is_tried_once_more_and_no_oftener() {
-        assert_eq!(connected(&[], false).await, (true, 0));
-        assert_eq!(connected(&["connection_refused"], false).await, (true, 0));
-        assert_eq!(connected(&["connection_refused", "connection_refused", "x"], false).await, (false, 1));
-        assert_eq!(connected(&["tls", "x"], false).await, (false, 1), "whom it reached will say the same");
-        assert_eq!(connected(&["connection_refused", "x"], true).await, (false, 1), "the breaker is open");
-    }
 
     fn retries(attempts: u32, max_wait: u64) -> Retries {
         Retries::new(&Retry429 { attempts, max_wait: Duration::from_secs(max_wait) }, &Method::GET)
@@ -236,27 +126,6 @@ mod tests {
             assert_eq!(retries.wait_with(&HeaderMap::new(), 0.0), Some(Duration::from_secs(seconds)));
         }
         assert_eq!(retries.wait_with(&HeaderMap::new(), 0.0), None);
-    }
-
-    #[test]
-    fn a_connection_is_tried_again_only_where_nobody_was_reached() {
-        let unreachable = |proxy_status| ForwardError::Unreachable { proxy_status, text: "x".to_owned() };
-        for status in ["connection_refused", "dns_error", "destination_ip_unroutable"] {
-            assert!(may_connect_again(&unreachable(status)), "{status}");
-        }
-        let tls = ForwardError::Tls { proxy_status: "tls_certificate_error", text: "x".to_owned() };
-        let proxy = ForwardError::Proxy { proxy_status: "connection_refused", text: "x".to_owned() };
-        for error in [
-            unreachable("connection_timeout"),
-            unreachable("destination_ip_prohibited"),
-            tls,
-            proxy,
-            ForwardError::ConnectTimeout,
-            ForwardError::Terminated("x".to_owned()),
-            ForwardError::Overloaded,
-        ] {
-            assert!(!may_connect_again(&error), "{error}");
-        }
     }
 
     proptest! {

@@ -9,23 +9,19 @@ pub mod connect;
 pub mod forward;
 pub mod permits;
 pub mod pool;
+pub mod reconnect;
 
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::HeaderValue;
-use tokio::time::Instant;
 
 use self::breaker::Breaker;
 use self::connect::Connect;
 use self::permits::Permits;
-use super::auth::authorize::authorize;
-use super::error::ProxyError;
 use super::limits::slots::Seats;
-use crate::token::TokenSource;
 use crate::token::api_discovery::DiscoverySource;
 
 /// An upstream: shared by all workers, each with a pool of its own.
@@ -108,6 +104,14 @@ impl Upstream {
         }
     }
 
+    /// What says where it is, where that is discovered.
+    pub const fn discovery(&self) -> Option<&DiscoverySource> {
+        match &self.place {
+            Place::Written(_) => None,
+            Place::Discovered { source, .. } => Some(source),
+        }
+    }
+
     /// Sends new requests there from now on, if it is one that moves. Those under way end where they are.
     pub fn lead_to(&self, destination: Destination) {
         if let Place::Discovered { current, .. } = &self.place {
@@ -115,32 +119,6 @@ impl Upstream {
             current.store(Some(Arc::new(Destination { number, ..destination })));
             self.breaker.reset();
         }
-    }
-
-    /// Waits until it is somewhere. The tenant is in the token, so a token is waited for first.
-    ///
-    /// # Errors
-    ///
-    /// [`ProxyError`] if either is not there within `patience`.
-    pub async fn wait(
-        &self,
-        token: Option<&TokenSource>,
-        patience: &mut Duration,
-        waiters: &Arc<Seats>,
-    ) -> Result<Current<'_>, ProxyError> {
-        if let Some(token) = token {
-            authorize(token, patience, waiters).await?;
-        }
-        if let Place::Discovered { source, .. } = &self.place {
-            let began = Instant::now();
-            let waited = source.wait(*patience).await;
-            *patience = patience.saturating_sub(began.elapsed());
-            waited.map_err(|undiscovered| ProxyError::NotDiscovered {
-                credential: source.credential().to_owned(),
-                undiscovered,
-            })?;
-        }
-        self.current().ok_or(ProxyError::RouteNotFound)
     }
 }
 
