@@ -24,6 +24,7 @@ mod drain;
 mod faults;
 mod framing;
 mod grants;
+mod imports;
 mod keygen;
 mod lifecycle;
 mod limits;

@@ -31,7 +31,7 @@ fn production(text: &str) -> &str {
 }
 
 /// All files below a folder that are not tests as a whole.
-fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
+pub fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
     sources(folder).into_iter().filter(|(path, _)| !path.ends_with("tests.rs"))
 }
 
