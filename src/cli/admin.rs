@@ -10,7 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::causes::causes;
 use crate::config;
 use crate::config::model::endpoint::is_protected;

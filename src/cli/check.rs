@@ -1,7 +1,9 @@
 //! `bearerd check`: every problem of the configuration, and whether it could be used; with `--online`, whether its
 //! peers take it.
 
-use super::{BAD_CONFIGURATION, ConfigFile, OK, online, output, states};
+use super::config_file::ConfigFile;
+use super::exit_code::{BAD_CONFIGURATION, OK};
+use super::{online, output, states};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{FAILED, OK, output};
+use super::exit_code::{FAILED, OK};
+use super::output;
 use crate::app::StartError;
 use crate::causes::in_one_line;
 use crate::demo::scenario::{DemoError, Scenario};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::admin::{AdminAddress, AdminClient};
-use super::{FAILED, OK, UNAVAILABLE, output};
+use super::exit_code::{FAILED, OK, UNAVAILABLE};
+use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 

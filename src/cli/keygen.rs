@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Write};
 
 use secrecy::ExposeSecret;
 
-use super::{FAILED, OK, output};
+use super::exit_code::{FAILED, OK};
+use super::output;
 use crate::token::state::file::StateKey;
 
 /// What `--help` says besides.

@@ -2,7 +2,9 @@
 
 mod admin;
 mod check;
+mod config_file;
 mod demo;
+mod exit_code;
 mod health;
 mod keygen;
 mod login;
@@ -12,22 +14,13 @@ mod refresh;
 mod run;
 mod states;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::config_file::ConfigFile;
 use crate::config::Environment;
 use crate::memory;
-
-/// It did what it was asked to.
-const OK: u8 = 0;
-/// It failed.
-const FAILED: u8 = 1;
-/// The configuration is bad (sysexits.h, `EX_CONFIG`).
-const BAD_CONFIGURATION: u8 = 78;
-/// The daemon cannot be reached (sysexits.h, `EX_UNAVAILABLE`).
-const UNAVAILABLE: u8 = 69;
 
 /// Adds OAuth 2.0 bearer tokens to requests of applications that know nothing of OAuth.
 #[derive(Debug, Parser)]
@@ -57,18 +50,6 @@ enum Command {
     Demo(demo::Demo),
 }
 
-/// Where the configuration is.
-#[derive(Debug, clap::Args)]
-struct ConfigFile {
-    #[arg(
-        short = 'c',
-        long = "config",
-        value_name = "FILE",
-        help = "Configuration [default: $BEARERD_CONFIG, ./proxy.toml, /etc/bearerd/proxy.toml]"
-    )]
-    path: Option<PathBuf>,
-}
-
 /// Reads the command line and does what it says.
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -76,7 +57,7 @@ pub async fn main() -> ExitCode {
         Err(error) => {
             // Also what --help and --version print.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit_code::USAGE));
         }
     };
     if let Err(error) = memory::keep_private() {

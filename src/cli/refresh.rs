@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Method;
 
 use super::admin::{AdminAddress, AdminClient, AdminError, path_of};
-use super::{FAILED, OK, UNAVAILABLE, output};
+use super::exit_code::{FAILED, OK, UNAVAILABLE};
+use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 

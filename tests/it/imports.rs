@@ -52,7 +52,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "fingerprint",
         ],
     ),
-    ("config", &["resolve", "source", "model"]),
+    ("config", &["resolve", "source", "model", "environment"]),
 ];
 
 /// Absolute module path, without `crate`.
@@ -209,7 +209,6 @@ impl Named<'_> {
             UseTree::Name(name) if name.ident == "self" => (prefix.to_vec(), prefix.last().cloned()),
             UseTree::Name(name) => (with(&name.ident), Some(name.ident.to_string())),
             UseTree::Rename(rename) => (with(&rename.ident), Some(rename.rename.to_string())),
-            _ => return,
         };
         let Some(absolute) = self.absolute(&path) else { return };
         match name {

@@ -10,7 +10,8 @@ mod upstream;
 use futures_util::future::{join, join_all};
 
 use self::report::Report;
-use super::{BAD_CONFIGURATION, FAILED, OK, output};
+use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
+use super::output;
 use crate::app::{Way, shares_connections, upstream_name};
 use crate::causes::in_one_line;
 use crate::config::{Config, Credential, Destination, Route};

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use self::reloader::Reloader;
-use super::{BAD_CONFIGURATION, ConfigFile, FAILED, OK, output};
+use super::config_file::ConfigFile;
+use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
+use super::output;
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;
