@@ -1,9 +1,9 @@
-# What developers and CI run. `just` alone lists it.
+# Commands for developers and CI. `just` without arguments lists the recipes.
 
 default:
     @just --list
 
-# Everything that must pass before a commit.
+# Run all checks that must pass before a commit.
 check: format lint docs test
 
 format:
@@ -19,45 +19,45 @@ docs:
 test:
     cargo test --locked
 
-# Licences, advisories, bans and sources, or those named (needs cargo-deny; advisories need github.com).
+# Check licences, advisories, bans and sources, or the named ones (needs cargo-deny; advisories need github.com).
 deny *checks:
     cargo deny --log-level error check {{checks}}
 
-# A real OAuth server, a real SDK and curl; installs what it needs.
+# Run the end-to-end tests with a real OAuth server, a real SDK and curl (installs what it needs).
 e2e: build
     tests/e2e/run target/release/bearerd
 
-# Slow callers, thousands of connections, SIGTERM and SIGHUP under load: figures and bounds (needs slowhttptest).
+# Run the load tests: slow callers, thousands of connections, SIGTERM and SIGHUP (needs slowhttptest).
 load *cases="slow idle memory drain hangups": build
     cargo test --locked --quiet --test load -- target/release/bearerd {{cases}}
 
-# Everything at once for so many minutes, and what must hold then.
+# Run the soak test: combined load for the given number of minutes.
 soak minutes="10": build
     cargo test --locked --quiet --test load -- target/release/bearerd soak={{minutes}}
 
 build:
     cargo build --release --locked
 
-# The fastest build: laid out by what a run under load has shown (needs llvm-profdata; says where it is to be had).
+# Make the fastest build, guided by a profile of a run under load (needs llvm-profdata; prints how to get it).
 profiled:
     benches/profiled
 
-# Beside nginx, HAProxy and Envoy, in one run: an overview, or what the arguments ask for (says what it needs).
+# Compare with nginx, HAProxy and Envoy in one run: an overview, or the given cases (prints what it needs).
 bench *arguments: build
     benches/compare {{arguments}}
 
-# What `just instructions` counts.
+# Build the program whose instructions `just instructions` counts.
 hot-path:
     cargo rustc --release --locked --features hot_path --bin hot_path -- -C strip=debuginfo
 
-# Counts the instructions of a request and compares them with benches/instructions.json (needs valgrind).
+# Count the instructions of a request and compare them with benches/instructions.json (needs valgrind).
 instructions *arguments: hot-path
     benches/instructions {{arguments}}
 
-# The whole thing on loopback.
+# Run the demo on loopback.
 demo *arguments:
     cargo run --release --locked -- demo {{arguments}}
 
-# Looks for input that breaks a target of fuzz/fuzz_targets, for so many seconds (needs cargo-fuzz; no nightly).
+# Fuzz a target of fuzz/fuzz_targets for the given number of seconds (needs cargo-fuzz; no nightly).
 fuzz target seconds="60":
     cargo fuzz run --sanitizer none --release {{target}} -- -max_total_time={{seconds}} -timeout=10
