@@ -15,6 +15,7 @@ use http::StatusCode;
 use tracing::{debug, info, warn};
 
 use super::forward::ForwardError;
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::config;
 
@@ -304,7 +305,7 @@ impl State {
     }
 
     fn opened(self, settings: &config::Breaker, openings: u32, now: Moment, jitter: f64) -> Self {
-        let pause = settings.open.saturating_mul(1 << openings.min(20)).min(settings.open_max);
+        let pause = Backoff { first: settings.open, max: settings.open_max }.step(openings);
         let until = now + pause + pause.mul_f64(JITTER * jitter);
         self.next(openings.saturating_add(1), Phase::Open { until })
     }

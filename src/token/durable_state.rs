@@ -9,11 +9,12 @@ use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use super::limiter::{LATCH_MAX, doubled};
+use super::limiter::LATCH_MAX;
 use super::state_file::{
     Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
     Warning,
 };
+use crate::backoff::Backoff;
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config::identity::Grant;
@@ -21,9 +22,8 @@ use crate::config::{self, Credential, StatePlace};
 
 /// How long the disk is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The first wait after a failed write, and the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_mins(1);
+/// The waits after failed writes.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 /// A state and its place.
 #[derive(Debug)]
@@ -336,7 +336,7 @@ impl DurableState {
                 "state is not durable and kept in memory"
             );
         }
-        let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
+        let retry_at = self.clock.now() + RETRY.step(times);
         self.trouble = Some(Trouble { error, times, retry_at });
     }
 }
