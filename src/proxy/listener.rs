@@ -20,12 +20,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::admission::{Admission, Place, Recurring};
+use super::admission::{Admission, Place};
 use super::peer::{Networks, Peer};
 use super::unix_socket::{self, SocketFile};
 use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
+use crate::telemetry::throttle::Throttle;
 
 /// After the system refused a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -176,7 +177,7 @@ impl Front {
     fn new(workers: Vec<WorkerHandle>, house: House, stage: watch::Receiver<Stage>) -> Self {
         let admission = Admission::new(&house.limits, house.most_connections);
         let house = RefCell::new(Rc::new(house));
-        let desk = Rc::new(Desk { workers, house, admission, failures: Recurring::default() });
+        let desk = Rc::new(Desk { workers, house, admission, failures: Throttle::default() });
         Self { desk, doors: Vec::new(), accepting: JoinSet::new(), stage }
     }
 
@@ -229,7 +230,7 @@ struct Desk {
     workers: Vec<WorkerHandle>,
     house: RefCell<Rc<House>>,
     admission: Admission,
-    failures: Recurring,
+    failures: Throttle,
 }
 
 /// Resolves when an entrance is to be closed; tells of whatever else is changed.
