@@ -10,10 +10,10 @@ use axum::routing::{any, get};
 use tokio::net::TcpListener;
 
 use super::credentials::{self, Credentials};
-use super::problem::Problem;
 use super::readiness::Readiness;
 use super::reload::{self, Reloading};
 use super::server::{self, Bounds};
+use crate::http::Problem;
 
 /// Serves the admin address for as long as the future is polled.
 pub async fn serve(

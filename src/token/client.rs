@@ -20,10 +20,10 @@ use super::discovery::{self, Metadata};
 use super::error::{Malformed, TokenError, printable};
 use super::grant::TokenRequest;
 use super::oddities;
-use super::retry_after::retry_after;
 use super::wire::{self, Grant};
 use crate::causes::causes;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
+use crate::http::retry_after;
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
 /// Larger answers are not read.

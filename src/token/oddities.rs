@@ -62,10 +62,10 @@ impl Oddities {
 
 /// Tells what the credential does and its server does not list, if that is another than before.
 pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
-    let mut not_listed = OnChange::default();
-    not_listed.changes_to(before.map(|before| before.not_supported(credential)).unwrap_or_default());
-    if not_listed.begins(now.not_supported(credential)) {
-        let not_listed = not_listed.current().join(", ");
+    let not_listed = now.not_supported(credential);
+    let is_new = before.is_none_or(|before| before.not_supported(credential) != not_listed);
+    if is_new && !not_listed.is_empty() {
+        let not_listed = not_listed.join(", ");
         warn!(credential = credential.name, not_listed, "issuer's metadata does not list what is configured");
     }
 }

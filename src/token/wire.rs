@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use super::confidential::Confidential;
 use super::error::{Malformed, NO_CODE, TokenError};
-use super::retry_after::{retry_after, server_time};
 use crate::config::AnswerFields;
+use crate::http::{retry_after, server_time};
 
 /// A year: a longer lifetime is cut to it.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
