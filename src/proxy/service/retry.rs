@@ -7,26 +7,29 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 
+use crate::backoff::Backoff;
 use crate::config::Retry429;
-use crate::token::retry_after;
+use crate::http::retry_after;
 
 /// Added at random to what was asked for: many who were told the same need not come at once.
 const JITTER: Duration = Duration::from_secs(1);
-/// The first wait where the server does not say how long; it doubles.
-const BACKOFF: Duration = Duration::from_secs(1);
+/// The waits where the server does not say how long; what the route gives bounds them.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::MAX };
+
 /// What is left to a request of sending it again after a 429.
 #[derive(Clone, Copy, Debug)]
 pub struct Retries {
     left: u32,
     patience: Duration,
-    backoff: Duration,
+    /// How many waits the server did not name.
+    unnamed: u32,
 }
 
 impl Retries {
     /// All that the route gives, where the method may be sent twice.
     pub fn new(settings: &Retry429, method: &Method) -> Self {
         let left = if method.is_idempotent() { settings.attempts } else { 0 };
-        Self { left, patience: settings.max_wait, backoff: BACKOFF }
+        Self { left, patience: settings.max_wait, unnamed: 0 }
     }
 
     /// Whether none is left.
@@ -45,9 +48,8 @@ impl Retries {
     /// `jitter` is from 0 to 1.
     fn wait_with(&mut self, headers: &HeaderMap, jitter: f64) -> Option<Duration> {
         let asked = retry_after(headers).unwrap_or_else(|| {
-            let backoff = self.backoff;
-            self.backoff = backoff.saturating_mul(2);
-            backoff
+            self.unnamed += 1;
+            BACKOFF.step(self.unnamed - 1)
         });
         // Who comes sooner than asked has not waited: so not at all, rather than for less.
         let left = self.patience.checked_sub(asked)?;

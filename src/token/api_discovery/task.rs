@@ -12,16 +12,16 @@ use tracing::{debug, info, warn};
 use super::address::{Found, Refusal};
 use super::document::{DiscoveryError, Documents};
 use super::{DiscoverySource, Progress};
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::token::access_token::Generation;
 use crate::token::jwt;
-use crate::token::limiter::doubled;
 use crate::token::source::TokenSource;
 
 /// How often an address that is known is asked for again.
 const AGAIN: Duration = Duration::from_hours(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
+/// The waits after failures.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 /// The longest sleep: timers stand still while a machine is suspended.
 const RECHECK: Duration = Duration::from_mins(1);
 
@@ -123,7 +123,7 @@ impl<D: Documents> Discovery<D> {
             }
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
-                doubled(FIRST_BACKOFF, self.failures - 1, LONGEST_BACKOFF)
+                BACKOFF.step(self.failures - 1)
             }
         };
         let now = self.clock.now();

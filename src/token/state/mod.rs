@@ -25,18 +25,19 @@ use self::file::{
     Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
     Warning,
 };
-use super::limiter::{LATCH_MAX, doubled};
+use super::limiter::LATCH_MAX;
+use crate::backoff::Backoff;
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
+use crate::telemetry::throttle::OnChange;
 
 /// How long the disk is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The first wait after a failed write, and the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_mins(1);
+/// The waits after failed writes.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 /// A state and its place.
 #[derive(Debug)]
@@ -50,7 +51,9 @@ pub struct DurableState {
     written: Memory,
     /// Whether the disk has less than `state`.
     is_behind: bool,
-    trouble: Option<Trouble>,
+    /// Why the disk is behind.
+    trouble: OnChange<Option<String>>,
+    retry: Option<Retry>,
 }
 
 #[derive(Debug)]
@@ -74,12 +77,12 @@ enum Done {
     Read(Result<Box<Found>, OpenError>),
 }
 
-/// Why the disk is behind.
-#[derive(Debug)]
-struct Trouble {
-    error: String,
+/// The next attempt at a write that has failed.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    /// How many have been made since the first.
     times: u32,
-    retry_at: Moment,
+    at: Moment,
 }
 
 impl DurableState {
@@ -93,7 +96,8 @@ impl DurableState {
             keeps_tokens: false,
             written: Memory::default(),
             is_behind: false,
-            trouble: None,
+            trouble: OnChange::default(),
+            retry: None,
         }
     }
 
@@ -178,12 +182,12 @@ impl DurableState {
 
     /// Why the disk is behind, if it is.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|trouble| trouble.error.as_str())
+        self.trouble.current().as_deref()
     }
 
     /// When writing it is to be tried again, if it is.
     pub fn retry_at(&self) -> Option<Moment> {
-        self.trouble.as_ref().map(|trouble| trouble.retry_at)
+        self.retry.map(|retry| retry.at)
     }
 
     /// The same place with another state, which is on disk with the next save.
@@ -329,28 +333,24 @@ impl DurableState {
         }
     }
 
-    /// Tells of trouble that was not there before, and of its end.
+    /// Takes why the last write failed, if it did: logs trouble that begins, changes or ends.
     fn note(&mut self, error: Option<String>) {
-        let before = self.trouble.take();
-        let Some(error) = error else {
-            if before.is_some() {
-                info!(credential = self.credential, "state is durable again");
-            }
+        let times = self.retry.map_or(0, |retry| retry.times.saturating_add(1));
+        let retry = Retry { times, at: self.clock.now() + RETRY.step(times) };
+        self.retry = error.is_some().then_some(retry);
+        if !self.trouble.changes_to(error) {
             return;
-        };
-        let is_new = before.as_ref().is_none_or(|before| before.error != error);
-        let times = before.map_or(0, |before| before.times.saturating_add(1));
-        if is_new {
-            let has_grant = self.state.refresh_token.is_some();
-            error!(
-                credential = self.credential,
-                error,
-                a_restart_loses_the_grant = has_grant,
-                "state is not durable and kept in memory"
-            );
         }
-        let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
-        self.trouble = Some(Trouble { error, times, retry_at });
+        let credential = &self.credential;
+        match self.trouble.current() {
+            Some(error) => error!(
+                credential,
+                error,
+                a_restart_loses_the_grant = self.state.refresh_token.is_some(),
+                "state is not durable and kept in memory"
+            ),
+            None => info!(credential, "state is durable again"),
+        }
     }
 }
 
