@@ -297,6 +297,40 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
 }
 
 #[tokio::test]
+async fn a_reload_that_changes_only_how_tokens_are_asked_for_keeps_the_address_and_takes_another_way_to_the_issuer()
+ {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = Some(pki.server_config(&[b"http/1.1"]).unwrap());
+    let issuer = Issuer::start_with(tls, Says::HangsUp).await;
+    let setup = setup(&issuer).credential("refresh_margin = \"60s\"\nscopes = [\"a\"]");
+    let world = setup.start_with(pki, async |server| server.set_tenant(TENANT)).await;
+    issuer.says(Says::Api(world.upstream.url()));
+    ready(&world).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    let (asked, connections) = (issuer.asked().len(), world.upstream.connections());
+    issuer.says(Says::HangsUp);
+
+    let proxy = ConnectProxy::start(Does::Lead).await;
+    let line = format!("refresh_margin = \"30s\"\nproxy = \"http://127.0.0.1:{}\"", proxy.port());
+    world.configure(|text| text.replace("refresh_margin = \"60s\"", &line));
+    world.reload().await;
+
+    assert_eq!(world.get("/x").await.status, 200, "at the address that is known");
+    assert_eq!((issuer.asked().len(), world.upstream.connections()), (asked, connections));
+    assert_eq!(world.authorization.requests(), 1);
+    assert!(proxy.asked().is_empty());
+
+    // Another tenant's address is asked for at once.
+    world.authorization.set_tenant("another");
+    issuer.says(Says::Api(world.upstream.url()));
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    eventually("asked", async || issuer.asked().len() > asked).await;
+    assert!(proxy.asked().iter().any(|head| head.contains(issuer.url().trim_start_matches("https://"))));
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_found() {
     let issuer = Issuer::start(Says::HangsUp).await;
     let world = found(&issuer).await;
