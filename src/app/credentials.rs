@@ -1,9 +1,9 @@
 //! The credentials: what becomes of each with another configuration, and the tasks that keep their tokens fresh.
 //!
-//! The classification of a credential's keys decides ([`config::Credential`]). One without a difference is left alone. One
-//! that shares tokens goes on with its token, its store and all that keeps requests back. Any other begins anew, with a
-//! store of its own: a token of before never gets to where the new one is sent. One that shares the state is handed what
-//! the state knows of the account.
+//! The classification of a credential's fields decides. A credential without a difference is left alone. A credential that
+//! shares tokens ([`config::Credential::shares_tokens_with`]) goes on with its token, its store and its limiter. Any other
+//! credential begins anew with a store of its own, so that an old token never reaches a new upstream; a credential that
+//! shares the state ([`config::Credential::shares_state_with`]) inherits the refresh token, the quota and `Retry-After`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,26 +58,26 @@ pub(super) enum Ended {
 pub(super) enum Fate {
     /// It is as before.
     Stays,
-    /// It goes on with other settings.
+    /// The refresher goes on with other settings.
     Renewed(Box<TokenClient>, Place),
-    /// It begins anew, or for the first time.
+    /// The credential begins anew, or for the first time.
     New {
-        /// What asks for its tokens.
+        /// The client of its token endpoint.
         client: Box<TokenClient>,
-        /// Where its state is kept.
+        /// The place of its state.
         place: Place,
-        /// Whether it takes over the state of the one before of its name.
+        /// Whether it inherits the state of the previous credential of its name.
         inherits: bool,
     },
 }
 
-/// Where the state of a credential is kept from now on.
+/// The place of a credential's state after the reload.
 pub(super) enum Place {
-    /// Where the one before of its name keeps it.
+    /// The place of the previous credential of its name.
     Same,
-    /// There, and it is open.
+    /// Another place, which is open.
     Opened(Box<DurableState>),
-    /// Where the one before with this name keeps its own, which has to give it up.
+    /// The place of the previous credential with this name, which has to give up the place first.
     Vacated(String),
 }
 
@@ -112,7 +112,7 @@ fn fate(config: &Config, before: &[Config], trust: &Trust, clock: Clock) -> Resu
     })
 }
 
-/// The place of a credential's state, as far as it can be opened while those before go on.
+/// The place of a credential's state, opened if no previous credential has it.
 fn place(config: &Config, before: &[Config], clock: Clock) -> Result<Place, StartError> {
     let no_state = |source| StartError::State { credential: config.name.clone(), source };
     let path = |config: &Config| config.state.as_ref().map(|StatePlace { path, .. }| path.clone());
@@ -233,7 +233,7 @@ impl Credential {
 }
 
 impl Place {
-    /// Has a refresher of before, between two requests, go on with other settings and in this place.
+    /// Lets a refresher, between two requests, go on with other settings and in this place.
     pub(super) async fn renew(
         self,
         refresher: OneRefresher,
@@ -248,7 +248,7 @@ impl Place {
         }
     }
 
-    /// The state of a credential that begins anew, with what the refresher knows that it inherits from.
+    /// The state of a credential that begins anew, inherited from a previous refresher if there is one.
     pub(super) async fn state(
         self,
         heir_of: Option<OneRefresher>,
@@ -264,11 +264,11 @@ impl Place {
                 state
             }
             (Some(place), None) => place,
-            (None, None) => DurableState::in_memory(clock),
+            (None, None) => reopened(config, clock).await,
         }
     }
 
-    /// The state's own place, opened; none where it is the one of before.
+    /// The opened place; none if the previous credential's place stays.
     async fn opened(self, config: &Config, clock: Clock) -> Option<DurableState> {
         match self {
             Self::Same => None,
@@ -278,7 +278,7 @@ impl Place {
     }
 }
 
-/// The place was good a moment ago. If it is not any more, the state is kept in memory, and an error tells so.
+/// Opens a place that was usable a moment ago. If that fails, an error is logged and the state is kept in memory.
 async fn reopened(config: &Config, clock: Clock) -> DurableState {
     let wanted = Arc::clone(config);
     let opening = tokio::task::spawn_blocking(move || -> Result<DurableState, OpenError> {

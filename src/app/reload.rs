@@ -47,7 +47,7 @@ enum Prepared {
 }
 
 impl Next {
-    /// The credentials of before whose refreshers it needs: its own to go on with, and the one that has its place.
+    /// The previous credentials whose refreshers are needed: its own to go on with, and the holder of its place.
     fn taken_from(&self) -> impl Iterator<Item = &str> {
         let goes_on = match &self.fate {
             Prepared::Stays => false,
@@ -57,7 +57,7 @@ impl Next {
         goes_on.then(|| self.source.name()).into_iter().chain(self.vacated())
     }
 
-    /// The credential of before that has to give up its place for this one.
+    /// The previous credential that has to give up its place for this one.
     fn vacated(&self) -> Option<&str> {
         match &self.fate {
             Prepared::Renewed(_, Place::Vacated(holder))

@@ -28,10 +28,10 @@ use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClien
 /// A discovery to be run, and what others see of it.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
 
-/// A discovery that goes on: its address stays.
+/// A discovery that goes on with its address.
 pub(super) struct GoingOn {
     credential: String,
-    /// What asks the issuer from now on: the way there may be another.
+    /// The new client of the issuer, with the current proxy, authorities and timeouts.
     client: Option<IssuerClient>,
 }
 

@@ -481,7 +481,7 @@ async fn another_place_for_the_state_asks_for_nothing() {
         .start()
         .await;
 
-    let places = ["".to_owned(), file("a"), format!("{}\n{key}", file("a")), format!("{}\n{key}", file("b"))];
+    let places = [String::new(), file("a"), format!("{}\n{key}", file("a")), format!("{}\n{key}", file("b"))];
     for step in places.windows(2) {
         let line = |place: &str| format!("required = true\n{place}\n");
         world.configure(|text| text.replace(&line(&step[0]), &line(&step[1])));

@@ -65,15 +65,14 @@ impl Place {
             .start_after(async |server| fs::write(&file, server.authorize()).unwrap())
             .await
     }
+}
 
-    /// The refresh token on disk. The daemon must have ended.
-    fn refresh_token(&self, world: &World) -> Option<String> {
-        let variables = [("API_SECRET", CLIENT_SECRET), ("STATE_KEY", KEY)];
-        let checked =
-            config::load(&world.folder().join("proxy.toml"), &Environment::from(variables)).unwrap();
-        let state = DurableState::open(&checked.config.credentials[0], Clock::system()).unwrap();
-        state.state().refresh_token.as_ref().map(|token| token.expose_secret().to_owned())
-    }
+/// The refresh token on disk. The daemon must have ended.
+fn refresh_token_on_disk(world: &World) -> Option<String> {
+    let variables = [("API_SECRET", CLIENT_SECRET), ("STATE_KEY", KEY)];
+    let checked = config::load(&world.folder().join("proxy.toml"), &Environment::from(variables)).unwrap();
+    let state = DurableState::open(&checked.config.credentials[0], Clock::system()).unwrap();
+    state.state().refresh_token.as_ref().map(|token| token.expose_secret().to_owned())
 }
 
 fn refresh_token_of(form: &[(String, String)]) -> &str {
@@ -144,7 +143,7 @@ async fn forty_kills_at_any_moment_lose_no_grant() {
         rotations += world.authorization.requests() - before;
 
         let tokens = world.authorization.refresh_tokens();
-        let kept = place.refresh_token(&world);
+        let kept = refresh_token_on_disk(&world);
         let kept = kept.as_deref().or(tokens.all().first().map(String::as_str));
         assert!(kept == tokens.latest() || kept == tokens.before(), "kill {kill} lost the grant");
         let is_in_the_window = world.authorization.take_back(kept.unwrap());
@@ -461,7 +460,7 @@ async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
 
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(tokens.all().len(), 3);
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     world.check();
 }
 
@@ -491,7 +490,7 @@ async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used
     assert_eq!(world.process.ended().await.code(), Some(0));
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(tokens.all().len(), 3);
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     world.check();
 }
 
@@ -535,7 +534,7 @@ async fn a_full_disk_is_told_loudly_and_stops_nobody_and_is_written_to_when_ther
     eventually("the last", async || world.process.events("token refreshed").iter().any(is_last)).await;
     world.kill().await;
     let tokens = world.authorization.refresh_tokens();
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     assert_eq!(tokens.reuses(), 0);
     // Nothing is left of the attempts.
     let names = fs::read_dir(place.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());

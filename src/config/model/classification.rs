@@ -1,4 +1,4 @@
-//! Which field of a credential decides whose token is asked for, and which decides only how: the one classification.
+//! The classification of a credential's fields: each decides whose token bearerd requests, or only how.
 //!
 //! [`Credential::fields`] takes a credential apart without `..`, so a new field does not compile until it is classified. The
 //! rest of the crate asks the derived methods: `==` (no field differs), [`Credential::shares_tokens_with`],
@@ -30,7 +30,7 @@ use super::login::Login;
 use super::request::{AnswerFields, TokenParameters};
 use super::secret::Secret;
 
-/// What a field decides; each row of the module's table contains the fields of the rows above it.
+/// What a field decides, in the order of the module's table. An identity covers the fields of one row and of all above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Decides {
     Account,
@@ -53,8 +53,8 @@ struct Field {
     value: [u8; 32],
 }
 
-/// A digest of the fields that identify something: equal in every process that has the same configuration. It may cover
-/// short secrets (values of `extra`), so it is stored only where it is encrypted; [`Credential::state_identity`] covers none.
+/// A digest of the fields that identify something: equal in every process that has the same configuration. The digest may
+/// cover short secrets (values of `extra`), so it is stored only encrypted; [`Credential::state_identity`] covers no secret.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdentityDigest([u8; 32]);
 
@@ -95,19 +95,19 @@ impl PartialEq for Credential {
 }
 
 impl Credential {
-    /// Whether an access token of one is issued on behalf of the same principal, with the same rights, as one of the other:
-    /// then a change from one to the other keeps token, discovered addresses and history.
+    /// Whether both get access tokens on behalf of the same principal and with the same rights. A change from one to the other
+    /// then keeps token, discovered addresses and history.
     pub fn shares_tokens_with(&self, other: &Self) -> bool {
         self.token_identity() == other.token_identity()
     }
 
-    /// Whether both are the same account of one authorization server: then a change from one to the other keeps the refresh
+    /// Whether both are the same account of one authorization server. A change from one to the other then keeps the refresh
     /// token, the quota and a `Retry-After`.
     pub fn shares_state_with(&self, other: &Self) -> bool {
         self.state_identity() == other.state_identity()
     }
 
-    /// Identifies the account; a state file of another is refused. Covers no secret.
+    /// Identifies the account; the state file of another account is refused. The digest covers no secret.
     pub fn state_identity(&self) -> IdentityDigest {
         self.identity_up_to("account", Decides::Account)
     }
@@ -117,15 +117,15 @@ impl Credential {
         self.identity_up_to("token", Decides::Token)
     }
 
-    /// Identifies what a token request consists of, with the secrets as they are now.
+    /// Identifies the content of a token request, with the secrets as they are now.
     pub fn request_identity(&self, now: &Identity<SecretString>) -> IdentityDigest {
         let request = self.identity_up_to("request", Decides::Request);
         let secrets = now.secrets();
         IdentityDigest(digest(|to| (request.0.as_slice(), secrets).write(to)))
     }
 
-    /// Identifies the principal of the fallback grant, if there is one: a refresh token that the fallback brought is used for
-    /// no other.
+    /// Identifies the principal of the fallback grant, if there is one. A refresh token that the fallback brought is used for
+    /// this principal only.
     pub fn fallback_identity(&self) -> Option<IdentityDigest> {
         self.identity.fallback.as_ref()?;
         let fields = self.fields();
@@ -176,7 +176,7 @@ impl Credential {
         all.parameters(parameters);
         all.answer_fields(fields);
         all.add(Decides::Token, "scopes", scopes);
-        // A token that was good enough before need not be any more.
+        // A token that met the old requirements may not meet the new ones.
         all.add(Decides::Token, "require_scopes", require_scopes);
         all.add(Decides::Token, "expect_jwt", expect_jwt);
         // The issuer that says where the API is: an address from another issuer is another API.
@@ -235,7 +235,7 @@ impl Fields {
         self.list.push(Field { key, is_of_fallback: self.is_of_fallback, decides, value });
     }
 
-    /// A secret: where it is, and what it holds.
+    /// A secret: its place and its content.
     fn secret(&mut self, place: Decides, key: &'static str, secret: &Secret) {
         self.add(place, key, secret.source());
         self.add(Decides::Secret, key, secret.initial());
@@ -278,12 +278,11 @@ impl Fields {
 
     fn grant(&mut self, grant: &Grant<Secret>) {
         match grant {
-            Grant::ClientCredentials => {}
+            Grant::ClientCredentials | Grant::RefreshToken(None) => {}
             Grant::Password { username, password } => {
                 self.add(Decides::Token, "username", username);
                 self.secret(Decides::Operation, "password", password);
             }
-            Grant::RefreshToken(None) => {}
             Grant::RefreshToken(Some(token)) => self.secret(Decides::Token, "refresh_token", token),
             Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
                 self.secret(Decides::Token, "code", code);
@@ -307,7 +306,8 @@ impl Fields {
         self.add(Decides::Token, "assertion.sub", subject);
     }
 
-    /// A token may be bound to the certificate itself (RFC 8705 §3). The certificates behind it only lead to its authority.
+    /// A token may be bound to the client's own certificate (RFC 8705 §3). The intermediate certificates only lead to the
+    /// authority.
     fn client_certificate(&mut self, certificate: Option<&ClientCertificate>) {
         let Some(ClientCertificate { chain, key }) = certificate else { return };
         self.add(Decides::Token, "client_certificate", &chain.first());
@@ -315,7 +315,7 @@ impl Fields {
         self.add(Decides::Request, "client_key", key.secret_der());
     }
 
-    /// Where a person authorizes the client. What that brings is handed over as a grant, and is no less good.
+    /// The endpoints of `bearerd login`. The resulting grant replaces the current one whatever these endpoints are.
     fn login(&mut self, login: Option<&Login>) {
         let Some(Login { authorize_url, redirect_uri, issuer }) = login else { return };
         self.add(Decides::Operation, "authorize_url", authorize_url);
@@ -329,7 +329,7 @@ impl Fields {
         self.add(Decides::Token, "audience", audience);
         self.add(Decides::Token, "resource", resources);
         self.add(Decides::Token, "extra", extra);
-        // A renamed parameter is one that the server reads as another, or not at all.
+        // A server reads a renamed parameter as a different one, or ignores it.
         self.add(Decides::Token, "request_fields", names);
     }
 

@@ -132,7 +132,7 @@ impl Secret {
         place(&self.source)
     }
 
-    /// Where it is.
+    /// The place of the secret.
     pub(in crate::config) const fn source(&self) -> &SecretSource {
         &self.source
     }

@@ -68,7 +68,7 @@ impl<D: Documents> Discovery<D> {
         (discovery, source)
     }
 
-    /// What asks for documents, to be replaced when the way to the issuer changes.
+    /// The client that fetches documents; a reload replaces it when the way to the issuer changes.
     pub fn documents(&self) -> Arc<ArcSwap<D>> {
         Arc::clone(&self.documents)
     }

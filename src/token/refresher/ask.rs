@@ -57,7 +57,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    /// Whether a secret has another value now. A new subject is asked with at once, while the token of the old one serves.
+    /// Whether a secret has another value now. With a new subject the refresher asks at once; the old token serves meanwhile.
     pub(super) async fn read_secrets_again(&mut self) -> bool {
         let subject = self.subject().map(|subject| subject.expose_secret().to_owned()).map(Zeroizing::new);
         let is_changed = self.identity.read_again().await;

@@ -43,7 +43,7 @@ use crate::telemetry::audit;
 const RECHECK: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
 const SECRET_POLL: Duration = Duration::from_secs(1);
-/// How often a file is read whose content stands for the principal.
+/// How often a file is read whose content stands for the principal: a new refresh token or subject token.
 const SUBJECT_POLL: Duration = Duration::from_secs(5);
 /// Later than anything.
 const NEVER: Moment = Moment::from_nanos(u64::MAX);
@@ -249,7 +249,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             () = self.demand.raised() => false,
             () = self.orders.arrived() => false,
         };
-        if (latched || (has_subject_file && is_over)) && self.read_secrets_again().await && latched {
+        let reads_secrets = latched || (has_subject_file && is_over);
+        let is_changed = reads_secrets && self.read_secrets_again().await;
+        if is_changed && latched {
             self.limiter.release_latch();
         }
         let now = self.clock.now();

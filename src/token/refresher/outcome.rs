@@ -101,7 +101,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();
-        // Another failure says nothing of what was asked with: a restart asks with that at once again.
+        // Any other failure is no answer to a changed request: after a restart the refresher makes that request at once.
         let is_verdict = error.class() == Class::Rejected;
         self.trail.refresh_failed(
             &audit::Failure {

@@ -9,8 +9,8 @@ use crate::token::rotation;
 use crate::token::state::file::State;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// Takes up what the state remembers, which belongs to this credential. With other settings than the latest request
-    /// had a rejection need not come again: the next token is asked for at once, and the old one serves until then.
+    /// Takes up the state, which belongs to this credential. If the next request differs from the latest one that was
+    /// answered, a rejection may not come again: the refresher asks at once, and the old token serves until the answer.
     pub(super) fn resume(&mut self) {
         let state = self.durable.state();
         let is_as_before = state.request == Some(self.credential.request_identity(self.identity.value()));
@@ -69,7 +69,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         state
     }
 
-    /// The same before there is an answer: until then the latest answered request is another.
+    /// The same state before the current request is answered: the latest answered request is an earlier one.
     pub(super) fn remembered_before(&self) -> State {
         State { request: self.durable.state().request, ..self.remembered() }
     }

@@ -15,9 +15,9 @@ use crate::token::rotation::Rotation;
 use crate::token::state::DurableState;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// The same credential with other settings, whose tokens are as good ([`Credential::shares_tokens_with`]). Token, quota,
-    /// `Retry-After` and the count of failures stay. If a request would be another, the next token is asked for at once: an
-    /// operator who has changed a secret learns whether it works, and a rejection need not come again.
+    /// The same credential with other settings ([`Credential::shares_tokens_with`]). Token, quota, `Retry-After` and the count
+    /// of failures stay. If the next request differs from the latest one, the refresher asks at once: an operator learns
+    /// whether a changed secret works, and a rejection may not come again.
     #[must_use]
     pub fn renewed(mut self, credential: Arc<Credential>, endpoint: E) -> Self {
         let memory = self.limiter.snapshot();
@@ -54,12 +54,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.durable.replaced(state)
     }
 
-    /// Gives up the place of the state, which another may open then.
+    /// Closes the state file, so that another credential can open it.
     pub fn give_up_place(&mut self) {
         self.durable.give_up_place();
     }
 
-    /// Goes on in another place with what this refresher knows.
+    /// Goes on with its state in another place.
     ///
     /// # Cancel safety
     ///

@@ -191,8 +191,7 @@ impl DurableState {
         Self { state, ..self }
     }
 
-    /// This place with a state that a process has had elsewhere, which is on disk with the next write: what is in memory is
-    /// later than anything in a file.
+    /// This place with a state from elsewhere, which the next write puts on disk: a state in memory is later than any file.
     #[must_use]
     pub fn succeeding(self, state: State) -> Self {
         let is_behind = !matches!(self.place, Place::Memory);
@@ -205,7 +204,7 @@ impl DurableState {
         Self { state: self.state.belonging_to(credential), ..self }
     }
 
-    /// Gives up the place, whose file another may open then. The state stays in memory.
+    /// Closes the file, so that another credential can open it. The state stays in memory.
     pub(super) fn give_up_place(&mut self) {
         self.place = Place::Memory;
     }
@@ -371,7 +370,7 @@ fn warn_of(credential: &str, found: &Found) {
     }
 }
 
-/// Whose state it is: an account's. What of it is another principal's is not taken up ([`State::belonging_to`]).
+/// The account that the state belongs to. [`State::belonging_to`] removes the tokens of another principal.
 fn identity_of(credential: &Credential) -> Identity {
     Identity::of(&[credential.state_identity().as_bytes()])
 }

@@ -27,7 +27,7 @@ pub struct State {
     pub access_token: Option<AccessToken>,
     /// On whose behalf it was issued, and with which rights.
     pub identity: Option<IdentityDigest>,
-    /// What the latest token request that was answered consisted of.
+    /// The content of the latest token request that was answered.
     pub request: Option<IdentityDigest>,
     /// Which client secret worked last, where there are two.
     pub client_secret: Option<SecretMark>,
@@ -73,7 +73,7 @@ pub struct Memory {
 pub struct Identity([u8; 32]);
 
 impl Identity {
-    /// The identity that consists of these parts; of a credential, [`Credential::state_identity`].
+    /// The identity that consists of these parts; for a credential, [`Credential::state_identity`].
     pub fn of(parts: &[&[u8]]) -> Self {
         Self(hash("bearerd: identity of a credential", parts))
     }

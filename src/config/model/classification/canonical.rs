@@ -22,7 +22,7 @@ pub(super) fn digest(write: impl FnOnce(&mut Context)) -> [u8; 32] {
     std::array::from_fn(|at| digest.as_ref()[at])
 }
 
-/// A value as bytes: two values of one type that differ have encodings of which neither begins the other.
+/// A value as bytes. Of two different values of one type, neither encoding is a prefix of the other.
 pub(super) trait Canonical {
     fn write(&self, to: &mut Context);
 }
