@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -31,7 +32,7 @@ pub type Publish = Box<dyn Fn(&Found) -> Result<(), Refusal> + Send + Sync>;
 /// Keeps the address of one credential's API.
 pub struct Discovery<D> {
     token: TokenSource,
-    documents: D,
+    documents: Arc<ArcSwap<D>>,
     publish: Vec<Publish>,
     progress: watch::Sender<Progress>,
     clock: Clock,
@@ -53,7 +54,7 @@ impl<D: Documents> Discovery<D> {
         let source = DiscoverySource { credential: Arc::from(token.name()), progress: seen, clock };
         let discovery = Self {
             token,
-            documents,
+            documents: Arc::new(ArcSwap::from_pointee(documents)),
             publish: Vec::new(),
             progress,
             clock,
@@ -65,6 +66,11 @@ impl<D: Documents> Discovery<D> {
             not_before: Moment::default(),
         };
         (discovery, source)
+    }
+
+    /// The client that fetches documents; a reload replaces it when the way to the issuer changes.
+    pub fn documents(&self) -> Arc<ArcSwap<D>> {
+        Arc::clone(&self.documents)
     }
 
     /// Whom to tell of an address.
@@ -107,10 +113,11 @@ impl<D: Documents> Discovery<D> {
 
     async fn discover(&mut self) {
         self.progress.send_modify(|progress| progress.is_underway = true);
+        let documents = self.documents.load_full();
         let outcome = match &self.tenant {
             None => Err(DiscoveryError::NoTenant),
             // A panic in there must not take the task with it.
-            Some(tenant) => AssertUnwindSafe(self.documents.find(tenant))
+            Some(tenant) => AssertUnwindSafe(documents.find(tenant))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(DiscoveryError::Network("the request panicked".to_owned()))),
