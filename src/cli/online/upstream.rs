@@ -11,7 +11,8 @@ use crate::config::Credential;
 use crate::config::model::certificate;
 use crate::config::model::identity::Grant;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::connect::{Seen, SeenTls, TcpConnect};
+use crate::proxy::upstream::connect::tls::SeenTls;
+use crate::proxy::upstream::connect::{Seen, TcpConnect};
 use crate::token::api_discovery::{DiscoveryError, Documents, IssuerClient, Refusal};
 
 /// A certificate that ends sooner is warned of.

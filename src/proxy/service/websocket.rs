@@ -27,7 +27,7 @@ use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::headers;
 use crate::proxy::message::via::Via;
 use crate::proxy::upstream::forward::Answered;
-use crate::proxy::upstream::pool::Switched;
+use crate::proxy::upstream::pool::connection::Switched;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// RFC 6455 §1.3.

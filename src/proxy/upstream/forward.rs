@@ -14,8 +14,9 @@ use hyper::body::{Body, Incoming};
 use tokio::time::Instant;
 
 use super::pool::body::UpstreamBody;
+use super::pool::lease::Lease;
+use super::pool::outcome::{Break, Broken, Fate, SendError};
 use super::pool::request::Outgoing;
-use super::pool::{Break, Broken, Fate, Lease, SendError};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{Attempt, Fault, Payload};
 use crate::proxy::error::upstream::ForwardError;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::Destination;
 use super::breaker::Breaker;
-use super::pool::{Lease, Pool};
+use super::destination::Destination;
+use super::pool::Pool;
+use super::pool::lease::Lease;
 use crate::proxy::error::upstream::ForwardError;
 
 /// Before a connection is tried once more, and as much again at random.

@@ -18,14 +18,12 @@ use hyper::client::conn::http1;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::socket::ReadsDecide;
-use super::{Stream, server_name, tls_failed, unreachable};
+use super::socket::{ReadsDecide, Stream};
+use super::tls::{TlsPeer, tls_failed};
 use crate::causes::in_one_line;
 use crate::config;
 use crate::proxy::error::upstream::ForwardError;
@@ -37,7 +35,7 @@ const MAX_BUFFER: usize = 16 * 1024;
 pub struct Tunnel {
     /// The proxy, without its user and password.
     proxy: Uri,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<TlsPeer>,
     /// The upstream, as in the request's target.
     target: Uri,
     host: HeaderValue,
@@ -83,10 +81,10 @@ impl Tunnel {
     /// [`ForwardError::Proxy`]: it does not.
     pub async fn open(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, ForwardError> {
         let socket = ReadsDecide::new(tcp);
-        let stream: Box<dyn Stream> = match self.tls.clone() {
+        let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(socket),
-            Some((connector, name)) => {
-                let stream = connector.connect(name, socket).await;
+            Some(tls) => {
+                let stream = tls.handshake(socket).await;
                 Box::new(stream.map_err(|error| of_proxy(tls_failed(&error)))?)
             }
         };
@@ -142,18 +140,14 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-fn tls_of(
-    intercept: &Intercept,
-    tls: &Arc<ClientConfig>,
-) -> io::Result<Option<(TlsConnector, ServerName<'static>)>> {
+fn tls_of(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Option<TlsPeer>> {
     if intercept.uri().scheme_str() != Some("https") {
         return Ok(None);
     }
-    let name = server_name(intercept.uri().host().unwrap_or_default())?;
     // The tunnel is asked for in HTTP/1.1, whatever is spoken behind it.
     let mut tls = ClientConfig::clone(tls);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some((TlsConnector::from(Arc::new(tls)), name)))
+    TlsPeer::new(Arc::new(tls), intercept.uri().host().unwrap_or_default()).map(Some)
 }
 
 /// A failure to reach the proxy itself.
@@ -163,11 +157,6 @@ pub fn of_proxy(error: ForwardError) -> ForwardError {
         ForwardError::Tls { proxy_status, text } => failed(proxy_status, &format!("its tls: {text}")),
         other => other,
     }
-}
-
-/// A connection to it that was not made.
-pub fn not_reached(error: &(dyn std::error::Error + 'static)) -> ForwardError {
-    of_proxy(unreachable(error))
 }
 
 /// It took too long to lead anywhere.

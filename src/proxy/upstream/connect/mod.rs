@@ -1,8 +1,9 @@
 //! A new connection to an upstream: DNS, TCP, perhaps a proxy, TLS.
 
-pub(in crate::proxy) mod dns;
-pub(in crate::proxy) mod http_connect;
-pub(in crate::proxy) mod socket;
+mod dns;
+mod http_connect;
+pub mod socket;
+pub mod tls;
 
 use std::error::Error;
 use std::fmt;
@@ -15,17 +16,15 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::io::Errno;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ProtocolVersion};
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use self::dns::{Resolver, is_prohibited};
 use self::http_connect::Tunnel;
-use self::socket::ReadsDecide;
+use self::socket::{ReadsDecide, Stream};
+use self::tls::{HTTP_2_NAME, NoHttp2, SeenTls, TlsPeer, is_no_tls, tls_failed};
 use crate::causes::causes;
 use crate::config::source::schema::HttpVersion;
 use crate::config::{Address, Proxy};
@@ -34,18 +33,6 @@ use crate::token::api_discovery::Reach;
 
 /// When the system begins to ask whether a silent upstream is still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// How HTTP/2 is called in a TLS handshake (RFC 9113 §3.3).
-const HTTP_2_NAME: &[u8] = b"h2";
-
-/// An upstream that is to speak HTTP/2 and agrees to something else.
-#[derive(Debug, thiserror::Error)]
-#[error("the upstream does not offer HTTP/2")]
-struct NoHttp2;
-
-/// A byte stream to an upstream, whatever it is made of.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 /// A connection that was made, and what is spoken over it.
 pub struct Connected {
@@ -75,7 +62,7 @@ struct Way {
     tcp: HttpConnector<Resolver>,
     uri: Uri,
     tunnel: Option<Tunnel>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<TlsPeer>,
     http_version: HttpVersion,
     timeout: Duration,
 }
@@ -97,15 +84,6 @@ pub struct Seen {
     pub tls: Option<SeenTls>,
     /// Whether HTTP/2 is spoken; else HTTP/1.1.
     pub is_http2: bool,
-}
-
-/// A TLS connection that was accepted.
-#[derive(Debug)]
-pub struct SeenTls {
-    /// What was agreed on.
-    pub version: Option<ProtocolVersion>,
-    /// The upstream's own certificate.
-    pub certificate: Option<CertificateDer<'static>>,
 }
 
 impl TcpConnect {
@@ -135,10 +113,7 @@ impl TcpConnect {
             // Plain http stays on this machine.
             _ => None,
         };
-        let tls = match tls {
-            None => None,
-            Some(config) => Some((TlsConnector::from(config), server_name(address.authority.host())?)),
-        };
+        let tls = tls.map(|tls| TlsPeer::new(tls, address.authority.host())).transpose()?;
         let resolver = Resolver::new(may_reach.filter(|_| tunnel.is_none()));
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);
@@ -189,8 +164,10 @@ impl Way {
             return timeout_at(deadline, directly).await.unwrap_or(Err(ForwardError::ConnectTimeout));
         };
         let leading = async {
-            let (tcp, address) =
-                self.reach(tunnel.proxy()).await.map_err(|error| http_connect::not_reached(&*error))?;
+            let (tcp, address) = self
+                .reach(tunnel.proxy())
+                .await
+                .map_err(|error| http_connect::of_proxy(unreachable(&*error)))?;
             Ok((tunnel.open(tcp).await?, address))
         };
         let (stream, address) =
@@ -212,11 +189,11 @@ impl Way {
     /// Does TLS where there is any.
     async fn secure<S: Stream + 'static>(&self, stream: S, address: SocketAddr) -> io::Result<Made> {
         let proxy = self.tunnel.as_ref().map(|tunnel| tunnel.proxy().clone());
-        let Some((connector, name)) = self.tls.clone() else {
+        let Some(tls) = &self.tls else {
             let is_http2 = self.http_version == HttpVersion::Http2;
             return Ok(Made { stream: Box::new(stream), seen: Seen { address, proxy, tls: None, is_http2 } });
         };
-        let stream = connector.connect(name, stream).await?;
+        let stream = tls.handshake(stream).await?;
         let session = stream.get_ref().1;
         let is_http2 = session.alpn_protocol() == Some(HTTP_2_NAME);
         if self.http_version == HttpVersion::Http2 && !is_http2 {
@@ -235,13 +212,7 @@ impl fmt::Debug for Way {
     }
 }
 
-/// The name that a certificate must have, without the brackets of an IPv6 address.
-pub(in crate::proxy) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
-    let name = host.trim_matches(['[', ']']).to_owned();
-    ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
-}
-
-pub(in crate::proxy) fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
+fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
     let is_dns = error.to_string().starts_with("dns");
     let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
     let errno = cause.and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
@@ -260,29 +231,6 @@ pub(in crate::proxy) fn unreachable(error: &(dyn Error + 'static)) -> ForwardErr
     };
     let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
     ForwardError::Unreachable { proxy_status, text }
-}
-
-/// A handshake that failed, or a connection that broke off in it.
-pub(in crate::proxy) fn tls_failed(error: &io::Error) -> ForwardError {
-    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    let proxy_status = match said {
-        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            "tls_certificate_error"
-        }
-        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
-        _ => "tls_protocol_error",
-    };
-    ForwardError::Tls { proxy_status, text: error.to_string() }
-}
-
-/// Whether a handshake failed because there was no TLS at the other end, or soon nobody.
-fn is_no_tls(error: &io::Error) -> bool {
-    if error.kind() == io::ErrorKind::Unsupported {
-        // There was, and no HTTP/2 in it.
-        return false;
-    }
-    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    matches!(said, None | Some(rustls::Error::InvalidMessage(_)))
 }
 
 #[cfg(test)]

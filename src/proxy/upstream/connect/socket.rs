@@ -13,6 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::vectored;
 
+/// A byte stream to an upstream, whatever it is made of.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 /// A stream whose failed writes are left for the reader to find out.
 #[derive(Debug)]
 pub struct ReadsDecide<S> {

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Break;
-pub use super::http2_stream::StreamBody;
+use super::http2_stream::StreamBody;
+use super::outcome::Break;
 
 /// A body of an upstream.
 #[derive(Debug)]

@@ -15,11 +15,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::connection::{Held, MAX_BUFFER, Switched};
+use super::outcome::{Break, Fate, SendError};
 use super::request::Outgoing;
-use super::{Break, Fate, Held, MAX_BUFFER, SendError, Switched};
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::trailers;
-use crate::proxy::upstream::connect::Stream;
+use crate::proxy::upstream::connect::socket::Stream;
 use crate::proxy::upstream::permits::Place;
 
 /// How long hyper may take to let go of a connection that has switched: its head has been read.

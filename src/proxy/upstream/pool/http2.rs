@@ -18,12 +18,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::idle::IDLE_TIMEOUT;
-use super::{Broken, Held, MAX_BUFFER, authority};
+use super::connection::{Held, IDLE_TIMEOUT, MAX_BUFFER};
+use super::outcome::Broken;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::connect::Stream;
+use crate::proxy::upstream::connect::socket::Stream;
+use crate::proxy::upstream::destination::{Destination, Upstream};
 use crate::proxy::upstream::permits::Turns;
-use crate::proxy::upstream::{Destination, Upstream};
 
 /// Streams of one connection, if the upstream does not want fewer.
 const STREAMS: usize = 100;
@@ -194,7 +194,8 @@ impl Connections {
         let opened = Rc::new(Connection {
             sender: sender.clone(),
             scheme,
-            authority: authority(&destination.host)?,
+            authority: Authority::try_from(destination.host.as_bytes())
+                .map_err(|_| ForwardError::Protocol("the upstream's name is no authority".to_owned()))?,
             number: destination.number,
             state: Rc::clone(&state),
             upstream: Arc::clone(upstream),

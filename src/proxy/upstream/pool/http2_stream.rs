@@ -15,8 +15,8 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 
 use super::http2::Place;
+use super::outcome::{Break, Broken, Fate, SendError};
 use super::request::Outgoing;
-use super::{Break, Broken, Fate, SendError};
 
 /// A place for a request, and then the half of it that is sent.
 pub(super) struct Stream<B> {

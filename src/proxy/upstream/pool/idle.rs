@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +14,12 @@ use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::connection::IDLE_TIMEOUT;
 use super::http1::Leased;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::Upstream;
-use crate::proxy::upstream::permits::{Permits, Place};
+use crate::proxy::upstream::destination::Upstream;
+use crate::proxy::upstream::permits::Place;
 
-/// Below what servers and load balancers usually allow a connection to lie idle.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may lie idle and be taken for open without a look at its socket.
 const SETTLED: Duration = Duration::from_millis(500);
 /// What a worker keeps for one upstream: as many as a crowd of callers needs at once, or each wave of it shakes hands anew.
@@ -27,6 +27,7 @@ const MAX_IDLE: usize = 1024;
 
 /// Connections between two requests, the last used at the end.
 pub(super) struct Idle<B: Body + 'static> {
+    upstream: Arc<Upstream>,
     resting: RefCell<Vec<Resting<B>>>,
     /// Requests for which there is no place, the first that came in front; some of them have left.
     queue: RefCell<VecDeque<oneshot::Sender<Leased<B>>>>,
@@ -64,22 +65,16 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl<B: Body + 'static> Default for Idle<B> {
-    fn default() -> Self {
-        Self {
-            resting: RefCell::default(),
-            queue: RefCell::default(),
-            waiting: Cell::new(0),
-            is_retired: Cell::new(false),
-        }
-    }
-}
-
 impl<B> Idle<B>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    pub(super) fn new(upstream: Arc<Upstream>) -> Self {
+        let (resting, queue) = (RefCell::default(), RefCell::default());
+        Self { upstream, resting, queue, waiting: Cell::new(0), is_retired: Cell::new(false) }
+    }
+
     /// A connection that has lain idle and is still good, the last used first.
     pub(super) async fn reuse(&self, number: u32) -> Option<Leased<B>> {
         let idle_since = self.resting.borrow().last()?.since;
@@ -96,8 +91,8 @@ where
     }
 
     /// The first connection that another request of this worker gives back, or the place of one that has ended.
-    pub(super) async fn turn(&self, number: u32, permits: &Permits) -> Result<Turn<B>, ForwardError> {
-        let waiting = permits.queue_up().ok_or(ForwardError::Overloaded)?;
+    pub(super) async fn turn(&self, number: u32) -> Result<Turn<B>, ForwardError> {
+        let waiting = self.upstream.permits.queue_up().ok_or(ForwardError::Overloaded)?;
         let mut place = pin!(waiting.place());
         let _waiting = Waiting::here(&self.waiting);
         loop {
@@ -123,7 +118,8 @@ where
     }
 
     /// Keeps a connection whose exchange is over, if it is still good, or hands it on.
-    pub(super) fn keep(&self, mut leased: Leased<B>, upstream: &Upstream) {
+    pub(super) fn keep(&self, mut leased: Leased<B>) {
+        let upstream = &self.upstream;
         let now = Instant::now();
         let is_of_use =
             leased.is_good() && leased.number == upstream.number() && !leased.place().is_over(now);
@@ -131,7 +127,7 @@ where
         if !is_of_use || upstream.descriptors.are_scarce() {
             return;
         }
-        let Some(leased) = self.hand_on(leased, &upstream.permits) else { return };
+        let Some(leased) = self.hand_on(leased) else { return };
         if self.is_retired.get() {
             return;
         }
@@ -143,8 +139,8 @@ where
     }
 
     /// To whoever waits for it here. Where somebody waits on another worker, it ends at the latest after some turns.
-    fn hand_on(&self, mut leased: Leased<B>, permits: &Permits) -> Option<Leased<B>> {
-        let waiting = permits.waiting();
+    fn hand_on(&self, mut leased: Leased<B>) -> Option<Leased<B>> {
+        let waiting = self.upstream.permits.waiting();
         if waiting == 0 {
             return Some(leased);
         }
