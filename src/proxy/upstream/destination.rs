@@ -1,8 +1,8 @@
-//! An upstream that requests can be sent to: where it is, for good or for now.
+//! An upstream and its current destination.
 //!
-//! One that is written in the configuration stays where it is. One that is discovered is somewhere once the discovery
-//! has found it, and may move: what publishes the address puts a new [`Destination`] in the place of the old one, and
-//! a request reads it once, without a lock, and keeps to it.
+//! A destination from the configuration never changes. A discovered upstream has no destination before the first
+//! discovery; a later discovery may replace the [`Destination`] as a whole. A request reads the destination once,
+//! without a lock, and keeps that destination to its end.
 
 use std::fmt;
 use std::ops::Deref;
@@ -17,105 +17,113 @@ use super::permits::Permits;
 use crate::proxy::limits::slots::Seats;
 use crate::token::api_discovery::DiscoverySource;
 
-/// An upstream: shared by all workers, each with a pool of its own.
+/// An upstream. All workers share it; each worker has a connection pool of its own for it.
 #[derive(Debug)]
 pub struct Upstream {
-    /// No other of its table has it; a worker finds its pool by it.
+    /// Unique among the upstreams of a route table; a worker's pools are indexed by it.
     pub index: usize,
-    /// File descriptors that connections to all upstreams may take.
+    /// The file descriptors that connections to all upstreams may use.
     pub descriptors: Arc<Seats>,
-    /// Whether it is worth a request.
+    /// The circuit breaker.
     pub breaker: Breaker,
-    /// What connections it may have.
+    /// The connection limit.
     pub permits: Permits,
-    place: Place,
+    destination: Source,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Source {
     Written(Destination),
     Discovered { current: ArcSwapOption<Destination>, source: DiscoverySource },
 }
 
-/// A place that requests go to.
+/// Where requests are sent.
 pub struct Destination {
-    /// Its scheme and authority, as in `https://api.example.com`.
+    /// Scheme and authority, for example `https://api.example.com`.
     pub origin: String,
-    /// `Host` for it.
+    /// The `Host` field value.
     pub host: HeaderValue,
-    /// What the discovery says is in front of each path; empty or `/…` without a slash at its end.
+    /// The base path from discovery: empty, or a path that begins with `/` and does not end with one.
     pub path_in_front: String,
-    /// Makes connections to it.
+    /// Makes connections.
     pub connect: Box<dyn Connect>,
-    /// Which of the upstream's places this is: connections to another are of no use.
-    pub number: u32,
+    /// Incremented with each new destination of the upstream; connections to an earlier one are not reused.
+    pub revision: u32,
 }
 
-/// Where an upstream is as a request sees it; holds it in memory as long as it lives.
+/// The destination of one request; keeps a discovered destination in memory.
 #[derive(Debug)]
-pub enum Current<'a> {
-    /// For good.
+pub enum CurrentDestination<'a> {
+    /// From the configuration.
     Written(&'a Destination),
-    /// For now.
+    /// From discovery.
     Discovered(Arc<Destination>),
 }
 
 impl Upstream {
-    /// One that stays where it is.
+    /// An upstream with a destination from the configuration, without breaker and connection limit.
     pub fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
-        Self::at(index, Place::Written(destination), descriptors)
+        Self::new(index, Source::Written(destination), descriptors)
     }
 
-    /// One that is nowhere yet.
+    /// An upstream whose destination is not discovered yet, without breaker and connection limit.
     pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
-        Self::at(index, Place::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
+        Self::new(index, Source::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
     }
 
-    fn at(index: usize, place: Place, descriptors: Arc<Seats>) -> Self {
-        Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, place }
+    fn new(index: usize, destination: Source, descriptors: Arc<Seats>) -> Self {
+        Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, destination }
     }
 
-    /// The same, spared by these.
+    /// Sets the breaker and the connection limit.
     #[must_use]
-    pub fn protected(self, breaker: Breaker, permits: Permits) -> Self {
+    pub fn with_limits(self, breaker: Breaker, permits: Permits) -> Self {
         Self { breaker, permits, ..self }
     }
 
-    /// Where it is, if that is known.
-    pub fn current(&self) -> Option<Current<'_>> {
-        match &self.place {
-            Place::Written(destination) => Some(Current::Written(destination)),
-            Place::Discovered { current, .. } => current.load_full().map(Current::Discovered),
+    /// The current destination; `None` before the first discovery.
+    pub fn current(&self) -> Option<CurrentDestination<'_>> {
+        match &self.destination {
+            Source::Written(destination) => Some(CurrentDestination::Written(destination)),
+            Source::Discovered { current, .. } => current.load_full().map(CurrentDestination::Discovered),
         }
     }
 
-    /// The number of its place; 0 while there is none.
-    pub fn number(&self) -> u32 {
-        match &self.place {
-            Place::Written(destination) => destination.number,
-            Place::Discovered { current, .. } => current.load().as_ref().map_or(0, |current| current.number),
+    /// The revision of the current destination; 0 before the first discovery.
+    pub fn revision(&self) -> u32 {
+        match &self.destination {
+            Source::Written(destination) => destination.revision,
+            Source::Discovered { current, .. } => current.load().as_ref().map_or(0, |known| known.revision),
         }
     }
 
-    /// What says where it is, where that is discovered.
+    /// The discovery that sets the destination; `None` if the destination is from the configuration.
     pub const fn discovery(&self) -> Option<&DiscoverySource> {
-        match &self.place {
-            Place::Written(_) => None,
-            Place::Discovered { source, .. } => Some(source),
+        match &self.destination {
+            Source::Written(_) => None,
+            Source::Discovered { source, .. } => Some(source),
         }
     }
 
-    /// Sends new requests there from now on, if it is one that moves. Those under way end where they are.
-    pub fn lead_to(&self, destination: Destination) {
-        if let Place::Discovered { current, .. } = &self.place {
-            let number = self.number().wrapping_add(1);
-            current.store(Some(Arc::new(Destination { number, ..destination })));
+    /// Replaces the destination of a discovered upstream and resets the breaker; requests in progress keep the earlier
+    /// destination. Has no effect if the destination is from the configuration.
+    pub fn set_destination(&self, destination: Destination) {
+        if let Source::Discovered { current, .. } = &self.destination {
+            let revision = self.revision().wrapping_add(1);
+            current.store(Some(Arc::new(Destination { revision, ..destination })));
             self.breaker.reset();
         }
     }
 }
 
-impl Deref for Current<'_> {
+impl Destination {
+    /// A first destination, without a base path.
+    pub const fn new(origin: String, host: HeaderValue, connect: Box<dyn Connect>) -> Self {
+        Self { origin, host, path_in_front: String::new(), connect, revision: 0 }
+    }
+}
+
+impl Deref for CurrentDestination<'_> {
     type Target = Destination;
 
     fn deref(&self) -> &Destination {
@@ -130,7 +138,7 @@ impl fmt::Debug for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Destination")
             .field("origin", &self.origin)
-            .field("number", &self.number)
+            .field("revision", &self.revision)
             .field("connect", &self.connect)
             .finish_non_exhaustive()
     }

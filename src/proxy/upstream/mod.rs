@@ -1,14 +1,16 @@
-//! The upstream side of a request: where it goes, over which connection, and when it is not sent.
+//! Upstreams: where requests go, over which connections, and when an upstream is sent no requests.
 //!
-//! [`reconnect`] and [`forward`] carry a request; they use the [`pool`], which uses [`connect`]. [`breaker`] and
-//! [`permits`] bound what an upstream is sent. Each uses only what comes after it in this list.
+//! Each module uses only modules after it in this order: [`reconnect`] and [`forward`], [`pool`], [`destination`],
+//! [`connect`], [`breaker`] and [`permits`].
 
 pub mod breaker;
 pub mod connect;
 pub mod destination;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod forward;
 pub mod permits;
 pub mod pool;
 pub mod reconnect;
 
-pub use destination::{Current, Destination, Upstream};
+pub use destination::{CurrentDestination, Destination, Upstream};

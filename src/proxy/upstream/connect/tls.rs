@@ -1,67 +1,68 @@
-//! TLS to an upstream or to a proxy: the handshake, what it shows, and why it failed.
+//! TLS with an upstream or with a proxy: the handshake, its result, and its errors.
 
 use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ProtocolVersion};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::socket::Stream;
 use crate::proxy::error::upstream::ForwardError;
 
-/// How HTTP/2 is called in a TLS handshake (RFC 9113 §3.3).
-pub(super) const HTTP_2_NAME: &[u8] = b"h2";
+/// The ALPN protocol ID of HTTP/2 over TLS (RFC 9113 §3.2).
+pub(super) const ALPN_HTTP_2: &[u8] = b"h2";
 
-/// An upstream that is to speak HTTP/2 and agrees to something else.
-#[derive(Debug, thiserror::Error)]
-#[error("the upstream does not offer HTTP/2")]
-pub(super) struct NoHttp2;
-
-/// Does TLS with one peer.
-#[derive(Clone)]
-pub(super) struct TlsPeer {
+/// A TLS client for one server name.
+pub(super) struct TlsClient {
     connector: TlsConnector,
-    name: ServerName<'static>,
+    server_name: ServerName<'static>,
 }
 
-/// A TLS connection that was accepted.
+/// The properties of a TLS session.
 #[derive(Debug)]
-pub struct SeenTls {
-    /// What was agreed on.
+pub struct TlsDetails {
+    /// The negotiated version.
     pub version: Option<ProtocolVersion>,
-    /// The upstream's own certificate.
+    /// The end-entity certificate of the upstream.
     pub certificate: Option<CertificateDer<'static>>,
 }
 
-impl TlsPeer {
-    /// For the host of this name.
+impl TlsClient {
+    /// Verifies that the peer's certificate is valid for `host`.
     ///
     /// # Errors
     ///
-    /// If no certificate could have this name.
-    pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
-        // An IPv6 address has no brackets in a certificate.
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+    /// If `host` is neither a DNS name nor an IP address.
+    pub(super) fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
+        // A certificate names an IPv6 address without brackets.
+        let server_name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
-        Ok(Self { connector: TlsConnector::from(config), name })
+        Ok(Self { connector: TlsConnector::from(config), server_name })
     }
 
-    /// Does the handshake.
+    /// Performs the handshake.
     ///
     /// # Errors
     ///
-    /// What [`tls_failed`] names.
-    pub async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
-        self.connector.connect(self.name.clone(), stream).await
+    /// An error of the stream, or one that contains a [`rustls::Error`].
+    pub(super) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        self.connector.connect(self.server_name.clone(), stream).await
     }
 }
 
-/// A handshake that failed, or a connection that broke off in it.
-pub(super) fn tls_failed(error: &io::Error) -> ForwardError {
-    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    let proxy_status = match said {
+impl TlsDetails {
+    pub(super) fn of(session: &ClientConnection) -> Self {
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = certificate.map(|certificate| certificate.clone().into_owned());
+        Self { version: session.protocol_version(), certificate }
+    }
+}
+
+/// The error of a handshake that failed, or of a connection that ended during the handshake.
+pub(super) fn tls_error(error: &io::Error) -> ForwardError {
+    let proxy_status = match rustls_error(error) {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
             "tls_certificate_error"
         }
@@ -71,12 +72,12 @@ pub(super) fn tls_failed(error: &io::Error) -> ForwardError {
     ForwardError::Tls { proxy_status, text: error.to_string() }
 }
 
-/// Whether a handshake failed because there was no TLS at the other end, or soon nobody.
+/// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.
 pub(super) fn is_no_tls(error: &io::Error) -> bool {
-    if error.kind() == io::ErrorKind::Unsupported {
-        // There was, and no HTTP/2 in it.
-        return false;
-    }
-    let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    matches!(said, None | Some(rustls::Error::InvalidMessage(_)))
+    let has_no_http2 = error.kind() == io::ErrorKind::Unsupported;
+    !has_no_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
+}
+
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }

@@ -1,76 +1,71 @@
-//! A connection, or a stream of one, while it carries one request.
+//! A connection, or a stream on one, while it carries a request.
 
 use std::rc::Rc;
 use std::task::Context;
 
-use bytes::Bytes;
 use http::Response;
-use http_body::Body;
 
 use super::body::UpstreamBody;
-use super::connection::Switched;
-use super::idle::Idle;
+use super::connection::Upgraded;
+use super::idle::IdleConnections;
 use super::outcome::SendError;
-use super::request::Outgoing;
+use super::request::{Outgoing, RequestBody};
 use super::{http1, http2_stream};
 
-/// A place on a connection. Dropping it ends the exchange; [`Lease::give_back`] keeps what can be kept.
-pub struct Lease<B: Body + 'static> {
-    pub(super) carrier: Carrier<B>,
-    pub(super) idle: Rc<Idle<B>>,
-    /// Whether its connection was there already: its peer may have closed it just now.
+/// The use of a connection for one request. Dropping it closes an HTTP/1.1 connection or resets an HTTP/2 stream;
+/// [`Lease::give_back`] keeps the connection for other requests.
+pub struct Lease<B: RequestBody> {
+    pub(super) leased: Leased<B>,
+    pub(super) idle: Rc<IdleConnections<B>>,
+    /// Whether the connection existed before the request asked for one: the upstream may have closed it meanwhile.
     pub is_reused: bool,
 }
 
-pub(super) enum Carrier<B: Body + 'static> {
-    Http1(http1::Leased<B>),
-    /// Boxed, so that the others need no room for it.
+pub(super) enum Leased<B: RequestBody> {
+    Http1(http1::Connection<B>),
+    /// Boxed, to keep the enum small.
     Http2(Box<http2_stream::Stream<B>>),
 }
 
-impl<B> Lease<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// Sends a request and waits for the response's head; carries the request's body meanwhile.
+impl<B: RequestBody> Lease<B> {
+    /// Sends a request, with its body, until the response head arrives.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the exchange in its middle: the lease must be dropped too.
+    /// Dropping the future leaves a message incomplete: the lease must be dropped too.
     pub async fn send(&mut self, request: Outgoing<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
-        match &mut self.carrier {
-            Carrier::Http1(leased) => {
-                leased.send(request).await.map(|response| response.map(UpstreamBody::Http1))
+        match &mut self.leased {
+            Leased::Http1(connection) => {
+                connection.send(request).await.map(|response| response.map(UpstreamBody::Http1))
             }
-            Carrier::Http2(stream) => {
+            Leased::Http2(stream) => {
                 stream.send(request).await.map(|response| response.map(UpstreamBody::Http2))
             }
         }
     }
 
-    /// The connection itself once an HTTP/1.1 upstream has switched to another protocol.
-    pub async fn into_stream(self) -> Option<Switched> {
-        match self.carrier {
-            Carrier::Http1(leased) => leased.into_stream().await,
-            Carrier::Http2(_) => None,
+    /// The byte stream after an HTTP/1.1 upstream has switched to another protocol; `None` if it has not.
+    pub async fn into_upgraded(self) -> Option<Upgraded> {
+        match self.leased {
+            Leased::Http1(connection) => connection.into_upgraded().await,
+            Leased::Http2(_) => None,
         }
     }
 
-    /// Moves bytes of the request and, over HTTP/1.1, of the response that are under way.
+    /// Sends more of the request body and, over HTTP/1.1, receives more of the response.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
-        match &mut self.carrier {
-            Carrier::Http1(leased) => leased.poll(cx),
-            Carrier::Http2(stream) => stream.poll(cx),
+        match &mut self.leased {
+            Leased::Http1(connection) => connection.poll(cx),
+            Leased::Http2(stream) => stream.poll(cx),
         }
     }
 
-    /// The response was read to its end: keeps the connection, if the request was sent to its end too.
+    /// Keeps the connection after the whole response was read. If the request was not sent completely, closes an
+    /// HTTP/1.1 connection or resets an HTTP/2 stream.
     pub fn give_back(self) {
-        let Self { carrier, idle, .. } = self;
-        // An HTTP/2 connection stays where it is; of a request that was not sent to its end the stream is reset.
-        if let Carrier::Http1(leased) = carrier {
-            idle.keep(leased);
+        // Dropping an HTTP/2 stream keeps its connection.
+        if let Leased::Http1(connection) = self.leased {
+            self.idle.keep(connection);
         }
     }
 }

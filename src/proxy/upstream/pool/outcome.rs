@@ -1,62 +1,62 @@
-//! What becomes of a request that brings no response.
+//! The outcome of a request that brought no complete response.
 
 use http::request::Parts;
 use thiserror::Error;
 
 use super::request::Outgoing;
 
-/// A request that brought no response.
+/// A request without a response head.
 #[derive(Debug)]
 pub struct SendError<B> {
-    /// What went wrong.
-    pub error: Break,
-    /// Whether the upstream has seen anything of it.
-    pub fate: Fate<B>,
+    /// What failed.
+    pub error: ExchangeError,
+    /// Whether the upstream has received the request.
+    pub delivery: Delivery<B>,
 }
 
-/// What has become of a request that brought no response.
+/// Whether the upstream has received a request that brought no response.
 #[derive(Debug)]
-pub enum Fate<B> {
-    /// Nothing of it was sent: the request, untouched.
+pub enum Delivery<B> {
+    /// Nothing was sent. Contains the unchanged request.
     Unsent(Outgoing<B>),
-    /// The upstream says that it has not been processed (RFC 9113 §8.7): its head.
+    /// The upstream states that it has not processed the request (RFC 9113 §8.7). Contains the head.
     Refused(Box<Parts>),
-    /// It was sent.
+    /// The request was sent, at least in part.
     Sent,
 }
 
-/// A connection or a stream that ended too early, by the word of its protocol.
+/// A connection or a stream that ended before the response was complete.
 #[derive(Debug, Error)]
-pub enum Break {
+pub enum ExchangeError {
     /// HTTP/1.1.
     #[error("the connection broke off")]
     Http1(#[source] hyper::Error),
-    /// HTTP/2, in our words: a caller's connection must not take over the upstream's reason for its own.
+    /// HTTP/2. Not an [`h2::Error`]: hyper would send the reason of such an error on to the caller.
     #[error("the stream broke off: {0}")]
-    Http2(Broken),
+    Http2(StreamError),
 }
 
 /// Why an HTTP/2 stream ended.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Broken {
-    /// The upstream reset it.
+pub enum StreamError {
+    /// The upstream reset the stream.
     #[error("reset by the upstream: {0}")]
     Reset(h2::Reason),
-    /// The upstream ended the connection.
+    /// The upstream sent GOAWAY.
     #[error("connection ended by the upstream: {0}")]
     GoneAway(h2::Reason),
-    /// The upstream broke the protocol.
+    /// The upstream violated the protocol.
     #[error("protocol error: {0}")]
     Protocol(h2::Reason),
-    /// The socket ended.
+    /// The TCP connection ended.
     #[error("connection closed")]
     Closed,
-    /// The body has ended short of its length.
+    /// The body is shorter than its `Content-Length`.
     #[error("the body is shorter than its length")]
     Short,
 }
 
-impl From<h2::Error> for Broken {
+impl From<h2::Error> for StreamError {
     fn from(error: h2::Error) -> Self {
         let reason = error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
         match (error.is_remote(), error.is_reset()) {
