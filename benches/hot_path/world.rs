@@ -39,13 +39,11 @@ impl World {
         let (refresher, source) =
             Refresher::new(credential, Issuer(Arc::clone(&tokens)), DurableState::in_memory(clock), clock);
         tokio::task::spawn_local(refresher.run(std::future::pending()));
-        let destination = Destination {
-            origin: "https://api.example.com".to_owned(),
-            host: HeaderValue::from_static("api.example.com"),
-            path_in_front: String::new(),
-            connect: Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
-            number: 0,
-        };
+        let destination = Destination::new(
+            "https://api.example.com".to_owned(),
+            HeaderValue::from_static("api.example.com"),
+            Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
+        );
         let upstream = Arc::new(Upstream::written(0, destination, Seats::new(1000)));
         let mut table = Table::default();
         for route in &config.routes {

@@ -42,13 +42,8 @@ impl Connect for Nowhere {
 }
 
 fn nowhere() -> Destination {
-    Destination {
-        origin: ORIGIN.to_owned(),
-        host: HeaderValue::from_static("api.example.com"),
-        path_in_front: String::new(),
-        connect: Box::new(Nowhere),
-        number: 0,
-    }
+    let host = HeaderValue::from_static("api.example.com");
+    Destination::new(ORIGIN.to_owned(), host, Box::new(Nowhere))
 }
 
 fn world() -> (Policy, Table) {

@@ -162,7 +162,7 @@ impl<'c> Upstreams<'c> {
         let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
             let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;
-            led.lead_to(Destination { path_in_front: address.path.clone(), ..destination });
+            led.set_destination(Destination { path_in_front: address.path.clone(), ..destination });
             Ok(())
         }));
         Ok(upstream)
@@ -235,7 +235,7 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
 fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstream {
     let config::Protection { connections, connection_age, breaker } = &route.protection;
     let permits = Permits::new(*connections, *connection_age, route.connect_timeout);
-    upstream.protected(Breaker::new(*breaker, clock), permits)
+    upstream.with_limits(Breaker::new(*breaker, clock), permits)
 }
 
 /// By which way a route's upstream is reached, wherever it is.
@@ -274,13 +274,8 @@ impl Way {
 
     fn destination(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<Destination> {
         let host = HeaderValue::from_str(address.authority.as_str());
-        Ok(Destination {
-            origin: address.origin(),
-            host: host.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?,
-            path_in_front: String::new(),
-            connect: Box::new(self.connect(address, may_reach)?),
-            number: 0,
-        })
+        let host = host.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Ok(Destination::new(address.origin(), host, Box::new(self.connect(address, may_reach)?)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
 //! socket test could have.
 
-use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1 as client, http2};
@@ -29,9 +28,9 @@ use super::peer::Peer;
 use super::route::{Route, Table};
 use super::service::Service;
 use super::service::settings::Terms;
-use super::upstream::connect::{Connect, Connected, Connecting};
+use super::upstream::connect::{Connected, Connecting};
 use super::upstream::pool::Pool;
-use super::upstream::{Destination, Upstream};
+use super::upstream::{Upstream, fixture as upstream_fixture};
 use super::worker::Worker;
 use crate::clock::Clock;
 use crate::config;
@@ -95,13 +94,7 @@ impl CallerStream for DuplexStream {
 /// is good enough for `/rejected`.
 struct Api(Arc<Issuer>);
 
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").finish_non_exhaustive()
-    }
-}
-
-impl Connect for Api {
+impl Api {
     fn connect(&self) -> Connecting {
         let (near, far) = tokio::io::duplex(4096);
         let issuer = Arc::clone(&self.0);
@@ -125,10 +118,6 @@ impl Connect for Api {
         tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
         Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
     }
-
-    fn may_speak_http2(&self) -> bool {
-        false
-    }
 }
 
 struct World {
@@ -150,13 +139,8 @@ fn world(lines: &str, token_takes: Duration) -> World {
     let (refresher, source) =
         Refresher::new(Arc::clone(&config.credentials[0]), endpoint, DurableState::in_memory(clock), clock);
     tokio::task::spawn_local(refresher.run(std::future::pending()));
-    let destination = Destination {
-        origin: "https://api.example.com".to_owned(),
-        host: HeaderValue::from_static("api.example.com"),
-        path_in_front: String::new(),
-        connect: Box::new(Api(Arc::clone(&issuer))),
-        number: 0,
-    };
+    let api = Api(Arc::clone(&issuer));
+    let destination = upstream_fixture::destination(false, move || api.connect());
     let upstream = Arc::new(Upstream::written(0, destination, Seats::new(100_000)));
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));

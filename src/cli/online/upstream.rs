@@ -12,7 +12,8 @@ use crate::config::model::certificate;
 use crate::config::model::identity::Grant;
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::connect::{Seen, SeenTls, TcpConnect};
+use crate::proxy::upstream::connect::tls::TlsDetails;
+use crate::proxy::upstream::connect::{ConnectionDetails, TcpConnect};
 use crate::token::api_discovery::{DiscoveryError, Documents, IssuerClient, Refusal};
 
 /// A certificate that ends sooner is warned of.
@@ -21,7 +22,7 @@ const SOON: Duration = Duration::from_hours(14 * 24);
 pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
     let clock = Clock::system();
     let began = clock.now();
-    let seen = connect.look().await;
+    let seen = connect.inspect().await;
     let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()));
     match seen {
         Ok(seen) => tell(&mut report, seen),
@@ -84,7 +85,7 @@ fn discovery_remedy(error: &DiscoveryError) -> &'static str {
     }
 }
 
-fn tell(report: &mut Report, Seen { address, proxy, tls, is_http2 }: Seen) {
+fn tell(report: &mut Report, ConnectionDetails { address, proxy, tls, is_http2 }: ConnectionDetails) {
     match proxy {
         Some(proxy) => {
             report.fact("proxy", proxy.to_string());
@@ -93,7 +94,7 @@ fn tell(report: &mut Report, Seen { address, proxy, tls, is_http2 }: Seen) {
         None => report.fact("address", address.to_string()),
     }
     report.fact("http", if is_http2 { "2" } else { "1.1" });
-    let Some(SeenTls { version, certificate }) = tls else {
+    let Some(TlsDetails { version, certificate }) = tls else {
         return report.fact("tls", "none: plain http, on this machine");
     };
     report.fact("tls", version.map_or("unknown", version_name));

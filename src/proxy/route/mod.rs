@@ -271,33 +271,13 @@ impl Route {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
     use crate::proxy::limits::slots::Seats;
-    use crate::proxy::upstream::connect::{Connect, Connecting};
-
-    #[derive(Debug)]
-    struct Nowhere;
-
-    impl Connect for Nowhere {
-        fn connect(&self) -> Connecting {
-            Box::pin(std::future::pending())
-        }
-
-        fn may_speak_http2(&self) -> bool {
-            false
-        }
-    }
+    use crate::proxy::upstream::fixture;
 
     fn nowhere(path_in_front: &str) -> Destination {
-        Destination {
-            origin: "https://nowhere.test".to_owned(),
-            host: HeaderValue::from_static("nowhere"),
-            path_in_front: path_in_front.to_owned(),
-            connect: Box::new(Nowhere),
-            number: 0,
-        }
+        let path_in_front = path_in_front.to_owned();
+        Destination { path_in_front, ..fixture::destination(false, || Box::pin(std::future::pending())) }
     }
 
     fn route(name: &str) -> Route {

@@ -8,7 +8,7 @@ use super::Service;
 use crate::proxy::auth::authorize::authorize;
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
-use crate::proxy::upstream::Current;
+use crate::proxy::upstream::CurrentDestination;
 
 impl Service {
     /// Waits until the upstream's address is discovered. The issuer names it by the token, so the wait for a token comes
@@ -17,7 +17,7 @@ impl Service {
         &self,
         route: &'r Route,
         patience: &mut Duration,
-    ) -> Result<Current<'r>, ProxyError> {
+    ) -> Result<CurrentDestination<'r>, ProxyError> {
         if let Some(token) = &route.token {
             authorize(token, patience, &self.shared.token_waiters).await?;
         }

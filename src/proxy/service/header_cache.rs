@@ -45,8 +45,8 @@ impl Copies {
             hosts.resize(upstream + 1, None);
         }
         match &hosts[upstream] {
-            Some((number, host)) if *number == place.number => host.clone(),
-            _ => hosts[upstream].insert((place.number, copy(&place.host))).1.clone(),
+            Some((number, host)) if *number == place.revision => host.clone(),
+            _ => hosts[upstream].insert((place.revision, copy(&place.host))).1.clone(),
         }
     }
 

@@ -280,10 +280,10 @@ impl Service {
         let mut was_refused = false;
         loop {
             let breaker = &route.upstream.breaker;
-            let admitted = breaker.admit(pool.good())?;
+            let admitted = breaker.admit(pool.successes())?;
             let lease = match reconnect::lease(pool, passage.destination, breaker).await {
                 Ok(lease) => lease,
-                Err(error) => return Err(admitted.broke_off(error, origin).into()),
+                Err(error) => return Err(admitted.record_error(error, origin).into()),
             };
             if let (Some(source), false) = (&route.token, lease.is_reused) {
                 // Connecting may have outlasted the token.
@@ -297,13 +297,13 @@ impl Service {
             passage.exchange.sent(generation);
             match forward(lease, request, passage.payload, route.timeout).await {
                 Ok(answered) => {
-                    admitted.answered(answered.response.status(), &route.retry_on, origin);
+                    admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     return Ok(Outcome { answered, generation: generation.unwrap_or_default() });
                 }
                 Err(Failure::Unsent(unsent)) => request = unsent,
                 Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (again, true),
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
-                    return Err(admitted.broke_off(error, origin).into());
+                    return Err(admitted.record_error(error, origin).into());
                 }
                 Err(Failure::Caller(fault)) => return Err(self.blame(fault)),
             }

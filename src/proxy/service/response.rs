@@ -22,7 +22,8 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::message::trailers;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::body::UpstreamBody;
-use crate::proxy::upstream::pool::{Break, Lease};
+use crate::proxy::upstream::pool::lease::Lease;
+use crate::proxy::upstream::pool::outcome::ExchangeError;
 
 /// What is handed over at once over HTTP/2: a frame. So a caller that takes as much in `write_timeout` is seen to.
 const PIECE: usize = 16 * 1024;
@@ -60,7 +61,7 @@ struct Relay {
 pub enum BrokeOff {
     /// Its connection ended, or what came is no body.
     #[error("the upstream's answer broke off")]
-    Connection(#[source] Break),
+    Connection(#[source] ExchangeError),
     /// Nothing came for too long.
     #[error("the upstream's answer stopped coming")]
     Stalled,

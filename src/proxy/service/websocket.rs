@@ -27,7 +27,7 @@ use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::headers;
 use crate::proxy::message::via::Via;
 use crate::proxy::upstream::forward::Answered;
-use crate::proxy::upstream::pool::Switched;
+use crate::proxy::upstream::pool::connection::Upgraded;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// RFC 6455 §1.3.
@@ -46,7 +46,7 @@ pub struct Slot(RefCell<Option<Tunnel>>);
 
 /// An upstream's connection that speaks HTTP no more, for a caller's.
 pub struct Tunnel {
-    upstream: Switched,
+    upstream: Upgraded,
     caller: UnderWay,
     is_logged: bool,
 }
@@ -89,7 +89,7 @@ impl Handshake {
         let is_accepted = headers::lists(&head.headers, &UPGRADE, "websocket")
             && headers::lists(&head.headers, &CONNECTION, "upgrade")
             && head.headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|said| *said == self.accept);
-        let taken_over = if is_accepted { lease.into_stream().await } else { None };
+        let taken_over = if is_accepted { lease.into_upgraded().await } else { None };
         let Some(upstream) = taken_over else {
             return Err(ForwardError::Protocol("a 101 that answers no handshake".to_owned()).into());
         };
@@ -119,12 +119,12 @@ impl Tunnel {
     /// `read` is what has come of the caller's already.
     pub async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
-        let Switched { stream, first, held: _held } = self.upstream;
+        let Upgraded { stream, read_ahead, guard: _guard } = self.upstream;
         let (caller, upstream) = (split(caller), split(stream));
         let (mut up, mut down) = (Ok(0), Ok(0));
         {
             let mut upwards = Box::pin(carry(read, caller.0, upstream.1));
-            let mut downwards = Box::pin(carry(first, upstream.0, caller.1));
+            let mut downwards = Box::pin(carry(read_ahead, upstream.0, caller.1));
             tokio::select! {
                 ended = &mut upwards => {
                     up = ended;

@@ -1,9 +1,9 @@
-//! Whether an upstream is worth a request: it is left alone for a while when most of what it is sent fails.
+//! The circuit breaker of an upstream: while most requests fail, no requests are sent.
 //!
-//! The verdict is on a share of all answers, and on a least number of failures, so that one endpoint that is broken does
-//! not close the way to the healthy ones. What is open is tried again by one request at a time, after a pause that
-//! doubles. All workers share one breaker; while all is well a request costs it a read, and an addition to a number that
-//! is its worker's own.
+//! The breaker opens when the failures in a window reach both a number and a share of all responses, so that one broken
+//! endpoint does not block the others. After a pause that doubles with each failed probe, an open breaker admits one
+//! request at a time as a probe. All workers share one breaker; while closed, it costs a request reads of the shared
+//! state and one addition to a counter of the worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,219 +19,226 @@ use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::proxy::error::upstream::{ForwardError, Refused};
 
-/// Others are told to come back no sooner while one request finds out how the upstream does.
-const WHILE_PROBING: Duration = Duration::from_secs(1);
+/// The `Retry-After` of requests that are refused while a probe is in progress.
+const PROBE_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Of a pause, at the most, added at random: several daemons need not come back at the same moment.
 const JITTER: f64 = 0.1;
 
-/// Counts what becomes of requests to one upstream, and says when to send none.
+/// The circuit breaker of one upstream.
 #[derive(Debug)]
 pub struct Breaker {
-    /// `None` lets everything through.
+    /// `None` admits every request.
     settings: Option<config::Breaker>,
     clock: Clock,
     state: ArcSwap<State>,
-    /// All answers that were no failure, ever, by whom they were counted. One that is gone has counted what it has.
-    good: ArcSwap<Vec<Arc<Good>>>,
+    /// The counters of all workers, including workers that have ended.
+    successes: ArcSwap<Vec<Arc<SuccessCounter>>>,
 }
 
-/// Answers that were no failure, as one worker has counted them: a number that all add to goes from one processor to the
-/// next with every request.
+/// Counts the successful responses of one worker. A counter shared by all workers would move between the caches of the
+/// processors with each request.
 #[derive(Debug, Default)]
-pub struct Good(CachePadded<AtomicU64>);
+pub struct SuccessCounter(CachePadded<AtomicU64>);
 
-/// Leave to send one request, whose outcome is to be told. Dropped untold, it was nobody's failure.
+/// A request that the breaker has admitted. Dropping it without a record counts neither as success nor as failure.
 #[derive(Debug)]
-pub struct Leave<'b> {
+pub struct AdmittedRequest<'b> {
     breaker: &'b Breaker,
-    good: &'b Good,
-    turn: u64,
+    successes: &'b SuccessCounter,
+    epoch: u64,
     is_probe: bool,
 }
 
-/// Replaced as a whole at each change.
+/// Replaced as a whole with each change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
-    /// Goes on with each change of phase: what was sent before it says nothing of the phase after.
-    turn: u64,
-    /// How often in a row it was opened: doubles the next pause.
+    /// Incremented with each change of phase: outcomes of requests from an earlier phase are ignored.
+    epoch: u64,
+    /// How often the breaker has opened in a row; doubles the next pause.
     openings: u32,
     phase: Phase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// All requests pass.
+    /// Every request is admitted.
     Closed(Window),
-    /// None does.
+    /// No request is admitted.
     Open { until: Moment },
-    /// One is under way, whose outcome is waited for until then: it may be a long upload.
+    /// One request is in progress as a probe. After `until` the next request becomes the probe.
     Probing { until: Moment },
 }
 
-/// What is counted: this half of the window, and the half before.
+/// The counts of the current and of the previous half of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Window {
-    /// Since when the breaker is closed.
+    /// When the breaker closed.
     closed_since: Moment,
-    /// When this half began.
+    /// When the current half began.
     began: Moment,
-    failed: u64,
-    failed_before: u64,
-    /// How many good answers there had ever been when each half began.
-    good: u64,
-    good_before: u64,
+    failures: u64,
+    failures_before: u64,
+    /// The total of the success counters when the current and the previous half began.
+    successes: u64,
+    successes_before: u64,
 }
 
-/// What a request is told.
+/// Whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Admission {
-    Granted,
+enum Decision {
+    Allowed,
     Probe,
+    /// Contains the time after which a request may be admitted.
     Refused(Duration),
 }
 
 impl Breaker {
-    /// A closed one.
+    /// A closed breaker; without settings it never opens.
     pub fn new(settings: Option<config::Breaker>, clock: Clock) -> Self {
-        let state = State { turn: 0, openings: 0, phase: Phase::Closed(Window::new(clock.now(), 0)) };
-        Self { settings, clock, state: ArcSwap::from_pointee(state), good: ArcSwap::default() }
+        let state = State { epoch: 0, openings: 0, phase: Phase::Closed(Window::new(clock.now(), 0)) };
+        Self { settings, clock, state: ArcSwap::from_pointee(state), successes: ArcSwap::default() }
     }
 
-    /// Whether a request would be refused, before it waits for anything else.
+    /// Checks whether a request would be admitted, without admitting one.
     ///
     /// # Errors
     ///
-    /// [`Refused`] if it would.
+    /// [`Refused`] while the breaker is open or probing.
     pub fn check(&self) -> Result<(), Refused> {
-        match self.state.load().phase {
-            Phase::Open { until } => {
-                let retry_after = self.clock.now().until(until);
-                if retry_after.is_zero() { Ok(()) } else { Err(Refused { retry_after }) }
-            }
-            Phase::Probing { until } if self.clock.now() < until => {
-                Err(Refused { retry_after: WHILE_PROBING })
-            }
-            Phase::Probing { .. } | Phase::Closed(_) => Ok(()),
+        if self.is_closed() {
+            return Ok(());
+        }
+        match self.state.load().decide(self.clock.now(), Duration::ZERO).1 {
+            Decision::Refused(retry_after) => Err(Refused { retry_after }),
+            Decision::Allowed | Decision::Probe => Ok(()),
         }
     }
 
-    /// A number for a worker to count by.
-    pub fn counter(&self) -> Arc<Good> {
+    /// Adds a success counter, for one worker.
+    pub fn add_counter(&self) -> Arc<SuccessCounter> {
         let counter = Arc::default();
-        self.good.rcu(|all| [&all[..], &[Arc::clone(&counter)]].concat());
+        self.successes.rcu(|all| [&all[..], &[Arc::clone(&counter)]].concat());
         counter
     }
 
-    /// Leave to send a request now, whose good answer is counted here.
+    /// Admits a request, whose success will be counted in `successes`.
     ///
     /// # Errors
     ///
-    /// [`Refused`] while the upstream is left alone.
-    pub fn admit<'b>(&'b self, good: &'b Good) -> Result<Leave<'b>, Refused> {
+    /// [`Refused`] while the breaker is open or probing.
+    pub fn admit<'b>(&'b self, successes: &'b SuccessCounter) -> Result<AdmittedRequest<'b>, Refused> {
+        let admitted = |epoch, is_probe| AdmittedRequest { breaker: self, successes, epoch, is_probe };
         let state = self.state.load();
         if let Phase::Closed(_) = state.phase {
-            return Ok(Leave { breaker: self, good, turn: state.turn, is_probe: false });
+            return Ok(admitted(state.epoch, false));
         }
-        let (now, patience) = (self.clock.now(), self.settings.map_or(Duration::ZERO, |one| one.open_max));
-        let before = self.state.rcu(|state| Arc::new(state.admitted(now, patience).0));
-        let (after, admission) = before.admitted(now, patience);
-        match admission {
-            Admission::Granted => Ok(Leave { breaker: self, good, turn: after.turn, is_probe: false }),
-            Admission::Probe => Ok(Leave { breaker: self, good, turn: after.turn, is_probe: true }),
-            Admission::Refused(retry_after) => Err(Refused { retry_after }),
+        let now = self.clock.now();
+        let probe_timeout = self.settings.map_or(Duration::ZERO, |settings| settings.open_max);
+        let before = self.update(|state| state.decide(now, probe_timeout).0);
+        match before.decide(now, probe_timeout) {
+            (_, Decision::Refused(retry_after)) => Err(Refused { retry_after }),
+            (after, decision) => Ok(admitted(after.epoch, decision == Decision::Probe)),
         }
     }
 
-    fn good(&self) -> u64 {
-        self.good.load().iter().map(|one| one.0.load(Ordering::Relaxed)).sum()
+    /// Replaces the state and returns the previous one. `change` may run several times.
+    fn update(&self, change: impl Fn(State) -> State) -> State {
+        *self.state.rcu(|state| Arc::new(change(**state)))
     }
 
-    /// Whether everything is let through.
+    fn total_successes(&self) -> u64 {
+        self.successes.load().iter().map(|counter| counter.0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether every request is admitted.
     pub fn is_closed(&self) -> bool {
         matches!(self.state.load().phase, Phase::Closed(_))
     }
 
-    /// Lets time go on, a few times a second: what was counted long ago counts no more.
+    /// Moves the window on; must be called several times within half a window.
     pub fn tick(&self) {
         let Some(settings) = &self.settings else { return };
         let now = self.clock.now();
         if let Phase::Closed(window) = self.state.load().phase
             && window.is_due(settings, now)
         {
-            let good = self.good();
-            self.state.rcu(|state| Arc::new(state.at(settings, now, good)));
+            let successes = self.total_successes();
+            self.update(|state| state.at(settings, now, successes));
         }
     }
 
-    /// The upstream is another one from now on.
+    /// Closes the breaker and discards all counts, for a new destination.
     pub fn reset(&self) {
-        let (now, good) = (self.clock.now(), self.good());
-        self.state.rcu(|state| Arc::new(State { openings: 0, ..state.closed(now, good) }));
+        let (now, successes) = (self.clock.now(), self.total_successes());
+        self.update(|state| State { openings: 0, ..state.closed(now, successes) });
     }
 }
 
-impl Leave<'_> {
-    /// The upstream answered. One that says 5xx has failed, unless it speaks of the token by that.
-    pub fn answered(self, status: StatusCode, of_tokens: &[StatusCode], upstream: &str) {
-        if status.is_server_error() && !of_tokens.contains(&status) {
-            self.failed(upstream);
+impl AdmittedRequest<'_> {
+    /// Records a response: a failure if the status is 5xx and not in `token_rejections`, the statuses by which the
+    /// upstream rejects a token.
+    pub fn record_response(self, status: StatusCode, token_rejections: &[StatusCode], upstream: &str) {
+        if status.is_server_error() && !token_rejections.contains(&status) {
+            self.record_failure(upstream);
         } else {
-            self.succeeded(upstream);
+            self.record_success(upstream);
         }
     }
 
-    /// It did not answer, or not to the end of its head: its failure, unless it was not even asked.
-    pub fn broke_off(self, error: ForwardError, upstream: &str) -> ForwardError {
+    /// Records that no response head was received, and returns `error`. The lack of a connection permit or of a file
+    /// descriptor is no failure of the upstream.
+    pub fn record_error(self, error: ForwardError, upstream: &str) -> ForwardError {
         if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
-            self.failed(upstream);
+            self.record_failure(upstream);
         }
         error
     }
 
-    fn succeeded(mut self, upstream: &str) {
+    fn record_success(mut self, upstream: &str) {
         let breaker = self.breaker;
-        self.good.0.fetch_add(1, Ordering::Relaxed);
+        self.successes.0.fetch_add(1, Ordering::Relaxed);
         if !std::mem::take(&mut self.is_probe) {
             return;
         }
-        let (now, good, turn) = (breaker.clock.now(), breaker.good(), self.turn);
-        let before = breaker.state.rcu(|state| Arc::new(state.answered(turn, now, good)));
-        if before.turn == turn {
+        let (now, successes, epoch) = (breaker.clock.now(), breaker.total_successes(), self.epoch);
+        let before = breaker.update(|state| state.probe_succeeded(epoch, now, successes));
+        if before.epoch == epoch {
             info!(upstream, "breaker closed");
         }
     }
 
-    fn failed(mut self, upstream: &str) {
+    fn record_failure(mut self, upstream: &str) {
         self.is_probe = false;
         let breaker = self.breaker;
         let Some(settings) = &breaker.settings else { return };
-        let (now, good, turn) = (breaker.clock.now(), breaker.good(), self.turn);
+        let (now, successes, epoch) = (breaker.clock.now(), breaker.total_successes(), self.epoch);
         let jitter = fastrand::f64();
-        let failed = |state: &State| state.failed(settings, turn, now, good, jitter);
-        let before = breaker.state.rcu(|state| Arc::new(failed(state)));
-        let Phase::Open { until } = failed(&before).phase else { return };
+        let failed = |state: State| state.failed(settings, epoch, now, successes, jitter);
+        let before = breaker.update(failed);
+        let Phase::Open { until } = failed(before).phase else { return };
         let pause_ms = u64::try_from(now.until(until).as_millis()).unwrap_or(u64::MAX);
         match before.phase {
             Phase::Closed(_) => warn!(upstream, pause_ms, "breaker opened"),
-            Phase::Probing { .. } if before.turn == turn => debug!(upstream, pause_ms, "breaker stays open"),
+            Phase::Probing { .. } if before.epoch == epoch => {
+                debug!(upstream, pause_ms, "breaker stays open");
+            }
             Phase::Probing { .. } | Phase::Open { .. } => {}
         }
     }
 }
 
-impl Drop for Leave<'_> {
-    /// A probe whose caller has left: the next request takes its place.
+impl Drop for AdmittedRequest<'_> {
+    /// A probe without an outcome, because its caller has left: the next request becomes the probe.
     fn drop(&mut self) {
         if self.is_probe {
-            let (now, turn) = (self.breaker.clock.now(), self.turn);
-            self.breaker.state.rcu(|state| Arc::new(state.given_up(turn, now)));
+            let (now, epoch) = (self.breaker.clock.now(), self.epoch);
+            self.breaker.update(|state| state.probe_dropped(epoch, now));
         }
     }
 }
 
 impl Default for Breaker {
-    /// One that lets everything through.
+    /// A breaker that never opens.
     fn default() -> Self {
         Self::new(None, Clock::system())
     }
@@ -239,55 +246,61 @@ impl Default for Breaker {
 
 impl State {
     fn next(self, openings: u32, phase: Phase) -> Self {
-        Self { turn: self.turn + 1, openings, phase }
+        Self { epoch: self.epoch + 1, openings, phase }
     }
 
-    fn closed(self, now: Moment, good: u64) -> Self {
-        self.next(self.openings, Phase::Closed(Window::new(now, good)))
+    fn closed(self, now: Moment, successes: u64) -> Self {
+        self.next(self.openings, Phase::Closed(Window::new(now, successes)))
     }
 
-    /// A probe has as long as `patience`; after that another may take its place.
-    fn admitted(self, now: Moment, patience: Duration) -> (Self, Admission) {
+    /// Decides on one request. A probe without an outcome within `timeout` is replaced by the next request.
+    fn decide(self, now: Moment, timeout: Duration) -> (Self, Decision) {
         match self.phase {
-            Phase::Closed(_) => (self, Admission::Granted),
-            Phase::Open { until } if now < until => (self, Admission::Refused(now.until(until))),
-            Phase::Probing { until } if now < until => (self, Admission::Refused(WHILE_PROBING)),
+            Phase::Closed(_) => (self, Decision::Allowed),
+            Phase::Open { until } if now < until => (self, Decision::Refused(now.until(until))),
+            Phase::Probing { until } if now < until => (self, Decision::Refused(PROBE_RETRY_AFTER)),
             Phase::Open { .. } | Phase::Probing { .. } => {
-                (self.next(self.openings, Phase::Probing { until: now + patience }), Admission::Probe)
+                (self.next(self.openings, Phase::Probing { until: now + timeout }), Decision::Probe)
             }
         }
     }
 
-    /// A probe was answered.
-    fn answered(self, turn: u64, now: Moment, good: u64) -> Self {
-        if self.turn == turn { self.closed(now, good) } else { self }
+    fn probe_succeeded(self, epoch: u64, now: Moment, successes: u64) -> Self {
+        if self.epoch == epoch { self.closed(now, successes) } else { self }
     }
 
-    fn given_up(self, turn: u64, now: Moment) -> Self {
-        if self.turn == turn { self.next(self.openings, Phase::Open { until: now }) } else { self }
+    fn probe_dropped(self, epoch: u64, now: Moment) -> Self {
+        if self.epoch == epoch { self.next(self.openings, Phase::Open { until: now }) } else { self }
     }
 
-    /// The window as it is at this moment.
-    fn at(self, settings: &config::Breaker, now: Moment, good: u64) -> Self {
+    /// The state with the window moved to `now`.
+    fn at(self, settings: &config::Breaker, now: Moment, successes: u64) -> Self {
         match self.phase {
-            Phase::Closed(window) => Self { phase: Phase::Closed(window.at(settings, now, good)), ..self },
+            Phase::Closed(window) => {
+                Self { phase: Phase::Closed(window.at(settings, now, successes)), ..self }
+            }
             Phase::Open { .. } | Phase::Probing { .. } => self,
         }
     }
 
-    /// A request of that turn failed. `jitter` is from 0 to 1.
-    fn failed(self, settings: &config::Breaker, turn: u64, now: Moment, good: u64, jitter: f64) -> Self {
-        if self.turn != turn {
-            return self;
-        }
+    /// A request of `epoch` failed. `jitter` is from 0 to 1.
+    fn failed(
+        self,
+        settings: &config::Breaker,
+        epoch: u64,
+        now: Moment,
+        successes: u64,
+        jitter: f64,
+    ) -> Self {
         match self.phase {
+            _ if self.epoch != epoch => self,
             Phase::Closed(window) => {
-                let window = window.at(settings, now, good);
-                let window = Window { failed: window.failed + 1, ..window };
-                if !window.is_too_bad(settings, good) {
+                let window = window.at(settings, now, successes);
+                let window = Window { failures: window.failures + 1, ..window };
+                if !window.has_too_many_failures(settings, successes) {
                     return Self { phase: Phase::Closed(window), ..self };
                 }
-                // One that opens again soon had only seemed to be well.
+                // A breaker that opens again soon had not really recovered: the pauses go on doubling.
                 let has_recovered = window.closed_since.until(now) >= settings.open_max;
                 let openings = if has_recovered { 0 } else { self.openings };
                 self.opened(settings, openings, now, jitter)
@@ -305,27 +318,28 @@ impl State {
 }
 
 impl Window {
-    fn new(now: Moment, good: u64) -> Self {
-        Self { closed_since: now, began: now, good, good_before: good, ..Self::default() }
+    fn new(now: Moment, successes: u64) -> Self {
+        Self { closed_since: now, began: now, successes, successes_before: successes, ..Self::default() }
     }
 
     fn is_due(&self, settings: &config::Breaker, now: Moment) -> bool {
         self.began.until(now) >= settings.window / 2
     }
 
-    fn at(self, settings: &config::Breaker, now: Moment, good: u64) -> Self {
+    fn at(self, settings: &config::Breaker, now: Moment, successes: u64) -> Self {
         if !self.is_due(settings, now) {
             return self;
         }
         let is_far_behind = self.began.until(now) >= settings.window;
-        let (failed_before, good_before) = if is_far_behind { (0, good) } else { (self.failed, self.good) };
-        Self { began: now, failed: 0, failed_before, good, good_before, ..self }
+        let (failures_before, successes_before) =
+            if is_far_behind { (0, successes) } else { (self.failures, self.successes) };
+        Self { began: now, failures: 0, failures_before, successes, successes_before, ..self }
     }
 
-    fn is_too_bad(&self, settings: &config::Breaker, good: u64) -> bool {
-        let failed = self.failed + self.failed_before;
-        let all = failed + good.saturating_sub(self.good_before);
-        failed >= settings.failures.into() && failed * 100 >= all * u64::from(settings.percent)
+    fn has_too_many_failures(&self, settings: &config::Breaker, successes: u64) -> bool {
+        let failures = self.failures + self.failures_before;
+        let all = failures + successes.saturating_sub(self.successes_before);
+        failures >= settings.failures.into() && failures * 100 >= all * u64::from(settings.percent)
     }
 }
 
@@ -347,42 +361,42 @@ mod tests {
         Moment::from_nanos(1) + Duration::from_millis(1_000_000 + millis)
     }
 
-    /// A breaker and the good answers so far, moved by hand.
+    /// The state of a breaker and the total of successes, without a clock.
     #[derive(Clone, Copy, Debug)]
     struct Upstream {
         state: State,
-        good: u64,
+        successes: u64,
     }
 
     impl Upstream {
         fn new() -> Self {
             let phase = Phase::Closed(Window::new(at(0), 0));
-            Self { state: State { turn: 0, openings: 0, phase }, good: 0 }
+            Self { state: State { epoch: 0, openings: 0, phase }, successes: 0 }
         }
 
-        fn ask(&mut self, millis: u64) -> Admission {
-            let (state, admission) = self.state.admitted(at(millis), SETTINGS.open_max);
+        fn ask(&mut self, millis: u64) -> Decision {
+            let (state, decision) = self.state.decide(at(millis), SETTINGS.open_max);
             self.state = state;
-            admission
+            decision
         }
 
         fn fails(&mut self, millis: u64) {
-            self.fails_of(self.state.turn, millis);
+            self.fails_of(self.state.epoch, millis);
         }
 
-        fn fails_of(&mut self, turn: u64, millis: u64) {
-            self.state = self.state.failed(&SETTINGS, turn, at(millis), self.good, 0.0);
+        fn fails_of(&mut self, epoch: u64, millis: u64) {
+            self.state = self.state.failed(&SETTINGS, epoch, at(millis), self.successes, 0.0);
         }
 
         fn answers(&mut self, millis: u64) {
-            self.good += 1;
+            self.successes += 1;
             if self.is_probing() {
-                self.state = self.state.answered(self.state.turn, at(millis), self.good);
+                self.state = self.state.probe_succeeded(self.state.epoch, at(millis), self.successes);
             }
         }
 
         fn tick(&mut self, millis: u64) {
-            self.state = self.state.at(&SETTINGS, at(millis), self.good);
+            self.state = self.state.at(&SETTINGS, at(millis), self.successes);
         }
 
         fn is_closed(&self) -> bool {
@@ -394,7 +408,7 @@ mod tests {
         }
     }
 
-    /// Opened at second 0.
+    /// A breaker that opened at second 0.
     fn opened() -> Upstream {
         let mut upstream = Upstream::new();
         (0..5).for_each(|_| upstream.fails(0));
@@ -403,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_only_fails_is_left_alone_after_a_few_failures() {
+    fn the_breaker_opens_after_the_configured_number_of_failures() {
         let mut upstream = Upstream::new();
         for _ in 0..4 {
             upstream.fails(0);
@@ -411,24 +425,24 @@ mod tests {
         }
         upstream.fails(10);
 
-        assert_eq!(upstream.ask(10), Admission::Refused(Duration::from_secs(5)));
-        assert_eq!(upstream.ask(5009), Admission::Refused(Duration::from_millis(1)));
+        assert_eq!(upstream.ask(10), Decision::Refused(Duration::from_secs(5)));
+        assert_eq!(upstream.ask(5009), Decision::Refused(Duration::from_millis(1)));
     }
 
     #[test]
-    fn one_bad_endpoint_among_many_good_answers_closes_no_way_even_in_a_burst() {
+    fn bursts_of_failures_among_many_successes_do_not_open_the_breaker() {
         let mut upstream = Upstream::new();
         for second in 0..60 {
             upstream.tick(second * 1000);
             (0..100).for_each(|_| upstream.answers(second * 1000));
-            // All in one moment, with nothing good in between.
+            // All at one moment, without a success in between.
             (0..20).for_each(|_| upstream.fails(second * 1000 + 500));
             assert!(upstream.is_closed(), "second {second}");
         }
     }
 
     #[test]
-    fn an_outage_after_much_good_opens_within_a_window() {
+    fn an_outage_after_many_successes_opens_the_breaker_within_a_window() {
         let mut upstream = Upstream::new();
         for tick in 0..200 {
             upstream.tick(tick * 100);
@@ -443,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_long_ago_counts_no_more() {
+    fn failures_before_the_window_do_not_count() {
         let mut upstream = Upstream::new();
         for minute in 0..20 {
             (0..4).for_each(|_| upstream.fails(minute * 60_000));
@@ -452,67 +466,67 @@ mod tests {
     }
 
     #[test]
-    fn one_request_at_a_time_finds_out_whether_it_is_well_again() {
+    fn one_request_at_a_time_is_admitted_as_a_probe() {
         let mut upstream = opened();
 
-        assert_eq!(upstream.ask(5000), Admission::Probe);
-        assert_eq!(upstream.ask(5000), Admission::Refused(WHILE_PROBING));
-        assert_eq!(upstream.ask(64_999), Admission::Refused(WHILE_PROBING));
+        assert_eq!(upstream.ask(5000), Decision::Probe);
+        assert_eq!(upstream.ask(5000), Decision::Refused(PROBE_RETRY_AFTER));
+        assert_eq!(upstream.ask(64_999), Decision::Refused(PROBE_RETRY_AFTER));
         upstream.answers(64_999);
-        assert_eq!(upstream.ask(64_999), Admission::Granted);
+        assert_eq!(upstream.ask(64_999), Decision::Allowed);
     }
 
     #[test]
-    fn a_probe_without_an_end_is_waited_for_no_longer_than_the_longest_pause() {
+    fn a_probe_without_an_outcome_is_replaced_after_the_longest_pause() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Admission::Probe);
-        let lost = upstream.state.turn;
+        assert_eq!(upstream.ask(5000), Decision::Probe);
+        let lost = upstream.state.epoch;
 
-        assert_eq!(upstream.ask(65_000), Admission::Probe);
-        assert_eq!(upstream.ask(65_000), Admission::Refused(WHILE_PROBING));
+        assert_eq!(upstream.ask(65_000), Decision::Probe);
+        assert_eq!(upstream.ask(65_000), Decision::Refused(PROBE_RETRY_AFTER));
         upstream.fails_of(lost, 65_001);
-        assert!(upstream.is_probing(), "it says nothing of now");
+        assert!(upstream.is_probing(), "the outcome of a replaced probe is ignored");
     }
 
     #[test]
-    fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
+    fn after_a_dropped_probe_the_next_request_becomes_the_probe() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Admission::Probe);
-        let turn = upstream.state.turn;
-        upstream.state = upstream.state.given_up(turn, at(5001));
+        assert_eq!(upstream.ask(5000), Decision::Probe);
+        let epoch = upstream.state.epoch;
+        upstream.state = upstream.state.probe_dropped(epoch, at(5001));
 
-        assert_eq!(upstream.ask(5001), Admission::Probe);
+        assert_eq!(upstream.ask(5001), Decision::Probe);
         let probing = upstream.state;
-        assert_eq!(probing.given_up(turn, at(5002)), probing, "given up before");
-        assert_eq!(probing.failed(&SETTINGS, turn, at(5002), 0, 0.0), probing, "its outcome came too late");
+        assert_eq!(probing.probe_dropped(epoch, at(5002)), probing, "it was dropped before");
+        assert_eq!(probing.failed(&SETTINGS, epoch, at(5002), 0, 0.0), probing, "the outcome came too late");
     }
 
     #[test]
-    fn pauses_double_to_the_longest_and_begin_anew_once_it_has_been_well_for_as_long() {
+    fn pauses_double_up_to_the_longest_and_start_over_after_a_recovery() {
         let mut upstream = opened();
         let mut now = 0;
         for pause in [5, 10, 20, 40, 60, 60] {
-            assert_eq!(upstream.ask(now), Admission::Refused(Duration::from_secs(pause)));
+            assert_eq!(upstream.ask(now), Decision::Refused(Duration::from_secs(pause)));
             now += pause * 1000;
-            assert_eq!(upstream.ask(now), Admission::Probe);
+            assert_eq!(upstream.ask(now), Decision::Probe);
             upstream.fails(now);
         }
         now += 60_000;
-        assert_eq!(upstream.ask(now), Admission::Probe);
+        assert_eq!(upstream.ask(now), Decision::Probe);
         upstream.answers(now);
-        // Well for a moment only.
+        // Closed for a short time only.
         let mut flapping = upstream;
         (0..5).for_each(|_| flapping.fails(now + 15_000));
-        assert_eq!(flapping.ask(now + 15_000), Admission::Refused(Duration::from_mins(1)));
+        assert_eq!(flapping.ask(now + 15_000), Decision::Refused(Duration::from_mins(1)));
 
         (0..5).for_each(|_| upstream.fails(now + 61_000));
-        assert_eq!(upstream.ask(now + 61_000), Admission::Refused(Duration::from_secs(5)));
+        assert_eq!(upstream.ask(now + 61_000), Decision::Refused(Duration::from_secs(5)));
     }
 
     #[test]
-    fn what_was_sent_before_an_outage_says_nothing_of_what_comes_after_it() {
+    fn failures_of_requests_from_before_an_outage_do_not_count_after_it() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Admission::Probe);
+        assert_eq!(upstream.ask(5000), Decision::Probe);
         upstream.answers(5000);
 
         (0..50).for_each(|_| upstream.fails_of(0, 5001));
@@ -521,31 +535,31 @@ mod tests {
     }
 
     #[test]
-    fn a_request_learns_at_once_that_it_would_be_refused_and_all_share_the_verdict() {
+    fn check_refuses_while_open_and_reset_closes_the_breaker() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
-        let good = breaker.counter();
+        let successes = breaker.add_counter();
         for _ in 0..4 {
-            breaker.admit(&good).unwrap().failed("https://api.example.com");
+            breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
         }
-        drop(breaker.admit(&good).unwrap());
-        assert!(breaker.check().is_ok() && breaker.is_closed(), "who leaves is nobody's failure");
-        breaker.admit(&good).unwrap().failed("https://api.example.com");
+        drop(breaker.admit(&successes).unwrap());
+        assert!(breaker.check().is_ok() && breaker.is_closed(), "a dropped request is no failure");
+        breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
 
         let refused = breaker.check().unwrap_err();
-        assert!(refused.retry_after > Duration::from_secs(4) && breaker.admit(&good).is_err());
+        assert!(refused.retry_after > Duration::from_secs(4) && breaker.admit(&successes).is_err());
         breaker.reset();
-        assert!(breaker.admit(&good).is_ok(), "it is another upstream now");
+        assert!(breaker.admit(&successes).is_ok(), "the destination is new");
     }
 
     #[test]
-    fn a_5xx_is_a_failure_unless_it_speaks_of_the_token_and_no_4xx_ever_is() {
+    fn a_5xx_is_a_failure_unless_it_rejects_the_token_and_a_4xx_never_is() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
-        let good = breaker.counter();
-        let says = |status, of_tokens: &[StatusCode]| {
+        let successes = breaker.add_counter();
+        let stays_closed = |status, token_rejections: &[StatusCode]| {
             let status = StatusCode::from_u16(status).unwrap();
             (0..20).for_each(|_| {
-                if let Ok(leave) = breaker.admit(&good) {
-                    leave.answered(status, of_tokens, "https://api.example.com");
+                if let Ok(admitted) = breaker.admit(&successes) {
+                    admitted.record_response(status, token_rejections, "https://api.example.com");
                 }
             });
             let is_closed = breaker.is_closed();
@@ -553,49 +567,49 @@ mod tests {
             is_closed
         };
         for status in [200, 302, 400, 401, 403, 404, 408, 429, 499] {
-            assert!(says(status, &[]), "{status}");
+            assert!(stays_closed(status, &[]), "{status}");
         }
-        assert!(says(500, &[StatusCode::INTERNAL_SERVER_ERROR]));
+        assert!(stays_closed(500, &[StatusCode::INTERNAL_SERVER_ERROR]));
         for status in [500, 502, 503, 504, 599] {
-            assert!(!says(status, &[StatusCode::UNAUTHORIZED]), "{status}");
+            assert!(!stays_closed(status, &[StatusCode::UNAUTHORIZED]), "{status}");
         }
-        for ours in [ForwardError::Overloaded, ForwardError::NoDescriptor] {
+        for error in [ForwardError::Overloaded, ForwardError::NoDescriptor] {
             for _ in 0..20 {
-                breaker.admit(&good).unwrap().broke_off(ours.clone(), "https://api.example.com");
+                breaker.admit(&successes).unwrap().record_error(error.clone(), "https://api.example.com");
             }
         }
-        assert!(breaker.is_closed(), "it was not even asked");
+        assert!(breaker.is_closed(), "the upstream received no request");
     }
 
     #[test]
-    fn the_good_answers_of_one_worker_stand_up_for_an_upstream_that_fails_on_another() {
+    fn successes_on_one_worker_count_against_failures_on_another() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
-        let (one, other) = (breaker.counter(), breaker.counter());
-        let ask = |good: &Good, status| {
-            breaker.admit(good).unwrap().answered(status, &[], "https://api.example.com");
+        let (one, other) = (breaker.add_counter(), breaker.add_counter());
+        let record = |successes: &SuccessCounter, status| {
+            breaker.admit(successes).unwrap().record_response(status, &[], "https://api.example.com");
         };
-        (0..1000).for_each(|_| ask(&one, StatusCode::OK));
-        (0..100).for_each(|_| ask(&other, StatusCode::BAD_GATEWAY));
+        (0..1000).for_each(|_| record(&one, StatusCode::OK));
+        (0..100).for_each(|_| record(&other, StatusCode::BAD_GATEWAY));
         assert!(breaker.is_closed());
         drop(one);
-        ask(&other, StatusCode::BAD_GATEWAY);
-        assert!(breaker.is_closed(), "what a worker has counted stays counted");
+        record(&other, StatusCode::BAD_GATEWAY);
+        assert!(breaker.is_closed(), "the successes of an ended worker still count");
     }
 
     #[test]
-    fn one_that_is_off_lets_everything_through() {
+    fn a_breaker_without_settings_admits_every_request() {
         let breaker = Breaker::default();
-        let good = breaker.counter();
+        let successes = breaker.add_counter();
         for _ in 0..1000 {
-            breaker.admit(&good).unwrap().failed("https://api.example.com");
+            breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
         }
         assert!(breaker.is_closed());
     }
 
     proptest! {
-        /// Whatever comes in whatever order: a probe is alone, a refusal ends, and too few failures open nothing.
+        /// In any order of events: one probe at a time, refusals end, and too few failures do not open the breaker.
         #[test]
-        fn whatever_happens_it_never_opens_for_few_failures_and_always_lets_one_through_in_time(
+        fn any_events_open_only_after_enough_failures_and_refuse_only_for_a_time(
             steps in prop::collection::vec((0_u8..6, 0_u64..4000), 1..300),
         ) {
             let mut upstream = Upstream::new();
@@ -604,12 +618,12 @@ mod tests {
                 now += wait;
                 match step {
                     0 | 1 => match upstream.ask(now) {
-                        Admission::Probe => {
+                        Decision::Probe => {
                             prop_assert!(probes == 0 || since + 60_000 <= now);
                             (probes, since) = (1, now);
                         }
-                        Admission::Granted => prop_assert!(upstream.is_closed()),
-                        Admission::Refused(wait) => {
+                        Decision::Allowed => prop_assert!(upstream.is_closed()),
+                        Decision::Refused(wait) => {
                             prop_assert!(wait > Duration::ZERO && wait <= Duration::from_mins(1));
                         }
                     },
@@ -629,9 +643,9 @@ mod tests {
                 }
                 prop_assert_eq!(probes == 1, upstream.is_probing());
             }
-            // A little later somebody gets through, whatever has become of the others.
+            // After the longest pause a request is admitted.
             let later = upstream.ask(now + 66_000);
-            prop_assert!(!matches!(later, Admission::Refused(_)));
+            prop_assert!(!matches!(later, Decision::Refused(_)));
         }
     }
 }

@@ -1,10 +1,8 @@
-//! How many connections an upstream may have, of all workers together, and until when each is used.
+//! The limit on the connections to one upstream, which all workers share.
 //!
-//! A connection holds its [`Place`] from before it is made until it has ended, idle or not. Who finds all places taken
-//! waits, as long as a connection may take to be made: the pool hands on what comes free on the same worker, and this
-//! gives the place of what has ended anywhere to whoever has waited longest.
+//! A connection holds a [`ConnectionPermit`] from before the attempt to connect until its end, also while idle.
+//! Requests that find no permit wait in the order of their arrival, each at most for the connect timeout.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,136 +11,103 @@ use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Requests that wait for one upstream; more are turned away at once. As many as Envoy lets wait.
-const MOST_WAITING: usize = 1024;
-/// How many requests in a row a connection carries on its worker while others wait on another. Then its place goes to
-/// whoever has waited longest; sooner would make a new connection of every request.
-const TURNS: u32 = 16;
-/// Of a connection's age, at random: not all of them end at the same moment.
-const JITTER: f64 = 0.1;
+/// Requests that may wait for one upstream; further requests fail at once. Envoy's default for pending requests.
+const MAX_WAITERS: usize = 1024;
+/// The random part of a connection's age, as a fraction: connections made together do not all end together.
+const AGE_JITTER: f64 = 0.1;
 
-/// The places of one upstream's connections.
+/// The permits for connections to one upstream.
 #[derive(Debug)]
 pub struct Permits {
-    places: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    /// Told when somebody begins to wait.
-    wanted: Notify,
-    wait: Duration,
-    age: Duration,
+    semaphore: Arc<Semaphore>,
+    waiters: AtomicUsize,
+    waiter_joined: Notify,
+    wait_timeout: Duration,
+    max_age: Duration,
 }
 
-/// A connection's place.
+/// The right to have one connection; returned when dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     _permit: OwnedSemaphorePermit,
-    /// When it is given no more requests.
-    ends: Instant,
-    turns: Turns,
+    /// From when on the connection takes no further requests.
+    pub expires_at: Instant,
 }
 
-/// Requests that a connection has carried while somebody waited elsewhere.
-#[derive(Debug, Default)]
-pub struct Turns(Cell<u32>);
-
-/// Somebody waits; dropped when they no longer do.
+/// A request in the queue for a permit; dropping it leaves the queue.
 #[derive(Debug)]
-pub struct Waiting<'p>(&'p Permits);
+pub struct Waiter<'p>(&'p Permits);
 
 impl Permits {
-    /// For so many connections, each used for `age` at the most; who finds none waits for `wait`.
-    pub fn new(connections: usize, age: Duration, wait: Duration) -> Self {
+    /// Allows `connections` at once. A connection takes requests for `max_age` or up to 10 % less; a request waits for
+    /// `wait_timeout`.
+    pub fn new(connections: usize, max_age: Duration, wait_timeout: Duration) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
-            waiting: AtomicUsize::new(0),
-            wanted: Notify::new(),
-            wait,
-            age,
+            semaphore: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            waiters: AtomicUsize::new(0),
+            waiter_joined: Notify::new(),
+            wait_timeout,
+            max_age,
         }
     }
 
-    /// A place that nobody has, if there is one.
-    pub fn place(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok().map(|permit| self.of(permit))
+    /// A permit, if one is free and nobody waits for it.
+    pub fn try_acquire(&self) -> Option<ConnectionPermit> {
+        Arc::clone(&self.semaphore).try_acquire_owned().ok().map(|permit| self.connection_permit(permit))
     }
 
-    /// Begins to wait, unless too many do.
-    pub fn queue_up(&self) -> Option<Waiting<'_>> {
-        let one_more = |waiting| (waiting < MOST_WAITING).then_some(waiting + 1);
-        self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
-        let waiting = Waiting(self);
-        self.wanted.notify_waiters();
-        Some(waiting)
+    /// Joins the queue; `None` if 1024 requests are in the queue.
+    pub fn join_queue(&self) -> Option<Waiter<'_>> {
+        let one_more = |waiters| (waiters < MAX_WAITERS).then_some(waiters + 1);
+        self.waiters.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).ok()?;
+        let waiter = Waiter(self);
+        self.waiter_joined.notify_waiters();
+        Some(waiter)
     }
 
-    /// How many wait, on all workers.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::SeqCst)
+    /// The number of requests in the queue, from all workers.
+    pub fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::SeqCst)
     }
 
-    /// Resolves when somebody begins to wait.
-    pub fn wanted(&self) -> Notified<'_> {
-        self.wanted.notified()
+    /// Resolves when the next request joins the queue.
+    pub fn waiter_joined(&self) -> Notified<'_> {
+        self.waiter_joined.notified()
     }
 
-    /// How long a request may wait.
-    pub const fn wait(&self) -> Duration {
-        self.wait
+    /// How long a request may wait for a connection.
+    pub const fn wait_timeout(&self) -> Duration {
+        self.wait_timeout
     }
 
-    fn of(&self, permit: OwnedSemaphorePermit) -> Place {
-        let age = self.age.mul_f64(1.0 - JITTER * fastrand::f64());
-        Place { _permit: permit, ends: Instant::now() + age, turns: Turns::default() }
+    fn connection_permit(&self, permit: OwnedSemaphorePermit) -> ConnectionPermit {
+        let age = self.max_age.mul_f64(1.0 - AGE_JITTER * fastrand::f64());
+        ConnectionPermit { _permit: permit, expires_at: Instant::now() + age }
     }
 }
 
-impl Waiting<'_> {
-    /// The next place, in the order of those who wait for one; never, if there will be none.
+impl Waiter<'_> {
+    /// The next permit, first come, first served. Never resolves if the semaphore is closed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the queue.
-    pub async fn place(&self) -> Place {
-        match Arc::clone(&self.0.places).acquire_owned().await {
-            Ok(permit) => self.0.of(permit),
+    /// Dropping the future gives up the position in the queue.
+    pub async fn acquire(&self) -> ConnectionPermit {
+        match Arc::clone(&self.0.semaphore).acquire_owned().await {
+            Ok(permit) => self.0.connection_permit(permit),
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Place {
-    /// Whether the connection is too old for another request.
-    pub fn is_over(&self, now: Instant) -> bool {
-        now >= self.ends
-    }
-
-    /// When the connection is given no more requests.
-    pub const fn ends(&self) -> Instant {
-        self.ends
-    }
-
-    /// Whether the connection may serve another of its own worker's requests while somebody waits elsewhere.
-    pub fn take_turn(&self) -> bool {
-        self.turns.take()
-    }
-}
-
-impl Turns {
-    /// One more; whether there may be another.
-    pub fn take(&self) -> bool {
-        self.0.set(self.0.get() + 1);
-        self.0.get() < TURNS
+        self.0.waiters.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 impl Default for Permits {
-    /// As many as anyone wants, for as long.
+    /// No limit, an age of one hour, a wait of five seconds.
     fn default() -> Self {
         Self::new(usize::MAX, Duration::from_hours(1), Duration::from_secs(5))
     }
@@ -155,47 +120,47 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn places_are_given_in_the_order_of_those_who_wait() {
+    async fn permits_are_granted_in_the_order_of_arrival() {
         let permits = Permits::new(1, Duration::from_secs(10), Duration::from_secs(1));
-        let held = permits.place().unwrap();
-        assert!(permits.place().is_none());
+        let held = permits.try_acquire().unwrap();
+        assert!(permits.try_acquire().is_none());
         let (first, second, third) =
-            (permits.queue_up().unwrap(), permits.queue_up().unwrap(), permits.queue_up().unwrap());
-        let mut waits = [Box::pin(first.place()), Box::pin(second.place()), Box::pin(third.place())];
+            (permits.join_queue().unwrap(), permits.join_queue().unwrap(), permits.join_queue().unwrap());
+        let mut waits = [Box::pin(first.acquire()), Box::pin(second.acquire()), Box::pin(third.acquire())];
         assert!(waits.iter_mut().all(|wait| wait.now_or_never().is_none()));
         let [first, second, mut third] = waits;
         drop(second);
         drop(held);
 
-        assert!(permits.place().is_none(), "nobody comes before those who wait");
+        assert!(permits.try_acquire().is_none(), "a new request does not overtake the queue");
         assert!(third.as_mut().now_or_never().is_none());
         drop(first.await);
-        assert!(third.now_or_never().is_some(), "who left is not waited for");
+        assert!(third.now_or_never().is_some(), "a request that left the queue gets no permit");
     }
 
     #[tokio::test]
-    async fn no_more_wait_than_may_and_whoever_leaves_makes_room() {
+    async fn the_queue_is_bounded_and_a_request_that_leaves_it_makes_room() {
         let permits = Permits::new(1, Duration::from_secs(10), Duration::from_secs(1));
-        let mut all: Vec<_> = (0..MOST_WAITING).map(|_| permits.queue_up().unwrap()).collect();
-        assert!(permits.queue_up().is_none());
+        let mut all: Vec<_> = (0..MAX_WAITERS).map(|_| permits.join_queue().unwrap()).collect();
+        assert!(permits.join_queue().is_none());
 
         all.pop();
 
-        assert_eq!(permits.waiting(), MOST_WAITING - 1);
-        assert!(permits.queue_up().is_some());
+        assert_eq!(permits.waiters(), MAX_WAITERS - 1);
+        assert!(permits.join_queue().is_some());
     }
 
     #[tokio::test]
-    async fn connections_end_at_their_age_or_up_to_a_tenth_earlier_and_not_all_at_once() {
+    async fn connections_expire_at_different_times_within_the_last_tenth_of_their_age() {
         let permits = Permits::new(100, Duration::from_secs(100), Duration::from_secs(1));
         let before = Instant::now();
-        let places: Vec<_> = (0..100).map(|_| permits.place().unwrap()).collect();
+        let permits: Vec<_> = (0..100).map(|_| permits.try_acquire().unwrap()).collect();
         let after = Instant::now();
 
-        assert!(places.iter().all(|place| !place.is_over(before + Duration::from_secs(90))));
-        assert!(places.iter().all(|place| place.is_over(after + Duration::from_secs(100))));
+        assert!(permits.iter().all(|permit| permit.expires_at > before + Duration::from_secs(90)));
+        assert!(permits.iter().all(|permit| permit.expires_at <= after + Duration::from_secs(100)));
         let middle = after + Duration::from_secs(95);
-        assert!(places.iter().any(|place| place.is_over(middle)));
-        assert!(places.iter().any(|place| !place.is_over(middle)));
+        assert!(permits.iter().any(|permit| permit.expires_at <= middle));
+        assert!(permits.iter().any(|permit| permit.expires_at > middle));
     }
 }

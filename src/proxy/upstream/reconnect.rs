@@ -1,45 +1,40 @@
-//! One more attempt to connect where the first one reached nobody.
+//! A second attempt to connect, if the first attempt reached no peer.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
-
-use super::Destination;
 use super::breaker::Breaker;
-use super::pool::{Lease, Pool};
+use super::destination::Destination;
+use super::pool::Pool;
+use super::pool::lease::Lease;
+use super::pool::request::RequestBody;
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
-/// Before a connection is tried once more, and as much again at random.
-const PAUSE: Duration = Duration::from_millis(25);
+/// The shortest delay before the second attempt. The delay is random, and at most twice as long.
+const RETRY_DELAY: Duration = Duration::from_millis(25);
 
-/// A connection; where none was made, one more attempt at it, unless the upstream is left alone meanwhile.
+/// Leases a connection; after a failure that [`may_connect_again`] and with a closed breaker, tries a second time.
 ///
 /// # Errors
 ///
-/// [`ForwardError`] if that fails too.
-pub async fn lease<B>(
+/// [`ForwardError`] of the last attempt.
+pub async fn lease<B: RequestBody>(
     pool: &Rc<Pool<B>>,
     destination: &Destination,
     breaker: &Breaker,
-) -> Result<Lease<B>, ForwardError>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+) -> Result<Lease<B>, ForwardError> {
     match pool.lease(destination).await {
         Err(error) if may_connect_again(&error) && breaker.is_closed() => {
-            tokio::time::sleep(PAUSE + PAUSE.mul_f64(fastrand::f64())).await;
+            tokio::time::sleep(RETRY_DELAY + RETRY_DELAY.mul_f64(fastrand::f64())).await;
             pool.lease(destination).await
         }
         outcome => outcome,
     }
 }
 
-/// Whether nobody was reached, and soon. Time that is up has been used up; what TLS or a proxy on the way says stays
-/// true, and so does where an address leads.
+/// Whether a second attempt may succeed: no peer was reached, and not because of a timeout, which has used up the time,
+/// or of a prohibited address. Errors of TLS or of a proxy would recur.
 fn may_connect_again(error: &ForwardError) -> bool {
     match error {
         ForwardError::Unreachable { proxy_status, .. } => {
@@ -54,76 +49,60 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
 
-    use http::HeaderValue;
+    use bytes::Bytes;
     use http_body_util::Empty;
 
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::proxy::upstream::Upstream;
-    use crate::proxy::upstream::connect::{Connect, Connected, Connecting};
+    use crate::proxy::limits::slots::Seats;
+    use crate::proxy::upstream::connect::Connected;
+    use crate::proxy::upstream::{Upstream, fixture};
 
     const REFUSED: ProxyStatus = ProxyStatus::ConnectionRefused;
     const TLS: ProxyStatus = ProxyStatus::TlsProtocolError;
 
-    /// Connections that fail as listed, and then are made.
-    #[derive(Clone, Debug, Default)]
-    struct Failing(Arc<Mutex<VecDeque<ProxyStatus>>>);
-
-    impl Connect for Failing {
-        fn connect(&self) -> Connecting {
-            let failure = self.0.lock().unwrap().pop_front();
+    /// Leases a connection from an upstream whose attempts to connect fail as listed, and then succeed. Returns whether
+    /// there is a lease, and the number of failures that were not used up.
+    async fn leased(failures: &[ProxyStatus], is_breaker_open: bool) -> (bool, usize) {
+        let failures: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(failures.iter().copied().collect()));
+        let rest = Arc::clone(&failures);
+        let destination = fixture::destination(false, move || {
+            let failure = rest.lock().unwrap().pop_front();
+            let text = "x".to_owned();
             Box::pin(async move {
                 match failure {
                     None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
-                    Some(proxy_status @ TLS) => Err(ForwardError::Tls { proxy_status, text: "x".to_owned() }),
-                    Some(proxy_status) => {
-                        Err(ForwardError::Unreachable { proxy_status, text: "x".to_owned() })
-                    }
+                    Some(proxy_status @ TLS) => Err(ForwardError::Tls { proxy_status, text }),
+                    Some(proxy_status) => Err(ForwardError::Unreachable { proxy_status, text }),
                 }
             })
-        }
-
-        fn may_speak_http2(&self) -> bool {
-            false
-        }
-    }
-
-    /// Whether there is a connection, and how many attempts at one were left.
-    async fn connected(failures: &[ProxyStatus], opens: bool) -> (bool, usize) {
-        let failing = Failing(Arc::new(Mutex::new(failures.iter().copied().collect())));
-        let place = || Destination {
-            origin: "https://api.example.com".to_owned(),
-            host: HeaderValue::from_static("api.example.com"),
-            path_in_front: String::new(),
-            connect: Box::new(failing.clone()),
-            number: 0,
-        };
-        let pool: Rc<Pool<Empty<Bytes>>> =
-            Pool::new(Arc::new(Upstream::written(0, place(), crate::proxy::limits::slots::Seats::new(10))));
+        });
+        let upstream = Arc::new(Upstream::written(0, destination, Seats::new(10)));
+        let pool: Rc<Pool<Empty<Bytes>>> = Pool::new(Arc::clone(&upstream));
         let second = Duration::from_secs(1);
         let settings =
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
         let breaker = Breaker::new(Some(settings), Clock::tokio());
-        if opens {
-            breaker.admit(pool.good()).unwrap().broke_off(ForwardError::Timeout, "");
+        if is_breaker_open {
+            breaker.admit(pool.successes()).unwrap().record_error(ForwardError::Timeout, "");
         }
-        let outcome = lease(&pool, &place(), &breaker).await;
-        let left = failing.0.lock().unwrap().len();
+        let outcome = lease(&pool, &upstream.current().unwrap(), &breaker).await;
+        let left = failures.lock().unwrap().len();
         (outcome.is_ok(), left)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_was_not_made_is_tried_once_more_and_no_oftener() {
-        assert_eq!(connected(&[], false).await, (true, 0));
-        assert_eq!(connected(&[REFUSED], false).await, (true, 0));
-        assert_eq!(connected(&[REFUSED; 3], false).await, (false, 1));
-        assert_eq!(connected(&[TLS; 2], false).await, (false, 1), "whom it reached will say the same");
-        assert_eq!(connected(&[REFUSED; 2], true).await, (false, 1), "the breaker is open");
+    async fn a_failed_attempt_to_connect_is_repeated_once() {
+        assert_eq!(leased(&[], false).await, (true, 0));
+        assert_eq!(leased(&[REFUSED], false).await, (true, 0));
+        assert_eq!(leased(&[REFUSED; 3], false).await, (false, 1));
+        assert_eq!(leased(&[TLS; 2], false).await, (false, 1), "TLS would fail again");
+        assert_eq!(leased(&[REFUSED; 2], true).await, (false, 1), "the breaker is open");
     }
 
     #[test]
-    fn a_connection_is_tried_again_only_where_nobody_was_reached() {
+    fn only_failures_to_reach_a_peer_are_tried_again() {
         let unreachable = |proxy_status| ForwardError::Unreachable { proxy_status, text: "x".to_owned() };
         for status in [REFUSED, ProxyStatus::DnsError, ProxyStatus::DestinationIpUnroutable] {
             assert!(may_connect_again(&unreachable(status)), "{status:?}");

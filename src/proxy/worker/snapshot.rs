@@ -103,7 +103,7 @@ impl Current {
         });
         for pool in service.pools() {
             if !tasks.iter().any(|(other, _)| is(other, pool)) {
-                let task = tokio::task::spawn_local(Rc::clone(pool).give_way());
+                let task = tokio::task::spawn_local(Rc::clone(pool).yield_idle());
                 tasks.push((Rc::downgrade(pool), task.abort_handle()));
             }
         }

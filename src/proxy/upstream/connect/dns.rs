@@ -1,7 +1,7 @@
-//! Names to addresses, as far as these may be connected to.
+//! Resolves names and removes the addresses that must not be connected to.
 //!
-//! A discovered upstream may be nowhere inside, and a name says nothing of that: it is the addresses themselves that are
-//! looked at, and only those that pass are connected to. No second look-up could say something else.
+//! A discovered upstream must not be inside the local network. The check is on the resolved addresses, and connections
+//! use exactly these addresses, so a second look-up cannot return others (DNS rebinding).
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,11 +14,11 @@ use tower_service::Service;
 
 use crate::token::api_discovery::Reach;
 
-/// Looks names up as the system does.
+/// The resolver of the system, with a restriction of the addresses.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     system: GaiResolver,
-    /// What addresses may be connected to; `None` is any.
+    /// The addresses that may be connected to; `None` allows all.
     reach: Option<Reach>,
 }
 
@@ -34,7 +34,7 @@ pub enum Unresolved {
 }
 
 impl Resolver {
-    /// One that hands out what is in reach.
+    /// Returns only addresses within `reach`.
     pub fn new(reach: Option<Reach>) -> Self {
         Self { system: GaiResolver::new(), reach }
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_taken_for_those_of_its_addresses_that_are_in_reach() {
+    fn only_the_addresses_of_a_name_that_are_within_reach_are_used() {
         let addresses =
             |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
         let mixed = addresses(&["10.0.0.1:443", "8.8.8.8:443", "[::1]:443", "[fd00::1]:443"]);

@@ -1,14 +1,13 @@
-//! The way to an upstream through a proxy: CONNECT, and what the proxy makes of it (RFC 9110 §9.3.6).
+//! A CONNECT tunnel through a forward proxy (RFC 9110 §9.3.6).
 //!
-//! The proxy sees the upstream's name and port, and the credentials of its own URL. Everything else, the token above
-//! all, goes through the tunnel under the upstream's TLS.
+//! The proxy receives the name and port of the upstream, and the user and password of the proxy's own URL. Tokens and
+//! all other data pass through the tunnel inside the TLS session with the upstream.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
@@ -18,45 +17,43 @@ use hyper::client::conn::http1;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::socket::ReadsDecide;
-use super::{Stream, server_name, tls_failed, unreachable};
+use super::socket::{DeferredWriteErrors, Stream, drive};
+use super::tls::{TlsClient, is_no_tls, tls_error};
 use crate::causes::in_one_line;
 use crate::config;
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
-/// The largest answer to CONNECT.
-const MAX_BUFFER: usize = 16 * 1024;
+/// The largest response head to CONNECT, in bytes.
+const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 
-/// A proxy, and where it is to lead.
+/// Opens tunnels to one upstream through one proxy.
 pub struct Tunnel {
-    /// The proxy, without its user and password.
+    /// The proxy, without user and password.
     proxy: Uri,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// The upstream, as in the request's target.
+    tls: Option<TlsClient>,
+    /// The authority of the upstream, with the port: the target of the CONNECT request.
     target: Uri,
     host: HeaderValue,
     authorization: Option<HeaderValue>,
 }
 
 impl Tunnel {
-    /// The tunnel to an upstream; `None` if the proxy is not for this host. A proxy that is reached by https is checked
-    /// against `tls`.
+    /// A tunnel to `upstream`; `None` if the proxy's exceptions include this host. `tls` verifies the certificate of an
+    /// `https` proxy.
     ///
     /// # Errors
     ///
-    /// If an address is none that can be connected to.
+    /// If the URL of the proxy or the host of the upstream is invalid.
     pub fn new(proxy: &config::Proxy, upstream: &Uri, tls: &Arc<ClientConfig>) -> io::Result<Option<Self>> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
         let url = Url::parse(proxy.url.expose_secret()).map_err(|_| invalid("not the address of a proxy"))?;
         let matcher = |except: &str| Matcher::builder().https(url.as_str()).no(except).build();
-        // One that is not understood must not become a way around it.
+        // An invalid proxy URL is an error: without the proxy, requests would bypass it.
         matcher("").intercept(upstream).ok_or_else(|| invalid("not the address of a proxy"))?;
         let Some(intercept) = matcher(&proxy.except).intercept(upstream) else {
             return Ok(None);
@@ -64,7 +61,7 @@ impl Tunnel {
         let host = upstream.host().ok_or_else(|| invalid("an upstream without a host"))?;
         let target = format!("{host}:{}", upstream.port_u16().unwrap_or(443));
         Ok(Some(Self {
-            tls: tls_of(&intercept, tls)?,
+            tls: tls_client(&intercept, tls)?,
             proxy: intercept.uri().clone(),
             host: HeaderValue::from_str(&target).map_err(|_| invalid("not the name of a host"))?,
             target: target.parse().map_err(|_| invalid("not the name of a host"))?,
@@ -72,51 +69,45 @@ impl Tunnel {
         }))
     }
 
-    /// Where the proxy is; holds no password.
+    /// The proxy, without user and password.
     pub const fn proxy(&self) -> &Uri {
         &self.proxy
     }
 
-    /// Has the proxy lead a connection that was made to it to the upstream.
+    /// Opens a tunnel over a TCP connection to the proxy.
     ///
     /// # Errors
     ///
-    /// [`ForwardError::Proxy`]: it does not.
+    /// [`ForwardError::Proxy`] if TLS with the proxy fails, or the proxy does not open a tunnel.
     pub async fn open(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, ForwardError> {
-        let socket = ReadsDecide::new(tcp);
-        let stream: Box<dyn Stream> = match self.tls.clone() {
+        let socket = DeferredWriteErrors::new(tcp);
+        let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(socket),
-            Some((connector, name)) => {
-                let stream = connector.connect(name, socket).await;
-                Box::new(stream.map_err(|error| of_proxy(tls_failed(&error)))?)
+            Some(tls) => {
+                let stream = tls.handshake(socket).await;
+                Box::new(stream.map_err(|error| proxy_error(tls_error(&error)))?)
             }
         };
-        let broke_off = |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, &in_one_line(&error));
+        let terminated =
+            |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, &in_one_line(&error));
         let (mut sender, mut connection) = http1::Builder::new()
-            .max_buf_size(MAX_BUFFER)
+            .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
             .await
-            .map_err(broke_off)?;
-        let response = {
-            let mut response = pin!(sender.send_request(self.request()));
-            poll_fn(|cx| {
-                if let Poll::Ready(response) = response.as_mut().poll(cx) {
-                    return Poll::Ready(response);
-                }
-                // What goes wrong is told to whoever waits for the response.
-                let _ = connection.poll_without_shutdown(cx);
-                response.as_mut().poll(cx)
-            })
-            .await
-        };
-        let status = response.map_err(|error| no_answer(&error))?.status();
+            .map_err(terminated)?;
+        let response = drive(pin!(sender.send_request(self.request())), |cx| {
+            // `response` reports the errors of the connection.
+            let _ = connection.poll_without_shutdown(cx);
+        })
+        .await;
+        let status = response.map_err(|error| no_response(&error))?.status();
         if !status.is_success() {
             return Err(refused(status));
         }
-        poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(broke_off)?;
+        poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(terminated)?;
         let parts = connection.into_parts();
         if !parts.read_buf.is_empty() {
-            // TLS begins with our own words.
+            // The client speaks first in TLS.
             return Err(failed(
                 ProxyStatus::HttpProtocolError,
                 "something else than a tunnel follows its answer",
@@ -146,22 +137,18 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-fn tls_of(
-    intercept: &Intercept,
-    tls: &Arc<ClientConfig>,
-) -> io::Result<Option<(TlsConnector, ServerName<'static>)>> {
+fn tls_client(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Option<TlsClient>> {
     if intercept.uri().scheme_str() != Some("https") {
         return Ok(None);
     }
-    let name = server_name(intercept.uri().host().unwrap_or_default())?;
-    // The tunnel is asked for in HTTP/1.1, whatever is spoken behind it.
+    // CONNECT is sent over HTTP/1.1, whichever version the upstream speaks.
     let mut tls = ClientConfig::clone(tls);
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some((TlsConnector::from(Arc::new(tls)), name)))
+    TlsClient::new(Arc::new(tls), intercept.uri().host().unwrap_or_default()).map(Some)
 }
 
-/// A failure to reach the proxy itself.
-pub fn of_proxy(error: ForwardError) -> ForwardError {
+/// Turns the error of a connection to the proxy into an error of the proxy.
+pub fn proxy_error(error: ForwardError) -> ForwardError {
     match error {
         ForwardError::Unreachable { proxy_status, text } => ForwardError::Proxy { proxy_status, text },
         ForwardError::Tls { proxy_status, text } => failed(proxy_status, &format!("its tls: {text}")),
@@ -169,34 +156,23 @@ pub fn of_proxy(error: ForwardError) -> ForwardError {
     }
 }
 
-/// A connection to it that was not made.
-pub fn not_reached(error: &(dyn std::error::Error + 'static)) -> ForwardError {
-    of_proxy(unreachable(error))
-}
-
-/// It took too long to lead anywhere.
-pub fn timed_out() -> ForwardError {
-    failed(ProxyStatus::ConnectionTimeout, "no tunnel in time")
-}
-
-/// What came through the tunnel in the upstream's place was no TLS: many a proxy says 200 before it has connected.
-pub fn leads_nowhere(error: &io::Error) -> ForwardError {
+/// The error of the TLS handshake inside the tunnel. Without TLS at the other end, the proxy has failed: some proxies
+/// answer 200 before they have connected.
+pub fn tls_error_in_tunnel(error: &io::Error) -> ForwardError {
+    if !is_no_tls(error) {
+        return tls_error(error);
+    }
     failed(ProxyStatus::ConnectionTerminated, &format!("its tunnel ended or holds no tls: {error}"))
 }
 
-/// The upstream's TLS took too long behind it.
-pub fn silent() -> ForwardError {
-    failed(ProxyStatus::ConnectionTimeout, "no tls through its tunnel in time")
-}
-
-fn no_answer(error: &hyper::Error) -> ForwardError {
+fn no_response(error: &hyper::Error) -> ForwardError {
     let is_junk = error.is_parse() || error.is_parse_too_large() || error.is_parse_status();
     let proxy_status =
         if is_junk { ProxyStatus::HttpProtocolError } else { ProxyStatus::ConnectionTerminated };
     failed(proxy_status, &format!("no valid answer to CONNECT: {}", in_one_line(error)))
 }
 
-/// RFC 9209 §2.3: what a status other than 2xx comes to.
+/// The error of a CONNECT response whose status is not 2xx, with its RFC 9209 §2.3 error type.
 fn refused(status: StatusCode) -> ForwardError {
     let proxy_status = match status {
         StatusCode::GATEWAY_TIMEOUT => ProxyStatus::ConnectionTimeout,
@@ -210,6 +186,7 @@ fn refused(status: StatusCode) -> ForwardError {
     failed(proxy_status, &format!("it answered CONNECT with status {}{hint}", status.as_u16()))
 }
 
-fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
+/// An error of the proxy, with its RFC 9209 §2.3 error type.
+pub fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
     ForwardError::Proxy { proxy_status, text: text.to_owned() }
 }

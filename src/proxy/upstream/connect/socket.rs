@@ -1,10 +1,10 @@
-//! An upstream's socket, made so that an answer is not lost behind a write that failed.
+//! The byte stream of an upstream connection, and the wait for a response on a connection without a task of its own.
 //!
-//! An upstream may answer before it has read the body and close: the 401 is there to be read, and the write
-//! that is still going on fails. hyper reports the write error and drops the answer. So a failed write is kept
-//! quiet here and what follows it is thrown away; the reading side finds the answer, or the end, and that
-//! decides.
+//! An upstream may send a response before it has read the whole request body, and close. The write of the body then
+//! fails while the response can still be read; hyper would report the write error and drop the response. Therefore
+//! [`DeferredWriteErrors`] hides failed writes, and the reader gets the response or the end of the stream.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,47 +13,66 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::vectored;
 
-/// A stream whose failed writes are left for the reader to find out.
+/// A byte stream to an upstream.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// A stream that reports success for writes after the peer has closed; only reads report the end.
 #[derive(Debug)]
-pub struct ReadsDecide<S> {
+pub struct DeferredWriteErrors<S> {
     stream: S,
-    is_broken: bool,
+    is_closed_by_peer: bool,
 }
 
-impl<S> ReadsDecide<S> {
+impl<S> DeferredWriteErrors<S> {
     /// Wraps a stream.
     pub const fn new(stream: S) -> Self {
-        Self { stream, is_broken: false }
+        Self { stream, is_closed_by_peer: false }
     }
 }
 
-/// Errors that mean that the peer does not read any more.
-fn is_gone(error: &io::Error) -> bool {
+/// Whether the error means that the peer no longer reads.
+fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
-impl<S: Unpin> ReadsDecide<S> {
-    /// Runs a write; once one has failed because the peer is gone, says that `all` was written.
+impl<S: Unpin> DeferredWriteErrors<S> {
+    /// Runs `write`; from the first write that fails because the peer has closed, reports `len` bytes as written.
     fn write(
         &mut self,
-        all: usize,
+        len: usize,
         write: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if self.is_broken {
-            return Poll::Ready(Ok(all));
+        if self.is_closed_by_peer {
+            return Poll::Ready(Ok(len));
         }
         match write(Pin::new(&mut self.stream)) {
-            Poll::Ready(Err(error)) if is_gone(&error) => {
-                self.is_broken = true;
-                Poll::Ready(Ok(all))
+            Poll::Ready(Err(error)) if is_closed(&error) => {
+                self.is_closed_by_peer = true;
+                Poll::Ready(Ok(len))
             }
             other => other,
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ReadsDecide<S> {
+/// Waits for `response`, and polls the connection that carries the response while it is pending.
+pub fn drive<T>(
+    mut response: Pin<&mut impl Future<Output = T>>,
+    mut poll_connection: impl FnMut(&mut Context<'_>),
+) -> impl Future<Output = T> {
+    poll_fn(move |cx| {
+        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+            return Poll::Ready(response);
+        }
+        poll_connection(cx);
+        response.as_mut().poll(cx)
+    })
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for DeferredWriteErrors<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -63,7 +82,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadsDecide<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ReadsDecide<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for DeferredWriteErrors<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.write(buf.len(), |stream| stream.poll_write(cx, buf))
     }
@@ -73,8 +92,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadsDecide<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let all = bufs.iter().map(|buf| buf.len()).sum();
-        self.write(all, |stream| vectored::poll_write_all(stream, cx, bufs))
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        self.write(len, |stream| vectored::poll_write_all(stream, cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -97,24 +116,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_is_read_although_writing_failed() {
+    async fn a_response_can_be_read_after_a_write_has_failed() {
         let (near, mut far) = tokio::io::duplex(64);
-        let mut near = ReadsDecide::new(near);
+        let mut near = DeferredWriteErrors::new(near);
         far.write_all(b"HTTP/1.1 401 Unauthorized\r\n\r\n").await.unwrap();
         drop(far);
 
         near.write_all(&[b'x'; 1000]).await.unwrap();
         near.flush().await.unwrap();
 
-        let mut answer = String::new();
-        near.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 401"));
+        let mut response = String::new();
+        near.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 401"));
     }
 
     #[tokio::test]
-    async fn an_upstream_that_is_gone_without_an_answer_is_at_its_end() {
+    async fn a_closed_upstream_without_a_response_reads_as_the_end() {
         let (near, far) = tokio::io::duplex(64);
-        let mut near = ReadsDecide::new(near);
+        let mut near = DeferredWriteErrors::new(near);
         drop(far);
 
         near.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();

@@ -1,4 +1,4 @@
-//! An answer's body as it comes from the upstream, in whichever protocol.
+//! A response body from an upstream, over either version of HTTP.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,10 +7,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::Break;
-pub use super::http2_stream::StreamBody;
+use super::http2_stream::StreamBody;
+use super::outcome::ExchangeError;
 
-/// A body of an upstream.
+/// A response body from an upstream.
 #[derive(Debug)]
 pub enum UpstreamBody {
     /// Over HTTP/1.1.
@@ -21,12 +21,15 @@ pub enum UpstreamBody {
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = Break;
+    type Error = ExchangeError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Break>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Break::Http1),
-            Self::Http2(body) => body.poll_frame(cx).map_err(Break::Http2),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(ExchangeError::Http1),
+            Self::Http2(body) => body.poll_frame(cx).map_err(ExchangeError::Http2),
         }
     }
 

@@ -1,7 +1,8 @@
-//! HTTP/2 connections, each shared by requests of its worker and driven by a task of its own.
+//! HTTP/2 connections of a worker, which its requests share.
 //!
-//! A request gets a [`Place`] and opens its stream by it. A connection takes no new streams once it is old, going away
-//! or dead; it ends when it is in no list any more and the last of its streams has ended.
+//! A request takes a [`StreamSlot`] on a connection and opens its stream with it. A task drives each connection. A
+//! connection that has expired, ended or received GOAWAY leaves the list and takes no new streams; the connection ends
+//! with the last of its streams.
 
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -15,43 +16,45 @@ use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::{Authority, Scheme};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::idle::IDLE_TIMEOUT;
-use super::{Broken, Held, MAX_BUFFER, authority};
+use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER};
+use super::outcome::StreamError;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::connect::Stream;
-use crate::proxy::upstream::permits::Turns;
-use crate::proxy::upstream::{Destination, Upstream};
+use crate::proxy::upstream::connect::socket::Stream;
+use crate::proxy::upstream::destination::{Destination, Upstream};
 
-/// Streams of one connection, if the upstream does not want fewer.
-const STREAMS: usize = 100;
-/// Connections of a worker to one upstream; what finds all of them full waits on one of them.
+/// Concurrent streams on one connection, if the upstream does not allow fewer.
+const MAX_STREAMS: usize = 100;
+/// Connections of a worker to one upstream. When all are full, a request waits on one of them.
 const MAX_CONNECTIONS: usize = 16;
-/// What an answer may be ahead of its caller: together with our own buffer the most that a slow reader holds.
+/// The flow-control window of a stream, in bytes: bounds what a slow caller keeps in memory.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// Enough for each stream, so that slow readers hold up nobody else.
+/// The flow-control window of a connection, in bytes: enough for all streams, so slow callers do not block others.
 #[expect(clippy::cast_possible_truncation, reason = "a hundred")]
-const CONNECTION_WINDOW: u32 = STREAMS as u32 * STREAM_WINDOW;
-/// Streams that were reset and of which something may still arrive.
-const MAX_RESETS: usize = 256;
-/// A connection is asked whether it is alive so often, while it has streams.
+const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
+/// Streams that were reset and for which frames may still arrive.
+const MAX_RESET_STREAMS: usize = 256;
+/// The time between pings on a connection with streams.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// And has so long to answer; a new one, to say what it allows.
+/// The wait for the answer to a ping; on a new connection, also for the SETTINGS of the upstream.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a request waits for new connections to say what they allow.
-pub(super) const SETTLED_WITHIN: Duration = Duration::from_secs(11);
-/// What is still to be written when nobody uses a connection any more.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a request waits for the SETTINGS of new connections; longer than one connection may take.
+pub(super) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(11);
+/// The wait for the last frames to be written on a connection without streams.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A worker's connections to one upstream, the oldest first.
+/// The connections of one worker to one upstream.
 pub(super) struct Connections {
+    /// The oldest first.
     all: RefCell<Vec<Rc<Connection>>>,
-    /// Whether none is kept for later requests.
+    /// Whether new connections are not added to the list.
     is_retired: Cell<bool>,
+    /// Notified when a connection has received SETTINGS or has ended.
     changed: Rc<Notify>,
-    idle_and_wanted: Rc<Notify>,
+    /// Notified when a connection has no streams and a request waits for a connection permit.
+    pub(super) idle_while_contended: Rc<Notify>,
 }
 
 /// A connection as its streams see it.
@@ -59,187 +62,162 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     pub(super) scheme: Scheme,
     pub(super) authority: Authority,
-    /// Which of the upstream's places it leads to.
-    number: u32,
+    lifetime: Lifetime,
     state: Rc<State>,
     upstream: Arc<Upstream>,
-    /// Told when it has no streams and somebody waits for its place.
-    idle_and_wanted: Rc<Notify>,
-    /// When it is given no more streams.
-    ends: Instant,
-    /// Tells the task that nobody is left; by being dropped.
-    _last: oneshot::Sender<()>,
+    idle_while_contended: Rc<Notify>,
+    /// Dropped with the last reference, which tells the task to close the connection.
+    _in_use: oneshot::Sender<()>,
 }
 
-/// What the connection's task knows and its streams need.
+/// Shared by a connection and its task.
 struct State {
     streams: Cell<usize>,
-    /// Whether the upstream has said what it allows.
-    is_settled: Cell<bool>,
-    is_over: Cell<bool>,
-    /// Streams begun while somebody waits for its place.
-    turns: Turns,
-    idle_since: Cell<Instant>,
+    /// Whether the SETTINGS of the upstream have arrived.
+    has_settings: Cell<bool>,
+    has_ended: Cell<bool>,
 }
 
-/// Room for a stream on a connection.
-pub(super) struct Place {
+/// The right to open one stream on a connection.
+pub(super) struct StreamSlot {
     pub(super) connection: Rc<Connection>,
     pub(super) sender: SendRequest<Bytes>,
 }
 
-/// What there is for a request.
-pub(super) enum Found {
-    /// Room.
-    Place(Place),
-    /// A connection that has not said yet how much room it has.
-    Settling,
-    /// None.
+/// Whether there is a slot for a stream.
+pub(super) enum Availability {
+    Slot(StreamSlot),
+    /// A new connection may have slots as soon as the SETTINGS of the upstream arrive.
+    AwaitingSettings,
     Full,
 }
 
 impl Connections {
     pub(super) fn new(changed: Rc<Notify>) -> Self {
-        Self {
-            all: RefCell::default(),
-            is_retired: Cell::new(false),
-            changed,
-            idle_and_wanted: Rc::default(),
-        }
+        let (all, idle_while_contended) = (RefCell::default(), Rc::default());
+        Self { all, is_retired: Cell::new(false), changed, idle_while_contended }
     }
 
-    /// Resolves when one is idle and somebody waits for its place.
-    pub(super) async fn idle_and_wanted(&self) {
-        self.idle_and_wanted.notified().await;
-    }
-
-    /// Room on a connection to this place, if there is some. One whose place is wanted by another worker ends after
-    /// some turns.
-    pub(super) fn find(&self, number: u32, is_wanted: bool) -> Found {
+    /// A slot on a connection to this revision of the destination. If `is_contended`, requests wait for a connection
+    /// permit, and a connection takes only a limited number of further streams.
+    pub(super) fn find(&self, revision: u32, is_contended: bool) -> Availability {
         let mut all = self.all.borrow_mut();
         let now = Instant::now();
-        let mut is_settling = false;
+        let mut is_awaiting_settings = false;
         let mut at = 0;
         while let Some(connection) = all.get(at) {
-            let Some(sender) = connection.open_sender(number, now) else {
-                // Those who use it go on.
+            let Some(sender) = connection.stream_sender(revision, now) else {
+                // Streams in progress go on.
                 all.remove(at);
                 continue;
             };
-            if connection.state.streams.get() < connection.room() {
-                let place = Place::new(Rc::clone(connection), sender);
-                if is_wanted && !connection.state.turns.take() {
+            if connection.state.streams.get() < connection.max_streams() {
+                let slot = StreamSlot::new(Rc::clone(connection), sender);
+                if is_contended && !connection.lifetime.count_contended_request() {
                     all.remove(at);
                 }
-                return Found::Place(place);
+                return Availability::Slot(slot);
             }
-            is_settling |= !connection.state.is_settled.get();
+            is_awaiting_settings |= !connection.state.has_settings.get();
             at += 1;
         }
-        if is_settling { Found::Settling } else { Found::Full }
+        if is_awaiting_settings { Availability::AwaitingSettings } else { Availability::Full }
     }
 
-    /// Room where there is none: h2 keeps the request until there is, in order; the route's time-out counts.
-    pub(super) fn least_used(&self, number: u32) -> Option<Place> {
+    /// A slot on the connection with the fewest streams, although all are full: h2 queues the request until a stream
+    /// ends, within the response timeout of the route.
+    pub(super) fn least_used(&self, revision: u32) -> Option<StreamSlot> {
         let all = self.all.borrow();
         let now = Instant::now();
-        let open = all.iter().filter(|connection| connection.takes_streams(number, now));
+        let open = all.iter().filter(|connection| connection.takes_streams(revision, now));
         let connection = open.min_by_key(|connection| connection.state.streams.get())?;
-        Some(Place::new(Rc::clone(connection), connection.sender.clone()))
+        Some(StreamSlot::new(Rc::clone(connection), connection.sender.clone()))
     }
 
-    /// Whether the worker may have one more.
+    /// Whether the worker may have another connection.
     pub(super) fn may_grow(&self) -> bool {
         self.all.borrow().len() < MAX_CONNECTIONS
     }
 
-    /// Takes out as many of the idle ones as are waited for elsewhere.
-    pub(super) fn give_way(&self, mut waiting: usize) {
+    /// Closes up to `count` idle connections.
+    pub(super) fn close_idle(&self, mut count: usize) {
         self.all.borrow_mut().retain(|connection| {
-            let goes =
-                waiting > 0 && connection.state.is_settled.get() && connection.state.streams.get() == 0;
-            waiting -= usize::from(goes);
-            !goes
+            let state = &connection.state;
+            let closes = count > 0 && state.has_settings.get() && state.streams.get() == 0;
+            count -= usize::from(closes);
+            !closes
         });
     }
 
-    /// Begins HTTP/2 on a new stream, with room for whoever made it.
+    /// Starts HTTP/2 on a new stream; the first slot is the caller's.
     pub(super) async fn open(
         &self,
         stream: Box<dyn Stream>,
         destination: &Destination,
         upstream: &Arc<Upstream>,
-        held: Held,
-    ) -> Result<Place, ForwardError> {
+        guard: ConnectionGuard,
+    ) -> Result<StreamSlot, ForwardError> {
         let (sender, mut connection) = Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(MAX_BUFFER).unwrap_or(u32::MAX))
             .max_send_buffer_size(MAX_BUFFER)
-            .max_concurrent_reset_streams(MAX_RESETS)
+            .max_concurrent_reset_streams(MAX_RESET_STREAMS)
             .handshake::<_, Bytes>(stream)
             .await
-            .map_err(|error| ForwardError::Terminated(Broken::from(error).to_string()))?;
-        let now = Instant::now();
+            .map_err(|error| ForwardError::Terminated(StreamError::from(error).to_string()))?;
         let state = Rc::new(State {
             streams: Cell::new(0),
-            is_settled: Cell::new(false),
-            is_over: Cell::new(false),
-            turns: Turns::default(),
-            idle_since: Cell::new(now),
+            has_settings: Cell::new(false),
+            has_ended: Cell::new(false),
         });
-        let (last, nobody_left) = oneshot::channel();
+        let (in_use, unused) = oneshot::channel();
         let scheme = if destination.origin.starts_with("https:") { Scheme::HTTPS } else { Scheme::HTTP };
         let opened = Rc::new(Connection {
             sender: sender.clone(),
             scheme,
-            authority: authority(&destination.host)?,
-            number: destination.number,
+            authority: Authority::try_from(destination.host.as_bytes())
+                .map_err(|_| ForwardError::Protocol("the upstream's name is no authority".to_owned()))?,
+            lifetime: guard.lifetime(destination.revision),
             state: Rc::clone(&state),
             upstream: Arc::clone(upstream),
-            idle_and_wanted: Rc::clone(&self.idle_and_wanted),
-            ends: held.place.ends(),
-            _last: last,
+            idle_while_contended: Rc::clone(&self.idle_while_contended),
+            _in_use: in_use,
         });
         let changed = Rc::clone(&self.changed);
-        let driver = Driver { state, changed, pings: connection.ping_pong(), _held: held };
-        tokio::task::spawn_local(async move {
-            let mut driver = driver;
-            driver.run(connection, nobody_left).await;
-        });
+        let mut driver = Driver { state, changed, pings: connection.ping_pong(), _guard: guard };
+        tokio::task::spawn_local(async move { driver.run(connection, unused).await });
         let mut all = self.all.borrow_mut();
         if all.len() < MAX_CONNECTIONS && !self.is_retired.get() {
             all.push(Rc::clone(&opened));
         }
-        Ok(Place::new(opened, sender))
+        Ok(StreamSlot::new(opened, sender))
     }
 
-    /// Takes all out, those who use them go on; keeps none from now on.
+    /// Closes all connections after their last streams, and adds none from now on.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
         drop(self.all.take());
     }
 
-    /// Takes those out that lie idle, are over or old, or lead elsewhere.
-    pub(super) fn reap(&self, number: u32, now: Instant) {
+    /// Removes connections that have ended, exceeded the idle timeout or their age, or lead to an earlier destination.
+    pub(super) fn reap(&self, revision: u32, now: Instant) {
         self.all.borrow_mut().retain(|connection| {
-            let state = &connection.state;
-            let is_idle = state.streams.get() == 0
-                && now.saturating_duration_since(state.idle_since.get()) >= IDLE_TIMEOUT;
-            !is_idle && connection.takes_streams(number, now)
+            let is_idle = connection.state.streams.get() == 0 && connection.lifetime.is_idle_too_long(now);
+            !is_idle && connection.takes_streams(revision, now)
         });
     }
 }
 
 impl Connection {
-    fn takes_streams(&self, number: u32, now: Instant) -> bool {
-        self.number == number && !self.state.is_over.get() && now < self.ends
+    fn takes_streams(&self, revision: u32, now: Instant) -> bool {
+        !self.state.has_ended.get() && self.lifetime.allows(revision, now)
     }
 
-    /// A handle for one stream, unless the upstream takes no more.
-    fn open_sender(&self, number: u32, now: Instant) -> Option<SendRequest<Bytes>> {
-        if !self.takes_streams(number, now) {
+    /// A sender for one stream; `None` if the connection takes no more streams.
+    fn stream_sender(&self, revision: u32, now: Instant) -> Option<SendRequest<Bytes>> {
+        if !self.takes_streams(revision, now) {
             return None;
         }
         let mut sender = self.sender.clone();
@@ -250,13 +228,16 @@ impl Connection {
         }
     }
 
-    /// How many streams it may have: one until the upstream has said what it allows.
-    fn room(&self) -> usize {
-        if self.state.is_settled.get() { self.sender.current_max_send_streams().min(STREAMS) } else { 1 }
+    /// How many streams may be open: one before the SETTINGS of the upstream have arrived.
+    fn max_streams(&self) -> usize {
+        if !self.state.has_settings.get() {
+            return 1;
+        }
+        self.sender.current_max_send_streams().min(MAX_STREAMS)
     }
 }
 
-impl Place {
+impl StreamSlot {
     fn new(connection: Rc<Connection>, sender: SendRequest<Bytes>) -> Self {
         let streams = &connection.state.streams;
         streams.set(streams.get() + 1);
@@ -264,74 +245,73 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         let state = &self.connection.state;
         state.streams.set(state.streams.get() - 1);
         if state.streams.get() == 0 {
-            state.idle_since.set(Instant::now());
-            if self.connection.upstream.permits.waiting() > 0 {
-                self.connection.idle_and_wanted.notify_one();
+            self.connection.lifetime.idle_since.set(Instant::now());
+            if self.connection.upstream.permits.waiters() > 0 {
+                self.connection.idle_while_contended.notify_one();
             }
         }
     }
 }
 
-/// What drives a connection.
+/// The task of a connection.
 struct Driver {
     state: Rc<State>,
     changed: Rc<Notify>,
     pings: Option<PingPong>,
-    _held: Held,
+    _guard: ConnectionGuard,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.state.is_over.set(true);
+        self.state.has_ended.set(true);
         self.changed.notify_waiters();
     }
 }
 
 impl Driver {
-    /// Moves bytes in both directions until the connection ends, or nobody is left to use it.
-    async fn run<S>(
+    /// Sends and receives until the connection ends, answers no ping, or is no longer used.
+    async fn run(
         &mut self,
-        connection: h2::client::Connection<S, Bytes>,
-        nobody_left: oneshot::Receiver<()>,
-    ) where
-        S: Stream,
-    {
+        connection: h2::client::Connection<Box<dyn Stream>, Bytes>,
+        unused: oneshot::Receiver<()>,
+    ) {
         let mut connection = pin!(connection);
         tokio::select! {
             biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
-                    debug!(error = %Broken::from(error), "upstream connection ended");
+                    debug!(error = %StreamError::from(error), "upstream connection ended");
                 }
                 return;
             }
-            () = Self::ask(self.pings.as_mut(), &self.state, &self.changed) => {
+            () = Self::ping(self.pings.as_mut(), &self.state, &self.changed) => {
                 debug!("upstream connection did not answer");
                 return;
             }
-            _ = nobody_left => {}
+            _ = unused => {}
         }
-        // Resets that are still to be written; h2 then says goodbye by itself.
-        let _ = tokio::time::timeout(FAREWELL, connection).await;
+        // Writes pending RST_STREAM frames; h2 then sends GOAWAY and ends.
+        let _ = timeout(CLOSE_TIMEOUT, connection).await;
     }
 
-    /// Asks now and then whether the upstream is there; ends when it is not. The first answer comes behind its settings.
-    async fn ask(pings: Option<&mut PingPong>, state: &State, changed: &Notify) {
+    /// Sends pings while the connection has streams; returns when one is not answered. The first answer shows that the
+    /// SETTINGS of the upstream have arrived.
+    async fn ping(pings: Option<&mut PingPong>, state: &State, changed: &Notify) {
         let Some(pings) = pings else {
             return std::future::pending().await;
         };
         loop {
-            if !state.is_settled.get() || state.streams.get() > 0 {
-                let answer = tokio::time::timeout(PING_TIMEOUT, pings.ping(Ping::opaque()));
+            if !state.has_settings.get() || state.streams.get() > 0 {
+                let answer = timeout(PING_TIMEOUT, pings.ping(Ping::opaque()));
                 if !matches!(answer.await, Ok(Ok(_))) {
                     return;
                 }
-                if !state.is_settled.replace(true) {
+                if !state.has_settings.replace(true) {
                     changed.notify_waiters();
                 }
             }

@@ -1,187 +1,163 @@
-//! HTTP/1.1 connections between two requests, and the requests that wait for one.
+//! Idle HTTP/1.1 connections of a worker, and the requests of the worker that wait for a connection.
 //!
-//! Who finds no connection and no place for another waits: for the first that is given back on its worker, or for the
-//! place of one that has ended anywhere.
+//! A request that finds neither an idle connection nor a permit waits for whichever comes first: a connection that
+//! another request of its worker gives back, or the permit of a connection that ended on any worker.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::http1::Leased;
+use super::http1::Connection;
+use super::request::RequestBody;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::upstream::Upstream;
-use crate::proxy::upstream::permits::{Permits, Place};
+use crate::proxy::upstream::destination::Upstream;
+use crate::proxy::upstream::permits::ConnectionPermit;
 
-/// Below what servers and load balancers usually allow a connection to lie idle.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a connection may lie idle and be taken for open without a look at its socket.
-const SETTLED: Duration = Duration::from_millis(500);
-/// What a worker keeps for one upstream: as many as a crowd of callers needs at once, or each wave of it shakes hands anew.
+/// Idle time up to which a connection is reused without letting the runtime poll for its end first.
+const UNPOLLED_IDLE_TIME: Duration = Duration::from_millis(500);
+/// Idle connections that a worker keeps for one upstream: enough for bursts of concurrent requests.
 const MAX_IDLE: usize = 1024;
 
-/// Connections between two requests, the last used at the end.
-pub(super) struct Idle<B: Body + 'static> {
-    resting: RefCell<Vec<Resting<B>>>,
-    /// Requests for which there is no place, the first that came in front; some of them have left.
-    queue: RefCell<VecDeque<oneshot::Sender<Leased<B>>>>,
-    /// How many of them have not.
-    waiting: Cell<usize>,
-    /// Whether none is kept for later requests.
+/// The idle connections of one worker to one upstream, and the worker's waiting requests.
+pub(super) struct IdleConnections<B: RequestBody> {
+    upstream: Arc<Upstream>,
+    /// The most recently used last.
+    idle: RefCell<Vec<Connection<B>>>,
+    /// Waiting requests, in the order of arrival; some may have been dropped.
+    queue: RefCell<VecDeque<oneshot::Sender<Connection<B>>>>,
+    /// Each waiting request holds a clone until it is dropped.
+    waiters: Rc<()>,
+    /// Whether connections are closed instead of kept.
     is_retired: Cell<bool>,
 }
 
-struct Resting<B: Body + 'static> {
-    leased: Leased<B>,
-    since: Instant,
+/// The result of a wait.
+pub(super) enum Available<B: RequestBody> {
+    Connection(Connection<B>),
+    /// For a new connection.
+    Permit(ConnectionPermit),
 }
 
-/// What a request waited for.
-pub(super) enum Turn<B: Body + 'static> {
-    Connection(Leased<B>),
-    /// For a new one.
-    Place(Place),
-}
-
-/// A request of this worker that waits.
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl<'a> Waiting<'a> {
-    fn here(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
+impl<B: RequestBody> IdleConnections<B> {
+    pub(super) fn new(upstream: Arc<Upstream>) -> Self {
+        let (idle, queue) = (RefCell::default(), RefCell::default());
+        Self { upstream, idle, queue, waiters: Rc::default(), is_retired: Cell::new(false) }
     }
-}
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get().saturating_sub(1));
-    }
-}
-
-impl<B: Body + 'static> Default for Idle<B> {
-    fn default() -> Self {
-        Self {
-            resting: RefCell::default(),
-            queue: RefCell::default(),
-            waiting: Cell::new(0),
-            is_retired: Cell::new(false),
-        }
-    }
-}
-
-impl<B> Idle<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// A connection that has lain idle and is still good, the last used first.
-    pub(super) async fn reuse(&self, number: u32) -> Option<Leased<B>> {
-        let idle_since = self.resting.borrow().last()?.since;
-        if idle_since.elapsed() > SETTLED {
-            // Lets the runtime hear from the system first: it may have been closed, and nobody has looked since.
+    /// The most recently used connection to this revision of the destination that is still open.
+    pub(super) async fn reuse(&self, revision: u32) -> Option<Connection<B>> {
+        let idle_since = self.idle.borrow().last()?.lifetime().idle_since.get();
+        if idle_since.elapsed() > UNPOLLED_IDLE_TIME {
+            // The runtime learns of a closed socket only when it polls the system for events.
             tokio::task::yield_now().await;
         }
         loop {
-            let Resting { mut leased, .. } = self.resting.borrow_mut().pop()?;
-            if leased.number == number && leased.is_good() {
-                return Some(leased);
+            let mut connection = self.idle.borrow_mut().pop()?;
+            if connection.lifetime().revision == revision && connection.is_reusable() {
+                return Some(connection);
             }
         }
     }
 
-    /// The first connection that another request of this worker gives back, or the place of one that has ended.
-    pub(super) async fn turn(&self, number: u32, permits: &Permits) -> Result<Turn<B>, ForwardError> {
-        let waiting = permits.queue_up().ok_or(ForwardError::Overloaded)?;
-        let mut place = pin!(waiting.place());
-        let _waiting = Waiting::here(&self.waiting);
+    /// Waits, without a timeout, for a connection that another request of this worker gives back, or for a permit.
+    pub(super) async fn wait(&self, revision: u32) -> Result<Available<B>, ForwardError> {
+        let waiter = self.upstream.permits.join_queue().ok_or(ForwardError::Overloaded)?;
+        let mut permit = pin!(waiter.acquire());
+        let _counted = Rc::clone(&self.waiters);
         loop {
-            let (sender, handed_on) = oneshot::channel();
-            self.queue_up(sender);
+            let (sender, given_back) = oneshot::channel();
+            self.join_queue(sender);
             tokio::select! {
                 biased;
-                Ok(leased) = handed_on => if leased.number == number {
-                    return Ok(Turn::Connection(leased));
+                Ok(connection) = given_back => if connection.lifetime().revision == revision {
+                    return Ok(Available::Connection(connection));
                 },
-                place = &mut place => return Ok(Turn::Place(place)),
+                permit = &mut permit => return Ok(Available::Permit(permit)),
             }
         }
     }
 
-    fn queue_up(&self, request: oneshot::Sender<Leased<B>>) {
+    /// The number of requests of this worker that wait.
+    fn waiters(&self) -> usize {
+        Rc::strong_count(&self.waiters) - 1
+    }
+
+    fn join_queue(&self, request: oneshot::Sender<Connection<B>>) {
         let mut queue = self.queue.borrow_mut();
-        // Seldom: it is a look at all of them.
-        if queue.len() > 2 * self.waiting.get() {
+        // Removes dropped requests once they are the majority: the amortized cost is constant.
+        if queue.len() > 2 * self.waiters() {
             queue.retain(|other| !other.is_closed());
         }
         queue.push_back(request);
     }
 
-    /// Keeps a connection whose exchange is over, if it is still good, or hands it on.
-    pub(super) fn keep(&self, mut leased: Leased<B>, upstream: &Upstream) {
+    /// Passes a connection to a waiting request or keeps it, if it can take another request.
+    pub(super) fn keep(&self, mut connection: Connection<B>) {
         let now = Instant::now();
-        let is_of_use =
-            leased.is_good() && leased.number == upstream.number() && !leased.place().is_over(now);
-        // Where descriptors are few, another worker or another upstream may need this one more.
-        if !is_of_use || upstream.descriptors.are_scarce() {
+        let is_usable =
+            connection.is_reusable() && connection.lifetime().allows(self.upstream.revision(), now);
+        // Scarce descriptors are left to other workers and other upstreams.
+        if !is_usable || self.upstream.descriptors.are_scarce() {
             return;
         }
-        let Some(leased) = self.hand_on(leased, &upstream.permits) else { return };
+        let Some(connection) = self.pass_on(connection) else { return };
         if self.is_retired.get() {
             return;
         }
-        let mut resting = self.resting.borrow_mut();
-        if resting.len() >= MAX_IDLE {
-            resting.remove(0);
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= MAX_IDLE {
+            idle.remove(0);
         }
-        resting.push(Resting { leased, since: now });
+        connection.lifetime().idle_since.set(now);
+        idle.push(connection);
     }
 
-    /// To whoever waits for it here. Where somebody waits on another worker, it ends at the latest after some turns.
-    fn hand_on(&self, mut leased: Leased<B>, permits: &Permits) -> Option<Leased<B>> {
-        let waiting = permits.waiting();
-        if waiting == 0 {
-            return Some(leased);
+    /// Passes a connection to the first waiting request of this worker. Returns the connection if no request waits on
+    /// any worker; closes it after a number of requests if requests wait on other workers.
+    fn pass_on(&self, mut connection: Connection<B>) -> Option<Connection<B>> {
+        let waiters = self.upstream.permits.waiters();
+        if waiters == 0 {
+            return Some(connection);
         }
-        if waiting > self.waiting.get() && !leased.place().take_turn() {
+        if waiters > self.waiters() && !connection.lifetime().count_contended_request() {
             return None;
         }
         let mut queue = self.queue.borrow_mut();
         while let Some(request) = queue.pop_front() {
-            match request.send(leased) {
+            match request.send(connection) {
                 Ok(()) => break,
-                Err(unwanted) => leased = unwanted,
+                Err(returned) => connection = returned,
             }
         }
         None
     }
 
-    /// Ends those that are idle, and keeps none from now on.
+    /// Closes the idle connections, and keeps none from now on.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
-        // Ended only once nothing is borrowed.
-        drop(self.resting.take());
+        // Dropped after the borrow has ended.
+        drop(self.idle.take());
     }
 
-    /// Ends as many as are waited for elsewhere.
-    pub(super) fn give_way(&self, waiting: usize) {
-        // Ended only once nothing is borrowed.
-        let mut resting = std::mem::take(&mut *self.resting.borrow_mut());
-        resting.drain(..waiting.min(resting.len()));
-        *self.resting.borrow_mut() = resting;
+    /// Closes up to `count` idle connections, the least recently used first.
+    pub(super) fn close_idle(&self, count: usize) {
+        // Dropped while nothing is borrowed.
+        let mut idle = self.idle.take();
+        idle.drain(..count.min(idle.len()));
+        *self.idle.borrow_mut() = idle;
     }
 
-    /// Ends connections that have lain idle for too long, are too old, or lead elsewhere.
-    pub(super) fn reap(&self, number: u32, now: Instant) {
-        self.resting.borrow_mut().retain_mut(|one| {
-            one.leased.number == number
-                && now.duration_since(one.since) < IDLE_TIMEOUT
-                && !one.leased.place().is_over(now)
+    /// Closes connections that have exceeded the idle timeout or their age, or lead to an earlier destination.
+    pub(super) fn reap(&self, revision: u32, now: Instant) {
+        self.idle.borrow_mut().retain(|connection| {
+            let lifetime = connection.lifetime();
+            !lifetime.is_idle_too_long(now) && lifetime.allows(revision, now)
         });
     }
 }

@@ -1,211 +1,118 @@
-//! Connections to one upstream, kept by one worker: HTTP/1.1 ones that carry a request at a time, and HTTP/2 ones that
-//! many share.
+//! The connections of one worker to one upstream.
 //!
-//! Which it is, the connection says when it is made. As long as an upstream may speak HTTP/2, one request makes the
-//! connection and those that come meanwhile wait for it; whoever makes it may leave, and another goes on.
+//! An HTTP/1.1 connection carries one request at a time; requests share an HTTP/2 connection. The version is known once
+//! a connection is made. While HTTP/2 is possible, one request makes the connection, and the requests that arrive
+//! meanwhile wait for it. If that request is dropped, one of the waiting requests makes a connection.
 
 pub mod body;
+pub mod connection;
 mod http1;
 mod http2;
 mod http2_stream;
 mod idle;
+pub mod lease;
+pub mod outcome;
 pub mod request;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::request::Parts;
-use http::{HeaderValue, Response};
-use http_body::Body;
-use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::body::UpstreamBody;
-use self::http2::{Connections, Found};
-use self::idle::{Idle, Turn};
-use self::request::Outgoing;
-use super::breaker::Good;
-use super::connect::{Connected, Stream};
-use super::permits::Place;
-use super::{Destination, Upstream};
+use self::connection::ConnectionGuard;
+use self::http2::{Availability, SETTINGS_TIMEOUT, StreamSlot};
+use self::idle::{Available, IdleConnections};
+use self::lease::{Lease, Leased};
+use self::request::RequestBody;
+use super::breaker::SuccessCounter;
+use super::connect::Connected;
+use super::destination::{Destination, Upstream};
+use super::permits::ConnectionPermit;
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::limits::slots::Seat;
 
-/// The largest response head, and how much is read ahead of a slow caller over HTTP/1.1 or buffered for an upstream.
-const MAX_BUFFER: usize = 64 * 1024;
-
-/// A worker's connections to one upstream.
-pub struct Pool<B: Body + 'static> {
+/// The connections of one worker to one upstream.
+pub struct Pool<B: RequestBody> {
     upstream: Arc<Upstream>,
-    idle: Idle<B>,
-    shared: Connections,
-    /// Whether the last connection spoke HTTP/1.1, so that each request makes its own.
+    idle: Rc<IdleConnections<B>>,
+    http2: http2::Connections,
+    /// Whether the most recent connection was HTTP/1.1: requests then do not wait for a pending connection.
     is_http1: Cell<bool>,
-    /// A connection being made that may become one to share.
-    flight: RefCell<Option<Rc<Flight>>>,
-    /// Something of what one may wait for has changed.
+    /// The attempt of one request to connect, for which other requests wait; contains the error of a failed attempt.
+    pending: RefCell<Option<Rc<OnceCell<ForwardError>>>>,
+    /// Notified when the pending connection or an HTTP/2 connection changes.
     changed: Rc<Notify>,
-    good: Arc<Good>,
+    successes: Arc<SuccessCounter>,
 }
 
-/// A connection being made by one request, for those that wait too.
-#[derive(Default)]
-struct Flight {
-    failed: RefCell<Option<ForwardError>>,
+/// Ends the pending connection when dropped.
+struct PendingGuard<'a, B: RequestBody>(&'a Pool<B>);
+
+impl<B: RequestBody> Drop for PendingGuard<'_, B> {
+    fn drop(&mut self) {
+        *self.0.pending.borrow_mut() = None;
+        self.0.changed.notify_waiters();
+    }
 }
 
-/// A place on a connection. Dropping it ends the exchange; [`Lease::give_back`] keeps what can be kept.
-pub struct Lease<B: Body + 'static> {
-    carrier: Carrier<B>,
-    pool: Rc<Pool<B>>,
-    /// Whether its connection was there already: its peer may have closed it just now.
-    pub is_reused: bool,
-}
-
-enum Carrier<B: Body + 'static> {
-    Http1(http1::Leased<B>),
-    /// Boxed, so that the others need no room for it.
-    Http2(Box<http2_stream::Stream<B>>),
-}
-
-/// What a connection takes of what there may only be so much of, for as long as it is.
-#[derive(Debug)]
-pub struct Held {
-    /// Among the upstream's connections.
-    place: Place,
-    _descriptor: Seat,
-}
-
-/// A connection that has switched to another protocol.
-pub struct Switched {
-    /// The bytes themselves.
-    pub stream: Box<dyn Stream>,
-    /// What has come already.
-    pub first: Bytes,
-    /// To be kept as long as the stream.
-    pub held: Held,
-}
-
-/// A request that brought no response.
-#[derive(Debug)]
-pub struct SendError<B> {
-    /// What went wrong.
-    pub error: Break,
-    /// Whether the upstream has seen anything of it.
-    pub fate: Fate<B>,
-}
-
-/// What has become of a request that brought no response.
-#[derive(Debug)]
-pub enum Fate<B> {
-    /// Nothing of it was sent: the request, untouched.
-    Unsent(Outgoing<B>),
-    /// The upstream says that it has not been processed (RFC 9113 §8.7): its head.
-    Refused(Box<Parts>),
-    /// It was sent.
-    Sent,
-}
-
-/// A connection or a stream that ended too early, by the word of its protocol.
-#[derive(Debug, Error)]
-pub enum Break {
-    /// HTTP/1.1.
-    #[error("the connection broke off")]
-    Http1(#[source] hyper::Error),
-    /// HTTP/2, in our words: a caller's connection must not take over the upstream's reason for its own.
-    #[error("the stream broke off: {0}")]
-    Http2(Broken),
-}
-
-/// Why an HTTP/2 stream ended.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Broken {
-    /// The upstream reset it.
-    #[error("reset by the upstream: {0}")]
-    Reset(h2::Reason),
-    /// The upstream ended the connection.
-    #[error("connection ended by the upstream: {0}")]
-    GoneAway(h2::Reason),
-    /// The upstream broke the protocol.
-    #[error("protocol error: {0}")]
-    Protocol(h2::Reason),
-    /// The socket ended.
-    #[error("connection closed")]
-    Closed,
-    /// The body has ended short of its length.
-    #[error("the body is shorter than its length")]
-    Short,
-}
-
-impl<B> Pool<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl<B: RequestBody> Pool<B> {
     /// An empty pool.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
         let changed = Rc::new(Notify::new());
         Rc::new(Self {
-            good: upstream.breaker.counter(),
+            successes: upstream.breaker.add_counter(),
+            idle: Rc::new(IdleConnections::new(Arc::clone(&upstream))),
             upstream,
-            idle: Idle::default(),
-            shared: Connections::new(Rc::clone(&changed)),
+            http2: http2::Connections::new(Rc::clone(&changed)),
             is_http1: Cell::new(false),
-            flight: RefCell::default(),
+            pending: RefCell::default(),
             changed,
         })
     }
 
-    /// A place on a connection that is there, or on a new one; waits while there are as many as there may be.
+    /// Leases an existing or a new connection. At the connection limit, waits for at most the connect timeout.
     ///
     /// # Errors
     ///
-    /// [`ForwardError`] if a new one cannot be made.
+    /// [`ForwardError`] if a connection cannot be made, or none becomes free in time.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the connection that it was making; who waits for that one makes another.
-    pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let number = destination.number;
+    /// Dropping the future abandons its attempt to connect; a request that waits for the attempt starts another.
+    pub async fn lease(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let revision = destination.revision;
         let mut has_waited = false;
-        // One such connection after the other must not keep a request for ever.
-        let mut settled_by = None;
+        // One deadline for all: a succession of new connections must not delay a request without end.
+        let mut settings_deadline = None;
         loop {
-            if let Some(leased) = self.idle.reuse(number).await {
-                return Ok(self.lend(Carrier::Http1(leased), true));
+            if let Some(connection) = self.idle.reuse(revision).await {
+                return Ok(self.lend(Leased::Http1(connection), true));
             }
             if self.is_http1.get() || !destination.connect.may_speak_http2() {
-                return match self.upstream.permits.place() {
-                    Some(place) => Box::pin(self.connect(destination, place)).await,
+                return match self.upstream.permits.try_acquire() {
+                    Some(permit) => Box::pin(self.connect(destination, permit)).await,
                     None => Box::pin(self.wait(destination)).await,
                 };
             }
-            // Before anything is looked at, so that no change is missed.
+            // Created before the state is read, so that no change is missed.
             let changed = self.changed.notified();
-            match self.shared.find(number, self.upstream.permits.waiting() > 0) {
-                Found::Place(place) => {
-                    return Ok(
-                        self.lend(Carrier::Http2(Box::new(http2_stream::Stream::new(place))), !has_waited)
-                    );
+            match self.http2.find(revision, self.upstream.permits.waiters() > 0) {
+                Availability::Slot(slot) => return Ok(self.lend_stream(slot, !has_waited)),
+                Availability::AwaitingSettings => {
+                    let deadline =
+                        *settings_deadline.get_or_insert_with(|| Instant::now() + SETTINGS_TIMEOUT);
+                    timeout_at(deadline, changed).await.map_err(|_| ForwardError::ConnectTimeout)?;
                 }
-                Found::Settling => {
-                    let latest = *settled_by.get_or_insert_with(|| Instant::now() + http2::SETTLED_WITHIN);
-                    if timeout_at(latest, changed).await.is_err() {
-                        return Err(ForwardError::ConnectTimeout);
-                    }
-                }
-                Found::Full => {
-                    let flight = self.flight.borrow().clone();
-                    let Some(flight) = flight else {
-                        return Box::pin(self.expand(destination)).await;
+                Availability::Full => {
+                    let pending = self.pending.borrow().clone();
+                    let Some(pending) = pending else {
+                        return Box::pin(self.grow(destination)).await;
                     };
                     changed.await;
-                    if let Some(error) = flight.failed.borrow().clone() {
-                        return Err(error);
+                    if let Some(error) = pending.get() {
+                        return Err(error.clone());
                     }
                 }
             }
@@ -213,183 +120,98 @@ where
         }
     }
 
-    /// One more connection, or the one with the fewest streams where there may be none.
-    async fn expand(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let place = if self.shared.may_grow() { self.upstream.permits.place() } else { None };
-        if place.is_none()
-            && let Some(crowded) = self.shared.least_used(destination.number)
+    /// Makes another connection; at a limit, takes the connection with the fewest streams.
+    async fn grow(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let permit = if self.http2.may_grow() { self.upstream.permits.try_acquire() } else { None };
+        if permit.is_none()
+            && let Some(slot) = self.http2.least_used(destination.revision)
         {
-            return Ok(self.lend(Carrier::Http2(Box::new(http2_stream::Stream::new(crowded))), true));
+            return Ok(self.lend_stream(slot, true));
         }
-        self.lead(destination, place).await
-    }
-
-    /// Makes a connection that others wait for.
-    async fn lead(
-        self: &Rc<Self>,
-        destination: &Destination,
-        place: Option<Place>,
-    ) -> Result<Lease<B>, ForwardError> {
-        let flight = Rc::new(Flight::default());
-        *self.flight.borrow_mut() = Some(Rc::clone(&flight));
-        let _landing = Landing { pool: self };
-        let lease = match place {
-            Some(place) => self.connect(destination, place).await,
+        let pending = Rc::new(OnceCell::new());
+        *self.pending.borrow_mut() = Some(Rc::clone(&pending));
+        let _guard = PendingGuard(self);
+        let lease = match permit {
+            Some(permit) => self.connect(destination, permit).await,
             None => self.wait(destination).await,
         };
         if let Err(error) = &lease {
-            *flight.failed.borrow_mut() = Some(error.clone());
+            let _ = pending.set(error.clone());
         }
         lease
     }
 
-    /// What comes free first.
-    async fn wait(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let permits = &self.upstream.permits;
-        let turn = timeout(permits.wait(), self.idle.turn(destination.number, permits)).await;
-        match turn.unwrap_or(Err(ForwardError::Overloaded))? {
-            Turn::Connection(leased) => Ok(self.lend(Carrier::Http1(leased), true)),
-            Turn::Place(place) => self.connect(destination, place).await,
+    /// Waits for a connection that is given back, or for a permit for a new one.
+    async fn wait(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        let wait = timeout(self.upstream.permits.wait_timeout(), self.idle.wait(destination.revision));
+        match wait.await.unwrap_or(Err(ForwardError::Overloaded))? {
+            Available::Connection(connection) => Ok(self.lend(Leased::Http1(connection), true)),
+            Available::Permit(permit) => self.connect(destination, permit).await,
         }
     }
 
     async fn connect(
-        self: &Rc<Self>,
+        &self,
         destination: &Destination,
-        place: Place,
+        permit: ConnectionPermit,
     ) -> Result<Lease<B>, ForwardError> {
-        // What the daemon needs for itself is not taken for it.
         let descriptor = self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)?;
-        let held = Held { place, _descriptor: descriptor };
+        let guard = ConnectionGuard::new(permit, descriptor);
         let Connected { stream, is_http2 } = destination.connect.connect().await?;
         self.is_http1.set(!is_http2);
-        let carrier = if is_http2 {
-            let place = self.shared.open(stream, destination, &self.upstream, held).await?;
-            Carrier::Http2(Box::new(http2_stream::Stream::new(place)))
-        } else {
-            Carrier::Http1(http1::Leased::open(stream, destination.number, held).await?)
-        };
-        Ok(self.lend(carrier, false))
+        if is_http2 {
+            let slot = self.http2.open(stream, destination, &self.upstream, guard).await?;
+            return Ok(self.lend_stream(slot, false));
+        }
+        let connection = http1::Connection::open(stream, destination.revision, guard).await?;
+        Ok(self.lend(Leased::Http1(connection), false))
     }
 
-    fn lend(self: &Rc<Self>, carrier: Carrier<B>, is_reused: bool) -> Lease<B> {
-        Lease { carrier, pool: Rc::clone(self), is_reused }
+    fn lend_stream(&self, slot: StreamSlot, is_reused: bool) -> Lease<B> {
+        self.lend(Leased::Http2(Box::new(http2_stream::Stream::new(slot))), is_reused)
     }
 
-    /// Ends idle connections whose places are waited for on another worker. Comes to no end.
-    pub async fn give_way(self: Rc<Self>) {
+    fn lend(&self, leased: Leased<B>, is_reused: bool) -> Lease<B> {
+        Lease { leased, idle: Rc::clone(&self.idle), is_reused }
+    }
+
+    /// Closes idle connections while requests wait for a connection permit, on this or another worker. Never returns.
+    pub async fn yield_idle(self: Rc<Self>) {
         let permits = &self.upstream.permits;
         loop {
-            let mut wanted = pin!(permits.wanted());
-            wanted.as_mut().enable();
-            let waiting = permits.waiting();
-            self.idle.give_way(waiting);
-            self.shared.give_way(waiting);
+            let mut waiter_joined = pin!(permits.waiter_joined());
+            waiter_joined.as_mut().enable();
+            let waiters = permits.waiters();
+            self.idle.close_idle(waiters);
+            self.http2.close_idle(waiters);
             tokio::select! {
-                () = wanted => {}
-                () = self.shared.idle_and_wanted() => {}
+                () = waiter_joined => {}
+                () = self.http2.idle_while_contended.notified() => {}
             }
         }
     }
 
-    /// What requests are sent to.
+    /// The upstream of these connections.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
     }
 
-    /// What this worker counts good answers by.
-    pub fn good(&self) -> &Good {
-        &self.good
+    /// The success counter of this worker.
+    pub fn successes(&self) -> &SuccessCounter {
+        &self.successes
     }
 
-    /// No request comes any more but those of a table before: a connection ends with the last request on it.
+    /// Closes idle connections, and each other connection after its last request.
     pub fn retire(&self) {
         self.idle.retire();
-        self.shared.retire();
+        self.http2.retire();
     }
 
-    /// Ends connections that have lain idle for too long, are too old, or lead where the upstream is no more.
+    /// Closes connections that have exceeded the idle timeout or their age, or lead to an earlier destination.
     pub fn reap(&self, now: Instant) {
-        let number = self.upstream.number();
-        self.idle.reap(number, now);
-        self.shared.reap(number, now);
-    }
-}
-
-/// The end of a flight, however it ended.
-struct Landing<'a, B: Body + 'static> {
-    pool: &'a Pool<B>,
-}
-
-impl<B: Body + 'static> Drop for Landing<'_, B> {
-    fn drop(&mut self) {
-        *self.pool.flight.borrow_mut() = None;
-        self.pool.changed.notify_waiters();
-    }
-}
-
-impl<B> Lease<B>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    /// Sends a request and waits for the response's head; carries the request's body meanwhile.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the exchange in its middle: the lease must be dropped too.
-    pub async fn send(&mut self, request: Outgoing<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
-        match &mut self.carrier {
-            Carrier::Http1(leased) => {
-                leased.send(request).await.map(|response| response.map(UpstreamBody::Http1))
-            }
-            Carrier::Http2(stream) => {
-                stream.send(request).await.map(|response| response.map(UpstreamBody::Http2))
-            }
-        }
-    }
-
-    /// The connection itself once an HTTP/1.1 upstream has switched to another protocol.
-    pub async fn into_stream(self) -> Option<Switched> {
-        match self.carrier {
-            Carrier::Http1(leased) => leased.into_stream().await,
-            Carrier::Http2(_) => None,
-        }
-    }
-
-    /// Moves bytes of the request and, over HTTP/1.1, of the response that are under way.
-    pub fn poll(&mut self, cx: &mut std::task::Context<'_>) {
-        match &mut self.carrier {
-            Carrier::Http1(leased) => leased.poll(cx),
-            Carrier::Http2(stream) => stream.poll(cx),
-        }
-    }
-
-    /// The response was read to its end: keeps the connection, if the request was sent to its end too.
-    pub fn give_back(self) {
-        let Self { carrier, pool, .. } = self;
-        // An HTTP/2 connection stays where it is; of a request that was not sent to its end the stream is reset.
-        if let Carrier::Http1(leased) = carrier {
-            pool.idle.keep(leased, &pool.upstream);
-        }
-    }
-}
-
-/// What a request's `Host` is over HTTP/2, and the rest of where it goes.
-fn authority(host: &HeaderValue) -> Result<http::uri::Authority, ForwardError> {
-    http::uri::Authority::try_from(host.as_bytes())
-        .map_err(|_| ForwardError::Protocol("the upstream's name is no authority".to_owned()))
-}
-
-impl From<h2::Error> for Broken {
-    fn from(error: h2::Error) -> Self {
-        let reason = error.reason().unwrap_or(h2::Reason::INTERNAL_ERROR);
-        match (error.is_remote(), error.is_reset()) {
-            _ if error.is_io() => Self::Closed,
-            (true, true) => Self::Reset(reason),
-            (true, false) => Self::GoneAway(reason),
-            _ => Self::Protocol(reason),
-        }
+        let revision = self.upstream.revision();
+        self.idle.reap(revision, now);
+        self.http2.reap(revision, now);
     }
 }
 

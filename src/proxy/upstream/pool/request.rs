@@ -1,14 +1,29 @@
-//! A request as it is handed to a connection.
+//! A request for a connection of either version of HTTP.
 
+use std::error::Error;
+
+use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
+use http_body::Body;
 
-/// A request on its way to an upstream.
+/// The body of a request to an upstream.
+pub trait RequestBody:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
+{
+}
+
+impl<B> RequestBody for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
+{
+}
+
+/// A request to an upstream.
 #[derive(Debug)]
 pub struct Outgoing<B> {
-    /// Boxed, as it is large and handed from one future to the next.
+    /// Boxed: large, and moved between futures.
     pub head: Box<Parts>,
-    /// What is sent behind it.
+    /// The request body.
     pub body: B,
 }
 

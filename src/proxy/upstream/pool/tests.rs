@@ -1,13 +1,13 @@
-//! Shared connections over in-memory streams, in paused time.
+//! HTTP/2 connections over in-memory streams, in paused time.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,22 +18,16 @@ use super::*;
 use crate::clock::Clock;
 use crate::proxy::limits::slots::Seats;
 use crate::proxy::upstream::breaker::Breaker;
-use crate::proxy::upstream::connect::{Connect, Connecting};
+use crate::proxy::upstream::fixture;
 use crate::proxy::upstream::permits::Permits;
 
-/// An API at the other end of pipes that each take a second to make.
+/// An HTTP/2 upstream over in-memory streams; a connection attempt takes a second.
 #[derive(Clone, Default)]
 struct Api {
     connections: Arc<AtomicUsize>,
-    /// What is there of connections is not served any more.
+    /// Whether the upstream reads and writes nothing on its connections.
     is_stuck: Arc<AtomicBool>,
     refuses: bool,
-}
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").finish_non_exhaustive()
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,32 +39,25 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-impl Connect for Api {
-    fn connect(&self) -> Connecting {
-        let api = self.clone();
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            if api.refuses {
-                return Err(ForwardError::ConnectTimeout);
-            }
-            api.connections.fetch_add(1, Ordering::Relaxed);
-            let (near, far) = tokio::io::duplex(4096);
-            let answer = service_fn(|_: Request<Incoming>| async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
-            });
-            let mut served = Box::pin(
-                hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(far), answer),
-            );
-            tokio::task::spawn_local(std::future::poll_fn(move |cx| {
-                if api.is_stuck.load(Ordering::Relaxed) { Poll::Pending } else { served.as_mut().poll(cx) }
-            }));
-            Ok(Connected { stream: Box::new(near), is_http2: true })
-        })
-    }
-
-    fn may_speak_http2(&self) -> bool {
-        true
+impl Api {
+    async fn connect(self) -> Result<Connected, ForwardError> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if self.refuses {
+            return Err(ForwardError::ConnectTimeout);
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let (near, far) = tokio::io::duplex(4096);
+        let service = service_fn(|_: Request<Incoming>| async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+        });
+        let mut served = Box::pin(
+            hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(far), service),
+        );
+        tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+            if self.is_stuck.load(Ordering::Relaxed) { Poll::Pending } else { served.as_mut().poll(cx) }
+        }));
+        Ok(Connected { stream: Box::new(near), is_http2: true })
     }
 }
 
@@ -84,24 +71,19 @@ fn world(api: Api) -> World {
     world_of(api, 100)
 }
 
-/// With so many connections at the most, of all workers.
+/// With a limit of `connections` for all workers.
 fn world_of(api: Api, connections: usize) -> World {
-    let destination = Destination {
-        origin: "https://api.example.com".to_owned(),
-        host: HeaderValue::from_static("api.example.com"),
-        path_in_front: String::new(),
-        connect: Box::new(api.clone()),
-        number: 0,
-    };
+    let connecting = api.clone();
+    let destination = fixture::destination(true, move || Box::pin(connecting.clone().connect()));
     let permits = Permits::new(connections, Duration::from_mins(10), Duration::from_secs(5));
     let upstream = Upstream::written(0, destination, Seats::new(100));
-    let upstream = Arc::new(upstream.protected(Breaker::new(None, Clock::tokio()), permits));
+    let upstream = Arc::new(upstream.with_limits(Breaker::new(None, Clock::tokio()), permits));
     World { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
 }
 
 impl World {
-    /// Another worker, with the same upstream.
-    fn beside(&self) -> Self {
+    /// Another worker with the same upstream.
+    fn other_worker(&self) -> Self {
         let (api, upstream) = (self.api.clone(), Arc::clone(&self.upstream));
         Self { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
     }
@@ -110,7 +92,7 @@ impl World {
         self.pool.lease(&self.upstream.current().unwrap()).await
     }
 
-    /// Sends a request; whether its connection was there before, or why there is no answer.
+    /// Sends a request; returns whether its connection was reused, or the error.
     async fn get(&self) -> Result<bool, String> {
         let mut lease = self.lease().await.map_err(|error| error.to_string())?;
         let response = lease
@@ -139,13 +121,13 @@ fn run(test: impl AsyncFnOnce()) {
 }
 
 #[test]
-fn a_cold_start_is_one_connection_for_all() {
+fn the_first_requests_share_one_connection_attempt() {
     run(async || {
         let world = world(Api::default());
 
         let outcomes = join_all((0..100).map(|_| world.get())).await;
 
-        // Whoever made it and whoever waited for it: a token may have ended meanwhile.
+        // Not reused for requests that waited either: a token may have expired meanwhile.
         assert!(outcomes.iter().all(|outcome| *outcome == Ok(false)), "{outcomes:?}");
         assert_eq!(world.connections(), 1);
         assert_eq!(world.get().await, Ok(true));
@@ -153,26 +135,26 @@ fn a_cold_start_is_one_connection_for_all() {
 }
 
 #[test]
-fn who_makes_a_connection_may_leave_and_another_goes_on() {
+fn when_the_connecting_request_is_dropped_a_waiting_request_connects() {
     run(async || {
         let world = world(Api::default());
-        let leaving = timeout(Duration::from_millis(500), world.get());
-        let staying = async {
+        let dropped = timeout(Duration::from_millis(500), world.get());
+        let waiting = async {
             tokio::task::yield_now().await;
             let began = Instant::now();
             (world.get().await, began.elapsed())
         };
 
-        let (left, (stayed, took)) = tokio::join!(leaving, staying);
+        let (outcome, (reused, took)) = tokio::join!(dropped, waiting);
 
-        assert!(left.is_err());
-        assert_eq!(stayed, Ok(false));
+        assert!(outcome.is_err());
+        assert_eq!(reused, Ok(false));
         assert!(took < Duration::from_millis(1700), "{took:?}");
     });
 }
 
 #[test]
-fn a_connection_that_cannot_be_made_is_told_to_all_who_wait_at_once() {
+fn a_failed_attempt_to_connect_fails_all_waiting_requests_at_once() {
     run(async || {
         let world = world(Api { refuses: true, ..Api::default() });
         let began = Instant::now();
@@ -185,7 +167,7 @@ fn a_connection_that_cannot_be_made_is_told_to_all_who_wait_at_once() {
 }
 
 #[test]
-fn a_connection_that_answers_no_ping_is_given_up_with_its_streams() {
+fn a_connection_without_answers_to_pings_is_closed_with_its_streams() {
     run(async || {
         let world = world(Api::default());
         world.get().await.unwrap();
@@ -201,7 +183,7 @@ fn a_connection_that_answers_no_ping_is_given_up_with_its_streams() {
 }
 
 #[test]
-fn connections_that_never_say_what_they_allow_keep_nobody_for_long() {
+fn connections_without_settings_delay_requests_for_a_bounded_time() {
     run(async || {
         let world = world(Api::default());
         world.api.is_stuck.store(true, Ordering::Relaxed);
@@ -215,7 +197,7 @@ fn connections_that_never_say_what_they_allow_keep_nobody_for_long() {
 }
 
 #[test]
-fn an_idle_connection_ends_and_a_busy_one_when_it_is_old() {
+fn an_idle_connection_is_closed_and_a_busy_one_at_its_maximum_age() {
     run(async || {
         let world = world(Api::default());
         world.get().await.unwrap();
@@ -236,7 +218,7 @@ fn an_idle_connection_ends_and_a_busy_one_when_it_is_old() {
 }
 
 #[test]
-fn a_stream_on_an_old_connection_goes_on() {
+fn a_stream_on_an_expired_connection_is_not_interrupted() {
     run(async || {
         let world = world(Api::default());
         let mut lease = world.lease().await.unwrap();
@@ -248,7 +230,7 @@ fn a_stream_on_an_old_connection_goes_on() {
 }
 
 #[test]
-fn streams_share_what_there_is_where_there_may_be_no_more() {
+fn requests_share_the_connections_at_the_connection_limit() {
     run(async || {
         let world = world_of(Api::default(), 1);
 
@@ -260,12 +242,12 @@ fn streams_share_what_there_is_where_there_may_be_no_more() {
 }
 
 #[test]
-fn an_idle_connection_gives_way_to_another_workers() {
+fn an_idle_connection_is_closed_for_a_waiting_request_of_another_worker() {
     run(async || {
         let (world, began) = (world_of(Api::default(), 1), Instant::now());
-        let other = world.beside();
+        let other = world.other_worker();
         world.get().await.unwrap();
-        tokio::task::spawn_local(Rc::clone(&world.pool).give_way());
+        tokio::task::spawn_local(Rc::clone(&world.pool).yield_idle());
 
         assert_eq!(other.get().await, Ok(false));
 
@@ -275,12 +257,12 @@ fn an_idle_connection_gives_way_to_another_workers() {
 }
 
 #[test]
-fn two_busy_workers_take_turns_with_one_connection() {
+fn two_busy_workers_alternate_at_a_limit_of_one_connection() {
     run(async || {
         let world = world_of(Api::default(), 1);
-        let other = world.beside();
-        tokio::task::spawn_local(Rc::clone(&world.pool).give_way());
-        tokio::task::spawn_local(Rc::clone(&other.pool).give_way());
+        let other = world.other_worker();
+        tokio::task::spawn_local(Rc::clone(&world.pool).yield_idle());
+        tokio::task::spawn_local(Rc::clone(&other.pool).yield_idle());
         let busy = async |worker: &World| {
             for _ in 0..20 {
                 worker.get().await?;
@@ -296,11 +278,11 @@ fn two_busy_workers_take_turns_with_one_connection() {
 }
 
 #[test]
-fn nobody_waits_for_a_place_longer_than_for_a_connection() {
+fn a_request_waits_for_a_permit_no_longer_than_the_connect_timeout() {
     run(async || {
         let world = world_of(Api::default(), 1);
-        let other = world.beside();
-        let _held = world.lease().await.unwrap();
+        let other = world.other_worker();
+        let _lease = world.lease().await.unwrap();
         let began = Instant::now();
 
         assert_eq!(other.get().await, Err("no connection was free in time".to_owned()));

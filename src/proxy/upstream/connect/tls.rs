@@ -1,0 +1,84 @@
+//! TLS with an upstream or with a proxy: the handshake, its result, and its errors.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::socket::Stream;
+use crate::http::ProxyStatus;
+use crate::proxy::error::upstream::ForwardError;
+
+/// The ALPN protocol ID of HTTP/2 over TLS (RFC 9113 §3.2).
+pub(super) const ALPN_HTTP_2: &[u8] = b"h2";
+
+/// A TLS client for one server name.
+pub(super) struct TlsClient {
+    connector: TlsConnector,
+    server_name: ServerName<'static>,
+}
+
+/// The properties of a TLS session.
+#[derive(Debug)]
+pub struct TlsDetails {
+    /// The negotiated version.
+    pub version: Option<ProtocolVersion>,
+    /// The end-entity certificate of the upstream.
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
+impl TlsClient {
+    /// Verifies that the peer's certificate is valid for `host`.
+    ///
+    /// # Errors
+    ///
+    /// If `host` is neither a DNS name nor an IP address.
+    pub(super) fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
+        // A certificate names an IPv6 address without brackets.
+        let server_name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        Ok(Self { connector: TlsConnector::from(config), server_name })
+    }
+
+    /// Performs the handshake.
+    ///
+    /// # Errors
+    ///
+    /// An error of the stream, or one that contains a [`rustls::Error`].
+    pub(super) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        self.connector.connect(self.server_name.clone(), stream).await
+    }
+}
+
+impl TlsDetails {
+    pub(super) fn of(session: &ClientConnection) -> Self {
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
+        let certificate = certificate.map(|certificate| certificate.clone().into_owned());
+        Self { version: session.protocol_version(), certificate }
+    }
+}
+
+/// The error of a handshake that failed, or of a connection that ended during the handshake.
+pub(super) fn tls_error(error: &io::Error) -> ForwardError {
+    let proxy_status = match rustls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            ProxyStatus::TlsCertificateError
+        }
+        Some(rustls::Error::AlertReceived(_)) => ProxyStatus::TlsAlertReceived,
+        _ => ProxyStatus::TlsProtocolError,
+    };
+    ForwardError::Tls { proxy_status, text: error.to_string() }
+}
+
+/// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.
+pub(super) fn is_no_tls(error: &io::Error) -> bool {
+    let has_no_http2 = error.kind() == io::ErrorKind::Unsupported;
+    !has_no_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
+}
+
+fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}

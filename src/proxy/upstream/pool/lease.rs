@@ -1,0 +1,71 @@
+//! A connection, or a stream on one, while it carries a request.
+
+use std::rc::Rc;
+use std::task::Context;
+
+use http::Response;
+
+use super::body::UpstreamBody;
+use super::connection::Upgraded;
+use super::idle::IdleConnections;
+use super::outcome::SendError;
+use super::request::{Outgoing, RequestBody};
+use super::{http1, http2_stream};
+
+/// The use of a connection for one request. Dropping it closes an HTTP/1.1 connection or resets an HTTP/2 stream;
+/// [`Lease::give_back`] keeps the connection for other requests.
+pub struct Lease<B: RequestBody> {
+    pub(super) leased: Leased<B>,
+    pub(super) idle: Rc<IdleConnections<B>>,
+    /// Whether the connection existed before the request asked for one: the upstream may have closed it meanwhile.
+    pub is_reused: bool,
+}
+
+pub(super) enum Leased<B: RequestBody> {
+    Http1(http1::Connection<B>),
+    /// Boxed, to keep the enum small.
+    Http2(Box<http2_stream::Stream<B>>),
+}
+
+impl<B: RequestBody> Lease<B> {
+    /// Sends a request, with its body, until the response head arrives.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves a message incomplete: the lease must be dropped too.
+    pub async fn send(&mut self, request: Outgoing<B>) -> Result<Response<UpstreamBody>, SendError<B>> {
+        match &mut self.leased {
+            Leased::Http1(connection) => {
+                connection.send(request).await.map(|response| response.map(UpstreamBody::Http1))
+            }
+            Leased::Http2(stream) => {
+                stream.send(request).await.map(|response| response.map(UpstreamBody::Http2))
+            }
+        }
+    }
+
+    /// The byte stream after an HTTP/1.1 upstream has switched to another protocol; `None` if it has not.
+    pub async fn into_upgraded(self) -> Option<Upgraded> {
+        match self.leased {
+            Leased::Http1(connection) => connection.into_upgraded().await,
+            Leased::Http2(_) => None,
+        }
+    }
+
+    /// Sends more of the request body and, over HTTP/1.1, receives more of the response.
+    pub fn poll(&mut self, cx: &mut Context<'_>) {
+        match &mut self.leased {
+            Leased::Http1(connection) => connection.poll(cx),
+            Leased::Http2(stream) => stream.poll(cx),
+        }
+    }
+
+    /// Keeps the connection after the whole response was read. If the request was not sent completely, closes an
+    /// HTTP/1.1 connection or resets an HTTP/2 stream.
+    pub fn give_back(self) {
+        // Dropping an HTTP/2 stream keeps its connection.
+        if let Leased::Http1(connection) = self.leased {
+            self.idle.keep(connection);
+        }
+    }
+}
