@@ -3,7 +3,7 @@
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::config::Environment;
+use super::environment::Environment;
 
 /// Text that says nothing of levels.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

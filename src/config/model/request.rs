@@ -26,6 +26,9 @@ pub const STANDARD: [&str; 18] = [
     "device_code",
 ];
 
+/// Scopes that authorization servers accept but do not list as granted.
+pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
 /// What a token request has besides its grant and client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenParameters {

@@ -6,8 +6,12 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use crate::config::source::schema::HttpVersion;
-use crate::config::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
+use super::credential::{Credential, Proxy, Roots};
+use super::fields::Fields;
+use super::forwarded::Forwarded;
+use super::http_version::HttpVersion;
+use super::pattern::Pattern;
+use super::protection::{Protection, Retry429};
 
 /// Which requests go where, with which credential.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use thiserror::Error;
 
+use super::environment::Environment;
 use super::signing_key::KeyError;
 use super::small_file;
-use crate::config::environment::Environment;
 
 /// Larger than any key or token, small enough to read at once.
 const MAX_FILE_BYTES: u64 = 64 * 1024;

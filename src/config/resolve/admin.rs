@@ -4,10 +4,12 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::admin::{Admin, DEFAULT_LISTEN};
+use crate::config::model::listen::Listen;
+use crate::config::model::secret::Secret;
 use crate::config::model::secret::SecretSource;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::{Admin, DEFAULT_ADMIN, Listen, Secret};
 
 /// As many characters as 16 random bytes have in base64, without its padding.
 const SHORTEST_TOKEN: usize = 22;
@@ -17,7 +19,7 @@ impl Resolver<'_> {
         let place = admin.listen.as_ref().map(Spanned::span);
         let listen = match admin.listen {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
-            None => DEFAULT_ADMIN,
+            None => DEFAULT_LISTEN,
         };
         if listen.port() != 0 && callers.contains(&Listen::Tcp(listen)) {
             self.problems.push(

@@ -6,7 +6,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use crate::config::Credential;
+use crate::config::model::credential::Credential;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema::Provider;
 

@@ -10,9 +10,9 @@ use rustls::sign::CertifiedKey;
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::credential::{ClientCertificate, Roots};
 use crate::config::model::small_file;
 use crate::config::source::diagnostics::Problem;
-use crate::config::{ClientCertificate, Roots};
 
 /// Ten times what an operating system brings along.
 const MAX_CA_BYTES: u64 = 4 * 1024 * 1024;

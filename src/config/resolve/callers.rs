@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::Listen;
+use crate::config::model::listen::Listen;
 use crate::config::model::listen::MAX_UNIX_PATH;
 use crate::config::source::diagnostics::Problem;
 

@@ -8,11 +8,14 @@ use toml::Spanned;
 
 use super::route::plain_path;
 use super::{Resolver, api_discovery, duration, provider};
+use crate::config::model::credential::{Credential, Quota};
+use crate::config::model::endpoint::{Endpoint, Issuer};
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
 use crate::config::source::schema::Provider;
 use crate::config::source::units::RequiredScopes;
-use crate::config::{Credential, Endpoint, HttpVersion, Issuer, NEVER_LISTED, Quota};
 
 impl Resolver<'_> {
     /// All names that were written, for routes to refer to, and the credentials that are good.

@@ -7,10 +7,12 @@ use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::credential::Credential;
+use crate::config::model::fields::Fields;
 use crate::config::model::fields::{is_for_proxies, is_override, is_protected};
+use crate::config::model::route::Rules;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::{Credential, Fields, Rules};
 
 /// Texts by name, each with its place.
 type Names = BTreeMap<Spanned<String>, Spanned<String>>;

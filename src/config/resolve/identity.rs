@@ -6,12 +6,12 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::basic_encoding::BasicEncoding;
 use crate::config::model::identity::{Assertion, ClientAuth, Grant, Identity};
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::source::schema::BasicEncoding;
 
 /// What a subject token is unless it is said (RFC 8693 §3).
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";

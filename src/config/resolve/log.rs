@@ -5,9 +5,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::Resolver;
 use crate::config::model::levels;
+use crate::config::model::log::{Log, LogFormat};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::{Log, LogFormat};
 
 impl Resolver<'_> {
     pub(super) fn log(&mut self, log: schema::Log) -> Log {

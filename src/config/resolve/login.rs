@@ -5,10 +5,11 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::endpoint::{Endpoint, Issuer};
+use crate::config::model::login::{Login, RedirectUri};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
 use crate::config::source::schema::{Grant, Provider};
-use crate::config::{Endpoint, Issuer, Login, RedirectUri};
 
 /// Where `bearerd login` listens unless another address is registered.
 const REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";

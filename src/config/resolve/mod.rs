@@ -33,12 +33,23 @@ use std::time::Duration;
 use toml::Spanned;
 use url::Url;
 
-use super::environment::Environment;
+use super::model::config::Config;
 use super::model::endpoint::is_loopback;
+use super::model::environment::Environment;
 use super::source::diagnostics::{Diagnostics, Problem};
 use super::source::document::Document;
 use super::source::{schema, units};
-use super::{Checked, Config};
+
+/// A checked configuration with its warnings.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// The problems, none of them an error.
+    pub warnings: Diagnostics,
+    /// The place of each credential's `state_file`, or of the credential, by the credential's name.
+    pub state_places: BTreeMap<String, Range<usize>>,
+}
 
 /// Checks the whole document.
 ///

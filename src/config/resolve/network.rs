@@ -5,7 +5,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use crate::config::Proxy;
+use crate::config::model::credential::Proxy;
 use crate::config::source::diagnostics::Problem;
 
 const HELP: &str =

@@ -6,10 +6,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::model::protection::{WrittenBreaker, WrittenLimits, WrittenRetry429};
+use crate::config::model::protection::{Breaker, Protection, Retry429};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::schema::{WrittenBreaker, WrittenLimits, WrittenRetry429};
 use crate::config::source::{schema, units};
-use crate::config::{Breaker, Protection, Retry429};
 
 /// A caller has given up by then, and its connection is ours to keep meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);

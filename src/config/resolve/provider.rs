@@ -9,10 +9,11 @@ use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::Pattern;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::pattern::Pattern;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::source::schema::{Grant, HttpVersion, Provider};
+use crate::config::source::schema::{Grant, Provider};
 use crate::config::source::units;
 
 /// Genesys Cloud's regions, by the domain of their login and API hosts.

@@ -10,11 +10,14 @@ use toml::Spanned;
 
 use super::api_discovery::DISCOVER;
 use super::{Resolver, duration};
+use crate::config::model::credential::Credential;
+use crate::config::model::forwarded::Forwarded;
 use crate::config::model::hosts;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::route::{Address, Destination, Route, Upstream};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::source::schema::{HttpVersion, Upgrade};
-use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream};
+use crate::config::source::schema::Upgrade;
 
 impl Resolver<'_> {
     /// All routes, if each is good and there is at least one.

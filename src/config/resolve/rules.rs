@@ -4,10 +4,11 @@ use http::{Method, StatusCode};
 use toml::Spanned;
 
 use super::Resolver;
+use crate::config::model::pattern::Pattern;
+use crate::config::model::route::Rules;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
 use crate::config::source::schema::Encoded;
-use crate::config::{Pattern, Rules};
 
 /// Methods of HTTP (RFC 9110 §9, RFC 5789) and of `WebDAV`; others are taken for a slip, and work.
 const METHODS: [&str; 16] = [

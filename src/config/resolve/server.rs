@@ -12,9 +12,12 @@ use url::Url;
 
 use super::{Resolver, duration};
 use crate::config::model::fields::{is_for_proxies, is_protected};
+use crate::config::model::hosts::Hosts;
+use crate::config::model::limits::Limits;
+use crate::config::model::listen::Listen;
+use crate::config::model::server::{RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema;
-use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];

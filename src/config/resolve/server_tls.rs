@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::ServerTls;
+use crate::config::model::server_tls::ServerTls;
 use crate::config::model::server_tls::{TlsFileError, TlsFiles, TlsKey};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::schema::Tls;

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::StatePlace;
+use crate::config::model::credential::StatePlace;
 use crate::config::model::secret::{Secret, SecretSource, SecretSources};
 use crate::config::model::state_key::StateKey;
 use crate::config::source::diagnostics::Problem;

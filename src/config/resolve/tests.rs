@@ -5,9 +5,8 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::model::identity::ClientAuth;
-use crate::config::source::schema::HttpVersion;
 use crate::config::source::section::Section;
-use crate::config::{Checked, Destination, Listen, parse};
+use crate::config::{BasicEncoding, Checked, Destination, HttpVersion, Listen, parse};
 
 const CREDENTIAL: &str = "
     [credentials.cxone]
@@ -74,7 +73,7 @@ fn what_is_not_written_has_the_documented_default() {
     let credential = &config.credentials[0];
     assert!(matches!(
         credential.identity.client_auth,
-        ClientAuth::Basic { encoding: schema::BasicEncoding::Raw, .. }
+        ClientAuth::Basic { encoding: BasicEncoding::Raw, .. }
     ));
     assert_eq!(credential.refresh_margin, Duration::from_mins(5));
     assert_eq!(credential.quota.requests.get(), 10);

@@ -13,9 +13,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
 use super::schema::File;
-use super::section::Section;
+use super::section::{Section, for_each_section, nearest, not_supported};
 use super::{messages, overrides};
-use crate::config::environment::Environment;
+use crate::config::model::environment::Environment;
 
 /// What could be read, and what was wrong with the rest.
 #[derive(Debug)]
@@ -67,45 +67,6 @@ impl Document {
             }
         };
         Self { file, sources, problems, unusable }
-    }
-}
-
-/// Calls `visit` for each table of the file that is a section, with its path.
-pub(in crate::config) fn for_each_section<'i>(
-    root: &mut DeTable<'i>,
-    visit: &mut dyn FnMut(Section, &str, &mut DeTable<'i>),
-) {
-    visit(Section::Root, "", root);
-    for (key, value) in root.iter_mut() {
-        let name: &str = key.get_ref();
-        match (name, value.get_mut()) {
-            ("server", DeValue::Table(table)) => {
-                visit(Section::Server, "server", table);
-                if let Some(DeValue::Table(tls)) = table.get_mut("tls").map(Spanned::get_mut) {
-                    visit(Section::Tls, "server.tls", tls);
-                }
-                if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
-                    visit(Section::Limits, "server.limits", limits);
-                }
-            }
-            ("admin", DeValue::Table(table)) => visit(Section::Admin, "admin", table),
-            ("log", DeValue::Table(table)) => visit(Section::Log, "log", table),
-            ("credentials", DeValue::Table(all)) => {
-                for (name, value) in all.iter_mut() {
-                    if let DeValue::Table(table) = value.get_mut() {
-                        visit(Section::Credential, &format!("credentials.{}", name.get_ref()), table);
-                    }
-                }
-            }
-            ("routes", DeValue::Array(all)) => {
-                for (index, value) in all.iter_mut().enumerate() {
-                    if let DeValue::Table(table) = value.get_mut() {
-                        visit(Section::Route, &format!("routes[{index}]"), table);
-                    }
-                }
-            }
-            _ => {}
-        }
     }
 }
 
@@ -225,12 +186,6 @@ fn unknown_key(section: Section, path: &str, name: &str, place: Range<usize>) ->
     Problem::error(place, format!("unknown key `{name}` in {header}")).help(help)
 }
 
-/// A key that is designed and not built.
-pub(in crate::config) fn not_supported(name: &str, place: Range<usize>) -> Problem {
-    Problem::error(place, format!("`{name}` is not supported yet by this version"))
-        .help("take it out: nothing here would act on it")
-}
-
 /// The key that was probably meant: the nearest of this section, or the same name in another.
 fn suggestion(section: Section, name: &str) -> Option<String> {
     if let Some(key) = nearest(section, name) {
@@ -238,17 +193,6 @@ fn suggestion(section: Section, name: &str) -> Option<String> {
     }
     let other = Section::ALL.into_iter().find(|other| *other != section && other.keys().contains(&name))?;
     Some(format!("`{name}` belongs to {}", other.header()))
-}
-
-/// The key of this section that differs the least, if it does not differ much.
-pub(in crate::config) fn nearest(section: Section, name: &str) -> Option<&'static str> {
-    section
-        .keys()
-        .iter()
-        .map(|key| (strsim::damerau_levenshtein(key, &name.to_ascii_lowercase()), *key))
-        .min()
-        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len())
-        .map(|(_, key)| key)
 }
 
 fn joined(path: &str, key: &str) -> String {

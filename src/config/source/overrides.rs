@@ -11,9 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::document::{for_each_section, nearest, not_supported};
-use super::section::Section;
-use crate::config::environment::Environment;
+use super::section::{Section, for_each_section, nearest, not_supported};
+use crate::config::model::environment::Environment;
 
 const PREFIX: &str = "BEARERD_";
 

@@ -7,10 +7,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
 use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
-use crate::config::model::protection::{WrittenBreaker, WrittenRetry429};
+use crate::config::model::basic_encoding::BasicEncoding;
+use crate::config::model::forwarded::Forwarded;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::secret::{SecretSource, SecretSources};
 use crate::config::model::signing_key::SigningAlgorithm;
@@ -271,30 +276,6 @@ pub enum ClientAuth {
     None,
 }
 
-/// How client id and secret are written before they are joined for HTTP Basic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BasicEncoding {
-    /// As they are: what most clients do and most servers expect.
-    Raw,
-    /// Form-encoded first: what RFC 6749 §2.3.1 says.
-    Form,
-}
-
-/// Which HTTP is spoken with a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum HttpVersion {
-    /// HTTP/2 where the peer has it (by ALPN), else HTTP/1.1.
-    #[serde(rename = "auto")]
-    Auto,
-    /// HTTP/1.1 alone.
-    #[serde(rename = "1.1")]
-    Http1,
-    /// HTTP/2 alone.
-    #[serde(rename = "2")]
-    Http2,
-}
-
 /// What a request may switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -317,26 +298,59 @@ pub enum Encoded {
     Opaque,
 }
 
-/// What an upstream learns of the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Forwarded {
-    /// Nothing.
-    None,
-    /// `X-Forwarded-For`, `-Proto` and `-Host`.
-    XForwarded,
-    /// `Forwarded` (RFC 7239).
-    Forwarded,
+/// `breaker` as it is written: a table, or "off".
+#[derive(Clone, Copy, Debug)]
+pub enum WrittenBreaker {
+    /// There is none.
+    Off,
+    /// With these, and defaults for the rest.
+    On(WrittenLimits),
 }
 
-/// How log events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text for a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// Lines for a person.
-    Text,
+/// The table of [`WrittenBreaker`].
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct WrittenLimits {
+    pub failures: Option<u32>,
+    pub percent: Option<u8>,
+    pub window: Option<Duration>,
+    pub open: Option<Duration>,
+    pub open_max: Option<Duration>,
+}
+
+/// `retry_429` as it is written.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
+pub struct WrittenRetry429 {
+    pub attempts: Option<u32>,
+    pub max_wait: Option<Duration>,
+}
+
+impl<'de> Deserialize<'de> for WrittenBreaker {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Limits;
+
+        impl<'de> Visitor<'de> for Limits {
+            type Value = WrittenBreaker;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a table such as { failures = 10, percent = 50 }, or \"off\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenBreaker, E> {
+                if text == "off" {
+                    return Ok(WrittenBreaker::Off);
+                }
+                Err(E::custom("write \"off\", or a table such as { failures = 10, percent = 50 }"))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenBreaker, A::Error> {
+                WrittenLimits::deserialize(MapAccessDeserializer::new(map)).map(WrittenBreaker::On)
+            }
+        }
+
+        deserializer.deserialize_any(Limits)
+    }
 }

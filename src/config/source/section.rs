@@ -1,7 +1,12 @@
 //! The tables of `proxy.toml` as sets of keys: those that are read, and those that are designed and not built.
 
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use std::ops::Range;
 
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::Problem;
 use super::schema::{Admin, Credential, File, Limits, Log, Route, Server, Tls};
 
 /// A table of the file, as a set of keys.
@@ -68,6 +73,62 @@ impl Section {
             Self::Server | Self::Limits | Self::Credential | Self::Tls | Self::Log => &[],
         }
     }
+}
+
+/// Calls `visit` for each table of the file that is a section, with its path.
+pub(in crate::config) fn for_each_section<'i>(
+    root: &mut DeTable<'i>,
+    visit: &mut dyn FnMut(Section, &str, &mut DeTable<'i>),
+) {
+    visit(Section::Root, "", root);
+    for (key, value) in root.iter_mut() {
+        let name: &str = key.get_ref();
+        match (name, value.get_mut()) {
+            ("server", DeValue::Table(table)) => {
+                visit(Section::Server, "server", table);
+                if let Some(DeValue::Table(tls)) = table.get_mut("tls").map(Spanned::get_mut) {
+                    visit(Section::Tls, "server.tls", tls);
+                }
+                if let Some(DeValue::Table(limits)) = table.get_mut("limits").map(Spanned::get_mut) {
+                    visit(Section::Limits, "server.limits", limits);
+                }
+            }
+            ("admin", DeValue::Table(table)) => visit(Section::Admin, "admin", table),
+            ("log", DeValue::Table(table)) => visit(Section::Log, "log", table),
+            ("credentials", DeValue::Table(all)) => {
+                for (name, value) in all.iter_mut() {
+                    if let DeValue::Table(table) = value.get_mut() {
+                        visit(Section::Credential, &format!("credentials.{}", name.get_ref()), table);
+                    }
+                }
+            }
+            ("routes", DeValue::Array(all)) => {
+                for (index, value) in all.iter_mut().enumerate() {
+                    if let DeValue::Table(table) = value.get_mut() {
+                        visit(Section::Route, &format!("routes[{index}]"), table);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A key that is designed and not built.
+pub(in crate::config) fn not_supported(name: &str, place: Range<usize>) -> Problem {
+    Problem::error(place, format!("`{name}` is not supported yet by this version"))
+        .help("take it out: nothing here would act on it")
+}
+
+/// The key of this section that differs the least, if it does not differ much.
+pub(in crate::config) fn nearest(section: Section, name: &str) -> Option<&'static str> {
+    section
+        .keys()
+        .iter()
+        .map(|key| (strsim::damerau_levenshtein(key, &name.to_ascii_lowercase()), *key))
+        .min()
+        .filter(|(distance, key)| *distance <= 3 && *distance * 2 < key.len())
+        .map(|(_, key)| key)
 }
 
 /// The keys of a struct as serde knows them.

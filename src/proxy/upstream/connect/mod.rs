@@ -28,7 +28,7 @@ use self::http_connect::Tunnel;
 use self::socket::ReadsDecide;
 use super::forward::ForwardError;
 use crate::causes::causes;
-use crate::config::source::schema::HttpVersion;
+use crate::config::HttpVersion;
 use crate::config::{Address, Proxy};
 use crate::token::api_discovery::Reach;
 
