@@ -40,6 +40,7 @@ pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::Sources;
 use source::document::Document;
+use toml::Spanned;
 
 /// Reads and checks the file at `path`.
 ///
@@ -73,7 +74,8 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> AdminAc
     let path = find(flag, environment);
     // Without a file, environment variables may still set both.
     let text = std::fs::read_to_string(&path).unwrap_or_default();
-    let admin = Document::read(Sources::new(&path, text), environment).file.admin;
+    let file = Document::read(Sources::new(&path, text), environment).file;
+    let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
     let listen = admin.listen.and_then(|listen| listen.get_ref().parse().ok());
     AdminAccess {
         listen: listen.unwrap_or(model::admin::DEFAULT_LISTEN),

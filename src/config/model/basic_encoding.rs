@@ -1,10 +1,7 @@
 //! The encoding of client id and secret in HTTP Basic authentication.
 
-use serde::Deserialize;
-
 /// How client id and secret are written before they are joined for HTTP Basic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BasicEncoding {
     /// As they are: what most clients do and most servers expect.
     Raw,

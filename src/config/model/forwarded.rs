@@ -1,10 +1,7 @@
 //! What an upstream learns of the caller's address.
 
-use serde::Deserialize;
-
 /// What an upstream learns of the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarded {
     /// Nothing.
     None,

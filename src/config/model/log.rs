@@ -1,6 +1,5 @@
 //! `[log]`: what the daemon logs, and how.
 
-use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 /// What is written of the daemon's work.
@@ -15,8 +14,7 @@ pub struct Log {
 }
 
 /// How log events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text for a terminal, JSON elsewhere.
     Auto,

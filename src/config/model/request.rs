@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
 /// Parameters that grants and client authentication bring along; a setting of their own says what they are.
 pub const STANDARD: [&str; 18] = [
     "grant_type",
@@ -45,8 +43,7 @@ pub struct TokenParameters {
 }
 
 /// How a token request is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestFormat {
     /// A form, as RFC 6749 has it.
     #[default]

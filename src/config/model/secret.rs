@@ -4,13 +4,10 @@
 //! string. The value lives in a [`SecretString`], which is wiped when dropped and never printed. A file is
 //! opened anew at each reading, so a replaced file and a swapped symlink are both seen.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use thiserror::Error;
 
 use super::environment::Environment;
@@ -160,120 +157,6 @@ fn read_file(path: &Path) -> Result<SecretString, SecretError> {
         }
     }
     Ok(SecretString::from(text))
-}
-
-impl<'de> Deserialize<'de> for SecretSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SourceVisitor)
-    }
-}
-
-/// Refuses each wrong type itself: serde's own message would quote the value.
-struct SourceVisitor;
-
-const EXPECTED: &str = "a secret is { env = \"NAME\" }, { file = \"path\" } or a string";
-
-impl<'de> Visitor<'de> for SourceVisitor {
-    type Value = SecretSource;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ env = \"NAME\" }, { file = \"path\" } or a string")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSource, E> {
-        Ok(SecretSource::Plain(SecretString::from(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretSource, A::Error> {
-        let wrong = || de::Error::custom(EXPECTED);
-        let key: String = map.next_key()?.ok_or_else(wrong)?;
-        let source = match key.as_str() {
-            "env" => SecretSource::Environment(map.next_value().map_err(|_| wrong())?),
-            "file" => SecretSource::File(map.next_value().map_err(|_| wrong())?),
-            _ => return Err(wrong()),
-        };
-        if map.next_key::<String>()?.is_some() {
-            return Err(de::Error::custom("a secret has one place: `env` or `file`, not both"));
-        }
-        Ok(source)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<SecretSource, A::Error> {
-        Err(de::Error::custom(EXPECTED))
-    }
-}
-
-/// Several secrets, or one without the brackets.
-#[derive(Clone, Debug)]
-pub struct SecretSources(pub Vec<SecretSource>);
-
-impl<'de> Deserialize<'de> for SecretSources {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SourcesVisitor)
-    }
-}
-
-/// Leaves all but a list to [`SourceVisitor`].
-struct SourcesVisitor;
-
-impl<'de> Visitor<'de> for SourcesVisitor {
-    type Value = SecretSources;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ env = \"NAME\" }, { file = \"path\" } or a list of these")
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<SecretSources, A::Error> {
-        let mut all = Vec::new();
-        while let Some(source) = items.next_element()? {
-            all.push(source);
-        }
-        Ok(SecretSources(all))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSources, E> {
-        SourceVisitor.visit_str(text).map(one)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretSources, A::Error> {
-        SourceVisitor.visit_map(map).map(one)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-}
-
-fn one(source: SecretSource) -> SecretSources {
-    SecretSources(vec![source])
 }
 
 #[cfg(test)]

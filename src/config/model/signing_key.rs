@@ -8,17 +8,14 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PK
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use thiserror::Error;
 
 /// How a JWT is signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SigningAlgorithm {
     /// RSA, PKCS#1 v1.5, SHA-256.
-    #[serde(rename = "RS256")]
     Rs256,
     /// ECDSA on P-256, SHA-256.
-    #[serde(rename = "ES256")]
     Es256,
 }
 

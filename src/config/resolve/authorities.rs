@@ -13,6 +13,7 @@ use super::Resolver;
 use crate::config::model::credential::{ClientCertificate, Roots};
 use crate::config::model::small_file;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 
 /// Ten times what an operating system brings along.
 const MAX_CA_BYTES: u64 = 4 * 1024 * 1024;
@@ -21,7 +22,7 @@ const MAX_KEY_BYTES: u64 = 256 * 1024;
 
 impl Resolver<'_> {
     /// Which certificate authorities count: those in the file, or the system's; none for plain http.
-    pub(super) fn roots(&mut self, ca_file: Option<Spanned<PathBuf>>, is_http: bool) -> Roots {
+    pub(super) fn roots(&mut self, ca_file: Key<PathBuf>, is_http: bool) -> Roots {
         let Some(ca_file) = ca_file else {
             return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
         };

@@ -10,6 +10,8 @@ use super::Resolver;
 use crate::config::model::listen::Listen;
 use crate::config::model::listen::MAX_UNIX_PATH;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
+use crate::config::source::schema::Texts;
 
 /// The forms that names of certificates have, as [`names`](crate::config::model::certificate::names) writes them.
 const FORMS: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
@@ -36,7 +38,7 @@ impl Resolver<'_> {
     }
 
     /// Proxies whose word counts. One that could be anybody makes the word worth nothing.
-    pub(super) fn trusted_proxies(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<IpNet> {
+    pub(super) fn trusted_proxies(&mut self, texts: Key<Texts>) -> Vec<IpNet> {
         let Some(texts) = texts else { return Vec::new() };
         let place = texts.span();
         let networks = self.networks(texts);
@@ -49,7 +51,7 @@ impl Resolver<'_> {
     }
 
     /// Names of certificates that may use a route.
-    pub(super) fn callers(&mut self, names: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    pub(super) fn callers(&mut self, names: Key<Texts>) -> Vec<String> {
         let Some(names) = names else { return Vec::new() };
         let place = names.span();
         let written = names.into_inner();

@@ -13,8 +13,10 @@ use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::http_version::HttpVersion;
 use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
 use crate::config::source::schema::Provider;
+use crate::config::source::schema::Texts;
 use crate::config::source::units::RequiredScopes;
 
 impl Resolver<'_> {
@@ -135,7 +137,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn login_stub(&mut self, paths: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
         let paths = paths.map(Spanned::into_inner).unwrap_or_default();
         for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
             self.problems.push(Problem::error(path.span(), "not the path of a token endpoint").help(
@@ -145,7 +147,7 @@ impl Resolver<'_> {
         paths.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn scopes(&mut self, scopes: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    fn scopes(&mut self, scopes: Key<Texts>) -> Vec<String> {
         let scopes = scopes.map(Spanned::into_inner).unwrap_or_default();
         for scope in scopes.iter().filter(|scope| !is_scope(scope.get_ref())) {
             self.problems.push(
@@ -156,18 +158,14 @@ impl Resolver<'_> {
         scopes.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn required_scopes(
-        &mut self,
-        required: Option<Spanned<RequiredScopes>>,
-        asked: &[String],
-    ) -> Vec<String> {
+    fn required_scopes(&mut self, required: Key<RequiredScopes>, asked: &[String]) -> Vec<String> {
         let Some(required) = required else {
             return Vec::new();
         };
         let place = required.span();
         match required.into_inner() {
-            RequiredScopes::AsAsked(false) => Vec::new(),
-            RequiredScopes::AsAsked(true) => {
+            RequiredScopes::AsRequested(false) => Vec::new(),
+            RequiredScopes::AsRequested(true) => {
                 asked.iter().filter(|scope| !NEVER_LISTED.contains(&scope.as_str())).cloned().collect()
             }
             RequiredScopes::Listed(scopes) => {
@@ -179,20 +177,29 @@ impl Resolver<'_> {
         }
     }
 
-    fn quota(&mut self, rate: Option<Spanned<crate::config::source::units::Rate>>) -> Quota {
+    fn quota(&mut self, rate: Key<schema::Rate>) -> Quota {
         let default = Quota {
             requests: const { std::num::NonZeroU32::new(10).unwrap() },
             per: std::time::Duration::from_mins(1),
         };
         let Some(rate) = rate else { return default };
-        let requests = std::num::NonZeroU32::new(rate.get_ref().requests);
+        let (Some(requests), Some(per)) = (&rate.get_ref().requests, &rate.get_ref().per) else {
+            let missing = if rate.get_ref().per.is_none() { "per" } else { "requests" };
+            self.problems.push(
+                Problem::error(rate.span(), format!("`quota` lacks `{missing}`"))
+                    .help("write both, such as { requests = 10, per = \"60s\" }"),
+            );
+            return default;
+        };
+        let per = per.get_ref().0;
+        let requests = std::num::NonZeroU32::new(*requests.get_ref());
         if requests.is_none() {
             self.problems.push(
                 Problem::error(rate.span(), "`requests` must be at least 1")
                     .help("such as { requests = 10, per = \"60s\" }"),
             );
         }
-        let quota = Quota { requests: requests.unwrap_or(default.requests), per: rate.get_ref().per.0 };
+        let quota = Quota { requests: requests.unwrap_or(default.requests), per };
         // governor counts whole nanoseconds for each request.
         if quota.per.as_nanos() < u128::from(quota.requests.get()) {
             self.problems.push(

@@ -1,16 +1,15 @@
 //! `fallback`: which grant takes the place of a refresh token that is dead, and whether it can.
 
-use toml::Spanned;
-
 use super::Resolver;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema::{Fallback, Grant};
 
 impl Resolver<'_> {
     /// The grant to fall back on, if there is one that could.
     pub(super) fn fallback(
         &mut self,
-        fallback: Option<Spanned<Fallback>>,
+        fallback: Key<Fallback>,
         grant: Grant,
         grant_path: &str,
     ) -> Option<Grant> {
@@ -18,11 +17,7 @@ impl Resolver<'_> {
         let place = fallback.span();
         let fallback = match fallback.into_inner() {
             Fallback::None => return None,
-            Fallback::ClientCredentials => Grant::ClientCredentials,
-            Fallback::Password => Grant::Password,
-            Fallback::JwtBearer => Grant::JwtBearer,
-            Fallback::TokenExchange => Grant::TokenExchange,
-            Fallback::RefreshToken | Fallback::AuthorizationCode => {
+            Fallback::Grant(Grant::RefreshToken | Grant::AuthorizationCode) => {
                 self.problems.push(
                     Problem::error(place, "this grant cannot be a fallback: it is a person who renews it").help(
                         "\"client_credentials\", \"password\", \"jwt_bearer\" and \"token_exchange\" need nobody",
@@ -30,6 +25,7 @@ impl Resolver<'_> {
                 );
                 return None;
             }
+            Fallback::Grant(fallback) => fallback,
         };
         let has_refresh_token = matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
         if !has_refresh_token && !self.unusable.contains(grant_path) {

@@ -1,6 +1,6 @@
 //! `[routes.headers]`: what a route does with the fields of its requests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
@@ -12,16 +12,15 @@ use crate::config::model::fields::Fields;
 use crate::config::model::fields::{is_for_proxies, is_override, is_protected};
 use crate::config::model::route::Rules;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
-
-/// Texts by name, each with its place.
-type Names = BTreeMap<Spanned<String>, Spanned<String>>;
+use crate::config::source::schema::{Texts, TextsByName};
 
 impl Resolver<'_> {
     /// What is done with fields on a route with these rules, and what its credential's provider adds.
     pub(super) fn fields(
         &mut self,
-        headers: Option<Spanned<schema::Headers>>,
+        headers: Key<schema::Headers>,
         rules: &Rules,
         credential: Option<&Arc<Credential>>,
     ) -> Fields {
@@ -42,7 +41,7 @@ impl Resolver<'_> {
 
     fn valued(
         &mut self,
-        fields: Option<Spanned<Names>>,
+        fields: Key<TextsByName>,
         decided: &mut BTreeSet<String>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut good = Vec::new();
@@ -65,11 +64,7 @@ impl Resolver<'_> {
         good
     }
 
-    fn removed(
-        &mut self,
-        names: Option<Spanned<Vec<Spanned<String>>>>,
-        decided: &mut BTreeSet<String>,
-    ) -> Vec<HeaderName> {
+    fn removed(&mut self, names: Key<Texts>, decided: &mut BTreeSet<String>) -> Vec<HeaderName> {
         let mut good = Vec::new();
         for name in names.map(Spanned::into_inner).unwrap_or_default() {
             let place = name.span();
@@ -106,7 +101,7 @@ impl Resolver<'_> {
         Some(field)
     }
 
-    fn passed(&mut self, names: Option<Spanned<Vec<Spanned<String>>>>, has_rules: bool) -> Vec<HeaderName> {
+    fn passed(&mut self, names: Key<Texts>, has_rules: bool) -> Vec<HeaderName> {
         let mut good = Vec::new();
         for name in names.map(Spanned::into_inner).unwrap_or_default() {
             let place = name.span();

@@ -11,6 +11,7 @@ use crate::config::model::identity::{Assertion, ClientAuth, Grant, Identity};
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
 
 /// What a subject token is unless it is said (RFC 8693 §3).
@@ -225,7 +226,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn client_id(&mut self, place: Place<'_>, id: Option<Spanned<String>>) -> Option<String> {
+    fn client_id(&mut self, place: Place<'_>, id: Key<String>) -> Option<String> {
         let help = "the id of the OAuth client, as the provider shows it";
         let Some(id) = id else {
             self.missing(&place.path("client_id"), place.span, help);
@@ -312,7 +313,7 @@ impl Resolver<'_> {
     fn assertion(
         &mut self,
         place: Place<'_>,
-        assertion: Option<Spanned<schema::Assertion>>,
+        assertion: Key<schema::Assertion>,
         client_id: Option<&str>,
         audience: Option<String>,
     ) -> Option<Assertion<Secret>> {

@@ -38,6 +38,7 @@ use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
 use super::source::diagnostics::{Diagnostics, Problem};
 use super::source::document::Document;
+use super::source::reader::Key;
 use super::source::{schema, units};
 
 /// A checked configuration with its warnings.
@@ -99,16 +100,17 @@ struct Resolver<'a> {
 
 impl Resolver<'_> {
     fn config(&mut self, file: schema::File) -> Option<Config> {
-        let route_hosts: Vec<String> = file
-            .routes
+        let routes = file.routes.map(Spanned::into_inner).unwrap_or_default();
+        let route_hosts: Vec<String> = routes
             .iter()
             .filter_map(|route| Some(route.get_ref().host.as_ref()?.get_ref().clone()))
             .collect();
-        let server = self.server(file.server, &route_hosts);
-        let admin = self.admin(file.admin, &server.listen);
-        let log = self.log(file.log);
-        let (names, credentials) = self.credentials(file.credentials);
-        let routes = self.routes(file.routes, &names, &credentials);
+        let server = self.server(file.server.map(Spanned::into_inner).unwrap_or_default(), &route_hosts);
+        let admin = self.admin(file.admin.map(Spanned::into_inner).unwrap_or_default(), &server.listen);
+        let log = self.log(file.log.map(Spanned::into_inner).unwrap_or_default());
+        let (names, credentials) =
+            self.credentials(file.credentials.map(Spanned::into_inner).unwrap_or_default());
+        let routes = self.routes(routes, &names, &credentials);
         if self.problems.iter().any(|problem| problem.severity == super::source::diagnostics::Severity::Error)
         {
             return None;
@@ -175,7 +177,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn positive(&mut self, value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
+    fn positive(&mut self, value: Key<units::Duration>, default_seconds: u64) -> Duration {
         if let Some(zero) = value.as_ref().filter(|value| value.get_ref().0.is_zero()) {
             self.problems.push(
                 Problem::error(zero.span(), "must be longer than zero")
@@ -185,7 +187,7 @@ impl Resolver<'_> {
         duration(value, default_seconds)
     }
 
-    fn at_least_one(&mut self, value: Option<Spanned<u32>>, default: u32) -> u32 {
+    fn at_least_one(&mut self, value: Key<u32>, default: u32) -> u32 {
         if let Some(zero) = value.as_ref().filter(|value| *value.get_ref() == 0) {
             self.problems.push(Problem::error(zero.span(), "must be at least 1"));
         }
@@ -194,7 +196,7 @@ impl Resolver<'_> {
 
     fn bytes(
         &mut self,
-        value: Option<Spanned<units::Size>>,
+        value: Key<units::Size>,
         default: usize,
         allowed: std::ops::RangeInclusive<u64>,
     ) -> usize {
@@ -214,7 +216,7 @@ impl Resolver<'_> {
     }
 }
 
-fn duration(value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
+fn duration(value: Key<units::Duration>, default_seconds: u64) -> Duration {
     value.map_or(Duration::from_secs(default_seconds), |value| value.into_inner().0)
 }
 

@@ -1,12 +1,12 @@
 //! `proxy`: by which way the token endpoint or an API is reached.
 
 use secrecy::SecretString;
-use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
 use crate::config::model::credential::Proxy;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 
 const HELP: &str =
     "write an http:// or https:// address, such as \"http://proxy.example.com:3128\"; \"\" is none";
@@ -14,12 +14,7 @@ const HELP: &str =
 impl Resolver<'_> {
     /// The proxy that is written, or else the environment's; never one for plain http, which stays on this machine.
     /// `key` is the one that has the address of what is reached.
-    pub(super) fn proxy(
-        &mut self,
-        proxy: Option<Spanned<String>>,
-        key: &str,
-        is_http: bool,
-    ) -> Option<Proxy> {
+    pub(super) fn proxy(&mut self, proxy: Key<String>, key: &str, is_http: bool) -> Option<Proxy> {
         let Some(proxy) = proxy else {
             return if is_http { None } else { self.environments_proxy() };
         };

@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::Resolver;
 use crate::config::model::protection::{Breaker, Protection, Retry429};
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema::{WrittenBreaker, WrittenLimits, WrittenRetry429};
+use crate::config::source::reader::Key;
 use crate::config::source::{schema, units};
 
 /// A caller has given up by then, and its connection is ours to keep meanwhile.
@@ -33,12 +33,12 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn retry_429(&mut self, written: Option<Spanned<WrittenRetry429>>) -> Retry429 {
+    pub(super) fn retry_429(&mut self, written: Key<schema::Retry429>) -> Retry429 {
         let place = written.as_ref().map_or(0..0, Spanned::span);
-        let WrittenRetry429 { attempts, max_wait } = written.map(Spanned::into_inner).unwrap_or_default();
+        let schema::Retry429 { attempts, max_wait } = written.map(Spanned::into_inner).unwrap_or_default();
         let retry = Retry429 {
-            attempts: attempts.unwrap_or(0),
-            max_wait: max_wait.map_or(Duration::from_secs(10), |wait| wait.0),
+            attempts: attempts.map_or(0, Spanned::into_inner),
+            max_wait: max_wait.map_or(Duration::from_secs(10), |wait| wait.into_inner().0),
         };
         if retry.attempts > MOST_ATTEMPTS {
             self.refuse(&place, "`attempts` must be at most 10", "the 429 of the last one is passed on");
@@ -50,19 +50,21 @@ impl Resolver<'_> {
         retry
     }
 
-    fn breaker(&mut self, written: Option<Spanned<WrittenBreaker>>) -> Option<Breaker> {
+    fn breaker(&mut self, written: Key<schema::Breaker>) -> Option<Breaker> {
         let Some(written) = written else { return Some(BREAKER) };
         let place = written.span();
         let limits = match written.into_inner() {
-            WrittenBreaker::Off => return None,
-            WrittenBreaker::On(limits) => limits,
+            schema::Breaker::Off => return None,
+            schema::Breaker::On(limits) => limits,
         };
-        let WrittenLimits { failures, percent, window, open, open_max } = limits;
-        let or = |written: Option<units::Duration>, default| written.map_or(default, |written| written.0);
+        let schema::BreakerLimits { failures, percent, window, open, open_max } = limits;
+        let or = |written: Key<units::Duration>, default| {
+            written.map_or(default, |written| written.into_inner().0)
+        };
         let open = or(open, BREAKER.open);
         let breaker = Breaker {
-            failures: failures.unwrap_or(BREAKER.failures),
-            percent: percent.unwrap_or(BREAKER.percent),
+            failures: failures.map_or(BREAKER.failures, Spanned::into_inner),
+            percent: percent.map_or(BREAKER.percent, Spanned::into_inner),
             window: or(window, BREAKER.window),
             open,
             open_max: or(open_max, BREAKER.open_max.max(open)),
@@ -132,9 +134,13 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused_with_what_would() {
         for (route, title, help) in [
-            ("breaker = \"on\"", "write \"off\", or a table", ""),
+            ("breaker = \"on\"", "`routes[0].breaker` must be a table such as", ""),
             ("breaker = 5", "`routes[0].breaker` must be a table such as", ""),
-            ("breaker = { failures = 5, errors = 1 }", "it has `failures`, `percent`", ""),
+            (
+                "breaker = { failures = 5, errors = 1 }",
+                "unknown key `errors` in `routes[0].breaker`",
+                "failures, percent",
+            ),
             ("breaker = { failures = 0 }", "`failures` must be at least 1", "\"off\""),
             ("breaker = { percent = 0 }", "from 1 to 100", "\"off\""),
             ("breaker = { percent = 101 }", "from 1 to 100", "\"off\""),

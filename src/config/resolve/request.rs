@@ -8,10 +8,9 @@ use url::Url;
 use super::Resolver;
 use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD, TokenParameters};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
-
-/// Texts by name, each with its place.
-type Names = BTreeMap<Spanned<String>, Spanned<String>>;
+use crate::config::source::schema::{Texts, TextsByName};
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
@@ -24,7 +23,7 @@ impl Resolver<'_> {
         TokenParameters { extra, ..parameters }
     }
 
-    fn resources(&mut self, resources: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    fn resources(&mut self, resources: Key<Texts>) -> Vec<String> {
         let resources = resources.map(Spanned::into_inner).unwrap_or_default();
         for resource in &resources {
             let is_absolute = Url::parse(resource.get_ref()).is_ok_and(|url| url.fragment().is_none());
@@ -39,7 +38,7 @@ impl Resolver<'_> {
         resources.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn request_fields(&mut self, fields: Option<Spanned<Names>>) -> BTreeMap<String, String> {
+    fn request_fields(&mut self, fields: Key<TextsByName>) -> BTreeMap<String, String> {
         let mut names = BTreeMap::new();
         let fields = fields.map(Spanned::into_inner).unwrap_or_default();
         let renamed: BTreeSet<String> = fields.keys().map(|standard| standard.get_ref().clone()).collect();
@@ -69,11 +68,7 @@ impl Resolver<'_> {
         names
     }
 
-    fn extra(
-        &mut self,
-        extra: Option<Spanned<Names>>,
-        parameters: &TokenParameters,
-    ) -> BTreeMap<String, String> {
+    fn extra(&mut self, extra: Key<TextsByName>, parameters: &TokenParameters) -> BTreeMap<String, String> {
         let extra = extra.map(Spanned::into_inner).unwrap_or_default();
         let mut good = BTreeMap::new();
         for (name, value) in extra {
@@ -101,13 +96,12 @@ impl Resolver<'_> {
     }
 
     /// What is called what in the answer.
-    pub(super) fn answer_fields(&mut self, fields: Option<Spanned<schema::Fields>>) -> AnswerFields {
+    pub(super) fn answer_fields(&mut self, fields: Key<schema::Fields>) -> AnswerFields {
         let default = AnswerFields::default();
         let Some(fields) = fields else { return default };
         let place = fields.span();
         let fields = fields.into_inner();
-        let named =
-            |name: Option<Spanned<String>>, default: String| name.map_or(default, Spanned::into_inner);
+        let named = |name: Key<String>, default: String| name.map_or(default, Spanned::into_inner);
         let named = AnswerFields {
             access_token: named(fields.access_token, default.access_token),
             expires_in: named(fields.expires_in, default.expires_in),

@@ -16,6 +16,7 @@ use crate::config::model::hosts;
 use crate::config::model::http_version::HttpVersion;
 use crate::config::model::route::{Address, Destination, Route, Upstream};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
 use crate::config::source::schema::Upgrade;
 
@@ -144,7 +145,7 @@ impl Resolver<'_> {
     fn upgrade(
         &mut self,
         upgrade: Option<Spanned<Vec<Spanned<Upgrade>>>>,
-        http_version: Option<Spanned<HttpVersion>>,
+        http_version: Key<HttpVersion>,
     ) -> (bool, HttpVersion) {
         let written = http_version.as_ref().map_or(HttpVersion::Auto, |version| *version.get_ref());
         if upgrade.is_none_or(|upgrade| upgrade.get_ref().is_empty()) {

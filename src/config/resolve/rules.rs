@@ -7,6 +7,7 @@ use super::Resolver;
 use crate::config::model::pattern::Pattern;
 use crate::config::model::route::Rules;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
 use crate::config::source::schema::Encoded;
 
@@ -41,10 +42,10 @@ impl Resolver<'_> {
                 ),
             );
         }
-        let encoded = route.encoded.take().map_or(Encoded::WhereItMatters, Spanned::into_inner);
+        let encoded = route.encoded.take().map_or(Encoded::RefuseIfRuled, Spanned::into_inner);
         let has_own = allow.is_some() || deny.as_ref().is_some_and(|deny| !deny.get_ref().is_empty());
         let refuses_ambiguous = match encoded {
-            Encoded::WhereItMatters => has_own || prefix.is_some_and(|prefix| prefix != "/"),
+            Encoded::RefuseIfRuled => has_own || prefix.is_some_and(|prefix| prefix != "/"),
             Encoded::Refuse => true,
             Encoded::Opaque => false,
         };
@@ -56,7 +57,7 @@ impl Resolver<'_> {
     }
 
     /// Whether the route's path, which is `prefix`, is taken off.
-    pub(super) fn strip_prefix(&mut self, strips: Option<Spanned<bool>>, prefix: Option<&str>) -> bool {
+    pub(super) fn strip_prefix(&mut self, strips: Key<bool>, prefix: Option<&str>) -> bool {
         let Some(strips) = strips else { return false };
         if *strips.get_ref() && prefix == Some("/") {
             self.problems.push(

@@ -17,7 +17,9 @@ use crate::config::model::limits::Limits;
 use crate::config::model::listen::Listen;
 use crate::config::model::server::{RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
+use crate::config::source::schema::Texts;
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
@@ -86,7 +88,7 @@ impl Resolver<'_> {
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
             watch: server.watch.is_some_and(Spanned::into_inner),
-            limits: self.limits(server.limits),
+            limits: self.limits(server.limits.map(Spanned::into_inner).unwrap_or_default()),
         }
     }
 
@@ -126,7 +128,7 @@ impl Resolver<'_> {
     }
 
     /// Networks that callers may be in; one that is everybody's is warned of.
-    fn callers_networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+    fn callers_networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
         let is_everybodys = |text: &&Spanned<String>| {
             text.get_ref().parse::<IpNet>().is_ok_and(|network| network.prefix_len() == 0)
         };
@@ -139,7 +141,7 @@ impl Resolver<'_> {
         self.networks(texts)
     }
 
-    pub(super) fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in texts.into_inner() {
             match text.get_ref().as_str() {
@@ -156,7 +158,7 @@ impl Resolver<'_> {
         networks
     }
 
-    fn hosts(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>, route_hosts: &[String]) -> Hosts {
+    fn hosts(&mut self, texts: Key<Texts>, route_hosts: &[String]) -> Hosts {
         let mut hosts = Hosts::default();
         match texts {
             Some(texts) => {
@@ -230,7 +232,7 @@ impl Resolver<'_> {
 }
 
 /// A number of connections; 0 is no limit.
-fn count(value: Option<Spanned<u32>>, default: u32) -> Option<usize> {
+fn count(value: Key<u32>, default: u32) -> Option<usize> {
     let value = value.map_or(default, Spanned::into_inner);
     usize::try_from(value).ok().filter(|count| *count > 0)
 }

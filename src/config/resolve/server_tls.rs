@@ -8,11 +8,12 @@ use super::Resolver;
 use crate::config::model::server_tls::ServerTls;
 use crate::config::model::server_tls::{TlsFileError, TlsFiles, TlsKey};
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
     /// The files, if they can be used as they are now.
-    pub(super) fn server_tls(&mut self, tls: Option<Spanned<Tls>>) -> Option<ServerTls> {
+    pub(super) fn server_tls(&mut self, tls: Key<Tls>) -> Option<ServerTls> {
         let has = |key: &str| self.unusable.contains(&format!("server.tls.{key}"));
         self.asks_for_certificates =
             has("client_ca") || tls.as_ref().is_some_and(|tls| tls.get_ref().client_ca.is_some());

@@ -10,11 +10,13 @@ use toml::Spanned;
 
 use super::Resolver;
 use crate::config::model::credential::StatePlace;
-use crate::config::model::secret::{Secret, SecretSource, SecretSources};
+use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::state_key::StateKey;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
 use crate::config::source::schema::Grant;
+use crate::config::source::units::OneOrMany;
 
 /// What a state is for where the grant is a refresh token.
 const WHY: &str = "a server that replaces refresh tokens takes each but once: without it the grant is lost at the \
@@ -22,7 +24,7 @@ const WHY: &str = "a server that replaces refresh tokens takes each but once: wi
 
 impl Resolver<'_> {
     /// A path from the file's folder on; empty is none.
-    pub(super) fn state_path(&self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+    pub(super) fn state_path(&self, path: Key<PathBuf>) -> Option<PathBuf> {
         let path = path.map(Spanned::into_inner).filter(|path| !path.as_os_str().is_empty());
         path.map(|path| self.folder.join(path))
     }
@@ -85,7 +87,7 @@ impl Resolver<'_> {
     /// Keys that a state may still be encrypted under.
     fn previous_keys(
         &mut self,
-        sources: Option<Spanned<SecretSources>>,
+        sources: Key<OneOrMany<SecretSource>>,
         has_key: bool,
         key: Option<&Secret>,
         path: Option<&Path>,
@@ -240,7 +242,7 @@ mod tests {
             (
                 "state_dir = \"s\"",
                 format!("{key}\nstate_key_previous = [[{{ env = \"KEY2\" }}]]"),
-                "`credentials.a.state_key_previous`",
+                "`credentials.a.state_key_previous[0]`",
                 "",
             ),
             (

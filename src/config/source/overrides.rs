@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::section::{Section, for_each_section, nearest, not_supported};
+use super::section::{Section, not_supported};
 use crate::config::model::environment::Environment;
 
 const PREFIX: &str = "BEARERD_";
@@ -108,11 +108,7 @@ fn refused(
     }
     if !section.keys().contains(&key) {
         let title = format!("{variable} names no key: {} has no `{key}`", section.header());
-        let problem = Problem::error(place.clone(), title);
-        return Some(match nearest(section, key) {
-            Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-            None => problem.help(format!("{} has: {}", section.header(), section.keys().join(", "))),
-        });
+        return Some(Problem::error(place.clone(), title).help(section.hint(key)));
     }
     let depth: usize = within.iter().map(|name| name.len() + 2).sum();
     let whole = &variable[..variable.len() - depth];
@@ -120,28 +116,6 @@ fn refused(
         Problem::error(place.clone(), format!("{variable} names a part of `{key}`"))
             .help(format!("set {whole} to the whole value as TOML, such as '{{ env = \"NAME\" }}'"))
     })
-}
-
-/// Replaces the override at this place by its text; answers whether it was not text already.
-pub(in crate::config) fn take_as_text(
-    root: &mut DeTable<'_>,
-    sources: &Sources,
-    place: &Range<usize>,
-) -> bool {
-    let mut replaced = false;
-    for_each_section(root, &mut |_, _, table| {
-        for (_, value) in table.iter_mut() {
-            let span = value.span();
-            let holds = span.start <= place.start && place.end <= span.end;
-            let is_other = !value.get_ref().is_str() && !value.get_ref().is_table();
-            if holds && is_other && sources.is_override(&span) {
-                let text = sources.override_text(&span).unwrap_or_default().to_owned();
-                *value = Spanned::new(span, DeValue::String(Cow::Owned(text)));
-                replaced = true;
-            }
-        }
-    });
-    replaced
 }
 
 /// The table at this path, made where it is missing; `None` where something else stands.

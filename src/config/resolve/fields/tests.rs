@@ -98,7 +98,9 @@ fn what_would_do_nothing_or_is_no_field_is_refused() {
         assert!(said.contains(title), "{headers}: {said}");
         assert!(remedy.contains(help), "{headers}: {remedy}");
     }
-    assert!(refused(PLAIN, "[routes.headers]\nadd = {}").0.contains("has a key too many"));
+    assert!(
+        refused(PLAIN, "[routes.headers]\nadd = {}").0.contains("unknown key `add` in `routes[0].headers`")
+    );
 }
 
 #[test]

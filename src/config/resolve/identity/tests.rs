@@ -173,16 +173,16 @@ const MISTAKES: &[Mistake] = &[
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"HS256\" }",
-        "must be `RS256` or `ES256`",
+        "must be \"RS256\" or \"ES256\"",
         "assertion",
         "",
     ),
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { kye = \"x\" }",
-        "has a key too many",
-        "assertion",
-        "",
+        "unknown key `kye` in `credentials.c.assertion`",
+        "kye",
+        "did you mean `key`?",
     ),
     (
         true,
@@ -274,7 +274,7 @@ fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
         ),
         (
             "client_auth = 5\nassertion = { key = { file = \"rsa.pem\" } }",
-            "`credentials.c.client_auth`: wanted string",
+            "`credentials.c.client_auth` must be one of: \"client_secret_basic\", ",
         ),
     ] {
         let problems = folder.read(&format!("{SECRET}{lines}")).expect_err(lines);

@@ -39,7 +39,7 @@ fn what_the_request_has_anyway_is_refused_in_extra() {
         ("resource = [\"https://api/#x\"]", "not a resource (RFC 8707 §2)"),
         ("fields = { access_token = \"scope\" }", "two fields of an answer cannot have one name"),
         ("fields = { access_token = \"\" }", "two fields of an answer cannot have one name"),
-        ("fields = { token = \"x\" }", "`credentials.c.fields` has a key too many"),
+        ("fields = { token = \"x\" }", "unknown key `token` in `credentials.c.fields`"),
     ] {
         let problems = read(&format!("client_id = \"i\"\n{lines}")).expect_err(lines);
         let errors: Vec<_> =
