@@ -8,20 +8,20 @@ use super::secret::{Secret, SecretError};
 pub(in crate::config) const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
 
-/// The operator's own address.
+/// The admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Where it listens.
+    /// The address to listen on.
     pub listen: SocketAddr,
-    /// What an operator must show for all but the health checks.
+    /// The bearer token for all requests except health checks.
     pub token: Option<Secret>,
 }
 
-/// The operator's address for those who talk to a daemon.
+/// Access to the admin listener, for commands.
 #[derive(Debug)]
 pub struct AdminAccess {
-    /// Where it listens.
+    /// The address to connect to.
     pub listen: SocketAddr,
-    /// What to show there, or why it cannot be had.
+    /// The token, or why the token cannot be read.
     pub token: Option<Result<Secret, SecretError>>,
 }

@@ -1,4 +1,4 @@
-//! The configuration as a whole.
+//! The checked configuration.
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use super::log::Log;
 use super::route::Route;
 use super::server::Server;
 
-/// A configuration that has been checked as a whole.
+/// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who may call, and within which limits.
+    /// The listeners, the requirements on callers, and the limits.
     pub server: Server,
-    /// The operator's own address.
+    /// The admin listener.
     pub admin: Admin,
-    /// The identities, by name.
+    /// The credentials, in the order of their names.
     pub credentials: Vec<Arc<Credential>>,
-    /// Which requests go where.
+    /// The routes, in the order of the file.
     pub routes: Vec<Route>,
-    /// What is written of all this.
+    /// What the daemon logs.
     pub log: Log,
 }

@@ -1,11 +1,11 @@
-//! What an upstream learns of the caller's address.
+//! Which header fields tell an upstream about the caller.
 
-/// What an upstream learns of the caller.
+/// Header fields that tell an upstream about the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarded {
-    /// Nothing.
+    /// None.
     None,
-    /// `X-Forwarded-For`, `-Proto` and `-Host`.
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
     XForwarded,
     /// `Forwarded` (RFC 7239).
     Forwarded,

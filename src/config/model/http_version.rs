@@ -1,12 +1,12 @@
 //! The HTTP version spoken with a server.
 
-/// Which HTTP is spoken with a peer.
+/// The HTTP version spoken with a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
-    /// HTTP/2 where the peer has it (by ALPN), else HTTP/1.1.
+    /// HTTP/2 if the server offers it (ALPN), else HTTP/1.1.
     Auto,
-    /// HTTP/1.1 alone.
+    /// HTTP/1.1 only.
     Http1,
-    /// HTTP/2 alone.
+    /// HTTP/2 only.
     Http2,
 }

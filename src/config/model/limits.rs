@@ -2,39 +2,39 @@
 
 use std::time::Duration;
 
-/// Bounds on what a caller may take.
+/// Bounds on what callers may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections of callers at once; `None` is no limit but the system's.
+    /// Concurrent connections of all callers; `None` for no limit.
     pub connections: Option<usize>,
-    /// The same for one address; `None` is no limit.
+    /// Concurrent connections from one address; `None` for no limit.
     pub connections_per_address: Option<usize>,
-    /// How long a connection is used; `None` is without end.
+    /// Longest use of a connection; `None` for no limit.
     pub connection_age: Option<Duration>,
     /// Largest request head, in bytes.
     pub header_bytes: usize,
-    /// From accept to the end of the TLS handshake.
+    /// Time from accept to the end of the TLS handshake.
     pub tls_timeout: Duration,
-    /// From accept, later from a request's first byte, to the end of its head.
+    /// Time from accept, or from a later request's first byte, to the end of the request head.
     pub header_timeout: Duration,
-    /// Between two requests of a connection.
+    /// Time between two requests of a connection.
     pub idle_timeout: Duration,
-    /// Between two pieces of a request body, until the response head is sent.
+    /// Time between two pieces of a request body, until the response head is sent.
     pub body_timeout: Duration,
-    /// Least bytes a second of a request body, averaged over the time that it is waited for; 0 is no bound.
+    /// Slowest request body in bytes per second, averaged over the time spent waiting for the body; 0 for no bound.
     pub body_rate: u64,
-    /// How long a caller may take nothing of what there is for it.
+    /// Time in which a caller must read something of its response.
     pub write_timeout: Duration,
     /// Concurrent HTTP/2 streams of a connection.
     pub streams: u32,
-    /// Largest request body, in bytes; `None` is no limit.
+    /// Largest request body, in bytes; `None` for no limit.
     pub body_bytes: Option<u64>,
-    /// Largest part of one request body that is kept for a replay, in bytes.
+    /// Bytes of one request body that are kept for a replay.
     pub replay_body: usize,
-    /// The same for all requests together.
+    /// Bytes of all request bodies together that are kept for replays.
     pub replay_total: usize,
-    /// How long a request may wait for a usable token.
+    /// Time that a request may wait for a usable token.
     pub token_wait: Duration,
-    /// How many requests may do so at once.
+    /// Requests that may wait for a token at once.
     pub token_waiters: usize,
 }

@@ -2,24 +2,24 @@
 
 use tracing_subscriber::filter::Targets;
 
-/// What is written of the daemon's work.
+/// What the daemon logs, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
-    /// Text or JSON.
+    /// The format.
     pub format: LogFormat,
-    /// What `RUST_LOG` says, or the file.
+    /// Levels from `RUST_LOG`, else from the file.
     pub level: Targets,
-    /// Whether each request is written.
+    /// Whether each request is logged.
     pub access: bool,
 }
 
-/// How log events are written.
+/// The format of log events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Text for a terminal, JSON elsewhere.
+    /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Lines for a person.
+    /// Human-readable lines.
     Text,
 }

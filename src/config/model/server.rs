@@ -10,40 +10,40 @@ use super::limits::Limits;
 use super::listen::Listen;
 use super::server_tls::ServerTls;
 
-/// Who may call, and how.
+/// The listeners and the requirements on callers.
 #[derive(Clone, Debug)]
 pub struct Server {
     /// Addresses to listen on.
     pub listen: Vec<Listen>,
-    /// What callers speak TLS with, where they do.
+    /// Certificate and authorities for TLS with callers; `None` for plain HTTP.
     pub tls: Option<ServerTls>,
-    /// Networks that callers may be in.
+    /// Networks that callers may connect from.
     pub allow_from: Vec<IpNet>,
-    /// Networks whose word on a caller's address is believed.
+    /// Networks of reverse proxies that may state the address of a caller.
     pub trusted_proxies: Vec<IpNet>,
-    /// Values of `Host` that are ours.
+    /// Accepted values of `Host`.
     pub hosts: Hosts,
-    /// Browser origins that are let in, lower case.
+    /// Accepted browser origins, lower case.
     pub origins: Vec<String>,
-    /// A field that every request must have.
+    /// A header field that every request must have.
     pub required_header: Option<RequiredHeader>,
-    /// Threads that carry requests.
+    /// Worker threads.
     pub workers: usize,
-    /// How long everything goes on, but readiness, once the daemon is asked to stop.
+    /// Time between the signal to stop and the drain: `readyz` fails, requests are still accepted.
     pub drain_delay: Duration,
-    /// How long requests in flight may take then.
+    /// Time that in-flight requests have to finish in the drain.
     pub drain: Duration,
-    /// Whether the configuration is taken up anew when its file changes.
+    /// Whether a changed file is reloaded.
     pub watch: bool,
-    /// Bounds on what a caller may take.
+    /// Bounds on what callers may use.
     pub limits: Limits,
 }
 
-/// A field that a browser cannot be made to send across sites, such as `X-Bearerd: yes`.
+/// A header field that browsers do not send across sites, such as `X-Bearerd: yes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequiredHeader {
-    /// Its name.
+    /// The name.
     pub name: HeaderName,
-    /// The value it must have; any, if empty.
+    /// The required value; empty accepts any.
     pub value: String,
 }

@@ -1,5 +1,6 @@
 //! The configuration as text: `proxy.toml` and the environment, read with the place of every value.
 
+pub(in crate::config) mod choice;
 pub mod diagnostics;
 pub(in crate::config) mod document;
 pub(in crate::config) mod mask;

@@ -4,6 +4,7 @@
 //! next key. No message quotes a value: the value may be a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,6 +16,18 @@ use super::nearest::{nearest, nearest_key};
 
 /// A key's value with its place; `None` if the key is absent or unusable.
 pub(in crate::config) type Key<T> = Option<Spanned<T>>;
+
+/// The place of a key's value.
+pub(in crate::config) trait Placed {
+    /// The place; `None` if the key is absent or unusable.
+    fn place(&self) -> Option<Range<usize>>;
+}
+
+impl<T> Placed for Key<T> {
+    fn place(&self) -> Option<Range<usize>> {
+        self.as_ref().map(Spanned::span)
+    }
+}
 
 /// A type that a value of the file can be read as.
 pub(in crate::config) trait Value: Sized {
@@ -189,34 +202,24 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-impl Value for String {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let text = value.get_ref().as_str().map(str::to_owned);
-        if text.is_none() {
-            reader.mistyped(value, path, "a string");
+macro_rules! plain_values {
+    ($($type:ty: $expected:literal, $read:expr;)*) => {$(
+        impl Value for $type {
+            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                let read = $read(value.get_ref());
+                if read.is_none() {
+                    reader.mistyped(value, path, $expected);
+                }
+                read
+            }
         }
-        text
-    }
+    )*};
 }
 
-impl Value for PathBuf {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let file = value.get_ref().as_str().map(Self::from);
-        if file.is_none() {
-            reader.mistyped(value, path, "the path of a file, as a string");
-        }
-        file
-    }
-}
-
-impl Value for bool {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let flag = value.get_ref().as_bool();
-        if flag.is_none() {
-            reader.mistyped(value, path, "true or false");
-        }
-        flag
-    }
+plain_values! {
+    String: "a string", |value: &DeValue<'_>| value.as_str().map(str::to_owned);
+    PathBuf: "the path of a file, as a string", |value: &DeValue<'_>| value.as_str().map(Self::from);
+    bool: "true or false", DeValue::as_bool;
 }
 
 macro_rules! numbers {

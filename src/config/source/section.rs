@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_section_knows_its_keys() {
+    fn every_section_has_keys_and_none_of_them_is_planned() {
         for section in Section::ALL {
             assert!(!section.keys().is_empty(), "{section:?}");
             for planned in section.planned() {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
+    fn a_duration_is_a_number_and_a_unit() {
         let seconds = std::time::Duration::from_secs;
 
         assert_eq!(duration("30s"), Some(seconds(30)));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_a_number_and_a_unit() {
+    fn a_size_is_a_number_and_a_unit() {
         assert_eq!(size("0"), Some(0));
         assert_eq!(size("240B"), Some(240));
         assert_eq!(size("64KiB"), Some(65_536));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_told_as_it_can_be_written() {
+    fn a_size_is_shown_as_it_can_be_written() {
         for text in ["0B", "240B", "1KiB", "1025B", "64KiB", "1MiB", "1536KiB", "5GiB"] {
             assert_eq!(Size(size(text).unwrap()).to_string(), text);
         }
