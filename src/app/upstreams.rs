@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::StartError;
 use crate::clock::Clock;
 use crate::config;
-use crate::config::source::schema::HttpVersion;
+use crate::config::HttpVersion;
 use crate::config::{Address, Destination as At};
 use crate::proxy::limits::slots::Seats;
 use crate::proxy::upstream::breaker::Breaker;

@@ -1,11 +1,12 @@
-//! A small configuration for the tests of those who need one: a credential `c` and a route to it.
+//! A small configuration for tests of other modules: a credential `c`, and a route that uses it.
 
 use std::path::Path;
 
 use super::{Config, Environment, parse};
 
-/// With these sections in front and these keys of the credential, whose `client_id` is "id", whose secret is
-/// `secret`, and that has a token URL, unless they say otherwise.
+/// A configuration with these sections, and these keys of the credential.
+///
+/// Unless `credential` sets them, `client_id` is "id", the client secret is `secret`, and there is a `token_url`.
 pub(crate) fn config(sections: &str, credential: &str, secret: &str) -> Config {
     let unless_given = |key: &str, line| if credential.contains(key) { "" } else { line };
     let client_id = unless_given("client_id =", "client_id = \"id\"");
@@ -43,7 +44,7 @@ pub(crate) mod keys {
         let key = RsaKey::generate(KeySize::Rsa2048).unwrap();
         let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).unwrap();
         let der = der.as_ref();
-        // What PKCS#8 puts around a key of this size is always as long.
+        // PKCS#8 adds 26 bytes in front of a key of this size.
         let pems = [pem("PRIVATE KEY", der), pem("RSA PRIVATE KEY", &der[26..])];
         (pems, key.public_key().as_ref().to_vec())
     }

@@ -113,7 +113,7 @@ async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
         let mut process = Process::spawn(&[command], &[], folder.path());
         assert_eq!(process.ended().await.code(), Some(78));
         let output = process.output();
-        assert_eq!(output.matches("pipe: it is not a regular file").count(), 2, "{output}");
+        assert_eq!(output.matches("pipe: not a regular file").count(), 2, "{output}");
     }
 }
 

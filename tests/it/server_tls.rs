@@ -368,7 +368,7 @@ async fn files_that_do_not_fit_change_nothing_and_are_told_of_once() {
         (&other.certificate, first.key.as_str(), "is not the key of the certificate"),
         (&other.certificate, half, "holds no private key in PEM form"),
         (&String::new(), &other.key, "holds no certificate in PEM form"),
-        (&ended.certificate, &ended.key, "has ended"),
+        (&ended.certificate, &ended.key, "has expired"),
     ]
     .into_iter()
     .enumerate()
@@ -479,12 +479,12 @@ async fn check_says_what_is_wrong_with_the_servers_certificate_and_where() {
     assert!(code == Some(0) && !output.contains("warning"), "{output}");
     let (code, output) = checked(folder.path(), &of("soon.pem", "soon-key.pem")).await;
     assert!(
-        code == Some(0) && output.contains("the certificate ends on ") && output.contains("1 warning"),
+        code == Some(0) && output.contains("the certificate expires on ") && output.contains("1 warning"),
         "{output}"
     );
     for (tls, line, said) in [
         (of("good.pem", "soon-key.pem"), 3, "soon-key.pem is not the key of the certificate"),
-        (of("ended.pem", "ended-key.pem"), 2, "ended.pem has ended"),
+        (of("ended.pem", "ended-key.pem"), 2, "ended.pem has expired"),
         (of("gone.pem", "good-key.pem"), 2, "gone.pem: No such file"),
         (of("empty.pem", "good-key.pem"), 2, "empty.pem holds no certificate in PEM form"),
         (of("good.pem", "good.pem"), 3, "good.pem holds no private key in PEM form"),

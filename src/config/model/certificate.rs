@@ -1,4 +1,4 @@
-//! What a certificate says of itself (RFC 5280 §4.1): how long it is good, and whose it is.
+//! Validity and names of a certificate (RFC 5280 §4.1).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,25 +14,25 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// RFC 5280 appendix A.1, `id-at-commonName`.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// When it ends (`notAfter`, §4.1.2.5); `None` where it cannot be read, or never ends.
+/// The end of the validity (`notAfter`, §4.1.2.5); `None` if unreadable or unlimited.
 pub fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = Certificate::from_der(certificate).ok()?;
     UNIX_EPOCH.checked_add(certificate.tbs_certificate().validity().not_after.to_unix_duration())
 }
 
-/// When it begins (`notBefore`); `None` where it cannot be read.
+/// The begin of the validity (`notBefore`); `None` if unreadable.
 pub(in crate::config) fn begin(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = Certificate::from_der(certificate).ok()?;
     UNIX_EPOCH.checked_add(certificate.tbs_certificate().validity().not_before.to_unix_duration())
 }
 
-/// The time by which certificates are judged.
+/// The current time, as certificate verification reads it.
 pub fn now() -> SystemTime {
     UNIX_EPOCH + std::time::Duration::from_secs(UnixTime::now().as_secs())
 }
 
-/// Whose it is: `CN=…` for each common name, and `DNS:…`, `URI:…`, `email:…`, `IP:…` for each alternative name
-/// (§4.2.1.6). Names of DNS are lower case; what cannot be read is no name.
+/// The names: `CN=…` for each common name, and `DNS:…`, `URI:…`, `email:…`, `IP:…` for each alternative name
+/// (§4.2.1.6). DNS names are lower case; unreadable names are left out.
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(certificate) else {
         return Vec::new();
@@ -48,7 +48,7 @@ pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     names
 }
 
-/// RFC 5280 §4.1.2.4, `DirectoryString`; the two forms that nobody uses any more are left out.
+/// `DirectoryString` (RFC 5280 §4.1.2.4), without its two obsolete forms.
 fn text(value: &Any) -> Option<String> {
     let utf8 = value.decode_as::<Utf8StringRef<'_>>().map(|text| text.as_str().to_owned());
     let printable = || value.decode_as::<PrintableStringRef<'_>>().map(|text| text.as_str().to_owned());
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_has_the_names_of_its_subject_and_the_alternative_ones() {
+    fn a_certificate_has_its_common_and_its_alternative_names() {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Billing Ltd");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_name_counts_however_it_is_encoded_and_a_control_character_makes_none() {
+    fn a_common_name_is_read_in_every_encoding_but_not_with_control_characters() {
         let named = |value: DnValue| {
             let mut params = CertificateParams::default();
             params.distinguished_name = rcgen::DistinguishedName::new();

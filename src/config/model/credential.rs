@@ -11,7 +11,13 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::config::{AnswerFields, Endpoint, HttpVersion, Identity, Login, Pattern, Secret, TokenParameters};
+use super::endpoint::Endpoint;
+use super::http_version::HttpVersion;
+use super::identity::Identity;
+use super::login::Login;
+use super::pattern::Pattern;
+use super::request::{AnswerFields, TokenParameters};
+use super::secret::Secret;
 
 /// A configured identity and how it gets tokens. The module `classification` says what a change of each field means.
 #[derive(Clone, Debug)]

@@ -1,17 +1,18 @@
-//! Where an authorization server's endpoints are: as written, or as its issuer says (RFC 8414, OpenID Connect Discovery).
+//! Endpoints of an authorization server: configured, or discovered from the issuer (RFC 8414, OpenID Connect
+//! Discovery).
 
 use url::Url;
 
 /// An endpoint of an authorization server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// At this URL.
+    /// The configured URL.
     Written(Url),
-    /// Wherever this issuer's metadata says.
+    /// The URL in this issuer's metadata.
     OfIssuer(Issuer),
 }
 
-/// Who issues the tokens, by the URL that identifies it.
+/// An issuer of tokens and its identifier, a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     identifier: String,
@@ -19,7 +20,7 @@ pub struct Issuer {
 }
 
 impl Endpoint {
-    /// What the configuration has for it: the endpoint's own URL, or the issuer's.
+    /// The configured text: the URL of the endpoint, or the identifier of the issuer.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Written(url) => url.as_str(),
@@ -27,7 +28,7 @@ impl Endpoint {
         }
     }
 
-    /// The URL that [`Endpoint::as_str`] is.
+    /// The configured text as a URL.
     pub const fn url(&self) -> &Url {
         match self {
             Self::Written(url) => url,
@@ -35,7 +36,7 @@ impl Endpoint {
         }
     }
 
-    /// The issuer that has to be asked, if one has.
+    /// The issuer whose metadata has the URL; `None` if the URL is configured.
     pub const fn issuer(&self) -> Option<&Issuer> {
         match self {
             Self::Written(_) => None,
@@ -50,12 +51,12 @@ impl Issuer {
         Self { identifier: identifier.to_owned(), url }
     }
 
-    /// The identifier, character for character as it is written.
+    /// The identifier, unchanged.
     pub fn as_str(&self) -> &str {
         &self.identifier
     }
 
-    /// Where its metadata is by RFC 8414 §3.1: the well-known name stands before its path.
+    /// The URL of the metadata by RFC 8414 §3.1: the well-known name comes before the path.
     pub fn oauth_metadata(&self) -> Url {
         let mut url = self.url.clone();
         let path = url.path().trim_end_matches('/').to_owned();
@@ -63,7 +64,7 @@ impl Issuer {
         url
     }
 
-    /// Where its metadata is by OpenID Connect Discovery §4: the well-known name stands behind its path.
+    /// The URL of the metadata by OpenID Connect Discovery §4: the well-known name comes after the path.
     pub fn openid_configuration(&self) -> Url {
         let mut url = self.url.clone();
         let path = url.path().trim_end_matches('/').to_owned();
@@ -72,7 +73,7 @@ impl Issuer {
     }
 }
 
-/// Whether a secret may be sent there: TLS, or a way that does not leave this machine.
+/// Whether a secret may be sent to the URL: over TLS, or over loopback.
 pub fn is_protected(url: &Url) -> bool {
     match url.scheme() {
         "https" => true,
@@ -81,7 +82,7 @@ pub fn is_protected(url: &Url) -> bool {
     }
 }
 
-/// Whether the URL's host is this machine.
+/// Whether the URL's host is a loopback address or `localhost`.
 pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metadata_is_where_the_two_standards_say() {
+    fn metadata_has_the_urls_of_both_standards() {
         for (issuer, oauth, openid) in [
             (
                 "https://a.test",
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_protected_on_this_machine_only() {
+    fn plain_http_is_protected_on_loopback_only() {
         for (url, is) in [
             ("https://a.test/", true),
             ("http://127.0.0.1:8/", true),

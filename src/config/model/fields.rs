@@ -1,4 +1,4 @@
-//! Header fields: which are the proxy's business, and what a route does with the others.
+//! Header fields: the classes that the proxy handles itself, and the changes that a route makes to the rest.
 
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
@@ -8,20 +8,20 @@ use http::header::{
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What a route does with the fields of its requests, in this order.
+/// Changes to the header fields of a request, applied in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
-    /// Not dropped, though a caller could speak for others by them.
+    /// Fields for proxies that are forwarded all the same, see [`is_for_proxies`].
     pub pass: Vec<HeaderName>,
-    /// Taken out.
+    /// Removed.
     pub remove: Vec<HeaderName>,
-    /// Added where the caller sent none.
+    /// Added if the caller did not send the field.
     pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
-    /// In the place of whatever the caller sent.
+    /// Set, replacing the caller's fields of that name.
     pub set: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Fields of one connection (RFC 9110 §7.6.1); `keep-alive` and `proxy-connection` by name, as of old.
+/// Fields of one connection (RFC 9110 §7.6.1), with the historic `keep-alive` and `proxy-connection`.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     name == CONNECTION
         || name == TRANSFER_ENCODING
@@ -34,20 +34,21 @@ pub fn is_hop_by_hop(name: &HeaderName) -> bool {
         || name == PROXY_CONNECTION
 }
 
-/// Fields by which a caller could speak for someone else: dropped unless a route passes them. `Proxy` becomes a variable of
-/// the environment that HTTP clients obey, behind CGI.
+/// Fields by which a caller could impersonate another caller; dropped unless a route passes them.
+///
+/// Behind CGI, `Proxy` becomes the environment variable `HTTP_PROXY`, which HTTP clients obey.
 pub fn is_for_proxies(name: &HeaderName) -> bool {
-    let is_said_of_a_caller = |rest: &str| {
+    let describes_a_caller = |rest: &str| {
         matches!(rest, "real-ip" | "client-ip" | "cluster-client-ip" | "original-host" | "host")
             || rest.starts_with("forwarded-")
             || is_override(name)
     };
     name == FORWARDED
-        || name.as_str().strip_prefix("x-").is_some_and(is_said_of_a_caller)
+        || name.as_str().strip_prefix("x-").is_some_and(describes_a_caller)
         || matches!(name.as_str(), "true-client-ip" | "cf-connecting-ip" | "proxy")
 }
 
-/// Fields that some servers put in the place of the method or the path.
+/// Fields that replace the method or the path on some servers.
 pub fn is_override(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -55,7 +56,7 @@ pub fn is_override(name: &HeaderName) -> bool {
     )
 }
 
-/// Fields that say who asks, where, and where a message ends: never a route's to decide.
+/// Fields for credentials, routing and framing, which no route may change.
 pub fn is_protected(name: &HeaderName) -> bool {
     is_hop_by_hop(name)
         || name == AUTHORIZATION

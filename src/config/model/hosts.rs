@@ -1,9 +1,8 @@
-//! The values of `Host` that are ours.
+//! Accepted values of `Host`.
 //!
-//! A browser that was tricked into calling us (DNS rebinding) says the attacker's name in `Host`; whoever is
-//! not on this list is turned away before anything else is looked at.
+//! In a DNS rebinding attack, a browser sends the attacker's host name; the daemon refuses each name not listed here.
 
-/// A set of host names: exact ones, `*.suffix`, or `*` for any. Ports are not part of it.
+/// A set of host names without ports: exact names, `*.suffix`, or `*` for any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts {
     any: bool,
@@ -12,11 +11,11 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Adds a name as it is written in the file.
+    /// Adds a name, `*.suffix` or `*`.
     ///
     /// # Errors
     ///
-    /// Says why it is no host name.
+    /// Says how a host name is written, if this is none.
     pub fn add(&mut self, host: &str) -> Result<(), String> {
         let host = host.to_ascii_lowercase();
         if host == "*" {
@@ -35,7 +34,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Whether this host, given without its port, is one of them. Case does not matter.
+    /// Whether the set contains this host, given without a port. The comparison ignores case.
     pub fn contain(&self, host: &str) -> bool {
         self.any
             || self.exact.iter().any(|own| own.eq_ignore_ascii_case(host))
@@ -48,7 +47,7 @@ impl Hosts {
     }
 }
 
-/// Whether this is a name, an IPv4 address or a bracketed IPv6 address, and nothing more.
+/// Whether the text is a name, an IPv4 address or a bracketed IPv6 address, without port or path.
 pub fn is_host(text: &str) -> bool {
     if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<std::net::Ipv6Addr>().is_ok();
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_ours_by_name_suffix_or_star() {
+    fn a_host_is_accepted_by_name_suffix_or_star() {
         let ours = hosts(&["localhost", "[::1]", "*.example.com"]);
 
         for yes in ["localhost", "LOCALHOST", "[::1]", "api.example.com", "a.b.EXAMPLE.com"] {
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_host_is_refused() {
+    fn a_text_with_more_than_a_host_is_refused() {
         for wrong in ["http://a", "a:80", "a/b", "", "*.", "u@h", "a,b", "[::1", "[zz]", "a b"] {
             assert!(Hosts::default().add(wrong).is_err(), "{wrong}");
         }

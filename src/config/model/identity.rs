@@ -8,9 +8,9 @@ use std::convert::Infallible;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::basic_encoding::BasicEncoding;
 use super::secret::{Secret, SecretError};
 use super::signing_key::{SigningAlgorithm, SigningKey};
-use crate::config::BasicEncoding;
 
 /// An OAuth client and its grant, with secrets of type `S`.
 #[derive(Clone, Debug)]

@@ -1,11 +1,11 @@
-//! Which events are written: levels, of everything or of modules, as in `RUST_LOG`.
+//! Log levels, for everything or for each module, as in `RUST_LOG`.
 
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::config::Environment;
+use super::environment::Environment;
 
-/// Text that says nothing of levels.
+/// The text holds no log levels.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("no level, and no modules with levels")]
 pub struct NotUnderstood;
@@ -14,7 +14,7 @@ pub struct NotUnderstood;
 ///
 /// # Errors
 ///
-/// If there is none, if one has no level after its `=`, or is about spans, of which there are none.
+/// If there is no directive, or one has an unknown level or names a span.
 pub fn read(directives: &str) -> Result<Targets, NotUnderstood> {
     let mut directives = directives.split(',').map(str::trim).filter(|one| !one.is_empty()).peekable();
     directives.peek().ok_or(NotUnderstood)?;
@@ -28,21 +28,21 @@ pub fn read(directives: &str) -> Result<Targets, NotUnderstood> {
     })
 }
 
-/// What `RUST_LOG` says, if it says anything.
+/// The levels in `RUST_LOG`; `None` if the variable is unset or empty.
 ///
 /// # Errors
 ///
-/// If it is not understood.
+/// If the variable holds no log levels.
 pub fn chosen(environment: &Environment) -> Result<Option<Targets>, NotUnderstood> {
     environment.get("RUST_LOG").filter(|directives| !directives.is_empty()).map(read).transpose()
 }
 
-/// Events of this level and worse ones, whatever they come from.
+/// Events of this level and more severe ones, from all modules.
 pub fn all(level: LevelFilter) -> Targets {
     quiet().with_default(level)
 }
 
-/// What it says of a certificate we say as well, and of which peer.
+/// Without the verifier's events: the daemon logs certificate errors itself, with the peer.
 fn quiet() -> Targets {
     Targets::new().with_target("rustls_platform_verifier", LevelFilter::OFF)
 }
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_name_of_a_module_decides_and_a_level_alone_is_for_the_rest() {
+    fn the_longest_module_name_decides_and_a_bare_level_applies_to_the_rest() {
         let levels = read("info, hyper=off,,bearerd::proxy=debug,bearerd=warn,").unwrap();
         for (module, level, is_written) in [
             ("bearerd::proxy::pool", Level::DEBUG, true),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_a_comma_silence_nothing_but_what_is_not_asked_for() {
+    fn empty_directives_are_skipped_and_wrong_ones_refused() {
         assert_eq!(read("warn").unwrap(), read("warn,").unwrap());
         assert_eq!(read("warn").unwrap(), all(LevelFilter::WARN));
         for wrong in ["", ",", "bearerd=loud", "bearerd[request]=debug", "bearerd[{status}]=debug,info"] {

@@ -1,4 +1,4 @@
-//! How a person authorizes a credential's client (RFC 6749 §4.1): where the browser goes, and where it ends.
+//! Authorization of a credential's client by a person in a browser (RFC 6749 §4.1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,18 +6,18 @@ use url::Url;
 
 use super::endpoint::{Endpoint, Issuer, is_loopback};
 
-/// What `bearerd login` needs to know besides the credential.
+/// The settings of `bearerd login` for a credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
-    /// Where the person logs in and consents.
+    /// The page where the person logs in and consents.
     pub authorize_url: Endpoint,
-    /// Where the browser is sent back to.
+    /// The URL that the browser is redirected to afterwards.
     pub redirect_uri: RedirectUri,
-    /// Who must have answered, where that is known (RFC 9207).
+    /// The expected issuer of the response (RFC 9207), if known.
     pub issuer: Option<Issuer>,
 }
 
-/// Where the browser is sent back to; https, or http on loopback.
+/// The URL that the browser is redirected to: https, or http on loopback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedirectUri {
     text: String,
@@ -25,23 +25,24 @@ pub struct RedirectUri {
 }
 
 impl RedirectUri {
-    /// The one with this text, which parses as `url`.
+    /// The redirect URI with this text, which parses as `url`.
     pub(in crate::config) fn new(text: &str, url: Url) -> Self {
         Self { text: text.to_owned(), url }
     }
 
-    /// As it is written; a server compares it character by character.
+    /// The text, unchanged: servers compare the characters.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Its path.
+    /// The path.
     pub fn path(&self) -> &str {
         self.url.path()
     }
 
-    /// Where to listen for the browser; nowhere if it does not come back to this machine, or by TLS. Port 0 is any
-    /// free one (RFC 8252 §7.3), the same for all.
+    /// The addresses to listen on for the browser: none for https or a host other than loopback.
+    ///
+    /// Port 0 stands for one free port (RFC 8252 §7.3), shared by all addresses.
     pub fn listen(&self) -> Vec<SocketAddr> {
         if self.url.scheme() != "http" || !is_loopback(&self.url) {
             return Vec::new();
@@ -55,19 +56,19 @@ impl RedirectUri {
         addresses.into_iter().map(|address| SocketAddr::from((address, port))).collect()
     }
 
-    /// What is sent to the server where this port is listened on.
+    /// The redirect URI to send while the daemon listens on this port.
     #[must_use]
     pub fn on_port(&self, port: u16) -> Self {
         if self.port() == port {
             return self.clone();
         }
         let mut url = self.url.clone();
-        // It has a host, so a port can be set.
+        // A URL with a host takes a port.
         let _ = url.set_port(Some(port));
         Self { text: url.to_string(), url }
     }
 
-    /// The query of an address that the browser has ended at, if that is this one.
+    /// The query of `address`, if the rest of the address equals the redirect URI.
     pub fn query_of<'a>(&self, address: &'a Url) -> Option<&'a str> {
         let (ours, theirs) = (&self.url, address);
         let is_this = ours.scheme() == theirs.scheme()
@@ -77,10 +78,10 @@ impl RedirectUri {
         is_this.then(|| address.query().unwrap_or_default())
     }
 
-    /// The port that is written; 0 if none is.
+    /// The written port; 0 if there is none.
     fn port(&self) -> u16 {
         let authority = self.text.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next());
-        // A URL forgets a port that its scheme has anyway.
+        // `Url` drops the scheme's default port.
         let is_80 = authority.is_some_and(|authority| authority.ends_with(":80"));
         self.url.port().unwrap_or(if is_80 { 80 } else { 0 })
     }
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_listened_for_on_loopback_only() {
+    fn a_redirect_uri_is_listened_on_for_http_on_loopback_only() {
         for (text, addresses) in [
             ("http://127.0.0.1:8400/callback", vec!["127.0.0.1:8400"]),
             ("http://127.0.0.1/callback", vec!["127.0.0.1:0"]),
@@ -112,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_sent_as_it_is_written_but_for_a_port_that_was_free() {
+    fn a_redirect_uri_is_sent_unchanged_except_for_a_free_port() {
         assert_eq!(uri("http://127.0.0.1:8400").on_port(8400).as_str(), "http://127.0.0.1:8400");
         assert_eq!(uri("http://127.0.0.1/cb?x=1").on_port(5).as_str(), "http://127.0.0.1:5/cb?x=1");
         assert_eq!(uri("http://localhost:0/cb").on_port(5).as_str(), "http://localhost:5/cb");
     }
 
     #[test]
-    fn an_address_is_its_own_whatever_the_query() {
+    fn an_address_equals_the_redirect_uri_with_any_query() {
         let uri = uri("https://app.example.com/callback");
         let query = |address: &str| uri.query_of(&Url::parse(address).unwrap()).map(str::to_owned);
 

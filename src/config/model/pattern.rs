@@ -1,8 +1,8 @@
-//! Patterns of requests: `"GET /api/v2/users/*"`, as `allow` and `deny` of a route have them.
+//! Patterns of requests, such as `"GET /api/v2/users/*"`, for `allow` and `deny` of a route.
 //!
-//! A pattern is a method and a path, segment by segment: itself, `*` for one segment, `**` for any number of them.
-//! How a segment of a request is compared is for whoever matches; here is only where in the pattern a path may be
-//! after each segment. That is a set of places, so that any number of `**` costs no more than one.
+//! A pattern is a method and a path of segments: literals, `*` for one segment, `**` for any number of segments.
+//! Matching advances a set of positions in the pattern, one path segment at a time, so that many `**` cost no more
+//! than one. The user of the pattern decides when a segment equals a literal.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,17 +10,18 @@ use std::str::FromStr;
 use http::Method;
 use thiserror::Error;
 
-/// So many segments a pattern may have, for a set of places to be one number.
-const MOST_SEGMENTS: usize = 60;
+/// Most segments of a pattern: a set of positions fits into 64 bits.
+const MAX_SEGMENTS: usize = 60;
 
-/// Which requests are meant.
+/// A method and a path that match requests.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Pattern {
-    /// `None` is any.
+    /// `None` for any method.
     method: Option<Method>,
     segments: Vec<Segment>,
-    /// Which segments are `*`, and which are `**`.
+    /// Bit *n* is set if segment *n* is `*`.
     ones: u64,
+    /// Bit *n* is set if segment *n* is `**`.
     manies: u64,
 }
 
@@ -31,13 +32,13 @@ enum Segment {
     Many,
 }
 
-/// Where in a pattern a path may be: bit *n* is before segment *n*.
+/// Positions in a pattern that a path may have reached: bit *n* stands for the position before segment *n*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places(u64);
 
-/// Why a text is no pattern.
+/// The text is not a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each says itself what it is")]
+#[expect(missing_docs, reason = "the messages say it")]
 pub enum PatternError {
     #[error("a pattern has a method and a path")]
     NoMethod,
@@ -61,30 +62,30 @@ pub enum PatternError {
     PartOfASegment,
     #[error("a pattern is of visible ASCII, without `;` and `\\`")]
     Character,
-    #[error("a pattern has at most {MOST_SEGMENTS} segments")]
+    #[error("a pattern has at most {MAX_SEGMENTS} segments")]
     TooLong,
 }
 
 impl PatternError {
-    /// What would mend it.
+    /// How to correct the pattern.
     pub const fn help(self) -> &'static str {
         match self {
-            Self::NoMethod => "such as \"GET /api/v2/users/*\"; \"*\" in the place of the method is any",
+            Self::NoMethod => "write both, such as \"GET /api/v2/users/*\"; the method \"*\" matches any",
             Self::LowerCaseMethod | Self::NotAMethod => {
-                "write GET (HEAD is included), POST, PUT, PATCH, DELETE or another, or \"*\" for any"
+                "write GET (which includes HEAD), POST, PUT, PATCH, DELETE or another method, or \"*\" for any"
             }
-            Self::NeverForwarded => "take it out, or write \"*\" for any method",
-            Self::NoSlash => "write the path whole, as callers do, such as \"GET /api/v2/**\"",
-            Self::Query => "patterns match paths, whatever the query: take out what begins with `?` or `#`",
+            Self::NeverForwarded => "remove the pattern, or write \"*\" for any method",
+            Self::NoSlash => "write the whole path as callers send it, such as \"GET /api/v2/**\"",
+            Self::Query => "patterns match paths with any query: remove the part from `?` or `#` on",
             Self::Escape => {
-                "write characters as they are: callers may escape letters, digits and -._~ and match all the same; \
-                 for whatever else there is `*`"
+                "write characters unescaped: escaped letters, digits and -._~ in requests match all the same; \
+                 use `*` for a segment with other characters"
             }
-            Self::Dots => "such requests are never forwarded",
-            Self::Empty => "write one `/` between segments",
+            Self::Dots => "the daemon never forwards such requests",
+            Self::Empty => "write a single `/` between segments",
             Self::PartOfASegment => "write `*` for one segment and `**` for any number, each between slashes",
-            Self::Character => "for a segment with other characters there is `*`",
-            Self::TooLong => "write `**` in the place of the rest",
+            Self::Character => "use `*` for a segment with other characters",
+            Self::TooLong => "write `**` for the remaining segments",
         }
     }
 }
@@ -104,12 +105,12 @@ impl FromStr for Pattern {
         let count = rest.split('/').count();
         for (index, segment) in rest.split('/').enumerate() {
             let segment = parse_segment(segment, index + 1 == count)?;
-            // Two of them mean what one does.
+            // Two adjacent `**` match the same paths as one.
             if segment != Segment::Many || segments.last() != Some(&Segment::Many) {
                 segments.push(segment);
             }
         }
-        if segments.len() > MOST_SEGMENTS {
+        if segments.len() > MAX_SEGMENTS {
             return Err(PatternError::TooLong);
         }
         Ok(Self::new(method, segments))
@@ -130,7 +131,7 @@ fn parse_segment(text: &str, is_last: bool) -> Result<Segment, PatternError> {
     match text {
         "*" => return Ok(Segment::One),
         "**" => return Ok(Segment::Many),
-        // `/x/`: with the slash.
+        // The empty last segment of `/x/`.
         "" if is_last => return Ok(Segment::Literal(String::new())),
         "" => return Err(PatternError::Empty),
         _ => {}
@@ -161,14 +162,14 @@ impl Pattern {
         Self { method, segments, ones, manies }
     }
 
-    /// The same without a slash at its end.
+    /// Removes a slash at the end.
     #[must_use]
     pub fn without_slash_at_end(mut self) -> Self {
         self.segments.pop_if(|last| matches!(last, Segment::Literal(literal) if literal.is_empty()));
         Self::new(self.method, self.segments)
     }
 
-    /// Whether requests of this method are meant. GET includes HEAD (RFC 9110 §9.3.2).
+    /// Whether the pattern matches this method. GET includes HEAD (RFC 9110 §9.3.2).
     pub fn has_method(&self, method: &Method) -> bool {
         match &self.method {
             None => true,
@@ -176,7 +177,7 @@ impl Pattern {
         }
     }
 
-    /// Whether some server takes this method for one that is meant: there are those that do not mind its case.
+    /// Whether the pattern matches this method on a server that ignores the case of methods.
     pub fn may_have_method(&self, method: &Method) -> bool {
         let is = |own: &Method| own.as_str().eq_ignore_ascii_case(method.as_str());
         match &self.method {
@@ -185,17 +186,17 @@ impl Pattern {
         }
     }
 
-    /// The method, if it is one and not any.
+    /// The method; `None` for any.
     pub const fn method(&self) -> Option<&Method> {
         self.method.as_ref()
     }
 
-    /// Where a path is before its first segment.
+    /// The positions before the first segment of a path.
     pub const fn start(&self) -> Places {
         self.reach(1)
     }
 
-    /// Where it is after one more segment: one that equals a literal if `is` says so, and `*` if `fits_one`.
+    /// The positions after one more segment, which equals the literals that `is` accepts, and `*` if `fits_one`.
     pub fn after(&self, at: Places, fits_one: bool, is: impl Fn(&str) -> bool) -> Places {
         let mut next = at.0 & self.manies;
         if fits_one {
@@ -214,29 +215,29 @@ impl Pattern {
         self.reach(next)
     }
 
-    /// Where it may still be if the next segment is part of the one before, which `*` has taken.
+    /// The positions that remain if the next segment is a part of the segment that `*` matched before.
     pub const fn within_one(&self, at: Places) -> Places {
         Places(at.0 & (self.ones << 1))
     }
 
-    /// Whether a path that ends here is meant.
+    /// Whether the pattern matches a path that ends at these positions.
     pub const fn is_end(&self, at: Places) -> bool {
         at.0 >> self.segments.len() & 1 == 1
     }
 
-    /// What is behind a `**` can be reached without a segment; there are no two next to each other.
+    /// Adds the positions after each `**`, which also matches no segment. No two `**` are adjacent.
     const fn reach(&self, places: u64) -> Places {
         Places(places | (places & self.manies) << 1)
     }
 }
 
 impl Places {
-    /// None: the path is not meant, whatever follows.
+    /// Whether the pattern matches no path that continues from here.
     pub const fn is_nowhere(self) -> bool {
         self.0 == 0
     }
 
-    /// Here or there.
+    /// The union of both sets.
     #[must_use]
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -270,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether the pattern means this path, each segment as it is written.
+    /// Whether the pattern matches this path, comparing segments as they are written.
     fn means(pattern: &str, path: &str) -> bool {
         let pattern: Pattern = pattern.parse().unwrap_or_else(|error| panic!("{pattern}: {error}"));
         let end = path[1..].split('/').fold(pattern.start(), |at, segment| {
@@ -280,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_is_one_segment_and_two_are_any_number() {
+    fn a_star_matches_one_segment_and_two_stars_any_number() {
         for (pattern, path) in [
             ("GET /", "/"),
             ("GET /a", "/a"),
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_is_itself_or_any_and_get_includes_head() {
+    fn a_method_matches_itself_and_get_includes_head() {
         let has = |pattern: &str, method: Method| pattern.parse::<Pattern>().unwrap().has_method(&method);
 
         assert!(has("GET /", Method::GET) && has("GET /", Method::HEAD) && has("* /", Method::PATCH));
@@ -337,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_told_from_what_is() {
+    fn a_wrong_pattern_is_refused_with_its_error() {
         use PatternError as E;
         for (text, error) in [
             ("", E::NoMethod),
@@ -383,7 +384,7 @@ mod tests {
         assert_eq!("GET /".parse::<Pattern>().unwrap().without_slash_at_end().to_string(), "GET /");
     }
 
-    /// The meaning by its definition, which takes as long as it takes.
+    /// The definition, in exponential time.
     fn by_definition(pattern: &[&str], path: &[&str]) -> bool {
         match (pattern, path) {
             ([], []) => true,
@@ -398,7 +399,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pattern_means_what_its_definition_says(
+        fn a_pattern_matches_by_its_definition(
             pattern in "(/(a|b|\\*|\\*\\*)){1,7}",
             path in "(/(a|b|)){1,7}",
         ) {
@@ -408,7 +409,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic_and_what_it_shows_means_the_same(text in "(GET|\\*) /[ab*/%.?;]{0,12}|\\PC{0,20}") {
+        fn any_text_is_parsed_without_panic_and_display_can_be_parsed_again(text in "(GET|\\*) /[ab*/%.?;]{0,12}|\\PC{0,20}") {
             if let Ok(pattern) = text.parse::<Pattern>() {
                 prop_assert_eq!(pattern.to_string().parse::<Pattern>().unwrap(), pattern);
             }
@@ -419,7 +420,7 @@ mod tests {
     fn many_stars_cost_no_more_than_one() {
         let pattern = format!("GET {}", "/**/a".repeat(30));
 
-        // By trying one after the other it would take longer than anyone lives.
+        // Backtracking would take years.
         assert!(!means(&pattern, &("/a".repeat(20_000) + "/b")));
         assert!(means(&pattern, &"/a".repeat(20_000)));
     }

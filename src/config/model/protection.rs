@@ -1,101 +1,38 @@
-//! What protects an upstream from its callers, and callers from an upstream that does not answer.
+//! Protection of an upstream against overload: connection limits, circuit breaker, retry of a 429.
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
-
-use crate::config::source::units;
-
-/// How an upstream is spared. Routes that differ in it have connections, and a breaker, of their own.
+/// Connection limits and circuit breaker. Routes with different settings share neither connections nor breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protection {
-    /// The most connections at once, of all workers together.
+    /// Most concurrent connections, over all workers.
     pub connections: usize,
-    /// How long one is used for new requests.
+    /// Age up to which a connection takes new requests.
     pub connection_age: Duration,
-    /// When no request is sent; `None` is never.
+    /// The circuit breaker; `None` for none.
     pub breaker: Option<Breaker>,
 }
 
-/// When an upstream is taken to be down, and for how long.
+/// When a circuit breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// At least so many failures within the window.
+    /// Least number of failures within the window.
     pub failures: u32,
-    /// And at least so many of a hundred answers.
+    /// Least share of failures among the responses in the window, in percent.
     pub percent: u8,
-    /// The time over which both are counted.
+    /// The time over which failures are counted.
     pub window: Duration,
-    /// The first pause; it doubles.
+    /// The first pause. Each further pause doubles.
     pub open: Duration,
-    /// The longest.
+    /// The longest pause.
     pub open_max: Duration,
 }
 
-/// What is done about a 429; by default nothing.
+/// Retries after a 429; by default none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retry429 {
-    /// How often a request may be sent again; 0 is never.
+    /// Most retries of a request; 0 for none.
     pub attempts: u32,
-    /// How long it may wait for that, in all.
+    /// Longest total wait of a request.
     pub max_wait: Duration,
-}
-
-/// `breaker` as it is written: a table, or "off".
-#[derive(Clone, Copy, Debug)]
-pub enum WrittenBreaker {
-    /// There is none.
-    Off,
-    /// With these, and defaults for the rest.
-    On(WrittenLimits),
-}
-
-/// The table of [`WrittenBreaker`].
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct WrittenLimits {
-    pub failures: Option<u32>,
-    pub percent: Option<u8>,
-    pub window: Option<units::Duration>,
-    pub open: Option<units::Duration>,
-    pub open_max: Option<units::Duration>,
-}
-
-/// `retry_429` as it is written.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct WrittenRetry429 {
-    pub attempts: Option<u32>,
-    pub max_wait: Option<units::Duration>,
-}
-
-impl<'de> Deserialize<'de> for WrittenBreaker {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Limits;
-
-        impl<'de> Visitor<'de> for Limits {
-            type Value = WrittenBreaker;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a table such as { failures = 10, percent = 50 }, or \"off\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<WrittenBreaker, E> {
-                if text == "off" {
-                    return Ok(WrittenBreaker::Off);
-                }
-                Err(E::custom("write \"off\", or a table such as { failures = 10, percent = 50 }"))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<WrittenBreaker, A::Error> {
-                WrittenLimits::deserialize(MapAccessDeserializer::new(map)).map(WrittenBreaker::On)
-            }
-        }
-
-        deserializer.deserialize_any(Limits)
-    }
 }

@@ -1,11 +1,9 @@
-//! What a token request looks like beside its identity, and the names in its answer.
+//! Parameters of a token request besides client and grant, and the member names of the response.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-/// Parameters that grants and client authentication bring along; a setting of their own says what they are.
-pub const STANDARD: [&str; 18] = [
+/// Parameters of grants and client authentication, which have configuration keys of their own.
+pub(in crate::config) const STANDARD_PARAMETERS: [&str; 18] = [
     "grant_type",
     "client_id",
     "client_secret",
@@ -26,40 +24,42 @@ pub const STANDARD: [&str; 18] = [
     "device_code",
 ];
 
-/// What a token request has besides its grant and client.
+/// Scopes that authorization servers accept but do not list as granted.
+pub const NEVER_LISTED: [&str; 2] = ["openid", "offline_access"];
+
+/// Parameters of a token request besides client and grant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenParameters {
-    /// How it is written.
+    /// The encoding of the request.
     pub format: RequestFormat,
-    /// Whom the token is for (RFC 8693 §2.1; others take it for any grant).
+    /// `audience` (RFC 8693 §2.1; some servers accept the parameter for any grant).
     pub audience: Option<String>,
-    /// Where the token is to be used: absolute URIs (RFC 8707 §2).
+    /// `resource`: absolute URIs (RFC 8707 §2).
     pub resources: Vec<String>,
-    /// Whatever else the server wants; of [`STANDARD`] at the most what this request does not have.
+    /// Further parameters; none that the request has anyway.
     pub extra: BTreeMap<String, String>,
-    /// What standard parameters are called; with an empty name they are left out.
+    /// Other names for standard parameters; a parameter with an empty name is not sent.
     pub names: BTreeMap<String, String>,
 }
 
-/// How a token request is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The encoding of a token request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestFormat {
-    /// A form, as RFC 6749 has it.
+    /// A form (RFC 6749).
     #[default]
     Form,
     /// A JSON object.
     Json,
 }
 
-/// What the members of an answer are called.
+/// The member names of a token response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerFields {
-    /// The token.
+    /// The access token.
     pub access_token: String,
-    /// Its lifetime in seconds.
+    /// The lifetime of the access token in seconds.
     pub expires_in: String,
-    /// The refresh token for the next one.
+    /// The refresh token.
     pub refresh_token: String,
 }
 
@@ -75,7 +75,7 @@ impl Default for AnswerFields {
 }
 
 impl TokenParameters {
-    /// What a standard parameter is called; `None` if it is left out.
+    /// The name of a standard parameter; `None` if the parameter is not sent.
     pub fn name<'a>(&'a self, standard: &'a str) -> Option<&'a str> {
         let name = self.names.get(standard).map_or(standard, String::as_str);
         (!name.is_empty()).then_some(name)

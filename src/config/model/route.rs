@@ -1,4 +1,4 @@
-//! A route: which requests go where, with which credential, and how.
+//! `[[routes]]`: requests, their upstream and their credential.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,81 +6,85 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use crate::config::source::schema::HttpVersion;
-use crate::config::{Credential, Fields, Forwarded, Pattern, Protection, Proxy, Retry429, Roots};
+use super::credential::{Credential, Proxy, Roots};
+use super::fields::Fields;
+use super::forwarded::Forwarded;
+use super::http_version::HttpVersion;
+use super::pattern::Pattern;
+use super::protection::{Protection, Retry429};
 
-/// Which requests go where, with which credential.
+/// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Only requests for this host, lower case and without a port.
+    /// The host of the requests, lower case and without a port; `None` for any.
     pub host: Option<String>,
-    /// Path prefix on segment boundaries; starts with `/` and, unless it is `/`, does not end with one.
+    /// The path prefix of the requests, on segment boundaries: `/`, or `/…` without a slash at the end.
     pub path: String,
-    /// Where they go.
+    /// The upstream.
     pub upstream: Upstream,
-    /// Whose token they get; `None` for none.
+    /// The credential whose token the requests get; `None` for none.
     pub credential: Option<Arc<Credential>>,
-    /// What is let through.
+    /// Allowed and denied requests.
     pub rules: Rules,
-    /// Whether `path` is taken off before the upstream sees a path.
+    /// Whether `path` is removed from the path that the upstream receives.
     pub strip_prefix: bool,
-    /// What is done with header fields.
+    /// Changes to header fields.
     pub fields: Fields,
-    /// Statuses by which the upstream says that a token is dead.
+    /// Statuses by which the upstream rejects a token.
     pub retry_on: Vec<StatusCode>,
-    /// Whether callers may speak WebSocket with it.
+    /// Whether requests may switch to WebSocket.
     pub allows_websocket: bool,
-    /// What is done about a 429.
+    /// Retries after a 429.
     pub retry_429: Retry429,
-    /// From the end of the request to the response head.
+    /// Time from the end of the request to the response head.
     pub timeout: Duration,
-    /// For a new connection, TLS included.
+    /// Time for a new connection, TLS included.
     pub connect_timeout: Duration,
-    /// Between two pieces of the response body; `None` is without end.
+    /// Time between two pieces of the response body; `None` for no limit.
     pub read_timeout: Option<Duration>,
-    /// Names of client certificates, of which a caller must have one; empty for anybody.
+    /// Certificate names of which a caller must have one; empty admits every caller.
     pub callers: Vec<String>,
-    /// What the upstream learns of the caller.
+    /// Header fields that tell the upstream about the caller.
     pub forwarded: Forwarded,
-    /// How the upstream is spared.
+    /// Connection limits and circuit breaker.
     pub protection: Protection,
 }
 
-/// What a route lets through.
+/// Allowed and denied requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// These requests and no others; `None` is all.
+    /// Allowed requests; `None` for all.
     pub allow: Option<Vec<Pattern>>,
-    /// None of these, whatever is allowed.
+    /// Denied requests, which take precedence.
     pub deny: Vec<Pattern>,
-    /// No path that servers read in more than one way.
+    /// Whether paths are refused that servers interpret differently.
     pub refuses_ambiguous: bool,
 }
 
-/// An API, and the way there.
+/// An API and how to reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where it is.
+    /// The address.
     pub destination: Destination,
-    /// Which certificate authorities it is checked against, and an https proxy with it.
+    /// The trusted certificate authorities, also for an https proxy.
     pub roots: Roots,
-    /// By way of which it is reached.
+    /// The proxy in front of the API.
     pub proxy: Option<Proxy>,
-    /// What is spoken with it.
+    /// The HTTP version.
     pub http_version: HttpVersion,
 }
 
-/// Where an API is.
+/// The address of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// Here.
+    /// The configured address.
     Written(Address),
-    /// Where the issuer of the route's credential says.
+    /// The address that the issuer of the route's credential names.
     Discovered,
 }
 
 impl Destination {
-    /// What is put in front of each request's path, as far as it is written; empty or `/…` without a slash at its end.
+    /// The configured prefix of each request's path: empty, or `/…` without a slash at the end.
     pub fn path(&self) -> &str {
         match self {
             Self::Written(address) => &address.path,
@@ -89,19 +93,19 @@ impl Destination {
     }
 }
 
-/// An API's address.
+/// A configured address of an API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// `https`, or `http` on loopback.
     pub scheme: Scheme,
-    /// Host, and port if it is not the scheme's own.
+    /// The host, and the port unless it is the scheme's default.
     pub authority: Authority,
-    /// Put in front of each request's path; empty or `/…` without a slash at its end.
+    /// The prefix of each request's path: empty, or `/…` without a slash at the end.
     pub path: String,
 }
 
 impl Address {
-    /// Scheme and authority, as an origin is written (RFC 6454 §6.2).
+    /// The origin (RFC 6454 §6.2).
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme, self.authority)
     }

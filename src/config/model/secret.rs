@@ -1,37 +1,34 @@
-//! Secrets: where they are written, and reading them without showing them.
+//! Secrets and their sources.
 //!
-//! A secret stands in `proxy.toml` as `{ env = "NAME" }`, `{ file = "/path" }` or, with a warning, a plain
-//! string. The value lives in a [`SecretString`], which is wiped when dropped and never printed. A file is
-//! opened anew at each reading, so a replaced file and a swapped symlink are both seen.
+//! A secret is written as `{ env = "NAME" }`, `{ file = "/path" }` or, with a warning, a plain string. The value is a
+//! [`SecretString`], which is wiped when dropped and never printed. Each read opens the file anew, so that a replaced
+//! file and a swapped symlink take effect.
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use thiserror::Error;
 
+use super::environment::Environment;
 use super::signing_key::KeyError;
 use super::small_file;
-use crate::config::environment::Environment;
 
-/// Larger than any key or token, small enough to read at once.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
+/// Largest file of a secret: larger than any key or token.
+const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
-/// A secret as written: where its value is.
+/// The source of a secret.
 #[derive(Clone, Debug)]
 pub enum SecretSource {
-    /// In this environment variable.
+    /// An environment variable.
     Environment(String),
-    /// In this file; a relative path starts at the configuration's folder.
+    /// A file; a relative path starts at the folder of the configuration.
     File(PathBuf),
-    /// In the configuration itself.
+    /// The configuration.
     Plain(SecretString),
 }
 
-/// A secret whose value was there when the configuration was read.
+/// A secret, readable when the configuration was read.
 #[derive(Clone, Debug)]
 pub struct Secret {
     source: SecretSource,
@@ -40,45 +37,45 @@ pub struct Secret {
 
 impl Eq for Secret {}
 
-/// Whether both are in the same place, and were the same when their configurations were read.
+/// Two secrets are equal if their sources are, and their values were when the configurations were read.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
-        let is_in_one_place = match (&self.source, &other.source) {
+        let is_same_source = match (&self.source, &other.source) {
             (SecretSource::Environment(one), SecretSource::Environment(two)) => one == two,
             (SecretSource::File(one), SecretSource::File(two)) => one == two,
             (SecretSource::Plain(_), SecretSource::Plain(_)) => true,
             _ => false,
         };
-        is_in_one_place && self.value.expose_secret() == other.value.expose_secret()
+        is_same_source && self.value.expose_secret() == other.value.expose_secret()
     }
 }
 
-/// Why a secret could not be had. Names the variable or file, never the value.
+/// A secret cannot be read. Messages name the variable or file, never the value.
 #[derive(Debug, Error)]
 pub enum SecretError {
     /// The environment variable is not set.
     #[error("the environment variable {0} is not set")]
     NotSet(String),
-    /// The file cannot be read, or is none (a pipe, a folder).
+    /// The file cannot be read, or is not a regular file.
     #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The file is not text, or far too large for a secret.
+    /// The file is not text, or larger than 64 KiB.
     #[error("{} holds no text of at most 64 KiB", .0.display())]
     NotText(PathBuf),
-    /// The value has no characters.
+    /// The value is empty.
     #[error("{0} is empty")]
     Empty(String),
-    /// The value is not the key that is needed.
+    /// The value is not a key of the needed kind.
     #[error("{place} is not usable")]
     NotAKey {
         /// The file or variable.
         place: String,
-        /// Why not.
+        /// The cause.
         source: KeyError,
     },
 }
@@ -102,22 +99,17 @@ impl Secret {
             }
             SecretSource::Plain(value) => (source.clone(), value.clone()),
         };
-        if value.expose_secret().is_empty() {
-            return Err(SecretError::Empty(place(&source)));
+        let secret = Self { source, value };
+        if secret.value.expose_secret().is_empty() {
+            return Err(SecretError::Empty(secret.place()));
         }
-        Ok(Self { source, value })
+        Ok(secret)
     }
 
-    /// The value as of now: a file is read again, anything else is as it was.
+    /// The current value: a file is read again, other sources keep their value.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match &self.source {
-            SecretSource::File(path) => {
-                let value = read_file(path)?;
-                if value.expose_secret().is_empty() {
-                    return Err(SecretError::Empty(path.display().to_string()));
-                }
-                Ok(value)
-            }
+            SecretSource::File(path) => read_file(path),
             SecretSource::Environment(_) | SecretSource::Plain(_) => Ok(self.value.clone()),
         }
     }
@@ -127,9 +119,13 @@ impl Secret {
         matches!(self.source, SecretSource::File(_))
     }
 
-    /// Where it is, for a person.
+    /// The source, for messages.
     pub fn place(&self) -> String {
-        place(&self.source)
+        match &self.source {
+            SecretSource::Environment(name) => format!("the environment variable {name}"),
+            SecretSource::File(path) => path.display().to_string(),
+            SecretSource::Plain(_) => "this secret".to_owned(),
+        }
     }
 
     /// The place of the secret.
@@ -137,23 +133,15 @@ impl Secret {
         &self.source
     }
 
-    /// The value it had when the configuration was read.
+    /// The value at the time when the configuration was read.
     pub fn initial(&self) -> &SecretString {
         &self.value
     }
 }
 
-fn place(source: &SecretSource) -> String {
-    match source {
-        SecretSource::Environment(name) => format!("the environment variable {name}"),
-        SecretSource::File(path) => path.display().to_string(),
-        SecretSource::Plain(_) => "this secret".to_owned(),
-    }
-}
-
-/// Reads a whole file and drops one newline at its end, as `echo` and editors leave it there.
+/// Reads a file without one newline at the end, which `echo` and editors write.
 fn read_file(path: &Path) -> Result<SecretString, SecretError> {
-    let content = small_file::read(path, MAX_FILE_BYTES).map_err(|source| match source.kind() {
+    let content = small_file::read(path, MAX_SECRET_BYTES).map_err(|source| match source.kind() {
         io::ErrorKind::FileTooLarge => SecretError::NotText(path.to_owned()),
         _ => SecretError::Unreadable { path: path.to_owned(), source },
     })?;
@@ -164,121 +152,10 @@ fn read_file(path: &Path) -> Result<SecretString, SecretError> {
             text.pop();
         }
     }
+    if text.is_empty() {
+        return Err(SecretError::Empty(path.display().to_string()));
+    }
     Ok(SecretString::from(text))
-}
-
-impl<'de> Deserialize<'de> for SecretSource {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SourceVisitor)
-    }
-}
-
-/// Refuses each wrong type itself: serde's own message would quote the value.
-struct SourceVisitor;
-
-const EXPECTED: &str = "a secret is { env = \"NAME\" }, { file = \"path\" } or a string";
-
-impl<'de> Visitor<'de> for SourceVisitor {
-    type Value = SecretSource;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ env = \"NAME\" }, { file = \"path\" } or a string")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSource, E> {
-        Ok(SecretSource::Plain(SecretString::from(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretSource, A::Error> {
-        let wrong = || de::Error::custom(EXPECTED);
-        let key: String = map.next_key()?.ok_or_else(wrong)?;
-        let source = match key.as_str() {
-            "env" => SecretSource::Environment(map.next_value().map_err(|_| wrong())?),
-            "file" => SecretSource::File(map.next_value().map_err(|_| wrong())?),
-            _ => return Err(wrong()),
-        };
-        if map.next_key::<String>()?.is_some() {
-            return Err(de::Error::custom("a secret has one place: `env` or `file`, not both"));
-        }
-        Ok(source)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretSource, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, _: A) -> Result<SecretSource, A::Error> {
-        Err(de::Error::custom(EXPECTED))
-    }
-}
-
-/// Several secrets, or one without the brackets.
-#[derive(Clone, Debug)]
-pub struct SecretSources(pub Vec<SecretSource>);
-
-impl<'de> Deserialize<'de> for SecretSources {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SourcesVisitor)
-    }
-}
-
-/// Leaves all but a list to [`SourceVisitor`].
-struct SourcesVisitor;
-
-impl<'de> Visitor<'de> for SourcesVisitor {
-    type Value = SecretSources;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{ env = \"NAME\" }, { file = \"path\" } or a list of these")
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<SecretSources, A::Error> {
-        let mut all = Vec::new();
-        while let Some(source) = items.next_element()? {
-            all.push(source);
-        }
-        Ok(SecretSources(all))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretSources, E> {
-        SourceVisitor.visit_str(text).map(one)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretSources, A::Error> {
-        SourceVisitor.visit_map(map).map(one)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<SecretSources, E> {
-        Err(E::custom(EXPECTED))
-    }
-}
-
-fn one(source: SecretSource) -> SecretSources {
-    SecretSources(vec![source])
 }
 
 #[cfg(test)]
@@ -302,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_binary_or_huge_file_is_no_secret() {
+    fn an_empty_binary_or_huge_file_is_refused() {
         assert!(matches!(from_file(b"\n"), Err(SecretError::Empty(_))));
         assert!(matches!(from_file(b"\xff\xfe"), Err(SecretError::NotText(_))));
         assert!(matches!(from_file(&vec![b'a'; 70_000]), Err(SecretError::NotText(_))));
@@ -322,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_anew_through_a_swapped_symlink() {
+    fn a_swapped_symlink_takes_effect_at_the_next_read() {
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("secret");
         for version in ["old", "new"] {

@@ -1,74 +1,65 @@
-//! What the server shows to callers over TLS, and by which authorities it knows theirs: files that are read at the
-//! start, and again whenever they may have changed.
+//! `[server.tls]`: the files for TLS with callers, read at the start and whenever they may have changed.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs::default_provider;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use secrecy::zeroize::Zeroizing;
-use thiserror::Error;
 
-use super::{certificate, small_file};
+use super::certificate;
+use super::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemError};
 
-/// More than any certificate with its chain, or its key.
-const MAX_KEY_BYTES: u64 = 256 * 1024;
-/// Ten times what an operating system brings along.
-const MAX_CA_BYTES: u64 = 4 * 1024 * 1024;
-/// How long before its end a certificate is worth a warning.
-const SOON: Duration = Duration::from_hours(14 * 24);
+/// Remaining validity of a certificate below which a warning is due.
+const EXPIRY_WARNING: Duration = Duration::from_hours(14 * 24);
 
-/// `[server.tls]`: three files, and what was in them when the configuration was read.
+/// The files, and their content when the configuration was read.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    /// Where the files are.
+    /// The paths.
     pub files: TlsFiles,
-    /// What was in them.
+    /// The content.
     pub initial: TlsMaterial,
-    /// By which a change is noticed.
+    /// A digest of the content, to notice a change.
     pub fingerprint: Fingerprint,
 }
 
-/// Where certificate, key and the callers' authorities are.
+/// The paths of certificate, key and authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate and those that lead from it to its authority.
+    /// The certificate of the server, and its chain.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub private_key: PathBuf,
-    /// The authorities of callers' certificates, if they must show one.
+    /// The authorities of callers' certificates; with them, callers must show a certificate.
     pub client_ca: Option<PathBuf>,
 }
 
-/// What was in the files: usable, and belonging together.
+/// The content of the files: usable and consistent.
 #[derive(Clone)]
 pub struct TlsMaterial {
     /// Certificate and key.
     pub certified: Arc<CertifiedKey>,
-    /// The authorities of callers' certificates, if they must show one.
+    /// The authorities of callers' certificates; with them, callers must show a certificate.
     pub client_roots: Option<Arc<RootCertStore>>,
-    /// When the certificate ends; `None` if it never does.
+    /// The end of the certificate's validity; `None` if unlimited.
     pub end: Option<SystemTime>,
 }
 
-/// A digest of the files' content; `None` if one of them could not be read.
+/// A digest of the files' content; `None` if a file could not be read.
 pub type Fingerprint = Option<[u8; 32]>;
 
-/// The three files as bytes.
+/// The content of the files in bytes.
 struct Contents {
     certificate: Vec<u8>,
     private_key: Zeroizing<Vec<u8>>,
     client_ca: Option<Vec<u8>>,
 }
 
-/// Which of the keys of `[server.tls]` is to blame.
+/// A key of `[server.tls]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the file")]
 pub enum TlsKey {
@@ -77,96 +68,49 @@ pub enum TlsKey {
     ClientCa,
 }
 
-/// Why the files cannot be used.
-#[derive(Debug, Error)]
-pub enum TlsFileError {
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// Which it is.
-        key: TlsKey,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file has no PEM form.
-    #[error("{} is no PEM file", path.display())]
-    NotPem {
-        /// Which it is.
-        key: TlsKey,
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: pem::Error,
-    },
-    /// A file has none of what it should have.
-    #[error("{} holds no {what} in PEM form", path.display())]
-    Missing {
-        /// Which it is.
-        key: TlsKey,
-        /// The file.
-        path: PathBuf,
-        /// A certificate, or a private key.
-        what: &'static str,
-    },
-    /// The key is another certificate's.
-    #[error("{} is not the key of the certificate", path.display())]
-    Mismatch {
-        /// The key's file.
-        path: PathBuf,
-        /// What TLS says.
-        source: rustls::Error,
-    },
-    /// An authority's certificate cannot be used.
-    #[error("{} holds an unusable certificate", path.display())]
-    Authority {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: rustls::Error,
-    },
-    /// The certificate has ended.
-    #[error("the certificate in {} has ended", .0.display())]
-    Ended(PathBuf),
+/// A file cannot be used.
+#[derive(Debug)]
+pub struct TlsFileError {
+    /// The key of the file.
+    pub key: TlsKey,
+    error: PemError,
 }
 
 impl TlsFileError {
-    /// The key of the configuration to look at.
-    pub const fn key(&self) -> TlsKey {
-        match self {
-            Self::Unreadable { key, .. } | Self::NotPem { key, .. } | Self::Missing { key, .. } => *key,
-            Self::Mismatch { .. } => TlsKey::PrivateKey,
-            Self::Authority { .. } => TlsKey::ClientCa,
-            Self::Ended(_) => TlsKey::Certificate,
-        }
-    }
-
-    /// What would mend it.
+    /// How to correct the file.
     pub const fn help(&self) -> &'static str {
-        match self {
-            Self::Ended(_) => "have it renewed, and put the new one there with its key",
-            Self::Mismatch { .. } => {
+        match (&self.error, self.key) {
+            (PemError::Expired(_), _) => "renew the certificate, and replace both files",
+            (PemError::Mismatch { .. }, _) => {
                 "`certificate` and `private_key` belong together, and the server's own certificate stands first"
             }
-            _ => match self.key() {
-                TlsKey::Certificate => {
-                    "`certificate` is a PEM file with the server's certificate first, then those between it and its \
-                     authority"
-                }
-                TlsKey::PrivateKey => {
-                    "`private_key` is a PEM file with the key of `certificate` (PKCS#8, PKCS#1 or SEC1, not encrypted)"
-                }
-                TlsKey::ClientCa => {
-                    "`client_ca` is a PEM file with the authorities that issue the callers' certificates"
-                }
-            },
+            (_, TlsKey::Certificate) => {
+                "`certificate` is a PEM file with the server's certificate first, then its chain"
+            }
+            (_, TlsKey::PrivateKey) => {
+                "`private_key` is a PEM file with the key of `certificate` (PKCS#8, PKCS#1 or SEC1, not encrypted)"
+            }
+            (_, TlsKey::ClientCa) => {
+                "`client_ca` is a PEM file with the authorities that issue the callers' certificates"
+            }
         }
+    }
+}
+
+impl fmt::Display for TlsFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for TlsFileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
     }
 }
 
 impl TlsFiles {
-    /// Reads the files as they are now. May hang where a file system does.
+    /// Reads the files. May block as long as the file system does.
     pub fn read(&self) -> (Fingerprint, Result<TlsMaterial, TlsFileError>) {
         match self.contents() {
             Ok(contents) => (Some(contents.fingerprint()), self.material(&contents)),
@@ -175,42 +119,41 @@ impl TlsFiles {
     }
 
     fn contents(&self) -> Result<Contents, TlsFileError> {
-        let read = |key, path: &Path, max_bytes| {
-            small_file::read(path, max_bytes).map_err(|source| TlsFileError::Unreadable {
-                key,
-                path: path.to_owned(),
-                source,
-            })
-        };
+        let read = |key, path, max_bytes| pem_file::read(path, max_bytes).map_err(of(key));
+        let client_ca = self.client_ca.as_deref();
         Ok(Contents {
-            certificate: read(TlsKey::Certificate, &self.certificate, MAX_KEY_BYTES)?,
-            private_key: read(TlsKey::PrivateKey, &self.private_key, MAX_KEY_BYTES)?.into(),
-            client_ca: match &self.client_ca {
-                Some(path) => Some(read(TlsKey::ClientCa, path, MAX_CA_BYTES)?),
-                None => None,
-            },
+            certificate: read(TlsKey::Certificate, &self.certificate, MAX_CERTIFICATE_BYTES)?,
+            private_key: read(TlsKey::PrivateKey, &self.private_key, MAX_CERTIFICATE_BYTES)?.into(),
+            client_ca: client_ca
+                .map(|path| read(TlsKey::ClientCa, path, MAX_AUTHORITIES_BYTES))
+                .transpose()?,
         })
     }
 
     fn material(&self, contents: &Contents) -> Result<TlsMaterial, TlsFileError> {
-        let chain = certificates(TlsKey::Certificate, &self.certificate, &contents.certificate)?;
+        let chain = pem_file::certificates(&self.certificate, &contents.certificate)
+            .map_err(of(TlsKey::Certificate))?;
         let end = chain.first().and_then(certificate::end);
-        let path = || self.private_key.clone();
-        // Without the cause, which may quote a line of the key.
-        let key = PrivateKeyDer::from_pem_slice(&contents.private_key).map_err(|_| {
-            TlsFileError::Missing { key: TlsKey::PrivateKey, path: path(), what: "private key" }
-        })?;
-        let certified = CertifiedKey::from_der(chain, key, &default_provider())
-            .map_err(|source| TlsFileError::Mismatch { path: path(), source })?;
+        let certified = pem_file::private_key(&self.private_key, &contents.private_key)
+            .and_then(|key| pem_file::certified_key(&self.private_key, chain, key))
+            .map_err(of(TlsKey::PrivateKey))?;
         if end.is_some_and(|end| end <= certificate::now()) {
-            return Err(TlsFileError::Ended(self.certificate.clone()));
+            return Err(of(TlsKey::Certificate)(PemError::Expired(self.certificate.clone())));
         }
         let client_roots = match (&self.client_ca, &contents.client_ca) {
-            (Some(path), Some(content)) => Some(Arc::new(authorities(path, content)?)),
+            (Some(path), Some(content)) => {
+                let (_, roots) = pem_file::authorities(path, content).map_err(of(TlsKey::ClientCa))?;
+                Some(Arc::new(roots))
+            }
             _ => None,
         };
         Ok(TlsMaterial { certified: Arc::new(certified), client_roots, end })
     }
+}
+
+/// Adds the key of the file to an error.
+fn of(key: TlsKey) -> impl FnOnce(PemError) -> TlsFileError {
+    move |error| TlsFileError { key, error }
 }
 
 impl Contents {
@@ -228,18 +171,18 @@ impl Contents {
 }
 
 impl TlsMaterial {
-    /// Whether the certificate ends so soon that someone should be told.
+    /// Whether the certificate expires so soon that a warning is due.
     pub fn ends_soon(&self) -> bool {
-        self.end.is_some_and(|end| end <= certificate::now() + SOON)
+        self.end.is_some_and(|end| end <= certificate::now() + EXPIRY_WARNING)
     }
 
-    /// Whether the certificate's time has not come yet.
+    /// Whether the validity of the certificate has not begun.
     pub fn is_early(&self) -> bool {
         let begin = self.certified.cert.first().and_then(certificate::begin);
         begin.is_some_and(|begin| begin > certificate::now())
     }
 
-    /// The certificate's end as a date, for a person.
+    /// The end of the certificate's validity as a date, for messages.
     pub fn end_date(&self) -> String {
         let end = self.end.and_then(|end| jiff::Timestamp::try_from(end).ok());
         end.map_or_else(|| "never".to_owned(), |end| end.to_string())
@@ -251,26 +194,4 @@ impl fmt::Debug for TlsMaterial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsMaterial").field("end", &self.end).finish_non_exhaustive()
     }
-}
-
-fn certificates(
-    key: TlsKey,
-    path: &Path,
-    content: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(content)
-        .collect::<Result<_, _>>()
-        .map_err(|source| TlsFileError::NotPem { key, path: path.to_owned(), source })?;
-    if certificates.is_empty() {
-        return Err(TlsFileError::Missing { key, path: path.to_owned(), what: "certificate" });
-    }
-    Ok(certificates)
-}
-
-fn authorities(path: &Path, content: &[u8]) -> Result<RootCertStore, TlsFileError> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(TlsKey::ClientCa, path, content)? {
-        store.add(certificate).map_err(|source| TlsFileError::Authority { path: path.to_owned(), source })?;
-    }
-    Ok(store)
 }

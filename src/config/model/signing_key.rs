@@ -1,6 +1,6 @@
 //! Private keys that sign JWTs (RFC 7518 §3.3 and §3.4).
 //!
-//! Read from PEM: PKCS#8, PKCS#1 (RSA) or SEC1 (elliptic curves).
+//! Keys are read from PEM: PKCS#8, PKCS#1 (RSA) or SEC1 (elliptic curves).
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
@@ -8,21 +8,18 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PK
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use thiserror::Error;
 
-/// How a JWT is signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The algorithm of a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SigningAlgorithm {
     /// RSA, PKCS#1 v1.5, SHA-256.
-    #[serde(rename = "RS256")]
     Rs256,
     /// ECDSA on P-256, SHA-256.
-    #[serde(rename = "ES256")]
     Es256,
 }
 
-/// A key for one of the algorithms.
+/// A private key for one of the algorithms.
 pub enum SigningKey {
     /// For RS256.
     Rsa(KeyPair),
@@ -30,20 +27,20 @@ pub enum SigningKey {
     Ecdsa(EcdsaKeyPair),
 }
 
-/// Why a text is no key.
+/// The text is not a usable key.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum KeyError {
-    /// It is something else, or encrypted.
-    #[error("it holds no private key in PEM form (PKCS#8, PKCS#1 or SEC1, not encrypted)")]
+    /// There is no PEM key, or the key is encrypted.
+    #[error("no private key in PEM form (PKCS#8, PKCS#1 or SEC1, not encrypted)")]
     NotPem,
-    /// It is a key of another kind.
-    #[error("it holds no RSA key of at least 2048 bits, as RS256 needs")]
+    /// The key is not for RS256.
+    #[error("not an RSA key of at least 2048 bits, which RS256 needs")]
     NotRsa,
-    /// It is a key of another kind.
-    #[error("it holds no key on the curve P-256, as ES256 needs")]
+    /// The key is not for ES256.
+    #[error("not a key on the curve P-256, which ES256 needs")]
     NotP256,
-    /// The cryptography library refuses it.
-    #[error("it cannot sign")]
+    /// The cryptography library refused the key.
+    #[error("signing failed")]
     CannotSign,
 }
 
@@ -52,7 +49,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`KeyError`] if there is none, or it does not fit the algorithm.
+    /// [`KeyError`] if there is no key, or the key is not for the algorithm.
     pub fn from_pem(pem: &SecretString, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
         let key = key.map_err(|_| KeyError::NotPem)?;
@@ -72,7 +69,7 @@ impl SigningKey {
         }
     }
 
-    /// Signs a message, in the form that JWS has it (RFC 7518 §3.3, §3.4).
+    /// Signs a message in the form of JWS (RFC 7518 §3.3, §3.4).
     ///
     /// # Errors
     ///

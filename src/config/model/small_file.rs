@@ -1,7 +1,7 @@
-//! Files that a configuration names, such as secrets and certificates.
+//! Files named in the configuration, such as secrets and certificates.
 //!
-//! Only regular files are read, and only up to a size: a pipe, a socket or a device could keep the daemon
-//! waiting for ever. Symlinks are followed, as Kubernetes mounts secrets behind them.
+//! Only regular files are read, and only up to a size: a pipe, a socket or a device could block the daemon for ever.
+//! Symlinks are followed, because Kubernetes mounts secrets behind them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -10,27 +10,27 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// The whole content of a file that is no larger than `max_bytes`.
+/// Reads a file of at most `max_bytes`.
 ///
 /// # Errors
 ///
-/// As of opening and reading; `InvalidInput` if it is no regular file, `FileTooLarge` if it is too large.
+/// `InvalidInput` for a file that is not regular, `FileTooLarge`, and the errors of opening and reading.
 pub(in crate::config) fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let mut content = Vec::new();
     file.take(max_bytes + 1).read_to_end(&mut content)?;
     if u64::try_from(content.len()).is_ok_and(|length| length > max_bytes) {
-        return Err(io::Error::new(ErrorKind::FileTooLarge, "it is too large"));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, "too large"));
     }
     Ok(content)
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // Without waiting, as opening a pipe does until someone writes to it.
+    // Opening a pipe would otherwise wait for a writer.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+        return Err(io::Error::new(ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(file)
 }
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_or_a_folder_is_refused_at_once_also_behind_a_symlink() {
+    fn a_pipe_a_folder_or_a_device_is_refused_at_once_also_behind_a_symlink() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -49,12 +49,12 @@ mod tests {
 
         for path in [&pipe, &link, folder.path(), Path::new("/dev/zero")] {
             let error = read(path, 10).unwrap_err();
-            assert_eq!(error.to_string(), "it is not a regular file", "{}", path.display());
+            assert_eq!(error.to_string(), "not a regular file", "{}", path.display());
         }
     }
 
     #[test]
-    fn a_file_is_read_up_to_its_largest_size_also_behind_a_symlink() {
+    fn a_file_is_read_up_to_a_size_also_behind_a_symlink() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
         std::fs::write(&file, "0123456789").unwrap();

@@ -1,7 +1,7 @@
-//! The keys a state is encrypted with: 32 random bytes, written in base64.
+//! Keys that encrypt state files: 32 random bytes, written in base64.
 //!
-//! New states are sealed with the current key. Old keys only read, so that a key is replaced by making it an old one
-//! beside its successor: the next write is sealed with that. A key is wiped when dropped and never printed.
+//! The current key encrypts; previous keys only decrypt. To replace a key, configure a new current key and the old one
+//! as a previous key: the next write uses the new key. A key is wiped when dropped and never printed.
 
 use std::fmt;
 
@@ -14,18 +14,18 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox, SecretString};
 use thiserror::Error;
 
 const KEY_BYTES: usize = 32;
-/// 32 bytes in base64.
+/// Length of a key in base64.
 const TEXT_BYTES: usize = 44;
-/// How a key is told from others without being shown.
+/// Length of the identifier of a key.
 pub(crate) const KEY_ID_BYTES: usize = 8;
 const KEY_ID_LABEL: &[u8] = b"bearerd: which state key";
 
 /// A key for AES-256-GCM.
 ///
-/// Each write takes a random nonce; a key is good for far more writes (2^32) than a credential makes.
+/// Each write takes a random nonce, which limits a key to 2^32 writes: more than any credential makes.
 pub struct StateKey(SecretBox<[u8; KEY_BYTES]>);
 
-/// Why a text is no key. Says nothing of the text but its length.
+/// The text is not a key. Messages contain only its length.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum IllegalKey {
     /// Not base64.
@@ -41,7 +41,7 @@ impl StateKey {
     ///
     /// # Errors
     ///
-    /// [`IllegalKey`] if it is anything but 32 bytes.
+    /// [`IllegalKey`] if the text is not 32 bytes in base64.
     pub fn parse(text: &SecretString) -> Result<Self, IllegalKey> {
         let text = text.expose_secret().as_bytes();
         let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
@@ -54,11 +54,11 @@ impl StateKey {
         Ok(Self(key))
     }
 
-    /// A new key, in base64.
+    /// Generates a key, in base64.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness.
+    /// If the operating system gives no random bytes.
     pub fn generate() -> SecretString {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         aws_lc_rs::rand::fill(key.as_mut()).expect("the operating system gives random bytes");
@@ -67,12 +67,12 @@ impl StateKey {
         SecretString::from(std::str::from_utf8(&text[..length]).unwrap_or_default())
     }
 
-    /// What the key does; lives no longer than one reading or writing.
+    /// The cipher, for one read or write.
     pub(crate) fn cipher(&self) -> RandomizedNonceKey {
         RandomizedNonceKey::new(&AES_256_GCM, self.0.expose_secret()).expect("a key has 32 bytes")
     }
 
-    /// Tells this key from others. A keyed hash, so nothing of the key is in it.
+    /// The identifier of the key: a keyed hash, which reveals nothing about the key.
     pub(crate) fn id(&self) -> [u8; KEY_ID_BYTES] {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret());
         let tag = hmac::sign(&key, KEY_ID_LABEL);
@@ -86,7 +86,7 @@ impl fmt::Debug for StateKey {
     }
 }
 
-/// The keys of one state: none, or one that reads and writes and others that only read.
+/// The keys of one state file: none, or a current key and previous keys.
 #[derive(Debug, Default)]
 pub struct StateKeys {
     current: Option<StateKey>,
@@ -94,22 +94,22 @@ pub struct StateKeys {
 }
 
 impl StateKeys {
-    /// No key: no token is written, only when one may be asked for again.
+    /// No key: the state file holds no tokens.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// A key for reading and writing, and older ones for reading.
+    /// A current key, and previous keys.
     pub fn new(current: StateKey, old: Vec<StateKey>) -> Self {
         Self { current: Some(current), old }
     }
 
-    /// The key that writes.
+    /// The current key.
     pub(crate) fn current(&self) -> Option<&StateKey> {
         self.current.as_ref()
     }
 
-    /// The key with this id, and whether it is an old one.
+    /// The key with this identifier, and whether it is a previous key.
     pub(crate) fn find(&self, id: [u8; KEY_ID_BYTES]) -> Option<(&StateKey, bool)> {
         let current = self.current.iter().map(|key| (key, false));
         current.chain(self.old.iter().map(|key| (key, true))).find(|(key, _)| key.id() == id)
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_key_is_one_and_never_the_same() {
+    fn generated_keys_are_valid_and_differ() {
         let (one, other) = (StateKey::generate(), StateKey::generate());
 
         assert_eq!(one.expose_secret().len(), TEXT_BYTES);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_32_bytes_in_base64_and_nothing_else() {
+    fn a_key_is_exactly_32_bytes_in_base64() {
         for bytes in [0, 1, 16, 31, 33, 48, 64] {
             assert_eq!(parse(&STANDARD.encode(vec![7; bytes])).unwrap_err(), IllegalKey::Length(bytes));
         }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_not_shown() {
+    fn debug_output_does_not_contain_the_key() {
         let text = STANDARD.encode([b'k'; 32]);
         let keys = StateKeys::new(parse(&text).unwrap(), vec![parse(&text).unwrap()]);
 

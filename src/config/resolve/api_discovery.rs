@@ -1,4 +1,4 @@
-//! `upstream = "discover"`: whether there is an issuer that can be asked where the API is.
+//! `upstream = "discover"`: the credential's issuer names the address of the API.
 
 use std::ops::Range;
 
@@ -6,34 +6,36 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use crate::config::Credential;
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema::Provider;
+use crate::config::model::credential::Credential;
+use crate::config::source::choice::Provider;
 
-/// What is written in the place of an upstream's address.
+/// The value of `upstream` for a discovered address.
 pub(super) const DISCOVER: &str = "discover";
 
-/// The issuer, of a provider whose issuers say where APIs are. What is wrong with it has been reported.
-pub(super) fn issuer(provider: Option<&Spanned<Provider>>, issuer: Option<&Spanned<String>>) -> Option<Url> {
-    provider.filter(|provider| *provider.get_ref() == Provider::Cxone)?;
+/// The issuer, for a provider whose issuers name the addresses of APIs. Problems have been reported before.
+pub(super) fn issuer(provider: Provider, issuer: Option<&Spanned<String>>) -> Option<Url> {
+    if provider != Provider::Cxone {
+        return None;
+    }
     Url::parse(issuer?.get_ref()).ok()
 }
 
 impl Resolver<'_> {
-    /// Refuses to discover where nobody can be asked.
+    /// Refuses `upstream = "discover"` without an issuer that names the address.
     pub(super) fn discovered(&mut self, place: Range<usize>, credential: Option<&Credential>) {
-        let (title, help) = match credential {
-            Some(credential) if credential.discovery.is_some() => return,
-            Some(_) => (
-                "nobody can be asked where the API of this credential is",
-                "write the API's address; for NICE CXone the credential has provider = \"cxone\" and `issuer`",
+        match credential {
+            Some(credential) if credential.discovery.is_some() => {}
+            Some(_) => self.error(
+                place,
+                "the address of the API cannot be discovered with this credential",
+                "write the address of the API; discovery needs a credential with provider = \"cxone\" and `issuer`",
             ),
-            None => (
-                "a route without a credential has nobody to ask where its API is",
-                "write the API's address, or set `credential` to one with provider = \"cxone\" and `issuer`",
+            None => self.error(
+                place,
+                "the address of the API cannot be discovered without a credential",
+                "write the address of the API, or a `credential` with provider = \"cxone\" and `issuer`",
             ),
-        };
-        self.problems.push(Problem::error(place, title).help(help));
+        }
     }
 }
 
@@ -55,7 +57,7 @@ mod tests {
                          grant = \"client_credentials\"\n";
 
     #[test]
-    fn an_issuer_of_cxone_can_be_asked_whatever_the_token_url_is() {
+    fn an_issuer_of_cxone_discovers_the_api_with_any_token_url() {
         for token_url in ["", "token_url = \"https://na1.nice-incontact.com/t\"\n"] {
             let config = read(&format!("{CXONE}{token_url}"), "credential = \"c\"").unwrap().config;
             assert_eq!(config.routes[0].upstream.destination, Destination::Discovered);
@@ -65,19 +67,19 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_be_asked_the_address_must_be_written() {
+    fn without_an_issuer_of_cxone_the_address_must_be_written() {
         let url = "token_url = \"https://as.example.com/t\"\n";
         let without_issuer = format!("provider = \"cxone\"\ngrant = \"client_credentials\"\n{url}");
         let genesys = "provider = \"genesys\"\nregion = \"mypurecloud.de\"";
         for (credential, name, title) in [
-            (url, "c", "nobody can be asked where the API of this credential is"),
-            (&without_issuer, "c", "nobody can be asked where the API of this credential is"),
-            (genesys, "c", "nobody can be asked where the API of this credential is"),
-            (CXONE, "none", "a route without a credential has nobody to ask"),
+            (url, "c", "the address of the API cannot be discovered with this credential"),
+            (&without_issuer, "c", "the address of the API cannot be discovered with this credential"),
+            (genesys, "c", "the address of the API cannot be discovered with this credential"),
+            (CXONE, "none", "the address of the API cannot be discovered without a credential"),
         ] {
             let problems = read(credential, &format!("credential = \"{name}\"")).unwrap_err();
             assert!(problems.errors() == 1 && problems.to_string().contains(title), "{problems}");
-            assert!(problems.to_string().contains("write the API's address"), "{problems}");
+            assert!(problems.to_string().contains("write the address of the API"), "{problems}");
         }
     }
 }

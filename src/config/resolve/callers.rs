@@ -1,4 +1,4 @@
-//! Who callers are: by unix socket, behind which proxies, with which certificates.
+//! Identification of callers: unix sockets, trusted proxies, and names of client certificates.
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -7,72 +7,73 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::Listen;
-use crate::config::model::listen::MAX_UNIX_PATH;
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::listen::{Listen, MAX_UNIX_PATH};
+use crate::config::source::reader::Key;
+use crate::config::source::schema::Texts;
 
-/// The forms that names of certificates have, as [`names`](crate::config::model::certificate::names) writes them.
-const FORMS: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
+/// Prefixes of names as [`names`](crate::config::model::certificate::names) writes them.
+const NAME_PREFIXES: [&str; 5] = ["CN=", "DNS:", "URI:", "email:", "IP:"];
 
 impl Resolver<'_> {
-    /// A unix socket's path, which the system must be able to take.
     pub(super) fn unix_socket(&mut self, path: &str, place: &Range<usize>) -> Option<Listen> {
         if path.is_empty() || path.starts_with('@') || path.contains('\0') || path.ends_with('/') {
-            self.problems.push(Problem::error(place.clone(), "not the path of a unix socket").help(
-                "write a path in a folder of the daemon's own, such as \"unix:/run/bearerd/bearerd.sock\"",
-            ));
+            let help =
+                "write a path in a folder of the daemon's own, such as \"unix:/run/bearerd/bearerd.sock\"";
+            self.error(place.clone(), "not the path of a unix socket", help);
             return None;
         }
         let path = self.folder.join(path);
         let length = path.as_os_str().as_bytes().len();
         if length > MAX_UNIX_PATH {
-            let title = format!("the socket's path has {length} bytes");
-            self.problems.push(Problem::error(place.clone(), title).help(format!(
-                "the system takes {MAX_UNIX_PATH} at the most: put it in a folder further up"
-            )));
+            let title = format!("the path of the socket has {length} bytes");
+            let help =
+                format!("the system allows at most {MAX_UNIX_PATH} bytes: use a folder with a shorter path");
+            self.error(place.clone(), title, help);
             return None;
         }
         Some(Listen::Unix(path))
     }
 
-    /// Proxies whose word counts. One that could be anybody makes the word worth nothing.
-    pub(super) fn trusted_proxies(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<IpNet> {
+    pub(super) fn trusted_proxies(&mut self, texts: Key<Texts>) -> Vec<IpNet> {
         let Some(texts) = texts else { return Vec::new() };
         let place = texts.span();
         let networks = self.networks(texts);
         if networks.iter().any(|network| network.prefix_len() == 0) {
-            self.problems.push(Problem::error(place, "every address would be a trusted proxy").help(
-                "write the addresses of your own proxies: any other could say it calls for somebody else",
-            ));
+            self.error(
+                place,
+                "every address would be a trusted proxy",
+                "write the addresses of your own proxies: a trusted proxy can claim any caller address",
+            );
         }
         networks
     }
 
-    /// Names of certificates that may use a route.
-    pub(super) fn callers(&mut self, names: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
+    /// The certificate names that may use a route.
+    pub(super) fn callers(&mut self, names: Key<Texts>) -> Vec<String> {
         let Some(names) = names else { return Vec::new() };
-        let place = names.span();
-        let written = names.into_inner();
-        if !written.is_empty() && !self.asks_for_certificates {
-            self.problems.push(
-                Problem::error(place, "`callers` needs certificates to know callers by").help(
-                    "set `client_ca` in [server.tls]: the authorities that issue the callers' certificates",
-                ),
+        if !names.get_ref().is_empty() && !self.asks_for_certificates {
+            self.error(
+                names.span(),
+                "`callers` needs client certificates",
+                "set `client_ca` in [server.tls]: the authorities that issue the callers' certificates",
             );
         }
-        written.iter().filter_map(|name| self.caller(name)).collect()
+        names.get_ref().iter().filter_map(|name| self.caller(name)).collect()
     }
 
     fn caller(&mut self, name: &Spanned<String>) -> Option<String> {
         let text = name.get_ref();
-        let form = FORMS.into_iter().find(|form| text.len() > form.len() && text.starts_with(form));
-        if form.is_none() {
-            self.problems.push(Problem::error(name.span(), "not a name of a certificate").help(
-                "write one of the certificate's names: \"CN=billing\", \"DNS:billing.internal\", \
+        let is_prefix = |prefix: &&str| text.len() > prefix.len() && text.starts_with(prefix);
+        let prefix = NAME_PREFIXES.into_iter().find(is_prefix);
+        if prefix.is_none() {
+            self.error(
+                name.span(),
+                "not a name of a certificate",
+                "write a name of the certificate: \"CN=billing\", \"DNS:billing.internal\", \
                  \"URI:spiffe://example.org/billing\", \"email:…\" or \"IP:…\"",
-            ));
+            );
         }
-        Some(if form? == "DNS:" { format!("DNS:{}", text[4..].to_ascii_lowercase()) } else { text.clone() })
+        Some(if prefix? == "DNS:" { format!("DNS:{}", text[4..].to_ascii_lowercase()) } else { text.clone() })
     }
 }
 
@@ -107,18 +108,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_of_a_socket_is_refused() {
+    fn a_wrong_path_of_a_socket_is_refused() {
         for wrong in ["unix:", "unix:@abstract", "unix:/run/"] {
             let line = format!("listen = \"{wrong}\"");
             assert_eq!(refused(&line, ""), "not the path of a unix socket", "{wrong}");
         }
         let longest = format!("listen = \"unix:/{}\"", "a".repeat(106));
         read(&longest, "").unwrap();
-        assert_eq!(refused(&longest.replace("unix:/", "unix:/a"), ""), "the socket's path has 108 bytes");
+        assert_eq!(
+            refused(&longest.replace("unix:/", "unix:/a"), ""),
+            "the path of the socket has 108 bytes"
+        );
     }
 
     #[test]
-    fn a_trusted_proxy_is_somebody() {
+    fn a_network_of_trusted_proxies_is_not_everywhere() {
         let config = read("trusted_proxies = [\"10.0.0.7\", \"private\"]", "").unwrap().config;
         assert!(config.server.trusted_proxies.contains(&"10.0.0.7/32".parse().unwrap()));
 
@@ -128,10 +132,7 @@ mod tests {
 
     #[test]
     fn callers_are_names_of_certificates_and_need_an_authority() {
-        assert_eq!(
-            refused("", "callers = [\"CN=billing\"]"),
-            "`callers` needs certificates to know callers by"
-        );
+        assert_eq!(refused("", "callers = [\"CN=billing\"]"), "`callers` needs client certificates");
         assert!(read("", "callers = []").unwrap().config.routes[0].callers.is_empty());
     }
 }

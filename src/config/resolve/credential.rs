@@ -1,46 +1,56 @@
 //! `[credentials.NAME]`: identities and how they get tokens.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::Spanned;
 
 use super::route::plain_path;
-use super::{Resolver, api_discovery, duration, provider};
+use super::{Resolver, api_discovery, duration, or_default, provider};
+use crate::config::model::credential::{Credential, Quota};
+use crate::config::model::endpoint::{Endpoint, Issuer};
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::request::NEVER_LISTED;
+use crate::config::source::choice::Provider;
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-use crate::config::source::schema::Provider;
+use crate::config::source::reader::Key;
+use crate::config::source::schema::{self, Texts};
 use crate::config::source::units::RequiredScopes;
-use crate::config::{Credential, Endpoint, HttpVersion, Issuer, NEVER_LISTED, Quota};
+
+const DEFAULT_QUOTA: Quota =
+    Quota { requests: const { NonZeroU32::new(10).unwrap() }, per: Duration::from_mins(1) };
 
 impl Resolver<'_> {
-    /// All names that were written, for routes to refer to, and the credentials that are good.
+    /// All names with their places, also of unusable credentials, and the usable credentials.
     pub(super) fn credentials(
         &mut self,
         credentials: BTreeMap<Spanned<String>, Spanned<schema::Credential>>,
     ) -> (BTreeMap<String, Range<usize>>, Vec<Arc<Credential>>) {
         let mut names = BTreeMap::new();
-        let mut good = Vec::new();
+        let mut usable = Vec::new();
         for (name, credential) in credentials {
             let place = name.span();
             let name = name.into_inner();
             self.check_name(&name, &place);
-            good.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
+            usable.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
             names.insert(name, place);
         }
-        (names, good)
+        (names, usable)
     }
 
     fn check_name(&mut self, name: &str, place: &Range<usize>) {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if name == "none" {
-            let title = "`none` is how a route says that it has no credential";
-            self.problems.push(Problem::error(place.clone(), title));
-        } else if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
-            let title = "a credential's name has letters, digits, `-`, `_` and `.` only";
-            self.problems.push(Problem::error(place.clone(), title));
-        }
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let title = if name == "none" {
+            "the name `none` is reserved for routes without a credential"
+        } else if name.is_empty() || name.starts_with('.') || !name.chars().all(is_allowed) {
+            "the name of a credential has only letters, digits, `-`, `_` and `.`"
+        } else {
+            return;
+        };
+        self.problems.push(Problem::error(place.clone(), title));
     }
 
     fn credential(
@@ -49,17 +59,17 @@ impl Resolver<'_> {
         place: &Range<usize>,
         mut file: schema::Credential,
     ) -> Option<Credential> {
-        self.fill_in(name, place, &mut file);
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
+        self.fill_in(name, place, provider, &mut file);
         let path = |key: &str| format!("credentials.{name}.{key}");
-        let issuer = self.issuer(&file);
+        let issuer = self.issuer(provider, file.issuer.as_ref());
         let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
-            // It is no issuer, and reported.
+            // The issuer has been reported.
             None
         } else {
             self.token_url(&path("token_url"), place, file.token_url.as_ref(), issuer.as_ref())
         };
-        let audience = default_audience(&file, issuer.as_ref(), token_url.as_ref());
+        let audience = default_audience(provider, issuer.as_ref(), token_url.as_ref());
         let login = self.login(name, place, &file, issuer);
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
@@ -74,12 +84,10 @@ impl Resolver<'_> {
         let timeout = self.positive(file.timeout, 10);
         let connect_timeout = self.positive(file.connect_timeout, 3);
         let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
-        let url = token_url.as_ref().map(Endpoint::url);
-        let is_http = url.is_some_and(|url| url.scheme() == "http");
+        let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
         let roots = self.roots(file.ca_file, is_http);
         let proxy = self.proxy(file.proxy, "token_url", is_http);
         let login_stub = self.login_stub(file.login_stub);
-        let discovery = api_discovery::issuer(file.provider.as_ref(), file.issuer.as_ref());
         Some(Credential {
             name: name.to_owned(),
             token_url: token_url?,
@@ -90,7 +98,7 @@ impl Resolver<'_> {
             fields,
             scopes,
             require_scopes,
-            expect_jwt: file.expect_jwt.is_some_and(Spanned::into_inner),
+            expect_jwt: or_default(file.expect_jwt),
             refresh_margin: duration(file.refresh_margin, 300),
             default_lifetime,
             timeout,
@@ -100,17 +108,17 @@ impl Resolver<'_> {
             roots,
             proxy,
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
-            max_rotations: file.max_rotations.map_or(0, Spanned::into_inner),
+            max_rotations: or_default(file.max_rotations),
             state,
             required: file.required.is_none_or(Spanned::into_inner),
-            discovery,
+            discovery: api_discovery::issuer(provider, file.issuer.as_ref()),
             login_stub,
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),
         })
     }
 
-    /// The token endpoint: as written, or else wherever the issuer says.
+    /// The token endpoint: configured, or else discovered from the issuer.
     fn token_url(
         &mut self,
         path: &str,
@@ -126,90 +134,85 @@ impl Resolver<'_> {
             }
             (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
             (None, None) => {
-                self.missing(path, place, "the authorization server's token endpoint, such as \"https://login.example.com/oauth/token\"; a server that tells it by itself has `issuer` instead");
+                let help = "write the authorization server's token endpoint, such as \
+                            \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
+                self.missing(path, place, help);
                 None
             }
         }
     }
 
-    fn login_stub(&mut self, paths: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
-        let paths = paths.map(Spanned::into_inner).unwrap_or_default();
+    fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
+        let paths = or_default(paths);
         for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
-            self.problems.push(Problem::error(path.span(), "not the path of a token endpoint").help(
-                "a whole path, such as \"/oauth/token\": no `*`, no query, no `%`, no `..`, no empty segment",
-            ));
+            let help =
+                "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
+            self.error(path.span(), "not the path of a token endpoint", help);
         }
         paths.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn scopes(&mut self, scopes: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
-        let scopes = scopes.map(Spanned::into_inner).unwrap_or_default();
+    fn scopes(&mut self, scopes: Key<Texts>) -> Vec<String> {
+        let scopes = or_default(scopes);
         for scope in scopes.iter().filter(|scope| !is_scope(scope.get_ref())) {
-            self.problems.push(
-                Problem::error(scope.span(), "not a scope (RFC 6749 §3.3)")
-                    .help("one scope an entry, without spaces, quotes or backslashes"),
-            );
+            let help = "write one scope per entry, without spaces, quotes or backslashes";
+            self.error(scope.span(), "not a scope (RFC 6749 §3.3)", help);
         }
         scopes.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn required_scopes(
-        &mut self,
-        required: Option<Spanned<RequiredScopes>>,
-        asked: &[String],
-    ) -> Vec<String> {
-        let Some(required) = required else {
-            return Vec::new();
-        };
+    fn required_scopes(&mut self, required: Key<RequiredScopes>, requested: &[String]) -> Vec<String> {
+        let Some(required) = required else { return Vec::new() };
         let place = required.span();
         match required.into_inner() {
-            RequiredScopes::AsAsked(false) => Vec::new(),
-            RequiredScopes::AsAsked(true) => {
-                asked.iter().filter(|scope| !NEVER_LISTED.contains(&scope.as_str())).cloned().collect()
+            RequiredScopes::AsRequested(false) => Vec::new(),
+            RequiredScopes::AsRequested(true) => {
+                requested.iter().filter(|scope| !NEVER_LISTED.contains(&scope.as_str())).cloned().collect()
             }
             RequiredScopes::Listed(scopes) => {
                 if scopes.iter().any(|scope| !is_scope(scope)) {
-                    self.problems.push(Problem::error(place, "holds what is not a scope (RFC 6749 §3.3)"));
+                    let title = "an entry is not a scope (RFC 6749 §3.3)";
+                    self.problems.push(Problem::error(place, title));
                 }
                 scopes
             }
         }
     }
 
-    fn quota(&mut self, rate: Option<Spanned<crate::config::source::units::Rate>>) -> Quota {
-        let default = Quota {
-            requests: const { std::num::NonZeroU32::new(10).unwrap() },
-            per: std::time::Duration::from_mins(1),
+    fn quota(&mut self, rate: Key<schema::Rate>) -> Quota {
+        const EXAMPLE: &str = "such as { requests = 10, per = \"60s\" }";
+        let Some(rate) = rate else { return DEFAULT_QUOTA };
+        let place = rate.span();
+        let schema::Rate { requests, per } = rate.into_inner();
+        let (requests, per) = match (requests, per) {
+            (Some(requests), Some(per)) => (NonZeroU32::new(*requests.get_ref()), per.into_inner().0),
+            (requests, _) => {
+                let missing = if requests.is_none() { "requests" } else { "per" };
+                self.error(place, format!("`quota` lacks `{missing}`"), EXAMPLE);
+                return DEFAULT_QUOTA;
+            }
         };
-        let Some(rate) = rate else { return default };
-        let requests = std::num::NonZeroU32::new(rate.get_ref().requests);
         if requests.is_none() {
-            self.problems.push(
-                Problem::error(rate.span(), "`requests` must be at least 1")
-                    .help("such as { requests = 10, per = \"60s\" }"),
-            );
+            self.error(place.clone(), "`requests` must be at least 1", EXAMPLE);
         }
-        let quota = Quota { requests: requests.unwrap_or(default.requests), per: rate.get_ref().per.0 };
-        // governor counts whole nanoseconds for each request.
+        let quota = Quota { requests: requests.unwrap_or(DEFAULT_QUOTA.requests), per };
+        // The rate limiter counts whole nanoseconds for each request.
         if quota.per.as_nanos() < u128::from(quota.requests.get()) {
-            self.problems.push(
-                Problem::error(rate.span(), "`per` is too short for so many requests")
-                    .help("such as { requests = 10, per = \"60s\" }"),
-            );
+            self.error(place, "`per` is too short for so many requests", EXAMPLE);
         }
         quota
     }
 }
 
-/// Whom the client's assertions are for, unless it is written: the issuer (RFC 7523 §3 lets it be either), if the
-/// server is known by it.
+/// The default audience of the client's assertions: the issuer (RFC 7523 §3), or else the token endpoint.
+///
+/// The known platforms have an issuer but expect the token endpoint.
 fn default_audience(
-    keys: &schema::Credential,
+    provider: Provider,
     issuer: Option<&Issuer>,
     token_url: Option<&Endpoint>,
 ) -> Option<String> {
-    let is_platform = keys.provider.as_ref().is_some_and(|one| *one.get_ref() != Provider::Oauth2);
-    let issuer = issuer.filter(|_| !is_platform).map(|issuer| issuer.as_str().to_owned());
+    let issuer = issuer.filter(|_| provider == Provider::Oauth2).map(|issuer| issuer.as_str().to_owned());
     issuer.or_else(|| token_url.map(|endpoint| endpoint.as_str().to_owned()))
 }
 

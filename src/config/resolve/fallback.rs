@@ -1,41 +1,34 @@
-//! `fallback`: which grant takes the place of a refresh token that is dead, and whether it can.
-
-use toml::Spanned;
+//! `fallback`: the grant that replaces a rejected refresh token.
 
 use super::Resolver;
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema::{Fallback, Grant};
+use crate::config::source::choice::{Fallback, Grant};
+use crate::config::source::reader::Key;
 
 impl Resolver<'_> {
-    /// The grant to fall back on, if there is one that could.
+    /// The fallback, unless it needs a person, or the grant has no refresh token to replace.
     pub(super) fn fallback(
         &mut self,
-        fallback: Option<Spanned<Fallback>>,
+        fallback: Key<Fallback>,
         grant: Grant,
         grant_path: &str,
     ) -> Option<Grant> {
         let fallback = fallback?;
         let place = fallback.span();
-        let fallback = match fallback.into_inner() {
-            Fallback::None => return None,
-            Fallback::ClientCredentials => Grant::ClientCredentials,
-            Fallback::Password => Grant::Password,
-            Fallback::JwtBearer => Grant::JwtBearer,
-            Fallback::TokenExchange => Grant::TokenExchange,
-            Fallback::RefreshToken | Fallback::AuthorizationCode => {
-                self.problems.push(
-                    Problem::error(place, "this grant cannot be a fallback: it is a person who renews it").help(
-                        "\"client_credentials\", \"password\", \"jwt_bearer\" and \"token_exchange\" need nobody",
-                    ),
-                );
-                return None;
-            }
-        };
-        let has_refresh_token = matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
-        if !has_refresh_token && !self.unusable.contains(grant_path) {
-            self.problems.push(
-                Problem::error(place, "`fallback` is not used by this grant, which has no refresh token")
-                    .help("set grant = \"refresh_token\", or take it out"),
+        let Fallback::Grant(fallback) = fallback.into_inner() else { return None };
+        let has_refresh_token = |grant| matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
+        if has_refresh_token(fallback) {
+            self.error(
+                place,
+                "this grant cannot be a fallback, because a person must renew it",
+                "use \"client_credentials\", \"password\", \"jwt_bearer\" or \"token_exchange\"",
+            );
+            return None;
+        }
+        if !has_refresh_token(grant) && !self.unusable.contains(grant_path) {
+            self.error(
+                place,
+                "`fallback` is not used by this grant, which has no refresh token",
+                "set grant = \"refresh_token\", or remove `fallback`",
             );
             return None;
         }
@@ -80,13 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn a_fallback_that_could_not_help_is_refused_with_the_remedy() {
+    fn an_unusable_fallback_is_refused_with_a_remedy() {
         let refresh = "grant = \"refresh_token\"\n";
         for (lines, title, remedy) in [
             (
                 format!("{refresh}fallback = \"refresh_token\""),
                 "this grant cannot be a fallback",
-                "need nobody",
+                "\"client_credentials\", \"password\"",
             ),
             (
                 format!("{refresh}fallback = \"authorization_code\""),

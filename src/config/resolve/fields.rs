@@ -1,141 +1,136 @@
-//! `[routes.headers]`: what a route does with the fields of its requests.
+//! `[routes.headers]`: changes to the header fields of requests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use toml::Spanned;
 
-use super::Resolver;
-use crate::config::model::fields::{is_for_proxies, is_override, is_protected};
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-use crate::config::{Credential, Fields, Rules};
-
-/// Texts by name, each with its place.
-type Names = BTreeMap<Spanned<String>, Spanned<String>>;
+use super::{Resolver, or_default};
+use crate::config::model::credential::Credential;
+use crate::config::model::fields::{Fields, is_for_proxies, is_override, is_protected};
+use crate::config::model::route::Rules;
+use crate::config::source::reader::Key;
+use crate::config::source::schema::{self, Texts, TextsByName};
 
 impl Resolver<'_> {
-    /// What is done with fields on a route with these rules, and what its credential's provider adds.
+    /// The changes of a route with these rules, and those of its credential's provider.
     pub(super) fn fields(
         &mut self,
-        headers: Option<Spanned<schema::Headers>>,
+        headers: Key<schema::Headers>,
         rules: &Rules,
         credential: Option<&Arc<Credential>>,
     ) -> Fields {
-        let headers = headers.map(Spanned::into_inner).unwrap_or_default();
-        let mut decided = BTreeSet::new();
-        let set = self.valued(headers.set, &mut decided);
-        let mut set_if_absent = self.valued(headers.set_if_absent, &mut decided);
-        let remove = self.removed(headers.remove, &mut decided);
+        let headers = or_default(headers);
+        let mut changed = BTreeSet::new();
+        let set = self.set_fields(headers.set, &mut changed);
+        let mut set_if_absent = self.set_fields(headers.set_if_absent, &mut changed);
+        let remove = self.removed_fields(headers.remove, &mut changed);
         let has_rules = rules.allow.is_some()
             || !rules.deny.is_empty()
             || credential.is_some_and(|credential| !credential.protected.is_empty());
-        let pass = self.passed(headers.pass, has_rules);
-        let known = credential.into_iter().flat_map(|credential| &credential.set_if_absent);
-        // Whatever the route itself says of a field holds.
-        set_if_absent.extend(known.filter(|(name, _)| !decided.contains(name.as_str())).cloned());
+        let pass = self.passed_fields(headers.pass, has_rules);
+        let of_provider = credential.into_iter().flat_map(|credential| &credential.set_if_absent);
+        // The route's own changes take precedence.
+        set_if_absent.extend(of_provider.filter(|(name, _)| !changed.contains(name.as_str())).cloned());
         Fields { pass, remove, set_if_absent, set }
     }
 
-    fn valued(
+    fn set_fields(
         &mut self,
-        fields: Option<Spanned<Names>>,
-        decided: &mut BTreeSet<String>,
+        fields: Key<TextsByName>,
+        changed: &mut BTreeSet<String>,
     ) -> Vec<(HeaderName, HeaderValue)> {
-        let mut good = Vec::new();
-        for (name, value) in fields.map(Spanned::into_inner).unwrap_or_default() {
-            let name = self.field(&name, decided);
+        let mut usable = Vec::new();
+        for (name, value) in or_default(fields) {
+            let name = self.changed_field(&name, changed);
             let text = value.get_ref();
-            // The grammar takes blanks at the ends, and no receiver does (RFC 9110 §5.5).
-            let is_whole = !text.is_empty() && text.trim() == text;
-            match HeaderValue::from_str(text).ok().filter(|_| is_whole) {
+            // A field value has no white space at its ends (RFC 9110 §5.5).
+            let is_trimmed = !text.is_empty() && text.trim() == text;
+            match HeaderValue::from_str(text).ok().filter(|_| is_trimmed) {
                 Some(mut value) => {
-                    // Nobody but the upstream knows what it is.
+                    // The value may be a secret of the upstream: sensitive values are not printed.
                     value.set_sensitive(true);
-                    good.extend(name.map(|name| (name, value)));
+                    usable.extend(name.map(|name| (name, value)));
                 }
-                None => self.problems.push(Problem::error(value.span(), "not the value of a field").help(
-                    "a line of text, without blanks at its ends; to take a field out there is `remove`",
-                )),
+                None => self.error(
+                    value.span(),
+                    "not the value of a header field",
+                    "write one line of text without blanks at its ends; to remove a field, use `remove`",
+                ),
             }
         }
-        good
+        usable
     }
 
-    fn removed(
-        &mut self,
-        names: Option<Spanned<Vec<Spanned<String>>>>,
-        decided: &mut BTreeSet<String>,
-    ) -> Vec<HeaderName> {
-        let mut good = Vec::new();
-        for name in names.map(Spanned::into_inner).unwrap_or_default() {
+    fn removed_fields(&mut self, names: Key<Texts>, changed: &mut BTreeSet<String>) -> Vec<HeaderName> {
+        let mut usable = Vec::new();
+        for name in or_default(names) {
             let place = name.span();
-            let Some(name) = self.field(&name, decided) else { continue };
+            let Some(name) = self.changed_field(&name, changed) else { continue };
             if is_for_proxies(&name) {
-                self.problems.push(
-                    Problem::error(place, format!("`{name}` is taken out anyway"))
-                        .help("take it out of `remove`; with `pass` it would be let through"),
-                );
+                let title = format!("`{name}` is always removed unless `pass` names it");
+                self.error(place, title, "take the field out of `remove`");
             }
-            good.push(name);
+            usable.push(name);
         }
-        good
+        usable
     }
 
-    /// A field that a route may decide, and decides once.
-    fn field(&mut self, name: &Spanned<String>, decided: &mut BTreeSet<String>) -> Option<HeaderName> {
+    /// A field that the route may change, and changes once.
+    fn changed_field(
+        &mut self,
+        name: &Spanned<String>,
+        changed: &mut BTreeSet<String>,
+    ) -> Option<HeaderName> {
         let field = self.field_name(name)?;
         if is_protected(&field) {
-            self.problems.push(
-                Problem::error(name.span(), format!("`{field}` is not for a route to change")).help(
-                    "who asks, where, and where a message ends is bearerd's business: tokens come from `credential`, \
-                     the host from `upstream`",
-                ),
+            self.error(
+                name.span(),
+                format!("a route cannot change `{field}`"),
+                "bearerd sets the fields for credentials, routing and framing: use `credential` for tokens and \
+                 `upstream` for the host",
             );
             return None;
         }
-        if !decided.insert(field.as_str().to_owned()) {
-            self.problems.push(
-                Problem::error(name.span(), format!("`{field}` is decided twice"))
-                    .help("write it in one of `set`, `set_if_absent` and `remove`, once"),
-            );
+        if !changed.insert(field.as_str().to_owned()) {
+            let help = "write the field once, in one of `set`, `set_if_absent` and `remove`";
+            self.error(name.span(), format!("`{field}` is changed twice"), help);
         }
         Some(field)
     }
 
-    fn passed(&mut self, names: Option<Spanned<Vec<Spanned<String>>>>, has_rules: bool) -> Vec<HeaderName> {
-        let mut good = Vec::new();
-        for name in names.map(Spanned::into_inner).unwrap_or_default() {
+    fn passed_fields(&mut self, names: Key<Texts>, has_rules: bool) -> Vec<HeaderName> {
+        let mut usable = Vec::new();
+        for name in or_default(names) {
             let place = name.span();
             let Some(name) = self.field_name(&name) else { continue };
             let (title, help) = if is_protected(&name) {
-                (format!("`{name}` is never passed on"), "take it out")
+                (format!("`{name}` is never forwarded"), "remove the field from `pass`")
             } else if !is_for_proxies(&name) {
-                let help = "take it out; what is dropped is X-Forwarded-*, Forwarded, X-Real-IP, X-Original-URL, \
-                            X-Rewrite-URL, X-HTTP-Method-Override, X-HTTP-Method and X-Method-Override";
-                (format!("`{name}` is passed on anyway"), help)
+                let help = "remove the field from `pass`, which is for X-Forwarded-*, Forwarded, X-Real-IP, \
+                            X-Original-URL, X-Rewrite-URL, X-HTTP-Method-Override, X-HTTP-Method and \
+                            X-Method-Override";
+                (format!("`{name}` is always forwarded"), help)
             } else if is_override(&name) && has_rules {
-                let help = "an upstream that heeds it would do what a rule of this route, or of its credential's \
-                            provider, keeps out: take out one or the other";
-                (format!("`{name}` would be a way around the rules"), help)
+                let help = "an upstream that obeys the field could execute a request that the rules of this route, or \
+                            of its credential's provider, refuse: remove the field or the rules";
+                (format!("`{name}` could bypass the rules"), help)
             } else {
-                good.push(name);
+                usable.push(name);
                 continue;
             };
-            self.problems.push(Problem::error(place, title).help(help));
+            self.error(place, title, help);
         }
-        good
+        usable
     }
 
     fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         let parsed = HeaderName::try_from(name.get_ref().as_str()).ok();
         let parsed = parsed.filter(|name| !name.as_str().contains('*'));
         if parsed.is_none() {
-            self.problems.push(
-                Problem::error(name.span(), "not the name of a header field")
-                    .help("write it as requests have it, such as \"X-Forwarded-For\", each on its own"),
-            );
+            let help = "write one name per entry, as in a request, such as \"X-Forwarded-For\"";
+            self.error(name.span(), "not the name of a header field", help);
         }
         parsed
     }

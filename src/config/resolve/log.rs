@@ -1,33 +1,32 @@
-//! `[log]`: what is written of all this.
+//! `[log]`: what the daemon logs, and how.
 
 use toml::Spanned;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::Resolver;
 use crate::config::model::levels;
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::log::{Log, LogFormat};
 use crate::config::source::schema;
-use crate::config::{Log, LogFormat};
 
 impl Resolver<'_> {
     pub(super) fn log(&mut self, log: schema::Log) -> Log {
         let chosen = levels::chosen(self.environment).unwrap_or_else(|_| {
-            self.problems.push(
-                Problem::warning(None, "RUST_LOG is not understood, and `log.level` counts instead")
-                    .help("write directives such as bearerd=debug,info"),
+            self.warning(
+                None,
+                "RUST_LOG holds no log levels; `log.level` applies",
+                "write directives such as bearerd=debug,info",
             );
             None
         });
         let level = log.level.and_then(|level| {
-            // A word alone that is no level would be taken for the name of a module.
-            let is_word = level.get_ref().chars().all(|c| c.is_ascii_alphanumeric());
-            let is_level = level.get_ref().parse::<LevelFilter>().is_ok();
-            let levels = levels::read(level.get_ref()).ok().filter(|_| is_level || !is_word);
+            let text = level.get_ref();
+            // A single word would be read as the name of a module.
+            let is_word = text.chars().all(|c| c.is_ascii_alphanumeric());
+            let is_level = text.parse::<LevelFilter>().is_ok();
+            let levels = levels::read(text).ok().filter(|_| is_level || !is_word);
             if levels.is_none() {
-                self.problems.push(
-                    Problem::error(level.span(), "not a log level")
-                        .help("write error, warn, info, debug or trace, or directives as in RUST_LOG"),
-                );
+                let help = "write error, warn, info, debug or trace, or directives as in RUST_LOG";
+                self.error(level.span(), "not a log level", help);
             }
             levels
         });

@@ -1,47 +1,49 @@
-//! The keys that say who issues the tokens, and where a person authorizes the client.
+//! The issuer of a credential, and the authorization by a person.
 
 use std::ops::Range;
 
 use toml::Spanned;
+use url::Url;
 
 use super::Resolver;
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::endpoint::{Endpoint, Issuer};
+use crate::config::model::login::{Login, RedirectUri};
+use crate::config::source::choice::{Grant, Provider};
 use crate::config::source::schema;
-use crate::config::source::schema::{Grant, Provider};
-use crate::config::{Endpoint, Issuer, Login, RedirectUri};
 
-/// Where `bearerd login` listens unless another address is registered.
-const REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";
+/// The address that `bearerd login` listens on by default.
+const DEFAULT_REDIRECT_URI: &str = "http://127.0.0.1:8400/callback";
 
 impl Resolver<'_> {
-    /// The issuer, exactly as it is written; a platform's own without a slash at its end.
-    pub(super) fn issuer(&mut self, keys: &schema::Credential) -> Option<Issuer> {
-        let issuer = keys.issuer.as_ref()?;
-        let provider = keys.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
+    /// The issuer: unchanged, or for a known platform without a slash at the end.
+    pub(super) fn issuer(&mut self, provider: Provider, issuer: Option<&Spanned<String>>) -> Option<Issuer> {
+        let issuer = issuer?;
         if provider != Provider::Oauth2 {
-            // What is wrong with it has been reported.
+            // A wrong one has been reported.
             let identifier = issuer.get_ref().trim_end_matches('/');
-            return url::Url::parse(identifier).ok().map(|url| Issuer::new(identifier, url));
+            return Url::parse(identifier).ok().map(|url| Issuer::new(identifier, url));
         }
         let url = self.endpoint(issuer)?;
         if url.query().is_some() {
-            self.problems.push(
-                Problem::error(issuer.span(), "an issuer has no query (RFC 8414 §2)")
-                    .help("write it as the server does in its metadata, or write `token_url`"),
+            self.error(
+                issuer.span(),
+                "an issuer has no query (RFC 8414 §2)",
+                "write the issuer as in the server's metadata, or write `token_url`",
             );
             return None;
         }
         if url.path().contains("/.well-known/") {
-            self.problems.push(
-                Problem::error(issuer.span(), "this is where an issuer's metadata is, and not the issuer")
-                    .help("take out `/.well-known/` and what follows; the metadata is found from the rest"),
+            self.error(
+                issuer.span(),
+                "this is the URL of an issuer's metadata, not the issuer",
+                "remove the part from `/.well-known/` on: the daemon derives the URL of the metadata",
             );
             return None;
         }
         Some(Issuer::new(issuer.get_ref(), url))
     }
 
-    /// How a person authorizes the client, where the grant needs that.
+    /// The settings for a person's login, if the grant needs one.
     pub(super) fn login(
         &mut self,
         name: &str,
@@ -56,16 +58,16 @@ impl Resolver<'_> {
         let authorize_url = match (&keys.authorize_url, &issuer) {
             (Some(text), _) => self.endpoint(text).map(Endpoint::Written),
             (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
-            // What is wrong with the issuer, or what the platform lacks, has been reported.
+            // A wrong issuer, or a missing key of the platform, has been reported.
             (None, None) if keys.issuer.is_some() || self.unusable.contains(&path("token_url")) => None,
             (None, None) => {
-                let help = "where a person logs in, such as \"https://login.example.com/oauth/authorize\"; a server \
-                            that tells it by itself has `issuer` instead";
+                let help = "write the page where a person logs in, such as \
+                            \"https://login.example.com/oauth/authorize\", or the `issuer` of a server that publishes it";
                 self.missing(&path("authorize_url"), place, help);
                 None
             }
         };
-        let default = Spanned::new(place.clone(), REDIRECT_URI.to_owned());
+        let default = Spanned::new(place.clone(), DEFAULT_REDIRECT_URI.to_owned());
         let text = keys.redirect_uri.as_ref().unwrap_or(&default);
         let redirect_uri = self.endpoint(text).map(|url| RedirectUri::new(text.get_ref(), url));
         Some(Login { authorize_url: authorize_url?, redirect_uri: redirect_uri?, issuer })
@@ -99,7 +101,7 @@ mod tests {
         Credential::clone(&checked.config.credentials[0])
     }
 
-    /// The only problem: its title and what would mend it.
+    /// The title and the remedy of the only problem.
     fn problem(lines: &str) -> (String, String) {
         let problems = read(lines).expect_err(lines);
         let [problem] = problems.problems() else { panic!("{lines}: {problems}") };
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_stands_for_the_urls_that_are_not_written() {
+    fn an_issuer_replaces_the_urls_that_are_not_written() {
         let found = credential(&format!("{ISSUER}{CODE}"));
         assert_eq!(found.token_url.issuer().unwrap().as_str(), "https://as.example.com/x/");
         let login = found.login.unwrap();
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn platforms_know_where_a_person_logs_in() {
+    fn a_known_platform_has_its_login_page() {
         let genesys = credential(&format!("provider = \"genesys\"\nregion = \"mypurecloud.de\"\n{CODE}"));
         assert_eq!(
             genesys.login.unwrap().authorize_url.as_str(),
@@ -153,17 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_said_once_with_the_remedy() {
+    fn a_missing_or_wrong_key_is_reported_once_with_a_remedy() {
         for (lines, title, remedy) in [
-            (format!("{URL}{CODE}"), "`authorize_url` is missing", "`issuer` instead"),
+            (format!("{URL}{CODE}"), "`authorize_url` is missing", "the `issuer` of a server"),
             (CODE.replace("code\"", "code\"\nprovider = \"genesys\""), "`region` is missing", "mypurecloud"),
             ("issuer = \"https://as.example.com/?x\"".to_owned(), "an issuer has no query", "token_url"),
             ("issuer = \"http://as.example.com/\"".to_owned(), "plain http:// would show", "https://"),
-            ("issuer = \"as.example.com\"".to_owned(), "not a URL", "write it whole"),
+            ("issuer = \"as.example.com\"".to_owned(), "not a URL", "write a whole URL"),
             (
                 "issuer = \"https://as.example.com/.well-known/openid-configuration\"".to_owned(),
-                "this is where an issuer's metadata is",
-                "take out",
+                "this is the URL of an issuer's metadata",
+                "remove the part",
             ),
             (format!("{URL}{AUTHORIZE}"), "`authorize_url` is not used by this grant", "authorization_code"),
             (
@@ -189,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn a_login_needs_a_place_for_its_grant() {
+    fn a_login_needs_a_state_file() {
         let text = format!(
             "[credentials.c]\nclient_id = \"i\"\nclient_auth = \"none\"\n{ISSUER}{CODE}\n\
              [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
         );
         let problems = parse(Path::new("proxy.toml"), text, &Environment::from([("A", "")])).unwrap_err();
         let [problem] = problems.problems() else { panic!("{problems}") };
-        assert_eq!(problem.title, "this grant needs a `state_file`, and there is none");
+        assert_eq!(problem.title, "this grant needs a `state_file`");
     }
 }

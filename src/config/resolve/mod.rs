@@ -1,7 +1,7 @@
-//! From a file as written to a configuration that is known to be good.
+//! From the written file to a checked configuration.
 //!
-//! Every check reports and goes on, so that one reading finds all there is to find. A default that is only
-//! safe on loopback is demanded where the daemon listens elsewhere.
+//! Each check reports its problem and continues, so that one run finds all problems. A default that is safe on
+//! loopback only must be set explicitly where the daemon listens on other addresses.
 
 mod admin;
 mod api_discovery;
@@ -25,26 +25,39 @@ mod state;
 mod tutorial;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
 use url::Url;
 
-use super::environment::Environment;
+use super::model::config::Config;
 use super::model::endpoint::is_loopback;
-use super::source::diagnostics::{Diagnostics, Problem};
+use super::model::environment::Environment;
+use super::source::diagnostics::{Diagnostics, Problem, Severity};
 use super::source::document::Document;
+use super::source::reader::Key;
 use super::source::{schema, units};
-use super::{Checked, Config};
 
-/// Checks the whole document.
+/// A checked configuration with its warnings.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// The problems, none of them an error.
+    pub warnings: Diagnostics,
+    /// The place of each credential's `state_file`, or of the credential, by the credential's name.
+    pub state_places: BTreeMap<String, Range<usize>>,
+}
+
+/// Checks the whole document. Relative paths start at `folder`.
 ///
 /// # Errors
 ///
-/// All problems, if one of them is an error.
+/// All problems, errors and warnings, if at least one is an error.
 pub(super) fn resolve(
     document: Document,
     folder: &Path,
@@ -64,147 +77,143 @@ pub(super) fn resolve(
     let config = resolver.config(file);
     let diagnostics = Diagnostics::new(sources, resolver.problems);
     match config {
-        Some(config) if diagnostics.errors() == 0 => {
-            Ok(Checked { config, warnings: diagnostics, state_places: resolver.state_places })
-        }
-        _ => Err(Box::new(diagnostics)),
+        Some(config) => Ok(Checked { config, warnings: diagnostics, state_places: resolver.state_places }),
+        None => Err(Box::new(diagnostics)),
     }
 }
 
 struct Resolver<'a> {
     folder: PathBuf,
     environment: &'a Environment,
+    /// Paths of the keys that are present but unusable.
     unusable: BTreeSet<String>,
-    /// Whether callers must show a certificate, well configured or not.
+    /// Whether `client_ca` is set, usable or not.
     asks_for_certificates: bool,
-    /// Where states are by default.
+    /// `server.state_dir`.
     state_dir: Option<PathBuf>,
-    /// The state files so far, each with its credential.
+    /// The state files so far, each with the name of its credential.
     state_files: BTreeMap<PathBuf, String>,
-    /// Where each credential's state is named.
+    /// See [`Checked::state_places`].
     state_places: BTreeMap<String, Range<usize>>,
     problems: Vec<Problem>,
 }
 
 impl Resolver<'_> {
+    /// The configuration, if there is no error.
     fn config(&mut self, file: schema::File) -> Option<Config> {
-        let route_hosts: Vec<String> = file
-            .routes
-            .iter()
-            .filter_map(|route| Some(route.get_ref().host.as_ref()?.get_ref().clone()))
-            .collect();
-        let server = self.server(file.server, &route_hosts);
-        let admin = self.admin(file.admin, &server.listen);
-        let log = self.log(file.log);
-        let (names, credentials) = self.credentials(file.credentials);
-        let routes = self.routes(file.routes, &names, &credentials);
-        if self.problems.iter().any(|problem| problem.severity == super::source::diagnostics::Severity::Error)
-        {
+        let routes = or_default(file.routes);
+        let hosts = routes.iter().filter_map(|route| route.get_ref().host.as_ref());
+        let route_hosts: Vec<String> = hosts.map(|host| host.get_ref().clone()).collect();
+        let server = self.server(or_default(file.server), &route_hosts);
+        let admin = self.admin(or_default(file.admin), &server.listen);
+        let log = self.log(or_default(file.log));
+        let (names, credentials) = self.credentials(or_default(file.credentials));
+        let routes = self.routes(routes, &names, &credentials);
+        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return None;
         }
         Some(Config { server, admin: admin?, credentials, routes: routes?, log })
     }
 
+    fn error(
+        &mut self,
+        place: impl Into<Option<Range<usize>>>,
+        title: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.problems.push(Problem::error(place, title).help(help));
+    }
+
+    fn warning(
+        &mut self,
+        place: impl Into<Option<Range<usize>>>,
+        title: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.problems.push(Problem::warning(place, title).help(help));
+    }
+
+    /// Reports a key without a default, unless the key is present but unusable.
+    fn missing(&mut self, path: &str, place: &Range<usize>, help: &str) {
+        if !self.unusable.contains(path) {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            self.error(place.clone(), format!("`{key}` is missing"), help);
+        }
+    }
+
     fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {
         let address = text.parse();
         if address.is_err() {
-            self.problems.push(
-                Problem::error(place.clone(), "not an address to listen on")
-                    .help("write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\""),
-            );
+            let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+            self.error(place.clone(), "not an address to listen on", help);
         }
         address.ok()
     }
 
-    /// A URL that a credential may be sent to: https, or plain http that stays on this machine.
+    /// A URL that a credential may be sent to: https, or http on loopback.
     fn endpoint(&mut self, text: &Spanned<String>) -> Option<Url> {
-        let place = text.span();
+        const WHOLE_URL: &str = "write a whole URL, such as \"https://api.example.com\"";
         let Ok(url) = Url::parse(text.get_ref()) else {
-            self.problems.push(
-                Problem::error(place, "not a URL")
-                    .help("write it whole, such as \"https://api.example.com\""),
-            );
+            self.error(text.span(), "not a URL", WHOLE_URL);
             return None;
         };
-        let problem = match url.scheme() {
-            "https" => None,
-            "http" if is_loopback(&url) => None,
-            "http" => Some(
-                Problem::error(place.clone(), "plain http:// would show the credential to the network")
-                    .help("use https://; http:// is allowed for 127.0.0.1, [::1] and localhost only"),
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        let (title, help) = match url.scheme() {
+            "http" if !is_loopback(&url) => (
+                "plain http:// would show the credential to the network",
+                "use https://; http:// is allowed for 127.0.0.1, [::1] and localhost only",
             ),
-            _ => Some(
-                Problem::error(place.clone(), "neither an https:// nor an http:// URL")
-                    .help("write it whole, such as \"https://api.example.com\""),
-            ),
+            "http" | "https" if has_user => {
+                ("a URL must not hold a user or a password", "remove the part before the `@`")
+            }
+            "http" | "https" if url.fragment().is_some() => {
+                ("a URL for requests has no fragment", "remove the part from `#` on")
+            }
+            "http" | "https" => return Some(url),
+            _ => ("neither an https:// nor an http:// URL", WHOLE_URL),
         };
-        let problem = problem.or_else(|| {
-            if !url.username().is_empty() || url.password().is_some() {
-                Some(Problem::error(place.clone(), "a URL must not hold a user or a password"))
-            } else if url.fragment().is_some() {
-                Some(Problem::error(place.clone(), "a URL that requests go to has no fragment"))
-            } else {
-                None
-            }
-        });
-        match problem {
-            Some(problem) => {
-                self.problems.push(problem);
-                None
-            }
-            None => Some(url),
-        }
+        self.error(text.span(), title, help);
+        None
     }
 
-    /// Reports a key that has no default, unless it is there and was refused already.
-    fn missing(&mut self, path: &str, place: &Range<usize>, help: &str) {
-        if !self.unusable.contains(path) {
-            let key = path.rsplit('.').next().unwrap_or(path);
-            self.problems.push(Problem::error(place.clone(), format!("`{key}` is missing")).help(help));
-        }
-    }
-
-    fn positive(&mut self, value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
+    fn positive(&mut self, value: Key<units::Duration>, default_seconds: u64) -> Duration {
         if let Some(zero) = value.as_ref().filter(|value| value.get_ref().0.is_zero()) {
-            self.problems.push(
-                Problem::error(zero.span(), "must be longer than zero")
-                    .help("write a duration such as \"10s\""),
-            );
+            self.error(zero.span(), "must be longer than zero", "write a duration such as \"10s\"");
         }
         duration(value, default_seconds)
     }
 
-    fn at_least_one(&mut self, value: Option<Spanned<u32>>, default: u32) -> u32 {
+    fn at_least_one(&mut self, value: Key<u32>, default: u32) -> u32 {
         if let Some(zero) = value.as_ref().filter(|value| *value.get_ref() == 0) {
             self.problems.push(Problem::error(zero.span(), "must be at least 1"));
         }
         value.map_or(default, Spanned::into_inner)
     }
 
-    fn bytes(
-        &mut self,
-        value: Option<Spanned<units::Size>>,
-        default: usize,
-        allowed: std::ops::RangeInclusive<u64>,
-    ) -> usize {
+    fn bytes(&mut self, value: Key<units::Size>, default: usize, allowed: RangeInclusive<u64>) -> usize {
         let Some(value) = value else { return default };
         let bytes = value.get_ref().0;
         if !allowed.contains(&bytes) {
-            self.problems.push(Problem::error(
-                value.span(),
-                format!(
-                    "must be between {} and {}",
-                    units::Size(*allowed.start()),
-                    units::Size(*allowed.end())
-                ),
-            ));
+            let [least, most] = [allowed.start(), allowed.end()].map(|bytes| units::Size(*bytes));
+            let title = format!("must be between {least} and {most}");
+            self.problems.push(Problem::error(value.span(), title));
         }
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 }
 
-fn duration(value: Option<Spanned<units::Duration>>, default_seconds: u64) -> Duration {
+/// The value of a key, or the default of its type.
+fn or_default<T: Default>(value: Key<T>) -> T {
+    value.map(Spanned::into_inner).unwrap_or_default()
+}
+
+fn duration(value: Key<units::Duration>, default_seconds: u64) -> Duration {
     value.map_or(Duration::from_secs(default_seconds), |value| value.into_inner().0)
+}
+
+/// An error with its cause, in one line.
+fn with_cause(error: &impl Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 #[cfg(test)]

@@ -1,51 +1,47 @@
-//! `proxy`: by which way the token endpoint or an API is reached.
+//! `proxy`: the proxy in front of a token endpoint or an API.
 
 use secrecy::SecretString;
-use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use crate::config::Proxy;
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::credential::Proxy;
+use crate::config::source::reader::Key;
 
 const HELP: &str =
-    "write an http:// or https:// address, such as \"http://proxy.example.com:3128\"; \"\" is none";
+    "write an http:// or https:// address, such as \"http://proxy.example.com:3128\", or \"\" for no proxy";
 
 impl Resolver<'_> {
-    /// The proxy that is written, or else the environment's; never one for plain http, which stays on this machine.
-    /// `key` is the one that has the address of what is reached.
-    pub(super) fn proxy(
-        &mut self,
-        proxy: Option<Spanned<String>>,
-        key: &str,
-        is_http: bool,
-    ) -> Option<Proxy> {
+    /// The configured proxy, or else the environment's; none for plain http, which stays on loopback.
+    ///
+    /// `url_key` is the key with the URL that the proxy leads to.
+    pub(super) fn proxy(&mut self, proxy: Key<String>, url_key: &str, is_http: bool) -> Option<Proxy> {
         let Some(proxy) = proxy else {
-            return if is_http { None } else { self.environments_proxy() };
+            return if is_http { None } else { self.proxy_of_environment() };
         };
         if proxy.get_ref().is_empty() {
             return None;
         }
         if is_http {
-            self.problems.push(
-                Problem::error(proxy.span(), "a proxy would see the credential that plain http:// carries")
-                    .help(format!("use an https:// `{key}`, or take `proxy` out")),
+            self.error(
+                proxy.span(),
+                "a proxy would see the credential in plain http://",
+                format!("use an https:// `{url_key}`, or remove `proxy`"),
             );
         }
         let Some(url) = address(proxy.get_ref()) else {
-            self.problems.push(Problem::error(proxy.span(), "not the address of a proxy").help(HELP));
+            self.error(proxy.span(), "not the address of a proxy", HELP);
             return None;
         };
         Some(Proxy { url, except: String::new() })
     }
 
-    fn environments_proxy(&mut self) -> Option<Proxy> {
+    fn proxy_of_environment(&mut self) -> Option<Proxy> {
         let (name, text) = self.first_of(["HTTPS_PROXY", "https_proxy"])?;
         let Some(url) = address(text) else {
             let title = format!("{name} in the environment is not the address of a proxy");
-            // Whoever else would use it has reported it.
+            // One report is enough for all users of the variable.
             if self.problems.iter().all(|problem| problem.title != title) {
-                self.problems.push(Problem::error(None, title).help(HELP));
+                self.error(None, title, HELP);
             }
             return None;
         };
@@ -59,16 +55,16 @@ impl Resolver<'_> {
     }
 }
 
-/// A host and a port alone are http, as everywhere.
+/// The URL of a proxy. A host and a port without a scheme are http.
 fn address(text: &str) -> Option<SecretString> {
     let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let url = Url::parse(&text).ok()?;
-    let is_one = matches!(url.scheme(), "http" | "https")
+    let is_address = matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.path() == "/"
         && url.query().is_none()
         && url.fragment().is_none();
-    is_one.then(|| SecretString::from(text))
+    is_address.then(|| SecretString::from(text))
 }
 
 #[cfg(test)]
@@ -94,7 +90,7 @@ mod tests {
     const BOTH: [(&str, &str); 2] = [("HTTPS_PROXY", "proxy.test:3128"), ("no_proxy", "a.test,10.0.0.0/8")];
 
     #[test]
-    fn a_proxy_that_is_written_wins_over_the_environments() {
+    fn a_configured_proxy_takes_precedence_over_the_environments() {
         let proxy = |scheme: &str, lines: &str, variables| {
             let proxy = read(scheme, lines, variables).unwrap().config.credentials[0].proxy.clone();
             proxy.map(|proxy| (proxy.url.expose_secret().to_owned(), proxy.except))
@@ -112,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_has_a_proxy_of_its_own_or_the_environments() {
+    fn an_api_has_a_configured_proxy_or_the_environments() {
         let route = |scheme: &str, lines: &str, variables| {
             let [one, two] = variables;
             let text =
@@ -134,11 +130,11 @@ mod tests {
         assert_eq!(proxy("https", "proxy = \"\"", BOTH), None);
         assert_eq!(proxy("http", "", BOTH), None);
         let problems = route("http", own, NOTHING).unwrap_err().to_string();
-        assert!(problems.contains("use an https:// `upstream`, or take `proxy` out"), "{problems}");
+        assert!(problems.contains("use an https:// `upstream`, or remove `proxy`"), "{problems}");
     }
 
     #[test]
-    fn what_is_no_proxy_is_refused_without_its_password() {
+    fn a_wrong_proxy_is_refused_without_showing_its_password() {
         for (scheme, lines, variables, title) in [
             ("https", "proxy = \"socks5://u:hunter2@p:1\"", NOTHING, "not the address of a proxy"),
             ("https", "proxy = \"http://u:hunter2@p:1/path\"", NOTHING, "not the address of a proxy"),

@@ -1,21 +1,19 @@
 //! `breaker`, `connections`, `connection_age` and `retry_429` of a route.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::model::protection::{WrittenBreaker, WrittenLimits, WrittenRetry429};
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::protection::{Breaker, Protection, Retry429};
+use crate::config::source::reader::Key;
 use crate::config::source::{schema, units};
-use crate::config::{Breaker, Protection, Retry429};
 
-/// A caller has given up by then, and its connection is ours to keep meanwhile.
-const LONGEST_WAIT: Duration = Duration::from_mins(5);
-const MOST_ATTEMPTS: u32 = 10;
+/// Longest wait for retries: callers give up, and each waiting request occupies a connection.
+const MAX_RETRY_WAIT: Duration = Duration::from_mins(5);
+const MAX_RETRY_ATTEMPTS: u32 = 10;
 
-const BREAKER: Breaker = Breaker {
+const DEFAULT_BREAKER: Breaker = Breaker {
     failures: 10,
     percent: 50,
     window: Duration::from_secs(10),
@@ -33,57 +31,53 @@ impl Resolver<'_> {
         }
     }
 
-    pub(super) fn retry_429(&mut self, written: Option<Spanned<WrittenRetry429>>) -> Retry429 {
+    pub(super) fn retry_429(&mut self, written: Key<schema::Retry429>) -> Retry429 {
         let place = written.as_ref().map_or(0..0, Spanned::span);
-        let WrittenRetry429 { attempts, max_wait } = written.map(Spanned::into_inner).unwrap_or_default();
+        let schema::Retry429 { attempts, max_wait } = super::or_default(written);
         let retry = Retry429 {
-            attempts: attempts.unwrap_or(0),
-            max_wait: max_wait.map_or(Duration::from_secs(10), |wait| wait.0),
+            attempts: attempts.map_or(0, Spanned::into_inner),
+            max_wait: super::duration(max_wait, 10),
         };
-        if retry.attempts > MOST_ATTEMPTS {
-            self.refuse(&place, "`attempts` must be at most 10", "the 429 of the last one is passed on");
+        if retry.attempts > MAX_RETRY_ATTEMPTS {
+            let help = "the caller receives the 429 of the last attempt";
+            self.error(place.clone(), "`attempts` must be at most 10", help);
         }
-        if retry.max_wait.is_zero() || retry.max_wait > LONGEST_WAIT {
-            let help = "write how long a request may wait in all, such as \"10s\"; attempts = 0 waits never";
-            self.refuse(&place, "`max_wait` must be longer than zero and at most 5m", help);
+        if retry.max_wait.is_zero() || retry.max_wait > MAX_RETRY_WAIT {
+            let help = "write the total wait of a request, such as \"10s\"; attempts = 0 disables retries";
+            self.error(place, "`max_wait` must be longer than zero and at most 5m", help);
         }
         retry
     }
 
-    fn breaker(&mut self, written: Option<Spanned<WrittenBreaker>>) -> Option<Breaker> {
-        let Some(written) = written else { return Some(BREAKER) };
+    fn breaker(&mut self, written: Key<schema::Breaker>) -> Option<Breaker> {
+        let Some(written) = written else { return Some(DEFAULT_BREAKER) };
         let place = written.span();
-        let limits = match written.into_inner() {
-            WrittenBreaker::Off => return None,
-            WrittenBreaker::On(limits) => limits,
-        };
-        let WrittenLimits { failures, percent, window, open, open_max } = limits;
-        let or = |written: Option<units::Duration>, default| written.map_or(default, |written| written.0);
-        let open = or(open, BREAKER.open);
+        let schema::Breaker::On(limits) = written.into_inner() else { return None };
+        let schema::BreakerLimits { failures, percent, window, open, open_max } = limits;
+        let or = |written: Key<units::Duration>, default| written.map_or(default, |one| one.into_inner().0);
+        let open = or(open, DEFAULT_BREAKER.open);
         let breaker = Breaker {
-            failures: failures.unwrap_or(BREAKER.failures),
-            percent: percent.unwrap_or(BREAKER.percent),
-            window: or(window, BREAKER.window),
+            failures: failures.map_or(DEFAULT_BREAKER.failures, Spanned::into_inner),
+            percent: percent.map_or(DEFAULT_BREAKER.percent, Spanned::into_inner),
+            window: or(window, DEFAULT_BREAKER.window),
             open,
-            open_max: or(open_max, BREAKER.open_max.max(open)),
+            open_max: or(open_max, DEFAULT_BREAKER.open_max.max(open)),
         };
         if breaker.failures == 0 || !(1..=100).contains(&breaker.percent) {
-            let help = "it opens at so many failures that are so many of a hundred answers; breaker = \"off\" has none";
-            self.refuse(&place, "`failures` must be at least 1, and `percent` from 1 to 100", help);
+            self.error(
+                place.clone(),
+                "`failures` must be at least 1, and `percent` from 1 to 100",
+                "the breaker opens when both are reached; breaker = \"off\" disables the breaker",
+            );
         }
         if breaker.window.is_zero() || open.is_zero() || breaker.open_max < open {
-            let help = "write durations such as \"5s\"; pauses begin with `open` and double to `open_max`";
-            self.refuse(
-                &place,
+            self.error(
+                place,
                 "`window` and `open` must be longer than zero, and `open_max` no shorter than `open`",
-                help,
+                "write durations such as \"5s\"; pauses begin with `open` and double up to `open_max`",
             );
         }
         Some(breaker)
-    }
-
-    fn refuse(&mut self, place: &Range<usize>, title: &str, help: &str) {
-        self.problems.push(Problem::error(place.clone(), title).help(help));
     }
 }
 
@@ -112,38 +106,42 @@ mod tests {
 
         let Protection { connections, connection_age, breaker } = route.protection;
         assert_eq!((connections, connection_age), (256, Duration::from_hours(1)));
-        assert_eq!(breaker, Some(BREAKER));
+        assert_eq!(breaker, Some(DEFAULT_BREAKER));
         assert_eq!(route.retry_429, Retry429 { attempts: 0, max_wait: Duration::from_secs(10) });
     }
 
     #[test]
-    fn each_setting_can_be_written_alone_and_a_breaker_can_be_off() {
+    fn each_key_of_a_breaker_has_a_default_and_a_breaker_can_be_off() {
         assert_eq!(read("breaker = \"off\"").unwrap().protection.breaker, None);
         let breaker = read("breaker = { failures = 3, open = \"2m\" }").unwrap().protection.breaker;
         let two_minutes = Duration::from_mins(2);
         assert_eq!(
             breaker,
-            Some(Breaker { failures: 3, open: two_minutes, open_max: two_minutes, ..BREAKER })
+            Some(Breaker { failures: 3, open: two_minutes, open_max: two_minutes, ..DEFAULT_BREAKER })
         );
         let retry = read("retry_429 = { attempts = 3 }").unwrap().retry_429;
         assert_eq!(retry, Retry429 { attempts: 3, max_wait: Duration::from_secs(10) });
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_what_would() {
+    fn wrong_settings_are_refused_with_a_remedy() {
         for (route, title, help) in [
-            ("breaker = \"on\"", "write \"off\", or a table", ""),
+            ("breaker = \"on\"", "`routes[0].breaker` must be a table such as", ""),
             ("breaker = 5", "`routes[0].breaker` must be a table such as", ""),
-            ("breaker = { failures = 5, errors = 1 }", "it has `failures`, `percent`", ""),
+            (
+                "breaker = { failures = 5, errors = 1 }",
+                "unknown key `errors` in `routes[0].breaker`",
+                "failures, percent",
+            ),
             ("breaker = { failures = 0 }", "`failures` must be at least 1", "\"off\""),
             ("breaker = { percent = 0 }", "from 1 to 100", "\"off\""),
             ("breaker = { percent = 101 }", "from 1 to 100", "\"off\""),
             ("breaker = { window = \"0s\" }", "longer than zero", "double"),
             ("breaker = { open = \"0s\" }", "longer than zero", "double"),
             ("breaker = { open = \"10s\", open_max = \"5s\" }", "no shorter than `open`", "double"),
-            ("retry_429 = { attempts = 11 }", "at most 10", "passed on"),
-            ("retry_429 = { attempts = 3, max_wait = \"0s\" }", "longer than zero", "in all"),
-            ("retry_429 = { attempts = 3, max_wait = \"6m\" }", "at most 5m", "in all"),
+            ("retry_429 = { attempts = 11 }", "at most 10", "the last attempt"),
+            ("retry_429 = { attempts = 3, max_wait = \"0s\" }", "longer than zero", "total wait"),
+            ("retry_429 = { attempts = 3, max_wait = \"6m\" }", "at most 5m", "total wait"),
             ("retry_429 = 3", "must be a table such as { attempts = 3, max_wait = \"10s\" }", ""),
             ("connections = 0", "must be at least 1", ""),
             ("connection_age = \"0s\"", "longer than zero", ""),

@@ -1,6 +1,6 @@
-//! `provider`: what is known of a platform, put where the file says nothing else.
+//! `provider`: endpoints and defaults of known platforms, for keys that are not set.
 //!
-//! The endpoints are those that the vendors run. A key that is written wins over what is known.
+//! The endpoints are those of the vendors.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::Pattern;
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-use crate::config::source::schema::{Grant, HttpVersion, Provider};
-use crate::config::source::units;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::pattern::Pattern;
+use crate::config::source::choice::{Grant, Provider};
+use crate::config::source::nearest::nearest;
+use crate::config::source::{schema, units};
 
-/// Genesys Cloud's regions, by the domain of their login and API hosts.
+/// The regions of Genesys Cloud, by the domain of their login and API hosts.
 pub(super) const GENESYS_REGIONS: [&str; 18] = [
     "mypurecloud.com",
     "use2.us-gov-pure.cloud",
@@ -37,7 +37,7 @@ pub(super) const GENESYS_REGIONS: [&str; 18] = [
     "mypurecloud.com.au",
 ];
 
-/// Issuers of CXone: commercial, of the government (`FedRAMP`), and the sovereign ones.
+/// Issuers of CXone: commercial, US government (`FedRAMP`), and sovereign.
 const CXONE_ISSUERS: [&str; 5] = [
     "https://cxone.niceincontact.com",
     "https://cxone-gov.niceincontact.com",
@@ -46,14 +46,14 @@ const CXONE_ISSUERS: [&str; 5] = [
     "https://nicecxone-sov1.eu",
 ];
 
-/// Where SDKs and applications log in on the host that serves the API: as the vendor has it, and as tutorials do.
+/// Paths at which SDKs and applications log in on the API host: those of the vendor, and those of tutorials.
 const GENESYS_LOGINS: &[&str] = &["/oauth/token", "/api/v2/oauth/token"];
 const CXONE_LOGINS: &[&str] = &["/auth/token", "/oauth2/token", "/oauth2/v1/token", "/auth/oauth/token"];
 
-/// What in Genesys Cloud's API ends a token ("Delete auth token used to make the request", "Delete all auth tokens for
-/// the specified user"), or takes the OAuth client away from us, or makes another that works without us. Behind
-/// whatever comes before: its own applications have `/platform` there. CXone has no such paths on its API's hosts
-/// that are certain.
+/// Requests of the Genesys Cloud API that end tokens ("Delete auth token used to make the request", "Delete all auth
+/// tokens for the specified user"), or that change OAuth clients.
+///
+/// A prefix is possible: Genesys Cloud's own applications use `/platform`. CXone has no such paths that are certain.
 const GENESYS_PROTECTED: [&str; 5] = [
     "DELETE /**/api/v2/tokens/**",
     "POST /**/api/v2/oauth/clients",
@@ -63,9 +63,9 @@ const GENESYS_PROTECTED: [&str; 5] = [
 ];
 
 /// A CXone token lives for an hour.
-const CXONE_MARGIN: Duration = Duration::from_mins(10);
+const CXONE_REFRESH_MARGIN: Duration = Duration::from_mins(10);
 
-/// What no route of such a credential lets through, as the upstream would see it.
+/// Requests that no route with a credential of the provider forwards.
 pub(super) fn protected(provider: Provider) -> Vec<Pattern> {
     let patterns: &[&str] = match provider {
         Provider::Genesys => &GENESYS_PROTECTED,
@@ -74,7 +74,7 @@ pub(super) fn protected(provider: Provider) -> Vec<Pattern> {
     patterns.iter().filter_map(|pattern| pattern.parse().ok()).collect()
 }
 
-/// Fields that the API wants. CXone answers a request without `Accept` with "No known way to render data".
+/// Header fields that the API needs. CXone answers a request without `Accept` with "No known way to render data".
 pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)> {
     match provider {
         Provider::Cxone => vec![(ACCEPT, HeaderValue::from_static("application/json"))],
@@ -83,23 +83,29 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
 }
 
 impl Resolver<'_> {
-    /// Puts what the credential's provider is known for into the keys that are not written.
-    pub(super) fn fill_in(&mut self, name: &str, place: &Range<usize>, file: &mut schema::Credential) {
+    /// Sets the provider's defaults for keys of the credential that are not set.
+    pub(super) fn fill_in(
+        &mut self,
+        name: &str,
+        place: &Range<usize>,
+        provider: Provider,
+        file: &mut schema::Credential,
+    ) {
         let path = |key: &str| format!("credentials.{name}.{key}");
         if self.unusable.contains(&path("provider")) {
             return;
         }
-        let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
-        let known_at = file.provider.as_ref().map_or_else(|| place.clone(), Spanned::span);
         self.refuse_keys_of_others(file, provider);
+        let place = file.provider.as_ref().map_or_else(|| place.clone(), Spanned::span);
+        let text = |text: String| Spanned::new(place.clone(), text);
         let logins = match provider {
             Provider::Oauth2 => &[],
             Provider::Genesys => GENESYS_LOGINS,
             Provider::Cxone => CXONE_LOGINS,
         };
         file.login_stub.get_or_insert_with(|| {
-            let paths = logins.iter().map(|path| Spanned::new(known_at.clone(), (*path).to_owned()));
-            Spanned::new(known_at.clone(), paths.collect())
+            let paths = logins.iter().map(|path| text((*path).to_owned()));
+            Spanned::new(place.clone(), paths.collect())
         });
         match provider {
             Provider::Oauth2 => {}
@@ -109,55 +115,45 @@ impl Resolver<'_> {
                     file.grant.as_ref().is_some_and(|one| *one.get_ref() == Grant::AuthorizationCode);
                 if let Some(region) = region.filter(|_| is_login) {
                     let url = format!("https://login.{region}/oauth/authorize");
-                    file.authorize_url.get_or_insert_with(|| Spanned::new(known_at.clone(), url));
+                    file.authorize_url.get_or_insert_with(|| text(url));
                 }
                 if file.token_url.is_none() {
                     if file.region.is_none() {
-                        let help = format!("one of: {}", GENESYS_REGIONS.join(", "));
-                        self.missing(&path("region"), &known_at, &help);
+                        self.missing(&path("region"), &place, &one_of(&GENESYS_REGIONS));
                     }
-                    // What is missing now has been reported.
+                    // A missing or wrong region has been reported.
                     self.unusable.insert(path("token_url"));
-                    let url = |region| format!("https://login.{region}/oauth/token");
-                    file.token_url = region.map(|region| Spanned::new(known_at, url(region)));
+                    file.token_url = region.map(|region| text(format!("https://login.{region}/oauth/token")));
                 }
             }
             Provider::Cxone => {
                 let issuer = file.issuer.as_ref().and_then(|issuer| self.issuer_of_cxone(issuer));
                 if file.token_url.is_none() {
                     if file.issuer.is_none() {
-                        let help = format!("one of: {}", CXONE_ISSUERS.join(", "));
-                        self.missing(&path("issuer"), &known_at, &help);
+                        self.missing(&path("issuer"), &place, &one_of(&CXONE_ISSUERS));
                     }
                     self.unusable.insert(path("token_url"));
-                    let url = |issuer| format!("{issuer}/auth/token");
-                    file.token_url = issuer.map(|issuer| Spanned::new(known_at.clone(), url(issuer)));
+                    file.token_url = issuer.map(|issuer| text(format!("{issuer}/auth/token")));
                 }
-                let known = |value| Spanned::new(known_at.clone(), value);
                 if !self.unusable.contains(&path("grant")) {
-                    file.grant.get_or_insert_with(|| known(Grant::Password));
+                    file.grant.get_or_insert_with(|| Spanned::new(place.clone(), Grant::Password));
                 }
-                file.http_version.get_or_insert_with(|| Spanned::new(known_at.clone(), HttpVersion::Http1));
-                let margin = units::Duration(CXONE_MARGIN);
-                file.refresh_margin.get_or_insert_with(|| Spanned::new(known_at.clone(), margin));
+                file.http_version.get_or_insert_with(|| Spanned::new(place.clone(), HttpVersion::Http1));
+                let margin = units::Duration(CXONE_REFRESH_MARGIN);
+                file.refresh_margin.get_or_insert_with(|| Spanned::new(place.clone(), margin));
             }
         }
     }
 
-    /// A key that nothing would act on is a slip.
+    /// Refuses keys without effect: the key or the provider is a mistake.
     fn refuse_keys_of_others(&mut self, file: &schema::Credential, provider: Provider) {
         if let Some(region) = file.region.as_ref().filter(|_| provider != Provider::Genesys) {
-            self.problems.push(
-                Problem::error(region.span(), "`region` is not used by this provider")
-                    .help("set provider = \"genesys\", or take it out"),
-            );
+            let help = "set provider = \"genesys\", or remove `region`";
+            self.error(region.span(), "`region` is not used by this provider", help);
         }
-        let Some(issuer) = &file.issuer else { return };
-        if provider == Provider::Genesys {
-            self.problems.push(
-                Problem::error(issuer.span(), "`issuer` is not used by this provider")
-                    .help("write `region`, or take it out"),
-            );
+        if let Some(issuer) = file.issuer.as_ref().filter(|_| provider == Provider::Genesys) {
+            let help = "write `region` instead, or remove `issuer`";
+            self.error(issuer.span(), "`issuer` is not used by this provider", help);
         }
     }
 
@@ -165,48 +161,45 @@ impl Resolver<'_> {
         let written = region.get_ref().to_ascii_lowercase();
         let known = GENESYS_REGIONS.into_iter().find(|known| *known == written);
         if known.is_none() {
-            let help = match nearest(&written, &GENESYS_REGIONS) {
-                Some(known) => {
-                    format!("did you mean \"{known}\"? a region that is new has `token_url` instead")
+            let help = match meant(&written, &GENESYS_REGIONS) {
+                Some(meant) => {
+                    format!("did you mean \"{meant}\"? For a new region, write `token_url` instead")
                 }
-                None => format!("one of: {}", GENESYS_REGIONS.join(", ")),
+                None => one_of(&GENESYS_REGIONS),
             };
-            self.problems.push(
-                Problem::error(region.span(), "not a region of Genesys Cloud that is known").help(help),
-            );
+            self.error(region.span(), "not a known region of Genesys Cloud", help);
         }
         known
     }
 
-    /// An issuer without a slash at its end.
+    /// The issuer without a slash at the end.
     fn issuer_of_cxone(&mut self, issuer: &Spanned<String>) -> Option<String> {
         let url = self.endpoint(issuer)?;
         if url.query().is_some() {
-            self.problems.push(Problem::error(issuer.span(), "an issuer has no query"));
+            self.error(issuer.span(), "an issuer has no query", "remove the part from `?` on");
             return None;
         }
         let issuer_url = url.as_str().trim_end_matches('/').to_owned();
         if !CXONE_ISSUERS.contains(&issuer_url.as_str()) {
-            let help = match nearest(&issuer_url, &CXONE_ISSUERS) {
-                Some(known) => format!("did you mean \"{known}\"?"),
-                None => format!("known are: {}", CXONE_ISSUERS.join(", ")),
+            let help = match meant(&issuer_url, &CXONE_ISSUERS) {
+                Some(meant) => format!("did you mean \"{meant}\"?"),
+                None => format!("the known issuers are: {}", CXONE_ISSUERS.join(", ")),
             };
-            self.problems
-                .push(Problem::warning(issuer.span(), "not an issuer of CXone that is known").help(help));
+            self.warning(issuer.span(), "not a known issuer of CXone", help);
         }
         Some(issuer_url)
     }
 }
 
-/// What is a typing error away; the host of an API or a login page has the region in it.
-fn nearest(written: &str, known: &[&'static str]) -> Option<&'static str> {
-    let within =
-        known.iter().filter(|known| written.ends_with(&format!(".{known}"))).max_by_key(|known| known.len());
-    let by_typing = || {
-        let distances = known.iter().map(|known| (strsim::damerau_levenshtein(known, written), known));
-        distances.min().filter(|(distance, _)| *distance <= 3).map(|(_, known)| known)
-    };
-    within.or_else(by_typing).copied()
+fn one_of(known: &[&str]) -> String {
+    format!("write one of: {}", known.join(", "))
+}
+
+/// The known name that was probably meant: a suffix, such as the region of a login host, or a similar name.
+fn meant(written: &str, known: &[&'static str]) -> Option<&'static str> {
+    let suffixes = known.iter().filter(|known| written.ends_with(&format!(".{known}")));
+    let suffix = suffixes.max_by_key(|known| known.len()).copied();
+    suffix.or_else(|| nearest(known, written, |distance, _| distance <= 3))
 }
 
 #[cfg(test)]
@@ -234,7 +227,7 @@ mod tests {
         Credential::clone(&checked.config.credentials[0])
     }
 
-    /// The only problem: its title and what would mend it.
+    /// The title and the remedy of the only problem.
     fn problem(lines: &str) -> (String, String) {
         let problems = read(lines).map_or_else(|problems| *problems, |checked| checked.warnings);
         let [problem] = problems.problems() else { panic!("{problems}") };
@@ -253,20 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn each_cxone_issuer_has_its_token_endpoint_and_cxones_habits() {
+    fn each_cxone_issuer_has_its_token_endpoint_and_the_defaults_of_cxone() {
         for issuer in CXONE_ISSUERS {
             let credential = credential(&format!("provider = \"cxone\"\nissuer = \"{issuer}/\"\n{KEY}"));
             assert_eq!(credential.token_url.as_str(), format!("{issuer}/auth/token"));
             assert!(matches!(credential.identity.grant, identity::Grant::Password { .. }));
             assert_eq!(credential.http_version, HttpVersion::Http1);
-            assert_eq!(credential.refresh_margin, CXONE_MARGIN);
+            assert_eq!(credential.refresh_margin, CXONE_REFRESH_MARGIN);
             assert_eq!(credential.login_stub, CXONE_LOGINS);
             assert_eq!(credential.set_if_absent, [(ACCEPT, HeaderValue::from_static("application/json"))]);
         }
     }
 
     #[test]
-    fn what_is_written_wins_over_what_is_known() {
+    fn configured_keys_take_precedence_over_the_providers_defaults() {
         let own = credential(&format!(
             "{CXONE}grant = \"client_credentials\"\nhttp_version = \"auto\"\nrefresh_margin = \"1s\"\n\
              token_url = \"https://own.example.com/t\""
@@ -284,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_region_is_refused_and_an_unknown_issuer_warned_of_with_the_nearest() {
+    fn an_unknown_region_is_an_error_and_an_unknown_issuer_a_warning() {
         for (region, nearest) in [
             ("mypurecloud.dee", "mypurecloud.de"),
             ("api.mypurecloud.com.au", "mypurecloud.com.au"),
@@ -292,7 +285,7 @@ mod tests {
             ("https://login.usw2.pure.cloud", "usw2.pure.cloud"),
         ] {
             let (title, help) = problem(&format!("provider = \"genesys\"\nregion = \"{region}\""));
-            assert_eq!(title, "not a region of Genesys Cloud that is known");
+            assert_eq!(title, "not a known region of Genesys Cloud");
             assert!(help.contains(&format!("\"{nearest}\"")), "{region}: {help}");
         }
         let (_, help) = problem("provider = \"genesys\"\nregion = \"frankfurt\"");
@@ -300,14 +293,14 @@ mod tests {
 
         let issuer = |issuer: &str| problem(&format!("provider = \"cxone\"\nissuer = \"{issuer}\"\n{KEY}"));
         let (title, help) = issuer("https://cxone.niceincontct.com");
-        assert_eq!(title, "not an issuer of CXone that is known");
+        assert_eq!(title, "not a known issuer of CXone");
         assert!(help.contains("did you mean \"https://cxone.niceincontact.com\""), "{help}");
         assert!(issuer("https://other.example.com").1.contains("nicecxone-sov1.eu"));
         assert!(issuer("http://other.example.com").0.contains("plain http://"));
     }
 
     #[test]
-    fn a_region_or_issuer_that_is_missing_or_anothers_is_said_once() {
+    fn a_missing_or_unused_region_or_issuer_is_reported_once() {
         assert_eq!(problem("provider = \"genesys\"").0, "`region` is missing");
         assert_eq!(problem(&format!("provider = \"cxone\"\n{KEY}")).0, "`issuer` is missing");
         let with_url = "token_url = \"https://own.example.com/t\"\n";

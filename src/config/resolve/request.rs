@@ -1,17 +1,14 @@
-//! The keys of a credential that shape its token request and name what is in the answer.
+//! The keys of a credential for further request parameters, and for the member names of the response.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 use url::Url;
 
-use super::Resolver;
-use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD, TokenParameters};
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-
-/// Texts by name, each with its place.
-type Names = BTreeMap<Spanned<String>, Spanned<String>>;
+use super::{Resolver, or_default};
+use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD_PARAMETERS, TokenParameters};
+use crate::config::source::reader::Key;
+use crate::config::source::schema::{self, Texts, TextsByName};
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
@@ -24,107 +21,91 @@ impl Resolver<'_> {
         TokenParameters { extra, ..parameters }
     }
 
-    fn resources(&mut self, resources: Option<Spanned<Vec<Spanned<String>>>>) -> Vec<String> {
-        let resources = resources.map(Spanned::into_inner).unwrap_or_default();
+    fn resources(&mut self, resources: Key<Texts>) -> Vec<String> {
+        let resources = or_default(resources);
         for resource in &resources {
-            let is_absolute = Url::parse(resource.get_ref()).is_ok_and(|url| url.fragment().is_none());
-            if !is_absolute {
-                self.problems.push(
-                    Problem::error(resource.span(), "not a resource (RFC 8707 §2)").help(
-                        "write an absolute URI without a fragment, such as \"https://api.example.com/\"",
-                    ),
-                );
+            if !Url::parse(resource.get_ref()).is_ok_and(|url| url.fragment().is_none()) {
+                let help = "write an absolute URI without a fragment, such as \"https://api.example.com/\"";
+                self.error(resource.span(), "not a resource (RFC 8707 §2)", help);
             }
         }
         resources.into_iter().map(Spanned::into_inner).collect()
     }
 
-    fn request_fields(&mut self, fields: Option<Spanned<Names>>) -> BTreeMap<String, String> {
+    /// New names by the standard names of parameters.
+    fn request_fields(&mut self, fields: Key<TextsByName>) -> BTreeMap<String, String> {
         let mut names = BTreeMap::new();
-        let fields = fields.map(Spanned::into_inner).unwrap_or_default();
+        let fields = or_default(fields);
         let renamed: BTreeSet<String> = fields.keys().map(|standard| standard.get_ref().clone()).collect();
         for (standard, name) in fields {
-            if !STANDARD.contains(&standard.get_ref().as_str()) {
-                self.problems.push(
-                    Problem::error(standard.span(), "no parameter that a token request of ours could have")
-                        .help(format!(
-                            "what can be renamed, or left out with \"\", is: {}",
-                            STANDARD.join(", ")
-                        )),
+            if !STANDARD_PARAMETERS.contains(&standard.get_ref().as_str()) {
+                let known = STANDARD_PARAMETERS.join(", ");
+                self.error(
+                    standard.span(),
+                    "token requests have no such parameter",
+                    format!("you can rename, or leave out with \"\", one of: {known}"),
                 );
                 continue;
             }
-            let is_standard =
-                STANDARD.contains(&name.get_ref().as_str()) && !renamed.contains(name.get_ref());
-            let is_taken = !name.get_ref().is_empty()
-                && (is_standard || names.values().any(|taken| taken == name.get_ref()));
-            if is_taken {
-                self.problems.push(
-                    Problem::error(name.span(), "two parameters would have this name")
-                        .help("a parameter is sent once: give each a name of its own"),
-                );
+            let text = name.get_ref();
+            let is_standard = STANDARD_PARAMETERS.contains(&text.as_str()) && !renamed.contains(text);
+            let is_taken = is_standard || names.values().any(|taken| taken == text);
+            if is_taken && !text.is_empty() {
+                let help = "give each parameter a name of its own";
+                self.error(name.span(), "two parameters would have this name", help);
             }
             names.insert(standard.into_inner(), name.into_inner());
         }
         names
     }
 
-    fn extra(
-        &mut self,
-        extra: Option<Spanned<Names>>,
-        parameters: &TokenParameters,
-    ) -> BTreeMap<String, String> {
-        let extra = extra.map(Spanned::into_inner).unwrap_or_default();
-        let mut good = BTreeMap::new();
-        for (name, value) in extra {
-            // A server may know one of these by this name only.
-            let is_ours = match name.get_ref().as_str() {
+    fn extra(&mut self, extra: Key<TextsByName>, parameters: &TokenParameters) -> BTreeMap<String, String> {
+        let extra = or_default(extra);
+        for name in extra.keys() {
+            let is_standard = match name.get_ref().as_str() {
+                // Not every request has these, and a server may know them by these names only.
                 "audience" => parameters.audience.is_some(),
                 "resource" => !parameters.resources.is_empty(),
-                // Some servers want to see it at a refresh; beside a code it is the login's.
+                // Some servers expect the redirect URI in a refresh; with a code, the login's takes precedence.
                 "redirect_uri" => false,
-                other => STANDARD.contains(&other),
+                other => STANDARD_PARAMETERS.contains(&other),
             };
-            let is_a_new_name = parameters.names.values().any(|new| new == name.get_ref());
-            if is_ours || is_a_new_name {
-                let help = if is_a_new_name {
+            let is_new_name = parameters.names.values().any(|new| new == name.get_ref());
+            if is_standard || is_new_name {
+                let help = if is_new_name {
                     "`request_fields` gives this name to another parameter"
                 } else {
-                    "write it as a key of the credential, which says what it is"
+                    "set the parameter with its own key of the credential"
                 };
-                let title = "`extra` must not hold what the request has anyway";
-                self.problems.push(Problem::error(name.span(), title).help(help));
+                self.error(
+                    name.span(),
+                    "`extra` must not hold a parameter that the request has anyway",
+                    help,
+                );
             }
-            good.insert(name.into_inner(), value.into_inner());
         }
-        good
+        extra.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect()
     }
 
-    /// What is called what in the answer.
-    pub(super) fn answer_fields(&mut self, fields: Option<Spanned<schema::Fields>>) -> AnswerFields {
+    /// The member names of the response.
+    pub(super) fn answer_fields(&mut self, fields: Key<schema::Fields>) -> AnswerFields {
         let default = AnswerFields::default();
         let Some(fields) = fields else { return default };
         let place = fields.span();
         let fields = fields.into_inner();
-        let named =
-            |name: Option<Spanned<String>>, default: String| name.map_or(default, Spanned::into_inner);
+        let name = |name: Key<String>, default: String| name.map_or(default, Spanned::into_inner);
         let named = AnswerFields {
-            access_token: named(fields.access_token, default.access_token),
-            expires_in: named(fields.expires_in, default.expires_in),
-            refresh_token: named(fields.refresh_token, default.refresh_token),
+            access_token: name(fields.access_token, default.access_token),
+            expires_in: name(fields.expires_in, default.expires_in),
+            refresh_token: name(fields.refresh_token, default.refresh_token),
         };
-        let all = [
-            named.access_token.as_str(),
-            named.expires_in.as_str(),
-            named.refresh_token.as_str(),
-            "token_type",
-            "scope",
-        ];
-        let is_twice = all.iter().enumerate().any(|(at, name)| all[..at].contains(name));
-        if is_twice || all.iter().any(|name| name.is_empty()) {
-            self.problems.push(
-                Problem::error(place, "two fields of an answer cannot have one name, and none can have none")
-                    .help("write what the server calls them, such as { access_token = \"token\" }"),
+        let own = [&named.access_token, &named.expires_in, &named.refresh_token].map(String::as_str);
+        let distinct: BTreeSet<&str> = own.into_iter().chain(["token_type", "scope"]).collect();
+        if distinct.len() < own.len() + 2 || distinct.contains("") {
+            self.error(
+                place,
+                "the members of a response need distinct, non-empty names",
+                "write the server's names, such as { access_token = \"token\" }",
             );
         }
         named

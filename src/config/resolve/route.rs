@@ -1,4 +1,4 @@
-//! `[[routes]]`: which requests go where, with which credential.
+//! `[[routes]]`: requests, their upstream and their credential.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -7,17 +7,21 @@ use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
 use toml::Spanned;
+use url::Url;
 
 use super::api_discovery::DISCOVER;
 use super::{Resolver, duration};
-use crate::config::model::hosts;
-use crate::config::source::diagnostics::Problem;
+use crate::config::model::credential::Credential;
+use crate::config::model::forwarded::Forwarded;
+use crate::config::model::hosts::is_host;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::route::{Address, Destination, Route, Upstream};
+use crate::config::source::choice::Upgrade;
+use crate::config::source::reader::Key;
 use crate::config::source::schema;
-use crate::config::source::schema::{HttpVersion, Upgrade};
-use crate::config::{Address, Credential, Destination, Forwarded, Route, Upstream};
 
 impl Resolver<'_> {
-    /// All routes, if each is good and there is at least one.
+    /// The routes, if each is usable.
     pub(super) fn routes(
         &mut self,
         routes: Vec<Spanned<schema::Route>>,
@@ -25,14 +29,12 @@ impl Resolver<'_> {
         credentials: &[Arc<Credential>],
     ) -> Option<Vec<Route>> {
         if routes.is_empty() && !self.unusable.contains("routes") {
-            self.problems.push(
-                Problem::error(None, "there are no [[routes]]")
-                    .help("a route says where requests go: [[routes]] with `upstream` and `credential`"),
-            );
+            let help = "add [[routes]] with `upstream` and `credential`: a route says where requests go";
+            self.error(None, "there are no [[routes]]", help);
         }
         let mut seen: BTreeMap<(Option<String>, String), usize> = BTreeMap::new();
         let mut used = BTreeSet::new();
-        let mut good = Vec::new();
+        let mut usable = Vec::new();
         let written = routes.len();
         for (index, route) in routes.into_iter().enumerate() {
             let place = route.span();
@@ -42,22 +44,21 @@ impl Resolver<'_> {
                 continue;
             };
             if let Some(first) = seen.insert((route.host.clone(), route.path.clone()), index + 1) {
-                self.problems.push(
-                    Problem::error(place, format!("the same host and path as route {first}"))
-                        .help("each request must have one route: change `path` or `host`, or take one out"),
-                );
+                let help = "change `path` or `host`, or remove a route: each request must have one route";
+                self.error(place, format!("the same host and path as route {first}"), help);
             }
-            good.push(route);
+            usable.push(route);
         }
         let are_all_read =
-            good.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
+            usable.len() == written && !self.unusable.iter().any(|path| path.starts_with("routes"));
         for (name, place) in names.iter().filter(|(name, _)| are_all_read && !used.contains(*name)) {
             let title = format!("no route uses the credential `{name}`");
-            self.problems.push(Problem::warning(place.clone(), title).help(format!(
-                "write credential = \"{name}\" in a route, or take it out: it gets tokens all the same"
-            )));
+            let help = format!(
+                "write credential = \"{name}\" in a route, or remove the credential: the daemon gets tokens for it"
+            );
+            self.warning(place.clone(), title, help);
         }
-        (good.len() == written).then_some(good)
+        (usable.len() == written).then_some(usable)
     }
 
     fn route(
@@ -74,25 +75,17 @@ impl Resolver<'_> {
             Some(path) => self.path(path),
             None => Some("/".to_owned()),
         };
-        let upstream = match &route.upstream {
-            Some(upstream) => self.upstream(upstream),
-            None => {
-                self.missing(
-                    &key("upstream"),
-                    place,
-                    "where requests go, such as \"https://api.example.com\"",
-                );
-                None
-            }
-        };
-        let credential = match &route.credential {
-            Some(name) => self.credential_of(name, names, credentials),
-            None => {
-                let help = "whose token requests get: a name from [credentials.NAME], or \"none\"";
-                self.missing(&key("credential"), place, help);
-                None
-            }
-        };
+        if route.upstream.is_none() {
+            let help = "write the address of the API, such as \"https://api.example.com\"";
+            self.missing(&key("upstream"), place, help);
+        }
+        let upstream = route.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
+        if route.credential.is_none() {
+            let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
+            self.missing(&key("credential"), place, help);
+        }
+        let credential =
+            route.credential.as_ref().and_then(|name| self.credential_of(name, names, credentials));
         if let (Some(Destination::Discovered), Some(text), Some(credential)) =
             (&upstream, &route.upstream, &credential)
         {
@@ -101,11 +94,10 @@ impl Resolver<'_> {
         let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
         let roots = self.roots(route.ca_file.take(), is_http);
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
-        let credential_of_route = credential.as_ref().and_then(Option::as_ref);
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
         let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
-        let fields = self.fields(route.headers, &rules, credential_of_route);
+        let fields = self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref));
         let retry_on = self.retry_on(route.retry_on);
         let retry_429 = self.retry_429(route.retry_429);
         let timeout = self.positive(route.timeout, 60);
@@ -137,37 +129,33 @@ impl Resolver<'_> {
         })
     }
 
-    /// A WebSocket begins in HTTP/1.1, so that a route which allows it speaks no other.
+    /// Whether WebSocket is allowed, and the HTTP version: a WebSocket needs HTTP/1.1.
     fn upgrade(
         &mut self,
-        upgrade: Option<Spanned<Vec<Spanned<Upgrade>>>>,
-        http_version: Option<Spanned<HttpVersion>>,
+        upgrade: Key<Vec<Spanned<Upgrade>>>,
+        http_version: Key<HttpVersion>,
     ) -> (bool, HttpVersion) {
         let written = http_version.as_ref().map_or(HttpVersion::Auto, |version| *version.get_ref());
         if upgrade.is_none_or(|upgrade| upgrade.get_ref().is_empty()) {
             return (false, written);
         }
         if let Some(version) = http_version.filter(|_| written == HttpVersion::Http2) {
-            self.problems.push(Problem::error(version.span(), "a WebSocket begins in HTTP/1.1").help(
-                "take `http_version` or `upgrade` out; paths that need HTTP/2 can have a route of their own",
-            ));
+            let help = "remove `http_version` or `upgrade`; add another route for paths that need HTTP/2";
+            self.error(version.span(), "a WebSocket begins in HTTP/1.1", help);
         }
         (true, HttpVersion::Http1)
     }
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {
         let text = host.get_ref().to_ascii_lowercase();
-        if hosts::is_host(&text) {
+        if is_host(&text) {
             return Some(text);
         }
-        self.problems.push(
-            Problem::error(host.span(), "not a host name")
-                .help("write the name or address that callers use, without scheme, port or path"),
-        );
+        let help = "write the name or address that callers use, without scheme, port or path";
+        self.error(host.span(), "not a host name", help);
         None
     }
 
-    /// A prefix as it is matched: no slash at its end but for the root itself.
     fn path(&mut self, path: &Spanned<String>) -> Option<String> {
         let text = path.get_ref();
         if text == "/" {
@@ -175,9 +163,8 @@ impl Resolver<'_> {
         }
         let plain = plain_path(text);
         if plain.is_none() {
-            self.problems.push(Problem::error(path.span(), "not a path prefix").help(
-                "it starts with `/` and covers all below it: no `*`, no query, no `%`, no `..`, no empty segment",
-            ));
+            let help = "write a prefix that starts with `/`, without `*`, query, `%`, `..` or empty segment";
+            self.error(path.span(), "not a path prefix", help);
         }
         plain
     }
@@ -188,53 +175,56 @@ impl Resolver<'_> {
         }
         let url = self.endpoint(text)?;
         if url.query().is_some() {
-            self.problems.push(Problem::error(text.span(), "an upstream has no query"));
+            self.error(text.span(), "an upstream has no query", "remove the part from `?` on");
             return None;
         }
-        let scheme = if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP };
-        let host = url.host_str().unwrap_or_default();
-        let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let authority = Authority::from_str(&authority).ok();
-        if authority.is_none() {
-            self.problems.push(Problem::error(text.span(), "not an address that requests can go to"));
+        let address = address_of(&url);
+        if address.is_none() {
+            let help = "write the address of the API, such as \"https://api.example.com\"";
+            self.error(text.span(), "not the address of an API", help);
         }
-        let path = url.path().trim_end_matches('/').to_owned();
-        Some(Destination::Written(Address { scheme, authority: authority?, path }))
+        address.map(Destination::Written)
     }
 
-    /// `Some(None)` is a route without a credential.
-    #[expect(clippy::option_option, reason = "the outer is whether the key is good, the inner what it says")]
+    /// The credential of a route; `Some(None)` for none.
+    #[expect(clippy::option_option, reason = "the outer is whether the key is usable, the inner its value")]
     fn credential_of(
         &mut self,
         name: &Spanned<String>,
         names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Option<Arc<Credential>>> {
-        if name.get_ref() == "none" {
+        let text = name.get_ref();
+        if text == "none" {
             return Some(None);
         }
         if self.unusable.contains("credentials") {
             return None;
         }
-        if !names.contains_key(name.get_ref()) {
+        if !names.contains_key(text) {
             let known: Vec<&str> = names.keys().map(String::as_str).collect();
             let help = if known.is_empty() {
-                format!("add [credentials.{}], or write \"none\"", name.get_ref())
+                format!("add [credentials.{text}], or write \"none\"")
             } else {
-                format!("there are: {}; or \"none\"", known.join(", "))
+                format!("write one of: {}; or \"none\"", known.join(", "))
             };
-            self.problems.push(
-                Problem::error(name.span(), format!("there is no credential `{}`", name.get_ref()))
-                    .help(help),
-            );
+            self.error(name.span(), format!("there is no credential `{text}`"), help);
             return None;
         }
-        // One that is there and not good has been reported with its own place.
-        credentials.iter().find(|one| one.name == *name.get_ref()).cloned().map(Some)
+        // An unusable credential has been reported.
+        credentials.iter().find(|one| one.name == *text).cloned().map(Some)
     }
 }
 
-/// A path below the root that can be read in one way only, without a slash at its end.
+fn address_of(url: &Url) -> Option<Address> {
+    let scheme = if url.scheme() == "https" { Scheme::HTTPS } else { Scheme::HTTP };
+    let host = url.host_str().unwrap_or_default();
+    let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+    let authority = Authority::from_str(&authority).ok()?;
+    Some(Address { scheme, authority, path: url.path().trim_end_matches('/').to_owned() })
+}
+
+/// A path below the root that all servers interpret alike, without a slash at the end.
 pub(super) fn plain_path(text: &str) -> Option<String> {
     let is_plain = |segment: &str| {
         !segment.is_empty()

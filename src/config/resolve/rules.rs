@@ -1,16 +1,18 @@
-//! `allow`, `deny`, `encoded` and `retry_on` of a route: what it lets through, and what it sends again.
+//! `allow`, `deny`, `encoded`, `strip_prefix` and `retry_on` of a route.
 
 use http::{Method, StatusCode};
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-use crate::config::source::schema::Encoded;
-use crate::config::{Pattern, Rules};
+use crate::config::model::pattern::Pattern;
+use crate::config::model::route::Rules;
+use crate::config::source::choice::Encoded;
+use crate::config::source::nearest::nearest;
+use crate::config::source::reader::Key;
+use crate::config::source::schema::{self, Texts};
 
-/// Methods of HTTP (RFC 9110 §9, RFC 5789) and of `WebDAV`; others are taken for a slip, and work.
-const METHODS: [&str; 16] = [
+/// Methods of HTTP (RFC 9110 §9, RFC 5789) and `WebDAV`. Another method works, with a warning.
+const KNOWN_METHODS: [&str; 16] = [
     "GET",
     "HEAD",
     "POST",
@@ -30,20 +32,20 @@ const METHODS: [&str; 16] = [
 ];
 
 impl Resolver<'_> {
-    /// The rules of a route whose path is `prefix`, `None` if that is not good.
+    /// The rules of a route with this path prefix; `None` for an unusable one.
     pub(super) fn rules(&mut self, route: &mut schema::Route, prefix: Option<&str>) -> Rules {
         let (allow, deny) = (route.allow.take(), route.deny.take());
-        if let Some(none) = allow.as_ref().filter(|allow| allow.get_ref().is_empty()) {
-            self.problems.push(
-                Problem::error(none.span(), "nothing is allowed, so that every request is refused").help(
-                    "write what may be called, such as \"GET /**\", or take `allow` out to let all through",
-                ),
+        if let Some(empty) = allow.as_ref().filter(|allow| allow.get_ref().is_empty()) {
+            self.error(
+                empty.span(),
+                "nothing is allowed: every request would be refused",
+                "write the allowed requests, such as \"GET /**\", or remove `allow` to allow all",
             );
         }
-        let encoded = route.encoded.take().map_or(Encoded::WhereItMatters, Spanned::into_inner);
-        let has_own = allow.is_some() || deny.as_ref().is_some_and(|deny| !deny.get_ref().is_empty());
+        let encoded = route.encoded.take().map_or(Encoded::RefuseIfRuled, Spanned::into_inner);
+        let has_rules = allow.is_some() || deny.as_ref().is_some_and(|deny| !deny.get_ref().is_empty());
         let refuses_ambiguous = match encoded {
-            Encoded::WhereItMatters => has_own || prefix.is_some_and(|prefix| prefix != "/"),
+            Encoded::RefuseIfRuled => has_rules || prefix.is_some_and(|prefix| prefix != "/"),
             Encoded::Refuse => true,
             Encoded::Opaque => false,
         };
@@ -54,69 +56,70 @@ impl Resolver<'_> {
         Rules { allow, deny, refuses_ambiguous }
     }
 
-    /// Whether the route's path, which is `prefix`, is taken off.
-    pub(super) fn strip_prefix(&mut self, strips: Option<Spanned<bool>>, prefix: Option<&str>) -> bool {
+    pub(super) fn strip_prefix(&mut self, strips: Key<bool>, prefix: Option<&str>) -> bool {
         let Some(strips) = strips else { return false };
         if *strips.get_ref() && prefix == Some("/") {
-            self.problems.push(
-                Problem::error(strips.span(), "there is no prefix to strip")
-                    .help("write it as `path`, such as path = \"/genesys\", or take `strip_prefix` out"),
-            );
+            let help = "write the prefix as `path`, such as path = \"/genesys\", or remove `strip_prefix`";
+            self.error(strips.span(), "there is no prefix to strip", help);
         }
         strips.into_inner()
     }
 
-    /// Those of the patterns that are good, and mean something that can be called below `prefix`.
-    fn patterns(&mut self, texts: Vec<Spanned<String>>, prefix: &str, any_case: bool) -> Vec<Pattern> {
+    /// The usable patterns. `any_case` compares literals without case.
+    fn patterns(&mut self, texts: Texts, prefix: &str, any_case: bool) -> Vec<Pattern> {
         let mut patterns = Vec::new();
         for text in texts {
             let pattern: Pattern = match text.get_ref().parse() {
                 Ok(pattern) => pattern,
                 Err(error) => {
-                    self.problems.push(Problem::error(text.span(), error.to_string()).help(error.help()));
+                    self.error(text.span(), error.to_string(), error.help());
                     continue;
                 }
             };
-            if !may_be_below(&pattern, prefix, any_case) {
-                self.problems.push(
-                    Problem::error(text.span(), "means nothing that this route could be called for").help(
-                        format!("its paths begin with {prefix}, and are compared before `strip_prefix`"),
-                    ),
-                );
+            if !may_match_below(&pattern, prefix, any_case) {
+                let help =
+                    format!("write paths that begin with {prefix}: `strip_prefix` applies after the rules");
+                self.error(text.span(), "matches no request of this route", help);
             }
-            if let Some(method) = pattern.method().filter(|method| !METHODS.contains(&method.as_str())) {
-                self.problems.push(unknown_method(&text, method));
+            if let Some(method) = pattern.method().filter(|method| !KNOWN_METHODS.contains(&method.as_str()))
+            {
+                self.warn_of_method(&text, method);
             }
             patterns.push(pattern);
         }
         patterns
     }
 
-    /// Statuses that a dead token may have, and that another token can mend.
-    pub(super) fn retry_on(&mut self, statuses: Option<Spanned<Vec<Spanned<u16>>>>) -> Vec<StatusCode> {
-        let Some(statuses) = statuses else {
-            return vec![StatusCode::UNAUTHORIZED];
-        };
-        let mut good = Vec::new();
+    fn warn_of_method(&mut self, text: &Spanned<String>, method: &Method) {
+        let meant = nearest(&KNOWN_METHODS, method.as_str(), |distance, _| distance <= 2);
+        let meant = meant.map_or_else(String::new, |meant| format!("did you mean {meant}? "));
+        let help = format!("{meant}The pattern matches the method as written");
+        self.warning(text.span(), format!("{method} is not a known method"), help);
+    }
+
+    /// Statuses of a rejected token.
+    pub(super) fn retry_on(&mut self, statuses: Key<Vec<Spanned<u16>>>) -> Vec<StatusCode> {
+        let Some(statuses) = statuses else { return vec![StatusCode::UNAUTHORIZED] };
+        let mut usable = Vec::new();
         for status in statuses.into_inner() {
-            let says_of_token =
+            let may_reject_token =
                 matches!(status.get_ref(), 400 | 401 | 403 | 418..=420 | 432..=499 | 500 | 520..=599);
             match StatusCode::from_u16(*status.get_ref()) {
-                Ok(code) if says_of_token => good.push(code),
-                _ => self.problems.push(
-                    Problem::error(status.span(), "not a status that another token could mend").help(
-                        "400, 401, 403, 419, 440, 498, 500 and statuses without a meaning of their own can say that \
-                         a token is dead; others say what is wrong with the request, or that the API is busy",
-                    ),
+                Ok(code) if may_reject_token => usable.push(code),
+                _ => self.error(
+                    status.span(),
+                    "not a status of a rejected token",
+                    "write 400, 401, 403, 419, 440, 498, 500 or a status without a standard meaning: the others \
+                     report an error of the request, or an overloaded API",
                 ),
             }
         }
-        good
+        usable
     }
 }
 
-/// Whether some path of a route with this prefix could be meant.
-fn may_be_below(pattern: &Pattern, prefix: &str, any_case: bool) -> bool {
+/// Whether the pattern can match a path below this prefix.
+fn may_match_below(pattern: &Pattern, prefix: &str, any_case: bool) -> bool {
     if prefix == "/" {
         return true;
     }
@@ -126,15 +129,6 @@ fn may_be_below(pattern: &Pattern, prefix: &str, any_case: bool) -> bool {
         pattern.after(at, true, is)
     });
     !end.is_nowhere()
-}
-
-fn unknown_method(text: &Spanned<String>, method: &Method) -> Problem {
-    let distances = METHODS.iter().map(|known| (strsim::damerau_levenshtein(known, method.as_str()), known));
-    let nearest = distances.min().filter(|(distance, _)| *distance <= 2).map(|(_, known)| known);
-    Problem::warning(text.span(), format!("{method} is not a method that is known")).help(match nearest {
-        Some(known) => format!("did you mean {known}? it is matched as it is written"),
-        None => "it is matched as it is written".to_owned(),
-    })
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `[server]`: who may call, and how.
+//! `[server]` and `[server.limits]`: the listeners, the requirements on callers, and the limits.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -10,61 +10,66 @@ use ipnet::IpNet;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, duration};
+use super::{Resolver, duration, or_default};
 use crate::config::model::fields::{is_for_proxies, is_protected};
+use crate::config::model::hosts::Hosts;
+use crate::config::model::limits::Limits;
+use crate::config::model::listen::Listen;
+use crate::config::model::server::{RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
-use crate::config::source::schema;
-use crate::config::{Hosts, Limits, Listen, RequiredHeader, Server};
+use crate::config::source::reader::Key;
+use crate::config::source::schema::{self, Texts};
 
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
-/// RFC 1918, RFC 4193, and the machine itself.
+/// RFC 1918, RFC 4193, and loopback.
 const PRIVATE: [&str; 6] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
 
 impl Resolver<'_> {
     pub(super) fn server(&mut self, server: schema::Server, route_hosts: &[String]) -> Server {
-        let (listen, listen_place) = match server.listen {
+        let listen_place = server.listen.as_ref().map(Spanned::span);
+        let listen = match server.listen {
             Some(listen) => {
                 let place = listen.span();
-                (self.addresses(&listen.into_inner().0, &place), Some(place))
+                self.addresses(&listen.into_inner().0, &place)
             }
-            None => (vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))], None),
+            None => vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))],
         };
         let speaks_plain_http = server.tls.is_none() && !self.unusable.contains("server.tls");
         let tls = self.server_tls(server.tls);
         if !listen.iter().all(Listen::is_local) {
-            self.demand_off_loopback(
+            self.require_beyond_loopback(
                 listen_place.as_ref(),
                 "server.allow_from",
                 server.allow_from.is_some() || self.asks_for_certificates,
-                "say from which networks applications call, for example allow_from = [\"10.0.0.0/8\"], or have \
-                 them show certificates (client_ca in [server.tls])",
+                "write the networks of your applications, for example allow_from = [\"10.0.0.0/8\"], or require \
+                 client certificates (client_ca in [server.tls])",
             );
-            self.demand_off_loopback(
+            self.require_beyond_loopback(
                 listen_place.as_ref(),
                 "server.hosts",
                 server.hosts.is_some() || !route_hosts.is_empty(),
-                "say by which names they call, for example hosts = [\"gateway.internal\"]",
+                "write the host names that applications use, for example hosts = [\"gateway.internal\"]",
             );
-        }
-        let lets_others_in = !listen.iter().all(Listen::is_local) && server.allow_from.is_some();
-        if lets_others_in && speaks_plain_http {
-            self.problems
-                .push(Problem::warning(listen_place, "callers' requests cross the network in the clear").help(
-                "add [server.tls] with `certificate` and `private_key`, unless something else encrypts them",
-            ));
+            if server.allow_from.is_some() && speaks_plain_http {
+                self.warning(
+                    listen_place,
+                    "callers' requests cross the network in the clear",
+                    "add [server.tls] with `certificate` and `private_key`, unless something else encrypts them",
+                );
+            }
         }
         self.state_dir = self.state_path(server.state_dir);
         let allow_from = match server.allow_from {
-            Some(texts) => self.callers_networks(texts),
-            // A certificate says more than an address.
+            Some(texts) => self.caller_networks(texts),
+            // A client certificate identifies a caller better than an address.
             None if self.asks_for_certificates => parse_networks(&EVERYWHERE),
             None => parse_networks(&LOOPBACK),
         };
         let trusted_proxies = self.trusted_proxies(server.trusted_proxies);
         let hosts = self.hosts(server.hosts, route_hosts);
-        let origins = server.origins.map(Spanned::into_inner).unwrap_or_default();
+        let origins = or_default(server.origins);
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.and_then(|field| self.required_header(&field));
         let workers = match server.workers.map(Spanned::into_inner) {
@@ -82,25 +87,24 @@ impl Resolver<'_> {
             workers,
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
-            watch: server.watch.is_some_and(Spanned::into_inner),
-            limits: self.limits(server.limits),
+            watch: or_default(server.watch),
+            limits: self.limits(or_default(server.limits)),
         }
     }
 
-    /// What has a default on loopback only must be said anywhere else.
-    fn demand_off_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, help: &str) {
+    /// Reports a key whose default is for loopback only.
+    fn require_beyond_loopback(&mut self, place: Option<&Range<usize>>, key: &str, is_set: bool, help: &str) {
         if !is_set && !self.unusable.contains(key) {
-            self.problems.push(
-                Problem::error(
-                    place.cloned(),
-                    format!("`{key}` is required when the daemon does not listen on loopback"),
-                )
-                .help(format!("whoever reaches this address uses its tokens: {help}")),
+            self.error(
+                place.cloned(),
+                format!("`{key}` is required when listening beyond loopback"),
+                format!("anyone who can reach this address can use its tokens: {help}"),
             );
         }
     }
 
     fn limits(&mut self, limits: schema::Limits) -> Limits {
+        let token_waiters = self.at_least_one(limits.token_waiters, 10_000);
         Limits {
             connections: count(limits.connections, 10_000),
             connections_per_address: count(limits.connections_per_address, 0),
@@ -117,60 +121,52 @@ impl Resolver<'_> {
             replay_body: self.bytes(limits.replay_body, 1024 * 1024, 0..=1 << 30),
             replay_total: self.bytes(limits.replay_total, 64 * 1024 * 1024, 0..=1 << 40),
             token_wait: duration(limits.token_wait, 10),
-            token_waiters: usize::try_from(self.at_least_one(limits.token_waiters, 10_000))
-                .unwrap_or(usize::MAX),
+            token_waiters: usize::try_from(token_waiters).unwrap_or(usize::MAX),
         }
     }
 
-    /// Networks that callers may be in; one that is everybody's is warned of.
-    fn callers_networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
-        let is_everybodys = |text: &&Spanned<String>| {
+    fn caller_networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
+        let is_everywhere = |text: &&Spanned<String>| {
             text.get_ref().parse::<IpNet>().is_ok_and(|network| network.prefix_len() == 0)
         };
-        if let Some(text) = texts.get_ref().iter().find(is_everybodys) {
-            self.problems.push(
-                Problem::warning(text.span(), "callers from every network may use the credentials")
-                    .help("name the networks that applications call from, or \"private\""),
+        if let Some(text) = texts.get_ref().iter().find(is_everywhere) {
+            self.warning(
+                text.span(),
+                "callers from every network may use the credentials",
+                "write the networks of your applications, or \"private\"",
             );
         }
         self.networks(texts)
     }
 
-    pub(super) fn networks(&mut self, texts: Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
         let mut networks = Vec::new();
         for text in texts.into_inner() {
             match text.get_ref().as_str() {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
                     Ok(network) => networks.push(network.trunc()),
-                    Err(_) => self.problems.push(
-                        Problem::error(text.span(), "not a network")
-                            .help("write a network such as \"10.0.0.0/8\", an address, or \"private\""),
-                    ),
+                    Err(_) => {
+                        let help = "write a network such as \"10.0.0.0/8\", an address, or \"private\"";
+                        self.error(text.span(), "not a network", help);
+                    }
                 },
             }
         }
         networks
     }
 
-    fn hosts(&mut self, texts: Option<Spanned<Vec<Spanned<String>>>>, route_hosts: &[String]) -> Hosts {
+    fn hosts(&mut self, texts: Key<Texts>, route_hosts: &[String]) -> Hosts {
         let mut hosts = Hosts::default();
-        match texts {
-            Some(texts) => {
-                for text in texts.into_inner() {
-                    if let Err(error) = hosts.add(text.get_ref()) {
-                        self.problems.push(Problem::error(text.span(), error));
-                    }
-                }
-            }
-            None => {
-                for host in ["localhost", "127.0.0.1", "[::1]"] {
-                    hosts.add(host).unwrap_or_default();
-                }
+        let has_texts = texts.is_some();
+        for text in or_default(texts) {
+            if let Err(error) = hosts.add(text.get_ref()) {
+                self.problems.push(Problem::error(text.span(), error));
             }
         }
-        // A wrong one is reported with its route.
-        for host in route_hosts {
+        let defaults = ["localhost", "127.0.0.1", "[::1]"].into_iter().filter(|_| !has_texts);
+        // A wrong host of a route is reported with the route.
+        for host in defaults.chain(route_hosts.iter().map(String::as_str)) {
             hosts.add(host).unwrap_or_default();
         }
         hosts
@@ -184,10 +180,8 @@ impl Resolver<'_> {
                 && url.fragment().is_none()
         });
         if parsed.is_none() {
-            self.problems.push(
-                Problem::error(origin.span(), "not an origin")
-                    .help("write scheme and host as a browser does, such as \"https://desk.example.com\""),
-            );
+            let help = "write scheme and host as a browser sends them, such as \"https://desk.example.com\"";
+            self.error(origin.span(), "not an origin", help);
         }
         parsed.map(|url| url.origin().ascii_serialization())
     }
@@ -198,23 +192,16 @@ impl Resolver<'_> {
             return None;
         }
         let (name, value) = text.split_once(':').unwrap_or((text, ""));
-        match HeaderName::from_str(name.trim()) {
-            Ok(name) if (is_protected(&name) && name != AUTHORIZATION) || is_for_proxies(&name) => {
-                self.problems.push(
-                    Problem::error(field.span(), "every caller sends this field, or none may")
-                        .help("ask for one that only your applications send, such as \"X-Bearerd: yes\""),
-                );
-                None
-            }
-            Ok(name) => Some(RequiredHeader { name, value: value.trim().to_owned() }),
-            Err(_) => {
-                self.problems.push(
-                    Problem::error(field.span(), "not a header field")
-                        .help("write a name and a value, such as \"X-Bearerd: yes\""),
-                );
-                None
-            }
-        }
+        let (title, help) = match HeaderName::from_str(name.trim()) {
+            Ok(name) if (is_protected(&name) && name != AUTHORIZATION) || is_for_proxies(&name) => (
+                "either every caller sends this field, or no caller may",
+                "require a field that only your applications send, such as \"X-Bearerd: yes\"",
+            ),
+            Ok(name) => return Some(RequiredHeader { name, value: value.trim().to_owned() }),
+            Err(_) => ("not a header field", "write a name and a value, such as \"X-Bearerd: yes\""),
+        };
+        self.error(field.span(), title, help);
+        None
     }
 
     fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<Listen> {
@@ -229,8 +216,8 @@ impl Resolver<'_> {
     }
 }
 
-/// A number of connections; 0 is no limit.
-fn count(value: Option<Spanned<u32>>, default: u32) -> Option<usize> {
+/// A number of connections; `None` for 0, which stands for no limit.
+fn count(value: Key<u32>, default: u32) -> Option<usize> {
     let value = value.map_or(default, Spanned::into_inner);
     usize::try_from(value).ok().filter(|count| *count > 0)
 }

@@ -1,74 +1,58 @@
-//! `[server.tls]`: what callers are shown, and whom they have to be known by.
+//! `[server.tls]`: the server's certificate, and the authorities of callers' certificates.
 
 use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::Resolver;
-use crate::config::ServerTls;
-use crate::config::model::server_tls::{TlsFileError, TlsFiles, TlsKey};
-use crate::config::source::diagnostics::Problem;
+use super::{Resolver, with_cause};
+use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
+use crate::config::source::reader::Key;
 use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
-    /// The files, if they can be used as they are now.
-    pub(super) fn server_tls(&mut self, tls: Option<Spanned<Tls>>) -> Option<ServerTls> {
-        let has = |key: &str| self.unusable.contains(&format!("server.tls.{key}"));
-        self.asks_for_certificates =
-            has("client_ca") || tls.as_ref().is_some_and(|tls| tls.get_ref().client_ca.is_some());
+    /// The files, if they are usable now.
+    pub(super) fn server_tls(&mut self, tls: Key<Tls>) -> Option<ServerTls> {
+        self.asks_for_certificates = self.unusable.contains("server.tls.client_ca")
+            || tls.as_ref().is_some_and(|tls| tls.get_ref().client_ca.is_some());
         let tls = tls?;
         let place = tls.span();
         let Tls { certificate, private_key, client_ca } = tls.into_inner();
-        for (key, is_there) in
-            [("certificate", certificate.is_some()), ("private_key", private_key.is_some())]
+        for (key, is_set) in [("certificate", certificate.is_some()), ("private_key", private_key.is_some())]
         {
-            if !is_there {
+            if !is_set {
                 let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
                 self.missing(&format!("server.tls.{key}"), &place, help);
             }
         }
         let (certificate, private_key) = (certificate?, private_key?);
-        let resolved = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
+        let absolute = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
         let files = TlsFiles {
-            certificate: resolved(&certificate),
-            private_key: resolved(&private_key),
-            client_ca: client_ca.as_ref().map(resolved),
+            certificate: absolute(&certificate),
+            private_key: absolute(&private_key),
+            client_ca: client_ca.as_ref().map(absolute),
         };
-        let place_of = |key| match key {
-            TlsKey::Certificate => certificate.span(),
-            TlsKey::PrivateKey => private_key.span(),
-            TlsKey::ClientCa => client_ca.as_ref().map_or(place, Spanned::span),
-        };
-        let (fingerprint, outcome) = files.read();
-        match outcome {
-            Ok(initial) => {
-                if initial.is_early() {
-                    self.problems.push(
-                        Problem::warning(certificate.span(), "the certificate is not valid yet")
-                            .help("callers refuse it until then: check the clock of this machine"),
-                    );
-                } else if initial.ends_soon() {
-                    let title = format!("the certificate ends on {}", initial.end_date());
-                    self.problems.push(
-                        Problem::warning(certificate.span(), title)
-                            .help("have it renewed: a file that changes is taken up while the daemon runs"),
-                    );
-                }
-                Some(ServerTls { files, initial, fingerprint })
-            }
+        let (fingerprint, read) = files.read();
+        let initial = match read {
+            Ok(initial) => initial,
             Err(error) => {
-                self.problems
-                    .push(Problem::error(place_of(error.key()), in_one_line(&error)).help(error.help()));
-                None
+                let place = match error.key {
+                    TlsKey::Certificate => certificate.span(),
+                    TlsKey::PrivateKey => private_key.span(),
+                    TlsKey::ClientCa => client_ca.as_ref().map_or(place, Spanned::span),
+                };
+                self.error(place, with_cause(&error), error.help());
+                return None;
             }
+        };
+        if initial.is_early() {
+            let help = "callers refuse the certificate until then: check the clock of this machine";
+            self.warning(certificate.span(), "the certificate is not valid yet", help);
+        } else if initial.ends_soon() {
+            let title = format!("the certificate expires on {}", initial.end_date());
+            let help = "renew the certificate: the daemon reloads changed files without a restart";
+            self.warning(certificate.span(), title, help);
         }
-    }
-}
-
-fn in_one_line(error: &TlsFileError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+        Some(ServerTls { files, initial, fingerprint })
     }
 }
 
@@ -108,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_neither_called_missing_nor_asked_for_elsewhere() {
+    fn a_wrong_key_causes_no_further_errors() {
         assert_eq!(
             refused(&format!(
                 "{OFF_LOOPBACK}\n[server.tls]\ncertificate = 5\nprivate_key = \"x\"\nclient_ca = 7"
@@ -126,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_that_show_certificates_may_be_anywhere_unless_networks_are_written() {
+    fn callers_with_certificates_may_call_from_anywhere_unless_networks_are_set() {
         let folder = folder();
         let tls =
             "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"key.pem\"\nclient_ca = \"ca.pem\"";
@@ -145,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_may_be_named_by_the_environment_and_names_are_held_to_their_forms() {
+    fn variables_may_set_the_files_and_certificate_names_are_checked() {
         let folder = folder();
         let variables = [
             ("BEARERD_SERVER__TLS__CERTIFICATE", "server.pem"),

@@ -1,4 +1,4 @@
-//! The keys that say where a credential keeps what must outlive the process, and what encrypts it.
+//! The state file of a credential, and the keys that encrypt it.
 
 use std::fs;
 use std::ops::Range;
@@ -9,64 +9,56 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
-use crate::config::StatePlace;
-use crate::config::model::secret::{Secret, SecretSource, SecretSources};
+use crate::config::model::credential::StatePlace;
+use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::state_key::StateKey;
+use crate::config::source::choice::Grant;
 use crate::config::source::diagnostics::Problem;
+use crate::config::source::reader::{Key, Placed};
 use crate::config::source::schema;
-use crate::config::source::schema::Grant;
+use crate::config::source::units::OneOrMany;
 
-/// What a state is for where the grant is a refresh token.
-const WHY: &str = "a server that replaces refresh tokens takes each but once: without it the grant is lost at the \
-                   next restart";
+/// Why grants with a refresh token need a state file.
+const LOST_GRANT: &str = "a server that replaces refresh tokens accepts each once; without a state file, a restart \
+                          loses the current one, and with it the grant";
 
 impl Resolver<'_> {
-    /// A path from the file's folder on; empty is none.
-    pub(super) fn state_path(&self, path: Option<Spanned<PathBuf>>) -> Option<PathBuf> {
+    /// A path relative to the folder of the configuration; `None` if empty.
+    pub(super) fn state_path(&self, path: Key<PathBuf>) -> Option<PathBuf> {
         let path = path.map(Spanned::into_inner).filter(|path| !path.as_os_str().is_empty());
         path.map(|path| self.folder.join(path))
     }
 
-    /// Where a credential's state is, if it keeps one.
+    /// The state file of a credential, if there is one.
     pub(super) fn state(
         &mut self,
         name: &str,
         place: &Range<usize>,
         keys: &mut schema::Credential,
     ) -> Option<StatePlace> {
-        // A restart without a state loses it.
-        let needs_state = keys
-            .grant
-            .as_ref()
-            .is_some_and(|grant| matches!(grant.get_ref(), Grant::RefreshToken | Grant::AuthorizationCode));
-        let written = keys.state_file.as_ref().map(Spanned::span);
-        let by_default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
-        let path = self.state_path(keys.state_file.take()).or(by_default);
-        let key_place = keys.state_key.as_ref().map(Spanned::span);
+        let grant = keys.grant.as_ref().map(|grant| *grant.get_ref());
+        let needs_state = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
+        let place = keys.state_file.place().unwrap_or_else(|| place.clone());
+        let default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
+        let path = self.state_path(keys.state_file.take()).or(default);
+        let key_place = keys.state_key.place();
         let key = keys.state_key.take().and_then(|source| self.state_key(&source, path.as_deref()));
         let previous = keys.state_key_previous.take();
         let previous_keys = self.previous_keys(previous, key_place.is_some(), key.as_ref(), path.as_deref());
-        let place = written.clone().unwrap_or_else(|| place.clone());
         if needs_state && path.is_none() {
-            self.problems.push(
-                Problem::error(place, "this grant needs a `state_file`, and there is none")
-                    .help(format!("set server.state_dir or state_file, and a state_key: {WHY}")),
-            );
+            let help = format!("set server.state_dir or state_file, and a state_key: {LOST_GRANT}");
+            self.error(place, "this grant needs a `state_file`", help);
             return None;
         }
         if needs_state && key_place.is_none() {
-            self.problems.push(
-                Problem::error(place, "this grant needs a `state_key` to keep its refresh token under")
-                    .help(format!("`bearerd keygen` makes one; {WHY}")),
-            );
+            let help = format!("generate a key with `bearerd keygen`: {LOST_GRANT}");
+            self.error(place, "this grant needs a `state_key` to encrypt its refresh token", help);
             return None;
         }
         let Some(path) = path else {
             if let Some(place) = key_place {
-                self.problems.push(
-                    Problem::error(place, "`state_key` has no state file to encrypt")
-                        .help("set server.state_dir or state_file, or take it out"),
-                );
+                let help = "set server.state_dir or state_file, or remove `state_key`";
+                self.error(place, "`state_key` has no state file to encrypt", help);
             }
             return None;
         };
@@ -74,88 +66,77 @@ impl Resolver<'_> {
         if path.file_name().is_none() {
             self.problems.push(Problem::error(place, "not the path of a file"));
         } else if let Some(other) = self.state_files.insert(path.clone(), name.to_owned()) {
-            self.problems.push(
-                Problem::error(place, format!("the credential `{other}` has the same state file"))
-                    .help("each credential needs a state_file of its own"),
-            );
+            let title = format!("the credential `{other}` has the same state file");
+            self.error(place, title, "each credential needs a state_file of its own");
         }
         Some(StatePlace { path, key, previous_keys })
     }
 
-    /// Keys that a state may still be encrypted under.
     fn previous_keys(
         &mut self,
-        sources: Option<Spanned<SecretSources>>,
+        sources: Key<OneOrMany<SecretSource>>,
         has_key: bool,
         key: Option<&Secret>,
         path: Option<&Path>,
     ) -> Vec<Secret> {
-        let Some(sources) = sources else {
-            return Vec::new();
-        };
+        let Some(sources) = sources else { return Vec::new() };
         let place = sources.span();
         let sources = sources.into_inner().0;
         if !has_key && !sources.is_empty() {
-            self.problems.push(
-                Problem::error(place, "`state_key_previous` without a `state_key` that takes its place")
-                    .help("`bearerd keygen` makes one; what was encrypted under the previous is read and written anew"),
+            self.error(
+                place,
+                "`state_key_previous` needs a `state_key` that replaces it",
+                "generate a key with `bearerd keygen`: the daemon decrypts with previous keys and encrypts with the new one",
             );
             return Vec::new();
         }
-        let spanned = sources.into_iter().map(|source| Spanned::new(place.clone(), source));
-        let previous: Vec<Secret> = spanned.filter_map(|source| self.state_key(&source, path)).collect();
-        let is_key = |other: &Secret| {
+        let sources = sources.into_iter().map(|source| Spanned::new(place.clone(), source));
+        let previous: Vec<Secret> = sources.filter_map(|source| self.state_key(&source, path)).collect();
+        let is_current = |other: &Secret| {
             key.is_some_and(|key| key.initial().expose_secret() == other.initial().expose_secret())
         };
-        if previous.iter().any(is_key) {
-            self.problems.push(
-                Problem::warning(place, "`state_key_previous` holds the `state_key` itself")
-                    .help("it is for the keys before that one"),
-            );
+        if previous.iter().any(is_current) {
+            let help = "write the keys that were in use before `state_key`";
+            self.warning(place, "`state_key_previous` holds the `state_key` itself", help);
         }
         previous
     }
 
-    /// A key of the state at this path.
+    /// A key for the state file at `path`.
     fn state_key(&mut self, source: &Spanned<SecretSource>, path: Option<&Path>) -> Option<Secret> {
         let key = self.secret(source)?;
         if let SecretSource::File(file) = source.get_ref() {
-            self.warn_of_key_file(&self.folder.join(file), path, source.span());
+            self.warn_of_key_file(&self.folder.join(file), path, &source.span());
         }
         if let Err(error) = StateKey::parse(key.initial()) {
             let title = format!("{} is not usable: {error}", key.place());
-            self.problems.push(
-                Problem::error(source.span(), title)
-                    .help("write 32 bytes in base64, as `bearerd keygen` does"),
-            );
+            self.error(source.span(), title, "write 32 bytes in base64, as `bearerd keygen` does");
         }
         Some(key)
     }
 
-    /// Warns of a key that others have too: every user, or whoever has a copy of the state.
-    fn warn_of_key_file(&mut self, file: &Path, state: Option<&Path>, place: Range<usize>) {
-        let is_open = fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0);
-        if is_open {
-            let title = format!("every user can read {}, a key of the state", file.display());
-            self.problems.push(Problem::warning(place.clone(), title).help(
-                "make it the daemon's own: chmod 600; in Kubernetes, `defaultMode: 0400` of the volume and `fsGroup`",
-            ));
+    /// Warns of a key that every user can read, or that a copy of the state's folder contains.
+    fn warn_of_key_file(&mut self, file: &Path, state: Option<&Path>, place: &Range<usize>) {
+        if fs::metadata(file).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
+            self.warning(
+                place.clone(),
+                format!("every user can read {}, a key of the state", file.display()),
+                "chmod 600 the file; in Kubernetes, set `defaultMode: 0400` of the volume, and `fsGroup`",
+            );
         }
-        let is_beside = folder_of(file)
-            .zip(state.and_then(folder_of))
-            .is_some_and(|(keys, states)| keys.starts_with(states));
-        if is_beside {
-            let title = format!("{}, a key of the state, lies in the folder of the state", file.display());
-            self.problems.push(
-                Problem::warning(place, title)
-                    .help("keep it elsewhere: whoever has a copy of the folder would have both"),
+        let folders = canonical_folder(file).zip(state.and_then(canonical_folder));
+        if folders.is_some_and(|(keys, states)| keys.starts_with(states)) {
+            self.warning(
+                place.clone(),
+                format!("{}, a key of the state, lies in the folder of the state", file.display()),
+                "move the key: a copy of the folder would contain both the state and its key",
             );
         }
     }
 }
 
-/// The folder that a file is in, whatever it is called.
-fn folder_of(path: &Path) -> Option<PathBuf> {
+/// The folder of a file, with symlinks resolved.
+fn canonical_folder(path: &Path) -> Option<PathBuf> {
     fs::canonicalize(path.parent()?).ok()
 }
 
@@ -189,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_named_for_its_credential_unless_it_is_written_out() {
+    fn a_state_file_is_named_after_its_credential_by_default() {
         let some = |path: &str| Some(path.to_owned());
         assert_eq!(paths("", ""), [None, None]);
         assert_eq!(paths("state_dir = \"\"", "state_file = \"\""), [None, None]);
@@ -200,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_would_lose_the_grant_is_refused_with_the_remedy() {
+    fn a_state_that_would_lose_the_grant_is_refused_with_a_remedy() {
         let key = "state_key = { env = \"KEY\" }";
         let refresh = "grant = \"refresh_token\"\nrefresh_token = { env = \"S\" }";
         for (server, lines, title, remedy) in [
@@ -209,9 +190,9 @@ mod tests {
                 "state_dir = \"s\"",
                 refresh.to_owned(),
                 "this grant needs a `state_key`",
-                "the grant is lost at the",
+                "and with it the grant",
             ),
-            ("", key.to_owned(), "`state_key` has no state file", "or take it out"),
+            ("", key.to_owned(), "`state_key` has no state file", "or remove `state_key`"),
             (
                 "state_dir = \"s\"",
                 "state_file = \"s/b.state\"".to_owned(),
@@ -228,7 +209,7 @@ mod tests {
             (
                 "state_dir = \"s\"",
                 "state_key_previous = { env = \"KEY\" }".to_owned(),
-                "`state_key_previous` without a `state_key`",
+                "`state_key_previous` needs a `state_key`",
                 "keygen",
             ),
             (
@@ -240,7 +221,7 @@ mod tests {
             (
                 "state_dir = \"s\"",
                 format!("{key}\nstate_key_previous = [[{{ env = \"KEY2\" }}]]"),
-                "`credentials.a.state_key_previous`",
+                "`credentials.a.state_key_previous[0]`",
                 "",
             ),
             (
@@ -261,7 +242,7 @@ mod tests {
             assert!(problem.title.starts_with(title), "{problems}");
             assert!(problems.to_string().contains(remedy), "{problems}");
         }
-        // The state may have the refresh token.
+        // The state file may hold the refresh token.
         for first in ["", "refresh_token = { env = \"S\" }"] {
             let lines = format!("grant = \"refresh_token\"\n{first}\n{key}");
             assert!(read("state_dir = \"s\"", &lines).is_ok());
@@ -269,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_have_too_is_warned_of() {
+    fn a_readable_or_copied_key_file_causes_a_warning() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = tempfile::tempdir().unwrap();
@@ -305,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn previous_keys_are_one_or_a_list_and_the_key_itself_among_them_is_warned_of() {
+    fn previous_keys_are_one_or_a_list_without_the_current_key() {
         let read = |previous: &str| {
             let lines = format!("state_key = {{ env = \"KEY\" }}\n{previous}");
             read("state_dir = \"s\"", &lines).unwrap_or_else(|problems| panic!("{problems}"))
@@ -320,7 +301,7 @@ mod tests {
         assert_eq!(read("state_key_previous = { env = \"KEY2\" }").warnings.problems().len(), 0);
         let warnings = read("state_key_previous = [{ env = \"KEY2\" }, { env = \"KEY\" }]").warnings;
         assert!(warnings.to_string().contains("holds the `state_key` itself"), "{warnings}");
-        // A key in the file itself is warned of, and not shown.
+        // A key in the configuration itself causes a warning that does not show it.
         let shown = read(&format!("state_key_previous = [\"{KEY2}\"]")).warnings.to_string();
         assert!(shown.contains("a secret stands in the configuration") && !shown.contains("OTg3"), "{shown}");
     }

@@ -1,13 +1,12 @@
-//! What is accepted, what is refused, and what is said about it.
+//! Accepted and refused configurations, and their problems.
 
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::model::identity::ClientAuth;
-use crate::config::source::schema::HttpVersion;
 use crate::config::source::section::Section;
-use crate::config::{Checked, Destination, Listen, parse};
+use crate::config::{BasicEncoding, Checked, Destination, HttpVersion, Listen, parse};
 
 const CREDENTIAL: &str = "
     [credentials.cxone]
@@ -30,7 +29,7 @@ fn read(text: &str) -> Result<Checked, Box<Diagnostics>> {
     parse(Path::new("proxy.toml"), text.to_owned(), &environment())
 }
 
-/// With one more variable in the environment.
+/// Reads with an additional environment variable.
 fn read_with(text: &str, variable: &str, value: &str) -> Result<Checked, Box<Diagnostics>> {
     let environment = Environment::from([("SECRET", "hunter2"), (variable, value)]);
     parse(Path::new("proxy.toml"), text.to_owned(), &environment)
@@ -40,7 +39,7 @@ fn accepted(text: &str) -> Config {
     read(text).unwrap_or_else(|diagnostics| panic!("{diagnostics}")).config
 }
 
-/// A good configuration with these lines put into [server].
+/// A configuration with these lines in [server].
 fn with_server(lines: &str) -> String {
     format!("[server]\n{lines}\n{CREDENTIAL}{ROUTE}")
 }
@@ -53,7 +52,7 @@ fn with_route(lines: &str) -> String {
     format!("{CREDENTIAL}{ROUTE}\n{lines}\n")
 }
 
-/// The refusals' titles.
+/// The titles of the problems.
 fn refused(text: &str) -> Vec<String> {
     match read(text) {
         Ok(_) => panic!("was accepted: {text}"),
@@ -62,7 +61,7 @@ fn refused(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn what_is_not_written_has_the_documented_default() {
+fn absent_keys_have_their_documented_default() {
     let config = accepted(&format!("{CREDENTIAL}{ROUTE}"));
 
     assert_eq!(config.server.listen, [Listen::Tcp("127.0.0.1:8080".parse().unwrap())]);
@@ -74,7 +73,7 @@ fn what_is_not_written_has_the_documented_default() {
     let credential = &config.credentials[0];
     assert!(matches!(
         credential.identity.client_auth,
-        ClientAuth::Basic { encoding: schema::BasicEncoding::Raw, .. }
+        ClientAuth::Basic { encoding: BasicEncoding::Raw, .. }
     ));
     assert_eq!(credential.refresh_margin, Duration::from_mins(5));
     assert_eq!(credential.quota.requests.get(), 10);
@@ -84,7 +83,7 @@ fn what_is_not_written_has_the_documented_default() {
 }
 
 #[test]
-fn every_problem_is_found_in_one_reading() {
+fn all_problems_are_found_in_one_run() {
     let problems = refused(
         "
         [server]
@@ -122,7 +121,7 @@ fn every_problem_is_found_in_one_reading() {
 }
 
 #[test]
-fn a_problem_says_where_it_is_and_what_would_mend_it() {
+fn a_problem_has_a_place_and_a_remedy() {
     let shown = read(&with_server("[server.limits]\nreplay_bdoy = \"1MiB\"")).unwrap_err().to_string();
 
     assert!(shown.contains("proxy.toml:3:1"), "{shown}");
@@ -140,14 +139,14 @@ fn several_syntax_errors_are_all_shown() {
 }
 
 #[test]
-fn a_key_that_is_wrong_is_not_called_missing() {
+fn a_wrong_key_is_not_reported_as_missing() {
     let problems = refused(&with_credential("").replace("client_id = \"client\"", "client_id = 5"));
 
     assert_eq!(problems, ["`credentials.cxone.client_id` must be a string, not a number"]);
 }
 
 #[test]
-fn no_secret_is_in_what_is_said_about_it() {
+fn no_message_about_a_secret_contains_its_value() {
     for wrong in
         ["hunter2", "[\"hunter2\"]", "{ hunter2 = 1 }", "\"hunter2", "{ env = \"SECRET\", file = \"x\" }"]
     {
@@ -172,11 +171,15 @@ fn a_plain_secret_is_a_warning_that_does_not_show_it() {
 }
 
 #[test]
-fn what_leaves_a_door_open_is_warned_of_where_it_stands() {
+fn insecure_settings_cause_warnings_at_their_place() {
     let unused = CREDENTIAL.replace("cxone", "other");
     for (text, said, place) in [
         (with_server("allow_from = [\"::/0\"]"), "callers from every network", "::/0"),
-        (with_server("[admin]\ntoken = { env = \"SECRET\" }"), "SECRET is short", "{ env = \"SECRET\" }"),
+        (
+            with_server("[admin]\ntoken = { env = \"SECRET\" }"),
+            "SECRET is short for an admin token",
+            "{ env = \"SECRET\" }",
+        ),
         (format!("{CREDENTIAL}{unused}{ROUTE}"), "no route uses the credential `other`", "other"),
     ] {
         let Checked { warnings, .. } = read(&text).unwrap_or_else(|diagnostics| panic!("{diagnostics}"));
@@ -190,7 +193,7 @@ fn what_leaves_a_door_open_is_warned_of_where_it_stands() {
 }
 
 #[test]
-fn a_secret_of_several_lines_is_warned_of_and_not_quoted() {
+fn a_secret_of_several_lines_causes_a_warning_that_does_not_show_it() {
     for (value, warnings) in
         [("hunter2\n", 0), ("hunter2\r\n", 0), ("hunter2\nhunter3\n", 1), ("\nhunter2", 1)]
     {
@@ -208,7 +211,7 @@ fn a_secret_of_several_lines_is_warned_of_and_not_quoted() {
 }
 
 #[test]
-fn a_secret_that_is_missing_or_empty_is_told_with_what_mends_it() {
+fn a_missing_or_empty_secret_is_reported_with_a_remedy() {
     let empty = tempfile::NamedTempFile::new().unwrap();
     let file = format!("{{ file = \"{}\" }}", empty.path().display());
     for (text, help) in [
@@ -222,7 +225,7 @@ fn a_secret_that_is_missing_or_empty_is_told_with_what_mends_it() {
 }
 
 #[test]
-fn a_field_that_every_caller_sends_keeps_nobody_out() {
+fn a_field_that_every_caller_sends_cannot_be_required() {
     for field in ["Host", "X-Forwarded-For: x", "Connection: close", "Via", "not a name"] {
         assert_eq!(refused(&with_server(&format!("required_header = \"{field}\""))).len(), 1, "{field}");
     }
@@ -245,7 +248,7 @@ fn an_origin_is_one_of_a_web_page() {
 }
 
 #[test]
-fn off_loopback_the_callers_and_the_hosts_must_be_named() {
+fn beyond_loopback_networks_and_hosts_must_be_set() {
     let problems = refused(&with_server("listen = \"0.0.0.0:8080\""));
     assert_eq!(problems.len(), 2, "{problems:#?}");
     assert!(problems[0].contains("server.allow_from") && problems[1].contains("server.hosts"));
@@ -259,7 +262,7 @@ fn off_loopback_the_callers_and_the_hosts_must_be_named() {
 }
 
 #[test]
-fn plain_http_is_for_this_machine_only() {
+fn plain_http_is_for_loopback_only() {
     for local in ["http://127.0.0.1:1/", "http://[::1]:1", "http://localhost:1/base"] {
         accepted(&with_route("").replace("https://api.example.com", local));
     }
@@ -274,7 +277,7 @@ fn plain_http_is_for_this_machine_only() {
 }
 
 #[test]
-fn an_upstream_may_carry_a_path_and_a_port_but_nothing_else() {
+fn an_upstream_may_have_a_path_and_a_port_only() {
     let config =
         accepted(&with_route("").replace("https://api.example.com", "https://API.example.com:8443/base/"));
     let Destination::Written(address) = &config.routes[0].upstream.destination else { panic!() };
@@ -325,7 +328,7 @@ fn a_path_prefix_is_written_plainly() {
 }
 
 #[test]
-fn a_ca_file_must_be_there_and_hold_certificates() {
+fn a_ca_file_must_exist_and_hold_certificates() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("empty.pem"), "nothing here").unwrap();
     std::fs::write(
@@ -345,7 +348,7 @@ fn a_ca_file_must_be_there_and_hold_certificates() {
     }
 }
 
-/// A configuration with this key in this section; good, if the key is.
+/// A configuration with this key in this section, without other problems.
 fn with_key(section: Section, key: &str) -> String {
     let line = format!("{key} = 1");
     match section {
@@ -361,7 +364,7 @@ fn with_key(section: Section, key: &str) -> String {
 }
 
 #[test]
-fn every_key_that_is_designed_and_not_built_is_refused_by_name_where_it_stands() {
+fn every_planned_key_is_refused_at_its_place() {
     for section in Section::ALL {
         for key in section.planned() {
             let text = with_key(section, key);
@@ -377,7 +380,7 @@ fn every_key_that_is_designed_and_not_built_is_refused_by_name_where_it_stands()
 }
 
 #[test]
-fn a_value_that_is_designed_and_not_built_is_refused_too() {
+fn a_planned_section_is_refused() {
     for (text, said) in [
         (
             format!("[audit]\npath = \"a\"\n{CREDENTIAL}{ROUTE}"),
@@ -390,7 +393,7 @@ fn a_value_that_is_designed_and_not_built_is_refused_too() {
 }
 
 #[test]
-fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
+fn an_override_of_a_planned_key_is_refused() {
     for (variable, key) in [("BEARERD_AUDIT__PATH", "audit"), ("BEARERD_SHARED__URL", "shared")] {
         let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), variable, "hunter2").unwrap_err();
         let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
@@ -400,7 +403,7 @@ fn an_override_that_is_designed_and_not_built_is_refused_as_in_the_file() {
 }
 
 #[test]
-fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() {
+fn a_variable_that_lacks_an_underscore_causes_a_warning() {
     let text = format!("{CREDENTIAL}{ROUTE}");
     for (variable, said) in [
         ("BEARERD_SERVER_LISTEN", Some("BEARERD_SERVER__LISTEN")),
@@ -415,7 +418,7 @@ fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() 
         let checked = read_with(&text, variable, "x").unwrap();
         let said: Vec<_> = said
             .iter()
-            .map(|meant| format!("with two underscores between its parts it would: {meant}"))
+            .map(|meant| format!("write two underscores between the parts of the name: {meant}"))
             .collect();
         let helped: Vec<_> =
             checked.warnings.problems().iter().map(|problem| problem.help.clone().unwrap()).collect();
@@ -424,17 +427,17 @@ fn a_variable_that_lacks_an_underscore_is_warned_of_and_others_are_left_alone() 
 }
 
 #[test]
-fn a_place_for_a_secret_that_would_be_the_secret_is_refused() {
+fn a_quoted_source_of_a_secret_is_refused() {
     for secret in ["{ env = SECRET }", "${SECRET}"] {
         let credential = CREDENTIAL.replace("{ env = \"SECRET\" }", &format!("\"{secret}\""));
         assert_ne!(credential, CREDENTIAL);
         let said = refused(&format!("{credential}{ROUTE}"));
-        assert_eq!(said, ["looks like a place for a secret, and would be the secret itself"], "{secret}");
+        assert_eq!(said, ["looks like the source of a secret, but would be the secret itself"], "{secret}");
     }
 }
 
 #[test]
-fn where_applications_log_in_is_a_whole_path() {
+fn a_login_stub_is_a_whole_path() {
     for wrong in ["", "/", "oauth/token", "/oauth/*", "/a//b", "/a?b", "/../a", "/%61", "https://a.test/b"] {
         let text = with_credential(&format!("login_stub = [\"/fine\", \"{wrong}\"]"));
         assert_eq!(refused(&text), ["not the path of a token endpoint"], "{wrong}");
@@ -442,19 +445,19 @@ fn where_applications_log_in_is_a_whole_path() {
 }
 
 #[test]
-fn both_mistakes_of_a_quota_are_said() {
+fn both_errors_of_a_quota_are_reported() {
     let said = refused(&format!("{CREDENTIAL}quota = {{ requests = 0, per = \"0s\" }}\n{ROUTE}"));
     assert_eq!(said, ["`requests` must be at least 1", "`per` is too short for so many requests"]);
 }
 
 #[test]
-fn an_override_with_a_typing_error_says_what_was_probably_meant() {
+fn a_misspelt_override_is_reported_with_a_suggestion() {
     let diagnostics = read_with(&format!("{CREDENTIAL}{ROUTE}"), "BEARERD_SERVER__LISTN", "x").unwrap_err();
     assert!(diagnostics.to_string().contains("did you mean `listen`?"), "{diagnostics}");
 }
 
 #[test]
-fn the_operators_address_is_not_that_of_callers_and_is_warned_of_off_loopback() {
+fn the_admin_address_differs_from_that_of_callers() {
     let same = "[server]\nlisten = \"127.0.0.1:8080\"\n[admin]\nlisten = \"127.0.0.1:8080\"\n";
     assert_eq!(
         refused(&format!("{same}{CREDENTIAL}{ROUTE}")),
@@ -470,7 +473,7 @@ fn the_operators_address_is_not_that_of_callers_and_is_warned_of_off_loopback() 
 }
 
 #[test]
-fn whoever_talks_to_a_daemon_finds_its_address_and_token_even_where_the_rest_is_wrong() {
+fn commands_find_admin_address_and_token_in_a_file_with_other_errors() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("proxy.toml");
     std::fs::write(folder.path().join("token"), "an-admin-token\n").unwrap();
@@ -498,11 +501,11 @@ fn whoever_talks_to_a_daemon_finds_its_address_and_token_even_where_the_rest_is_
 }
 
 #[test]
-fn an_admin_token_is_one_that_a_field_carries_and_is_not_shown() {
+fn an_admin_token_fits_into_a_field_and_is_not_shown() {
     let with = |source: &str| format!("[admin]\ntoken = {source}\n{CREDENTIAL}{ROUTE}");
     for wrong in ["two words", "töken", "line\nbreak"] {
         let problems = read_with(&with("{ env = \"ADMIN_TOKEN\" }"), "ADMIN_TOKEN", wrong).unwrap_err();
-        assert!(problems.to_string().contains("no Authorization field carries"), "{problems}");
+        assert!(problems.to_string().contains("an Authorization field cannot carry"), "{problems}");
         assert!(!problems.to_string().contains(wrong), "{problems}");
     }
     assert_eq!(refused(&with("{ env = \"NOT_SET\" }")), ["the environment variable NOT_SET is not set"]);
@@ -512,13 +515,13 @@ fn an_admin_token_is_one_that_a_field_carries_and_is_not_shown() {
 }
 
 #[test]
-fn directives_that_make_no_sense_are_warned_of() {
+fn wrong_log_directives_cause_a_warning() {
     let checked = read_with(&format!("{CREDENTIAL}{ROUTE}"), "RUST_LOG", "bearerd=loud").unwrap();
-    assert!(checked.warnings.to_string().contains("RUST_LOG is not understood"), "{}", checked.warnings);
+    assert!(checked.warnings.to_string().contains("RUST_LOG holds no log levels"), "{}", checked.warnings);
 }
 
 #[test]
-fn a_section_that_is_no_table_hides_no_other_problem() {
+fn a_section_that_is_not_a_table_hides_no_other_problem() {
     let wrong = "token_url = \"http://as.example.com/token\"";
     for (text, said) in [
         (
@@ -551,9 +554,9 @@ fn a_section_that_is_no_table_hides_no_other_problem() {
             with_server("limits = 5\nallow_from = [5, \"x\"]\nhosts = [\"a b\", true]"),
             &[
                 "`server.limits` must be a table",
-                "`server.allow_from` must be a string, not a number",
+                "`server.allow_from[0]` must be a string, not a number",
                 "not a network",
-                "`server.hosts` must be a string, not true or false",
+                "`server.hosts[1]` must be a string, not true or false",
             ],
         ),
     ] {
@@ -569,7 +572,7 @@ fn a_section_that_is_no_table_hides_no_other_problem() {
 }
 
 #[test]
-fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
+fn a_mistake_is_reported_once_without_consequential_errors() {
     for (text, said) in [
         (
             with_credential("").replace("client_id", "client-id"),
@@ -590,14 +593,17 @@ fn a_slip_is_reported_once_and_not_by_what_follows_from_it() {
         (with_credential("").replace("\"client\"", "\"\""), "`client_id` is empty"),
         (with_server("[server.limits]\nheader_bytes = \"10\""), "must be between 1KiB and 1MiB"),
         (with_server("[log]\nlevel = \"verbose\""), "not a log level"),
-        (with_credential("").replace("\"client\"", "client"), "not TOML: string values must be quoted"),
+        (
+            with_credential("").replace("\"client\"", "client"),
+            "not TOML: string values must be quoted, expected literal string",
+        ),
     ] {
         assert_eq!(refused(&text), [said]);
     }
 }
 
 #[test]
-fn no_value_that_may_hold_a_secret_is_in_a_title_or_a_remedy() {
+fn no_title_or_remedy_contains_a_value_that_may_hold_a_secret() {
     let url = "https://user:hunter2@api.example.com";
     for text in [
         with_route("").replace("https://api.example.com", url),
@@ -621,7 +627,7 @@ fn no_value_that_may_hold_a_secret_is_in_a_title_or_a_remedy() {
 
 proptest! {
     #[test]
-    fn no_number_or_unit_is_too_much_for_it(
+    fn any_number_and_unit_is_read_without_panic(
         text in "-?[0-9]{0,22}(\\.[0-9]{0,22})?(e[0-9]{1,4})? ?(ns|us|ms|s|m|h|d|w|y|B|KB|KiB|MiB|PB|EiB|)( [0-9]{1,20}h)?",
         requests in any::<u64>(),
     ) {
@@ -642,11 +648,11 @@ proptest! {
 }
 
 #[test]
-fn what_is_too_long_or_too_large_is_said_where_it_stands() {
+fn too_long_and_too_large_values_are_reported_at_their_place() {
     for (text, place, said) in [
         (with_route("timeout = \"9223372036854775807s\""), "timeout", "longer than a year"),
         (with_credential("quota = { requests = 1, per = \"6000000h\" }"), "quota", "longer than a year"),
-        (with_server("[server.limits]\nbody_bytes = \"9EiB\""), "body_bytes", "larger than any size"),
+        (with_server("[server.limits]\nbody_bytes = \"9EiB\""), "body_bytes", "too large"),
     ] {
         let shown = read(&text).unwrap_err().to_string();
         let line = text.lines().position(|line| line.starts_with(place)).unwrap() + 1;
@@ -655,7 +661,7 @@ fn what_is_too_long_or_too_large_is_said_where_it_stands() {
 }
 
 #[test]
-fn an_override_in_the_environment_wins_over_the_file() {
+fn an_override_takes_precedence_over_the_file() {
     let environment = Environment::from([
         ("SECRET", "hunter2"),
         ("BEARERD_SERVER__LISTEN", "127.0.0.1:1234"),
@@ -678,12 +684,12 @@ fn an_override_in_the_environment_wins_over_the_file() {
 }
 
 #[test]
-fn an_override_that_is_wrong_is_named() {
+fn a_wrong_override_is_reported_with_its_name() {
     for (variable, value, said) in [
         ("BEARERD_SERVER__DRAIN", "soon", "not a duration"),
         ("BEARERD_SERVER__LISTNE", "127.0.0.1:1", "[server] has no `listne`"),
         ("BEARERD_SERVICE__X", "y", "names no section of the file"),
-        ("BEARERD_ROUTES__0__PATH", "/", "routes are written in the file only"),
+        ("BEARERD_ROUTES__0__PATH", "/", "variables cannot override them"),
         (
             "BEARERD_CREDENTIALS__CXONE__CLIENT_SECRET__ENV",
             "NAME",
@@ -696,7 +702,7 @@ fn an_override_that_is_wrong_is_named() {
 }
 
 #[test]
-fn required_scopes_are_a_list_or_all_that_are_asked_for() {
+fn required_scopes_are_a_list_or_all_requested_ones() {
     let asked = "scopes = [\"openid\", \"offline_access\", \"api:read\"]\n";
     let required = |line: &str| {
         accepted(&with_credential(&format!("{asked}{line}"))).credentials[0].require_scopes.clone()
@@ -710,7 +716,7 @@ fn required_scopes_are_a_list_or_all_that_are_asked_for() {
 }
 
 #[test]
-fn a_second_client_secret_goes_with_authentication_by_secret_alone() {
+fn a_second_client_secret_needs_authentication_by_secret() {
     let next = "client_secret_next = { env = \"SECRET\" }";
     for auth in ["client_secret_basic", "client_secret_post", "client_secret_jwt"] {
         let lines = format!("client_auth = \"{auth}\"\n{next}");

@@ -1,38 +1,35 @@
-//! Token URLs that stand in tutorials and that no vendor runs.
+//! Warnings of token URLs that appear in tutorials but are not run by the vendor.
 //!
-//! They are warned of and not refused: a gateway of one's own may well answer there.
+//! The URLs are not refused: a gateway of one's own may answer at them.
 
 use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
 use super::provider::GENESYS_REGIONS;
-use crate::config::source::diagnostics::Problem;
 
-/// What NICE runs instead.
-const CXONE: &str = "it runs https://cxone.niceincontact.com/auth/token (and others for governments), for the grant \
-                     \"password\" with an access key: set provider = \"cxone\" and `issuer`";
+const CXONE_HELP: &str = "NICE runs https://cxone.niceincontact.com/auth/token (and others for governments), for the \
+                          grant \"password\" with an access key: set provider = \"cxone\" and `issuer`";
 
 impl Resolver<'_> {
-    /// Says what the vendor runs, where a token URL is one of a tutorial.
+    /// Warns of a token URL of a tutorial, and names the vendor's own.
     pub(super) fn warn_of_tutorial(&mut self, text: &Spanned<String>, url: &Url) {
         let host = url.host_str().unwrap_or_default();
         let path = url.path().trim_end_matches('/');
-        let told = if is_cxones(host, path) {
-            Some(("NICE CXone", CXONE.to_owned()))
+        let found = if is_of_cxone_tutorial(host, path) {
+            Some(("NICE CXone", CXONE_HELP.to_owned()))
         } else if path == "/api/v2/oauth/token" {
-            genesys(host).map(|instead| ("Genesys Cloud", instead))
+            genesys_help(host).map(|help| ("Genesys Cloud", help))
         } else {
             None
         };
-        if let Some((vendor, instead)) = told {
-            let title = format!("a token URL of tutorials, which {vendor} does not run");
-            self.problems.push(Problem::warning(text.span(), title).help(instead));
+        if let Some((vendor, help)) = found {
+            self.warning(text.span(), format!("a token URL of tutorials, which {vendor} does not run"), help);
         }
     }
 }
 
-fn is_cxones(host: &str, path: &str) -> bool {
+fn is_of_cxone_tutorial(host: &str, path: &str) -> bool {
     match path {
         "/oauth2/token" => host.ends_with(".api.nicecxone.com"),
         "/auth/oauth/token" => host == "api.nicecxone.com",
@@ -43,15 +40,15 @@ fn is_cxones(host: &str, path: &str) -> bool {
     }
 }
 
-/// What Genesys runs instead, if the host is one of its own or was never filled in.
-fn genesys(host: &str) -> Option<String> {
+/// The vendor's URL, if the host belongs to Genesys Cloud or is an unfilled placeholder.
+fn genesys_help(host: &str) -> Option<String> {
     let is_within = |region: &&str| host == *region || host.ends_with(&format!(".{region}"));
     let region = match GENESYS_REGIONS.into_iter().find(is_within) {
         Some(region) => region,
         None if host.contains('{') || host.contains("environment") => "{region}",
         None => return None,
     };
-    Some(format!("it runs https://login.{region}/oauth/token: set provider = \"genesys\" and `region`"))
+    Some(format!("Genesys runs https://login.{region}/oauth/token: set provider = \"genesys\" and `region`"))
 }
 
 #[cfg(test)]
@@ -74,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_a_tutorial_is_warned_of_with_what_the_vendor_runs() {
+    fn a_url_of_a_tutorial_causes_a_warning_with_the_vendors_url() {
         for (url, instead) in [
             ("https://acme.api.nicecxone.com/oauth2/token", "https://cxone.niceincontact.com/auth/token"),
             ("https://API.nicecxone.com/auth/oauth/token", "https://cxone.niceincontact.com/auth/token"),
@@ -94,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_vendors_run_and_what_others_have_is_not() {
+    fn urls_of_vendors_and_of_others_cause_no_warning() {
         for url in [
             "https://cxone.niceincontact.com/auth/token",
             "https://login.mypurecloud.com/oauth/token",

@@ -1,8 +1,7 @@
-//! Problems of a configuration, and how a person sees them.
+//! Problems of a configuration, and their output.
 //!
-//! All problems are collected before any is shown, each with its place in the file (or in the environment
-//! variable that overrides it), a caret and the way to mend it. Text that may be a secret is masked before a
-//! line of the file is quoted.
+//! All problems are shown together, each with its place in the file (or the environment variable that overrides the
+//! file), a caret and a remedy. Quoted lines are masked: they may hold secrets.
 
 use std::fmt;
 use std::ops::Range;
@@ -13,49 +12,49 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::mask::mask;
 
-/// Whether a configuration can be used in spite of the problem.
+/// The severity of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// It cannot.
+    /// The configuration cannot be used.
     Error,
-    /// It can, but should be looked at.
+    /// The configuration can be used.
     Warning,
 }
 
-/// One problem: what is wrong, where, and what would mend it.
+/// A problem with its place and its remedy.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    /// Error or warning.
+    /// The severity.
     pub severity: Severity,
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub title: String,
-    /// Where: bytes of the [`Sources`]; `None` for the file as a whole.
+    /// The place, in bytes of the [`Sources`]; `None` for the file as a whole.
     pub place: Option<Range<usize>>,
-    /// What to do about it.
+    /// The remedy.
     pub help: Option<String>,
 }
 
 impl Problem {
-    /// A problem that forbids using the configuration.
+    /// A problem with which the configuration cannot be used.
     pub fn error(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Error, title: title.into(), place: place.into(), help: None }
     }
 
-    /// A problem to look at.
+    /// A problem with which the configuration can be used.
     pub fn warning(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(place, title) }
     }
 
-    /// Says what would mend it.
+    /// Adds the remedy.
     #[must_use]
     pub fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
     }
 }
 
-/// The texts that problems point into: the file, and the environment variables that override it.
+/// The texts that places point into: the file, and the environment variables that override keys.
 ///
-/// Their bytes are numbered in one row: the file's first, then each variable's.
+/// Places count the bytes of the file first, then those of each variable.
 #[derive(Clone)]
 pub struct Sources {
     path: PathBuf,
@@ -71,7 +70,7 @@ struct Override {
 }
 
 impl Sources {
-    /// A file's text, known by its path.
+    /// The text of the file at `path`.
     pub fn new(path: &Path, text: String) -> Self {
         Self { path: path.to_owned(), text, overrides: Vec::new() }
     }
@@ -81,17 +80,12 @@ impl Sources {
         &self.text
     }
 
-    /// Adds an environment variable; answers the bytes that its value is.
+    /// Adds an environment variable. Returns the place of its value.
     pub fn add_override(&mut self, variable: &str, value: &str) -> Range<usize> {
-        // One byte between two texts, so that an empty one has a place of its own too.
+        // A byte between two texts gives an empty text a place of its own.
         let start = 1 + self.overrides.last().map_or(self.text.len(), |last| last.start + last.value.len());
         self.overrides.push(Override { start, variable: variable.to_owned(), value: value.to_owned() });
         start..start + value.len()
-    }
-
-    /// Whether a place is in the environment and not in the file.
-    pub fn is_override(&self, place: &Range<usize>) -> bool {
-        self.override_at(place).is_some()
     }
 
     /// The value of the environment variable at this place.
@@ -104,7 +98,7 @@ impl Sources {
     }
 }
 
-/// Without the texts, which may hold secrets.
+/// Without the texts: they may hold secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variables: Vec<&str> = self.overrides.iter().map(|one| one.variable.as_str()).collect();
@@ -116,7 +110,7 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// All problems of a configuration with the texts they point into.
+/// The problems of a configuration, with the texts that their places point into.
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
     sources: Sources,
@@ -124,47 +118,47 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Sorts the problems by place, errors and warnings mixed as they stand in the file.
+    /// Sorts the problems, errors and warnings, by place.
     pub fn new(sources: Sources, problems: Vec<Problem>) -> Self {
         let mut diagnostics = Self { sources, problems: Vec::new() };
         diagnostics.add(problems);
         diagnostics
     }
 
-    /// Adds problems that were found later.
+    /// Adds further problems.
     pub fn add(&mut self, problems: Vec<Problem>) {
         self.problems.extend(problems);
         let start = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |place| place.start);
         self.problems.sort_by_key(start);
     }
 
-    /// A file that could not even be read.
+    /// The problem of an unreadable file.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         let mut problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
         if error.kind() == std::io::ErrorKind::NotFound {
             problem = problem.help(
-                "name the file by -c FILE or $BEARERD_CONFIG; else it is ./proxy.toml or /etc/bearerd/proxy.toml",
+                "set the path with -c FILE or $BEARERD_CONFIG; the default is ./proxy.toml, then /etc/bearerd/proxy.toml",
             );
         }
         Self::new(Sources::new(path, String::new()), vec![problem])
     }
 
-    /// The problems, in the order of the file.
+    /// The problems, sorted by place.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// How many problems forbid using the configuration.
+    /// The number of errors.
     pub fn errors(&self) -> usize {
         self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
     }
 
-    /// How many only want a look.
+    /// The number of warnings.
     pub fn warnings(&self) -> usize {
         self.problems.len() - self.errors()
     }
 
-    /// Where a problem is, in a word: the line of the file, or the environment variable.
+    /// The place of a problem: file and line, or the name of the environment variable.
     pub fn place_of(&self, problem: &Problem) -> Option<String> {
         let place = problem.place.as_ref()?;
         Some(match self.sources.override_at(place) {
@@ -178,7 +172,7 @@ impl Diagnostics {
         })
     }
 
-    /// All problems as text for a terminal, or without colour for a log.
+    /// All problems as text, with colour for a terminal.
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
@@ -206,7 +200,7 @@ impl Diagnostics {
                         .path(path)
                         .annotation(AnnotationKind::Primary.span(within(place.clone(), masked))),
                 ),
-                // The value may be a secret: the variable's name is the place.
+                // Shows the variable's name: the value may be a secret.
                 Some(found) => group.element(
                     Snippet::source(found.variable.as_str())
                         .path("environment")
@@ -229,7 +223,7 @@ impl fmt::Display for Diagnostics {
 
 impl std::error::Error for Diagnostics {}
 
-/// Keeps a span inside the text and on character boundaries.
+/// Limits a place to the text, and to character boundaries.
 fn within(place: Range<usize>, text: &str) -> Range<usize> {
     let mut start = place.start.min(text.len());
     let mut end = place.end.clamp(start, text.len());
@@ -247,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_is_shown_with_its_line_a_caret_and_the_way_to_mend_it() {
+    fn a_problem_is_shown_with_its_line_a_caret_and_a_remedy() {
         let text = "[server]\nlisten = \"127.0.0.1:8080\"\nreplay_bdoy = \"1MiB\"\n".to_owned();
         let place = text.find("replay_bdoy").map(|start| start..start + 11).unwrap();
         let problem = Problem::error(place, "unknown key `replay_bdoy`").help("did you mean `replay_body`?");

@@ -1,39 +1,38 @@
-//! Text of a configuration as it may be shown: what is or could be a secret is starred out.
+//! Replaces the secrets of a configuration's text with stars.
 //!
-//! Works on words, strings and brackets and not on parsed keys: a file that does not parse is quoted too. A
-//! star stands for a byte, so that places stay where they are. Where it is not clear what belongs to a secret,
-//! a little too much is hidden, never too little.
+//! The text may be invalid TOML, so that words, strings and brackets are recognised without the parser. A star replaces
+//! a byte: places stay valid. In doubt, too much is masked, never too little.
 
 use std::ops::Range;
 
-/// The same text, byte for byte as long, without its secrets.
+/// Masks secrets. The length in bytes does not change.
 ///
-/// Hidden are the values of keys that name a secret, with all that is in their brackets but the names behind
-/// `env` and `file`; and in any other word or string the user of a URL and the parameters that name a secret.
+/// Masked are the values of keys that name a secret, with everything in their brackets except the values of `env` and
+/// `file`; and in all other words and strings the user of a URL and the parameters that name a secret.
 pub(in crate::config) fn mask(text: &str) -> String {
     Masking { masked: String::with_capacity(text.len()), ..Masking::default() }.run(text)
 }
 
-/// Reading from left to right: where it is, and what has been written.
+/// The state of the left-to-right scan.
 #[derive(Default)]
 struct Masking {
     masked: String,
     /// The open brackets, outermost first.
     brackets: Vec<Bracket>,
-    /// Whether the table whose header came last is secret as a whole.
+    /// Whether the table of the last header is a secret as a whole.
     header: bool,
-    /// What is read now.
+    /// The current item.
     item: Item,
-    /// In a comment: what to go back to at the line's end.
+    /// In a comment: the number of brackets and the item before it, restored at the end of the line.
     before_comment: Option<(usize, Item)>,
-    /// Words and strings that were read and not written: a key, if `=` comes next, else a value.
+    /// Words and strings not yet written: a key if `=` follows, else a value.
     pending: Vec<Range<usize>>,
 }
 
 #[derive(Clone, Copy)]
 struct Bracket {
     is_secret: bool,
-    /// It holds values and no keys.
+    /// An array: values without keys.
     is_array: bool,
 }
 
@@ -41,21 +40,21 @@ struct Bracket {
 #[derive(Clone, Copy, Default)]
 struct Item {
     reading: Reading,
-    /// Words and strings of the value are hidden.
-    is_hidden: bool,
-    /// Brackets in it hold a secret.
+    /// The words and strings of the value are masked.
+    is_masked: bool,
+    /// Brackets in the value hold a secret.
     is_secret: bool,
 }
 
-/// How far an item has been read.
+/// The progress in an item.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Reading {
-    /// Up to its `=`.
+    /// Before `=`.
     #[default]
     Key,
-    /// Its value must come.
+    /// After `=`, before the value.
     Expecting,
-    /// Its value has begun.
+    /// In the value.
     Value,
 }
 
@@ -70,7 +69,7 @@ impl Masking {
                 '[' | '{' => self.open(text, next == '['),
                 ']' | '}' => self.close(text),
                 ',' => self.comma(text),
-                '=' if self.item.reading == Reading::Key || !self.item.is_hidden => self.equals(text, at),
+                '=' if self.item.reading == Reading::Key || !self.item.is_masked => self.equals(text, at),
                 '#' => self.comment(text),
                 _ if next.is_whitespace() => {}
                 _ => {
@@ -87,60 +86,60 @@ impl Masking {
             }
             at = end;
         }
-        self.write(text, self.item.is_hidden);
+        self.write(text, self.item.is_masked);
         self.masked.push_str(&text[self.masked.len()..]);
         self.masked
     }
 
-    /// Writes what was read; answers whether what comes next is hidden.
+    /// Writes the pending words. Returns whether the next word is masked.
     ///
-    /// A key may lack its `=`, as in YAML or JSON: what follows a secret's key is hidden all the same.
-    fn write(&mut self, text: &str, mut is_hidden: bool) -> bool {
+    /// A key may lack its `=`, as in YAML or JSON: the words after a secret's key are masked all the same.
+    fn write(&mut self, text: &str, mut is_masked: bool) -> bool {
         for place in std::mem::take(&mut self.pending) {
             self.masked.push_str(&text[self.masked.len()..place.start]);
             let word = &text[place];
             let key_end = word.find(':').unwrap_or(word.len());
-            // Prose has such words as well, and no colon behind them.
+            // In the prose of a comment, only a word with a colon is a key.
             let may_be_key = self.before_comment.is_none() || key_end < word.len();
             let is_key = may_be_key
                 && self.item.reading == Reading::Key
                 && meaning(&word[..key_end]) == Meaning::Secret;
-            match (is_hidden, is_key) {
+            match (is_masked, is_key) {
                 (true, _) => self.masked.push_str(&stars(word)),
                 (false, true) => {
                     self.masked.push_str(&word[..key_end]);
                     self.masked.push_str(&stars(&word[key_end..]));
-                    is_hidden = true;
+                    is_masked = true;
                 }
                 (false, false) => self.masked.push_str(&without_url_secrets(word)),
             }
         }
-        is_hidden
+        is_masked
     }
 
     fn is_in_secret(&self) -> bool {
         self.brackets.last().map_or(self.header, |bracket| bracket.is_secret)
     }
 
-    fn next_item(&mut self, is_hidden: bool) {
+    fn next_item(&mut self, is_masked: bool) {
         let is_value = self.brackets.last().is_some_and(|bracket| bracket.is_array);
         let reading = if is_value { Reading::Value } else { Reading::Key };
-        self.item = Item { reading, is_hidden, is_secret: is_hidden };
+        self.item = Item { reading, is_masked, is_secret: is_masked };
     }
 
     fn line_end(&mut self, text: &str) {
-        let is_hidden = self.write(text, self.item.is_hidden);
+        let is_masked = self.write(text, self.item.is_masked);
         if let Some((depth, item)) = self.before_comment.take() {
             self.brackets.truncate(depth);
             self.item = item;
         }
-        // A value may wrongly begin or go on here: what was hidden stays so until the next key.
+        // A value may wrongly continue on the next line: masking continues until the next key.
         if self.item.reading != Reading::Expecting {
-            self.next_item(is_hidden || self.item.is_hidden || self.is_in_secret());
+            self.next_item(is_masked || self.item.is_masked || self.is_in_secret());
         }
     }
 
-    /// Whether this bracket opens the header of a table.
+    /// Whether this bracket opens a table header.
     fn is_header(&self, text: &str, at: usize) -> bool {
         let line = text[..at].rfind('\n').map_or(0, |end| end + 1);
         let is_open =
@@ -148,7 +147,7 @@ impl Masking {
         !is_open && text[line..at].trim().is_empty()
     }
 
-    /// Answers where the header's names end.
+    /// Reads a table header. Returns the end of its name.
     fn header_line(&mut self, text: &str, at: usize) -> usize {
         let start = at + text[at..].chars().take_while(|c| *c == '[').count();
         let end = text[start..].find(['\n', ']', '#', '=']).map_or(text.len(), |length| start + length);
@@ -158,26 +157,25 @@ impl Masking {
     }
 
     fn open(&mut self, text: &str, is_array: bool) {
-        let is_hidden = self.write(text, self.item.is_hidden);
-        // Behind a key that lacks its `=`, or in the value of one that has it.
-        let is_keyless = is_hidden && self.item.reading == Reading::Key;
+        let is_masked = self.write(text, self.item.is_masked);
+        let is_keyless = is_masked && self.item.reading == Reading::Key;
         let is_secret = is_keyless || self.item.is_secret || self.is_in_secret();
         self.brackets.push(Bracket { is_secret, is_array });
         self.next_item(is_secret);
     }
 
     fn close(&mut self, text: &str) {
-        self.write(text, self.item.is_hidden);
+        self.write(text, self.item.is_masked);
         let outside = self.before_comment.map_or(0, |(depth, _)| depth);
         if self.brackets.len() > outside
             && let Some(Bracket { is_secret, .. }) = self.brackets.pop()
         {
-            self.item = Item { reading: Reading::Value, is_hidden: is_secret, is_secret };
+            self.item = Item { reading: Reading::Value, is_masked: is_secret, is_secret };
         }
     }
 
     fn comma(&mut self, text: &str) {
-        self.write(text, self.item.is_hidden);
+        self.write(text, self.item.is_masked);
         if !self.brackets.is_empty() {
             self.next_item(self.is_in_secret());
         }
@@ -187,53 +185,54 @@ impl Masking {
         let key = self.pending.first().map_or("", |first| &text[first.start..at]);
         let meaning = meaning(key);
         let is_secret = self.is_in_secret() || meaning == Meaning::Secret;
-        let is_hidden = (is_secret && meaning != Meaning::Place) || meaning == Meaning::Secrets;
+        let is_masked = (is_secret && meaning != Meaning::Source) || meaning == Meaning::Secrets;
         self.write(text, false);
-        self.item = Item { reading: Reading::Expecting, is_hidden, is_secret };
+        self.item = Item { reading: Reading::Expecting, is_masked, is_secret };
     }
 
     fn comment(&mut self, text: &str) {
-        self.write(text, self.item.is_hidden);
+        self.write(text, self.item.is_masked);
         if self.before_comment.is_none() {
             self.before_comment = Some((self.brackets.len(), self.item));
-            let is_hidden = self.item.is_hidden || self.is_in_secret();
-            let reading = if is_hidden { Reading::Value } else { Reading::Key };
-            self.item = Item { reading, is_hidden, is_secret: is_hidden };
+            let is_masked = self.item.is_masked || self.is_in_secret();
+            let reading = if is_masked { Reading::Value } else { Reading::Key };
+            self.item = Item { reading, is_masked, is_secret: is_masked };
         }
     }
 }
 
-/// What a key says about its value.
+/// The meaning of a key for its value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Meaning {
-    /// It is a secret.
+    /// The value is a secret.
     Secret,
-    /// A table of identities; anything else would be a secret.
+    /// The value is a table of credentials; any other value would be a secret.
     Secrets,
-    /// It is where a secret is, if it is about one at all.
-    Place,
+    /// The value is the source of a secret.
+    Source,
+    /// The value is not a secret.
     Other,
 }
 
-/// What a key, as written and possibly with dots, says about its value.
+/// The meaning of a key as written, possibly with dots.
 fn meaning(key: &str) -> Meaning {
     let parts = key.split(|c: char| c == '.' || c.is_whitespace());
     let parts: Vec<String> = parts
         .map(|part| part.trim_matches(['"', '\'']).to_ascii_lowercase())
         .filter(|part| !part.is_empty())
         .collect();
-    // The name of a credential says nothing.
+    // The name of a credential has no meaning.
     let is_name = |index: usize| index > 0 && parts[index - 1] == "credentials";
     let is_secret = parts.iter().enumerate().any(|(index, part)| !is_name(index) && names_a_secret(part));
     match parts.last().map(String::as_str) {
-        Some("env" | "file") => Meaning::Place,
+        Some("env" | "file") => Meaning::Source,
         Some("credentials") => Meaning::Secrets,
         _ if is_secret => Meaning::Secret,
         _ => Meaning::Other,
     }
 }
 
-/// Whether a single key is one whose value is a secret or could be.
+/// Whether the value of a key is a secret or could be one.
 fn names_a_secret(name: &str) -> bool {
     let public = ["credentials", "token_url", "key_file", "token_wait", "subject_token_type"];
     let words = [
@@ -248,7 +247,7 @@ fn names_a_secret(name: &str) -> bool {
         "authorization",
         "required_header",
     ];
-    // Nearly so is near enough, unless it is another key of ours.
+    // A misspelt key of a secret, unless it is another known key.
     let misspelt = || {
         let secrets = [
             "client_secret",
@@ -260,13 +259,13 @@ fn names_a_secret(name: &str) -> bool {
         ];
         secrets.iter().any(|secret| strsim::damerau_levenshtein(secret, name) <= 2)
     };
-    // Escapes could spell anything.
+    // Escapes could stand for any key.
     name.contains('\\')
         || name.ends_with("key")
         || (!public.contains(&name) && (words.iter().any(|word| name.contains(word)) || misspelt()))
 }
 
-/// A word or string with the user of a URL and its parameters that name a secret starred out.
+/// Masks the user of a URL, and the parameters that name a secret, in a word or string.
 fn without_url_secrets(word: &str) -> String {
     let mut shown = String::with_capacity(word.len());
     let mut rest = word;
@@ -294,7 +293,7 @@ fn names_a_parameter(name: &str) -> bool {
     names_a_secret(name) || ["code", "sig", "signature", "auth", "jwt"].contains(&name)
 }
 
-/// As many stars as bytes; line ends and quotes stay, so that the line keeps its shape.
+/// As many stars as bytes; line ends and quotes stay.
 fn stars(text: &str) -> String {
     let mut stars = String::with_capacity(text.len());
     for character in text.chars() {
@@ -306,7 +305,7 @@ fn stars(text: &str) -> String {
     stars
 }
 
-/// Where the string that begins here ends: behind its quote, or at the end of the line or text.
+/// The end of the string that begins at `at`: after the closing quote, or at the end of the line or text.
 fn string_end(text: &str, at: usize, is_one_line: bool) -> usize {
     let quote = if text[at..].starts_with('"') { '"' } else { '\'' };
     let long: String = [quote; 3].iter().collect();
@@ -321,7 +320,7 @@ fn string_end(text: &str, at: usize, is_one_line: bool) -> usize {
             return from;
         }
         from += next.len_utf8();
-        // Of a quote behind a backslash the string goes on.
+        // An escaped quote does not end the string.
         if next == '\\' && quote == '"' && text[from..].starts_with(['"', '\\']) {
             from += 1;
         }
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_carries_is_masked_in_any_line() {
+    fn user_and_secret_parameters_of_a_url_are_masked_in_any_line() {
         for (text, shown) in [
             ("upstream = \"https://user:hunter2@host/\"", "upstream = \"https://************@host/\""),
             ("upstream = https://user:hunter2@host/", "upstream = https://************@host/"),
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_shown() {
+    fn values_of_other_keys_are_shown() {
         for text in [
             "token_url = \"https://as.example.com/token?tenant=1\" # where tokens come from",
             "client_secret = { env = \"CXONE_SECRET\" }",
@@ -425,7 +424,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn masking_keeps_every_place_where_it_is(text in "([a-z_]{0,3}|client_secret|https://|é|[\\[\\]{}=,#\"'\\\\\n@?&: .]){0,40}") {
+        fn masking_keeps_every_place(text in "([a-z_]{0,3}|client_secret|https://|é|[\\[\\]{}=,#\"'\\\\\n@?&: .]){0,40}") {
             let masked = mask(&text);
 
             prop_assert_eq!(masked.len(), text.len());
@@ -442,7 +441,7 @@ mod tests {
         }
 
         #[test]
-        fn a_string_behind_a_secrets_key_is_never_shown(
+        fn a_string_after_the_key_of_a_secret_is_never_shown(
             secret in "[a-zA-Z0-9=#,{}\\[\\]:@.\"' -]{0,9}SECRET[a-zA-Z0-9=#,{}\\[\\]:@. \\\\-]{0,9}",
             form in prop::sample::select(vec!["S", "{ value = S }", "[S, S]", "[\n1, [S],\n]", "{\n a = { b = S } }"]),
             before in prop::sample::select(vec!["", "scopes = [\"a]\", 'b']\n", "x = { y = 1 }\n", "# don't [\n"]),

@@ -1,8 +1,7 @@
-//! Environment variables that override keys of the file: `BEARERD_SERVER__LISTEN`, `BEARERD_CREDENTIALS__CXONE__CLIENT_ID`.
+//! Environment variables that override keys of the file, such as `BEARERD_SERVER__LISTEN`.
 //!
-//! Only names with a double underscore count, so that what Kubernetes sets for a service called `bearerd`
-//! (`BEARERD_PORT`, `BEARERD_SERVICE_HOST`) is left alone. A value is read as TOML where it is TOML (a number,
-//! a list, an inline table) and as text otherwise, or where only text fits.
+//! Only names with a double underscore count: Kubernetes sets `BEARERD_PORT` and `BEARERD_SERVICE_HOST` for a service
+//! called `bearerd`. A value that is valid TOML (a number, a list, an inline table) is read as TOML, another as text.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,13 +10,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::document::{for_each_section, nearest, not_supported};
-use super::section::Section;
-use crate::config::environment::Environment;
+use super::section::{Section, not_supported};
+use crate::config::model::environment::Environment;
 
 const PREFIX: &str = "BEARERD_";
 
-/// Lays every override over the file's tree; what names no key of the file is a problem.
+/// Applies each override to the parsed file. A variable that names no key is a problem.
 pub(in crate::config) fn apply<'i>(
     root: &mut DeTable<'i>,
     sources: &mut Sources,
@@ -32,7 +30,7 @@ pub(in crate::config) fn apply<'i>(
                     sources.add_override(variable, value),
                     format!("{variable} overrides nothing"),
                 )
-                .help(format!("with two underscores between its parts it would: {meant}"))
+                .help(format!("write two underscores between the parts of the name: {meant}"))
             }));
             continue;
         }
@@ -62,14 +60,14 @@ pub(in crate::config) fn apply<'i>(
             (Section::Credential, Some(name)) => vec!["credentials", name],
             _ => names,
         };
-        // A section of the wrong type is reported where it stands.
+        // A section of the wrong type is reported later.
         let Some(table) = table_in(root, &names, &place) else { continue };
         table.remove(key);
         table.insert(Spanned::new(place.clone(), Cow::Owned(key.to_owned())), parsed(value, &place));
     }
 }
 
-/// The override that a variable would be if it had two underscores where it has one.
+/// The override that a variable with single underscores was probably meant to be.
 fn meant(root: &DeTable<'_>, variable: &str) -> Option<String> {
     let mut sections = vec![
         (Section::Limits, "SERVER__LIMITS".to_owned()),
@@ -89,7 +87,7 @@ fn meant(root: &DeTable<'_>, variable: &str) -> Option<String> {
     })
 }
 
-/// Why a variable overrides nothing, if so.
+/// The reason why a variable overrides nothing.
 fn refused(
     variable: &str,
     section: Section,
@@ -103,17 +101,13 @@ fn refused(
     if section == Section::Root {
         let problem = Problem::error(place.clone(), format!("{variable} names no section of the file"));
         return Some(match key {
-            "routes" => problem.help("routes are written in the file only"),
-            _ => problem.help("an override is BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
+            "routes" => problem.help("write routes in the file: variables cannot override them"),
+            _ => problem.help("write BEARERD_<SECTION>__<KEY>, such as BEARERD_SERVER__LISTEN"),
         });
     }
     if !section.keys().contains(&key) {
         let title = format!("{variable} names no key: {} has no `{key}`", section.header());
-        let problem = Problem::error(place.clone(), title);
-        return Some(match nearest(section, key) {
-            Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-            None => problem.help(format!("{} has: {}", section.header(), section.keys().join(", "))),
-        });
+        return Some(Problem::error(place.clone(), title).help(section.hint(key)));
     }
     let depth: usize = within.iter().map(|name| name.len() + 2).sum();
     let whole = &variable[..variable.len() - depth];
@@ -123,29 +117,7 @@ fn refused(
     })
 }
 
-/// Replaces the override at this place by its text; answers whether it was not text already.
-pub(in crate::config) fn take_as_text(
-    root: &mut DeTable<'_>,
-    sources: &Sources,
-    place: &Range<usize>,
-) -> bool {
-    let mut replaced = false;
-    for_each_section(root, &mut |_, _, table| {
-        for (_, value) in table.iter_mut() {
-            let span = value.span();
-            let holds = span.start <= place.start && place.end <= span.end;
-            let is_other = !value.get_ref().is_str() && !value.get_ref().is_table();
-            if holds && is_other && sources.is_override(&span) {
-                let text = sources.override_text(&span).unwrap_or_default().to_owned();
-                *value = Spanned::new(span, DeValue::String(Cow::Owned(text)));
-                replaced = true;
-            }
-        }
-    });
-    replaced
-}
-
-/// The table at this path, made where it is missing; `None` where something else stands.
+/// The table at this path, inserted if missing; `None` if the value there is not a table.
 fn table_in<'t, 'i>(
     root: &'t mut DeTable<'i>,
     path: &[&str],
@@ -165,7 +137,7 @@ fn table_in<'t, 'i>(
     })
 }
 
-/// The credential of the file that a variable's part means: case and `-` do not survive in variable names.
+/// The credential that a part of a variable stands for. Names of variables have no case and no `-`.
 fn credential_name(root: &DeTable<'_>, part: &str) -> String {
     let written = root.get("credentials").and_then(|all| all.get_ref().as_table()).and_then(|all| {
         all.keys().map(|name| name.get_ref().to_string()).find(|name| {
@@ -175,14 +147,14 @@ fn credential_name(root: &DeTable<'_>, part: &str) -> String {
     written.unwrap_or_else(|| part.to_owned())
 }
 
-/// The value as TOML where it is TOML, else as text; every part of it is at the same place.
+/// The value as TOML, or else as text, with one place for all of its parts.
 fn parsed<'i>(value: &'i str, place: &Range<usize>) -> Spanned<DeValue<'i>> {
     let value = DeValue::parse(value)
         .map_or_else(|_| DeValue::String(Cow::Borrowed(value)), |parsed| placed(parsed.into_inner(), place));
     Spanned::new(place.clone(), value)
 }
 
-/// The same value with every place in it replaced.
+/// The value with each of its places replaced.
 fn placed<'i>(value: DeValue<'i>, place: &Range<usize>) -> DeValue<'i> {
     let at_place =
         |value: Spanned<DeValue<'i>>| Spanned::new(place.clone(), placed(value.into_inner(), place));

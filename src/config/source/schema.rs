@@ -1,342 +1,340 @@
-//! `proxy.toml` as it is written: every key optional, every value with its place.
+//! The tables of `proxy.toml` as they are written: each key optional, each value with its place.
 //!
-//! The structs are flat so that each value keeps its span (a flattened or tagged one would lose it). What a
-//! key means, and what it is when absent, is decided in [`resolve`](crate::config::resolve).
+//! [`resolve`](crate::config::resolve) decides what a key means and which default applies. The shipped `proxy.toml`
+//! documents the keys.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use secrecy::SecretString;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
-use super::units::{Duration, OneOrMany, Rate, RequiredScopes, Size};
-use crate::config::model::protection::{WrittenBreaker, WrittenRetry429};
+use super::choice::{ClientAuth, Encoded, Fallback, Grant, Provider, Upgrade};
+use super::reader::{Key, Reader, Table, Value};
+use super::units::{Duration, OneOrMany, RequiredScopes, Size};
+use crate::config::model::basic_encoding::BasicEncoding;
+use crate::config::model::forwarded::Forwarded;
+use crate::config::model::http_version::HttpVersion;
+use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
-use crate::config::model::secret::{SecretSource, SecretSources};
+use crate::config::model::secret::SecretSource;
 use crate::config::model::signing_key::SigningAlgorithm;
 
-type Key<T> = Option<Spanned<T>>;
+/// Strings, each with its place.
+pub(in crate::config) type Texts = Vec<Spanned<String>>;
+/// Strings by name, each with its place.
+pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Spanned<String>>;
 
-/// The whole file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct File {
-    /// `[server]`: who may call, and how.
-    pub server: Server,
-    /// `[admin]`: the operator's own address.
-    pub admin: Admin,
-    /// `[credentials.NAME]`: identities and how they get tokens.
-    pub credentials: BTreeMap<Spanned<String>, Spanned<Credential>>,
-    /// `[[routes]]`: which requests go where, with which credential.
-    pub routes: Vec<Spanned<Route>>,
-    /// `[log]`: what is written of all this.
-    pub log: Log,
+/// Declares a table as a struct with a field for each key.
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(in crate::config) struct $name {
+            $(pub(in crate::config) $key: Key<$type>,)*
+        }
+
+        impl Table for $name {
+            const KEYS: &'static [&'static str] = &[$(stringify!($key)),*];
+
+            fn from_table(table: &DeTable<'_>, path: &str, reader: &mut Reader<'_>) -> Self {
+                Self { $($key: reader.key(table, path, stringify!($key)),)* }
+            }
+        }
+    };
 }
 
-/// `[server]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Server {
-    pub listen: Key<OneOrMany>,
-    pub allow_from: Key<Vec<Spanned<String>>>,
-    pub hosts: Key<Vec<Spanned<String>>>,
-    pub origins: Key<Vec<Spanned<String>>>,
-    pub required_header: Key<String>,
-    pub workers: Key<u16>,
-    pub drain_delay: Key<Duration>,
-    pub drain: Key<Duration>,
-    pub state_dir: Key<PathBuf>,
-    pub watch: Key<bool>,
-    pub trusted_proxies: Key<Vec<Spanned<String>>>,
-    pub tls: Key<Tls>,
-    pub limits: Limits,
+table! {
+    /// The whole file.
+    File {
+        server: Server,
+        admin: Admin,
+        credentials: BTreeMap<Spanned<String>, Spanned<Credential>>,
+        routes: Vec<Spanned<Route>>,
+        log: Log,
+    }
 }
 
-/// `[server.tls]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Tls {
-    pub certificate: Key<PathBuf>,
-    pub private_key: Key<PathBuf>,
-    pub client_ca: Key<PathBuf>,
+table! {
+    /// `[server]`.
+    Server {
+        listen: OneOrMany<String>,
+        allow_from: Texts,
+        hosts: Texts,
+        origins: Texts,
+        required_header: String,
+        workers: u16,
+        drain_delay: Duration,
+        drain: Duration,
+        state_dir: PathBuf,
+        watch: bool,
+        trusted_proxies: Texts,
+        tls: Tls,
+        limits: Limits,
+    }
 }
 
-/// `[server.limits]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Limits {
-    pub connections: Key<u32>,
-    pub connections_per_address: Key<u32>,
-    pub connection_age: Key<Duration>,
-    pub header_bytes: Key<Size>,
-    pub tls_timeout: Key<Duration>,
-    pub header_timeout: Key<Duration>,
-    pub idle_timeout: Key<Duration>,
-    pub body_timeout: Key<Duration>,
-    pub body_rate: Key<Size>,
-    pub write_timeout: Key<Duration>,
-    pub streams: Key<u32>,
-    pub body_bytes: Key<Size>,
-    pub replay_body: Key<Size>,
-    pub replay_total: Key<Size>,
-    pub token_wait: Key<Duration>,
-    pub token_waiters: Key<u32>,
+table! {
+    /// `[server.tls]`.
+    Tls {
+        certificate: PathBuf,
+        private_key: PathBuf,
+        client_ca: PathBuf,
+    }
 }
 
-/// `[admin]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Admin {
-    pub listen: Key<String>,
-    pub token: Key<SecretSource>,
+table! {
+    /// `[server.limits]`.
+    Limits {
+        connections: u32,
+        connections_per_address: u32,
+        connection_age: Duration,
+        header_bytes: Size,
+        tls_timeout: Duration,
+        header_timeout: Duration,
+        idle_timeout: Duration,
+        body_timeout: Duration,
+        body_rate: Size,
+        write_timeout: Duration,
+        streams: u32,
+        body_bytes: Size,
+        replay_body: Size,
+        replay_total: Size,
+        token_wait: Duration,
+        token_waiters: u32,
+    }
 }
 
-/// `[credentials.NAME]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Credential {
-    pub provider: Key<Provider>,
-    pub region: Key<String>,
-    pub issuer: Key<String>,
-    pub grant: Key<Grant>,
-    pub fallback: Key<Fallback>,
-    pub token_url: Key<String>,
-    pub authorize_url: Key<String>,
-    pub redirect_uri: Key<String>,
-    pub client_id: Key<String>,
-    pub client_secret: Key<SecretSource>,
-    pub client_secret_next: Key<SecretSource>,
-    pub client_auth: Key<ClientAuth>,
-    pub basic_encoding: Key<BasicEncoding>,
-    pub assertion: Key<Assertion>,
-    pub client_certificate: Key<PathBuf>,
-    pub client_key: Key<PathBuf>,
-    pub username: Key<String>,
-    pub password: Key<SecretSource>,
-    pub refresh_token: Key<SecretSource>,
-    pub max_rotations: Key<u64>,
-    pub subject_token: Key<SecretSource>,
-    pub subject_token_type: Key<String>,
-    pub audience: Key<String>,
-    pub resource: Key<Vec<Spanned<String>>>,
-    pub extra: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
-    pub request_format: Key<RequestFormat>,
-    pub request_fields: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
-    pub fields: Key<Fields>,
-    pub scopes: Key<Vec<Spanned<String>>>,
-    pub require_scopes: Key<RequiredScopes>,
-    pub expect_jwt: Key<bool>,
-    pub refresh_margin: Key<Duration>,
-    pub default_lifetime: Key<Duration>,
-    pub timeout: Key<Duration>,
-    pub connect_timeout: Key<Duration>,
-    pub quota: Key<Rate>,
-    pub retry_after_max: Key<Duration>,
-    pub ca_file: Key<PathBuf>,
-    pub proxy: Key<String>,
-    pub http_version: Key<HttpVersion>,
-    pub state_file: Key<PathBuf>,
-    pub state_key: Key<SecretSource>,
-    pub state_key_previous: Key<SecretSources>,
-    pub required: Key<bool>,
-    pub login_stub: Key<Vec<Spanned<String>>>,
+table! {
+    /// `[admin]`.
+    Admin {
+        listen: String,
+        token: SecretSource,
+    }
 }
 
-/// `assertion` of a credential: a JWT that we sign (RFC 7523 §3).
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Assertion {
-    pub key: Key<SecretSource>,
-    pub kid: Key<String>,
-    pub alg: Key<SigningAlgorithm>,
-    pub aud: Key<String>,
-    pub sub: Key<String>,
+table! {
+    /// `[credentials.NAME]`.
+    Credential {
+        provider: Provider,
+        region: String,
+        issuer: String,
+        grant: Grant,
+        fallback: Fallback,
+        token_url: String,
+        authorize_url: String,
+        redirect_uri: String,
+        client_id: String,
+        client_secret: SecretSource,
+        client_secret_next: SecretSource,
+        client_auth: ClientAuth,
+        basic_encoding: BasicEncoding,
+        assertion: Assertion,
+        client_certificate: PathBuf,
+        client_key: PathBuf,
+        username: String,
+        password: SecretSource,
+        refresh_token: SecretSource,
+        max_rotations: u64,
+        subject_token: SecretSource,
+        subject_token_type: String,
+        audience: String,
+        resource: Texts,
+        extra: TextsByName,
+        request_format: RequestFormat,
+        request_fields: TextsByName,
+        fields: Fields,
+        scopes: Texts,
+        require_scopes: RequiredScopes,
+        expect_jwt: bool,
+        refresh_margin: Duration,
+        default_lifetime: Duration,
+        timeout: Duration,
+        connect_timeout: Duration,
+        quota: Rate,
+        retry_after_max: Duration,
+        ca_file: PathBuf,
+        proxy: String,
+        http_version: HttpVersion,
+        state_file: PathBuf,
+        state_key: SecretSource,
+        state_key_previous: OneOrMany<SecretSource>,
+        required: bool,
+        login_stub: Texts,
+    }
 }
 
-/// `fields` of a credential: what the members of an answer are called.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Fields {
-    pub access_token: Key<String>,
-    pub expires_in: Key<String>,
-    pub refresh_token: Key<String>,
+table! {
+    /// `assertion` of a credential: a JWT that the daemon signs (RFC 7523 §3).
+    Assertion {
+        key: SecretSource,
+        kid: String,
+        alg: SigningAlgorithm,
+        aud: String,
+        sub: String,
+    }
 }
 
-/// `[[routes]]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Route {
-    pub host: Key<String>,
-    pub path: Key<String>,
-    pub upstream: Key<String>,
-    pub credential: Key<String>,
-    pub strip_prefix: Key<bool>,
-    pub allow: Key<Vec<Spanned<String>>>,
-    pub deny: Key<Vec<Spanned<String>>>,
-    pub encoded: Key<Encoded>,
-    pub upgrade: Key<Vec<Spanned<Upgrade>>>,
-    pub retry_on: Key<Vec<Spanned<u16>>>,
-    pub retry_429: Key<WrittenRetry429>,
-    pub headers: Key<Headers>,
-    pub timeout: Key<Duration>,
-    pub connect_timeout: Key<Duration>,
-    pub read_timeout: Key<Duration>,
-    pub connections: Key<u32>,
-    pub connection_age: Key<Duration>,
-    pub breaker: Key<WrittenBreaker>,
-    pub ca_file: Key<PathBuf>,
-    pub proxy: Key<String>,
-    pub http_version: Key<HttpVersion>,
-    pub callers: Key<Vec<Spanned<String>>>,
-    pub forwarded: Key<Forwarded>,
+table! {
+    /// `fields` of a credential: the names of the members of a token response.
+    Fields {
+        access_token: String,
+        expires_in: String,
+        refresh_token: String,
+    }
 }
 
-/// `[routes.headers]`: what is done with the fields of a request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Headers {
-    pub set: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
-    pub set_if_absent: Key<BTreeMap<Spanned<String>, Spanned<String>>>,
-    pub remove: Key<Vec<Spanned<String>>>,
-    pub pass: Key<Vec<Spanned<String>>>,
+table! {
+    /// `quota` of a credential: `requests` within `per`.
+    Rate {
+        requests: u32,
+        per: Duration,
+    }
 }
 
-/// `[log]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[expect(missing_docs, reason = "the shipped proxy.toml documents every key")]
-pub struct Log {
-    pub format: Key<LogFormat>,
-    pub level: Key<String>,
-    pub access: Key<bool>,
+table! {
+    /// `[[routes]]`.
+    Route {
+        host: String,
+        path: String,
+        upstream: String,
+        credential: String,
+        strip_prefix: bool,
+        allow: Texts,
+        deny: Texts,
+        encoded: Encoded,
+        upgrade: Vec<Spanned<Upgrade>>,
+        retry_on: Vec<Spanned<u16>>,
+        retry_429: Retry429,
+        headers: Headers,
+        timeout: Duration,
+        connect_timeout: Duration,
+        read_timeout: Duration,
+        connections: u32,
+        connection_age: Duration,
+        breaker: Breaker,
+        ca_file: PathBuf,
+        proxy: String,
+        http_version: HttpVersion,
+        callers: Texts,
+        forwarded: Forwarded,
+    }
 }
 
-/// A platform whose endpoints and habits are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "named as in the file")]
-pub enum Provider {
-    Oauth2,
-    Cxone,
-    Genesys,
+table! {
+    /// `[routes.headers]`: changes to the header fields of a request.
+    Headers {
+        set: TextsByName,
+        set_if_absent: TextsByName,
+        remove: Texts,
+        pass: Texts,
+    }
 }
 
-/// How a credential gets its tokens (RFC 6749 §1.3, RFC 7523, RFC 8693).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "named as in the RFCs")]
-pub enum Grant {
-    ClientCredentials,
-    Password,
-    RefreshToken,
-    AuthorizationCode,
-    JwtBearer,
-    TokenExchange,
+table! {
+    /// `retry_429` of a route.
+    Retry429 {
+        attempts: u32,
+        max_wait: Duration,
+    }
 }
 
-/// What is asked with once no refresh token is taken any more: a [`Grant`], or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "named as in the RFCs")]
-pub enum Fallback {
-    #[serde(rename = "")]
-    None,
-    ClientCredentials,
-    Password,
-    RefreshToken,
-    AuthorizationCode,
-    JwtBearer,
-    TokenExchange,
+table! {
+    /// `breaker` of a route, unless `"off"`.
+    BreakerLimits {
+        failures: u32,
+        percent: u8,
+        window: Duration,
+        open: Duration,
+        open_max: Duration,
+    }
 }
 
-/// How the OAuth client says who it is (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "named as in the RFCs")]
-pub enum ClientAuth {
-    ClientSecretBasic,
-    ClientSecretPost,
-    ClientSecretJwt,
-    PrivateKeyJwt,
-    TlsClientAuth,
-    None,
+table! {
+    /// `[log]`.
+    Log {
+        format: LogFormat,
+        level: String,
+        access: bool,
+    }
 }
 
-/// How client id and secret are written before they are joined for HTTP Basic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BasicEncoding {
-    /// As they are: what most clients do and most servers expect.
-    Raw,
-    /// Form-encoded first: what RFC 6749 §2.3.1 says.
-    Form,
+/// `document` checks the keys of these tables, and that each is a table.
+macro_rules! sections {
+    ($($name:ident)*) => {$(
+        impl Value for $name {
+            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                value.get_ref().as_table().map(|table| Self::from_table(table, path, reader))
+            }
+        }
+    )*};
 }
 
-/// Which HTTP is spoken with a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum HttpVersion {
-    /// HTTP/2 where the peer has it (by ALPN), else HTTP/1.1.
-    #[serde(rename = "auto")]
-    Auto,
-    /// HTTP/1.1 alone.
-    #[serde(rename = "1.1")]
-    Http1,
-    /// HTTP/2 alone.
-    #[serde(rename = "2")]
-    Http2,
+sections! { Server Tls Limits Admin Credential Route Log }
+
+/// Tables that are the value of a key, each with an example for messages.
+macro_rules! inline_tables {
+    ($($name:ident: $example:literal,)*) => {$(
+        impl Value for $name {
+            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                if !value.get_ref().is_table() {
+                    reader.mistyped(value, path, concat!("a table such as ", $example));
+                }
+                reader.inline_table(value, path)
+            }
+        }
+    )*};
 }
 
-/// What a request may switch to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Upgrade {
-    /// RFC 6455.
-    Websocket,
+inline_tables! {
+    Assertion: "{ key = { file = \"key.pem\" }, alg = \"RS256\" }",
+    Fields: "{ access_token = \"token\" }",
+    Rate: "{ requests = 10, per = \"60s\" }",
+    Headers: "{ remove = [\"Cookie\"] }",
+    Retry429: "{ attempts = 3, max_wait = \"10s\" }",
 }
 
-/// What becomes of paths that servers read in more than one way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum Encoded {
-    /// Refused where it matters which way: on a route with `allow`, `deny` or a path other than `/`.
-    #[serde(rename = "")]
-    WhereItMatters,
-    /// Refused.
-    #[serde(rename = "refuse")]
-    Refuse,
-    /// Let through: the upstream reads them as they are written.
-    #[serde(rename = "opaque")]
-    Opaque,
+/// `breaker` of a route.
+#[derive(Debug)]
+pub(in crate::config) enum Breaker {
+    /// `"off"`.
+    Off,
+    /// A table; the defaults apply to absent keys.
+    On(BreakerLimits),
 }
 
-/// What an upstream learns of the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Forwarded {
-    /// Nothing.
-    None,
-    /// `X-Forwarded-For`, `-Proto` and `-Host`.
-    XForwarded,
-    /// `Forwarded` (RFC 7239).
-    Forwarded,
+impl Value for Breaker {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXPECTED: &str = "a table such as { failures = 10, percent = 50 }, or \"off\"";
+        match value.get_ref() {
+            DeValue::Table(_) => return reader.inline_table(value, path).map(Self::On),
+            DeValue::String(text) if text == "off" => return Some(Self::Off),
+            DeValue::String(_) => reader.invalid(value, path, EXPECTED),
+            _ => reader.mistyped(value, path, EXPECTED),
+        }
+        None
+    }
 }
 
-/// How log events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text for a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// Lines for a person.
-    Text,
+impl Value for SecretSource {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXPECTED: &str = "{ env = \"NAME\" }, { file = \"path\" } or a string";
+        let table = match value.get_ref() {
+            DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
+            DeValue::Table(table) => table,
+            _ => {
+                reader.mistyped(value, path, EXPECTED);
+                return None;
+            }
+        };
+        let text = |key| table.get(key).and_then(|value: &Spanned<DeValue<'_>>| value.get_ref().as_str());
+        match (text("env"), text("file")) {
+            (Some(name), None) if table.len() == 1 => return Some(Self::Environment(name.to_owned())),
+            (None, Some(file)) if table.len() == 1 => return Some(Self::File(file.into())),
+            (Some(_), Some(_)) => reader.invalid(value, path, "either `env` or `file`, not both"),
+            _ => reader.invalid(value, path, EXPECTED),
+        }
+        None
+    }
 }

@@ -1,10 +1,16 @@
-//! The tables of `proxy.toml` as sets of keys: those that are read, and those that are designed and not built.
+//! The sections of `proxy.toml`: their names, their keys, and the keys that are reserved for later versions.
 
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use std::ops::Range;
 
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostics::Problem;
+use super::nearest::nearest_key;
+use super::reader::Table;
 use super::schema::{Admin, Credential, File, Limits, Log, Route, Server, Tls};
 
-/// A table of the file, as a set of keys.
+/// A section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in the file")]
 pub enum Section {
@@ -31,7 +37,7 @@ impl Section {
         Self::Log,
     ];
 
-    /// How its header is written.
+    /// The header, as messages write it.
     pub const fn header(self) -> &'static str {
         match self {
             Self::Root => "the top level",
@@ -45,21 +51,21 @@ impl Section {
         }
     }
 
-    /// The keys it has.
-    pub fn keys(self) -> &'static [&'static str] {
+    /// The keys of the section.
+    pub const fn keys(self) -> &'static [&'static str] {
         match self {
-            Self::Root => keys_of::<File>(),
-            Self::Server => keys_of::<Server>(),
-            Self::Tls => keys_of::<Tls>(),
-            Self::Limits => keys_of::<Limits>(),
-            Self::Admin => keys_of::<Admin>(),
-            Self::Credential => keys_of::<Credential>(),
-            Self::Route => keys_of::<Route>(),
-            Self::Log => keys_of::<Log>(),
+            Self::Root => File::KEYS,
+            Self::Server => Server::KEYS,
+            Self::Tls => Tls::KEYS,
+            Self::Limits => Limits::KEYS,
+            Self::Admin => Admin::KEYS,
+            Self::Credential => Credential::KEYS,
+            Self::Route => Route::KEYS,
+            Self::Log => Log::KEYS,
         }
     }
 
-    /// The keys that are designed and not built: refused by name, because ignoring one would be a trap.
+    /// Keys that are reserved for a later version. The daemon refuses them: ignoring one would be dangerous.
     pub const fn planned(self) -> &'static [&'static str] {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
@@ -68,40 +74,62 @@ impl Section {
             Self::Server | Self::Limits | Self::Credential | Self::Tls | Self::Log => &[],
         }
     }
-}
 
-/// The keys of a struct as serde knows them.
-fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut keys: &'static [&'static str] = &[];
-    // Ends with an error by design: no value is made, only the names are asked for.
-    let _ = T::deserialize(KeyProbe { keys: &mut keys });
-    keys
-}
-
-struct KeyProbe<'a> {
-    keys: &'a mut &'static [&'static str],
-}
-
-impl<'de> Deserializer<'de> for KeyProbe<'_> {
-    type Error = de::value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-        Err(de::Error::custom("only structs have keys"))
+    /// The key of this section that an unknown key probably stands for.
+    pub(in crate::config) fn nearest(self, key: &str) -> Option<&'static str> {
+        nearest_key(self.keys(), key)
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.keys = fields;
-        Err(de::Error::custom("asked for the keys only"))
+    /// What to write instead of an unknown key.
+    pub(in crate::config) fn hint(self, key: &str) -> String {
+        if let Some(meant) = self.nearest(key) {
+            return format!("did you mean `{meant}`?");
+        }
+        match Self::ALL.into_iter().find(|other| other.keys().contains(&key)) {
+            Some(other) => format!("`{key}` belongs to {}", other.header()),
+            None => format!("the keys of {} are: {}", self.header(), self.keys().join(", ")),
+        }
     }
+}
 
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+/// A key that is reserved for a later version.
+pub(in crate::config) fn not_supported(key: &str, place: Range<usize>) -> Problem {
+    Problem::error(place, format!("`{key}` is not supported yet by this version"))
+        .help("remove the key: this version would ignore it")
+}
+
+/// Calls `visit` for each value below the root that must be a section, with its path; outer sections come first.
+pub(in crate::config) fn for_each_section<'i>(
+    root: &mut DeTable<'i>,
+    visit: &mut dyn FnMut(Section, &str, &mut Spanned<DeValue<'i>>),
+) {
+    for (key, value) in root.iter_mut() {
+        match key.get_ref().as_ref() {
+            "server" => {
+                visit(Section::Server, "server", value);
+                let DeValue::Table(server) = value.get_mut() else { continue };
+                for (key, section) in [("tls", Section::Tls), ("limits", Section::Limits)] {
+                    if let Some(value) = server.get_mut(key) {
+                        visit(section, &format!("server.{key}"), value);
+                    }
+                }
+            }
+            "admin" => visit(Section::Admin, "admin", value),
+            "log" => visit(Section::Log, "log", value),
+            "credentials" => {
+                let DeValue::Table(credentials) = value.get_mut() else { continue };
+                for (name, value) in credentials.iter_mut() {
+                    visit(Section::Credential, &format!("credentials.{}", name.get_ref()), value);
+                }
+            }
+            "routes" => {
+                let DeValue::Array(routes) = value.get_mut() else { continue };
+                for (index, value) in routes.iter_mut().enumerate() {
+                    visit(Section::Route, &format!("routes[{index}]"), value);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -110,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_section_knows_its_keys() {
+    fn every_section_has_keys_and_none_of_them_is_planned() {
         for section in Section::ALL {
             assert!(!section.keys().is_empty(), "{section:?}");
             for planned in section.planned() {

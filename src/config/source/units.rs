@@ -1,20 +1,19 @@
-//! Durations, sizes and the like as they are written in `proxy.toml`.
-//!
-//! Each type parses one form and says in its error what that form is, so that a wrong value is explained
-//! where it stands.
+//! Durations, sizes and similar values as they are written in `proxy.toml`.
 
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use toml::Spanned;
+use toml::de::DeValue;
 
-/// No setting means to wait for longer, and moments can be reckoned with it without overflow.
-const LONGEST: std::time::Duration = std::time::Duration::from_hours(365 * 24);
-/// More than any machine keeps or any request carries; a larger number is a slip.
-const LARGEST: u64 = 1 << 50;
+use super::reader::{Reader, Value};
 
-/// A length of time: `"30s"`, `"250ms"`, `"1h 30m"`. Never negative, a year at the most.
+/// The longest duration: adding it to any point in time does not overflow.
+const MAX_DURATION: std::time::Duration = std::time::Duration::from_hours(365 * 24);
+/// The largest size, 1 PiB: more than any machine has or any request carries.
+const MAX_SIZE: u64 = 1 << 50;
+
+/// A length of time: `"30s"`, `"250ms"`, `"1h 30m"`. Never negative, at most a year.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Duration(pub std::time::Duration);
 
@@ -22,29 +21,24 @@ impl FromStr for Duration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<jiff::SignedDuration>()
-            .ok()
-            .and_then(|signed| std::time::Duration::try_from(signed).ok())
-            .ok_or_else(|| {
-                "not a duration: write a number and a unit, such as \"30s\" or \"1h 30m\"".to_owned()
-            })
-            .and_then(|duration| {
-                if duration <= LONGEST {
-                    Ok(Self(duration))
-                } else {
-                    Err("longer than a year: the longest duration is \"8760h\"".to_owned())
-                }
-            })
+        let signed = text.parse::<jiff::SignedDuration>().ok();
+        match signed.and_then(|signed| std::time::Duration::try_from(signed).ok()) {
+            Some(duration) if duration <= MAX_DURATION => Ok(Self(duration)),
+            Some(_) => Err("longer than a year: the longest duration is \"8760h\"".to_owned()),
+            None => {
+                Err("not a duration: write a number and a unit, such as \"30s\" or \"1h 30m\"".to_owned())
+            }
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for Duration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Parsed::new("a duration such as \"30s\""))
+impl Value for Duration {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        reader.parsed(value, path, "a duration such as \"30s\"")
     }
 }
 
-/// A number of bytes: `"64KiB"`, `"1MB"`, `"240B"`, `"0"`. 1 PiB at the most.
+/// A number of bytes: `"64KiB"`, `"1MB"`, `"240B"`, `"0"`. At most 1 PiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub u64);
 
@@ -56,13 +50,13 @@ impl FromStr for Size {
             .parse::<bytesize::ByteSize>()
             .map_err(|_| "not a size: write a number and a unit, such as \"64KiB\" or \"1MB\"".to_owned())?;
         match size.as_u64() {
-            bytes if bytes <= LARGEST => Ok(Self(bytes)),
-            _ => Err("larger than any size here may be: the largest is \"1PiB\"".to_owned()),
+            bytes if bytes <= MAX_SIZE => Ok(Self(bytes)),
+            _ => Err("too large: the largest size is \"1PiB\"".to_owned()),
         }
     }
 }
 
-/// In the largest unit of which it is a whole number.
+/// In the largest unit that gives a whole number.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
@@ -73,112 +67,48 @@ impl fmt::Display for Size {
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Parsed::new("a size such as \"64KiB\""))
+impl Value for Size {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        reader.parsed(value, path, "a size such as \"64KiB\"")
     }
 }
 
-/// One string or several: `"a"` or `["a", "b"]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OneOrMany(pub Vec<String>);
+/// One value, or a list of them: `"a"` or `["a", "b"]`.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct OneOrMany<T>(pub(in crate::config) Vec<T>);
 
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Strings;
-
-        impl<'de> Visitor<'de> for Strings {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<OneOrMany, A::Error> {
-                let mut all = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    all.push(item);
-                }
-                Ok(OneOrMany(all))
-            }
-        }
-
-        deserializer.deserialize_any(Strings)
+impl<T: Value> Value for OneOrMany<T> {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        let many = if value.get_ref().is_array() {
+            Vec::<Spanned<T>>::read(value, path, reader)?.into_iter().map(Spanned::into_inner).collect()
+        } else {
+            vec![T::read(value, path, reader)?]
+        };
+        Some(Self(many))
     }
 }
 
-/// How many of something in how long: `{ requests = 10, per = "60s" }`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    /// The burst, and how many are refilled over `per`.
-    pub requests: u32,
-    /// The time over which they are refilled.
-    pub per: Duration,
-}
-
-/// Scopes that must have been granted: a list, or `true` for those that were asked for.
+/// Scopes that must have been granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequiredScopes {
-    /// `true`: all of `scopes` but the two that servers do not list in their answers; `false`: none.
-    AsAsked(bool),
-    /// These.
+pub(in crate::config) enum RequiredScopes {
+    /// `true`: the requested scopes, without those that servers do not list in responses. `false`: none.
+    AsRequested(bool),
+    /// These scopes.
     Listed(Vec<String>),
 }
 
-impl<'de> Deserialize<'de> for RequiredScopes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Scopes;
-
-        impl<'de> Visitor<'de> for Scopes {
-            type Value = RequiredScopes;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list of scopes, or true for all of `scopes`")
+impl Value for RequiredScopes {
+    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Boolean(all) => Some(Self::AsRequested(*all)),
+            DeValue::Array(_) => {
+                OneOrMany::read(value, path, reader).map(|OneOrMany(scopes)| Self::Listed(scopes))
             }
-
-            fn visit_bool<E: de::Error>(self, all: bool) -> Result<RequiredScopes, E> {
-                Ok(RequiredScopes::AsAsked(all))
-            }
-
-            fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<RequiredScopes, A::Error> {
-                let mut all = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    all.push(item);
-                }
-                Ok(RequiredScopes::Listed(all))
+            _ => {
+                reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`");
+                None
             }
         }
-
-        deserializer.deserialize_any(Scopes)
-    }
-}
-
-/// Reads a string through [`FromStr`], naming what was expected where something else stands.
-struct Parsed<T> {
-    expected: &'static str,
-    kind: std::marker::PhantomData<T>,
-}
-
-impl<T> Parsed<T> {
-    fn new(expected: &'static str) -> Self {
-        Self { expected, kind: std::marker::PhantomData }
-    }
-}
-
-impl<T: FromStr<Err = String>> Visitor<'_> for Parsed<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.expected)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        text.parse().map_err(E::custom)
     }
 }
 
@@ -195,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_a_number_and_a_unit() {
+    fn a_duration_is_a_number_and_a_unit() {
         let seconds = std::time::Duration::from_secs;
 
         assert_eq!(duration("30s"), Some(seconds(30)));
@@ -203,7 +133,7 @@ mod tests {
         assert_eq!(duration("15m"), Some(seconds(900)));
         assert_eq!(duration("1h 30m"), Some(seconds(5400)));
         assert_eq!(duration("0s"), Some(seconds(0)));
-        assert_eq!(duration("8760h"), Some(LONGEST));
+        assert_eq!(duration("8760h"), Some(MAX_DURATION));
         for wrong in
             ["", "30", "-5s", "soon", "5 parsecs", "99999999999999999999h", "9223372036854775807s", "8761h"]
         {
@@ -212,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_a_number_and_a_unit() {
+    fn a_size_is_a_number_and_a_unit() {
         assert_eq!(size("0"), Some(0));
         assert_eq!(size("240B"), Some(240));
         assert_eq!(size("64KiB"), Some(65_536));
@@ -224,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_is_told_as_it_can_be_written() {
+    fn a_size_is_shown_as_it_can_be_written() {
         for text in ["0B", "240B", "1KiB", "1025B", "64KiB", "1MiB", "1536KiB", "5GiB"] {
             assert_eq!(Size(size(text).unwrap()).to_string(), text);
         }

@@ -8,11 +8,12 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::config::model::basic_encoding::BasicEncoding;
 use crate::config::model::endpoint::Endpoint;
+use crate::config::model::http_version::HttpVersion;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::secret::SecretSource;
 use crate::config::model::signing_key::SigningAlgorithm;
-use crate::config::source::schema::{BasicEncoding, HttpVersion};
 
 /// The digest of what is written.
 pub(super) fn digest(write: impl FnOnce(&mut Context)) -> [u8; 32] {

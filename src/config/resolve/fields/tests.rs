@@ -1,4 +1,4 @@
-//! What a route may do with fields, and what it is told where it may not.
+//! Allowed and refused changes to header fields.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ fn fields(credential: &str, headers: &str) -> Fields {
     read(credential, &format!("[routes.headers]\n{headers}")).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-/// The only problem: its title and what would mend it.
+/// The title and the remedy of the only problem.
 fn refused(credential: &str, route: &str) -> (String, String) {
     let problems = read(credential, route).err().unwrap_or_else(|| panic!("was accepted: {route}"));
     let [problem] = problems.problems() else { panic!("{problems}") };
@@ -41,7 +41,7 @@ fn fields_are_set_removed_and_passed_as_written() {
 
     assert_eq!(fields.set[0].0, "x-tenant");
     assert_eq!(fields.set[0].1, "ours");
-    assert!(!format!("{fields:?}").contains("ours"), "nobody prints it");
+    assert!(!format!("{fields:?}").contains("ours"), "the value is printed");
     assert_eq!(
         (&fields.set_if_absent[0].0, fields.set_if_absent[0].1.as_bytes()),
         (&ACCEPT, &b"text/plain"[..])
@@ -52,7 +52,7 @@ fn fields_are_set_removed_and_passed_as_written() {
 }
 
 #[test]
-fn what_is_not_for_a_route_to_decide_is_refused() {
+fn a_route_cannot_change_protected_fields() {
     for name in [
         "Authorization",
         "Host",
@@ -81,28 +81,30 @@ fn what_is_not_for_a_route_to_decide_is_refused() {
 }
 
 #[test]
-fn what_would_do_nothing_or_is_no_field_is_refused() {
+fn changes_without_effect_and_wrong_fields_are_refused() {
     for (headers, title, help) in [
-        ("remove = [\"X-Real-IP\"]", "is taken out anyway", "`pass`"),
-        ("pass = [\"Accept\"]", "is passed on anyway", "X-Forwarded-*"),
-        ("pass = [\"X-Forwarded-*\"]", "not the name of a header field", "each on its own"),
-        ("remove = [\"a b\"]", "not the name of a header field", "as requests have it"),
+        ("remove = [\"X-Real-IP\"]", "is always removed unless `pass` names it", "`remove`"),
+        ("pass = [\"Accept\"]", "is always forwarded", "X-Forwarded-*"),
+        ("pass = [\"X-Forwarded-*\"]", "not the name of a header field", "one name per entry"),
+        ("remove = [\"a b\"]", "not the name of a header field", "as in a request"),
         ("set = { \"\" = \"x\" }", "not the name of a header field", ""),
-        ("set = { X-A = \"a\\nb\" }", "not the value of a field", "a line of text"),
-        ("set = { X-A = \" a\" }", "not the value of a field", "blanks"),
-        ("set = { X-A = \"\" }", "not the value of a field", "`remove`"),
-        ("set = { X-A = \"1\", x-a = \"2\" }", "`x-a` is decided twice", "once"),
-        ("set = { X-A = \"1\" }\nremove = [\"x-a\"]", "`x-a` is decided twice", "once"),
+        ("set = { X-A = \"a\\nb\" }", "not the value of a header field", "one line of text"),
+        ("set = { X-A = \" a\" }", "not the value of a header field", "blanks"),
+        ("set = { X-A = \"\" }", "not the value of a header field", "`remove`"),
+        ("set = { X-A = \"1\", x-a = \"2\" }", "`x-a` is changed twice", "once"),
+        ("set = { X-A = \"1\" }\nremove = [\"x-a\"]", "`x-a` is changed twice", "once"),
     ] {
         let (said, remedy) = refused(PLAIN, &format!("[routes.headers]\n{headers}"));
         assert!(said.contains(title), "{headers}: {said}");
         assert!(remedy.contains(help), "{headers}: {remedy}");
     }
-    assert!(refused(PLAIN, "[routes.headers]\nadd = {}").0.contains("has a key too many"));
+    assert!(
+        refused(PLAIN, "[routes.headers]\nadd = {}").0.contains("unknown key `add` in `routes[0].headers`")
+    );
 }
 
 #[test]
-fn a_field_that_replaces_method_or_path_is_not_passed_where_there_are_rules() {
+fn with_rules_a_field_that_replaces_method_or_path_cannot_be_passed() {
     for name in
         ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"]
     {
@@ -112,14 +114,14 @@ fn a_field_that_replaces_method_or_path_is_not_passed_where_there_are_rules() {
             [(PLAIN, "allow = [\"GET /**\"]"), (PLAIN, "deny = [\"GET /x\"]"), (GENESYS, "")]
         {
             let (title, _) = refused(credential, &format!("{rules}\n{pass}"));
-            assert!(title.contains("a way around the rules"), "{title}");
+            assert!(title.contains("could bypass the rules"), "{title}");
         }
     }
     read(GENESYS, "[routes.headers]\npass = [\"X-Forwarded-For\"]").unwrap();
 }
 
 #[test]
-fn cxone_wants_an_accept_and_the_routes_own_word_on_it_holds() {
+fn cxone_gets_an_accept_field_unless_the_route_changes_it() {
     let accept = |fields: &Fields, of: &[(HeaderName, http::HeaderValue)]| {
         assert_eq!(fields.set.len() + fields.set_if_absent.len(), of.len());
         of.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! Which grants and client authentications are accepted, and what is said of keys that do not go together.
+//! Accepted grants and client authentications, and refused combinations of keys.
 
 use crate::config::fixture::keys;
 use crate::config::model::identity::{ClientAuth, Grant};
@@ -13,7 +13,7 @@ const PLAIN: &str = "
 struct Folder(tempfile::TempDir);
 
 impl Folder {
-    /// With an RSA key, a P-256 key, a certificate with its key, and something that is neither.
+    /// A folder with an RSA key, a P-256 key, a certificate with its key, and a file of text.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
@@ -88,7 +88,7 @@ fn every_grant_and_authentication_is_read() {
     folder.identity(&format!("{SECRET}{}", tls.replace("\"tls_client_auth\"", "\"client_secret_post\"")));
 }
 
-/// Whether there is a secret, the other lines, what is said of them, at which key, and what would mend it.
+/// Whether there is a secret, the other lines, and the expected title, key and remedy.
 type Mistake = (bool, &'static str, &'static str, &'static str, &'static str);
 
 const MISTAKES: &[Mistake] = &[
@@ -125,7 +125,7 @@ const MISTAKES: &[Mistake] = &[
         "grant = \"password\"\npassword = { env = \"SECRET\" }",
         "`username` is missing",
         "[credentials.c]",
-        "the name to get tokens for",
+        "the name of the user",
     ),
     (
         true,
@@ -145,21 +145,21 @@ const MISTAKES: &[Mistake] = &[
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"ES256\" }",
-        "it holds no key on the curve P-256, as ES256 needs",
+        "not a key on the curve P-256, which ES256 needs",
         "assertion",
-        "\"RS256\" an RSA key",
+        "\"RS256\" for an RSA key",
     ),
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"p256.pem\" } }",
-        "it holds no RSA key of at least 2048 bits, as RS256 needs",
+        "not an RSA key of at least 2048 bits, which RS256 needs",
         "assertion",
-        "\"ES256\" one on the curve P-256",
+        "\"ES256\" for a key on the curve P-256",
     ),
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"text.pem\" } }",
-        "it holds no private key in PEM form",
+        "no private key in PEM form",
         "assertion",
         "",
     ),
@@ -168,28 +168,28 @@ const MISTAKES: &[Mistake] = &[
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, sub = \"s\" }",
         "`sub` of `assertion` is not used here",
         "assertion",
-        "another is for grant = \"jwt_bearer\"",
+        "`sub` is for grant = \"jwt_bearer\"",
     ),
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"HS256\" }",
-        "must be `RS256` or `ES256`",
+        "must be \"RS256\" or \"ES256\"",
         "assertion",
         "",
     ),
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { kye = \"x\" }",
-        "has a key too many",
-        "assertion",
-        "",
+        "unknown key `kye` in `credentials.c.assertion`",
+        "kye",
+        "did you mean `key`?",
     ),
     (
         true,
         "client_auth = \"client_secret_jwt\"\nassertion = { kid = \"k\" }",
         "`kid` of `assertion` is not used here",
         "assertion",
-        "signed with the secret",
+        "signs with the client secret",
     ),
     (
         true,
@@ -229,7 +229,7 @@ const MISTAKES: &[Mistake] = &[
     (
         true,
         "client_certificate = \"client.pem\"",
-        "a client certificate and its key come together",
+        "a client certificate needs its key",
         "client_certificate",
         "write both",
     ),
@@ -245,12 +245,12 @@ const MISTAKES: &[Mistake] = &[
         "client_certificate = \"text.pem\"\nclient_key = \"client-key.pem\"",
         "text.pem holds no certificate in PEM form",
         "client_certificate",
-        "a PEM file with the certificate",
+        "a PEM file with the client's certificate",
     ),
 ];
 
 #[test]
-fn keys_that_do_not_go_together_are_shown_with_place_and_remedy() {
+fn wrong_combinations_of_keys_are_reported_with_place_and_remedy() {
     let folder = Folder::new();
     for (has_secret, lines, title, key, remedy) in MISTAKES {
         let lines = format!("{}{lines}", if *has_secret { SECRET } else { "" });
@@ -265,7 +265,7 @@ fn keys_that_do_not_go_together_are_shown_with_place_and_remedy() {
 }
 
 #[test]
-fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
+fn a_wrong_grant_or_authentication_causes_no_errors_of_other_keys() {
     let folder = Folder::new();
     for (lines, title) in [
         (
@@ -274,7 +274,7 @@ fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
         ),
         (
             "client_auth = 5\nassertion = { key = { file = \"rsa.pem\" } }",
-            "`credentials.c.client_auth`: wanted string",
+            "`credentials.c.client_auth` must be one of: \"client_secret_basic\", ",
         ),
     ] {
         let problems = folder.read(&format!("{SECRET}{lines}")).expect_err(lines);
@@ -284,8 +284,8 @@ fn a_wrong_grant_or_authentication_does_not_blame_the_keys_beside_it() {
 }
 
 #[test]
-fn a_client_that_shows_nothing_is_warned_of() {
+fn a_client_without_authentication_causes_a_warning() {
     let checked = Folder::new().read("client_auth = \"none\"").unwrap();
     let [warning] = checked.warnings.problems() else { panic!("{}", checked.warnings) };
-    assert_eq!(warning.title, "the client shows nothing but its id");
+    assert_eq!(warning.title, "the client does not authenticate");
 }

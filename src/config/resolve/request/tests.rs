@@ -1,4 +1,4 @@
-//! What a token request may hold, and what is said of the rest.
+//! Accepted and refused parameters of a token request.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ fn read(lines: &str) -> Result<Checked, Box<Diagnostics>> {
 }
 
 #[test]
-fn what_the_request_has_anyway_is_refused_in_extra() {
-    const OURS: &str = "`extra` must not hold what the request has anyway";
+fn parameters_that_the_request_has_anyway_are_refused_in_extra() {
+    const OURS: &str = "`extra` must not hold a parameter that the request has anyway";
     for (lines, title) in [
         ("extra = { grant_type = \"x\" }", OURS),
         ("extra = { client_id = \"x\" }", OURS),
@@ -34,16 +34,16 @@ fn what_the_request_has_anyway_is_refused_in_extra() {
         ("request_fields = { scope = \"scopes\" }\nextra = { scopes = \"x\" }", OURS),
         ("request_fields = { scope = \"x\", audience = \"x\" }", "two parameters would have this name"),
         ("request_fields = { username = \"password\" }", "two parameters would have this name"),
-        ("request_fields = { scpoe = \"x\" }", "no parameter that a token request of ours could have"),
+        ("request_fields = { scpoe = \"x\" }", "token requests have no such parameter"),
         ("resource = [\"urn:a\", \"api\"]", "not a resource (RFC 8707 §2)"),
         ("resource = [\"https://api/#x\"]", "not a resource (RFC 8707 §2)"),
-        ("fields = { access_token = \"scope\" }", "two fields of an answer cannot have one name"),
-        ("fields = { access_token = \"\" }", "two fields of an answer cannot have one name"),
-        ("fields = { token = \"x\" }", "`credentials.c.fields` has a key too many"),
+        ("fields = { access_token = \"scope\" }", "the members of a response need distinct, non-empty names"),
+        ("fields = { access_token = \"\" }", "the members of a response need distinct, non-empty names"),
+        ("fields = { token = \"x\" }", "unknown key `token` in `credentials.c.fields`"),
     ] {
         let problems = read(&format!("client_id = \"i\"\n{lines}")).expect_err(lines);
         let errors: Vec<_> =
-            problems.problems().iter().filter(|one| !one.title.contains("nothing but its id")).collect();
+            problems.problems().iter().filter(|one| !one.title.contains("does not authenticate")).collect();
         let [problem] = errors.as_slice() else { panic!("{lines}: {problems}") };
         assert!(problem.title.starts_with(title) && problems.to_string().contains('^'), "{problems}");
     }
@@ -53,7 +53,7 @@ fn what_the_request_has_anyway_is_refused_in_extra() {
 }
 
 #[test]
-fn only_a_server_with_names_of_its_own_may_know_no_clients() {
+fn only_a_server_with_other_parameter_names_may_have_no_clients() {
     let access_key = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"SECRET\" }";
     let names = "request_fields = { username = \"accessKeyId\" }";
     let checked = read(&format!("{access_key}\n{names}")).unwrap();

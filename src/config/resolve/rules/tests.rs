@@ -1,10 +1,10 @@
-//! Rules as they are written, and what is said of those that are not good.
+//! Accepted and refused rules.
 
 use std::path::Path;
 
 use crate::config::{Environment, Route, Rules, parse};
 
-/// What is wrong, and what would mend it.
+/// A title and a remedy.
 type Said = (String, String);
 
 fn read(route: &str) -> Result<(Route, Vec<Said>), Vec<Said>> {
@@ -24,7 +24,7 @@ fn rules(route: &str) -> Rules {
     read(route).unwrap_or_else(|problems| panic!("{problems:?}")).0.rules
 }
 
-/// The only error: its title and what would mend it.
+/// The title and the remedy of the only error.
 fn refused(route: &str) -> Said {
     let problems = read(route).err().unwrap_or_else(|| panic!("was accepted: {route}"));
     let [problem] = problems.as_slice() else { panic!("{problems:?}") };
@@ -32,7 +32,7 @@ fn refused(route: &str) -> Said {
 }
 
 #[test]
-fn without_rules_everything_is_let_through_and_a_401_is_sent_again() {
+fn by_default_everything_is_allowed_and_a_401_is_replayed() {
     let (route, warnings) = read("").unwrap();
 
     assert_eq!(route.rules, Rules::default());
@@ -42,7 +42,7 @@ fn without_rules_everything_is_let_through_and_a_401_is_sent_again() {
 }
 
 #[test]
-fn ambiguous_paths_are_refused_where_it_matters_or_as_is_said() {
+fn ambiguous_paths_are_refused_with_rules_or_on_request() {
     for (route, refuses) in [
         ("", false),
         ("deny = []", false),
@@ -56,11 +56,15 @@ fn ambiguous_paths_are_refused_where_it_matters_or_as_is_said() {
     ] {
         assert_eq!(rules(route).refuses_ambiguous, refuses, "{route}");
     }
-    assert!(refused("encoded = \"decode\"").0.contains("`refuse`"), "{:?}", refused("encoded = \"decode\""));
+    assert!(
+        refused("encoded = \"decode\"").0.contains("\"refuse\""),
+        "{:?}",
+        refused("encoded = \"decode\"")
+    );
 }
 
 #[test]
-fn a_prefix_is_stripped_where_there_is_one() {
+fn strip_prefix_needs_a_prefix() {
     assert!(read("path = \"/x\"\nstrip_prefix = true").unwrap().0.strip_prefix);
     assert!(!read("strip_prefix = false").unwrap().0.strip_prefix);
     let (said, help) = refused("strip_prefix = true");
@@ -68,17 +72,17 @@ fn a_prefix_is_stripped_where_there_is_one() {
 }
 
 #[test]
-fn every_wrong_pattern_is_told_with_its_remedy() {
+fn every_wrong_pattern_is_refused_with_a_remedy() {
     for (pattern, title, help) in [
         ("/api", "a pattern has a method and a path", "\"GET /api/v2/users/*\""),
         ("get /api", "methods are written in capitals", "GET"),
-        ("GET /api?x", "a pattern has no query", "whatever the query"),
-        ("GET /a/../b", "`..`", "never forwarded"),
-        ("GET api", "begins with `/`", "whole"),
-        ("GET /%61", "no `%`", "as they are"),
+        ("GET /api?x", "a pattern has no query", "with any query"),
+        ("GET /a/../b", "`..`", "never forwards"),
+        ("GET api", "begins with `/`", "whole path"),
+        ("GET /%61", "no `%`", "unescaped"),
         ("GET /***", "whole segments", "`**`"),
         ("GET /a*", "whole segments", "`**`"),
-        ("GET //a", "empty segment", "one `/`"),
+        ("GET //a", "empty segment", "a single `/`"),
         ("GET /a;b", "without `;`", "`*`"),
         ("TRACE /a", "never forwarded", "any method"),
     ] {
@@ -93,7 +97,7 @@ fn every_wrong_pattern_is_told_with_its_remedy() {
 }
 
 #[test]
-fn a_pattern_that_can_mean_nothing_on_its_route_is_refused() {
+fn a_pattern_that_matches_no_request_of_its_route_is_refused() {
     for (route, is_good) in [
         ("path = \"/api\"\nallow = [\"GET /v2/**\"]", false),
         ("path = \"/api\"\nallow = [\"GET /API/**\"]", false),
@@ -107,7 +111,7 @@ fn a_pattern_that_can_mean_nothing_on_its_route_is_refused() {
             Ok(_) => assert!(is_good, "{route}"),
             Err(problems) => {
                 assert!(!is_good, "{route}: {problems:?}");
-                assert!(problems[0].0.contains("means nothing that this route"), "{problems:?}");
+                assert!(problems[0].0.contains("matches no request of this route"), "{problems:?}");
                 assert!(problems[0].1.contains("begin with /api"), "{problems:?}");
             }
         }
@@ -115,7 +119,7 @@ fn a_pattern_that_can_mean_nothing_on_its_route_is_refused() {
 }
 
 #[test]
-fn a_method_that_nobody_knows_is_warned_of() {
+fn an_unknown_method_causes_a_warning() {
     let (_, warnings) = read("deny = [\"DELTE /x\", \"M-SEARCH /x\", \"PATCH /x\"]").unwrap();
 
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -123,14 +127,14 @@ fn a_method_that_nobody_knows_is_warned_of() {
 }
 
 #[test]
-fn only_statuses_that_another_token_could_mend_are_sent_again() {
+fn only_statuses_of_rejected_tokens_are_retried() {
     let (route, _) = read("retry_on = [401, 403, 419, 440, 498, 500]").unwrap();
     assert_eq!(route.retry_on, [401, 403, 419, 440, 498, 500]);
     assert!(read("retry_on = []").unwrap().0.retry_on.is_empty());
 
     for status in [0, 99, 200, 302, 404, 407, 413, 429, 502, 503, 504, 600] {
         let (said, help) = refused(&format!("retry_on = [401, {status}]"));
-        assert_eq!(said, "not a status that another token could mend", "{status}");
+        assert_eq!(said, "not a status of a rejected token", "{status}");
         assert!(help.contains("403"), "{help}");
     }
     assert!(refused("retry_on = [\"401\"]").0.contains("routes[0].retry_on"));

@@ -26,7 +26,7 @@ use self::http_connect::{Tunnel, proxy_error, tls_error_in_tunnel};
 use self::socket::{DeferredWriteErrors, Stream};
 use self::tls::{ALPN_HTTP_2, TlsClient, TlsDetails, tls_error};
 use crate::causes::causes;
-use crate::config::source::schema::HttpVersion;
+use crate::config::HttpVersion;
 use crate::config::{Address, Proxy};
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;

@@ -1,6 +1,4 @@
-//! The process's environment, read once and handed on.
-//!
-//! Nothing else reads it: a test gives its own, the demo gives none.
+//! The environment variables of the process, read once at the start.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// What this process was started with. Variables that are not UTF-8 are left out.
+    /// The environment of this process, without variables that are not UTF-8.
     pub fn process() -> Self {
         #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
         let variables = std::env::vars_os();
@@ -20,7 +18,7 @@ impl Environment {
         )
     }
 
-    /// No variables at all.
+    /// No variables.
     pub fn empty() -> Self {
         Self::default()
     }
@@ -30,7 +28,7 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// All variables, by name.
+    /// All variables, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -42,7 +40,7 @@ impl<const N: usize> From<[(&str, &str); N]> for Environment {
     }
 }
 
-/// Names only: values may be secrets.
+/// Shows names only: values may be secrets.
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()

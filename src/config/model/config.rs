@@ -1,0 +1,24 @@
+//! The checked configuration.
+
+use std::sync::Arc;
+
+use super::admin::Admin;
+use super::credential::Credential;
+use super::log::Log;
+use super::route::Route;
+use super::server::Server;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The listeners, the requirements on callers, and the limits.
+    pub server: Server,
+    /// The admin listener.
+    pub admin: Admin,
+    /// The credentials, in the order of their names.
+    pub credentials: Vec<Arc<Credential>>,
+    /// The routes, in the order of the file.
+    pub routes: Vec<Route>,
+    /// What the daemon logs.
+    pub log: Log,
+}

@@ -1,0 +1,25 @@
+//! `[log]`: what the daemon logs, and how.
+
+use tracing_subscriber::filter::Targets;
+
+/// What the daemon logs, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The format.
+    pub format: LogFormat,
+    /// Levels from `RUST_LOG`, else from the file.
+    pub level: Targets,
+    /// Whether each request is logged.
+    pub access: bool,
+}
+
+/// The format of log events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// Human-readable lines.
+    Text,
+}

@@ -1,0 +1,87 @@
+//! Certificates and private keys in PEM files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustls::RootCertStore;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use thiserror::Error;
+
+use super::small_file;
+
+/// Largest file of a certificate with its chain, or of a key.
+pub(in crate::config) const MAX_CERTIFICATE_BYTES: u64 = 256 * 1024;
+/// Largest file of certificate authorities: ten times the bundle of an operating system.
+pub(in crate::config) const MAX_AUTHORITIES_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A PEM file cannot be used.
+#[derive(Debug, Error)]
+pub enum PemError {
+    #[error("cannot read {}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is not a PEM file", path.display())]
+    NotPem { path: PathBuf, source: pem::Error },
+    #[error("{} holds no certificate in PEM form", .0.display())]
+    NoCertificate(PathBuf),
+    // Without a cause, which could quote a line of the key.
+    #[error("{} holds no private key in PEM form", .0.display())]
+    NoKey(PathBuf),
+    #[error("{} is not the key of the certificate", path.display())]
+    Mismatch { path: PathBuf, source: rustls::Error },
+    #[error("{} holds an unusable certificate", path.display())]
+    Unusable { path: PathBuf, source: rustls::Error },
+    #[error("the certificate in {} has expired", .0.display())]
+    Expired(PathBuf),
+}
+
+/// Reads a file of at most `max_bytes`.
+pub(in crate::config) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, PemError> {
+    small_file::read(path, max_bytes).map_err(|source| PemError::Unreadable { path: path.to_owned(), source })
+}
+
+/// The certificates of the file at `path`, at least one.
+pub(in crate::config) fn certificates(
+    path: &Path,
+    content: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(content)
+        .collect::<Result<_, _>>()
+        .map_err(|source| PemError::NotPem { path: path.to_owned(), source })?;
+    if certificates.is_empty() { Err(PemError::NoCertificate(path.to_owned())) } else { Ok(certificates) }
+}
+
+/// The first private key of the file at `path`.
+pub(in crate::config) fn private_key(
+    path: &Path,
+    content: &[u8],
+) -> Result<PrivateKeyDer<'static>, PemError> {
+    PrivateKeyDer::from_pem_slice(content).map_err(|_| PemError::NoKey(path.to_owned()))
+}
+
+/// The certificate chain with its private key, which is from the file at `path`.
+pub(in crate::config) fn certified_key(
+    path: &Path,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, PemError> {
+    CertifiedKey::from_der(chain, key, &default_provider())
+        .map_err(|source| PemError::Mismatch { path: path.to_owned(), source })
+}
+
+/// The certificate authorities of the file at `path`, each usable.
+pub(in crate::config) fn authorities(
+    path: &Path,
+    content: &[u8],
+) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), PemError> {
+    let certificates = certificates(path, content)?;
+    let mut store = RootCertStore::empty();
+    for certificate in &certificates {
+        store
+            .add(certificate.clone())
+            .map_err(|source| PemError::Unusable { path: path.to_owned(), source })?;
+    }
+    Ok((certificates, store))
+}

@@ -1,0 +1,49 @@
+//! `[server]`: the listeners and the requirements on callers.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use ipnet::IpNet;
+
+use super::hosts::Hosts;
+use super::limits::Limits;
+use super::listen::Listen;
+use super::server_tls::ServerTls;
+
+/// The listeners and the requirements on callers.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Addresses to listen on.
+    pub listen: Vec<Listen>,
+    /// Certificate and authorities for TLS with callers; `None` for plain HTTP.
+    pub tls: Option<ServerTls>,
+    /// Networks that callers may connect from.
+    pub allow_from: Vec<IpNet>,
+    /// Networks of reverse proxies that may state the address of a caller.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Accepted values of `Host`.
+    pub hosts: Hosts,
+    /// Accepted browser origins, lower case.
+    pub origins: Vec<String>,
+    /// A header field that every request must have.
+    pub required_header: Option<RequiredHeader>,
+    /// Worker threads.
+    pub workers: usize,
+    /// Time between the signal to stop and the drain: `readyz` fails, requests are still accepted.
+    pub drain_delay: Duration,
+    /// Time that in-flight requests have to finish in the drain.
+    pub drain: Duration,
+    /// Whether a changed file is reloaded.
+    pub watch: bool,
+    /// Bounds on what callers may use.
+    pub limits: Limits,
+}
+
+/// A header field that browsers do not send across sites, such as `X-Bearerd: yes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequiredHeader {
+    /// The name.
+    pub name: HeaderName,
+    /// The required value; empty accepts any.
+    pub value: String,
+}
