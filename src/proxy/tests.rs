@@ -2,9 +2,12 @@
 //! socket test could have.
 
 use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +21,7 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
@@ -29,7 +32,9 @@ use super::peer::Peer;
 use super::route::{Route, Table};
 use super::service::Service;
 use super::service::settings::Terms;
+use super::upstream::breaker::Breaker;
 use super::upstream::connect::{Connect, Connected, Connecting};
+use super::upstream::permits::Permits;
 use super::upstream::pool::Pool;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
@@ -91,8 +96,7 @@ impl CallerStream for DuplexStream {
 }
 
 /// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, `/upload` is
-/// read to its end, and no token
-/// is good enough for `/rejected`.
+/// read to its end, `/chat` switches to WebSocket, and `/rejected` rejects every token.
 struct Api(Arc<Issuer>);
 
 impl fmt::Debug for Api {
@@ -106,11 +110,22 @@ impl Connect for Api {
         let (near, far) = tokio::io::duplex(4096);
         let issuer = Arc::clone(&self.0);
         assert!(!issuer.panics.swap(false, Ordering::Relaxed), "told to panic");
-        let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = service_fn(move |mut request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
             let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
             let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
             async move {
+                if request.uri().path() == "/chat" && is_live {
+                    let upgrade = hyper::upgrade::on(&mut request);
+                    tokio::task::spawn_local(async move {
+                        let mut stream = TokioIo::new(upgrade.await.unwrap());
+                        let _ = stream.read_to_end(&mut Vec::new()).await;
+                    });
+                    let switched = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+                    let switched = switched.header("upgrade", "websocket").header("connection", "upgrade");
+                    let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+                    return Ok(switched.body(Full::default()).unwrap());
+                }
                 if request.uri().path() == "/upload" {
                     // One that breaks off has no answer.
                     request.into_body().collect().await?;
@@ -122,7 +137,9 @@ impl Connect for Api {
                 Ok::<_, hyper::Error>(response)
             }
         });
-        tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
+        tokio::task::spawn_local(
+            server::Builder::new().serve_connection(TokioIo::new(far), answer).with_upgrades(),
+        );
         Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
     }
 
@@ -133,6 +150,7 @@ impl Connect for Api {
 
 struct World {
     issuer: Arc<Issuer>,
+    upstream: Arc<Upstream>,
     shared: Arc<Terms>,
     worker: Worker,
 }
@@ -143,7 +161,10 @@ fn config(lines: &str) -> Config {
 
 /// One worker, one route, one API, all in memory.
 fn world(lines: &str, token_takes: Duration) -> World {
-    let config = config(lines);
+    world_of(&config(lines), Permits::default(), token_takes)
+}
+
+fn world_of(config: &Config, permits: Permits, token_takes: Duration) -> World {
     let clock = Clock::tokio();
     let issuer = Arc::new(Issuer::default());
     let endpoint = Endpoint { issuer: Arc::clone(&issuer), takes: token_takes };
@@ -157,13 +178,14 @@ fn world(lines: &str, token_takes: Duration) -> World {
         connect: Box::new(Api(Arc::clone(&issuer))),
         number: 0,
     };
-    let upstream = Arc::new(Upstream::written(0, destination, Seats::new(100_000)));
+    let upstream = Upstream::written(0, destination, Seats::new(100_000));
+    let upstream = Arc::new(upstream.protected(Breaker::default(), permits));
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Terms::new(&config, table, "bearerd-test".to_owned(), clock));
-    let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
-    World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
+    let shared = Arc::new(Terms::new(config, table, "bearerd-test".to_owned(), clock));
+    let service = Service::new(Arc::clone(&shared), vec![Pool::new(Arc::clone(&upstream))]);
+    World { issuer, upstream, shared, worker: Worker::new(service, limits, Arc::default()) }
 }
 
 impl World {
@@ -273,7 +295,12 @@ fn swept() -> Rc<World> {
 /// The same with other limits besides.
 fn swept_with(lines: &str) -> Rc<World> {
     let lines = format!("header_timeout = \"10s\"\nidle_timeout = \"75s\"\n{lines}");
-    let world = Rc::new(world(&lines, Duration::ZERO));
+    keep_sweeping(world(&lines, Duration::ZERO))
+}
+
+/// Runs the sweeps of a worker's thread.
+fn keep_sweeping(world: World) -> Rc<World> {
+    let world = Rc::new(world);
     let sweeping = Rc::clone(&world);
     tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
     world
@@ -756,5 +783,93 @@ fn a_panic_ends_its_own_request_and_no_other() {
         assert_eq!(kept.send_request(request().unwrap()).await.unwrap().status(), 200);
         assert_eq!(world.worker.connections(), 2, "the one that panicked is forgotten");
         assert_eq!(world.get().await.status(), 200);
+    });
+}
+
+/// A client's connection that takes so many bytes and then fails, or takes nothing any more.
+struct Failing {
+    stream: DuplexStream,
+    takes: usize,
+    then: Failure,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Reset,
+    Blocked,
+}
+
+impl CallerStream for Failing {
+    fn set_close_by_reset(&self) {}
+}
+
+impl AsyncRead for Failing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Failing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        match this.then {
+            Failure::Reset if this.takes == 0 => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Failure::Blocked if this.takes == 0 => Poll::Pending,
+            _ => {
+                let most = &buf[..buf.len().min(this.takes)];
+                let written = ready!(Pin::new(&mut this.stream).poll_write(cx, most))?;
+                this.takes -= written;
+                Poll::Ready(Ok(written))
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
+    const HANDSHAKE: &[u8] =
+        b"GET /chat HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+    const PLACES: usize = 3;
+    in_paused_time(async || {
+        let mut config = config("write_timeout = \"1s\"");
+        config.routes[0].allows_websocket = true;
+        let permits = Permits::new(PLACES, Duration::from_hours(1), Duration::from_secs(5));
+        let world = keep_sweeping(world_of(&config, permits, Duration::ZERO));
+
+        for then in [Failure::Reset, Failure::Blocked] {
+            let (mut takes, mut is_whole) = (0, false);
+            while !is_whole {
+                let (mut near, stream) = tokio::io::duplex(4096);
+                let failing = Failing { stream, takes, then };
+                world.worker.serve(Box::new(failing), Peer::UNIX, Place::default());
+                near.write_all(HANDSHAKE).await.unwrap();
+                let mut head = Vec::new();
+                while !is_whole && near.read_buf(&mut head).await.unwrap() > 0 {
+                    is_whole = head.ends_with(b"\r\n\r\n");
+                }
+                let head = String::from_utf8(head).unwrap();
+                assert!(head.starts_with("HTTP/1.1 101") || "HTTP/1.1 101".starts_with(&head), "{head}");
+                takes += 1;
+            }
+        }
+
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.worker.connections(), 0);
+        assert_eq!(world.upstream.descriptors.taken(), 0);
+        let free: Vec<_> = (0..PLACES).map_while(|_| world.upstream.permits.place()).collect();
+        assert_eq!(free.len(), PLACES);
     });
 }

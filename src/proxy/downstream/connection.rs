@@ -4,13 +4,15 @@
 //! so, when the sweep finds that it takes too long, or when the daemon stops.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,10 +20,11 @@ use tracing::debug;
 
 use super::http2_streams::Streams;
 use super::io::{CallerIo, CallerStream};
+use super::progress::Pace;
 use super::state::{Caller, End};
+use super::upgrade::{Upgrade, UpgradeSlot};
+use crate::config::Limits;
 use crate::proxy::body::unread;
-use crate::proxy::service::response::AnswerBody;
-use crate::proxy::worker::snapshot::Current;
 
 /// What is read ahead of a slow upstream, and buffered for a slow caller.
 const MAX_BUFFER: usize = 64 * 1024;
@@ -35,8 +38,33 @@ const H2_HEAD_FACTOR: usize = 2;
 /// Peers that open streams only to reset them are cut off.
 const H2_MAX_RESETS: usize = 256;
 
+/// Answers the requests of client connections.
+pub trait Serve: 'static {
+    /// The body of a response.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
+
+    /// The limits in force.
+    fn limits(&self) -> Rc<Limits>;
+
+    /// Answers a request that begins now.
+    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<Self::Body>;
+}
+
+/// The downstream side of one request.
+pub struct Downstream {
+    /// The connection that the request came on.
+    pub connection: Rc<Caller>,
+    /// The progress of the request's response.
+    pub pace: Rc<Pace>,
+    /// How the request may take over the connection's socket.
+    pub upgrade: Upgrade,
+}
+
+/// A response in the making. Boxed, so that an idle connection reserves no memory for one.
+pub type Answer<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>>>>;
+
 /// Serves a connection until it ends.
-pub async fn serve(stream: Box<dyn CallerStream>, caller: Rc<Caller>, current: Rc<Current>) {
+pub async fn serve<S: Serve>(stream: Box<dyn CallerStream>, caller: Rc<Caller>, current: Rc<S>) {
     let mut io = CallerIo::new(stream, Rc::clone(&caller));
     match until_ended(&caller, io.sniff()).await {
         Err(end) => refuse_late_head(&mut io, end).await,
@@ -70,8 +98,9 @@ enum Left {
 }
 
 /// Serves requests over HTTP/1.1; the socket, if the next one is a while in coming.
-async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -> Option<CallerIo> {
-    let answer = answers(Rc::clone(current), caller);
+async fn serve_http1<S: Serve>(io: CallerIo, caller: &Rc<Caller>, current: &Rc<S>) -> Option<CallerIo> {
+    let slot = UpgradeSlot::default();
+    let answer = answers(Rc::clone(current), caller, slot.handle());
     let header_bytes = current.limits().header_bytes;
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
@@ -99,10 +128,10 @@ async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -
     .await;
     match left {
         Left::Ended(Ok(())) => {
-            if let Some(tunnel) = caller.upgrade.take() {
+            if let Some(takeover) = slot.take() {
                 let http1::Parts { io, read_buf, .. } = connection.into_parts();
-                // Whatever ends it, it was all that the connection was for.
-                let _ = until_ended(caller, Box::pin(tunnel.run(io.into_inner(), read_buf))).await;
+                // However the takeover ends, the connection ends with it.
+                let _ = until_ended(caller, takeover(io.into_inner(), read_buf)).await;
             }
             None
         }
@@ -144,9 +173,9 @@ async fn next_request(io: &mut CallerIo, caller: &Caller) -> bool {
     is_there
 }
 
-async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
+async fn serve_http2<S: Serve>(io: CallerIo, caller: Rc<Caller>, current: Rc<S>) {
     let limits = current.limits();
-    let answer = answers(current, &caller);
+    let answer = answers(current, &caller, Upgrade::default());
     let mut connection = pin!(
         http2::Builder::new(Streams::of(Rc::clone(&caller)))
             .timer(TokioTimer::new())
@@ -181,17 +210,17 @@ async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
     }
 }
 
-/// A request being answered. Boxed, so that an idle connection has no room set aside for one.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>>>>;
-
-/// The function that hyper calls for each request, which is answered by what counts as it begins.
-fn answers(current: Rc<Current>, caller: &Rc<Caller>) -> impl Fn(Request<Incoming>) -> Answering + use<> {
+/// The function that hyper calls for each request.
+fn answers<S: Serve>(
+    current: Rc<S>,
+    caller: &Rc<Caller>,
+    upgrade: Upgrade,
+) -> impl Fn(Request<Incoming>) -> Answer<S::Body> + use<S> {
     let caller = Rc::clone(caller);
     move |request| {
-        let service = current.service();
-        let caller = Rc::clone(&caller);
-        let pace = caller.begin_pace();
-        Box::pin(service.answer(request, caller, pace))
+        let connection = Rc::clone(&caller);
+        let pace = connection.begin_pace();
+        current.answer(request, Downstream { connection, pace, upgrade: upgrade.clone() })
     }
 }
 

@@ -6,4 +6,5 @@ pub mod io;
 pub mod progress;
 pub mod state;
 pub(in crate::proxy) mod tls;
+pub mod upgrade;
 pub(in crate::proxy) mod wrong_protocol;

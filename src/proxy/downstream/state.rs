@@ -17,7 +17,6 @@ use super::wrong_protocol::{Misdirected, Spoken};
 use crate::config::Limits;
 use crate::proxy::body::unread::Backlog;
 use crate::proxy::peer::Peer;
-use crate::proxy::service::websocket::Slot;
 
 /// How long a request is read on after it was answered, for the caller to take the answer.
 pub const LINGER: Duration = Duration::from_secs(5);
@@ -94,8 +93,6 @@ pub struct Caller {
     pub backlog: Backlog,
     misdirected: OnceCell<Rc<Misdirected>>,
     end: Cell<Option<End>>,
-    /// What it is to become.
-    pub upgrade: Slot,
     /// Whether it waits for its next request with nothing but its socket.
     pub is_parked: Cell<bool>,
     task: RefCell<Option<Waker>>,
@@ -124,7 +121,6 @@ impl Caller {
             backlog: Backlog::default(),
             misdirected: OnceCell::new(),
             end: Cell::new(None),
-            upgrade: Slot::default(),
             is_parked: Cell::new(false),
             task: RefCell::new(None),
         })

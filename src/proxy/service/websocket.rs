@@ -4,8 +4,6 @@
 //! 401. A 101 that answers it is passed on; the caller's connection, which hyper then lets go of, becomes a [`Tunnel`].
 //! It has no time-out of its own, as both ends have theirs; it counts as a request under way and is cut when a drain ends.
 
-use std::cell::RefCell;
-use std::fmt;
 use std::rc::Rc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -22,6 +20,7 @@ use tracing::info;
 
 use crate::proxy::body::replay::Attempt;
 use crate::proxy::downstream::state::{Caller, LINGER};
+use crate::proxy::downstream::upgrade::Upgrade;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::headers;
@@ -40,12 +39,8 @@ pub struct Handshake {
     accept: String,
 }
 
-/// What a caller's connection becomes once its 101 is written.
-#[derive(Default)]
-pub struct Slot(RefCell<Option<Tunnel>>);
-
 /// An upstream's connection that speaks HTTP no more, for a caller's.
-pub struct Tunnel {
+struct Tunnel {
     upstream: Switched,
     caller: UnderWay,
     is_logged: bool,
@@ -81,6 +76,7 @@ impl Handshake {
         &self,
         answered: Answered<Attempt<Incoming>>,
         caller: &Rc<Caller>,
+        upgrade: &Upgrade,
         via: &Via,
         is_logged: bool,
     ) -> Result<Response<Bytes>, ProxyError> {
@@ -97,7 +93,7 @@ impl Handshake {
         Self::ask(&mut head.headers);
         caller.request_begun();
         let tunnel = Tunnel { upstream, caller: UnderWay(Rc::clone(caller)), is_logged };
-        *caller.upgrade.0.borrow_mut() = Some(tunnel);
+        upgrade.register(Box::new(|socket, read| Box::pin(tunnel.run(socket, read))));
         Ok(Response::from_parts(head, Bytes::new()))
     }
 }
@@ -107,17 +103,10 @@ fn accept(key: &[u8]) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID.as_bytes()].concat()))
 }
 
-impl Slot {
-    /// The tunnel that was made for the connection.
-    pub fn take(&self) -> Option<Tunnel> {
-        self.0.borrow_mut().take()
-    }
-}
-
 impl Tunnel {
     /// Carries bytes in both directions until one side has ended, and then for a moment what the other still says.
     /// `read` is what has come of the caller's already.
-    pub async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
+    async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
         let Switched { stream, first, held: _held } = self.upstream;
         let (caller, upstream) = (split(caller), split(stream));
@@ -157,12 +146,6 @@ impl Tunnel {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.request_ended();
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").finish_non_exhaustive()
     }
 }
 

@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use self::snapshot::{Change, Current};
 use super::downstream::connection;
+use super::downstream::connection::Serve;
 use super::downstream::io::CallerStream;
 use super::downstream::state::{Caller, End};
 use super::downstream::tls;

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -14,8 +15,10 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::proxy::body::replay::Attempt;
+use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
 use crate::proxy::downstream::state::{Caller, End};
 use crate::proxy::service::Service;
+use crate::proxy::service::response::AnswerBody;
 use crate::proxy::service::settings::Terms;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream::pool::Pool;
@@ -58,14 +61,8 @@ impl Current {
         }
     }
 
-    /// What a request that begins now is answered by.
-    pub fn service(&self) -> Rc<Service> {
+    fn service(&self) -> Rc<Service> {
         Rc::clone(&self.service.borrow())
-    }
-
-    /// What a caller may take now.
-    pub fn limits(&self) -> Rc<Limits> {
-        Rc::clone(&self.limits.borrow())
     }
 
     /// Serves by something else from now on.
@@ -131,5 +128,17 @@ impl Current {
             pool.reap(now);
             pool.upstream().breaker.tick();
         }
+    }
+}
+
+impl Serve for Current {
+    type Body = AnswerBody;
+
+    fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<AnswerBody> {
+        Box::pin(self.service().answer(request, downstream))
     }
 }
