@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use super::downstream::io::CallerStream;
+use super::downstream::io::ClientStream;
 use super::limits::admission::Place;
 use super::limits::slots::Seats;
 use super::peer::Peer;
@@ -91,7 +91,7 @@ impl TokenEndpoint for Endpoint {
     }
 }
 
-impl CallerStream for DuplexStream {
+impl ClientStream for DuplexStream {
     fn set_close_by_reset(&self) {}
 }
 
@@ -799,7 +799,7 @@ enum Failure {
     Blocked,
 }
 
-impl CallerStream for Failing {
+impl ClientStream for Failing {
     fn set_close_by_reset(&self) {}
 }
 

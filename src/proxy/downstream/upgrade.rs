@@ -9,10 +9,10 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 
-use super::io::CallerIo;
+use super::io::ClientIo;
 
 /// Runs on the socket of a connection that speaks HTTP no more; the bytes were read from the socket and not used.
-pub type Takeover = Box<dyn FnOnce(CallerIo, Bytes) -> Pin<Box<dyn Future<Output = ()>>>>;
+pub type Takeover = Box<dyn FnOnce(ClientIo, Bytes) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 /// The slot of one connection.
 #[derive(Default)]

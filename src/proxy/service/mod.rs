@@ -119,7 +119,7 @@ impl Service {
         request: Request<Incoming>,
         downstream: Downstream,
     ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
-        let Downstream { connection: caller, pace, upgrade } = downstream;
+        let Downstream { connection: caller, progress: pace, upgrade } = downstream;
         let original =
             forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
         let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));

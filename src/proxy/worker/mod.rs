@@ -24,10 +24,11 @@ use tracing::{debug, warn};
 use self::snapshot::{Change, Current};
 use super::downstream::connection;
 use super::downstream::connection::Serve;
-use super::downstream::io::CallerStream;
-use super::downstream::state::{Caller, End};
+use super::downstream::io::ClientStream;
+use super::downstream::protocol::End;
+use super::downstream::state::ClientConnection;
 use super::downstream::tls;
-use super::downstream::wrong_protocol::Misdirected;
+use super::downstream::wrong_protocol::WrongProtocolLog;
 use super::limits::admission::Place;
 use super::peer::Peer;
 use super::service::Service;
@@ -125,12 +126,12 @@ pub struct Worker {
 
 /// The connections of a worker.
 struct Callers {
-    all: RefCell<Vec<Rc<Caller>>>,
+    all: RefCell<Vec<Rc<ClientConnection>>>,
     /// The time of the last sweep: exact enough for time-outs, and free to read.
     now: Rc<Cell<Instant>>,
     gone: Notify,
     is_draining: Cell<bool>,
-    misdirected: Rc<Misdirected>,
+    wrong_protocol: Rc<WrongProtocolLog>,
 }
 
 impl Worker {
@@ -141,7 +142,7 @@ impl Worker {
             now: Rc::new(Cell::new(Instant::now())),
             gone: Notify::new(),
             is_draining: Cell::new(false),
-            misdirected: Rc::default(),
+            wrong_protocol: Rc::default(),
         };
         Self { current: Rc::new(Current::new(service, limits)), callers: Rc::new(callers), load }
     }
@@ -242,7 +243,7 @@ impl Worker {
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve(&self, stream: Box<dyn CallerStream>, peer: Peer, place: Place) {
+    pub fn serve(&self, stream: Box<dyn ClientStream>, peer: Peer, place: Place) {
         self.spawn(peer, place, |caller, current| connection::serve(stream, caller, current));
     }
 
@@ -255,14 +256,19 @@ impl Worker {
         });
     }
 
-    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Current>) -> F + 'static)
-    where
+    fn spawn<F>(
+        &self,
+        peer: Peer,
+        place: Place,
+        serve: impl FnOnce(Rc<ClientConnection>, Rc<Current>) -> F + 'static,
+    ) where
         F: Future<Output = ()> + 'static,
     {
-        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.current.limits().connection_age);
+        let age = self.current.limits().connection_age;
+        let log = Rc::clone(&self.callers.wrong_protocol);
+        let caller = ClientConnection::new(peer, Rc::clone(&self.callers.now), age, log);
         self.current.judge(&caller);
         self.callers.all.borrow_mut().push(Rc::clone(&caller));
-        caller.tells_of_itself_to(&self.callers.misdirected);
         if self.callers.is_draining.get() {
             caller.end(End::Gracefully);
         }
@@ -291,7 +297,7 @@ impl Worker {
     /// How many of them wait for a request with nothing but their sockets.
     #[cfg(test)]
     pub(super) fn parked(&self) -> usize {
-        self.callers.all.borrow().iter().filter(|caller| caller.is_parked.get()).count()
+        self.callers.all.borrow().iter().filter(|caller| caller.is_parked()).count()
     }
 
     /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
@@ -328,7 +334,7 @@ impl Worker {
 
 /// Takes a connection off the list when its task ends.
 struct Leaving {
-    caller: Rc<Caller>,
+    caller: Rc<ClientConnection>,
     callers: Rc<Callers>,
     load: Arc<AtomicUsize>,
     _place: Place,

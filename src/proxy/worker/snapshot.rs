@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::config::Limits;
 use crate::proxy::body::replay::Attempt;
 use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
-use crate::proxy::downstream::state::{Caller, End};
+use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::service::Service;
 use crate::proxy::service::response::AnswerBody;
 use crate::proxy::service::settings::Terms;
@@ -112,11 +113,11 @@ impl Current {
     }
 
     /// Judges a caller by what counts now. One that came in where nobody comes in any more is to leave.
-    pub fn judge(&self, caller: &Caller) {
-        let peer = self.service().judge(caller.peer());
-        caller.set_peer(peer);
+    pub fn judge(&self, client: &ClientConnection) {
+        let peer = self.service().judge(client.peer());
+        client.set_peer(peer);
         if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
-            caller.end(End::Gracefully);
+            client.end(End::Gracefully);
         }
     }
 
