@@ -26,18 +26,17 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
 use super::downstream::io::ClientStream;
-use super::limits::admission::Place;
-use super::limits::slots::Seats;
+use super::limits::admission::Admitted;
+use super::limits::slots::Slots;
 use super::peer::Peer;
 use super::route::{Route, Table};
-use super::service::Service;
 use super::service::settings::Terms;
 use super::upstream::breaker::Breaker;
 use super::upstream::connect::{Connect, Connected, Connecting};
 use super::upstream::permits::Permits;
-use super::upstream::pool::Pool;
 use super::upstream::{Destination, Upstream};
 use super::worker::Worker;
+use super::worker::snapshot::Configuration;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, fixture};
@@ -153,6 +152,8 @@ struct World {
     upstream: Arc<Upstream>,
     shared: Arc<Terms>,
     worker: Worker,
+    /// How many connections the worker has.
+    load: Arc<AtomicUsize>,
 }
 
 fn config(lines: &str) -> Config {
@@ -178,22 +179,33 @@ fn world_of(config: &Config, permits: Permits, token_takes: Duration) -> World {
         connect: Box::new(Api(Arc::clone(&issuer))),
         number: 0,
     };
-    let upstream = Upstream::written(0, destination, Seats::new(100_000));
+    let upstream = Upstream::written(0, destination, Slots::new(100_000));
     let upstream = Arc::new(upstream.protected(Breaker::default(), permits));
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
     let shared = Arc::new(Terms::new(config, table, "bearerd-test".to_owned(), clock));
-    let service = Service::new(Arc::clone(&shared), vec![Pool::new(Arc::clone(&upstream))]);
-    World { issuer, upstream, shared, worker: Worker::new(service, limits, Arc::default()) }
+    let (terms, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
+    let load = Arc::<AtomicUsize>::default();
+    let worker = Worker::new(Configuration { terms, upstreams, limits }, Arc::clone(&load));
+    World { issuer, upstream, shared, worker, load }
 }
 
 impl World {
     /// A caller's end of a new connection.
     fn connection(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(4096);
-        self.worker.serve(Box::new(far), Peer::UNIX, Place::default());
+        self.serve(far);
         near
+    }
+
+    fn serve(&self, stream: impl ClientStream + 'static) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.worker.serve(Box::new(stream), Peer::UNIX, Admitted::default());
+    }
+
+    fn connections(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
     }
 
     async fn get(&self) -> Response<Bytes> {
@@ -217,7 +229,7 @@ fn in_paused_time(test: impl AsyncFnOnce()) {
 }
 
 #[test]
-fn what_the_workers_share_shows_no_token() {
+fn debug_output_of_the_shared_settings_has_no_token() {
     in_paused_time(async || {
         let world = world("", Duration::ZERO);
         assert_eq!(world.get().await.status(), 200);
@@ -246,7 +258,7 @@ fn ten_thousand_callers_of_a_dead_token_cost_one_token_request() {
 }
 
 #[test]
-fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadline() {
+fn without_a_token_endpoint_each_of_a_thousand_requests_fails_at_its_deadline() {
     in_paused_time(async || {
         let world = world("token_wait = \"7s\"", Duration::ZERO);
         *world.issuer.is_down.lock().unwrap() = true;
@@ -266,7 +278,7 @@ fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadli
 }
 
 #[test]
-fn a_request_waits_no_longer_for_two_tokens_than_for_one() {
+fn a_request_waits_for_a_second_token_within_the_same_token_wait() {
     in_paused_time(async || {
         let world = world("token_wait = \"2s\"", Duration::from_millis(1500));
         let started = Instant::now();
@@ -302,12 +314,18 @@ fn swept_with(lines: &str) -> Rc<World> {
 fn keep_sweeping(world: World) -> Rc<World> {
     let world = Rc::new(world);
     let sweeping = Rc::clone(&world);
-    tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
+    tokio::task::spawn_local(async move {
+        let mut sweeps = sweeping.worker.sweeps();
+        loop {
+            sweeps.tick().await;
+            sweeping.worker.sweep();
+        }
+    });
     world
 }
 
 #[test]
-fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
+fn a_connection_is_closed_when_its_timeout_is_up_and_not_before() {
     in_paused_time(async || {
         let world = swept();
         let about = |elapsed: Duration, seconds: f64| (elapsed.as_secs_f64() - seconds).abs() <= 1.01;
@@ -347,7 +365,7 @@ async fn answers(stream: &mut DuplexStream, count: usize) -> String {
 }
 
 #[test]
-fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
+fn a_parked_connection_serves_its_next_request_like_any_other() {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
     in_paused_time(async || {
         let world = swept();
@@ -379,7 +397,7 @@ fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
         // Its end.
         drop(stream);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(world.worker.connections(), 0);
+        assert_eq!(world.connections(), 0);
 
         // The beginning of the next request, come with the one before: it is neither lost nor given another meaning.
         let begins = [GET, b"GET / HTTP/1.1\r\nhost: localhost\r\nx-a: "].concat();
@@ -420,7 +438,7 @@ fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
 }
 
 #[test]
-fn an_answer_that_its_caller_reads_slowly_is_not_cut_by_the_idle_timeout() {
+fn a_response_that_is_read_slowly_is_not_cut_by_the_idle_timeout() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"5m\"");
         let mut slow = world.connection();
@@ -467,7 +485,7 @@ const PING_FRAME: u8 = 6;
 const GOAWAY: u8 = 7;
 
 #[test]
-fn an_http_2_connection_without_a_request_is_let_go_when_a_head_would_be_late() {
+fn an_http2_connection_without_a_request_is_closed_after_the_header_timeout() {
     in_paused_time(async || {
         let world = swept();
         for (what, sent) in [("nothing", &b""[..]), ("pings", PING), ("half a head", HALF_A_HEAD)] {
@@ -484,7 +502,7 @@ fn an_http_2_connection_without_a_request_is_let_go_when_a_head_would_be_late() 
 }
 
 #[test]
-fn an_http_2_connection_that_only_pings_after_its_request_is_let_go_in_peace_when_it_has_been_idle() {
+fn an_idle_http2_connection_kept_alive_by_pings_is_closed_gracefully() {
     in_paused_time(async || {
         let world = swept();
         let mut caller = world.connection();
@@ -524,7 +542,7 @@ async fn answer_pings(stream: &mut DuplexStream, seen: &[(u8, Vec<u8>)]) {
 }
 
 #[test]
-fn an_http_2_peer_that_is_gone_without_a_word_is_found_out() {
+fn an_http2_connection_whose_pings_are_not_answered_is_closed() {
     in_paused_time(async || {
         let world = swept();
         let mut caller = world.connection();
@@ -539,7 +557,7 @@ fn an_http_2_peer_that_is_gone_without_a_word_is_found_out() {
 }
 
 #[test]
-fn a_caller_that_takes_nothing_is_let_go_in_time_and_one_that_takes_little_is_not() {
+fn a_caller_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"30s\"");
         let mut patient = world.connection();
@@ -575,7 +593,7 @@ fn window_update(stream: u8) -> Vec<u8> {
 }
 
 #[test]
-fn an_http_2_stream_whose_window_stays_closed_is_reset_and_its_connection_goes_on() {
+fn an_http2_stream_whose_window_stays_closed_is_reset_alone() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"30s\"");
         let mut caller = world.connection();
@@ -610,7 +628,7 @@ fn an_http_2_stream_whose_window_stays_closed_is_reset_and_its_connection_goes_o
 }
 
 #[test]
-fn requests_beyond_the_bound_do_not_wait_for_a_token_and_the_others_get_theirs() {
+fn requests_beyond_token_waiters_are_refused_and_the_others_get_their_token() {
     in_paused_time(async || {
         let world = world("token_waiters = 10", Duration::from_secs(2));
         let started = Instant::now();
@@ -634,7 +652,7 @@ fn requests_beyond_the_bound_do_not_wait_for_a_token_and_the_others_get_theirs()
         let served = answers.iter().filter(|answer| answer.status() == 200).count();
         assert!((10..50).contains(&served), "{served}");
         assert!(answers.iter().all(|answer| [200, 503].contains(&answer.status().as_u16())));
-        assert_eq!(world.get().await.status(), 200, "nobody waits any more");
+        assert_eq!(world.get().await.status(), 200, "no request waits any more");
     });
 }
 
@@ -668,7 +686,7 @@ async fn upload(world: &World, piece: &[u8], pause: Duration, pieces: usize) -> 
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_refused_and_one_that_comes_just_fast_enough_is_not() {
+fn a_body_slower_than_body_rate_is_refused_and_a_slightly_faster_one_is_not() {
     in_paused_time(async || {
         let world = swept_with("body_rate = \"240B\"");
         assert_eq!(world.get().await.status(), 200);
@@ -687,7 +705,7 @@ fn a_body_that_comes_too_slowly_is_refused_and_one_that_comes_just_fast_enough_i
 }
 
 #[test]
-fn an_http_2_connection_that_is_old_enough_is_let_go_in_peace() {
+fn an_http2_connection_past_connection_age_is_closed_gracefully() {
     in_paused_time(async || {
         let world = swept_with("connection_age = \"60s\"");
         let mut caller = world.connection();
@@ -721,7 +739,7 @@ fn an_http_2_connection_that_is_old_enough_is_let_go_in_peace() {
 }
 
 #[test]
-fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_rest() {
+fn an_http1_connection_past_connection_age_closes_after_a_response_or_idle() {
     in_paused_time(async || {
         let world = swept_with("connection_age = \"100s\"");
         let request = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -761,7 +779,7 @@ fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_re
 
 /// FLT-RT-01. A panic is caught with the task it is in: an HTTP/1 connection, or one stream of an HTTP/2 connection.
 #[test]
-fn a_panic_ends_its_own_request_and_no_other() {
+fn a_panic_ends_only_its_own_request() {
     in_paused_time(async || {
         let world = world("", Duration::from_millis(10));
         let (mut kept, connection) = client::handshake(TokioIo::new(world.connection())).await.unwrap();
@@ -781,7 +799,7 @@ fn a_panic_ends_its_own_request_and_no_other() {
 
         assert_eq!(streams.send_request(request().unwrap()).await.unwrap().status(), 200);
         assert_eq!(kept.send_request(request().unwrap()).await.unwrap().status(), 200);
-        assert_eq!(world.worker.connections(), 2, "the one that panicked is forgotten");
+        assert_eq!(world.connections(), 2, "the one that panicked is forgotten");
         assert_eq!(world.get().await.status(), 200);
     });
 }
@@ -853,8 +871,7 @@ fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
             let (mut takes, mut is_whole) = (0, false);
             while !is_whole {
                 let (mut near, stream) = tokio::io::duplex(4096);
-                let failing = Failing { stream, takes, then };
-                world.worker.serve(Box::new(failing), Peer::UNIX, Place::default());
+                world.serve(Failing { stream, takes, then });
                 near.write_all(HANDSHAKE).await.unwrap();
                 let mut head = Vec::new();
                 while !is_whole && near.read_buf(&mut head).await.unwrap() > 0 {
@@ -867,7 +884,7 @@ fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
         }
 
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(world.worker.connections(), 0);
+        assert_eq!(world.connections(), 0);
         assert_eq!(world.upstream.descriptors.taken(), 0);
         let free: Vec<_> = (0..PLACES).map_while(|_| world.upstream.permits.place()).collect();
         assert_eq!(free.len(), PLACES);

@@ -274,7 +274,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::proxy::limits::slots::Seats;
+    use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::connect::{Connect, Connecting};
 
     #[derive(Debug)]
@@ -308,7 +308,7 @@ mod tests {
             fields: Fields::default(),
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
-            upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
+            upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             path_in_front: String::new(),
             token: None,
             hold: Arc::default(),

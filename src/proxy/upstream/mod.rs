@@ -21,7 +21,7 @@ use http::HeaderValue;
 use self::breaker::Breaker;
 use self::connect::Connect;
 use self::permits::Permits;
-use super::limits::slots::Seats;
+use super::limits::slots::Slots;
 use crate::token::api_discovery::DiscoverySource;
 
 /// An upstream: shared by all workers, each with a pool of its own.
@@ -30,7 +30,7 @@ pub struct Upstream {
     /// No other of its table has it; a worker finds its pool by it.
     pub index: usize,
     /// File descriptors that connections to all upstreams may take.
-    pub descriptors: Arc<Seats>,
+    pub descriptors: Arc<Slots>,
     /// Whether it is worth a request.
     pub breaker: Breaker,
     /// What connections it may have.
@@ -69,16 +69,16 @@ pub enum Current<'a> {
 
 impl Upstream {
     /// One that stays where it is.
-    pub fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
+    pub fn written(index: usize, destination: Destination, descriptors: Arc<Slots>) -> Self {
         Self::at(index, Place::Written(destination), descriptors)
     }
 
     /// One that is nowhere yet.
-    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
+    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Slots>) -> Self {
         Self::at(index, Place::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
     }
 
-    fn at(index: usize, place: Place, descriptors: Arc<Seats>) -> Self {
+    fn at(index: usize, place: Place, descriptors: Arc<Slots>) -> Self {
         Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, place }
     }
 

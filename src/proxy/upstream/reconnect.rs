@@ -98,7 +98,7 @@ mod tests {
             number: 0,
         };
         let pool: Rc<Pool<Empty<Bytes>>> =
-            Pool::new(Arc::new(Upstream::written(0, place(), crate::proxy::limits::slots::Seats::new(10))));
+            Pool::new(Arc::new(Upstream::written(0, place(), crate::proxy::limits::slots::Slots::new(10))));
         let second = Duration::from_secs(1);
         let settings =
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };

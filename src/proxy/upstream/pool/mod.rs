@@ -33,7 +33,7 @@ use super::connect::{Connected, Stream};
 use super::permits::Place;
 use super::{Destination, Upstream};
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::limits::slots::Seat;
+use crate::proxy::limits::slots::Reservation;
 
 /// The largest response head, and how much is read ahead of a slow caller over HTTP/1.1 or buffered for an upstream.
 const MAX_BUFFER: usize = 64 * 1024;
@@ -77,7 +77,7 @@ enum Carrier<B: Body + 'static> {
 pub struct Held {
     /// Among the upstream's connections.
     place: Place,
-    _descriptor: Seat,
+    _descriptor: Reservation,
 }
 
 /// A connection that has switched to another protocol.
@@ -259,7 +259,7 @@ where
         place: Place,
     ) -> Result<Lease<B>, ForwardError> {
         // What the daemon needs for itself is not taken for it.
-        let descriptor = self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)?;
+        let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
         let held = Held { place, _descriptor: descriptor };
         let Connected { stream, is_http2 } = destination.connect.connect().await?;
         self.is_http1.set(!is_http2);

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
 use crate::clock::Clock;
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
 use crate::proxy::upstream::connect::{Connect, Connecting};
 use crate::proxy::upstream::permits::Permits;
@@ -94,7 +94,7 @@ fn world_of(api: Api, connections: usize) -> World {
         number: 0,
     };
     let permits = Permits::new(connections, Duration::from_mins(10), Duration::from_secs(5));
-    let upstream = Upstream::written(0, destination, Seats::new(100));
+    let upstream = Upstream::written(0, destination, Slots::new(100));
     let upstream = Arc::new(upstream.protected(Breaker::new(None, Clock::tokio()), permits));
     World { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
 }
