@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bearerd::proxy::downstream::io::CallerStream;
+use bearerd::proxy::downstream::io::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What is on its way in one direction.
@@ -67,7 +67,7 @@ impl End {
     }
 }
 
-impl CallerStream for End {
+impl ClientStream for End {
     fn set_close_by_reset(&self) {}
 }
 

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use bearerd::clock::Clock;
 use bearerd::config;
 use bearerd::config::{Config, Environment};
-use bearerd::proxy::limits::admission::Place;
-use bearerd::proxy::limits::slots::Seats;
+use bearerd::proxy::limits::admission::Admitted;
+use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::peer::Peer;
 use bearerd::proxy::route::{Route, Table};
-use bearerd::proxy::service::Service;
 use bearerd::proxy::service::settings::Terms;
-use bearerd::proxy::upstream::pool::Pool;
 use bearerd::proxy::upstream::{Destination, Upstream};
 use bearerd::proxy::worker::Worker;
+use bearerd::proxy::worker::snapshot::Configuration;
 use bearerd::token::{DurableState, Refresher};
 use http::HeaderValue;
 
@@ -44,7 +43,7 @@ impl World {
             HeaderValue::from_static("api.example.com"),
             Box::new(Api { tokens: Arc::clone(&tokens), request_end }),
         );
-        let upstream = Arc::new(Upstream::written(0, destination, Seats::new(1000)));
+        let upstream = Arc::new(Upstream::written(0, destination, Slots::new(1000)));
         let mut table = Table::default();
         for route in &config.routes {
             let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
@@ -52,14 +51,14 @@ impl World {
         }
         let limits = config.server.limits.clone();
         let shared = Terms::new(config, table, INSTANCE.to_owned(), clock);
-        let service = Service::new(Arc::new(shared), vec![Pool::new(upstream)]);
-        Self { tokens, worker: Worker::new(service, limits, Arc::default()) }
+        let configuration = Configuration { terms: Arc::new(shared), upstreams: vec![upstream], limits };
+        Self { tokens, worker: Worker::new(configuration, Arc::default()) }
     }
 
     /// A caller's end of a new connection.
     pub fn connection(&self) -> End {
         let (near, far) = pipe();
-        self.worker.serve(Box::new(far), Peer::UNIX, Place::default());
+        self.worker.serve(Box::new(far), Peer::UNIX, Admitted::default());
         near
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bearerd::config;
-use bearerd::proxy::limits::slots::Seats;
+use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::message::location::through_proxy;
 use bearerd::proxy::route::guard::{Policy, vet};
 use bearerd::proxy::route::{Route, Table};
@@ -56,7 +56,7 @@ fn world() -> (Policy, Table) {
     });
     let mut table = Table::default();
     for (index, route) in checked(&routes.concat()).config.routes.iter().enumerate() {
-        let upstream = Arc::new(Upstream::written(index, nowhere(), Seats::new(1)));
+        let upstream = Arc::new(Upstream::written(index, nowhere(), Slots::new(1)));
         let config::Route { host, path, .. } = route;
         table.add(host.as_deref(), path, Route::new(route, upstream, None, false));
     }

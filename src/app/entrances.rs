@@ -7,7 +7,7 @@ use super::StartError;
 use crate::config;
 use crate::config::Listen;
 use crate::proxy::listener;
-use crate::proxy::listener::{Bound, Entrance, Listening};
+use crate::proxy::listener::{Bound, Entrance, Listening, Renumbered};
 
 /// The entrances that are open.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +31,8 @@ struct Open {
 pub(super) struct Way {
     /// The others.
     pub(super) after: Entrances,
-    /// Those that stay, each with its number from now on.
-    pub(super) stay: Vec<(u32, u32)>,
+    /// Those that stay.
+    pub(super) stay: Vec<Renumbered>,
     /// New ones, bound.
     pub(super) new: Vec<Entrance>,
     /// The addresses of new ones.
@@ -55,7 +55,7 @@ impl Entrances {
             if let Some(Open { number: before, address, .. }) = at.map(|at| left.remove(at)) {
                 let is_another = begin_anew && matches!(configured, Listen::Tcp(_));
                 let number = if is_another { after.number() } else { before };
-                stay.push((before, number));
+                stay.push(Renumbered { before, after: number });
                 after.open.push(Open { number, configured: configured.clone(), address });
                 continue;
             }

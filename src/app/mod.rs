@@ -28,22 +28,22 @@ use self::certificates::Certificates;
 use self::credentials::{Credential, Fate, Place, Refreshers, client, fates};
 use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
-use self::table::{Served, serve};
-use self::upstreams::{Discoveries, InForce};
+use self::table::{Before, Served, serve};
+use self::upstreams::{Discoveries, InForce, Means};
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, Listen};
 use crate::descriptors;
 use crate::lifecycle::{Stage, Stages, Threads};
-use crate::proxy::limits::admission::REFUSALS;
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::admission::MAX_REFUSALS;
+use crate::proxy::limits::slots::Slots;
 use crate::proxy::listener;
-use crate::proxy::listener::House;
 use crate::proxy::peer::Networks;
 use crate::proxy::service::settings::Terms;
 use crate::proxy::worker;
 use crate::proxy::worker::snapshot;
+use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloads;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Refresher};
@@ -66,7 +66,7 @@ pub struct Daemon {
     entrances: Entrances,
     /// What of the descriptors connections of callers may take, and those to upstreams.
     most_connections: usize,
-    seats: Arc<Seats>,
+    descriptors: Arc<Slots>,
     certificates: Certificates,
     admin: AdminAddress,
     workers: Vec<mpsc::Sender<snapshot::Change>>,
@@ -100,7 +100,8 @@ impl Daemon {
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
         Certificates::try_out(config.server.tls.as_ref())?;
-        serve(config, &trust, &sources, (clock, &Seats::new(0)), (&InForce::default(), None)).map(|_| ())
+        let means = Means { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
+        serve(config, means, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
     }
 
     /// Binds, builds and starts everything; whoever wants a reload at the admin address tells so by `reloads`.
@@ -123,9 +124,10 @@ impl Daemon {
             }
         }
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
-        let shares = descriptors::share_out(&config, REFUSALS);
-        let seats = Seats::new(shares.upstreams);
-        let served = serve(&config, &trust, &sources, (clock, &seats), (&InForce::default(), None))?;
+        let shares = descriptors::share_out(&config, MAX_REFUSALS);
+        let descriptors = Slots::new(shares.upstreams);
+        let means = Means { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
+        let served = serve(&config, means, &Before { upstreams: &InForce::default(), table: None })?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
         let way = Entrances::default().to(&config.server, false)?;
@@ -136,17 +138,18 @@ impl Daemon {
         let mut threads = Threads::new(config.server.workers + 1);
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
-            let served = (Arc::clone(&terms), upstreams.all.clone(), config.server.limits.clone());
+            let (terms, upstreams) = (Arc::clone(&terms), upstreams.all.clone());
+            let configuration = Configuration { terms, upstreams, limits: config.server.limits.clone() };
             let (changing, changes) = mpsc::channel(1);
-            handles.push(worker::spawn(index, served, stages.watch(), changes, &mut threads)?);
+            handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);
         }
         for address in &way.addresses {
             tell_listening(address, certificates.current().is_some());
         }
-        let house = house(&config, &certificates, shares.callers);
+        let settings = listener_settings(&config, &certificates, shares.callers);
         let (listener, changes) = mpsc::channel(1);
-        listener::spawn(way.new, handles, house, (stages.watch(), changes), &mut threads)?;
+        listener::spawn(way.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
         let (mut refreshers, mut tasks) = (Refreshers::new(stages.watch()), JoinSet::new());
         let credentials: Vec<_> = built
@@ -174,7 +177,7 @@ impl Daemon {
             discoveries,
             entrances: way.after,
             most_connections: shares.callers,
-            seats,
+            descriptors,
             certificates,
             admin,
             workers,
@@ -273,10 +276,13 @@ impl Daemon {
     }
 }
 
-/// Who is let in.
-fn house(config: &Config, certificates: &Certificates, most_connections: usize) -> House {
+fn listener_settings(
+    config: &Config,
+    certificates: &Certificates,
+    most_connections: usize,
+) -> listener::Settings {
     let server = &config.server;
-    House {
+    listener::Settings {
         networks: Networks::of(server),
         tls: certificates.current(),
         limits: server.limits.clone(),

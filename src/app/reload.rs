@@ -17,14 +17,16 @@ use super::certificates::Certificates;
 use super::credentials::{Credential, Fate, Place, fates};
 use super::differences::{differences, keep_until_restart};
 use super::entrances::{Entrances, Way};
-use super::table::{Served, serve};
-use super::{Daemon, StartError, house, tell_listening};
+use super::table::{Before, Served, serve};
+use super::upstreams::Means;
+use super::{Daemon, StartError, listener_settings, tell_listening};
 use crate::config::Config;
 use crate::descriptors;
-use crate::proxy::limits::admission::REFUSALS;
+use crate::proxy::limits::admission::MAX_REFUSALS;
 use crate::proxy::listener;
 use crate::proxy::service::settings::Terms;
 use crate::proxy::worker::snapshot;
+use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloaded;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Refresher, TokenClient, TokenSource};
@@ -83,8 +85,10 @@ impl Daemon {
         let trust = Arc::new(Trust::default());
         let nexts = self.prepare(&config, &trust).await?;
         let sources: Vec<_> = nexts.iter().map(|next| next.source.clone()).collect();
-        let before = (&self.upstreams, Some(&self.terms.table));
-        let served = serve(&config, &trust, &sources, (self.clock, &self.seats), before)?;
+        let means =
+            Means { trust: &trust, sources: &sources, clock: self.clock, descriptors: &self.descriptors };
+        let before = Before { upstreams: &self.upstreams, table: Some(&self.terms.table) };
+        let served = serve(&config, means, &before)?;
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
         let begin_anew = next_certificates.is_some_and(|next| next.ask_otherwise_than(&self.certificates));
@@ -225,9 +229,9 @@ impl Daemon {
             (config.server.listen.len(), config.credentials.len(), config.server.limits.connections)
         };
         if counts(config) != counts(&self.config) {
-            let shares = descriptors::share_out(config, REFUSALS);
+            let shares = descriptors::share_out(config, MAX_REFUSALS);
             self.most_connections = shares.callers;
-            self.seats.resize(shares.upstreams);
+            self.descriptors.resize(shares.upstreams);
         }
     }
 
@@ -241,13 +245,9 @@ impl Daemon {
         let mut all_done = Vec::new();
         for worker in &self.workers {
             let (done, is_done) = oneshot::channel();
-            let change = snapshot::Change {
-                terms: Arc::clone(terms),
-                upstreams: upstreams.to_vec(),
-                limits: config.server.limits.clone(),
-                entrances: entrances.numbers(),
-                done,
-            };
+            let (terms, upstreams) = (Arc::clone(terms), upstreams.to_vec());
+            let configuration = Configuration { terms, upstreams, limits: config.server.limits.clone() };
+            let change = snapshot::Change { configuration, entrances: entrances.numbers(), done };
             worker.send(change).await.map_err(io::Error::other)?;
             all_done.push(is_done);
         }
@@ -274,8 +274,8 @@ impl Daemon {
             tell_listening(address, self.certificates.current().is_some());
         }
         let (done, is_done) = oneshot::channel();
-        let house = house(config, &self.certificates, self.most_connections);
-        let change = listener::Change { house, stay, open: new, done };
+        let settings = listener_settings(config, &self.certificates, self.most_connections);
+        let change = listener::Change { settings, stay, open: new, done };
         self.listener.send(change).await.map_err(io::Error::other)?;
         self.entrances = after;
         match is_done.await.map_err(io::Error::other)? {

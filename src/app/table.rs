@@ -1,16 +1,10 @@
 //! The routing table of a configuration, and all that its routes lead to.
 
-use std::sync::Arc;
-
 use super::StartError;
-use super::upstreams::{Discovering, GoingOn, InForce, Upstreams};
-use crate::clock::Clock;
+use super::upstreams::{Discovering, GoingOn, InForce, Means, Upstreams};
 use crate::config;
 use crate::config::Config;
-use crate::proxy::limits::slots::Seats;
 use crate::proxy::route::{Route, Table};
-use crate::tls::client::Trust;
-use crate::token::TokenSource;
 
 /// What requests are served by.
 pub(super) struct Served {
@@ -24,32 +18,31 @@ pub(super) struct Served {
     pub(super) discovered: Vec<GoingOn>,
 }
 
+/// What is in force.
+pub(super) struct Before<'b> {
+    pub(super) upstreams: &'b InForce,
+    /// The routing table; `None` at the start.
+    pub(super) table: Option<&'b Table>,
+}
+
 /// Builds the routing table, with whatever of the one `before` can stay.
 ///
 /// # Errors
 ///
 /// [`StartError`] where an upstream cannot be set up; nothing has changed then.
-pub(super) fn serve(
-    config: &Config,
-    trust: &Trust,
-    sources: &[TokenSource],
-    (clock, descriptors): (Clock, &Arc<Seats>),
-    (before, table_before): (&InForce, Option<&Table>),
-) -> Result<Served, StartError> {
+pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> Result<Served, StartError> {
     let mut table = Table::default();
     let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
-    let routes = (config.routes.as_slice(), before);
-    let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors), routes);
+    let mut upstreams = Upstreams::new(means, &config.routes, before.upstreams);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
-        let token = route
-            .credential
-            .as_ref()
-            .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
+        let token = route.credential.as_ref().and_then(|credential| {
+            means.sources.iter().find(|source| source.name() == credential.name).cloned()
+        });
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = asks_for_names || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
-        table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
+        table.add(host, path, entry.remembering(before.table.and_then(|table| table.at(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts()?;
     Ok(Served { table, upstreams, discoveries, discovered })

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::HttpVersion;
 use crate::config::{Address, Destination as At};
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
 use crate::proxy::upstream::connect::TcpConnect;
 use crate::proxy::upstream::permits::Permits;
@@ -50,7 +50,7 @@ pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
-    descriptors: Arc<Seats>,
+    descriptors: Arc<Slots>,
     before: &'c InForce,
     /// Indices of those that stay, and of new ones.
     taken: BTreeSet<usize>,
@@ -60,15 +60,20 @@ pub(super) struct Upstreams<'c> {
     discoveries: Vec<Discovering>,
 }
 
+/// What routes and upstreams are built with.
+#[derive(Clone, Copy)]
+pub(super) struct Means<'c> {
+    pub(super) trust: &'c Trust,
+    pub(super) sources: &'c [TokenSource],
+    pub(super) clock: Clock,
+    /// File descriptors that connections to all upstreams may take.
+    pub(super) descriptors: &'c Arc<Slots>,
+}
+
 impl<'c> Upstreams<'c> {
     /// None yet, for these routes.
-    pub(super) fn new(
-        trust: &'c Trust,
-        sources: &'c [TokenSource],
-        clock: Clock,
-        descriptors: Arc<Seats>,
-        (routes, before): (&'c [config::Route], &'c InForce),
-    ) -> Self {
+    pub(super) fn new(means: Means<'c>, routes: &'c [config::Route], before: &'c InForce) -> Self {
+        let Means { trust, sources, clock, descriptors } = means;
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
@@ -82,7 +87,7 @@ impl<'c> Upstreams<'c> {
             trust,
             sources,
             clock,
-            descriptors,
+            descriptors: Arc::clone(descriptors),
             before,
             taken: BTreeSet::new(),
             discovered,

@@ -1,4 +1,4 @@
-//! Where a connection comes from, and what its address alone says of it.
+//! The other end of a client connection, and what its address alone allows.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,34 +10,34 @@ use crate::config;
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
-    /// Its address, an IPv4 one as such even where it came in over IPv6; none behind a unix socket.
+    /// The peer's address, an IPv4-mapped one as IPv4; `None` over a unix socket.
     address: Option<SocketAddr>,
-    /// Whether requests from there are answered.
+    /// Whether `allow_from` has the address.
     pub is_allowed: bool,
-    /// Whether its word on whom it calls for is believed.
+    /// Whether `trusted_proxies` has the address: fields such as `Forwarded` are believed.
     pub is_trusted_proxy: bool,
-    /// The number of the entrance that it came in by.
+    /// The number of the entrance that accepted the connection.
     pub entrance: u32,
 }
 
-/// What addresses are worth.
+/// The networks by which addresses are judged.
 #[derive(Clone, Debug, Default)]
 pub struct Networks {
-    /// Who may call.
+    /// The networks that may call.
     pub allow_from: Vec<IpNet>,
-    /// Who may say for whom it calls.
+    /// The networks whose proxies may name the original caller.
     pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Networks {
-    /// As they are configured.
+    /// The configured networks.
     pub fn of(server: &config::Server) -> Self {
         Self { allow_from: server.allow_from.clone(), trusted_proxies: server.trusted_proxies.clone() }
     }
 
-    /// A peer of the network.
+    /// The peer at an address.
     pub fn judge(&self, address: SocketAddr) -> Peer {
-        // An IPv4 caller is one however it came in (RFC 4291 §2.5.5.2).
+        // An IPv4 peer of an IPv6 socket has an IPv4-mapped address (RFC 4291 §2.5.5.2).
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         Peer {
             address: Some(address),
@@ -47,7 +47,7 @@ impl Networks {
         }
     }
 
-    /// A peer that was judged by others before.
+    /// A peer that was judged by other networks before.
     pub fn judge_again(&self, peer: Peer) -> Peer {
         let judged = peer.address.map(|address| self.judge(address));
         judged.map_or(peer, |judged| Peer { entrance: peer.entrance, ..judged })
@@ -60,21 +60,21 @@ pub fn contain(networks: &[IpNet], address: IpAddr) -> bool {
 }
 
 impl Peer {
-    /// A process behind a unix socket: whoever may open the file may call, and it has no address to judge by.
+    /// A process behind a unix socket, which has no address to judge: the file's mode decides who may call.
     pub const UNIX: Self = Self { address: None, is_allowed: true, is_trusted_proxy: false, entrance: 0 };
 
-    /// The same, which came in by this entrance.
+    /// The peer of a connection that this entrance accepted.
     #[must_use]
     pub const fn by(self, entrance: u32) -> Self {
         Self { entrance, ..self }
     }
 
-    /// Its address without the port.
+    /// The address without the port.
     pub fn ip(&self) -> Option<IpAddr> {
         self.address.map(|address| address.ip())
     }
 
-    /// How the access log calls it.
+    /// The address as the access log has it.
     pub fn host(&self) -> impl fmt::Display + use<> {
         Host(self.ip())
     }
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_judged_without_its_ipv6_dress() {
+    fn an_ipv4_mapped_address_is_judged_as_ipv4() {
         for (address, shown, is_allowed, is_trusted) in [
             ("10.1.2.3:4", "10.1.2.3:4", true, false),
             ("[::ffff:10.0.0.7]:4", "10.0.0.7:4", true, true),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_opens_the_socket_may_call_and_speaks_for_nobody_else() {
+    fn a_peer_behind_a_unix_socket_may_call_and_is_no_trusted_proxy() {
         let Peer { is_allowed, is_trusted_proxy, .. } = Peer::UNIX;
 
         assert!(is_allowed && !is_trusted_proxy);

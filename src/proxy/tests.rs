@@ -1,9 +1,13 @@
 //! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
 //! socket test could have.
 
+use std::fmt;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,21 +21,23 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use secrecy::SecretString;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use super::downstream::io::CallerStream;
-use super::limits::admission::Place;
-use super::limits::slots::Seats;
+use super::downstream::io::ClientStream;
+use super::limits::admission::Admitted;
+use super::limits::slots::Slots;
 use super::peer::Peer;
 use super::route::{Route, Table};
-use super::service::Service;
 use super::service::settings::Terms;
+use super::upstream::breaker::Breaker;
 use super::upstream::connect::{Connected, Connecting};
+use super::upstream::permits::Permits;
 use super::upstream::pool::Pool;
 use super::upstream::{Upstream, fixture as upstream_fixture};
 use super::worker::Worker;
+use super::worker::snapshot::Configuration;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, fixture};
@@ -85,13 +91,12 @@ impl TokenEndpoint for Endpoint {
     }
 }
 
-impl CallerStream for DuplexStream {
+impl ClientStream for DuplexStream {
     fn set_close_by_reset(&self) {}
 }
 
 /// An API at the other end of a pipe: 200 for the live token, else 401. `/large` is [`LARGE`] bytes, `/upload` is
-/// read to its end, and no token
-/// is good enough for `/rejected`.
+/// read to its end, `/chat` switches to WebSocket, and `/rejected` rejects every token.
 struct Api(Arc<Issuer>);
 
 impl Api {
@@ -99,11 +104,22 @@ impl Api {
         let (near, far) = tokio::io::duplex(4096);
         let issuer = Arc::clone(&self.0);
         assert!(!issuer.panics.swap(false, Ordering::Relaxed), "told to panic");
-        let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = service_fn(move |mut request: Request<Incoming>| {
             let live = format!("Bearer {}", issuer.live.lock().unwrap());
             let is_live = request.headers()[AUTHORIZATION] == live && request.uri().path() != "/rejected";
             let body = if request.uri().path() == "/large" { vec![b'x'; LARGE] } else { b"hello".to_vec() };
             async move {
+                if request.uri().path() == "/chat" && is_live {
+                    let upgrade = hyper::upgrade::on(&mut request);
+                    tokio::task::spawn_local(async move {
+                        let mut stream = TokioIo::new(upgrade.await.unwrap());
+                        let _ = stream.read_to_end(&mut Vec::new()).await;
+                    });
+                    let switched = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+                    let switched = switched.header("upgrade", "websocket").header("connection", "upgrade");
+                    let switched = switched.header("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+                    return Ok(switched.body(Full::default()).unwrap());
+                }
                 if request.uri().path() == "/upload" {
                     // One that breaks off has no answer.
                     request.into_body().collect().await?;
@@ -115,15 +131,20 @@ impl Api {
                 Ok::<_, hyper::Error>(response)
             }
         });
-        tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(far), answer));
+        tokio::task::spawn_local(
+            server::Builder::new().serve_connection(TokioIo::new(far), answer).with_upgrades(),
+        );
         Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })
     }
 }
 
 struct World {
     issuer: Arc<Issuer>,
+    upstream: Arc<Upstream>,
     shared: Arc<Terms>,
     worker: Worker,
+    /// How many connections the worker has.
+    load: Arc<AtomicUsize>,
 }
 
 fn config(lines: &str) -> Config {
@@ -132,7 +153,10 @@ fn config(lines: &str) -> Config {
 
 /// One worker, one route, one API, all in memory.
 fn world(lines: &str, token_takes: Duration) -> World {
-    let config = config(lines);
+    world_of(&config(lines), Permits::default(), token_takes)
+}
+
+fn world_of(config: &Config, permits: Permits, token_takes: Duration) -> World {
     let clock = Clock::tokio();
     let issuer = Arc::new(Issuer::default());
     let endpoint = Endpoint { issuer: Arc::clone(&issuer), takes: token_takes };
@@ -141,21 +165,33 @@ fn world(lines: &str, token_takes: Duration) -> World {
     tokio::task::spawn_local(refresher.run(std::future::pending()));
     let api = Api(Arc::clone(&issuer));
     let destination = upstream_fixture::destination(false, move || api.connect());
-    let upstream = Arc::new(Upstream::written(0, destination, Seats::new(100_000)));
+    let upstream = Upstream::written(0, destination, Slots::new(100_000));
+    let upstream = Arc::new(upstream.with_limits(Breaker::default(), permits));
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Terms::new(&config, table, "bearerd-test".to_owned(), clock));
-    let service = Service::new(Arc::clone(&shared), vec![Pool::new(upstream)]);
-    World { issuer, shared, worker: Worker::new(service, limits, Arc::default()) }
+    let shared = Arc::new(Terms::new(config, table, "bearerd-test".to_owned(), clock));
+    let (terms, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
+    let load = Arc::<AtomicUsize>::default();
+    let worker = Worker::new(Configuration { terms, upstreams, limits }, Arc::clone(&load));
+    World { issuer, upstream, shared, worker, load }
 }
 
 impl World {
     /// A caller's end of a new connection.
     fn connection(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(4096);
-        self.worker.serve(Box::new(far), Peer::UNIX, Place::default());
+        self.serve(far);
         near
+    }
+
+    fn serve(&self, stream: impl ClientStream + 'static) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        self.worker.serve(Box::new(stream), Peer::UNIX, Admitted::default());
+    }
+
+    fn connections(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
     }
 
     async fn get(&self) -> Response<Bytes> {
@@ -179,7 +215,7 @@ fn in_paused_time(test: impl AsyncFnOnce()) {
 }
 
 #[test]
-fn what_the_workers_share_shows_no_token() {
+fn debug_output_of_the_shared_settings_has_no_token() {
     in_paused_time(async || {
         let world = world("", Duration::ZERO);
         assert_eq!(world.get().await.status(), 200);
@@ -208,7 +244,7 @@ fn ten_thousand_callers_of_a_dead_token_cost_one_token_request() {
 }
 
 #[test]
-fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadline() {
+fn without_a_token_endpoint_each_of_a_thousand_requests_fails_at_its_deadline() {
     in_paused_time(async || {
         let world = world("token_wait = \"7s\"", Duration::ZERO);
         *world.issuer.is_down.lock().unwrap() = true;
@@ -228,7 +264,7 @@ fn with_the_token_endpoint_down_each_of_a_thousand_callers_is_told_at_its_deadli
 }
 
 #[test]
-fn a_request_waits_no_longer_for_two_tokens_than_for_one() {
+fn a_request_waits_for_a_second_token_within_the_same_token_wait() {
     in_paused_time(async || {
         let world = world("token_wait = \"2s\"", Duration::from_millis(1500));
         let started = Instant::now();
@@ -257,14 +293,25 @@ fn swept() -> Rc<World> {
 /// The same with other limits besides.
 fn swept_with(lines: &str) -> Rc<World> {
     let lines = format!("header_timeout = \"10s\"\nidle_timeout = \"75s\"\n{lines}");
-    let world = Rc::new(world(&lines, Duration::ZERO));
+    keep_sweeping(world(&lines, Duration::ZERO))
+}
+
+/// Runs the sweeps of a worker's thread.
+fn keep_sweeping(world: World) -> Rc<World> {
+    let world = Rc::new(world);
     let sweeping = Rc::clone(&world);
-    tokio::task::spawn_local(async move { sweeping.worker.keep_sweeping().await });
+    tokio::task::spawn_local(async move {
+        let mut sweeps = sweeping.worker.sweeps();
+        loop {
+            sweeps.tick().await;
+            sweeping.worker.sweep();
+        }
+    });
     world
 }
 
 #[test]
-fn a_connection_is_ended_when_its_time_is_up_and_not_before() {
+fn a_connection_is_closed_when_its_timeout_is_up_and_not_before() {
     in_paused_time(async || {
         let world = swept();
         let about = |elapsed: Duration, seconds: f64| (elapsed.as_secs_f64() - seconds).abs() <= 1.01;
@@ -304,7 +351,7 @@ async fn answers(stream: &mut DuplexStream, count: usize) -> String {
 }
 
 #[test]
-fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
+fn a_parked_connection_serves_its_next_request_like_any_other() {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
     in_paused_time(async || {
         let world = swept();
@@ -336,7 +383,7 @@ fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
         // Its end.
         drop(stream);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(world.worker.connections(), 0);
+        assert_eq!(world.connections(), 0);
 
         // The beginning of the next request, come with the one before: it is neither lost nor given another meaning.
         let begins = [GET, b"GET / HTTP/1.1\r\nhost: localhost\r\nx-a: "].concat();
@@ -377,7 +424,7 @@ fn a_connection_that_has_rested_serves_on_as_if_it_had_not() {
 }
 
 #[test]
-fn an_answer_that_its_caller_reads_slowly_is_not_cut_by_the_idle_timeout() {
+fn a_response_that_is_read_slowly_is_not_cut_by_the_idle_timeout() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"5m\"");
         let mut slow = world.connection();
@@ -424,7 +471,7 @@ const PING_FRAME: u8 = 6;
 const GOAWAY: u8 = 7;
 
 #[test]
-fn an_http_2_connection_without_a_request_is_let_go_when_a_head_would_be_late() {
+fn an_http2_connection_without_a_request_is_closed_after_the_header_timeout() {
     in_paused_time(async || {
         let world = swept();
         for (what, sent) in [("nothing", &b""[..]), ("pings", PING), ("half a head", HALF_A_HEAD)] {
@@ -441,7 +488,7 @@ fn an_http_2_connection_without_a_request_is_let_go_when_a_head_would_be_late() 
 }
 
 #[test]
-fn an_http_2_connection_that_only_pings_after_its_request_is_let_go_in_peace_when_it_has_been_idle() {
+fn an_idle_http2_connection_kept_alive_by_pings_is_closed_gracefully() {
     in_paused_time(async || {
         let world = swept();
         let mut caller = world.connection();
@@ -481,7 +528,7 @@ async fn answer_pings(stream: &mut DuplexStream, seen: &[(u8, Vec<u8>)]) {
 }
 
 #[test]
-fn an_http_2_peer_that_is_gone_without_a_word_is_found_out() {
+fn an_http2_connection_whose_pings_are_not_answered_is_closed() {
     in_paused_time(async || {
         let world = swept();
         let mut caller = world.connection();
@@ -496,7 +543,7 @@ fn an_http_2_peer_that_is_gone_without_a_word_is_found_out() {
 }
 
 #[test]
-fn a_caller_that_takes_nothing_is_let_go_in_time_and_one_that_takes_little_is_not() {
+fn a_caller_that_reads_nothing_is_cut_off_and_one_that_reads_slowly_is_not() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"30s\"");
         let mut patient = world.connection();
@@ -532,7 +579,7 @@ fn window_update(stream: u8) -> Vec<u8> {
 }
 
 #[test]
-fn an_http_2_stream_whose_window_stays_closed_is_reset_and_its_connection_goes_on() {
+fn an_http2_stream_whose_window_stays_closed_is_reset_alone() {
     in_paused_time(async || {
         let world = swept_with("write_timeout = \"30s\"");
         let mut caller = world.connection();
@@ -567,7 +614,7 @@ fn an_http_2_stream_whose_window_stays_closed_is_reset_and_its_connection_goes_o
 }
 
 #[test]
-fn requests_beyond_the_bound_do_not_wait_for_a_token_and_the_others_get_theirs() {
+fn requests_beyond_token_waiters_are_refused_and_the_others_get_their_token() {
     in_paused_time(async || {
         let world = world("token_waiters = 10", Duration::from_secs(2));
         let started = Instant::now();
@@ -591,7 +638,7 @@ fn requests_beyond_the_bound_do_not_wait_for_a_token_and_the_others_get_theirs()
         let served = answers.iter().filter(|answer| answer.status() == 200).count();
         assert!((10..50).contains(&served), "{served}");
         assert!(answers.iter().all(|answer| [200, 503].contains(&answer.status().as_u16())));
-        assert_eq!(world.get().await.status(), 200, "nobody waits any more");
+        assert_eq!(world.get().await.status(), 200, "no request waits any more");
     });
 }
 
@@ -625,7 +672,7 @@ async fn upload(world: &World, piece: &[u8], pause: Duration, pieces: usize) -> 
 }
 
 #[test]
-fn a_body_that_comes_too_slowly_is_refused_and_one_that_comes_just_fast_enough_is_not() {
+fn a_body_slower_than_body_rate_is_refused_and_a_slightly_faster_one_is_not() {
     in_paused_time(async || {
         let world = swept_with("body_rate = \"240B\"");
         assert_eq!(world.get().await.status(), 200);
@@ -644,7 +691,7 @@ fn a_body_that_comes_too_slowly_is_refused_and_one_that_comes_just_fast_enough_i
 }
 
 #[test]
-fn an_http_2_connection_that_is_old_enough_is_let_go_in_peace() {
+fn an_http2_connection_past_connection_age_is_closed_gracefully() {
     in_paused_time(async || {
         let world = swept_with("connection_age = \"60s\"");
         let mut caller = world.connection();
@@ -678,7 +725,7 @@ fn an_http_2_connection_that_is_old_enough_is_let_go_in_peace() {
 }
 
 #[test]
-fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_rest() {
+fn an_http1_connection_past_connection_age_closes_after_a_response_or_idle() {
     in_paused_time(async || {
         let world = swept_with("connection_age = \"100s\"");
         let request = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -718,7 +765,7 @@ fn a_connection_that_is_old_enough_says_so_with_its_next_answer_and_closes_at_re
 
 /// FLT-RT-01. A panic is caught with the task it is in: an HTTP/1 connection, or one stream of an HTTP/2 connection.
 #[test]
-fn a_panic_ends_its_own_request_and_no_other() {
+fn a_panic_ends_only_its_own_request() {
     in_paused_time(async || {
         let world = world("", Duration::from_millis(10));
         let (mut kept, connection) = client::handshake(TokioIo::new(world.connection())).await.unwrap();
@@ -738,7 +785,94 @@ fn a_panic_ends_its_own_request_and_no_other() {
 
         assert_eq!(streams.send_request(request().unwrap()).await.unwrap().status(), 200);
         assert_eq!(kept.send_request(request().unwrap()).await.unwrap().status(), 200);
-        assert_eq!(world.worker.connections(), 2, "the one that panicked is forgotten");
+        assert_eq!(world.connections(), 2, "the one that panicked is forgotten");
         assert_eq!(world.get().await.status(), 200);
+    });
+}
+
+/// A client's connection that takes so many bytes and then fails, or takes nothing any more.
+struct Failing {
+    stream: DuplexStream,
+    takes: usize,
+    then: Failure,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Failure {
+    Reset,
+    Blocked,
+}
+
+impl ClientStream for Failing {
+    fn set_close_by_reset(&self) {}
+}
+
+impl AsyncRead for Failing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Failing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        match this.then {
+            Failure::Reset if this.takes == 0 => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Failure::Blocked if this.takes == 0 => Poll::Pending,
+            _ => {
+                let most = &buf[..buf.len().min(this.takes)];
+                let written = ready!(Pin::new(&mut this.stream).poll_write(cx, most))?;
+                this.takes -= written;
+                Poll::Ready(Ok(written))
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[test]
+fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
+    const HANDSHAKE: &[u8] =
+        b"GET /chat HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
+    const PLACES: usize = 3;
+    in_paused_time(async || {
+        let mut config = config("write_timeout = \"1s\"");
+        config.routes[0].allows_websocket = true;
+        let permits = Permits::new(PLACES, Duration::from_hours(1), Duration::from_secs(5));
+        let world = keep_sweeping(world_of(&config, permits, Duration::ZERO));
+
+        for then in [Failure::Reset, Failure::Blocked] {
+            let (mut takes, mut is_whole) = (0, false);
+            while !is_whole {
+                let (mut near, stream) = tokio::io::duplex(4096);
+                world.serve(Failing { stream, takes, then });
+                near.write_all(HANDSHAKE).await.unwrap();
+                let mut head = Vec::new();
+                while !is_whole && near.read_buf(&mut head).await.unwrap() > 0 {
+                    is_whole = head.ends_with(b"\r\n\r\n");
+                }
+                let head = String::from_utf8(head).unwrap();
+                assert!(head.starts_with("HTTP/1.1 101") || "HTTP/1.1 101".starts_with(&head), "{head}");
+                takes += 1;
+            }
+        }
+
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.connections(), 0);
+        assert_eq!(world.upstream.descriptors.taken(), 0);
+        let free: Vec<_> = (0..PLACES).map_while(|_| world.upstream.permits.place()).collect();
+        assert_eq!(free.len(), PLACES);
     });
 }

@@ -1,4 +1,4 @@
-//! Several pieces in one write.
+//! A vectored write that copies small pieces together.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,10 +6,10 @@ use std::task::{Context, Poll};
 
 use tokio::io::AsyncWrite;
 
-/// Up to here the system takes longer over a list of pieces than it takes to make them one.
-const SMALL: usize = 4 * 1024;
+/// Up to this many bytes, copying pieces together is faster than a vectored write.
+const MAX_COPIED_BYTES: usize = 4 * 1024;
 
-/// Writes pieces as `poll_write_vectored` does, those that are one or small with an ordinary write.
+/// Writes pieces as `poll_write_vectored` does; one piece, or small ones, with a single ordinary write.
 pub fn poll_write_all<S: AsyncWrite>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
@@ -19,7 +19,7 @@ pub fn poll_write_all<S: AsyncWrite>(
         return stream.poll_write(cx, only);
     }
     let length = pieces.iter().map(|piece| piece.len()).sum();
-    if length > SMALL {
+    if length > MAX_COPIED_BYTES {
         return stream.poll_write_vectored(cx, pieces);
     }
     let mut all = Vec::with_capacity(length);
@@ -33,13 +33,13 @@ pub fn poll_write_all<S: AsyncWrite>(
 mod tests {
     use super::*;
 
-    /// Notes how it is written to, and takes at most as much at once.
-    struct Noting {
+    /// Records writes, and takes at most so many bytes at once.
+    struct Recorder {
         written: Vec<(&'static str, Vec<u8>)>,
         most: usize,
     }
 
-    impl AsyncWrite for Noting {
+    impl AsyncWrite for Recorder {
         fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
             let taken = &buf[..buf.len().min(self.most)];
             self.written.push(("one", taken.to_vec()));
@@ -68,15 +68,15 @@ mod tests {
 
     #[test]
     fn small_pieces_are_one_write_and_large_ones_a_list() {
-        let large = [b'x'; SMALL];
+        let large = [b'x'; MAX_COPIED_BYTES];
         for (pieces, most, expected) in [
             (vec![&b"head"[..], b"body"], 100, ("one", &b"headbody"[..])),
             (vec![&b"head"[..], b"body"], 6, ("one", &b"headbo"[..])),
-            (vec![&large[..]], SMALL, ("one", &large[..])),
-            (vec![&b"y"[..], &large[1..]], SMALL, ("one", &[b"y", &large[1..]].concat())),
-            (vec![&b"y"[..], &large[..]], SMALL, ("list", &[b"y", &large[..]].concat())),
+            (vec![&large[..]], MAX_COPIED_BYTES, ("one", &large[..])),
+            (vec![&b"y"[..], &large[1..]], MAX_COPIED_BYTES, ("one", &[b"y", &large[1..]].concat())),
+            (vec![&b"y"[..], &large[..]], MAX_COPIED_BYTES, ("list", &[b"y", &large[..]].concat())),
         ] {
-            let mut stream = Noting { written: Vec::new(), most };
+            let mut stream = Recorder { written: Vec::new(), most };
             let pieces: Vec<_> = pieces.into_iter().map(IoSlice::new).collect();
             let mut cx = Context::from_waker(std::task::Waker::noop());
 

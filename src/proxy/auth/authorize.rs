@@ -7,7 +7,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use crate::proxy::error::{Overload, ProxyError};
-use crate::proxy::limits::slots::{Seat, Seats};
+use crate::proxy::limits::slots::{Reservation, Slots};
 use crate::token::{Current, Generation, TokenSource, Unavailable};
 
 /// What a request is sent with.
@@ -27,7 +27,7 @@ pub struct Authorization {
 pub async fn authorize(
     source: &TokenSource,
     patience: &mut Duration,
-    waiters: &Arc<Seats>,
+    waiters: &Arc<Slots>,
 ) -> Result<Current, ProxyError> {
     if let Some(token) = source.current() {
         return Ok(token);
@@ -45,8 +45,8 @@ pub async fn authorize(
 /// # Errors
 ///
 /// [`ProxyError::Overloaded`] if there is none.
-pub fn place_to_wait(waiters: &Arc<Seats>) -> Result<Seat, ProxyError> {
-    waiters.take().ok_or(ProxyError::Overloaded(Overload::TokenWaiters))
+pub fn place_to_wait(waiters: &Arc<Slots>) -> Result<Reservation, ProxyError> {
+    waiters.take(1).ok_or(ProxyError::Overloaded(Overload::TokenWaiters))
 }
 
 /// The error for a request that needs a token of this source.

@@ -17,10 +17,10 @@ use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::stall::Patience;
+use super::stall::{Arrival, Patience};
 use super::unread::{Backlog, Unread};
 use crate::config::Limits;
-use crate::proxy::limits::budget::{Budget, Reservation};
+use crate::proxy::limits::slots::{Reservation, Slots};
 
 /// What a request may take.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct Allowance {
     /// Largest part of it that is kept.
     pub replay_body: usize,
     /// What all requests share.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<Slots>,
     /// Between two pieces of the body; `None` once the response is there.
     pub body_timeout: Option<Duration>,
     /// Least bytes a second, averaged over the time that was waited for the caller; 0 is no bound.
@@ -43,7 +43,7 @@ impl Allowance {
         Self {
             body_bytes: limits.body_bytes,
             replay_body: limits.replay_body,
-            budget: Arc::new(Budget::new(limits.replay_total)),
+            budget: Slots::new(limits.replay_total),
             body_timeout: Some(limits.body_timeout),
             body_rate: limits.body_rate,
         }
@@ -360,8 +360,8 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
         let Some(timeout) = self.allowance.body_timeout else {
             return Poll::Pending;
         };
-        let progress = (self.received, self.allowance.body_rate);
-        self.patience.poll(cx, timeout, progress, is_excused)
+        let arrival = Arrival { bytes: self.received, least_per_second: self.allowance.body_rate };
+        self.patience.poll(cx, timeout, arrival, is_excused)
     }
 
     /// What is kept, for an attempt.
@@ -389,8 +389,8 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
 }
 
 impl Kept {
-    fn new(budget: &Arc<Budget>) -> Self {
-        Self { given: Vec::new(), bytes: Vec::new(), reserved: Reservation::new(budget) }
+    fn new(budget: &Arc<Slots>) -> Self {
+        Self { given: Vec::new(), bytes: Vec::new(), reserved: budget.reservation() }
     }
 
     /// Adds a piece of a body that has at `most` so many bytes; `false` if there is no room for it.

@@ -18,6 +18,15 @@ pub struct Patience {
     waited: Duration,
 }
 
+/// How much of a body has arrived, and how much has to.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// What has arrived, in bytes.
+    pub bytes: u64,
+    /// The lowest rate allowed, in bytes a second; 0 is no bound.
+    pub least_per_second: u64,
+}
+
 #[derive(Debug)]
 struct Pause {
     since: Instant,
@@ -27,16 +36,16 @@ struct Pause {
 impl Patience {
     /// Waits for more; ready when there is no more waiting.
     ///
-    /// `timeout` is for this pause. Where so far less than `rate` bytes a second were `received`, there is no
-    /// further pause. A caller `is_excused` if it may be unable to send.
+    /// `timeout` is for this pause. Where the body has arrived more slowly than allowed, there is no further
+    /// pause. A caller `is_excused` if it may be unable to send.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
         timeout: Duration,
-        (received, rate): (u64, u64),
+        arrival: Arrival,
         is_excused: bool,
     ) -> Poll<()> {
-        if self.pause.is_none() && self.is_too_slow(received, rate) && !is_excused {
+        if self.pause.is_none() && self.is_too_slow(arrival) && !is_excused {
             return Poll::Ready(());
         }
         loop {
@@ -68,9 +77,9 @@ impl Patience {
 
     /// Whether it has been waited for long enough for what has come. Only waiting counts: while nobody reads, it is
     /// not the caller who is slow.
-    fn is_too_slow(&self, received: u64, rate: u64) -> bool {
-        let due = self.waited.as_millis() * u128::from(rate) / 1000;
-        self.waited >= RATE_GRACE && u128::from(received) < due
+    fn is_too_slow(&self, arrival: Arrival) -> bool {
+        let due = self.waited.as_millis() * u128::from(arrival.least_per_second) / 1000;
+        self.waited >= RATE_GRACE && u128::from(arrival.bytes) < due
     }
 }
 
@@ -80,9 +89,14 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(15);
 
+    /// So many bytes, of a body for which 240 a second are the least.
+    const fn arrived(bytes: u64) -> Arrival {
+        Arrival { bytes, least_per_second: 240 }
+    }
+
     /// Waits for a piece that comes after `pause`: whether it was waited for.
-    async fn waits(patience: &mut Patience, pause: u64, progress: (u64, u64), is_excused: bool) -> bool {
-        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, progress, is_excused));
+    async fn waits(patience: &mut Patience, pause: u64, arrival: Arrival, is_excused: bool) -> bool {
+        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, arrival, is_excused));
         let waited = tokio::time::timeout(Duration::from_secs(pause), out).await.is_err();
         patience.end_pause(is_excused);
         waited
@@ -92,34 +106,34 @@ mod tests {
     async fn a_pause_has_its_time_and_the_next_one_has_it_again() {
         let mut patience = Patience::default();
         for _ in 0..10 {
-            assert!(waits(&mut patience, 14, (1, 0), false).await);
+            assert!(waits(&mut patience, 14, Arrival { bytes: 1, least_per_second: 0 }, false).await);
         }
-        assert!(!waits(&mut patience, 16, (1, 0), false).await);
+        assert!(!waits(&mut patience, 16, Arrival { bytes: 1, least_per_second: 0 }, false).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_rate_counts_from_five_seconds_of_waiting_and_over_all_of_it() {
         let mut patience = Patience::default();
         for second in 0..5 {
-            assert!(waits(&mut patience, 1, (second, 240), false).await);
+            assert!(waits(&mut patience, 1, arrived(second), false).await);
         }
-        assert!(!waits(&mut patience, 1, (5, 240), false).await);
-        assert!(waits(&mut patience, 1, (1200, 240), false).await);
+        assert!(!waits(&mut patience, 1, arrived(5), false).await);
+        assert!(waits(&mut patience, 1, arrived(1200), false).await);
         // What came fast is remembered.
-        assert!(waits(&mut patience, 14, (24_000, 240), false).await);
-        assert!(!waits(&mut patience, 1, (4_700, 240), false).await);
+        assert!(waits(&mut patience, 14, arrived(24_000), false).await);
+        assert!(!waits(&mut patience, 1, arrived(4_700), false).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_in_which_nobody_reads_or_the_caller_cannot_send_does_not_count() {
         let mut patience = Patience::default();
         for _ in 0..10 {
-            assert!(waits(&mut patience, 100, (0, 240), true).await);
+            assert!(waits(&mut patience, 100, arrived(0), true).await);
         }
-        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, (0, 240), false));
+        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, arrived(0), false));
         assert!(tokio::time::timeout(Duration::from_secs(1), out).await.is_err());
         tokio::time::advance(Duration::from_mins(1)).await;
         patience.suspend();
-        assert!(waits(&mut patience, 4, (0, 240), false).await);
+        assert!(waits(&mut patience, 4, arrived(0), false).await);
     }
 }

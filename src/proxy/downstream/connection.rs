@@ -1,78 +1,112 @@
-//! A caller's connection: HTTP/1.1 or HTTP/2, told apart by its first bytes, served until it ends.
+//! One client connection: HTTP/1.1 or HTTP/2, told apart by its first bytes, served until it ends.
 //!
-//! hyper speaks the protocols, over a [`CallerIo`]. What is ours here is how a connection ends: when hyper says
-//! so, when the sweep finds that it takes too long, or when the daemon stops.
+//! hyper speaks the protocols over a [`ClientIo`], and a [`Serve`] answers the requests. This module decides how a
+//! connection ends: when hyper says so, when the sweep finds a deadline passed, or when the daemon stops.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tracing::debug;
 
 use super::http2_streams::Streams;
-use super::io::{CallerIo, CallerStream};
-use super::state::{Caller, End};
+use super::io::{ClientIo, ClientStream};
+use super::progress::Progress;
+use super::protocol::End;
+use super::state::ClientConnection;
+use super::upgrade::{Upgrade, UpgradeSlot};
+use crate::config::Limits;
 use crate::proxy::body::unread;
-use crate::proxy::service::response::AnswerBody;
-use crate::proxy::worker::snapshot::Current;
 
-/// What is read ahead of a slow upstream, and buffered for a slow caller.
+/// What is read ahead of a slow upstream, and buffered for a slow client, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = unread::FULL * H2_STREAM_WINDOW;
-/// When a silent peer is asked whether it is still there, and how long it has to say so.
+/// The time between two PINGs to a client, and how long the client has to acknowledge one.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much larger than allowed a head may be to be refused in our words, and not in those of the protocol.
+/// How much larger than allowed a head may be for the proxy to answer 431, instead of hyper.
 const H2_HEAD_FACTOR: usize = 2;
-/// Peers that open streams only to reset them are cut off.
+/// Streams that a client may open only to reset them.
 const H2_MAX_RESETS: usize = 256;
 
+/// Answers the requests of client connections.
+pub trait Serve: 'static {
+    /// The body of a response.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
+
+    /// The limits in force.
+    fn limits(&self) -> Rc<Limits>;
+
+    /// Answers a request whose head is complete.
+    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<Self::Body>;
+}
+
+/// The downstream side of one request.
+pub struct Downstream {
+    /// The connection that the request came on.
+    pub connection: Rc<ClientConnection>,
+    /// The progress of the request's response.
+    pub progress: Rc<Progress>,
+    /// How the request may take over the connection's socket.
+    pub upgrade: Upgrade,
+}
+
+/// A response in the making. Boxed, so that an idle connection reserves no memory for one.
+pub type Answer<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>>>>;
+
 /// Serves a connection until it ends.
-pub async fn serve(stream: Box<dyn CallerStream>, caller: Rc<Caller>, current: Rc<Current>) {
-    let mut io = CallerIo::new(stream, Rc::clone(&caller));
-    match until_ended(&caller, io.sniff()).await {
+pub async fn serve<S: Serve>(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>, service: Rc<S>) {
+    let mut io = ClientIo::new(stream, Rc::clone(&client));
+    match until_ended(&client, io.sniff()).await {
         Err(end) => refuse_late_head(&mut io, end).await,
-        Ok(Err(error)) => debug!(peer = %caller.peer(), %error, "connection ended before a request"),
-        // Boxed, so that a connection that rests needs no room for them.
+        Ok(Err(error)) => debug!(peer = %client.peer(), %error, "connection ended before a request"),
+        // Boxed, so that a parked connection reserves no memory for them.
         Ok(Ok(true)) => {
-            caller.speaks_http2();
-            Box::pin(serve_http2(io, caller, current)).await;
+            client.speaks_http2();
+            Box::pin(serve_http2(io, client, service)).await;
         }
         Ok(Ok(false)) => {
-            io.tell_if_tls();
-            caller.speaks_http1();
-            while let Some(mut resting) = Box::pin(serve_http1(io, &caller, &current)).await {
-                if !next_request(&mut resting, &caller).await {
+            io.report_tls();
+            client.speaks_http1();
+            while let Some(mut parked) = Box::pin(serve_http1(io, &client, &service)).await {
+                if !next_request(&mut parked, &client).await {
                     return;
                 }
-                io = resting;
+                io = parked;
             }
         }
     }
 }
 
-/// Why hyper serves a connection no longer.
+/// Why hyper no longer serves an HTTP/1 connection.
 enum Left {
-    /// It has ended.
+    /// The connection has ended.
     Ended(hyper::Result<()>),
-    /// It is to end.
+    /// The connection is to end.
     Wanted(End),
-    /// Its next request is awaited without hyper, which keeps a buffer ready for it.
-    Resting,
+    /// The connection is quiet: it waits for its next request without hyper, which keeps a buffer ready for one.
+    Parked,
 }
 
-/// Serves requests over HTTP/1.1; the socket, if the next one is a while in coming.
-async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -> Option<CallerIo> {
-    let answer = answers(Rc::clone(current), caller);
-    let header_bytes = current.limits().header_bytes;
+/// Serves requests over HTTP/1.1; returns the socket of a connection that is to be parked.
+async fn serve_http1<S: Serve>(
+    io: ClientIo,
+    client: &Rc<ClientConnection>,
+    service: &Rc<S>,
+) -> Option<ClientIo> {
+    let slot = UpgradeSlot::default();
+    let answer = answers(Rc::clone(service), client, slot.handle());
+    let header_bytes = service.limits().header_bytes;
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .max_header_size(header_bytes)
@@ -80,18 +114,18 @@ async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -
         .serve_connection(TokioIo::new(io), service_fn(answer));
     let mut is_closing = false;
     let left = std::future::poll_fn(|cx| {
-        // First what has come: hyper takes a connection on which it has read nothing yet for one without a request.
+        // First the bytes that have arrived: hyper closes a connection on which it has read nothing.
         if let Poll::Ready(outcome) = Pin::new(&mut connection).poll(cx) {
             return Poll::Ready(Left::Ended(outcome));
         }
-        match caller.wanted_end() {
-            // Until then every answer says that it is the last: hyper would drop a head of which it has read a part.
-            Some(End::Gracefully) if !is_closing && caller.is_at_rest() => {
+        match client.wanted_end() {
+            // Until then every response says that it is the last: hyper would drop a head of which it has read a part.
+            Some(End::Gracefully) if !is_closing && client.is_quiet() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 Pin::new(&mut connection).poll(cx).map(Left::Ended)
             }
-            None if caller.is_at_rest() => Poll::Ready(Left::Resting),
+            None if client.is_quiet() => Poll::Ready(Left::Parked),
             Some(End::Gracefully) | None => Poll::Pending,
             Some(end) => Poll::Ready(Left::Wanted(end)),
         }
@@ -99,15 +133,15 @@ async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -
     .await;
     match left {
         Left::Ended(Ok(())) => {
-            if let Some(tunnel) = caller.upgrade.take() {
+            if let Some(takeover) = slot.take() {
                 let http1::Parts { io, read_buf, .. } = connection.into_parts();
-                // Whatever ends it, it was all that the connection was for.
-                let _ = until_ended(caller, Box::pin(tunnel.run(io.into_inner(), read_buf))).await;
+                // However the takeover ends, the connection ends with it.
+                let _ = until_ended(client, takeover(io.into_inner(), read_buf)).await;
             }
             None
         }
         Left::Ended(Err(error)) => {
-            debug!(peer = %caller.peer(), %error, "connection failed");
+            debug!(peer = %client.peer(), %error, "connection failed");
             connection.into_parts().io.into_inner().close();
             None
         }
@@ -116,39 +150,40 @@ async fn serve_http1(io: CallerIo, caller: &Rc<Caller>, current: &Rc<Current>) -
             refuse_late_head(&mut io, end).await;
             None
         }
-        Left::Resting => {
+        Left::Parked => {
             let http1::Parts { io, read_buf, .. } = connection.into_parts();
             let mut io = io.into_inner();
-            // It may have come with the request before, and be the beginning of one.
+            // The beginning of the next request may have arrived with the last one.
             io.unread(&read_buf);
             Some(io)
         }
     }
 }
 
-/// Whether there is something to serve again: bytes, or the end that is to come between two requests.
-async fn next_request(io: &mut CallerIo, caller: &Caller) -> bool {
+/// Waits for the next request of a parked connection; whether there is something to serve again: bytes, the client's
+/// end, or a graceful end.
+async fn next_request(io: &mut ClientIo, client: &ClientConnection) -> bool {
     let mut first = pin!(io.wait());
     let awaited = std::future::poll_fn(|cx| {
         if let Poll::Ready(came) = first.as_mut().poll(cx) {
             return Poll::Ready(came.is_ok());
         }
-        match caller.wanted_end() {
+        match client.wanted_end() {
             None => Poll::Pending,
             Some(end) => Poll::Ready(end == End::Gracefully),
         }
     });
-    caller.is_parked.set(true);
+    client.park();
     let is_there = awaited.await;
-    caller.is_parked.set(false);
+    client.unpark();
     is_there
 }
 
-async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
-    let limits = current.limits();
-    let answer = answers(current, &caller);
+async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, service: Rc<S>) {
+    let limits = service.limits();
+    let answer = answers(service, &client, Upgrade::default());
     let mut connection = pin!(
-        http2::Builder::new(Streams::of(Rc::clone(&caller)))
+        http2::Builder::new(Streams::of(Rc::clone(&client)))
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEP_ALIVE)
             .keep_alive_timeout(H2_KEEP_ALIVE_TIMEOUT)
@@ -165,7 +200,7 @@ async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
         if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
             return Poll::Ready(outcome);
         }
-        match caller.wanted_end() {
+        match client.wanted_end() {
             Some(End::Gracefully) if !is_closing => {
                 is_closing = true;
                 connection.as_mut().graceful_shutdown();
@@ -177,29 +212,28 @@ async fn serve_http2(io: CallerIo, caller: Rc<Caller>, current: Rc<Current>) {
     })
     .await;
     if let Err(error) = outcome {
-        debug!(peer = %caller.peer(), %error, "connection failed");
+        debug!(peer = %client.peer(), %error, "connection failed");
     }
 }
 
-/// A request being answered. Boxed, so that an idle connection has no room set aside for one.
-type Answering = Pin<Box<dyn Future<Output = Result<Response<AnswerBody>, Infallible>>>>;
-
-/// The function that hyper calls for each request, which is answered by what counts as it begins.
-fn answers(current: Rc<Current>, caller: &Rc<Caller>) -> impl Fn(Request<Incoming>) -> Answering + use<> {
-    let caller = Rc::clone(caller);
+/// The function that hyper calls for each request.
+fn answers<S: Serve>(
+    service: Rc<S>,
+    client: &Rc<ClientConnection>,
+    upgrade: Upgrade,
+) -> impl Fn(Request<Incoming>) -> Answer<S::Body> + use<S> {
+    let client = Rc::clone(client);
     move |request| {
-        let service = current.service();
-        let caller = Rc::clone(&caller);
-        let pace = caller.begin_pace();
-        Box::pin(service.answer(request, caller, pace))
+        let (connection, progress) = (Rc::clone(&client), client.begin_progress());
+        service.answer(request, Downstream { connection, progress, upgrade: upgrade.clone() })
     }
 }
 
 /// Runs a future unless the connection is to end first.
 ///
-/// Asked to end gracefully it waits: a request may be on its way, and the sweep knows for how long.
+/// A graceful end leaves the future running: a request may be on its way, and the sweep knows for how long.
 pub(in crate::proxy) async fn until_ended<T>(
-    caller: &Caller,
+    client: &ClientConnection,
     future: impl Future<Output = T>,
 ) -> Result<T, End> {
     let mut future = pin!(future);
@@ -207,7 +241,7 @@ pub(in crate::proxy) async fn until_ended<T>(
         if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(outcome));
         }
-        match caller.wanted_end() {
+        match client.wanted_end() {
             None | Some(End::Gracefully) => Poll::Pending,
             Some(end) => Poll::Ready(Err(end)),
         }
@@ -215,8 +249,8 @@ pub(in crate::proxy) async fn until_ended<T>(
     .await
 }
 
-/// Tells a caller whose request head did not arrive in time, if it sent anything at all.
-async fn refuse_late_head(io: &mut CallerIo, end: End) {
+/// Answers 408 where a request's head did not arrive in time and a part of the head did.
+async fn refuse_late_head(io: &mut ClientIo, end: End) {
     if end == End::HeadTimeout {
         io.refuse_late_head().await;
     }

@@ -1,8 +1,8 @@
-//! The streams of an HTTP/2 connection, as tasks on the worker that has the connection.
+//! The streams of an HTTP/2 connection, as tasks on the worker that serves the connection.
 //!
-//! hyper has a task for each stream and looks at an answer again only when the stream's window is open. So an
-//! answer whose caller never opens it is ended here, from outside: dropping hyper's task resets the stream
-//! (CANCEL), and with it goes what was kept for it.
+//! hyper runs a task for each stream and polls a response only while the stream's window is open. A response whose
+//! caller never opens the window is therefore ended from outside hyper: dropping hyper's task resets the stream
+//! (CANCEL) and frees what the stream holds.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,20 +10,20 @@ use std::task::Poll;
 
 use http::request::Parts;
 
-use super::progress::{Pace, Stalled};
-use super::state::Caller;
+use super::progress::{Progress, Stalled};
+use super::state::ClientConnection;
 
-/// What a field counts for besides its name and its value.
+/// What a field counts for besides its name and its value, in bytes.
 const PER_FIELD: usize = 32;
 
 /// Runs the streams of one connection.
 #[derive(Clone, Debug)]
-pub struct Streams(Rc<Caller>);
+pub struct Streams(Rc<ClientConnection>);
 
 impl Streams {
-    /// Those of this caller.
-    pub const fn of(caller: Rc<Caller>) -> Self {
-        Self(caller)
+    /// The streams of this connection.
+    pub const fn of(connection: Rc<ClientConnection>) -> Self {
+        Self(connection)
     }
 }
 
@@ -33,14 +33,14 @@ where
 {
     /// hyper calls this for each request, directly after it has handed the request to the service.
     fn execute(&self, future: F) {
-        let stream = Stream { pace: self.0.latest_pace(), caller: Rc::clone(&self.0) };
+        let stream = Stream { progress: self.0.latest_progress(), connection: Rc::clone(&self.0) };
         tokio::task::spawn_local(async move {
             let mut future = pin!(future);
             std::future::poll_fn(|cx| {
-                if future.as_mut().poll(cx).is_ready() || stream.pace.stalled() == Some(Stalled::Caller) {
+                if future.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Stalled::Caller) {
                     return Poll::Ready(());
                 }
-                stream.pace.set_task(cx.waker());
+                stream.progress.set_task(cx.waker());
                 Poll::Pending
             })
             .await;
@@ -48,21 +48,21 @@ where
     }
 }
 
-/// The size of a request's head as HTTP/2 counts it (RFC 9113 §6.5.2). Over HTTP/1 it is counted as it is read.
+/// The size of a request's head as HTTP/2 counts it (RFC 9113 §6.5.2). hyper bounds heads of HTTP/1 as it reads them.
 pub fn head_size(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
     target + fields.sum::<usize>()
 }
 
-/// A stream; taken off the caller's list with its task.
+/// A stream, which removes its progress from the connection when its task ends.
 struct Stream {
-    pace: Rc<Pace>,
-    caller: Rc<Caller>,
+    progress: Rc<Progress>,
+    connection: Rc<ClientConnection>,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.caller.forget_pace(&self.pace);
+        self.connection.forget_progress(&self.progress);
     }
 }

@@ -1,7 +1,8 @@
-//! A caller's socket as hyper sees it: it notes what happens, says refusals in our words, and reads on at the end.
+//! A client's socket as hyper sees it, with events noted, hyper's own refusals replaced, and a lingering close.
 //!
-//! Callers get the words of [`ProxyError`] where hyper would refuse a malformed head with its own, and a last
-//! reading of what they still send, so that they get to see the answer.
+//! Where hyper would refuse a malformed head with an empty response, the client gets the problem document of a
+//! [`ProxyError`]. After the last response, what the client still sends is read for a while, so that it can read that
+//! response.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -14,64 +15,65 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tracing::info;
 
-use super::state::{Caller, End, LINGER};
+use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
+use super::state::ClientConnection;
 use super::wrong_protocol::Spoken;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::http1::plain;
 use crate::proxy::vectored;
 
-/// How HTTP/2 begins with prior knowledge (RFC 9113 §3.4).
+/// The beginning of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How a TLS handshake begins (RFC 8446 §5.1).
+/// The first byte of a TLS handshake (RFC 8446 §5.1).
 pub const TLS_HANDSHAKE: u8 = 22;
 
-/// A socket of a caller, which notes what happens on it.
+/// A client's socket, which notes events in its [`ClientConnection`].
 ///
 /// The stream is boxed: hyper's server is large, and compiled once for each type of stream.
-pub struct CallerIo {
-    stream: Box<dyn CallerStream>,
-    caller: Rc<Caller>,
-    /// What was read to tell the protocols apart; read again before anything else.
+pub struct ClientIo {
+    stream: Box<dyn ClientStream>,
+    client: Rc<ClientConnection>,
+    /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
-    /// What is to be written in the place of hyper's own refusal.
-    own: Bytes,
+    /// The refusal to be written in the place of hyper's.
+    refusal: Bytes,
 }
 
-/// What a caller's bytes come over.
-pub trait CallerStream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes that closing it looks like a failure to the peer, and not like an end.
+/// A byte stream to a client.
+pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// Makes closing the stream a reset, which the client cannot take for a regular end.
     fn set_close_by_reset(&self);
 
-    /// The address that was called, if it has one.
-    fn called(&self) -> Option<SocketAddr> {
+    /// The address of the port that accepted the stream, if there is one.
+    fn local_address(&self) -> Option<SocketAddr> {
         None
     }
 }
 
-impl CallerStream for TcpStream {
+impl ClientStream for TcpStream {
     fn set_close_by_reset(&self) {
-        // If it fails the connection has ended already.
+        // Fails only on a connection that has ended.
         let _ = self.set_zero_linger();
     }
 
-    fn called(&self) -> Option<SocketAddr> {
+    fn local_address(&self) -> Option<SocketAddr> {
         self.local_addr().ok()
     }
 }
 
-impl CallerStream for UnixStream {
-    /// A unix socket knows no reset: its end comes either way.
+impl ClientStream for UnixStream {
+    /// Has no effect: a unix socket knows no reset.
     fn set_close_by_reset(&self) {}
 }
 
-impl CallerIo {
-    /// A caller's new socket.
-    pub const fn new(stream: Box<dyn CallerStream>, caller: Rc<Caller>) -> Self {
-        Self { stream, caller, sniffed: Bytes::new(), own: Bytes::new() }
+impl ClientIo {
+    /// The socket of a new connection.
+    pub const fn new(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>) -> Self {
+        Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new() }
     }
 
-    /// Whether the first bytes are those of HTTP/2. They are kept for whoever reads next.
+    /// Whether the first bytes are those of HTTP/2. The bytes stay to be read.
     pub async fn sniff(&mut self) -> io::Result<bool> {
         let mut first = Vec::with_capacity(PREFACE.len());
         while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
@@ -79,80 +81,80 @@ impl CallerIo {
             if (&mut self.stream).take(missing as u64).read_buf(&mut first).await? == 0 {
                 break;
             }
-            self.caller.received();
+            self.client.received();
         }
         self.sniffed = Bytes::from(first);
         Ok(self.sniffed.starts_with(PREFACE))
     }
 
-    /// Tells the log of a caller that wants to speak TLS here.
-    pub fn tell_if_tls(&self) {
+    /// Logs a client that begins with a TLS handshake.
+    pub fn report_tls(&self) {
         if self.sniffed.first() == Some(&TLS_HANDSHAKE) {
-            self.caller.is_misdirected(Spoken::Tls, self.stream.called());
+            self.client.report_wrong_protocol(Spoken::Tls, self.stream.local_address());
         }
     }
 
-    /// Takes back what was read and not used. Copied: the least piece of a buffer, and one of nothing, keeps it whole.
+    /// Takes back bytes that were read and not used. Copied: a slice, even an empty one, keeps its whole buffer.
     pub fn unread(&mut self, bytes: &[u8]) {
         self.sniffed = [bytes, &self.sniffed].concat().into();
     }
 
-    /// Waits for the next bytes, or the end, and keeps them for whoever reads next.
+    /// Waits for the next bytes, or the end. The bytes stay to be read.
     pub async fn wait(&mut self) -> io::Result<()> {
         if self.sniffed.has_remaining() {
-            self.caller.received();
+            self.client.received();
             return Ok(());
         }
         let mut next = Vec::with_capacity(PREFACE.len());
         if self.stream.read_buf(&mut next).await? > 0 {
-            self.caller.received();
+            self.client.received();
         }
         self.sniffed = Bytes::from(next);
         Ok(())
     }
 
-    /// Tells a caller whose request head did not arrive in time, if it sent anything of one.
+    /// Answers 408 if a part of a request's head has arrived.
     pub async fn refuse_late_head(&mut self) {
-        if self.caller.has_begun_a_head() {
-            self.tell_of(&ProxyError::RequestTimeout);
-            let answer = plain(&ProxyError::RequestTimeout);
-            // A caller that does not take it has not asked properly either.
-            let _ = tokio::time::timeout(LINGER, async {
-                self.stream.write_all(&answer).await?;
+        if self.client.has_partial_head() {
+            self.log_refusal(&ProxyError::RequestTimeout);
+            let response = plain(&ProxyError::RequestTimeout);
+            // Ended within the time-out: the client may read nothing.
+            let _ = tokio::time::timeout(LINGERING_CLOSE_TIMEOUT, async {
+                self.stream.write_all(&response).await?;
                 self.stream.shutdown().await
             })
             .await;
         }
     }
 
-    /// Says an error, and reads on for a while so that it can be read.
+    /// Answers with an error and closes, lingering so that the client can read the response.
     pub async fn refuse(&mut self, error: &ProxyError) {
-        self.own = plain(error);
-        self.read_off().await;
+        self.refusal = plain(error);
+        self.close_lingering().await;
     }
 
-    /// Ends what is written, and reads on for a while so that it can be read.
-    pub async fn read_off(&mut self) {
-        self.caller.leave_unread();
-        // Whoever does not take it has left.
+    /// Closes, lingering so that the client can read what was written.
+    pub async fn close_lingering(&mut self) {
+        self.client.leave_unread();
+        // Fails only where the client has left.
         let _ = self.shutdown().await;
     }
 
-    /// Closes a connection that failed; where an answer's end is the connection's, so that it is not taken for
+    /// Closes a connection that failed: by a reset where the connection's end would make a truncated response look
     /// complete (RFC 9112 §6.3).
     pub fn close(self) {
-        if self.caller.is_answer_cut_off() {
+        if self.client.is_truncated() {
             self.stream.set_close_by_reset();
         }
     }
 }
 
-impl CallerIo {
-    /// Our own words in the place of hyper's, if these bytes are hyper's refusal of a malformed request.
+impl ClientIo {
+    /// The response in the place of these bytes, if they are hyper's refusal of a malformed request.
     ///
-    /// They can be nothing else: no request is being answered, and everything written before is flushed.
-    fn refusal(&self, bytes: &[u8]) -> Option<Bytes> {
-        if self.caller.is_answering() || !bytes.starts_with(b"HTTP/1.") {
+    /// No other bytes look like one: no request is being answered, and everything written before is flushed.
+    fn replacement(&self, bytes: &[u8]) -> Option<Bytes> {
+        if self.client.is_responding() || !bytes.starts_with(b"HTTP/1.") {
             return None;
         }
         let error = match bytes.get(9..12)? {
@@ -160,49 +162,49 @@ impl CallerIo {
             b"400" => ProxyError::BadRequest("the request is malformed"),
             _ => return None,
         };
-        self.tell_of(&error);
+        self.log_refusal(&error);
         Some(plain(&error))
     }
 
-    /// Tells the log of a request that there is no more of than a head that came to nothing.
-    fn tell_of(&self, error: &ProxyError) {
+    /// Logs a request that was refused before its head was complete.
+    fn log_refusal(&self, error: &ProxyError) {
         let (status, code) = (error.status().as_u16(), error.code());
-        info!(target: "bearerd::access", peer = %self.caller.peer().host(), status, code, "request refused");
+        info!(target: "bearerd::access", peer = %self.client.peer().host(), status, code, "request refused");
     }
 
-    /// Notes what was taken of what there was.
+    /// Notes the outcome of a write.
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(bytes)) => self.caller.sent(*bytes),
+            Poll::Ready(Ok(bytes)) => self.client.written(*bytes),
             Poll::Ready(Err(_)) => {}
-            Poll::Pending => self.caller.takes_nothing(),
+            Poll::Pending => self.client.write_blocked(),
         }
         written
     }
 
-    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.own.has_remaining() {
-            let written = Pin::new(&mut self.stream).poll_write(cx, &self.own);
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.refusal.has_remaining() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.refusal);
             let written = ready!(self.note(written))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.own.advance(written);
+            self.refusal.advance(written);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// What a caller did not take in time is not kept by the system either.
-impl Drop for CallerIo {
+/// After a write time-out a reset makes the system drop what the client did not read.
+impl Drop for ClientIo {
     fn drop(&mut self) {
-        if self.caller.wanted_end() == Some(End::Untaken) {
+        if self.client.wanted_end() == Some(End::WriteTimeout) {
             self.stream.set_close_by_reset();
         }
     }
 }
 
-impl AsyncRead for CallerIo {
+impl AsyncRead for ClientIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -216,17 +218,17 @@ impl AsyncRead for CallerIo {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.caller.received();
+            self.client.received();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for CallerIo {
+impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(own) = self.refusal(buf) {
-            self.own = own;
-            self.caller.leave_unread();
+        if let Some(refusal) = self.replacement(buf) {
+            self.refusal = refusal;
+            self.client.leave_unread();
             return Poll::Ready(Ok(buf.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
@@ -238,12 +240,12 @@ impl AsyncWrite for CallerIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A refusal has no body: it is one buffer.
+        // hyper's refusal has no body: it is one buffer.
         if let [only] = bufs
-            && let Some(own) = self.refusal(only)
+            && let Some(refusal) = self.replacement(only)
         {
-            self.own = own;
-            self.caller.leave_unread();
+            self.refusal = refusal;
+            self.client.leave_unread();
             return Poll::Ready(Ok(only.len()));
         }
         let written = vectored::poll_write_all(Pin::new(&mut self.stream), cx, bufs);
@@ -255,24 +257,24 @@ impl AsyncWrite for CallerIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_own(cx))?;
+        ready!(self.poll_refusal(cx))?;
         if Pin::new(&mut self.stream).poll_flush(cx)?.is_pending() {
-            self.caller.takes_nothing();
+            self.client.write_blocked();
             return Poll::Pending;
         }
-        self.caller.flushed();
+        self.client.flushed();
         Poll::Ready(Ok(()))
     }
 
-    /// Closing at once with something unread would make the system reset the connection, and the caller lose
-    /// the answer that it has not read yet. So what comes is read and thrown away for a while.
+    /// Lingers if the client may still be sending: closing with bytes unread would make the system reset the
+    /// connection, and the client lose the response that it has not read yet. The sweep ends that.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_own(cx))?;
+        ready!(self.poll_refusal(cx))?;
         if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {
-            self.caller.takes_nothing();
+            self.client.write_blocked();
             return Poll::Pending;
         }
-        if !self.caller.begins_to_linger() {
+        if !self.client.linger() {
             return Poll::Ready(Ok(()));
         }
         let mut scratch = [0; 8 * 1024];

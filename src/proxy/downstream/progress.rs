@@ -1,8 +1,8 @@
-//! How an answer gets on: whom it waits for, and since when.
+//! Response stall detection: which side keeps a response waiting, and since when.
 //!
-//! An answer that waits for its upstream is given up after the route's `read_timeout`. Over HTTP/2 one that waits
-//! for its caller to open the stream's window is given up after `write_timeout`; over HTTP/1 the socket tells
-//! that, for the connection. The worker's sweep finds both; an answer only notes what it does.
+//! A response that waits for its upstream is given up after the route's `read_timeout`. Over HTTP/2, a response that
+//! waits for the client to open its stream's window is given up after `write_timeout`; over HTTP/1 the socket tells
+//! that, for the connection. The response notes what it does, and the worker's sweep compares that with the time-outs.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Whom an answer waits for.
+/// The side that a response waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitsFor {
     Nobody,
@@ -19,35 +19,34 @@ enum WaitsFor {
     Caller,
 }
 
-/// Who kept an answer waiting for too long.
+/// The side that kept a response waiting for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stalled {
     /// The upstream sent nothing.
     Upstream,
-    /// The caller took nothing.
+    /// The caller read nothing.
     Caller,
 }
 
-/// One answer at a time: that of an HTTP/2 stream, or the present one of an HTTP/1 connection.
+/// The progress of one response at a time: of an HTTP/2 stream's, or of an HTTP/1 connection's present one.
 #[derive(Debug)]
-pub struct Pace {
-    /// The time as of the worker's last sweep.
-    now: Rc<Cell<Instant>>,
+pub struct Progress {
+    /// The time of the worker's last sweep.
+    clock: Rc<Cell<Instant>>,
     waits_for: Cell<WaitsFor>,
     since: Cell<Instant>,
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Stalled>>,
-    /// Whether the request has been sent, if only in part.
     is_sent: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
-impl Pace {
-    /// No answer yet; `now` is the worker's clock.
-    pub fn new(now: Rc<Cell<Instant>>) -> Rc<Self> {
-        let since = Cell::new(now.get());
+impl Progress {
+    /// No response so far; `clock` is the time of the worker's last sweep.
+    pub fn new(clock: Rc<Cell<Instant>>) -> Rc<Self> {
+        let since = Cell::new(clock.get());
         Rc::new(Self {
-            now,
+            clock,
             waits_for: Cell::new(WaitsFor::Nobody),
             since,
             read_timeout: Cell::new(None),
@@ -57,47 +56,47 @@ impl Pace {
         })
     }
 
-    /// An answer begins, whose upstream may pause for so long.
+    /// A response begins, and its upstream may pause for `read_timeout`.
     pub fn begin(&self, read_timeout: Option<Duration>) {
         self.read_timeout.set(read_timeout);
         self.is_sent.set(false);
-        self.rest();
+        self.awaits_nobody();
     }
 
-    /// The upstream is given the request.
+    /// The request is being sent upstream.
     pub fn sent(&self) {
         self.is_sent.set(true);
     }
 
-    /// Whether the upstream has been given the request, if only in part.
+    /// Whether at least part of the request may have been sent upstream.
     pub fn is_sent(&self) -> bool {
         self.is_sent.get()
     }
 
-    /// A piece of the answer has been handed over: it is for the caller to take it.
-    pub fn gave(&self) {
+    /// A piece of the response was handed over, and the caller has to read it.
+    pub fn awaits_caller(&self) {
         self.waits_for.set(WaitsFor::Caller);
-        self.since.set(self.now.get());
+        self.since.set(self.clock.get());
     }
 
-    /// There is no further piece yet.
+    /// The upstream has to send the next piece.
     pub fn awaits_upstream(&self) {
         if self.waits_for.replace(WaitsFor::Upstream) != WaitsFor::Upstream {
-            self.since.set(self.now.get());
+            self.since.set(self.clock.get());
         }
     }
 
-    /// There is nothing to wait for.
-    pub fn rest(&self) {
+    /// The response waits for nobody.
+    pub fn awaits_nobody(&self) {
         self.waits_for.set(WaitsFor::Nobody);
     }
 
-    /// Who kept the answer waiting for too long, if someone did.
+    /// The side that kept the response waiting for too long, if one did.
     pub fn stalled(&self) -> Option<Stalled> {
         self.stalled.get()
     }
 
-    /// The task to wake when someone did.
+    /// Sets the task to wake when one side did.
     pub fn set_task(&self, waker: &Waker) {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
@@ -105,28 +104,28 @@ impl Pace {
         }
     }
 
-    /// The connection as a whole is congested, and its answers take turns: none of them is the one that is not taken.
+    /// The connection as a whole is congested and its responses take turns: restarts the time that the caller has.
     pub fn excuse(&self) {
         if self.waits_for.get() == WaitsFor::Caller {
-            self.since.set(self.now.get());
+            self.since.set(self.clock.get());
         }
     }
 
-    /// Looks whether someone keeps the answer waiting for too long; a caller, only where a time is given.
+    /// Notes a side that keeps the response waiting for too long; the caller only with a `write_timeout`.
     pub fn sweep(&self, write_timeout: Option<Duration>) {
         let (stalled, allowed) = match self.waits_for.get() {
             WaitsFor::Nobody => return,
             WaitsFor::Upstream => (Stalled::Upstream, self.read_timeout.get()),
             WaitsFor::Caller => (Stalled::Caller, write_timeout),
         };
-        let waited = self.now.get().duration_since(self.since.get());
+        let waited = self.clock.get().duration_since(self.since.get());
         if self.stalled.get().is_none() && allowed.is_some_and(|allowed| waited >= allowed) {
             self.stalled.set(Some(stalled));
             self.wake();
         }
     }
 
-    /// Has the answer's task look again.
+    /// Wakes the response's task.
     pub fn wake(&self) {
         if let Some(task) = self.task.borrow().as_ref() {
             task.wake_by_ref();
@@ -141,71 +140,71 @@ mod tests {
     const READ: Duration = Duration::from_secs(5);
     const WRITE: Duration = Duration::from_secs(3);
 
-    /// A pace with its clock.
-    fn pace() -> (Rc<Cell<Instant>>, Rc<Pace>) {
+    /// A progress with its clock.
+    fn progress() -> (Rc<Cell<Instant>>, Rc<Progress>) {
         let now = Rc::new(Cell::new(Instant::now()));
-        let pace = Pace::new(Rc::clone(&now));
-        pace.begin(Some(READ));
-        (now, pace)
+        let progress = Progress::new(Rc::clone(&now));
+        progress.begin(Some(READ));
+        (now, progress)
     }
 
-    fn pass(now: &Cell<Instant>, pace: &Pace, seconds: u64) -> Option<Stalled> {
+    fn after(now: &Cell<Instant>, progress: &Progress, seconds: u64) -> Option<Stalled> {
         now.set(now.get() + Duration::from_secs(seconds));
-        pace.sweep(Some(WRITE));
-        pace.stalled()
+        progress.sweep(Some(WRITE));
+        progress.stalled()
     }
 
     #[test]
-    fn an_upstream_may_pause_for_its_time_and_each_piece_gives_it_anew() {
-        let (now, pace) = pace();
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 4), None);
-        pace.gave();
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 4), None);
+    fn an_upstream_may_pause_for_the_read_timeout_before_each_piece() {
+        let (now, progress) = progress();
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 4), None);
+        progress.awaits_caller();
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 4), None);
         // Looking again is no progress.
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 1), Some(Stalled::Upstream));
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 1), Some(Stalled::Upstream));
     }
 
     #[test]
-    fn a_caller_is_blamed_for_what_it_was_given_and_for_nothing_else() {
-        let (now, pace) = pace();
-        pace.gave();
-        assert_eq!(pass(&now, &pace, 2), None);
-        pace.gave();
-        assert_eq!(pass(&now, &pace, 2), None);
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 4), None);
-        pace.rest();
-        assert_eq!(pass(&now, &pace, 100), None);
-        pace.gave();
-        assert_eq!(pass(&now, &pace, 3), Some(Stalled::Caller));
+    fn a_caller_stalls_a_response_only_while_it_has_a_piece_to_read() {
+        let (now, progress) = progress();
+        progress.awaits_caller();
+        assert_eq!(after(&now, &progress, 2), None);
+        progress.awaits_caller();
+        assert_eq!(after(&now, &progress, 2), None);
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 4), None);
+        progress.awaits_nobody();
+        assert_eq!(after(&now, &progress, 100), None);
+        progress.awaits_caller();
+        assert_eq!(after(&now, &progress, 3), Some(Stalled::Caller));
     }
 
     #[test]
-    fn while_the_connection_is_congested_no_answer_is_blamed_and_an_upstream_is_all_the_same() {
-        let (now, pace) = pace();
-        pace.gave();
+    fn a_congested_connection_excuses_its_caller_and_not_the_upstream() {
+        let (now, progress) = progress();
+        progress.awaits_caller();
         for _ in 0..10 {
-            assert_eq!(pass(&now, &pace, 2), None);
-            pace.excuse();
+            assert_eq!(after(&now, &progress, 2), None);
+            progress.excuse();
         }
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 4), None);
-        pace.excuse();
-        assert_eq!(pass(&now, &pace, 1), Some(Stalled::Upstream));
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 4), None);
+        progress.excuse();
+        assert_eq!(after(&now, &progress, 1), Some(Stalled::Upstream));
     }
 
     #[test]
-    fn without_a_time_nobody_is_blamed() {
-        let (now, pace) = pace();
-        pace.begin(None);
-        pace.awaits_upstream();
-        assert_eq!(pass(&now, &pace, 1_000_000), None);
-        pace.gave();
+    fn without_a_timeout_a_response_never_stalls() {
+        let (now, progress) = progress();
+        progress.begin(None);
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 1_000_000), None);
+        progress.awaits_caller();
         now.set(now.get() + Duration::from_hours(1));
-        pace.sweep(None);
-        assert_eq!(pace.stalled(), None);
+        progress.sweep(None);
+        assert_eq!(progress.stalled(), None);
     }
 }

@@ -1,8 +1,7 @@
-//! What is known of a caller's connection while it lives: who it is, what it is doing, and since when.
+//! The state of one client connection: the peer, what the connection is doing and since when, and how it is to end.
 //!
-//! Shared by the connection's socket, its requests and the worker's sweep. The sweep looks at every connection
-//! a few times a second and ends those that take too long; a request only notes what it does, and no timer is
-//! set for it.
+//! The connection's socket, its requests and the worker's sweep share a [`ClientConnection`]. Events only note what
+//! happened, without a timer. The sweep visits every connection a few times a second and ends those past a deadline.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -12,290 +11,297 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::progress::Pace;
-use super::wrong_protocol::{Misdirected, Spoken};
+use super::progress::Progress;
+use super::protocol::{End, Http1, Http2, Protocol};
+use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::Limits;
 use crate::proxy::body::unread::Backlog;
 use crate::proxy::peer::Peer;
-use crate::proxy::service::websocket::Slot;
 
-/// How long a request is read on after it was answered, for the caller to take the answer.
-pub const LINGER: Duration = Duration::from_secs(5);
+/// The largest write over HTTP/2 that may hold no response: acknowledgements of PING and SETTINGS, in bytes.
+const MAX_CONTROL_FRAME_BYTES: usize = 128;
 
-/// Over HTTP/2, what is written at once where it is no answer: acknowledgements of pings and settings.
-const CONTROL_FRAMES: usize = 128;
-
-/// How long a connection has to begin a request when the daemon is about to stop: a new one, and one that was just
-/// answered, whose caller may be sending the next. Closing it could meet that, and nothing would tell the caller whether
-/// it was done.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
-
-/// How long a connection that is old enough rests before it is closed.
-const REST: Duration = Duration::from_secs(2);
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// TLS is being agreed on.
-    Handshake,
-    /// Accepted; nothing has come yet.
-    Fresh,
-    /// The head of a request is arriving.
-    Head,
-    /// Requests are being answered.
-    Serving,
-    /// Between requests.
-    Idle,
-    /// All is said; what the caller still sends is thrown away so that it can read the answer.
-    Lingering,
-}
-
-/// How a connection is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// When what is in flight is answered, or on its way.
-    Gracefully,
-    /// Now: a request head did not arrive in time.
-    HeadTimeout,
-    /// Now, and what was not taken is thrown away: the caller took nothing for too long.
-    Untaken,
-    /// Now.
-    AtOnce,
-    /// Now, as everything ends; requests that still wait to be sent are told.
-    Cut,
-}
-
-/// A caller's connection.
+/// A client connection.
 #[derive(Debug)]
-pub struct Caller {
-    /// Where it comes from, and what that is worth now.
+pub struct ClientConnection {
+    /// The peer, judged by the configuration in force.
     peer: Cell<Peer>,
-    /// The names in its certificate, if it has one; there once TLS is agreed on.
-    names: OnceCell<Vec<String>>,
-    /// The time as of the worker's last sweep.
-    now: Rc<Cell<Instant>>,
-    phase: Cell<Phase>,
+    /// The names in the client certificate, empty without one; set once TLS is negotiated.
+    certificate_names: OnceCell<Vec<String>>,
+    /// The time of the worker's last sweep.
+    clock: Rc<Cell<Instant>>,
+    protocol: Cell<Protocol>,
+    /// When `protocol` began, or when its deadline was last extended.
     since: Cell<Instant>,
-    serving: Cell<u32>,
-    is_http2: Cell<bool>,
-    /// Whether bytes that go out belong to an answer of ours: what hyper says by itself does not.
-    is_answering: Cell<bool>,
-    /// Whether the caller may still be sending what nobody will read.
-    is_unread: Cell<bool>,
-    /// Whether an answer broke off whose end would be the connection's.
-    is_answer_cut_off: Cell<bool>,
-    /// Since when it has taken nothing of what there is for it.
-    untaken_since: Cell<Option<Instant>>,
-    /// When it has been used for long enough.
+    /// When `connection_age` is reached.
     expires: Option<Instant>,
-    /// Of the answers that are under way; over HTTP/1 there is one, used again.
-    paces: RefCell<Vec<Rc<Pace>>>,
-    /// Bodies that its upstreams do not read.
-    pub backlog: Backlog,
-    misdirected: OnceCell<Rc<Misdirected>>,
+    /// Since when the client has read nothing of what is ready to be written.
+    blocked_since: Cell<Option<Instant>>,
+    /// Whether the client may still be sending part of a request that nobody will read.
+    has_unread: Cell<bool>,
+    /// Whether a response broke off whose end only the connection's end can tell.
+    is_truncated: Cell<bool>,
     end: Cell<Option<End>>,
-    /// What it is to become.
-    pub upgrade: Slot,
-    /// Whether it waits for its next request with nothing but its socket.
-    pub is_parked: Cell<bool>,
+    /// The responses under way; over HTTP/1 there is one, which is used again.
+    progress: RefCell<Vec<Rc<Progress>>>,
+    /// Request bodies of this connection that upstreams do not read.
+    pub backlog: Backlog,
+    wrong_protocol: Rc<WrongProtocolLog>,
     task: RefCell<Option<Waker>>,
 }
 
-impl Caller {
-    /// A connection that was just accepted, to be used for `age` at the most; `now` is the worker's clock.
-    pub fn new(peer: Peer, now: Rc<Cell<Instant>>, age: Option<Duration>) -> Rc<Self> {
-        // Up to a tenth sooner: those that came together should not all come again together.
-        let expires = age.map(|age| now.get() + age.mul_f64(1.0 - fastrand::f64() / 10.0));
-        let since = Cell::new(now.get());
+impl ClientConnection {
+    /// A connection that was just accepted, to be used for at most `age`; `clock` is the time of the worker's last sweep.
+    pub fn new(
+        peer: Peer,
+        clock: Rc<Cell<Instant>>,
+        age: Option<Duration>,
+        wrong_protocol: Rc<WrongProtocolLog>,
+    ) -> Rc<Self> {
+        let now = clock.get();
+        // Up to a tenth sooner, so that connections made together are not all replaced together.
+        let expires = age.map(|age| now + age.mul_f64(1.0 - fastrand::f64() / 10.0));
         Rc::new(Self {
             peer: Cell::new(peer),
-            names: OnceCell::new(),
-            now,
-            phase: Cell::new(Phase::Fresh),
-            since,
-            serving: Cell::new(0),
-            is_http2: Cell::new(false),
-            is_answering: Cell::new(false),
-            is_unread: Cell::new(false),
-            is_answer_cut_off: Cell::new(false),
-            untaken_since: Cell::new(None),
+            certificate_names: OnceCell::new(),
+            clock,
+            protocol: Cell::new(Protocol::Silent),
+            since: Cell::new(now),
             expires,
-            paces: RefCell::default(),
-            backlog: Backlog::default(),
-            misdirected: OnceCell::new(),
+            blocked_since: Cell::new(None),
+            has_unread: Cell::new(false),
+            is_truncated: Cell::new(false),
             end: Cell::new(None),
-            upgrade: Slot::default(),
-            is_parked: Cell::new(false),
+            progress: RefCell::default(),
+            backlog: Backlog::default(),
+            wrong_protocol,
             task: RefCell::new(None),
         })
     }
 
-    /// Where it comes from, and what that is worth now.
+    /// The peer, judged by the configuration in force.
     pub fn peer(&self) -> Peer {
         self.peer.get()
     }
 
-    /// Where it comes from is worth something else now.
+    /// Replaces the peer after a reload.
     pub fn set_peer(&self, peer: Peer) {
         self.peer.set(peer);
     }
 
-    /// Whom to tell if it speaks what its port does not.
-    pub fn tells_of_itself_to(&self, misdirected: &Rc<Misdirected>) {
-        let _ = self.misdirected.set(Rc::clone(misdirected));
+    /// Logs that the client speaks another protocol than the port at this address.
+    pub fn report_wrong_protocol(&self, spoken: Spoken, address: Option<SocketAddr>) {
+        self.wrong_protocol.report(spoken, address, &self.peer());
     }
 
-    /// It speaks this, and the port that it called, at this address, does not.
-    pub fn is_misdirected(&self, spoke: Spoken, address: Option<SocketAddr>) {
-        if let Some(misdirected) = self.misdirected.get() {
-            misdirected.tell(spoke, address, &self.peer());
+    /// The TLS handshake begins.
+    pub fn tls_begun(&self) {
+        self.protocol.set(Protocol::Handshake);
+    }
+
+    /// TLS is negotiated, with these names in the client's certificate. The time for the first head begins.
+    pub fn tls_negotiated(&self, names: Vec<String>) {
+        let _ = self.certificate_names.set(names);
+        self.enter(Protocol::Silent);
+    }
+
+    /// Whether the connection is one over TLS.
+    pub fn is_tls(&self) -> bool {
+        self.certificate_names.get().is_some()
+    }
+
+    /// The names in the client's certificate; none without a certificate.
+    pub fn names(&self) -> &[String] {
+        self.certificate_names.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The first bytes are those of HTTP/1, whose responses the connection's one task writes.
+    pub fn speaks_http1(&self) {
+        if self.protocol.get() == Protocol::FirstBytes {
+            self.protocol.set(Protocol::Http1(Http1::Head));
+        }
+        if let Some(task) = self.task.borrow().as_ref() {
+            self.begin_progress().set_task(task);
         }
     }
 
-    /// It has to agree on TLS first.
-    pub fn begins_handshake(&self) {
-        self.phase.set(Phase::Handshake);
-    }
-
-    /// TLS is agreed on, and these are the names in its certificate. From now on it has time for a first head.
-    pub fn shook_hands(&self, names: Vec<String>) {
-        let _ = self.names.set(names);
-        self.enter(Phase::Fresh);
-    }
-
-    /// Whether it speaks TLS.
-    pub fn is_tls(&self) -> bool {
-        self.names.get().is_some()
-    }
-
-    /// The names in its certificate.
-    pub fn names(&self) -> &[String] {
-        self.names.get().map_or(&[], Vec::as_slice)
-    }
-
-    /// Its first bytes are those of HTTP/2: from its first request on, heads are only a part of what comes.
+    /// The first bytes are those of HTTP/2.
     pub fn speaks_http2(&self) {
-        self.is_http2.set(true);
+        self.protocol.set(Protocol::Http2(Http2::Opening));
     }
 
-    /// Bytes have come.
+    fn is_http2(&self) -> bool {
+        matches!(self.protocol.get(), Protocol::Http2(_))
+    }
+
+    /// The connection waits for its next request with nothing but its socket.
+    pub fn park(&self) {
+        if self.protocol.get() == Protocol::Http1(Http1::Idle) {
+            self.protocol.set(Protocol::Http1(Http1::Parked));
+        }
+    }
+
+    /// The connection is served by hyper again.
+    pub fn unpark(&self) {
+        if self.is_parked() {
+            self.protocol.set(Protocol::Http1(Http1::Idle));
+        }
+    }
+
+    /// Whether the connection waits for its next request with nothing but its socket.
+    pub fn is_parked(&self) -> bool {
+        self.protocol.get() == Protocol::Http1(Http1::Parked)
+    }
+
+    /// Bytes have arrived.
     pub fn received(&self) {
-        match self.phase.get() {
-            // The time for the first head counts from accept.
-            Phase::Fresh => self.phase.set(Phase::Head),
-            Phase::Idle if !self.is_http2.get() => self.enter(Phase::Head),
+        match self.protocol.get() {
+            // The time for the first head counts from the beginning of the connection.
+            Protocol::Silent => self.protocol.set(Protocol::FirstBytes),
+            Protocol::Http1(Http1::Idle | Http1::Parked) => self.enter(Protocol::Http1(Http1::Head)),
             _ => {}
         }
     }
 
-    /// The pace of a request's answer that is about to begin.
-    pub fn begin_pace(&self) -> Rc<Pace> {
-        let mut paces = self.paces.borrow_mut();
-        match paces.first() {
-            Some(only) if !self.is_http2.get() => Rc::clone(only),
+    /// The progress of a response that is about to begin.
+    pub fn begin_progress(&self) -> Rc<Progress> {
+        let mut all = self.progress.borrow_mut();
+        match all.first() {
+            Some(only) if !self.is_http2() => Rc::clone(only),
             _ => {
-                let pace = Pace::new(Rc::clone(&self.now));
-                paces.push(Rc::clone(&pace));
-                pace
+                let progress = Progress::new(Rc::clone(&self.clock));
+                all.push(Rc::clone(&progress));
+                progress
             }
         }
     }
 
-    /// The one that was begun last.
-    pub fn latest_pace(&self) -> Rc<Pace> {
-        let latest = self.paces.borrow().last().cloned();
-        latest.unwrap_or_else(|| self.begin_pace())
+    /// The progress of the response that began last.
+    pub fn latest_progress(&self) -> Rc<Progress> {
+        let latest = self.progress.borrow().last().cloned();
+        latest.unwrap_or_else(|| self.begin_progress())
     }
 
-    /// Its answer has ended.
-    pub fn forget_pace(&self, pace: &Rc<Pace>) {
-        let mut paces = self.paces.borrow_mut();
-        if let Some(index) = paces.iter().position(|other| Rc::ptr_eq(other, pace)) {
-            paces.swap_remove(index);
+    /// Removes the progress of a response that has ended.
+    pub fn forget_progress(&self, progress: &Rc<Progress>) {
+        let mut all = self.progress.borrow_mut();
+        if let Some(index) = all.iter().position(|other| Rc::ptr_eq(other, progress)) {
+            all.swap_remove(index);
         }
     }
 
-    /// There are bytes for the caller and no room for them.
-    pub fn takes_nothing(&self) {
-        if self.untaken_since.get().is_none() {
-            self.untaken_since.set(Some(self.now.get()));
+    /// There are bytes to write, and the socket takes none.
+    pub fn write_blocked(&self) {
+        if self.blocked_since.get().is_none() {
+            self.blocked_since.set(Some(self.clock.get()));
         }
     }
 
-    /// So many bytes have been taken: a connection on which an answer is still written is not idle.
-    pub fn sent(&self, bytes: usize) {
-        self.untaken_since.set(None);
-        if self.phase.get() == Phase::Idle && bytes > CONTROL_FRAMES {
-            self.since.set(self.now.get());
+    /// The socket took so many bytes: a connection on which a response is still written is not idle.
+    pub fn written(&self, bytes: usize) {
+        self.blocked_since.set(None);
+        if bytes > MAX_CONTROL_FRAME_BYTES && self.protocol.get().is_idle() {
+            self.since.set(self.clock.get());
+        }
+    }
+
+    /// The socket took everything written so far.
+    pub fn flushed(&self) {
+        self.blocked_since.set(None);
+        if self.protocol.get() == Protocol::Http1(Http1::Serving(0)) {
+            self.enter(Protocol::Http1(Http1::Idle));
         }
     }
 
     /// A request's head is complete.
     pub fn request_begun(&self) {
-        self.serving.set(self.serving.get() + 1);
-        self.is_answering.set(true);
-        self.enter(Phase::Serving);
+        self.enter(self.protocol.get().request_begun());
     }
 
-    /// A request's answer is handed over, or given up. Over HTTP/1 it is under way until it is flushed.
+    /// A request's response is handed over or given up.
     pub fn request_ended(&self) {
-        self.serving.set(self.serving.get().saturating_sub(1));
-        if self.serving.get() == 0 && self.is_http2.get() {
-            self.enter(Phase::Idle);
+        let before = self.protocol.get();
+        let after = before.request_ended();
+        if after != before {
+            self.enter(after);
         }
     }
 
-    /// Everything written so far is with the operating system.
-    pub fn flushed(&self) {
-        self.untaken_since.set(None);
-        if self.serving.get() == 0 {
-            self.is_answering.set(false);
-            if self.phase.get() == Phase::Serving {
-                self.enter(Phase::Idle);
-            }
-        }
+    /// Whether what is written may be part of a response; otherwise hyper writes a refusal of its own.
+    pub fn is_responding(&self) -> bool {
+        matches!(self.protocol.get(), Protocol::Http1(Http1::Serving(_)) | Protocol::Http2(_))
     }
 
-    /// Whether what is being written is part of an answer.
-    pub fn is_answering(&self) -> bool {
-        self.is_answering.get()
+    /// Whether part of a request's head has arrived.
+    pub fn has_partial_head(&self) -> bool {
+        matches!(self.protocol.get(), Protocol::FirstBytes | Protocol::Http1(Http1::Head))
     }
 
-    /// Some of a request will not be read.
+    /// Nobody will read the rest of a request.
     pub fn leave_unread(&self) {
-        self.is_unread.set(true);
+        self.has_unread.set(true);
     }
 
-    /// An answer broke off, and nothing but the connection's end will tell.
-    pub fn cut_off(&self) {
-        self.is_answer_cut_off.set(true);
+    /// A response broke off, which only the connection's end can tell.
+    pub fn truncate(&self) {
+        self.is_truncated.set(true);
     }
 
-    /// Whether an answer broke off and the connection's end has to tell.
-    pub fn is_answer_cut_off(&self) -> bool {
-        self.is_answer_cut_off.get()
+    /// Whether a response broke off, which only the connection's end can tell.
+    pub fn is_truncated(&self) -> bool {
+        self.is_truncated.get()
     }
 
-    /// Whether to read on for a while after the last answer.
-    pub fn begins_to_linger(&self) -> bool {
-        if self.is_unread.get() && self.phase.get() != Phase::Lingering {
-            self.enter(Phase::Lingering);
+    /// Begins the lingering close, if the client may still be sending; whether it may.
+    pub fn linger(&self) -> bool {
+        let has_unread = self.has_unread.get();
+        if has_unread && self.protocol.get() != Protocol::Lingering {
+            self.enter(Protocol::Lingering);
         }
-        self.is_unread.get()
+        has_unread
     }
 
-    /// Ends the connection; a later call may only make it end sooner.
+    /// Ends the connection; a later call may only replace [`End::Gracefully`].
     pub fn end(&self, end: End) {
-        if self.end.get().is_none_or(|before| before == End::Gracefully) {
-            self.end.set(Some(end));
-            if matches!(self.phase.get(), Phase::Handshake | Phase::Fresh) || self.is_http2.get() {
-                self.since.set(self.now.get());
-            }
-            // First the streams, so that what they still say goes out with the connection's end.
-            if end == End::Cut {
-                self.paces.borrow().iter().for_each(|pace| pace.wake());
-            }
-            self.wake();
+        if self.end.get().is_some_and(|before| before != End::Gracefully) {
+            return;
+        }
+        self.end.set(Some(end));
+        if matches!(self.protocol.get(), Protocol::Handshake | Protocol::Silent | Protocol::Http2(_)) {
+            self.since.set(self.clock.get());
+        }
+        // First the streams, so that their last responses go out before the connection ends.
+        if end == End::Cut {
+            self.progress.borrow().iter().for_each(|progress| progress.wake());
+        }
+        self.wake();
+    }
+
+    /// How the connection is to end, if it is.
+    pub fn wanted_end(&self) -> Option<End> {
+        self.end.get()
+    }
+
+    /// Whether the next response is the connection's last.
+    pub fn is_ending(&self) -> bool {
+        self.is_expired() || self.end.get().is_some()
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| self.clock.get() >= expires)
+    }
+
+    /// Whether the connection can be closed without losing a request, as far as the proxy can know: no head is
+    /// arriving, and the last response is not recent.
+    pub fn is_quiet(&self) -> bool {
+        self.protocol.get().is_quiet(self.lasted())
+    }
+
+    /// Sets the task to wake when the connection is to end.
+    pub fn set_task(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
         }
     }
 
@@ -305,107 +311,43 @@ impl Caller {
         }
     }
 
-    /// How the connection is to end, if it is to.
-    pub fn wanted_end(&self) -> Option<End> {
-        self.end.get()
-    }
-
-    /// Whether an HTTP/1 connection can be closed without a request being lost, as far as we can know: not while a head
-    /// arrives, and not directly after an answer.
-    pub fn is_at_rest(&self) -> bool {
-        self.has_rested(LAST_CHANCE)
-    }
-
-    /// Whether nothing has come or gone for so long since the last answer.
-    fn has_rested(&self, so_long: Duration) -> bool {
-        self.phase.get() == Phase::Idle && self.now.get().duration_since(self.since.get()) >= so_long
-    }
-
-    /// Whether it has been used for long enough.
-    fn is_expired(&self) -> bool {
-        self.expires.is_some_and(|expires| self.now.get() >= expires)
-    }
-
-    /// Whether the next answer is the connection's last.
-    pub fn is_ending(&self) -> bool {
-        self.is_expired() || self.end.get().is_some()
-    }
-
-    /// The task to wake when the connection is to end.
-    pub fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
-    }
-
-    /// The bytes are those of HTTP/1: the one task also writes the answers.
-    pub fn speaks_http1(&self) {
-        if let Some(task) = self.task.borrow().as_ref() {
-            self.begin_pace().set_task(task);
-        }
-    }
-
-    /// Ends the connection if what it is doing takes too long.
+    /// Ends the connection if a deadline has passed.
     pub fn sweep(&self, limits: &Limits) {
-        let now = self.now.get();
-        if self.untaken_since.get().is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
-            return self.end(End::Untaken);
+        let now = self.clock.get();
+        let blocked_since = self.blocked_since.get();
+        if blocked_since.is_some_and(|since| now.duration_since(since) >= limits.write_timeout) {
+            return self.end(End::WriteTimeout);
         }
-        for pace in &*self.paces.borrow() {
-            if self.untaken_since.get().is_some() {
-                pace.excuse();
+        let stream_timeout = self.is_http2().then_some(limits.write_timeout);
+        for progress in &*self.progress.borrow() {
+            if blocked_since.is_some() {
+                progress.excuse();
             }
-            pace.sweep(self.is_http2.get().then_some(limits.write_timeout));
+            progress.sweep(stream_timeout);
         }
-        self.grow_old();
-        let (allowed, end) = match self.phase.get() {
-            Phase::Handshake if self.end.get().is_some() => {
-                (LAST_CHANCE.min(limits.tls_timeout), End::AtOnce)
-            }
-            Phase::Handshake => (limits.tls_timeout, End::AtOnce),
-            Phase::Fresh if self.end.get().is_some() => (LAST_CHANCE.min(limits.header_timeout), End::AtOnce),
-            Phase::Head if self.is_http2.get() && self.end.get().is_some() => (LINGER, End::AtOnce),
-            Phase::Head if self.is_http2.get() => (limits.header_timeout, End::Gracefully),
-            Phase::Fresh | Phase::Head => (limits.header_timeout, End::HeadTimeout),
-            // What was handed over may still be on its way in a window that the caller opens late.
-            Phase::Idle if self.end.get().is_some() => {
-                self.wake();
-                (LINGER, End::AtOnce)
-            }
-            Phase::Idle if !self.is_http2.get() => {
-                if !self.is_parked.get() && self.is_at_rest() {
-                    self.wake();
-                }
-                (limits.idle_timeout, End::AtOnce)
-            }
-            Phase::Idle => (limits.idle_timeout, End::Gracefully),
-            Phase::Lingering => (LINGER, End::AtOnce),
-            Phase::Serving => return,
-        };
-        if now.duration_since(self.since.get()) >= allowed {
+        let protocol = self.protocol.get();
+        // An HTTP/1 connection that is not idle says so with its next response.
+        if self.end.get().is_none() && self.is_expired() && protocol.may_expire(self.lasted()) {
+            self.end(End::Gracefully);
+        }
+        let is_ending = self.end.get().is_some();
+        if protocol.is_due(self.lasted(), is_ending) {
+            self.wake();
+        }
+        if let Some((allowed, end)) = protocol.deadline(limits, is_ending)
+            && self.lasted() >= allowed
+        {
             self.end(end);
         }
     }
 
-    /// Ends a connection that has been used for long enough, where no request can be lost by that.
-    ///
-    /// Over HTTP/1 the next answer says so. A caller without a next request is let go when none has come for a
-    /// while: one that was just answered may be sending another.
-    fn grow_old(&self) {
-        let may_end = self.is_http2.get() || self.has_rested(REST);
-        if self.end.get().is_none() && self.is_expired() && may_end {
-            self.end(End::Gracefully);
-        }
+    /// How long the connection has been in its present state.
+    fn lasted(&self) -> Duration {
+        self.clock.get().duration_since(self.since.get())
     }
 
-    /// Whether anything of the request whose head is awaited has come.
-    pub fn has_begun_a_head(&self) -> bool {
-        self.phase.get() == Phase::Head
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.since.set(self.now.get());
+    fn enter(&self, protocol: Protocol) {
+        self.protocol.set(protocol);
+        self.since.set(self.clock.get());
     }
 }

@@ -1,7 +1,7 @@
-//! TLS with a caller: the handshake, in its connection's own task, and whose certificate it showed.
+//! TLS with a client: the handshake, in its connection's own task, and the names in the client's certificate.
 //!
-//! A caller that is silent or slow holds up nobody, and the sweep ends it. One that speaks plain HTTP is told so
-//! before anything is written that it would not understand.
+//! A silent or slow client delays no other, and the sweep ends its connection. A client that speaks plain HTTP gets a
+//! plain 400 instead of an alert that it would not understand.
 
 use std::io;
 use std::rc::Rc;
@@ -14,86 +14,87 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::connection::until_ended;
-use super::io::{CallerIo, CallerStream, TLS_HANDSHAKE};
-use super::state::Caller;
+use super::io::{ClientIo, ClientStream, TLS_HANDSHAKE};
+use super::state::ClientConnection;
 use super::wrong_protocol::Spoken;
 use crate::config::model::certificate;
 use crate::proxy::error::ProxyError;
 
-impl CallerStream for TlsStream<TcpStream> {
+impl ClientStream for TlsStream<TcpStream> {
     fn set_close_by_reset(&self) {
         self.get_ref().0.set_close_by_reset();
     }
 }
 
-/// Shakes hands; `None` if that came to nothing, which has then been said and done.
+/// Negotiates TLS; `None` if that failed, which is logged, and the client has its response or alert.
 pub async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
-    caller: &Rc<Caller>,
-) -> Option<Box<dyn CallerStream>> {
-    caller.begins_handshake();
-    match until_ended(caller, first_byte(&stream)).await {
+    client: &Rc<ClientConnection>,
+) -> Option<Box<dyn ClientStream>> {
+    client.tls_begun();
+    match until_ended(client, first_byte(&stream)).await {
         Ok(Ok(Some(TLS_HANDSHAKE))) => {}
         Ok(Ok(Some(byte))) if byte.is_ascii_alphabetic() => {
-            caller.is_misdirected(Spoken::Http, stream.called());
+            client.report_wrong_protocol(Spoken::Http, stream.local_address());
             let error = ProxyError::BadRequest("this port speaks TLS: call it by https://");
             let _ =
-                until_ended(caller, CallerIo::new(Box::new(stream), Rc::clone(caller)).refuse(&error)).await;
-            failed(caller, "plain text in the place of TLS");
+                until_ended(client, ClientIo::new(Box::new(stream), Rc::clone(client)).refuse(&error)).await;
+            log_failure(client, "plain text in the place of TLS");
             return None;
         }
         Ok(Ok(Some(_))) => {
-            failed(caller, "no TLS");
+            log_failure(client, "no TLS");
             return None;
         }
         // As some health checks do.
         Ok(Ok(None) | Err(_)) => {
-            debug!(peer = %caller.peer(), "connection ended before a handshake");
+            debug!(peer = %client.peer(), "connection ended before a handshake");
             return None;
         }
         Err(_) => {
-            failed(caller, "not in time");
+            log_failure(client, "not in time");
             return None;
         }
     }
-    // Boxed, so that no room is set aside for it later on.
-    let shaking = Box::pin(TlsAcceptor::from(config).accept(stream).into_fallible());
-    match until_ended(caller, shaking).await {
+    // Boxed, so that the connection reserves no memory for the handshake later on.
+    let handshake = Box::pin(TlsAcceptor::from(config).accept(stream).into_fallible());
+    match until_ended(client, handshake).await {
         Ok(Ok(stream)) => {
             let Some(names) = names(stream.get_ref().1) else {
-                failed(caller, "the session's certificate has ended");
+                log_failure(client, "the session's certificate has ended");
                 return None;
             };
-            caller.shook_hands(names);
+            client.tls_negotiated(names);
             Some(Box::new(stream))
         }
         Ok(Err((error, stream))) => {
-            failed(caller, &error.to_string());
-            // The alert that says why should not be lost.
-            let _ = until_ended(caller, CallerIo::new(Box::new(stream), Rc::clone(caller)).read_off()).await;
+            log_failure(client, &error.to_string());
+            // Lingering, so that the client can read the alert.
+            let _ = until_ended(client, ClientIo::new(Box::new(stream), Rc::clone(client)).close_lingering())
+                .await;
             None
         }
         Err(_) => {
-            failed(caller, "not in time");
+            log_failure(client, "not in time");
             None
         }
     }
 }
 
-fn failed(caller: &Caller, error: &str) {
-    info!(target: "bearerd::access", peer = %caller.peer().host(), error, "handshake failed");
+fn log_failure(client: &ClientConnection, error: &str) {
+    info!(target: "bearerd::access", peer = %client.peer().host(), error, "handshake failed");
 }
 
-/// The first byte, which is left where it is.
+/// The first byte, which stays to be read; `None` at the end of the stream.
 async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
     let mut first = [0];
     let count = stream.peek(&mut first).await?;
     Ok((count > 0).then_some(first[0]))
 }
 
-/// The names in the caller's certificate, if it has one; `None` if it has ended. A session that is resumed was
-/// verified when it began, so its certificate's end is looked at here.
+/// The names in the client's certificate, none without one; `None` if the certificate has expired. rustls verifies a
+/// certificate only as its session begins, so that a resumed session's is checked here.
 fn names(connection: &ServerConnection) -> Option<Vec<String>> {
     let Some(certificate) = connection.peer_certificates().and_then(<[_]>::first) else {
         return Some(Vec::new());

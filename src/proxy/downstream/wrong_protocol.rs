@@ -1,6 +1,6 @@
-//! Callers that speak something else than the port they call: a word in the log, now and then.
+//! A warning, at most one in a while, about callers that speak TLS to a port of plain HTTP, or the other way round.
 //!
-//! What such a caller is told, if it is anything, is said where the connection is.
+//! The response to such a caller, if there is one, is written where the connection is served.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::proxy::peer::Peer;
 use crate::telemetry::throttle::Throttle;
 
-/// What is spoken, by a caller or on a port.
+/// A protocol that a caller or a port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spoken {
     /// HTTP in clear text.
@@ -18,17 +18,17 @@ pub enum Spoken {
     Tls,
 }
 
-/// Tells of the callers of one worker.
+/// The warnings of one worker.
 #[derive(Debug, Default)]
-pub struct Misdirected {
+pub struct WrongProtocolLog {
     tls: Throttle,
     http: Throttle,
 }
 
-impl Misdirected {
-    /// A caller spoke this, and the port it called, at this address, the other.
-    pub fn tell(&self, spoke: Spoken, address: Option<SocketAddr>, peer: &Peer) {
-        let (recurring, spoke, speaks, help) = match spoke {
+impl WrongProtocolLog {
+    /// A caller spoke this protocol to the port at `address`, which speaks the other.
+    pub fn report(&self, spoken: Spoken, address: Option<SocketAddr>, peer: &Peer) {
+        let (recurring, spoke, speaks, help) = match spoken {
             Spoken::Tls => {
                 (&self.tls, "TLS", "HTTP", "call it by http://, or give it a certificate in [server.tls]")
             }

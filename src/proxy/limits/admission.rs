@@ -1,8 +1,7 @@
-//! Whether a caller's new connection is taken: how many there may be, in all and from one address.
+//! Admission of new connections: the limits on connections in all and from one address.
 //!
-//! All of it is on the thread that accepts, but for the places themselves, which connections give back wherever
-//! they end. Who finds no place is told so, if that costs next to nothing, and closed: the limit must not be a
-//! way to exhaust us.
+//! Admission runs on the thread that accepts; connections give their slots back on whichever thread they end. A
+//! connection beyond a limit gets a 503 if that costs little, and is closed: refusing must not exhaust the proxy.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,110 +13,110 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::warn;
 
-use super::slots::{Seat, Seats};
+use super::slots::{Reservation, Slots};
 use crate::config::Limits;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
 use crate::telemetry::throttle::Throttle;
 
-/// Callers that are told at once that there is no room; others are closed without a word.
-pub const REFUSALS: usize = 16;
-/// How long one of them has to send its request and to take the answer.
-const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// An IPv6 host commonly has all addresses of such a network (RFC 6177 §2).
-const HOST_PREFIX: u32 = 64;
-/// When the addresses are first looked through for such as have left.
-const FEW: usize = 1024;
+/// Refused connections that get a 503 at once; any others are closed without a response.
+pub const MAX_REFUSALS: usize = 16;
+/// How long such a connection may take to send a request and to read the 503.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// The prefix length of the network whose addresses one IPv6 host commonly has (RFC 6177 §2).
+const IPV6_HOST_PREFIX: u32 = 64;
+/// The number of known addresses at which those without a connection are first removed.
+const MIN_PRUNED_ADDRESSES: usize = 1024;
 
-/// Gives out the places for callers' connections.
+/// Admits new connections within the limits.
 #[derive(Debug)]
-pub struct Admission {
-    all: Arc<Seats>,
-    of_addresses: RefCell<Option<Addresses>>,
-    refusals: Arc<Seats>,
+pub struct AdmissionControl {
+    all: Arc<Slots>,
+    per_address: RefCell<Option<Addresses>>,
+    refusals: Arc<Slots>,
     turned_away: Throttle,
 }
 
-/// A connection's place; given back when dropped.
+/// The slots of an admitted connection; given back when dropped.
 #[derive(Debug, Default)]
-pub struct Place {
-    _of_all: Option<Seat>,
-    _of_address: Option<Seat>,
+pub struct Admitted {
+    _of_all: Option<Reservation>,
+    _of_address: Option<Reservation>,
 }
 
-/// The places of each address that has connections.
+/// The slots of each address that has connections.
 #[derive(Debug)]
 struct Addresses {
     limit: usize,
-    seats: RefCell<HashMap<IpAddr, Arc<Seats>>>,
+    slots: RefCell<HashMap<IpAddr, Arc<Slots>>>,
     prune_at: Cell<usize>,
 }
 
-impl Admission {
-    /// As many places as are configured, and no more than `most`.
+impl AdmissionControl {
+    /// The configured limits, and at most `most` connections in all.
     pub fn new(limits: &Limits, most: usize) -> Self {
         Self {
-            all: Seats::new(places(limits, most)),
-            of_addresses: RefCell::new(limits.connections_per_address.map(Addresses::new)),
-            refusals: Seats::new(REFUSALS),
+            all: Slots::new(connections(limits, most)),
+            per_address: RefCell::new(limits.connections_per_address.map(Addresses::new)),
+            refusals: Slots::new(MAX_REFUSALS),
             turned_away: Throttle::default(),
         }
     }
 
-    /// As many places as are configured now. Connections beyond that stay, and are not replaced; those that were there
-    /// before there was a limit for an address are not counted.
+    /// Changes the limits. Connections beyond a lower limit stay, and are not replaced. A new limit for each address does
+    /// not count the connections that were there before.
     pub fn change(&self, limits: &Limits, most: usize) {
-        self.all.resize(places(limits, most));
-        let mut of_addresses = self.of_addresses.borrow_mut();
-        match (&mut *of_addresses, limits.connections_per_address) {
+        self.all.resize(connections(limits, most));
+        let mut per_address = self.per_address.borrow_mut();
+        match (&mut *per_address, limits.connections_per_address) {
             (Some(addresses), Some(limit)) => addresses.resize(limit),
             (before, limit) => *before = limit.map(Addresses::new),
         }
     }
 
-    /// A place for a caller. Those that are refused anyway get none that others may need.
+    /// Admits a connection. A peer whose requests are refused anyway gets none of the last quarter of the slots.
     ///
     /// # Errors
     ///
-    /// Which limit is in the way.
-    pub fn admit(&self, peer: &Peer) -> Result<Place, Overload> {
+    /// The limit that is reached.
+    pub fn admit(&self, peer: &Peer) -> Result<Admitted, Overload> {
         if !peer.is_allowed && self.all.are_scarce() {
             return Err(Overload::Connections);
         }
-        let of_all = self.all.take().ok_or(Overload::Connections)?;
-        let of_address = match (&*self.of_addresses.borrow(), peer.ip()) {
+        let of_all = self.all.take(1).ok_or(Overload::Connections)?;
+        let of_address = match (&*self.per_address.borrow(), peer.ip()) {
             (Some(addresses), Some(ip)) => Some(addresses.take(ip).ok_or(Overload::ConnectionsOfAddress)?),
-            // There is no limit, or no address behind a unix socket.
+            // Without a limit, or without an address, over a unix socket.
             _ => None,
         };
-        Ok(Place { _of_all: Some(of_all), _of_address: of_address })
+        Ok(Admitted { _of_all: Some(of_all), _of_address: of_address })
     }
 
-    /// Closes a connection for which there is no place; says why, if not too many are being told already.
+    /// Closes a connection that was not admitted, after a 503 unless too many refusals are under way.
     ///
-    /// It has to be called on a runtime of one thread, where the telling goes on.
-    pub fn turn_away(&self, socket: std::net::TcpStream, overload: Overload) {
-        self.tell(overload);
-        if let Some(seat) = self.refusals.take()
+    /// To be called on a single-threaded runtime, which writes the 503 in a task.
+    pub fn refuse(&self, socket: std::net::TcpStream, overload: Overload) {
+        self.log_refusal(overload);
+        if let Some(slot) = self.refusals.take(1)
             && let Ok(stream) = TcpStream::from_std(socket)
         {
             tokio::task::spawn_local(async move {
-                let _ = tokio::time::timeout(REFUSAL_TIME, answer(stream, overload)).await;
-                drop(seat);
+                let _ = tokio::time::timeout(REFUSAL_TIMEOUT, answer(stream, overload)).await;
+                drop(slot);
             });
         }
     }
 
-    /// Tells the log of a connection that was turned away.
-    pub fn tell(&self, overload: Overload) {
+    /// Logs a connection that was not admitted.
+    pub fn log_refusal(&self, overload: Overload) {
         if let Some(count) = self.turned_away.happened() {
             warn!(count, reason = %overload, "connections were refused");
         }
     }
 }
 
-/// Answers a caller of HTTP/1. What speaks TLS or HTTP/2 is closed: its answer would cost a handshake.
+/// Answers a caller over HTTP/1. One that speaks TLS or HTTP/2 gets no response, which would cost a handshake.
 async fn answer(mut stream: TcpStream, overload: Overload) {
     let mut first = [0; 4];
     if stream.read_exact(&mut first).await.is_err() || !first[0].is_ascii_uppercase() || first == *b"PRI " {
@@ -127,44 +126,44 @@ async fn answer(mut stream: TcpStream, overload: Overload) {
     if stream.write_all(&refusal).await.is_err() || stream.shutdown().await.is_err() {
         return;
     }
-    // Closed with something unread, the connection would be reset, and the answer lost.
+    // Closing with bytes unread would reset the connection, and lose the response.
     let mut rest = [0; 4096];
     while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
 }
 
-/// How many connections there may be in all.
-fn places(limits: &Limits, most: usize) -> usize {
+/// The limit on connections in all.
+fn connections(limits: &Limits, most: usize) -> usize {
     limits.connections.map_or(most, |limit| limit.min(most))
 }
 
 impl Addresses {
     fn new(limit: usize) -> Self {
-        Self { limit, seats: RefCell::default(), prune_at: Cell::new(FEW) }
+        Self { limit, slots: RefCell::default(), prune_at: Cell::new(MIN_PRUNED_ADDRESSES) }
     }
 
     fn resize(&mut self, limit: usize) {
         self.limit = limit;
-        for seats in self.seats.borrow().values() {
-            seats.resize(limit);
+        for slots in self.slots.borrow().values() {
+            slots.resize(limit);
         }
     }
 
-    fn take(&self, peer: IpAddr) -> Option<Seat> {
-        let mut seats = self.seats.borrow_mut();
-        if seats.len() >= self.prune_at.get() {
-            seats.retain(|_, seats| seats.taken() > 0);
-            self.prune_at.set(FEW.max(2 * seats.len()));
+    fn take(&self, peer: IpAddr) -> Option<Reservation> {
+        let mut all = self.slots.borrow_mut();
+        if all.len() >= self.prune_at.get() {
+            all.retain(|_, slots| slots.taken() > 0);
+            self.prune_at.set(MIN_PRUNED_ADDRESSES.max(2 * all.len()));
         }
-        seats.entry(host_of(peer)).or_insert_with(|| Seats::new(self.limit)).take()
+        all.entry(host_of(peer)).or_insert_with(|| Slots::new(self.limit)).take(1)
     }
 }
 
-/// What counts as one caller: an IPv4 address, or the network of an IPv6 host.
+/// The host at an address: an IPv4 address itself, or the network of an IPv6 host.
 fn host_of(peer: IpAddr) -> IpAddr {
     match peer {
         IpAddr::V4(_) => peer,
         IpAddr::V6(address) => {
-            let network = u128::MAX << (u128::BITS - HOST_PREFIX);
+            let network = u128::MAX << (u128::BITS - IPV6_HOST_PREFIX);
             Ipv6Addr::from_bits(address.to_bits() & network).into()
         }
     }
@@ -178,9 +177,9 @@ mod tests {
     use crate::config::fixture;
     use crate::proxy::peer::Networks;
 
-    fn admission(lines: &str, most: usize) -> Admission {
+    fn admission(lines: &str, most: usize) -> AdmissionControl {
         let config = fixture::config(&format!("[server.limits]\n{lines}"), "", "x");
-        Admission::new(&config.server.limits, most)
+        AdmissionControl::new(&config.server.limits, most)
     }
 
     fn peer(ip: &str, is_allowed: bool) -> Peer {
@@ -190,30 +189,30 @@ mod tests {
     }
 
     #[test]
-    fn there_are_as_many_places_as_configured_and_as_the_system_has() {
+    fn no_more_connections_are_admitted_than_configured_or_than_the_system_has() {
         for (lines, most, expected) in
             [("connections = 3", 100, 3), ("connections = 100", 3, 3), ("connections = 0", 3, 3)]
         {
             let admission = admission(lines, most);
 
-            let mut places: Vec<_> =
+            let mut admitted: Vec<_> =
                 (0..10).map_while(|_| admission.admit(&peer("::1", true)).ok()).collect();
 
-            assert_eq!(places.len(), expected, "{lines}");
+            assert_eq!(admitted.len(), expected, "{lines}");
             assert_eq!(admission.admit(&peer("::1", true)).unwrap_err(), Overload::Connections);
-            places.pop();
+            admitted.pop();
             assert!(admission.admit(&peer("::1", true)).is_ok());
         }
     }
 
     #[test]
-    fn an_address_has_its_own_limit_and_takes_nothing_from_others() {
+    fn a_connection_beyond_the_limit_of_its_address_takes_no_slot_from_others() {
         let admission = admission("connections_per_address = 2", 100);
         let held = [admission.admit(&peer("10.0.0.1", true)), admission.admit(&peer("10.0.0.1", true))];
         assert!(held.iter().all(Result::is_ok));
 
         assert_eq!(admission.admit(&peer("10.0.0.1", true)).unwrap_err(), Overload::ConnectionsOfAddress);
-        assert_eq!(admission.all.taken(), 2, "a refused one holds no place");
+        assert_eq!(admission.all.taken(), 2, "a refused one holds no slot");
         assert!(admission.admit(&peer("10.0.0.2", true)).is_ok());
 
         drop(held);
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_have_left_are_forgotten() {
+    fn addresses_without_a_connection_are_forgotten() {
         let admission = admission("connections_per_address = 1", 100);
         let stays = admission.admit(&peer("10.0.0.1", true));
 
@@ -240,12 +239,14 @@ mod tests {
             assert!(admission.admit(&peer(&ip, true)).is_ok());
         }
 
-        assert!(admission.of_addresses.borrow().as_ref().unwrap().seats.borrow().len() <= FEW);
+        assert!(
+            admission.per_address.borrow().as_ref().unwrap().slots.borrow().len() <= MIN_PRUNED_ADDRESSES
+        );
         assert!(stays.is_ok() && admission.admit(&peer("10.0.0.1", true)).is_err());
     }
 
     #[test]
-    fn callers_that_are_not_allowed_do_not_get_the_last_places() {
+    fn peers_that_are_not_allowed_do_not_get_the_last_slots() {
         let admission = admission("connections = 8", 100);
         let strangers: Vec<_> =
             (0..8).map_while(|_| admission.admit(&peer("192.0.2.1", false)).ok()).collect();
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn other_limits_count_for_connections_to_come_and_those_that_are_there_stay() {
+    fn changed_limits_apply_to_new_connections_only() {
         let limits =
             |lines: &str| fixture::config(&format!("[server.limits]\n{lines}"), "", "x").server.limits;
         let admission = admission("connections = 4\nconnections_per_address = 3", 100);

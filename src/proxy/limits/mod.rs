@@ -1,5 +1,4 @@
-//! Bounds shared by all workers: counted slots, and admission of new connections.
+//! Bounds that all workers share: counted slots, and the admission of new connections.
 
 pub mod admission;
-pub mod budget;
 pub mod slots;

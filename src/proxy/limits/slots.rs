@@ -1,59 +1,75 @@
-//! Counted places, for what there may only be so much of at once: connections, requests that wait.
+//! An atomic counter with a bound, for what all workers share: connections, descriptors, waiting requests, bytes.
 //!
-//! A place is given back by being dropped, wherever that happens. Counting takes no lock.
+//! A [`Reservation`] gives its slots back when it is dropped, on whichever thread. Counting takes no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many places.
+/// A bounded number of slots.
 #[derive(Debug)]
-pub struct Seats {
+pub struct Slots {
     limit: AtomicUsize,
     taken: AtomicUsize,
 }
 
-/// One of them; given back when dropped.
+/// Slots that are taken; given back when dropped.
 #[derive(Debug)]
-pub struct Seat(Arc<Seats>);
+pub struct Reservation {
+    slots: Arc<Slots>,
+    count: usize,
+}
 
-impl Seats {
-    /// At most `limit` at once.
+impl Slots {
+    /// At most `limit` slots at once.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit: AtomicUsize::new(limit), taken: AtomicUsize::new(0) })
     }
 
-    /// A place, if there is one.
-    pub fn take(self: &Arc<Self>) -> Option<Seat> {
-        // Counted before it is looked at: two that come at once cannot both have the last one.
-        let seat = Seat(Arc::clone(self));
-        let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        (before < self.limit()).then_some(seat)
+    /// So many slots, if as many are free.
+    pub fn take(self: &Arc<Self>, count: usize) -> Option<Reservation> {
+        let mut reservation = self.reservation();
+        reservation.grow_to(count).then_some(reservation)
     }
 
-    /// So many from now on. Those that are taken beyond it are given back in their time.
+    /// A reservation of no slot so far.
+    pub fn reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { slots: Arc::clone(self), count: 0 }
+    }
+
+    /// Changes the limit. Slots taken beyond a lower one stay taken until they are given back.
     pub fn resize(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
-    fn limit(&self) -> usize {
-        self.limit.load(Ordering::Relaxed)
-    }
-
-    /// How many are taken.
+    /// How many slots are taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Whether no more than a quarter of them is left: time to keep no place that is not needed.
+    /// Whether at most a quarter of the slots is free.
     pub fn are_scarce(&self) -> bool {
-        let limit = self.limit();
+        let limit = self.limit.load(Ordering::Relaxed);
         self.taken() >= limit - limit / 4
     }
 }
 
-impl Drop for Seat {
+impl Reservation {
+    /// Takes more slots until there are `count`; takes none, and returns `false`, where too few are free.
+    pub fn grow_to(&mut self, count: usize) -> bool {
+        let more = count.saturating_sub(self.count);
+        let limit = self.slots.limit.load(Ordering::Relaxed);
+        let room = |taken: usize| taken.checked_add(more).filter(|taken| *taken <= limit);
+        let is_taken = self.slots.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        if is_taken {
+            self.count += more;
+        }
+        is_taken
+    }
+}
+
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.slots.taken.fetch_sub(self.count, Ordering::Relaxed);
     }
 }
 
@@ -62,55 +78,76 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_so_many_places_and_one_that_is_given_back_is_there_again() {
-        let seats = Seats::new(2);
-        let (first, second) = (seats.take(), seats.take());
+    fn no_more_slots_are_taken_than_there_are_and_a_dropped_one_is_free_again() {
+        let slots = Slots::new(2);
+        let (first, second) = (slots.take(1), slots.take(1));
         assert!(first.is_some() && second.is_some());
 
-        assert!(seats.take().is_none() && seats.take().is_none());
-        assert_eq!(seats.taken(), 2);
+        assert!(slots.take(1).is_none() && slots.take(1).is_none());
+        assert_eq!(slots.taken(), 2);
 
         drop(first);
-        assert!(seats.take().is_some());
-        assert_eq!(seats.taken(), 1);
+        assert!(slots.take(2).is_none() && slots.take(1).is_some());
+        assert_eq!(slots.taken(), 1);
     }
 
     #[test]
-    fn however_many_want_a_place_at_once_none_is_lost() {
-        let seats = Seats::new(4);
+    fn a_reservation_grows_only_by_what_is_free() {
+        let slots = Slots::new(5);
+        let mut reservation = slots.reservation();
+        assert_eq!(slots.taken(), 0);
+
+        assert!(reservation.grow_to(3) && reservation.grow_to(2));
+        assert_eq!(slots.taken(), 3);
+        assert!(!reservation.grow_to(6) && !reservation.grow_to(usize::MAX));
+        assert!(reservation.grow_to(5) && slots.take(1).is_none());
+
+        drop(reservation);
+        assert_eq!(slots.taken(), 0);
+    }
+
+    #[test]
+    fn slots_taken_on_many_threads_at_once_all_come_back() {
+        let slots = Slots::new(4);
 
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| (0..1000).for_each(|_| drop(seats.take())));
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        let taken = slots.take(1);
+                        assert!(slots.taken() <= 4);
+                        drop(taken);
+                    }
+                });
             }
         });
 
-        assert_eq!(seats.taken(), 0);
-        assert_eq!((0..8).map(|_| seats.take()).collect::<Vec<_>>().iter().flatten().count(), 4);
+        assert_eq!(slots.taken(), 0);
+        assert_eq!((0..8).map(|_| slots.take(1)).collect::<Vec<_>>().iter().flatten().count(), 4);
     }
 
     #[test]
-    fn fewer_places_than_are_taken_leave_none_until_enough_are_given_back() {
-        let seats = Seats::new(4);
-        let mut held: Vec<_> = (0..4).filter_map(|_| seats.take()).collect();
+    fn after_the_limit_was_lowered_no_slot_is_free_until_enough_come_back() {
+        let slots = Slots::new(4);
+        let mut held: Vec<_> = (0..4).filter_map(|_| slots.take(1)).collect();
 
-        seats.resize(2);
+        slots.resize(2);
         for left in [3, 2] {
             held.pop();
-            assert!(seats.take().is_none(), "{left} are taken");
+            assert!(slots.take(1).is_none(), "{left} are taken");
         }
         held.pop();
-        assert!(seats.take().is_some());
+        assert!(slots.take(1).is_some());
     }
 
     #[test]
-    fn places_are_scarce_when_a_quarter_is_left() {
-        let seats = Seats::new(8);
-        let mut held: Vec<_> = (0..5).map(|_| seats.take()).collect();
-        assert!(!seats.are_scarce());
-        held.push(seats.take());
-        assert!(seats.are_scarce());
+    fn slots_are_scarce_when_a_quarter_is_free() {
+        let slots = Slots::new(8);
+        let mut held: Vec<_> = (0..5).map(|_| slots.take(1)).collect();
+        assert!(!slots.are_scarce());
+        held.push(slots.take(1));
+        assert!(slots.are_scarce());
         drop(held);
-        assert!(!seats.are_scarce());
+        assert!(!slots.are_scarce());
     }
 }

@@ -1,7 +1,7 @@
-//! Where callers connect: one thread accepts, and gives each connection to the worker that has the fewest.
+//! Accepts client connections on one thread, and hands each to the worker with the fewest.
 //!
-//! Handing out beats a listening socket per worker: few connections are spread evenly, and a worker that stops
-//! takes no connections with it that the system had already queued for it.
+//! Handing over beats a listening socket for each worker: a few connections are spread evenly, and no connection that
+//! the system has queued is lost with a worker that stops.
 
 pub mod unix_socket;
 
@@ -23,21 +23,21 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use self::unix_socket::SocketFile;
-use super::limits::admission::{Admission, Place};
+use super::limits::admission::{AdmissionControl, Admitted};
 use super::peer::{Networks, Peer};
 use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 use crate::telemetry::throttle::Throttle;
 
-/// After the system refused a connection, most likely for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What the system may hold of an answer, in bytes, beyond what its caller has room for.
-const UNSENT: u32 = 64 * 1024;
-/// Connections that the system may hold ready for us.
-const BACKLOG: i32 = 1024;
+/// The pause after the system refused a connection, most likely for want of file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// What the system may buffer of a response beyond the client's receive window, in bytes.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
+/// Connections that the system may queue to be accepted.
+const LISTEN_BACKLOG: i32 = 1024;
 
-/// A bound address that nobody accepts from yet.
+/// A bound address from which no connection is accepted so far.
 #[derive(Debug)]
 pub struct Bound {
     socket: std::net::TcpListener,
@@ -56,21 +56,21 @@ impl Bound {
 ///
 /// # Errors
 ///
-/// Whatever the system says, a port in use for example.
+/// The system's error, such as that the port is in use.
 pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart need not wait for connections of the last run to be forgotten.
+    // A restart need not wait for the system to forget connections of the last run.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted sockets have these from it. What a caller does not take stays with us, where it is counted, and not
-    // with the system, where it is memory too.
-    socket.set_tcp_notsent_lowat(UNSENT)?;
+    // Accepted sockets inherit this. What a client does not read stays in the proxy, where it is counted, and not in
+    // the system's buffers.
+    socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(LISTEN_BACKLOG)?;
     let socket = std::net::TcpListener::from(socket);
     let address = socket.local_addr()?;
     Ok(Bound { socket, address })
@@ -80,21 +80,21 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
 ///
 /// # Errors
 ///
-/// Whatever the system says; that it is in use, or that something else is there.
+/// Those of [`unix_socket::bind`].
 pub fn bind_unix(path: &Path) -> io::Result<unix_socket::Bound> {
-    unix_socket::bind(path, BACKLOG)
+    unix_socket::bind(path, LISTEN_BACKLOG)
 }
 
-/// A bound place that callers come in by.
+/// A listening socket for callers.
 #[derive(Debug)]
 pub struct Entrance {
-    /// Its number, which no other has, now or later.
+    /// The number of the entrance, which no other has, now or later.
     pub number: u32,
-    /// What is listened on.
+    /// The bound socket.
     pub socket: Listening,
 }
 
-/// What is listened on.
+/// A bound socket.
 #[derive(Debug)]
 pub enum Listening {
     /// An address of the network.
@@ -103,29 +103,38 @@ pub enum Listening {
     Unix(unix_socket::Bound),
 }
 
-/// Who is let in, and how.
+/// The configuration for accepting connections.
 #[derive(Debug)]
-pub struct House {
-    /// What addresses are worth.
+pub struct Settings {
+    /// The networks by which addresses are judged.
     pub networks: Networks,
-    /// What connections of the network speak TLS with, if they do: each with what is current when it is accepted.
+    /// The TLS configuration of network connections, if they speak TLS; each uses the one current at accept.
     pub tls: Option<Arc<ArcSwap<ServerConfig>>>,
-    /// What callers may take.
+    /// The limits on client connections.
     pub limits: Limits,
     /// The most connections that there are descriptors for.
     pub most_connections: usize,
 }
 
-/// What is listened on from now on, and who is let in.
+/// An entrance that stays open at a reload.
+#[derive(Clone, Copy, Debug)]
+pub struct Renumbered {
+    /// The number before the reload.
+    pub before: u32,
+    /// The number from now on; another one where connections accepted before are not to stay.
+    pub after: u32,
+}
+
+/// A reload for the listener.
 #[derive(Debug)]
 pub struct Change {
-    /// Who is let in.
-    pub house: House,
-    /// The entrances that stay, each with its number from now on. Others are closed.
-    pub stay: Vec<(u32, u32)>,
-    /// New ones.
+    /// The new settings.
+    pub settings: Settings,
+    /// The entrances that stay; all others are closed.
+    pub stay: Vec<Renumbered>,
+    /// New entrances.
     pub open: Vec<Entrance>,
-    /// Told when all of it is so, or that the system refuses a socket.
+    /// Told once the change is made, or that the system refuses a socket.
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
@@ -137,108 +146,111 @@ pub struct Change {
 pub fn spawn(
     entrances: Vec<Entrance>,
     workers: Vec<WorkerHandle>,
-    house: House,
-    (stage, mut changes): (watch::Receiver<Stage>, mpsc::Receiver<Change>),
+    settings: Settings,
+    stage: watch::Receiver<Stage>,
+    mut changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
 ) -> io::Result<()> {
     threads.spawn("listener".to_owned(), move || {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async move {
-            let mut front = Front::new(workers, house, stage);
-            front.open(entrances)?;
+            let mut listener = Listener::new(workers, settings, stage);
+            listener.open(entrances)?;
             loop {
                 tokio::select! {
-                    closed = front.accepting.join_next() => if closed.is_none() {
+                    closed = listener.accepting.join_next() => if closed.is_none() {
                         return Ok(());
                     },
-                    Some(change) = changes.recv() => front.change(change),
+                    Some(change) = changes.recv() => listener.change(change),
                 }
             }
         })
     })
 }
 
-/// All entrances, each with a task that accepts from it; workers learn that there will be no more by its end.
-struct Front {
-    desk: Rc<Desk>,
-    doors: Vec<watch::Sender<Door>>,
+/// All entrances, each with a task that accepts from it. The workers' queues close when the last task has ended.
+struct Listener {
+    dispatcher: Rc<Dispatcher>,
+    states: Vec<watch::Sender<EntranceState>>,
     accepting: JoinSet<()>,
     stage: watch::Receiver<Stage>,
 }
 
-/// What an entrance's task is told.
+/// What the task of an entrance goes by.
 #[derive(Clone, Copy, Debug)]
-struct Door {
+struct EntranceState {
     number: u32,
     is_open: bool,
-    /// How long the system waits for a caller to take something.
+    /// How long the system waits for a client to acknowledge data.
     write_timeout: Duration,
 }
 
-impl Front {
-    fn new(workers: Vec<WorkerHandle>, house: House, stage: watch::Receiver<Stage>) -> Self {
-        let admission = Admission::new(&house.limits, house.most_connections);
-        let house = RefCell::new(Rc::new(house));
-        let desk = Rc::new(Desk { workers, house, admission, failures: Throttle::default() });
-        Self { desk, doors: Vec::new(), accepting: JoinSet::new(), stage }
+impl Listener {
+    fn new(workers: Vec<WorkerHandle>, settings: Settings, stage: watch::Receiver<Stage>) -> Self {
+        let admission = AdmissionControl::new(&settings.limits, settings.most_connections);
+        let settings = RefCell::new(Rc::new(settings));
+        let dispatcher = Rc::new(Dispatcher { workers, settings, admission, failures: Throttle::default() });
+        Self { dispatcher, states: Vec::new(), accepting: JoinSet::new(), stage }
     }
 
     fn open(&mut self, entrances: Vec<Entrance>) -> io::Result<()> {
-        let write_timeout = self.desk.house().limits.write_timeout;
+        let write_timeout = self.dispatcher.settings().limits.write_timeout;
         for Entrance { number, socket } in entrances {
-            let (sender, mut door) = watch::channel(Door { number, is_open: true, write_timeout });
-            door.mark_changed();
-            let (desk, stage) = (Rc::clone(&self.desk), self.stage.clone());
+            let (sender, mut entrance) =
+                watch::channel(EntranceState { number, is_open: true, write_timeout });
+            entrance.mark_changed();
+            let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
             match socket {
                 Listening::Tcp(bound) => {
                     let listener = TcpListener::from_std(bound.socket)?;
-                    self.accepting.spawn_local(async move { desk.accept_from(listener, door, stage).await });
+                    self.accepting
+                        .spawn_local(async move { dispatcher.accept_from(listener, entrance, stage).await });
                 }
                 Listening::Unix(bound) => {
                     bound.socket.set_nonblocking(true)?;
                     let listener = UnixListener::from_std(bound.socket)?;
                     let file = bound.file;
                     self.accepting.spawn_local(async move {
-                        desk.accept_from_unix(listener, file, door, stage).await;
+                        dispatcher.accept_from_unix(listener, file, entrance, stage).await;
                     });
                 }
             }
-            self.doors.push(sender);
+            self.states.push(sender);
         }
         Ok(())
     }
 
-    /// From one moment to the next: nobody is accepted in between, and nobody is refused.
+    /// Makes a change without a pause: no connection is accepted or refused meanwhile.
     fn change(&mut self, change: Change) {
-        let Change { house, stay, open, done } = change;
-        let write_timeout = house.limits.write_timeout;
-        self.desk.admission.change(&house.limits, house.most_connections);
-        *self.desk.house.borrow_mut() = Rc::new(house);
-        self.doors.retain(|door| {
-            let before = *door.borrow();
-            let after = stay.iter().find(|(number, _)| *number == before.number);
-            let number = after.map_or(before.number, |(_, after)| *after);
-            door.send_replace(Door { number, is_open: after.is_some(), write_timeout });
+        let Change { settings, stay, open, done } = change;
+        let write_timeout = settings.limits.write_timeout;
+        self.dispatcher.admission.change(&settings.limits, settings.most_connections);
+        *self.dispatcher.settings.borrow_mut() = Rc::new(settings);
+        self.states.retain(|state| {
+            let before = state.borrow().number;
+            let after = stay.iter().find(|staying| staying.before == before).map(|staying| staying.after);
+            let number = after.unwrap_or(before);
+            state.send_replace(EntranceState { number, is_open: after.is_some(), write_timeout });
             after.is_some()
         });
         let outcome = self.open(open);
-        // Without whoever waits for it, it is so all the same.
+        // Fails only where nobody waits.
         let _ = done.send(outcome);
     }
 }
 
-/// Hands out connections.
-struct Desk {
+/// Admits accepted connections and hands them to workers.
+struct Dispatcher {
     workers: Vec<WorkerHandle>,
-    house: RefCell<Rc<House>>,
-    admission: Admission,
+    settings: RefCell<Rc<Settings>>,
+    admission: AdmissionControl,
     failures: Throttle,
 }
 
-/// Resolves when an entrance is to be closed; tells of whatever else is changed.
-async fn closed(door: &mut watch::Receiver<Door>, mut changed: impl FnMut(Door)) {
-    while door.changed().await.is_ok() {
-        let now = *door.borrow_and_update();
+/// Resolves when an entrance is to be closed; calls `changed` at any other change.
+async fn closed(entrance: &mut watch::Receiver<EntranceState>, mut changed: impl FnMut(EntranceState)) {
+    while entrance.changed().await.is_ok() {
+        let now = *entrance.borrow_and_update();
         if !now.is_open {
             return;
         }
@@ -246,22 +258,22 @@ async fn closed(door: &mut watch::Receiver<Door>, mut changed: impl FnMut(Door))
     }
 }
 
-impl Desk {
-    fn house(&self) -> Rc<House> {
-        Rc::clone(&self.house.borrow())
+impl Dispatcher {
+    fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
     }
 
     async fn accept_from(
         &self,
         listener: TcpListener,
-        mut door: watch::Receiver<Door>,
+        mut entrance: watch::Receiver<EntranceState>,
         mut stage: watch::Receiver<Stage>,
     ) {
-        let number = door.clone();
+        let number = entrance.clone();
         let number = || number.borrow().number;
-        // Accepted sockets have it from this one.
-        let obey = |door: Door| {
-            if let Err(error) = SockRef::from(&listener).set_tcp_user_timeout(Some(door.write_timeout)) {
+        // Accepted sockets inherit this.
+        let set_timeout = |state: EntranceState| {
+            if let Err(error) = SockRef::from(&listener).set_tcp_user_timeout(Some(state.write_timeout)) {
                 warn!(%error, "write_timeout is not known to the system");
             }
         };
@@ -269,21 +281,21 @@ impl Desk {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut door, obey) => break,
+                () = closed(&mut entrance, set_timeout) => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-                Ok((socket, peer)) => self.hand_out(socket, peer, number()).await,
-                // Of a caller that has left already.
+                Ok((socket, peer)) => self.dispatch(socket, peer, number()).await,
+                // The client has left already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => self.recover(&error).await,
             }
         }
-        // For their callers these are connected, and may have sent a request.
+        // To their clients the queued connections are open, and may have sent a request.
         if let Ok(listener) = listener.into_std() {
             while let Ok((socket, peer)) = listener.accept() {
                 if socket.set_nonblocking(true).is_ok() {
-                    self.hand_out(socket, peer, number()).await;
+                    self.dispatch(socket, peer, number()).await;
                 }
             }
         }
@@ -293,65 +305,65 @@ impl Desk {
         &self,
         listener: UnixListener,
         file: SocketFile,
-        mut door: watch::Receiver<Door>,
+        mut entrance: watch::Receiver<EntranceState>,
         mut stage: watch::Receiver<Stage>,
     ) {
-        let number = door.clone();
+        let number = entrance.clone();
         let number = || number.borrow().number;
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut door, |_| {}) => break,
+                () = closed(&mut entrance, |_| {}) => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted.and_then(|(stream, _)| stream.into_std()) {
-                Ok(socket) => self.hand_out_unix(socket, number()).await,
+                Ok(socket) => self.dispatch_unix(socket, number()).await,
                 Err(error) => self.recover(&error).await,
             }
         }
-        // Nobody finds it any more; who has found it is let in.
+        // From here on no client can connect; those that have are accepted.
         drop(file);
         if let Ok(listener) = listener.into_std() {
             while let Ok(socket) = unix_socket::accept(&listener) {
-                self.hand_out_unix(socket, number()).await;
+                self.dispatch_unix(socket, number()).await;
             }
         }
     }
 
-    /// Waits for the system to have descriptors or memory again: at once it would be the same.
+    /// Waits for the system to have descriptors or memory again: accepting at once would fail again.
     async fn recover(&self, error: &io::Error) {
         if let Some(count) = self.failures.happened() {
             warn!(%error, count, "connection not accepted");
         }
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
     }
 
-    async fn hand_out(&self, socket: std::net::TcpStream, peer: SocketAddr, entrance: u32) {
-        let house = self.house();
-        let peer = house.networks.judge(peer).by(entrance);
-        let place = match self.admission.admit(&peer) {
-            Ok(place) => place,
-            Err(overload) => return self.admission.turn_away(socket, overload),
+    async fn dispatch(&self, socket: std::net::TcpStream, peer: SocketAddr, entrance: u32) {
+        let settings = self.settings();
+        let peer = settings.networks.judge(peer).by(entrance);
+        let admitted = match self.admission.admit(&peer) {
+            Ok(admitted) => admitted,
+            Err(overload) => return self.admission.refuse(socket, overload),
         };
-        let socket = match &house.tls {
+        let socket = match &settings.tls {
             None => Socket::Tcp(socket),
             Some(tls) => Socket::Tls(socket, tls.load_full()),
         };
-        self.give(socket, peer, place).await;
+        self.hand_over(socket, peer, admitted).await;
     }
 
-    async fn hand_out_unix(&self, socket: std::os::unix::net::UnixStream, entrance: u32) {
+    async fn dispatch_unix(&self, socket: std::os::unix::net::UnixStream, entrance: u32) {
         let peer = Peer::UNIX.by(entrance);
         match self.admission.admit(&peer) {
-            Ok(place) => self.give(Socket::Unix(socket), peer, place).await,
-            Err(overload) => self.admission.tell(overload),
+            Ok(admitted) => self.hand_over(Socket::Unix(socket), peer, admitted).await,
+            Err(overload) => self.admission.log_refusal(overload),
         }
     }
 
-    async fn give(&self, socket: Socket, peer: Peer, place: Place) {
+    async fn hand_over(&self, socket: Socket, peer: Peer, admitted: Admitted) {
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
-            worker.hand_over(Accepted { socket, peer, place }).await;
+            worker.hand_over(Accepted { socket, peer, admitted }).await;
         }
     }
 }

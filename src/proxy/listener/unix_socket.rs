@@ -1,7 +1,7 @@
-//! A unix socket to listen on: for the daemon's own user alone, from its first moment to its last.
+//! A unix socket to listen on, which only the daemon's own user can open.
 //!
-//! What a dead daemon left is replaced, what a living one uses is not, and what is no socket is never touched. The
-//! folder is locked while this is found out, so that of two daemons which start at once one is told.
+//! A socket that a dead daemon left is replaced. A socket in use is not, and a file of any other type is never touched.
+//! Binding locks the folder, so that of two daemons which start at once one fails.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -13,43 +13,55 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-/// How often the folder's lock is tried for, and the pause between two tries.
-const LOCK_TRIES: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Attempts at the folder's lock, and the pause between two.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A socket that is bound; its file goes with it.
+/// A bound socket.
 #[derive(Debug)]
 pub struct Bound {
     /// The listening socket, not blocking.
     pub socket: UnixListener,
-    /// Its file.
+    /// The socket's file, which is removed with it.
     pub file: SocketFile,
 }
 
-/// A socket's file, removed when this is dropped unless another has taken its place.
+/// A socket's file, removed when this is dropped unless another file has taken its place.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
+    identity: FileIdentity,
 }
 
-/// Binds a socket that nobody else may open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// Binds a socket that no other user can open.
 ///
 /// # Errors
 ///
-/// `AddrInUse` if a daemon listens there, `AlreadyExists` if something else is there; otherwise what the system says.
+/// `AddrInUse` if a process listens at the path, `AlreadyExists` if the path is that of another file, or the system's
+/// error.
 pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let _lock = lock(folder.unwrap_or_else(|| Path::new(".")))?;
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    // The file is made with the socket's own mode: there is no moment at which others may connect.
+    // The file is created with the socket's own mode: at no moment can another user connect.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
+    let file = SocketFile { path: path.to_owned(), identity: FileIdentity::of(&metadata) };
     if metadata.mode() & 0o177 != 0 {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "the file system does not keep it private"));
     }
@@ -60,16 +72,16 @@ pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
 /// Holds a folder's lock until it is dropped.
 fn lock(folder: &Path) -> io::Result<impl Drop + use<>> {
     let folder = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for _ in 1..LOCK_TRIES {
+    for _ in 1..LOCK_ATTEMPTS {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Err(error) if error == rustix::io::Errno::WOULDBLOCK => std::thread::sleep(LOCK_PAUSE),
+            Err(error) if error == rustix::io::Errno::WOULDBLOCK => std::thread::sleep(LOCK_RETRY_DELAY),
             outcome => return outcome.map(|()| folder).map_err(Into::into),
         }
     }
     Err(io::Error::new(ErrorKind::WouldBlock, "its folder is locked by another process"))
 }
 
-/// Makes room, if what is there is a socket that nobody listens on any more.
+/// Removes a socket on which no process listens any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -79,7 +91,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !metadata.file_type().is_socket() {
         return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
     }
-    // Not blocking: a daemon that is busy is one that lives.
+    // Not blocking: a daemon with a full queue is in use too.
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
@@ -93,19 +105,19 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
+            .is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity);
         if is_ours {
-            // If it stays, the next start finds it stale.
+            // If the file stays, the next start replaces it.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Takes a connection that is ready, if there is one.
+/// Accepts a queued connection.
 ///
 /// # Errors
 ///
-/// As of accepting; `WouldBlock` if there is none.
+/// `WouldBlock` without one, or the system's error.
 pub fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
     let (stream, _) = listener.accept()?;
     stream.set_nonblocking(true)?;
@@ -117,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_socket_is_private_and_goes_with_the_listener() {
+    fn the_socket_is_private_and_removed_with_the_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.sock");
 
@@ -146,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_dead_daemon_left_is_replaced() {
+    fn a_socket_on_which_no_process_listens_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.sock");
         drop(UnixListener::bind(&path).unwrap());
@@ -159,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_is_never_removed() {
+    fn a_file_of_another_type_is_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (path, target) = (folder.path().join("b.sock"), folder.path().join("target"));
         fs::write(&target, "precious").unwrap();
@@ -175,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn another_daemons_socket_is_not_removed_at_the_end() {
+    fn a_socket_that_replaced_this_one_is_not_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.sock");
         let bound = bind(&path, 8).unwrap();
@@ -189,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_that_start_at_once_one_listens() {
+    fn of_many_that_bind_at_once_one_listens() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.sock");
         drop(UnixListener::bind(&path).unwrap());

@@ -272,7 +272,7 @@ impl Route {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::limits::slots::Seats;
+    use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::fixture;
 
     fn nowhere(path_in_front: &str) -> Destination {
@@ -288,7 +288,7 @@ mod tests {
             fields: Fields::default(),
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
-            upstream: Arc::new(Upstream::written(0, nowhere(""), Seats::new(1))),
+            upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             path_in_front: String::new(),
             token: None,
             hold: Arc::default(),

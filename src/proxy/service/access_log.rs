@@ -11,8 +11,9 @@ use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
 use tracing::{Level, info, warn};
 
-use crate::proxy::downstream::progress::{Pace, Stalled};
-use crate::proxy::downstream::state::{Caller, End};
+use crate::proxy::downstream::progress::{Progress, Stalled};
+use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 use crate::token::Generation;
 
@@ -22,8 +23,8 @@ const NOT_TAKEN: &str = "the caller took nothing of the answer for too long";
 /// A request that is being answered.
 #[derive(Debug)]
 pub struct Exchange {
-    caller: Rc<Caller>,
-    pace: Rc<Pace>,
+    caller: Rc<ClientConnection>,
+    pace: Rc<Progress>,
     /// For whom a trusted proxy calls.
     original: Option<IpAddr>,
     started: Instant,
@@ -54,8 +55,8 @@ impl Exchange {
     /// and not of failures only.
     pub fn begin<B>(
         request: &Request<B>,
-        caller: Rc<Caller>,
-        pace: Rc<Pace>,
+        caller: Rc<ClientConnection>,
+        pace: Rc<Progress>,
         original: Option<IpAddr>,
         writes_all: bool,
     ) -> Self {
@@ -75,7 +76,7 @@ impl Exchange {
     }
 
     /// Who sent it.
-    pub fn caller(&self) -> &Rc<Caller> {
+    pub fn caller(&self) -> &Rc<ClientConnection> {
         &self.caller
     }
 
@@ -85,7 +86,7 @@ impl Exchange {
     }
 
     /// How its answer gets on.
-    pub fn pace(&self) -> &Pace {
+    pub fn pace(&self) -> &Progress {
         &self.pace
     }
 
@@ -147,7 +148,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.pace.rest();
+        self.pace.awaits_nobody();
         self.caller.request_ended();
         if self.outcome.status.is_none() {
             self.outcome.error =
@@ -174,7 +175,7 @@ impl Exchange {
         match self.pace.stalled() {
             Some(Stalled::Upstream) => Some("the upstream's answer stopped coming"),
             Some(Stalled::Caller) => Some(NOT_TAKEN),
-            None => (self.caller.wanted_end() == Some(End::Untaken)).then_some(NOT_TAKEN),
+            None => (self.caller.wanted_end() == Some(End::WriteTimeout)).then_some(NOT_TAKEN),
         }
     }
 

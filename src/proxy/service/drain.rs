@@ -1,22 +1,27 @@
-//! What a request is told that still waits to be sent when everything is cut: that it was not, and may come again.
+//! Answers 503 `draining` to requests not yet sent upstream when the drain deadline expires.
 //!
-//! One that has been sent may have been done. It is cut like its connection, and whoever sent it knows as much as anybody.
+//! A request that was sent may have been processed. Its connection is cut, and the caller cannot know.
 
 use std::pin::Pin;
 use std::task::Poll;
 
-use crate::proxy::downstream::progress::Pace;
-use crate::proxy::downstream::state::{Caller, End};
+use crate::proxy::downstream::progress::Progress;
+use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
 
-/// Runs a request to its end, unless everything is cut before it is sent.
+/// Runs a request to its end, unless its connection is cut before the request is sent upstream.
+///
+/// # Errors
+///
+/// The error of the request, or [`ProxyError::Draining`].
 pub async fn unless_cut<T>(
-    caller: &Caller,
-    pace: &Pace,
+    client: &ClientConnection,
+    progress: &Progress,
     mut request: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,
 ) -> Result<T, ProxyError> {
     std::future::poll_fn(|cx| match request.as_mut().poll(cx) {
-        Poll::Pending if caller.wanted_end() == Some(End::Cut) && !pace.is_sent() => {
+        Poll::Pending if client.wanted_end() == Some(End::Cut) && !progress.is_sent() => {
             Poll::Ready(Err(ProxyError::Draining))
         }
         outcome => outcome,

@@ -37,9 +37,9 @@ use self::websocket::Handshake;
 use super::auth::authorize::{Authorization, authorize, no_token, place_to_wait};
 use super::auth::rejection_hold::Decision;
 use super::body::replay::{Attempt, Fault, Payload};
+use super::downstream::connection::Downstream;
 use super::downstream::http2_streams::head_size;
-use super::downstream::progress::Pace;
-use super::downstream::state::Caller;
+use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::challenge::is_insufficient_scope;
 use super::message::forwarded;
@@ -117,9 +117,9 @@ impl Service {
     pub fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
-        caller: Rc<Caller>,
-        pace: Rc<Pace>,
+        downstream: Downstream,
     ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
+        let Downstream { connection: caller, progress: pace, upgrade } = downstream;
         let original =
             forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
         let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
@@ -130,7 +130,7 @@ impl Service {
         // Only what lasts is in the future: it is copied as a whole.
         async move {
             let reply = {
-                let proxying = pin!(self.proxy(head, &payload, &mut exchange));
+                let proxying = pin!(self.proxy(head, &payload, &mut exchange, &upgrade));
                 unless_cut(&connection, &answering, proxying).await
             };
             let response = match reply {
@@ -148,6 +148,7 @@ impl Service {
         mut head: Box<Parts>,
         payload: &Payload<Incoming>,
         exchange: &mut Exchange,
+        upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
         let version = head.version;
         let (target, route) = self.admit(&head, exchange)?;
@@ -206,8 +207,8 @@ impl Service {
 
         payload.settle();
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (handshake, answered.response.status()) {
-            let is_logged = self.shared.access_log;
-            let completed = handshake.complete(answered, passage.exchange.caller(), &self.via, is_logged);
+            let caller = passage.exchange.caller();
+            let completed = handshake.complete(answered, caller, upgrade, &self.via, self.shared.access_log);
             return Box::pin(completed).await.map(Reply::Whole);
         }
         let received_in = std::mem::replace(answered.response.version_mut(), version);

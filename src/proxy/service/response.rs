@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::access_log::Exchange;
 use crate::proxy::body::replay::{Attempt, Payload};
 use crate::proxy::downstream::progress::Stalled;
-use crate::proxy::downstream::state::LINGER;
+use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::trailers;
 use crate::proxy::upstream::forward::Answered;
@@ -198,7 +198,7 @@ impl AnswerBody {
 
     /// Hands over a piece; over HTTP/2 one that does not take long where the window opens slowly.
     fn give(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        self.exchange.pace().gave();
+        self.exchange.pace().awaits_caller();
         let is_large = |data: &Bytes| data.len() > PIECE && self.exchange.version() == Version::HTTP_2;
         let frame = match frame.into_data() {
             Ok(mut data) if is_large(&data) => {
@@ -246,7 +246,7 @@ impl Body for AnswerBody {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.give(frame)))),
             Poll::Pending => this.wait(cx),
             ended @ Poll::Ready(_) => {
-                this.exchange.pace().rest();
+                this.exchange.pace().awaits_nobody();
                 ended
             }
         }
@@ -278,7 +278,7 @@ impl Drop for AnswerBody {
         if is_complete && self.rest.is_empty() {
             self.exchange.completed();
         } else if self.exchange.version() == Version::HTTP_10 {
-            self.exchange.caller().cut_off();
+            self.exchange.caller().truncate();
         }
         if self.payload.is_at_end() {
             return;
@@ -289,7 +289,7 @@ impl Drop for AnswerBody {
         } else if let Ok(_runtime) = tokio::runtime::Handle::try_current() {
             // Other streams go on: what is left of this one is read beside them.
             let payload = std::mem::take(&mut self.payload);
-            tokio::task::spawn_local(payload.drain(LINGER));
+            tokio::task::spawn_local(payload.drain(LINGERING_CLOSE_TIMEOUT));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
 use crate::proxy::body::replay::Allowance;
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
 use crate::proxy::route::Table;
 use crate::proxy::route::guard::Policy;
@@ -29,7 +29,7 @@ pub struct Terms {
     /// How long a request may wait for a usable token.
     pub token_wait: Duration,
     /// Places for those that do.
-    pub token_waiters: Arc<Seats>,
+    pub token_waiters: Arc<Slots>,
     /// Whether every exchange is written to the log.
     pub access_log: bool,
     /// The clock of tokens.
@@ -62,7 +62,7 @@ impl Terms {
             header_bytes: limits.header_bytes,
             allowance: Allowance::new(limits),
             token_wait: limits.token_wait,
-            token_waiters: Seats::new(limits.token_waiters),
+            token_waiters: Slots::new(limits.token_waiters),
             access_log: config.log.access,
             clock,
         }

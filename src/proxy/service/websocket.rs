@@ -1,11 +1,10 @@
-//! WebSocket: a handshake in HTTP/1.1, and then bytes in both directions that are nobody's business (RFC 6455).
+//! WebSocket: a handshake in HTTP/1.1, and then bytes in both directions that the proxy does not look at (RFC 6455).
 //!
-//! Where a route allows it, a caller's handshake goes its way like any request, with a token, and is sent again after a
-//! 401. A 101 that answers it is passed on; the caller's connection, which hyper then lets go of, becomes a [`Tunnel`].
-//! It has no time-out of its own, as both ends have theirs; it counts as a request under way and is cut when a drain ends.
+//! Where a route allows WebSocket, a caller's handshake is forwarded like any request, with a token, and replayed after a
+//! 401. A 101 that answers the handshake is passed on, and a [`Tunnel`] then takes over the caller's connection from hyper.
+//! A tunnel has no time-out of its own, as both ends have theirs. The tunnel counts as a request in flight, and is cut
+//! when the drain deadline expires.
 
-use std::cell::RefCell;
-use std::fmt;
 use std::rc::Rc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -21,7 +20,9 @@ use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::proxy::body::replay::Attempt;
-use crate::proxy::downstream::state::{Caller, LINGER};
+use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
+use crate::proxy::downstream::state::ClientConnection;
+use crate::proxy::downstream::upgrade::Upgrade;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::headers;
@@ -30,32 +31,28 @@ use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::connection::Upgraded;
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
-/// RFC 6455 §1.3.
+/// Appended to the key for `Sec-WebSocket-Accept` (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// A caller's wish to speak WebSocket.
+/// A caller's handshake.
 #[derive(Debug)]
 pub struct Handshake {
-    /// What a server that has understood it says.
+    /// The `Sec-WebSocket-Accept` of a server that accepts the handshake.
     accept: String,
 }
 
-/// What a caller's connection becomes once its 101 is written.
-#[derive(Default)]
-pub struct Slot(RefCell<Option<Tunnel>>);
-
-/// An upstream's connection that speaks HTTP no more, for a caller's.
-pub struct Tunnel {
+/// An upstream connection that has switched to WebSocket, for a caller's connection.
+struct Tunnel {
     upstream: Upgraded,
-    caller: UnderWay,
+    caller: InFlight,
     is_logged: bool,
 }
 
-/// Counts as a request of its caller's.
-struct UnderWay(Rc<Caller>);
+/// Counts as a request in flight until it is dropped.
+struct InFlight(Rc<ClientConnection>);
 
 impl Handshake {
-    /// The handshake of a request, if it is a whole one (RFC 6455 §4.2.1). What is none loses its `Upgrade`.
+    /// The handshake of a request, if the request is a complete one (RFC 6455 §4.2.1). Any other loses its `Upgrade`.
     pub fn of(head: &Parts) -> Option<Self> {
         let is_one = head.method == Method::GET
             && head.version == Version::HTTP_11
@@ -66,21 +63,22 @@ impl Handshake {
         Some(Self { accept: accept(key.as_bytes()) })
     }
 
-    /// Asks the upstream.
+    /// Adds the fields that ask for the switch, which are hop-by-hop.
     pub fn ask(headers: &mut HeaderMap) {
         headers.insert(UPGRADE, WEBSOCKET);
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 
-    /// Takes the upstream's connection over for the caller's, if the answer is one to this handshake (RFC 6455 §4.1).
+    /// Connects the upstream's connection to the caller's, if the response accepts this handshake (RFC 6455 §4.1).
     ///
     /// # Errors
     ///
-    /// [`ForwardError`] if it is not.
+    /// [`ForwardError::Protocol`] if the response does not.
     pub async fn complete(
         &self,
         answered: Answered<Attempt<Incoming>>,
-        caller: &Rc<Caller>,
+        caller: &Rc<ClientConnection>,
+        upgrade: &Upgrade,
         via: &Via,
         is_logged: bool,
     ) -> Result<Response<Bytes>, ProxyError> {
@@ -96,45 +94,38 @@ impl Handshake {
         headers::for_caller(&mut head.headers, head.version, via);
         Self::ask(&mut head.headers);
         caller.request_begun();
-        let tunnel = Tunnel { upstream, caller: UnderWay(Rc::clone(caller)), is_logged };
-        *caller.upgrade.0.borrow_mut() = Some(tunnel);
+        let tunnel = Tunnel { upstream, caller: InFlight(Rc::clone(caller)), is_logged };
+        upgrade.register(Box::new(|socket, read| Box::pin(tunnel.run(socket, read))));
         Ok(Response::from_parts(head, Bytes::new()))
     }
 }
 
-/// RFC 6455 §4.2.2.
+/// The `Sec-WebSocket-Accept` for a key (RFC 6455 §4.2.2).
 fn accept(key: &[u8]) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID.as_bytes()].concat()))
 }
 
-impl Slot {
-    /// The tunnel that was made for the connection.
-    pub fn take(&self) -> Option<Tunnel> {
-        self.0.borrow_mut().take()
-    }
-}
-
 impl Tunnel {
-    /// Carries bytes in both directions until one side has ended, and then for a moment what the other still says.
-    /// `read` is what has come of the caller's already.
-    pub async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
+    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side.
+    /// `read` are the bytes that were read from the caller already.
+    async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
         let Upgraded { stream, read_ahead, guard: _guard } = self.upstream;
         let (caller, upstream) = (split(caller), split(stream));
         let (mut up, mut down) = (Ok(0), Ok(0));
         {
-            let mut upwards = Box::pin(carry(read, caller.0, upstream.1));
-            let mut downwards = Box::pin(carry(read_ahead, upstream.0, caller.1));
+            let mut upwards = Box::pin(copy_all(read, caller.0, upstream.1));
+            let mut downwards = Box::pin(copy_all(read_ahead, upstream.0, caller.1));
             tokio::select! {
                 ended = &mut upwards => {
                     up = ended;
-                    if let Ok(ended) = timeout(LINGER, downwards).await {
+                    if let Ok(ended) = timeout(LINGERING_CLOSE_TIMEOUT, downwards).await {
                         down = ended;
                     }
                 }
                 ended = &mut downwards => {
                     down = ended;
-                    if let Ok(ended) = timeout(LINGER, upwards).await {
+                    if let Ok(ended) = timeout(LINGERING_CLOSE_TIMEOUT, upwards).await {
                         up = ended;
                     }
                 }
@@ -154,20 +145,14 @@ impl Tunnel {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.request_ended();
     }
 }
 
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").finish_non_exhaustive()
-    }
-}
-
-/// Carries one direction to its end, and says that it is one.
-async fn carry<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+/// Copies one direction to its end, and then ends it.
+async fn copy_all<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     first: Bytes,
     mut from: R,
     mut to: W,
@@ -194,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handshake_is_answered_as_the_rfc_has_it() {
+    fn the_accept_value_is_that_of_the_rfc_example() {
         let fields =
             [("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade"), ("sec-websocket-key", KEY)];
 
@@ -204,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_whole_handshake_is_none() {
+    fn an_incomplete_handshake_is_none() {
         let good = [("upgrade", "websocket"), ("connection", "upgrade"), ("sec-websocket-key", KEY)];
         assert!(handshake("GET", Version::HTTP_11, &good).is_some());
         assert!(handshake("POST", Version::HTTP_11, &good).is_none());

@@ -14,7 +14,7 @@ use http::HeaderValue;
 use super::breaker::Breaker;
 use super::connect::Connect;
 use super::permits::Permits;
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::slots::Slots;
 use crate::token::api_discovery::DiscoverySource;
 
 /// An upstream. All workers share it; each worker has a connection pool of its own for it.
@@ -23,7 +23,7 @@ pub struct Upstream {
     /// Unique among the upstreams of a route table; a worker's pools are indexed by it.
     pub index: usize,
     /// The file descriptors that connections to all upstreams may use.
-    pub descriptors: Arc<Seats>,
+    pub descriptors: Arc<Slots>,
     /// The circuit breaker.
     pub breaker: Breaker,
     /// The connection limit.
@@ -62,16 +62,16 @@ pub enum CurrentDestination<'a> {
 
 impl Upstream {
     /// An upstream with a destination from the configuration, without breaker and connection limit.
-    pub fn written(index: usize, destination: Destination, descriptors: Arc<Seats>) -> Self {
+    pub fn written(index: usize, destination: Destination, descriptors: Arc<Slots>) -> Self {
         Self::new(index, Source::Written(destination), descriptors)
     }
 
     /// An upstream whose destination is not discovered yet, without breaker and connection limit.
-    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Seats>) -> Self {
+    pub fn discovered(index: usize, source: DiscoverySource, descriptors: Arc<Slots>) -> Self {
         Self::new(index, Source::Discovered { current: ArcSwapOption::empty(), source }, descriptors)
     }
 
-    fn new(index: usize, destination: Source, descriptors: Arc<Seats>) -> Self {
+    fn new(index: usize, destination: Source, descriptors: Arc<Slots>) -> Self {
         Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, destination }
     }
 

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::proxy::limits::slots::Seats;
+    use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::connect::Connected;
     use crate::proxy::upstream::{Upstream, fixture};
 
@@ -78,7 +78,7 @@ mod tests {
                 }
             })
         });
-        let upstream = Arc::new(Upstream::written(0, destination, Seats::new(10)));
+        let upstream = Arc::new(Upstream::written(0, destination, Slots::new(10)));
         let pool: Rc<Pool<Empty<Bytes>>> = Pool::new(Arc::clone(&upstream));
         let second = Duration::from_secs(1);
         let settings =

@@ -1,8 +1,7 @@
-//! A worker: one thread that carries requests, from a caller's socket to the upstream and back.
+//! A worker: one thread that serves client connections and forwards their requests.
 //!
-//! Workers share nothing that changes. Each has a single-threaded runtime, its own connections to callers and
-//! to upstreams, and a sweep that ends connections which take too long. A request never leaves the worker its
-//! connection was given to.
+//! Workers share no mutable state but counters. Each has a single-threaded runtime, its own connections to clients and
+//! to upstreams, and a sweep that ends connections past a deadline. A request never leaves its connection's worker.
 
 pub mod snapshot;
 
@@ -21,41 +20,39 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tracing::{debug, warn};
 
-use self::snapshot::{Change, Current};
+use self::snapshot::{Change, Configuration, Snapshot};
 use super::downstream::connection;
-use super::downstream::io::CallerStream;
-use super::downstream::state::{Caller, End};
+use super::downstream::connection::Serve;
+use super::downstream::io::ClientStream;
+use super::downstream::protocol::End;
+use super::downstream::state::ClientConnection;
 use super::downstream::tls;
-use super::downstream::wrong_protocol::Misdirected;
-use super::limits::admission::Place;
+use super::downstream::wrong_protocol::WrongProtocolLog;
+use super::limits::admission::Admitted;
 use super::peer::Peer;
-use super::service::Service;
-use super::service::settings::Terms;
-use super::upstream::Upstream;
-use super::upstream::pool::Pool;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 
-/// The longest time between two looks at the connections.
-const SWEEP_MAX: Duration = Duration::from_millis(500);
-const SWEEP_MIN: Duration = Duration::from_millis(10);
-/// How long connections have to end once they are cut.
-const LAST_WORDS: Duration = Duration::from_millis(100);
-/// Connections handed over and not yet taken.
-const BACKLOG: usize = 1024;
+/// The bounds of the time between two sweeps.
+const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// How long connections may write their last responses once they are cut.
+const CUT_TIMEOUT: Duration = Duration::from_millis(100);
+/// Connections that may wait for a worker to take them.
+const HANDOVER_QUEUE: usize = 1024;
 
 /// A connection on its way to a worker.
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket, not blocking.
     pub socket: Socket,
-    /// Where it comes from.
+    /// The other end of the connection.
     pub peer: Peer,
-    /// Its share of the connections that there may be.
-    pub place: Place,
+    /// The connection's slots.
+    pub admitted: Admitted,
 }
 
-/// A caller's socket, and what is spoken on it.
+/// A client's socket, and the protocol spoken on it.
 #[derive(Debug)]
 pub enum Socket {
     /// HTTP.
@@ -66,7 +63,7 @@ pub enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// How the listener reaches a worker.
+/// The listener's access to a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     connections: mpsc::Sender<Accepted>,
@@ -74,12 +71,12 @@ pub struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// How many connections it has.
+    /// How many connections the worker has, those handed over included.
     pub fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Gives it a connection; waits while it is behind.
+    /// Hands over a connection; waits while the worker's queue is full.
     pub async fn hand_over(&self, accepted: Accepted) {
         self.load.fetch_add(1, Ordering::Relaxed);
         if self.connections.send(accepted).await.is_err() {
@@ -88,27 +85,25 @@ impl WorkerHandle {
     }
 }
 
-/// Starts a worker's thread. It ends when `stage` says so and its connections have ended.
+/// Starts a worker's thread, which ends when `stage` says so and its connections have ended.
 ///
 /// # Errors
 ///
 /// If the system refuses a thread.
 pub fn spawn(
     index: usize,
-    (shared, upstreams, limits): (Arc<Terms>, Vec<Arc<Upstream>>, Limits),
+    configuration: Configuration,
     stage: watch::Receiver<Stage>,
     changes: mpsc::Receiver<Change>,
     threads: &mut Threads,
 ) -> io::Result<WorkerHandle> {
-    let (connections, accepted) = mpsc::channel(BACKLOG);
+    let (connections, accepted) = mpsc::channel(HANDOVER_QUEUE);
     let load = Arc::new(AtomicUsize::new(0));
     let handle = WorkerHandle { connections, load: Arc::clone(&load) };
     threads.spawn(format!("worker-{index}"), move || {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-        let pools = upstreams.into_iter().map(Pool::new).collect();
-        let worker = Worker::new(Service::new(shared, pools), limits, load);
-        runtime.block_on(worker.run(accepted, stage, changes));
-        // Not waiting for a name that is still being looked up.
+        runtime.block_on(Worker::new(configuration, load).run(accepted, stage, changes));
+        // Without waiting for a name that is still being resolved.
         runtime.shutdown_background();
         Ok(())
     })?;
@@ -117,56 +112,59 @@ pub fn spawn(
 
 /// A worker on its own thread.
 pub struct Worker {
-    current: Rc<Current>,
-    callers: Rc<Callers>,
+    snapshot: Rc<Snapshot>,
+    connections: Rc<Connections>,
+}
+
+/// The client connections of a worker.
+struct Connections {
+    all: RefCell<Vec<Rc<ClientConnection>>>,
+    /// The time of the last sweep: exact enough for time-outs, and free to read.
+    clock: Rc<Cell<Instant>>,
+    /// Told when a connection has ended.
+    ended: Notify,
+    is_draining: Cell<bool>,
+    wrong_protocol: Rc<WrongProtocolLog>,
+    /// How many connections there are, those handed over included.
     load: Arc<AtomicUsize>,
 }
 
-/// The connections of a worker.
-struct Callers {
-    all: RefCell<Vec<Rc<Caller>>>,
-    /// The time of the last sweep: exact enough for time-outs, and free to read.
-    now: Rc<Cell<Instant>>,
-    gone: Notify,
-    is_draining: Cell<bool>,
-    misdirected: Rc<Misdirected>,
-}
-
 impl Worker {
-    /// A worker without connections. `load` counts those it has and those on their way.
-    pub fn new(service: Service, limits: Limits, load: Arc<AtomicUsize>) -> Self {
-        let callers = Callers {
+    /// A worker without connections. `load` counts its connections, those handed over included.
+    pub fn new(configuration: Configuration, load: Arc<AtomicUsize>) -> Self {
+        let connections = Connections {
             all: RefCell::default(),
-            now: Rc::new(Cell::new(Instant::now())),
-            gone: Notify::new(),
+            clock: Rc::new(Cell::new(Instant::now())),
+            ended: Notify::new(),
             is_draining: Cell::new(false),
-            misdirected: Rc::default(),
+            wrong_protocol: Rc::default(),
+            load,
         };
-        Self { current: Rc::new(Current::new(service, limits)), callers: Rc::new(callers), load }
+        Self { snapshot: Rc::new(Snapshot::new(configuration)), connections: Rc::new(connections) }
     }
 
-    /// Serves connections until the daemon stops: takes new ones, lets those it has finish, then cuts.
+    /// Serves connections until the daemon stops: takes new ones, then lets all finish, then cuts the rest.
     pub async fn run(
         self,
         mut accepted: mpsc::Receiver<Accepted>,
         mut stage: watch::Receiver<Stage>,
-        mut next: mpsc::Receiver<Change>,
+        mut reloads: mpsc::Receiver<Change>,
     ) {
-        let mut sweep = self.sweeps();
-        self.current.give_way();
+        let mut sweeps = self.sweeps();
+        self.snapshot.give_way();
         let mut more_may_come = true;
-        while more_may_come || !self.callers.all.borrow().is_empty() {
+        while more_may_come || !self.connections.all.borrow().is_empty() {
             tokio::select! {
                 connection = accepted.recv(), if more_may_come => match connection {
                     Some(connection) => self.take(connection),
-                    // The listener is gone, and with it whatever would bring connections.
+                    // The listener has ended.
                     None => more_may_come = false,
                 },
-                () = self.callers.gone.notified() => {}
-                _ = sweep.tick() => self.sweep(),
-                Some(change) = next.recv() => {
+                () = self.connections.ended.notified() => {}
+                _ = sweeps.tick() => self.sweep(),
+                Some(change) = reloads.recv() => {
                     self.change(change);
-                    sweep = self.sweeps();
+                    sweeps = self.sweeps();
                 }
                 changed = stage.changed() => {
                     let stage = changed.map_or(Stage::Cut, |()| *stage.borrow());
@@ -180,166 +178,155 @@ impl Worker {
         }
     }
 
-    /// Every connection, those to come included, ends when what is in flight on it is answered.
+    /// Ends every connection gracefully, those still to come included.
     pub(super) fn drain(&self) {
-        self.callers.is_draining.set(true);
-        self.callers.now.set(Instant::now());
-        for caller in self.callers.all.borrow().iter() {
-            caller.end(End::Gracefully);
+        self.connections.is_draining.set(true);
+        self.connections.clock.set(Instant::now());
+        for client in self.connections.all.borrow().iter() {
+            client.end(End::Gracefully);
         }
     }
 
-    /// Serves by something else from now on, and by nothing of what was before once this returns.
+    /// Puts another configuration in force, for new requests of all connections.
     fn change(&self, change: Change) {
-        let Change { terms, upstreams, limits, entrances, done } = change;
-        self.current.change(terms, upstreams, limits);
-        self.current.keep_entrances(entrances);
-        for caller in self.callers.all.borrow().iter() {
-            self.current.judge(caller);
+        let Change { configuration, entrances, done } = change;
+        self.snapshot.change(configuration);
+        self.snapshot.keep_entrances(entrances);
+        for client in self.connections.all.borrow().iter() {
+            self.snapshot.judge(client);
         }
-        // Without whoever waits for it, it is so all the same.
+        // Fails only where nobody waits.
         let _ = done.send(());
     }
 
-    /// Every connection ends now, after what can be said in a moment.
+    /// Ends every connection now, after responses that can be written within [`CUT_TIMEOUT`].
     async fn cut(&self) {
-        let left = self.callers.all.borrow().len();
+        let left = self.connections.all.borrow().len();
         if left == 0 {
             return;
         }
         warn!(connections = left, "connections were cut");
-        for caller in self.callers.all.borrow().iter() {
-            caller.end(End::Cut);
+        for client in self.connections.all.borrow().iter() {
+            client.end(End::Cut);
         }
-        let all_gone = async {
-            while !self.callers.all.borrow().is_empty() {
-                self.callers.gone.notified().await;
+        let all_ended = async {
+            while !self.connections.all.borrow().is_empty() {
+                self.connections.ended.notified().await;
             }
         };
-        let _ = tokio::time::timeout(LAST_WORDS, all_gone).await;
+        let _ = tokio::time::timeout(CUT_TIMEOUT, all_ended).await;
     }
 
     fn take(&self, accepted: Accepted) {
-        let Accepted { socket, peer, place } = accepted;
+        let Accepted { socket, peer, admitted } = accepted;
         let tcp = |socket: std::net::TcpStream| {
             socket.set_nodelay(true)?;
             TcpStream::from_std(socket)
         };
         let taken = match socket {
-            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(Box::new(stream), peer, place)),
+            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(Box::new(stream), peer, admitted)),
             Socket::Tls(socket, config) => {
-                tcp(socket).map(|stream| self.serve_tls(stream, peer, place, config))
+                tcp(socket).map(|stream| self.serve_tls(stream, peer, admitted, config))
             }
             Socket::Unix(socket) => {
-                UnixStream::from_std(socket).map(|stream| self.serve(Box::new(stream), peer, place))
+                UnixStream::from_std(socket).map(|stream| self.serve(Box::new(stream), peer, admitted))
             }
         };
         if let Err(error) = taken {
             debug!(%peer, %error, "connection failed");
-            self.load.fetch_sub(1, Ordering::Relaxed);
+            self.connections.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve(&self, stream: Box<dyn CallerStream>, peer: Peer, place: Place) {
-        self.spawn(peer, place, |caller, current| connection::serve(stream, caller, current));
+    pub fn serve(&self, stream: Box<dyn ClientStream>, peer: Peer, admitted: Admitted) {
+        self.spawn(peer, admitted, |client, snapshot| connection::serve(stream, client, snapshot));
     }
 
-    /// The same over TLS.
-    fn serve_tls(&self, stream: TcpStream, peer: Peer, place: Place, config: Arc<ServerConfig>) {
-        self.spawn(peer, place, |caller, current| async move {
-            if let Some(stream) = tls::accept(stream, config, &caller).await {
-                connection::serve(stream, caller, current).await;
+    /// Serves one connection over TLS in a task of its own.
+    fn serve_tls(&self, stream: TcpStream, peer: Peer, admitted: Admitted, config: Arc<ServerConfig>) {
+        self.spawn(peer, admitted, |client, snapshot| async move {
+            if let Some(stream) = tls::accept(stream, config, &client).await {
+                connection::serve(stream, client, snapshot).await;
             }
         });
     }
 
-    fn spawn<F>(&self, peer: Peer, place: Place, serve: impl FnOnce(Rc<Caller>, Rc<Current>) -> F + 'static)
-    where
+    fn spawn<F>(
+        &self,
+        peer: Peer,
+        admitted: Admitted,
+        serve: impl FnOnce(Rc<ClientConnection>, Rc<Snapshot>) -> F + 'static,
+    ) where
         F: Future<Output = ()> + 'static,
     {
-        let caller = Caller::new(peer, Rc::clone(&self.callers.now), self.current.limits().connection_age);
-        self.current.judge(&caller);
-        self.callers.all.borrow_mut().push(Rc::clone(&caller));
-        caller.tells_of_itself_to(&self.callers.misdirected);
-        if self.callers.is_draining.get() {
-            caller.end(End::Gracefully);
+        let connections = Rc::clone(&self.connections);
+        let client = ClientConnection::new(
+            peer,
+            Rc::clone(&connections.clock),
+            self.snapshot.limits().connection_age,
+            Rc::clone(&connections.wrong_protocol),
+        );
+        self.snapshot.judge(&client);
+        connections.all.borrow_mut().push(Rc::clone(&client));
+        if connections.is_draining.get() {
+            client.end(End::Gracefully);
         }
-        let leaving = Leaving {
-            caller: Rc::clone(&caller),
-            callers: Rc::clone(&self.callers),
-            load: Arc::clone(&self.load),
-            _place: place,
-        };
-        let current = Rc::clone(&self.current);
+        let registration = Registration { client: Rc::clone(&client), connections, _admitted: admitted };
+        let snapshot = Rc::clone(&self.snapshot);
         tokio::task::spawn_local(async move {
-            // Dropped with the task, and so even where the task panics.
-            let _leaving = leaving;
-            caller.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
-            // Made in here: a future that is handed over has its room twice.
-            serve(caller, current).await;
+            // Dropped with the task, even if the task panics.
+            let _registration = registration;
+            client.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+            // Created here: a future that is moved into another takes its size twice.
+            serve(client, snapshot).await;
         });
     }
 
-    /// How many connections it has.
-    #[cfg(test)]
-    pub(super) fn connections(&self) -> usize {
-        self.callers.all.borrow().len()
-    }
-
-    /// How many of them wait for a request with nothing but their sockets.
+    /// How many connections wait for a request with nothing but their sockets.
     #[cfg(test)]
     pub(super) fn parked(&self) -> usize {
-        self.callers.all.borrow().iter().filter(|caller| caller.is_parked.get()).count()
+        self.connections.all.borrow().iter().filter(|client| client.is_parked()).count()
     }
 
-    /// Nothing but the sweeps of [`Worker::run`], for connections that come from elsewhere.
-    #[cfg(test)]
-    pub(super) async fn keep_sweeping(&self) {
-        let mut sweep = self.sweeps();
-        loop {
-            sweep.tick().await;
-            self.sweep();
-        }
-    }
-
-    fn sweep(&self) {
+    /// Ends connections past a deadline, to clients and to upstreams.
+    pub(super) fn sweep(&self) {
         let now = Instant::now();
-        let limits = self.current.limits();
-        self.callers.now.set(now);
-        for caller in self.callers.all.borrow().iter() {
-            caller.sweep(&limits);
+        let limits = self.snapshot.limits();
+        self.connections.clock.set(now);
+        for client in self.connections.all.borrow().iter() {
+            client.sweep(&limits);
         }
-        self.current.sweep(now);
+        self.snapshot.sweep(now);
     }
 
-    /// Often enough for the shortest time-out to be kept within a tenth.
-    fn sweeps(&self) -> Interval {
+    /// The times of the sweeps: often enough to keep the shortest time-out within a tenth.
+    pub(super) fn sweeps(&self) -> Interval {
         let Limits { tls_timeout, header_timeout, idle_timeout, write_timeout, connection_age, .. } =
-            &*self.current.limits();
+            &*self.snapshot.limits();
         let shortest = tls_timeout.min(header_timeout).min(idle_timeout).min(write_timeout);
         let shortest = connection_age.as_ref().map_or(shortest, |age| age.min(shortest));
-        let mut sweeps = tokio::time::interval((*shortest / 10).clamp(SWEEP_MIN, SWEEP_MAX));
+        let period = (*shortest / 10).clamp(SWEEP_INTERVAL_MIN, SWEEP_INTERVAL_MAX);
+        let mut sweeps = tokio::time::interval(period);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweeps
     }
 }
 
-/// Takes a connection off the list when its task ends.
-struct Leaving {
-    caller: Rc<Caller>,
-    callers: Rc<Callers>,
-    load: Arc<AtomicUsize>,
-    _place: Place,
+/// A connection's entry in the list of its worker, removed when dropped.
+struct Registration {
+    client: Rc<ClientConnection>,
+    connections: Rc<Connections>,
+    _admitted: Admitted,
 }
 
-impl Drop for Leaving {
+impl Drop for Registration {
     fn drop(&mut self) {
-        let mut all = self.callers.all.borrow_mut();
-        if let Some(index) = all.iter().position(|caller| Rc::ptr_eq(caller, &self.caller)) {
+        let mut all = self.connections.all.borrow_mut();
+        if let Some(index) = all.iter().position(|client| Rc::ptr_eq(client, &self.client)) {
             all.swap_remove(index);
         }
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        self.callers.gone.notify_one();
+        self.connections.load.fetch_sub(1, Ordering::Relaxed);
+        self.connections.ended.notify_one();
     }
 }

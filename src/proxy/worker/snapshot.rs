@@ -1,12 +1,13 @@
-//! What a worker serves by at the moment: routes, upstreams and limits, swapped as one by a reload.
+//! What a worker serves by at the moment: routes, upstreams and limits, replaced as one by a reload.
 //!
-//! A request takes the [`Service`] once, at its beginning, and sees one table to its end. An upstream that the next
-//! table has too keeps its pool; another's connections end with the last request on each.
+//! A request takes the [`Service`] once, at its beginning, and uses one routing table to its end. An upstream that the
+//! next table has too keeps its pool; the connections of any other end with the last request on each.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -14,62 +15,69 @@ use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::proxy::body::replay::Attempt;
-use crate::proxy::downstream::state::{Caller, End};
+use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
+use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::service::Service;
+use crate::proxy::service::response::AnswerBody;
 use crate::proxy::service::settings::Terms;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream::pool::Pool;
 
 type WorkersPool = Pool<Attempt<Incoming>>;
 
-/// What a worker is to serve by from now on.
+/// A configuration for a worker.
 #[derive(Debug)]
-pub struct Change {
+pub struct Configuration {
     /// Who may call, where requests go, and within which limits.
     pub terms: Arc<Terms>,
     /// The upstreams, in the order of their indices.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// What callers may take.
+    /// The limits on client connections.
     pub limits: Limits,
-    /// The entrances that there are from now on. What came in by another ends as in a drain.
+}
+
+/// A reload for a worker.
+#[derive(Debug)]
+pub struct Change {
+    /// The new configuration.
+    pub configuration: Configuration,
+    /// The numbers of all entrances from now on. A connection accepted from any other ends gracefully.
     pub entrances: Vec<u32>,
-    /// Told when all of it is so.
+    /// Told once the worker serves by the change.
     pub done: oneshot::Sender<()>,
 }
 
-/// What a worker serves by.
-pub struct Current {
+/// The configuration in force on one worker, with a connection pool for each upstream.
+pub struct Snapshot {
     service: RefCell<Rc<Service>>,
     limits: RefCell<Rc<Limits>>,
-    /// Those of the last change; before the first one, whatever there is.
+    /// The entrances of the last change; `None` before the first one, for all there are.
     entrances: RefCell<Option<Vec<u32>>>,
-    /// The tasks that let others have the places of a pool's idle connections.
+    /// The tasks that free the places of each pool's idle connections when requests on other workers wait for one.
     giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
 }
 
-impl Current {
-    /// By this, from the start.
-    pub fn new(service: Service, limits: Limits) -> Self {
+impl Snapshot {
+    /// The configuration at the start.
+    pub fn new(configuration: Configuration) -> Self {
+        let Configuration { terms, upstreams, limits } = configuration;
+        let pools = upstreams.into_iter().map(Pool::new).collect();
         Self {
-            service: RefCell::new(Rc::new(service)),
+            service: RefCell::new(Rc::new(Service::new(terms, pools))),
             limits: RefCell::new(Rc::new(limits)),
             entrances: RefCell::default(),
             giving_way: RefCell::default(),
         }
     }
 
-    /// What a request that begins now is answered by.
-    pub fn service(&self) -> Rc<Service> {
+    fn service(&self) -> Rc<Service> {
         Rc::clone(&self.service.borrow())
     }
 
-    /// What a caller may take now.
-    pub fn limits(&self) -> Rc<Limits> {
-        Rc::clone(&self.limits.borrow())
-    }
-
-    /// Serves by something else from now on.
-    pub fn change(&self, terms: Arc<Terms>, upstreams: Vec<Arc<Upstream>>, limits: Limits) {
+    /// Puts another configuration in force.
+    pub fn change(&self, configuration: Configuration) {
+        let Configuration { terms, upstreams, limits } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
@@ -89,7 +97,7 @@ impl Current {
         }
     }
 
-    /// Has every pool's idle connections give way, and none that is not used any more.
+    /// Starts the task that gives way for each pool without one, and ends those of pools no longer in use.
     pub fn give_way(&self) {
         let service = self.service();
         let mut tasks = self.giving_way.borrow_mut();
@@ -109,21 +117,22 @@ impl Current {
         }
     }
 
-    /// Which entrances there are from now on.
+    /// Sets the entrances that there are from now on.
     pub fn keep_entrances(&self, entrances: Vec<u32>) {
         *self.entrances.borrow_mut() = Some(entrances);
     }
 
-    /// Judges a caller by what counts now. One that came in where nobody comes in any more is to leave.
-    pub fn judge(&self, caller: &Caller) {
-        let peer = self.service().judge(caller.peer());
-        caller.set_peer(peer);
+    /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
+    /// there ends gracefully.
+    pub fn judge(&self, client: &ClientConnection) {
+        let peer = self.service().judge(client.peer());
+        client.set_peer(peer);
         if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
-            caller.end(End::Gracefully);
+            client.end(End::Gracefully);
         }
     }
 
-    /// Ends connections to upstreams that have lain idle for too long.
+    /// Ends connections to upstreams that have been idle for too long, and moves the circuit breakers' windows on.
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
         service.copies.forget_tokens();
@@ -131,5 +140,17 @@ impl Current {
             pool.reap(now);
             pool.upstream().breaker.tick();
         }
+    }
+}
+
+impl Serve for Snapshot {
+    type Body = AnswerBody;
+
+    fn limits(&self) -> Rc<Limits> {
+        Rc::clone(&self.limits.borrow())
+    }
+
+    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<AnswerBody> {
+        Box::pin(self.service().answer(request, downstream))
     }
 }

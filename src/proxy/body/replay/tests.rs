@@ -53,7 +53,7 @@ fn allowance(replay_body: usize, total: usize) -> Allowance {
     Allowance {
         body_bytes: None,
         replay_body,
-        budget: Arc::new(Budget::new(total)),
+        budget: Slots::new(total),
         body_timeout: Some(Duration::from_secs(5)),
         body_rate: 0,
     }
@@ -153,13 +153,13 @@ async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
 
     assert!(!payload.is_replayable());
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "12345678901");
-    assert_eq!(allowance.budget.used(), 0);
+    assert_eq!(allowance.budget.taken(), 0);
 }
 
 #[tokio::test]
 async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
     let allowance = allowance(10, 16);
-    let used = || allowance.budget.used();
+    let used = || allowance.budget.taken();
     let one = Payload::new(pieces(&["1234567890"]), &allowance);
     let two = Payload::new(pieces(&["1234567890"]), &allowance);
     rest(&mut one.first()).await.unwrap();
@@ -185,7 +185,7 @@ async fn tiny_pieces_are_counted_by_what_they_take() {
     let payload = Payload::new(body, &allowance);
     rest(&mut payload.first()).await.unwrap();
 
-    let used = allowance.budget.used();
+    let used = allowance.budget.taken();
     assert!((1000..=2048).contains(&used), "{used}");
 }
 
@@ -197,7 +197,7 @@ async fn what_need_not_be_kept_is_not() {
     rest(&mut payload.first()).await.unwrap();
 
     assert!(payload.again().is_none());
-    assert_eq!(allowance.budget.used(), 0);
+    assert_eq!(allowance.budget.taken(), 0);
 }
 
 #[tokio::test]
@@ -209,7 +209,7 @@ async fn once_settled_nothing_is_kept() {
 
     payload.settle();
 
-    assert_eq!(allowance.budget.used(), 0);
+    assert_eq!(allowance.budget.taken(), 0);
     assert_eq!(rest(&mut first).await.unwrap(), "two");
     assert!(payload.again().is_none());
 }
@@ -310,7 +310,7 @@ async fn a_length_that_was_only_declared_takes_nothing_of_the_budget() {
     let payload = Payload::new(body, &allowance);
     next(&mut payload.first()).await.unwrap().unwrap();
 
-    assert_eq!(allowance.budget.used(), 10);
+    assert_eq!(allowance.budget.taken(), 10);
     assert!(payload.is_replayable());
 }
 
@@ -422,12 +422,12 @@ async fn attempts_share_what_is_kept_and_all_of_it_counts_until_it_is_gone() {
     let mut third = payload.again().unwrap();
     assert_eq!(rest(&mut third).await.unwrap().len(), 40);
     let fourth = payload.again().unwrap();
-    assert!((40..=60).contains(&allowance.budget.used()), "{}", allowance.budget.used());
+    assert!((40..=60).contains(&allowance.budget.taken()), "{}", allowance.budget.taken());
 
     payload.forget();
-    assert!(allowance.budget.used() >= 40, "attempts still have it");
+    assert!(allowance.budget.taken() >= 40, "attempts still have it");
     drop((second, third, fourth));
-    assert_eq!(allowance.budget.used(), 0);
+    assert_eq!(allowance.budget.taken(), 0);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::proxy::limits::slots::Seat;
+use crate::proxy::limits::slots::Reservation;
 use crate::proxy::upstream::connect::socket::Stream;
 use crate::proxy::upstream::permits::ConnectionPermit;
 
@@ -22,7 +22,7 @@ const MAX_CONTENDED_REQUESTS: u32 = 16;
 #[derive(Debug)]
 pub struct ConnectionGuard {
     permit: ConnectionPermit,
-    _descriptor: Seat,
+    _descriptor: Reservation,
 }
 
 /// The destination of a connection, and how long the connection is used.
@@ -47,7 +47,7 @@ pub struct Upgraded {
 }
 
 impl ConnectionGuard {
-    pub(super) const fn new(permit: ConnectionPermit, descriptor: Seat) -> Self {
+    pub(super) const fn new(permit: ConnectionPermit, descriptor: Reservation) -> Self {
         Self { permit, _descriptor: descriptor }
     }
 

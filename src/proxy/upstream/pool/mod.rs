@@ -155,7 +155,7 @@ impl<B: RequestBody> Pool<B> {
         destination: &Destination,
         permit: ConnectionPermit,
     ) -> Result<Lease<B>, ForwardError> {
-        let descriptor = self.upstream.descriptors.take().ok_or(ForwardError::NoDescriptor)?;
+        let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
         let guard = ConnectionGuard::new(permit, descriptor);
         let Connected { stream, is_http2 } = destination.connect.connect().await?;
         self.is_http1.set(!is_http2);

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, LocalOptions};
 
 use super::*;
 use crate::clock::Clock;
-use crate::proxy::limits::slots::Seats;
+use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
 use crate::proxy::upstream::fixture;
 use crate::proxy::upstream::permits::Permits;
@@ -76,7 +76,7 @@ fn world_of(api: Api, connections: usize) -> World {
     let connecting = api.clone();
     let destination = fixture::destination(true, move || Box::pin(connecting.clone().connect()));
     let permits = Permits::new(connections, Duration::from_mins(10), Duration::from_secs(5));
-    let upstream = Upstream::written(0, destination, Seats::new(100));
+    let upstream = Upstream::written(0, destination, Slots::new(100));
     let upstream = Arc::new(upstream.with_limits(Breaker::new(None, Clock::tokio()), permits));
     World { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
 }
