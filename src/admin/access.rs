@@ -3,15 +3,15 @@
 //! In this order: that the address lets anybody at all, that the request means this daemon and comes from no other
 //! site's page, and that it shows the token, if there is one. The health checks are asked none of this.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN};
+use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::problem::Problem;
 use super::token::{Guess, Guesses, Token};
 use crate::config;
+use crate::http::{Authority, Problem, is_cross_site};
 
 /// Decides who may operate.
 #[derive(Debug)]
@@ -43,11 +43,19 @@ impl Access {
                  `Authorization: Bearer`.",
             ));
         }
-        let authority = authority(head).ok_or_else(host_not_allowed)?;
-        if is_on_loopback && !self.is_own(host_of(authority)) {
+        let authority = Authority::of(head).map_err(|_| host_not_allowed())?;
+        if authority.differs_from(&head.uri) || (is_on_loopback && !self.is_own(authority)) {
             return Err(host_not_allowed());
         }
-        check_browser(&head.headers, authority)?;
+        // A page of another site must not operate us through a person who can reach us.
+        if is_cross_site(&head.headers, authority, false, &[]) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "browser_request",
+                "Cross-site browser request",
+                "A browser sent this for a page of another site.",
+            ));
+        }
         match &self.token {
             Some(token) => self.check_token(token, &head.headers, peer).await,
             None => Ok(()),
@@ -55,15 +63,10 @@ impl Access {
     }
 
     /// A browser that was tricked into calling us (DNS rebinding) says another name.
-    fn is_own(&self, host: &str) -> bool {
-        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let address = match v6 {
-            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),
-            None => host.parse::<Ipv4Addr>().map(IpAddr::V4).ok(),
-        };
+    fn is_own(&self, authority: Authority<'_>) -> bool {
         let is_address =
             |address: IpAddr| address.to_canonical().is_loopback() || address == self.listen.ip();
-        host.eq_ignore_ascii_case("localhost") || address.is_some_and(is_address)
+        authority.host.eq_ignore_ascii_case("localhost") || authority.ip().is_some_and(is_address)
     }
 
     async fn check_token(&self, token: &Token, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
@@ -91,44 +94,6 @@ impl Access {
             }),
         }
     }
-}
-
-/// Where the request wants to go: what its one `Host` says, and a whole URL in its place no other.
-fn authority(head: &Parts) -> Option<&str> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host = hosts.next()?.to_str().ok()?;
-    let names_another = head.uri.authority().is_some_and(|other| !other.as_str().eq_ignore_ascii_case(host));
-    (hosts.next().is_none() && !names_another).then_some(host)
-}
-
-/// Without the port.
-fn host_of(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
-}
-
-/// A page of another site must not operate us through a person who can reach us.
-fn check_browser(headers: &HeaderMap, authority: &str) -> Result<(), Problem> {
-    const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-    let is_own = |origin: &HeaderValue| {
-        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-        origin.is_some_and(|(scheme, rest)| {
-            matches!(scheme, "http" | "https") && rest.eq_ignore_ascii_case(authority)
-        })
-    };
-    let is_from_here = |site: &HeaderValue| site == "none" || site == "same-origin";
-    if headers.get_all(ORIGIN).iter().all(is_own) && headers.get_all(SEC_FETCH_SITE).iter().all(is_from_here)
-    {
-        return Ok(());
-    }
-    Err(Problem::new(
-        StatusCode::FORBIDDEN,
-        "browser_request",
-        "Cross-site browser request",
-        "A browser sent this for a page of another site.",
-    ))
 }
 
 /// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).

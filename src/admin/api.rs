@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 
 use super::credentials;
 use super::credentials::Credentials;
-use super::problem::Problem;
 use super::readiness::Readiness;
 use super::reload;
 use super::reload::Reloading;
 use super::server;
 use super::server::Bounds;
+use crate::http::Problem;
 
 /// Serves the admin address for as long as the future is polled.
 pub async fn serve(

@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::hand_over;
-use super::problem::{Problem, json};
+use super::problem::{json, method_not_allowed};
 use super::server::Peer;
+use crate::http::{Problem, whole_seconds};
 use crate::telemetry::audit;
 use crate::token::{
     Adopted, Generation, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable,
@@ -173,7 +174,7 @@ impl Desk {
         if action == Some(Action::List) {
             return match head.method {
                 Method::GET | Method::HEAD => Ok(list(&self.all)),
-                _ => Err(method_not_allowed(Action::List)),
+                _ => Err(method_not_allowed(Action::List.method())),
             };
         }
         let (source, operator) = credential.ok_or_else(|| {
@@ -197,28 +198,18 @@ impl Desk {
                 hand_over::nothing(head, body).await?;
                 refresh(source.name(), operator.refresh(REFRESH_WAIT).await)
             }
-            _ => Err(method_not_allowed(action)),
+            _ => Err(method_not_allowed(action.method())),
         }
     }
 }
 
-fn method_not_allowed(action: Action) -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "Method not allowed",
-        "See the Allow field.",
-    )
-    .allowing(action.method())
-}
-
 fn list(all: &[(TokenSource, Operator)]) -> Response {
     let credentials = all.iter().map(|(source, operator)| shown(source, operator)).collect();
-    json(StatusCode::OK, "application/json", &Listed { credentials })
+    json(StatusCode::OK, &Listed { credentials })
 }
 
 fn show(source: &TokenSource, operator: &Operator) -> Response {
-    json(StatusCode::OK, "application/json", &shown(source, operator))
+    json(StatusCode::OK, &shown(source, operator))
 }
 
 fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
@@ -251,7 +242,7 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
             let detail = "The grant is in use, and is NOT on disk: a restart would lose it. Writing it is tried \
                           again and again; the log says why it fails, and \"state is durable again\" once it is \
                           written. Do not hand it over a second time.";
-            Ok(json(StatusCode::ACCEPTED, "application/json", &Detail { detail }))
+            Ok(json(StatusCode::ACCEPTED, &Detail { detail }))
         }
         Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant())),
         Err(NotAdopted::Illegal) => Err(unprocessable(
@@ -273,7 +264,7 @@ fn refresh(name: &str, outcome: Result<Refreshed, NotTold>) -> Result<Response, 
     let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
         let token = AnotherToken { generation, expires_in: left.as_secs(), same_token, detail };
-        Ok(json(StatusCode::OK, "application/json", &token))
+        Ok(json(StatusCode::OK, &token))
     };
     match outcome {
         Ok(Refreshed::New { generation, left }) => {
@@ -327,8 +318,7 @@ const fn blocked_by(reason: Reason) -> &'static str {
 
 fn no_token(why: &Unavailable, mut detail: String) -> Problem {
     if let Some(wait) = why.retry_after {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let _ = write!(detail, " The next may be made in {} s.", seconds.max(1));
+        let _ = write!(detail, " The next may be made in {} s.", whole_seconds(wait));
     }
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.reason.code(), "No new token", detail);
     problem.after(why.retry_after)

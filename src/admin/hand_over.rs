@@ -11,7 +11,7 @@ use http_body_util::LengthLimitError;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
-use super::problem::Problem;
+use crate::http::Problem;
 use crate::token::NewGrant;
 
 /// As much as an answer of a token endpoint may have.

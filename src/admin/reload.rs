@@ -10,8 +10,9 @@ use http::{Method, Request, StatusCode};
 
 use super::credentials::{Credentials, stopping};
 use super::hand_over;
-use super::problem::{Problem, json};
+use super::problem::{json, method_not_allowed};
 use super::server::Peer;
+use crate::http::Problem;
 use crate::reload::{NotReloaded, NotTold, Reloads};
 use crate::telemetry::audit;
 
@@ -36,13 +37,7 @@ impl Reloading {
         let (head, body) = request.into_parts();
         self.credentials.access().check(&head, peer.ip()).await?;
         if head.method != Method::POST {
-            let problem = Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "Method not allowed",
-                "See the Allow field.",
-            );
-            return Err(problem.allowing("POST"));
+            return Err(method_not_allowed("POST"));
         }
         hand_over::nothing(&head, body).await?;
         let Some(reloads) = &self.reloads else {
@@ -52,7 +47,7 @@ impl Reloading {
         };
         match reloads.reload(WAIT).await {
             Ok(outcome) => match &*outcome {
-                Ok(reloaded) => Ok(json(StatusCode::OK, "application/json", reloaded)),
+                Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),
             },
             Err(NotTold::Stopping) => Err(stopping()),

@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::causes::in_one_line;
 use crate::config::Secret;
 use crate::config::model::secret::SecretError;
+use crate::telemetry::throttle::OnChange;
 
 /// How long a reading is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -40,14 +41,17 @@ struct Current {
     /// One that has not come back in time.
     reading: Option<JoinHandle<Result<SecretString, SecretError>>>,
     /// Why the last reading brought nothing.
-    trouble: Option<String>,
+    trouble: OnChange<Option<String>>,
 }
 
 impl Token {
     /// With the value it had when the configuration was read.
     pub fn new(secret: Secret) -> Self {
         let value = secret.initial().clone();
-        Self { secret, current: tokio::sync::Mutex::new(Current { value, reading: None, trouble: None }) }
+        Self {
+            secret,
+            current: tokio::sync::Mutex::new(Current { value, reading: None, trouble: OnChange::default() }),
+        }
     }
 
     /// Whether this is it. How long that takes says nothing of it.
@@ -81,10 +85,9 @@ impl Token {
             Ok(Err(_)) => Some("reading it panicked".to_owned()),
             Err(_) => Some("reading it does not come to an end".to_owned()),
         };
-        if let Some(error) = trouble.as_ref().filter(|_| trouble != current.trouble) {
-            warn!(error, "admin token not readable, kept the last one");
+        if current.trouble.begins(trouble) {
+            warn!(error = current.trouble.current(), "admin token not readable, kept the last one");
         }
-        current.trouble = trouble;
         current.value.clone()
     }
 }

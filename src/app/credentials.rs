@@ -1,8 +1,9 @@
 //! The credentials: what becomes of each with another configuration, and the tasks that keep their tokens fresh.
 //!
-//! One that is configured as before is left alone. One whose tokens are as good goes on with its token, its state and all
-//! that keeps requests back. Any other begins anew, with a store of its own: a token of before never gets to where the
-//! new one is sent. What its state knows is handed on if it is the same credential ([`DurableState::is_of_one`]).
+//! The classification of a credential's fields decides. A credential without a difference is left alone. A credential that
+//! shares tokens ([`config::Credential::shares_tokens_with`]) goes on with its token, its store and its limiter. Any other
+//! credential begins anew with a store of its own, so that an old token never reaches a new upstream; a credential that
+//! shares the state ([`config::Credential::shares_state_with`]) inherits the refresh token, the quota and `Retry-After`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,21 +58,26 @@ pub(super) enum Ended {
 pub(super) enum Fate {
     /// It is as before.
     Stays,
-    /// It goes on with other settings.
-    Renewed(Box<TokenClient>),
-    /// It begins anew, or for the first time.
-    New(Box<TokenClient>, Origin),
+    /// The refresher goes on with other settings.
+    Renewed(Box<TokenClient>, Place),
+    /// The credential begins anew, or for the first time.
+    New {
+        /// The client of its token endpoint.
+        client: Box<TokenClient>,
+        /// The place of its state.
+        place: Place,
+        /// Whether it inherits the state of the previous credential of its name.
+        inherits: bool,
+    },
 }
 
-/// Where the state of a new one comes from.
-pub(super) enum Origin {
-    /// It is there.
+/// The place of a credential's state after the reload.
+pub(super) enum Place {
+    /// The place of the previous credential of its name.
+    Same,
+    /// Another place, which is open.
     Opened(Box<DurableState>),
-    /// From the one before of its name, place and all.
-    Handed,
-    /// The place is there; what is in it comes from the one before of its name.
-    Moved(Box<DurableState>),
-    /// The place is that of the one before with this name, who has to give it up.
+    /// The place of the previous credential with this name, which has to give up the place first.
     Vacated(String),
 }
 
@@ -95,34 +101,28 @@ fn fate(config: &Config, before: &[Config], trust: &Trust, clock: Clock) -> Resu
         return Ok(Fate::Stays);
     }
     let client = Box::new(client(config, trust)?);
+    let account = same_name.filter(|other| other.shares_state_with(config));
+    let place = match account {
+        Some(other) if other.state == config.state => Place::Same,
+        _ => place(config, before, clock)?,
+    };
+    Ok(match account {
+        Some(other) if other.shares_tokens_with(config) => Fate::Renewed(client, place),
+        _ => Fate::New { client, place, inherits: account.is_some() },
+    })
+}
+
+/// The place of a credential's state, opened if no previous credential has it.
+fn place(config: &Config, before: &[Config], clock: Clock) -> Result<Place, StartError> {
     let no_state = |source| StartError::State { credential: config.name.clone(), source };
-    if let Some(other) = same_name
-        && other.state == config.state
-    {
-        if other.shares_tokens_with(config) {
-            return Ok(Fate::Renewed(client));
-        }
-        if DurableState::is_of_one(other, config) {
-            return Ok(Fate::New(client, Origin::Handed));
-        }
-    }
     let path = |config: &Config| config.state.as_ref().map(|StatePlace { path, .. }| path.clone());
-    let holder = before.iter().find(|other| path(other).is_some() && path(other) == path(config));
-    let origin = match holder {
+    match before.iter().find(|other| path(other).is_some() && path(other) == path(config)) {
         Some(holder) => {
             DurableState::look(config, clock).map_err(no_state)?;
-            Origin::Vacated(holder.name.clone())
+            Ok(Place::Vacated(holder.name.clone()))
         }
-        None => {
-            let opened = Box::new(DurableState::open(config, clock).map_err(no_state)?);
-            if same_name.is_some_and(|other| DurableState::is_of_one(other, config)) {
-                Origin::Moved(opened)
-            } else {
-                Origin::Opened(opened)
-            }
-        }
-    };
-    Ok(Fate::New(client, origin))
+        None => Ok(Place::Opened(Box::new(DurableState::open(config, clock).map_err(no_state)?))),
+    }
 }
 
 /// What asks a credential's token endpoint.
@@ -232,33 +232,57 @@ impl Credential {
     }
 }
 
-/// The state of a credential that begins anew, from the refresher of the one before.
-pub(super) async fn state_from(
-    origin: Origin,
-    before: Option<OneRefresher>,
-    config: &Config,
-    clock: Clock,
-) -> DurableState {
-    match (origin, before) {
-        (Origin::Handed, Some(before)) => before.into_state(),
-        (Origin::Moved(opened), Some(before)) => {
-            let mut state = opened.succeeding(before.into_state());
-            state.write().await;
-            state
+impl Place {
+    /// Lets a refresher, between two requests, go on with other settings and in this place.
+    pub(super) async fn renew(
+        self,
+        refresher: OneRefresher,
+        client: TokenClient,
+        config: &Config,
+        clock: Clock,
+    ) -> OneRefresher {
+        let refresher = refresher.renewed(Arc::clone(config), client);
+        match self.opened(config, clock).await {
+            None => refresher,
+            Some(place) => refresher.moved_to(place).await,
         }
-        (Origin::Opened(opened) | Origin::Moved(opened), _) => *opened,
-        (Origin::Vacated(_) | Origin::Handed, before) => reopened(before, config, clock).await,
+    }
+
+    /// The state of a credential that begins anew, inherited from a previous refresher if there is one.
+    pub(super) async fn state(
+        self,
+        heir_of: Option<OneRefresher>,
+        config: &Config,
+        clock: Clock,
+    ) -> DurableState {
+        let inherited = heir_of.map(OneRefresher::into_state);
+        match (self.opened(config, clock).await, inherited) {
+            (None, Some(inherited)) => inherited.belonging_to(config),
+            (Some(place), Some(inherited)) => {
+                let mut state = place.succeeding(inherited.state().clone()).belonging_to(config);
+                state.write().await;
+                state
+            }
+            (Some(place), None) => place,
+            (None, None) => reopened(config, clock).await,
+        }
+    }
+
+    /// The opened place; none if the previous credential's place stays.
+    async fn opened(self, config: &Config, clock: Clock) -> Option<DurableState> {
+        match self {
+            Self::Same => None,
+            Self::Opened(opened) => Some(*opened),
+            Self::Vacated(_) => Some(reopened(config, clock).await),
+        }
     }
 }
 
-/// The place was good a moment ago. If it is not any more, the state is kept in memory, and an error tells so.
-async fn reopened(before: Option<OneRefresher>, config: &Config, clock: Clock) -> DurableState {
+/// Opens a place that was usable a moment ago. If that fails, an error is logged and the state is kept in memory.
+async fn reopened(config: &Config, clock: Clock) -> DurableState {
     let wanted = Arc::clone(config);
     let opening = tokio::task::spawn_blocking(move || -> Result<DurableState, OpenError> {
-        match before {
-            Some(before) => before.make_room(&wanted, clock),
-            None => DurableState::open(&wanted, clock),
-        }
+        DurableState::open(&wanted, clock)
     });
     match opening.await {
         Ok(Ok(opened)) => opened,

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use self::admin::AdminAddress;
 use self::certificates::Certificates;
-use self::credentials::{Credential, Fate, Origin, Refreshers, client, fates};
+use self::credentials::{Credential, Fate, Place, Refreshers, client, fates};
 use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
 use self::table::{Served, serve};
@@ -118,7 +118,7 @@ impl Daemon {
             config.credentials.iter().zip(fates(&config.credentials, &[], &trust, clock)?)
         {
             // There is none before that anything could come from.
-            if let Fate::New(client, Origin::Opened(durable)) = fate {
+            if let Fate::New { client, place: Place::Opened(durable), .. } = fate {
                 built.push(Refresher::new(Arc::clone(credential), *client, *durable, clock));
             }
         }
@@ -154,7 +154,7 @@ impl Daemon {
             .zip(&config.credentials)
             .map(|((refresher, source), config)| refreshers.start(Arc::clone(config), refresher, source))
             .collect();
-        let discoveries = Discoveries::default().going_on(&[], discoveries, &mut tasks);
+        let discoveries = Discoveries::default().going_on(Vec::new(), discoveries, &mut tasks);
         let mut certificates = certificates;
         certificates.keep(keeper, &mut tasks);
         let admin = AdminAddress::open(

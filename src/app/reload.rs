@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::certificates::Certificates;
-use super::credentials::{Credential, Fate, Origin, fates, state_from};
+use super::credentials::{Credential, Fate, Place, fates};
 use super::differences::{differences, keep_until_restart};
 use super::entrances::{Entrances, Way};
 use super::table::{Served, serve};
@@ -42,8 +42,29 @@ struct Next {
 
 enum Prepared {
     Stays,
-    Renewed(Box<TokenClient>),
-    New(Box<Refresher<TokenClient>>, Origin),
+    Renewed(Box<TokenClient>, Place),
+    New { refresher: Box<Refresher<TokenClient>>, place: Place, inherits: bool },
+}
+
+impl Next {
+    /// The previous credentials whose refreshers are needed: its own to go on with, and the holder of its place.
+    fn taken_from(&self) -> impl Iterator<Item = &str> {
+        let goes_on = match &self.fate {
+            Prepared::Stays => false,
+            Prepared::Renewed(..) => true,
+            Prepared::New { inherits, .. } => *inherits,
+        };
+        goes_on.then(|| self.source.name()).into_iter().chain(self.vacated())
+    }
+
+    /// The previous credential that has to give up its place for this one.
+    fn vacated(&self) -> Option<&str> {
+        match &self.fate {
+            Prepared::Renewed(_, Place::Vacated(holder))
+            | Prepared::New { place: Place::Vacated(holder), .. } => Some(holder),
+            Prepared::Stays | Prepared::Renewed(..) | Prepared::New { .. } => None,
+        }
+    }
 }
 
 impl Daemon {
@@ -74,7 +95,7 @@ impl Daemon {
         let mut reloaded = differences(&self.config, &config);
         let (credentials, new) = self.go_on(&config, nexts, taken_out).await;
         let Served { table, upstreams, discoveries, discovered } = served;
-        let discoveries = self.discoveries.going_on(&discovered, discoveries, &mut self.tasks);
+        let discoveries = self.discoveries.going_on(discovered, discoveries, &mut self.tasks);
         reloaded.without_token = warm_up(&new).await;
         let terms = Terms::new(&config, table, self.terms.instance.clone(), self.clock);
         let terms = Arc::new(terms.sharing_with(&self.terms));
@@ -107,16 +128,17 @@ impl Daemon {
             let source = || self.credential(&config.name).map(|one| one.source.clone());
             match (fate, source()) {
                 (Fate::Stays, Some(source)) => Some(Next { source, fate: Prepared::Stays }),
-                (Fate::Renewed(client), Some(source)) => {
-                    Some(Next { source, fate: Prepared::Renewed(client) })
+                (Fate::Renewed(client, place), Some(source)) => {
+                    Some(Next { source, fate: Prepared::Renewed(client, place) })
                 }
-                (Fate::New(client, origin), _) => {
+                (Fate::New { client, place, inherits }, _) => {
                     let nothing = DurableState::in_memory(self.clock);
                     let (refresher, source) =
                         Refresher::new(Arc::clone(config), *client, nothing, self.clock);
-                    Some(Next { source, fate: Prepared::New(Box::new(refresher), origin) })
+                    let refresher = Box::new(refresher);
+                    Some(Next { source, fate: Prepared::New { refresher, place, inherits } })
                 }
-                (Fate::Stays | Fate::Renewed(_), None) => None,
+                (Fate::Stays | Fate::Renewed(..), None) => None,
             }
         });
         Ok(prepared.flatten().collect())
@@ -134,14 +156,7 @@ impl Daemon {
     ) -> Result<HashMap<String, Refresher<TokenClient>>, StartError> {
         let mut taken_out = HashMap::new();
         let within = self.longest_refresh();
-        for next in nexts {
-            let name = match &next.fate {
-                Prepared::Renewed(_) | Prepared::New(_, Origin::Handed | Origin::Moved(_)) => {
-                    next.source.name()
-                }
-                Prepared::New(_, Origin::Vacated(holder)) => holder.as_str(),
-                Prepared::Stays | Prepared::New(_, Origin::Opened(_)) => continue,
-            };
+        for name in nexts.iter().flat_map(Next::taken_from) {
             if taken_out.contains_key(name) {
                 continue;
             }
@@ -177,35 +192,31 @@ impl Daemon {
         mut taken_out: HashMap<String, Refresher<TokenClient>>,
     ) -> (Vec<Credential>, Vec<TokenSource>) {
         let (mut credentials, mut new) = (Vec::new(), Vec::new());
-        // Those last that need the place of another, who may have to hand its state on first.
-        let mut order: Vec<_> = config.credentials.iter().zip(nexts).enumerate().collect();
-        order.sort_by_key(|(_, (_, next))| matches!(next.fate, Prepared::New(_, Origin::Vacated(_))));
-        for (at, (config, Next { source, fate })) in order {
+        for holder in nexts.iter().filter_map(Next::vacated) {
+            if let Some(refresher) = taken_out.get_mut(holder) {
+                refresher.give_up_place();
+            }
+        }
+        for (config, Next { source, fate }) in config.credentials.iter().zip(nexts) {
             let credential = match fate {
                 Prepared::Stays => self.credential(&config.name).cloned(),
-                Prepared::Renewed(client) => taken_out.remove(&config.name).map(|refresher| {
-                    let refresher = refresher.renewed(Arc::clone(config), *client);
-                    self.refreshers.start(Arc::clone(config), refresher, source)
-                }),
-                Prepared::New(refresher, origin) => {
-                    let before = match &origin {
-                        Origin::Vacated(holder) => taken_out.remove(holder),
-                        _ => taken_out.remove(&config.name),
-                    };
-                    let shares_tokens = self
-                        .credential(&config.name)
-                        .is_some_and(|before| before.config.shares_tokens_with(config));
-                    let is_from_before = before.is_some();
-                    let state = state_from(origin, before, config, self.clock).await;
-                    let state = if is_from_before && !shares_tokens { state.without_token() } else { state };
+                Prepared::Renewed(client, place) => match taken_out.remove(&config.name) {
+                    Some(refresher) => {
+                        let refresher = place.renew(refresher, *client, config, self.clock).await;
+                        Some(self.refreshers.start(Arc::clone(config), refresher, source))
+                    }
+                    None => None,
+                },
+                Prepared::New { refresher, place, inherits } => {
+                    let heir_of = taken_out.remove(&config.name).filter(|_| inherits);
+                    let state = place.state(heir_of, config, self.clock).await;
                     new.push(source.clone());
                     Some(self.refreshers.start(Arc::clone(config), refresher.with_state(state), source))
                 }
             };
-            credentials.extend(credential.map(|credential| (at, credential)));
+            credentials.extend(credential);
         }
-        credentials.sort_by_key(|(at, _)| *at);
-        (credentials.into_iter().map(|(_, credential)| credential).collect(), new)
+        (credentials, new)
     }
 
     /// Shares out descriptors anew, if something that counts for that is otherwise.

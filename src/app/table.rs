@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::StartError;
-use super::upstreams::{Discovering, InForce, Upstreams};
+use super::upstreams::{Discovering, GoingOn, InForce, Upstreams};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Config;
@@ -20,8 +20,8 @@ pub(super) struct Served {
     pub(super) upstreams: InForce,
     /// Discoveries to be run.
     pub(super) discoveries: Vec<Discovering>,
-    /// Credentials whose discoveries go on.
-    pub(super) discovered: Vec<String>,
+    /// Discoveries that go on.
+    pub(super) discovered: Vec<GoingOn>,
 }
 
 /// Builds the routing table, with whatever of the one `before` can stay.
@@ -51,7 +51,7 @@ pub(super) fn serve(
         let entry = Route::new(route, upstream, token, must_be_plain);
         table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
     }
-    let (upstreams, discoveries, discovered) = upstreams.into_parts();
+    let (upstreams, discoveries, discovered) = upstreams.into_parts()?;
     Ok(Served { table, upstreams, discoveries, discovered })
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Scheme;
 use rustls::ClientConfig;
@@ -26,6 +27,13 @@ use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClien
 
 /// A discovery to be run, and what others see of it.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
+
+/// A discovery that goes on with its address.
+pub(super) struct GoingOn {
+    credential: String,
+    /// The new client of the issuer, with the current proxy, authorities and timeouts.
+    client: Option<IssuerClient>,
+}
 
 /// The upstreams of a table that is in force.
 #[derive(Clone, Debug, Default)]
@@ -161,33 +169,45 @@ impl<'c> Upstreams<'c> {
     }
 
     fn discovery(&self, credential: &config::Credential) -> Result<Option<Discovering>, StartError> {
-        let client = IssuerClient::new(credential, self.trust)
-            .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })?;
+        let client = self.issuer_client(credential)?;
         let token = self.sources.iter().find(|source| source.name() == credential.name);
         Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.clock)))
     }
 
-    /// All of them, the discoveries to be run, and the credentials whose discoveries go on.
-    pub(super) fn into_parts(self) -> (InForce, Vec<Discovering>, Vec<String>) {
+    fn issuer_client(&self, credential: &config::Credential) -> Result<Option<IssuerClient>, StartError> {
+        IssuerClient::new(credential, self.trust)
+            .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
+    }
+
+    /// All of them, the discoveries to be run, and those that go on.
+    pub(super) fn into_parts(self) -> Result<(InForce, Vec<Discovering>, Vec<GoingOn>), StartError> {
         let count = self.taken.last().map_or(0, |last| last + 1);
         let known = || self.known.iter().map(|(_, upstream)| upstream);
         let at = |index: usize| {
             known().find(|upstream| upstream.index == index).or_else(|| known().next()).cloned()
         };
         let all = (0..count).filter_map(at).collect();
+        let credentials = self.known.iter().filter_map(|(route, _)| route.credential.as_ref());
+        let credential = |name: &str| credentials.clone().find(|credential| credential.name == name);
+        let go_on = self.discovered.iter().filter_map(|name| credential(name)).map(|credential| {
+            Ok(GoingOn { credential: credential.name.clone(), client: self.issuer_client(credential)? })
+        });
+        let go_on = go_on.collect::<Result<_, StartError>>()?;
         let routes = self.known.into_iter().map(|(route, upstream)| (route.clone(), upstream)).collect();
-        let go_on = self.discovered.into_iter().map(str::to_owned).collect();
-        (InForce { routes, all }, self.discoveries, go_on)
+        Ok((InForce { routes, all }, self.discoveries, go_on))
     }
 }
 
 impl InForce {
     /// The upstream that requests of a route would use, if they used one that is in force. One that moves is led by the
-    /// tokens of its credential, which has to be the same.
+    /// tokens of its credential, which have to be as good.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let is_of_the_same = |other: &config::Route| match route.upstream.destination {
             At::Written(_) => true,
-            At::Discovered => other.credential == route.credential,
+            At::Discovered => {
+                let both = other.credential.as_ref().zip(route.credential.as_ref());
+                both.is_some_and(|(one, other)| one.shares_tokens_with(other))
+            }
         };
         let is_the_same =
             |(other, _): &&(config::Route, _)| shares_connections(other, route) && is_of_the_same(other);
@@ -279,34 +299,49 @@ fn unusable(route: &config::Route, source: io::Error) -> StartError {
 
 /// The discoveries that run.
 #[derive(Debug, Default)]
-pub(super) struct Discoveries(Vec<(DiscoverySource, AbortHandle)>);
+pub(super) struct Discoveries(Vec<Running>);
+
+#[derive(Clone, Debug)]
+struct Running {
+    source: DiscoverySource,
+    client: Arc<ArcSwap<IssuerClient>>,
+    task: AbortHandle,
+}
 
 impl Discoveries {
-    /// Those of these credentials go on, and new ones begin; others end with the next that is asked of them.
+    /// Some go on, and new ones begin; others end with the next that is asked of them.
     pub(super) fn going_on(
         &self,
-        names: &[String],
+        go_on: Vec<GoingOn>,
         new: Vec<Discovering>,
         tasks: &mut JoinSet<&'static str>,
     ) -> Self {
-        let stays = |(source, _): &&(DiscoverySource, AbortHandle)| {
-            names.iter().any(|name| name == source.credential())
-        };
-        let mut all: Vec<_> = self.0.iter().filter(stays).cloned().collect();
+        let mut all = Vec::new();
+        for GoingOn { credential, client } in go_on {
+            let Some(running) = self.0.iter().find(|running| running.source.credential() == credential)
+            else {
+                continue;
+            };
+            if let Some(client) = client {
+                running.client.store(Arc::new(client));
+            }
+            all.push(running.clone());
+        }
         all.extend(new.into_iter().map(|(discovery, source)| {
+            let client = discovery.documents();
             let task = tasks.spawn(async move {
                 discovery.run().await;
                 "a discovery"
             });
-            (source, task)
+            Running { source, client, task }
         }));
         Self(all)
     }
 
     /// Ends those that are not among others.
     pub(super) fn end_without(&self, others: &Self) {
-        for (_, task) in &self.0 {
-            if !others.0.iter().any(|(_, other)| other.id() == task.id()) {
+        for Running { task, .. } in &self.0 {
+            if !others.0.iter().any(|other| other.task.id() == task.id()) {
                 task.abort();
             }
         }
@@ -314,6 +349,6 @@ impl Discoveries {
 
     /// What others see of them.
     pub(super) fn sources(&self) -> Vec<DiscoverySource> {
-        self.0.iter().map(|(source, _)| source.clone()).collect()
+        self.0.iter().map(|running| running.source.clone()).collect()
     }
 }

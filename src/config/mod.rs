@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::Targets;
 
 pub use environment::Environment;
+pub use model::classification::IdentityDigest;
 pub use model::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 pub use model::endpoint::{Endpoint, Issuer};
 pub use model::fields::Fields;

@@ -27,7 +27,6 @@ pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
 pub use endpoint::response::Grant;
-pub use endpoint::retry_after::retry_after;
 pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
 pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};

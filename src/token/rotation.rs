@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::error::TokenError;
 use super::state::file::{Lineage, Refused, State};
 use crate::config::model::identity::Grant;
-use crate::config::{Credential, Identity};
+use crate::config::{Credential, Identity, IdentityDigest};
 
 /// More refused tokens than a person puts there between two restarts.
 const MOST_REFUSED: usize = 16;
@@ -45,6 +45,7 @@ pub struct InUse {
     /// The token.
     pub token: SecretString,
     lineage: Option<Lineage>,
+    fallback: Option<IdentityDigest>,
     rotations: u64,
 }
 
@@ -84,16 +85,18 @@ impl Rotation {
         let Grant::RefreshToken(configured) = &identity.grant else {
             return Ok(None);
         };
-        let begun = configured.as_ref().map(|token| (token, Some(Lineage::of(token)), 0));
+        let begun = configured.as_ref().map(|token| (token, Some(Lineage::of(token)), None, 0));
         let begun =
-            begun.filter(|(_, lineage, _)| state.refresh_token.is_none() || *lineage != state.lineage);
-        let kept = state.refresh_token.as_ref().map(|token| (token, state.lineage, state.rotations));
+            begun.filter(|(_, lineage, ..)| state.refresh_token.is_none() || *lineage != state.lineage);
+        let kept = state.refresh_token.as_ref();
+        let kept = kept.map(|token| (token, state.lineage, state.fallback, state.rotations));
         let mut all = begun.into_iter().chain(kept).peekable();
         if all.peek().is_none() {
             let why = "there is no refresh token, neither in the configuration nor in the state";
             return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         }
-        let Some((token, lineage, rotations)) = all.find(|(token, ..)| !is_refused(state, token)) else {
+        let Some((token, lineage, fallback, rotations)) = all.find(|(token, ..)| !is_refused(state, token))
+        else {
             let before = "the server refused the refresh token before the last restart";
             let why = if self.why.is_empty() { before } else { &self.why };
             return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
@@ -101,7 +104,7 @@ impl Rotation {
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });
         }
-        Ok(Some(InUse { token: token.clone(), lineage, rotations }))
+        Ok(Some(InUse { token: token.clone(), lineage, fallback, rotations }))
     }
 
     /// The server does not take this one any more.
@@ -135,6 +138,7 @@ impl Means {
     pub fn answered(
         self,
         new: Option<&SecretString>,
+        credential: &Credential,
         configured: &Identity<SecretString>,
         state: &mut State,
     ) -> bool {
@@ -145,6 +149,7 @@ impl Means {
             (Self::Fallback { .. }, Some(new)) if is_refused(state, new) => false,
             (Self::Fallback { .. }, Some(new)) => {
                 adopt(state, new.clone(), configured);
+                state.fallback = credential.fallback_identity();
                 true
             }
         }
@@ -156,7 +161,7 @@ impl InUse {
     fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
         let is_replaced = new.is_some_and(|new| !is_same(new, &self.token));
         state.rotations = self.rotations + u64::from(is_replaced);
-        state.lineage = self.lineage;
+        (state.lineage, state.fallback) = (self.lineage, self.fallback);
         state.refresh_token = Some(new.cloned().unwrap_or(self.token));
         is_replaced
     }
@@ -173,6 +178,7 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
     }
     state.refresh_token = Some(theirs);
     state.lineage = lineage(identity).or(found.lineage);
+    state.fallback = found.fallback;
     state.rotations = found.rotations;
     true
 }
@@ -183,7 +189,7 @@ pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretS
     let given_out = Refused::of(&token);
     state.refused.retain(|refused| *refused != given_out);
     state.refresh_token = Some(token);
-    state.lineage = lineage(identity);
+    (state.lineage, state.fallback) = (lineage(identity), None);
     state.rotations = 0;
 }
 

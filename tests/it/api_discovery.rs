@@ -297,6 +297,51 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
 }
 
 #[tokio::test]
+async fn a_reload_that_changes_how_tokens_are_asked_for_keeps_the_address_and_asks_the_issuer_in_the_new_way()
+{
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let tls = || Some(pki.server_config(&[b"http/1.1"]).unwrap());
+    let issuer = Issuer::start_with(tls(), Says::HangsUp).await;
+    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, tls()).await.unwrap();
+    server.set_tenant(TENANT);
+    let world = setup(&issuer)
+        .token_url(server.token_url())
+        .credential("refresh_margin = \"60s\"")
+        .route("retry_on = []")
+        .unchecked_tokens()
+        .start_with(pki, async |_| {})
+        .await;
+    issuer.says(Says::Api(world.upstream.url()));
+    ready(&world).await;
+    // The API does not know the tokens of this server, but is reached.
+    assert_eq!(world.get("/x").await.status, 401);
+    let asked = issuer.asked().len();
+    issuer.says(Says::HangsUp);
+
+    let proxy = ConnectProxy::start(Does::Lead).await;
+    let line = format!("refresh_margin = \"30s\"\nproxy = \"http://127.0.0.1:{}\"", proxy.port());
+    world.configure(|text| text.replace("refresh_margin = \"60s\"", &line));
+    world.reload().await;
+
+    assert_eq!(world.get("/x").await.status, 401, "at the address that is known");
+    assert_eq!((issuer.asked().len(), server.requests()), (asked, 1));
+    assert!(proxy.asked().is_empty());
+
+    // Another tenant's address is asked for at once.
+    server.set_tenant("another");
+    issuer.says(Says::Api(world.upstream.url()));
+    assert_eq!(world.admin_post("/credentials/api/refresh").await.0, 200);
+    eventually("asked", async || issuer.asked().len() > asked).await;
+    assert!(issuer.asked().last().unwrap().target.ends_with("tenantId=another"));
+    let head = format!("CONNECT {} ", issuer.url().trim_start_matches("https://"));
+    assert!(proxy.asked().iter().any(|asked| asked.starts_with(&head)));
+    for token in server.issued() {
+        search(&world.process.output(), &token);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_found() {
     let issuer = Issuer::start(Says::HangsUp).await;
     let world = found(&issuer).await;

@@ -469,6 +469,52 @@ async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_anothe
     world.finish().await;
 }
 
+/// A token is kept wherever the state is, and under whatever key.
+#[tokio::test]
+async fn another_place_for_the_state_asks_for_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("state_file = \"{}\"", folder.path().join(name).display());
+    let key = "state_key = { env = \"STATE_KEY\" }";
+    let mut world = Setup::default()
+        .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+        .credential("required = true")
+        .start()
+        .await;
+
+    let places = [String::new(), file("a"), format!("{}\n{key}", file("a")), format!("{}\n{key}", file("b"))];
+    for step in places.windows(2) {
+        let line = |place: &str| format!("required = true\n{place}\n");
+        world.configure(|text| text.replace(&line(&step[0]), &line(&step[1])));
+        let event = world.reload().await;
+        assert_eq!(event["credentials"], "0 kept; changed: api", "{step:?}");
+        assert_eq!(world.get("/x").await.status, 200, "{step:?}");
+    }
+    world.kill().await;
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200, "from the last place");
+
+    assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn another_principal_begins_anew_and_asks_for_its_own_token() {
+    let world = Setup::default()
+        .credential("grant = \"password\"\nusername = \"alice\"\npassword = { env = \"API_SECRET\" }")
+        .start_after(async |server| server.take_all())
+        .await;
+    let of_alice = world.authorization.issued();
+
+    world.configure(|text| text.replace("alice", "bob"));
+    world.reload().await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    let used = world.upstream.requests().pop().unwrap().get("authorization").unwrap().to_owned();
+    assert!(!of_alice.iter().any(|old| used.ends_with(old.as_str())));
+    assert_eq!(world.authorization.requests(), 2);
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn another_client_is_refused_a_state_that_is_not_its_own() {
     let folder = tempfile::tempdir().unwrap();

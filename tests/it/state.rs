@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bearerd::clock::Clock;
+use bearerd::config;
+use bearerd::config::Environment;
 use bearerd::demo::authorization_server::Answer;
-use bearerd::token::state::file::{Identity, StateFile, StateKey, StateKeys};
+use bearerd::token::DurableState;
 use rustix::process::Signal;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
+use crate::harness::world::{CLIENT_SECRET, search};
 use crate::harness::{Process, Request, Setup, World, eventually};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -63,18 +65,14 @@ impl Place {
             .start_after(async |server| fs::write(&file, server.authorize()).unwrap())
             .await
     }
+}
 
-    /// The refresh token on disk. The daemon must have ended.
-    fn refresh_token(&self, world: &World) -> Option<String> {
-        let parts = ["api", &world.authorization.token_url(), CLIENT_ID, "refresh_token", ""];
-        let key = StateKey::parse(&SecretString::from(KEY)).unwrap();
-        let keys = StateKeys::new(key, Vec::new());
-        let longest = Duration::from_mins(15);
-        let identity = Identity::of(&parts.map(str::as_bytes));
-        let (_, found) =
-            StateFile::open(&self.state_file(), identity, keys, longest, Clock::system()).unwrap();
-        found.state?.refresh_token.map(|token| token.expose_secret().to_owned())
-    }
+/// The refresh token on disk. The daemon must have ended.
+fn refresh_token_on_disk(world: &World) -> Option<String> {
+    let variables = [("API_SECRET", CLIENT_SECRET), ("STATE_KEY", KEY)];
+    let checked = config::load(&world.folder().join("proxy.toml"), &Environment::from(variables)).unwrap();
+    let state = DurableState::open(&checked.config.credentials[0], Clock::system()).unwrap();
+    state.state().refresh_token.as_ref().map(|token| token.expose_secret().to_owned())
 }
 
 fn refresh_token_of(form: &[(String, String)]) -> &str {
@@ -145,7 +143,7 @@ async fn forty_kills_at_any_moment_lose_no_grant() {
         rotations += world.authorization.requests() - before;
 
         let tokens = world.authorization.refresh_tokens();
-        let kept = place.refresh_token(&world);
+        let kept = refresh_token_on_disk(&world);
         let kept = kept.as_deref().or(tokens.all().first().map(String::as_str));
         assert!(kept == tokens.latest() || kept == tokens.before(), "kill {kill} lost the grant");
         let is_in_the_window = world.authorization.take_back(kept.unwrap());
@@ -217,6 +215,94 @@ async fn a_token_that_was_asked_for_with_other_settings_is_not_taken_up() {
 
     world.start_again().await;
     eventually("another token", async || world.authorization.requests() == 2).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn after_a_restart_for_another_principal_the_token_of_the_old_one_is_never_sent() {
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    for (grant, old, new) in [
+        (
+            "grant = \"jwt_bearer\"\nassertion = { key = { file = \"key.pem\" }, alg = \"ES256\", sub = \"alice\" }",
+            "sub = \"alice\"",
+            "sub = \"bob\"",
+        ),
+        (
+            "grant = \"password\"\nusername = \"alice\"\npassword = { env = \"API_SECRET\" }",
+            "username = \"alice\"",
+            "username = \"bob\"",
+        ),
+        ("client_auth = \"client_secret_basic\"", "client_secret_basic", "client_secret_post"),
+    ] {
+        let place = Place::new();
+        let setup = place.setup_with_key().credential(grant).file("key.pem", &pem);
+        let mut world = setup.start_after(async |server| server.take_all()).await;
+        assert_eq!(world.get("/x").await.status, 200);
+        let of_the_old = world.authorization.issued();
+        world.kill().await;
+        world.configure(|text| text.replace(old, new));
+        let before = world.upstream.requests().len();
+        // The new principal gets no token yet; the old one's would do.
+        world.authorization.answer_next(Answer::too_many(2));
+
+        world.start_again().await;
+        assert_eq!(world.get("/x").await.status, 200);
+
+        let sent = world.upstream.requests().split_off(before);
+        assert!(!sent.is_empty());
+        for seen in sent {
+            let token = seen.get("authorization").unwrap().to_owned();
+            assert!(!of_the_old.iter().any(|old| token.ends_with(old.as_str())), "{new}");
+        }
+        assert_eq!(world.authorization.requests(), 3, "{new}");
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_with_another_client_secret_is_not_felt() {
+    let place = Place::new();
+    let setup = place.setup_with_key().secret("{ file = \"secret\" }").file("secret", CLIENT_SECRET);
+    let mut world = setup.start().await;
+    world.kill().await;
+    fs::write(world.folder().join("secret"), "not-the-secret").unwrap();
+
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200, "with the token of before");
+    // An operator who has changed a secret learns whether it works.
+    world.process.event("token refresh failed").await;
+    assert_eq!(world.authorization.requests(), 2);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+/// Also while the daemon runs.
+#[tokio::test]
+async fn a_new_subject_token_is_asked_with_at_once_and_the_old_token_serves_until_then() {
+    let place = Place::new();
+    let subject = place.0.path().join("subject");
+    fs::write(&subject, "first").unwrap();
+    let line = format!("grant = \"token_exchange\"\nsubject_token = {{ file = \"{}\" }}", subject.display());
+    let mut world =
+        place.setup_with_key().credential(&line).start_after(async |server| server.take_all()).await;
+    world.authorization.answer_next(Answer::status(503, "{}"));
+
+    fs::write(&subject, "second").unwrap();
+    eventually("refused in passing", async || world.authorization.requests() == 2).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    eventually("asked again", async || world.authorization.issued().len() == 2).await;
+
+    world.kill().await;
+    fs::write(&subject, "third").unwrap();
+    world.start_again().await;
+    assert_eq!(world.get("/x").await.status, 200);
+    eventually("asked at once", async || world.authorization.issued().len() == 3).await;
+    let asked = world.authorization.asked();
+    let subjects: Vec<_> = asked
+        .iter()
+        .map(|asked| asked.form.iter().find(|(name, _)| name == "subject_token").unwrap().1.as_str())
+        .collect();
+    assert_eq!(subjects, ["first", "second", "second", "third"]);
     world.finish().await;
 }
 
@@ -374,7 +460,7 @@ async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
 
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(tokens.all().len(), 3);
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     world.check();
 }
 
@@ -404,7 +490,7 @@ async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used
     assert_eq!(world.process.ended().await.code(), Some(0));
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(tokens.all().len(), 3);
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     world.check();
 }
 
@@ -448,7 +534,7 @@ async fn a_full_disk_is_told_loudly_and_stops_nobody_and_is_written_to_when_ther
     eventually("the last", async || world.process.events("token refreshed").iter().any(is_last)).await;
     world.kill().await;
     let tokens = world.authorization.refresh_tokens();
-    assert_eq!(place.refresh_token(&world).as_deref(), tokens.latest());
+    assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     assert_eq!(tokens.reuses(), 0);
     // Nothing is left of the attempts.
     let names = fs::read_dir(place.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());

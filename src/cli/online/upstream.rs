@@ -10,6 +10,7 @@ use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
 use crate::config::model::certificate;
 use crate::config::model::identity::Grant;
+use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::connect::{Seen, SeenTls, TcpConnect};
 use crate::token::api_discovery::{DiscoveryError, Documents, IssuerClient, Refusal};
@@ -120,13 +121,13 @@ fn version_name(version: ProtocolVersion) -> &'static str {
 
 fn remedy(error: &ForwardError) -> &'static str {
     match error {
-        ForwardError::Unreachable { proxy_status: "dns_error", .. } => {
+        ForwardError::Unreachable { proxy_status: ProxyStatus::DnsError, .. } => {
             "check the name in `upstream`, and this machine's resolver"
         }
-        ForwardError::Unreachable { proxy_status: "connection_refused", .. } => {
+        ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
             "nothing listens there: check host and port in `upstream`, or a firewall refuses"
         }
-        ForwardError::Proxy { proxy_status: "http_request_denied", .. } => {
+        ForwardError::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
             "have the proxy allow this host and port, and check user and password in its URL; it is `proxy` of the \
              route, or HTTPS_PROXY of the environment"
         }
@@ -134,10 +135,10 @@ fn remedy(error: &ForwardError) -> &'static str {
             "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY has the hosts that are reached \
              without it"
         }
-        ForwardError::Unreachable { proxy_status: "destination_ip_prohibited", .. } => {
+        ForwardError::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
             "if the API is meant to be inside, write its address as `upstream`: only \"discover\" is kept from going there"
         }
-        ForwardError::Tls { proxy_status: "tls_certificate_error", .. } => {
+        ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, .. } => {
             "check the name in `upstream`; if its authority is one of your own, or that of a proxy which opens TLS, \
              set `ca_file` of the route"
         }

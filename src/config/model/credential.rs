@@ -13,8 +13,8 @@ use url::Url;
 
 use crate::config::{AnswerFields, Endpoint, HttpVersion, Identity, Login, Pattern, Secret, TokenParameters};
 
-/// A configured identity and how it gets tokens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A configured identity and how it gets tokens. The module `classification` says what a change of each field means.
+#[derive(Clone, Debug)]
 pub struct Credential {
     /// Its name in the file.
     pub name: String,
@@ -76,32 +76,6 @@ impl Credential {
         if self.login.is_some() { "authorization_code" } else { self.identity.grant.name() }
     }
 
-    /// Whether a token of one is as good as a token of the other: it comes from the same server, for the same client,
-    /// grant, scopes and audience. How the client authenticates and when tokens are asked for does not matter.
-    pub fn shares_tokens_with(&self, other: &Self) -> bool {
-        let as_if = Self {
-            identity: self.identity.authenticating_as(&other.identity),
-            login: other.login.clone(),
-            refresh_margin: other.refresh_margin,
-            default_lifetime: other.default_lifetime,
-            timeout: other.timeout,
-            connect_timeout: other.connect_timeout,
-            quota: other.quota,
-            retry_after_max: other.retry_after_max,
-            roots: other.roots.clone(),
-            proxy: other.proxy.clone(),
-            http_version: other.http_version,
-            max_rotations: other.max_rotations,
-            state: other.state.clone(),
-            required: other.required,
-            login_stub: other.login_stub.clone(),
-            protected: other.protected.clone(),
-            set_if_absent: other.set_if_absent.clone(),
-            ..self.clone()
-        };
-        as_if == *other
-    }
-
     /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
     pub fn longest_request(&self) -> Duration {
         if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
@@ -145,14 +119,6 @@ pub struct ClientCertificate {
     pub key: Arc<PrivateKeyDer<'static>>,
 }
 
-impl Eq for ClientCertificate {}
-
-impl PartialEq for ClientCertificate {
-    fn eq(&self, other: &Self) -> bool {
-        self.chain == other.chain && self.key.secret_der() == other.key.secret_der()
-    }
-}
-
 /// Without the key.
 impl fmt::Debug for ClientCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,51 +142,4 @@ pub enum Roots {
     System,
     /// These and no others; none where a URL is plain http and speaks no TLS.
     Only(Vec<CertificateDer<'static>>),
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::config::fixture;
-
-    #[test]
-    fn tokens_are_as_good_as_others_for_the_same_client_grant_server_and_scopes_alone() {
-        let credential = |lines: &str, secret: &str| fixture::config("", lines, secret).credentials.remove(0);
-        let plain = credential("", "x");
-        assert!(plain.shares_tokens_with(&credential("", "another secret")) && plain != credential("", "y"));
-        for lines in [
-            "refresh_margin = \"30s\"",
-            "timeout = \"9s\"\nconnect_timeout = \"2s\"",
-            "quota = { requests = 7, per = \"60s\" }",
-            "retry_after_max = \"10s\"",
-            "required = false",
-            "client_auth = \"client_secret_post\"",
-            "client_secret_next = { env = \"S\" }",
-            "proxy = \"http://localhost:3128\"",
-        ] {
-            let other = credential(lines, "x");
-            assert!(plain != other && plain.shares_tokens_with(&other), "{lines}");
-        }
-        for lines in [
-            "client_id = \"another\"",
-            "scopes = [\"a\"]",
-            "require_scopes = [\"a\"]",
-            "audience = \"b\"",
-            "resource = [\"https://api.example.com/\"]",
-            "extra = { tenant = \"1\" }",
-            "grant = \"password\"\nusername = \"u\"\npassword = { env = \"S\" }",
-            "issuer = \"https://as.example.com\"",
-            "request_format = \"json\"",
-            "expect_jwt = true",
-        ] {
-            let other = credential(lines, "x");
-            assert!(!plain.shares_tokens_with(&other), "{lines}");
-            assert!(!other.shares_tokens_with(&plain), "{lines}");
-        }
-        let person = |name: &str, secret| {
-            let lines = format!("grant = \"password\"\nusername = \"{name}\"\npassword = {{ env = \"S\" }}");
-            credential(&lines, secret)
-        };
-        assert!(person("u", "x").shares_tokens_with(&person("u", "y")), "another password");
-        assert!(!person("u", "x").shares_tokens_with(&person("v", "x")), "another person");
-    }
 }

@@ -13,7 +13,7 @@ use super::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::BasicEncoding;
 
 /// An OAuth client and its grant, with secrets of type `S`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Identity<S> {
     /// The OAuth client's id; empty where the server knows no clients.
     pub client_id: String,
@@ -28,7 +28,7 @@ pub struct Identity<S> {
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ClientAuth<S> {
     /// Id and secret by HTTP Basic.
     Basic {
@@ -58,7 +58,7 @@ pub enum ClientAuth<S> {
 }
 
 /// What tokens are asked for with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Grant<S> {
     /// The client's own identity (RFC 6749 §4.4).
     ClientCredentials,
@@ -92,7 +92,7 @@ pub enum Grant<S> {
 }
 
 /// What a JWT is made of (RFC 7523 §3), its random and its dates aside. Its issuer is the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Assertion<S> {
     /// The private key, as PEM.
     pub key: S,
@@ -210,27 +210,9 @@ impl<S> Identity<S> {
         Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next })
     }
 
-    /// The same client and what it asks with, authenticating as the other does: with another secret or key it is the
-    /// same, and so is a person with another password.
-    #[must_use]
-    pub fn authenticating_as(&self, other: &Self) -> Self
-    where
-        S: Clone,
-    {
-        let grant = |own: &Grant<S>, other: Option<&Grant<S>>| match (own, other) {
-            (Grant::Password { username, .. }, Some(Grant::Password { password, .. })) => {
-                Grant::Password { username: username.clone(), password: password.clone() }
-            }
-            _ => own.clone(),
-        };
-        let fallback = self.fallback.as_ref().map(|own| grant(own, other.fallback.as_ref()));
-        Self {
-            client_id: self.client_id.clone(),
-            client_auth: other.client_auth.clone(),
-            grant: grant(&self.grant, Some(&other.grant)),
-            fallback,
-            client_secret_next: other.client_secret_next.clone(),
-        }
+    /// The grant, or the fallback if that is in use and there is one.
+    pub fn grant_in_use(&self, is_on_fallback: bool) -> &Grant<S> {
+        self.fallback.as_ref().filter(|_| is_on_fallback).unwrap_or(&self.grant)
     }
 
     /// Every secret, in an order that is always the same.

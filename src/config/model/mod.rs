@@ -1,6 +1,7 @@
 //! The configuration as valid values: the types that [`resolve`](super::resolve) produces and the daemon reads.
 
 pub mod certificate;
+pub(in crate::config) mod classification;
 pub(in crate::config) mod credential;
 pub mod endpoint;
 pub mod fields;

@@ -132,6 +132,11 @@ impl Secret {
         place(&self.source)
     }
 
+    /// The place of the secret.
+    pub(in crate::config) const fn source(&self) -> &SecretSource {
+        &self.source
+    }
+
     /// The value it had when the configuration was read.
     pub fn initial(&self) -> &SecretString {
         &self.value

@@ -178,7 +178,10 @@ impl Resolver<'_> {
 
     fn origin(&mut self, origin: &Spanned<String>) -> Option<String> {
         let parsed = Url::parse(origin.get_ref()).ok().filter(|url| {
-            url.has_host() && url.path() == "/" && url.query().is_none() && url.fragment().is_none()
+            matches!(url.scheme(), "http" | "https")
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
         });
         if parsed.is_none() {
             self.problems.push(

@@ -232,6 +232,19 @@ fn a_field_that_every_caller_sends_keeps_nobody_out() {
 }
 
 #[test]
+fn an_origin_is_one_of_a_web_page() {
+    let origins = "origins = [\"https://Desk.example.com:443\", \"http://[::1]:3000\"]";
+    assert_eq!(
+        accepted(&with_server(origins)).server.origins,
+        ["https://desk.example.com", "http://[::1]:3000"]
+    );
+    for wrong in ["null", "desk.example.com", "https://a/b", "file://a/", "chrome-extension://a/", "ws://a"] {
+        let problems = refused(&with_server(&format!("origins = [\"{wrong}\"]")));
+        assert_eq!(problems, ["not an origin"], "{wrong}");
+    }
+}
+
+#[test]
 fn off_loopback_the_callers_and_the_hosts_must_be_named() {
     let problems = refused(&with_server("listen = \"0.0.0.0:8080\""));
     assert_eq!(problems.len(), 2, "{problems:#?}");

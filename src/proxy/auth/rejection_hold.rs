@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::backoff::Backoff;
 use crate::clock::Moment;
 use crate::token::Generation;
 
-const FIRST_HOLD: Duration = Duration::from_secs(30);
-const LONGEST_HOLD: Duration = Duration::from_mins(5);
+/// The length of consecutive holds.
+const HOLD: Backoff = Backoff { first: Duration::from_secs(30), max: Duration::from_mins(5) };
 /// How long a held route must have received nothing but 401s before an accepted token counts as revoked.
 const MIN_REJECTED: Duration = Duration::from_secs(1);
 
@@ -115,9 +116,8 @@ impl State {
         if self.is_held(now) {
             return Self { pending_refresh: None, ..self };
         }
-        let hold = FIRST_HOLD.saturating_mul(1 << self.holds.min(10)).min(LONGEST_HOLD);
         Self {
-            held_until: now + hold,
+            held_until: now + HOLD.step(self.holds),
             holds: self.holds.saturating_add(1),
             refreshed_in_hold: None,
             rejected_since: None,
@@ -348,7 +348,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(asked <= 2 + 2 * (now / FIRST_HOLD.as_secs() + 1), "{asked} requests in {now} s");
+            prop_assert!(asked <= 2 + 2 * (now / HOLD.first.as_secs() + 1), "{asked} requests in {now} s");
         }
 
     }

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 
 use tracing::warn;
 
-use crate::proxy::limits::admission::Recurring;
 use crate::proxy::peer::Peer;
+use crate::telemetry::throttle::Throttle;
 
 /// What is spoken, by a caller or on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub enum Spoken {
 /// Tells of the callers of one worker.
 #[derive(Debug, Default)]
 pub struct Misdirected {
-    tls: Recurring,
-    http: Recurring,
+    tls: Throttle,
+    http: Throttle,
 }
 
 impl Misdirected {

@@ -11,13 +11,13 @@ pub mod upstream;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
-use serde::Serialize;
 use thiserror::Error;
 
 use self::denial::Denial;
 use self::upstream::{ForwardError, Refused};
+use crate::http::{Problem, ProxyStatus};
 use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
 
@@ -121,24 +121,13 @@ pub enum Overload {
     TokenWaiters,
 }
 
-/// A problem as its caller reads it (RFC 9457 §3).
-#[derive(Serialize)]
-struct Problem<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-    code: &'a str,
-}
-
 /// What a caller is told of an error, apart from the details.
 struct Answer {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
     /// RFC 9209 §2.3.
-    proxy_status: &'static str,
+    proxy_status: ProxyStatus,
 }
 
 impl ProxyError {
@@ -168,40 +157,38 @@ impl ProxyError {
 
     /// The one table from failures to what a caller sees.
     fn answer(&self) -> Answer {
+        use ProxyStatus::{
+            DestinationNotFound, DestinationUnavailable, HttpRequestDenied, HttpRequestError,
+            ProxyInternalResponse, ProxyLoopDetected,
+        };
         let (status, code, title, proxy_status) = match self {
             Self::CallerNotAllowed | Self::CertificateNotAllowed => {
-                (403, "caller_not_allowed", "Caller not allowed", "http_request_denied")
+                (403, "caller_not_allowed", "Caller not allowed", HttpRequestDenied)
             }
-            Self::HostNotAllowed => (421, "host_not_allowed", "Host not allowed", "http_request_denied"),
-            Self::BrowserRequest => {
-                (403, "browser_request", "Cross-site browser request", "http_request_denied")
-            }
-            Self::HeaderRequired(_) => {
-                (403, "header_required", "Required header missing", "http_request_denied")
-            }
-            Self::RouteNotFound => (404, "route_not_found", "No route", "destination_not_found"),
-            Self::RequestDenied(_) => (403, "request_denied", "Request denied", "http_request_denied"),
+            Self::HostNotAllowed => (421, "host_not_allowed", "Host not allowed", HttpRequestDenied),
+            Self::BrowserRequest => (403, "browser_request", "Cross-site browser request", HttpRequestDenied),
+            Self::HeaderRequired(_) => (403, "header_required", "Required header missing", HttpRequestDenied),
+            Self::RouteNotFound => (404, "route_not_found", "No route", DestinationNotFound),
+            Self::RequestDenied(_) => (403, "request_denied", "Request denied", HttpRequestDenied),
             Self::MethodNotSupported => {
-                (405, "method_not_supported", "Method not supported", "http_request_denied")
+                (405, "method_not_supported", "Method not supported", HttpRequestDenied)
             }
-            Self::BadRequest(_) => (400, "bad_request", "Bad request", "http_request_error"),
-            Self::ExpectationFailed => {
-                (417, "expectation_failed", "Expectation failed", "http_request_error")
-            }
-            Self::RequestTimeout => (408, "request_timeout", "Request timeout", "http_request_error"),
-            Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large", "http_request_error"),
-            Self::HeaderTooLarge => (431, "header_too_large", "Header too large", "http_request_error"),
+            Self::BadRequest(_) => (400, "bad_request", "Bad request", HttpRequestError),
+            Self::ExpectationFailed => (417, "expectation_failed", "Expectation failed", HttpRequestError),
+            Self::RequestTimeout => (408, "request_timeout", "Request timeout", HttpRequestError),
+            Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large", HttpRequestError),
+            Self::HeaderTooLarge => (431, "header_too_large", "Header too large", HttpRequestError),
             Self::NoToken { unavailable, .. } => return no_token(unavailable.reason),
             Self::NotDiscovered { .. } => {
-                (503, "upstream_unavailable", "Upstream not discovered", "destination_not_found")
+                (503, "upstream_unavailable", "Upstream not discovered", DestinationNotFound)
             }
             Self::UpstreamUnavailable { .. } => {
-                (503, "upstream_unavailable", "Upstream unavailable", "destination_unavailable")
+                (503, "upstream_unavailable", "Upstream unavailable", DestinationUnavailable)
             }
             Self::Upstream(error) => return upstream(error),
-            Self::LoopDetected => (508, "loop_detected", "Loop detected", "proxy_loop_detected"),
-            Self::Draining => (503, "draining", "Draining", "proxy_internal_response"),
-            Self::Overloaded(_) => (503, "overloaded", "Overloaded", "proxy_internal_response"),
+            Self::LoopDetected => (508, "loop_detected", "Loop detected", ProxyLoopDetected),
+            Self::Draining => (503, "draining", "Draining", ProxyInternalResponse),
+            Self::Overloaded(_) => (503, "overloaded", "Overloaded", ProxyInternalResponse),
         };
         answer(status, code, title, proxy_status)
     }
@@ -271,25 +258,11 @@ impl ProxyError {
     /// cannot be taken for the next request.
     pub fn response(&self, version: Version) -> Response<Bytes> {
         let Answer { status, code, title, proxy_status } = self.answer();
-        let problem = Problem {
-            kind: format!("urn:problem-type:bearerd:{code}"),
-            title,
-            status: status.as_u16(),
-            detail: &self.detail(),
-            code,
-        };
-        let mut body = serde_json::to_vec(&problem).unwrap_or_default();
-        body.push(b'\n');
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = status;
+        let mut response =
+            Problem::new(status, code, title, self.detail()).after(self.retry_after()).response();
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Ok(value) = HeaderValue::try_from(format!("bearerd; error={proxy_status}")) {
+        if let Ok(value) = HeaderValue::try_from(format!("bearerd; error={}", proxy_status.as_str())) {
             headers.insert(PROXY_STATUS, value);
-        }
-        if let Some(wait) = self.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
         if version < Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -298,7 +271,7 @@ impl ProxyError {
     }
 }
 
-fn answer(status: u16, code: &'static str, title: &'static str, proxy_status: &'static str) -> Answer {
+fn answer(status: u16, code: &'static str, title: &'static str, proxy_status: ProxyStatus) -> Answer {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     Answer { status, code, title, proxy_status }
 }
@@ -314,7 +287,7 @@ fn no_token(reason: Reason) -> Answer {
         Reason::RotationLimit => "Rotation limit reached",
         Reason::ScopeMissing => "Scope missing",
     };
-    answer(503, reason.code(), title, "proxy_internal_response")
+    answer(503, reason.code(), title, ProxyStatus::ProxyInternalResponse)
 }
 
 fn upstream(error: &ForwardError) -> Answer {
@@ -390,11 +363,6 @@ impl From<Refused> for ProxyError {
     }
 }
 
-/// Seconds for `Retry-After`: upwards, so that whoever obeys does not come too early, and at least one.
-fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0 || wait.is_zero())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -414,7 +382,7 @@ mod tests {
     }
 
     fn refused() -> ForwardError {
-        ForwardError::Unreachable { proxy_status: "connection_refused", text: "refused".to_owned() }
+        ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, text: "refused".to_owned() }
     }
 
     fn not_discovered(refusal: Option<Refusal>) -> ProxyError {
@@ -423,12 +391,12 @@ mod tests {
         ProxyError::NotDiscovered { credential: "cxone".into(), undiscovered }
     }
 
-    fn by_proxy(proxy_status: &'static str) -> ProxyError {
+    fn by_proxy(proxy_status: ProxyStatus) -> ProxyError {
         ForwardError::Proxy { proxy_status, text: "x".to_owned() }.into()
     }
 
     fn handshake_failed() -> ForwardError {
-        ForwardError::Tls { proxy_status: "tls_certificate_error", text: "expired".to_owned() }
+        ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, text: "expired".to_owned() }
     }
 
     /// Every failure, and what a caller sees of it.
@@ -460,8 +428,8 @@ mod tests {
             (not_discovered(Some(Refusal::OtherDomain)), 503, "upstream_unavailable"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
-            (by_proxy("http_request_denied"), 502, "upstream_unreachable"),
-            (by_proxy("connection_timeout"), 502, "upstream_unreachable"),
+            (by_proxy(ProxyStatus::HttpRequestDenied), 502, "upstream_unreachable"),
+            (by_proxy(ProxyStatus::ConnectionTimeout), 502, "upstream_unreachable"),
             (handshake_failed().into(), 502, "upstream_tls"),
             (ForwardError::Terminated("x".into()).into(), 502, "upstream_protocol"),
             (ForwardError::Protocol("x".into()).into(), 502, "upstream_protocol"),
@@ -487,23 +455,6 @@ mod tests {
             assert!(response.headers()["proxy-status"].to_str().unwrap().starts_with("bearerd; error="));
             assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{error:?}");
         }
-    }
-
-    #[test]
-    fn retry_after_is_whole_seconds_and_never_too_few() {
-        let field = |reason, millis| {
-            let unavailable =
-                Unavailable { reason, retry_after: Some(Duration::from_millis(millis)), failure: None };
-            let error = ProxyError::NoToken { credential: "c".into(), unavailable };
-            error.response(Version::HTTP_11).headers()[RETRY_AFTER].to_str().unwrap().to_owned()
-        };
-
-        assert_eq!(field(Reason::EndpointUnavailable, 0), "1");
-        assert_eq!(field(Reason::EndpointUnavailable, 1), "1");
-        assert_eq!(field(Reason::EndpointRateLimited, 7_000), "7");
-        assert_eq!(field(Reason::EndpointRateLimited, 7_001), "8");
-        let error = no_token_error(Reason::ClientRejected, None);
-        assert!(!error.response(Version::HTTP_11).headers().contains_key(RETRY_AFTER));
     }
 
     #[test]

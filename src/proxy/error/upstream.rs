@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::http::ProxyStatus;
+
 /// Why there is no response of the upstream.
 #[derive(Clone, Debug, Error)]
 pub enum ForwardError {
@@ -11,7 +13,7 @@ pub enum ForwardError {
     #[error("no connection: {text}")]
     Unreachable {
         /// RFC 9209 §2.3.
-        proxy_status: &'static str,
+        proxy_status: ProxyStatus,
         /// What the system said.
         text: String,
     },
@@ -25,7 +27,7 @@ pub enum ForwardError {
     #[error("no connection by way of the proxy: {text}")]
     Proxy {
         /// RFC 9209 §2.3.
-        proxy_status: &'static str,
+        proxy_status: ProxyStatus,
         /// What happened; nothing of the proxy's own words.
         text: String,
     },
@@ -33,7 +35,7 @@ pub enum ForwardError {
     #[error("tls handshake failed: {text}")]
     Tls {
         /// RFC 9209 §2.3.
-        proxy_status: &'static str,
+        proxy_status: ProxyStatus,
         /// What rustls or the system said.
         text: String,
     },
@@ -60,32 +62,32 @@ pub struct Refused {
 
 impl ForwardError {
     /// RFC 9209 §2.3.
-    pub const fn proxy_status(&self) -> &'static str {
+    pub const fn proxy_status(&self) -> ProxyStatus {
         match self {
             Self::Unreachable { proxy_status, .. }
             | Self::Proxy { proxy_status, .. }
-            | Self::Tls { proxy_status, .. } => proxy_status,
-            Self::NoDescriptor | Self::Overloaded => "connection_limit_reached",
-            Self::ConnectTimeout => "connection_timeout",
-            Self::Terminated(_) => "connection_terminated",
-            Self::Protocol(_) => "http_protocol_error",
-            Self::Timeout => "http_response_timeout",
+            | Self::Tls { proxy_status, .. } => *proxy_status,
+            Self::NoDescriptor | Self::Overloaded => ProxyStatus::ConnectionLimitReached,
+            Self::ConnectTimeout => ProxyStatus::ConnectionTimeout,
+            Self::Terminated(_) => ProxyStatus::ConnectionTerminated,
+            Self::Protocol(_) => ProxyStatus::HttpProtocolError,
+            Self::Timeout => ProxyStatus::HttpResponseTimeout,
         }
     }
 
     /// A sentence for the caller: no address, no text from outside.
     pub fn detail(&self) -> String {
         match self {
-            Self::Unreachable { proxy_status: "dns_error", .. } => "The upstream's name does not resolve.",
-            Self::Unreachable { proxy_status: "connection_refused", .. } => {
+            Self::Unreachable { proxy_status: ProxyStatus::DnsError, .. } => "The upstream's name does not resolve.",
+            Self::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
                 "The upstream refused the connection."
             }
-            Self::Unreachable { proxy_status: "destination_ip_prohibited", .. } => {
+            Self::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
                 "The upstream was discovered, and its name leads to a private, loopback or otherwise special address. \
                  If that is meant, write the API's address as `upstream`."
             }
             Self::Unreachable { .. } => "The upstream cannot be reached.",
-            Self::Proxy { proxy_status: "http_request_denied", .. } => {
+            Self::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
                 "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \
                  HTTPS_PROXY and NO_PROXY of bearerd's environment."
             }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tracing::warn;
 
 use super::slots::{Seat, Seats};
@@ -20,13 +19,12 @@ use crate::config::Limits;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
+use crate::telemetry::throttle::Throttle;
 
 /// Callers that are told at once that there is no room; others are closed without a word.
 pub const REFUSALS: usize = 16;
 /// How long one of them has to send its request and to take the answer.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// How often the log tells of what happens at every connection.
-const TELL_EVERY: Duration = Duration::from_secs(10);
 /// An IPv6 host commonly has all addresses of such a network (RFC 6177 §2).
 const HOST_PREFIX: u32 = 64;
 /// When the addresses are first looked through for such as have left.
@@ -38,7 +36,7 @@ pub struct Admission {
     all: Arc<Seats>,
     of_addresses: RefCell<Option<Addresses>>,
     refusals: Arc<Seats>,
-    turned_away: Recurring,
+    turned_away: Throttle,
 }
 
 /// A connection's place; given back when dropped.
@@ -56,13 +54,6 @@ struct Addresses {
     prune_at: Cell<usize>,
 }
 
-/// Something that happens again and again, and is told of now and then.
-#[derive(Debug, Default)]
-pub struct Recurring {
-    untold: Cell<u64>,
-    told: Cell<Option<Instant>>,
-}
-
 impl Admission {
     /// As many places as are configured, and no more than `most`.
     pub fn new(limits: &Limits, most: usize) -> Self {
@@ -70,7 +61,7 @@ impl Admission {
             all: Seats::new(places(limits, most)),
             of_addresses: RefCell::new(limits.connections_per_address.map(Addresses::new)),
             refusals: Seats::new(REFUSALS),
-            turned_away: Recurring::default(),
+            turned_away: Throttle::default(),
         }
     }
 
@@ -179,21 +170,6 @@ fn host_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-impl Recurring {
-    /// It happened. Says how often since it was last told of, if it is time to tell again.
-    pub fn happened(&self) -> Option<u64> {
-        let untold = self.untold.get() + 1;
-        let now = Instant::now();
-        if self.told.get().is_some_and(|told| now.duration_since(told) < TELL_EVERY) {
-            self.untold.set(untold);
-            return None;
-        }
-        self.told.set(Some(now));
-        self.untold.set(0);
-        Some(untold)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
@@ -295,16 +271,5 @@ mod tests {
         admission.change(&limits("connections_per_address = 0"), 5);
         held.extend((0..10).map_while(|_| admission.admit(&peer("10.0.0.1", true)).ok()));
         assert_eq!(held.len(), 5);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_recurs_is_told_of_at_once_and_then_now_and_then_with_its_count() {
-        let recurring = Recurring::default();
-
-        assert_eq!(recurring.happened(), Some(1));
-        assert_eq!((recurring.happened(), recurring.happened()), (None, None));
-        tokio::time::advance(TELL_EVERY).await;
-        assert_eq!(recurring.happened(), Some(3));
-        assert_eq!(recurring.happened(), None);
     }
 }

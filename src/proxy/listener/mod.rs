@@ -23,11 +23,12 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use self::unix_socket::SocketFile;
-use super::limits::admission::{Admission, Place, Recurring};
+use super::limits::admission::{Admission, Place};
 use super::peer::{Networks, Peer};
 use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
+use crate::telemetry::throttle::Throttle;
 
 /// After the system refused a connection, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -178,7 +179,7 @@ impl Front {
     fn new(workers: Vec<WorkerHandle>, house: House, stage: watch::Receiver<Stage>) -> Self {
         let admission = Admission::new(&house.limits, house.most_connections);
         let house = RefCell::new(Rc::new(house));
-        let desk = Rc::new(Desk { workers, house, admission, failures: Recurring::default() });
+        let desk = Rc::new(Desk { workers, house, admission, failures: Throttle::default() });
         Self { desk, doors: Vec::new(), accepting: JoinSet::new(), stage }
     }
 
@@ -231,7 +232,7 @@ struct Desk {
     workers: Vec<WorkerHandle>,
     house: RefCell<Rc<House>>,
     admission: Admission,
-    failures: Recurring,
+    failures: Throttle,
 }
 
 /// Resolves when an entrance is to be closed; tells of whatever else is changed.

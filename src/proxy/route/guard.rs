@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, VIA,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -16,6 +16,7 @@ use super::percent;
 use crate::config;
 use crate::config::model::fields::is_for_proxies;
 use crate::config::{Hosts, RequiredHeader};
+use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::list::members;
 
@@ -24,6 +25,8 @@ use crate::proxy::message::list::members;
 pub struct Policy {
     hosts: Hosts,
     origins: Vec<String>,
+    /// Whether the server terminates TLS.
+    is_tls: bool,
     required_header: Option<RequiredHeader>,
     /// The pseudonym of this daemon in `Via`, for the detection of loops.
     instance: String,
@@ -52,9 +55,6 @@ const PROTECTED: [&str; 8] = [
     "forwarded",
 ];
 
-/// Sent by browsers (W3C Fetch Metadata).
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
 /// The checks that a request has fields for. One pass over the names costs less than a lookup for each field.
 #[derive(Default)]
 struct Present {
@@ -81,6 +81,7 @@ impl Policy {
         Self {
             hosts: server.hosts.clone(),
             origins: server.origins.clone(),
+            is_tls: server.tls.is_some(),
             required_header: server.required_header.clone(),
             instance: instance.to_owned(),
         }
@@ -94,8 +95,8 @@ impl Policy {
 /// The [`ProxyError`] of the first check that fails.
 pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
     check_method(&head.method)?;
-    let authority = authority(head)?;
-    let host = host_of(authority)?;
+    let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
+    let host = authority.host;
     if !policy.hosts.contain(host) {
         return Err(ProxyError::HostNotAllowed);
     }
@@ -116,8 +117,9 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     if present.hops {
         check_connection(&head.headers)?;
     }
-    if present.origin {
-        check_browser(&head.headers, authority, policy)?;
+    // A browser on another site must not use our credential through a person who can reach us.
+    if present.origin && is_cross_site(&head.headers, authority, policy.is_tls, &policy.origins) {
+        return Err(ProxyError::BrowserRequest);
     }
     check_required_header(&head.headers, policy)?;
     if present.hops {
@@ -134,48 +136,14 @@ fn check_method(method: &Method) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// RFC 9112 §3.2: exactly one `Host`. RFC 9113 §8.3.1: `:authority`, and a `host` only if it says the same.
-fn authority(head: &Parts) -> Result<&str, ProxyError> {
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let host =
-        hosts.next().map(|value| value.to_str().map_err(|_| ProxyError::BadRequest("Host is not text")));
-    if hosts.next().is_some() {
-        return Err(ProxyError::BadRequest("there is more than one Host"));
-    }
-    let host = host.transpose()?;
-    if head.version != Version::HTTP_2 {
-        return host.ok_or(ProxyError::BadRequest("there is no Host"));
-    }
-    let authority = head.uri.authority().ok_or(ProxyError::BadRequest("there is no :authority"))?.as_str();
-    match host {
-        Some(host) if !host.eq_ignore_ascii_case(authority) => {
-            Err(ProxyError::BadRequest("Host and :authority differ"))
-        }
-        _ => Ok(authority),
-    }
-}
-
-/// The host of `host[:port]`, if it is that and nothing more.
-fn host_of(authority: &str) -> Result<&str, ProxyError> {
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (authority, "80"),
-    };
-    if !config::is_host(host) || !port.bytes().all(|byte| byte.is_ascii_digit()) || port.len() > 5 {
-        return Err(ProxyError::BadRequest("Host is not a host name with a port at most"));
-    }
-    Ok(host)
-}
-
 /// RFC 9112 §3.2: origin-form, or absolute-form that names the same authority.
-fn check_target(head: &Parts, authority: &str) -> Result<(), ProxyError> {
+fn check_target(head: &Parts, authority: Authority<'_>) -> Result<(), ProxyError> {
     let uri = &head.uri;
     let scheme_is_http = uri.scheme_str().is_none_or(|scheme| scheme == "http" || scheme == "https");
-    let names_another = uri.authority().is_some_and(|other| !other.as_str().eq_ignore_ascii_case(authority));
     // `GET foo` parses as an authority without a path; joined to an upstream it would become `GET /`.
     let is_authority_form = uri.scheme().is_none() && uri.authority().is_some();
-    if !scheme_is_http || names_another || is_authority_form || !uri.path().starts_with('/') {
-        return Err(ProxyError::BadRequest("the request target is no path on this host"));
+    if !scheme_is_http || authority.differs_from(uri) || is_authority_form || !uri.path().starts_with('/') {
+        return Err(ProxyError::BadRequest("the request target is not a path on this host"));
     }
     Ok(())
 }
@@ -301,33 +269,12 @@ fn is_protected(name: &str) -> bool {
 
 /// Refuses a `Connection` that would remove a protected field (RFC 9110 §7.6.1).
 fn check_connection(headers: &HeaderMap) -> Result<(), ProxyError> {
-    for name in headers.get_all(CONNECTION).iter().flat_map(members).filter(|name| *name != Some("")) {
+    for name in headers.get_all(CONNECTION).iter().flat_map(members) {
         let Some(name) = name else {
             return Err(ProxyError::BadRequest("Connection is not a list of names"));
         };
         if is_protected(&name.to_ascii_lowercase().replace('_', "-")) {
             return Err(ProxyError::BadRequest("Connection names a field that must not be removed"));
-        }
-    }
-    Ok(())
-}
-
-/// A browser on another site must not use our credential through a person who can reach us.
-fn check_browser(headers: &HeaderMap, authority: &str, policy: &Policy) -> Result<(), ProxyError> {
-    let mut is_listed = false;
-    for origin in headers.get_all(ORIGIN) {
-        let origin = origin.to_str().map_err(|_| ProxyError::BrowserRequest)?;
-        let is_own = origin
-            .split_once("://")
-            .is_some_and(|(scheme, rest)| scheme.starts_with("http") && rest.eq_ignore_ascii_case(authority));
-        is_listed = policy.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin));
-        if !is_own && !is_listed {
-            return Err(ProxyError::BrowserRequest);
-        }
-    }
-    for site in headers.get_all(SEC_FETCH_SITE) {
-        if !is_listed && site != "none" && site != "same-origin" {
-            return Err(ProxyError::BrowserRequest);
         }
     }
     Ok(())

@@ -6,27 +6,29 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Response, StatusCode};
 
+use crate::backoff::Backoff;
 use crate::config::Retry429;
-use crate::token::retry_after;
+use crate::http::retry_after;
 
 /// Most that is added at random to a wait, so that requests with the same `Retry-After` do not return at once.
 const JITTER: Duration = Duration::from_secs(1);
-/// The first wait after a 429 without `Retry-After`; each further one is twice as long.
-const BACKOFF: Duration = Duration::from_secs(1);
+/// The waits after a 429 without `Retry-After`. The route's `max_wait` bounds them.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::MAX };
 
 /// The retries and the waiting time that a request has left.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryBudget {
     left: u32,
     wait_left: Duration,
-    backoff: Duration,
+    /// The number of waits without a `Retry-After` so far.
+    waits_without_header: u32,
 }
 
 impl RetryBudget {
     /// The budget of the route's `retry_429`; empty if the method is not idempotent.
     pub fn new(settings: &Retry429, method: &Method) -> Self {
         let left = if method.is_idempotent() { settings.attempts } else { 0 };
-        Self { left, wait_left: settings.max_wait, backoff: BACKOFF }
+        Self { left, wait_left: settings.max_wait, waits_without_header: 0 }
     }
 
     /// Whether no retry is left.
@@ -45,9 +47,8 @@ impl RetryBudget {
     /// `jitter` is from 0 to 1.
     fn wait_with(&mut self, headers: &HeaderMap, jitter: f64) -> Option<Duration> {
         let asked = retry_after(headers).unwrap_or_else(|| {
-            let backoff = self.backoff;
-            self.backoff = backoff.saturating_mul(2);
-            backoff
+            self.waits_without_header += 1;
+            BACKOFF.step(self.waits_without_header - 1)
         });
         // A retry before the time that the server asked for would fail: the response is passed on instead.
         let left = self.wait_left.checked_sub(asked)?;

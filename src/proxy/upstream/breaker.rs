@@ -14,6 +14,7 @@ use crossbeam_utils::CachePadded;
 use http::StatusCode;
 use tracing::{debug, info, warn};
 
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::proxy::error::upstream::{ForwardError, Refused};
@@ -297,7 +298,7 @@ impl State {
     }
 
     fn opened(self, settings: &config::Breaker, openings: u32, now: Moment, jitter: f64) -> Self {
-        let pause = settings.open.saturating_mul(1 << openings.min(20)).min(settings.open_max);
+        let pause = Backoff { first: settings.open, max: settings.open_max }.step(openings);
         let until = now + pause + pause.mul_f64(JITTER * jitter);
         self.next(openings.saturating_add(1), Phase::Open { until })
     }

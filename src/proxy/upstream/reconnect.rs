@@ -9,6 +9,7 @@ use http_body::Body;
 use super::Destination;
 use super::breaker::Breaker;
 use super::pool::{Lease, Pool};
+use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
 /// Before a connection is tried once more, and as much again at random.
@@ -42,7 +43,7 @@ where
 fn may_connect_again(error: &ForwardError) -> bool {
     match error {
         ForwardError::Unreachable { proxy_status, .. } => {
-            !matches!(*proxy_status, "connection_timeout" | "destination_ip_prohibited")
+            !matches!(proxy_status, ProxyStatus::ConnectionTimeout | ProxyStatus::DestinationIpProhibited)
         }
         _ => false,
     }
@@ -62,9 +63,12 @@ mod tests {
     use crate::proxy::upstream::Upstream;
     use crate::proxy::upstream::connect::{Connect, Connected, Connecting};
 
+    const REFUSED: ProxyStatus = ProxyStatus::ConnectionRefused;
+    const TLS: ProxyStatus = ProxyStatus::TlsProtocolError;
+
     /// Connections that fail as listed, and then are made.
     #[derive(Clone, Debug, Default)]
-    struct Failing(Arc<Mutex<VecDeque<&'static str>>>);
+    struct Failing(Arc<Mutex<VecDeque<ProxyStatus>>>);
 
     impl Connect for Failing {
         fn connect(&self) -> Connecting {
@@ -72,9 +76,7 @@ mod tests {
             Box::pin(async move {
                 match failure {
                     None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
-                    Some("tls") => {
-                        Err(ForwardError::Tls { proxy_status: "tls_protocol_error", text: "x".to_owned() })
-                    }
+                    Some(proxy_status @ TLS) => Err(ForwardError::Tls { proxy_status, text: "x".to_owned() }),
                     Some(proxy_status) => {
                         Err(ForwardError::Unreachable { proxy_status, text: "x".to_owned() })
                     }
@@ -88,7 +90,7 @@ mod tests {
     }
 
     /// Whether there is a connection, and how many attempts at one were left.
-    async fn connected(failures: &[&'static str], opens: bool) -> (bool, usize) {
+    async fn connected(failures: &[ProxyStatus], opens: bool) -> (bool, usize) {
         let failing = Failing(Arc::new(Mutex::new(failures.iter().copied().collect())));
         let place = || Destination {
             origin: "https://api.example.com".to_owned(),
@@ -114,23 +116,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_was_not_made_is_tried_once_more_and_no_oftener() {
         assert_eq!(connected(&[], false).await, (true, 0));
-        assert_eq!(connected(&["connection_refused"], false).await, (true, 0));
-        assert_eq!(connected(&["connection_refused", "connection_refused", "x"], false).await, (false, 1));
-        assert_eq!(connected(&["tls", "x"], false).await, (false, 1), "whom it reached will say the same");
-        assert_eq!(connected(&["connection_refused", "x"], true).await, (false, 1), "the breaker is open");
+        assert_eq!(connected(&[REFUSED], false).await, (true, 0));
+        assert_eq!(connected(&[REFUSED; 3], false).await, (false, 1));
+        assert_eq!(connected(&[TLS; 2], false).await, (false, 1), "whom it reached will say the same");
+        assert_eq!(connected(&[REFUSED; 2], true).await, (false, 1), "the breaker is open");
     }
 
     #[test]
     fn a_connection_is_tried_again_only_where_nobody_was_reached() {
         let unreachable = |proxy_status| ForwardError::Unreachable { proxy_status, text: "x".to_owned() };
-        for status in ["connection_refused", "dns_error", "destination_ip_unroutable"] {
-            assert!(may_connect_again(&unreachable(status)), "{status}");
+        for status in [REFUSED, ProxyStatus::DnsError, ProxyStatus::DestinationIpUnroutable] {
+            assert!(may_connect_again(&unreachable(status)), "{status:?}");
         }
-        let tls = ForwardError::Tls { proxy_status: "tls_certificate_error", text: "x".to_owned() };
-        let proxy = ForwardError::Proxy { proxy_status: "connection_refused", text: "x".to_owned() };
+        let tls = ForwardError::Tls { proxy_status: TLS, text: "x".to_owned() };
+        let proxy = ForwardError::Proxy { proxy_status: REFUSED, text: "x".to_owned() };
         for error in [
-            unreachable("connection_timeout"),
-            unreachable("destination_ip_prohibited"),
+            unreachable(ProxyStatus::ConnectionTimeout),
+            unreachable(ProxyStatus::DestinationIpProhibited),
             tls,
             proxy,
             ForwardError::ConnectTimeout,

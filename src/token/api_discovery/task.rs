@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -12,16 +13,16 @@ use tracing::{debug, info, warn};
 use super::address::{Found, Refusal};
 use super::document::{DiscoveryError, Documents};
 use super::{DiscoverySource, Progress};
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::token::access_token::Generation;
 use crate::token::jwt;
-use crate::token::limiter::doubled;
 use crate::token::source::TokenSource;
 
 /// How often an address that is known is asked for again.
 const AGAIN: Duration = Duration::from_hours(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
+/// The waits after failures.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 /// The longest sleep: timers stand still while a machine is suspended.
 const RECHECK: Duration = Duration::from_mins(1);
 
@@ -31,7 +32,7 @@ pub type Publish = Box<dyn Fn(&Found) -> Result<(), Refusal> + Send + Sync>;
 /// Keeps the address of one credential's API.
 pub struct Discovery<D> {
     token: TokenSource,
-    documents: D,
+    documents: Arc<ArcSwap<D>>,
     publish: Vec<Publish>,
     progress: watch::Sender<Progress>,
     clock: Clock,
@@ -53,7 +54,7 @@ impl<D: Documents> Discovery<D> {
         let source = DiscoverySource { credential: Arc::from(token.name()), progress: seen, clock };
         let discovery = Self {
             token,
-            documents,
+            documents: Arc::new(ArcSwap::from_pointee(documents)),
             publish: Vec::new(),
             progress,
             clock,
@@ -65,6 +66,11 @@ impl<D: Documents> Discovery<D> {
             not_before: Moment::default(),
         };
         (discovery, source)
+    }
+
+    /// The client that fetches documents; a reload replaces it when the way to the issuer changes.
+    pub fn documents(&self) -> Arc<ArcSwap<D>> {
+        Arc::clone(&self.documents)
     }
 
     /// Whom to tell of an address.
@@ -107,10 +113,11 @@ impl<D: Documents> Discovery<D> {
 
     async fn discover(&mut self) {
         self.progress.send_modify(|progress| progress.is_underway = true);
+        let documents = self.documents.load_full();
         let outcome = match &self.tenant {
             None => Err(DiscoveryError::NoTenant),
             // A panic in there must not take the task with it.
-            Some(tenant) => AssertUnwindSafe(self.documents.find(tenant))
+            Some(tenant) => AssertUnwindSafe(documents.find(tenant))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(DiscoveryError::Network("the request panicked".to_owned()))),
@@ -123,7 +130,7 @@ impl<D: Documents> Discovery<D> {
             }
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
-                doubled(FIRST_BACKOFF, self.failures - 1, LONGEST_BACKOFF)
+                BACKOFF.step(self.failures - 1)
             }
         };
         let now = self.clock.now();

@@ -9,7 +9,6 @@ pub mod metadata;
 pub(in crate::token) mod redact;
 pub(in crate::token) mod request;
 pub mod response;
-pub(in crate::token) mod retry_after;
 pub(in crate::token) mod validate;
 pub(in crate::token) mod warnings;
 
@@ -27,11 +26,11 @@ use self::metadata::Metadata;
 use self::redact::Confidential;
 use self::request::TokenRequest;
 use self::response::Grant;
-use self::retry_after::retry_after;
 use super::access_token::AccessToken;
 use super::error::{Malformed, TokenError, printable};
 use crate::causes::causes;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
+use crate::http::retry_after;
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
 /// Larger answers are not read.

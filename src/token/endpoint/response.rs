@@ -12,8 +12,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::redact::Confidential;
-use super::retry_after::{retry_after, server_time};
 use crate::config::AnswerFields;
+use crate::http::{retry_after, server_time};
 use crate::token::error::{Malformed, NO_CODE, TokenError};
 
 /// A year: a longer lifetime is cut to it.

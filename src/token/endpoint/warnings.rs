@@ -9,6 +9,7 @@ use super::metadata::Metadata;
 use super::response::Grant;
 use super::validate;
 use crate::config::Credential;
+use crate::telemetry::throttle::OnChange;
 
 /// Clocks that differ more make JWTs end too late or begin too early.
 pub const MAX_SKEW: Duration = Duration::from_mins(1);
@@ -16,31 +17,31 @@ pub const MAX_SKEW: Duration = Duration::from_mins(1);
 /// What has been told of one credential's answers and still holds.
 #[derive(Debug, Default)]
 pub struct Oddities {
-    is_cut: bool,
-    is_mislabelled: bool,
-    not_granted: Vec<String>,
-    is_clamped: bool,
-    skew: Option<Skew>,
+    is_cut: OnChange<bool>,
+    is_mislabelled: OnChange<bool>,
+    not_granted: OnChange<Vec<String>>,
+    is_clamped: OnChange<bool>,
+    skew: OnChange<Option<Skew>>,
 }
 
 impl Oddities {
     /// Tells what is odd about a grant that is taken.
     pub fn of_grant(&mut self, grant: &Grant, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
-        if is_news(&mut self.skew, grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
-            let ours = self.skew.as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
+        if self.skew.begins(grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
+            let ours = self.skew.current().as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
             let skew_seconds = grant.server_time.map_or(0, |theirs| apart(theirs, now).as_secs());
             warn!(credential = name, skew_seconds, ours, "clock differs from the authorization server's");
         }
-        if is_news(&mut self.is_cut, grant.lifetime_was_cut) {
+        if self.is_cut.begins(grant.lifetime_was_cut) {
             warn!(credential = name, "lifetime longer than a year was cut to a year");
         }
-        if is_news(&mut self.is_mislabelled, !grant.is_labelled_json) {
+        if self.is_mislabelled.begins(!grant.is_labelled_json) {
             warn!(credential = name, "token answer was JSON and its Content-Type was not");
         }
         let not_granted = grant.scopes.as_ref().map(|granted| validate::not_granted(granted, credential));
-        if is_news(&mut self.not_granted, not_granted.unwrap_or_default()) {
-            let scopes = self.not_granted.join(" ");
+        if self.not_granted.begins(not_granted.unwrap_or_default()) {
+            let scopes = self.not_granted.current().join(" ");
             warn!(credential = name, scopes, "fewer scopes were granted than asked for");
         }
     }
@@ -48,7 +49,7 @@ impl Oddities {
     /// Tells that a server asks for a longer wait than it may.
     pub fn of_wait(&mut self, asked: Duration, credential: &Credential) {
         let Credential { name, retry_after_max, .. } = credential;
-        if is_news(&mut self.is_clamped, asked > *retry_after_max) {
+        if self.is_clamped.begins(asked > *retry_after_max) {
             warn!(
                 credential = name,
                 asked_seconds = asked.as_secs(),
@@ -61,9 +62,10 @@ impl Oddities {
 
 /// Tells what the credential does and its server does not list, if that is another than before.
 pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
-    let mut told = before.map(|before| before.not_supported(credential)).unwrap_or_default();
-    if is_news(&mut told, now.not_supported(credential)) {
-        let not_listed = told.join(", ");
+    let not_listed = now.not_supported(credential);
+    let is_new = before.is_none_or(|before| before.not_supported(credential) != not_listed);
+    if is_new && !not_listed.is_empty() {
+        let not_listed = not_listed.join(", ");
         warn!(credential = credential.name, not_listed, "issuer's metadata does not list what is configured");
     }
 }
@@ -84,26 +86,4 @@ impl Skew {
 
 fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|error| error.duration())
-}
-
-/// Whether there is something now, and it was not the same before.
-fn is_news<T: PartialEq + Default>(told: &mut T, now: T) -> bool {
-    let is_news = now != *told && now != T::default();
-    *told = now;
-    is_news
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_goes_on_is_told_once_and_what_changes_again() {
-        let mut told = Vec::new();
-
-        let news =
-            [vec![], vec!["a"], vec!["a"], vec!["b"], vec![], vec!["b"]].map(|now| is_news(&mut told, now));
-
-        assert_eq!(news, [false, true, false, true, false, true]);
-    }
 }

@@ -11,16 +11,16 @@ use std::time::Duration;
 use self::quota::Budget;
 use super::error::{Class, TokenError};
 use super::state::file::Memory;
+use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::config;
 
-/// The first backoff step, the longest, and how many failures in a row open the breaker.
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// The waits after failures, and how many failures in a row open the breaker.
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 const BREAKER_FAILURES: u32 = 5;
 
 /// How long a rejection keeps us from asking: a locked account stays locked if one goes on knocking.
-const LATCH_FIRST: Duration = Duration::from_secs(30);
+const LATCH: Backoff = Backoff { first: Duration::from_secs(30), max: LATCH_MAX };
 pub(super) const LATCH_MAX: Duration = Duration::from_mins(5);
 
 /// Why a token is asked for.
@@ -115,7 +115,7 @@ impl Limiter {
     pub fn failed(&mut self, error: &TokenError) {
         let now = self.clock.now();
         self.failures = self.failures.saturating_add(1);
-        let backoff = equal_jitter(doubled(BACKOFF_FIRST, self.failures - 1, BACKOFF_MAX));
+        let backoff = BACKOFF.jittered(self.failures - 1, fastrand::f64());
         self.blocked = Some(match error.class() {
             Class::Throttled { retry_after, at_least } if retry_after.is_some() || !at_least.is_zero() => {
                 let wait = retry_after.unwrap_or_default().min(self.retry_after_max).max(at_least);
@@ -129,7 +129,7 @@ impl Limiter {
             },
             Class::Rejected => {
                 self.rejections = self.rejections.saturating_add(1);
-                let latch = doubled(LATCH_FIRST, self.rejections - 1, LATCH_MAX);
+                let latch = LATCH.step(self.rejections - 1);
                 Blocked { until: now + latch, by: Barrier::Latch }
             }
         });
@@ -184,16 +184,6 @@ pub fn authorized(memory: Memory) -> Memory {
 
 fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {
     budget.take(now).map_err(|until| Blocked { until, by: Barrier::Quota })
-}
-
-/// `first` doubled `times` times, at the most `max`.
-pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
-    first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(max)
-}
-
-/// Half of the step for certain and half by chance, so that those who failed together do not return together.
-fn equal_jitter(step: Duration) -> Duration {
-    step / 2 + (step / 2).mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]

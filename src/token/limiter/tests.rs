@@ -159,15 +159,15 @@ proptest! {
                         not_before = Moment::default();
                         continue;
                     }
-                    Outcome::Transient => (transient(), BACKOFF_FIRST / 2, BACKOFF_MAX),
+                    Outcome::Transient => (transient(), BACKOFF.first / 2, BACKOFF.max),
                     Outcome::Throttled(seconds) => {
                         let retry_after = Some(Duration::from_secs(seconds));
                         let error = TokenError::Throttled { status: 429, retry_after, at_least: Duration::ZERO };
                         let asked = Duration::from_secs(seconds.min(15 * 60));
-                        (error, asked, (asked + Duration::from_secs(1)).max(BACKOFF_MAX))
+                        (error, asked, (asked + Duration::from_secs(1)).max(BACKOFF.max))
                     }
                     Outcome::Rejected => {
-                        (TokenError::ScopeMissing { missing: Vec::new() }, LATCH_FIRST, LATCH_MAX)
+                        (TokenError::ScopeMissing { missing: Vec::new() }, LATCH.first, LATCH.max)
                     }
                 };
                 limiter.failed(&error);

@@ -20,7 +20,6 @@ use super::error::{Malformed, TokenError};
 use super::limiter;
 use super::rotation;
 use super::state::file::State;
-use super::state::settings;
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
@@ -101,7 +100,8 @@ impl NewGrant {
                 scopes,
             )
             .ok(),
-            settings: Some(settings(credential, &identity)),
+            identity: Some(credential.token_identity()),
+            request: Some(credential.request_identity(&identity)),
             memory: limiter::authorized(before.memory),
             ..before.clone()
         };

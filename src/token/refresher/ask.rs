@@ -3,9 +3,12 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
 use tracing::debug;
 
 use super::Refresher;
+use crate::config::Secret;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::TokenError;
 use crate::token::rotation::Means;
@@ -45,7 +48,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             Ok((Err(error), new)) => {
                 // No access token for us, and yet the refresh token may be another now.
                 let mut state = self.durable.state().clone();
-                if means.answered(new.as_ref(), self.identity.value(), &mut state) {
+                if means.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state) {
                     self.durable.save(state).await;
                 }
                 self.failed(error, Means::Grant, latency).await;
@@ -54,14 +57,32 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    /// Whether a secret has another value now.
+    /// Whether a secret has another value now. With a new subject the refresher asks at once; the old token serves meanwhile.
     pub(super) async fn read_secrets_again(&mut self) -> bool {
+        let subject = self.subject().map(|subject| subject.expose_secret().to_owned()).map(Zeroizing::new);
         let is_changed = self.identity.read_again().await;
         if is_changed {
             debug!(credential = %self.credential.name, "secret changed");
             self.secrets.changed(self.identity.value());
+            let is_same_subject =
+                self.subject().map(ExposeSecret::expose_secret) == subject.as_ref().map(|old| old.as_str());
+            if !is_same_subject {
+                self.limiter.release_latch();
+                self.due = self.due.min(self.clock.now());
+            }
         }
         is_changed
+    }
+
+    /// The secret that stands for the principal, in the grant that is in use.
+    fn subject(&self) -> Option<&SecretString> {
+        self.identity.value().grant_in_use(self.is_on_fallback).subject()
+    }
+
+    /// Whether that secret may change while the daemon runs.
+    pub(super) fn has_subject_file(&self) -> bool {
+        let grant = self.credential.identity.grant_in_use(self.is_on_fallback);
+        grant.subject().is_some_and(Secret::may_change)
     }
 
     /// What to ask with. While that is the fallback, someone may have put a refresh token into the state's place.

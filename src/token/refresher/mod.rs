@@ -43,6 +43,8 @@ use crate::telemetry::audit;
 const RECHECK: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
 const SECRET_POLL: Duration = Duration::from_secs(1);
+/// How often a file is read whose content stands for the principal: a new refresh token or subject token.
+const SUBJECT_POLL: Duration = Duration::from_secs(5);
 /// Later than anything.
 const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
@@ -230,19 +232,26 @@ impl<E: TokenEndpoint> Refresher<E> {
         is_rejected
     }
 
-    /// Sleeps until the moment, a new demand or order, or a changed secret while that is what we wait for.
+    /// Sleeps until the moment, a new demand or order, a new subject, or a changed secret while that is what we wait for.
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();
-        let longest = if latched { SECRET_POLL } else { RECHECK };
+        let has_subject_file = self.has_subject_file();
+        let longest = match (latched, has_subject_file) {
+            (true, _) => SECRET_POLL,
+            (false, true) => SUBJECT_POLL,
+            (false, false) => RECHECK,
+        };
         let until = self.durable.retry_at().map_or(until, |retry_at| retry_at.min(until));
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
-        tokio::select! {
-            () = sleep => {}
-            () = self.demand.raised() => {}
-            () = self.orders.arrived() => {}
-        }
-        if latched && self.read_secrets_again().await {
+        let is_over = tokio::select! {
+            () = sleep => true,
+            () = self.demand.raised() => false,
+            () = self.orders.arrived() => false,
+        };
+        let reads_secrets = latched || (has_subject_file && is_over);
+        let is_changed = reads_secrets && self.read_secrets_again().await;
+        if is_changed && latched {
             self.limiter.release_latch();
         }
         let now = self.clock.now();

@@ -51,7 +51,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = self.remembered();
         state.generation = generation;
         state.access_token = Some(token.clone());
-        let is_rotated = means.answered(new, self.identity.value(), &mut state);
+        let is_rotated = means.answered(new, &self.credential, self.identity.value(), &mut state);
         // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
         // should be there after a restart.
         self.durable.save(state).await;
@@ -101,10 +101,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();
+        // Any other failure is no answer to a changed request: after a restart the refresher makes that request at once.
+        let is_verdict = error.class() == Class::Rejected;
         self.trail.refresh_failed(
             &audit::Failure {
                 outcome: error.outcome(),
-                needs_a_person: error.class() == Class::Rejected,
+                needs_a_person: is_verdict,
                 next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
                 error: &error,
             },
@@ -117,7 +119,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
-        self.durable.save(self.remembered()).await;
+        let state = if is_verdict { self.remembered() } else { self.remembered_before() };
+        self.durable.save(state).await;
     }
 
     /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.

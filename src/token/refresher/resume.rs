@@ -4,31 +4,29 @@ use secrecy::SecretString;
 
 use super::schedule;
 use super::{RECHECK, Refresher};
-use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::endpoint::validate;
 use crate::token::rotation;
 use crate::token::state::file::State;
-use crate::token::state::settings;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// Takes up what the state remembers. A token that was asked for with other settings is not ours any more, and
-    /// with others a rejection need not come again.
+    /// Takes up the state, which belongs to this credential. If the next request differs from the latest one that was
+    /// answered, a rejection may not come again: the refresher asks at once, and the old token serves until the answer.
     pub(super) fn resume(&mut self) {
         let state = self.durable.state();
-        let is_as_before = state.settings == Some(settings(&self.credential, self.identity.value()));
-        let may_have_been_mended = state.settings.is_some() && !is_as_before;
+        let is_as_before = state.request == Some(self.credential.request_identity(self.identity.value()));
+        let may_have_been_mended = state.request.is_some() && !is_as_before;
         self.limiter.restore(state.memory);
-        let token = state.access_token.clone().filter(|_| is_as_before);
+        let token = state.access_token.clone();
         if may_have_been_mended {
             self.limiter.release_latch();
         }
         let is_rejected = self.limiter.is_rejected();
         self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
-        let is_enough = |token: &AccessToken| validate::missing(token.scopes(), &self.credential).is_empty();
-        if let Some(token) = token.filter(is_enough) {
-            let margin = self.credential.refresh_margin;
-            self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        if let Some(token) = token {
+            if is_as_before {
+                let margin = self.credential.refresh_margin;
+                self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+            }
             self.trail.resumed(token.generation().number(), self.fingerprints.of(&token).to_string());
             self.writer.publish(token);
         }
@@ -54,22 +52,25 @@ impl<E: TokenEndpoint> Refresher<E> {
     async fn take_up_into(&mut self, state: &mut State) -> bool {
         self.look_at_state = self.clock.now() + RECHECK;
         let found = self.durable.read_again().await;
-        found.is_some_and(|found| rotation::take_up(state, found, self.identity.value()))
+        found.is_some_and(|found| {
+            rotation::take_up(state, found.belonging_to(&self.credential), self.identity.value())
+        })
     }
 
     /// The state with what is known by now of when to ask, and with what.
     pub(super) fn remembered(&self) -> State {
         let mut state = State {
             memory: self.limiter.snapshot(),
-            settings: Some(settings(&self.credential, self.identity.value())),
+            identity: Some(self.credential.token_identity()),
+            request: Some(self.credential.request_identity(self.identity.value())),
             ..self.durable.state().clone()
         };
         self.secrets.remember(&mut state);
         state
     }
 
-    /// The same before there is an answer: the token that is there was asked for with the settings before.
+    /// The same state before the current request is answered: the latest answered request is an earlier one.
     pub(super) fn remembered_before(&self) -> State {
-        State { settings: self.durable.state().settings, ..self.remembered() }
+        State { request: self.durable.state().request, ..self.remembered() }
     }
 }

@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::clock::Moment;
-use crate::token::limiter::doubled;
 
-/// The first wait after a server handed out the token that we had.
-const SAME_TOKEN_WAIT: Duration = Duration::from_secs(10);
-const SAME_TOKEN_WAIT_MAX: Duration = Duration::from_hours(1);
+/// The waits after a server handed out the token that we had.
+const SAME_TOKEN: Backoff = Backoff { first: Duration::from_secs(10), max: Duration::from_hours(1) };
 
 /// When to replace a token: its margin before its end, and up to a tenth of the margin earlier.
 ///
@@ -33,7 +32,7 @@ pub fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -
 
 /// Until when even a rejected token is no reason to ask, after the server handed it out again.
 pub fn no_forced_before(now: Moment, times: u32) -> Moment {
-    now + doubled(SAME_TOKEN_WAIT, times.saturating_sub(1), SAME_TOKEN_WAIT_MAX)
+    now + SAME_TOKEN.step(times.saturating_sub(1))
 }
 
 #[cfg(test)]
@@ -96,7 +95,7 @@ mod tests {
         ) {
             let expires = START + seconds(lifetime);
             let at = ask_again_at(START, START, expires, times);
-            let earliest = START + SAME_TOKEN_WAIT;
+            let earliest = START + SAME_TOKEN.first;
             prop_assert!(at >= earliest || at == expires);
             prop_assert!(START < at && at <= expires);
         }

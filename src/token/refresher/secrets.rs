@@ -16,6 +16,7 @@ use crate::causes::in_one_line;
 use crate::config::model::identity::Grant;
 use crate::config::model::secret::SecretError;
 use crate::config::{Credential, Identity};
+use crate::telemetry::throttle::OnChange;
 
 /// How long a token request waits for a reading. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,7 +34,7 @@ pub struct CurrentIdentity {
     /// One that has not come back in time.
     reading: Option<JoinHandle<Result<Values, SecretError>>>,
     /// Why the last reading brought nothing.
-    trouble: Option<String>,
+    trouble: OnChange<Option<String>>,
 }
 
 impl CurrentIdentity {
@@ -44,7 +45,7 @@ impl CurrentIdentity {
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.identity.initial();
-        Self { credential, read, value, reading: None, trouble: None }
+        Self { credential, read, value, reading: None, trouble: OnChange::default() }
     }
 
     /// The identity as it was read last.
@@ -101,15 +102,14 @@ impl CurrentIdentity {
 
     /// Tells of trouble that was not there before, and of its end.
     fn note(&mut self, trouble: Option<String>) {
-        if trouble == self.trouble {
+        if !self.trouble.changes_to(trouble) {
             return;
         }
         let credential = &self.credential.name;
-        match &trouble {
+        match self.trouble.current() {
             Some(error) => warn!(credential, error, "secret not readable, kept the last one"),
             None => info!(credential, "secret readable again"),
         }
-        self.trouble = trouble;
     }
 }
 
@@ -143,12 +143,12 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(!secret.read_again().await);
         assert_eq!(value(&secret), "first");
-        assert!(secret.trouble.as_ref().is_some_and(|trouble| trouble.contains("No such file")));
+        assert!(secret.trouble.current().as_ref().is_some_and(|trouble| trouble.contains("No such file")));
 
         std::fs::write(&file, "second").unwrap();
         assert!(secret.read_again().await);
         assert_eq!(value(&secret), "second");
-        assert_eq!(secret.trouble, None);
+        assert_eq!(secret.trouble.current(), &None);
     }
 
     /// Time is moved by hand: it does not move by itself while a thread hangs.

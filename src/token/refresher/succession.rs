@@ -8,28 +8,26 @@ use std::sync::Arc;
 use super::Refresher;
 use super::schedule;
 use super::secrets::CurrentIdentity;
-use crate::clock::Clock;
 use crate::config::Credential;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::limiter::Limiter;
 use crate::token::rotation::Rotation;
 use crate::token::state::DurableState;
-use crate::token::state::file::OpenError;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// The same credential with other settings, whose tokens are as good ([`Credential::shares_tokens_with`]) and whose
-    /// state is in the same place. Token, quota, `Retry-After` and the count of failures stay. With other secrets the next
-    /// token is asked for at once: whoever has changed them learns whether they work, and a rejection need not come again.
+    /// The same credential with other settings ([`Credential::shares_tokens_with`]). Token, quota, `Retry-After` and the count
+    /// of failures stay. If the next request differs from the latest one, the refresher asks at once: an operator learns
+    /// whether a changed secret works, and a rejection may not come again.
     #[must_use]
     pub fn renewed(mut self, credential: Arc<Credential>, endpoint: E) -> Self {
         let memory = self.limiter.snapshot();
         self.limiter = Limiter::new(&credential, self.clock);
         self.limiter.restore(memory);
         self.rotation.renew(Rotation::new(&credential));
-        let is_changed = self.credential.identity != credential.identity;
+        let before = self.credential.request_identity(self.identity.value());
         self.identity = CurrentIdentity::new(Arc::clone(&credential));
         let now = self.clock.now();
-        if is_changed {
+        if before != credential.request_identity(self.identity.value()) {
             self.secrets.changed(self.identity.value());
             self.limiter.release_latch();
             self.due = now;
@@ -52,17 +50,23 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// The state with all that is known, for a refresher of the same credential that begins anew with other settings.
     pub fn into_state(self) -> DurableState {
-        let state = self.remembered();
+        let state = self.remembered_before();
         self.durable.replaced(state)
     }
 
-    /// Opens a state in the place where this refresher had its own, which it gives up.
+    /// Closes the state file, so that another credential can open it.
+    pub fn give_up_place(&mut self) {
+        self.durable.give_up_place();
+    }
+
+    /// Goes on with its state in another place.
     ///
-    /// # Errors
+    /// # Cancel safety
     ///
-    /// As of [`DurableState::open`]. Waits for the disk.
-    pub fn make_room(self, credential: &Credential, clock: Clock) -> Result<DurableState, OpenError> {
-        drop(self);
-        DurableState::open(credential, clock)
+    /// None: the refresher is lost.
+    pub async fn moved_to(mut self, place: DurableState) -> Self {
+        self.durable = place.succeeding(self.remembered_before());
+        self.durable.write().await;
+        self
     }
 }

@@ -15,8 +15,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
 use super::error::Refusal;
-use super::record::{Lineage, Memory, Refused, SecretMark, Settings, State};
+use super::record::{Lineage, Memory, Refused, SecretMark, State};
 use crate::clock::Moment;
+use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
 
@@ -39,11 +40,13 @@ pub(super) struct SealedBody {
     rotations: u64,
     lineage: Option<[u8; 32]>,
     refresh_token: Option<Hidden>,
+    fallback: Option<[u8; 32]>,
     /// Since version 2.
     #[serde(default)]
     refused: Vec<[u8; 32]>,
     access_token: Option<WrittenToken>,
-    settings: Option<[u8; 32]>,
+    identity: Option<[u8; 32]>,
+    request: Option<[u8; 32]>,
     /// Since version 2.
     #[serde(default)]
     client_secret: Option<[u8; 32]>,
@@ -115,7 +118,9 @@ impl SealedBody {
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Hidden),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
-            settings: state.settings.map(|settings| *settings.as_bytes()),
+            fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
+            identity: state.identity.map(|identity| *identity.as_bytes()),
+            request: state.request.map(|request| *request.as_bytes()),
             client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
             access_token: usable.and_then(|token| WrittenToken::new(token, now)),
             written,
@@ -133,7 +138,9 @@ impl SealedBody {
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
             access_token: access_token.flatten(),
-            settings: self.settings.map(Settings::from_bytes),
+            fallback: self.fallback.map(IdentityDigest::from_bytes),
+            identity: self.identity.map(IdentityDigest::from_bytes),
+            request: self.request.map(IdentityDigest::from_bytes),
             client_secret: self.client_secret.map(SecretMark::from_bytes),
             memory: self.memory.as_of(now.moment(), elapsed, longest_wait),
         })
@@ -276,7 +283,9 @@ mod tests {
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),
             access_token: Some(token.unwrap()),
-            settings: Some(Settings::from_bytes([255; 32])),
+            fallback: Some(IdentityDigest::from_bytes([255; 32])),
+            identity: Some(IdentityDigest::from_bytes([255; 32])),
+            request: Some(IdentityDigest::from_bytes([255; 32])),
             client_secret: Some(SecretMark::from_bytes([255; 32])),
             memory: Memory {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),

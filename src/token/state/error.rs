@@ -134,8 +134,7 @@ pub enum Refusal {
     Overlong(usize),
     /// It is that of another credential, or of this one before its settings were changed.
     #[error(
-        "it belongs to another credential, or to this one with another token_url or issuer, client_id, \
-         grant or username"
+        "it belongs to another credential, or to this one with another token_url or issuer, client_id or grant"
     )]
     Foreign,
     /// It is encrypted and there is no key.

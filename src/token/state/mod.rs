@@ -17,26 +17,24 @@ pub(super) mod record;
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use self::file::{
-    Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
-    Warning,
+    Found, Identity, Look, Memory, OpenError, SaveError, State, StateFile, StateKey, StateKeys, Warning,
 };
-use super::limiter::{LATCH_MAX, doubled};
+use super::limiter::LATCH_MAX;
+use crate::backoff::Backoff;
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config;
-use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
+use crate::telemetry::throttle::OnChange;
 
 /// How long the disk is waited for. One that has hung so long is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The first wait after a failed write, and the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_mins(1);
+/// The waits after failed writes.
+const RETRY: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 
 /// A state and its place.
 #[derive(Debug)]
@@ -50,7 +48,9 @@ pub struct DurableState {
     written: Memory,
     /// Whether the disk has less than `state`.
     is_behind: bool,
-    trouble: Option<Trouble>,
+    /// Why the disk is behind.
+    trouble: OnChange<Option<String>>,
+    retry: Option<Retry>,
 }
 
 #[derive(Debug)]
@@ -74,12 +74,12 @@ enum Done {
     Read(Result<Box<Found>, OpenError>),
 }
 
-/// Why the disk is behind.
-#[derive(Debug)]
-struct Trouble {
-    error: String,
+/// The next attempt at a write that has failed.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    /// How many have been made since the first.
     times: u32,
-    retry_at: Moment,
+    at: Moment,
 }
 
 impl DurableState {
@@ -93,7 +93,8 @@ impl DurableState {
             keeps_tokens: false,
             written: Memory::default(),
             is_behind: false,
-            trouble: None,
+            trouble: OnChange::default(),
+            retry: None,
         }
     }
 
@@ -112,7 +113,7 @@ impl DurableState {
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
         let (mut file, found) = StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock)?;
         warn_of(&credential.name, &found);
-        let state = found.state.unwrap_or_default();
+        let state = found.state.unwrap_or_default().belonging_to(credential);
         if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
             match file.save(&state) {
                 Ok(()) => info!(
@@ -149,7 +150,10 @@ impl DurableState {
     ///
     /// As [`DurableState::open`].
     pub fn look(credential: &Credential, clock: Clock) -> Result<Option<Look>, OpenError> {
-        let look = |place: &StatePlace| Look::at(&place.path, identity_of(credential), keys_of(place), clock);
+        let look = |place: &StatePlace| {
+            let look = Look::at(&place.path, identity_of(credential), keys_of(place), clock)?;
+            Ok(Look { state: look.state.belonging_to(credential), ..look })
+        };
         credential.state.as_ref().map(look).transpose()
     }
 
@@ -178,12 +182,12 @@ impl DurableState {
 
     /// Why the disk is behind, if it is.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|trouble| trouble.error.as_str())
+        self.trouble.current().as_deref()
     }
 
     /// When writing it is to be tried again, if it is.
     pub fn retry_at(&self) -> Option<Moment> {
-        self.trouble.as_ref().map(|trouble| trouble.retry_at)
+        self.retry.map(|retry| retry.at)
     }
 
     /// The same place with another state, which is on disk with the next save.
@@ -191,24 +195,22 @@ impl DurableState {
         Self { state, ..self }
     }
 
-    /// The same place with what was kept elsewhere, which is on disk with the next write: what a process has in memory
-    /// is later than anything in a file.
+    /// This place with a state from elsewhere, which the next write puts on disk: a state in memory is later than any file.
     #[must_use]
-    pub fn succeeding(self, before: Self) -> Self {
+    pub fn succeeding(self, state: State) -> Self {
         let is_behind = !matches!(self.place, Place::Memory);
-        Self { state: before.state, is_behind, ..self }
+        Self { state, is_behind, ..self }
     }
 
-    /// The same without its access token, which is of no use for what the credential is now.
+    /// The state for another configuration of the same account ([`Credential::shares_state_with`]).
     #[must_use]
-    pub fn without_token(mut self) -> Self {
-        self.state.access_token = None;
-        self
+    pub fn belonging_to(self, credential: &Credential) -> Self {
+        Self { state: self.state.belonging_to(credential), ..self }
     }
 
-    /// Whether both would keep the state of one credential, as far as a file can tell.
-    pub fn is_of_one(one: &Credential, other: &Credential) -> bool {
-        identity_of(one) == identity_of(other)
+    /// Closes the file, so that another credential can open it. The state stays in memory.
+    pub(super) fn give_up_place(&mut self) {
+        self.place = Place::Memory;
     }
 
     /// Replaces the state, here and on disk. Comes back once it is durable, or is known not to be.
@@ -329,28 +331,24 @@ impl DurableState {
         }
     }
 
-    /// Tells of trouble that was not there before, and of its end.
+    /// Takes why the last write failed, if it did: logs trouble that begins, changes or ends.
     fn note(&mut self, error: Option<String>) {
-        let before = self.trouble.take();
-        let Some(error) = error else {
-            if before.is_some() {
-                info!(credential = self.credential, "state is durable again");
-            }
+        let times = self.retry.map_or(0, |retry| retry.times.saturating_add(1));
+        let retry = Retry { times, at: self.clock.now() + RETRY.step(times) };
+        self.retry = error.is_some().then_some(retry);
+        if !self.trouble.changes_to(error) {
             return;
-        };
-        let is_new = before.as_ref().is_none_or(|before| before.error != error);
-        let times = before.map_or(0, |before| before.times.saturating_add(1));
-        if is_new {
-            let has_grant = self.state.refresh_token.is_some();
-            error!(
-                credential = self.credential,
-                error,
-                a_restart_loses_the_grant = has_grant,
-                "state is not durable and kept in memory"
-            );
         }
-        let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
-        self.trouble = Some(Trouble { error, times, retry_at });
+        let credential = &self.credential;
+        match self.trouble.current() {
+            Some(error) => error!(
+                credential,
+                error,
+                a_restart_loses_the_grant = self.state.refresh_token.is_some(),
+                "state is not durable and kept in memory"
+            ),
+            None => info!(credential, "state is durable again"),
+        }
     }
 }
 
@@ -372,43 +370,16 @@ fn warn_of(credential: &str, found: &Found) {
     }
 }
 
-/// Whose state it is.
+/// The account that the state belongs to. [`State::belonging_to`] removes the tokens of another principal.
 fn identity_of(credential: &Credential) -> Identity {
-    let username = match &credential.identity.grant {
-        Grant::Password { username, .. } => username.as_str(),
-        _ => "",
-    };
-    let parts = [
-        credential.name.as_str(),
-        credential.token_url.as_str(),
-        &credential.identity.client_id,
-        credential.identity.grant.name(),
-        username,
-    ];
-    Identity::of(&parts.map(str::as_bytes))
-}
-
-/// What a token request is made of, secrets included.
-pub(super) fn settings(
-    credential: &Credential,
-    identity: &config::Identity<secrecy::SecretString>,
-) -> Settings {
-    let parameters = &credential.parameters;
-    let mut parts: Vec<&str> = vec!["scopes"];
-    parts.extend(credential.scopes.iter().map(String::as_str));
-    parts.extend(["audience", parameters.audience.as_deref().unwrap_or_default(), "resources"]);
-    parts.extend(parameters.resources.iter().map(String::as_str));
-    parts.push("extra");
-    parts.extend(parameters.extra.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]));
-    parts.push("secrets");
-    parts.extend(identity.secrets().into_iter().map(ExposeSecret::expose_secret));
-    Settings::of(&parts.into_iter().map(str::as_bytes).collect::<Vec<_>>())
+    Identity::of(&[credential.state_identity().as_bytes()])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::fixture;
+    use crate::token::access_token::{AccessToken, Generation};
     use crate::token::limiter::{Barrier, Blocked};
 
     fn open(path: &std::path::Path) -> DurableState {
@@ -463,5 +434,101 @@ mod tests {
         drop(durable);
 
         assert_eq!(open(&path).state().memory, memory);
+    }
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+    /// A state with both tokens, kept for one configuration and opened for another: whether each token is there.
+    fn reopened(before: &str, after: &str) -> (bool, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let place = format!("state_key = \"{KEY}\"\nstate_file = \"{}\"", folder.path().join("s").display());
+        let credential =
+            |lines: &str| fixture::config("", &format!("{lines}\n{place}"), "x").credentials.remove(0);
+        let (clock, credential, other) = (Clock::system(), credential(before), credential(after));
+        let lifetime = Duration::from_hours(1);
+        let token = AccessToken::new("a", Generation::NONE.next(), clock.now(), lifetime, Vec::new());
+        let kept = State {
+            access_token: Some(token.unwrap()),
+            identity: Some(credential.token_identity()),
+            refresh_token: Some("r".into()),
+            fallback: credential.fallback_identity(),
+            memory: Memory { failures: 3, ..Memory::default() },
+            ..State::default()
+        };
+        let DurableState { place, .. } = DurableState::open(&credential, clock).unwrap();
+        let Place::Idle(mut file) = place else { panic!("it has a file") };
+        file.save(&kept).unwrap();
+        drop(file);
+
+        let looked_at = DurableState::look(&other, clock).unwrap().unwrap().state;
+        let opened = DurableState::open(&other, clock).unwrap().state().clone();
+        let handed = DurableState::in_memory(clock).replaced(kept).belonging_to(&other).state().clone();
+        let has = |state: &State| (state.access_token.is_some(), state.refresh_token.is_some());
+        assert_eq!((has(&looked_at), has(&handed)), (has(&opened), has(&opened)));
+        assert_eq!(opened.memory.failures, 3, "what the server asked for is the account's");
+        has(&opened)
+    }
+
+    #[test]
+    fn the_tokens_of_another_principal_are_not_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let ([pem, _], _) = fixture::keys::p256();
+        let key = rcgen::KeyPair::from_pem(&pem).unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let key_file = file("key", &pem);
+        let certificate = |name: &str| {
+            let certificate = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let path = file(name, &certificate.self_signed(&key).unwrap().pem());
+            format!("client_certificate = \"{path}\"\nclient_key = \"{key_file}\"")
+        };
+        let bearer = |sub: &str| {
+            let key = format!("key = {{ file = \"{key_file}\" }}, alg = \"ES256\"");
+            format!("grant = \"jwt_bearer\"\nassertion = {{ {key}, sub = \"{sub}\" }}")
+        };
+        let password =
+            |name: &str| format!("grant = \"password\"\nusername = \"{name}\"\npassword = {{ env = \"S\" }}");
+        let renamed = |name: &str| format!("audience = \"a\"\nrequest_fields = {{ audience = \"{name}\" }}");
+        let post = "client_auth = \"client_secret_post\"".to_owned();
+        for (before, after) in [
+            (bearer("a"), bearer("b")),
+            (password("a"), password("b")),
+            (String::new(), post),
+            (String::new(), "extra = { tenant = \"2\" }".to_owned()),
+            ("extra = { tenant = \"1\" }".to_owned(), "extra = { tenant = \"2\" }".to_owned()),
+            (renamed("for"), renamed("whom")),
+            (String::new(), "scopes = [\"a\"]".to_owned()),
+            (certificate("one"), certificate("two")),
+            (String::new(), certificate("one")),
+        ] {
+            assert_eq!(reopened(&before, &after), (false, true), "{before} became {after}");
+            assert_eq!(reopened(&after, &before), (false, true), "{after} became {before}");
+            assert_eq!(reopened(&after, &after), (true, true), "{after}");
+        }
+        let fallback = |name: &str| {
+            let password = password(name).replace("grant = ", "fallback = ");
+            format!("grant = \"refresh_token\"\n{password}")
+        };
+        assert_eq!(reopened(&fallback("a"), &fallback("b")), (false, false), "nor what it brought");
+        assert_eq!(reopened(&fallback("a"), "grant = \"refresh_token\""), (false, false));
+        assert_eq!(reopened(&fallback("a"), &fallback("a")), (true, true));
+    }
+
+    #[test]
+    fn a_change_of_how_tokens_are_asked_for_keeps_them() {
+        for after in [
+            "client_secret = \"rotated\"",
+            "client_secret_next = \"y\"",
+            "basic_encoding = \"form\"",
+            "request_format = \"json\"",
+            "fields = { access_token = \"t\" }",
+            "proxy = \"http://localhost:3128\"",
+            "refresh_margin = \"30s\"",
+        ] {
+            assert_eq!(reopened("", after), (true, true), "{after}");
+        }
     }
 }

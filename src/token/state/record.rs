@@ -4,6 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::clock::Moment;
+use crate::config::{Credential, IdentityDigest};
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::Blocked;
 
@@ -16,18 +17,38 @@ pub struct State {
     pub lineage: Option<Lineage>,
     /// Refresh tokens that the server does not take any more, the latest last.
     pub refused: Vec<Refused>,
+    /// Where the refresh token was brought by the fallback grant: the principal of that grant.
+    pub fallback: Option<IdentityDigest>,
     /// How often the refresh token has been replaced since someone logged in.
     pub rotations: u64,
     /// The latest access token's generation.
     pub generation: Generation,
     /// The latest access token, while it is usable.
     pub access_token: Option<AccessToken>,
-    /// What it was asked for with.
-    pub settings: Option<Settings>,
+    /// On whose behalf it was issued, and with which rights.
+    pub identity: Option<IdentityDigest>,
+    /// The content of the latest token request that was answered.
+    pub request: Option<IdentityDigest>,
     /// Which client secret worked last, where there are two.
     pub client_secret: Option<SecretMark>,
     /// What the answers so far demand. The only part that is written without a key.
     pub memory: Memory,
+}
+
+impl State {
+    /// The state without the tokens of another principal: without an access token that was issued for another identity, and
+    /// without a refresh token that another fallback grant brought.
+    #[must_use]
+    pub fn belonging_to(mut self, credential: &Credential) -> Self {
+        if self.identity != Some(credential.token_identity()) {
+            self.access_token = None;
+        }
+        if self.fallback.is_some() && self.fallback != credential.fallback_identity() {
+            (self.refresh_token, self.lineage, self.fallback) = (None, None, None);
+            self.rotations = 0;
+        }
+        self
+    }
 }
 
 /// What a limiter must not forget.
@@ -52,7 +73,7 @@ pub struct Memory {
 pub struct Identity([u8; 32]);
 
 impl Identity {
-    /// The identity that these parts make, in this order: name, token URL, client id, grant, user name.
+    /// The identity that consists of these parts; for a credential, [`Credential::state_identity`].
     pub fn of(parts: &[&[u8]]) -> Self {
         Self(hash("bearerd: identity of a credential", parts))
     }
@@ -134,31 +155,6 @@ impl SecretMark {
 impl std::fmt::Debug for SecretMark {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SecretMark").finish_non_exhaustive()
-    }
-}
-
-/// What a token request was made of, secrets included: a hash of it, kept where it is encrypted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Settings([u8; 32]);
-
-impl Settings {
-    /// Those with these parts.
-    pub fn of(parts: &[&[u8]]) -> Self {
-        Self(hash("bearerd: settings of a token request", parts))
-    }
-
-    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Settings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 

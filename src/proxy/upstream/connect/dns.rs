@@ -22,10 +22,16 @@ pub struct Resolver {
     reach: Option<Reach>,
 }
 
-/// Every address of a name was one that must not be connected to.
+/// Why a name has no address to connect to.
 #[derive(Debug, Error)]
-#[error("the name leads to a private, loopback or otherwise special address")]
-pub struct Prohibited;
+pub enum Unresolved {
+    /// The system found none.
+    #[error("the name does not resolve")]
+    Failed(#[from] io::Error),
+    /// Every address of the name was one that must not be connected to.
+    #[error("the name leads to a private, loopback or otherwise special address")]
+    Prohibited,
+}
 
 impl Resolver {
     /// One that hands out what is in reach.
@@ -36,11 +42,11 @@ impl Resolver {
 
 impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+    type Error = Unresolved;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Unresolved>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.system.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unresolved>> {
+        self.system.poll_ready(cx).map_err(Unresolved::Failed)
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
@@ -50,20 +56,15 @@ impl Service<Name> for Resolver {
     }
 }
 
-fn within(reach: Option<Reach>, mut addresses: Vec<SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+fn within(reach: Option<Reach>, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Unresolved> {
     let there_were_some = !addresses.is_empty();
     if let Some(reach) = reach {
         addresses.retain(|address| reach.allows(address.ip()));
     }
     if addresses.is_empty() && there_were_some {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, Prohibited));
+        return Err(Unresolved::Prohibited);
     }
     Ok(addresses)
-}
-
-/// Whether a connection was not made because of where it would have led.
-pub fn is_prohibited(error: &io::Error) -> bool {
-    error.get_ref().and_then(|error| error.downcast_ref::<Prohibited>()).is_some()
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
         assert_eq!(within(Some(Reach::Loopback), mixed).unwrap(), addresses(&["[::1]:443"]));
 
         let inside = addresses(&["169.254.169.254:443", "[::ffff:127.0.0.1]:443"]);
-        assert!(is_prohibited(&within(Some(Reach::Public), inside).unwrap_err()));
+        assert!(matches!(within(Some(Reach::Public), inside), Err(Unresolved::Prohibited)));
         assert!(within(Some(Reach::Public), Vec::new()).unwrap().is_empty());
     }
 }

@@ -28,6 +28,7 @@ use super::socket::ReadsDecide;
 use super::{Stream, server_name, tls_failed, unreachable};
 use crate::causes::in_one_line;
 use crate::config;
+use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
 /// The largest answer to CONNECT.
@@ -90,7 +91,7 @@ impl Tunnel {
                 Box::new(stream.map_err(|error| of_proxy(tls_failed(&error)))?)
             }
         };
-        let broke_off = |error: hyper::Error| failed("connection_terminated", &in_one_line(&error));
+        let broke_off = |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, &in_one_line(&error));
         let (mut sender, mut connection) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -116,7 +117,10 @@ impl Tunnel {
         let parts = connection.into_parts();
         if !parts.read_buf.is_empty() {
             // TLS begins with our own words.
-            return Err(failed("http_protocol_error", "something else than a tunnel follows its answer"));
+            return Err(failed(
+                ProxyStatus::HttpProtocolError,
+                "something else than a tunnel follows its answer",
+            ));
         }
         Ok(parts.io.into_inner())
     }
@@ -172,31 +176,32 @@ pub fn not_reached(error: &(dyn std::error::Error + 'static)) -> ForwardError {
 
 /// It took too long to lead anywhere.
 pub fn timed_out() -> ForwardError {
-    failed("connection_timeout", "no tunnel in time")
+    failed(ProxyStatus::ConnectionTimeout, "no tunnel in time")
 }
 
 /// What came through the tunnel in the upstream's place was no TLS: many a proxy says 200 before it has connected.
 pub fn leads_nowhere(error: &io::Error) -> ForwardError {
-    failed("connection_terminated", &format!("its tunnel ended or holds no tls: {error}"))
+    failed(ProxyStatus::ConnectionTerminated, &format!("its tunnel ended or holds no tls: {error}"))
 }
 
 /// The upstream's TLS took too long behind it.
 pub fn silent() -> ForwardError {
-    failed("connection_timeout", "no tls through its tunnel in time")
+    failed(ProxyStatus::ConnectionTimeout, "no tls through its tunnel in time")
 }
 
 fn no_answer(error: &hyper::Error) -> ForwardError {
     let is_junk = error.is_parse() || error.is_parse_too_large() || error.is_parse_status();
-    let proxy_status = if is_junk { "http_protocol_error" } else { "connection_terminated" };
+    let proxy_status =
+        if is_junk { ProxyStatus::HttpProtocolError } else { ProxyStatus::ConnectionTerminated };
     failed(proxy_status, &format!("no valid answer to CONNECT: {}", in_one_line(error)))
 }
 
 /// RFC 9209 §2.3: what a status other than 2xx comes to.
 fn refused(status: StatusCode) -> ForwardError {
     let proxy_status = match status {
-        StatusCode::GATEWAY_TIMEOUT => "connection_timeout",
-        status if status.is_server_error() => "destination_unavailable",
-        _ => "http_request_denied",
+        StatusCode::GATEWAY_TIMEOUT => ProxyStatus::ConnectionTimeout,
+        status if status.is_server_error() => ProxyStatus::DestinationUnavailable,
+        _ => ProxyStatus::HttpRequestDenied,
     };
     let hint = match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => " (it wants a user and a password in its URL)",
@@ -205,6 +210,6 @@ fn refused(status: StatusCode) -> ForwardError {
     failed(proxy_status, &format!("it answered CONNECT with status {}{hint}", status.as_u16()))
 }
 
-fn failed(proxy_status: &'static str, text: &str) -> ForwardError {
+fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
     ForwardError::Proxy { proxy_status, text: text.to_owned() }
 }

@@ -23,12 +23,13 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
-use self::dns::{Resolver, is_prohibited};
+use self::dns::{Resolver, Unresolved};
 use self::http_connect::Tunnel;
 use self::socket::ReadsDecide;
 use crate::causes::causes;
 use crate::config::source::schema::HttpVersion;
 use crate::config::{Address, Proxy};
+use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 use crate::token::api_discovery::Reach;
 
@@ -242,23 +243,27 @@ pub(in crate::proxy) fn server_name(host: &str) -> io::Result<ServerName<'static
 }
 
 pub(in crate::proxy) fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
-    let is_dns = error.to_string().starts_with("dns");
+    let unresolved = causes(error).find_map(|error| error.downcast_ref::<Unresolved>());
     let cause = causes(error).filter_map(|error| error.downcast_ref::<io::Error>()).last();
     let errno = cause.and_then(io::Error::raw_os_error).map(Errno::from_raw_os_error);
     if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) {
         return ForwardError::NoDescriptor;
     }
-    let proxy_status = match cause.map(io::Error::kind) {
-        _ if cause.is_some_and(is_prohibited) => "destination_ip_prohibited",
-        _ if is_dns => "dns_error",
-        Some(io::ErrorKind::ConnectionRefused) => "connection_refused",
-        Some(io::ErrorKind::TimedOut) => "connection_timeout",
-        Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
-            "destination_ip_unroutable"
+    let proxy_status = match (unresolved, cause.map(io::Error::kind)) {
+        (Some(Unresolved::Prohibited), _) => ProxyStatus::DestinationIpProhibited,
+        (Some(Unresolved::Failed(_)), _) => ProxyStatus::DnsError,
+        (None, Some(io::ErrorKind::ConnectionRefused)) => ProxyStatus::ConnectionRefused,
+        (None, Some(io::ErrorKind::TimedOut)) => ProxyStatus::ConnectionTimeout,
+        (None, Some(io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)) => {
+            ProxyStatus::DestinationIpUnroutable
         }
-        _ => "destination_unavailable",
+        (None, _) => ProxyStatus::DestinationUnavailable,
     };
-    let text = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    let text = match (cause, unresolved) {
+        (Some(cause), _) => format!("{error}: {cause}"),
+        (None, Some(unresolved)) => format!("{error}: {unresolved}"),
+        (None, None) => error.to_string(),
+    };
     ForwardError::Unreachable { proxy_status, text }
 }
 
@@ -267,10 +272,10 @@ pub(in crate::proxy) fn tls_failed(error: &io::Error) -> ForwardError {
     let said = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     let proxy_status = match said {
         Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            "tls_certificate_error"
+            ProxyStatus::TlsCertificateError
         }
-        Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
-        _ => "tls_protocol_error",
+        Some(rustls::Error::AlertReceived(_)) => ProxyStatus::TlsAlertReceived,
+        _ => ProxyStatus::TlsProtocolError,
     };
     ForwardError::Tls { proxy_status, text: error.to_string() }
 }
@@ -298,7 +303,7 @@ mod tests {
             assert!(matches!(unreachable(&io::Error::from(errno)), ForwardError::NoDescriptor), "{errno}");
         }
         let refused = unreachable(&io::Error::from(Errno::CONNREFUSED));
-        assert_eq!(refused.proxy_status(), "connection_refused");
+        assert_eq!(refused.proxy_status(), ProxyStatus::ConnectionRefused);
     }
 
     #[tokio::test]
@@ -315,7 +320,7 @@ mod tests {
         };
 
         let refused = look(Some(Reach::Public)).await.unwrap_err();
-        assert_eq!(refused.proxy_status(), "destination_ip_prohibited");
+        assert_eq!(refused.proxy_status(), ProxyStatus::DestinationIpProhibited);
         assert!(refused.to_string().contains("private, loopback or otherwise special"), "{refused}");
         assert!(refused.detail().contains("was discovered"), "{refused:?}");
         let accepted = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;

@@ -149,3 +149,40 @@ async fn a_fallback_passes_the_limiter_and_takes_nothing_of_the_forced_quota() {
     );
     assert_eq!(server.asked().len(), 5);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_that_the_fallback_brought_is_not_used_for_another_principal() {
+    let of =
+        |user: &str| format!("fallback = \"password\"\nusername = \"{user}\"\npassword = \"p\"\n{ROOMY}");
+    for (second, expected) in [("alice", "of-alice"), ("bob", "password")] {
+        let folder = tempfile::tempdir().unwrap();
+        // The second answer replaces the refresh token, which remains the fallback's.
+        let server = Server::answering([Ok(with("first", "a")), Ok(with("of-alice", "b"))]);
+        let (source, task) = run(&server, &configured_with(folder.path(), &of("alice")));
+        let generation = source.wait(HOUR).await.unwrap().generation();
+        assert!(source.replace(generation, HOUR).await.is_ok());
+        end(task).await;
+
+        let (source, _task) = run(&server, &configured_with(folder.path(), &of(second)));
+        assert_eq!(source.current().is_some(), second == "alice");
+        let generation = source.generation();
+        assert!(source.replace(generation, HOUR).await.is_ok());
+
+        assert_eq!(server.asked(), ["password", "first", expected], "{second}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_token_of_a_person_outlives_another_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let (source, task) = run(&server, &falling_back(folder.path(), FIRST));
+    assert!(source.wait(HOUR).await.is_ok());
+    end(task).await;
+
+    let other = format!("fallback = \"password\"\nusername = \"u\"\npassword = \"p\"\n{FIRST}\n{ROOMY}");
+    let (source, _task) = run(&server, &configured_with(folder.path(), &other));
+    assert!(source.wait(HOUR).await.is_ok());
+
+    assert_eq!(server.asked(), ["first", "second"]);
+}

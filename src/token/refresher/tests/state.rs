@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::config::model::identity::Grant as Asking;
-use crate::token::state::file::State;
+use crate::token::state::file::{Identity as Owner, State, StateFile, StateKey, StateKeys};
 
 pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -87,12 +87,16 @@ pub(super) async fn end(task: tokio::task::JoinHandle<()>) {
     assert!(task.await.unwrap_err().is_cancelled());
 }
 
-/// What a copy of the state holds: the state itself is locked.
+/// What a copy of the state holds, whoever's tokens these are: the state itself is locked.
 pub(super) fn on_disk(folder: &Path) -> State {
     let copies = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("c.state"), copies.path().join("c.state")).unwrap();
-    let copy = configured(copies.path(), "any");
-    DurableState::open(&copy, Clock::tokio()).unwrap().state().clone()
+    let owner = Owner::of(&[configured(copies.path(), "any").state_identity().as_bytes()]);
+    let key = StateKey::parse(&SecretString::from(KEY)).unwrap();
+    let keys = StateKeys::new(key, Vec::new());
+    let path = copies.path().join("c.state");
+    let (_, found) = StateFile::open(&path, owner, keys, HOUR, Clock::tokio()).unwrap();
+    found.state.unwrap()
 }
 
 pub(super) fn refresh_token(state: &State) -> &str {
@@ -289,4 +293,77 @@ async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_oth
     drop(release);
     tokio::time::sleep(RECHECK).await;
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_content_of_the_refresh_tokens_file_is_asked_with_at_once_and_the_old_token_serves_until_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("refresh");
+    std::fs::write(&file, "first").unwrap();
+    let long = |token: &str| Ok(Grant { lifetime: Some(HOUR), ..grant(token, 0) });
+    let transient = TokenError::Network("none".to_owned());
+    let server = Server::answering([long("a"), Err(transient), long("b")]);
+    let lines = format!("refresh_token = {{ file = \"{}\" }}\n{ROOMY}", file.display());
+    let (source, _task) = run(&server, &configured_with(folder.path(), &lines));
+    let generation = source.wait(HOUR).await.unwrap().generation();
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!(server.asked(), ["first"]);
+
+    std::fs::write(&file, "second").unwrap();
+    let written = tokio::time::Instant::now();
+    while server.asked().len() < 2 {
+        assert!(written.elapsed() <= SUBJECT_POLL);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(source.current().unwrap().generation(), generation, "it has not succeeded yet");
+
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(source.current().unwrap().generation() > generation);
+    tokio::time::sleep(Duration::from_mins(5)).await;
+    assert_eq!(server.asked(), ["first", "second", "second"]);
+}
+
+/// A token for an hour, from a run before.
+async fn had_a_token(folder: &Path, lines: &str) -> Server {
+    let server = Server::answering([Ok(Grant { lifetime: Some(HOUR), ..grant("a", 0) })]);
+    let (source, task) = run(&server, &configured_with(folder, lines));
+    assert!(source.wait(HOUR).await.is_ok());
+    end(task).await;
+    server
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_with_other_secrets_keeps_the_token_and_asks_at_once_until_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = |secret: &str| format!("refresh_token = \"r\"\nclient_secret = \"{secret}\"\n{ROOMY}");
+    let server = had_a_token(folder.path(), &lines("old")).await;
+
+    let network = || Err(TokenError::Network("none".to_owned()));
+    let token = || Ok(Grant { lifetime: Some(HOUR), ..grant("b", 0) });
+    for (secret, answer, requests) in
+        [("old", None, 1), ("new", Some(network()), 2), ("new", Some(token()), 3), ("new", None, 3)]
+    {
+        server.answers.lock().unwrap().extend(answer);
+        let (source, task) = run(&server, &configured_with(folder.path(), &lines(secret)));
+        assert!(source.current().is_some(), "the token serves at once");
+        // Longer than the first backoff, which outlives the restart, unless that is what the run is to end in.
+        let runs = Duration::from_millis(if requests == 2 { 1 } else { 2000 });
+        tokio::time::sleep(runs).await;
+        end(task).await;
+        assert_eq!(server.asked().len(), requests);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_for_another_principal_begins_without_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = |more: &str| format!("refresh_token = \"r\"\n{ROOMY}\n{more}");
+    let server = had_a_token(folder.path(), &lines("")).await;
+
+    let credential = configured_with(folder.path(), &lines("client_auth = \"client_secret_post\""));
+    let (source, _task) = run(&server, &credential);
+
+    assert!(source.current().is_none());
+    assert!(source.wait(HOUR).await.is_ok());
+    assert_eq!(server.asked(), ["r", "r"], "the refresh token is the same account's");
 }

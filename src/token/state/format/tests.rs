@@ -8,9 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 use super::*;
 use crate::causes::in_one_line;
 use crate::clock::Moment;
+use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked};
-use crate::token::state::file::{Lineage, Memory, Refused, SecretMark, Settings};
+use crate::token::state::file::{Lineage, Memory, Refused, SecretMark};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -37,7 +38,9 @@ fn state() -> State {
         rotations: 3,
         generation: Generation::from_number(7),
         access_token: Some(token.unwrap()),
-        settings: Some(Settings::of(&[b"s"])),
+        fallback: Some(IdentityDigest::from_bytes([1; 32])),
+        identity: Some(IdentityDigest::from_bytes([2; 32])),
+        request: Some(IdentityDigest::from_bytes([3; 32])),
         client_secret: Some(SecretMark::of(&SecretString::from("client"))),
         memory: Memory {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
@@ -85,6 +88,10 @@ fn what_is_written_is_read() {
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, &found.refused), (state.lineage, &state.refused));
     assert_eq!(found.client_secret, state.client_secret);
+    assert_eq!(
+        (found.fallback, found.identity, found.request),
+        (state.fallback, state.identity, state.request)
+    );
     assert_eq!((found.rotations, found.generation), (3, state.generation));
     assert_eq!(found.memory, state.memory);
     let (token, was) = (found.access_token.unwrap(), state.access_token.unwrap());

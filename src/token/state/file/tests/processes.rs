@@ -27,7 +27,7 @@ impl Running {
     /// Runs one of the tests below as a child.
     fn test(name: &str, path: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", &format!("token::state_file::tests::processes::{name}")])
+            .args(["--exact", "--nocapture", &format!("token::state::file::tests::processes::{name}")])
             .env(PATH, path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

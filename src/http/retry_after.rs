@@ -1,4 +1,4 @@
-//! The `Retry-After` field (RFC 9110 §10.2.3): seconds, or a date.
+//! The `Retry-After` field (RFC 9110 §10.2.3): read as seconds or a date, written as seconds.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +24,12 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let date = httpdate::parse_http_date(value).ok()?;
     let server_now = server_time(headers).unwrap_or_else(clock::wall_clock);
     Some(date.duration_since(server_now).unwrap_or(Duration::ZERO))
+}
+
+/// A wait in the whole seconds of `Retry-After`: rounded up, so that a client that obeys does not come too early, and at
+/// least one.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 /// What time it is for the server (RFC 9110 §6.6.1), if it says so.
@@ -59,6 +65,14 @@ mod tests {
             Some(Duration::from_secs(99_999_999_999_999))
         );
         assert_eq!(parsed(&[("retry-after", &"9".repeat(400))]), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn a_wait_is_rounded_up_to_whole_seconds_and_at_least_one() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (7_000, 7), (7_001, 8)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis}");
+        }
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX);
     }
 
     #[test]

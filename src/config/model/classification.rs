@@ -1,0 +1,355 @@
+//! The classification of a credential's fields: each decides whose token bearerd requests, or only how.
+//!
+//! [`Credential::fields`] takes a credential apart without `..`, so a new field does not compile until it is classified. The
+//! rest of the crate asks the derived methods: `==` (no field differs), [`Credential::shares_tokens_with`],
+//! [`Credential::shares_state_with`], and the digests that a state file keeps.
+//!
+//! | the field decides | a change of it |
+//! | --- | --- |
+//! | [`Decides::Account`]: the client, its grant and the server that it asks | ends everything: the state file is refused |
+//! | [`Decides::Token`]: on whose behalf and with which rights a token is issued | drops the access token; refresh token, quota and `Retry-After` stay |
+//! | [`Decides::Request`]: how a token request is written | keeps the token and asks for the next one at once |
+//! | [`Decides::Secret`]: the content of a secret | as [`Decides::Request`] |
+//! | [`Decides::Operation`]: everything else | keeps the token and asks for nothing |
+//!
+//! The first two rows are *whose* (*where* is a part of it: the server), the others are *how*. A field whose effect depends
+//! on the server stands in an upper row: a needless token request is cheaper than another principal's token.
+
+mod canonical;
+
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use secrecy::SecretString;
+
+use self::canonical::{Canonical, digest};
+use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
+use super::endpoint::Issuer;
+use super::identity::{Assertion, ClientAuth, Grant, Identity};
+use super::login::Login;
+use super::request::{AnswerFields, TokenParameters};
+use super::secret::Secret;
+
+/// What a field decides, in the order of the module's table. An identity covers the fields of one row and of all above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Decides {
+    Account,
+    Token,
+    Request,
+    /// Of the content as it is now: [`Credential::request_identity`].
+    Secret,
+    Operation,
+}
+
+/// One classified field.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Field {
+    /// Its key in the configuration.
+    key: &'static str,
+    /// Whether it belongs to the fallback grant.
+    is_of_fallback: bool,
+    decides: Decides,
+    /// A digest of its value.
+    value: [u8; 32],
+}
+
+/// A digest of the fields that identify something: equal in every process that has the same configuration. The digest may
+/// cover short secrets (values of `extra`), so it is stored only encrypted; [`Credential::state_identity`] covers no secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct IdentityDigest([u8; 32]);
+
+impl IdentityDigest {
+    /// The digest with these bytes.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    fn of<'f>(label: &str, fields: impl Iterator<Item = &'f Field>) -> Self {
+        Self(digest(|to| {
+            label.write(to);
+            for field in fields {
+                (field.is_of_fallback, (field.key, field.value.as_slice())).write(to);
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for IdentityDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdentityDigest").finish_non_exhaustive()
+    }
+}
+
+impl Eq for Credential {}
+
+/// Whether no field differs.
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.fields() == other.fields()
+    }
+}
+
+impl Credential {
+    /// Whether both get access tokens on behalf of the same principal and with the same rights. A change from one to the other
+    /// then keeps token, discovered addresses and history.
+    pub fn shares_tokens_with(&self, other: &Self) -> bool {
+        self.token_identity() == other.token_identity()
+    }
+
+    /// Whether both are the same account of one authorization server. A change from one to the other then keeps the refresh
+    /// token, the quota and a `Retry-After`.
+    pub fn shares_state_with(&self, other: &Self) -> bool {
+        self.state_identity() == other.state_identity()
+    }
+
+    /// Identifies the account; the state file of another account is refused. The digest covers no secret.
+    pub fn state_identity(&self) -> IdentityDigest {
+        self.identity_up_to("account", Decides::Account)
+    }
+
+    /// Identifies the principal and the rights of an access token.
+    pub fn token_identity(&self) -> IdentityDigest {
+        self.identity_up_to("token", Decides::Token)
+    }
+
+    /// Identifies the content of a token request, with the secrets as they are now.
+    pub fn request_identity(&self, now: &Identity<SecretString>) -> IdentityDigest {
+        let request = self.identity_up_to("request", Decides::Request);
+        let secrets = now.secrets();
+        IdentityDigest(digest(|to| (request.0.as_slice(), secrets).write(to)))
+    }
+
+    /// Identifies the principal of the fallback grant, if there is one. A refresh token that the fallback brought is used for
+    /// this principal only.
+    pub fn fallback_identity(&self) -> Option<IdentityDigest> {
+        self.identity.fallback.as_ref()?;
+        let fields = self.fields();
+        let of_fallback = |field: &&Field| field.is_of_fallback && field.decides <= Decides::Token;
+        Some(IdentityDigest::of("fallback", fields.iter().filter(of_fallback)))
+    }
+
+    fn identity_up_to(&self, label: &str, last: Decides) -> IdentityDigest {
+        IdentityDigest::of(label, self.fields().iter().filter(|field| field.decides <= last))
+    }
+
+    /// The classification of every field.
+    fn fields(&self) -> Vec<Field> {
+        let Self {
+            name,
+            token_url,
+            identity,
+            client_certificate,
+            login,
+            parameters,
+            fields,
+            scopes,
+            require_scopes,
+            expect_jwt,
+            refresh_margin,
+            default_lifetime,
+            timeout,
+            connect_timeout,
+            quota: Quota { requests, per },
+            retry_after_max,
+            roots,
+            proxy,
+            http_version,
+            max_rotations,
+            state,
+            required,
+            discovery,
+            login_stub,
+            protected,
+            set_if_absent,
+        } = self;
+        let mut all = Fields::default();
+        all.add(Decides::Account, "name", name);
+        all.add(Decides::Account, "token_url", token_url);
+        all.identity(identity);
+        all.client_certificate(client_certificate.as_ref());
+        all.login(login.as_ref());
+        all.parameters(parameters);
+        all.answer_fields(fields);
+        all.add(Decides::Token, "scopes", scopes);
+        // A token that met the old requirements may not meet the new ones.
+        all.add(Decides::Token, "require_scopes", require_scopes);
+        all.add(Decides::Token, "expect_jwt", expect_jwt);
+        // The issuer that says where the API is: an address from another issuer is another API.
+        all.add(Decides::Token, "issuer", &discovery.as_ref().map(url::Url::as_str));
+        all.add(Decides::Operation, "refresh_margin", refresh_margin);
+        all.add(Decides::Operation, "default_lifetime", default_lifetime);
+        all.add(Decides::Operation, "timeout", timeout);
+        all.add(Decides::Operation, "connect_timeout", connect_timeout);
+        all.add(Decides::Operation, "quota", &(u64::from(requests.get()), *per));
+        all.add(Decides::Operation, "retry_after_max", retry_after_max);
+        let roots = match roots {
+            Roots::System => None,
+            Roots::Only(certificates) => Some(certificates),
+        };
+        all.add(Decides::Operation, "ca_file", &roots);
+        let proxy = proxy.as_ref().map(|Proxy { url, except }| (url, except));
+        all.add(Decides::Operation, "proxy", &proxy);
+        all.add(Decides::Operation, "http_version", http_version);
+        all.add(Decides::Operation, "max_rotations", max_rotations);
+        all.state_place(state.as_ref());
+        all.add(Decides::Operation, "required", required);
+        all.add(Decides::Operation, "login_stub", login_stub);
+        let protected: Vec<String> = protected.iter().map(ToString::to_string).collect();
+        all.add(Decides::Operation, "provider", &protected);
+        let set: Vec<_> =
+            set_if_absent.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        all.add(Decides::Operation, "provider", &set);
+        all.list
+    }
+}
+
+impl<S> Grant<S> {
+    /// The secret that stands for the principal, if the grant has one: new content of it is asked with at once.
+    pub const fn subject(&self) -> Option<&S> {
+        match self {
+            Self::RefreshToken(token) => token.as_ref(),
+            Self::TokenExchange { subject_token, subject_token_type: _ } => Some(subject_token),
+            Self::ClientCredentials
+            | Self::Password { .. }
+            | Self::AuthorizationCode { .. }
+            | Self::JwtBearer(_) => None,
+        }
+    }
+}
+
+/// Collects the classified fields.
+#[derive(Default)]
+struct Fields {
+    list: Vec<Field>,
+    is_of_fallback: bool,
+}
+
+impl Fields {
+    fn add(&mut self, decides: Decides, key: &'static str, value: &(impl Canonical + ?Sized)) {
+        let value = digest(|to| value.write(to));
+        self.list.push(Field { key, is_of_fallback: self.is_of_fallback, decides, value });
+    }
+
+    /// A secret: its place and its content.
+    fn secret(&mut self, place: Decides, key: &'static str, secret: &Secret) {
+        self.add(place, key, secret.source());
+        self.add(Decides::Secret, key, secret.initial());
+    }
+
+    fn identity(&mut self, identity: &Identity<Secret>) {
+        let Identity { client_id, client_auth, grant, fallback, client_secret_next } = identity;
+        self.add(Decides::Account, "client_id", client_id);
+        self.client_auth(client_auth);
+        if let Some(next) = client_secret_next {
+            self.secret(Decides::Operation, "client_secret_next", next);
+        }
+        self.add(Decides::Account, "grant", grant.name());
+        self.grant(grant);
+        if let Some(fallback) = fallback {
+            self.is_of_fallback = true;
+            self.add(Decides::Token, "fallback", fallback.name());
+            self.grant(fallback);
+            self.is_of_fallback = false;
+        }
+    }
+
+    fn client_auth(&mut self, client_auth: &ClientAuth<Secret>) {
+        self.add(Decides::Token, "client_auth", client_auth.name());
+        match client_auth {
+            ClientAuth::Basic { secret, encoding } => {
+                self.secret(Decides::Operation, "client_secret", secret);
+                self.add(Decides::Request, "basic_encoding", encoding);
+            }
+            ClientAuth::Post { secret } => self.secret(Decides::Operation, "client_secret", secret),
+            ClientAuth::SecretJwt { secret, audience } => {
+                self.secret(Decides::Operation, "client_secret", secret);
+                self.add(Decides::Request, "assertion.aud", audience);
+            }
+            // Names the server that the client authenticates to; `token_url` decides which one that is.
+            ClientAuth::PrivateKeyJwt(assertion) => self.assertion(assertion, Decides::Request),
+            ClientAuth::TlsClientAuth | ClientAuth::None => {}
+        }
+    }
+
+    fn grant(&mut self, grant: &Grant<Secret>) {
+        match grant {
+            Grant::ClientCredentials | Grant::RefreshToken(None) => {}
+            Grant::Password { username, password } => {
+                self.add(Decides::Token, "username", username);
+                self.secret(Decides::Operation, "password", password);
+            }
+            Grant::RefreshToken(Some(token)) => self.secret(Decides::Token, "refresh_token", token),
+            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
+                self.secret(Decides::Token, "code", code);
+                self.secret(Decides::Operation, "code_verifier", code_verifier);
+                self.add(Decides::Request, "redirect_uri", redirect_uri);
+            }
+            Grant::JwtBearer(assertion) => self.assertion(assertion, Decides::Token),
+            Grant::TokenExchange { subject_token, subject_token_type } => {
+                self.secret(Decides::Token, "subject_token", subject_token);
+                self.add(Decides::Token, "subject_token_type", subject_token_type);
+            }
+        }
+    }
+
+    fn assertion(&mut self, assertion: &Assertion<Secret>, audience_decides: Decides) {
+        let Assertion { key, kid, algorithm, audience, subject } = assertion;
+        self.secret(Decides::Operation, "assertion.key", key);
+        self.add(Decides::Token, "assertion.kid", kid);
+        self.add(Decides::Request, "assertion.alg", algorithm);
+        self.add(audience_decides, "assertion.aud", audience);
+        self.add(Decides::Token, "assertion.sub", subject);
+    }
+
+    /// A token may be bound to the client's own certificate (RFC 8705 §3). The intermediate certificates only lead to the
+    /// authority.
+    fn client_certificate(&mut self, certificate: Option<&ClientCertificate>) {
+        let Some(ClientCertificate { chain, key }) = certificate else { return };
+        self.add(Decides::Token, "client_certificate", &chain.first());
+        self.add(Decides::Request, "client_certificate", chain);
+        self.add(Decides::Request, "client_key", key.secret_der());
+    }
+
+    /// The endpoints of `bearerd login`. The resulting grant replaces the current one whatever these endpoints are.
+    fn login(&mut self, login: Option<&Login>) {
+        let Some(Login { authorize_url, redirect_uri, issuer }) = login else { return };
+        self.add(Decides::Operation, "authorize_url", authorize_url);
+        self.add(Decides::Operation, "redirect_uri", redirect_uri.as_str());
+        self.add(Decides::Operation, "issuer", &issuer.as_ref().map(Issuer::as_str));
+    }
+
+    fn parameters(&mut self, parameters: &TokenParameters) {
+        let TokenParameters { format, audience, resources, extra, names } = parameters;
+        self.add(Decides::Request, "request_format", format);
+        self.add(Decides::Token, "audience", audience);
+        self.add(Decides::Token, "resource", resources);
+        self.add(Decides::Token, "extra", extra);
+        // A server reads a renamed parameter as a different one, or ignores it.
+        self.add(Decides::Token, "request_fields", names);
+    }
+
+    fn answer_fields(&mut self, fields: &AnswerFields) {
+        let AnswerFields { access_token, expires_in, refresh_token } = fields;
+        self.add(Decides::Request, "fields.access_token", access_token);
+        self.add(Decides::Request, "fields.expires_in", expires_in);
+        self.add(Decides::Request, "fields.refresh_token", refresh_token);
+    }
+
+    fn state_place(&mut self, place: Option<&StatePlace>) {
+        let Some(StatePlace { path, key, previous_keys }) = place else { return };
+        self.add(Decides::Operation, "state_file", path.as_os_str().as_bytes());
+        if let Some(key) = key {
+            self.add(Decides::Operation, "state_key", &(key.source(), key.initial()));
+        }
+        let previous: Vec<_> = previous_keys.iter().map(|key| (key.source(), key.initial())).collect();
+        self.add(Decides::Operation, "state_key_previous", &previous);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! The host and port that a request is for (RFC 9110 §7.2), read in one way by every server in the daemon.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use http::header::HOST;
+use http::request::Parts;
+use http::{Uri, Version};
+
+use crate::config::is_host;
+
+/// A host with its port, if there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct Authority<'r> {
+    text: &'r str,
+    /// A name, an IPv4 address, or an IPv6 address in brackets; in the sender's case.
+    pub host: &'r str,
+    /// The port, where it is written.
+    pub port: Option<u16>,
+}
+
+impl<'r> Authority<'r> {
+    /// The one authority of a request: `Host` (RFC 9112 §3.2), or `:authority` over HTTP/2, with which a `Host` must agree
+    /// (RFC 9113 §8.3.1).
+    ///
+    /// # Errors
+    ///
+    /// Why there is none, or more than one.
+    pub fn of(head: &'r Parts) -> Result<Self, &'static str> {
+        let mut hosts = head.headers.get_all(HOST).iter();
+        let host = hosts.next().map(|value| value.to_str().map_err(|_| "Host is not text"));
+        if hosts.next().is_some() {
+            return Err("there is more than one Host");
+        }
+        let host = host.transpose()?;
+        let text = if head.version == Version::HTTP_2 {
+            let authority = head.uri.authority().ok_or("there is no :authority")?.as_str();
+            if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+                return Err("Host and :authority differ");
+            }
+            authority
+        } else {
+            host.ok_or("there is no Host")?
+        };
+        Self::parse(text).ok_or("Host is not a host name with a port at most")
+    }
+
+    /// Reads `host`, `host:` or `host:port`; `None` for anything else.
+    pub fn parse(text: &'r str) -> Option<Self> {
+        let (host, digits) = match text.rsplit_once(':') {
+            Some((host, digits)) if !digits.contains(']') => (host, digits),
+            _ => (text, ""),
+        };
+        if !is_host(host) || digits.len() > 5 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let port = if digits.is_empty() { None } else { Some(digits.parse().ok()?) };
+        Some(Self { text, host, port })
+    }
+
+    /// Whether a target in absolute form names another authority (RFC 9112 §3.2.2).
+    pub fn differs_from(self, target: &Uri) -> bool {
+        target.authority().is_some_and(|other| !other.as_str().eq_ignore_ascii_case(self.text))
+    }
+
+    /// The host as an address, if it is no name.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),
+            None => self.host.parse::<Ipv4Addr>().map(IpAddr::V4).ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_a_host_and_at_most_a_port() {
+        for (text, host, port, ip) in [
+            ("LOCALHOST:8080", "LOCALHOST", Some(8080), None),
+            ("localhost:", "localhost", None, None),
+            ("127.0.0.1:65535", "127.0.0.1", Some(65535), Some("127.0.0.1")),
+            ("[::1]", "[::1]", None, Some("::1")),
+            ("[::1]:80", "[::1]", Some(80), Some("::1")),
+        ] {
+            let authority = Authority::parse(text).unwrap();
+            assert_eq!((authority.host, authority.port), (host, port), "{text}");
+            assert_eq!(authority.ip(), ip.map(|ip| ip.parse().unwrap()), "{text}");
+        }
+        for wrong in "|:80|u@a|a, b|a/b|a:http|a:+80|a:80:80|a:65536|a:000080|::1|[::1|[zz]".split('|') {
+            assert!(Authority::parse(wrong).is_none(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! HTTP as the proxy, the admin address and the token client all read and write it.
+
+mod authority;
+mod browser;
+mod problem;
+mod proxy_status;
+mod retry_after;
+
+pub use authority::Authority;
+#[cfg(test)]
+pub use browser::CASES;
+pub use browser::{SEC_FETCH_SITE, is_cross_site};
+pub use problem::{Problem, json};
+pub use proxy_status::ProxyStatus;
+pub use retry_after::{retry_after, server_time, whole_seconds};
