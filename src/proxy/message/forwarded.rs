@@ -66,7 +66,7 @@ fn rfc_7239(element: &str) -> Option<IpAddr> {
     plain(value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value))
 }
 
-/// The caller as an upstream is told of it.
+/// The fields that tell an upstream of the caller.
 #[derive(Debug)]
 pub struct Statement {
     how: Forwarded,

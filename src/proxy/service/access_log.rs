@@ -34,7 +34,7 @@ pub struct Exchange {
     outcome: Outcome,
 }
 
-/// What is known of the result so far.
+/// The result so far.
 #[derive(Debug, Default)]
 struct Outcome {
     route: Option<String>,

@@ -13,7 +13,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// Those of [`usable_token`]; [`ProxyError::NotDiscovered`] if the address is not discovered in time.
+    /// The errors of [`usable_token`]; [`ProxyError::NotDiscovered`] if the address is not discovered in time.
     pub(super) async fn discovered<'r>(
         &self,
         route: &'r Route,

@@ -16,7 +16,7 @@ use crate::token::AccessToken;
 /// A token and its header value.
 type CachedToken = (Arc<AccessToken>, HeaderValue);
 
-/// Copies of the `Authorization` and `Host` values sent of late.
+/// Copies of the `Authorization` and `Host` values that were sent recently.
 #[derive(Debug, Default)]
 pub struct HeaderCache {
     /// Keyed by the token's address, which the token's own reference keeps from being used for another one.
@@ -62,7 +62,7 @@ impl HeaderCache {
     }
 }
 
-/// The same value in memory of its own.
+/// A copy that shares no memory with the value.
 fn copy(value: &HeaderValue) -> HeaderValue {
     let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     own.set_sensitive(value.is_sensitive());

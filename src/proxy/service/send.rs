@@ -113,7 +113,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// Those of [`usable_token`].
+    /// The errors of [`usable_token`].
     pub(super) async fn authorize(
         &self,
         source: &TokenSource,

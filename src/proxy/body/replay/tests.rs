@@ -1,4 +1,4 @@
-//! What each attempt reads of a body, and what the replay buffer costs.
+//! The body that each attempt reads, and the memory of the replay buffer.
 
 use std::collections::VecDeque;
 
