@@ -1,8 +1,8 @@
 //! A replayable request body: streamed to the upstream, with its beginning in a replay buffer.
 //!
-//! A [`Payload`] owns the caller's body; each attempt to send the request reads it through an [`Attempt`]. A later
-//! attempt reads the replay buffer and then the rest of the body, however much of it the attempts before have read. A
-//! body that exceeds the replay buffer is streamed on and cannot be replayed.
+//! A [`Payload`] owns the caller's body; each attempt to send the request reads it through an [`Attempt`].
+//! A later attempt reads the replay buffer and then the rest of the body, however much of it the attempts before have
+//! read. A body that exceeds the replay buffer is streamed on and cannot be replayed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -149,8 +149,8 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
 
     /// The body from its beginning for another attempt, which supersedes the one before; `None` if it is not replayable.
     ///
-    /// The replay buffer stays, for yet another attempt; see [`Payload::free_buffer`]. A body with a fault is not replayable:
-    /// a second attempt would end where the first one did, and look complete.
+    /// The replay buffer stays, for yet another attempt; see [`Payload::free_buffer`]. A body with a fault is not
+    /// replayable: a second attempt would end where the first one did, and look complete.
     pub fn again(&self) -> Option<Attempt<B>> {
         let Some(shared) = &self.0 else {
             return Some(self.first());

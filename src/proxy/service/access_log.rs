@@ -50,8 +50,8 @@ struct Outcome {
 }
 
 impl Exchange {
-    /// Begins an exchange. `original` is the client's address according to a trusted proxy; `logs_success` is whether
-    /// every exchange is logged, or only failures.
+    /// Begins an exchange. `original` is the client's address according to a trusted proxy; `logs_success` is
+    /// whether every exchange is logged, or only failures.
     pub fn begin<B>(
         request: &Request<B>,
         caller: Rc<Caller>,
