@@ -8,7 +8,7 @@ use bearerd::proxy::message::challenge::is_insufficient_scope;
 use bearerd::proxy::message::headers::for_caller;
 use bearerd::proxy::message::trailers;
 use bearerd::proxy::message::via::Via;
-use bearerd::proxy::service::retry::Retries;
+use bearerd::proxy::service::retry::RetryBudget;
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue,
     RETRY_AFTER, SET_COOKIE, TE, TRANSFER_ENCODING, VIA, WWW_AUTHENTICATE,
@@ -82,7 +82,7 @@ pub fn run(input: &[u8]) {
     // A 429 is waited out for as long as the route gives, whatever it asks for.
     let mut too_many = response;
     *too_many.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-    let mut retries = Retries::new(&Retry429 { attempts: 10, max_wait: MAX_WAIT }, &Method::GET);
+    let mut retries = RetryBudget::new(&Retry429 { attempts: 10, max_wait: MAX_WAIT }, &Method::GET);
     let mut waited = Duration::ZERO;
     for _ in 0..10 {
         let Some(wait) = retries.wait(&too_many) else { break };

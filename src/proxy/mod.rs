@@ -1,9 +1,10 @@
 //! The request loop: from a caller to its upstream and back.
 //!
-//! Connections are accepted by the [`listener`], served by [`worker`]s as a [`connection`], and each request
-//! goes its way through the [`service`]: [`guard`], [`route`], [`rules`], [`authorize`], [`forward`], and
-//! [`unauthorized`] with a [`replay`] where a token was dead. The way back is [`response`]; whatever goes wrong is told by
-//! [`error`].
+//! The [`listener`] accepts connections and gives each to a [`worker`], which serves it with [`downstream`] and answers
+//! its requests with the [`service`]. A request passes the checks of [`route`], gets its token from [`auth`] and goes to
+//! its [`upstream`]; [`body`] replays it if the token is rejected. [`error`] maps every failure to a response.
+//!
+//! Each module uses only the modules below it: the order is that of the list in `tests/it/imports.rs`.
 
 pub mod auth;
 pub mod body;

@@ -1,7 +1,6 @@
 //! The request loop over in-memory streams, in paused time: numbers of callers and lengths of waits that no
 //! socket test could have.
 
-use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -34,7 +33,6 @@ use super::service::settings::Terms;
 use super::upstream::breaker::Breaker;
 use super::upstream::connect::{Connected, Connecting};
 use super::upstream::permits::Permits;
-use super::upstream::pool::Pool;
 use super::upstream::{Upstream, fixture as upstream_fixture};
 use super::worker::Worker;
 use super::worker::snapshot::Configuration;
@@ -872,7 +870,7 @@ fn a_websocket_handshake_aborted_at_any_byte_of_its_101_frees_the_upstream() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(world.connections(), 0);
         assert_eq!(world.upstream.descriptors.taken(), 0);
-        let free: Vec<_> = (0..PLACES).map_while(|_| world.upstream.permits.place()).collect();
+        let free: Vec<_> = (0..PLACES).map_while(|_| world.upstream.permits.try_acquire()).collect();
         assert_eq!(free.len(), PLACES);
     });
 }

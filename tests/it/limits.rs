@@ -169,7 +169,7 @@ async fn a_caller_that_reads_nothing_is_cut_off_and_never_takes_what_it_got_for_
         eventually("the end", async || world.process.events("request").len() > seen).await;
         assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
         let event = world.process.events("request").pop().unwrap();
-        assert_eq!(event["error"], "the caller took nothing of the answer for too long", "{event}");
+        assert_eq!(event["error"], "the caller stopped reading the response", "{event}");
         assert_eq!(event["complete"], false);
 
         let mut taken = Vec::new();
@@ -204,7 +204,7 @@ async fn an_http_2_stream_that_nobody_reads_ends_and_others_of_its_connection_go
 
     let events = world.process.events("request");
     let told = events.iter().find(|event| event["path"] == "/big/5000000").unwrap();
-    assert_eq!(told["error"], "the caller took nothing of the answer for too long", "{told}");
+    assert_eq!(told["error"], "the caller stopped reading the response", "{told}");
     assert_eq!(told["complete"], false);
     assert!(unread.into_body().collect().await.is_err());
     drop(sender);
@@ -272,7 +272,7 @@ async fn an_answer_that_stops_coming_is_left_incomplete_in_every_framing() {
         eventually("the log", async || world.process.events("request").len() == 3).await;
         for event in world.process.events("request") {
             assert_eq!((&event["complete"], event["status"].as_u64()), (&false.into(), Some(200)));
-            assert_eq!(event["error"], "the upstream's answer stopped coming");
+            assert_eq!(event["error"], "the upstream stopped sending its response");
         }
         world.finish().await;
     }

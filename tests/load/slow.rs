@@ -29,7 +29,7 @@ const ROUNDS: usize = 7;
 const SOCKET_BYTES: u64 = 768 * 1024;
 
 /// What the access log says of an answer that was not read in time.
-const UNTAKEN: &str = "the caller took nothing of the answer for too long";
+const UNTAKEN: &str = "the caller stopped reading the response";
 
 /// A way to be slow.
 struct Mode {

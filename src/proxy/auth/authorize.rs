@@ -1,4 +1,4 @@
-//! The token for a request: the current one, or, where there is none, the next.
+//! The token for a request: the current one, or the next one if there is none.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,42 +10,59 @@ use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::limits::slots::{Reservation, Slots};
 use crate::token::{Current, Generation, TokenSource, Unavailable};
 
-/// What a request is sent with.
+/// The credentials that a request is sent with.
 #[derive(Clone, Debug)]
 pub struct Authorization {
-    /// The value of its `Authorization` field.
+    /// The value of the `Authorization` field.
     pub value: HeaderValue,
     /// The token's generation.
     pub generation: Generation,
 }
 
-/// A usable token. Waits only where there is none, and takes that from the request's patience.
+/// How long a request may still wait for tokens: `token_wait` at first, less each wait.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenWait(Duration);
+
+impl TokenWait {
+    /// A request may wait for `limit` in all.
+    pub const fn new(limit: Duration) -> Self {
+        Self(limit)
+    }
+
+    /// Runs a wait that takes the time left as its bound, and deducts the time that it took.
+    pub async fn spend<F: Future>(&mut self, wait: impl FnOnce(Duration) -> F) -> F::Output {
+        let started = Instant::now();
+        let outcome = wait(self.0).await;
+        self.0 = self.0.saturating_sub(started.elapsed());
+        outcome
+    }
+}
+
+/// A usable token. Waits only if there is none.
 ///
 /// # Errors
 ///
-/// [`ProxyError::NoToken`] if none comes within `patience`; [`ProxyError::Overloaded`] if too many wait already.
-pub async fn authorize(
+/// [`ProxyError::NoToken`] if none is published within `wait`, or waiting cannot help; [`ProxyError::Overloaded`] if
+/// too many requests wait already.
+pub async fn usable_token(
     source: &TokenSource,
-    patience: &mut Duration,
+    wait: &mut TokenWait,
     waiters: &Arc<Slots>,
 ) -> Result<Current, ProxyError> {
     if let Some(token) = source.current() {
         return Ok(token);
     }
-    let _waiting = place_to_wait(waiters)?;
-    let began = Instant::now();
-    let token =
-        Box::pin(source.wait(*patience)).await.map_err(|unavailable| no_token(source, unavailable))?;
-    *patience = patience.saturating_sub(began.elapsed());
-    Ok(token)
+    let _slot = waiter_slot(waiters)?;
+    let waiting = Box::pin(wait.spend(|within| source.wait(within)));
+    waiting.await.map_err(|unavailable| no_token(source, unavailable))
 }
 
-/// A place among the requests that wait for a token: each keeps its connection, and what was read of its body.
+/// A slot among the requests that wait for a token. Bounded, because each holds a connection and a part of its body.
 ///
 /// # Errors
 ///
 /// [`ProxyError::Overloaded`] if there is none.
-pub fn place_to_wait(waiters: &Arc<Slots>) -> Result<Reservation, ProxyError> {
+pub fn waiter_slot(waiters: &Arc<Slots>) -> Result<Reservation, ProxyError> {
     waiters.take(1).ok_or(ProxyError::Overloaded(Overload::TokenWaiters))
 }
 

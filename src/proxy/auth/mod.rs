@@ -1,4 +1,5 @@
-//! Which token a request carries, and what a 401 from the upstream means for it.
+//! Authorization of requests: the token that a request carries, and the consequences of its rejection.
 
 pub mod authorize;
 pub mod rejection_hold;
+pub mod verdict;

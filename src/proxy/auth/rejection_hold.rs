@@ -1,9 +1,8 @@
-//! What a 401 means: a dead token, or something that no token can mend.
+//! The rejection hold of a route: protects the token endpoint from a permanent 401.
 //!
-//! The upstream's 401 is the only sign that a token was revoked, and also what a wrong path or a missing
-//! permission may answer for ever. So a route whose *fresh* token is rejected too is held: its 401s pass to the
-//! caller for a while, and a permanent 401 cannot become a stream of token requests. Each route has its own
-//! hold; healthy routes do not suffer from a forbidden one.
+//! The upstream answers 401 for a revoked token, but also for a wrong path or a missing permission, which no token
+//! remedies. A route whose *fresh* token is rejected too is therefore held: for a while its 401s pass to the caller
+//! and trigger no refresh. Each route has its own hold, so that a forbidden route does not affect the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,54 +13,54 @@ use crate::backoff::Backoff;
 use crate::clock::Moment;
 use crate::token::Generation;
 
-/// How long a route is held, time after time.
+/// The length of consecutive holds.
 const HOLD: Backoff = Backoff { first: Duration::from_secs(30), max: Duration::from_mins(5) };
-/// How long a held route must have seen nothing but 401s before it believes that its token died.
-const SILENCE: Duration = Duration::from_secs(1);
+/// How long a held route must have received nothing but 401s before an accepted token counts as revoked.
+const MIN_REJECTED: Duration = Duration::from_secs(1);
 
-/// How long after a route asked for a token a rejection of it is the verdict on the asking. A token that was
-/// good for longer, or not used here at first, has died since.
-const VERDICT_WITHIN: Duration = Duration::from_secs(30);
+/// How long after a refresh a rejection of its token means that the refresh did not help. A later rejection means that
+/// the new token has been revoked in turn.
+const REFRESH_OUTCOME_WINDOW: Duration = Duration::from_secs(30);
 
-/// What to do about a 401.
+/// The action on a 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Ask for another token, then replay.
+    /// Request another token and replay the request.
     Refresh,
-    /// The 401 is the answer.
+    /// Pass the 401 to the caller.
     Pass,
 }
 
-/// A route's memory of rejected tokens. Read and changed without a lock.
+/// A route's record of rejected tokens. Lock-free.
 #[derive(Debug, Default)]
-pub struct Hold(ArcSwap<State>);
+pub struct RejectionHold(ArcSwap<State>);
 
 /// Replaced as a whole at each change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct State {
-    /// Until when 401s pass; the boot if the route is not held.
+    /// The end of the hold; [`Moment::default`] if the route is not held.
     held_until: Moment,
-    /// How often in a row it was held: doubles the next one.
+    /// Consecutive holds so far; each doubles the next one.
     holds: u32,
-    /// The generation that this hold's one refresh was asked for, once it was.
+    /// The rejected generation that this hold's one refresh replaces, once that is requested.
     refreshed_in_hold: Option<Generation>,
     /// The latest generation that the upstream accepted on this route.
     accepted: Generation,
-    /// When the 401s began that no acceptance has interrupted; of the generation `accepted`.
+    /// When generation `accepted` was first rejected with no acceptance since.
     rejected_since: Option<Moment>,
-    /// What was asked for and not yet judged.
-    awaiting_verdict: Option<Asked>,
+    /// The latest refresh whose token the upstream has neither accepted nor rejected.
+    pending_refresh: Option<Refresh>,
 }
 
-/// A generation in whose place another was asked for, and when.
+/// A refresh that this route requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asked {
+struct Refresh {
     rejected: Generation,
     at: Moment,
 }
 
-impl Hold {
-    /// The upstream took a token on this route. Costs a read, but for the first time after a change.
+impl RejectionHold {
+    /// Records that the upstream accepted a token. A read, except for the first call after a change.
     pub fn accepted(&self, generation: Generation) {
         let state = self.0.load();
         if state.accepted < generation || (state.accepted == generation && state.rejected_since.is_some()) {
@@ -69,24 +68,23 @@ impl Hold {
         }
     }
 
-    /// The upstream rejected a token that was sent for the first time.
+    /// Records that the upstream rejected a request's first token, and decides what to do.
     pub fn rejected(&self, generation: Generation, now: Moment) -> Decision {
         let before = self.0.rcu(|state| Arc::new(state.rejected(generation, now).0));
         before.rejected(generation, now).1
     }
 
-    /// The upstream accepted a replay, whose token was asked for in the place of `rejected`: the 401 was a dead
-    /// token after all.
+    /// Records that the upstream accepted a replay with a token that was requested in place of `rejected`.
     pub fn replay_accepted(&self, rejected: Generation, generation: Generation, now: Moment) {
-        self.0.rcu(|state| Arc::new(state.accepted(generation).vindicated(rejected, now)));
+        self.0.rcu(|state| Arc::new(state.accepted(generation).refreshed(rejected, now)));
     }
 
-    /// The upstream rejected a replay, whose token was asked for because of a 401.
+    /// Records that the upstream rejected a replay with a requested token: the hold begins.
     pub fn replay_rejected(&self, now: Moment) {
         self.0.rcu(|state| Arc::new(state.held(now)));
     }
 
-    /// What was asked for in the place of `rejected` did not come.
+    /// Records that no token could be had in place of `rejected`.
     pub fn not_replaced(&self, rejected: Generation) {
         self.0.rcu(|state| Arc::new(state.not_replaced(rejected)));
     }
@@ -101,13 +99,13 @@ impl State {
         if generation < self.accepted {
             return self;
         }
-        let awaiting_verdict = self.awaiting_verdict.filter(|asked| asked.rejected >= generation);
-        Self { accepted: generation, rejected_since: None, awaiting_verdict, ..self }
+        let pending_refresh = self.pending_refresh.filter(|refresh| refresh.rejected >= generation);
+        Self { accepted: generation, rejected_since: None, pending_refresh, ..self }
     }
 
-    /// A refresh has helped. It ends a hold only if it was the hold's own: one that was under way before, or
-    /// made for another route, says nothing of what is rejected here.
-    fn vindicated(self, rejected: Generation, now: Moment) -> Self {
+    /// After a refresh that helped. Only the hold's own refresh ends the hold: one that began before the hold, or for
+    /// another route, proves nothing about this route.
+    fn refreshed(self, rejected: Generation, now: Moment) -> Self {
         if self.is_held(now) && self.refreshed_in_hold != Some(rejected) {
             return self;
         }
@@ -116,23 +114,23 @@ impl State {
 
     fn held(self, now: Moment) -> Self {
         if self.is_held(now) {
-            return Self { awaiting_verdict: None, ..self };
+            return Self { pending_refresh: None, ..self };
         }
         Self {
             held_until: now + HOLD.step(self.holds),
             holds: self.holds.saturating_add(1),
             refreshed_in_hold: None,
             rejected_since: None,
-            awaiting_verdict: None,
+            pending_refresh: None,
             ..self
         }
     }
 
-    /// No verdict will come, and a hold has its one refresh still before it.
+    /// After a failed refresh: a hold may try its one refresh again.
     fn not_replaced(self, rejected: Generation) -> Self {
         Self {
-            refreshed_in_hold: self.refreshed_in_hold.filter(|asked| *asked != rejected),
-            awaiting_verdict: self.awaiting_verdict.filter(|asked| asked.rejected != rejected),
+            refreshed_in_hold: self.refreshed_in_hold.filter(|generation| *generation != rejected),
+            pending_refresh: self.pending_refresh.filter(|refresh| refresh.rejected != rejected),
             ..self
         }
     }
@@ -141,29 +139,31 @@ impl State {
         if self.is_held(now) {
             return self.rejected_in_hold(generation, now);
         }
-        // A fresh token that this route had asked for, and whoever asked has gone: this is the verdict.
-        let is_verdict = |asked: Asked| asked.rejected < generation && asked.at.until(now) < VERDICT_WITHIN;
-        if self.awaiting_verdict.is_some_and(is_verdict) {
+        // The token of this route's own refresh is rejected, and the request that wanted it was never replayed.
+        let is_outcome = |refresh: Refresh| {
+            refresh.rejected < generation && refresh.at.until(now) < REFRESH_OUTCOME_WINDOW
+        };
+        if self.pending_refresh.is_some_and(is_outcome) {
             return (self.held(now), Decision::Pass);
         }
-        (self.asking(generation, now), Decision::Refresh)
+        (self.refreshing(generation, now), Decision::Refresh)
     }
 
     fn rejected_in_hold(self, generation: Generation, now: Moment) -> (Self, Decision) {
-        // A token that was never accepted here says nothing by being rejected.
+        // The rejection of a token that this route has never accepted does not show a revocation.
         if self.accepted != generation {
             return (self, Decision::Pass);
         }
         let since = self.rejected_since.unwrap_or(now);
-        if since.until(now) >= SILENCE && self.refreshed_in_hold.is_none() {
-            let asking = Self { refreshed_in_hold: Some(generation), ..self.asking(generation, now) };
-            return (asking, Decision::Refresh);
+        if since.until(now) >= MIN_REJECTED && self.refreshed_in_hold.is_none() {
+            let state = Self { refreshed_in_hold: Some(generation), ..self.refreshing(generation, now) };
+            return (state, Decision::Refresh);
         }
         (Self { rejected_since: Some(since), ..self }, Decision::Pass)
     }
 
-    fn asking(self, rejected: Generation, now: Moment) -> Self {
-        Self { awaiting_verdict: Some(Asked { rejected, at: now }), ..self }
+    fn refreshing(self, rejected: Generation, now: Moment) -> Self {
+        Self { pending_refresh: Some(Refresh { rejected, at: now }), ..self }
     }
 }
 
@@ -182,16 +182,16 @@ mod tests {
     }
 
     /// A route whose fresh token was rejected too, at second 0.
-    fn held_route() -> Hold {
-        let hold = Hold::default();
+    fn held_route() -> RejectionHold {
+        let hold = RejectionHold::default();
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
         hold.replay_rejected(at(0));
         hold
     }
 
     #[test]
-    fn a_rejected_token_is_replaced_however_young_it_is() {
-        let hold = Hold::default();
+    fn a_rejected_token_is_replaced_whatever_its_age() {
+        let hold = RejectionHold::default();
         hold.accepted(G1);
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
 
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn holds_double_to_five_minutes_and_an_accepted_replay_resets_them() {
-        let hold = Hold::default();
+        let hold = RejectionHold::default();
         let mut now = 0;
         for (generation, length) in (1..).zip([30, 60, 120, 240, 300, 300]) {
             assert_eq!(hold.rejected(Generation::from_number(2 * generation), at(now)), Decision::Refresh);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_ends_when_its_own_refresh_has_helped() {
+    fn a_hold_ends_when_its_own_refresh_helps() {
         let hold = held_route();
         hold.accepted(G2);
         hold.rejected(G2, at(5));
@@ -249,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_does_not_end_because_of_a_refresh_that_was_under_way_before_it() {
-        let hold = Hold::default();
-        // Two requests with the same dead token: one finds the fresh one good, one is forbidden.
+    fn a_hold_is_not_ended_by_a_refresh_that_began_before_it() {
+        let hold = RejectionHold::default();
+        // Two requests carry the same revoked token. The fresh one is accepted for one of them; the other is forbidden.
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
         hold.replay_rejected(at(1));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_keeps_its_refresh_where_no_token_could_be_had() {
+    fn a_failed_refresh_does_not_use_up_the_holds_one_refresh() {
         let hold = held_route();
         hold.accepted(G2);
         hold.rejected(G2, at(5));
@@ -273,17 +273,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_asked_for_long_ago_and_dies_now_is_replaced() {
-        let hold = Hold::default();
+    fn a_token_rejected_long_after_its_refresh_is_replaced() {
+        let hold = RejectionHold::default();
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
 
-        // Whoever asked has gone, and nobody used the route for an hour.
+        // The requester has left, and the route was unused for an hour.
         assert_eq!(hold.rejected(G2, at(3600)), Decision::Refresh);
     }
 
     #[test]
-    fn a_refresh_that_failed_awaits_no_verdict() {
-        let hold = Hold::default();
+    fn a_failed_refresh_has_no_outcome_to_wait_for() {
+        let hold = RejectionHold::default();
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
         hold.not_replaced(G1);
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn one_forbidden_path_among_healthy_ones_does_not_ask_for_tokens() {
+    fn a_forbidden_path_on_a_healthy_route_triggers_no_refresh() {
         let hold = held_route();
         for second in 0..30 {
             hold.accepted(G2);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_was_never_accepted_on_a_held_route_is_no_reason() {
+    fn a_held_route_does_not_replace_a_token_that_it_never_accepted() {
         let hold = held_route();
 
         for second in 0..30 {
@@ -309,20 +309,20 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_leaves_before_its_replay_does_not_make_a_stream_of_requests() {
-        let hold = Hold::default();
+    fn callers_that_leave_before_their_replay_cause_one_refresh_per_hold() {
+        let hold = RejectionHold::default();
         assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
 
-        // Nobody replayed; the next caller finds the fresh token rejected.
+        // No replay follows; the next request has the fresh token, which is rejected.
         assert_eq!(hold.rejected(G2, at(3)), Decision::Pass);
         assert_eq!(hold.rejected(G2, at(4)), Decision::Pass);
-        // After the hold another refresh is due, and its token is judged likewise.
+        // The hold has ended.
         assert_eq!(hold.rejected(G3, at(40)), Decision::Refresh);
     }
 
     #[test]
-    fn a_late_401_of_an_old_token_changes_nothing_for_the_new_one() {
-        let hold = Hold::default();
+    fn a_late_response_for_an_old_token_changes_nothing_for_the_new_one() {
+        let hold = RejectionHold::default();
         hold.rejected(G1, at(0));
         hold.replay_accepted(G1, G2, at(0));
 
@@ -331,12 +331,12 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, a route whose tokens are all rejected asks at most twice per hold.
+        /// A route that rejects every token requests at most two for each hold.
         #[test]
         fn a_permanent_401_never_becomes_a_stream_of_token_requests(
             steps in proptest::collection::vec((0u64..5, any::<bool>()), 1..400),
         ) {
-            let hold = Hold::default();
+            let hold = RejectionHold::default();
             let (mut now, mut generation, mut asked) = (0, 1, 0u64);
             for (seconds, replays) in steps {
                 now += seconds;

@@ -1,5 +1,6 @@
-//! Request bodies: kept for a replay, watched for stalls, and accounted for while nobody reads them.
+//! Request bodies: replay, stall detection, and HTTP/2 flow control.
 
 pub mod replay;
-pub(in crate::proxy) mod stall;
+mod replay_buffer;
+mod stall;
 pub mod unread;

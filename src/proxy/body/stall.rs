@@ -1,4 +1,4 @@
-//! How long a caller is waited for while it sends a body: at each pause, and for what has come in all.
+//! Stall detection for request bodies: a timeout for each pause, and a minimum average rate.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// How long a body is waited for before its rate counts.
+/// The total wait for a body before the minimum rate applies.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
-/// What there is of patience with one body.
+/// The time spent waiting for the caller to send one body.
 #[derive(Debug, Default)]
-pub struct Patience {
-    /// While the caller is waited for.
+pub struct StallTimer {
+    /// The wait in progress.
     pause: Option<Pause>,
-    /// How long it was waited for before.
+    /// The total of the waits before.
     waited: Duration,
 }
 
@@ -33,11 +33,11 @@ struct Pause {
     end: Pin<Box<Sleep>>,
 }
 
-impl Patience {
-    /// Waits for more; ready when there is no more waiting.
+impl StallTimer {
+    /// Waits for more data; ready when the body has stalled.
     ///
-    /// `timeout` is for this pause. Where the body has arrived more slowly than allowed, there is no further
-    /// pause. A caller `is_excused` if it may be unable to send.
+    /// `timeout` bounds this pause. A pause does not begin if the body `arrival` is slower than the minimum rate. A caller
+    /// that `is_excused` cannot send at the moment and does not stall.
     pub fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -61,7 +61,7 @@ impl Patience {
         }
     }
 
-    /// Something came.
+    /// Ends a pause because data has arrived.
     pub fn end_pause(&mut self, is_excused: bool) {
         if let Some(pause) = self.pause.take()
             && !is_excused
@@ -70,13 +70,12 @@ impl Patience {
         }
     }
 
-    /// Nobody reads now: that is no pause of the caller's.
+    /// Ends a pause because the body is not being read.
     pub fn suspend(&mut self) {
         self.pause = None;
     }
 
-    /// Whether it has been waited for long enough for what has come. Only waiting counts: while nobody reads, it is
-    /// not the caller who is slow.
+    /// Whether the average rate is below the minimum. Only time spent waiting counts.
     fn is_too_slow(&self, arrival: Arrival) -> bool {
         let due = self.waited.as_millis() * u128::from(arrival.least_per_second) / 1000;
         self.waited >= RATE_GRACE && u128::from(arrival.bytes) < due
@@ -89,51 +88,51 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// So many bytes, of a body for which 240 a second are the least.
+    /// A body with a minimum rate of 240 bytes a second, after `bytes`.
     const fn arrived(bytes: u64) -> Arrival {
         Arrival { bytes, least_per_second: 240 }
     }
 
-    /// Waits for a piece that comes after `pause`: whether it was waited for.
-    async fn waits(patience: &mut Patience, pause: u64, arrival: Arrival, is_excused: bool) -> bool {
-        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, arrival, is_excused));
+    /// Whether the timer still waits when a chunk arrives after `pause` seconds.
+    async fn waits(timer: &mut StallTimer, pause: u64, arrival: Arrival, is_excused: bool) -> bool {
+        let out = std::future::poll_fn(|cx| timer.poll(cx, TIMEOUT, arrival, is_excused));
         let waited = tokio::time::timeout(Duration::from_secs(pause), out).await.is_err();
-        patience.end_pause(is_excused);
+        timer.end_pause(is_excused);
         waited
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_has_its_time_and_the_next_one_has_it_again() {
-        let mut patience = Patience::default();
+    async fn the_timeout_applies_to_each_pause_anew() {
+        let mut timer = StallTimer::default();
         for _ in 0..10 {
-            assert!(waits(&mut patience, 14, Arrival { bytes: 1, least_per_second: 0 }, false).await);
+            assert!(waits(&mut timer, 14, Arrival { bytes: 1, least_per_second: 0 }, false).await);
         }
-        assert!(!waits(&mut patience, 16, Arrival { bytes: 1, least_per_second: 0 }, false).await);
+        assert!(!waits(&mut timer, 16, Arrival { bytes: 1, least_per_second: 0 }, false).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_rate_counts_from_five_seconds_of_waiting_and_over_all_of_it() {
-        let mut patience = Patience::default();
+    async fn the_minimum_rate_applies_after_five_seconds_to_the_whole_wait() {
+        let mut timer = StallTimer::default();
         for second in 0..5 {
-            assert!(waits(&mut patience, 1, arrived(second), false).await);
+            assert!(waits(&mut timer, 1, arrived(second), false).await);
         }
-        assert!(!waits(&mut patience, 1, arrived(5), false).await);
-        assert!(waits(&mut patience, 1, arrived(1200), false).await);
-        // What came fast is remembered.
-        assert!(waits(&mut patience, 14, arrived(24_000), false).await);
-        assert!(!waits(&mut patience, 1, arrived(4_700), false).await);
+        assert!(!waits(&mut timer, 1, arrived(5), false).await);
+        assert!(waits(&mut timer, 1, arrived(1200), false).await);
+        // Earlier data counts.
+        assert!(waits(&mut timer, 14, arrived(24_000), false).await);
+        assert!(!waits(&mut timer, 1, arrived(4_700), false).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_reads_or_the_caller_cannot_send_does_not_count() {
-        let mut patience = Patience::default();
+    async fn time_when_the_caller_cannot_send_or_the_body_is_not_read_does_not_count() {
+        let mut timer = StallTimer::default();
         for _ in 0..10 {
-            assert!(waits(&mut patience, 100, arrived(0), true).await);
+            assert!(waits(&mut timer, 100, arrived(0), true).await);
         }
-        let out = std::future::poll_fn(|cx| patience.poll(cx, TIMEOUT, arrived(0), false));
+        let out = std::future::poll_fn(|cx| timer.poll(cx, TIMEOUT, arrived(0), false));
         assert!(tokio::time::timeout(Duration::from_secs(1), out).await.is_err());
         tokio::time::advance(Duration::from_mins(1)).await;
-        patience.suspend();
-        assert!(waits(&mut patience, 4, arrived(0), false).await);
+        timer.suspend();
+        assert!(waits(&mut timer, 4, arrived(0), false).await);
     }
 }

@@ -1,48 +1,48 @@
-//! Request bodies of one HTTP/2 connection that wait to be read, because their upstreams do not read them.
+//! Unread request bodies of an HTTP/2 connection, which its flow control may hold up (RFC 9113 §5.2).
 //!
-//! Enough of them fill the connection's window. Then its caller can send nothing of the others either, however
-//! much it would like to, and must not be blamed for that.
+//! Streams share the connection's window. If upstreams do not read enough of the bodies, the window is full, and the
+//! caller cannot send the others either: their stall timers must not count that time.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
-/// So many full windows of streams are the window of a connection.
+/// The window of a connection, in windows of a stream: so many unread bodies fill it.
 pub const FULL: u32 = 16;
 
-/// Counts the unread bodies of a connection.
+/// The number of unread bodies of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Backlog(Rc<Cell<u32>>);
 
-/// One body of a connection; without a backlog it is the only one there is.
+/// One body's contribution to that number. A body outside any connection contributes nothing.
 #[derive(Debug, Default)]
-pub struct Unread {
-    backlog: OnceCell<Backlog>,
+pub struct UnreadBody {
+    connection: OnceCell<Backlog>,
     is_unread: Cell<bool>,
 }
 
-impl Unread {
-    /// It is one of these.
-    pub fn join(&self, backlog: &Backlog) {
-        // A body has one connection: who joins again joins the same.
-        let _ = self.backlog.set(backlog.clone());
+impl UnreadBody {
+    /// Adds the body to a connection.
+    pub fn join(&self, connection: &Backlog) {
+        // A body belongs to one connection, so a second call has the same argument.
+        let _ = self.connection.set(connection.clone());
     }
 
-    /// Whether there is something of it that nobody reads.
+    /// Records whether the body has data that its upstream does not read.
     pub fn set(&self, is_unread: bool) {
-        if let Some(Backlog(count)) = self.backlog.get()
+        if let Some(Backlog(count)) = self.connection.get()
             && self.is_unread.replace(is_unread) != is_unread
         {
             count.set(if is_unread { count.get() + 1 } else { count.get() - 1 });
         }
     }
 
-    /// Whether the caller may be unable to send.
+    /// Whether the connection's window may be full, so that the caller cannot send.
     pub fn may_block(&self) -> bool {
-        self.backlog.get().is_some_and(|backlog| backlog.0.get() >= FULL)
+        self.connection.get().is_some_and(|connection| connection.0.get() >= FULL)
     }
 }
 
-impl Drop for Unread {
+impl Drop for UnreadBody {
     fn drop(&mut self) {
         self.set(false);
     }
@@ -53,12 +53,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_is_blocked_by_many_unread_bodies_and_free_when_one_is_read_or_dropped() {
-        let backlog = Backlog::default();
-        let mut bodies: Vec<Unread> = (0..FULL).map(|_| Unread::default()).collect();
+    fn unread_bodies_block_their_connection_until_one_is_read_or_dropped() {
+        let connection = Backlog::default();
+        let mut bodies: Vec<UnreadBody> = (0..FULL).map(|_| UnreadBody::default()).collect();
         for body in &bodies {
             assert!(!body.may_block());
-            body.join(&backlog);
+            body.join(&connection);
             body.set(true);
             body.set(true);
         }
@@ -72,8 +72,8 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_its_own_blocks_nothing() {
-        let body = Unread::default();
+    fn a_body_without_a_connection_blocks_nothing() {
+        let body = UnreadBody::default();
         body.set(true);
         assert!(!body.may_block());
     }

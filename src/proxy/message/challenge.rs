@@ -1,9 +1,9 @@
-//! What an upstream's `WWW-Authenticate` says of the token (RFC 6750 §3).
+//! The Bearer challenge in an upstream's `WWW-Authenticate` (RFC 6750 §3).
 
 use http::HeaderMap;
 use http::header::WWW_AUTHENTICATE;
 
-/// Whether the upstream says that the token is good and not enough (RFC 6750 §3.1).
+/// Whether the upstream reports a valid token without the required scope (RFC 6750 §3.1).
 pub fn is_insufficient_scope(headers: &HeaderMap) -> bool {
     headers
         .get_all(WWW_AUTHENTICATE)
@@ -16,7 +16,7 @@ pub fn is_insufficient_scope(headers: &HeaderMap) -> bool {
 fn error_of_bearer(challenges: &str) -> Option<&str> {
     let mut in_bearer = false;
     for part in parts(challenges) {
-        // "Scheme name=value" opens a challenge; "name=value" continues it; "Scheme" alone is one too.
+        // "Scheme name=value" and "Scheme" begin a challenge; "name=value" continues it.
         let (scheme, parameter) = match part.split_once(char::is_whitespace) {
             Some((scheme, rest)) if !scheme.contains('=') => (Some(scheme), rest.trim()),
             _ if !part.contains('=') => (Some(part), ""),
@@ -35,7 +35,7 @@ fn error_of_bearer(challenges: &str) -> Option<&str> {
     None
 }
 
-/// Splits at commas that are not inside a quoted string.
+/// Splits at commas outside quoted strings.
 fn parts(challenges: &str) -> impl Iterator<Item = &str> {
     let mut is_quoted = false;
     let mut is_escaped = false;
@@ -90,7 +90,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_challenge_makes_it_panic(value in "\\PC{0,80}") {
+        fn no_challenge_panics(value in "\\PC{0,80}") {
             let _ = error_of_bearer(&value);
         }
     }

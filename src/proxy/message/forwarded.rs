@@ -1,7 +1,7 @@
-//! On whose behalf a request comes: what trusted proxies say of it, and what an upstream is told.
+//! `Forwarded` (RFC 7239) and `X-Forwarded-*`: read from trusted proxies, written for upstreams.
 //!
-//! A trusted proxy's word counts for the log and for what an upstream is told, and for nothing else: who may call
-//! is decided by who connects. What an upstream is told is our own statement, never a caller's field.
+//! The client's address according to a trusted proxy is used in the log and for upstreams only; access is decided by the
+//! peer of the connection. The fields for an upstream are the proxy's own, never a caller's.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,6 +9,7 @@ use http::header::{FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use ipnet::IpNet;
 
+use super::list::members;
 use crate::config::Forwarded;
 use crate::proxy::peer::{Peer, contain};
 
@@ -16,16 +17,17 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// For whom a trusted proxy calls: the right-most address that is no trusted proxy's. `None` if it does not say, or
-/// says two things: a proxy that writes one of the fields may pass the other on as it came.
+/// The client's address according to a trusted proxy: the right-most one that is not a trusted proxy's.
+///
+/// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass a caller's other one on.
 pub fn original(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     if !peer.is_trusted_proxy {
         return None;
     }
     let said = |name: &HeaderName, address: fn(&str) -> Option<IpAddr>| {
         let mut found = None;
-        // From the right: each was written by whoever is right of it.
-        for entry in headers.get_all(name).iter().rev().flat_map(entries) {
+        // Each proxy appends an entry, so that the right-most entries are the most reliable.
+        for entry in headers.get_all(name).iter().rev().flat_map(|value| members(value).rev()) {
             match entry.and_then(address) {
                 Some(address) => found = Some(address),
                 None => break,
@@ -44,14 +46,6 @@ pub fn original(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<I
     }
 }
 
-/// A list's members from the right; `None` for what is not text.
-fn entries(value: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
-    let text = value.to_str().ok();
-    let is_text = text.is_some();
-    let members = text.unwrap_or_default().rsplit(',').map(str::trim).filter(move |_| is_text);
-    members.map(Some).chain((!is_text).then_some(None))
-}
-
 /// An address with or without a port, as in `X-Forwarded-For`.
 fn plain(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -59,7 +53,7 @@ fn plain(text: &str) -> Option<IpAddr> {
     address.map(|address| address.to_canonical())
 }
 
-/// The `for` of an element of `Forwarded` (RFC 7239 §4, §6). Half a quoted string, which a comma in it leaves, is none.
+/// The `for` of an element of `Forwarded` (RFC 7239 §4, §6); `None` for a part of a quoted string with a comma in it.
 fn rfc_7239(element: &str) -> Option<IpAddr> {
     if element.matches('"').count() % 2 == 1 || element.contains('\\') {
         return None;
@@ -72,7 +66,7 @@ fn rfc_7239(element: &str) -> Option<IpAddr> {
     plain(value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value))
 }
 
-/// What an upstream is told of a caller.
+/// The fields that tell an upstream of the caller.
 #[derive(Debug)]
 pub struct Statement {
     how: Forwarded,
@@ -82,7 +76,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// Of a request as it came in; `None` if nothing is to be told.
+    /// Takes the values from a request head as received; `None` if the route sends no such fields.
     pub fn of(how: Forwarded, head: &Parts, address: Option<IpAddr>, is_tls: bool) -> Option<Self> {
         if how == Forwarded::None {
             return None;
@@ -92,7 +86,7 @@ impl Statement {
         Some(Self { how, address, scheme: if is_tls { "https" } else { "http" }, host })
     }
 
-    /// Writes it among the fields for the upstream, in the place of whatever has these names.
+    /// Sets the fields, in place of any with the same names.
     pub fn write(&self, headers: &mut HeaderMap) {
         let Self { how, address, scheme, host } = self;
         let mut set = |name: HeaderName, value: String| {
@@ -107,7 +101,7 @@ impl Statement {
                 set(X_FORWARDED_HOST, host.clone());
                 match address {
                     Some(address) => set(X_FORWARDED_FOR, address.to_string()),
-                    // Nothing has been said of it, whatever the caller said.
+                    // A route may pass the caller's field; without an address of the proxy's own it must not stay.
                     None => drop(headers.remove(X_FORWARDED_FOR)),
                 }
             }
@@ -128,24 +122,21 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::proxy::message::fixture::{map, sorted};
     use crate::proxy::peer::Networks;
 
     fn trusted() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]
     }
 
-    fn said_by(peer: &str, fields: &[(&'static str, &str)]) -> Option<String> {
+    fn said_by(peer: &str, fields: &[(&str, &str)]) -> Option<String> {
         let networks = Networks { trusted_proxies: trusted(), ..Networks::default() };
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
         let peer = networks.judge(format!("{peer}:1").parse().unwrap());
-        original(&peer, &headers, &trusted()).map(|address| address.to_string())
+        original(&peer, &map(fields), &trusted()).map(|address| address.to_string())
     }
 
     #[test]
-    fn the_right_most_address_that_is_no_proxys_is_the_callers() {
+    fn the_client_is_the_right_most_address_that_is_no_trusted_proxy() {
         for (fields, address) in [
             (&[("x-forwarded-for", "192.0.2.1")][..], Some("192.0.2.1")),
             (&[("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.2")], Some("192.0.2.1")),
@@ -154,7 +145,7 @@ mod tests {
             (&[("x-forwarded-for", "[2a00::1]:4711")], Some("2a00::1")),
             (&[("x-forwarded-for", "::ffff:192.0.2.1")], Some("192.0.2.1")),
             (&[("x-forwarded-for", "10.0.0.3, 10.0.0.2")], Some("10.0.0.3")),
-            // What cannot be read ends the list: the proxy right of it is all that is known.
+            // An unreadable entry ends the list: the proxy to its right is the last known address.
             (&[("x-forwarded-for", "192.0.2.1, unknown, 10.0.0.2")], Some("10.0.0.2")),
             (&[("x-forwarded-for", "192.0.2.1,")], None),
             (&[("x-forwarded-for", "192.0.2.1, \u{e9}")], None),
@@ -172,56 +163,57 @@ mod tests {
             (&[], None),
         ] {
             assert_eq!(said_by("10.0.0.1", fields).as_deref(), address, "{fields:?}");
-            assert_eq!(said_by("192.0.2.9", fields), None, "whom nobody trusts: {fields:?}");
+            assert_eq!(said_by("192.0.2.9", fields), None, "not a trusted proxy: {fields:?}");
         }
     }
 
-    fn told(how: Forwarded, address: Option<&str>, is_tls: bool) -> Vec<(String, String)> {
+    /// The fields for the upstream of a request with an `X-Forwarded-For` of its own.
+    fn told(how: Forwarded, address: Option<&str>, is_tls: bool) -> HeaderMap {
         let request = Request::get("/x").header("host", "gw.test:8080").body(()).unwrap();
         let (head, ()) = request.into_parts();
         let address = address.map(|address| address.parse().unwrap());
-        let mut headers = HeaderMap::new();
-        headers.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6"));
-        let before = headers.len();
-        match Statement::of(how, &head, address, is_tls) {
-            Some(statement) => statement.write(&mut headers),
-            None => assert_eq!(headers.len(), before),
+        let mut headers = map(&[("x-forwarded-for", "6.6.6.6")]);
+        if let Some(statement) = Statement::of(how, &head, address, is_tls) {
+            statement.write(&mut headers);
         }
-        let mut told: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-            .filter(|(_, value)| value != "6.6.6.6")
-            .collect();
-        told.sort();
-        told
-    }
-
-    fn fields(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        headers
     }
 
     #[test]
-    fn an_upstream_is_told_what_the_route_says_and_no_more() {
-        assert_eq!(told(Forwarded::None, Some("192.0.2.1"), true), fields(&[]));
-        assert_eq!(
-            told(Forwarded::XForwarded, Some("192.0.2.1"), true),
-            fields(&[
-                ("x-forwarded-for", "192.0.2.1"),
-                ("x-forwarded-host", "gw.test:8080"),
-                ("x-forwarded-proto", "https")
-            ])
-        );
-        assert_eq!(
-            told(Forwarded::Forwarded, Some("2a00::1"), false)[0].1,
-            "for=\"[2a00::1]\";host=\"gw.test:8080\";proto=http"
-        );
-        assert_eq!(
-            told(Forwarded::Forwarded, None, false)[0].1,
-            "for=unknown;host=\"gw.test:8080\";proto=http"
-        );
-        assert_eq!(
-            told(Forwarded::XForwarded, None, false),
-            fields(&[("x-forwarded-host", "gw.test:8080"), ("x-forwarded-proto", "http")])
-        );
+    fn an_upstream_gets_the_fields_that_the_route_configures() {
+        const OWN: (&str, &str) = ("x-forwarded-for", "6.6.6.6");
+        for (how, address, is_tls, fields) in [
+            (Forwarded::None, Some("192.0.2.1"), true, &[OWN][..]),
+            (
+                Forwarded::XForwarded,
+                Some("192.0.2.1"),
+                true,
+                &[
+                    ("x-forwarded-for", "192.0.2.1"),
+                    ("x-forwarded-host", "gw.test:8080"),
+                    ("x-forwarded-proto", "https"),
+                ],
+            ),
+            (
+                Forwarded::XForwarded,
+                None,
+                false,
+                &[("x-forwarded-host", "gw.test:8080"), ("x-forwarded-proto", "http")],
+            ),
+            (
+                Forwarded::Forwarded,
+                Some("2a00::1"),
+                false,
+                &[("forwarded", "for=\"[2a00::1]\";host=\"gw.test:8080\";proto=http"), OWN],
+            ),
+            (
+                Forwarded::Forwarded,
+                None,
+                false,
+                &[("forwarded", "for=unknown;host=\"gw.test:8080\";proto=http"), OWN],
+            ),
+        ] {
+            assert_eq!(sorted(&told(how, address, is_tls)), fields);
+        }
     }
 }

@@ -1,18 +1,17 @@
-//! `Location` on its way to the caller: what leads back to the API leads through the proxy.
+//! `Location` of a response: references to the API become references to the proxy.
 //!
-//! A caller that followed the API's own address would get there without a token. So a reference to the origin
-//! that the answer came from (RFC 6454) becomes a path, less what a route puts in front of paths, and with what it
-//! strips from them. Everything else is passed on as it is: other origins, what lies beside the route's part of the API, and references that are
-//! relative to the request's own path.
+//! A caller that followed the API's own address would send its request without a token. A reference to the origin of
+//! the response (RFC 6454) therefore becomes a path, without the upstream's base path and with the route's stripped
+//! prefix. Other origins, paths outside the base path, and references relative to the request's path stay as they are.
 
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use url::Url;
 
-/// Points `Location` at the proxy where it points at `origin`, whose paths begin with `path_in_front` in the place
-/// of `stripped`.
+/// Points `Location` at the proxy if it points at `origin`, whose paths begin with `path_in_front` in place of
+/// `stripped`.
 pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str, stripped: &str) {
     let Some(location) = headers.get_mut(LOCATION) else { return };
-    // Some servers write letters that URIs do not have.
+    // Some servers send characters outside ASCII, which `HeaderValue::to_str` refuses.
     let text = std::str::from_utf8(location.as_bytes()).ok();
     let path = text.and_then(|location| path_on_proxy(location, origin, path_in_front, stripped));
     if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
@@ -21,24 +20,24 @@ pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str,
 }
 
 fn path_on_proxy(location: &str, origin: &str, path_in_front: &str, stripped: &str) -> Option<String> {
-    // Some readers take it for a slash.
+    // Some clients treat a backslash as a slash.
     if location.contains('\\') {
         return None;
     }
     let is_path = location.starts_with('/') && !location.starts_with("//");
-    let rest = if is_path { location } else { behind_origin(location, origin)? };
+    let rest = if is_path { location } else { after_origin(location, origin)? };
     let rest = rest.strip_prefix(path_in_front)?;
     match rest.as_bytes() {
         [] | [b'?' | b'#', ..] if stripped.is_empty() => Some(format!("/{rest}")),
-        // It would name another host, if not at once then for whoever strips the prefix again.
+        // A path that begins with two slashes names another host, here or where the prefix is stripped again.
         [b'/', b'/', ..] => None,
         [] | [b'/' | b'?' | b'#', ..] => Some(format!("{stripped}{rest}")),
         _ => None,
     }
 }
 
-/// What follows the authority, if that is the origin's.
-fn behind_origin<'l>(location: &'l str, origin: &str) -> Option<&'l str> {
+/// The rest of a reference after its authority, if that is the origin's.
+fn after_origin<'l>(location: &'l str, origin: &str) -> Option<&'l str> {
     let origin = Url::parse(origin).ok()?;
     let url = origin.join(location).ok().filter(|url| url.origin() == origin.origin())?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -66,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_back_to_the_api_leads_through_the_proxy() {
+    fn references_to_the_api_become_paths_on_the_proxy() {
         for (location, expected) in [
             ("https://api.example.com/v2/users?page=2#top", "/v2/users?page=2#top"),
             ("https://api.example.com", "/"),
@@ -82,13 +81,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_route_puts_in_front_is_taken_off() {
+    fn the_base_path_is_removed() {
         for (location, expected) in [
             ("https://api.example.com/base/v2?x", "/v2?x"),
             ("/base/v2", "/v2"),
             ("/base", "/"),
             ("/base?x", "/?x"),
-            // Beside the route's part of the API: there is no path of the proxy for it.
+            // Outside the base path: no path of the proxy leads there.
             ("/basement", "/basement"),
             ("/other", "/other"),
             ("https://api.example.com/other", "https://api.example.com/other"),
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_was_stripped_is_put_back() {
+    fn a_stripped_prefix_is_restored() {
         for (location, path_in_front, expected) in [
             ("https://api.example.com/v2?x", "", "/gen/v2?x"),
             ("https://api.example.com", "", "/gen"),
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_elsewhere_is_left_alone() {
+    fn references_elsewhere_stay_as_they_are() {
         for location in [
             "https://elsewhere.test/v2",
             "http://api.example.com/v2",
@@ -140,7 +139,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_location_makes_it_panic_or_becomes_another_host(
+        fn no_location_panics_or_becomes_another_host(
             location in "(https?:)?[/\\\\]{0,3}(api\\.example\\.com)?[:@/?#a.%\\\\-]{0,12}",
         ) {
             let mut headers = HeaderMap::new();

@@ -1,8 +1,11 @@
-//! HTTP header fields on their way through the proxy, in both directions.
+//! Header fields on their way through the proxy, in both directions.
 
 pub mod challenge;
+#[cfg(test)]
+mod fixture;
 pub mod forwarded;
 pub mod headers;
+pub mod list;
 pub mod location;
 pub mod trailers;
 pub mod via;

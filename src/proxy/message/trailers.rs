@@ -1,8 +1,8 @@
-//! Trailers: fields behind an answer's body (RFC 9110 §6.5).
+//! Trailers: fields after the body (RFC 9110 §6.5).
 //!
-//! Those of answers are passed on to callers over HTTP/2, and to callers over HTTP/1.1 that have asked for them and were
-//! told their names. Those of requests are not: nobody has vetted them, and what an upstream makes of a `Cookie` or an
-//! `X-Forwarded-For` there is not known.
+//! Response trailers are passed to callers over HTTP/2, and to callers over HTTP/1.1 that accept trailers and got
+//! their names. Request trailers are dropped: the guard does not check them, and an upstream may interpret a `Cookie` or
+//! an `X-Forwarded-For` among them.
 
 use http::header::{
     AGE, ALLOW, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
@@ -12,47 +12,48 @@ use http::header::{
 };
 
 use super::headers;
+use super::list::members;
 use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
 
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// Whether a caller says that it takes trailers (RFC 9110 §10.1.4).
+/// Whether a caller accepts trailers (RFC 9110 §10.1.4).
 pub fn are_wanted(headers: &HeaderMap) -> bool {
     headers::lists(headers, &TE, "trailers")
 }
 
-/// Tells the upstream that its trailers are taken.
+/// Tells the upstream that trailers are accepted.
 pub fn ask(headers: &mut HeaderMap) {
     headers.insert(TE, TRAILERS);
 }
 
-/// `TE` is for one hop, which HTTP/1.1 has to be told.
+/// Names `TE` in `Connection`, as HTTP/1.1 requires of a hop-by-hop field.
 pub fn ask_over_http1(headers: &mut HeaderMap) {
     if headers.contains_key(TE) {
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
 }
 
-/// The names that an answer announces, as far as they may be trailers.
+/// The announced names (`Trailer`) of fields that are allowed as trailers.
 pub fn announced(headers: &HeaderMap) -> Option<HeaderValue> {
-    let values = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(','));
-    let names = names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
-    let names: Vec<String> = names.filter(may_be_one).map(|name| name.to_string()).collect();
+    let names = headers.get_all(TRAILER).iter().flat_map(members).flatten();
+    let names = names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+    let names: Vec<String> = names.filter(is_allowed).map(|name| name.to_string()).collect();
     HeaderValue::try_from(names.join(", ")).ok().filter(|value| !value.is_empty())
 }
 
-/// Takes out what is none; `None` if nothing is left.
+/// The trailers that are allowed; `None` if there are none.
 pub fn filtered(mut trailers: HeaderMap) -> Option<HeaderMap> {
-    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| !may_be_one(name)).cloned().collect();
+    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| !is_allowed(name)).cloned().collect();
     for name in unwanted {
         trailers.remove(name);
     }
     (!trailers.is_empty()).then_some(trailers)
 }
 
-/// RFC 9110 §6.5.1: nothing by which a message is framed, routed, authenticated, cached or understood.
-fn may_be_one(name: &HeaderName) -> bool {
+/// Whether a field is allowed as a trailer: not for framing, routing, authentication, caching or content (RFC 9110
+/// §6.5.1).
+fn is_allowed(name: &HeaderName) -> bool {
     const NEVER: [HeaderName; 25] = [
         AGE,
         ALLOW,
@@ -86,16 +87,10 @@ fn may_be_one(name: &HeaderName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
-    }
+    use crate::proxy::message::fixture::map;
 
     #[test]
-    fn trailers_are_wanted_by_those_who_say_so() {
+    fn te_says_whether_trailers_are_accepted() {
         for (value, are) in
             [("trailers", true), ("gzip, Trailers", true), ("gzip", false), ("trailersx", false)]
         {
@@ -105,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_frames_routes_or_authenticates_is_no_trailer() {
+    fn framing_routing_and_authentication_fields_are_no_trailers() {
         let trailers = map(&[
             ("authorization", "Bearer x"),
             ("connection", "close"),
@@ -124,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_a_trailer_is_announced() {
+    fn only_allowed_trailers_are_announced() {
         let value = |text| announced(&map(&[("trailer", text)]));
 
         assert_eq!(

@@ -1,9 +1,9 @@
-//! Our entry in `Via` (RFC 9110 §7.6.3), made once.
+//! The proxy's entry in `Via` (RFC 9110 §7.6.3), made once.
 
 use http::header::{Entry, HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
-/// Our entries, for each version in which a message may have come.
+/// The entry for each version in which a message may have been received.
 #[derive(Debug)]
 pub struct Via {
     http10: HeaderValue,
@@ -12,7 +12,7 @@ pub struct Via {
 }
 
 impl Via {
-    /// For a daemon of this name; a name that is no text for a field is left out.
+    /// The entries of a daemon with this pseudonym; `bearerd` if a field cannot contain the pseudonym.
     pub fn new(instance: &str) -> Self {
         let entry = |version: &str| {
             HeaderValue::try_from(format!("{version} {instance}"))
@@ -21,7 +21,7 @@ impl Via {
         Self { http10: entry("1.0"), http11: entry("1.1"), http2: entry("2") }
     }
 
-    /// Adds the entry to those of the hops before, for a message that came in this version.
+    /// Appends the entry to a message that was received in this version.
     pub fn add(&self, headers: &mut HeaderMap, version: Version) {
         let entry = match version {
             Version::HTTP_10 => &self.http10,

@@ -1,48 +1,49 @@
-//! The first stage: a request is what it seems, and its caller may send it.
+//! The guard: refuses request heads that are malformed, ambiguous, or from a caller that may not send them.
 //!
-//! One pure function over the request's head. What it lets through has one meaning for us, for hyper and for
-//! any upstream; what could be read in two ways is refused and never forwarded. It changes nothing: the path
-//! that is matched is the path that is sent.
+//! One pure function over the request head. An accepted head has the same meaning for the proxy, for hyper and for any
+//! upstream. The guard changes nothing: the path that is matched is the path that is sent.
 
 use std::borrow::Cow;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, VIA,
 };
 use http::request::Parts;
 use http::{Method, Version};
 
-use super::lenient_path::Reading;
+use super::lenient_path::LenientPath;
+use super::percent;
 use crate::config;
 use crate::config::model::fields::is_for_proxies;
 use crate::config::{Hosts, RequiredHeader};
 use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
 use crate::proxy::error::ProxyError;
+use crate::proxy::message::list::members;
 
-/// Who may call, as far as a request's head can tell.
+/// The configured checks of a request head.
 #[derive(Debug)]
 pub struct Policy {
     hosts: Hosts,
     origins: Vec<String>,
-    /// Whether callers use TLS up to here.
+    /// Whether the server terminates TLS.
     is_tls: bool,
     required_header: Option<RequiredHeader>,
-    /// Our own entry in `Via`, to know our own requests by.
+    /// The pseudonym of this daemon in `Via`, for the detection of loops.
     instance: String,
 }
 
-/// Where a request wants to go.
+/// The target of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'r> {
-    /// The host that was called, without its port.
+    /// The host without its port.
     pub host: &'r str,
-    /// The path, byte for byte.
+    /// The path as received.
     pub path: &'r str,
-    /// Whether some servers would read the path differently: only for routes where that does not matter.
+    /// Whether servers interpret the path differently. Routes with rules refuse such a path.
     pub is_ambiguous: bool,
 }
 
-/// Fields that decide what a request means or whom it is from: no other spelling of them may slip by.
+/// Fields that affect framing, routing or authorization. No alternative spelling of them is accepted.
 const PROTECTED: [&str; 8] = [
     "authorization",
     "host",
@@ -54,7 +55,7 @@ const PROTECTED: [&str; 8] = [
     "forwarded",
 ];
 
-/// Whose checks there is something for. One way over the few names of a request costs less than a look for each field.
+/// The checks that a request has fields for. One pass over the names costs less than a lookup for each field.
 #[derive(Default)]
 struct Present {
     framing: bool,
@@ -87,11 +88,11 @@ impl Policy {
     }
 }
 
-/// Where the request wants to go, if it may.
+/// Checks a request head and returns its target.
 ///
 /// # Errors
 ///
-/// The first reason to refuse it, in the order in which reasons count.
+/// The [`ProxyError`] of the first check that fails.
 pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
     check_method(&head.method)?;
     let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
@@ -102,9 +103,9 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     check_target(head, authority)?;
     let path = head.uri.path();
     let is_ambiguous = check_path(path)?;
-    if is_ambiguous && !Reading::of(path).is_harmless() {
+    if is_ambiguous && !LenientPath::of(path).is_harmless() {
         return Err(ProxyError::BadRequest(
-            "the path has what some servers read as a dot segment or a control",
+            "the path contains what some servers decode to a dot segment or a control character",
         ));
     }
     check_query(head.uri.query().unwrap_or_default())?;
@@ -127,7 +128,7 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     Ok(Target { host, path, is_ambiguous })
 }
 
-/// TRACE would echo the token (RFC 9110 §9.3.8); CONNECT asks for something else than an API (§9.3.6).
+/// Refuses TRACE, which would echo the token (RFC 9110 §9.3.8), and CONNECT, which asks for a tunnel (§9.3.6).
 fn check_method(method: &Method) -> Result<(), ProxyError> {
     if *method == Method::TRACE || *method == Method::CONNECT {
         return Err(ProxyError::MethodNotSupported);
@@ -142,12 +143,12 @@ fn check_target(head: &Parts, authority: Authority<'_>) -> Result<(), ProxyError
     // `GET foo` parses as an authority without a path; joined to an upstream it would become `GET /`.
     let is_authority_form = uri.scheme().is_none() && uri.authority().is_some();
     if !scheme_is_http || authority.differs_from(uri) || is_authority_form || !uri.path().starts_with('/') {
-        return Err(ProxyError::BadRequest("the request target is no path on this host"));
+        return Err(ProxyError::BadRequest("the request target is not a path on this host"));
     }
     Ok(())
 }
 
-/// Refuses a path that servers are known to read in two ways; answers whether some still might.
+/// Refuses a path that servers are known to interpret differently; returns whether the rest is ambiguous.
 fn check_path(path: &str) -> Result<bool, ProxyError> {
     let bytes = path.as_bytes();
     let mut is_ambiguous = false;
@@ -163,15 +164,23 @@ fn check_path(path: &str) -> Result<bool, ProxyError> {
                 segment_start = at + 1;
             }
             b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 => {
-                return Err(ProxyError::BadRequest("the path has a character that servers read differently"));
+                return Err(ProxyError::BadRequest(
+                    "the path contains a character that servers interpret differently",
+                ));
             }
             b';' | b' ' => is_ambiguous = true,
             b'%' => {
-                match percent_decoded(bytes.get(at + 1..at + 3)) {
-                    None => return Err(ProxyError::BadRequest("the path has a `%` without two digits")),
+                let byte = match bytes[at + 1..] {
+                    [high, low, ..] => percent::decode(high, low),
+                    _ => None,
+                };
+                match byte {
+                    None => {
+                        return Err(ProxyError::BadRequest("the path contains a `%` without two hex digits"));
+                    }
                     Some(b'.' | 0..=0x08 | 0x0a..=0x1f | 0x7f | 0xc0 | 0xc1) => {
                         return Err(ProxyError::BadRequest(
-                            "the path has an escape that servers read differently",
+                            "the path contains an escape that servers interpret differently",
                         ));
                     }
                     Some(b'/' | b'\\' | b'%' | b';' | b'#' | b'?' | b' ' | b'\t') => is_ambiguous = true,
@@ -189,19 +198,12 @@ fn check_path(path: &str) -> Result<bool, ProxyError> {
 
 fn check_segment(segment: &str) -> Result<bool, ProxyError> {
     match segment {
-        "." | ".." => Err(ProxyError::BadRequest("the path has a dot segment")),
+        "." | ".." => Err(ProxyError::BadRequest("the path contains a dot segment")),
         _ => Ok(segment.ends_with('.')),
     }
 }
 
-fn percent_decoded(digits: Option<&[u8]>) -> Option<u8> {
-    let digits = std::str::from_utf8(digits?).ok()?;
-    // `from_str_radix` would take a sign too.
-    let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if is_hex { u8::from_str_radix(digits, 16).ok() } else { None }
-}
-
-/// RFC 6750 §2.3: a token in the query would be a second one beside ours.
+/// Refuses a token in the query (RFC 6750 §2.3), which would be a second one.
 fn check_query(query: &str) -> Result<(), ProxyError> {
     if query.is_empty() {
         return Ok(());
@@ -211,7 +213,9 @@ fn check_query(query: &str) -> Result<(), ProxyError> {
         name.eq_ignore_ascii_case("access_token") || (name.contains('%') && decodes_to_access_token(name))
     };
     if query.split(['&', ';']).any(is_token) {
-        return Err(ProxyError::BadRequest("the query has an access_token: bearerd adds its own"));
+        return Err(ProxyError::BadRequest(
+            "the query contains an access_token, and bearerd adds its own token",
+        ));
     }
     Ok(())
 }
@@ -221,7 +225,7 @@ fn decodes_to_access_token(name: &str) -> bool {
     decoded.eq_ignore_ascii_case(b"access_token")
 }
 
-/// RFC 9112 §6: one way to tell where the body ends. RFC 9110 §10.1.1: one expectation we know.
+/// Accepts one form of framing (RFC 9112 §6) and one expectation (RFC 9110 §10.1.1).
 fn check_framing(head: &Parts) -> Result<(), ProxyError> {
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
@@ -244,14 +248,16 @@ fn check_framing(head: &Parts) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// CGI and its heirs read `content_length` as `Content-Length`.
+/// Refuses alternative spellings of protected fields: CGI treats `content_length` as `Content-Length`.
 fn check_names(headers: &HeaderMap) -> Result<(), ProxyError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     for name in headers.keys().filter(|name| !name.as_str().bytes().all(is_plain)) {
         let spelt = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
         let is_for_proxies = HeaderName::from_bytes(spelt.as_bytes()).is_ok_and(|name| is_for_proxies(&name));
         if is_protected(&spelt) || is_for_proxies {
-            return Err(ProxyError::BadRequest("a field name is another spelling of one that matters"));
+            return Err(ProxyError::BadRequest(
+                "a field name is an alternative spelling of a protected field",
+            ));
         }
     }
     Ok(())
@@ -261,25 +267,17 @@ fn is_protected(name: &str) -> bool {
     PROTECTED.contains(&name) || name.starts_with("x-forwarded-")
 }
 
-/// RFC 9110 §7.6.1: `Connection` takes out the fields it names; it may not take out those that matter.
+/// Refuses a `Connection` that would remove a protected field (RFC 9110 §7.6.1).
 fn check_connection(headers: &HeaderMap) -> Result<(), ProxyError> {
-    for name in headers.get_all(CONNECTION).iter().flat_map(list) {
+    for name in headers.get_all(CONNECTION).iter().flat_map(members) {
         let Some(name) = name else {
             return Err(ProxyError::BadRequest("Connection is not a list of names"));
         };
         if is_protected(&name.to_ascii_lowercase().replace('_', "-")) {
-            return Err(ProxyError::BadRequest("Connection names a field that must not be taken out"));
+            return Err(ProxyError::BadRequest("Connection names a field that must not be removed"));
         }
     }
     Ok(())
-}
-
-/// The members of a comma-separated field value; `None` for one that is not text.
-fn list(value: &HeaderValue) -> impl Iterator<Item = Option<&str>> {
-    let text = value.to_str().ok();
-    let is_text = text.is_some();
-    let members = text.unwrap_or_default().split(',').map(str::trim).filter(|member| !member.is_empty());
-    members.map(Some).chain((!is_text).then_some(None))
 }
 
 fn check_required_header(headers: &HeaderMap, policy: &Policy) -> Result<(), ProxyError> {
@@ -292,9 +290,9 @@ fn check_required_header(headers: &HeaderMap, policy: &Policy) -> Result<(), Pro
     if is_there { Ok(()) } else { Err(ProxyError::HeaderRequired(required.name.clone())) }
 }
 
-/// RFC 9110 §7.6.3: a request that has been here before comes back for ever.
+/// Refuses a request that this daemon has forwarded before (RFC 9110 §7.6.3).
 fn check_loop(headers: &HeaderMap, policy: &Policy) -> Result<(), ProxyError> {
-    let mut vias = headers.get_all(VIA).iter().flat_map(list).flatten();
+    let mut vias = headers.get_all(VIA).iter().flat_map(members).flatten();
     if vias.any(|via| via.split_whitespace().any(|word| word == policy.instance)) {
         return Err(ProxyError::LoopDetected);
     }

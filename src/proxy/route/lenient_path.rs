@@ -1,29 +1,31 @@
-//! A path as the most lenient of servers might read it.
+//! A path in all interpretations of lenient servers.
 //!
 //! Servers differ: some decode `%2f` before they split a path, or decode twice; some merge slashes, drop `;v=1`,
-//! trailing dots and blanks, take `\` for `/`, or stop at a decoded `?`. A rule that forbids something must hold
-//! under each of these readings and each mixture of them. So a path is taken apart wherever any of them would, and
-//! each piece says whether it may also be part of the one before, or nothing at all.
+//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each of
+//! these interpretations and each combination of them. A path is therefore split wherever any server would split it, and
+//! each segment has flags for the servers that would not.
 
 use std::borrow::Cow;
 
-/// A path with all its escapes decoded, in the end.
-#[derive(Debug)]
-pub struct Reading<'p>(Cow<'p, [u8]>);
+use super::percent;
 
-/// What some server might take for a segment.
+/// A path, decoded until nothing is left to decode.
+#[derive(Debug)]
+pub struct LenientPath<'p>(Cow<'p, [u8]>);
+
+/// A part of the path that some server treats as a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'p> {
-    /// Without blanks around it and dots behind it.
+pub struct Segment<'p> {
+    /// Without surrounding spaces and trailing dots.
     text: &'p [u8],
-    /// Only some servers begin a segment here.
+    /// Whether some server treats it as part of the previous segment.
     pub may_be_joined: bool,
-    /// Some servers do not see it.
-    pub may_be_left_out: bool,
+    /// Whether some server ignores it.
+    pub may_be_ignored: bool,
 }
 
-impl<'p> Reading<'p> {
-    /// Reads a path that the guard has let through. Costs nothing where there is no `%`.
+impl<'p> LenientPath<'p> {
+    /// Decodes a path that the guard accepts. Does not allocate for a path without `%`.
     pub fn of(path: &'p str) -> Self {
         if path.contains('%') {
             Self(Cow::Owned(decoded(path.as_bytes())))
@@ -32,36 +34,36 @@ impl<'p> Reading<'p> {
         }
     }
 
-    /// Whether no server finds in it what is never passed on: a dot segment, or a byte that means another.
+    /// Whether no server finds a dot segment, a control character or an overlong UTF-8 sequence in the path.
     pub fn is_harmless(&self) -> bool {
         let is_harmful = |byte: &u8| matches!(byte, 0..=0x08 | 0x0a..=0x1f | 0x7f | 0xc0 | 0xc1);
         let has_dot_segment = || {
             let segments = self.0.split(|byte| is_separator(*byte));
-            segments.map(without_blanks).any(|segment| segment == b"." || segment == b"..")
+            segments.map(trim_spaces).any(|segment| segment == b"." || segment == b"..")
         };
         !self.0.iter().any(is_harmful) && !has_dot_segment()
     }
 
-    /// Its pieces from left to right; none where the path is empty.
-    pub fn pieces(&self) -> Pieces<'_> {
-        Pieces { rest: &self.0, in_parameters: false, in_query: false }
+    /// The segments from left to right; none for an empty path.
+    pub fn segments(&self) -> Segments<'_> {
+        Segments { rest: &self.0, in_parameters: false, in_query: false }
     }
 }
 
-/// With every escape decoded, and what comes of that again. A decoded slash is written `\`, which no path has, to be
-/// told from the caller's own.
+/// Decodes each percent-encoding, and again what that results in. A decoded slash becomes `\`, which no accepted path
+/// contains, to be told from a literal one.
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(path.len());
     for byte in path {
         bytes.push(*byte);
-        // What is decoded is shorter, so that this ends.
+        // Terminates, because each round makes `bytes` shorter.
         while let [.., b'%', high, low] = bytes[..]
-            && let (Some(high), Some(low)) = (digit(high), digit(low))
+            && let Some(decoded) = percent::decode(high, low)
         {
             bytes.truncate(bytes.len() - 3);
-            match high * 16 + low {
+            match decoded {
                 b'/' => bytes.push(b'\\'),
-                // Whoever parses the decoded path as a URL drops it (WHATWG URL §4.4), and others at the ends.
+                // URL parsers remove tabs (WHATWG URL §4.4); some servers trim them.
                 b'\t' => {}
                 byte => bytes.push(byte),
             }
@@ -70,36 +72,32 @@ fn decoded(path: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn digit(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-}
-
 fn is_separator(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\' | b';' | b'?' | b'#')
 }
 
-fn without_blanks(mut text: &[u8]) -> &[u8] {
+fn trim_spaces(mut text: &[u8]) -> &[u8] {
     while let [b' ', rest @ ..] | [rest @ .., b' '] = text {
         text = rest;
     }
     text
 }
 
-/// The pieces of a [`Reading`].
+/// The segments of a [`LenientPath`].
 #[derive(Debug)]
-pub struct Pieces<'p> {
-    /// Begins with the separator of the next piece.
+pub struct Segments<'p> {
+    /// Begins with the separator of the next segment.
     rest: &'p [u8],
-    /// Behind a `;`: some servers drop what follows, up to the caller's own next slash.
+    /// After a `;`: some servers ignore the rest up to the next literal slash.
     in_parameters: bool,
-    /// Behind a decoded `?` or `#`: for some the path has ended.
+    /// After a decoded `?` or `#`: for some servers the path has ended.
     in_query: bool,
 }
 
-impl<'p> Iterator for Pieces<'p> {
-    type Item = Piece<'p>;
+impl<'p> Iterator for Segments<'p> {
+    type Item = Segment<'p>;
 
-    fn next(&mut self) -> Option<Piece<'p>> {
+    fn next(&mut self) -> Option<Segment<'p>> {
         let (separator, rest) = self.rest.split_first()?;
         match separator {
             b'/' => self.in_parameters = false,
@@ -110,22 +108,22 @@ impl<'p> Iterator for Pieces<'p> {
         let end = rest.iter().position(|byte| is_separator(*byte)).unwrap_or(rest.len());
         let (text, rest) = rest.split_at(end);
         self.rest = rest;
-        let mut text = without_blanks(text);
+        let mut text = trim_spaces(text);
         while let [shorter @ .., b'.' | b' '] = text {
             text = shorter;
         }
-        Some(Piece {
+        Some(Segment {
             text,
             may_be_joined: *separator != b'/',
-            may_be_left_out: text.is_empty() || self.in_parameters || self.in_query,
+            may_be_ignored: text.is_empty() || self.in_parameters || self.in_query,
         })
     }
 }
 
-impl Piece<'_> {
-    /// Whether some server takes it for this literal, which is ASCII: in letters of either case, and of any script
-    /// that has a letter which is the same in the other case.
-    pub fn may_be(&self, literal: &str) -> bool {
+impl Segment<'_> {
+    /// Whether some server treats the segment as equal to an ASCII literal: case-insensitively, and including letters
+    /// outside ASCII whose other case is ASCII.
+    pub fn may_equal(&self, literal: &str) -> bool {
         if self.text.is_ascii() {
             return self.text.eq_ignore_ascii_case(literal.as_bytes());
         }
@@ -136,7 +134,7 @@ impl Piece<'_> {
     }
 }
 
-/// `ſ` is an `S` in capitals, and `K` (the Kelvin sign) a `k` in small letters.
+/// The upper case of `ſ` is `S`, and the lower case of `K` (the Kelvin sign) is `k`.
 fn is_same_letter(own: char, ascii: char) -> bool {
     own.to_lowercase().next() == Some(ascii.to_ascii_lowercase())
         || own.to_uppercase().next() == Some(ascii.to_ascii_uppercase())
@@ -148,27 +146,27 @@ mod tests {
 
     use super::*;
 
-    /// The pieces, with `+` before one that may be joined, in brackets if it may be left out.
-    fn pieces(path: &str) -> String {
-        let reading = Reading::of(path);
-        let shown = reading.pieces().map(|piece| {
-            let joined = if piece.may_be_joined { "+" } else { "" };
-            let text = String::from_utf8_lossy(piece.text);
-            if piece.may_be_left_out { format!("{joined}({text})") } else { format!("{joined}{text}") }
+    /// The segments, with `+` before one that may be joined, in brackets if it may be ignored.
+    fn segments(path: &str) -> String {
+        let path = LenientPath::of(path);
+        let shown = path.segments().map(|segment| {
+            let joined = if segment.may_be_joined { "+" } else { "" };
+            let text = String::from_utf8_lossy(segment.text);
+            if segment.may_be_ignored { format!("{joined}({text})") } else { format!("{joined}{text}") }
         });
         shown.collect::<Vec<_>>().join(" ")
     }
 
     #[test]
-    fn a_plain_path_has_one_reading() {
-        assert_eq!(pieces("/api/v2"), "api v2");
-        assert_eq!(pieces("/%61pi/v%32"), "api v2");
-        assert_eq!(pieces("/a@b/c%40d"), "a@b c@d");
-        assert_eq!(pieces(""), "");
+    fn a_plain_path_has_one_interpretation() {
+        assert_eq!(segments("/api/v2"), "api v2");
+        assert_eq!(segments("/%61pi/v%32"), "api v2");
+        assert_eq!(segments("/a@b/c%40d"), "a@b c@d");
+        assert_eq!(segments(""), "");
     }
 
     #[test]
-    fn what_some_servers_read_differently_is_marked() {
+    fn differences_between_servers_are_flagged() {
         for (path, expected) in [
             ("/", "()"),
             ("/a/", "a ()"),
@@ -187,12 +185,12 @@ mod tests {
             ("/%2561", "a"),
             ("/%25%36%31", "a"),
         ] {
-            assert_eq!(pieces(path), expected, "{path}");
+            assert_eq!(segments(path), expected, "{path}");
         }
     }
 
     #[test]
-    fn a_dot_segment_is_found_in_any_reading() {
+    fn a_dot_segment_is_found_in_any_interpretation() {
         for path in [
             "/a%2f..%2fb",
             "/a%5c..",
@@ -206,17 +204,18 @@ mod tests {
             "/a%2500",
             "/a%25c0%25af",
         ] {
-            assert!(!Reading::of(path).is_harmless(), "{path}");
+            assert!(!LenientPath::of(path).is_harmless(), "{path}");
         }
         for path in ["/a%2fb", "/a..b/..c/d..", "/...", "/a;b=../x.", "//", "/%C3%A9%09"] {
-            let is_harmless = Reading::of(path).is_harmless();
+            let is_harmless = LenientPath::of(path).is_harmless();
             assert!(is_harmless || path.contains("../"), "{path}");
         }
     }
 
     #[test]
-    fn letters_are_the_same_in_either_case() {
-        let may_be = |path: &str, literal: &str| Reading::of(path).pieces().next().unwrap().may_be(literal);
+    fn segments_are_compared_case_insensitively() {
+        let may_be =
+            |path: &str, literal: &str| LenientPath::of(path).segments().next().unwrap().may_equal(literal);
 
         for path in ["/tokens", "/TOKENS", "/%54okens", "/to%09kens", "/to%E2%84%AAens", "/token%C5%BF"] {
             assert!(may_be(path, "tokens"), "{path}");
@@ -229,16 +228,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic_and_no_byte_is_read_twice(path in "(/[-a%./;?#025cfF ]{0,8}){0,6}|\\PC{0,30}") {
-            let reading = Reading::of(&path);
-            reading.is_harmless();
-            let read: usize = reading.pieces().map(|piece| piece.text.len() + 1).sum();
-            prop_assert!(read <= path.len() + 1);
+        fn no_path_panics_and_no_byte_is_in_two_segments(path in "(/[-a%./;?#025cfF ]{0,8}){0,6}|\\PC{0,30}") {
+            let lenient = LenientPath::of(&path);
+            lenient.is_harmless();
+            let length: usize = lenient.segments().map(|segment| segment.text.len() + 1).sum();
+            prop_assert!(length <= path.len() + 1);
         }
 
-        /// Decoding again and again comes to the same, in whatever order.
+        /// The order of decoding makes no difference.
         #[test]
-        fn the_last_reading_has_nothing_left_to_decode(path in "/(%|2|5|41|%25|%41|a){0,12}") {
+        fn nothing_is_left_to_decode(path in "/(%|2|5|41|%25|%41|a){0,12}") {
             let once: Vec<u8> = percent_encoding::percent_decode_str(&path).collect();
             let last = decoded(path.as_bytes());
             prop_assert_eq!(&decoded(&once), &last);

@@ -1,11 +1,12 @@
-//! Which request goes where: by host, then by the longest prefix on segment boundaries.
+//! Routing: by host, then by the longest path prefix on segment boundaries.
 //!
-//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that
-//! `/%61pi` is `/api`; what is sent on is what came in. Looking up costs one hash for each prefix length that
-//! some route has, however many routes there are.
+//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that `/%61pi`
+//! matches `/api`; the path is forwarded as received. A lookup hashes once for each prefix length in use, however many
+//! routes there are.
 
 pub mod guard;
 pub mod lenient_path;
+mod percent;
 pub mod prefix;
 pub mod rules;
 
@@ -21,7 +22,7 @@ use http::uri::PathAndQuery;
 use self::guard::Target;
 use self::prefix::Prefix;
 use self::rules::Rules;
-use super::auth::rejection_hold::Hold;
+use super::auth::rejection_hold::RejectionHold;
 use super::upstream::{Destination, Upstream};
 use crate::config;
 use crate::config::{Fields, Forwarded, Retry429};
@@ -30,43 +31,42 @@ use crate::token::TokenSource;
 /// A route as requests use it.
 #[derive(Debug)]
 pub struct Route {
-    /// How it is called in logs: its host and path.
+    /// The route in logs: host and path.
     pub name: String,
-    /// What it lets through.
+    /// The allowed, denied and protected requests.
     pub rules: Rules,
-    /// What is taken off each path.
+    /// The prefix stripped from each path.
     pub prefix: Prefix,
-    /// What is done with header fields.
+    /// The rules for header fields.
     pub fields: Fields,
-    /// Where requests go.
+    /// The upstream of the requests.
     pub upstream: Arc<Upstream>,
-    /// Put in front of each path, where the upstream is written; empty or `/…` without a slash at its end.
+    /// The base path of a configured upstream; empty or `/…` without a trailing slash.
     pub path_in_front: String,
-    /// Whose token they get.
+    /// The tokens of the credential; `None` for `credential = "none"`.
     pub token: Option<TokenSource>,
-    /// Statuses that say that a token was rejected.
+    /// Statuses that mean a rejected token.
     pub retry_on: Vec<StatusCode>,
-    /// What is done about a 429.
+    /// The retries after a 429.
     pub retry_429: Retry429,
-    /// Whether a rejected token is a reason to ask for another.
-    pub hold: Arc<Hold>,
-    /// From the end of the request to the response head.
+    /// The record of rejected tokens.
+    pub hold: Arc<RejectionHold>,
+    /// Longest time from the end of the request to the response head.
     pub timeout: Duration,
-    /// Whether callers may speak WebSocket with the upstream.
+    /// Whether callers may switch to WebSocket.
     pub allows_websocket: bool,
-    /// Between two pieces of the response body; `None` is without end.
+    /// Longest pause between two chunks of the response body; `None` is unlimited.
     pub read_timeout: Option<Duration>,
-    /// Paths at which callers log in, and get an answer of ours.
+    /// Paths of OAuth logins that get a synthetic response.
     pub login_stub: Vec<String>,
-    /// Names of certificates, of which a caller must have one; empty for anybody.
+    /// Certificate names, one of which a caller must have; empty for any caller.
     pub callers: Vec<String>,
-    /// What the upstream learns of the caller.
+    /// The fields that tell the upstream of the caller.
     pub forwarded: Forwarded,
 }
 
 impl Route {
-    /// As it is configured. `must_be_plain`: another spelling of a path could lead around what another
-    /// route asks of it.
+    /// A route as configured. `must_be_plain` as in [`Rules::new`].
     pub fn new(
         route: &config::Route,
         upstream: Arc<Upstream>,
@@ -92,24 +92,69 @@ impl Route {
             forwarded: route.forwarded,
         }
     }
-}
 
-impl Route {
-    /// What is known of its tokens from a table before, if they are the same.
+    /// The route with the rejection hold of the one `before`, if both have the same credential.
     #[must_use]
     pub fn remembering(self, before: Option<&Self>) -> Self {
-        let is_same = |before: &&Self| match (&before.token, &self.token) {
-            (Some(before), Some(token)) => before.is(token),
-            _ => false,
-        };
-        match before.filter(is_same) {
-            Some(before) => Self { hold: Arc::clone(&before.hold), ..self },
-            None => self,
+        match (before, &self.token) {
+            (Some(Self { token: Some(token), hold, .. }), Some(own)) if token.is(own) => {
+                Self { hold: Arc::clone(hold), ..self }
+            }
+            _ => self,
         }
+    }
+
+    /// Whether a caller whose certificate has these names may use the route.
+    pub fn admits(&self, names: &[String]) -> bool {
+        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
+    }
+
+    /// Whether a request is an OAuth login for the stub.
+    ///
+    /// Case, empty segments and the stripped prefix are ignored: a login that a lenient server would accept contains a
+    /// secret and must not be forwarded.
+    pub fn is_login(&self, method: &Method, path: &str) -> bool {
+        if self.login_stub.is_empty() || *method != Method::POST {
+            return false;
+        }
+        let segments = |path: &'_ str| -> Vec<String> {
+            path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
+        };
+        let is_stub = |path: &str| {
+            let called = segments(&normalized(path));
+            self.login_stub.iter().any(|stub| segments(stub) == called)
+        };
+        is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.strip(path)))
+    }
+
+    /// The base path at the upstream: of the discovered address, else of the configured one.
+    pub fn base_path<'a>(&'a self, destination: &'a Destination) -> &'a str {
+        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
+    }
+
+    /// The path and query for the upstream: the caller's own bytes, with the base path in place of the stripped prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`http::Error`] if the result is too long for a request target.
+    pub fn target(
+        &self,
+        path_and_query: Option<&PathAndQuery>,
+        destination: &Destination,
+    ) -> Result<PathAndQuery, http::Error> {
+        let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let base_path = self.base_path(destination);
+        if base_path.is_empty() && self.prefix.text().is_empty() {
+            return Ok(own);
+        }
+        let (path, query) = own.as_str().split_at(own.path().len());
+        let rest = self.prefix.strip(path);
+        let slash = if rest.is_empty() && base_path.is_empty() { "/" } else { "" };
+        Ok(PathAndQuery::try_from(format!("{base_path}{slash}{rest}{query}"))?)
     }
 }
 
-/// All routes. A request is looked up in one table from start to end.
+/// The routing table. A request uses one table throughout, even across a reload.
 #[derive(Debug, Default)]
 pub struct Table {
     routes: Vec<Route>,
@@ -117,15 +162,17 @@ pub struct Table {
     any_host: Prefixes,
 }
 
-/// The prefixes of one host: by their text, and the numbers of segments that occur, longest first.
+/// The routes of one host.
 #[derive(Debug, Default)]
 struct Prefixes {
+    /// Indices of routes by prefix; the root is the empty prefix.
     routes: HashMap<String, usize>,
+    /// The numbers of segments of the prefixes, in descending order.
     lengths: Vec<usize>,
 }
 
 impl Table {
-    /// Adds a route; host and prefix are as resolved from the configuration.
+    /// Adds a route with its host and prefix as configured.
     pub fn add(&mut self, host: Option<&str>, prefix: &str, route: Route) {
         let prefixes = match host {
             Some(host) => self.hosts.entry(host.to_owned()).or_default(),
@@ -135,7 +182,7 @@ impl Table {
         self.routes.push(route);
     }
 
-    /// The route that was added for exactly this.
+    /// The route with exactly this host and prefix.
     pub fn at(&self, host: Option<&str>, prefix: &str) -> Option<&Route> {
         let prefixes = host.map_or(Some(&self.any_host), |host| self.hosts.get(host))?;
         prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
@@ -176,21 +223,19 @@ impl Prefixes {
     }
 }
 
-/// The root is the prefix of no segments.
+/// The key of a prefix in [`Prefixes::routes`].
 fn key_of(prefix: &str) -> &str {
     if prefix == "/" { "" } else { prefix }
 }
 
-/// The text of a path's first `count` segments, if it has as many.
+/// The first `count` segments of a path; `None` if it has fewer.
 fn first_segments(path: &str, count: usize) -> Option<&str> {
     if count == 0 {
         return Some("");
     }
-    let mut slashes = path.match_indices('/').map(|(at, _)| at);
-    // The first slash opens the first segment; the one after the last ends it.
-    let end = slashes.nth(count);
-    match end {
-        Some(end) => Some(&path[..end]),
+    // A slash begins each segment: the one after `count` segments ends the last of them.
+    match path.match_indices('/').nth(count) {
+        Some((end, _)) => Some(&path[..end]),
         None => (path.matches('/').count() == count).then_some(path),
     }
 }
@@ -205,68 +250,18 @@ fn normalized(path: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find('%') {
         decoded.push_str(&rest[..at]);
         let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
-        match escape.get(1..).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) if is_unreserved(byte) => decoded.push(char::from(byte)),
-            _ => decoded.push_str(escape),
+        let byte = match escape.as_bytes() {
+            [_, high, low] => percent::decode(*high, *low),
+            _ => None,
+        };
+        match byte.filter(|byte| percent::is_unreserved(*byte)) {
+            Some(byte) => decoded.push(char::from(byte)),
+            None => decoded.push_str(escape),
         }
         rest = &rest[at + escape.len()..];
     }
     decoded.push_str(rest);
     Cow::Owned(decoded)
-}
-
-/// RFC 3986 §2.3.
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
-}
-
-impl Route {
-    /// Whether a caller whose certificate has these names may use it.
-    pub fn admits(&self, names: &[String]) -> bool {
-        self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
-    }
-
-    /// Whether a caller logs in here. What a lenient server might read as such a path is one, so that no login with
-    /// somebody's secret is passed on: letters of either case, and empty segments; and what is one without the prefix.
-    pub fn is_login(&self, method: &Method, path: &str) -> bool {
-        if self.login_stub.is_empty() || *method != Method::POST {
-            return false;
-        }
-        let segments = |path: &'_ str| -> Vec<String> {
-            path.split('/').filter(|segment| !segment.is_empty()).map(str::to_ascii_lowercase).collect()
-        };
-        let is_stub = |path: &str| {
-            let called = segments(&normalized(path));
-            self.login_stub.iter().any(|stub| segments(stub) == called)
-        };
-        is_stub(path) || (!self.prefix.text().is_empty() && is_stub(self.prefix.off(path)))
-    }
-
-    /// What is put in front of each path: by the route where its upstream is written, else by the discovery.
-    pub fn in_front<'a>(&'a self, destination: &'a Destination) -> &'a str {
-        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
-    }
-
-    /// The path and query for the upstream: the caller's own bytes, behind the upstream's path in the prefix's place.
-    ///
-    /// # Errors
-    ///
-    /// The caller's own if together they are too long for a request target.
-    pub fn target(
-        &self,
-        path_and_query: Option<&PathAndQuery>,
-        destination: &Destination,
-    ) -> Result<PathAndQuery, http::Error> {
-        let own = path_and_query.cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let in_front = self.in_front(destination);
-        if in_front.is_empty() && self.prefix.text().is_empty() {
-            return Ok(own);
-        }
-        let (path, query) = own.as_str().split_at(own.path().len());
-        let rest = self.prefix.off(path);
-        let slash = if rest.is_empty() && in_front.is_empty() { "/" } else { "" };
-        Ok(PathAndQuery::try_from(format!("{in_front}{slash}{rest}{query}"))?)
-    }
 }
 
 #[cfg(test)]
@@ -335,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_host_beats_none_whatever_the_prefix() {
+    fn an_exact_host_wins_over_any_host_whatever_the_prefix() {
         let table = table(&[(None, "/api/v2"), (Some("a.test"), "/"), (Some("b.test"), "/api")]);
 
         assert_eq!(found(&table, "a.test", "/api/v2"), Some("a.test/"));
@@ -346,14 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_a_matching_prefix_falls_back() {
+    fn a_host_without_a_matching_prefix_falls_back_to_any_host() {
         let table = table(&[(Some("a.test"), "/api"), (None, "/")]);
 
         assert_eq!(found(&table, "a.test", "/x"), Some("/"));
     }
 
     #[test]
-    fn unreserved_characters_match_however_they_are_written() {
+    fn unreserved_characters_match_encoded_or_not() {
         let table = table(&[(None, "/api"), (None, "/a~b")]);
 
         assert_eq!(found(&table, "h", "/%61pi/x"), Some("/api"));
@@ -364,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_is_a_post_to_a_stub_however_a_lenient_server_would_read_it() {
+    fn a_login_is_a_post_to_a_stub_in_any_lenient_spelling() {
         let mut route = route("r");
         assert!(!route.is_login(&Method::POST, "/oauth/token"));
         route.login_stub = vec!["/x".to_owned(), "/oauth/token".to_owned()];
@@ -386,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_needs_one_of_the_names_exactly() {
+    fn a_caller_needs_one_of_the_certificate_names() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let mut route = route("r");
         assert!(route.admits(&[]) && route.admits(&names(&["CN=x"])));
@@ -399,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_own_bytes_are_sent_on() {
+    fn the_target_has_the_callers_own_bytes() {
         let mut route = route("r");
         let given = PathAndQuery::from_static("/%61pi/x?q=%2F&r=1");
         let sent = |route: &Route, found: &str| route.target(Some(&given), &nowhere(found)).unwrap();
@@ -411,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_upstreams_path_takes_the_place_of_a_prefix_that_is_stripped() {
+    fn the_base_path_replaces_a_stripped_prefix() {
         let mut route = route("r");
         route.prefix = Prefix::new("/api");
         let target =

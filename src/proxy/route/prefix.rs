@@ -1,6 +1,6 @@
-//! `strip_prefix`: what a route takes off paths on their way out, and puts back on the way back.
+//! The prefix that a route strips from request paths (`strip_prefix`) and restores in `Location`.
 
-/// A route's prefix, if it is stripped.
+/// A stripped prefix; empty for a route that strips none.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Prefix {
     text: String,
@@ -8,23 +8,23 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// A prefix as configured: `/…` without a slash at its end, or `/`, which takes nothing off.
+    /// A prefix as configured: `/…` without a trailing slash, or `/`, which strips nothing.
     pub fn new(prefix: &str) -> Self {
         let text = prefix.trim_end_matches('/').to_owned();
         Self { segments: text.matches('/').count(), text }
     }
 
-    /// How it is put back; empty where nothing is taken off.
+    /// The prefix as configured; empty if nothing is stripped.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What is behind the prefix of a path that has it, however the caller writes it: empty, or `/…`.
-    pub fn off<'p>(&self, path: &'p str) -> &'p str {
+    /// The rest of a path after the prefix, in whatever encoding the path has the prefix: empty, or `/…`.
+    pub fn strip<'p>(&self, path: &'p str) -> &'p str {
         if self.segments == 0 {
             return path;
         }
-        // The first slash opens the first segment.
+        // A slash begins each segment.
         path.match_indices('/').nth(self.segments).map_or("", |(at, _)| &path[at..])
     }
 }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_taken_off_by_its_segments() {
+    fn a_prefix_is_stripped_by_its_segments() {
         let prefix = Prefix::new("/gen/cloud");
         for (path, rest) in [
             ("/gen/cloud", ""),
@@ -43,15 +43,15 @@ mod tests {
             ("/%67en/%63loud/%78", "/%78"),
             ("/gen/cloud//x", "//x"),
         ] {
-            assert_eq!(prefix.off(path), rest, "{path}");
+            assert_eq!(prefix.strip(path), rest, "{path}");
         }
         assert_eq!(prefix.text(), "/gen/cloud");
     }
 
     #[test]
-    fn the_root_and_none_take_nothing_off() {
+    fn the_root_and_no_prefix_strip_nothing() {
         for prefix in [Prefix::default(), Prefix::new("/")] {
-            assert_eq!(prefix.off("/x/y"), "/x/y");
+            assert_eq!(prefix.strip("/x/y"), "/x/y");
             assert_eq!(prefix.text(), "");
         }
     }

@@ -1,61 +1,62 @@
-//! What a route lets through: pure functions over a request's method and path.
+//! A route's rules: the requests that are allowed, denied, or protected by the credential's provider.
 //!
-//! A path that is let through by `allow` is one that means itself: its segments are those that the caller wrote, and
-//! compared as they are, but for letters, digits and `-._~`, which may be escaped (RFC 3986 §6.2.2.2). One that is
-//! denied is denied under every [`Reading`]: who is to be kept out chooses the spelling. What protects the
-//! credential is a statement about the upstream's path, whatever is stripped or put in front on the way there.
+//! `allow` matches a path as written: its segments equal the pattern's, except that unreserved characters may be
+//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match a path in every interpretation
+//! of [`LenientPath`], because a caller chooses the spelling. Protection applies to the path at the upstream, with the
+//! base path and without the stripped prefix.
 
 use http::Method;
 
 use super::guard::Target;
-use super::lenient_path::Reading;
+use super::lenient_path::LenientPath;
+use super::percent;
 use super::prefix::Prefix;
 use crate::config::Route;
 use crate::config::model::pattern::{Pattern, Places};
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::denial::Denial;
 
-/// What a route lets through. By default everything.
+/// The rules of a route. The default allows every request.
 #[derive(Debug, Default)]
 pub struct Rules {
     refuses_ambiguous: bool,
-    /// `None` is everything.
+    /// `None` allows everything.
     allow: Option<Vec<Pattern>>,
     deny: Vec<Pattern>,
-    /// On the upstream's path, each from where the path that is put in front has left off.
+    /// Patterns for the path at the upstream, each with the positions that it has reached after the base path.
     protected: Vec<(Pattern, Places)>,
 }
 
 impl Rules {
-    /// The rules of a route as configured. Where another route asks more of its callers, this one `must_be_plain`: a path
-    /// that could be read as that one's must not lead around it by this.
+    /// The rules of a route as configured. `must_be_plain` refuses paths that servers interpret differently: such a path
+    /// might bypass the stricter rules of another route.
     pub fn new(route: &Route, must_be_plain: bool) -> Self {
         let protected = route.credential.iter().flat_map(|credential| &credential.protected);
-        let in_front = Reading::of(route.upstream.destination.path());
+        let base_path = LenientPath::of(route.upstream.destination.path());
         Self {
             refuses_ambiguous: route.rules.refuses_ambiguous || must_be_plain,
             allow: route.rules.allow.clone(),
             deny: route.rules.deny.clone(),
             protected: protected
-                .map(|pattern| (pattern.clone(), follow(pattern, pattern.start(), &in_front)))
+                .map(|pattern| (pattern.clone(), follow(pattern, pattern.start(), &base_path)))
                 .filter(|(_, places)| !places.is_nowhere())
                 .collect(),
         }
     }
 
-    /// Whether a request may go on to the upstream.
+    /// Checks whether a request may be forwarded.
     ///
     /// # Errors
     ///
-    /// The first reason why not: [`ProxyError::BadRequest`] or [`ProxyError::RequestDenied`].
+    /// [`ProxyError::BadRequest`] for an ambiguous path; [`ProxyError::RequestDenied`] for a denied request.
     pub fn check(&self, method: &Method, target: &Target<'_>, prefix: &Prefix) -> Result<(), ProxyError> {
         if target.is_ambiguous && self.refuses_ambiguous {
             return Err(ProxyError::BadRequest(
-                "servers read this path in more than one way, and on this route that matters (see `encoded`)",
+                "servers interpret this path in different ways, and this route refuses such paths (see `encoded`)",
             ));
         }
         let protected = self.protected.iter().filter(|(pattern, _)| pattern.may_have_method(method));
-        if any_covers(protected.map(|(pattern, from)| (pattern, *from)), || prefix.off(target.path)) {
+        if any_covers(protected.map(|(pattern, from)| (pattern, *from)), || prefix.strip(target.path)) {
             return Err(ProxyError::RequestDenied(Denial::Protected));
         }
         let deny = self.deny.iter().filter(|pattern| pattern.may_have_method(method));
@@ -71,7 +72,7 @@ impl Rules {
     }
 }
 
-/// Whether the pattern means this path as it is written.
+/// Whether the pattern matches the path as written.
 pub fn means(pattern: &Pattern, path: &str) -> bool {
     let mut at = pattern.start();
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
@@ -83,7 +84,7 @@ pub fn means(pattern: &Pattern, path: &str) -> bool {
     pattern.is_end(at)
 }
 
-/// Whether one of the patterns means this path under some reading, from its places on.
+/// Whether a pattern matches the path in some interpretation, from its positions on.
 fn any_covers<'r, 'p>(
     patterns: impl Iterator<Item = (&'r Pattern, Places)>,
     path: impl FnOnce() -> &'p str,
@@ -92,24 +93,24 @@ fn any_covers<'r, 'p>(
     if patterns.peek().is_none() {
         return false;
     }
-    let reading = Reading::of(path());
-    patterns.any(|(pattern, from)| pattern.is_end(follow(pattern, from, &reading)))
+    let path = LenientPath::of(path());
+    patterns.any(|(pattern, from)| pattern.is_end(follow(pattern, from, &path)))
 }
 
-/// Whether the pattern means this path under some reading.
+/// Whether the pattern matches the path in some interpretation.
 pub fn covers(pattern: &Pattern, path: &str) -> bool {
-    pattern.is_end(follow(pattern, pattern.start(), &Reading::of(path)))
+    pattern.is_end(follow(pattern, pattern.start(), &LenientPath::of(path)))
 }
 
-/// Where in the pattern all readings together may lead.
-fn follow(pattern: &Pattern, from: Places, reading: &Reading<'_>) -> Places {
+/// The positions in the pattern that the path reaches in any interpretation.
+fn follow(pattern: &Pattern, from: Places, path: &LenientPath<'_>) -> Places {
     let mut at = from;
-    for piece in reading.pieces() {
-        let mut next = pattern.after(at, true, |literal| piece.may_be(literal));
-        if piece.may_be_joined {
+    for segment in path.segments() {
+        let mut next = pattern.after(at, true, |literal| segment.may_equal(literal));
+        if segment.may_be_joined {
             next = next.or(pattern.within_one(at));
         }
-        if piece.may_be_left_out {
+        if segment.may_be_ignored {
             next = next.or(at);
         }
         if next.is_nowhere() {
@@ -120,7 +121,7 @@ fn follow(pattern: &Pattern, from: Places, reading: &Reading<'_>) -> Places {
     at
 }
 
-/// Whether a segment is this literal, with unreserved characters escaped or not.
+/// Whether a segment equals a literal, with unreserved characters percent-encoded or not.
 fn is_written(segment: &str, literal: &str) -> bool {
     if !segment.contains('%') {
         return segment == literal;
@@ -128,9 +129,9 @@ fn is_written(segment: &str, literal: &str) -> bool {
     let mut bytes = segment.as_bytes();
     for expected in literal.bytes() {
         let (byte, rest) = match bytes {
-            [b'%', high, low, rest @ ..] => match unescaped(*high, *low) {
-                Some(byte) => (byte, rest),
-                None => return false,
+            [b'%', high, low, rest @ ..] => match percent::decode(*high, *low) {
+                Some(byte) if percent::is_unreserved(byte) => (byte, rest),
+                _ => return false,
             },
             [byte, rest @ ..] => (*byte, rest),
             [] => return false,
@@ -141,13 +142,6 @@ fn is_written(segment: &str, literal: &str) -> bool {
         bytes = rest;
     }
     bytes.is_empty()
-}
-
-/// RFC 3986 §2.3: the unreserved character that these two digits are.
-fn unescaped(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let byte = u8::try_from(digit(high)? * 16 + digit(low)?).ok()?;
-    (byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')).then_some(byte)
 }
 
 #[cfg(test)]

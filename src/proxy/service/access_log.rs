@@ -1,7 +1,7 @@
-//! One request and its answer, as the access log tells of them.
+//! The access log: one entry for each exchange of a request and a response.
 //!
-//! An exchange begins with the request's head and ends when the last byte of the answer is handed over, or when
-//! either side gives up. What is written holds no query, no field value and no body: they may be secrets.
+//! An exchange begins with the request head and ends when hyper has the last byte of the response, or when either side
+//! aborts. An entry holds no query, no field value and no body, because they may contain secrets.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -18,24 +18,24 @@ use crate::proxy::error::ProxyError;
 use crate::token::Generation;
 
 const TARGET: &str = "bearerd::access";
-const NOT_TAKEN: &str = "the caller took nothing of the answer for too long";
+const CALLER_STALLED: &str = "the caller stopped reading the response";
 
-/// A request that is being answered.
+/// An exchange in progress. Dropping it writes the log entry.
 #[derive(Debug)]
 pub struct Exchange {
     caller: Rc<ClientConnection>,
     pace: Rc<Progress>,
-    /// For whom a trusted proxy calls.
+    /// The client's address according to a trusted proxy.
     original: Option<IpAddr>,
     started: Instant,
     method: Method,
     path: Option<PathAndQuery>,
     version: Version,
-    writes_all: bool,
+    logs_success: bool,
     outcome: Outcome,
 }
 
-/// What has become of the request so far.
+/// The result so far.
 #[derive(Debug, Default)]
 struct Outcome {
     route: Option<String>,
@@ -51,14 +51,14 @@ struct Outcome {
 }
 
 impl Exchange {
-    /// Begins with a request's head. `original`: for whom a trusted proxy calls. `writes_all`: tell of every exchange
-    /// and not of failures only.
+    /// Begins an exchange. `original` is the client's address according to a trusted proxy; `logs_success` is
+    /// whether every exchange is logged, or only failures.
     pub fn begin<B>(
         request: &Request<B>,
         caller: Rc<ClientConnection>,
         pace: Rc<Progress>,
         original: Option<IpAddr>,
-        writes_all: bool,
+        logs_success: bool,
     ) -> Self {
         caller.request_begun();
         pace.begin(None);
@@ -70,77 +70,77 @@ impl Exchange {
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             version: request.version(),
-            writes_all,
+            logs_success,
             outcome: Outcome::default(),
         }
     }
 
-    /// Who sent it.
+    /// The connection that the request came on.
     pub fn caller(&self) -> &Rc<ClientConnection> {
         &self.caller
     }
 
-    /// Where it comes from, as far as that is known.
+    /// The client's address: according to a trusted proxy, else the peer's. `None` for a Unix socket.
     pub fn origin(&self) -> Option<IpAddr> {
         self.original.or_else(|| self.caller.peer().ip())
     }
 
-    /// How its answer gets on.
+    /// The progress of the response.
     pub fn pace(&self) -> &Progress {
         &self.pace
     }
 
-    /// The protocol it came in.
+    /// The protocol version of the request.
     pub const fn version(&self) -> Version {
         self.version
     }
 
-    /// A route was found for it.
+    /// Records the route.
     pub fn routed(&mut self, route: &str) {
-        if self.writes_all {
+        if self.logs_success {
             self.outcome.route = Some(route.to_owned());
         }
     }
 
-    /// It is sent with this token.
+    /// Records an attempt to send the request, with the generation of its token.
     pub fn sent(&mut self, generation: Option<Generation>) {
         self.outcome.generation = generation;
         self.pace.sent();
     }
 
-    /// It is sent for the second time, with another token.
+    /// Records a replay with another token.
     pub fn replayed(&mut self) {
         self.outcome.is_replayed = true;
     }
 
-    /// It is sent again after a 429.
+    /// Records a retry after a 429.
     pub fn retried(&mut self) {
         self.outcome.retries += 1;
     }
 
-    /// It is answered with the API's 401, for this reason.
+    /// Records the reason why the upstream's 401 goes to the caller.
     pub fn passed_401(&mut self, why: &'static str) {
         self.outcome.why_401 = Some(why);
     }
 
-    /// It is answered with this status.
-    pub fn answered(&mut self, status: StatusCode) {
+    /// Records the status of the response.
+    pub fn responded(&mut self, status: StatusCode) {
         self.outcome.status = Some(status);
     }
 
-    /// It is answered by ourselves.
+    /// Records an error response.
     pub fn failed(&mut self, error: &ProxyError) {
         self.outcome.status = Some(error.status());
         self.outcome.code = Some(error.code());
         self.outcome.error = Some(error.explain());
     }
 
-    /// So many bytes of the answer's body were handed over.
+    /// Records that hyper has so many more bytes of the response body.
     pub fn sent_bytes(&mut self, bytes: usize) {
         self.outcome.bytes += bytes as u64;
     }
 
-    /// The answer was handed over to its end.
+    /// Records that hyper has the whole response.
     pub fn completed(&mut self) {
         self.outcome.is_complete = true;
     }
@@ -152,10 +152,10 @@ impl Drop for Exchange {
         self.caller.request_ended();
         if self.outcome.status.is_none() {
             self.outcome.error =
-                Some("the caller left, or its connection was cut, before an answer".to_owned());
+                Some("the caller disconnected, or its connection was cut, before a response".to_owned());
         }
-        if let (Some(why), None) = (self.who_stalled(), &self.outcome.error) {
-            // Handed over to its end it may have been; it was not taken.
+        if let (Some(why), None) = (self.stalled(), &self.outcome.error) {
+            // hyper may have the whole response, but the caller did not read it.
             self.outcome.is_complete = false;
             self.outcome.error = Some(why.to_owned());
         }
@@ -163,25 +163,25 @@ impl Drop for Exchange {
             self.outcome.status.is_some_and(|status| status.is_server_error()) && self.outcome.code.is_some();
         if is_failure && tracing::enabled!(target: TARGET, Level::WARN) {
             self.write(true);
-        } else if self.writes_all && tracing::enabled!(target: TARGET, Level::INFO) {
+        } else if self.logs_success && tracing::enabled!(target: TARGET, Level::INFO) {
             self.write(false);
         }
     }
 }
 
 impl Exchange {
-    /// For whom the answer waited in vain, if that is why it broke off.
-    fn who_stalled(&self) -> Option<&'static str> {
+    /// Which side stalled, if a stall ended the response.
+    fn stalled(&self) -> Option<&'static str> {
         match self.pace.stalled() {
-            Some(Stalled::Upstream) => Some("the upstream's answer stopped coming"),
-            Some(Stalled::Caller) => Some(NOT_TAKEN),
-            None => (self.caller.wanted_end() == Some(End::WriteTimeout)).then_some(NOT_TAKEN),
+            Some(Stalled::Upstream) => Some("the upstream stopped sending its response"),
+            Some(Stalled::Caller) => Some(CALLER_STALLED),
+            None => (self.caller.wanted_end() == Some(End::WriteTimeout)).then_some(CALLER_STALLED),
         }
     }
 
     fn write(&self, is_failure: bool) {
         let path = self.path.as_ref().map_or("*", PathAndQuery::path);
-        // To a microsecond.
+        // Rounded to microseconds.
         let duration_ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
         let Outcome {
             route,

@@ -1,33 +1,30 @@
-//! The wait of a request for an upstream whose address its issuer has not named yet.
-
-use std::time::Duration;
-
-use tokio::time::Instant;
+//! Waiting for an upstream whose address the credential's issuer has not named yet (`upstream = "discover"`).
 
 use super::Service;
-use crate::proxy::auth::authorize::authorize;
+use crate::proxy::auth::authorize::{TokenWait, usable_token};
 use crate::proxy::error::ProxyError;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::CurrentDestination;
 
 impl Service {
-    /// Waits until the upstream's address is discovered. The issuer names it by the token, so the wait for a token comes
-    /// first; both end with `patience`.
+    /// Waits until the upstream's address is discovered.
+    ///
+    /// The discovery needs a token, so the wait for a token comes first; `wait` bounds both together.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`usable_token`]; [`ProxyError::NotDiscovered`] if the address is not discovered in time.
     pub(super) async fn discovered<'r>(
         &self,
         route: &'r Route,
-        patience: &mut Duration,
+        wait: &mut TokenWait,
     ) -> Result<CurrentDestination<'r>, ProxyError> {
         if let Some(token) = &route.token {
-            authorize(token, patience, &self.shared.token_waiters).await?;
+            usable_token(token, wait, &self.shared.token_waiters).await?;
         }
         if let Some(source) = route.upstream.discovery() {
-            let began = Instant::now();
-            let waited = source.wait(*patience).await;
-            *patience = patience.saturating_sub(began.elapsed());
-            waited.map_err(|undiscovered| ProxyError::NotDiscovered {
-                credential: source.credential().to_owned(),
-                undiscovered,
+            wait.spend(|within| source.wait(within)).await.map_err(|undiscovered| {
+                ProxyError::NotDiscovered { credential: source.credential().to_owned(), undiscovered }
             })?;
         }
         route.upstream.current().ok_or(ProxyError::RouteNotFound)

@@ -1,7 +1,7 @@
-//! What a worker has for itself of the values that all workers send.
+//! Per-worker copies of frequently sent header values.
 //!
-//! A value counts who has it. With one that all workers share, that count goes from one processor to the next with
-//! every request.
+//! A header value counts its references. Each worker has copies of its own, so that the count does not move between
+//! processor caches with every request.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,20 +13,20 @@ use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::upstream::Destination;
 use crate::token::AccessToken;
 
-/// A token, and the value of the field that shows it.
-type Sent = (Arc<AccessToken>, HeaderValue);
+/// A token and its header value.
+type CachedToken = (Arc<AccessToken>, HeaderValue);
 
-/// Copies of what has been sent lately.
+/// Copies of the `Authorization` and `Host` values that were sent recently.
 #[derive(Debug, Default)]
-pub struct Copies {
-    /// The token itself says whose copy it is, and stays as long as that: nothing else can be at its place.
-    tokens: Rc<RefCell<Vec<Sent>>>,
-    /// By the upstream's index, with the number of the place that it is for.
+pub struct HeaderCache {
+    /// Keyed by the token's address, which the token's own reference keeps from being used for another one.
+    tokens: Rc<RefCell<Vec<CachedToken>>>,
+    /// By upstream index, each with the number of the destination that the value is for.
     hosts: RefCell<Vec<Option<(u32, HeaderValue)>>>,
 }
 
-impl Copies {
-    /// What a request is sent with that has this token.
+impl HeaderCache {
+    /// The `Authorization` for requests with this token.
     pub fn authorization(&self, token: &Arc<AccessToken>) -> Authorization {
         let generation = token.generation();
         let mut tokens = self.tokens.borrow_mut();
@@ -38,31 +38,31 @@ impl Copies {
         Authorization { value, generation }
     }
 
-    /// `Host` for a place of the upstream with this index.
-    pub fn host(&self, upstream: usize, place: &Destination) -> HeaderValue {
+    /// The `Host` for a destination of the upstream with this index.
+    pub fn host(&self, upstream: usize, destination: &Destination) -> HeaderValue {
         let mut hosts = self.hosts.borrow_mut();
         if hosts.len() <= upstream {
             hosts.resize(upstream + 1, None);
         }
         match &hosts[upstream] {
-            Some((number, host)) if *number == place.revision => host.clone(),
-            _ => hosts[upstream].insert((place.revision, copy(&place.host))).1.clone(),
+            Some((number, host)) if *number == destination.revision => host.clone(),
+            _ => hosts[upstream].insert((destination.revision, copy(&destination.host))).1.clone(),
         }
     }
 
-    /// For another table's upstreams, and with the same tokens: requests of both may be under way.
+    /// A cache for another table's upstreams that shares the tokens: requests of both tables may be in flight.
     #[must_use]
     pub fn for_another_table(&self) -> Self {
         Self { tokens: Rc::clone(&self.tokens), hosts: RefCell::default() }
     }
 
-    /// Lets go of all tokens: of those that are replaced nothing stays, and of the others a request makes a new copy.
+    /// Drops all tokens, so that replaced ones do not stay in memory. The next request copies the current one again.
     pub fn forget_tokens(&self) {
         self.tokens.borrow_mut().clear();
     }
 }
 
-/// The same in memory of its own.
+/// A copy that shares no memory with the value.
 fn copy(value: &HeaderValue) -> HeaderValue {
     let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
     own.set_sensitive(value.is_sensitive());
@@ -77,36 +77,36 @@ mod tests {
     use crate::clock::Clock;
     use crate::token::Generation;
 
-    /// The token of this name as the only one of its credential.
-    fn current(name: &str) -> Arc<AccessToken> {
+    /// A first-generation token with this value.
+    fn token(value: &str) -> Arc<AccessToken> {
         let (now, lifetime) = (Clock::system().now(), Duration::from_hours(1));
-        Arc::new(AccessToken::new(name, Generation::NONE.next(), now, lifetime, Vec::new()).unwrap())
+        Arc::new(AccessToken::new(value, Generation::NONE.next(), now, lifetime, Vec::new()).unwrap())
     }
 
     #[test]
-    fn each_token_is_sent_as_it_is_although_others_have_its_generation() {
-        let copies = Copies::default();
-        let (one, other) = (current("one"), current("other"));
+    fn tokens_of_one_generation_are_told_apart() {
+        let cache = HeaderCache::default();
+        let (one, other) = (token("one"), token("other"));
         for _ in 0..2 {
             for (token, value) in [(&one, "Bearer one"), (&other, "Bearer other")] {
-                let Authorization { value: sent, generation } = copies.authorization(token);
+                let Authorization { value: sent, generation } = cache.authorization(token);
                 assert_eq!((sent.to_str().unwrap(), generation), (value, token.generation()));
                 assert!(sent.is_sensitive());
                 assert_ne!(sent.as_bytes().as_ptr(), token.authorization().as_bytes().as_ptr());
             }
         }
-        assert_eq!(copies.tokens.borrow().len(), 2);
+        assert_eq!(cache.tokens.borrow().len(), 2);
     }
 
     #[test]
-    fn a_token_that_was_replaced_is_in_memory_no_longer_than_it_is_remembered() {
-        let copies = Copies::default();
-        let token = current("one");
-        copies.authorization(&token);
+    fn a_replaced_token_stays_in_memory_only_until_the_cache_forgets_it() {
+        let cache = HeaderCache::default();
+        let token = token("one");
+        cache.authorization(&token);
         let held = Arc::downgrade(&token);
         drop(token);
         assert!(held.upgrade().is_some());
-        copies.for_another_table().forget_tokens();
+        cache.for_another_table().forget_tokens();
         assert!(held.upgrade().is_none());
     }
 }

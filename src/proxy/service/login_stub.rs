@@ -1,7 +1,7 @@
-//! A login of the caller's own: answered here and never forwarded.
+//! Synthetic response to a caller's own OAuth login (`login_stub`). The login is never forwarded.
 //!
-//! An SDK that cannot do without a token of its own gets one that is worth nothing; ours takes its place in each
-//! request. What it logs in with is read and thrown away.
+//! Some SDKs cannot work without a token of their own. The stub issues a worthless one; the credential's token replaces
+//! it in each request.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -11,26 +11,26 @@ use hyper::body::Incoming;
 
 use crate::proxy::body::replay::{Fault, Payload};
 
-/// RFC 6749 §5.1, with the lifetime that Genesys Cloud has: a day.
-const ANSWER: &[u8] = br#"{"access_token":"bearerd-local","token_type":"bearer","expires_in":86399}"#;
+/// A token response (RFC 6749 §5.1) with the lifetime of Genesys Cloud's tokens: a day.
+const TOKEN_RESPONSE: &[u8] = br#"{"access_token":"bearerd-local","token_type":"bearer","expires_in":86399}"#;
 
-/// Reads the login to its end; nothing of it is kept.
+/// Reads the login to its end and discards it.
 ///
 /// # Errors
 ///
-/// [`Fault`] if the body is too large, broke off or stopped coming.
-pub async fn swallow(payload: &Payload<Incoming>) -> Result<(), Fault> {
-    payload.forget();
+/// [`Fault`] if the body is too large, stalls or ends prematurely.
+pub async fn discard(payload: &Payload<Incoming>) -> Result<(), Fault> {
+    payload.free_buffer();
     let mut body = payload.first();
-    while let Some(piece) = body.frame().await {
-        piece?;
+    while let Some(frame) = body.frame().await {
+        frame?;
     }
     Ok(())
 }
 
-/// What the caller is told.
+/// The token response.
 pub fn response() -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from_static(ANSWER));
+    let mut response = Response::new(Bytes::from_static(TOKEN_RESPONSE));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

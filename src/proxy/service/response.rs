@@ -1,8 +1,8 @@
-//! The answer's body on its way to the caller.
+//! The response to the caller, and its body.
 //!
-//! An upstream's body is passed on piece by piece as it arrives, and drives the connection it comes from; at its
-//! end the connection goes back to the pool. A body that breaks off is an error here too, so that the caller
-//! sees an incomplete message and never a complete one.
+//! An upstream's body is relayed chunk by chunk as it arrives, and drives its connection; at the end of the body the
+//! connection returns to the pool. A body that ends prematurely is an error here too, so that the caller sees an
+//! incomplete message (RFC 9112 §8).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -25,81 +25,81 @@ use crate::proxy::upstream::pool::body::UpstreamBody;
 use crate::proxy::upstream::pool::lease::Lease;
 use crate::proxy::upstream::pool::outcome::ExchangeError;
 
-/// What is handed over at once over HTTP/2: a frame. So a caller that takes as much in `write_timeout` is seen to.
-const PIECE: usize = 16 * 1024;
+/// Largest chunk given to hyper over HTTP/2: one frame, so that a caller that reads one in `write_timeout` makes
+/// progress.
+const MAX_HTTP2_CHUNK: usize = 16 * 1024;
 
-/// The body of an answer, with what ends when it does.
+/// The body of a response, with everything that ends when the body does.
 pub struct AnswerBody {
     content: Content,
-    /// What of a piece is still to be handed over.
+    /// The part of a chunk over [`MAX_HTTP2_CHUNK`] that is not sent yet.
     rest: Bytes,
-    /// The request's own body, some of which may still be on its way.
+    /// The request's body, part of which may still arrive.
     payload: Payload<Incoming>,
     exchange: Exchange,
 }
 
 enum Content {
-    /// Our own words.
-    Whole(Bytes),
-    /// The upstream's.
+    /// In memory.
+    Complete(Bytes),
+    /// From the upstream.
     Upstream(Relay),
 }
 
-/// A body of an upstream, with the connection that it comes from.
+/// An upstream's body, with the connection that it arrives on.
 struct Relay {
     body: UpstreamBody,
     lease: Option<Lease<Attempt<Incoming>>>,
     is_complete: bool,
-    /// Whether the caller gets what comes behind the body.
     passes_trailers: bool,
-    /// That the body broke off, until what came before has had its turn to be written.
-    broke_off: Option<BrokeOff>,
+    /// An error to report at the next poll, after hyper has written the chunks before it.
+    pending_error: Option<RelayError>,
 }
 
-/// Why an upstream's body has no end.
+/// Why an upstream's body is incomplete.
 #[derive(Debug, Error)]
-pub enum BrokeOff {
-    /// Its connection ended, or what came is no body.
-    #[error("the upstream's answer broke off")]
+pub enum RelayError {
+    /// The connection failed, or the body is malformed.
+    #[error("the upstream's response ended prematurely")]
     Connection(#[source] ExchangeError),
-    /// Nothing came for too long.
-    #[error("the upstream's answer stopped coming")]
+    /// `read_timeout` has passed without a chunk.
+    #[error("the upstream stopped sending its response")]
     Stalled,
 }
 
-/// An upstream's answer for the caller.
+/// Relays an upstream's response.
 pub fn relay(
     answered: Answered<Attempt<Incoming>>,
     payload: Payload<Incoming>,
     mut exchange: Exchange,
 ) -> Response<AnswerBody> {
     let Answered { response, lease } = answered;
-    exchange.answered(response.status());
-    let response = said_last(response, &payload, &exchange);
-    // Over HTTP/1.1 they are announced, to those who have asked.
+    exchange.responded(response.status());
+    let response = with_close(response, &payload, &exchange);
+    // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
     let passes_trailers = is_announced || exchange.version() == Version::HTTP_2;
     response.map(|body| {
         let lease = Some(lease);
-        let mut relay = Relay { body, lease, is_complete: false, passes_trailers, broke_off: None };
+        let mut relay = Relay { body, lease, is_complete: false, passes_trailers, pending_error: None };
         relay.end_if_complete();
         AnswerBody::new(Content::Upstream(relay), payload, exchange)
     })
 }
 
-/// An answer of our own for a caller whose request was read to its end.
+/// Sends a complete response.
 pub fn reply(
     response: Response<Bytes>,
     payload: Payload<Incoming>,
     mut exchange: Exchange,
 ) -> Response<AnswerBody> {
-    exchange.answered(response.status());
-    let response = said_last(response, &payload, &exchange);
-    response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
+    exchange.responded(response.status());
+    let response = with_close(response, &payload, &exchange);
+    response.map(|body| AnswerBody::new(Content::Complete(body), payload, exchange))
 }
 
-/// A refusal of our own for the caller.
+/// Sends an error response.
 pub fn refuse(
     error: &ProxyError,
     payload: Payload<Incoming>,
@@ -107,13 +107,12 @@ pub fn refuse(
 ) -> Response<AnswerBody> {
     exchange.failed(error);
     let response = error.response(exchange.version());
-    response.map(|body| AnswerBody::new(Content::Whole(body), payload, exchange))
+    response.map(|body| AnswerBody::new(Content::Complete(body), payload, exchange))
 }
 
-/// The answer with a word that it is the connection's last: if that has been used for long enough or we are about to
-/// stop, and if the upstream has answered before the request was read to its end, as nobody may want the rest. One that
-/// switches protocols says what its connection becomes.
-fn said_last<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
+/// Adds `Connection: close` over HTTP/1 if the connection is to end: at its maximum age, in a drain, and if the request
+/// body is not read to its end (RFC 9112 §9.6). A 101 keeps its own `Connection`.
+fn with_close<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
     let is_last = exchange.caller().is_ending() || !payload.is_at_end();
     let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if exchange.version() < Version::HTTP_2 && is_last && is_http {
@@ -122,12 +121,13 @@ fn said_last<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange
     response
 }
 
-/// Lets go of an answer that nobody will see; keeps its connection if the rest of it has already arrived.
+/// Discards an upstream's response that is not relayed. Its connection returns to the pool if the whole body has
+/// already arrived, and is closed otherwise.
 pub fn discard(answered: Answered<Attempt<Incoming>>) {
     let Answered { response, mut lease } = answered;
     let mut body = response.into_body();
     let mut cx = Context::from_waker(Waker::noop());
-    // A 401 has a short body or none; what is longer is cheaper to cut off than to read.
+    // The body of a 401 is short. Closing the connection costs less than reading a long one.
     for _ in 0..16 {
         if body.is_end_stream() {
             return lease.give_back();
@@ -142,8 +142,8 @@ pub fn discard(answered: Answered<Attempt<Incoming>>) {
 }
 
 impl Relay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
-        if let Some(error) = self.broke_off.take() {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if let Some(error) = self.pending_error.take() {
             return Poll::Ready(Some(Err(error)));
         }
         let mut frame = Pin::new(&mut self.body).poll_frame(cx);
@@ -153,26 +153,26 @@ impl Relay {
         }
         match frame {
             Poll::Ready(None) => self.end(),
-            Poll::Ready(Some(Ok(behind))) if behind.is_trailers() => {
-                // Nothing follows, and nobody asks whether something does.
+            Poll::Ready(Some(Ok(last))) if last.is_trailers() => {
+                // Nothing follows trailers, so hyper does not poll for the end.
                 self.end();
-                let trailers = behind.into_trailers().ok().filter(|_| self.passes_trailers);
+                let trailers = last.into_trailers().ok().filter(|_| self.passes_trailers);
                 return Poll::Ready(
                     trailers.and_then(trailers::filtered).map(|all| Ok(Frame::trailers(all))),
                 );
             }
             Poll::Ready(Some(Ok(_))) => self.end_if_complete(),
-            Poll::Ready(Some(Err(error))) => return self.break_off(BrokeOff::Connection(error), cx),
+            Poll::Ready(Some(Err(error))) => return self.fail(RelayError::Connection(error), cx),
             Poll::Pending => {}
         }
-        frame.map_err(BrokeOff::Connection)
+        frame.map_err(RelayError::Connection)
     }
 
-    /// Ends a broken message, with whatever is left of it.
-    fn break_off<T>(&mut self, why: BrokeOff, cx: &Context<'_>) -> Poll<T> {
+    /// Closes the upstream's connection, and reports the error at the next poll.
+    fn fail<T>(&mut self, error: RelayError, cx: &Context<'_>) -> Poll<T> {
         self.lease = None;
-        // hyper drops what it has not written yet, and the caller would see no answer at all.
-        self.broke_off = Some(why);
+        // On an error hyper drops what it has not written yet: the caller might not even get the head.
+        self.pending_error = Some(error);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -196,13 +196,14 @@ impl AnswerBody {
         Self { content, rest: Bytes::new(), payload, exchange }
     }
 
-    /// Hands over a piece; over HTTP/2 one that does not take long where the window opens slowly.
-    fn give(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+    /// Records a frame that is given to hyper, cut to [`MAX_HTTP2_CHUNK`] over HTTP/2.
+    fn send(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.exchange.pace().awaits_caller();
-        let is_large = |data: &Bytes| data.len() > PIECE && self.exchange.version() == Version::HTTP_2;
+        let is_large =
+            |data: &Bytes| data.len() > MAX_HTTP2_CHUNK && self.exchange.version() == Version::HTTP_2;
         let frame = match frame.into_data() {
             Ok(mut data) if is_large(&data) => {
-                self.rest = data.split_off(PIECE);
+                self.rest = data.split_off(MAX_HTTP2_CHUNK);
                 Frame::data(data)
             }
             Ok(data) => Frame::data(data),
@@ -212,13 +213,13 @@ impl AnswerBody {
         frame
     }
 
-    /// Waits for the upstream, if it has not been too long.
+    /// Waits for the upstream; fails once the sweep has found that `read_timeout` has passed.
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         let Content::Upstream(relay) = &mut self.content else { return Poll::Pending };
         let pace = self.exchange.pace();
         pace.awaits_upstream();
         match pace.stalled() {
-            Some(Stalled::Upstream) if relay.broke_off.is_none() => relay.break_off(BrokeOff::Stalled, cx),
+            Some(Stalled::Upstream) if relay.pending_error.is_none() => relay.fail(RelayError::Stalled, cx),
             _ => Poll::Pending,
         }
     }
@@ -226,24 +227,24 @@ impl AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = BrokeOff;
+    type Error = RelayError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         let this = &mut *self;
         let frame = if this.rest.is_empty() {
             match &mut this.content {
-                Content::Whole(content) if content.is_empty() => Poll::Ready(None),
-                Content::Whole(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
+                Content::Complete(content) if content.is_empty() => Poll::Ready(None),
+                Content::Complete(content) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(content))))),
                 Content::Upstream(relay) => relay.poll_frame(cx),
             }
         } else {
             Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))))
         };
         match frame {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.give(frame)))),
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.send(frame)))),
             Poll::Pending => this.wait(cx),
             ended @ Poll::Ready(_) => {
                 this.exchange.pace().awaits_nobody();
@@ -255,15 +256,15 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         self.rest.is_empty()
             && match &self.content {
-                Content::Whole(content) => content.is_empty(),
+                Content::Complete(content) => content.is_empty(),
                 Content::Upstream(relay) => relay.body.is_end_stream(),
             }
     }
 
-    /// Asked before anything is handed over.
+    /// hyper asks before it polls the first frame, so `rest` is empty.
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Whole(content) => SizeHint::with_exact(content.len() as u64),
+            Content::Complete(content) => SizeHint::with_exact(content.len() as u64),
             Content::Upstream(relay) => relay.body.size_hint(),
         }
     }
@@ -272,7 +273,7 @@ impl Body for AnswerBody {
 impl Drop for AnswerBody {
     fn drop(&mut self) {
         let is_complete = match &self.content {
-            Content::Whole(content) => content.is_empty(),
+            Content::Complete(content) => content.is_empty(),
             Content::Upstream(relay) => relay.is_complete,
         };
         if is_complete && self.rest.is_empty() {
@@ -284,10 +285,10 @@ impl Drop for AnswerBody {
             return;
         }
         if self.exchange.version() < Version::HTTP_2 {
-            // The connection ends with this answer; what is left on it is read when it is closed.
+            // The connection ends with this response and reads the rest of the request as it closes.
             self.exchange.caller().leave_unread();
         } else if let Ok(_runtime) = tokio::runtime::Handle::try_current() {
-            // Other streams go on: what is left of this one is read beside them.
+            // The connection goes on: a task reads the rest of this stream's request.
             let payload = std::mem::take(&mut self.payload);
             tokio::task::spawn_local(payload.drain(LINGERING_CLOSE_TIMEOUT));
         }

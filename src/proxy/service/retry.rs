@@ -1,7 +1,6 @@
-//! Retries of a request that the upstream answered with 429, as the route's `retry_429` allows.
+//! The retry budget of a request after 429 responses (`retry_429`).
 //!
-//! Attempts and the total wait are bounded for the request as a whole. Only idempotent methods are sent again (RFC 9110
-//! §9.2.2).
+//! The budget bounds the number of retries and their total wait. Only idempotent methods are retried (RFC 9110 §9.2.2).
 
 use std::time::Duration;
 
@@ -11,35 +10,35 @@ use crate::backoff::Backoff;
 use crate::config::Retry429;
 use crate::http::retry_after;
 
-/// Added at random to what was asked for: many who were told the same need not come at once.
+/// Most that is added at random to a wait, so that requests with the same `Retry-After` do not return at once.
 const JITTER: Duration = Duration::from_secs(1);
-/// The waits where the server does not say how long; what the route gives bounds them.
+/// The waits after a 429 without `Retry-After`. The route's `max_wait` bounds them.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::MAX };
 
-/// What is left to a request of sending it again after a 429.
+/// The retries and the waiting time that a request has left.
 #[derive(Clone, Copy, Debug)]
-pub struct Retries {
+pub struct RetryBudget {
     left: u32,
-    patience: Duration,
-    /// How many waits the server did not name.
-    unnamed: u32,
+    wait_left: Duration,
+    /// The number of waits without a `Retry-After` so far.
+    waits_without_header: u32,
 }
 
-impl Retries {
-    /// All that the route gives, where the method may be sent twice.
+impl RetryBudget {
+    /// The budget of the route's `retry_429`; empty if the method is not idempotent.
     pub fn new(settings: &Retry429, method: &Method) -> Self {
         let left = if method.is_idempotent() { settings.attempts } else { 0 };
-        Self { left, patience: settings.max_wait, unnamed: 0 }
+        Self { left, wait_left: settings.max_wait, waits_without_header: 0 }
     }
 
-    /// Whether none is left.
-    pub const fn are_over(&self) -> bool {
+    /// Whether no retry is left.
+    pub const fn is_exhausted(&self) -> bool {
         self.left == 0
     }
 
-    /// How long to wait before the request is sent again; `None` if this is the answer.
+    /// How long to wait before the request is sent again; `None` if this response goes to the caller.
     pub fn wait<B>(&mut self, response: &Response<B>) -> Option<Duration> {
-        if self.are_over() || response.status() != StatusCode::TOO_MANY_REQUESTS {
+        if self.is_exhausted() || response.status() != StatusCode::TOO_MANY_REQUESTS {
             return None;
         }
         self.wait_with(response.headers(), fastrand::f64())
@@ -48,13 +47,13 @@ impl Retries {
     /// `jitter` is from 0 to 1.
     fn wait_with(&mut self, headers: &HeaderMap, jitter: f64) -> Option<Duration> {
         let asked = retry_after(headers).unwrap_or_else(|| {
-            self.unnamed += 1;
-            BACKOFF.step(self.unnamed - 1)
+            self.waits_without_header += 1;
+            BACKOFF.step(self.waits_without_header - 1)
         });
-        // Who comes sooner than asked has not waited: so not at all, rather than for less.
-        let left = self.patience.checked_sub(asked)?;
+        // A retry before the time that the server asked for would fail: the response is passed on instead.
+        let left = self.wait_left.checked_sub(asked)?;
         let wait = asked + JITTER.min(left).mul_f64(jitter);
-        self.patience -= wait;
+        self.wait_left -= wait;
         self.left -= 1;
         Some(wait)
     }
@@ -68,8 +67,8 @@ mod tests {
 
     use super::*;
 
-    fn retries(attempts: u32, max_wait: u64) -> Retries {
-        Retries::new(&Retry429 { attempts, max_wait: Duration::from_secs(max_wait) }, &Method::GET)
+    fn retries(attempts: u32, max_wait: u64) -> RetryBudget {
+        RetryBudget::new(&Retry429 { attempts, max_wait: Duration::from_secs(max_wait) }, &Method::GET)
     }
 
     fn asking(seconds: &str) -> HeaderMap {
@@ -84,18 +83,22 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_done_twice_is_sent_again() {
+    fn only_idempotent_methods_are_retried() {
         let settings = Retry429 { attempts: 3, max_wait: Duration::from_secs(10) };
         for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-            assert!(!Retries::new(&settings, &Method::from_bytes(method.as_bytes()).unwrap()).are_over());
+            assert!(
+                !RetryBudget::new(&settings, &Method::from_bytes(method.as_bytes()).unwrap()).is_exhausted()
+            );
         }
         for method in ["POST", "PATCH", "LOCK", "get"] {
-            assert!(Retries::new(&settings, &Method::from_bytes(method.as_bytes()).unwrap()).are_over());
+            assert!(
+                RetryBudget::new(&settings, &Method::from_bytes(method.as_bytes()).unwrap()).is_exhausted()
+            );
         }
     }
 
     #[test]
-    fn a_429_and_nothing_else_is_a_reason() {
+    fn only_a_429_is_retried() {
         for status in [200, 401, 408, 425, 500, 503] {
             let mut response = too_many("1");
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -106,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_asks_for_is_waited_for_and_up_to_a_second_more() {
+    fn the_wait_is_retry_after_plus_up_to_a_second_of_jitter() {
         assert_eq!(retries(3, 10).wait_with(&asking("3"), 0.0), Some(Duration::from_secs(3)));
         assert_eq!(retries(3, 10).wait_with(&asking("3"), 1.0), Some(Duration::from_secs(4)));
         assert_eq!(retries(3, 10).wait_with(&asking("10"), 1.0), Some(Duration::from_secs(10)));
     }
 
     #[test]
-    fn who_is_asked_to_wait_too_long_gives_up_at_once() {
+    fn a_retry_after_beyond_the_budget_ends_the_retries_at_once() {
         assert_eq!(retries(3, 10).wait_with(&asking("11"), 0.0), None);
         assert_eq!(retries(3, 10).wait_with(&asking(&"9".repeat(30)), 0.0), None);
         let mut second = retries(3, 10);
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_of_the_server_waits_double_from_a_second() {
+    fn without_retry_after_waits_double_from_a_second() {
         let mut retries = retries(10, 20);
         for seconds in [1, 2, 4, 8] {
             assert_eq!(retries.wait_with(&HeaderMap::new(), 0.0), Some(Duration::from_secs(seconds)));
@@ -132,7 +135,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn neither_attempts_nor_waits_exceed_what_the_route_gives(
+        fn retries_and_waits_stay_within_the_budget(
             attempts in 0_u32..=10,
             max_wait in 1_u64..300,
             answers in prop::collection::vec((prop::option::of(0_u64..40), 0.0..1.0_f64), 0..40),
@@ -140,7 +143,7 @@ mod tests {
             let mut retries = retries(attempts, max_wait);
             let (mut sent, mut waited) = (0, Duration::ZERO);
             for (seconds, jitter) in answers {
-                if retries.are_over() { break; }
+                if retries.is_exhausted() { break; }
                 let headers = seconds.map_or_else(HeaderMap::new, |seconds| asking(&seconds.to_string()));
                 let Some(wait) = retries.wait_with(&headers, jitter) else { break };
                 prop_assert!(seconds.is_none_or(|seconds| wait >= Duration::from_secs(seconds)));

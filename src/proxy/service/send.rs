@@ -1,57 +1,137 @@
-//! One sending of a request as its route has it: again after a 429, where that is wanted.
+//! Sending a request to its upstream: one attempt, or several where the route retries a 429.
 
+use http::header::AUTHORIZATION;
 use http::request::Parts;
 use hyper::body::Incoming;
 
+use super::Service;
+use super::context::{Attempted, RequestContext};
 use super::response;
-use super::{Outcome, Passage, Service};
-use crate::proxy::auth::authorize::{Authorization, authorize};
-use crate::proxy::body::replay::Attempt;
+use crate::proxy::auth::authorize::{Authorization, TokenWait, usable_token};
+use crate::proxy::body::replay::{Attempt, Fault};
 use crate::proxy::error::ProxyError;
+use crate::proxy::error::upstream::ForwardError;
+use crate::proxy::upstream::forward::{Failure, forward};
+use crate::proxy::upstream::pool::request::Outgoing;
+use crate::proxy::upstream::reconnect;
+use crate::token::TokenSource;
 
 impl Service {
-    /// Sends the request, and again where the route has that done after a 429.
+    /// Sends the request, and again after a 429 while `context.retries` allows it.
+    ///
+    /// # Errors
+    ///
+    /// The [`ProxyError`] of the last attempt.
     pub(super) async fn send(
         &self,
-        passage: &mut Passage<'_>,
+        context: &mut RequestContext<'_>,
         head: Box<Parts>,
         body: Attempt<Incoming>,
         authorization: Option<Authorization>,
-    ) -> Result<Outcome, ProxyError> {
-        if passage.retries.are_over() {
-            return self.attempt(passage, head, body, authorization).await;
+    ) -> Result<Attempted, ProxyError> {
+        if context.retries.is_exhausted() {
+            return self.attempt(context, head, body, authorization).await;
         }
-        Box::pin(self.send_patiently(passage, head, body, authorization)).await
+        Box::pin(self.send_with_retries(context, head, body, authorization)).await
     }
 
-    async fn send_patiently(
+    async fn send_with_retries(
         &self,
-        passage: &mut Passage<'_>,
+        context: &mut RequestContext<'_>,
         mut head: Box<Parts>,
         mut body: Attempt<Incoming>,
         mut authorization: Option<Authorization>,
-    ) -> Result<Outcome, ProxyError> {
+    ) -> Result<Attempted, ProxyError> {
         loop {
-            let again = head.clone();
-            let outcome = self.attempt(passage, head, body, authorization).await?;
-            if !passage.payload.is_replayable() {
-                return Ok(outcome);
+            let head_again = head.clone();
+            let attempted = self.attempt(context, head, body, authorization).await?;
+            if !context.payload.is_replayable() {
+                return Ok(attempted);
             }
-            let Some(wait) = passage.retries.wait(&outcome.answered.response) else { return Ok(outcome) };
-            let Some(next) = passage.payload.again() else { return Ok(outcome) };
-            response::discard(outcome.answered);
+            let Some(wait) = context.retries.wait(&attempted.answered.response) else { return Ok(attempted) };
+            let Some(body_again) = context.payload.again() else { return Ok(attempted) };
+            response::discard(attempted.answered);
             tokio::time::sleep(wait).await;
-            passage.exchange.retried();
-            // The wait may have outlasted the token.
-            authorization = match &passage.route.token {
-                Some(source) => {
-                    let waiters = &self.shared.token_waiters;
-                    let token = authorize(source, &mut passage.patience, waiters).await?;
-                    Some(self.copies.authorization(&token))
-                }
+            context.exchange.retried();
+            // The token may have expired during the wait.
+            authorization = match &context.route.token {
+                Some(source) => Some(self.authorize(source, &mut context.token_wait).await?),
                 None => None,
             };
-            (head, body) = (again, next);
+            (head, body) = (head_again, body_again);
+        }
+    }
+
+    /// Sends the request once, with a token that has not expired when it is sent.
+    ///
+    /// A request that a reused connection did not carry is sent on another one; a request that an HTTP/2 upstream
+    /// refused unprocessed (RFC 9113 §8.7) is sent once more.
+    async fn attempt(
+        &self,
+        context: &mut RequestContext<'_>,
+        head: Box<Parts>,
+        body: Attempt<Incoming>,
+        mut authorization: Option<Authorization>,
+    ) -> Result<Attempted, ProxyError> {
+        let route = context.route;
+        let pool = &self.pools[route.upstream.index];
+        let origin = &context.destination.origin;
+        let mut request = Outgoing { head, body };
+        let mut was_refused = false;
+        loop {
+            let breaker = &route.upstream.breaker;
+            let admitted = breaker.admit(pool.successes())?;
+            let lease = match reconnect::lease(pool, context.destination, breaker).await {
+                Ok(lease) => lease,
+                Err(error) => return Err(admitted.record_error(error, origin).into()),
+            };
+            if let (Some(source), false) = (&route.token, lease.is_reused) {
+                // The token may have expired while the connection was made.
+                authorization = Some(self.authorize(source, &mut context.token_wait).await?);
+            }
+            let generation = authorization.as_ref().map(|authorization| authorization.generation);
+            if let Some(authorization) = &authorization {
+                request.head.headers.insert(AUTHORIZATION, authorization.value.clone());
+            }
+            context.exchange.sent(generation);
+            match forward(lease, request, context.payload, route.timeout).await {
+                Ok(answered) => {
+                    admitted.record_response(answered.response.status(), &route.retry_on, origin);
+                    return Ok(Attempted { answered, generation: generation.unwrap_or_default() });
+                }
+                Err(Failure::Unsent(unsent)) => request = unsent,
+                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (again, true),
+                Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
+                    return Err(admitted.record_error(error, origin).into());
+                }
+                Err(Failure::Caller(fault)) => return Err(self.body_error(fault)),
+            }
+        }
+    }
+
+    /// The current token of `source`, as an `Authorization` value. Waits if there is none.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`usable_token`].
+    pub(super) async fn authorize(
+        &self,
+        source: &TokenSource,
+        wait: &mut TokenWait,
+    ) -> Result<Authorization, ProxyError> {
+        let token = usable_token(source, wait, &self.shared.token_waiters).await?;
+        Ok(self.copies.authorization(&token))
+    }
+
+    /// The response to a caller whose request body failed.
+    pub(super) fn body_error(&self, fault: Fault) -> ProxyError {
+        match fault {
+            Fault::Stalled => ProxyError::RequestTimeout,
+            Fault::TooLarge => {
+                ProxyError::BodyTooLarge { limit: self.shared.body_limits.body_bytes.unwrap_or(0) }
+            }
+            Fault::Caller => ProxyError::BadRequest("the body is malformed or incomplete"),
+            Fault::Superseded => ForwardError::Terminated("the attempt was superseded".to_owned()).into(),
         }
     }
 }

@@ -1,57 +1,43 @@
-//! What all workers serve by: nothing of it changes while they run.
+//! The immutable configuration snapshot that all workers share.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
-use crate::proxy::body::replay::Allowance;
+use crate::proxy::body::replay::BodyLimits;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
 use crate::proxy::route::Table;
 use crate::proxy::route::guard::Policy;
 
-/// Who may call, where requests go, and within which limits.
+/// Access policy, routes and limits. A reload replaces the snapshot as a whole.
 #[derive(Debug)]
 pub struct Terms {
-    /// Who may call.
+    /// The checks of a request head.
     pub policy: Policy,
-    /// What callers' addresses are worth.
+    /// The allowed networks, and those of trusted proxies.
     pub networks: Networks,
-    /// Where requests go.
+    /// The routing table.
     pub table: Table,
-    /// How we are called in `Via`.
+    /// The pseudonym of this daemon in `Via`.
     pub instance: String,
-    /// Largest head, in bytes.
+    /// Largest request head, in bytes.
     pub header_bytes: usize,
-    /// What a request's body may take.
-    pub allowance: Allowance,
-    /// How long a request may wait for a usable token.
+    /// Limits of a request body.
+    pub body_limits: BodyLimits,
+    /// How long a request may wait for usable tokens in all.
     pub token_wait: Duration,
-    /// Places for those that do.
+    /// Slots for requests that wait for a token; shared across reloads.
     pub token_waiters: Arc<Slots>,
-    /// Whether every exchange is written to the log.
+    /// Whether every exchange is logged, or only failures.
     pub access_log: bool,
-    /// The clock of tokens.
+    /// The clock of token lifetimes.
     pub clock: Clock,
 }
 
 impl Terms {
-    /// The same, with what all requests share: places to wait for a token, memory for bodies.
-    #[must_use]
-    pub fn sharing_with(mut self, before: &Self) -> Self {
-        self.token_waiters = Arc::clone(&before.token_waiters);
-        self.allowance.budget = Arc::clone(&before.allowance.budget);
-        self
-    }
-
-    /// Makes what is shared as large as it is configured.
-    pub fn resize(&self, limits: &Limits) {
-        self.token_waiters.resize(limits.token_waiters);
-        self.allowance.budget.resize(limits.replay_total);
-    }
-
-    /// As it is configured.
+    /// The snapshot of a configuration.
     pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
         let limits = &config.server.limits;
         Self {
@@ -60,11 +46,25 @@ impl Terms {
             table,
             instance,
             header_bytes: limits.header_bytes,
-            allowance: Allowance::new(limits),
+            body_limits: BodyLimits::new(limits),
             token_wait: limits.token_wait,
             token_waiters: Slots::new(limits.token_waiters),
             access_log: config.log.access,
             clock,
         }
+    }
+
+    /// This snapshot with the counters of the one `before`: token waiters and replay memory.
+    #[must_use]
+    pub fn sharing_with(mut self, before: &Self) -> Self {
+        self.token_waiters = Arc::clone(&before.token_waiters);
+        self.body_limits.budget = Arc::clone(&before.body_limits.budget);
+        self
+    }
+
+    /// Sets the bounds of the shared counters.
+    pub fn resize(&self, limits: &Limits) {
+        self.token_waiters.resize(limits.token_waiters);
+        self.body_limits.budget.resize(limits.replay_total);
     }
 }

@@ -1,17 +1,17 @@
-//! One behaviour a test: what an attempt sees of a body, and what the next one sees.
+//! The body that each attempt reads, and the memory of the replay buffer.
 
 use std::collections::VecDeque;
 
 use super::*;
 
-/// A body of given pieces; `None` stands for a pause that never ends.
+/// A body of these chunks; `None` is a pause that never ends.
 #[derive(Debug)]
-struct Pieces {
-    pieces: VecDeque<Option<Result<Frame<Bytes>, std::io::Error>>>,
+struct Chunks {
+    chunks: VecDeque<Option<Result<Frame<Bytes>, std::io::Error>>>,
     has_length: bool,
 }
 
-impl Body for Pieces {
+impl Body for Chunks {
     type Data = Bytes;
     type Error = std::io::Error;
 
@@ -19,10 +19,10 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        match self.pieces.pop_front() {
-            Some(Some(piece)) => Poll::Ready(Some(piece)),
+        match self.chunks.pop_front() {
+            Some(Some(chunk)) => Poll::Ready(Some(chunk)),
             Some(None) => {
-                self.pieces.push_front(None);
+                self.chunks.push_front(None);
                 Poll::Pending
             }
             None => Poll::Ready(None),
@@ -30,27 +30,41 @@ impl Body for Pieces {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty() && self.has_length
+        self.chunks.is_empty() && self.has_length
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = self.pieces.iter().flatten().flatten().filter_map(|frame| frame.data_ref());
+        let left = self.chunks.iter().flatten().flatten().filter_map(|frame| frame.data_ref());
         let left = left.map(|data| data.len() as u64).sum();
         if self.has_length { SizeHint::with_exact(left) } else { SizeHint::default() }
     }
 }
 
-fn pieces(texts: &[&str]) -> Pieces {
-    let pieces = texts.iter().map(|text| Some(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes())))));
-    Pieces { pieces: pieces.collect(), has_length: false }
+fn chunks(texts: &[&str]) -> Chunks {
+    let chunks = texts.iter().map(|text| Some(Ok(Frame::data(Bytes::copy_from_slice(text.as_bytes())))));
+    Chunks { chunks: chunks.collect(), has_length: false }
 }
 
-fn with_length(texts: &[&str]) -> Pieces {
-    Pieces { has_length: true, ..pieces(texts) }
+/// A body that pauses for ever after these chunks.
+fn stalling(texts: &[&str]) -> Chunks {
+    let mut body = chunks(texts);
+    body.chunks.push_back(None);
+    body
 }
 
-fn allowance(replay_body: usize, total: usize) -> Allowance {
-    Allowance {
+/// A body that fails after these chunks.
+fn malformed(texts: &[&str]) -> Chunks {
+    let mut body = chunks(texts);
+    body.chunks.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+    body
+}
+
+fn with_length(texts: &[&str]) -> Chunks {
+    Chunks { has_length: true, ..chunks(texts) }
+}
+
+fn limits(replay_body: usize, total: usize) -> BodyLimits {
+    BodyLimits {
         body_bytes: None,
         replay_body,
         budget: Slots::new(total),
@@ -59,27 +73,27 @@ fn allowance(replay_body: usize, total: usize) -> Allowance {
     }
 }
 
-fn roomy() -> Allowance {
-    allowance(1000, 1000)
+fn roomy() -> BodyLimits {
+    limits(1000, 1000)
 }
 
-async fn next(attempt: &mut Attempt<Pieces>) -> Option<Result<Bytes, Fault>> {
+async fn next(attempt: &mut Attempt<Chunks>) -> Option<Result<Bytes, Fault>> {
     let frame = std::future::poll_fn(|cx| Pin::new(&mut *attempt).poll_frame(cx)).await?;
     Some(frame.map(|frame| frame.into_data().unwrap()))
 }
 
-async fn rest(attempt: &mut Attempt<Pieces>) -> Result<String, Fault> {
+async fn rest(attempt: &mut Attempt<Chunks>) -> Result<String, Fault> {
     let mut text = String::new();
-    while let Some(piece) = next(attempt).await {
-        text.push_str(std::str::from_utf8(&piece?).unwrap());
+    while let Some(chunk) = next(attempt).await {
+        text.push_str(std::str::from_utf8(&chunk?).unwrap());
     }
     Ok(text)
 }
 
 #[tokio::test]
-async fn a_body_that_was_read_to_its_end_is_sent_again_as_a_whole() {
+async fn a_body_read_to_its_end_is_replayed_whole() {
     for (body, length) in
-        [(pieces(&["one ", "two ", "three"]), None), (with_length(&["one ", "two ", "three"]), Some(13))]
+        [(chunks(&["one ", "two ", "three"]), None), (with_length(&["one ", "two ", "three"]), Some(13))]
     {
         let payload = Payload::new(body, &roomy());
         assert_eq!(rest(&mut payload.first()).await.unwrap(), "one two three");
@@ -91,8 +105,8 @@ async fn a_body_that_was_read_to_its_end_is_sent_again_as_a_whole() {
 }
 
 #[tokio::test]
-async fn a_body_that_was_read_in_part_is_sent_from_its_beginning_and_then_the_rest() {
-    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &roomy());
+async fn a_body_read_in_part_is_replayed_from_its_beginning_to_its_end() {
+    let payload = Payload::new(chunks(&["one ", "two ", "three"]), &roomy());
     let mut first = payload.first();
     assert_eq!(next(&mut first).await.unwrap().unwrap(), "one ");
 
@@ -101,14 +115,14 @@ async fn a_body_that_was_read_in_part_is_sent_from_its_beginning_and_then_the_re
 }
 
 #[tokio::test]
-async fn a_body_that_was_not_read_at_all_is_sent_again() {
-    let payload = Payload::new(pieces(&["all"]), &roomy());
+async fn a_body_that_was_not_read_is_replayed() {
+    let payload = Payload::new(chunks(&["all"]), &roomy());
 
     assert_eq!(rest(&mut payload.again().unwrap()).await.unwrap(), "all");
 }
 
 #[tokio::test]
-async fn a_request_without_a_body_is_sent_again() {
+async fn a_request_without_a_body_is_replayable() {
     let payload = Payload::new(with_length(&[]), &roomy());
 
     assert!(payload.first().is_end_stream());
@@ -118,8 +132,8 @@ async fn a_request_without_a_body_is_sent_again() {
 }
 
 #[tokio::test]
-async fn the_attempt_before_reads_no_further() {
-    let payload = Payload::new(pieces(&["one ", "two"]), &roomy());
+async fn a_superseded_attempt_reads_no_further() {
+    let payload = Payload::new(chunks(&["one ", "two"]), &roomy());
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
     let mut again = payload.again().unwrap();
@@ -130,8 +144,8 @@ async fn the_attempt_before_reads_no_further() {
 }
 
 #[tokio::test]
-async fn a_body_that_grows_too_large_streams_on_and_is_not_sent_again() {
-    let payload = Payload::new(pieces(&["12345", "67890", "x"]), &allowance(10, 1000));
+async fn a_body_that_outgrows_the_buffer_streams_on_and_is_not_replayable() {
+    let payload = Payload::new(chunks(&["12345", "67890", "x"]), &limits(10, 1000));
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890x");
     assert!(!payload.is_replayable());
@@ -139,29 +153,29 @@ async fn a_body_that_grows_too_large_streams_on_and_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_body_of_exactly_the_limit_is_kept() {
-    let payload = Payload::new(pieces(&["12345", "67890"]), &allowance(10, 1000));
+async fn a_body_of_exactly_the_limit_is_replayable() {
+    let payload = Payload::new(chunks(&["12345", "67890"]), &limits(10, 1000));
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "1234567890");
     assert!(payload.again().is_some());
 }
 
 #[tokio::test]
-async fn a_body_that_is_known_to_be_too_large_is_not_kept_from_the_start() {
-    let allowance = allowance(10, 1000);
-    let payload = Payload::new(with_length(&["12345678901"]), &allowance);
+async fn a_body_with_a_length_over_the_limit_is_never_buffered() {
+    let limits = limits(10, 1000);
+    let payload = Payload::new(with_length(&["12345678901"]), &limits);
 
     assert!(!payload.is_replayable());
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "12345678901");
-    assert_eq!(allowance.budget.taken(), 0);
+    assert_eq!(limits.budget.taken(), 0);
 }
 
 #[tokio::test]
-async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
-    let allowance = allowance(10, 16);
-    let used = || allowance.budget.taken();
-    let one = Payload::new(pieces(&["1234567890"]), &allowance);
-    let two = Payload::new(pieces(&["1234567890"]), &allowance);
+async fn all_buffers_together_stay_within_the_budget_and_release_it() {
+    let limits = limits(10, 16);
+    let used = || limits.budget.taken();
+    let one = Payload::new(chunks(&["1234567890"]), &limits);
+    let two = Payload::new(chunks(&["1234567890"]), &limits);
     rest(&mut one.first()).await.unwrap();
     assert_eq!(used(), 10);
 
@@ -170,62 +184,61 @@ async fn all_bodies_together_stay_within_the_budget_and_give_it_back() {
     assert_eq!(used(), 10);
 
     let again = one.again().unwrap();
-    assert_eq!(used(), 10, "the bytes are still there, in the second attempt");
+    assert_eq!(used(), 10, "the second attempt still holds the bytes");
     drop((one, again));
     assert_eq!(used(), 0);
 }
 
 #[tokio::test]
-async fn tiny_pieces_are_counted_by_what_they_take() {
-    let allowance = allowance(1 << 20, 1 << 20);
-    let body = Pieces {
-        pieces: (0..1000).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"x"))))).collect(),
+async fn tiny_chunks_take_little_more_than_their_size() {
+    let limits = limits(1 << 20, 1 << 20);
+    let body = Chunks {
+        chunks: (0..1000).map(|_| Some(Ok(Frame::data(Bytes::from_static(b"x"))))).collect(),
         has_length: false,
     };
-    let payload = Payload::new(body, &allowance);
+    let payload = Payload::new(body, &limits);
     rest(&mut payload.first()).await.unwrap();
 
-    let used = allowance.budget.taken();
+    let used = limits.budget.taken();
     assert!((1000..=2048).contains(&used), "{used}");
 }
 
 #[tokio::test]
-async fn what_need_not_be_kept_is_not() {
-    let allowance = roomy();
-    let payload = Payload::new(pieces(&["one"]), &allowance);
-    payload.forget();
+async fn a_body_is_not_buffered_after_forget() {
+    let limits = roomy();
+    let payload = Payload::new(chunks(&["one"]), &limits);
+    payload.free_buffer();
     rest(&mut payload.first()).await.unwrap();
 
     assert!(payload.again().is_none());
-    assert_eq!(allowance.budget.taken(), 0);
+    assert_eq!(limits.budget.taken(), 0);
 }
 
 #[tokio::test]
-async fn once_settled_nothing_is_kept() {
-    let allowance = roomy();
-    let payload = Payload::new(pieces(&["one", "two"]), &allowance);
+async fn a_body_is_not_buffered_once_settled() {
+    let limits = roomy();
+    let payload = Payload::new(chunks(&["one", "two"]), &limits);
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
 
-    payload.settle();
+    payload.response_received();
 
-    assert_eq!(allowance.budget.taken(), 0);
+    assert_eq!(limits.budget.taken(), 0);
     assert_eq!(rest(&mut first).await.unwrap(), "two");
     assert!(payload.again().is_none());
 }
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_a_fault_of_the_caller() {
-    let payload = Payload::new(pieces(&["12345", "678901"]), &Allowance { body_bytes: Some(10), ..roomy() });
+    let payload = Payload::new(chunks(&["12345", "678901"]), &BodyLimits { body_bytes: Some(10), ..roomy() });
 
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::TooLarge);
     assert_eq!(payload.fault(), Some(Fault::TooLarge));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_stops_sending_is_not_waited_for() {
-    let mut body = pieces(&["one"]);
-    body.pieces.push_back(None);
+async fn a_pause_longer_than_the_timeout_is_a_stall() {
+    let body = stalling(&["one"]);
     let payload = Payload::new(body, &roomy());
     let started = Instant::now();
 
@@ -235,13 +248,12 @@ async fn a_caller_that_stops_sending_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn once_the_answer_is_there_a_slow_caller_is_not_hurried() {
-    let mut body = pieces(&["one"]);
-    body.pieces.push_back(None);
+async fn stall_detection_ends_with_the_response() {
+    let body = stalling(&["one"]);
     let payload = Payload::new(body, &roomy());
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
-    payload.settle();
+    payload.response_received();
 
     let waited = tokio::time::timeout(Duration::from_hours(1), next(&mut first)).await;
 
@@ -250,9 +262,8 @@ async fn once_the_answer_is_there_a_slow_caller_is_not_hurried() {
 }
 
 #[tokio::test]
-async fn a_broken_body_is_a_fault_of_the_caller_and_not_an_end() {
-    let mut body = pieces(&["one"]);
-    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+async fn a_malformed_body_is_a_fault_of_the_caller_and_not_an_end() {
+    let body = malformed(&["one"]);
     let payload = Payload::new(body, &roomy());
 
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::Caller);
@@ -260,22 +271,20 @@ async fn a_broken_body_is_a_fault_of_the_caller_and_not_an_end() {
 }
 
 #[tokio::test]
-async fn a_broken_body_stays_broken_and_is_never_completed_by_a_second_attempt() {
-    let mut body = pieces(&["one"]);
-    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+async fn a_malformed_body_stays_malformed_and_is_not_replayable() {
+    let body = malformed(&["one"]);
     let payload = Payload::new(body, &roomy());
     let mut first = payload.first();
     assert_eq!(rest(&mut first).await.unwrap_err(), Fault::Caller);
 
-    // The source itself says that it is at its end when it is asked again.
+    // The underlying body reports its end when it is polled again.
     assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Caller);
     assert!(!payload.is_replayable() && payload.again().is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_attempt_that_is_not_read_does_not_wait_for_the_caller() {
-    let mut body = pieces(&["one"]);
-    body.pieces.push_back(None);
+    let body = stalling(&["one"]);
     let payload = Payload::new(body, &roomy());
     let mut first = payload.first();
     next(&mut first).await.unwrap().unwrap();
@@ -289,9 +298,8 @@ async fn a_second_attempt_that_is_not_read_does_not_wait_for_the_caller() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_during_the_second_attempt_is_a_fault_there_too() {
-    let mut body = pieces(&["one", "two"]);
-    body.pieces.push_back(Some(Err(std::io::Error::other("bad chunk"))));
+async fn a_body_that_fails_in_the_second_attempt_is_a_fault() {
+    let body = malformed(&["one", "two"]);
     let payload = Payload::new(body, &roomy());
     next(&mut payload.first()).await.unwrap().unwrap();
 
@@ -301,61 +309,59 @@ async fn a_body_that_breaks_off_during_the_second_attempt_is_a_fault_there_too()
 }
 
 #[tokio::test]
-async fn a_length_that_was_only_declared_takes_nothing_of_the_budget() {
-    let allowance = allowance(1000, 1000);
+async fn a_declared_length_reserves_nothing() {
+    let limits = limits(1000, 1000);
     let mut body = with_length(&["1234567890", &"x".repeat(900)]);
-    let rest_of_it = body.pieces.pop_back();
-    body.pieces.push_back(None);
-    body.pieces.extend(rest_of_it);
-    let payload = Payload::new(body, &allowance);
+    let rest_of_it = body.chunks.pop_back();
+    body.chunks.push_back(None);
+    body.chunks.extend(rest_of_it);
+    let payload = Payload::new(body, &limits);
     next(&mut payload.first()).await.unwrap().unwrap();
 
-    assert_eq!(allowance.budget.taken(), 10);
+    assert_eq!(limits.budget.taken(), 10);
     assert!(payload.is_replayable());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_too_large_is_read_to_its_end_all_the_same() {
-    let allowance = Allowance { body_bytes: Some(5), ..roomy() };
-    let payload = Payload::new(pieces(&["12345", "6", "7", "8"]), &allowance);
+async fn draining_reads_a_body_over_the_limit_to_its_end() {
+    let limits = BodyLimits { body_bytes: Some(5), ..roomy() };
+    let payload = Payload::new(chunks(&["12345", "6", "7", "8"]), &limits);
     let shared = payload.0.clone().unwrap();
     assert_eq!(rest(&mut payload.first()).await.unwrap_err(), Fault::TooLarge);
 
     payload.drain(Duration::from_secs(5)).await;
 
-    assert!(shared.source.borrow().body.pieces.is_empty());
+    assert!(shared.source.borrow().body.chunks.is_empty());
 }
 
 #[tokio::test]
-async fn trailers_nobody_has_vetted_go_nowhere() {
-    let mut body = pieces(&["one"]);
+async fn request_trailers_are_dropped() {
+    let mut body = chunks(&["one"]);
     let mut trailers = http::HeaderMap::new();
     trailers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
-    body.pieces.push_back(Some(Ok(Frame::trailers(trailers))));
+    body.chunks.push_back(Some(Ok(Frame::trailers(trailers))));
     let payload = Payload::new(body, &roomy());
 
     assert_eq!(rest(&mut payload.first()).await.unwrap(), "one");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_wants_is_read_to_its_end_and_not_for_ever() {
-    let payload = Payload::new(pieces(&["one", "two"]), &roomy());
+async fn draining_reads_to_the_end_or_until_its_timeout() {
+    let payload = Payload::new(chunks(&["one", "two"]), &roomy());
     let mut first = payload.first();
     payload.drain(Duration::from_secs(5)).await;
-    assert!(first.shared.as_ref().unwrap().source.borrow().body.pieces.is_empty());
+    assert!(first.shared.as_ref().unwrap().source.borrow().body.chunks.is_empty());
     assert_eq!(next(&mut first).await.unwrap().unwrap_err(), Fault::Superseded);
 
-    let mut endless = pieces(&["one"]);
-    endless.pieces.push_back(None);
+    let endless = stalling(&["one"]);
     let started = Instant::now();
     Payload::new(endless, &roomy()).drain(Duration::from_secs(5)).await;
     assert_eq!(started.elapsed().as_secs(), 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_between_two_attempts_is_no_pause_of_the_callers() {
-    let mut body = pieces(&["some"]);
-    body.pieces.push_back(None);
+async fn time_between_two_attempts_is_not_a_stall() {
+    let body = stalling(&["some"]);
     let payload = Payload::new(body, &roomy());
     let mut first = payload.first();
     assert_eq!(next(&mut first).await.unwrap().unwrap(), "some");
@@ -370,27 +376,25 @@ async fn the_time_between_two_attempts_is_no_pause_of_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_whose_connection_is_full_of_what_nobody_reads_is_not_hurried() {
+async fn a_body_does_not_stall_while_unread_ones_fill_the_connections_window() {
     let backlog = Backlog::default();
-    let others: Vec<_> = (0..crate::proxy::body::unread::FULL)
+    let mut others: Vec<_> = (0..crate::proxy::body::unread::FULL)
         .map(|_| {
-            let payload = Payload::new(pieces(&["one", "two"]), &roomy()).beside(&backlog);
+            let payload = Payload::new(chunks(&["one", "two"]), &roomy()).on_connection(&backlog);
             (payload.first(), payload)
         })
         .collect();
-    let mut others = others;
     for (attempt, _) in &mut others {
         next(attempt).await.unwrap().unwrap();
     }
-    let mut body = pieces(&["some"]);
-    body.pieces.push_back(None);
-    let payload = Payload::new(body, &roomy()).beside(&backlog);
+    let body = stalling(&["some"]);
+    let payload = Payload::new(body, &roomy()).on_connection(&backlog);
     let mut attempt = payload.first();
     next(&mut attempt).await.unwrap().unwrap();
 
     assert!(tokio::time::timeout(Duration::from_mins(1), next(&mut attempt)).await.is_err());
 
-    // One of them is read on.
+    // An upstream reads one of the others.
     let (attempt_of_other, _) = &mut others[0];
     assert_eq!(rest(attempt_of_other).await.unwrap(), "two");
     let stalled = tokio::time::timeout(Duration::from_secs(11), next(&mut attempt)).await;
@@ -398,9 +402,9 @@ async fn a_caller_whose_connection_is_full_of_what_nobody_reads_is_not_hurried()
 }
 
 #[tokio::test]
-async fn a_body_can_be_sent_as_often_as_needed_whatever_was_read_before() {
-    let allowance = roomy();
-    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance);
+async fn a_body_can_be_replayed_any_number_of_times() {
+    let limits = roomy();
+    let payload = Payload::new(chunks(&["one ", "two ", "three"]), &limits);
     next(&mut payload.first()).await.unwrap().unwrap();
     let mut second = payload.again().unwrap();
     assert_eq!(next(&mut second).await.unwrap().unwrap(), "one ");
@@ -414,25 +418,25 @@ async fn a_body_can_be_sent_as_often_as_needed_whatever_was_read_before() {
 }
 
 #[tokio::test]
-async fn attempts_share_what_is_kept_and_all_of_it_counts_until_it_is_gone() {
-    let allowance = allowance(100, 100);
-    let payload = Payload::new(with_length(&["twenty bytes of body", "twenty more of them."]), &allowance);
+async fn attempts_share_the_buffer_which_counts_until_they_end() {
+    let limits = limits(100, 100);
+    let payload = Payload::new(with_length(&["twenty bytes of body", "twenty more of them."]), &limits);
     next(&mut payload.first()).await.unwrap().unwrap();
     let second = payload.again().unwrap();
     let mut third = payload.again().unwrap();
     assert_eq!(rest(&mut third).await.unwrap().len(), 40);
     let fourth = payload.again().unwrap();
-    assert!((40..=60).contains(&allowance.budget.taken()), "{}", allowance.budget.taken());
+    assert!((40..=60).contains(&limits.budget.taken()), "{}", limits.budget.taken());
 
-    payload.forget();
-    assert!(allowance.budget.taken() >= 40, "attempts still have it");
+    payload.free_buffer();
+    assert!(limits.budget.taken() >= 40, "attempts still hold it");
     drop((second, third, fourth));
-    assert_eq!(allowance.budget.taken(), 0);
+    assert_eq!(limits.budget.taken(), 0);
 }
 
 #[tokio::test]
-async fn a_body_that_grows_too_large_in_a_later_attempt_is_not_sent_another_time() {
-    let payload = Payload::new(pieces(&["one ", "two ", "three"]), &allowance(10, 1000));
+async fn a_body_that_outgrows_the_buffer_in_a_later_attempt_is_not_replayable() {
+    let payload = Payload::new(chunks(&["one ", "two ", "three"]), &limits(10, 1000));
     next(&mut payload.first()).await.unwrap().unwrap();
     let mut second = payload.again().unwrap();
 

@@ -1,4 +1,4 @@
-//! What passes, what does not, and that nothing makes it panic.
+//! Accepted and refused request heads.
 
 use http::Request;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn code_under(head: &Parts, policy: &Policy) -> &'static str {
 }
 
 #[test]
-fn an_ordinary_request_passes_and_says_where_it_goes() {
+fn an_ordinary_request_passes_with_its_target() {
     let head = head("/api/v2/users?x=1", &[("accept", "*/*"), ("client_id", "mulesoft")]);
 
     assert_eq!(
@@ -65,7 +65,7 @@ fn trace_and_connect_are_not_supported() {
 }
 
 #[test]
-fn there_is_exactly_one_host_and_it_is_ours() {
+fn a_request_has_exactly_one_host_of_the_configured_ones() {
     let with = |hosts: &[&str]| {
         let fields: Vec<(&str, &str)> = hosts.iter().map(|host| ("host", *host)).collect();
         code(&raw_head("GET", "/", Version::HTTP_11, &fields))
@@ -87,7 +87,7 @@ fn there_is_exactly_one_host_and_it_is_ours() {
 }
 
 #[test]
-fn over_http_2_the_authority_counts_and_a_host_must_agree() {
+fn over_http_2_the_authority_counts_and_a_host_must_equal_it() {
     let with =
         |fields: &[(&str, &str)]| code(&raw_head("GET", "http://localhost:1/x", Version::HTTP_2, fields));
 
@@ -116,7 +116,7 @@ fn the_target_is_a_path_on_this_host() {
 }
 
 #[test]
-fn a_path_that_servers_read_in_two_ways_is_refused() {
+fn a_path_that_servers_interpret_differently_is_refused() {
     for path in [
         "/a/../b",
         "/a/..",
@@ -145,7 +145,7 @@ fn a_path_that_servers_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn what_only_some_servers_read_differently_is_marked() {
+fn a_path_that_few_servers_interpret_differently_is_ambiguous() {
     for path in [
         "/a//b", "//a", "/a;v=1", "/a%2fb", "/a%5cb", "/a%25", "/a%3b", "/a%23", "/a%3f", "/a./b", "/a.",
         "/a%20b", "/a%09b",
@@ -177,7 +177,7 @@ fn a_token_in_the_query_is_refused() {
 }
 
 #[test]
-fn there_is_one_way_to_tell_where_the_body_ends() {
+fn a_body_has_one_form_of_framing() {
     for (fields, expected) in [
         (&[("transfer-encoding", "chunked")][..], "ok"),
         (&[("transfer-encoding", "Chunked")], "ok"),
@@ -204,7 +204,7 @@ fn there_is_one_way_to_tell_where_the_body_ends() {
 }
 
 #[test]
-fn no_other_spelling_of_a_field_that_matters_passes() {
+fn alternative_spellings_of_protected_fields_are_refused() {
     for name in [
         "content_length",
         "transfer_encoding",
@@ -224,7 +224,7 @@ fn no_other_spelling_of_a_field_that_matters_passes() {
 }
 
 #[test]
-fn connection_may_not_take_out_what_matters() {
+fn connection_must_not_remove_protected_fields() {
     for value in [
         "authorization",
         "close, Authorization",
@@ -256,7 +256,7 @@ fn a_browser_on_another_site_is_refused() {
 }
 
 #[test]
-fn a_required_header_is_required_with_its_value() {
+fn the_required_header_must_have_its_value() {
     let mut policy = policy();
     policy.required_header =
         Some(RequiredHeader { name: HeaderName::from_static("x-bearerd"), value: "yes".to_owned() });
@@ -267,14 +267,14 @@ fn a_required_header_is_required_with_its_value() {
 }
 
 #[test]
-fn our_own_request_that_comes_back_is_a_loop() {
+fn a_request_with_this_daemon_in_its_via_is_a_loop() {
     assert_eq!(code(&head("/", &[("via", "1.1 other, 1.1 bearerd-11")])), "loop_detected");
     assert_eq!(code(&head("/", &[("via", "1.1 bearerd-22")])), "ok");
 }
 
 proptest! {
     #[test]
-    fn nothing_makes_it_panic_and_an_accepted_path_has_one_meaning(
+    fn no_head_panics_and_an_accepted_path_has_one_meaning(
         path in "/[-a-zA-Z0-9%./;:@!$&'()*+,=~_]{0,40}",
         host in "\\PC{0,20}",
         origin in proptest::option::of("[ -~]{0,30}"),

@@ -1,4 +1,4 @@
-//! What is let through, what is not, and that no spelling changes it.
+//! Allowed, denied and protected requests, in every spelling.
 
 use http::Request;
 use http::request::Parts;
@@ -11,10 +11,10 @@ use crate::proxy::route::guard::{Policy, vet};
 
 const GENESYS: &str = "provider = \"genesys\"\nregion = \"mypurecloud.de\"\n";
 
-/// What is refused and why; "ok" if nothing is.
+/// The reason for a refusal, or "ok".
 type Verdict = &'static str;
 
-/// A route that has these lines, of a credential that has those, and the guard before it.
+/// A route and the guard in front of it.
 struct Gate {
     policy: Policy,
     rules: Rules,
@@ -53,6 +53,20 @@ impl Gate {
             Err(error) => error.code(),
         }
     }
+
+    #[track_caller]
+    fn assert_verdict(&self, expected: Verdict, requests: &[(&str, &str)]) {
+        for (method, path) in requests {
+            assert_eq!(self.verdict(method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[track_caller]
+    fn assert_paths(&self, expected: Verdict, method: &str, paths: &[&str]) {
+        for path in paths {
+            assert_eq!(self.verdict(method, path), expected, "{method} {path}");
+        }
+    }
 }
 
 fn head(method: &str, path: &str) -> Option<Parts> {
@@ -62,81 +76,83 @@ fn head(method: &str, path: &str) -> Option<Parts> {
 }
 
 #[test]
-fn without_rules_everything_passes() {
+fn without_rules_every_request_passes() {
     let gate = Gate::plain("");
 
-    for path in ["/", "/x", "/a//b", "/a;b", "/a%2fb", "/a%20"] {
-        assert_eq!(gate.verdict("DELETE", path), "ok", "{path}");
-    }
+    gate.assert_paths("ok", "DELETE", &["/", "/x", "/a//b", "/a;b", "/a%2fb", "/a%20"]);
 }
 
 #[test]
-fn what_is_allowed_passes_and_nothing_else() {
+fn only_allowed_requests_pass() {
     let gate = Gate::plain("allow = [\"GET /api/v2/**\", \"POST /api/v2/users/search\", \"* /ping\"]");
 
-    for (method, path) in [
-        ("GET", "/api/v2"),
-        ("GET", "/api/v2/"),
-        ("GET", "/api/v2/users?x=/y"),
-        ("GET", "/%61pi/v%32/a%C3%A9b"),
-        ("HEAD", "/api/v2/users"),
-        ("POST", "/api/v2/users/search"),
-        ("POST", "/api/v2/users/s%65arch?x"),
-        ("PATCH", "/ping"),
-    ] {
-        assert_eq!(gate.verdict(method, path), "ok", "{method} {path}");
-    }
-    for (method, path) in [
-        ("GET", "/"),
-        ("GET", "/api/v3"),
-        ("GET", "/API/v2/users"),
-        ("GET", "/x/api/v2"),
-        ("POST", "/api/v2/users"),
-        ("POST", "/api/v2/users/search/"),
-        ("POST", "/api/v2/users/Search"),
-        ("POST", "/api/v2/users/search/x"),
-        ("get", "/api/v2"),
-        ("OPTIONS", "/api/v2"),
-        ("GET", "/ping/x"),
-        ("GET", "/pin"),
-        ("GET", "/ping%21"),
-    ] {
-        assert_eq!(gate.verdict(method, path), "not allowed", "{method} {path}");
-    }
+    gate.assert_verdict(
+        "ok",
+        &[
+            ("GET", "/api/v2"),
+            ("GET", "/api/v2/"),
+            ("GET", "/api/v2/users?x=/y"),
+            ("GET", "/%61pi/v%32/a%C3%A9b"),
+            ("HEAD", "/api/v2/users"),
+            ("POST", "/api/v2/users/search"),
+            ("POST", "/api/v2/users/s%65arch?x"),
+            ("PATCH", "/ping"),
+        ],
+    );
+    gate.assert_verdict(
+        "not allowed",
+        &[
+            ("GET", "/"),
+            ("GET", "/api/v3"),
+            ("GET", "/API/v2/users"),
+            ("GET", "/x/api/v2"),
+            ("POST", "/api/v2/users"),
+            ("POST", "/api/v2/users/search/"),
+            ("POST", "/api/v2/users/Search"),
+            ("POST", "/api/v2/users/search/x"),
+            ("get", "/api/v2"),
+            ("OPTIONS", "/api/v2"),
+            ("GET", "/ping/x"),
+            ("GET", "/pin"),
+            ("GET", "/ping%21"),
+        ],
+    );
 }
 
 #[test]
-fn what_is_denied_is_denied_in_every_spelling_whatever_is_allowed() {
+fn a_deny_holds_in_every_spelling_whatever_is_allowed() {
     let gate =
         Gate::plain("allow = [\"* /**\"]\ndeny = [\"DELETE /users/*\", \"GET /admin/**\", \"* /a@b\"]");
 
-    for (method, path) in [
-        ("DELETE", "/users/7"),
-        ("DELETE", "/USERS/7/"),
-        ("DELETE", "/%55sers/%37?x"),
-        ("DELETE", "/users/"),
-        ("delete", "/users/7"),
-        ("GET", "/admin"),
-        ("HEAD", "/Admin/x/y"),
-        ("GET", "/%61dmin/"),
-        ("PUT", "/a%40B"),
-    ] {
-        assert_eq!(gate.verdict(method, path), "denied", "{method} {path}");
-    }
-    for (method, path) in [
-        ("GET", "/users/7"),
-        ("DELETE", "/users"),
-        ("DELETE", "/users/7/x"),
-        ("POST", "/admin"),
-        ("GET", "/x/admin"),
-        ("GET", "/administrators"),
-    ] {
-        assert_eq!(gate.verdict(method, path), "ok", "{method} {path}");
-    }
+    gate.assert_verdict(
+        "denied",
+        &[
+            ("DELETE", "/users/7"),
+            ("DELETE", "/USERS/7/"),
+            ("DELETE", "/%55sers/%37?x"),
+            ("DELETE", "/users/"),
+            ("delete", "/users/7"),
+            ("GET", "/admin"),
+            ("HEAD", "/Admin/x/y"),
+            ("GET", "/%61dmin/"),
+            ("PUT", "/a%40B"),
+        ],
+    );
+    gate.assert_verdict(
+        "ok",
+        &[
+            ("GET", "/users/7"),
+            ("DELETE", "/users"),
+            ("DELETE", "/users/7/x"),
+            ("POST", "/admin"),
+            ("GET", "/x/admin"),
+            ("GET", "/administrators"),
+        ],
+    );
 }
 
 #[test]
-fn paths_that_servers_read_differently_are_refused_where_it_matters_or_as_is_said() {
+fn ambiguous_paths_are_refused_on_routes_with_rules_or_as_configured() {
     let paths =
         ["/a//b", "//a", "/a;v=1", "/a%2fb", "/a%5cb", "/a%25", "/a%3b", "/a%23", "/a%3f", "/a.", "/a%20"];
     for (route, expected) in [
@@ -158,35 +174,37 @@ fn paths_that_servers_read_differently_are_refused_where_it_matters_or_as_is_sai
 }
 
 #[test]
-fn an_opaque_escape_is_part_of_its_segment_to_allow_and_everything_it_could_be_to_deny() {
+fn an_opaque_escape_is_literal_for_allow_and_ambiguous_for_deny() {
     let gate = Gate::plain(
         "encoded = \"opaque\"\nallow = [\"GET /ids/*\", \"* /x/**\"]\ndeny = [\"* /ids/admin\", \"* /x/*/y\"]",
     );
 
-    for path in ["/ids/a%2fb", "/ids/a%252Fb", "/ids/a;b=c", "/ids/%20", "/ids/a%20b", "/x//z"] {
-        assert_eq!(gate.verdict("GET", path), "ok", "{path}");
-    }
-    for path in ["/ids/a/b", "/ids//b", "/ids/", "//ids/a", "/ids%2fa"] {
-        assert_eq!(gate.verdict("GET", path), "not allowed", "{path}");
-    }
-    for path in [
-        "/ids/admin;x",
-        "/ids/admin%20",
-        "/ids/ADMIN.",
-        "/ids%2fadmin",
-        "/ids%252fadmin",
-        "//ids//admin//",
-        "/ids/admin%3fx/y",
-        "/x;a%2fb/ids/y",
-        "/x/a%2fb/y",
-        "/x/a;b%2fc/y",
-    ] {
-        assert_eq!(gate.verdict("GET", path), "denied", "{path}");
-    }
+    gate.assert_paths(
+        "ok",
+        "GET",
+        &["/ids/a%2fb", "/ids/a%252Fb", "/ids/a;b=c", "/ids/%20", "/ids/a%20b", "/x//z"],
+    );
+    gate.assert_paths("not allowed", "GET", &["/ids/a/b", "/ids//b", "/ids/", "//ids/a", "/ids%2fa"]);
+    gate.assert_paths(
+        "denied",
+        "GET",
+        &[
+            "/ids/admin;x",
+            "/ids/admin%20",
+            "/ids/ADMIN.",
+            "/ids%2fadmin",
+            "/ids%252fadmin",
+            "//ids//admin//",
+            "/ids/admin%3fx/y",
+            "/x;a%2fb/ids/y",
+            "/x/a%2fb/y",
+            "/x/a;b%2fc/y",
+        ],
+    );
 }
 
 #[test]
-fn what_ends_the_shared_token_is_protected_whatever_the_route_says() {
+fn requests_that_end_the_shared_token_are_refused_on_every_route() {
     let gates = [
         "",
         "allow = [\"* /**\"]",
@@ -196,35 +214,37 @@ fn what_ends_the_shared_token_is_protected_whatever_the_route_says() {
     ]
     .map(|route| Gate::new(GENESYS, route));
     for gate in &gates {
-        for (method, path) in [
-            ("DELETE", "/api/v2/tokens/me"),
-            ("Delete", "/api/v2/tokens/me"),
-            ("DELETE", "/api/v2/tokens/9c2f"),
-            ("DELETE", "/platform/api/v2/tokens/me"),
-            ("POST", "/api/v2/oauth/clients"),
-            ("POST", "/api/v2/oauth/clients/"),
-            ("PUT", "/api/v2/oauth/clients/9c2f"),
-            ("DELETE", "/api/v2/oauth/clients/9c2f"),
-            ("POST", "/api/v2/oauth/clients/9c2f/secret"),
-        ] {
-            assert_eq!(gate.verdict(method, path), "protected", "{method} {path}");
-        }
-        for (method, path) in [
-            ("GET", "/api/v2/tokens/me"),
-            ("HEAD", "/api/v2/tokens/me"),
-            ("GET", "/api/v2/oauth/clients"),
-            ("POST", "/api/v2/oauth/clients/9c2f/usage/query"),
-            ("DELETE", "/api/v2/users/9c2f"),
-        ] {
-            assert_eq!(gate.verdict(method, path), "ok", "{method} {path}");
-        }
+        gate.assert_verdict(
+            "protected",
+            &[
+                ("DELETE", "/api/v2/tokens/me"),
+                ("Delete", "/api/v2/tokens/me"),
+                ("DELETE", "/api/v2/tokens/9c2f"),
+                ("DELETE", "/platform/api/v2/tokens/me"),
+                ("POST", "/api/v2/oauth/clients"),
+                ("POST", "/api/v2/oauth/clients/"),
+                ("PUT", "/api/v2/oauth/clients/9c2f"),
+                ("DELETE", "/api/v2/oauth/clients/9c2f"),
+                ("POST", "/api/v2/oauth/clients/9c2f/secret"),
+            ],
+        );
+        gate.assert_verdict(
+            "ok",
+            &[
+                ("GET", "/api/v2/tokens/me"),
+                ("HEAD", "/api/v2/tokens/me"),
+                ("GET", "/api/v2/oauth/clients"),
+                ("POST", "/api/v2/oauth/clients/9c2f/usage/query"),
+                ("DELETE", "/api/v2/users/9c2f"),
+            ],
+        );
     }
-    // A key with a blank or a slash in it goes on working.
+    // An encoded space or slash in an identifier is no reason to refuse.
     assert_eq!(gates[0].verdict("DELETE", "/api/v2/flows/datatables/x/rows/a%20b%2Fc"), "ok");
 }
 
 #[test]
-fn what_is_protected_is_the_upstreams_path_however_it_comes_about() {
+fn protection_applies_to_the_path_at_the_upstream() {
     for (route, path) in [
         ("upstream = \"https://a.example.com/api/v2\"", "/tokens/me"),
         ("upstream = \"https://a.example.com/api/v2/tokens\"", "/me"),
@@ -245,7 +265,7 @@ fn what_is_protected_is_the_upstreams_path_however_it_comes_about() {
     assert_eq!(elsewhere.verdict("DELETE", "/api/v2/tokens/me"), "ok", "the upstream sees /me");
 }
 
-/// Another way to write a path, for some server.
+/// A change to a path that some server ignores.
 #[derive(Clone, Debug)]
 enum Spelling {
     Escape(usize, u8),
@@ -321,9 +341,8 @@ fn spelt(path: &str, spellings: &[Spelling]) -> String {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// The heart of it: however it is written, it does not reach the upstream.
     #[test]
-    fn no_spelling_walks_around_a_deny(
+    fn no_spelling_bypasses_a_deny(
         spellings in prop::collection::vec(Spelling::any(), 0..6),
         is_preset in any::<bool>(),
     ) {
@@ -337,9 +356,9 @@ proptest! {
         prop_assert!(verdict != "ok" && verdict != "not allowed", "{}: {}", path, verdict);
     }
 
-    /// What is allowed is what is written: decoding it once, or as often as anyone does, leaves the same segments.
+    /// An allowed path has the same segments however often a server decodes it.
     #[test]
-    fn what_is_allowed_means_the_same_to_every_server(
+    fn an_allowed_path_means_the_same_to_every_server(
         path in "(/(users|Users|us%65rs|a%2fb|%25|\\.|b;c|x\\.|[a-z%0-9.;~@]{0,4})){1,5}",
     ) {
         let gate = Gate::plain("allow = [\"GET /users/*\", \"GET /*/users/**\"]");
@@ -354,9 +373,8 @@ proptest! {
         }
     }
 
-    /// To deny means at least what to allow means.
     #[test]
-    fn a_deny_covers_whatever_an_allow_of_the_same_pattern_means(
+    fn a_deny_covers_what_an_allow_of_the_same_pattern_matches(
         pattern in "\\* (/(a|B|\\*|\\*\\*)){1,5}/?",
         path in "(/(a|b|B|%61|a%2fb|a;b|a\\.|%2561|)){1,6}",
     ) {
@@ -366,9 +384,8 @@ proptest! {
         }
     }
 
-    /// What passes is passed on as it came, and would pass again.
     #[test]
-    fn what_was_let_through_is_let_through_again(path in "/[-a-zA-Z0-9%./;:@!$&'()*+,=~_]{0,30}") {
+    fn the_verdict_does_not_change_on_a_second_check(path in "/[-a-zA-Z0-9%./;:@!$&'()*+,=~_]{0,30}") {
         let gate = Gate::new(GENESYS, "path = \"/a\"\nencoded = \"opaque\"");
         let first = gate.verdict("DELETE", &path);
         prop_assert_eq!(gate.verdict("DELETE", &path), first);

@@ -1,0 +1,86 @@
+//! Rewriting of message heads: a request's for the upstream, a response's for the caller.
+
+use http::header::TRAILER;
+use http::request::Parts;
+use http::{Response, Uri, Version};
+use hyper::body::Incoming;
+
+use super::Service;
+use super::access_log::Exchange;
+use super::websocket::Handshake;
+use crate::proxy::body::replay::Payload;
+use crate::proxy::error::ProxyError;
+use crate::proxy::message::forwarded::Statement;
+use crate::proxy::message::{headers, location, trailers};
+use crate::proxy::route::Route;
+use crate::proxy::upstream::Destination;
+
+/// The properties of a request head that the response head depends on, and that rewriting the request head removes.
+pub struct Negotiated {
+    version: Version,
+    wants_trailers: bool,
+    /// The caller's WebSocket handshake, where the route allows one.
+    pub handshake: Option<Handshake>,
+}
+
+impl Service {
+    /// Turns the caller's request head into the upstream's, except for the token.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyError::BadRequest`] if the target is too long with the upstream's path in front of it.
+    pub(super) fn rewrite_request(
+        &self,
+        head: &mut Parts,
+        payload: &Payload<Incoming>,
+        route: &Route,
+        destination: &Destination,
+        exchange: &Exchange,
+    ) -> Result<Negotiated, ProxyError> {
+        let may_switch = route.allows_websocket && payload.is_at_end();
+        let handshake = if may_switch { Handshake::of(head) } else { None };
+        let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
+        let negotiated = Negotiated { version: head.version, wants_trailers, handshake };
+
+        let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
+        let host = self.copies.host(route.upstream.index, destination);
+        headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
+        if let Some(statement) = statement {
+            statement.write(&mut head.headers);
+        }
+        let target = route
+            .target(head.uri.path_and_query(), destination)
+            .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
+        head.uri = Uri::from(target);
+        head.version = Version::HTTP_11;
+        head.extensions.clear();
+
+        if negotiated.wants_trailers {
+            trailers::ask(&mut head.headers);
+        }
+        if negotiated.handshake.is_some() {
+            Handshake::ask(&mut head.headers);
+        }
+        if payload.is_of_unknown_length() {
+            headers::frame_in_chunks(&mut head.headers);
+        }
+        Ok(negotiated)
+    }
+
+    /// Turns the upstream's response head into the caller's.
+    pub(super) fn rewrite_response<B>(
+        &self,
+        response: &mut Response<B>,
+        negotiated: &Negotiated,
+        route: &Route,
+        destination: &Destination,
+    ) {
+        let received_in = std::mem::replace(response.version_mut(), negotiated.version);
+        let headers = response.headers_mut();
+        let trailers = negotiated.wants_trailers.then(|| trailers::announced(headers)).flatten();
+        headers::for_caller(headers, received_in, &self.via);
+        headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
+        let base_path = route.base_path(destination);
+        location::through_proxy(headers, &destination.origin, base_path, route.prefix.text());
+    }
+}
