@@ -56,7 +56,7 @@ impl ClientSecrets {
     /// Goes on from a state. In the middle of a series of rejections the other has been tried.
     pub fn resume(&mut self, state: &State, identity: &Identity<SecretString>, is_rejected: bool) {
         self.mark = state.client_secret;
-        self.in_use = if state.memory.uses_next_secret { Which::Next } else { Which::Current };
+        self.in_use = if state.uses_next_secret { Which::Next } else { Which::Current };
         self.candidate = match self.mark {
             Some(_) => self.marked(identity),
             None => self.in_use,
@@ -128,7 +128,7 @@ impl ClientSecrets {
     /// Notes what must outlive the process.
     pub const fn remember(&self, state: &mut State) {
         state.client_secret = self.mark;
-        state.memory.uses_next_secret = matches!(self.in_use, Which::Next);
+        state.uses_next_secret = matches!(self.in_use, Which::Next);
     }
 
     /// Where the one that worked last is now; the first to try where it is gone.

@@ -3,12 +3,12 @@
 //! Nothing in these errors is secret: a server's own words are searched for what is, reduced to printable ASCII and
 //! cut short before they are kept.
 
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
 
 use super::access_token::IllegalToken;
-use super::endpoint::metadata::DiscoveryError;
 use crate::config::model::signing_key::KeyError;
 
 /// A token request that brought no token.
@@ -19,7 +19,7 @@ pub enum TokenError {
     Network(String),
     /// It is not known where the token endpoint is.
     #[error("the issuer does not tell where its endpoints are: {0}")]
-    Discovery(DiscoveryError),
+    Discovery(MetadataError),
     /// The server failed.
     #[error("the token endpoint answered {status}")]
     Server {
@@ -128,6 +128,52 @@ pub enum Malformed {
     /// A status that is neither success nor error.
     #[error("its status is {0}")]
     Status(u16),
+}
+
+/// Why an issuer's metadata cannot be used: the flaw of each document that was fetched, in that order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetadataError {
+    /// The path of each document, without its host, and its flaw.
+    pub flaws: Vec<(String, MetadataFlaw)>,
+}
+
+/// Why one metadata document cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum MetadataFlaw {
+    /// No response arrived.
+    #[error("no answer ({0})")]
+    Unreachable(String),
+    /// The status is not 200.
+    #[error("status {0}")]
+    Status(u16),
+    /// The response is a redirect.
+    #[error("a redirect, which is never followed (status {0})")]
+    Redirect(u16),
+    /// The body is too large or incomplete.
+    #[error("{0}")]
+    Body(Malformed),
+    /// The body is not one JSON object with each member once and of the right type.
+    #[error("no JSON object with an issuer's metadata")]
+    NotMetadata,
+    /// The document is another issuer's (RFC 8414 §3.3).
+    #[error("its `issuer` is \"{0}\" and not the configured one")]
+    OtherIssuer(String),
+    /// The document does not name this endpoint.
+    #[error("it has no `{0}`")]
+    Missing(&'static str),
+    /// The endpoint is not a URL that protects secrets on the network.
+    #[error("its `{0}` is not an https:// URL")]
+    Unprotected(&'static str),
+}
+
+impl fmt::Display for MetadataError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (path, flaw)) in self.flaws.iter().enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{path}: {flaw}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What follows from a failure.

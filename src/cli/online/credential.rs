@@ -9,8 +9,7 @@ use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
-use crate::token::endpoint::metadata::{DiscoveryError, Flaw};
-use crate::token::error::{Malformed, TokenError};
+use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};
 
@@ -263,13 +262,13 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
 }
 
 /// What the more telling of two documents lacks.
-fn discovery_remedy(error: &DiscoveryError) -> &'static str {
-    let has = |is_it: fn(&Flaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
-    if has(|flaw| matches!(flaw, Flaw::OtherIssuer(_))) {
+fn discovery_remedy(error: &MetadataError) -> &'static str {
+    let has = |is_it: fn(&MetadataFlaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
+    if has(|flaw| matches!(flaw, MetadataFlaw::OtherIssuer(_))) {
         "write `issuer` exactly as the server does, if that is the server that is meant: to the last slash"
-    } else if has(|flaw| matches!(flaw, Flaw::Unprotected(_) | Flaw::Missing(_))) {
+    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unprotected(_) | MetadataFlaw::Missing(_))) {
         "have the provider mend its metadata, or write `token_url`"
-    } else if has(|flaw| matches!(flaw, Flaw::Unreachable(_))) {
+    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unreachable(_))) {
         "check the host in `issuer`, and that this machine may connect there; if its authority is one of your own, \
          set `ca_file` of the credential; if only a proxy leads there, `proxy`"
     } else {

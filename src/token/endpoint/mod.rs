@@ -5,6 +5,7 @@
 //! it is asked for its token endpoint first, in the same way.
 
 pub(in crate::token) mod assertion;
+mod exchange;
 pub mod metadata;
 pub(in crate::token) mod redact;
 pub(in crate::token) mod request;
@@ -23,19 +24,16 @@ use http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use self::exchange::{network, read, throttled};
 use self::metadata::Metadata;
 use self::redact::Confidential;
 use self::request::TokenRequest;
 use self::response::Grant;
-use self::retry_after::retry_after;
 use super::access_token::AccessToken;
-use super::error::{Malformed, TokenError, printable};
-use crate::causes::causes;
+use super::error::TokenError;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
-/// Larger answers are not read.
-pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whatever answers token requests.
@@ -180,7 +178,7 @@ impl TokenClient {
     /// Fetches a document by the same way. Nothing is sent but its URL, which no error quotes.
     pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
         let request = self.http.get(url).header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(|error| network(&error.without_url()))?;
+        let mut response = request.send().await.map_err(network)?;
         if let Some(throttled) = throttled(&response) {
             return Err(throttled);
         }
@@ -204,7 +202,7 @@ impl TokenClient {
         if let Some(authorization) = &request.authorization {
             http_request = http_request.header(AUTHORIZATION, authorization);
         }
-        let mut response = http_request.send().await.map_err(|error| network(&error.without_url()))?;
+        let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
         let body = read(&mut response).await;
         let headers: &HeaderMap = response.headers();
@@ -236,46 +234,4 @@ impl TokenEndpoint for TokenClient {
 /// A proxy's URL may hold a password.
 fn without_url(error: reqwest::Error) -> ClientError {
     ClientError::Http(error.without_url())
-}
-
-/// That the server asks to be left alone, if it does.
-pub(super) fn throttled(response: &reqwest::Response) -> Option<TokenError> {
-    let retry_after = retry_after(response.headers());
-    let asks = match response.status() {
-        StatusCode::TOO_MANY_REQUESTS => true,
-        StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
-        _ => false,
-    };
-    let status = response.status().as_u16();
-    asks.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
-}
-
-/// The body, as far as it may be read.
-pub(super) async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                return Err(TokenError::Malformed(Malformed::TooLarge));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
-            Err(error) if error.is_timeout() => return Err(network(&error.without_url())),
-            Err(_) => return Err(TokenError::Malformed(Malformed::Incomplete)),
-        }
-    }
-}
-
-fn network(error: &reqwest::Error) -> TokenError {
-    TokenError::Network(words(error))
-}
-
-/// What went wrong on the way, in the words of its innermost cause. The error has no URL.
-pub(super) fn words(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
-        return place.to_owned();
-    }
-    let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
-    printable(&innermost)
 }

@@ -5,12 +5,14 @@
 //! has only a part of the quota, so that callers who see 401s cannot use up what the schedule needs.
 
 mod quota;
+mod snapshot;
 
 use std::time::Duration;
 
+pub use self::snapshot::{Barrier, Blocked, Snapshot};
+
 use self::quota::Budget;
 use super::error::{Class, TokenError};
-use super::state::file::Memory;
 use crate::clock::{Clock, Moment};
 use crate::config;
 
@@ -30,30 +32,6 @@ pub enum Cause {
     Scheduled,
     /// An upstream or an operator says that the current one is no good.
     Forced,
-}
-
-/// What keeps a token request from being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Barrier {
-    /// The quota is used up.
-    Quota,
-    /// The server asked to be left alone.
-    RetryAfter,
-    /// The last attempt failed.
-    Backoff,
-    /// The last attempts all failed.
-    Breaker,
-    /// The last attempt was rejected.
-    Latch,
-}
-
-/// Until when token requests are kept back, and by what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// When asking is allowed again.
-    pub until: Moment,
-    /// What forbids it until then.
-    pub by: Barrier,
 }
 
 /// A credential's budget of token requests.
@@ -107,7 +85,7 @@ impl Limiter {
 
     /// Another grant takes the old one's place.
     pub fn authorized(&mut self) {
-        let Memory { blocked, failures, rejections, .. } = authorized(self.snapshot());
+        let Snapshot { blocked, failures, rejections, .. } = self.snapshot().authorized();
         (self.blocked, self.failures, self.rejections) = (blocked, failures, rejections);
     }
 
@@ -141,14 +119,13 @@ impl Limiter {
     }
 
     /// What must not be forgotten by a restart.
-    pub fn snapshot(&self) -> Memory {
-        Memory {
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
             blocked: self.blocked,
             failures: self.failures,
             rejections: self.rejections,
-            quota_whole_again: self.all.whole_again(),
-            forced_quota_whole_again: self.forced.whole_again(),
-            ..Memory::default()
+            quota_full_at: self.all.whole_again(),
+            forced_quota_full_at: self.forced.whole_again(),
         }
     }
 
@@ -158,12 +135,12 @@ impl Limiter {
     }
 
     /// Goes on from a snapshot, whatever was known before.
-    pub fn restore(&mut self, memory: Memory) {
-        self.all.restore(memory.quota_whole_again);
-        self.forced.restore(memory.forced_quota_whole_again);
-        self.blocked = memory.blocked;
-        self.failures = memory.failures;
-        self.rejections = memory.rejections;
+    pub fn restore(&mut self, snapshot: Snapshot) {
+        self.all.restore(snapshot.quota_full_at);
+        self.forced.restore(snapshot.forced_quota_full_at);
+        self.blocked = snapshot.blocked;
+        self.failures = snapshot.failures;
+        self.rejections = snapshot.rejections;
     }
 
     /// What was wrong may have been mended: the next request need not wait for the latch.
@@ -173,13 +150,6 @@ impl Limiter {
             self.rejections = 0;
         }
     }
-}
-
-/// What is remembered once another grant takes the old one's place: what the old one came to is over, what the server
-/// asked for and what was used of the quota is not.
-pub fn authorized(memory: Memory) -> Memory {
-    let blocked = memory.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
-    Memory { blocked, failures: 0, rejections: 0, ..memory }
 }
 
 fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {

@@ -17,7 +17,6 @@ use super::endpoint::redact::Confidential;
 use super::endpoint::validate;
 use super::endpoint::warnings::Oddities;
 use super::error::{Malformed, TokenError};
-use super::limiter;
 use super::rotation;
 use super::state::file::State;
 use super::state::settings;
@@ -102,7 +101,7 @@ impl NewGrant {
             )
             .ok(),
             settings: Some(settings(credential, &identity)),
-            memory: limiter::authorized(before.memory),
+            limiter: before.limiter.authorized(),
             ..before.clone()
         };
         self.client_secrets.remember(&mut state);
@@ -148,8 +147,8 @@ impl std::fmt::Debug for NewGrant {
 mod tests {
     use super::*;
     use crate::config::fixture;
-    use crate::token::limiter::{Barrier, Blocked};
-    use crate::token::state::file::{Memory, Refused};
+    use crate::token::limiter::{Barrier, Blocked, Snapshot};
+    use crate::token::state::file::Refused;
 
     fn credential() -> Credential {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
@@ -180,24 +179,27 @@ mod tests {
         let before = |by| State {
             rotations: 5,
             refused: refused.to_vec(),
-            memory: Memory {
+            limiter: Snapshot {
                 blocked: blocked(by),
                 failures: 7,
                 rejections: 3,
-                quota_whole_again: now + Duration::from_secs(9),
-                ..Memory::default()
+                quota_full_at: now + Duration::from_secs(9),
+                ..Snapshot::default()
             },
             ..State::default()
         };
         let state = |by, token| brought(token, now).state(&credential(), &before(by));
 
         let throttled = state(Barrier::RetryAfter, "new");
-        assert_eq!(throttled.memory.blocked, blocked(Barrier::RetryAfter));
-        assert_eq!(throttled.memory.quota_whole_again, now + Duration::from_secs(9));
-        assert_eq!((throttled.memory.failures, throttled.memory.rejections, throttled.rotations), (0, 0, 0));
+        assert_eq!(throttled.limiter.blocked, blocked(Barrier::RetryAfter));
+        assert_eq!(throttled.limiter.quota_full_at, now + Duration::from_secs(9));
+        assert_eq!(
+            (throttled.limiter.failures, throttled.limiter.rejections, throttled.rotations),
+            (0, 0, 0)
+        );
         assert_eq!(throttled.refused, refused);
         for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
-            assert_eq!(state(by, "new").memory.blocked, None);
+            assert_eq!(state(by, "new").limiter.blocked, None);
         }
         // The server has just given it out: it is good again.
         assert_eq!(state(Barrier::Latch, "old").refused, refused[1..]);

@@ -18,7 +18,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let state = self.durable.state();
         let is_as_before = state.settings == Some(settings(&self.credential, self.identity.value()));
         let may_have_been_mended = state.settings.is_some() && !is_as_before;
-        self.limiter.restore(state.memory);
+        self.limiter.restore(state.limiter);
         let token = state.access_token.clone().filter(|_| is_as_before);
         if may_have_been_mended {
             self.limiter.release_latch();
@@ -60,7 +60,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// The state with what is known by now of when to ask, and with what.
     pub(super) fn remembered(&self) -> State {
         let mut state = State {
-            memory: self.limiter.snapshot(),
+            limiter: self.limiter.snapshot(),
             settings: Some(settings(&self.credential, self.identity.value())),
             ..self.durable.state().clone()
         };

@@ -22,9 +22,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// token is asked for at once: whoever has changed them learns whether they work, and a rejection need not come again.
     #[must_use]
     pub fn renewed(mut self, credential: Arc<Credential>, endpoint: E) -> Self {
-        let memory = self.limiter.snapshot();
+        let snapshot = self.limiter.snapshot();
         self.limiter = Limiter::new(&credential, self.clock);
-        self.limiter.restore(memory);
+        self.limiter.restore(snapshot);
         self.rotation.renew(Rotation::new(&credential));
         let is_changed = self.credential.identity != credential.identity;
         self.identity = CurrentIdentity::new(Arc::clone(&credential));

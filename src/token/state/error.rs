@@ -119,7 +119,7 @@ pub enum Refusal {
     #[error("it is not a state of bearerd")]
     NotState,
     /// It was written by a version that this one does not understand.
-    #[error("its format is version {0}; this bearerd reads versions 1 and 2")]
+    #[error("its format is version {0}; this bearerd reads version 2")]
     Version(u16),
     /// It ends too early.
     #[error("it is truncated: {bytes} bytes of {expected}")]

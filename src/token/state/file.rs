@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub use super::error::{AS_ITS_USER, OpenError, Refusal, SaveError, Step, Warning};
 pub use super::inspect::Look;
-pub use super::record::{Identity, Lineage, Memory, Refused, SecretMark, Settings, State};
+pub use super::record::{ClearPart, Identity, Lineage, Refused, SecretMark, Settings, State};
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 
 pub use crate::config::model::state_key::{IllegalKey, StateKey, StateKeys};
@@ -119,7 +119,7 @@ impl StateFile {
 
     /// Replaces the state on disk. Once this has returned, it survives the process's death and a power cut.
     ///
-    /// Without a key only [`State::memory`] is written.
+    /// Without a key only the [`ClearPart`] is written.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The bytes of a state file, version 2. Version 1 knew less and is read too: what it lacks is as if nothing had been.
+//! The bytes of a state file, version 2; no other is read.
 //!
 //! A header in clear says what it is, whose, which write, and how it is sealed; a body follows. With a key the body is
 //! encrypted (AES-256-GCM, NIST SP 800-38D, with a random nonce); without one it holds no token and ends in a checksum.
@@ -33,7 +33,6 @@ use crate::config::model::state_key::{KEY_ID_BYTES, StateKey, StateKeys};
 
 const MAGIC: [u8; 8] = *b"bearerd\x1a";
 const VERSION: u16 = 2;
-const OLDEST_VERSION: u16 = 1;
 const CLEAR: u8 = 0;
 const SEALED: u8 = 1;
 const HEADER_BYTES: usize = 8 + 2 + 1 + 32 + 8 + KEY_ID_BYTES + 4;
@@ -170,7 +169,7 @@ impl Format {
         let truncated = || Refusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
         // The version first: nothing else has a meaning before it is known.
         let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
-        if !(OLDEST_VERSION..=VERSION).contains(&version) {
+        if version != VERSION {
             return Err(Refusal::Version(version));
         }
         let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;

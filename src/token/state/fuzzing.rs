@@ -36,12 +36,12 @@ pub fn state_file(input: &[u8]) {
 
 fn check(format: &Format, file: &[u8], now: &Stamp) {
     let Ok(read) = format.read(file, now) else { return };
-    let blocked = read.state.memory.blocked.map(|blocked| blocked.until);
+    let blocked = read.state.limiter.blocked.map(|blocked| blocked.until);
     assert!(blocked.is_none_or(|until| now.moment().until(until) <= LONGEST_WAIT));
     let usable = read.state.access_token.as_ref().map(AccessToken::issued);
     assert!(usable.is_none_or(|issued| issued <= now.moment()), "a token of the future");
     let Ok(again) = format.write(&read.state, read.sequence, now.clone()) else { return };
     let Ok(again) = format.read(&again, now) else { panic!("what is written is not read") };
-    assert_eq!(again.state.memory, read.state.memory);
+    assert_eq!(again.state.clear_part(), read.state.clear_part());
     assert_eq!(format!("{:?}", again.state), format!("{:?}", read.state));
 }

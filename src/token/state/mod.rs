@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use self::file::{
-    Found, Identity, Look, Memory, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
+    ClearPart, Found, Identity, Look, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
     Warning,
 };
 use super::limiter::{LATCH_MAX, doubled};
@@ -47,7 +47,7 @@ pub struct DurableState {
     place: Place,
     keeps_tokens: bool,
     /// What was written last, as far as it would be written without a key.
-    written: Memory,
+    written: ClearPart,
     /// Whether the disk has less than `state`.
     is_behind: bool,
     trouble: Option<Trouble>,
@@ -91,7 +91,7 @@ impl DurableState {
             state: State::default(),
             place: Place::Memory,
             keeps_tokens: false,
-            written: Memory::default(),
+            written: ClearPart::default(),
             is_behind: false,
             trouble: None,
         }
@@ -131,7 +131,7 @@ impl DurableState {
         Ok(Self {
             credential: credential.name.clone(),
             keeps_tokens: file.keeps_tokens(),
-            written: state.memory,
+            written: state.clear_part(),
             state,
             place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
@@ -218,7 +218,7 @@ impl DurableState {
     /// What was being written is written.
     pub async fn save(&mut self, state: State) {
         self.state = state;
-        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
         self.write().await;
     }
 
@@ -229,7 +229,7 @@ impl DurableState {
     /// What was being written is written.
     pub async fn save_unless_replaced(&mut self, state: State) {
         self.state = state;
-        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
         self.write_if(|file| !file.is_replaced()).await;
     }
 
@@ -259,7 +259,7 @@ impl DurableState {
         };
         if outcome.is_ok() {
             self.is_behind = false;
-            self.written = self.state.memory;
+            self.written = self.state.clear_part();
         }
         self.note(outcome.err());
     }
@@ -409,7 +409,7 @@ pub(super) fn settings(
 mod tests {
     use super::*;
     use crate::config::fixture;
-    use crate::token::limiter::{Barrier, Blocked};
+    use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
     fn open(path: &std::path::Path) -> DurableState {
         let line = format!("state_file = \"{}\"\nretry_after_max = \"10s\"", path.display());
@@ -423,9 +423,9 @@ mod tests {
         let mut durable = open(&path);
         // No file can take the name of a folder.
         std::fs::create_dir(&path).unwrap();
-        let memory = Memory { failures: 3, ..Memory::default() };
+        let limiter = Snapshot { failures: 3, ..Snapshot::default() };
 
-        durable.save(State { memory, ..State::default() }).await;
+        durable.save(State { limiter, ..State::default() }).await;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let wait = durable.clock.now().until(durable.retry_at().unwrap());
             assert_eq!(wait, Duration::from_secs(seconds));
@@ -443,10 +443,12 @@ mod tests {
         let mut durable = open(&path);
         let until = durable.clock.now() + Duration::from_mins(4);
         let blocked = Some(Blocked { until, by: Barrier::Latch });
-        durable.save(State { memory: Memory { blocked, ..Memory::default() }, ..State::default() }).await;
+        durable
+            .save(State { limiter: Snapshot { blocked, ..Snapshot::default() }, ..State::default() })
+            .await;
         drop(durable);
 
-        let restored = open(&path).state().memory.blocked.unwrap();
+        let restored = open(&path).state().limiter.blocked.unwrap();
         assert!(restored.until.until(until) < Duration::from_secs(10), "{restored:?}");
     }
 
@@ -458,10 +460,10 @@ mod tests {
         durable.save(State { rotations: 1, ..State::default() }).await;
         assert!(!path.exists());
 
-        let memory = Memory { failures: 3, ..Memory::default() };
-        durable.save(State { memory, ..State::default() }).await;
+        let limiter = Snapshot { failures: 3, ..Snapshot::default() };
+        durable.save(State { limiter, ..State::default() }).await;
         drop(durable);
 
-        assert_eq!(open(&path).state().memory, memory);
+        assert_eq!(open(&path).state().limiter, limiter);
     }
 }

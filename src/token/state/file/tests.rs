@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::causes::in_one_line;
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::{Barrier, Blocked};
+use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 
@@ -94,9 +94,9 @@ fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
     let lifetime = Duration::from_mins(10);
     let token = AccessToken::new("t", Generation::from_number(4), now, lifetime, Vec::new()).unwrap();
     let blocked = Some(Blocked { until: now + Duration::from_mins(1), by: Barrier::RetryAfter });
-    let memory = Memory { blocked, failures: 1, ..Memory::default() };
+    let snapshot = Snapshot { blocked, failures: 1, ..Snapshot::default() };
     let (mut file, _) = open(&path).unwrap();
-    file.save(&State { access_token: Some(token.clone()), memory, ..state(4) }).unwrap();
+    file.save(&State { access_token: Some(token.clone()), limiter: snapshot, ..state(4) }).unwrap();
     drop(file);
 
     let state = open(&path).unwrap().1.state.unwrap();
@@ -105,8 +105,8 @@ fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
     assert!(found.is_same_token(&token) && found.generation() == token.generation());
     assert!(found.expires() <= token.expires());
     assert!(found.expires().until(token.expires()) < Duration::from_secs(1));
-    let until = state.memory.blocked.unwrap().until;
-    assert!(until.since(memory.blocked.unwrap().until) < Duration::from_secs(1));
+    let until = state.limiter.blocked.unwrap().until;
+    assert!(until.since(snapshot.blocked.unwrap().until) < Duration::from_secs(1));
     assert!(until <= Clock::system().now() + Duration::from_mins(1));
 }
 
@@ -242,15 +242,18 @@ fn without_a_key_a_restart_remembers_the_gate_and_no_token() {
     let (mut file, _) = open_with(&path, StateKeys::none()).unwrap();
     assert!(!file.keeps_tokens());
     let until = Clock::system().now() + Duration::from_mins(1);
-    let memory =
-        Memory { blocked: Some(Blocked { until, by: Barrier::Breaker }), failures: 5, ..Memory::default() };
-    file.save(&State { memory, ..state(1) }).unwrap();
+    let snapshot = Snapshot {
+        blocked: Some(Blocked { until, by: Barrier::Breaker }),
+        failures: 5,
+        ..Snapshot::default()
+    };
+    file.save(&State { limiter: snapshot, ..state(1) }).unwrap();
     drop(file);
 
     let state = open_with(&path, StateKeys::none()).unwrap().1.state.unwrap();
 
-    assert_eq!(state.memory.failures, 5);
-    assert_eq!(state.memory.blocked.unwrap().by, Barrier::Breaker);
+    assert_eq!(state.limiter.failures, 5);
+    assert_eq!(state.limiter.blocked.unwrap().by, Barrier::Breaker);
     assert!(state.refresh_token.is_none());
 }
 

@@ -9,8 +9,8 @@ use super::*;
 use crate::causes::in_one_line;
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::{Barrier, Blocked};
-use crate::token::state::file::{Lineage, Memory, Refused, SecretMark, Settings};
+use crate::token::limiter::{Barrier, Blocked, Snapshot};
+use crate::token::state::file::{Lineage, Refused, SecretMark, Settings};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -39,13 +39,13 @@ fn state() -> State {
         access_token: Some(token.unwrap()),
         settings: Some(Settings::of(&[b"s"])),
         client_secret: Some(SecretMark::of(&SecretString::from("client"))),
-        memory: Memory {
+        uses_next_secret: true,
+        limiter: Snapshot {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
             failures: 2,
             rejections: 1,
-            quota_whole_again: at(10_030),
-            forced_quota_whole_again: at(10_020),
-            uses_next_secret: true,
+            quota_full_at: at(10_030),
+            forced_quota_full_at: at(10_020),
         },
     }
 }
@@ -82,59 +82,15 @@ fn what_is_written_is_read() {
 
     assert_eq!((read.sequence, read.has_old_key), (42, false));
     let (found, state) = (read.state, state());
+    assert_eq!(found.clear_part(), state.clear_part());
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, &found.refused), (state.lineage, &state.refused));
     assert_eq!(found.client_secret, state.client_secret);
     assert_eq!((found.rotations, found.generation), (3, state.generation));
-    assert_eq!(found.memory, state.memory);
     let (token, was) = (found.access_token.unwrap(), state.access_token.unwrap());
     assert!(token.is_same_token(&was));
     assert_eq!((token.issued(), token.expires()), (was.issued(), was.expires()));
     assert_eq!((token.generation(), token.scopes()), (was.generation(), was.scopes()));
-}
-
-/// What version 1 wrote of [`state`], as far as that knew it, under [`keys`] and in clear.
-const SEALED_1: &str = "
-    YmVhcmVyZBoAAQHhvM41FWBGm5PO7evwj2FT8XiFIcpYY6j77w83z/dZNAAAAAAAAAAqauoZcdEnPigAAAKP39yeVO7KCtaFgCR4
-    S+xKjP7e5VDmVhxA8+TC9X5llBRPvOeCAWYEYHwyFKz8LMPtY5w26D1RZLNZT7boQn2RB9sHmXtDzEFLJLp4FMy3RAlQpXgj34aA
-    M+p1wTPyQVd6CDLfq/BY3MIh9jDZJDIF2J6Rv4AdZVRX/iq8fJMG1wU1gt5E0I3Y7KAA14MqqFsfUY9exdmdKRGJEAo5/bV0SAMK
-    bqvTBnbjlHa2hTc0spanTLXrLX5tnCeCvjAHQNwmWImNeKMi7/1zKClDBUxMYe4JrFEefNY/m4bUcz3WVkQvfFiBrFtTkQapxp4U
-    ynKZN28U3FvJ7ZXthCrDMSvdm/HSg11Rr5hIuKkrZKJo9yHh2WK6IKKevq/rYxb4m66jZoJegFL4z8ApTHgtoqEdkNu9YbGgESNU
-    WDs0QyEORVAdWGf9gDir3b182F4EW1L897s4I+jnoI/K/pfDuWxQK5HPKS94Y9baUJ5OVghyJraUPcV77TvTy5Nt5G/ifNbraxxd
-    GNdC29qDDjWC/+M3gDubMF2o6Dm9jx7KuUhe9pXZ96+puq9FW6nvUt+20tHagc9dutacFO+IjJ6HCBlFOL0xp7miJDuacvTnkNfS
-    hsaFSX//Lp5vQQgfI9y2FiS0OF2IR2Ugm1KND70OM45MeX1xjCkWFEtloWpqesh6vEGzwYLPmehRVjIMlxRvc9BYdcKRFubKhwHe
-    +ie8+zHqZBGJOk1VK/hLKxL7H1rFc42fdw+4ciy6vSrDXQrFPlNTmpCAZRUI3j7xBknfY9RMqaNhJc58BeS9lsY99uZjKY2JKDY4
-    RewkXFtzGHw5hp2yBJ+9bgEOTpXDeDisS8qkSksJrhUaJas56iQFtAxEFA==
-";
-const CLEAR_1: &str = "
-    YmVhcmVyZBoAAQDhvM41FWBGm5PO7evwj2FT8XiFIcpYY6j77w83z/dZNAAAAAAAAAAqAAAAAAAAAAAAAADHeyJ3cml0dGVuIjp7
-    ImJvb3QiOiJib290IiwibW9tZW50IjoxMDAwMDAwMDAwMDAwMCwid2FsbCI6MTgwMDAwMDAwMDAwMDAwMDAwMH0sIm1lbW9yeSI6
-    eyJibG9ja2VkIjp7ImJ5IjoicmV0cnlfYWZ0ZXIiLCJsZWZ0Ijo2MDAwMDAwMDAwMH0sImZhaWx1cmVzIjoyLCJyZWplY3Rpb25z
-    IjoxfX0eaS04mc8mtTCdEku+JOjNCVIL/d7G1leM9ApjbfwyxQ==
-";
-
-#[test]
-fn a_file_of_version_1_is_read_and_written_again_as_version_2() {
-    use base64::Engine;
-    let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text.replace([' ', '\n'], ""));
-    let (sealed, clear) = (bytes(SEALED_1).unwrap(), bytes(CLEAR_1).unwrap());
-    assert_eq!((sealed[9], clear[9]), (1, 1));
-
-    let read = format(keys()).read(&sealed, &later(0)).unwrap();
-    let (found, state) = (read.state, state());
-    assert_eq!(read.sequence, 42);
-    assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
-    assert_eq!((found.lineage, found.refused.len()), (state.lineage, 0));
-    assert!(found.access_token.unwrap().is_same_token(&state.access_token.unwrap()));
-    let Memory { blocked, failures, rejections, .. } = state.memory;
-    assert_eq!(found.memory, Memory { blocked, failures, rejections, ..Memory::default() });
-    let in_clear = format(StateKeys::none()).read(&clear, &later(0)).unwrap().state;
-    assert_eq!(in_clear.memory, found.memory);
-
-    assert_eq!(written(keys())[8..10], [0, 2]);
-    // The version is sealed with the rest.
-    let claimed = [&sealed[..9], &[2], &sealed[10..]].concat();
-    assert!(matches!(refusal(&format(keys()), &claimed), Refusal::Altered));
 }
 
 #[test]
@@ -143,12 +99,12 @@ fn an_empty_state_and_every_barrier_are_read_as_written() {
     let empty = format.write(&State::default(), 1, later(0)).unwrap();
     let found = format.read(&empty, &later(0)).unwrap().state;
     assert!(found.refresh_token.is_none() && found.access_token.is_none() && found.lineage.is_none());
-    assert_eq!(found.memory, Memory::default());
+    assert_eq!(found.limiter, Snapshot::default());
 
     for by in [Barrier::Quota, Barrier::RetryAfter, Barrier::Backoff, Barrier::Breaker, Barrier::Latch] {
-        let memory = Memory { blocked: Some(Blocked { until: at(10_001), by }), ..Memory::default() };
-        let bytes = format.write(&State { memory, ..State::default() }, 1, later(0)).unwrap();
-        assert_eq!(format.read(&bytes, &later(0)).unwrap().state.memory, memory);
+        let snapshot = Snapshot { blocked: Some(Blocked { until: at(10_001), by }), ..Snapshot::default() };
+        let bytes = format.write(&State { limiter: snapshot, ..State::default() }, 1, later(0)).unwrap();
+        assert_eq!(format.read(&bytes, &later(0)).unwrap().state.limiter, snapshot);
     }
 }
 
@@ -156,9 +112,9 @@ fn an_empty_state_and_every_barrier_are_read_as_written() {
 fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
     let bytes = written(keys());
     let left = |now: &Stamp| {
-        let memory = format(keys()).read(&bytes, now).unwrap().state.memory;
-        let left = |whole_again: Moment| now.moment().until(whole_again).as_secs();
-        (left(memory.quota_whole_again), left(memory.forced_quota_whole_again))
+        let snapshot = format(keys()).read(&bytes, now).unwrap().state.limiter;
+        let left = |full_at: Moment| now.moment().until(full_at).as_secs();
+        (left(snapshot.quota_full_at), left(snapshot.forced_quota_full_at))
     };
 
     assert_eq!(left(&later(0)), (30, 20));
@@ -171,13 +127,13 @@ fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
 }
 
 #[test]
-fn without_a_key_no_token_is_written_and_the_limiters_memory_is() {
+fn without_a_key_no_token_is_written_and_the_limiters_snapshot_is() {
     let bytes = written(StateKeys::none());
     let text = String::from_utf8_lossy(&bytes);
     assert!(!text.contains("token") && !text.contains("lineage") && !text.contains("scopes"), "{text}");
 
     let found = format(StateKeys::none()).read(&bytes, &later(0)).unwrap().state;
-    assert_eq!(found.memory, state().memory);
+    assert_eq!(found.limiter, state().limiter);
     assert!(found.refresh_token.is_none() && found.access_token.is_none());
 }
 
@@ -253,10 +209,14 @@ fn a_file_of_another_credential_name_or_version_is_refused() {
     assert!(matches!(refusal(&other, &good), Refusal::Foreign));
     let renamed = Format::new(identity(), keys(), b"other.state", LONGEST_WAIT);
     assert!(matches!(refusal(&renamed, &good), Refusal::Altered));
-    let mut newer = good;
-    newer[9] = 3;
-    newer.truncate(20);
-    assert!(matches!(refusal(&format(keys()), &newer), Refusal::Version(3)));
+    for version in [1, 3] {
+        let mut other = good.clone();
+        other[9] = version;
+        other.truncate(20);
+        assert!(
+            matches!(refusal(&format(keys()), &other), Refusal::Version(found) if found == u16::from(version))
+        );
+    }
     assert!(matches!(refusal(&format(keys()), b"{\"refresh_token\": \"x\"}"), Refusal::NotState));
 }
 
@@ -279,7 +239,7 @@ fn a_missing_or_another_key_is_told_and_an_old_one_still_reads() {
 fn a_file_in_clear_is_read_when_a_key_has_come() {
     let found = format(keys()).read(&written(StateKeys::none()), &later(0)).unwrap();
 
-    assert_eq!(found.state.memory, state().memory);
+    assert_eq!(found.state.limiter, state().limiter);
 }
 
 #[test]
@@ -322,9 +282,9 @@ fn a_gate_ends_when_it_was_to_end_and_within_the_longest_wait() {
         let bytes = written(keys());
         let left = |longest_wait, now: &Stamp| {
             let format = Format::new(identity(), keys(), NAME, longest_wait);
-            let memory = format.read(&bytes, now).unwrap().state.memory;
-            assert_eq!((memory.failures, memory.rejections), (2, 1));
-            memory.blocked.map(|blocked| now.moment().until(blocked.until).as_secs())
+            let snapshot = format.read(&bytes, now).unwrap().state.limiter;
+            assert_eq!((snapshot.failures, snapshot.rejections), (2, 1));
+            snapshot.blocked.map(|blocked| now.moment().until(blocked.until).as_secs())
         };
         assert_eq!(left(LONGEST_WAIT, &later(20)), Some(40));
         assert_eq!(left(LONGEST_WAIT, &later(60)), None);
@@ -388,7 +348,7 @@ proptest! {
             prop_assert!(now.moment().until(token.expires()) <= Duration::from_secs(500));
             prop_assert!(!same_boot || moment < 10_000 || token.expires() <= at(10_500));
         }
-        if let Some(blocked) = read.memory.blocked {
+        if let Some(blocked) = read.limiter.blocked {
             prop_assert!(now.moment().until(blocked.until) <= Duration::from_mins(1));
         }
     }
