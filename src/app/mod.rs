@@ -28,7 +28,7 @@ use self::certificates::Certificates;
 use self::credentials::{Credential, Fate, Origin, Refreshers, client, fates};
 use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
-use self::table::{Served, serve};
+use self::table::{Common, Previous, Served, serve};
 use self::upstreams::{Discoveries, InForce};
 pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::clock::Clock;
@@ -100,7 +100,9 @@ impl Daemon {
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
         Certificates::try_out(config.server.tls.as_ref())?;
-        serve(config, &trust, &sources, (clock, &Seats::new(0)), (&InForce::default(), None)).map(|_| ())
+        let common = Common { clock, descriptors: &Seats::new(0) };
+        let previous = Previous { upstreams: &InForce::default(), table: None };
+        serve(config, &trust, &sources, common, previous).map(|_| ())
     }
 
     /// Binds, builds and starts everything; whoever wants a reload at the admin address tells so by `reloads`.
@@ -125,7 +127,9 @@ impl Daemon {
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, REFUSALS);
         let seats = Seats::new(shares.upstreams);
-        let served = serve(&config, &trust, &sources, (clock, &seats), (&InForce::default(), None))?;
+        let common = Common { clock, descriptors: &seats };
+        let previous = Previous { upstreams: &InForce::default(), table: None };
+        let served = serve(&config, &trust, &sources, common, previous)?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
         let way = Entrances::default().to(&config.server, false)?;

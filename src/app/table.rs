@@ -24,7 +24,23 @@ pub(super) struct Served {
     pub(super) discovered: Vec<String>,
 }
 
-/// Builds the routing table, with whatever of the one `before` can stay.
+/// What all upstreams share, whatever the configuration.
+#[derive(Clone, Copy)]
+pub(super) struct Common<'d> {
+    pub(super) clock: Clock,
+    /// The file descriptors that connections to upstreams may take.
+    pub(super) descriptors: &'d Arc<Seats>,
+}
+
+/// The configuration in force, of which the next one keeps as much as it can.
+#[derive(Clone, Copy)]
+pub(super) struct Previous<'d> {
+    pub(super) upstreams: &'d InForce,
+    /// None at the start.
+    pub(super) table: Option<&'d Table>,
+}
+
+/// Builds the routing table, and keeps of the previous one what the configuration leaves unchanged.
 ///
 /// # Errors
 ///
@@ -33,12 +49,12 @@ pub(super) fn serve(
     config: &Config,
     trust: &Trust,
     sources: &[TokenSource],
-    (clock, descriptors): (Clock, &Arc<Seats>),
-    (before, table_before): (&InForce, Option<&Table>),
+    Common { clock, descriptors }: Common<'_>,
+    previous: Previous<'_>,
 ) -> Result<Served, StartError> {
     let mut table = Table::default();
     let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
-    let routes = (config.routes.as_slice(), before);
+    let routes = (config.routes.as_slice(), previous.upstreams);
     let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors), routes);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
@@ -49,7 +65,7 @@ pub(super) fn serve(
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = asks_for_names || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
-        table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
+        table.add(host, path, entry.remembering(previous.table.and_then(|table| table.at(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts();
     Ok(Served { table, upstreams, discoveries, discovered })

@@ -12,6 +12,7 @@ mod client_secrets;
 pub mod endpoint;
 pub mod error;
 mod fingerprint;
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod jwt;
 pub mod limiter;

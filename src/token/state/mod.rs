@@ -10,6 +10,7 @@ pub(super) mod disk;
 pub(super) mod error;
 pub mod file;
 pub(super) mod format;
+#[cfg(feature = "fuzzing")]
 pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
