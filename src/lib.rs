@@ -5,7 +5,7 @@
 //!
 //! - [`proxy`], the request loop: start with [`proxy::service`];
 //! - [`token`], the refresh loop: start with [`token::refresher`];
-//! - [`config`], [`clock`], [`tls`], [`telemetry`], [`causes`], which both stand on;
+//! - [`config`], [`clock`], [`tls`], [`telemetry`], [`blocking`], [`shared_request`], [`causes`], which both stand on;
 //! - [`admin`], the operator's own address;
 //! - [`app`], [`lifecycle`], [`reload`], [`memory`], [`descriptors`] and [`cli`], which put it together;
 //! - [`demo`], which shows it.
@@ -17,9 +17,11 @@ pub mod proxy;
 
 pub mod token;
 
+pub mod blocking;
 pub mod causes;
 pub mod clock;
 pub mod config;
+pub mod shared_request;
 pub mod telemetry;
 pub mod tls;
 

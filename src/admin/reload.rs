@@ -12,7 +12,8 @@ use super::credentials::{Credentials, stopping};
 use super::hand_over;
 use super::problem::{Problem, json};
 use super::server::Peer;
-use crate::reload::{NotReloaded, NotTold, Reloads};
+use crate::reload::{NotReloaded, Reloads};
+use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
 
 /// How long the outcome is waited for: longer than a reload takes that waits for tokens.
@@ -55,8 +56,8 @@ impl Reloading {
                 Ok(reloaded) => Ok(json(StatusCode::OK, "application/json", reloaded)),
                 Err(not) => Err(refused(not)),
             },
-            Err(NotTold::Stopping) => Err(stopping()),
-            Err(NotTold::UnderWay) => Err(Problem::new(
+            Err(NoOutcome::Stopping) => Err(stopping()),
+            Err(NoOutcome::UnderWay) => Err(Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "reload_under_way",
                 "Reload under way",

@@ -11,16 +11,16 @@ use aws_lc_rs::digest::{SHA256, digest};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::Secret;
 use crate::config::model::secret::SecretError;
 
-/// How long a reading is waited for. One that has hung so long is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a request waits for the token to be read.
+const TOKEN_READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// Wrong tokens that one address may show at once, and how long it takes until it may show one more.
 const GUESSES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 const GUESS_EVERY: Duration = Duration::from_secs(6);
@@ -37,9 +37,8 @@ pub struct Token {
 #[derive(Debug)]
 struct Current {
     value: SecretString,
-    /// One that has not come back in time.
-    reading: Option<JoinHandle<Result<SecretString, SecretError>>>,
-    /// Why the last reading brought nothing.
+    reading: Blocking<Result<SecretString, SecretError>>,
+    /// Why the last reading failed.
     trouble: Option<String>,
 }
 
@@ -47,7 +46,8 @@ impl Token {
     /// With the value it had when the configuration was read.
     pub fn new(secret: Secret) -> Self {
         let value = secret.initial().clone();
-        Self { secret, current: tokio::sync::Mutex::new(Current { value, reading: None, trouble: None }) }
+        let current = Current { value, reading: Blocking::new(TOKEN_READ_TIMEOUT), trouble: None };
+        Self { secret, current: tokio::sync::Mutex::new(current) }
     }
 
     /// Whether this is it. How long that takes says nothing of it.
@@ -63,23 +63,14 @@ impl Token {
         if !self.secret.may_change() {
             return current.value.clone();
         }
-        let patience = if current.reading.is_some() { Duration::ZERO } else { PATIENCE };
-        let reading = current.reading.get_or_insert_with(|| {
-            let secret = self.secret.clone();
-            tokio::task::spawn_blocking(move || secret.read())
-        });
-        let read = tokio::time::timeout(patience, reading).await;
-        if read.is_ok() {
-            current.reading = None;
-        }
-        let trouble = match read {
-            Ok(Ok(Ok(value))) => {
+        let secret = self.secret.clone();
+        let trouble = match current.reading.run(move || secret.read()).await {
+            Ok(Ok(value)) => {
                 current.value = value;
                 None
             }
-            Ok(Ok(Err(error))) => Some(in_one_line(&error)),
-            Ok(Err(_)) => Some("reading it panicked".to_owned()),
-            Err(_) => Some("reading it does not come to an end".to_owned()),
+            Ok(Err(error)) => Some(in_one_line(&error)),
+            Err(error) => Some(format!("reading the token {error}")),
         };
         if let Some(error) = trouble.as_ref().filter(|_| trouble != current.trouble) {
             warn!(error, "admin token not readable, kept the last one");

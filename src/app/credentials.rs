@@ -110,7 +110,7 @@ fn fate(config: &Config, before: &[Config], trust: &Trust, clock: Clock) -> Resu
     let holder = before.iter().find(|other| path(other).is_some() && path(other) == path(config));
     let origin = match holder {
         Some(holder) => {
-            DurableState::look(config, clock).map_err(no_state)?;
+            DurableState::inspect(config, clock).map_err(no_state)?;
             Origin::Vacated(holder.name.clone())
         }
         None => {

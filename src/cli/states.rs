@@ -28,7 +28,7 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
         let path = credential.state.as_ref().map(|state| state.path.clone()).unwrap_or_default();
         let folder = path.parent().unwrap_or(&path);
         let error = |title: String, help: String| Problem::error(place.clone(), title).help(help);
-        match DurableState::look(credential, clock) {
+        match DurableState::inspect(credential, clock) {
             Ok(None) => {}
             Ok(Some(look)) => {
                 let is_first = folders.insert(folder.to_owned());

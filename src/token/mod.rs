@@ -30,7 +30,7 @@ pub use access_token::{AccessToken, Generation};
 pub use endpoint::response::Grant;
 pub use endpoint::retry_after::retry_after;
 pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
-pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
+pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};

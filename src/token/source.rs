@@ -5,23 +5,23 @@
 //! who leaves while it waits takes nothing back; the refresher goes on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
 use super::error::{Class, TokenError};
 use super::progress::{Progress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
+use crate::shared_request::Wanted;
 
 /// Reads one credential's tokens, and wants new ones.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     name: Arc<str>,
     store: Store,
-    demand: Arc<Demand>,
+    wanted: Arc<Wanted>,
     progress: watch::Receiver<Progress>,
     clock: Clock,
 }
@@ -39,11 +39,11 @@ impl TokenSource {
     pub(super) fn new(
         name: &str,
         store: Store,
-        demand: Arc<Demand>,
+        wanted: Arc<Wanted>,
         progress: watch::Receiver<Progress>,
         clock: Clock,
     ) -> Self {
-        Self { name: Arc::from(name), store, demand, progress, clock }
+        Self { name: Arc::from(name), store, wanted, progress, clock }
     }
 
     /// The credential's name.
@@ -53,7 +53,7 @@ impl TokenSource {
 
     /// Whether both read the same tokens.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.demand, &other.demand)
+        Arc::ptr_eq(&self.wanted, &other.wanted)
     }
 
     /// The current token, if there is a usable one.
@@ -90,7 +90,7 @@ impl TokenSource {
 
     /// Whether the latest token was rejected and not replaced since.
     pub fn is_rejected(&self) -> bool {
-        self.demand.exceeds(self.store.generation())
+        self.wanted.exceeds(self.store.generation().number())
     }
 
     /// Why the latest token request brought no token, if it did not.
@@ -152,13 +152,13 @@ impl TokenSource {
 
     /// Wants another token in the place of a rejected one, without waiting for it.
     pub fn demand(&self, rejected: Generation) {
-        self.demand.raise(rejected.next());
+        self.wanted.raise_to(rejected.next().number());
     }
 
     /// Whether a later token than the latest is wanted.
     #[cfg(test)]
     pub(super) fn is_another_wanted(&self) -> bool {
-        self.demand.exceeds(self.store.generation())
+        self.wanted.exceeds(self.store.generation().number())
     }
 
     async fn wait_until(
@@ -180,7 +180,7 @@ impl TokenSource {
         let deadline = now + within;
         let mut progress = self.progress.clone();
         if progress.borrow().may_be_overdue(now) {
-            self.demand.look_again();
+            self.wanted.wake();
         }
         loop {
             // The progress is marked as seen before the store is read: what is published between the two
@@ -201,45 +201,5 @@ impl TokenSource {
                 return Err(progress.borrow().unavailable(self.clock.now()));
             }
         }
-    }
-}
-
-/// Which generation is wanted at least. Wanting the same one again changes nothing.
-#[derive(Debug, Default)]
-pub(super) struct Demand {
-    wanted: AtomicU64,
-    raised: Notify,
-}
-
-impl Demand {
-    fn raise(&self, wanted: Generation) {
-        let before = self.wanted.fetch_max(wanted.number(), Ordering::AcqRel);
-        if before < wanted.number() {
-            self.raised.notify_one();
-        }
-    }
-
-    /// Has the refresher look at the clock, which goes on in suspend while its timer stands still.
-    fn look_again(&self) {
-        self.raised.notify_one();
-    }
-
-    /// Whether a later generation than this one is wanted.
-    pub(super) fn exceeds(&self, current: Generation) -> bool {
-        self.wanted.load(Ordering::Acquire) > current.number()
-    }
-
-    /// Withdraws what is wanted beyond this generation: it cannot be had.
-    pub(super) fn withdraw(&self, current: Generation) {
-        self.wanted.fetch_min(current.number(), Ordering::AcqRel);
-    }
-
-    /// Waits until something is wanted that was not wanted before, or there is reason to look at the clock.
-    ///
-    /// # Cancel safety
-    ///
-    /// A demand raised while nobody waits is kept for the next who does.
-    pub(super) async fn raised(&self) {
-        self.raised.notified().await;
     }
 }

@@ -71,9 +71,9 @@ pub enum Standing {
 ///
 /// Why there will be no token until a person acts.
 pub fn standing(credential: &Credential, clock: Clock) -> Result<Standing, TokenError> {
-    // A state that cannot be looked at is told of elsewhere.
-    let look = DurableState::look(credential, clock).ok().flatten();
-    let state = look.map(|look| look.state).unwrap_or_default();
+    // `bearerd check` reports a state that cannot be opened elsewhere.
+    let inspection = DurableState::inspect(credential, clock).ok().flatten();
+    let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
     match Rotation::new(credential).means(&credential.identity.initial(), &state)? {
         Means::Fallback { why } => Ok(Standing::Fallback { why }),
         Means::Grant | Means::RefreshToken(_) => Ok(Standing::RefreshToken),

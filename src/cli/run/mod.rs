@@ -40,7 +40,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return FAILED;
         }
     };
-    let (reloads, wishes) = reload::channel();
+    let (reloads, requests) = reload::channel();
     let mut daemon = match Daemon::start(&checked.config, Some(reloads.clone())) {
         Ok(daemon) => daemon,
         Err(error) => {
@@ -49,12 +49,12 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let certificates = daemon.look_at_certificates();
-    let wanting = reloads.clone();
+    let requester = reloads.clone();
     let on_hangup = || {
         certificates.notify_one();
-        wanting.want();
+        requester.request();
     };
-    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, wishes), used);
+    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     tokio::select! {
         signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::blocking::Blocking;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -23,8 +24,8 @@ pub(super) struct Watch {
     used: Content,
     /// What the last look has found, if it was something else.
     found: Option<Content>,
-    /// A look that has not come back: it is not begun again.
-    looking: Option<JoinHandle<Content>>,
+    /// Reads without a bound: nobody waits for a change.
+    reading: Blocking<Content>,
 }
 
 /// What is in a file now. May hang where a file system does.
@@ -44,7 +45,7 @@ impl Watch {
     pub(super) fn new(path: &Path, used: Content) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path: path.to_owned(), ticks, used, found: None, looking: None }
+        Self { path: path.to_owned(), ticks, used, found: None, reading: Blocking::new(Duration::MAX) }
     }
 
     /// It was read again, whatever for.
@@ -60,16 +61,11 @@ impl Watch {
     /// Nothing that was seen is forgotten.
     pub(super) async fn changed(&mut self) {
         loop {
-            if self.looking.is_none() {
+            if !self.reading.is_running() {
                 self.ticks.tick().await;
             }
-            let looking = self.looking.get_or_insert_with(|| {
-                let path = self.path.clone();
-                tokio::task::spawn_blocking(move || content(&path))
-            });
-            let looked = looking.await;
-            self.looking = None;
-            let found = looked.unwrap_or(self.used);
+            let path = self.path.clone();
+            let found = self.reading.run(move || content(&path)).await.unwrap_or(self.used);
             if found == self.used {
                 self.found = None;
             } else if self.found.replace(found) == Some(found) {

@@ -31,11 +31,12 @@ use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::operator::Orders;
 use super::progress::Progress;
 use super::rotation::{Means, Rotation};
-use super::source::{Demand, TokenSource};
+use super::source::TokenSource;
 use super::state::DurableState;
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
+use crate::shared_request::Wanted;
 use crate::telemetry::audit;
 
 /// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
@@ -58,7 +59,7 @@ pub struct Refresher<E> {
     secrets: ClientSecrets,
     writer: Writer,
     store: Store,
-    demand: Arc<Demand>,
+    wanted: Arc<Wanted>,
     orders: Orders,
     progress: watch::Sender<Progress>,
     /// How many token requests an operator has been told of.
@@ -101,9 +102,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         clock: Clock,
     ) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
-        let demand = Arc::new(Demand::default());
+        let wanted = Arc::new(Wanted::default());
         let (progress, seen) = watch::channel(Progress::default());
-        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
+        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&wanted), seen, clock);
         let mut refresher = Self {
             durable,
             rotation: Rotation::new(&credential),
@@ -113,7 +114,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             endpoint,
             writer,
             store,
-            demand,
+            wanted,
             orders: Orders::new(),
             progress,
             finished: 0,
@@ -174,7 +175,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
-        } else if !is_rejected && !self.orders.is_refresh_wanted() {
+        } else if !is_rejected && !self.orders.is_refresh_requested() {
             return Step::Wait(self.due);
         } else if now < self.no_forced_before {
             return Step::Wait(self.due.min(self.no_forced_before));
@@ -222,7 +223,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Whether the current token has been rejected; tells the trail when it is first seen.
     fn notices_rejection(&mut self) -> bool {
         let current = self.store.generation();
-        let is_rejected = self.demand.exceeds(current);
+        let is_rejected = self.wanted.exceeds(current.number());
         if is_rejected && self.rejected < current {
             self.rejected = current;
             self.trail.token_rejected();
@@ -239,7 +240,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         tokio::select! {
             () = sleep => {}
-            () = self.demand.raised() => {}
+            () = self.wanted.raised() => {}
             () = self.orders.arrived() => {}
         }
         if latched && self.read_secrets_again().await {

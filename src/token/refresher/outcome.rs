@@ -61,7 +61,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         self.writer.publish(token);
         if !is_new {
-            self.demand.withdraw(generation);
+            self.wanted.lower_to(generation.number());
         }
         self.progress.send_modify(|progress| {
             progress.underway = false;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use super::error::{AS_ITS_USER, OpenError, Refusal, SaveError, Step, Warning};
-pub use super::inspect::Look;
+pub use super::inspect::Inspection;
 pub use super::record::{ClearPart, Identity, Lineage, Refused, SecretMark, Settings, State};
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 

@@ -1,7 +1,7 @@
-//! A look at a state from outside: whether a daemon that starts now, as this user, could work with it.
+//! Reads a state file from outside: whether a daemon that starts now, as this user, could use it.
 //!
-//! It takes no lock, since a daemon may hold it; what is read is a whole state all the same, as states are replaced and
-//! not written over.
+//! No lock is taken, since a daemon may hold it. The state is nevertheless read as a whole: a state file is replaced and
+//! never overwritten.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,26 +16,26 @@ use super::lock;
 use crate::clock::Clock;
 use crate::token::limiter::LATCH_MAX;
 
-/// What was seen.
+/// The findings of an inspection.
 #[derive(Debug)]
-pub struct Look {
-    /// Why nothing could be written there, if so.
+pub struct Inspection {
+    /// Why the folder is not writable, if so.
     pub not_writable: Option<io::Error>,
-    /// The folder's permissions, if every user gets at it.
+    /// The folder's permissions, if they admit every user.
     pub open_folder: Option<u32>,
-    /// What is odd about the state.
+    /// Warnings about the state.
     pub warnings: Vec<Warning>,
-    /// What is in it; nothing if there is none.
+    /// The state; empty if there is no file.
     pub state: State,
 }
 
-impl Look {
-    /// At the state of this `identity`.
+impl Inspection {
+    /// Inspects the state file of this `identity`.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] as of its folder, its lock, and where the state would be refused.
-    pub fn at(path: &Path, identity: Identity, keys: StateKeys, clock: Clock) -> Result<Self, OpenError> {
+    /// [`OpenError`] where the folder or the lock cannot be used, or the state would be refused.
+    pub fn of(path: &Path, identity: Identity, keys: StateKeys, clock: Clock) -> Result<Self, OpenError> {
         let name = path.file_name().ok_or_else(|| OpenError::NotAFile(path.to_owned()))?;
         let no_folder = |source| OpenError::Folder { path: path.to_owned(), source };
         let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).map_err(no_folder)?;

@@ -1,7 +1,15 @@
-//! A credential's state as the refresher has it: in memory always, and on disk where there is a file for it.
+//! A credential's state as the refresher uses it: always in memory, and also on disk where a state file is configured.
 //!
-//! The disk is waited for on a thread of its own, one step at a time, and not for ever. What cannot be written stays in
-//! use and is written later; that it might be lost is said once, loudly, and again when it is over.
+//! Reading and writing the file is [`Blocking`] work with a bound, so the refresher never hangs with the disk. A state that
+//! cannot be written stays in use and is written later; one error tells when the state on disk falls behind, and one message
+//! when the disk has caught up. From top to bottom:
+//!
+//! - [`file`]: opens, reads and saves one state file, whose lock this process holds;
+//! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
+//! - [`format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
+//! - [`age`]: how old a state is, across restarts of the machine;
+//! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
+//! - [`error`]: why a state is not opened, not accepted, or not written.
 
 pub(super) mod age;
 pub(super) mod atomic_file;
@@ -19,59 +27,52 @@ pub(super) mod record;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use self::file::{
-    ClearPart, Found, Identity, Look, OpenError, SaveError, Settings, State, StateFile, StateKey, StateKeys,
-    Warning,
+    ClearPart, Found, Identity, Inspection, OpenError, SaveError, Settings, State, StateFile, StateKey,
+    StateKeys, Warning,
 };
 use super::limiter::{LATCH_MAX, doubled};
+use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
 
-/// How long the disk is waited for. One that has hung so long is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The first wait after a failed write, and the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_mins(1);
+/// How long a read or write of the state file is waited for.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait after the first failed write; it doubles with each further one, up to [`WRITE_BACKOFF_MAX`].
+const WRITE_BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const WRITE_BACKOFF_MAX: Duration = Duration::from_mins(1);
 
-/// A state and its place.
+/// The state of one credential, in memory and on disk.
 #[derive(Debug)]
 pub struct DurableState {
     credential: String,
     clock: Clock,
     state: State,
-    place: Place,
+    /// Whether the state is kept on disk; if not, it ends with the process.
+    is_on_disk: bool,
+    /// The file, unless `disk` works with it. Lost for good if that work has panicked.
+    file: Option<Box<StateFile>>,
+    disk: Blocking<(Box<StateFile>, DiskResult)>,
+    /// Whether tokens are written: only with a key.
     keeps_tokens: bool,
-    /// What was written last, as far as it would be written without a key.
+    /// The part of the state that was written last and needs no key.
     written: ClearPart,
-    /// Whether the disk has less than `state`.
+    /// Whether the disk has an older state than `state`.
     is_behind: bool,
     trouble: Option<Trouble>,
 }
 
+/// The result of work on the state file.
 #[derive(Debug)]
-enum Place {
-    /// Nowhere: it lives as long as the process.
-    Memory,
-    Idle(Box<StateFile>),
-    Busy {
-        work: JoinHandle<(Box<StateFile>, Done)>,
-        hangs: bool,
-    },
-    /// The thread that had it panicked.
-    Lost,
-}
-
-#[derive(Debug)]
-enum Done {
+enum DiskResult {
     Saved(Result<(), SaveError>),
-    /// Not saved, so that what someone has put there can be looked at.
-    LeftAlone,
+    /// Another file was put in the place of ours; it was not overwritten.
+    NotSaved,
     Read(Result<Box<Found>, OpenError>),
 }
 
@@ -90,7 +91,9 @@ impl DurableState {
             credential: String::new(),
             clock,
             state: State::default(),
-            place: Place::Memory,
+            is_on_disk: false,
+            file: None,
+            disk: Blocking::new(DISK_TIMEOUT),
             keeps_tokens: false,
             written: ClearPart::default(),
             is_behind: false,
@@ -98,13 +101,14 @@ impl DurableState {
         }
     }
 
-    /// The state of a credential, found on disk if it keeps one there. Waits for the disk.
+    /// Opens the state of a credential; one in memory where the credential has no state file. Blocks on the disk.
     ///
-    /// One that is under a previous key is written anew under the current one, so that the previous can go.
+    /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
+    /// be removed from the configuration.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] where there is a place for it that cannot be used.
+    /// [`OpenError`] where the state file cannot be used.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
@@ -131,39 +135,42 @@ impl DurableState {
         }
         Ok(Self {
             credential: credential.name.clone(),
+            is_on_disk: true,
             keeps_tokens: file.keeps_tokens(),
+            file: Some(Box::new(file)),
             written: state.clear_part(),
             state,
-            place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
         })
     }
 
-    /// Whether a daemon that starts now could open the state of a credential; `None` if it keeps none. Waits for the
-    /// disk, and not for a daemon that has the state.
+    /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
+    /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
     ///
     /// # Errors
     ///
-    /// [`OpenError`], as it would.
+    /// As of [`DurableState::open`].
     ///
     /// # Panics
     ///
-    /// As [`DurableState::open`].
-    pub fn look(credential: &Credential, clock: Clock) -> Result<Option<Look>, OpenError> {
-        let look = |place: &StatePlace| Look::at(&place.path, identity_of(credential), keys_of(place), clock);
-        credential.state.as_ref().map(look).transpose()
+    /// As of [`DurableState::open`].
+    pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
+        let inspect =
+            |place: &StatePlace| Inspection::of(&place.path, identity_of(credential), keys_of(place), clock);
+        credential.state.as_ref().map(inspect).transpose()
     }
 
-    /// As if the disk hung in the middle of a write, until this is dropped.
+    /// Has the disk hang as in the middle of a write, until the answer is dropped.
     #[cfg(test)]
     pub(super) fn hang(&mut self) -> std::sync::mpsc::SyncSender<()> {
+        use futures_util::FutureExt;
         let (release, released) = std::sync::mpsc::sync_channel(1);
-        let Place::Idle(file) = std::mem::replace(&mut self.place, Place::Lost) else { panic!("{self:?}") };
-        let work = tokio::task::spawn_blocking(move || {
+        let file = self.file.take().expect("the file is at rest");
+        let work = move || {
             let _ = released.recv();
-            (file, Done::LeftAlone)
-        });
-        self.place = Place::Busy { work, hangs: false };
+            (file, DiskResult::NotSaved)
+        };
+        assert!(self.disk.run(work).now_or_never().is_none());
         release
     }
 
@@ -182,25 +189,24 @@ impl DurableState {
         self.trouble.as_ref().map(|trouble| trouble.error.as_str())
     }
 
-    /// When writing it is to be tried again, if it is.
+    /// When to try the next write, if the last one failed.
     pub fn retry_at(&self) -> Option<Moment> {
         self.trouble.as_ref().map(|trouble| trouble.retry_at)
     }
 
-    /// The same place with another state, which is on disk with the next save.
+    /// This file with another state, which is written with the next save.
     pub(super) fn replaced(self, state: State) -> Self {
         Self { state, ..self }
     }
 
-    /// The same place with what was kept elsewhere, which is on disk with the next write: what a process has in memory
-    /// is later than anything in a file.
+    /// This file with the state that another one has kept, which is written with the next write: the state in memory is
+    /// later than that in any file.
     #[must_use]
     pub fn succeeding(self, before: Self) -> Self {
-        let is_behind = !matches!(self.place, Place::Memory);
-        Self { state: before.state, is_behind, ..self }
+        Self { state: before.state, is_behind: self.is_on_disk, ..self }
     }
 
-    /// The same without its access token, which is of no use for what the credential is now.
+    /// This state without its access token, for a credential that must not use that token any more.
     #[must_use]
     pub fn without_token(mut self) -> Self {
         self.state.access_token = None;
@@ -212,26 +218,30 @@ impl DurableState {
         identity_of(one) == identity_of(other)
     }
 
-    /// Replaces the state, here and on disk. Comes back once it is durable, or is known not to be.
+    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be.
     ///
     /// # Cancel safety
     ///
-    /// What was being written is written.
+    /// A write that has begun goes on.
     pub async fn save(&mut self, state: State) {
-        self.state = state;
-        self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
+        self.replace(state);
         self.write().await;
     }
 
-    /// The same, unless someone has put another file there: that is left for [`Self::read_again`].
+    /// Replaces the state in memory, and on disk unless another file was put in the place of ours: that file is left for
+    /// [`Self::read_again`].
     ///
     /// # Cancel safety
     ///
-    /// What was being written is written.
+    /// A write that has begun goes on.
     pub async fn save_unless_replaced(&mut self, state: State) {
+        self.replace(state);
+        self.write_if(|file| !file.is_replaced()).await;
+    }
+
+    fn replace(&mut self, state: State) {
         self.state = state;
         self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
-        self.write_if(|file| !file.is_replaced()).await;
     }
 
     /// Writes the state, if the disk is behind.
@@ -240,7 +250,7 @@ impl DurableState {
     }
 
     async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
-        if matches!(self.place, Place::Memory) {
+        if !self.is_on_disk {
             return;
         }
         if !self.is_behind {
@@ -250,11 +260,11 @@ impl DurableState {
         }
         let state = self.state.clone();
         let work = move |file: &mut StateFile| {
-            if may(file) { Done::Saved(file.save(&state)) } else { Done::LeftAlone }
+            if may(file) { DiskResult::Saved(file.save(&state)) } else { DiskResult::NotSaved }
         };
         let outcome = match self.on_disk(work).await {
-            Ok(Done::LeftAlone) => return,
-            Ok(Done::Saved(Err(error))) => Err(in_one_line(&error)),
+            Ok(DiskResult::NotSaved) => return,
+            Ok(DiskResult::Saved(Err(error))) => Err(in_one_line(&error)),
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_owned()),
         };
@@ -265,24 +275,24 @@ impl DurableState {
         self.note(outcome.err());
     }
 
-    /// Writes what is behind and waits for what is being done: whoever opens the file then finds it free.
+    /// Writes the state if the disk is behind, and waits for all work on the file: another process can open the file then.
     pub async fn finish(&mut self) {
         self.write().await;
-        // Whatever came of it was not waited for before either.
+        // Nobody waits for the result of work that an earlier call gave up.
         let _ = self.settle().await;
     }
 
-    /// What is on disk now: someone may have put another file there.
+    /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.
     pub async fn read_again(&mut self) -> Option<State> {
-        if matches!(self.place, Place::Memory) {
+        if !self.is_on_disk {
             return None;
         }
-        match self.on_disk(|file| Done::Read(file.read().map(Box::new))).await {
-            Ok(Done::Read(Ok(found))) => {
+        match self.on_disk(|file| DiskResult::Read(file.read().map(Box::new))).await {
+            Ok(DiskResult::Read(Ok(found))) => {
                 warn_of(&self.credential, &found);
                 found.state
             }
-            Ok(Done::Read(Err(error))) => {
+            Ok(DiskResult::Read(Err(error))) => {
                 warn!(credential = self.credential, error = in_one_line(&error), "state not read again");
                 None
             }
@@ -292,42 +302,36 @@ impl DurableState {
 
     async fn on_disk(
         &mut self,
-        work: impl FnOnce(&mut StateFile) -> Done + Send + 'static,
-    ) -> Result<Done, &'static str> {
+        work: impl FnOnce(&mut StateFile) -> DiskResult + Send + 'static,
+    ) -> Result<DiskResult, &'static str> {
         self.settle().await?;
-        self.place = match std::mem::replace(&mut self.place, Place::Lost) {
-            Place::Idle(mut file) => {
-                let work = tokio::task::spawn_blocking(move || {
-                    let done = work(&mut file);
-                    (file, done)
-                });
-                Place::Busy { work, hangs: false }
-            }
-            other => other,
+        let mut file = self.file.take().ok_or("the state file is not open any more")?;
+        let work = move || {
+            let result = work(&mut file);
+            (file, result)
         };
-        self.settle().await?.ok_or("the state file is not open any more")
+        let done = self.disk.run(work).await;
+        self.take_back(done)
     }
 
-    /// Waits for what is being done on disk.
-    async fn settle(&mut self) -> Result<Option<Done>, &'static str> {
-        let Place::Busy { work, hangs } = &mut self.place else {
-            return Ok(None);
-        };
-        let patience = if *hangs { Duration::ZERO } else { PATIENCE };
-        match tokio::time::timeout(patience, work).await {
-            Ok(Ok((file, done))) => {
-                self.place = Place::Idle(file);
-                Ok(Some(done))
-            }
-            Ok(Err(_)) => {
-                self.place = Place::Lost;
-                Err("the thread that had the state file panicked")
-            }
-            Err(_) => {
-                *hangs = true;
-                Err("the disk does not answer")
-            }
+    /// Waits for earlier work on the file, whose result nobody needs any more.
+    async fn settle(&mut self) -> Result<(), &'static str> {
+        match self.disk.settle().await {
+            Some(done) => self.take_back(done).map(drop),
+            None => Ok(()),
         }
+    }
+
+    fn take_back(
+        &mut self,
+        done: Result<(Box<StateFile>, DiskResult), BlockingError>,
+    ) -> Result<DiskResult, &'static str> {
+        let (file, result) = done.map_err(|error| match error {
+            BlockingError::TimedOut => "the disk does not answer",
+            BlockingError::Panicked => "the thread that had the state file panicked",
+        })?;
+        self.file = Some(file);
+        Ok(result)
     }
 
     /// Tells of trouble that was not there before, and of its end.
@@ -350,7 +354,7 @@ impl DurableState {
                 "state is not durable and kept in memory"
             );
         }
-        let retry_at = self.clock.now() + doubled(RETRY_FIRST, times, RETRY_MAX);
+        let retry_at = self.clock.now() + doubled(WRITE_BACKOFF_FIRST, times, WRITE_BACKOFF_MAX);
         self.trouble = Some(Trouble { error, times, retry_at });
     }
 }

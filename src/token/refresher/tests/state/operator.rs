@@ -3,7 +3,8 @@
 mod wishes;
 
 use super::*;
-use crate::token::operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
+use crate::shared_request::NoOutcome;
+use crate::token::operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
 use wishes::wished;
 
 /// Answers like its server, but not at once.
@@ -339,8 +340,8 @@ async fn orders_to_a_refresher_that_has_ended_are_told_so() {
             task.abort();
         });
     assert_eq!(handed_over_before, Err(NotAdopted::Stopping));
-    assert_eq!(wished_before.unwrap_err(), NotTold::Stopping);
+    assert_eq!(wished_before.unwrap_err(), NoOutcome::Stopping);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Stopping));
-    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NotTold::Stopping);
+    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NoOutcome::Stopping);
 }

@@ -26,8 +26,9 @@ struct Running {
 impl Running {
     /// Runs one of the tests below as a child.
     fn test(name: &str, path: &Path) -> Self {
+        let (_, module) = module_path!().split_once("::").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", &format!("token::state_file::tests::processes::{name}")])
+            .args(["--exact", "--nocapture", &format!("{module}::{name}")])
             .env(PATH, path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

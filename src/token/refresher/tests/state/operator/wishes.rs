@@ -115,7 +115,7 @@ async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_lo
 async fn a_wish_that_takes_too_long_goes_on() {
     let (source, operator, endpoint) = wished("", Duration::from_mins(1), &[]);
 
-    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NotTold::UnderWay);
+    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NoOutcome::UnderWay);
 
     assert!(source.wait(HOUR).await.is_ok());
     tokio::time::sleep(SOON).await;
