@@ -256,7 +256,7 @@ async fn reopened(before: Option<OneRefresher>, config: &Config, clock: Clock) -
     let wanted = Arc::clone(config);
     let opening = tokio::task::spawn_blocking(move || -> Result<DurableState, OpenError> {
         match before {
-            Some(before) => before.make_room(&wanted, clock),
+            Some(before) => before.open_successor_state(&wanted, clock),
             None => DurableState::open(&wanted, clock),
         }
     });

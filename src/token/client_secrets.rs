@@ -7,14 +7,14 @@
 use secrecy::SecretString;
 
 use super::endpoint::TokenEndpoint;
-use super::endpoint::response::Grant;
+use super::endpoint::response::TokenResponse;
 use super::error::{NO_CODE, TokenError};
-use super::state::file::{SecretMark, State};
+use super::state::file::{ClientSecretHash, State};
 use crate::config::{Credential, Identity};
 
 /// One of the two, by its key in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Which {
+pub enum WhichSecret {
     /// `client_secret`.
     #[default]
     Current,
@@ -26,16 +26,16 @@ pub enum Which {
 #[derive(Debug, Default)]
 pub struct ClientSecrets {
     /// The one to ask with.
-    candidate: Which,
+    candidate: WhichSecret,
     /// The one that worked last.
-    in_use: Which,
+    in_use: WhichSecret,
     /// What that was, as its key may have another value by now.
-    mark: Option<SecretMark>,
+    mark: Option<ClientSecretHash>,
     /// Whether both have been tried since one worked or changed.
     is_other_tried: bool,
 }
 
-impl Which {
+impl WhichSecret {
     /// Its key.
     pub const fn key(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl ClientSecrets {
     /// Goes on from a state. In the middle of a series of rejections the other has been tried.
     pub fn resume(&mut self, state: &State, identity: &Identity<SecretString>, is_rejected: bool) {
         self.mark = state.client_secret;
-        self.in_use = if state.uses_next_secret { Which::Next } else { Which::Current };
+        self.in_use = if state.uses_next_secret { WhichSecret::Next } else { WhichSecret::Current };
         self.candidate = match self.mark {
             Some(_) => self.marked(identity),
             None => self.in_use,
@@ -66,14 +66,14 @@ impl ClientSecrets {
 
     /// The identity with the secret to ask with.
     pub fn identity(&self, configured: &Identity<SecretString>) -> Identity<SecretString> {
-        let next = configured.with_next_secret().filter(|_| self.candidate == Which::Next);
+        let next = configured.with_next_secret().filter(|_| self.candidate == WhichSecret::Next);
         next.unwrap_or_else(|| configured.clone())
     }
 
     /// The server does not know the client by this one. Whether to ask with the other at once.
     pub fn refused(&mut self, configured: &Identity<SecretString>) -> bool {
-        let has_other =
-            mark(configured, Which::Next).is_some_and(|next| Some(next) != mark(configured, Which::Current));
+        let has_other = mark(configured, WhichSecret::Next)
+            .is_some_and(|next| Some(next) != mark(configured, WhichSecret::Current));
         if !has_other {
             return false;
         }
@@ -82,9 +82,9 @@ impl ClientSecrets {
     }
 
     /// The one that was asked with works. Says which, if it was another before.
-    pub fn worked(&mut self, configured: &Identity<SecretString>) -> Option<Which> {
+    pub fn worked(&mut self, configured: &Identity<SecretString>) -> Option<WhichSecret> {
         let has_next = configured.client_secret_next.is_some();
-        let worked = if has_next { self.candidate } else { Which::Current };
+        let worked = if has_next { self.candidate } else { WhichSecret::Current };
         self.candidate = worked;
         self.mark = mark(configured, worked).filter(|_| has_next);
         self.is_other_tried = false;
@@ -109,7 +109,7 @@ impl ClientSecrets {
         credential: &Credential,
         endpoint: &E,
         configured: &Identity<SecretString>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let mut outcome = endpoint.request(credential, &self.identity(configured), None).await;
         if outcome.as_ref().err().is_some_and(is_invalid_client) && self.refused(configured) {
             outcome = endpoint.request(credential, &self.identity(configured), None).await;
@@ -121,29 +121,33 @@ impl ClientSecrets {
     }
 
     /// The one that worked last.
-    pub const fn in_use(&self) -> Which {
+    pub const fn in_use(&self) -> WhichSecret {
         self.in_use
     }
 
     /// Notes what must outlive the process.
     pub const fn remember(&self, state: &mut State) {
         state.client_secret = self.mark;
-        state.uses_next_secret = matches!(self.in_use, Which::Next);
+        state.uses_next_secret = matches!(self.in_use, WhichSecret::Next);
     }
 
     /// Where the one that worked last is now; the first to try where it is gone.
-    fn marked(&self, configured: &Identity<SecretString>) -> Which {
+    fn marked(&self, configured: &Identity<SecretString>) -> WhichSecret {
         let is_at = |which| self.mark.is_some() && self.mark == mark(configured, which);
-        if is_at(Which::Next) && !is_at(Which::Current) { Which::Next } else { Which::Current }
+        if is_at(WhichSecret::Next) && !is_at(WhichSecret::Current) {
+            WhichSecret::Next
+        } else {
+            WhichSecret::Current
+        }
     }
 }
 
-fn mark(identity: &Identity<SecretString>, which: Which) -> Option<SecretMark> {
+fn mark(identity: &Identity<SecretString>, which: WhichSecret) -> Option<ClientSecretHash> {
     let secret = match which {
-        Which::Current => identity.client_auth.secret(),
-        Which::Next => identity.client_secret_next.as_ref(),
+        WhichSecret::Current => identity.client_auth.secret(),
+        WhichSecret::Next => identity.client_secret_next.as_ref(),
     };
-    secret.map(SecretMark::of)
+    secret.map(ClientSecretHash::of)
 }
 
 /// RFC 6749 §5.2. Some servers answer 401 and say no more.
@@ -185,7 +189,7 @@ mod tests {
         let before = identity("a", "b");
         let mut secrets = ClientSecrets::default();
         assert!(secrets.refused(&before));
-        assert_eq!(secrets.worked(&before), Some(Which::Next));
+        assert_eq!(secrets.worked(&before), Some(WhichSecret::Next));
         let mut state = State::default();
         secrets.remember(&mut state);
 

@@ -178,7 +178,7 @@ impl fmt::Display for MetadataError {
 
 /// What follows from a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum FailureClass {
     /// It will pass by itself: back off and keep the valid token.
     Transient,
     /// The server said to wait.
@@ -194,19 +194,19 @@ pub enum Class {
 
 impl TokenError {
     /// What follows from it.
-    pub const fn class(&self) -> Class {
+    pub const fn class(&self) -> FailureClass {
         match self {
             Self::Network(_) | Self::Discovery(_) | Self::Server { .. } | Self::Malformed(_) => {
-                Class::Transient
+                FailureClass::Transient
             }
             Self::Throttled { retry_after, at_least, .. } => {
-                Class::Throttled { retry_after: *retry_after, at_least: *at_least }
+                FailureClass::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
             Self::Rejected { .. }
             | Self::Assertion(_)
             | Self::ReauthorizationRequired(_)
             | Self::RotationLimit { .. }
-            | Self::ScopeMissing { .. } => Class::Rejected,
+            | Self::ScopeMissing { .. } => FailureClass::Rejected,
         }
     }
 

@@ -27,7 +27,7 @@ pub mod store;
 pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
-pub use endpoint::response::Grant;
+pub use endpoint::response::TokenResponse;
 pub use endpoint::retry_after::retry_after;
 pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
 pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};

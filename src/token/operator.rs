@@ -24,7 +24,7 @@ const MAX_WAITING_GRANTS: usize = 4;
 pub struct Operator {
     grant: &'static str,
     takes_grants: bool,
-    grants: mpsc::Sender<HandOver>,
+    grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
 }
@@ -120,7 +120,7 @@ impl Operator {
             return Err(NotAdopted::Illegal);
         }
         let (reply, outcome) = oneshot::channel();
-        let hand_over = HandOver { grant, received: self.clock.now(), reply };
+        let hand_over = GrantOrder { grant, received: self.clock.now(), reply };
         self.grants.send(hand_over).await.map_err(|_| NotAdopted::Stopping)?;
         outcome.await.unwrap_or(Err(NotAdopted::Stopping))
     }
@@ -141,7 +141,7 @@ impl Operator {
 
 /// A grant on its way to the refresher.
 #[derive(Debug)]
-pub(super) struct HandOver {
+pub(super) struct GrantOrder {
     pub(super) grant: NewGrant,
     /// The moment at which the access token's age is zero.
     pub(super) received: Moment,
@@ -151,10 +151,10 @@ pub(super) struct HandOver {
 /// The orders of all operators, as the refresher receives them.
 #[derive(Debug)]
 pub(super) struct Orders {
-    sender: mpsc::Sender<HandOver>,
-    receiver: mpsc::Receiver<HandOver>,
+    sender: mpsc::Sender<GrantOrder>,
+    receiver: mpsc::Receiver<GrantOrder>,
     /// A grant that was received and not yet taken.
-    arrived: Option<HandOver>,
+    arrived: Option<GrantOrder>,
     refreshes: Responder<Refreshed>,
 }
 
@@ -184,7 +184,7 @@ impl Orders {
     }
 
     /// The next grant whose operator still waits for the answer.
-    pub(super) fn take_grant(&mut self) -> Option<HandOver> {
+    pub(super) fn take_grant(&mut self) -> Option<GrantOrder> {
         loop {
             let grant = self.arrived.take().or_else(|| self.receiver.try_recv().ok())?;
             if !grant.reply.is_closed() {

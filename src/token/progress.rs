@@ -1,6 +1,6 @@
 //! What the refresher is doing, for those who wait for it.
 //!
-//! The refresher publishes a [`Progress`] at each step; a waiter reads from it whether waiting can help, and
+//! The refresher publishes a [`RefreshProgress`] at each step; a waiter reads from it whether waiting can help, and
 //! if not, why, and when it might.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::clock::Moment;
 
 /// The refresher's state at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct RefreshProgress {
     /// Whether a token request is under way.
     pub(super) underway: bool,
     /// How many have ended.
@@ -73,7 +73,7 @@ impl Reason {
     }
 }
 
-impl Progress {
+impl RefreshProgress {
     /// Whether nothing says why no request is under way: its time may have come while the machine slept.
     pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
         !self.underway && self.blocked.is_none_or(|blocked| blocked.until <= now)

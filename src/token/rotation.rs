@@ -7,12 +7,12 @@
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
-use super::state::file::{Lineage, Refused, State};
+use super::state::file::{Lineage, RefusedTokenHash, State};
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Identity};
 
 /// More refused tokens than a person puts there between two restarts.
-const MOST_REFUSED: usize = 16;
+const MAX_REFUSED_TOKENS: usize = 16;
 
 /// What decides between refresh tokens.
 #[derive(Debug)]
@@ -27,11 +27,11 @@ pub struct Rotation {
 
 /// What a request is made with.
 #[derive(Debug)]
-pub enum Means {
+pub enum GrantChoice {
     /// The grant as it is configured.
-    Grant,
+    Configured,
     /// A refresh token.
-    RefreshToken(InUse),
+    RefreshToken(RefreshTokenInUse),
     /// The second grant, for no refresh token may be sent.
     Fallback {
         /// Why none may.
@@ -41,7 +41,7 @@ pub enum Means {
 
 /// A refresh token to ask with.
 #[derive(Clone, Debug)]
-pub struct InUse {
+pub struct RefreshTokenInUse {
     /// The token.
     pub token: SecretString,
     lineage: Option<Lineage>,
@@ -66,11 +66,15 @@ impl Rotation {
     /// # Errors
     ///
     /// Why there is nothing that may be sent: a person must act.
-    pub fn means(&self, identity: &Identity<SecretString>, state: &State) -> Result<Means, TokenError> {
+    pub fn choose(
+        &self,
+        identity: &Identity<SecretString>,
+        state: &State,
+    ) -> Result<GrantChoice, TokenError> {
         match self.in_use(identity, state) {
-            Ok(None) => Ok(Means::Grant),
-            Ok(Some(in_use)) => Ok(Means::RefreshToken(in_use)),
-            Err(why) if identity.fallback.is_some() => Ok(Means::Fallback { why }),
+            Ok(None) => Ok(GrantChoice::Configured),
+            Ok(Some(in_use)) => Ok(GrantChoice::RefreshToken(in_use)),
+            Err(why) if identity.fallback.is_some() => Ok(GrantChoice::Fallback { why }),
             Err(why) => Err(why),
         }
     }
@@ -80,7 +84,11 @@ impl Rotation {
     /// # Errors
     ///
     /// Why there is none that may be sent: a person must act.
-    fn in_use(&self, identity: &Identity<SecretString>, state: &State) -> Result<Option<InUse>, TokenError> {
+    fn in_use(
+        &self,
+        identity: &Identity<SecretString>,
+        state: &State,
+    ) -> Result<Option<RefreshTokenInUse>, TokenError> {
         let Grant::RefreshToken(configured) = &identity.grant else {
             return Ok(None);
         };
@@ -101,29 +109,29 @@ impl Rotation {
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });
         }
-        Ok(Some(InUse { token: token.clone(), lineage, rotations }))
+        Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, rotations }))
     }
 
     /// The server does not take this one any more.
     pub fn refuse(&mut self, state: &mut State, token: &SecretString, why: String) {
-        if state.refused.len() >= MOST_REFUSED {
+        if state.refused.len() >= MAX_REFUSED_TOKENS {
             state.refused.remove(0);
         }
-        state.refused.push(Refused::of(token));
+        state.refused.push(RefusedTokenHash::of(token));
         self.why = why;
     }
 }
 
 /// Whether the server does not take this one any more.
 pub fn is_refused(state: &State, token: &SecretString) -> bool {
-    !state.refused.is_empty() && state.refused.contains(&Refused::of(token))
+    !state.refused.is_empty() && state.refused.contains(&RefusedTokenHash::of(token))
 }
 
-impl Means {
+impl GrantChoice {
     /// The identity that asks with it; none where it is as configured.
     pub fn identity(&self, configured: &Identity<SecretString>) -> Option<Identity<SecretString>> {
         match self {
-            Self::Grant => None,
+            Self::Configured => None,
             Self::RefreshToken(in_use) => {
                 Some(configured.with_grant(Grant::RefreshToken(Some(in_use.token.clone()))))
             }
@@ -139,7 +147,7 @@ impl Means {
         state: &mut State,
     ) -> bool {
         match (self, new) {
-            (Self::Grant, _) | (Self::Fallback { .. }, None) => false,
+            (Self::Configured, _) | (Self::Fallback { .. }, None) => false,
             (Self::RefreshToken(in_use), new) => in_use.answered(new, state),
             // One that was refused is no better now.
             (Self::Fallback { .. }, Some(new)) if is_refused(state, new) => false,
@@ -151,7 +159,7 @@ impl Means {
     }
 }
 
-impl InUse {
+impl RefreshTokenInUse {
     /// Notes what an answer made of it: a new one takes its place, and without one it stays. Whether it was replaced.
     fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
         let is_replaced = new.is_some_and(|new| !is_same(new, &self.token));
@@ -180,7 +188,7 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
 /// Begins anew with this refresh token, which the server has just given out: the configured one is not to be tried
 /// because of that, and if it was refused before, that is over.
 pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
-    let given_out = Refused::of(&token);
+    let given_out = RefusedTokenHash::of(&token);
     state.refused.retain(|refused| *refused != given_out);
     state.refresh_token = Some(token);
     state.lineage = lineage(identity);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
-use super::error::{Class, TokenError};
-use super::progress::{Progress, Unavailable};
+use super::error::{FailureClass, TokenError};
+use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
 use crate::shared_request::Wanted;
@@ -22,7 +22,7 @@ pub struct TokenSource {
     name: Arc<str>,
     store: Store,
     wanted: Arc<Wanted>,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<RefreshProgress>,
     clock: Clock,
 }
 
@@ -40,7 +40,7 @@ impl TokenSource {
         name: &str,
         store: Store,
         wanted: Arc<Wanted>,
-        progress: watch::Receiver<Progress>,
+        progress: watch::Receiver<RefreshProgress>,
         clock: Clock,
     ) -> Self {
         Self { name: Arc::from(name), store, wanted, progress, clock }
@@ -107,7 +107,7 @@ impl TokenSource {
             }
             (None, true) if !self.is_rejected() => "valid",
             (_, true) => "degraded",
-            (Some(failure), false) if failure.class() == Class::Rejected => "rejected",
+            (Some(failure), false) if failure.class() == FailureClass::Rejected => "rejected",
             (_, false) if self.has_had_a_token() => "expired",
             (_, false) => "acquiring",
         }
@@ -164,7 +164,7 @@ impl TokenSource {
     async fn wait_until(
         &self,
         within: Duration,
-        give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+        give_up: impl FnMut(&RefreshProgress) -> Option<Unavailable>,
     ) -> Result<Current, Unavailable> {
         self.wait_beyond(Generation::NONE, within, give_up).await
     }
@@ -174,7 +174,7 @@ impl TokenSource {
         &self,
         seen: Generation,
         within: Duration,
-        mut give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+        mut give_up: impl FnMut(&RefreshProgress) -> Option<Unavailable>,
     ) -> Result<Current, Unavailable> {
         let now = self.clock.now();
         let deadline = now + within;

@@ -9,16 +9,16 @@ use secrecy::SecretString;
 
 use super::access_token::{AccessToken, Generation};
 use super::client_secrets::ClientSecrets;
-pub use super::client_secrets::Which;
+pub use super::client_secrets::WhichSecret;
 use super::endpoint::TokenEndpoint;
 use super::endpoint::redact::Confidential;
-use super::endpoint::response::Grant;
+use super::endpoint::response::TokenResponse;
 use super::endpoint::validate;
 pub use super::endpoint::validate::not_granted;
 pub use super::endpoint::warnings::MAX_SKEW;
 use super::error::TokenError;
 use super::jwt;
-use super::rotation::{Means, Rotation};
+use super::rotation::{GrantChoice, Rotation};
 use super::state::DurableState;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
@@ -29,7 +29,7 @@ pub struct Trial {
     /// From the request to the end of its answer.
     pub took: Duration,
     /// Which client secret was taken, if one was.
-    pub secret_in_use: Which,
+    pub secret_in_use: WhichSecret,
     /// What was granted, if anything was.
     pub granted: Option<Granted>,
     /// Why requests would get no token.
@@ -55,7 +55,7 @@ pub struct Granted {
 
 /// What a credential whose grant is a refresh token would ask with now.
 #[derive(Debug)]
-pub enum Standing {
+pub enum PlannedGrant {
     /// A refresh token, which asking would use up.
     RefreshToken,
     /// Its fallback.
@@ -70,13 +70,13 @@ pub enum Standing {
 /// # Errors
 ///
 /// Why there will be no token until a person acts.
-pub fn standing(credential: &Credential, clock: Clock) -> Result<Standing, TokenError> {
+pub fn planned_grant(credential: &Credential, clock: Clock) -> Result<PlannedGrant, TokenError> {
     // `bearerd check` reports a state that cannot be opened elsewhere.
     let inspection = DurableState::inspect(credential, clock).ok().flatten();
     let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
-    match Rotation::new(credential).means(&credential.identity.initial(), &state)? {
-        Means::Fallback { why } => Ok(Standing::Fallback { why }),
-        Means::Grant | Means::RefreshToken(_) => Ok(Standing::RefreshToken),
+    match Rotation::new(credential).choose(&credential.identity.initial(), &state)? {
+        GrantChoice::Fallback { why } => Ok(PlannedGrant::Fallback { why }),
+        GrantChoice::Configured | GrantChoice::RefreshToken(_) => Ok(PlannedGrant::RefreshToken),
     }
 }
 
@@ -112,7 +112,12 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
 }
 
 /// A server may put anything anywhere, the token included.
-fn shown(grant: &Grant, secrets: &[SecretString], lifetime: Option<Duration>, now: SystemTime) -> Granted {
+fn shown(
+    grant: &TokenResponse,
+    secrets: &[SecretString],
+    lifetime: Option<Duration>,
+    now: SystemTime,
+) -> Granted {
     let token = SecretString::from(grant.access_token.clone());
     let all: Vec<SecretString> = secrets.iter().cloned().chain([token]).collect();
     let confidential = Confidential { secrets: &all, token: None };

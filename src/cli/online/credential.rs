@@ -11,7 +11,9 @@ use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
 use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};
+use crate::token::trial::{
+    Granted, MAX_SKEW, PlannedGrant, Trial, WhichSecret, not_granted, planned_grant, trial,
+};
 
 /// What was asked and granted, and the tenant of the token if there is one.
 pub(super) async fn report(
@@ -20,8 +22,8 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return match (standing(credential, Clock::system()), &credential.identity.fallback) {
-            (Ok(Standing::Fallback { why }), Some(fallback)) => {
+        return match (planned_grant(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(PlannedGrant::Fallback { why }), Some(fallback)) => {
                 let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
                 let falling_back = Credential { identity, login: None, ..credential.clone() };
                 let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
@@ -59,7 +61,7 @@ async fn report_of_trial(
             );
         }
     }
-    if secret_in_use == Which::Next {
+    if secret_in_use == WhichSecret::Next {
         report.warn(
             "the server does not take `client_secret`, and takes `client_secret_next`",
             "make that one the `client_secret`",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::tell_of_warnings;
-use super::watch::{Content, Watch, of};
+use super::watch::{FileDigest, Watch, of};
 use crate::app::{Daemon, Died};
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
@@ -18,7 +18,7 @@ use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, 
 /// How long reading the configuration, and the files that it names, may take.
 const CONFIG_READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-type Loaded = (Content, Result<Checked, Box<Diagnostics>>);
+type Loaded = (FileDigest, Result<Checked, Box<Diagnostics>>);
 
 /// Reads one configuration, again and again.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Reloader {
         path: PathBuf,
         environment: Environment,
         (reloads, requests): (Reloads, ReloadRequests),
-        used: Content,
+        used: FileDigest,
     ) -> Self {
         let watch = Watch::new(&path, used);
         Self { path, environment, reloads, requests, watch, loading: Blocking::new(CONFIG_READ_TIMEOUT) }

@@ -13,7 +13,7 @@ use crate::blocking::Blocking;
 const INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is in a file: a digest; `None` if it cannot be read.
-pub(super) type Content = Option<[u8; 32]>;
+pub(super) type FileDigest = Option<[u8; 32]>;
 
 /// Watches one file.
 #[derive(Debug)]
@@ -21,15 +21,15 @@ pub(super) struct Watch {
     path: PathBuf,
     ticks: Interval,
     /// What was read last to be used.
-    used: Content,
+    used: FileDigest,
     /// What the last look has found, if it was something else.
-    found: Option<Content>,
+    found: Option<FileDigest>,
     /// Reads without a bound: nobody waits for a change.
-    reading: Blocking<Content>,
+    reading: Blocking<FileDigest>,
 }
 
 /// What is in a file now. May hang where a file system does.
-pub(super) fn content(path: &Path) -> Content {
+pub(super) fn content(path: &Path) -> FileDigest {
     std::fs::read(path).ok().map(|bytes| of(&bytes))
 }
 
@@ -42,14 +42,14 @@ pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
 
 impl Watch {
     /// Of a file that was used with this content.
-    pub(super) fn new(path: &Path, used: Content) -> Self {
+    pub(super) fn new(path: &Path, used: FileDigest) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { path: path.to_owned(), ticks, used, found: None, reading: Blocking::new(Duration::MAX) }
     }
 
     /// It was read again, whatever for.
-    pub(super) fn used(&mut self, content: Content) {
+    pub(super) fn used(&mut self, content: FileDigest) {
         self.used = content;
         self.found = None;
     }

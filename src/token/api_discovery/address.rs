@@ -15,7 +15,7 @@ use crate::config::Address;
 
 /// An address that was accepted, and what its name may come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DiscoveredApi {
     /// Where the API is.
     pub address: Address,
     /// Which IP addresses may be connected to.
@@ -33,7 +33,7 @@ pub enum Reach {
 
 /// Why an address is not accepted.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AddressRefusal {
     /// Not a URL, or one with characters that readers disagree on.
     #[error("it is not a plain URL")]
     NotPlain,
@@ -78,27 +78,27 @@ impl Reach {
 ///
 /// # Errors
 ///
-/// [`Refusal`].
-pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<Found, Refusal> {
+/// [`AddressRefusal`].
+pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<DiscoveredApi, AddressRefusal> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\%^`{|}\"<>".contains(&byte);
     if !api_endpoint.bytes().all(is_plain) {
-        return Err(Refusal::NotPlain);
+        return Err(AddressRefusal::NotPlain);
     }
-    let url = Url::parse(api_endpoint).map_err(|_| Refusal::NotPlain)?;
+    let url = Url::parse(api_endpoint).map_err(|_| AddressRefusal::NotPlain)?;
     // Readers disagree on an empty one too, and on how many there are.
     if api_endpoint.contains('@') {
-        return Err(Refusal::UserInfo);
+        return Err(AddressRefusal::UserInfo);
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Refusal::Query);
+        return Err(AddressRefusal::Query);
     }
     let path = url.path().trim_end_matches('/');
     if !is_plain_path(path) {
-        return Err(Refusal::Path);
+        return Err(AddressRefusal::Path);
     }
     let reach = if is_loopback(issuer) {
         if !is_loopback(&url) {
-            return Err(Refusal::NotLoopback);
+            return Err(AddressRefusal::NotLoopback);
         }
         Reach::Loopback
     } else {
@@ -107,21 +107,21 @@ pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<Found, Refusal> {
     let scheme = match (url.scheme(), reach) {
         ("https", _) => Scheme::HTTPS,
         ("http", Reach::Loopback) => Scheme::HTTP,
-        _ => return Err(Refusal::NotHttps),
+        _ => return Err(AddressRefusal::NotHttps),
     };
     if reach == Reach::Public {
         is_below(&url, issuer)?;
     }
     let host = url.host_str().unwrap_or_default();
     let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let authority = Authority::from_str(&authority).map_err(|_| Refusal::NotPlain)?;
-    Ok(Found { address: Address { scheme, authority, path: path.to_owned() }, reach })
+    let authority = Authority::from_str(&authority).map_err(|_| AddressRefusal::NotPlain)?;
+    Ok(DiscoveredApi { address: Address { scheme, authority, path: path.to_owned() }, reach })
 }
 
 /// Whether it is the issuer's own service: host and port.
-fn is_below(url: &Url, issuer: &Url) -> Result<(), Refusal> {
-    let Some(Host::Domain(host)) = url.host() else { return Err(Refusal::IpAddress) };
-    let Some(Host::Domain(issuers)) = issuer.host() else { return Err(Refusal::OtherDomain) };
+fn is_below(url: &Url, issuer: &Url) -> Result<(), AddressRefusal> {
+    let Some(Host::Domain(host)) = url.host() else { return Err(AddressRefusal::IpAddress) };
+    let Some(Host::Domain(issuers)) = issuer.host() else { return Err(AddressRefusal::OtherDomain) };
     let domain = domain(issuers);
     let is_in_it = match host.strip_suffix(domain) {
         Some("") => true,
@@ -129,10 +129,10 @@ fn is_below(url: &Url, issuer: &Url) -> Result<(), Refusal> {
         None => false,
     };
     if !is_in_it {
-        return Err(Refusal::OtherDomain);
+        return Err(AddressRefusal::OtherDomain);
     }
     if url.port().is_some_and(|port| Some(port) != issuer.port()) {
-        return Err(Refusal::Port);
+        return Err(AddressRefusal::Port);
     }
     Ok(())
 }
@@ -206,7 +206,7 @@ mod tests {
 
     const CXONE: &str = "https://cxone.niceincontact.com";
 
-    fn accepted(api_endpoint: &str, issuer: &str) -> Result<String, Refusal> {
+    fn accepted(api_endpoint: &str, issuer: &str) -> Result<String, AddressRefusal> {
         let found = accept(api_endpoint, &Url::parse(issuer).unwrap())?;
         Ok(format!("{}{}", found.address.origin(), found.address.path))
     }
@@ -236,68 +236,68 @@ mod tests {
     fn nothing_else_is() {
         for (api_endpoint, refusal) in [
             // No URL, or one that is read in two ways.
-            ("", Refusal::NotPlain),
-            ("api-na1.niceincontact.com", Refusal::NotPlain),
-            ("//api-na1.niceincontact.com", Refusal::NotPlain),
-            ("https://", Refusal::NotPlain),
-            ("https://api.niceincontact.com\\@evil.test", Refusal::NotPlain),
-            ("https://api.niceincontact.com\r\nHost: evil.test", Refusal::NotPlain),
-            ("https://api.nice\tincontact.com", Refusal::NotPlain),
-            (" https://api.niceincontact.com", Refusal::NotPlain),
-            ("https://bücher.niceincontact.com", Refusal::NotPlain),
-            ("https://api。niceincontact.com", Refusal::NotPlain),
-            ("https://api.niceincontact.com:99999", Refusal::NotPlain),
-            ("https://256.256.256.256", Refusal::NotPlain),
-            ("https://%65vil.test", Refusal::NotPlain),
+            ("", AddressRefusal::NotPlain),
+            ("api-na1.niceincontact.com", AddressRefusal::NotPlain),
+            ("//api-na1.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com\\@evil.test", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com\r\nHost: evil.test", AddressRefusal::NotPlain),
+            ("https://api.nice\tincontact.com", AddressRefusal::NotPlain),
+            (" https://api.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://bücher.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://api。niceincontact.com", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com:99999", AddressRefusal::NotPlain),
+            ("https://256.256.256.256", AddressRefusal::NotPlain),
+            ("https://%65vil.test", AddressRefusal::NotPlain),
             // Schemes.
-            ("http://api.niceincontact.com", Refusal::NotHttps),
-            ("ftp://api.niceincontact.com", Refusal::NotHttps),
-            ("ws://api.niceincontact.com", Refusal::NotHttps),
+            ("http://api.niceincontact.com", AddressRefusal::NotHttps),
+            ("ftp://api.niceincontact.com", AddressRefusal::NotHttps),
+            ("ws://api.niceincontact.com", AddressRefusal::NotHttps),
             // Users, queries, fragments, paths.
-            ("https://user@api.niceincontact.com", Refusal::UserInfo),
-            ("https://u:p@api.niceincontact.com", Refusal::UserInfo),
-            ("https://@api.niceincontact.com", Refusal::UserInfo),
-            ("https://api.niceincontact.com@evil.test", Refusal::UserInfo),
-            ("https://api.niceincontact.com?x=1", Refusal::Query),
-            ("https://api.niceincontact.com/?", Refusal::Query),
-            ("https://api.niceincontact.com#x", Refusal::Query),
-            ("https://api.niceincontact.com/a//b", Refusal::Path),
-            ("https://api.niceincontact.com/a;b", Refusal::Path),
-            ("https://api.niceincontact.com/%2e", Refusal::NotPlain),
-            ("https://api.niceincontact.com/a%2fb", Refusal::NotPlain),
+            ("https://user@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://u:p@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://api.niceincontact.com@evil.test", AddressRefusal::UserInfo),
+            ("https://api.niceincontact.com?x=1", AddressRefusal::Query),
+            ("https://api.niceincontact.com/?", AddressRefusal::Query),
+            ("https://api.niceincontact.com#x", AddressRefusal::Query),
+            ("https://api.niceincontact.com/a//b", AddressRefusal::Path),
+            ("https://api.niceincontact.com/a;b", AddressRefusal::Path),
+            ("https://api.niceincontact.com/%2e", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com/a%2fb", AddressRefusal::NotPlain),
             // Ports.
-            ("https://api.niceincontact.com:8443", Refusal::Port),
-            ("https://api.niceincontact.com:22", Refusal::Port),
-            ("https://api.niceincontact.com:80", Refusal::Port),
+            ("https://api.niceincontact.com:8443", AddressRefusal::Port),
+            ("https://api.niceincontact.com:22", AddressRefusal::Port),
+            ("https://api.niceincontact.com:80", AddressRefusal::Port),
             // Other domains.
-            ("https://evilniceincontact.com", Refusal::OtherDomain),
-            ("https://api.evilniceincontact.com", Refusal::OtherDomain),
-            ("https://niceincontact.com.evil.test", Refusal::OtherDomain),
-            ("https://api.nice-incontact.com", Refusal::OtherDomain),
-            ("https://com", Refusal::OtherDomain),
-            ("https://evil.test/.niceincontact.com", Refusal::OtherDomain),
-            ("https://.niceincontact.com", Refusal::OtherDomain),
-            ("https://api.niceincontact.com.", Refusal::OtherDomain),
-            ("https://localhost", Refusal::OtherDomain),
-            ("https://localhost.", Refusal::OtherDomain),
-            ("https://metadata.google.internal", Refusal::OtherDomain),
+            ("https://evilniceincontact.com", AddressRefusal::OtherDomain),
+            ("https://api.evilniceincontact.com", AddressRefusal::OtherDomain),
+            ("https://niceincontact.com.evil.test", AddressRefusal::OtherDomain),
+            ("https://api.nice-incontact.com", AddressRefusal::OtherDomain),
+            ("https://com", AddressRefusal::OtherDomain),
+            ("https://evil.test/.niceincontact.com", AddressRefusal::OtherDomain),
+            ("https://.niceincontact.com", AddressRefusal::OtherDomain),
+            ("https://api.niceincontact.com.", AddressRefusal::OtherDomain),
+            ("https://localhost", AddressRefusal::OtherDomain),
+            ("https://localhost.", AddressRefusal::OtherDomain),
+            ("https://metadata.google.internal", AddressRefusal::OtherDomain),
             // Addresses, in every dress.
-            ("https://127.0.0.1", Refusal::IpAddress),
-            ("https://127.0.0.1.", Refusal::IpAddress),
-            ("https://127.1", Refusal::IpAddress),
-            ("https://2130706433", Refusal::IpAddress),
-            ("https://0x7f000001", Refusal::IpAddress),
-            ("https://0177.0.0.1", Refusal::IpAddress),
-            ("https://0", Refusal::IpAddress),
-            ("https://169.254.169.254", Refusal::IpAddress),
-            ("https://10.0.0.1", Refusal::IpAddress),
-            ("https://8.8.8.8", Refusal::IpAddress),
-            ("https://[::1]", Refusal::IpAddress),
-            ("https://[::ffff:127.0.0.1]", Refusal::IpAddress),
-            ("https://[::ffff:a9fe:a9fe]", Refusal::IpAddress),
-            ("https://[64:ff9b::7f00:1]", Refusal::IpAddress),
-            ("https://[fd00::1]", Refusal::IpAddress),
-            ("https://[fe80::1]", Refusal::IpAddress),
+            ("https://127.0.0.1", AddressRefusal::IpAddress),
+            ("https://127.0.0.1.", AddressRefusal::IpAddress),
+            ("https://127.1", AddressRefusal::IpAddress),
+            ("https://2130706433", AddressRefusal::IpAddress),
+            ("https://0x7f000001", AddressRefusal::IpAddress),
+            ("https://0177.0.0.1", AddressRefusal::IpAddress),
+            ("https://0", AddressRefusal::IpAddress),
+            ("https://169.254.169.254", AddressRefusal::IpAddress),
+            ("https://10.0.0.1", AddressRefusal::IpAddress),
+            ("https://8.8.8.8", AddressRefusal::IpAddress),
+            ("https://[::1]", AddressRefusal::IpAddress),
+            ("https://[::ffff:127.0.0.1]", AddressRefusal::IpAddress),
+            ("https://[::ffff:a9fe:a9fe]", AddressRefusal::IpAddress),
+            ("https://[64:ff9b::7f00:1]", AddressRefusal::IpAddress),
+            ("https://[fd00::1]", AddressRefusal::IpAddress),
+            ("https://[fe80::1]", AddressRefusal::IpAddress),
         ] {
             assert_eq!(accepted(api_endpoint, CXONE), Err(refusal), "{api_endpoint}");
         }
@@ -315,7 +315,7 @@ mod tests {
             ("https://10.0.0.5", "https://x.0.0.5a"),
             ("https://10.0.0.5", "https://api.example.com"),
         ] {
-            assert_eq!(accepted(api_endpoint, issuer), Err(Refusal::OtherDomain), "{api_endpoint}");
+            assert_eq!(accepted(api_endpoint, issuer), Err(AddressRefusal::OtherDomain), "{api_endpoint}");
         }
     }
 
@@ -336,7 +336,7 @@ mod tests {
                 "http://0.0.0.0",
                 "http://x.localhost",
             ] {
-                assert_eq!(accepted(bad, issuer), Err(Refusal::NotLoopback), "{bad}");
+                assert_eq!(accepted(bad, issuer), Err(AddressRefusal::NotLoopback), "{bad}");
             }
         }
     }

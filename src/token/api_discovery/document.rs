@@ -6,7 +6,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use super::address::{Found, Refusal, accept};
+use super::address::{AddressRefusal, DiscoveredApi, accept};
 use crate::config::Credential;
 use crate::tls::client::Trust;
 use crate::token::endpoint::{ClientError, TokenClient};
@@ -19,7 +19,7 @@ pub trait Documents: Send + Sync {
     /// # Errors
     ///
     /// [`DiscoveryError`].
-    fn find(&self, tenant: &str) -> impl Future<Output = Result<Found, DiscoveryError>> + Send;
+    fn find(&self, tenant: &str) -> impl Future<Output = Result<DiscoveredApi, DiscoveryError>> + Send;
 }
 
 /// Why it is not known where the API is. Quotes nothing of what was answered.
@@ -53,7 +53,7 @@ pub enum DiscoveryError {
     Malformed,
     /// What it names is not accepted.
     #[error("the `api_endpoint` of the issuer's document is refused: {0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] AddressRefusal),
 }
 
 impl DiscoveryError {
@@ -95,7 +95,7 @@ impl IssuerClient {
 }
 
 impl Documents for IssuerClient {
-    async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
+    async fn find(&self, tenant: &str) -> Result<DiscoveredApi, DiscoveryError> {
         let fetched = self.client.fetch(document_of(&self.issuer, tenant)).await;
         let (status, body) = fetched.map_err(|error| self.failure(error))?;
         if status != http::StatusCode::OK {

@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use self::address::{Found, Reach, Refusal};
+pub use self::address::{AddressRefusal, DiscoveredApi, Reach};
 pub use self::document::{DiscoveryError, Documents, IssuerClient};
 pub use self::task::{Discovery, Publish};
 use crate::clock::{Clock, Moment};
 
 /// How far the task has come, for those who wait for it.
 #[derive(Clone, Debug, Default)]
-struct Progress {
+struct DiscoveryProgress {
     /// Whether an address has been published.
     has_found: bool,
     is_underway: bool,
@@ -34,7 +34,7 @@ struct Progress {
 #[derive(Clone, Debug)]
 pub struct DiscoverySource {
     credential: Arc<str>,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<DiscoveryProgress>,
     clock: Clock,
 }
 
@@ -89,7 +89,7 @@ impl DiscoverySource {
     }
 }
 
-impl Progress {
+impl DiscoveryProgress {
     fn undiscovered(&self, now: Moment) -> Undiscovered {
         let wait = if self.is_underway { Duration::ZERO } else { now.until(self.next) };
         Undiscovered { retry_after: wait.max(Duration::from_secs(1)), failure: self.failure.clone() }

@@ -9,9 +9,9 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::address::{Found, Refusal};
+use super::address::{AddressRefusal, DiscoveredApi};
 use super::document::{DiscoveryError, Documents};
-use super::{DiscoverySource, Progress};
+use super::{DiscoveryProgress, DiscoverySource};
 use crate::clock::{Clock, Moment};
 use crate::token::access_token::Generation;
 use crate::token::jwt;
@@ -19,27 +19,27 @@ use crate::token::limiter::doubled;
 use crate::token::source::TokenSource;
 
 /// How often an address that is known is asked for again.
-const AGAIN: Duration = Duration::from_hours(1);
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
+const REDISCOVERY_INTERVAL: Duration = Duration::from_hours(1);
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
 /// The longest sleep: timers stand still while a machine is suspended.
-const RECHECK: Duration = Duration::from_mins(1);
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// Leads requests to an address from now on.
-pub type Publish = Box<dyn Fn(&Found) -> Result<(), Refusal> + Send + Sync>;
+pub type Publish = Box<dyn Fn(&DiscoveredApi) -> Result<(), AddressRefusal> + Send + Sync>;
 
 /// Keeps the address of one credential's API.
 pub struct Discovery<D> {
     token: TokenSource,
     documents: D,
     publish: Vec<Publish>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<DiscoveryProgress>,
     clock: Clock,
     /// The token that was looked at last, and the tenant in it.
     seen: Generation,
     tenant: Option<String>,
     /// What is published.
-    found: Option<Found>,
+    found: Option<DiscoveredApi>,
     failures: u32,
     due: Moment,
     /// Until when the issuer asked to be left alone.
@@ -49,7 +49,7 @@ pub struct Discovery<D> {
 impl<D: Documents> Discovery<D> {
     /// A task that has not asked yet, and what others see of it.
     pub fn new(token: TokenSource, documents: D, clock: Clock) -> (Self, DiscoverySource) {
-        let (progress, seen) = watch::channel(Progress::default());
+        let (progress, seen) = watch::channel(DiscoveryProgress::default());
         let source = DiscoverySource { credential: Arc::from(token.name()), progress: seen, clock };
         let discovery = Self {
             token,
@@ -82,7 +82,7 @@ impl<D: Documents> Discovery<D> {
                 self.discover().await;
                 continue;
             }
-            let sleep = if has_token { now.until(self.due).min(RECHECK) } else { RECHECK };
+            let sleep = if has_token { now.until(self.due).min(MAX_SLEEP) } else { MAX_SLEEP };
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.token.changed() => {}
@@ -119,11 +119,11 @@ impl<D: Documents> Discovery<D> {
         let wait = match &outcome {
             Ok(()) => {
                 self.failures = 0;
-                AGAIN
+                REDISCOVERY_INTERVAL
             }
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
-                doubled(FIRST_BACKOFF, self.failures - 1, LONGEST_BACKOFF)
+                doubled(BACKOFF_FIRST, self.failures - 1, BACKOFF_MAX)
             }
         };
         let now = self.clock.now();
@@ -136,7 +136,7 @@ impl<D: Documents> Discovery<D> {
     }
 
     /// Leads requests there, if they do not go there already.
-    fn take(&mut self, found: Found) -> Result<(), DiscoveryError> {
+    fn take(&mut self, found: DiscoveredApi) -> Result<(), DiscoveryError> {
         if self.found.as_ref() == Some(&found) {
             return Ok(());
         }
@@ -166,7 +166,8 @@ impl<D: Documents> Discovery<D> {
             (None, None) => {}
         }
         self.progress.send_modify(|progress| {
-            *progress = Progress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
+            *progress =
+                DiscoveryProgress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
         });
     }
 }

@@ -15,8 +15,8 @@ use crate::config::model::identity::Assertion;
 use crate::config::model::signing_key::{KeyError, SigningAlgorithm, SigningKey};
 
 /// So far our clock may be ahead of the server's.
-const BACKDATED: Duration = Duration::from_secs(30);
-/// With [`BACKDATED`] five minutes: servers refuse what lives longer.
+const BACKDATING: Duration = Duration::from_secs(30);
+/// With [`BACKDATING`] five minutes: servers refuse what lives longer.
 const LIFETIME: Duration = Duration::from_secs(270);
 
 /// RFC 7515 §4.1.
@@ -85,7 +85,7 @@ impl<'a> Claims<'a> {
             sub,
             aud,
             jti: random_id(),
-            iat: seconds(now.saturating_sub(BACKDATED)),
+            iat: seconds(now.saturating_sub(BACKDATING)),
             exp: seconds(now.saturating_add(LIFETIME)),
         }
     }

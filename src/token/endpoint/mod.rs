@@ -28,7 +28,7 @@ use self::exchange::{network, read, throttled};
 use self::metadata::Metadata;
 use self::redact::Confidential;
 use self::request::TokenRequest;
-use self::response::Grant;
+use self::response::TokenResponse;
 use super::access_token::AccessToken;
 use super::error::TokenError;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
@@ -48,7 +48,7 @@ pub trait TokenEndpoint: Send + Sync {
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> impl Future<Output = Result<Grant, TokenError>> + Send;
+    ) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
 }
 
 /// Talks to one credential's token endpoint.
@@ -159,7 +159,7 @@ impl TokenClient {
         credential: &Credential,
         request: &TokenRequest,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let (metadata, is_told_now) = self.ask_issuer(issuer, credential).await?;
         let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request, current).await;
         let gone = match &outcome {
@@ -192,7 +192,7 @@ impl TokenClient {
         token_url: Url,
         request: &TokenRequest,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let mut http_request = self
             .http
             .post(token_url)
@@ -222,7 +222,7 @@ impl TokenEndpoint for TokenClient {
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let request = TokenRequest::new(credential, identity)?;
         match &credential.token_url {
             Endpoint::Written(url) => self.exchange(credential, url.clone(), &request, current).await,

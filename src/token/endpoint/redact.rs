@@ -16,9 +16,9 @@ use crate::token::access_token::AccessToken;
 use crate::token::error::printable;
 
 /// So much of a secret is not shown; of a shorter one, not the whole.
-const PIECE: usize = 12;
+const MAX_QUOTED_CHARS: usize = 12;
 /// A shorter run of base64 says too little to be told from a word.
-const SHORTEST_BASE64: usize = 4;
+const MIN_BASE64_CHARS: usize = 4;
 
 /// What was sent to a server and must not come back from it.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Confidential<'_> {
         let readings = readings.map(|reading| reading.to_ascii_lowercase());
         self.dresses().iter().any(|dress| {
             let dress = dress.to_ascii_lowercase();
-            let size = dress.len().min(PIECE);
+            let size = dress.len().min(MAX_QUOTED_CHARS);
             let pieces: HashSet<&[u8]> = dress.as_bytes().windows(size).collect();
             readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
         })
@@ -77,7 +77,7 @@ impl Confidential<'_> {
                     within_base64(&URL_SAFE_NO_PAD, plain, offset),
                 ]
             })
-            .filter(|dress| dress.len() >= SHORTEST_BASE64)
+            .filter(|dress| dress.len() >= MIN_BASE64_CHARS)
             .collect();
         dresses.extend(encoded);
         dresses
@@ -191,8 +191,8 @@ mod tests {
         fn no_piece_of_twelve_characters_of_a_secret_comes_through(
             secret in "[ -~]{12,40}", from in 0usize..30, around in "[ -~]{0,20}",
         ) {
-            let from = from.min(secret.len() - PIECE);
-            let words = format!("{around}{}", &secret[from..from + PIECE]);
+            let from = from.min(secret.len() - MAX_QUOTED_CHARS);
+            let words = format!("{around}{}", &secret[from..from + MAX_QUOTED_CHARS]);
             prop_assert_eq!(kept(&secret, &words), WITHHELD);
         }
 

@@ -23,11 +23,11 @@ pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 const MAX_DEPTH: usize = 64;
 
 /// The least wait where a server limits the rate and says so in a 400; `retry_after_max` does not shorten it.
-const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
+const MIN_RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
 /// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
 #[derive(Clone)]
-pub struct Grant {
+pub struct TokenResponse {
     /// The token as issued.
     pub access_token: String,
     /// `expires_in`; `None` where it is missing.
@@ -46,9 +46,9 @@ pub struct Grant {
     pub flaw: Option<Malformed>,
 }
 
-impl std::fmt::Debug for Grant {
+impl std::fmt::Debug for TokenResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grant")
+        f.debug_struct("TokenResponse")
             .field("lifetime", &self.lifetime)
             .field("scopes", &self.scopes)
             .finish_non_exhaustive()
@@ -144,7 +144,7 @@ pub fn classify(
     body: &[u8],
     fields: &AnswerFields,
     confidential: Confidential<'_>,
-) -> Result<Grant, TokenError> {
+) -> Result<TokenResponse, TokenError> {
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
         200..=299 => success(headers, body, fields).map_err(TokenError::Malformed),
@@ -164,7 +164,7 @@ pub fn classify(
     }
 }
 
-fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Grant, Malformed> {
+fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<TokenResponse, Malformed> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
@@ -199,7 +199,7 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     };
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);
-    Ok(Grant {
+    Ok(TokenResponse {
         access_token,
         lifetime,
         lifetime_was_cut,
@@ -280,7 +280,7 @@ fn client_error(
     let is_rate_limit = code.as_deref() == Some("invalid_request")
         && description.as_ref().is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
     if is_rate_limit {
-        return throttled(status.as_u16(), headers, RATE_LIMIT_WAIT);
+        return throttled(status.as_u16(), headers, MIN_RATE_LIMIT_WAIT);
     }
     TokenError::Rejected {
         status: status.as_u16(),
@@ -295,9 +295,9 @@ mod tests {
     use secrecy::{ExposeSecret, SecretString};
 
     use super::*;
-    use crate::token::error::Class;
+    use crate::token::error::FailureClass;
 
-    fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<Grant, TokenError> {
+    fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<TokenResponse, TokenError> {
         let headers = fields.iter().map(|(name, value)| {
             (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
@@ -313,12 +313,12 @@ mod tests {
         )
     }
 
-    fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
+    fn lifetime_of(expires_in: &str) -> Result<TokenResponse, TokenError> {
         answer(200, &[], &format!("{{\"access_token\":\"t\",\"expires_in\":{expires_in}}}"))
     }
 
     /// Status, fields, body, and the class of failure; `None` is a token.
-    type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<Class>);
+    type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<FailureClass>);
 
     /// "Line 1, column 1" would be true of it, and help nobody.
     #[test]
@@ -338,10 +338,10 @@ mod tests {
     #[test]
     fn every_answer_has_its_class() {
         const MINUTE: Duration = Duration::from_mins(1);
-        let transient = Some(Class::Transient);
-        let rejected = Some(Class::Rejected);
-        let throttled = |retry_after| Some(Class::Throttled { retry_after, at_least: Duration::ZERO });
-        let a_minute = |retry_after| Some(Class::Throttled { retry_after, at_least: MINUTE });
+        let transient = Some(FailureClass::Transient);
+        let rejected = Some(FailureClass::Rejected);
+        let throttled = |retry_after| Some(FailureClass::Throttled { retry_after, at_least: Duration::ZERO });
+        let a_minute = |retry_after| Some(FailureClass::Throttled { retry_after, at_least: MINUTE });
         let seven = [("retry-after", "7")];
         let date =
             [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")];

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::response::{Grant, MAX_LIFETIME};
+use super::response::{MAX_LIFETIME, TokenResponse};
 use crate::config::{Credential, NEVER_LISTED};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt;
@@ -13,7 +13,7 @@ use crate::token::jwt;
 /// # Errors
 ///
 /// [`TokenError::ScopeMissing`], that it is no JWT, or what else is wrong with the token.
-pub fn scopes(grant: &Grant, credential: &Credential) -> Result<Vec<String>, TokenError> {
+pub fn scopes(grant: &TokenResponse, credential: &Credential) -> Result<Vec<String>, TokenError> {
     if let Some(flaw) = &grant.flaw {
         return Err(TokenError::Malformed(flaw.clone()));
     }
@@ -46,7 +46,7 @@ pub fn not_granted(granted: &[String], credential: &Credential) -> Vec<String> {
 ///
 /// That the token has ended by its `exp`.
 pub fn lifetime(
-    grant: &Grant,
+    grant: &TokenResponse,
     credential: &Credential,
     now: SystemTime,
 ) -> Result<Option<Duration>, TokenError> {

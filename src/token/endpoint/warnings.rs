@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 
 use super::metadata::Metadata;
-use super::response::Grant;
+use super::response::TokenResponse;
 use super::validate;
 use crate::config::Credential;
 
@@ -15,7 +15,7 @@ pub const MAX_SKEW: Duration = Duration::from_mins(1);
 
 /// What has been told of one credential's answers and still holds.
 #[derive(Debug, Default)]
-pub struct Oddities {
+pub struct ResponseWarnings {
     is_cut: bool,
     is_mislabelled: bool,
     not_granted: Vec<String>,
@@ -23,9 +23,9 @@ pub struct Oddities {
     skew: Option<Skew>,
 }
 
-impl Oddities {
+impl ResponseWarnings {
     /// Tells what is odd about a grant that is taken.
-    pub fn of_grant(&mut self, grant: &Grant, credential: &Credential, now: SystemTime) {
+    pub fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
         if is_news(&mut self.skew, grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
             let ours = self.skew.as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());

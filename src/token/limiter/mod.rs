@@ -11,8 +11,8 @@ use std::time::Duration;
 
 pub use self::snapshot::{Barrier, Blocked, Snapshot};
 
-use self::quota::Budget;
-use super::error::{Class, TokenError};
+use self::quota::RequestQuota;
+use super::error::{FailureClass, TokenError};
 use crate::clock::{Clock, Moment};
 use crate::config;
 
@@ -38,8 +38,8 @@ pub enum Cause {
 #[derive(Debug)]
 pub struct Limiter {
     clock: Clock,
-    all: Budget,
-    forced: Budget,
+    all: RequestQuota,
+    forced: RequestQuota,
     retry_after_max: Duration,
     failures: u32,
     rejections: u32,
@@ -53,8 +53,8 @@ impl Limiter {
         let half = (quota.requests.get() / 2).max(1);
         Self {
             clock,
-            all: Budget::new(quota.requests.get(), quota.per, clock),
-            forced: Budget::new(half, quota.per, clock),
+            all: RequestQuota::new(quota.requests.get(), quota.per, clock),
+            forced: RequestQuota::new(half, quota.per, clock),
             retry_after_max: credential.retry_after_max,
             failures: 0,
             rejections: 0,
@@ -68,7 +68,7 @@ impl Limiter {
         if let Some(blocked) = self.blocked.filter(|blocked| now < blocked.until) {
             return Err(blocked);
         }
-        let forced_before = self.forced.whole_again();
+        let forced_before = self.forced.full_at();
         if cause == Cause::Forced {
             check(&self.forced, now)?;
         }
@@ -95,17 +95,19 @@ impl Limiter {
         self.failures = self.failures.saturating_add(1);
         let backoff = equal_jitter(doubled(BACKOFF_FIRST, self.failures - 1, BACKOFF_MAX));
         self.blocked = Some(match error.class() {
-            Class::Throttled { retry_after, at_least } if retry_after.is_some() || !at_least.is_zero() => {
+            FailureClass::Throttled { retry_after, at_least }
+                if retry_after.is_some() || !at_least.is_zero() =>
+            {
                 let wait = retry_after.unwrap_or_default().min(self.retry_after_max).max(at_least);
                 // Upwards only: whoever was asked to wait so long and comes sooner has not waited.
                 let jitter = (wait / 10).min(Duration::from_secs(1)).mul_f64(fastrand::f64());
                 Blocked { until: now + (wait + jitter).max(backoff), by: Barrier::RetryAfter }
             }
-            Class::Transient | Class::Throttled { .. } => Blocked {
+            FailureClass::Transient | FailureClass::Throttled { .. } => Blocked {
                 until: now + backoff,
                 by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
             },
-            Class::Rejected => {
+            FailureClass::Rejected => {
                 self.rejections = self.rejections.saturating_add(1);
                 let latch = doubled(LATCH_FIRST, self.rejections - 1, LATCH_MAX);
                 Blocked { until: now + latch, by: Barrier::Latch }
@@ -124,8 +126,8 @@ impl Limiter {
             blocked: self.blocked,
             failures: self.failures,
             rejections: self.rejections,
-            quota_full_at: self.all.whole_again(),
-            forced_quota_full_at: self.forced.whole_again(),
+            quota_full_at: self.all.full_at(),
+            forced_quota_full_at: self.forced.full_at(),
         }
     }
 
@@ -152,7 +154,7 @@ impl Limiter {
     }
 }
 
-fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {
+fn check(budget: &RequestQuota, now: Moment) -> Result<(), Blocked> {
     budget.take(now).map_err(|until| Blocked { until, by: Barrier::Quota })
 }
 

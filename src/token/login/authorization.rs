@@ -26,13 +26,13 @@ pub struct Attempt {
     state: SecretString,
     code_verifier: SecretString,
     redirect_uri: RedirectUri,
-    answerer: Answerer,
+    answerer: ExpectedIssuer,
     is_answered: AtomicBool,
 }
 
 /// Who must have answered (RFC 9207).
 #[derive(Clone, Debug, Default)]
-pub struct Answerer {
+pub struct ExpectedIssuer {
     /// The issuer, where it is known.
     pub issuer: Option<String>,
     /// Whether it has said that it names itself in its answers.
@@ -41,7 +41,7 @@ pub struct Answerer {
 
 /// Why what came back brings no code.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum NoCode {
+pub enum CallbackError {
     /// It answers something else.
     #[error("it is not the answer to this login: its `state` is another, or missing")]
     OtherState,
@@ -70,7 +70,7 @@ pub enum NoCode {
     Nothing,
 }
 
-impl NoCode {
+impl CallbackError {
     /// Whether the right answer may still come.
     pub const fn may_come(&self) -> bool {
         matches!(self, Self::OtherState | Self::Repeated(_) | Self::Nothing)
@@ -82,7 +82,7 @@ const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "i
 
 impl Attempt {
     /// A new one, for a browser that comes back to this address.
-    pub fn new(redirect_uri: RedirectUri, answerer: Answerer) -> Self {
+    pub fn new(redirect_uri: RedirectUri, answerer: ExpectedIssuer) -> Self {
         Self {
             state: random(),
             code_verifier: random(),
@@ -134,13 +134,13 @@ impl Attempt {
     ///
     /// # Errors
     ///
-    /// [`NoCode`]; the right answer may still come after some of them.
-    pub fn answer(&self, query: &str) -> Result<SecretString, NoCode> {
+    /// [`CallbackError`]; the right answer may still come after some of them.
+    pub fn answer(&self, query: &str) -> Result<SecretString, CallbackError> {
         let mut found: [Option<String>; PARAMETERS.len()] = Default::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(at) = PARAMETERS.iter().position(|known| *known == name) else { continue };
             if found[at].replace(value.into_owned()).is_some() {
-                return Err(NoCode::Repeated(PARAMETERS[at]));
+                return Err(CallbackError::Repeated(PARAMETERS[at]));
             }
         }
         let [state, code, error, description, iss] = found;
@@ -148,22 +148,24 @@ impl Attempt {
             verify_slices_are_equal(state.as_bytes(), self.state.expose_secret().as_bytes()).is_ok()
         });
         if !is_ours {
-            return Err(NoCode::OtherState);
+            return Err(CallbackError::OtherState);
         }
         if code.is_none() && error.is_none() {
-            return Err(NoCode::Nothing);
+            return Err(CallbackError::Nothing);
         }
         if self.is_answered.swap(true, Ordering::Relaxed) {
-            return Err(NoCode::Answered);
+            return Err(CallbackError::Answered);
         }
         match (&iss, &self.answerer.issuer) {
-            (Some(iss), Some(issuer)) if iss != issuer => return Err(NoCode::OtherIssuer(printable(iss))),
-            (None, Some(_)) if self.answerer.names_itself => return Err(NoCode::NoIssuer),
+            (Some(iss), Some(issuer)) if iss != issuer => {
+                return Err(CallbackError::OtherIssuer(printable(iss)));
+            }
+            (None, Some(_)) if self.answerer.names_itself => return Err(CallbackError::NoIssuer),
             _ => {}
         }
         match (error, code) {
             (None, Some(code)) => Ok(SecretString::from(code)),
-            (error, _) => Err(NoCode::Denied {
+            (error, _) => Err(CallbackError::Denied {
                 error: printable(&error.unwrap_or_default()),
                 description: description.as_deref().map(printable),
             }),
@@ -219,16 +221,16 @@ mod tests {
 
     fn attempt() -> Attempt {
         let login = credential("").login.unwrap();
-        Attempt::new(login.redirect_uri, Answerer::default())
+        Attempt::new(login.redirect_uri, ExpectedIssuer::default())
     }
 
     fn of(issuer: &str, names_itself: bool) -> Attempt {
-        let answerer = Answerer { issuer: Some(issuer.to_owned()), names_itself };
+        let answerer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
         Attempt { answerer, ..attempt() }
     }
 
     /// With the right state in the place of STATE.
-    fn answer(attempt: &Attempt, query: &str) -> Result<String, NoCode> {
+    fn answer(attempt: &Attempt, query: &str) -> Result<String, CallbackError> {
         let query = query.replace("STATE", attempt.state.expose_secret());
         attempt.answer(&query).map(|code| code.expose_secret().to_owned())
     }
@@ -301,19 +303,19 @@ mod tests {
             "state=%00&error=access_denied",
             "code=c&State=STATE",
         ] {
-            assert_eq!(answer(&attempt, query), Err(NoCode::OtherState), "{query}");
+            assert_eq!(answer(&attempt, query), Err(CallbackError::OtherState), "{query}");
         }
         for (query, name) in [
             ("code=c&state=STATE&code=c", "code"),
             ("code=c&state=STATE&state=STATE", "state"),
             ("code=c&state=STATE&iss=a&iss=a", "iss"),
         ] {
-            assert_eq!(answer(&attempt, query), Err(NoCode::Repeated(name)), "{query}");
+            assert_eq!(answer(&attempt, query), Err(CallbackError::Repeated(name)), "{query}");
         }
-        assert_eq!(answer(&attempt, "state=STATE"), Err(NoCode::Nothing));
+        assert_eq!(answer(&attempt, "state=STATE"), Err(CallbackError::Nothing));
 
         assert_eq!(answer(&attempt, "x=1&code=c%26d&state=STATE&x=2").as_deref(), Ok("c&d"));
-        assert_eq!(answer(&attempt, "code=e&state=STATE"), Err(NoCode::Answered));
+        assert_eq!(answer(&attempt, "code=e&state=STATE"), Err(CallbackError::Answered));
     }
 
     #[test]
@@ -323,7 +325,7 @@ mod tests {
         assert_eq!(no.to_string(), "the authorization server says no: access_denied, \"no?[31m?\"");
         assert!(!no.may_come());
         // Both is a no.
-        assert!(matches!(denied("state=STATE&error=x&code=c"), NoCode::Denied { .. }));
+        assert!(matches!(denied("state=STATE&error=x&code=c"), CallbackError::Denied { .. }));
     }
 
     #[test]
@@ -333,8 +335,8 @@ mod tests {
         assert!(answer(&of(issuer, false), "code=c&state=STATE").is_ok());
         assert!(answer(&attempt(), "code=c&state=STATE&iss=https://other.test").is_ok());
         let other = answer(&of(issuer, false), "code=c&state=STATE&iss=https://as.test/");
-        assert_eq!(other, Err(NoCode::OtherIssuer("https://as.test/".into())));
-        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(NoCode::NoIssuer));
+        assert_eq!(other, Err(CallbackError::OtherIssuer("https://as.test/".into())));
+        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(CallbackError::NoIssuer));
     }
 
     proptest! {

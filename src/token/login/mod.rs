@@ -15,7 +15,7 @@ use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
 use super::endpoint::redact::Confidential;
 use super::endpoint::validate;
-use super::endpoint::warnings::Oddities;
+use super::endpoint::warnings::ResponseWarnings;
 use super::error::{Malformed, TokenError};
 use super::rotation;
 use super::state::file::State;
@@ -24,7 +24,7 @@ use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
 /// A grant that a daemon can live on.
-pub struct NewGrant {
+pub struct LoginGrant {
     refresh_token: SecretString,
     access_token: SecretString,
     /// When the token was asked for.
@@ -61,7 +61,7 @@ pub async fn exchange<E: TokenEndpoint>(
     attempt: &Attempt,
     code: SecretString,
     clock: Clock,
-) -> Result<NewGrant, LoginError> {
+) -> Result<LoginGrant, LoginError> {
     let identity = Identity { grant: attempt.grant(code), ..credential.identity.initial() };
     let sent = clock.now();
     let mut client_secrets = ClientSecrets::default();
@@ -73,16 +73,16 @@ pub async fn exchange<E: TokenEndpoint>(
     let lives = lifetime.unwrap_or(credential.default_lifetime);
     let token = AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lives, scopes)
         .map_err(|illegal| TokenError::Malformed(Malformed::from(illegal)))?;
-    Oddities::default().of_grant(&grant, credential, now);
+    ResponseWarnings::default().of_grant(&grant, credential, now);
     let refresh_token = grant.refresh_token.ok_or(LoginError::NoRefreshToken)?;
     let access_token = SecretString::from(grant.access_token);
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), access_token.clone()]);
     let scopes = grant.scopes;
-    Ok(NewGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
+    Ok(LoginGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
 }
 
-impl NewGrant {
+impl LoginGrant {
     /// The credential's state from now on, as a daemon's would be that is handed the grant.
     pub fn state(&self, credential: &Credential, before: &State) -> State {
         let lives = self.token.issued().until(self.token.expires());
@@ -137,9 +137,9 @@ impl NewGrant {
     }
 }
 
-impl std::fmt::Debug for NewGrant {
+impl std::fmt::Debug for LoginGrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
+        f.debug_struct("LoginGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::config::fixture;
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
-    use crate::token::state::file::Refused;
+    use crate::token::state::file::RefusedTokenHash;
 
     fn credential() -> Credential {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
@@ -156,8 +156,8 @@ mod tests {
         Credential::clone(&fixture::config("", lines, "x").credentials[0])
     }
 
-    fn brought(refresh_token: &str, now: Moment) -> NewGrant {
-        NewGrant {
+    fn brought(refresh_token: &str, now: Moment) -> LoginGrant {
+        LoginGrant {
             refresh_token: SecretString::from(refresh_token),
             access_token: SecretString::from("a"),
             sent: now,
@@ -174,7 +174,7 @@ mod tests {
     fn a_login_ends_what_came_of_the_old_grant_and_nothing_that_the_server_asked_for() {
         let clock = Clock::system();
         let now = clock.now();
-        let refused = ["old", "older"].map(|token| Refused::of(&SecretString::from(token)));
+        let refused = ["old", "older"].map(|token| RefusedTokenHash::of(&SecretString::from(token)));
         let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
         let before = |by| State {
             rotations: 5,

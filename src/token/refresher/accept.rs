@@ -6,17 +6,17 @@ use super::Refresher;
 use crate::clock::{Moment, wall_clock};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::endpoint::validate;
 use crate::token::error::{Malformed, TokenError};
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Makes a token of a grant, if it is what was asked for.
-    pub(super) fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
+    pub(super) fn accept(&mut self, grant: &TokenResponse, sent: Moment) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
         let scopes = validate::scopes(grant, credential)?;
         let now = wall_clock();
-        self.oddities.of_grant(grant, credential, now);
+        self.response_warnings.of_grant(grant, credential, now);
         let lifetime = validate::lifetime(grant, credential, now)?;
         let token = |generation, lifetime| {
             AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())

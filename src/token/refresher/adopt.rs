@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::endpoint::response::{Grant, MAX_LIFETIME};
+use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted};
 use crate::token::rotation;
@@ -46,7 +46,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
         });
-        let mut state = self.remembered();
+        let mut state = self.state_to_save();
         rotation::adopt(&mut state, new.refresh_token, self.identity.value());
         state.generation = token.as_ref().map_or(state.generation, AccessToken::generation);
         state.access_token.clone_from(&token);
@@ -69,7 +69,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn token_of(&mut self, new: &NewGrant, received: Moment) -> Option<Result<AccessToken, TokenError>> {
         let has_ended = new.lifetime.is_some_and(|lifetime| lifetime.is_zero());
         let access_token = new.access_token.as_ref().filter(|_| !has_ended)?.expose_secret().to_owned();
-        let grant = Grant {
+        let grant = TokenResponse {
             access_token,
             lifetime: new.lifetime.map(|lifetime| lifetime.min(MAX_LIFETIME)),
             lifetime_was_cut: new.lifetime.is_some_and(|lifetime| lifetime > MAX_LIFETIME),

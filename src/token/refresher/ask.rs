@@ -8,7 +8,7 @@ use tracing::debug;
 use super::Refresher;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::TokenError;
-use crate::token::rotation::Means;
+use crate::token::rotation::GrantChoice;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
@@ -18,16 +18,16 @@ impl<E: TokenEndpoint> Refresher<E> {
         });
         self.follows_up = false;
         self.read_secrets_again().await;
-        let Ok(means) = self.means_as_of_now().await else {
+        let Ok(means) = self.choose_grant_again().await else {
             // They were there a moment ago: the next step says what is wrong.
             self.progress.send_modify(|progress| progress.underway = false);
             return;
         };
-        self.tell_fallback(&means);
+        self.report_fallback(&means);
         let client = self.secrets.identity(self.identity.value());
         let identity = means.identity(&client).unwrap_or(client);
         // What is taken out of the quota is so before it is used: who dies with the request under way has made it.
-        self.durable.save_unless_replaced(self.remembered_before()).await;
+        self.durable.save_unless_replaced(self.state_before_request()).await;
         let sent = self.clock.now();
         let current = self.store.latest();
         let request = self.endpoint.request(&self.credential, &identity, current.as_deref());
@@ -48,7 +48,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 if means.answered(new.as_ref(), self.identity.value(), &mut state) {
                     self.durable.save(state).await;
                 }
-                self.failed(error, Means::Grant, latency).await;
+                self.failed(error, GrantChoice::Configured, latency).await;
             }
             Err(error) => self.failed(error, means, latency).await,
         }
@@ -65,20 +65,20 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// What to ask with. While that is the fallback, someone may have put a refresh token into the state's place.
-    async fn means_as_of_now(&mut self) -> Result<Means, TokenError> {
-        let means = self.means()?;
-        if !(self.is_on_fallback && matches!(means, Means::Fallback { .. })) {
+    async fn choose_grant_again(&mut self) -> Result<GrantChoice, TokenError> {
+        let means = self.choose_grant()?;
+        if !(self.is_on_fallback && matches!(means, GrantChoice::Fallback { .. })) {
             return Ok(means);
         }
-        self.take_up_state().await;
-        self.means()
+        self.take_state_from_disk().await;
+        self.choose_grant()
     }
 
     /// Tells that the fallback is used, when that begins.
-    fn tell_fallback(&mut self, means: &Means) {
+    fn report_fallback(&mut self, means: &GrantChoice) {
         let was_on_fallback = self.is_on_fallback;
-        self.is_on_fallback = matches!(means, Means::Fallback { .. });
-        if let (Means::Fallback { why }, false, Some(fallback)) =
+        self.is_on_fallback = matches!(means, GrantChoice::Fallback { .. });
+        if let (GrantChoice::Fallback { why }, false, Some(fallback)) =
             (means, was_on_fallback, &self.identity.value().fallback)
         {
             self.trail.fallback_used(fallback.name(), why);

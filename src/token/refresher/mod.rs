@@ -24,13 +24,13 @@ use self::secrets::CurrentIdentity;
 use super::access_token::Generation;
 use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
-use super::endpoint::warnings::Oddities;
+use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::operator::Orders;
-use super::progress::Progress;
-use super::rotation::{Means, Rotation};
+use super::progress::RefreshProgress;
+use super::rotation::{GrantChoice, Rotation};
 use super::source::TokenSource;
 use super::state::DurableState;
 use super::store::{Store, Writer};
@@ -41,9 +41,11 @@ use crate::telemetry::audit;
 
 /// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
 /// if a request waits.
-const RECHECK: Duration = Duration::from_mins(1);
+const MAX_SLEEP: Duration = Duration::from_mins(1);
+/// How often the state on disk is read again while only a person can help.
+const STATE_RECHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a secret that was rejected is looked at for a change.
-const SECRET_POLL: Duration = Duration::from_secs(1);
+const SECRET_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Later than anything.
 const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
@@ -61,13 +63,13 @@ pub struct Refresher<E> {
     store: Store,
     wanted: Arc<Wanted>,
     orders: Orders,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<RefreshProgress>,
     /// How many token requests an operator has been told of.
     finished: u64,
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
-    oddities: Oddities,
+    response_warnings: ResponseWarnings,
     /// When the schedule wants the next token.
     due: Moment,
     /// How often in a row the server handed out the token that we had.
@@ -87,7 +89,7 @@ pub struct Refresher<E> {
 }
 
 /// What to do next.
-enum Step {
+enum NextAction {
     Ask,
     Wait(Moment),
 }
@@ -103,7 +105,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     ) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
         let wanted = Arc::new(Wanted::default());
-        let (progress, seen) = watch::channel(Progress::default());
+        let (progress, seen) = watch::channel(RefreshProgress::default());
         let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&wanted), seen, clock);
         let mut refresher = Self {
             durable,
@@ -121,7 +123,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             clock,
             fingerprints: Fingerprints::new(),
             trail: audit::Trail::new(&credential.name),
-            oddities: Oddities::default(),
+            response_warnings: ResponseWarnings::default(),
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
@@ -151,15 +153,15 @@ impl<E: TokenEndpoint> Refresher<E> {
     ) -> Self {
         let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
         loop {
-            match self.obey().await {
+            match self.carry_out_orders().await {
                 // Between two requests, however many are due.
-                Step::Ask if leave_off.as_mut().now_or_never().is_some() => break,
-                Step::Ask if self.identity.has_refresh_token() => self.ask().await,
-                Step::Ask => tokio::select! {
+                NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break,
+                NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
+                NextAction::Ask => tokio::select! {
                     () = self.ask() => {}
                     () = &mut stop => break,
                 },
-                Step::Wait(until) => tokio::select! {
+                NextAction::Wait(until) => tokio::select! {
                     () = self.wait(until) => {}
                     () = &mut stop => break,
                     () = &mut leave_off => break,
@@ -170,41 +172,41 @@ impl<E: TokenEndpoint> Refresher<E> {
         self
     }
 
-    fn next_step(&mut self) -> Step {
+    fn next_step(&mut self) -> NextAction {
         let now = self.clock.now();
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
         } else if !is_rejected && !self.orders.is_refresh_requested() {
-            return Step::Wait(self.due);
+            return NextAction::Wait(self.due);
         } else if now < self.no_forced_before {
-            return Step::Wait(self.due.min(self.no_forced_before));
+            return NextAction::Wait(self.due.min(self.no_forced_before));
         } else {
             Cause::Forced
         };
-        if let Err(obstacle) = self.means() {
-            return self.stand_still(obstacle);
+        if let Err(obstacle) = self.choose_grant() {
+            return self.wait_for_a_person(obstacle);
         }
         self.obstacle = None;
         match self.limiter.admit(cause) {
-            Ok(()) => Step::Ask,
+            Ok(()) => NextAction::Ask,
             Err(blocked) => {
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
                     Cause::Scheduled => blocked.until,
                     Cause::Forced => blocked.until.min(self.due),
                 };
-                Step::Wait(until)
+                NextAction::Wait(until)
             }
         }
     }
 
-    fn means(&self) -> Result<Means, TokenError> {
-        self.rotation.means(self.identity.value(), self.durable.state())
+    fn choose_grant(&self) -> Result<GrantChoice, TokenError> {
+        self.rotation.choose(self.identity.value(), self.durable.state())
     }
 
     /// Asks nothing until a person has acted.
-    fn stand_still(&mut self, obstacle: TokenError) -> Step {
+    fn wait_for_a_person(&mut self, obstacle: TokenError) -> NextAction {
         if self.obstacle.as_ref() != Some(&obstacle) {
             match &obstacle {
                 TokenError::RotationLimit { .. } => self.trail.rotation_limit_reached(&obstacle),
@@ -217,7 +219,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             });
             self.obstacle = Some(obstacle);
         }
-        Step::Wait(NEVER)
+        NextAction::Wait(NEVER)
     }
 
     /// Whether the current token has been rejected; tells the trail when it is first seen.
@@ -235,7 +237,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();
-        let longest = if latched { SECRET_POLL } else { RECHECK };
+        let longest = if latched { SECRET_POLL_INTERVAL } else { MAX_SLEEP };
         let until = self.durable.retry_at().map_or(until, |retry_at| retry_at.min(until));
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         tokio::select! {
@@ -252,8 +254,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let lacks_refresh_token = self.obstacle.is_some() || self.is_on_fallback;
         if lacks_refresh_token && self.look_at_state <= now {
-            self.take_up_state().await;
-            if matches!(self.means(), Ok(Means::RefreshToken(_))) {
+            self.take_state_from_disk().await;
+            if matches!(self.choose_grant(), Ok(GrantChoice::RefreshToken(_))) {
                 self.limiter.release_latch();
             }
         }

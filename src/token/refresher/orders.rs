@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Refresher, Step};
+use super::{NextAction, Refresher};
 use crate::token::access_token::Generation;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::operator::{Operator, Refreshed};
@@ -16,8 +16,8 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// Carries out what was ordered, and says what to do next. Whoever wishes for a token that may not be asked for now
     /// is told so, and the wish is over: it is not to be fulfilled long after.
-    pub(super) async fn obey(&mut self) -> Step {
-        self.tell_of_request();
+    pub(super) async fn carry_out_orders(&mut self) -> NextAction {
+        self.answer_finished_request();
         while let Some(order) = self.orders.take_grant() {
             let outcome = self.adopt(order.grant, order.received).await;
             let _ = order.reply.send(outcome);
@@ -25,20 +25,20 @@ impl<E: TokenEndpoint> Refresher<E> {
         if self.orders.notices_refresh_request() {
             if self.obstacle.is_some() {
                 self.read_secrets_again().await;
-                self.take_up_state().await;
+                self.take_state_from_disk().await;
             }
             // Whoever asks may have mended what was wrong.
             self.limiter.release_latch();
         }
         let step = self.next_step();
-        if matches!(step, Step::Wait(_)) && self.orders.is_refresh_requested() {
+        if matches!(step, NextAction::Wait(_)) && self.orders.is_refresh_requested() {
             self.orders.respond(self.why_not());
         }
         step
     }
 
     /// Tells what a request came to that has ended since the last look, whatever it was made for.
-    fn tell_of_request(&mut self) {
+    fn answer_finished_request(&mut self) {
         let progress = self.progress.borrow().clone();
         let has_ended = std::mem::replace(&mut self.finished, progress.finished) < progress.finished;
         if has_ended && self.orders.is_refresh_requested() {

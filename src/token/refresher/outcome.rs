@@ -12,14 +12,14 @@ use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client_secrets::is_invalid_client;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::error::{Class, TokenError};
-use crate::token::rotation::Means;
+use crate::token::error::{FailureClass, TokenError};
+use crate::token::rotation::GrantChoice;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
-        means: Means,
+        means: GrantChoice,
         new: Option<&SecretString>,
         latency: Duration,
     ) {
@@ -48,7 +48,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
         };
-        let mut state = self.remembered();
+        let mut state = self.state_to_save();
         state.generation = generation;
         state.access_token = Some(token.clone());
         let is_rotated = means.answered(new, self.identity.value(), &mut state);
@@ -73,19 +73,19 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refreshed(issued, latency);
     }
 
-    pub(super) async fn failed(&mut self, mut error: TokenError, means: Means, latency: Duration) {
+    pub(super) async fn failed(&mut self, mut error: TokenError, means: GrantChoice, latency: Duration) {
         if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
         match means {
-            Means::RefreshToken(in_use) if is_invalid_grant(&error) => {
+            GrantChoice::RefreshToken(in_use) if is_invalid_grant(&error) => {
                 self.refused(&in_use.token, error.to_string()).await;
-                match self.means() {
+                match self.choose_grant() {
                     Err(obstacle) => error = obstacle,
                     Ok(_) => return self.follow_up(latency),
                 }
             }
-            Means::Fallback { why } if is_invalid_grant(&error) => {
+            GrantChoice::Fallback { why } if is_invalid_grant(&error) => {
                 let why = match why {
                     TokenError::ReauthorizationRequired(why) => why,
                     other => other.to_string(),
@@ -93,10 +93,10 @@ impl<E: TokenEndpoint> Refresher<E> {
                 let both = format!("{why}; the fallback was refused too: {error}");
                 error = TokenError::ReauthorizationRequired(both);
             }
-            Means::RefreshToken(_) | Means::Fallback { .. } | Means::Grant => {}
+            GrantChoice::RefreshToken(_) | GrantChoice::Fallback { .. } | GrantChoice::Configured => {}
         }
-        if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
-            self.oddities.of_wait(asked, &self.credential);
+        if let FailureClass::Throttled { retry_after: Some(asked), .. } = error.class() {
+            self.response_warnings.of_wait(asked, &self.credential);
         }
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
@@ -104,7 +104,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refresh_failed(
             &audit::Failure {
                 outcome: error.outcome(),
-                needs_a_person: error.class() == Class::Rejected,
+                needs_a_person: error.class() == FailureClass::Rejected,
                 next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
                 error: &error,
             },
@@ -117,7 +117,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
-        self.durable.save(self.remembered()).await;
+        self.durable.save(self.state_to_save()).await;
     }
 
     /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.

@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 
 use super::schedule;
-use super::{RECHECK, Refresher};
+use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::endpoint::validate;
@@ -35,9 +35,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// Takes up the refresh token that is on disk, if someone has put another there.
-    pub(super) async fn take_up_state(&mut self) {
+    pub(super) async fn take_state_from_disk(&mut self) {
         let mut state = self.durable.state().clone();
-        if self.take_up_into(&mut state).await {
+        if self.take_from_disk_into(&mut state).await {
             self.durable.save(state).await;
         }
     }
@@ -47,18 +47,18 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = self.durable.state().clone();
         self.rotation.refuse(&mut state, token, why);
         // Before the save, which replaces what someone has put there.
-        self.take_up_into(&mut state).await;
+        self.take_from_disk_into(&mut state).await;
         self.durable.save(state).await;
     }
 
-    async fn take_up_into(&mut self, state: &mut State) -> bool {
-        self.look_at_state = self.clock.now() + RECHECK;
+    async fn take_from_disk_into(&mut self, state: &mut State) -> bool {
+        self.look_at_state = self.clock.now() + STATE_RECHECK_INTERVAL;
         let found = self.durable.read_again().await;
         found.is_some_and(|found| rotation::take_up(state, found, self.identity.value()))
     }
 
     /// The state with what is known by now of when to ask, and with what.
-    pub(super) fn remembered(&self) -> State {
+    pub(super) fn state_to_save(&self) -> State {
         let mut state = State {
             limiter: self.limiter.snapshot(),
             settings: Some(settings(&self.credential, self.identity.value())),
@@ -69,7 +69,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// The same before there is an answer: the token that is there was asked for with the settings before.
-    pub(super) fn remembered_before(&self) -> State {
-        State { settings: self.durable.state().settings, ..self.remembered() }
+    pub(super) fn state_before_request(&self) -> State {
+        State { settings: self.durable.state().settings, ..self.state_to_save() }
     }
 }

@@ -52,7 +52,7 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// The state with all that is known, for a refresher of the same credential that begins anew with other settings.
     pub fn into_state(self) -> DurableState {
-        let state = self.remembered();
+        let state = self.state_to_save();
         self.durable.replaced(state)
     }
 
@@ -61,7 +61,11 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// # Errors
     ///
     /// As of [`DurableState::open`]. Waits for the disk.
-    pub fn make_room(self, credential: &Credential, clock: Clock) -> Result<DurableState, OpenError> {
+    pub fn open_successor_state(
+        self,
+        credential: &Credential,
+        clock: Clock,
+    ) -> Result<DurableState, OpenError> {
         drop(self);
         DurableState::open(credential, clock)
     }

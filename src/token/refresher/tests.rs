@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::config::{Identity, fixture};
 use crate::token::access_token::AccessToken;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
@@ -67,7 +67,7 @@ impl TokenEndpoint for Shared {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let number = {
             let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(self.0.clock.unwrap().now());
@@ -89,14 +89,14 @@ impl TokenEndpoint for Shared {
                 let left = u64::try_from((period - into) / 1000).unwrap();
                 Ok(grant(&format!("cached-{number}"), left))
             }
-            Some(Act::Unsaid(token)) => Ok(Grant { lifetime: None, ..grant(token, 0) }),
+            Some(Act::Unsaid(token)) => Ok(TokenResponse { lifetime: None, ..grant(token, 0) }),
             None => Ok(grant(&format!("token-{number}"), 3600)),
         }
     }
 }
 
-fn grant(token: &str, seconds: u64) -> Grant {
-    Grant {
+fn grant(token: &str, seconds: u64) -> TokenResponse {
+    TokenResponse {
         access_token: token.to_owned(),
         lifetime: Some(Duration::from_secs(seconds)),
         lifetime_was_cut: false,

@@ -11,19 +11,19 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 
 use super::disk::Disk;
-use super::error::{Refusal, SaveError, Step};
+use super::error::{SaveError, StateRefusal, WriteStep};
 
 /// Far more than the largest state, little enough to be read at once.
-pub(super) const MAX_BYTES: usize = 256 * 1024;
+pub(super) const MAX_STATE_BYTES: usize = 256 * 1024;
 
 /// Others may neither read nor write it.
-const OTHERS: u32 = 0o007;
+const MODE_OTHERS: u32 = 0o007;
 /// Nor should its group.
-const GROUP: u32 = 0o070;
+const MODE_GROUP: u32 = 0o070;
 
 /// One name in a folder.
 #[derive(Debug)]
-pub(super) struct Durable<D> {
+pub(super) struct AtomicFile<D> {
     disk: D,
     name: OsString,
 }
@@ -39,7 +39,7 @@ pub(super) struct Content {
     pub(super) not_synced: Option<io::Error>,
 }
 
-impl<D: Disk> Durable<D> {
+impl<D: Disk> AtomicFile<D> {
     pub(super) fn new(disk: D, name: &OsStr) -> Self {
         Self { disk, name: name.to_owned() }
     }
@@ -47,7 +47,7 @@ impl<D: Disk> Durable<D> {
     /// The whole file, or nothing if there is none.
     ///
     /// Whoever wrote it may have died before it was durable, so it is made that now.
-    pub(super) fn read(&self) -> Result<Option<Content>, Refusal> {
+    pub(super) fn read(&self) -> Result<Option<Content>, StateRefusal> {
         let Some((file, mut content)) = self.open()? else {
             return Ok(None);
         };
@@ -56,50 +56,50 @@ impl<D: Disk> Durable<D> {
     }
 
     /// Its bytes, whether they are durable or not.
-    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, Refusal> {
+    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, StateRefusal> {
         Ok(self.open()?.map(|(_, content)| content.bytes))
     }
 
-    fn open(&self) -> Result<Option<(D::File, Content)>, Refusal> {
+    fn open(&self) -> Result<Option<(D::File, Content)>, StateRefusal> {
         let mut file = match self.disk.open(&self.name) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if is(&error, Errno::LOOP) => return Err(Refusal::Symlink),
+            Err(error) if is(&error, Errno::LOOP) => return Err(StateRefusal::Symlink),
             // A socket.
-            Err(error) if is(&error, Errno::NXIO) => return Err(Refusal::NotRegular),
-            Err(error) => return Err(Refusal::Unreadable(error)),
+            Err(error) if is(&error, Errno::NXIO) => return Err(StateRefusal::NotRegular),
+            Err(error) => return Err(StateRefusal::Unreadable(error)),
         };
-        let status = self.disk.status(&file).map_err(Refusal::Unreadable)?;
+        let status = self.disk.status(&file).map_err(StateRefusal::Unreadable)?;
         if !status.is_regular {
-            return Err(Refusal::NotRegular);
+            return Err(StateRefusal::NotRegular);
         }
         if let Some(uid) = status.stranger {
-            return Err(Refusal::Owner { uid });
+            return Err(StateRefusal::Owner { uid });
         }
-        if status.mode & OTHERS != 0 {
-            return Err(Refusal::Permissions { mode: status.mode });
+        if status.mode & MODE_OTHERS != 0 {
+            return Err(StateRefusal::Permissions { mode: status.mode });
         }
-        if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_BYTES) {
-            return Err(Refusal::TooLarge);
+        if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_STATE_BYTES) {
+            return Err(StateRefusal::TooLarge);
         }
         let bytes = self.read_all(&mut file)?;
-        let group_mode = (status.mode & GROUP != 0).then_some(status.mode);
+        let group_mode = (status.mode & MODE_GROUP != 0).then_some(status.mode);
         Ok(Some((file, Content { bytes, group_mode, not_synced: None })))
     }
 
-    fn read_all(&self, file: &mut D::File) -> Result<Vec<u8>, Refusal> {
-        let mut bytes = vec![0; MAX_BYTES + 1];
+    fn read_all(&self, file: &mut D::File) -> Result<Vec<u8>, StateRefusal> {
+        let mut bytes = vec![0; MAX_STATE_BYTES + 1];
         let mut length = 0;
         while length < bytes.len() {
             match self.disk.read(file, &mut bytes[length..]) {
                 Ok(0) => break,
                 Ok(more) => length += more,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Refusal::Unreadable(error)),
+                Err(error) => return Err(StateRefusal::Unreadable(error)),
             }
         }
-        if length > MAX_BYTES {
-            return Err(Refusal::TooLarge);
+        if length > MAX_STATE_BYTES {
+            return Err(StateRefusal::TooLarge);
         }
         bytes.truncate(length);
         Ok(bytes)
@@ -110,23 +110,23 @@ impl<D: Disk> Durable<D> {
     /// Once this has returned, the new content survives a power cut. If it fails, the old content is what is found
     /// later; the new one only if all that failed was to make it durable.
     pub(super) fn replace(&self, bytes: &[u8]) -> Result<(), SaveError> {
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() > MAX_STATE_BYTES {
             return Err(SaveError::TooLarge { bytes: bytes.len() });
         }
         let temporary = self.temporary_name();
         let failed = |step| move |source| SaveError::Disk { step, source };
-        let mut file = self.disk.create(&temporary).map_err(failed(Step::Create))?;
+        let mut file = self.disk.create(&temporary).map_err(failed(WriteStep::Create))?;
         let written = self
             .write_all(&mut file, bytes)
-            .map_err(failed(Step::Write))
-            .and_then(|()| self.disk.sync(&file).map_err(failed(Step::Sync)))
-            .and_then(|()| self.disk.rename(&temporary, &self.name).map_err(failed(Step::Rename)));
+            .map_err(failed(WriteStep::Write))
+            .and_then(|()| self.disk.sync(&file).map_err(failed(WriteStep::Sync)))
+            .and_then(|()| self.disk.rename(&temporary, &self.name).map_err(failed(WriteStep::Rename)));
         if let Err(error) = written {
             // What cannot be removed now is removed at the next start.
             let _ = self.disk.remove(&temporary);
             return Err(error);
         }
-        self.disk.sync_folder().map_err(failed(Step::SyncFolder))
+        self.disk.sync_folder().map_err(failed(WriteStep::SyncFolder))
     }
 
     fn write_all(&self, file: &mut D::File, mut bytes: &[u8]) -> io::Result<()> {

@@ -14,8 +14,8 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
-use super::error::Refusal;
-use super::record::{ClearPart, Lineage, Refused, SecretMark, Settings, State};
+use super::error::StateRefusal;
+use super::record::{ClearPart, ClientSecretHash, Lineage, RefusedTokenHash, Settings, State};
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
@@ -116,20 +116,20 @@ impl SealedBody {
         }
     }
 
-    pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> Result<State, Refusal> {
+    pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> Result<State, StateRefusal> {
         let elapsed = now.since(&self.written);
         let clear = self.clear.as_of(now.moment(), elapsed, longest_wait);
         let access_token =
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
-            refused: self.refused.into_iter().map(Refused::from_bytes).collect(),
+            refused: self.refused.into_iter().map(RefusedTokenHash::from_bytes).collect(),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
             access_token: access_token.flatten(),
             settings: self.settings.map(Settings::from_bytes),
-            client_secret: self.client_secret.map(SecretMark::from_bytes),
+            client_secret: self.client_secret.map(ClientSecretHash::from_bytes),
             uses_next_secret: clear.uses_next_secret,
             limiter: clear.limiter,
         })
@@ -183,7 +183,7 @@ impl WrittenToken {
     }
 
     /// The token; none unless it is certainly still usable.
-    fn into_token(self, now: Moment, elapsed: Elapsed) -> Result<Option<AccessToken>, Refusal> {
+    fn into_token(self, now: Moment, elapsed: Elapsed) -> Result<Option<AccessToken>, StateRefusal> {
         let left = elapsed
             .longest
             .map(|longest| (longest, Duration::from_nanos(self.left).saturating_sub(longest)))
@@ -196,7 +196,7 @@ impl WrittenToken {
         let generation = Generation::from_number(self.generation);
         AccessToken::new(self.token.0.expose_secret(), generation, issued, lifetime, self.scopes)
             .map(Some)
-            .map_err(|_| Refusal::Senseless)
+            .map_err(|_| StateRefusal::Senseless)
     }
 }
 
@@ -217,9 +217,9 @@ fn capacity(state: &State) -> usize {
 }
 
 /// Reads a body.
-pub(super) fn from_bytes<'a, B: Deserialize<'a>>(bytes: &'a [u8]) -> Result<B, Refusal> {
+pub(super) fn from_bytes<'a, B: Deserialize<'a>>(bytes: &'a [u8]) -> Result<B, StateRefusal> {
     // The parser's message could quote the content.
-    serde_json::from_slice(bytes).map_err(|_| Refusal::Senseless)
+    serde_json::from_slice(bytes).map_err(|_| StateRefusal::Senseless)
 }
 
 /// A secret, in base64.
@@ -268,13 +268,13 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
-            refused: vec![Refused::from_bytes([255; 32]); 16],
+            refused: vec![RefusedTokenHash::from_bytes([255; 32]); 16],
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),
             access_token: Some(token.unwrap()),
             settings: Some(Settings::from_bytes([255; 32])),
-            client_secret: Some(SecretMark::from_bytes([255; 32])),
+            client_secret: Some(ClientSecretHash::from_bytes([255; 32])),
             uses_next_secret: false,
             limiter: Snapshot {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),

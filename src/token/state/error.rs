@@ -41,12 +41,12 @@ pub enum OpenError {
         /// The state file.
         path: PathBuf,
         /// What is wrong with it.
-        source: Refusal,
+        source: StateRefusal,
     },
 }
 
 /// For what another user has, or this one cannot reach.
-pub const AS_ITS_USER: &str =
+pub const RUN_AS_DAEMON_USER: &str =
     "it has to be the daemon's own; run bearerd as the user that the daemon runs as";
 
 impl OpenError {
@@ -55,21 +55,21 @@ impl OpenError {
         match self {
             Self::NotAFile(_) => "name a file",
             // It is there, and somebody else's.
-            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => AS_ITS_USER,
+            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => RUN_AS_DAEMON_USER,
             Self::Folder { .. } => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
-            Self::Lock { .. } => AS_ITS_USER,
+            Self::Lock { .. } => RUN_AS_DAEMON_USER,
             Self::Held { .. } => "stop the other process, or give this one a state_file of its own",
             Self::Refused { source, .. } => source.help(),
         }
     }
 }
 
-impl Refusal {
+impl StateRefusal {
     const fn help(&self) -> &'static str {
         match self {
-            Self::Unreadable(_) | Self::Owner { .. } => AS_ITS_USER,
+            Self::Unreadable(_) | Self::Owner { .. } => RUN_AS_DAEMON_USER,
             Self::Permissions { .. } => "chmod 600",
             Self::NoKey => "set state_key to the key that it was written under",
             Self::OtherKey => {
@@ -90,7 +90,7 @@ impl Refusal {
 
 /// What is wrong with a file that should hold a state.
 #[derive(Debug, Error)]
-pub enum Refusal {
+pub enum StateRefusal {
     /// It cannot be read.
     #[error("it cannot be read")]
     Unreadable(#[source] io::Error),
@@ -159,7 +159,7 @@ pub enum SaveError {
     #[error("the state is not durable: {step}")]
     Disk {
         /// Which.
-        step: Step,
+        step: WriteStep,
         /// What it said.
         source: io::Error,
     },
@@ -176,7 +176,7 @@ pub enum SaveError {
 
 /// The steps of a write, in their order.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Step {
+pub enum WriteStep {
     /// A temporary file was to be made.
     #[error("a temporary file cannot be made")]
     Create,

@@ -12,25 +12,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use super::error::{AS_ITS_USER, OpenError, Refusal, SaveError, Step, Warning};
+pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning, WriteStep};
 pub use super::inspect::Inspection;
-pub use super::record::{ClearPart, Identity, Lineage, Refused, SecretMark, Settings, State};
+pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, Settings, State};
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 
 pub use crate::config::model::state_key::{IllegalKey, StateKey, StateKeys};
 
 use super::age::Stamp;
-use super::atomic_file::{Content, Durable};
+use super::atomic_file::{AtomicFile, Content};
 use super::disk::Folder;
-use super::format::{Format, Read};
-use super::lock::{Lock, NotLocked};
+use super::format::{Decoded, Format};
+use super::lock::{Lock, LockError};
 use crate::clock::Clock;
 
 /// One credential's state on disk, and the right to change it: no other process has it as long as this lives.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
-    durable: Durable<Folder>,
+    durable: AtomicFile<Folder>,
     lock: Lock,
     format: Format,
     clock: Clock,
@@ -44,7 +44,7 @@ pub struct StateFile {
 
 /// What was found.
 #[derive(Debug)]
-pub struct Found {
+pub struct FoundState {
     /// The state; none where there is no file.
     pub state: Option<State>,
     /// What is odd about it.
@@ -66,17 +66,17 @@ impl StateFile {
         keys: StateKeys,
         longest_wait: Duration,
         clock: Clock,
-    ) -> Result<(Self, Found), OpenError> {
+    ) -> Result<(Self, FoundState), OpenError> {
         let name = path.file_name().ok_or_else(|| OpenError::NotAFile(path.to_owned()))?;
         let folder = Folder::open(path.parent().unwrap_or(Path::new("")))
             .map_err(|source| OpenError::Folder { path: path.to_owned(), source })?;
         let (lock, latest) = Lock::take(&folder, name).map_err(|error| match error {
-            NotLocked::Held(holder) => OpenError::Held { path: path.to_owned(), holder },
-            NotLocked::Failed(source) => OpenError::Lock { path: path.to_owned(), source },
+            LockError::Held(holder) => OpenError::Held { path: path.to_owned(), holder },
+            LockError::Failed(source) => OpenError::Lock { path: path.to_owned(), source },
         })?;
         let mut file = Self {
             path: path.to_owned(),
-            durable: Durable::new(folder, name),
+            durable: AtomicFile::new(folder, name),
             lock,
             format: Format::new(identity, keys, name.as_bytes(), longest_wait),
             clock,
@@ -96,15 +96,15 @@ impl StateFile {
     /// # Errors
     ///
     /// [`OpenError::Refused`].
-    pub fn read(&mut self) -> Result<Found, OpenError> {
+    pub fn read(&mut self) -> Result<FoundState, OpenError> {
         let refused = |source| OpenError::Refused { path: self.path.clone(), source };
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
             let gone = (self.latest > 0).then_some(Warning::Gone { latest: self.latest });
-            return Ok(Found { state: None, warnings: gone.into_iter().collect() });
+            return Ok(FoundState { state: None, warnings: gone.into_iter().collect() });
         };
         self.content = Some(digest(&SHA256, &bytes));
-        let Read { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
+        let Decoded { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
             has_old_key.then_some(Warning::OldKey),
@@ -114,7 +114,7 @@ impl StateFile {
         self.latest = self.latest.max(sequence);
         self.tried = self.tried.max(sequence);
         self.lock.note(self.latest);
-        Ok(Found { state: Some(state), warnings: warnings.into_iter().flatten().collect() })
+        Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect() })
     }
 
     /// Replaces the state on disk. Once this has returned, it survives the process's death and a power cut.

@@ -27,7 +27,7 @@ use secrecy::zeroize::Zeroizing;
 use super::age::Stamp;
 use super::body;
 use super::body::{ClearBody, SealedBody};
-use super::error::{Refusal, SaveError};
+use super::error::{SaveError, StateRefusal};
 use super::record::{Identity, State};
 use crate::config::model::state_key::{KEY_ID_BYTES, StateKey, StateKeys};
 
@@ -52,7 +52,7 @@ pub(super) struct Format {
 
 /// What was in the bytes.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct Decoded {
     pub(super) state: State,
     /// Which write it was.
     pub(super) sequence: u64,
@@ -124,53 +124,54 @@ impl Format {
         Ok(bytes)
     }
 
-    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Read, Refusal> {
+    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
         let Header { seal, sequence, key, bytes: header, rest } = self.read_header(bytes)?;
         match seal {
             SEALED => {
                 if !self.keeps_tokens() {
-                    return Err(Refusal::NoKey);
+                    return Err(StateRefusal::NoKey);
                 }
-                let (key, has_old_key) = self.keys.find(key).ok_or(Refusal::OtherKey)?;
+                let (key, has_old_key) = self.keys.find(key).ok_or(StateRefusal::OtherKey)?;
                 let body = self.unseal(key, header, rest)?;
                 let state = body::from_bytes::<SealedBody>(&body)?.into_state(now, self.longest_wait)?;
-                Ok(Read { state, sequence, has_old_key })
+                Ok(Decoded { state, sequence, has_old_key })
             }
             CLEAR => {
-                let (body, checksum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Refusal::Altered)?;
+                let (body, checksum) =
+                    rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(StateRefusal::Altered)?;
                 if self.checksum(header, body).as_ref() != checksum {
-                    return Err(Refusal::Altered);
+                    return Err(StateRefusal::Altered);
                 }
                 let state = body::from_bytes::<ClearBody>(body)?.into_state(now, self.longest_wait);
-                Ok(Read { state, sequence, has_old_key: false })
+                Ok(Decoded { state, sequence, has_old_key: false })
             }
-            _ => Err(Refusal::Altered),
+            _ => Err(StateRefusal::Altered),
         }
     }
 
-    fn unseal(&self, key: &StateKey, header: &[u8], rest: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::Altered)?;
+    fn unseal(&self, key: &StateKey, header: &[u8], rest: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateRefusal> {
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(StateRefusal::Altered)?;
         let mut body = Zeroizing::new(sealed.to_vec());
         let length = key
             .cipher()
             .open_in_place(Nonce::from(nonce), Aad::from(self.bound(header)), &mut body)
-            .map_err(|_| Refusal::Altered)?
+            .map_err(|_| StateRefusal::Altered)?
             .len();
         body.truncate(length);
         Ok(body)
     }
 
-    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, Refusal> {
+    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, StateRefusal> {
         let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
         if !MAGIC.starts_with(start) {
-            return Err(Refusal::NotState);
+            return Err(StateRefusal::NotState);
         }
         let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
-        let truncated = || Refusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
+        let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
         // The version first: nothing else has a meaning before it is known.
         let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
         if version != VERSION {
-            return Err(Refusal::Version(version));
+            return Err(StateRefusal::Version(version));
         }
         let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;
         let [seal] = take(&mut rest).ok_or_else(truncated)?;
@@ -179,15 +180,15 @@ impl Format {
         let key = take(&mut rest).ok_or_else(truncated)?;
         let length = u32::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
         if identity != *self.identity.as_bytes() {
-            return Err(Refusal::Foreign);
+            return Err(StateRefusal::Foreign);
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if after.len() < length {
             let expected = length.saturating_add(HEADER_BYTES);
-            return Err(Refusal::Truncated { bytes: bytes.len(), expected });
+            return Err(StateRefusal::Truncated { bytes: bytes.len(), expected });
         }
         if after.len() > length {
-            return Err(Refusal::Overlong(after.len() - length));
+            return Err(StateRefusal::Overlong(after.len() - length));
         }
         Ok(Header { seal, sequence, key, bytes: header, rest: after })
     }

@@ -8,10 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::age::Stamp;
-use super::atomic_file::{Content, Durable};
+use super::atomic_file::{AtomicFile, Content};
 use super::disk::Folder;
 use super::file::{Identity, OpenError, State, StateKeys, Warning};
-use super::format::{Format, Read};
+use super::format::{Decoded, Format};
 use super::lock;
 use crate::clock::Clock;
 use crate::token::limiter::LATCH_MAX;
@@ -45,11 +45,12 @@ impl Inspection {
             .check_usable(&lock::name_of(name))
             .map_err(|source| OpenError::Lock { path: path.to_owned(), source })?;
         let refused = |source| OpenError::Refused { path: path.to_owned(), source };
-        let content = Durable::new(folder, name).read().map_err(refused)?;
+        let content = AtomicFile::new(folder, name).read().map_err(refused)?;
         let (mut warnings, mut found) = (Vec::new(), State::default());
         if let Some(Content { bytes, group_mode, .. }) = content {
             let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
-            let Read { has_old_key, state, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+            let Decoded { has_old_key, state, .. } =
+                format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
             found = state;
             warnings.extend(has_old_key.then_some(Warning::OldKey));
             warnings.extend(group_mode.map(|mode| Warning::GroupMode { mode }));

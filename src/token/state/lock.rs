@@ -17,10 +17,10 @@ use super::disk::{Disk, Folder};
 use crate::token::error::printable;
 
 /// More than it ever holds.
-const MAX_BYTES: u64 = 4096;
+const MAX_LOCK_BYTES: u64 = 4096;
 /// So long after taking the lock its holder has written who it is.
-const INTRODUCTION: Duration = Duration::from_millis(50);
-const WRITE: &str = "write ";
+const HOLDER_WRITE_DELAY: Duration = Duration::from_millis(50);
+const WRITE_PREFIX: &str = "write ";
 
 /// Held as long as this lives.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) struct Lock {
 
 /// Why the lock was not taken.
 #[derive(Debug)]
-pub(super) enum NotLocked {
+pub(super) enum LockError {
     /// Someone has it, as they say.
     Held(String),
     /// It cannot be had.
@@ -41,21 +41,21 @@ pub(super) enum NotLocked {
 
 impl Lock {
     /// Takes the lock of a file, and says which write was its latest as far as is known.
-    pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), NotLocked> {
-        let file = folder.open_or_create(&name_of(name)).map_err(NotLocked::Failed)?;
-        if !folder.status(&file).map_err(NotLocked::Failed)?.is_regular {
+    pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), LockError> {
+        let file = folder.open_or_create(&name_of(name)).map_err(LockError::Failed)?;
+        if !folder.status(&file).map_err(LockError::Failed)?.is_regular {
             let error = io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file");
-            return Err(NotLocked::Failed(error));
+            return Err(LockError::Failed(error));
         }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                std::thread::sleep(INTRODUCTION);
+                std::thread::sleep(HOLDER_WRITE_DELAY);
                 let content = content(&file).unwrap_or_default();
                 let holder = content.lines().next().filter(|line| !line.is_empty());
-                return Err(NotLocked::Held(holder.map_or_else(|| "another process".to_owned(), printable)));
+                return Err(LockError::Held(holder.map_or_else(|| "another process".to_owned(), printable)));
             }
-            Err(TryLockError::Error(error)) => return Err(NotLocked::Failed(error)),
+            Err(TryLockError::Error(error)) => return Err(LockError::Failed(error)),
         }
         let latest = content(&file).ok().as_deref().and_then(latest_write).unwrap_or_default();
         let host = rustix::system::uname();
@@ -80,7 +80,7 @@ impl Lock {
 
     /// Of one length as long as we hold it, so that it is overwritten in one piece.
     fn text(&self, sequence: u64) -> String {
-        format!("{}\n{WRITE}{sequence:020}\n", self.holder)
+        format!("{}\n{WRITE_PREFIX}{sequence:020}\n", self.holder)
     }
 }
 
@@ -99,11 +99,11 @@ pub(super) fn name_of(name: &OsStr) -> OsString {
 }
 
 fn latest_write(content: &str) -> Option<u64> {
-    content.lines().find_map(|line| line.strip_prefix(WRITE))?.parse().ok()
+    content.lines().find_map(|line| line.strip_prefix(WRITE_PREFIX))?.parse().ok()
 }
 
 fn content(file: &File) -> io::Result<String> {
     let mut content = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut content)?;
+    file.take(MAX_LOCK_BYTES).read_to_string(&mut content)?;
     Ok(content)
 }

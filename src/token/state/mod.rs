@@ -30,7 +30,7 @@ use secrecy::ExposeSecret;
 use tracing::{error, info, warn};
 
 use self::file::{
-    ClearPart, Found, Identity, Inspection, OpenError, SaveError, Settings, State, StateFile, StateKey,
+    ClearPart, FoundState, Identity, Inspection, OpenError, SaveError, Settings, State, StateFile, StateKey,
     StateKeys, Warning,
 };
 use super::limiter::{LATCH_MAX, doubled};
@@ -64,7 +64,7 @@ pub struct DurableState {
     written: ClearPart,
     /// Whether the disk has an older state than `state`.
     is_behind: bool,
-    trouble: Option<Trouble>,
+    trouble: Option<WriteFailure>,
 }
 
 /// The result of work on the state file.
@@ -73,12 +73,12 @@ enum DiskResult {
     Saved(Result<(), SaveError>),
     /// Another file was put in the place of ours; it was not overwritten.
     NotSaved,
-    Read(Result<Box<Found>, OpenError>),
+    Read(Result<Box<FoundState>, OpenError>),
 }
 
 /// Why the disk is behind.
 #[derive(Debug)]
-struct Trouble {
+struct WriteFailure {
     error: String,
     times: u32,
     retry_at: Moment,
@@ -355,7 +355,7 @@ impl DurableState {
             );
         }
         let retry_at = self.clock.now() + doubled(WRITE_BACKOFF_FIRST, times, WRITE_BACKOFF_MAX);
-        self.trouble = Some(Trouble { error, times, retry_at });
+        self.trouble = Some(WriteFailure { error, times, retry_at });
     }
 }
 
@@ -371,7 +371,7 @@ fn keys_of(place: &StatePlace) -> StateKeys {
     })
 }
 
-fn warn_of(credential: &str, found: &Found) {
+fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state is odd");
     }

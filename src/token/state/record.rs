@@ -17,7 +17,7 @@ pub struct State {
     /// precedence over `refresh_token`.
     pub lineage: Option<Lineage>,
     /// Refresh tokens that the server has refused, the latest last.
-    pub refused: Vec<Refused>,
+    pub refused: Vec<RefusedTokenHash>,
     /// How often the refresh token has been replaced since a person last authorized the client.
     pub rotations: u64,
     /// The generation of the latest access token.
@@ -27,7 +27,7 @@ pub struct State {
     /// The settings that `access_token` was requested with.
     pub settings: Option<Settings>,
     /// The client secret that the server accepted last, where two are configured.
-    pub client_secret: Option<SecretMark>,
+    pub client_secret: Option<ClientSecretHash>,
     /// Whether that client secret was `client_secret_next`.
     pub uses_next_secret: bool,
     /// What the token limiter knows.
@@ -86,12 +86,12 @@ hash_type! {
 
 hash_type! {
     /// A refused refresh token. Written only where it is encrypted.
-    Refused
+    RefusedTokenHash
 }
 
 hash_type! {
     /// A client secret. Written only where it is encrypted.
-    SecretMark
+    ClientSecretHash
 }
 
 hash_type! {
@@ -117,14 +117,14 @@ impl Lineage {
     }
 }
 
-impl Refused {
+impl RefusedTokenHash {
     /// The hash of this refresh token.
     pub fn of(token: &SecretString) -> Self {
         Self(hash("bearerd: refused refresh token", &[token.expose_secret().as_bytes()]))
     }
 }
 
-impl SecretMark {
+impl ClientSecretHash {
     /// The hash of this client secret.
     pub fn of(secret: &SecretString) -> Self {
         Self(hash("bearerd: client secret in use", &[secret.expose_secret().as_bytes()]))

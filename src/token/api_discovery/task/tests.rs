@@ -12,7 +12,7 @@ use url::Url;
 use super::*;
 use crate::config::{Credential, Identity, fixture};
 use crate::token::access_token::AccessToken;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::error::TokenError;
 use crate::token::{DurableState, Refresher, TokenEndpoint};
 
@@ -30,14 +30,14 @@ impl TokenEndpoint for Tokens {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.takes).await;
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
         let claims = match *self.tenant.lock().unwrap() {
             Some(tenant) => format!("{{\"tenantId\":\"{tenant}\",\"jti\":{number}}}"),
             None => format!("{{\"jti\":{number}}}"),
         };
-        Ok(Grant {
+        Ok(TokenResponse {
             access_token: format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)),
             lifetime: Some(Duration::from_hours(1)),
             lifetime_was_cut: false,
@@ -69,7 +69,7 @@ struct Script {
 }
 
 impl Documents for Script {
-    async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
+    async fn find(&self, tenant: &str) -> Result<DiscoveredApi, DiscoveryError> {
         self.asked.lock().unwrap().push((self.clock.now(), tenant.to_owned()));
         assert_eq!(self.under_way.fetch_add(1, Ordering::Relaxed), 0, "two at once");
         tokio::time::sleep(self.takes).await;
@@ -84,7 +84,7 @@ impl Documents for Script {
     }
 }
 
-fn found(host: &str) -> Found {
+fn found(host: &str) -> DiscoveredApi {
     let issuer = Url::parse("https://cxone.niceincontact.com").unwrap();
     crate::token::api_discovery::address::accept(&format!("https://{host}.niceincontact.com"), &issuer)
         .unwrap()
@@ -97,7 +97,7 @@ struct World {
     script: Script,
     source: DiscoverySource,
     /// What requests were led to, in order.
-    led: Arc<Mutex<Vec<Found>>>,
+    led: Arc<Mutex<Vec<DiscoveredApi>>>,
 }
 
 impl World {
@@ -140,7 +140,7 @@ impl World {
         self.script.asked.lock().unwrap().clone()
     }
 
-    fn led(&self) -> Vec<Found> {
+    fn led(&self) -> Vec<DiscoveredApi> {
         self.led.lock().unwrap().clone()
     }
 
@@ -306,12 +306,12 @@ async fn an_address_that_requests_cannot_be_led_to_is_a_failure() {
         under_way: Arc::default(),
     };
     let (mut discovery, source) = Discovery::new(token, script, clock);
-    discovery.publish_to(Box::new(|_| Err(Refusal::NotPlain)));
+    discovery.publish_to(Box::new(|_| Err(AddressRefusal::NotPlain)));
     spawn(refresher.run(std::future::pending()));
     spawn(discovery.run());
 
     let undiscovered = source.wait(5 * SECOND).await.unwrap_err();
 
-    assert_eq!(undiscovered.failure.as_deref(), Some(&DiscoveryError::Refused(Refusal::NotPlain)));
+    assert_eq!(undiscovered.failure.as_deref(), Some(&DiscoveryError::Refused(AddressRefusal::NotPlain)));
     assert!(!source.has_found());
 }

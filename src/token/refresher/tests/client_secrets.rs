@@ -43,7 +43,7 @@ impl TokenEndpoint for Server {
         _: &Credential,
         identity: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let secret = identity.client_auth.secret().unwrap().expose_secret().to_owned();
         let number = {
             let mut asked = self.asked.lock().unwrap();

@@ -122,7 +122,7 @@ async fn a_fallback_that_is_refused_too_is_told_with_both_reasons_and_asked_rare
     // Another refresh token in the state ends the latch.
     put(folder.path(), "from-elsewhere").await;
     server.answers.lock().unwrap().clear();
-    tokio::time::sleep(RECHECK + RECHECK).await;
+    tokio::time::sleep(STATE_RECHECK_INTERVAL + STATE_RECHECK_INTERVAL).await;
     assert!(source.current().is_some());
     assert!(server.asked().contains(&"from-elsewhere".to_owned()), "{:?}", server.asked());
 }
@@ -131,9 +131,10 @@ async fn a_fallback_that_is_refused_too_is_told_with_both_reasons_and_asked_rare
 async fn a_fallback_passes_the_limiter_and_takes_nothing_of_the_forced_quota() {
     let folder = tempfile::tempdir().unwrap();
     let quota = "quota = { requests = 6, per = \"1h\" }";
-    let server = Server::answering([Ok(with("r1", "a")), Err(invalid_grant())].into_iter().chain(
-        (0..9).map(|number| Ok(Grant { lifetime: Some(24 * HOUR), ..grant(&format!("f{number}"), 0) })),
-    ));
+    let server =
+        Server::answering([Ok(with("r1", "a")), Err(invalid_grant())].into_iter().chain((0..9).map(
+            |number| Ok(TokenResponse { lifetime: Some(24 * HOUR), ..grant(&format!("f{number}"), 0) }),
+        )));
     let lines = format!("fallback = \"client_credentials\"\n{FIRST}\n{quota}");
     let (source, _task) = run(&server, &configured_with(folder.path(), &lines));
     let mut generation = source.wait(HOUR).await.unwrap().generation();

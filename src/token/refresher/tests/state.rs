@@ -16,11 +16,11 @@ pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Server {
     asked: Arc<Mutex<Vec<String>>>,
-    pub(super) answers: Arc<Mutex<VecDeque<Result<Grant, TokenError>>>>,
+    pub(super) answers: Arc<Mutex<VecDeque<Result<TokenResponse, TokenError>>>>,
 }
 
 impl Server {
-    pub(super) fn answering(answers: impl IntoIterator<Item = Result<Grant, TokenError>>) -> Self {
+    pub(super) fn answering(answers: impl IntoIterator<Item = Result<TokenResponse, TokenError>>) -> Self {
         Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
     }
 
@@ -35,7 +35,7 @@ impl TokenEndpoint for Server {
         _: &Credential,
         identity: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let with = match &identity.grant {
             Asking::RefreshToken(Some(token)) => token.expose_secret().to_owned(),
             other => other.name().to_owned(),
@@ -47,8 +47,8 @@ impl TokenEndpoint for Server {
     }
 }
 
-pub(super) fn with(refresh_token: &str, access_token: &str) -> Grant {
-    Grant { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
+pub(super) fn with(refresh_token: &str, access_token: &str) -> TokenResponse {
+    TokenResponse { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
 }
 
 pub(super) fn invalid_grant() -> TokenError {
@@ -141,7 +141,7 @@ async fn a_new_refresh_token_is_on_disk_before_its_access_token_is_used() {
 async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() {
     for flaw in [Malformed::Lifetime, Malformed::NoToken, Malformed::TokenType] {
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::answering([Ok(Grant { flaw: Some(flaw), ..with("second", "a") })]);
+        let server = Server::answering([Ok(TokenResponse { flaw: Some(flaw), ..with("second", "a") })]);
         let (source, _task) = run(&server, &configured(folder.path(), "first"));
 
         assert!(source.wait(HOUR).await.is_ok());
@@ -203,7 +203,7 @@ async fn what_cannot_be_written_is_used_and_written_later_without_another_reques
     let folder = tempfile::tempdir().unwrap();
     // No file can take the name of a folder.
     let obstacle = folder.path().join("c.state");
-    let server = Server::answering([Ok(Grant { lifetime: Some(HOUR), ..with("second", "a") })]);
+    let server = Server::answering([Ok(TokenResponse { lifetime: Some(HOUR), ..with("second", "a") })]);
     let credential = configured(folder.path(), "first");
     let clock = Clock::tokio();
     let durable = DurableState::open(&credential, clock).unwrap();
@@ -287,6 +287,6 @@ async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_oth
 
     // It is written once the disk answers.
     drop(release);
-    tokio::time::sleep(RECHECK).await;
+    tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
 }

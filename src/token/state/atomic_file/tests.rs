@@ -27,8 +27,8 @@ fn new() -> Vec<u8> {
     vec![b'n'; 250]
 }
 
-fn on<D: Disk>(disk: D) -> Durable<D> {
-    Durable::new(disk, OsStr::new(NAME))
+fn on<D: Disk>(disk: D) -> AtomicFile<D> {
+    AtomicFile::new(disk, OsStr::new(NAME))
 }
 
 fn real(folder: &TempDir) -> Folder {
@@ -96,8 +96,15 @@ fn a_process_that_dies_before_or_after_any_call_leaves_the_old_content_or_the_ne
 
 #[test]
 fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_next_attempt_succeeds() {
-    let steps =
-        [Step::Create, Step::Write, Step::Write, Step::Write, Step::Sync, Step::Rename, Step::SyncFolder];
+    let steps = [
+        WriteStep::Create,
+        WriteStep::Write,
+        WriteStep::Write,
+        WriteStep::Write,
+        WriteStep::Sync,
+        WriteStep::Rename,
+        WriteStep::SyncFolder,
+    ];
     for errno in ERRORS {
         for (at, expected) in steps.into_iter().enumerate() {
             let folder = folder(true);
@@ -107,7 +114,7 @@ fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_n
             let error = durable.replace(&new()).unwrap_err();
             let SaveError::Disk { step, source } = error else { panic!("{error:?}") };
             assert_eq!((step, source.raw_os_error()), (expected, Some(errno.raw_os_error())));
-            let is_renamed = expected == Step::SyncFolder;
+            let is_renamed = expected == WriteStep::SyncFolder;
             assert_eq!(content(real(&folder)), Some(if is_renamed { new() } else { old() }));
             assert_eq!(names(folder.path()), [NAME], "{errno:?} at {at}");
 
@@ -238,24 +245,24 @@ fn a_file_of_another_user_is_refused() {
 
     let refusal = on(&disk).read().unwrap_err();
 
-    assert!(matches!(refusal, Refusal::Owner { uid: 4711 }), "{refusal:?}");
+    assert!(matches!(refusal, StateRefusal::Owner { uid: 4711 }), "{refusal:?}");
 }
 
 #[test]
 fn a_file_that_grows_while_it_is_read_is_read_up_to_its_largest_size() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(NAME), vec![0; MAX_BYTES + 1]).unwrap();
+    fs::write(folder.path().join(NAME), vec![0; MAX_STATE_BYTES + 1]).unwrap();
     let status = Status { is_regular: true, bytes: 10, mode: 0o600, stranger: None };
     let disk = Unreliable::new(real(&folder), Plan::Well).with_status(status);
 
-    assert!(matches!(on(&disk).read().unwrap_err(), Refusal::TooLarge));
+    assert!(matches!(on(&disk).read().unwrap_err(), StateRefusal::TooLarge));
 }
 
 #[test]
 fn what_could_not_be_read_again_is_not_written() {
     let folder = folder(true);
 
-    let error = on(real(&folder)).replace(&vec![0; MAX_BYTES + 1]).unwrap_err();
+    let error = on(real(&folder)).replace(&vec![0; MAX_STATE_BYTES + 1]).unwrap_err();
 
     assert!(matches!(error, SaveError::TooLarge { .. }));
     assert_eq!(content(real(&folder)), Some(old()));

@@ -25,11 +25,11 @@ fn keys() -> StateKeys {
     StateKeys::new(key(1), Vec::new())
 }
 
-fn open_with(path: &Path, keys: StateKeys) -> Result<(StateFile, Found), OpenError> {
+fn open_with(path: &Path, keys: StateKeys) -> Result<(StateFile, FoundState), OpenError> {
     StateFile::open(path, Identity::of(&[b"api"]), keys, LONGEST_WAIT, Clock::system())
 }
 
-fn open(path: &Path) -> Result<(StateFile, Found), OpenError> {
+fn open(path: &Path) -> Result<(StateFile, FoundState), OpenError> {
     open_with(path, keys())
 }
 
@@ -43,7 +43,7 @@ fn grant(rotations: u64) -> SecretString {
 }
 
 /// How often the state that was found had been rotated.
-fn rotations(found: &Found) -> Option<u64> {
+fn rotations(found: &FoundState) -> Option<u64> {
     let state = found.state.as_ref()?;
     let token = state.refresh_token.as_ref().map(|token| token.expose_secret().to_owned());
     assert_eq!(token.as_deref(), Some(grant(state.rotations).expose_secret()));
@@ -59,7 +59,7 @@ fn saved() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn refusal(path: &Path) -> Refusal {
+fn refusal(path: &Path) -> StateRefusal {
     match open(path).unwrap_err() {
         OpenError::Refused { source, .. } => source,
         other => panic!("{other:?}"),
@@ -162,7 +162,7 @@ fn a_file_that_every_user_can_reach_is_refused_and_one_that_its_group_can_reach_
     let (_folder, path) = saved();
     for mode in [0o604, 0o602, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        assert!(matches!(refusal(&path), Refusal::Permissions { mode: found } if found == mode));
+        assert!(matches!(refusal(&path), StateRefusal::Permissions { mode: found } if found == mode));
     }
     for mode in [0o640, 0o660] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -319,7 +319,7 @@ fn a_save_that_fails_keeps_the_old_state_and_the_next_one_succeeds() {
     fs::create_dir(&path).unwrap();
 
     let error = file.save(&state(4)).unwrap_err();
-    assert!(matches!(error, SaveError::Disk { step: Step::Rename, .. }), "{error:?}");
+    assert!(matches!(error, SaveError::Disk { step: WriteStep::Rename, .. }), "{error:?}");
     assert!(!in_one_line(&error).contains("r3fresh"));
 
     fs::remove_dir(&path).unwrap();

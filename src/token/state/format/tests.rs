@@ -10,7 +10,7 @@ use crate::causes::in_one_line;
 use crate::clock::Moment;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
-use crate::token::state::file::{Lineage, Refused, SecretMark, Settings};
+use crate::token::state::file::{ClientSecretHash, Lineage, RefusedTokenHash, Settings};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -32,13 +32,13 @@ fn state() -> State {
     let token = AccessToken::new(SECRETS[1], Generation::from_number(7), at(9_900), lifetime, scopes);
     State {
         refresh_token: Some(SecretString::from(SECRETS[0])),
-        refused: vec![Refused::of(&SecretString::from("dead"))],
+        refused: vec![RefusedTokenHash::of(&SecretString::from("dead"))],
         lineage: Some(Lineage::of(&SecretString::from("first"))),
         rotations: 3,
         generation: Generation::from_number(7),
         access_token: Some(token.unwrap()),
         settings: Some(Settings::of(&[b"s"])),
-        client_secret: Some(SecretMark::of(&SecretString::from("client"))),
+        client_secret: Some(ClientSecretHash::of(&SecretString::from("client"))),
         uses_next_secret: true,
         limiter: Snapshot {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
@@ -72,7 +72,7 @@ fn written(keys: StateKeys) -> Vec<u8> {
     format(keys).write(&state(), 42, later(0)).unwrap()
 }
 
-fn refusal(format: &Format, bytes: &[u8]) -> Refusal {
+fn refusal(format: &Format, bytes: &[u8]) -> StateRefusal {
     format.read(bytes, &later(1)).unwrap_err()
 }
 
@@ -171,13 +171,16 @@ fn a_file_with_any_byte_changed_is_refused() {
                 bad[at] ^= flip;
                 let refusal = refusal(&format(keys()), &bad);
                 let is_precise = match at {
-                    0..8 => matches!(refusal, Refusal::NotState),
-                    8..10 => matches!(refusal, Refusal::Version(_)),
-                    10 => matches!(refusal, Refusal::Altered | Refusal::NoKey | Refusal::OtherKey),
-                    11..43 => matches!(refusal, Refusal::Foreign),
-                    51..59 => matches!(refusal, Refusal::OtherKey | Refusal::Altered),
-                    59..63 => matches!(refusal, Refusal::Truncated { .. } | Refusal::Overlong(_)),
-                    _ => matches!(refusal, Refusal::Altered),
+                    0..8 => matches!(refusal, StateRefusal::NotState),
+                    8..10 => matches!(refusal, StateRefusal::Version(_)),
+                    10 => matches!(
+                        refusal,
+                        StateRefusal::Altered | StateRefusal::NoKey | StateRefusal::OtherKey
+                    ),
+                    11..43 => matches!(refusal, StateRefusal::Foreign),
+                    51..59 => matches!(refusal, StateRefusal::OtherKey | StateRefusal::Altered),
+                    59..63 => matches!(refusal, StateRefusal::Truncated { .. } | StateRefusal::Overlong(_)),
+                    _ => matches!(refusal, StateRefusal::Altered),
                 };
                 assert!(is_precise, "byte {at}: {refusal:?}");
             }
@@ -192,12 +195,12 @@ fn a_file_that_ends_too_early_or_too_late_is_refused() {
         for length in 0..good.len() {
             let refusal = refusal(&format(keys()), &good[..length]);
             assert!(
-                matches!(refusal, Refusal::Truncated { bytes, expected } if bytes == length && bytes < expected),
+                matches!(refusal, StateRefusal::Truncated { bytes, expected } if bytes == length && bytes < expected),
                 "{length}: {refusal:?}"
             );
         }
         let long = [good.as_slice(), b"\0\0"].concat();
-        assert!(matches!(refusal(&format(keys()), &long), Refusal::Overlong(2)));
+        assert!(matches!(refusal(&format(keys()), &long), StateRefusal::Overlong(2)));
     }
 }
 
@@ -206,33 +209,33 @@ fn a_file_of_another_credential_name_or_version_is_refused() {
     let good = written(keys());
 
     let other = Format::new(Identity::of(&[b"other"]), keys(), NAME, LONGEST_WAIT);
-    assert!(matches!(refusal(&other, &good), Refusal::Foreign));
+    assert!(matches!(refusal(&other, &good), StateRefusal::Foreign));
     let renamed = Format::new(identity(), keys(), b"other.state", LONGEST_WAIT);
-    assert!(matches!(refusal(&renamed, &good), Refusal::Altered));
+    assert!(matches!(refusal(&renamed, &good), StateRefusal::Altered));
     for version in [1, 3] {
         let mut other = good.clone();
         other[9] = version;
         other.truncate(20);
         assert!(
-            matches!(refusal(&format(keys()), &other), Refusal::Version(found) if found == u16::from(version))
+            matches!(refusal(&format(keys()), &other), StateRefusal::Version(found) if found == u16::from(version))
         );
     }
-    assert!(matches!(refusal(&format(keys()), b"{\"refresh_token\": \"x\"}"), Refusal::NotState));
+    assert!(matches!(refusal(&format(keys()), b"{\"refresh_token\": \"x\"}"), StateRefusal::NotState));
 }
 
 #[test]
 fn a_missing_or_another_key_is_told_and_an_old_one_still_reads() {
     let good = written(keys());
 
-    assert!(matches!(refusal(&format(StateKeys::none()), &good), Refusal::NoKey));
-    assert!(matches!(refusal(&format(StateKeys::new(key(2), vec![key(3)])), &good), Refusal::OtherKey));
+    assert!(matches!(refusal(&format(StateKeys::none()), &good), StateRefusal::NoKey));
+    assert!(matches!(refusal(&format(StateKeys::new(key(2), vec![key(3)])), &good), StateRefusal::OtherKey));
 
     let rotated = format(StateKeys::new(key(2), vec![key(3), key(1)]));
     assert!(rotated.read(&good, &later(1)).unwrap().has_old_key);
     let rewritten = rotated.write(&state(), 43, later(1)).unwrap();
     let only_new = format(StateKeys::new(key(2), Vec::new()));
     assert!(!only_new.read(&rewritten, &later(1)).unwrap().has_old_key);
-    assert!(matches!(refusal(&format(keys()), &rewritten), Refusal::OtherKey));
+    assert!(matches!(refusal(&format(keys()), &rewritten), StateRefusal::OtherKey));
 }
 
 #[test]
@@ -321,7 +324,7 @@ fn no_secret_is_shown_or_told() {
     for body in [senseless, b"[]".to_vec(), Vec::new()] {
         let bytes = format(keys()).seal(&key(1), 1, Zeroizing::new(body)).unwrap();
         let refusal = refusal(&format(keys()), &bytes);
-        assert!(matches!(refusal, Refusal::Senseless));
+        assert!(matches!(refusal, StateRefusal::Senseless));
         shown.push(format!("{refusal:?} {}", in_one_line(&refusal)));
     }
     for text in shown {

@@ -17,7 +17,7 @@ impl TokenEndpoint for Slow {
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.1).await;
         self.0.request(credential, identity, current).await
     }
@@ -106,8 +106,8 @@ async fn without_an_access_token_or_with_an_unusable_one_another_is_asked_for_at
     }
 }
 
-fn grant_for_an_hour(access_token: &str) -> Grant {
-    Grant { lifetime: Some(HOUR), ..grant(access_token, 0) }
+fn grant_for_an_hour(access_token: &str) -> TokenResponse {
+    TokenResponse { lifetime: Some(HOUR), ..grant(access_token, 0) }
 }
 
 fn configured_with(folder: &Path, refresh_token: &str, lines: &str) -> Arc<Credential> {
@@ -243,7 +243,7 @@ async fn a_grant_whose_bringer_has_left_before_it_was_taken_up_changes_nothing()
 async fn an_open_breaker_and_a_latch_end_with_the_grant_that_they_were_for() {
     let failures = || std::iter::repeat_with(|| Err(transient())).take(5);
     let rejected = || std::iter::once(Err(rejected()));
-    let all: [Vec<Result<Grant, TokenError>>; 2] = [failures().collect(), rejected().collect()];
+    let all: [Vec<Result<TokenResponse, TokenError>>; 2] = [failures().collect(), rejected().collect()];
     for answers in all {
         for access_token in [Some("a"), None] {
             let folder = tempfile::tempdir().unwrap();
