@@ -1,8 +1,16 @@
-//! The task that owns a credential: the only one that asks for its tokens and writes its store.
+//! The refresher: one task for each credential, the only one that requests its tokens and writes its store.
 //!
-//! It asks when the schedule says so or when a request saw its token rejected, one request at a time, each
-//! through the limiter. It never ends by itself: whatever a token endpoint does, the answer is to keep the
-//! valid token and ask again later.
+//! A refresher makes a token request when the schedule says so, when an upstream has rejected the token, or when an operator
+//! asks for a refresh. It makes one request at a time, each admitted by the limiter, and never ends by itself: whatever the
+//! token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the loop:
+//!
+//! - `orders`: what operators ask for, before each step;
+//! - [`schedule`]: when the next token is due;
+//! - [`secrets`]: the credential's secrets, read again before each request;
+//! - `ask`, `accept`, `outcome`: one token request, the token in its response, and what follows from success or failure;
+//! - `resume`: what is taken from the state, at the start and later;
+//! - `adopt`: a grant that an operator hands over;
+//! - `succession`: a reload of the configuration that changes the credential.
 
 mod accept;
 mod adopt;
@@ -39,14 +47,14 @@ use crate::config::Credential;
 use crate::shared_request::Wanted;
 use crate::telemetry::audit;
 
-/// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
-/// if a request waits.
+/// The longest sleep. Timers stop while a machine is suspended: the refresher notices within this time that a token is due,
+/// and at once if a request waits.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 /// How often the state on disk is read again while only a person can help.
 const STATE_RECHECK_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a secret that was rejected is looked at for a change.
+/// How often the secrets are read again while the server rejects them.
 const SECRET_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Later than anything.
+/// Later than any other moment.
 const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
 /// Keeps one credential's token fresh.
@@ -64,39 +72,39 @@ pub struct Refresher<E> {
     wanted: Arc<Wanted>,
     orders: Orders,
     progress: watch::Sender<RefreshProgress>,
-    /// How many token requests an operator has been told of.
+    /// How many finished token requests have been reported to operators.
     finished: u64,
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
     response_warnings: ResponseWarnings,
-    /// When the schedule wants the next token.
+    /// When the next token is due.
     due: Moment,
-    /// How often in a row the server handed out the token that we had.
+    /// How often in a row the server has issued the current token again.
     same_token: u32,
-    /// Until when a rejected token is no reason to ask.
+    /// Before this moment a rejected token causes no request.
     no_forced_before: Moment,
-    /// The latest token that was reported as rejected.
+    /// The latest token whose rejection was logged.
     rejected: Generation,
-    /// Whether the next request follows from the answer to the last: it has no cause of its own.
+    /// Whether the last response calls for another request at once, with another grant or secret.
     follows_up: bool,
-    /// Whether the last request was made with the fallback, which has been told.
+    /// Whether the last request was made with the fallback grant.
     is_on_fallback: bool,
-    /// Why nothing is asked until a person acts, if so.
+    /// Why no request is made until a person acts, if so.
     obstacle: Option<TokenError>,
-    /// When to look whether another state was put in the place of ours, while that is all that helps.
+    /// When to read the state on disk again, while only another refresh token there can help.
     look_at_state: Moment,
 }
 
-/// What to do next.
+/// The next step of the loop.
 enum NextAction {
     Ask,
     Wait(Moment),
 }
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// A refresher that has not asked yet, and the source that requests read. It goes on from the state: a token in
-    /// it that is still good is there at once, and what kept requests back does so still.
+    /// A refresher that has made no request yet, and the source from which requests read its tokens. Both start from the
+    /// state: a token in it that is still usable is available at once, and a barrier in it still blocks token requests.
     pub fn new(
         credential: Arc<Credential>,
         endpoint: E,
@@ -138,14 +146,14 @@ impl<E: TokenEndpoint> Refresher<E> {
         (refresher, source)
     }
 
-    /// Keeps the token fresh until it is told to stop. A request that may use up a refresh token is finished then, and
-    /// what it brought is written; any other is dropped.
+    /// Keeps the token fresh until `stop` resolves. A token request that may use up a refresh token is then finished, and its
+    /// result is written; any other is dropped.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         self.run_until(stop, std::future::pending()).await;
     }
 
-    /// The same until it is told to stop, or to leave off: then any request is finished, and the refresher comes back as
-    /// it is, to go on or to leave its state to another.
+    /// Keeps the token fresh until `stop` resolves, as [`Refresher::run`] does, or until `leave_off` does: then every token
+    /// request is finished, and the refresher is returned, to continue or to leave its state to another.
     pub async fn run_until(
         mut self,
         stop: impl Future<Output = ()>,
@@ -154,7 +162,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
         loop {
             match self.carry_out_orders().await {
-                // Between two requests, however many are due.
+                // Between two token requests, even where the next is already due.
                 NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break,
                 NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
                 NextAction::Ask => tokio::select! {
@@ -205,7 +213,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.rotation.choose(self.identity.value(), self.durable.state())
     }
 
-    /// Asks nothing until a person has acted.
+    /// Makes no request until a person has acted.
     fn wait_for_a_person(&mut self, obstacle: TokenError) -> NextAction {
         if self.obstacle.as_ref() != Some(&obstacle) {
             match &obstacle {
@@ -222,7 +230,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         NextAction::Wait(NEVER)
     }
 
-    /// Whether the current token has been rejected; tells the trail when it is first seen.
+    /// Whether an upstream has rejected the current token. Logs the rejection when it is first noticed.
     fn notices_rejection(&mut self) -> bool {
         let current = self.store.generation();
         let is_rejected = self.wanted.exceeds(current.number());
@@ -233,7 +241,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         is_rejected
     }
 
-    /// Sleeps until the moment, a new demand or order, or a changed secret while that is what we wait for.
+    /// Sleeps until the moment, a new rejection or order, or a changed secret while the server rejects the secret.
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();

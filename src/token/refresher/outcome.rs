@@ -1,4 +1,4 @@
-//! What follows from a token request: a token is made durable and published, a failure keeps the next request back.
+//! What follows from a token request: a token is made durable and published, and a failure delays the next request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use tracing::debug;
 
 use super::Refresher;
 use super::schedule;
+use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client_secrets::is_invalid_client;
@@ -19,14 +20,13 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
-        means: GrantChoice,
+        choice: GrantChoice,
         new: Option<&SecretString>,
         latency: Duration,
     ) {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
-        let margin = self.credential.refresh_margin;
-        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let planned = self.planned(&token);
         let unchanged_until = if is_new {
             self.same_token = 0;
             self.due = planned;
@@ -42,18 +42,13 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.trail.client_secret_in_use(which.key());
         }
         let generation = token.generation();
-        let issued = audit::Issued {
-            generation: generation.number(),
-            fingerprint: self.fingerprints.of(&token).to_string(),
-            lifetime: token.issued().until(token.expires()),
-            next: now.until(self.due),
-        };
+        let issued = self.issued(&token, now);
         let mut state = self.state_to_save();
         state.generation = generation;
         state.access_token = Some(token.clone());
-        let is_rotated = means.answered(new, self.identity.value(), &mut state);
-        // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
-        // should be there after a restart.
+        let is_rotated = choice.answered(new, self.identity.value(), &mut state);
+        // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
+        // after a restart, too.
         self.durable.save(state).await;
         if is_rotated {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
@@ -73,11 +68,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refreshed(issued, latency);
     }
 
-    pub(super) async fn failed(&mut self, mut error: TokenError, means: GrantChoice, latency: Duration) {
+    pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
         if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
-        match means {
+        match choice {
             GrantChoice::RefreshToken(in_use) if is_invalid_grant(&error) => {
                 self.refused(&in_use.token, error.to_string()).await;
                 match self.choose_grant() {
@@ -110,7 +105,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             },
             latency,
         );
-        // What keeps the next request back is known before any waiter can look.
+        // The barrier is published together with the failure, before any waiter can read either.
         self.progress.send_modify(|progress| {
             progress.underway = false;
             progress.finished += 1;
@@ -120,16 +115,32 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.durable.save(self.state_to_save()).await;
     }
 
-    /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.
+    /// When to replace this token.
+    pub(super) fn planned(&self, token: &AccessToken) -> Moment {
+        let margin = self.credential.refresh_margin;
+        schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64())
+    }
+
+    /// This token, as the log shows it.
+    pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> audit::Issued {
+        audit::Issued {
+            generation: token.generation().number(),
+            fingerprint: self.fingerprints.of(token).to_string(),
+            lifetime: token.issued().until(token.expires()),
+            next: now.until(self.due),
+        }
+    }
+
+    /// Makes another request at once, with another grant or secret. Waiters are not told of a failure yet.
     fn follow_up(&mut self, latency: Duration) {
-        debug!(credential = %self.credential.name, "asking with what there is besides");
+        debug!(credential = %self.credential.name, "another grant or secret tried");
         self.follows_up = true;
         self.trail.followed_up(latency);
         self.progress.send_modify(|progress| progress.underway = false);
     }
 }
 
-/// RFC 6749 §5.2: of a refresh token, that it has ended, was revoked or used, or is another client's.
+/// Whether the server refuses the refresh token: expired, revoked, used, or another client's (RFC 6749 §5.2).
 fn is_invalid_grant(error: &TokenError) -> bool {
     matches!(error, TokenError::Rejected { code, .. } if code == "invalid_grant")
 }

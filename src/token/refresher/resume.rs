@@ -1,8 +1,7 @@
-//! The loop and its state: what it goes on from at the start, and what someone has put in the state's place since.
+//! What the refresher takes from the state: at the start, and later where a person has put another state on disk.
 
 use secrecy::SecretString;
 
-use super::schedule;
 use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
@@ -12,8 +11,8 @@ use crate::token::state::file::State;
 use crate::token::state::settings;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// Takes up what the state remembers. A token that was asked for with other settings is not ours any more, and
-    /// with others a rejection need not come again.
+    /// Continues from the state. A token that was requested with other settings is not used, and with other settings the
+    /// next request does not wait for the latch of an earlier rejection.
     pub(super) fn resume(&mut self) {
         let state = self.durable.state();
         let is_as_before = state.settings == Some(settings(&self.credential, self.identity.value()));
@@ -27,14 +26,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
         let is_enough = |token: &AccessToken| validate::missing(token.scopes(), &self.credential).is_empty();
         if let Some(token) = token.filter(is_enough) {
-            let margin = self.credential.refresh_margin;
-            self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+            self.due = self.planned(&token);
             self.trail.resumed(token.generation().number(), self.fingerprints.of(&token).to_string());
             self.writer.publish(token);
         }
     }
 
-    /// Takes up the refresh token that is on disk, if someone has put another there.
+    /// Adopts the refresh token on disk, if a person has put another there.
     pub(super) async fn take_state_from_disk(&mut self) {
         let mut state = self.durable.state().clone();
         if self.take_from_disk_into(&mut state).await {
@@ -42,11 +40,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    /// Remembers that the server does not take this refresh token, and looks for another.
+    /// Records that the server refuses this refresh token, and looks for another on disk.
     pub(super) async fn refused(&mut self, token: &SecretString, why: String) {
         let mut state = self.durable.state().clone();
         self.rotation.refuse(&mut state, token, why);
-        // Before the save, which replaces what someone has put there.
+        // Before the save, which overwrites the file.
         self.take_from_disk_into(&mut state).await;
         self.durable.save(state).await;
     }
@@ -57,7 +55,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         found.is_some_and(|found| rotation::take_up(state, found, self.identity.value()))
     }
 
-    /// The state with what is known by now of when to ask, and with what.
+    /// The state to save, with the current knowledge of the limiter and of the client secrets.
     pub(super) fn state_to_save(&self) -> State {
         let mut state = State {
             limiter: self.limiter.snapshot(),
@@ -68,7 +66,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         state
     }
 
-    /// The same before there is an answer: the token that is there was asked for with the settings before.
+    /// The state to save before a token request: the token in it was requested with the settings in it.
     pub(super) fn state_before_request(&self) -> State {
         State { settings: self.durable.state().settings, ..self.state_to_save() }
     }

@@ -1,21 +1,21 @@
-//! When to ask for the next token.
+//! When the next token is due.
 //!
-//! Pure: moments in, a moment out. The answer is never past the token's end, and never so near that asking
-//! becomes a loop.
+//! The functions are pure: moments in, a moment out. A due moment is never past the token's end, and never so soon that token
+//! requests follow each other in a loop.
 
 use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::token::limiter::doubled;
 
-/// The first wait after a server handed out the token that we had.
+/// The wait after the server has issued the current token again; it doubles with each further time, up to the maximum.
 const SAME_TOKEN_WAIT: Duration = Duration::from_secs(10);
 const SAME_TOKEN_WAIT_MAX: Duration = Duration::from_hours(1);
 
-/// When to replace a token: its margin before its end, and up to a tenth of the margin earlier.
+/// When to replace a token: its margin before its end, and up to a tenth of the margin earlier than that.
 ///
-/// The margin is a fifth of the lifetime at the most, so that a short token is used and not only replaced.
-/// `chance` is between 0 and 1; it spreads credentials that were issued together.
+/// The margin is at most a fifth of the lifetime, so that a short-lived token is used for most of its life. `chance`, between
+/// 0 and 1, spreads the refreshes of tokens that were issued together.
 pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64) -> Moment {
     let lifetime = issued.until(expires);
     let margin = margin.min(lifetime / 5);
@@ -23,15 +23,14 @@ pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64
     expires.before(margin + earlier)
 }
 
-/// When to ask again after the server handed out the same token for the `times`-th time in a row.
+/// When to request a token again after the server has issued the current token for the `times`-th time in a row.
 ///
-/// Asking helps only once the server is ready to issue another: so at growing intervals, and at the token's
-/// end at the latest.
+/// Only the server knows when it will issue another: the intervals grow, and the token's end is the latest moment.
 pub fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {
     planned.max(no_forced_before(now, times)).min(expires)
 }
 
-/// Until when even a rejected token is no reason to ask, after the server handed it out again.
+/// Until when even a rejected token causes no request, after the server has issued that token again.
 pub fn no_forced_before(now: Moment, times: u32) -> Moment {
     now + doubled(SAME_TOKEN_WAIT, times.saturating_sub(1), SAME_TOKEN_WAIT_MAX)
 }

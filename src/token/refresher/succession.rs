@@ -1,12 +1,10 @@
-//! What becomes of a refresher when its credential's settings change: it goes on with others, or leaves its state.
+//! A refresher whose credential a reload has changed: it continues with the new settings, or leaves its state to another.
 //!
-//! Both happen between two token requests, after [`Refresher::run_until`] has come back. Meanwhile requests read the store
-//! as before.
+//! Both happen between two token requests, after [`Refresher::run_until`] has returned. Requests read the store meanwhile.
 
 use std::sync::Arc;
 
 use super::Refresher;
-use super::schedule;
 use super::secrets::CurrentIdentity;
 use crate::clock::Clock;
 use crate::config::Credential;
@@ -17,9 +15,9 @@ use crate::token::state::DurableState;
 use crate::token::state::file::OpenError;
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// The same credential with other settings, whose tokens are as good ([`Credential::shares_tokens_with`]) and whose
-    /// state is in the same place. Token, quota, `Retry-After` and the count of failures stay. With other secrets the next
-    /// token is asked for at once: whoever has changed them learns whether they work, and a rejection need not come again.
+    /// Continues with other settings that share tokens with the present ones ([`Credential::shares_tokens_with`]) and have the
+    /// same state file. Token, quota, `Retry-After` and the count of failures stay. With other secrets the next token is
+    /// requested at once, latch or not: the log then tells whether the new secrets work.
     #[must_use]
     pub fn renewed(mut self, credential: Arc<Credential>, endpoint: E) -> Self {
         let snapshot = self.limiter.snapshot();
@@ -28,21 +26,20 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.rotation.renew(Rotation::new(&credential));
         let is_changed = self.credential.identity != credential.identity;
         self.identity = CurrentIdentity::new(Arc::clone(&credential));
+        self.credential = credential;
         let now = self.clock.now();
         if is_changed {
             self.secrets.changed(self.identity.value());
             self.limiter.release_latch();
             self.due = now;
         } else if let Some(token) = self.store.latest().filter(|_| self.due > now && self.same_token == 0) {
-            let margin = credential.refresh_margin;
-            self.due = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+            self.due = self.planned(&token);
         }
         self.endpoint = endpoint;
-        self.credential = credential;
         self
     }
 
-    /// Goes on from this state, as if from the start. Nothing has been asked yet.
+    /// Starts from this state, before any token request.
     #[must_use]
     pub fn with_state(mut self, durable: DurableState) -> Self {
         self.durable = durable;
@@ -50,17 +47,17 @@ impl<E: TokenEndpoint> Refresher<E> {
         self
     }
 
-    /// The state with all that is known, for a refresher of the same credential that begins anew with other settings.
+    /// The state, for a new refresher of the same credential with other settings.
     pub fn into_state(self) -> DurableState {
         let state = self.state_to_save();
         self.durable.replaced(state)
     }
 
-    /// Opens a state in the place where this refresher had its own, which it gives up.
+    /// Closes this refresher's state file, and opens the state of another credential with the same file. Blocks on the disk.
     ///
     /// # Errors
     ///
-    /// As of [`DurableState::open`]. Waits for the disk.
+    /// As of [`DurableState::open`].
     pub fn open_successor_state(
         self,
         credential: &Credential,
