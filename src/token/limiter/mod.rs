@@ -1,8 +1,9 @@
-//! When a token request may be made: one gate for all causes.
+//! When a token request may be made, whatever its cause.
 //!
-//! Every request passes the quota (GCRA), and then whatever the answers so far demand: a `Retry-After`, a
-//! backoff, an open breaker, or the latch after a rejection. Nothing passes by being urgent; a forced refresh
-//! has only a part of the quota, so that callers who see 401s cannot use up what the schedule needs.
+//! Every request counts against the quota (GCRA, in [`quota`]), and waits for the barrier that the responses so far demand: a
+//! `Retry-After`, a backoff, an open circuit breaker, or the latch after a rejection. No cause is exempt. Forced refreshes
+//! have half of the quota, so that 401s from an upstream cannot use up the part that scheduled refreshes need. A [`Snapshot`]
+//! carries all this across a restart.
 
 mod quota;
 mod snapshot;
@@ -16,25 +17,27 @@ use super::error::{FailureClass, TokenError};
 use crate::clock::{Clock, Moment};
 use crate::config;
 
-/// The first backoff step, the longest, and how many failures in a row open the breaker.
+/// The backoff after the first failure; it doubles with each further one, up to the maximum.
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_mins(1);
+/// Failures in a row that open the circuit breaker.
 const BREAKER_FAILURES: u32 = 5;
 
-/// How long a rejection keeps us from asking: a locked account stays locked if one goes on knocking.
+/// How long the first rejection blocks token requests, doubled with each further one up to the maximum: every attempt can
+/// prolong the lock-out of an account.
 const LATCH_FIRST: Duration = Duration::from_secs(30);
 pub(super) const LATCH_MAX: Duration = Duration::from_mins(5);
 
-/// Why a token is asked for.
+/// Why a token request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// There is none, or the current one nears its end.
+    /// The token is missing or due for replacement.
     Scheduled,
-    /// An upstream or an operator says that the current one is no good.
+    /// An upstream has rejected the token, or an operator has requested a refresh.
     Forced,
 }
 
-/// A credential's budget of token requests.
+/// Limits one credential's token requests.
 #[derive(Debug)]
 pub struct Limiter {
     clock: Clock,
@@ -47,7 +50,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A full budget.
+    /// A limiter with a full quota and no barrier.
     pub fn new(credential: &config::Credential, clock: Clock) -> Self {
         let quota = credential.quota;
         let half = (quota.requests.get() / 2).max(1);
@@ -62,7 +65,11 @@ impl Limiter {
         }
     }
 
-    /// Takes a request out of the budget, or says when to ask again.
+    /// Takes a request out of the quota.
+    ///
+    /// # Errors
+    ///
+    /// [`Blocked`] where no request may be made now; the quota is unchanged.
     pub fn admit(&mut self, cause: Cause) -> Result<(), Blocked> {
         let now = self.clock.now();
         if let Some(blocked) = self.blocked.filter(|blocked| now < blocked.until) {
@@ -72,24 +79,24 @@ impl Limiter {
         if cause == Cause::Forced {
             check(&self.forced, now)?;
         }
-        // What is not used is not taken: it would be used later than it was counted.
+        // A request that the whole quota refuses must not count against the forced one.
         check(&self.all, now).inspect_err(|_| self.forced.restore(forced_before))
     }
 
-    /// A token came: whatever kept requests back is over.
+    /// The last request brought a token: no barrier stays.
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.rejections = 0;
         self.blocked = None;
     }
 
-    /// Another grant takes the old one's place.
+    /// A person has authorized the client anew.
     pub fn authorized(&mut self) {
         let Snapshot { blocked, failures, rejections, .. } = self.snapshot().authorized();
         (self.blocked, self.failures, self.rejections) = (blocked, failures, rejections);
     }
 
-    /// No token came: keeps the next request back as its cause demands.
+    /// The last request failed: raises the barrier that the failure demands.
     pub fn failed(&mut self, error: &TokenError) {
         let now = self.clock.now();
         self.failures = self.failures.saturating_add(1);
@@ -99,7 +106,7 @@ impl Limiter {
                 if retry_after.is_some() || !at_least.is_zero() =>
             {
                 let wait = retry_after.unwrap_or_default().min(self.retry_after_max).max(at_least);
-                // Upwards only: whoever was asked to wait so long and comes sooner has not waited.
+                // Only upwards: a request before the time that the server asked for would be refused again.
                 let jitter = (wait / 10).min(Duration::from_secs(1)).mul_f64(fastrand::f64());
                 Blocked { until: now + (wait + jitter).max(backoff), by: Barrier::RetryAfter }
             }
@@ -115,12 +122,12 @@ impl Limiter {
         });
     }
 
-    /// What the answers so far demand.
+    /// The barrier, which may have ended; none after a success.
     pub fn blocked(&self) -> Option<Blocked> {
         self.blocked
     }
 
-    /// What must not be forgotten by a restart.
+    /// The limiter's present knowledge, for [`Limiter::restore`].
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             blocked: self.blocked,
@@ -131,12 +138,12 @@ impl Limiter {
         }
     }
 
-    /// Whether the last attempts were rejected.
+    /// Whether the server rejected the last attempt.
     pub const fn is_rejected(&self) -> bool {
         self.rejections > 0
     }
 
-    /// Goes on from a snapshot, whatever was known before.
+    /// Replaces the limiter's knowledge by a snapshot.
     pub fn restore(&mut self, snapshot: Snapshot) {
         self.all.restore(snapshot.quota_full_at);
         self.forced.restore(snapshot.forced_quota_full_at);
@@ -145,7 +152,7 @@ impl Limiter {
         self.rejections = snapshot.rejections;
     }
 
-    /// What was wrong may have been mended: the next request need not wait for the latch.
+    /// Removes the latch: the cause of the rejection may have been corrected.
     pub fn release_latch(&mut self) {
         if self.blocked.is_some_and(|blocked| blocked.by == Barrier::Latch) {
             self.blocked = None;
@@ -163,7 +170,7 @@ pub(super) fn doubled(first: Duration, times: u32, max: Duration) -> Duration {
     first.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX)).min(max)
 }
 
-/// Half of the step for certain and half by chance, so that those who failed together do not return together.
+/// Between half of the step and all of it, at random, so that clients that failed together do not return together.
 fn equal_jitter(step: Duration) -> Duration {
     step / 2 + (step / 2).mul_f64(fastrand::f64())
 }

@@ -1,7 +1,7 @@
-//! A quota of requests (GCRA) that a restart does not fill.
+//! A quota of requests (GCRA) that a restart does not refill.
 //!
-//! All that GCRA knows is one moment: when the quota would be whole again if nothing more were taken. governor keeps it
-//! in a store that is ours here, so that it can be read for the state and put back.
+//! The whole state of GCRA is one moment: when the quota is full again if no more requests are made. governor keeps that
+//! moment in a store of ours, from which it can be read for a snapshot and to which it can be restored.
 
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -17,38 +17,42 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::{Clock, Moment};
 
-/// So many requests at once, refilled over a time.
+/// A number of requests at once, refilled over a time.
 #[derive(Debug)]
 pub(super) struct RequestQuota {
     gcra: RateLimiter<NotKeyed, FullAt, GcraClock, NoOpMiddleware<Moment>>,
     full_at: FullAt,
-    /// From where governor counts.
+    /// The moment from which governor counts.
     start: Moment,
-    /// Over which all of it is refilled.
+    /// The time in which an empty quota is refilled.
     per: Duration,
     clock: Clock,
 }
 
 impl RequestQuota {
-    /// A whole one.
+    /// A full quota.
     pub(super) fn new(requests: u32, per: Duration, clock: Clock) -> Self {
         let burst = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(per / burst.get())
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
         let full_at = FullAt::default();
-        // No later than governor's own, so that nothing is forgotten in the time between.
+        // Not after governor's own start, or the moment that is read would lie too late.
         let start = clock.now();
         let gcra = RateLimiter::new(quota, full_at.clone(), GcraClock(clock));
         Self { gcra, full_at, start, per, clock }
     }
 
-    /// Takes one request out of it, or says when there is one.
+    /// Takes one request out of the quota.
+    ///
+    /// # Errors
+    ///
+    /// The moment at which a request is available again.
     pub(super) fn take(&self, now: Moment) -> Result<(), Moment> {
         self.gcra.check().map_err(|not_until| now + not_until.wait_time_from(now))
     }
 
-    /// When it is whole again if nothing more is taken; long ago, if it is.
+    /// When the quota is full again if no more requests are made; in the past if it is full.
     pub(super) fn full_at(&self) -> Moment {
         match self.full_at.0.load(Ordering::Acquire) {
             0 => Moment::default(),
@@ -56,7 +60,7 @@ impl RequestQuota {
         }
     }
 
-    /// Goes on from such a moment. It is never worse off than with all of it used just now.
+    /// Restores such a moment. An impossible one counts as an empty quota.
     pub(super) fn restore(&self, full_at: Moment) {
         let latest = self.clock.now() + self.per;
         let nanos = full_at.min(latest).since(self.start).as_nanos();
@@ -64,7 +68,7 @@ impl RequestQuota {
     }
 }
 
-/// Nanoseconds since governor began to count; 0 before the first request.
+/// When the quota is full again, in nanoseconds since governor's start; 0 before the first request.
 #[derive(Clone, Debug, Default)]
 struct FullAt(Arc<AtomicU64>);
 
@@ -86,7 +90,7 @@ impl StateStore for FullAt {
     }
 }
 
-/// Our clock as governor wants it.
+/// Our clock, for governor.
 #[derive(Clone, Debug)]
 struct GcraClock(Clock);
 
