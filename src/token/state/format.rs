@@ -1,20 +1,19 @@
 //! The bytes of a state file, version 2; no other is read.
 //!
-//! A header in clear says what it is, whose, which write, and how it is sealed; a body follows. With a key the body is
-//! encrypted (AES-256-GCM, NIST SP 800-38D, with a random nonce); without one it holds no token and ends in a checksum.
-//! Either seal covers the header and the file's name too, so neither can be changed or swapped unnoticed. Numbers are
-//! big-endian:
+//! A header in clear is followed by a body. With a key the body is encrypted (AES-256-GCM, NIST SP 800-38D, with a random
+//! nonce); without a key it holds no token and ends in a checksum. Tag and checksum cover the header and the file's name too,
+//! so that a changed header or a renamed file is detected. Numbers are big-endian:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! | --- | --- |
 //! | 8 | `bearerd` and 0x1a |
 //! | 2 | version |
-//! | 1 | seal: 0 SHA-256, 1 AES-256-GCM |
+//! | 1 | protection: 0 SHA-256, 1 AES-256-GCM |
 //! | 32 | the credential's identity |
-//! | 8 | which write it is |
-//! | 8 | which key, by its id; zeros without one |
-//! | 4 | length of all that follows |
-//! | 12 | nonce, with a key |
+//! | 8 | the number of the write |
+//! | 8 | the id of the key; zeros without a key |
+//! | 4 | the length of everything after this field |
+//! | 12 | nonce; only with a key |
 //! | … | body, JSON |
 //! | 16 or 32 | tag or checksum |
 
@@ -39,24 +38,24 @@ const HEADER_BYTES: usize = 8 + 2 + 1 + 32 + 8 + KEY_ID_BYTES + 4;
 const TAG_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
 
-/// Turns one credential's states into bytes and back.
+/// Encodes and decodes one credential's states.
 #[derive(Debug)]
 pub(super) struct Format {
     identity: Identity,
     keys: StateKeys,
     /// The file's name, without its folder.
     name: Vec<u8>,
-    /// No gate is longer than this when it is read.
+    /// A barrier that is read ends within this time.
     longest_wait: Duration,
 }
 
-/// What was in the bytes.
+/// A decoded state file.
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub(super) state: State,
-    /// Which write it was.
+    /// The number of the write.
     pub(super) sequence: u64,
-    /// Whether an old key opened it.
+    /// Whether the state is encrypted under a previous key.
     pub(super) has_old_key: bool,
 }
 
@@ -65,7 +64,7 @@ impl Format {
         Self { identity, keys, name: name.to_owned(), longest_wait }
     }
 
-    /// Whether tokens are written at all.
+    /// Whether tokens are written, which takes a key.
     pub(super) fn keeps_tokens(&self) -> bool {
         self.keys.current().is_some()
     }
@@ -168,7 +167,7 @@ impl Format {
         }
         let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
         let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
-        // The version first: nothing else has a meaning before it is known.
+        // The version comes first: the rest of the header depends on it.
         let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
         if version != VERSION {
             return Err(StateRefusal::Version(version));
@@ -193,7 +192,7 @@ impl Format {
         Ok(Header { seal, sequence, key, bytes: header, rest: after })
     }
 
-    /// What a seal covers besides the body.
+    /// The data that tag and checksum cover besides the body.
     fn bound(&self, header: &[u8]) -> Vec<u8> {
         [header, &self.name].concat()
     }
@@ -206,7 +205,7 @@ impl Format {
     }
 }
 
-/// What the header says, and what follows it.
+/// A decoded header, its bytes, and the bytes after it.
 struct Header<'a> {
     seal: u8,
     sequence: u64,
@@ -215,7 +214,7 @@ struct Header<'a> {
     rest: &'a [u8],
 }
 
-/// The next bytes of a number or a hash.
+/// Takes the next `N` bytes.
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk::<N>()?;
     *rest = after;

@@ -373,7 +373,7 @@ fn keys_of(place: &StatePlace) -> StateKeys {
 
 fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
-        warn!(credential, warning = in_one_line(warning), "state is odd");
+        warn!(credential, warning = in_one_line(warning), "state opened with a warning");
     }
 }
 

@@ -240,7 +240,7 @@ fn only_its_own_temporary_files_are_removed() {
 #[test]
 fn a_file_of_another_user_is_refused() {
     let folder = folder(true);
-    let status = Status { is_regular: true, bytes: 300, mode: 0o600, stranger: Some(4711) };
+    let status = Status { is_regular: true, bytes: 300, mode: 0o600, other_owner: Some(4711) };
     let disk = Unreliable::new(real(&folder), Plan::Well).with_status(status);
 
     let refusal = on(&disk).read().unwrap_err();
@@ -252,7 +252,7 @@ fn a_file_of_another_user_is_refused() {
 fn a_file_that_grows_while_it_is_read_is_read_up_to_its_largest_size() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(NAME), vec![0; MAX_STATE_BYTES + 1]).unwrap();
-    let status = Status { is_regular: true, bytes: 10, mode: 0o600, stranger: None };
+    let status = Status { is_regular: true, bytes: 10, mode: 0o600, other_owner: None };
     let disk = Unreliable::new(real(&folder), Plan::Well).with_status(status);
 
     assert!(matches!(on(&disk).read().unwrap_err(), StateRefusal::TooLarge));
