@@ -1,10 +1,19 @@
-//! The refresh loop: one task per credential keeps its token fresh.
+//! The refresh loop, which keeps one access token per credential fresh. From top to bottom, where each room uses only those
+//! below it:
 //!
-//! A [`refresher`] asks the token endpoint through a [`client`], as often as the [`limiter`] allows and the
-//! [`schedule`] wants, and writes the [`store`]. A request sees none of that: it holds a [`TokenSource`], reads
-//! the store without a lock, and waits for the refresher only where there is no usable token. What must outlive the
-//! process goes to a [`state_file`]. Where the endpoints are for the issuer to say, [`discovery`] asks it, and
-//! [`api_discovery`] where the API is.
+//! - [`trial`], [`login`] and [`api_discovery`]: one token request for `bearerd check --online`, a person's login in a browser,
+//!   and the task that looks up an API's address;
+//! - [`refresher`]: the task of one credential, which makes its token requests;
+//! - `source` and `operator`: a credential as the request loop uses it ([`TokenSource`]), and as the admin API does
+//!   ([`Operator`]);
+//! - `rotation`, `client_secrets` and `progress`: the choice of a grant and of a client secret, and the refresher's progress for
+//!   requests that wait;
+//! - [`state`]: what outlives the process, in memory and on disk;
+//! - [`endpoint`]: token requests, their responses, and issuers' metadata;
+//! - [`limiter`]: when a token request may be made;
+//! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
+//!
+//! A request reads the [`store`] without a lock, and waits for the refresher only if no token is usable.
 
 pub mod access_token;
 pub mod api_discovery;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use super::retry_after::retry_after;
 use crate::causes::causes;
@@ -14,15 +14,15 @@ use crate::token::error::{Malformed, TokenError, printable};
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// The [`TokenError::Throttled`] of a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
-pub(super) fn throttled(response: &reqwest::Response) -> Option<TokenError> {
-    let retry_after = retry_after(response.headers());
-    let asks = match response.status() {
+pub(super) fn throttled(status: StatusCode, headers: &HeaderMap) -> Option<TokenError> {
+    let retry_after = retry_after(headers);
+    let is_throttled = match status {
         StatusCode::TOO_MANY_REQUESTS => true,
         StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
         _ => false,
     };
-    let status = response.status().as_u16();
-    asks.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
+    let status = status.as_u16();
+    is_throttled.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
 }
 
 /// Reads the body.

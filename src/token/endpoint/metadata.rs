@@ -1,8 +1,8 @@
-//! What an issuer tells of itself: where its endpoints are, and what they take (RFC 8414, OpenID Connect Discovery).
+//! An issuer's metadata: the URLs of its endpoints, and what they support (RFC 8414, OpenID Connect Discovery).
 //!
-//! The document is believed only if it names the very issuer that was asked (RFC 8414 §3.3). It may be at either of
-//! two places; OAuth's own comes first, since it is OAuth that we speak, and OpenID's where that has none or a poor
-//! one: servers answer unknown paths with whatever they like. A server that does not answer at all is not asked twice.
+//! A document is used only if it names the configured issuer (RFC 8414 §3.3). The URL of RFC 8414 is tried first, and that of
+//! OpenID Connect if the first document is missing or unusable: servers answer unknown paths in many ways. A server that does
+//! not respond at all is not tried a second time.
 
 use http::StatusCode;
 use http::header::ACCEPT;
@@ -17,12 +17,12 @@ use crate::config::model::identity::{ClientAuth, Grant};
 use crate::config::{Credential, Issuer};
 use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, printable};
 
-/// What an issuer's metadata says, as far as we use it (RFC 8414 §2). Other members are ignored.
+/// The members of an issuer's metadata that are used (RFC 8414 §2). Other members are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where tokens are asked for by this client.
+    /// The token endpoint for this client.
     pub token_endpoint: Url,
-    /// As it says; whoever goes there looks at it first.
+    /// The unchecked text; [`Metadata::authorization_endpoint`] checks it.
     authorization_endpoint: Option<String>,
     grant_types: Option<Vec<String>>,
     client_auths: Option<Vec<String>>,
@@ -30,7 +30,7 @@ pub struct Metadata {
     names_itself: bool,
 }
 
-/// The document as it is sent.
+/// The document on the wire.
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
@@ -44,11 +44,11 @@ struct Document {
     mtls_endpoint_aliases: Option<Value>,
 }
 
-/// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
+/// Fetches the metadata of a credential's issuer, from one URL and then from the other, with one time-out for both.
 ///
 /// # Errors
 ///
-/// [`TokenError::Discovery`], or that the server asks to be left alone.
+/// [`TokenError::Discovery`] or [`TokenError::Throttled`].
 pub(in crate::token) async fn discover(
     http: &reqwest::Client,
     issuer: &Issuer,
@@ -95,7 +95,7 @@ async fn ask(
         Ok(response) => response,
         Err(error) => return Ok(Err(MetadataFlaw::Unreachable(exchange::words(&error.without_url())))),
     };
-    if let Some(throttled) = exchange::throttled(&response) {
+    if let Some(throttled) = exchange::throttled(response.status(), response.headers()) {
         return Err(throttled);
     }
     match response.status() {
@@ -112,12 +112,12 @@ async fn ask(
 }
 
 impl Metadata {
-    /// Reads an issuer's document, for a client that may show a certificate: where such go elsewhere, the document says
-    /// so, and they must (RFC 8705 §5).
+    /// Reads an issuer's document. A client that shows a certificate must use the endpoint that the document names for such
+    /// clients, if any (RFC 8705 §5).
     ///
     /// # Errors
     ///
-    /// The [`MetadataFlaw`] for which it is not gone by.
+    /// [`MetadataFlaw`].
     pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, MetadataFlaw> {
         if json.len() > MAX_ANSWER_BYTES {
             return Err(MetadataFlaw::Body(Malformed::TooLarge));
@@ -144,21 +144,21 @@ impl Metadata {
         })
     }
 
-    /// Where a person authorizes a client.
+    /// The authorization endpoint.
     ///
     /// # Errors
     ///
-    /// The [`MetadataFlaw`] of a document that does not say, or names what is no such place.
+    /// [`MetadataFlaw::Missing`] or [`MetadataFlaw::Unprotected`].
     pub fn authorization_endpoint(&self) -> Result<Url, MetadataFlaw> {
         endpoint("authorization_endpoint", self.authorization_endpoint.as_deref())
     }
 
-    /// Whether the answer to an authorization request must say whose it is (RFC 9207 §3).
+    /// Whether authorization responses have the parameter `iss` (RFC 9207 §3).
     pub const fn names_itself(&self) -> bool {
         self.names_itself
     }
 
-    /// What the credential does and the server, by its own word, does not take. Where it says nothing of such, it may.
+    /// The credential's methods that the metadata does not list. Metadata without such a list supports every method.
     pub fn not_supported(&self, credential: &Credential) -> Vec<&'static str> {
         let lacks = |known: &Option<Vec<String>>, names: &[&str]| {
             let has = |all: &Vec<String>| names.iter().any(|name| all.iter().any(|one| one == name));
@@ -183,7 +183,7 @@ impl Metadata {
     }
 }
 
-/// What is listed; something else than a list of texts says nothing, and nothing depends on it but warnings.
+/// A list of strings. Any other value counts as missing: only warnings depend on these lists.
 fn listed(value: Option<Value>) -> Option<Vec<String>> {
     serde_json::from_value(value?).ok()
 }
@@ -195,7 +195,7 @@ fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, MetadataFlaw>
     if is_protected(&url) && is_plain { Ok(url) } else { Err(MetadataFlaw::Unprotected(name)) }
 }
 
-/// As in a request's `grant_type`.
+/// The parameter `grant_type` of a grant.
 const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
     match grant {
         Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
@@ -204,7 +204,7 @@ const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
     }
 }
 
-/// A certificate may be known by its authority or by itself (RFC 8705 §2).
+/// The names of a client authentication; a certificate has one name for each way to verify it (RFC 8705 §2).
 const fn auth_methods<S>(auth: &ClientAuth<S>) -> &'static [&'static str] {
     match auth {
         ClientAuth::Basic { .. } => &["client_secret_basic"],

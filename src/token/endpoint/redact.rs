@@ -1,8 +1,7 @@
-//! What a server may not be quoted with: some echo what they were sent.
+//! Redaction of a server's text, in which some servers echo what they were sent.
 //!
-//! Its words are searched before they are cut, for the secrets of the request and the current token, as they are,
-//! form-encoded or in base64, and for every piece of twelve characters of those. Words that hold one are withheld as
-//! a whole: what stands around half a secret is not worth the risk.
+//! The text is searched before it is shortened: for the secrets of the request and the current token, plain, form-encoded or
+//! in base64, and for every run of twelve characters of these. A text with such a run is withheld as a whole.
 
 use std::collections::HashSet;
 
@@ -15,22 +14,22 @@ use url::form_urlencoded;
 use crate::token::access_token::AccessToken;
 use crate::token::error::printable;
 
-/// So much of a secret is not shown; of a shorter one, not the whole.
+/// The length of a run of a secret that withholds a text; a shorter secret withholds it as a whole.
 const MAX_QUOTED_CHARS: usize = 12;
-/// A shorter run of base64 says too little to be told from a word.
+/// The shortest base64 that is searched for: anything shorter may be an ordinary word.
 const MIN_BASE64_CHARS: usize = 4;
 
-/// What was sent to a server and must not come back from it.
+/// What was sent to a server and must not be quoted from its response.
 #[derive(Clone, Copy, Debug)]
 pub struct Confidential<'a> {
     /// Secrets, passwords, assertions.
     pub secrets: &'a [SecretString],
-    /// The current token; the server knows it too.
+    /// The current token, which the server knows too.
     pub token: Option<&'a AccessToken>,
 }
 
 impl Confidential<'_> {
-    /// A server's words as they may be kept: nothing confidential, printable ASCII, at most 200 characters.
+    /// A server's text with nothing confidential in it: printable ASCII, at most 200 characters.
     pub fn printable(&self, words: &str) -> String {
         if self.is_quoted_in(words) {
             "(withheld: it quoted a secret or a token)".to_owned()

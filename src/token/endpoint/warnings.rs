@@ -1,5 +1,4 @@
-//! What is odd about a token endpoint's answers and yet no failure: told when it begins or changes, not at every
-//! refresh.
+//! Warnings about responses that are accepted: logged when a cause appears or changes, not at every refresh.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +9,10 @@ use super::response::TokenResponse;
 use super::validate;
 use crate::config::Credential;
 
-/// Clocks that differ more make JWTs end too late or begin too early.
+/// The largest difference between two clocks that causes no warning. With a larger one JWTs end too late or begin too early.
 pub const MAX_SKEW: Duration = Duration::from_mins(1);
 
-/// What has been told of one credential's answers and still holds.
+/// The warnings about one credential's responses that still hold.
 #[derive(Debug, Default)]
 pub struct ResponseWarnings {
     is_cut: bool,
@@ -24,7 +23,7 @@ pub struct ResponseWarnings {
 }
 
 impl ResponseWarnings {
-    /// Tells what is odd about a grant that is taken.
+    /// Warns about a response that is accepted.
     pub fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
         if is_news(&mut self.skew, grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
@@ -45,7 +44,7 @@ impl ResponseWarnings {
         }
     }
 
-    /// Tells that a server asks for a longer wait than it may.
+    /// Warns about a `Retry-After` that is longer than `retry_after_max`.
     pub fn of_wait(&mut self, asked: Duration, credential: &Credential) {
         let Credential { name, retry_after_max, .. } = credential;
         if is_news(&mut self.is_clamped, asked > *retry_after_max) {
@@ -59,7 +58,7 @@ impl ResponseWarnings {
     }
 }
 
-/// Tells what the credential does and its server does not list, if that is another than before.
+/// Warns about the credential's methods that the issuer's metadata does not list, if they are others than before.
 pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
     let mut told = before.map(|before| before.not_supported(credential)).unwrap_or_default();
     if is_news(&mut told, now.not_supported(credential)) {
@@ -68,7 +67,7 @@ pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Crede
     }
 }
 
-/// Which way our clock is off.
+/// Whether our clock is ahead of the server's or behind.
 #[derive(Debug, PartialEq, Eq)]
 enum Skew {
     Ahead,
