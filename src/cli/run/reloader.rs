@@ -1,4 +1,4 @@
-//! Reads the configuration again when somebody wants that, and tells what became of it.
+//! Reloads the configuration on request or when its file has changed, and answers with the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const CONFIG_READ_TIMEOUT: Duration = Duration::from_secs(15);
 
 type Loaded = (FileDigest, Result<Checked, Box<Diagnostics>>);
 
-/// Reads one configuration, again and again.
+/// Reloads one configuration file.
 #[derive(Debug)]
 pub(super) struct Reloader {
     path: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Of the configuration that was just read.
+    /// The reloader of a file that was just read with this digest.
     pub(super) fn new(
         path: PathBuf,
         environment: Environment,
@@ -43,11 +43,11 @@ impl Reloader {
         Self { path, environment, reloads, requests, watch, loading: Blocking::new(CONFIG_READ_TIMEOUT) }
     }
 
-    /// Serves until something ends the daemon, with a reload whenever one is wanted.
+    /// Reloads the configuration on request until a part of the daemon dies.
     ///
     /// # Cancel safety
     ///
-    /// What is left of the daemon in the middle of a reload can be stopped.
+    /// The daemon can be stopped, even in the middle of a reload.
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
         loop {
             let is_watched = daemon.config().server.watch;

@@ -1,5 +1,5 @@
-//! Whether the configuration's file has changed: looked at every few seconds, so that a swapped symlink is seen like an
-//! edited file.
+//! Detects changes of the configuration file. Its content is read every few seconds, so that a replaced symlink is noticed as an
+//! edited file is.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::blocking::Blocking;
 
-/// Between two looks.
+/// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is in a file: a digest; `None` if it cannot be read.
+/// The digest of a file's content; `None` if the file cannot be read.
 pub(super) type FileDigest = Option<[u8; 32]>;
 
 /// Watches one file.
@@ -20,20 +20,20 @@ pub(super) type FileDigest = Option<[u8; 32]>;
 pub(super) struct Watch {
     path: PathBuf,
     ticks: Interval,
-    /// What was read last to be used.
+    /// The digest of the configuration that was read last.
     used: FileDigest,
-    /// What the last look has found, if it was something else.
+    /// The digest of the last reading, if it is another one.
     found: Option<FileDigest>,
     /// Reads without a bound: nobody waits for a change.
     reading: Blocking<FileDigest>,
 }
 
-/// What is in a file now. May hang where a file system does.
+/// The digest of a file's present content. Blocks as long as the file system does.
 pub(super) fn content(path: &Path) -> FileDigest {
     std::fs::read(path).ok().map(|bytes| of(&bytes))
 }
 
-/// The same of bytes that were read.
+/// The digest of bytes that were read.
 pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
     let mut content = [0; 32];
     content.copy_from_slice(digest(&SHA256, bytes).as_ref());
@@ -41,24 +41,25 @@ pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
 }
 
 impl Watch {
-    /// Of a file that was used with this content.
+    /// Watches a file that was read with this digest.
     pub(super) fn new(path: &Path, used: FileDigest) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { path: path.to_owned(), ticks, used, found: None, reading: Blocking::new(Duration::MAX) }
     }
 
-    /// It was read again, whatever for.
+    /// The file was read as a configuration, with this digest.
     pub(super) fn used(&mut self, content: FileDigest) {
         self.used = content;
         self.found = None;
     }
 
-    /// Waits until there is something else than was used last, at two looks in a row: an editor may not be done with it.
+    /// Waits until two readings in a row have the same digest, which is not that of the configuration: after the first one an
+    /// editor may still be writing.
     ///
     /// # Cancel safety
     ///
-    /// Nothing that was seen is forgotten.
+    /// No reading is lost.
     pub(super) async fn changed(&mut self) {
         loop {
             if !self.reading.is_running() {

@@ -1,8 +1,8 @@
-//! Which address a discovery document may name.
+//! The addresses that a discovery document may name.
 //!
-//! Requests go there with a token in them, so the document is believed as little as possible: https, a name under the
-//! issuer's own domain, and no address of this machine or of the network around it. An operator who wants another
-//! writes it into the route. Where the issuer itself is on loopback, as in tests, the API must be there too.
+//! Requests with a token are sent to the address, so it must have the scheme https, a name under the issuer's own domain, and
+//! no IP address of this machine or its network. Another address has to be configured in the route. If the issuer is on
+//! loopback, as in tests, the API must be on loopback too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -13,52 +13,52 @@ use url::{Host, Url};
 
 use crate::config::Address;
 
-/// An address that was accepted, and what its name may come to.
+/// An accepted address, and the IP addresses that it may resolve to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiscoveredApi {
-    /// Where the API is.
+    /// The API's address.
     pub address: Address,
-    /// Which IP addresses may be connected to.
+    /// The IP addresses that may be connected to.
     pub reach: Reach,
 }
 
-/// Which IP addresses a name may come to.
+/// The IP addresses that a name may resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Those that are reachable from everywhere.
+    /// Globally reachable addresses.
     Public,
-    /// This machine's own.
+    /// Loopback addresses.
     Loopback,
 }
 
 /// Why an address is not accepted.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum AddressRefusal {
-    /// Not a URL, or one with characters that readers disagree on.
+    /// The text is not a URL, or has characters that parsers treat differently.
     #[error("it is not a plain URL")]
     NotPlain,
-    /// Its scheme.
+    /// The scheme is not https.
     #[error("it is not https")]
     NotHttps,
-    /// RFC 3986 §3.2.1.
+    /// The URL has user information (RFC 3986 §3.2.1).
     #[error("it holds a user or a password")]
     UserInfo,
-    /// What only a request has.
+    /// The URL has a query or a fragment.
     #[error("it has a query or a fragment")]
     Query,
-    /// A path in front of all others that can be read in two ways.
+    /// The path has characters or segments that servers treat differently.
     #[error("its path is not a plain one")]
     Path,
-    /// A literal address, in whatever dress.
+    /// The host is an IP address, in any notation.
     #[error("it is an IP address and not a name")]
     IpAddress,
-    /// Somebody else's, or nobody's.
+    /// The host is not under the issuer's domain.
     #[error("its host is not under the issuer's domain")]
     OtherDomain,
-    /// Another service of the host.
+    /// The port belongs to another service of the host.
     #[error("its port is neither 443 nor the issuer's")]
     Port,
-    /// The issuer is for tests.
+    /// The issuer is on loopback, and the address is not.
     #[error("the issuer is on loopback, and it is not")]
     NotLoopback,
 }
@@ -74,7 +74,7 @@ impl Reach {
     }
 }
 
-/// Accepts what a document of this issuer names, or says why not.
+/// Checks the address in a document of this issuer.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<DiscoveredApi, Address
         return Err(AddressRefusal::NotPlain);
     }
     let url = Url::parse(api_endpoint).map_err(|_| AddressRefusal::NotPlain)?;
-    // Readers disagree on an empty one too, and on how many there are.
+    // Parsers also treat empty user information differently, and more than one `@`.
     if api_endpoint.contains('@') {
         return Err(AddressRefusal::UserInfo);
     }
@@ -118,7 +118,7 @@ pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<DiscoveredApi, Address
     Ok(DiscoveredApi { address: Address { scheme, authority, path: path.to_owned() }, reach })
 }
 
-/// Whether it is the issuer's own service: host and port.
+/// Checks that host and port are under the issuer's domain.
 fn is_below(url: &Url, issuer: &Url) -> Result<(), AddressRefusal> {
     let Some(Host::Domain(host)) = url.host() else { return Err(AddressRefusal::IpAddress) };
     let Some(Host::Domain(issuers)) = issuer.host() else { return Err(AddressRefusal::OtherDomain) };
@@ -137,7 +137,7 @@ fn is_below(url: &Url, issuer: &Url) -> Result<(), AddressRefusal> {
     Ok(())
 }
 
-/// The domain that an issuer shares with its APIs: its parent, unless that may be anybody's.
+/// The domain that an issuer shares with its APIs: the parent of its host, unless anybody can register names there.
 fn domain(issuer: &str) -> &str {
     match issuer.split_once('.') {
         Some((_, parent)) if parent.contains('.') && !is_like_a_registry(parent) => parent,
@@ -145,7 +145,7 @@ fn domain(issuer: &str) -> &str {
     }
 }
 
-/// Whether a domain looks like those below which anybody can register, such as `com.au`: it rather says yes.
+/// Whether anybody may be able to register names below a domain, such as `com.au`. In doubt, the answer is yes.
 fn is_like_a_registry(domain: &str) -> bool {
     domain.split_once('.').is_some_and(|(second, top)| second.len() <= 4 && top.len() == 2)
 }
@@ -167,7 +167,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Not in the registry of special-purpose addresses (RFC 6890), as far as they are not globally reachable.
+/// Whether an address is globally reachable by the registry of special-purpose addresses (RFC 6890).
 fn is_public(address: Ipv4Addr) -> bool {
     !matches!(
         address.octets(),
@@ -191,9 +191,9 @@ fn is_public_6(address: Ipv6Addr) -> bool {
     match segments {
         // RFC 4291 §2.5.5.2 and RFC 6052 §2.1: an IPv4 address in the last 32 bits.
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public(Ipv4Addr::new(a, b, c, d)),
-        // Assigned to protocols, Teredo among them; documentation; 6to4.
+        // Protocol assignments such as Teredo; documentation; 6to4.
         [0x2001, 0..0x200 | 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..0x1000, ..] => false,
-        // What else is global unicast is in 2000::/3.
+        // All other global unicast addresses are in 2000::/3.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
