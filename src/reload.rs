@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_what_is_new_gone_or_otherwise() {
+    fn a_difference_names_new_removed_and_changed_items() {
         let before = [("a", 1), ("b", 2), ("c", 3), ("z", 0), ("z", 0)];
         let after = [("d", 4), ("c", 5), ("a", 1), ("z", 0)];
 

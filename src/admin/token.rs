@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_was_changed_counts_at_once_and_an_unreadable_one_as_before() {
+    async fn a_changed_token_counts_at_once_and_an_unreadable_one_as_before() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "first\n").unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ipv6_network_is_one_guesser() {
+    fn addresses_of_one_ipv6_network_count_together() {
         let network = |text: &str| network(text.parse().unwrap());
 
         assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_usable_until_its_end_and_not_at_it() {
+    fn a_token_is_usable_before_its_end_and_not_at_its_end() {
         let token = token("t").unwrap();
 
         assert!(token.is_usable(token.expires().before(Duration::from_nanos(1))));

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_is_tried_at_once_and_once_and_then_each_in_turn() {
+    fn the_other_secret_is_tried_once_at_once_and_then_both_alternate() {
         let identity = identity("a", "b");
         let mut secrets = ClientSecrets::default();
 
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_worked_is_found_wherever_it_has_moved() {
+    fn the_accepted_secret_is_found_under_whichever_key_it_has() {
         let before = identity("a", "b");
         let mut secrets = ClientSecrets::default();
         assert!(secrets.refused(&before));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn two_secrets_that_are_the_same_are_one() {
+    fn two_equal_secrets_count_as_one() {
         let mut secrets = ClientSecrets::default();
         assert!(!secrets.refused(&identity("a", "a")));
         let alone = fixture::config("", "", "a").credentials[0].identity.initial();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_in_the_middle_of_rejections_does_not_try_the_other_at_once_again() {
+    fn a_restart_between_rejections_does_not_try_the_other_secret_at_once() {
         let identity = identity("a", "b");
         let mut secrets = ClientSecrets::default();
         secrets.resume(&State::default(), &identity, true);

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_servers_words_cannot_forge_a_log_line() {
+    fn a_servers_text_cannot_forge_a_log_line() {
         assert_eq!(printable("a\r\nb\x1b[31m\u{2028}\u{202e}c"), "a??b?[31m??c");
         assert_eq!(printable(&"x".repeat(10_000_000)).len(), 203);
     }

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_counted_from_the_time_it_is() {
+    fn the_rest_of_a_lifetime_is_counted_from_the_present_time() {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
         for (payload, seconds) in [
             ("{\"exp\":1060}", Some(60)),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_of_itself_is_read_in_any_dress_and_nothing_else() {
+    fn claims_of_any_type_are_read_and_wrong_types_count_as_missing() {
         let said = |payload| claims(&token(payload));
         let claims = |iss: Option<&str>, aud: &[&str], tenant: Option<&str>| {
             let owned = |text: Option<&str>| text.map(str::to_owned);

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_past_its_end_is_never_handed_out() {
+    async fn an_expired_token_is_never_returned() {
         let clock = Clock::tokio();
         let (mut writer, store) = Store::new(clock);
         assert!(store.usable().is_none());

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_in_words_says_what_there_is_of_it() {
+    fn a_difference_in_words_names_only_what_differs() {
         assert_eq!(in_words(&Difference::default()), "0 kept");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let difference =

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_when_it_has_settled_and_a_file_that_is_gone_is_one() {
+    async fn a_change_is_reported_once_after_it_has_settled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_for_another_reason_is_no_change() {
+    async fn a_configuration_that_was_read_is_no_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();

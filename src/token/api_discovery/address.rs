@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registrys_domain_is_never_an_issuers() {
+    fn a_domain_of_a_registry_is_never_an_issuers_domain() {
         for (issuer, api_endpoint) in [
             ("https://nicecxone-sov1.au", "https://evil.au"),
             ("https://nicecxone-fed.com", "https://evil.com"),
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn with_an_issuer_on_loopback_the_api_is_there_too_and_may_be_http() {
+    fn an_issuer_on_loopback_has_its_api_on_loopback_also_without_tls() {
         for issuer in ["http://127.0.0.1:9000", "https://localhost:9000", "http://[::1]:9000"] {
             for good in
                 ["http://127.0.0.1:1", "http://localhost:2/base", "https://localhost:3", "http://[::1]:4"]
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_that_everybody_reaches_are_public() {
+    fn only_globally_reachable_addresses_are_public() {
         for public in [
             "8.8.8.8",
             "1.1.1.1",

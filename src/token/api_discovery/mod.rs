@@ -1,8 +1,8 @@
-//! Where a credential's API is, where the issuer can say: `upstream = "discover"`.
+//! Discovery of an API's address, for routes with `upstream = "discover"`.
 //!
-//! One task for each such credential. It waits for the first token, takes the tenant from it, asks the issuer for that
-//! tenant's document, and publishes the address; again when the tenant changes, and every hour. It makes no token
-//! request and sends no token. Whatever goes wrong, the last good address stays; a request only waits for the first.
+//! Each credential of such a route has a discovery task. The task waits for the first token, reads the tenant in it, fetches
+//! the issuer's document for that tenant, and publishes the address; again when the tenant changes, and every hour. It makes
+//! no token request and sends no token. Whatever fails, the last address stays in use: requests wait only for the first one.
 
 pub mod address;
 pub mod document;

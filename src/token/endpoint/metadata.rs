@@ -240,7 +240,7 @@ mod tests {
     const TOKEN: &str = ",\"token_endpoint\":\"https://b.test/t\"";
 
     #[test]
-    fn a_document_is_gone_by_only_if_it_is_the_issuers_and_leads_to_protected_places() {
+    fn a_document_needs_the_right_issuer_and_protected_endpoints() {
         assert_eq!(parse(TOKEN).unwrap().token_endpoint.as_str(), "https://b.test/t");
         assert!(parse(",\"token_endpoint\":\"http://127.0.0.1:8/t\",\"more\":[{}]").is_ok());
         let no_https = MetadataFlaw::Unprotected("token_endpoint");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_a_certificate_goes_where_such_clients_go() {
+    fn a_client_with_a_certificate_uses_the_endpoint_for_certificates() {
         let of = |members: &str, shows_certificate| {
             let json = format!("{{\"issuer\":\"https://a.test/x\"{members}}}");
             let metadata = Metadata::parse(json.as_bytes(), &issuer(), shows_certificate);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_person_logs_in_matters_only_to_who_goes_there() {
+    fn the_authorization_endpoint_is_checked_only_when_it_is_used() {
         let of = |members: &str| parse(&format!("{TOKEN}{members}")).unwrap().authorization_endpoint();
         assert_eq!(of(""), Err(MetadataFlaw::Missing("authorization_endpoint")));
         let plain = of(",\"authorization_endpoint\":\"http://b.test/a\"");
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_does_not_list_is_named_and_silence_is_no_refusal() {
+    fn unlisted_methods_are_named_and_a_missing_list_refuses_nothing() {
         let lacking = |members: &str, lines: &str| {
             parse(&format!("{TOKEN}{members}")).unwrap().not_supported(&credential(lines))
         };

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_withheld_in_every_dress() {
+    fn a_secret_is_withheld_in_every_encoding() {
         for secret in ["hunter2", "a b+c/d?e&f=", "s3cr3t:with%+&=/ünïcode====", "~~~???>>>~~~???>>>"] {
             for echo in echoes("legacy-gateway", secret) {
                 for words in [echo.clone(), format!("no client with {echo}, sorry"), "x".repeat(195) + &echo]
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_quotes_nothing_is_kept() {
+    fn a_text_without_a_secret_is_kept() {
         for words in
             ["", "invalid_client", "unknown client legacy-gateway", "100 % wrong%", "+", &"ü".repeat(300)]
         {

@@ -322,7 +322,7 @@ mod tests {
 
     /// "Line 1, column 1" would be true of it, and help nobody.
     #[test]
-    fn a_page_in_the_place_of_a_token_is_called_one() {
+    fn a_page_in_the_place_of_a_response_is_reported_as_one() {
         for page in [
             "<html>Please log in</html>",
             "\r\n <!doctype html><p>Blocked",
@@ -336,7 +336,7 @@ mod tests {
 
     /// The table of what a token endpoint may answer, and what each answer means.
     #[test]
-    fn every_answer_has_its_class() {
+    fn every_response_has_its_class() {
         const MINUTE: Duration = Duration::from_mins(1);
         let transient = Some(FailureClass::Transient);
         let rejected = Some(FailureClass::Rejected);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_a_number_of_seconds_in_any_dress() {
+    fn a_lifetime_is_a_number_of_seconds_in_any_notation() {
         for (text, seconds) in [
             ("3600", Some(3600)),
             ("\"3600\"", Some(3600)),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_lifetime_is_cut_to_a_year_and_said_so() {
+    fn an_absurd_lifetime_is_shortened_to_a_year_and_reported() {
         let digits = "9".repeat(400);
         for text in ["99999999999", "1e308", "1e300", "18446744073709551616", "\"1e300\"", &digits] {
             let grant = lifetime_of(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_is_no_number_is_named_and_not_quoted() {
+    fn a_lifetime_that_is_not_a_number_is_reported_without_its_text() {
         for text in ["-1", "\"-5\"", "\"soon\"", "true", "[]", "{}", "\"\"", "\"NaN\"", "\"inf\"", "\"0x10\""]
         {
             let error = lifetime_of(text).unwrap_err();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_odd_about_an_answer_its_refresh_token_is_not_lost() {
+    fn an_invalid_response_does_not_lose_its_refresh_token() {
         for (odd, flaw) in [
             (r#""access_token":5"#, Malformed::NotText("access_token")),
             (r#""access_token":{"value":"t"}"#, Malformed::NotText("access_token")),
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_known_by_its_code_whatever_else_is_in_its_body() {
+    fn an_error_is_classified_by_its_code_whatever_else_its_body_has() {
         for odd in [
             r#""error_description":{"en":"ended"}"#,
             r#""error_description":["ended"]"#,
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn granted_scopes_are_what_the_answer_says() {
+    fn granted_scopes_are_those_of_the_response() {
         let scopes = |body| answer(200, &[], body).unwrap().scopes;
 
         assert_eq!(scopes(r#"{"access_token":"t"}"#), None);
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_itself_whether_it_is_json() {
+    fn the_content_type_decides_whether_a_response_is_labelled_json() {
         let is_labelled = |kind| {
             answer(200, &[("content-type", kind)], r#"{"access_token":"t"}"#).unwrap().is_labelled_json
         };
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_nested_deeper_than_any_is_refused_wherever() {
+    fn too_deep_a_nesting_is_refused_in_every_member() {
         let nested = |open: &str, close: &str, times: usize| {
             let inner = open.repeat(times) + "1" + &close.repeat(times);
             answer(200, &[], &format!(r#"{{"x":{inner},"access_token":"t"}}"#))
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_not_quoted_in_what_is_said_of_it() {
+    fn an_error_does_not_quote_its_response() {
         let grant = answer(200, &[], r#"{"access_token":"s3cr3t"}"#).unwrap();
         assert!(!format!("{grant:?}").contains("s3cr3t"));
         for body in [r#"{"access_token":"s3cr3t","access_token":"s3cr3t"}"#, "s3cr3t", r#"{"a":"s3cr3t""#] {
@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_echoes_the_secret_is_told_without_it() {
+    fn an_error_that_echoes_the_secret_is_reported_without_it() {
         let body =
             format!("{{\"error\":\"invalid_client\",\"error_description\":\"{}hunter2\"}}", "x".repeat(195));
         let told = answer(401, &[], &body).unwrap_err().to_string();

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_counts_from_the_servers_own_clock() {
+    fn a_date_in_retry_after_counts_from_the_servers_clock() {
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         for form in
             ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"]
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_without_a_date_counts_from_our_clock() {
+    fn without_the_servers_clock_a_date_counts_from_ours() {
         let soon = httpdate::fmt_http_date(clock::wall_clock() + Duration::from_secs(30));
 
         let wait = parsed(&[("retry-after", &soon)]).unwrap();
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_nothing() {
+    fn an_illegible_retry_after_counts_as_missing() {
         for wrong in ["", "-1", "1e9", "1.5", "soon", "120, 30", "0x10", "+5"] {
             assert_eq!(parsed(&[("retry-after", wrong)]), None, "{wrong:?}");
         }

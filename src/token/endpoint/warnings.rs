@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_on_is_told_once_and_what_changes_again() {
+    fn a_lasting_warning_is_logged_once_and_a_changed_one_again() {
         let mut told = Vec::new();
 
         let news =

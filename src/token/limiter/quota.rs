@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_taken_is_taken_after_a_restart_and_refilled_as_if_there_had_been_none() {
+    async fn a_restart_neither_refills_a_quota_nor_slows_its_refill() {
         let clock = Clock::tokio();
         let before = RequestQuota::new(6, PER, clock);
         assert_eq!(taken(&before, clock), 6);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_that_cannot_be_is_no_worse_than_all_of_it_used_now() {
+    async fn an_impossible_moment_counts_as_an_empty_quota() {
         let clock = Clock::tokio();
         for cannot_be in [Moment::from_nanos(u64::MAX), clock.now() + PER * 2] {
             let budget = RequestQuota::new(6, PER, clock);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_restart_with_another_quota_is_held_to_that() {
+    async fn a_restart_with_another_quota_obeys_that_quota() {
         let clock = Clock::tokio();
         let before = RequestQuota::new(6, PER, clock);
         assert_eq!(taken(&before, clock), 6);

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_is_sent_with_each_parameter_once_and_what_the_endpoint_had_is_kept() {
+    fn an_authorization_request_has_each_parameter_once_and_keeps_the_endpoints() {
         let attempt = attempt();
         let lines =
             "scopes = [\"a:b\", \"offline_access\"]\naudience = \"x&y\"\nresource = [\"urn:a\", \"urn:b\"]";
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_answer_to_this_attempt_is_one_and_only_once() {
+    fn only_the_callback_of_this_attempt_is_accepted_and_only_once() {
         let attempt = attempt();
         for query in [
             "",
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_no_is_told_in_clean_words() {
+    fn a_refusal_is_reported_in_printable_text() {
         let denied = |query: &str| answer(&attempt(), query).unwrap_err();
         let no = denied("state=STATE&error=access_denied&error_description=no%1b%5b31m%0a");
         assert_eq!(no.to_string(), "the authorization server says no: access_denied, \"no?[31m?\"");
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_issuer_is_refused() {
+    fn a_response_of_another_issuer_is_refused() {
         let issuer = "https://as.test";
         assert!(answer(&of(issuer, true), "code=c&state=STATE&iss=https://as.test").is_ok());
         assert!(answer(&of(issuer, false), "code=c&state=STATE").is_ok());

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_login_ends_what_came_of_the_old_grant_and_nothing_that_the_server_asked_for() {
+    fn a_login_resets_the_old_grants_failures_and_keeps_the_servers_wait() {
         let clock = Clock::system();
         let now = clock.now();
         let refused = ["old", "older"].map(|token| RefusedTokenHash::of(&SecretString::from(token)));

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_token_is_replaced_its_margin_before_its_end() {
+    fn a_long_lived_token_is_replaced_its_margin_before_its_end() {
         let at = |chance| START.until(refresh_at(START, START + seconds(3600), seconds(300), chance));
 
         assert_eq!(at(0.0), seconds(3300));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_token_is_used_for_most_of_its_life() {
+    fn a_short_lived_token_is_used_for_most_of_its_life() {
         let at = |lifetime| START.until(refresh_at(START, START + lifetime, seconds(300), 1.0));
 
         assert_eq!(at(seconds(100)), seconds(78));
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hands_out_the_same_token_until_its_end_is_asked_a_handful_of_times() {
+    fn a_server_that_repeats_its_token_gets_a_handful_of_requests() {
         let expires = START + seconds(3600);
         let mut now = refresh_at(START, expires, seconds(300), 0.0);
         let mut requests = 0;

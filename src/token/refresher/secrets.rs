@@ -137,7 +137,7 @@ mod tests {
 
     /// Time is moved by hand: it does not move by itself while a thread hangs.
     #[tokio::test(start_paused = true)]
-    async fn a_reading_that_hangs_is_waited_for_once_and_not_started_again() {
+    async fn a_reading_that_hangs_is_waited_for_once_and_not_repeated() {
         static HANGING: Barrier = Barrier::new(2);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");

@@ -96,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_that_began_after_the_write_is_another_whatever_its_name() {
+    fn a_boot_that_began_after_the_write_is_another_one_whatever_its_id() {
         let written = stamp(Some("a"), 100, 1_000);
 
         assert_eq!(between(&written, &stamp(Some("a"), 50, 1_030)), (30, Some(30)));
     }
 
     #[test]
-    fn this_machine_knows_its_boot() {
+    fn this_machine_provides_a_boot_id() {
         let clock = Clock::system();
         let (earlier, later) = (Stamp::now(clock), Stamp::now(clock));
 

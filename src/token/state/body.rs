@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_never_outgrows_its_buffer() {
+    fn a_body_never_exceeds_its_buffer() {
         let now = Stamp::now(crate::clock::Clock::system());
         let scopes = vec!["\u{1}".repeat(30_000), "\"".to_owned()];
         let lifetime = Duration::MAX;

@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_write_is_tried_again_later_and_later_until_it_need_not_be() {
+    async fn a_failed_write_is_repeated_at_growing_intervals() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_latch_that_is_longer_than_any_retry_after_may_be_is_not_cut_by_a_restart() {
+    async fn a_latch_longer_than_retry_after_max_outlives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_key_the_file_is_written_only_when_the_memory_changes() {
+    async fn without_a_key_the_file_is_written_only_when_its_part_changes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);

@@ -160,7 +160,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_requests_wait_for_the_first_address_which_is_asked_for_once() {
+async fn a_thousand_requests_wait_for_the_first_address_and_cause_one_lookup() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     let began = world.clock.now();
 
@@ -176,7 +176,7 @@ async fn a_thousand_requests_wait_for_the_first_address_which_is_asked_for_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_known_is_asked_for_every_hour_whatever_the_tokens_do() {
+async fn a_known_address_is_looked_up_every_hour_whatever_the_tokens_do() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     tokio::time::sleep(Duration::from_hours(24)).await;
 
@@ -187,7 +187,7 @@ async fn an_address_that_is_known_is_asked_for_every_hour_whatever_the_tokens_do
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tenants_address_is_asked_for_at_once_and_the_same_tenants_is_not() {
+async fn only_another_tenants_address_is_looked_up_at_once() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     world.source.wait(10 * SECOND).await.unwrap();
 
@@ -201,7 +201,7 @@ async fn another_tenants_address_is_asked_for_at_once_and_the_same_tenants_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_back_off_from_a_second_to_a_minute_and_end_by_themselves() {
+async fn failures_back_off_from_a_second_to_a_minute_and_recover_by_themselves() {
     let world = World::start(Act::Fail, Some("t1"));
     tokio::time::sleep(Duration::from_mins(10)).await;
 
@@ -220,7 +220,7 @@ async fn failures_back_off_from_a_second_to_a_minute_and_end_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_asks_to_be_left_alone_is_whatever_the_tokens_do() {
+async fn an_issuers_retry_after_is_obeyed_whatever_the_tokens_do() {
     let world = World::start(Act::Throttle(Duration::from_mins(5)), Some("t1"));
     tokio::time::sleep(SECOND).await;
     world.issue(Some("t2")).await;
@@ -250,7 +250,7 @@ async fn a_failure_or_a_panic_keeps_the_last_good_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_helped_in_time_is_told_at_once_when_to_come_back() {
+async fn a_request_that_cannot_be_served_in_time_fails_at_once() {
     let world = World::start(Act::Fail, Some("t1"));
     // After the seventh failure the next attempt is almost a minute away.
     tokio::time::sleep(Duration::from_secs(70)).await;
@@ -264,7 +264,7 @@ async fn who_cannot_be_helped_in_time_is_told_at_once_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_hangs_keeps_a_request_for_its_patience_and_no_longer() {
+async fn an_issuer_that_hangs_delays_a_request_no_longer_than_its_limit() {
     let world = World::start_with(Act::Name("api-na1"), Some("t1"), Duration::from_hours(1));
     tokio::time::sleep(SECOND).await;
     let began = world.clock.now();
@@ -278,7 +278,7 @@ async fn an_issuer_that_hangs_keeps_a_request_for_its_patience_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_names_no_tenant_asks_nobody_until_one_does() {
+async fn a_token_without_a_tenant_causes_no_lookup() {
     let world = World::start(Act::Name("api-na1"), None);
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert!(world.asked().is_empty());
@@ -293,7 +293,7 @@ async fn a_token_that_names_no_tenant_asks_nobody_until_one_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_requests_cannot_be_led_to_is_a_failure() {
+async fn an_address_that_cannot_be_published_is_a_failure() {
     let clock = Clock::tokio();
     let credential = Arc::clone(&fixture::config("", "", "s").credentials[0]);
     let tokens = Tokens { tenant: Arc::new(Mutex::new(Some("t1"))), ..Tokens::default() };

@@ -110,7 +110,7 @@ pub(super) async fn put(folder: &Path, refresh_token: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
+async fn a_response_without_a_refresh_token_keeps_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::default();
     let (source, _task) = run(&server, &configured(folder.path(), "first"));
@@ -138,7 +138,7 @@ async fn a_new_refresh_token_is_on_disk_before_its_access_token_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() {
+async fn a_refresh_token_beside_an_unusable_access_token_is_not_lost() {
     for flaw in [Malformed::Lifetime, Malformed::NoToken, Malformed::TokenType] {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::answering([Ok(TokenResponse { flaw: Some(flaw), ..with("second", "a") })]);
@@ -152,7 +152,7 @@ async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_refresh_token_in_the_configuration_wins_over_the_state_and_the_same_does_not() {
+async fn only_another_configured_refresh_token_takes_precedence_over_the_state() {
     let folder = tempfile::tempdir().unwrap();
     let server =
         Server::answering([Ok(with("second", "a")), Ok(grant("b", 10)), Ok(with("of-another", "c"))]);
@@ -185,7 +185,7 @@ async fn a_refused_refresh_token_is_never_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_refusal_the_state_is_read_again_and_another_refresh_token_in_it_used() {
+async fn after_a_refusal_another_refresh_token_on_disk_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("second", "a"))]);
     let (source, _task) = run(&server, &configured(folder.path(), "first"));
@@ -199,7 +199,7 @@ async fn after_a_refusal_the_state_is_read_again_and_another_refresh_token_in_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_written_is_used_and_written_later_without_another_request() {
+async fn a_token_that_cannot_be_written_is_used_and_written_later() {
     let folder = tempfile::tempdir().unwrap();
     // No file can take the name of a folder.
     let obstacle = folder.path().join("c.state");
@@ -223,7 +223,7 @@ async fn what_cannot_be_written_is_used_and_written_later_without_another_reques
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_goes_on_with_the_generation_and_the_schedule() {
+async fn a_restart_continues_with_the_generation_and_the_schedule() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("second", "a"))]);
     let credential = configured(folder.path(), "first");
@@ -257,7 +257,7 @@ async fn a_refused_refresh_token_is_not_sent_again_after_a_restart_either() {
 
 /// Time is moved by hand: it does not move by itself while a thread hangs.
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_other() {
+async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let answers =
         [("second", "a"), ("third", "b"), ("fourth", "c")].map(|(next, token)| Ok(with(next, token)));

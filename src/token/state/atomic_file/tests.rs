@@ -70,7 +70,7 @@ fn a_write_is_synced_before_it_is_renamed_and_the_folder_after_that() {
 }
 
 #[test]
-fn a_process_that_dies_before_or_after_any_call_leaves_the_old_content_or_the_new() {
+fn a_crash_before_or_after_any_call_leaves_the_old_or_the_new_content() {
     for (has_old, after) in [(false, false), (false, true), (true, false), (true, true)] {
         for at in 0..7 {
             let folder = folder(has_old);
@@ -95,7 +95,7 @@ fn a_process_that_dies_before_or_after_any_call_leaves_the_old_content_or_the_ne
 }
 
 #[test]
-fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_next_attempt_succeeds() {
+fn after_an_error_at_any_call_the_content_is_whole_and_a_retry_succeeds() {
     let steps = [
         WriteStep::Create,
         WriteStep::Write,
@@ -126,7 +126,7 @@ fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_n
 }
 
 #[test]
-fn a_disk_that_goes_on_failing_costs_a_temporary_file_that_the_next_start_removes() {
+fn a_disk_that_keeps_failing_leaves_a_temporary_file_until_the_next_start() {
     for at in 0..7 {
         let folder = folder(true);
         let disk = Unreliable::new(real(&folder), Plan::FailFrom(at, Errno::ROFS));
@@ -142,7 +142,7 @@ fn a_disk_that_goes_on_failing_costs_a_temporary_file_that_the_next_start_remove
 }
 
 #[test]
-fn what_was_not_synced_is_written_to_another_file() {
+fn after_a_failed_sync_another_temporary_file_is_written() {
     let folder = folder(true);
     let disk = Unreliable::new(real(&folder), Plan::FailOnce(4, Errno::IO));
     let durable = on(&disk);
@@ -167,7 +167,7 @@ fn interrupted_calls_go_on() {
 
 /// Every process death, followed by every power cut that could come with it.
 #[test]
-fn a_power_cut_at_any_moment_leaves_the_old_content_or_the_new_and_after_success_the_new() {
+fn a_power_cut_leaves_the_old_or_new_content_and_after_success_the_new() {
     let plans = (0..7).flat_map(|at| [Plan::DieBefore(at), Plan::DieAfter(at)]).chain([Plan::Well]);
     for (plan, has_old) in plans.flat_map(|plan| [(plan, true), (plan, false)]) {
         let disk = ForgetfulDisk::default();
@@ -188,7 +188,7 @@ fn a_power_cut_at_any_moment_leaves_the_old_content_or_the_new_and_after_success
 }
 
 #[test]
-fn what_has_been_read_survives_a_power_cut_though_its_writer_died_before_it_was_durable() {
+fn content_that_was_read_survives_a_power_cut() {
     let disk = ForgetfulDisk::default();
     on(&disk).replace(&old()).unwrap();
     on(&Unreliable::new(&disk, Plan::DieBefore(6))).replace(&new()).unwrap_err();
@@ -201,7 +201,7 @@ fn what_has_been_read_survives_a_power_cut_though_its_writer_died_before_it_was_
 }
 
 #[test]
-fn the_model_disk_does_forget_what_was_not_synced() {
+fn the_model_disk_loses_unsynced_data() {
     let disk = ForgetfulDisk::default();
     on(&disk).replace(&old()).unwrap();
     // A writer that does not sync.
@@ -249,7 +249,7 @@ fn a_file_of_another_user_is_refused() {
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_is_read_up_to_its_largest_size() {
+fn a_file_that_grows_during_a_read_is_read_up_to_the_limit() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(NAME), vec![0; MAX_STATE_BYTES + 1]).unwrap();
     let status = Status { is_regular: true, bytes: 10, mode: 0o600, other_owner: None };
@@ -259,7 +259,7 @@ fn a_file_that_grows_while_it_is_read_is_read_up_to_its_largest_size() {
 }
 
 #[test]
-fn what_could_not_be_read_again_is_not_written() {
+fn a_state_too_large_to_be_read_again_is_not_written() {
     let folder = folder(true);
 
     let error = on(real(&folder)).replace(&vec![0; MAX_STATE_BYTES + 1]).unwrap_err();

@@ -67,7 +67,7 @@ fn refusal(path: &Path) -> StateRefusal {
 }
 
 #[test]
-fn a_missing_file_is_a_fresh_start_and_what_is_saved_is_found() {
+fn a_missing_file_is_an_empty_state_and_a_saved_state_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.state");
 
@@ -88,7 +88,7 @@ fn a_missing_file_is_a_fresh_start_and_what_is_saved_is_found() {
 }
 
 #[test]
-fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
+fn a_valid_token_and_a_barrier_outlive_a_restart() {
     let (_folder, path) = saved();
     let now = Clock::system().now();
     let lifetime = Duration::from_mins(10);
@@ -111,7 +111,7 @@ fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
 }
 
 #[test]
-fn what_is_no_file_of_ours_is_refused_with_the_reason() {
+fn a_path_that_is_not_a_regular_file_of_ours_is_refused() {
     let (folder, path) = saved();
     let at = |name: &str| folder.path().join(name);
     symlink(&path, at("link")).unwrap();
@@ -141,7 +141,7 @@ fn what_is_no_file_of_ours_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_refused_file_stays_as_it_is() {
+fn a_refused_file_is_not_changed() {
     let (_folder, path) = saved();
     let good = fs::read(&path).unwrap();
     let mut bad = good.clone();
@@ -158,7 +158,7 @@ fn a_refused_file_stays_as_it_is() {
 }
 
 #[test]
-fn a_file_that_every_user_can_reach_is_refused_and_one_that_its_group_can_reach_is_warned_of() {
+fn a_file_open_to_every_user_is_refused_and_one_open_to_its_group_warned_of() {
     let (_folder, path) = saved();
     for mode in [0o604, 0o602, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -174,7 +174,7 @@ fn a_file_that_every_user_can_reach_is_refused_and_one_that_its_group_can_reach_
 }
 
 #[test]
-fn an_older_copy_or_a_missing_file_is_told_and_the_count_goes_on() {
+fn an_older_copy_and_a_missing_file_are_warned_of() {
     let (_folder, path) = saved();
     let older = fs::read(&path).unwrap();
     let (mut file, _) = open(&path).unwrap();
@@ -198,7 +198,7 @@ fn an_older_copy_or_a_missing_file_is_told_and_the_count_goes_on() {
 }
 
 #[test]
-fn what_someone_else_put_there_is_read_again() {
+fn a_file_that_a_person_has_replaced_is_read_again() {
     let (folder, path) = saved();
     let (mut file, _) = open(&path).unwrap();
     let newer = {
@@ -219,7 +219,7 @@ fn what_someone_else_put_there_is_read_again() {
 }
 
 #[test]
-fn a_key_is_replaced_by_keeping_the_old_one_for_reading() {
+fn a_key_is_replaced_while_the_previous_one_still_reads() {
     let (_folder, path) = saved();
 
     let error = open_with(&path, StateKeys::new(key(2), Vec::new())).unwrap_err();
@@ -236,7 +236,7 @@ fn a_key_is_replaced_by_keeping_the_old_one_for_reading() {
 }
 
 #[test]
-fn without_a_key_a_restart_remembers_the_gate_and_no_token() {
+fn without_a_key_a_restart_keeps_the_barrier_and_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.state");
     let (mut file, _) = open_with(&path, StateKeys::none()).unwrap();
@@ -258,7 +258,7 @@ fn without_a_key_a_restart_remembers_the_gate_and_no_token() {
 }
 
 #[test]
-fn what_an_interrupted_write_has_left_is_removed_at_the_start_and_only_by_who_holds_the_lock() {
+fn only_the_holder_of_the_lock_removes_leftover_temporary_files() {
     let (folder, path) = saved();
     let leftover = folder.path().join(".api.state.0123456789abcdef.tmp");
     let held = open(&path).unwrap();
@@ -272,7 +272,7 @@ fn what_an_interrupted_write_has_left_is_removed_at_the_start_and_only_by_who_ho
 }
 
 #[test]
-fn a_second_opener_is_refused_with_the_holders_name_until_the_first_is_gone() {
+fn a_second_opener_is_refused_until_the_first_is_gone() {
     let (_folder, path) = saved();
     let held = open(&path).unwrap();
 
@@ -286,7 +286,7 @@ fn a_second_opener_is_refused_with_the_holders_name_until_the_first_is_gone() {
 }
 
 #[test]
-fn a_lock_file_that_nobody_holds_keeps_nobody_out_and_a_strange_one_is_refused() {
+fn a_leftover_lock_file_excludes_nobody_and_an_irregular_one_is_refused() {
     let (folder, path) = saved();
     let lock = folder.path().join("api.state.lock");
     for content in ["process 1 on elsewhere\nwrite 00000000000000000001\n", "", "\u{1b}[31m\nwrite x\n"] {
@@ -302,7 +302,7 @@ fn a_lock_file_that_nobody_holds_keeps_nobody_out_and_a_strange_one_is_refused()
 }
 
 #[test]
-fn a_folder_that_is_not_there_and_a_path_without_a_name_are_told() {
+fn a_missing_folder_and_a_path_without_a_name_are_errors() {
     let folder = tempfile::tempdir().unwrap();
 
     let error = open(&folder.path().join("no/such/api.state")).unwrap_err();
@@ -311,7 +311,7 @@ fn a_folder_that_is_not_there_and_a_path_without_a_name_are_told() {
 }
 
 #[test]
-fn a_save_that_fails_keeps_the_old_state_and_the_next_one_succeeds() {
+fn a_failed_save_keeps_the_old_state_and_the_next_one_succeeds() {
     let (folder, path) = saved();
     let (mut file, _) = open(&path).unwrap();
     // The folder takes no more files, so to say: the file's name is taken by a folder.

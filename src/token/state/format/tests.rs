@@ -109,7 +109,7 @@ fn an_empty_state_and_every_barrier_are_read_as_written() {
 }
 
 #[test]
-fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
+fn a_quota_is_refilled_by_the_shortest_possible_time() {
     let bytes = written(keys());
     let left = |now: &Stamp| {
         let snapshot = format(keys()).read(&bytes, now).unwrap().state.limiter;
@@ -138,7 +138,7 @@ fn without_a_key_no_token_is_written_and_the_limiters_snapshot_is() {
 }
 
 #[test]
-fn no_token_is_taken_from_a_file_in_clear_whoever_wrote_it() {
+fn no_token_is_read_from_a_file_in_clear() {
     let format = format(keys());
     let now = later(0);
     let body = body::to_bytes(&SealedBody::new(&state(), now.clone()), &state()).unwrap();
@@ -153,7 +153,7 @@ fn no_token_is_taken_from_a_file_in_clear_whoever_wrote_it() {
 }
 
 #[test]
-fn nothing_of_what_is_sealed_can_be_read_in_the_file() {
+fn an_encrypted_file_shows_nothing_of_its_content() {
     let bytes = written(keys());
     let contains = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
 
@@ -224,7 +224,7 @@ fn a_file_of_another_credential_name_or_version_is_refused() {
 }
 
 #[test]
-fn a_missing_or_another_key_is_told_and_an_old_one_still_reads() {
+fn a_missing_or_other_key_is_reported_and_a_previous_one_still_reads() {
     let good = written(keys());
 
     assert!(matches!(refusal(&format(StateKeys::none()), &good), StateRefusal::NoKey));
@@ -239,14 +239,14 @@ fn a_missing_or_another_key_is_told_and_an_old_one_still_reads() {
 }
 
 #[test]
-fn a_file_in_clear_is_read_when_a_key_has_come() {
+fn a_file_in_clear_is_read_after_a_key_was_configured() {
     let found = format(keys()).read(&written(StateKeys::none()), &later(0)).unwrap();
 
     assert_eq!(found.state.limiter, state().limiter);
 }
 
 #[test]
-fn a_token_ends_when_it_was_to_end_whatever_was_done_to_the_clock() {
+fn a_token_ends_on_time_even_if_the_clock_was_set() {
     let format = format(keys());
     let bytes = written(keys());
     let expires = |now: &Stamp| {
@@ -272,7 +272,7 @@ fn a_token_ends_when_it_was_to_end_whatever_was_done_to_the_clock() {
 }
 
 #[test]
-fn a_token_past_its_end_is_not_written() {
+fn an_expired_token_is_not_written() {
     let format = format(keys());
     let bytes = format.write(&state(), 1, later(500)).unwrap();
 
@@ -280,7 +280,7 @@ fn a_token_past_its_end_is_not_written() {
 }
 
 #[test]
-fn a_gate_ends_when_it_was_to_end_and_within_the_longest_wait() {
+fn a_barrier_ends_on_time_and_within_the_longest_wait() {
     for keys in [keys, StateKeys::none] {
         let bytes = written(keys());
         let left = |longest_wait, now: &Stamp| {
@@ -316,7 +316,7 @@ fn no_two_writes_have_the_same_nonce() {
 }
 
 #[test]
-fn no_secret_is_shown_or_told() {
+fn debug_and_errors_show_no_secret() {
     let mut shown = vec![format!("{:?}", state()), format!("{:#?}", format(keys()))];
     let good = written(keys());
     shown.push(format!("{:?}", format(keys()).read(&good, &later(0)).unwrap()));

@@ -113,7 +113,7 @@ fn forty_kills_at_random_moments_lose_no_state_that_was_durable() {
 }
 
 #[test]
-fn a_second_process_is_told_who_holds_the_state_and_a_killed_one_holds_nothing() {
+fn a_second_process_learns_the_holder_and_a_killed_one_holds_nothing() {
     let (_folder, path) = saved();
     let mut holder = Running::test("a_child_holds_the_lock_until_it_is_killed", &path);
     assert_eq!(holder.line().as_deref(), Some("held"));
