@@ -108,7 +108,7 @@ mod tests {
     /// Time is moved by hand: paused time does not move by itself while a thread is blocked.
     #[tokio::test(start_paused = true)]
     async fn work_that_hangs_is_waited_for_once_and_no_other_begins_meanwhile() {
-        let (release, released) = mpsc::channel::<()>();
+        let (release, released) = mpsc::sync_channel::<()>(1);
         let mut blocking = Blocking::new(LIMIT);
         let hang = move || {
             let _ = released.recv();
@@ -132,7 +132,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_result_of_work_whose_caller_has_left_goes_to_the_next() {
-        let (release, released) = mpsc::channel::<()>();
+        let (release, released) = mpsc::sync_channel::<()>(1);
         let mut blocking = Blocking::new(LIMIT);
         let waits = move || {
             let _ = released.recv();

@@ -35,7 +35,7 @@ pub enum TokenError {
         status: u16,
         /// The wait that the server asks for, if it does.
         retry_after: Option<Duration>,
-        /// The least wait, whatever the server or `retry_after_max` says.
+        /// The least wait, even against the server and `retry_after_max`.
         at_least: Duration,
     },
     /// The server rejects the request, until a person changes something.
@@ -175,7 +175,7 @@ impl fmt::Display for MetadataError {
     }
 }
 
-/// What follows from a failure.
+/// The consequences of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureClass {
     /// The failure may pass by itself: back off, and keep the valid token.

@@ -19,7 +19,7 @@ pub(super) struct RefreshProgress {
     pub(super) finished: u64,
     /// Why the latest of them failed; `None` if it did not.
     pub(super) failure: Option<Arc<TokenError>>,
-    /// What blocks the next one.
+    /// The barrier of the next one.
     pub(super) blocked: Option<Blocked>,
     /// Until when no refresh is made, because the server has issued the current token again.
     pub(super) unchanged_until: Option<Moment>,

@@ -19,7 +19,7 @@ const MAX_QUOTED_CHARS: usize = 12;
 /// The shortest base64 that is searched for: anything shorter may be an ordinary word.
 const MIN_BASE64_CHARS: usize = 4;
 
-/// What was sent to a server and must not be quoted from its response.
+/// The values that were sent to a server and must not be quoted from its response.
 #[derive(Clone, Copy, Debug)]
 pub struct Confidential<'a> {
     /// Secrets, passwords, assertions.
@@ -54,7 +54,7 @@ impl Confidential<'_> {
         })
     }
 
-    /// The forms that must not show. Other percent-encodings are met by decoding what is searched.
+    /// The encodings that must not occur. Other percent-encodings are found by decoding the text.
     fn dresses(&self) -> Vec<String> {
         let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
         let token = self.token.map(|token| String::from_utf8_lossy(token.as_bytes()).into_owned());
@@ -83,8 +83,8 @@ impl Confidential<'_> {
     }
 }
 
-/// What bytes look like in the base64 of something that holds them `offset` bytes (modulo 3) from its start, such
-/// as a client's id and secret in HTTP Basic; without the characters at either end that depend on what is beside them.
+/// The base64 of bytes that stand `offset` bytes (modulo 3) after the start of a longer text, such as a secret in HTTP Basic;
+/// without the characters at both ends that depend on the bytes beside them.
 fn within_base64(engine: &impl Engine, bytes: &[u8], offset: usize) -> String {
     let mut shifted = vec![0; offset];
     shifted.extend_from_slice(bytes);

@@ -26,7 +26,7 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(date.duration_since(server_now).unwrap_or(Duration::ZERO))
 }
 
-/// What time it is for the server (RFC 9110 §6.6.1), if it says so.
+/// The server's clock, by the field `Date` (RFC 9110 §6.6.1).
 pub fn server_time(headers: &HeaderMap) -> Option<SystemTime> {
     headers.get(DATE).and_then(http_date)
 }

@@ -1,4 +1,4 @@
-//! When a token request may be made, whatever its cause.
+//! Limits token requests of every cause.
 //!
 //! Every request counts against the quota (GCRA, in [`quota`]), and waits for the barrier that the responses so far demand: a
 //! `Retry-After`, a backoff, an open circuit breaker, or the latch after a rejection. No cause is exempt. Forced refreshes

@@ -2,7 +2,7 @@
 
 use crate::clock::Moment;
 
-/// What blocks token requests.
+/// A reason for which token requests are blocked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {
     /// The quota is used up.
@@ -22,7 +22,7 @@ pub enum Barrier {
 pub struct Blocked {
     /// When a token request is allowed again.
     pub until: Moment,
-    /// What blocks token requests until then.
+    /// The reason for which token requests are blocked until then.
     pub by: Barrier,
 }
 

@@ -1,4 +1,4 @@
-//! What follows from a token request: a token is made durable and published, and a failure delays the next request.
+//! The consequences of a token request: a token is made durable and published, and a failure delays the next request.
 
 use std::sync::Arc;
 use std::time::Duration;

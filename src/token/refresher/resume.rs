@@ -1,4 +1,4 @@
-//! What the refresher takes from the state: at the start, and later where a person has put another state on disk.
+//! Continuing from the state: at the start, and later where a person has put another state on disk.
 
 use secrecy::SecretString;
 

@@ -1,6 +1,6 @@
 //! A credential's identity with its current secrets, which are read again before each token request.
 //!
-//! A secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound. Whatever goes wrong,
+//! A secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound. After any failure
 //! the last secrets stay in use.
 
 use std::sync::Arc;

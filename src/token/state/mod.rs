@@ -6,10 +6,10 @@
 //!
 //! - [`file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
-//! - [`format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
+//! - [`mod@format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
 //! - [`age`]: how old a state is, across restarts of the machine;
 //! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
-//! - [`error`]: why a state is not opened, not accepted, or not written.
+//! - [`mod@error`]: why a state is not opened, not accepted, or not written.
 
 pub(super) mod age;
 pub(super) mod atomic_file;
@@ -222,7 +222,7 @@ impl DurableState {
     ///
     /// # Cancel safety
     ///
-    /// A write that has begun goes on.
+    /// A write that has begun continues.
     pub async fn save(&mut self, state: State) {
         self.replace(state);
         self.write().await;
@@ -233,7 +233,7 @@ impl DurableState {
     ///
     /// # Cancel safety
     ///
-    /// A write that has begun goes on.
+    /// A write that has begun continues.
     pub async fn save_unless_replaced(&mut self, state: State) {
         self.replace(state);
         self.write_if(|file| !file.is_replaced()).await;
@@ -254,7 +254,7 @@ impl DurableState {
             return;
         }
         if !self.is_behind {
-            // What could not be written need not be any more.
+            // A failed write need not be repeated any more.
             self.note(None);
             return;
         }
@@ -393,7 +393,7 @@ fn identity_of(credential: &Credential) -> Identity {
     Identity::of(&parts.map(str::as_bytes))
 }
 
-/// What a token request is made of, secrets included.
+/// The settings of a token request, secrets included.
 pub(super) fn settings(
     credential: &Credential,
     identity: &config::Identity<secrecy::SecretString>,

@@ -30,14 +30,14 @@ pub struct State {
     pub client_secret: Option<ClientSecretHash>,
     /// Whether that client secret was `client_secret_next`.
     pub uses_next_secret: bool,
-    /// What the token limiter knows.
+    /// The token limiter's snapshot.
     pub limiter: Snapshot,
 }
 
 /// The part of a [`State`] that is written without a key: nothing in it is secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClearPart {
-    /// What the token limiter knows.
+    /// The token limiter's snapshot.
     pub limiter: Snapshot,
     /// Whether the client secret that the server accepted last was `client_secret_next`.
     pub uses_next_secret: bool,

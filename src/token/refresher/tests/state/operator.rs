@@ -5,7 +5,7 @@ mod refreshes;
 use super::*;
 use crate::shared_request::NoOutcome;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
-use refreshes::wished;
+use refreshes::with_operator;
 
 /// Answers like its server, but not at once.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ async fn a_refresher_that_waits_for_a_person_continues_with_the_new_grant() {
     let dead = source.wait(WITHIN).await.unwrap_err();
     assert_eq!(dead.reason, Reason::ReauthorizationRequired);
 
-    // A person's wish does not have a refused token sent again.
+    // A refresh that an operator requests sends no refused token again.
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(
         matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
@@ -285,7 +285,7 @@ async fn a_retry_after_holds_for_the_new_grant_too() {
         assert_eq!(server.asked(), ["first"]);
         tokio::time::sleep(Duration::from_secs(122)).await;
         assert!(source.current().is_some());
-        assert_eq!(server.asked().len(), 1 + usize::from(access_token.is_none()), "the wish was over");
+        assert_eq!(server.asked().len(), 1 + usize::from(access_token.is_none()), "the request is over");
     }
 }
 
@@ -323,7 +323,7 @@ async fn an_illegal_refresh_token_and_one_for_another_grant_are_refused() {
     assert_eq!(header(&source), "Bearer a");
     assert_eq!(refresh_token(&on_disk(folder.path())), "first");
 
-    let (source, operator, _endpoint) = wished("", AT_ONCE, &[]);
+    let (source, operator, _endpoint) = with_operator("", AT_ONCE, &[]);
     source.wait(HOUR).await.unwrap();
     assert!(!operator.takes_grants());
     assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, Err(NotAdopted::OtherGrant));
@@ -335,12 +335,12 @@ async fn orders_to_a_refresher_that_has_ended_fail() {
     let slow = Slow(Server::default(), HOUR);
     let (_source, operator, task) = operated(slow, &configured(folder.path(), "first"));
     tokio::time::sleep(SOON).await;
-    let (handed_over_before, wished_before, ()) =
+    let (handed_over_before, requested_before, ()) =
         tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(HOUR), async {
             task.abort();
         });
     assert_eq!(handed_over_before, Err(NotAdopted::Stopping));
-    assert_eq!(wished_before.unwrap_err(), NoOutcome::Stopping);
+    assert_eq!(requested_before.unwrap_err(), NoOutcome::Stopping);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Stopping));
     assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NoOutcome::Stopping);

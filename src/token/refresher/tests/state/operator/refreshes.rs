@@ -4,7 +4,11 @@ use super::*;
 use crate::config::fixture;
 
 /// A refresher of a grant without refresh tokens, and an operator of it.
-pub(super) fn with_operator(lines: &str, takes: Duration, acts: &[Act]) -> (TokenSource, Operator, Arc<Endpoint>) {
+pub(super) fn with_operator(
+    lines: &str,
+    takes: Duration,
+    acts: &[Act],
+) -> (TokenSource, Operator, Arc<Endpoint>) {
     let clock = Clock::tokio();
     let endpoint = Arc::new(Endpoint {
         acts: Mutex::new(acts.iter().cloned().collect()),
