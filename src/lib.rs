@@ -5,7 +5,8 @@
 //!
 //! - [`proxy`], the request loop: start with [`proxy::service`];
 //! - [`token`], the refresh loop: start with [`token::refresher`];
-//! - [`config`], [`clock`], [`tls`], [`telemetry`], [`causes`], [`backoff`], [`http`], which both stand on;
+//! - [`config`], [`clock`], [`tls`], [`telemetry`], [`blocking`], [`shared_request`], [`causes`], [`backoff`], [`http`],
+//!   which both stand on;
 //! - [`admin`], the operator's own address;
 //! - [`app`], [`lifecycle`], [`reload`], [`memory`], [`descriptors`] and [`cli`], which put it together;
 //! - [`demo`], which shows it.
@@ -18,10 +19,12 @@ pub mod proxy;
 pub mod token;
 
 pub mod backoff;
+pub mod blocking;
 pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod shared_request;
 pub mod telemetry;
 pub mod tls;
 

@@ -1,64 +1,65 @@
-//! Reloads of the configuration, between those who want one and the one who does it.
+//! Reloads of the configuration, between those who request one and the task that carries it out.
 //!
-//! Whoever wants a reload wants one that begins after the wish: a thousand wishes at once share one, and those that come
-//! while one is under way share the next, as it may have read its file before.
+//! Reloads requested during a reload are merged into one, which begins after that reload: its file may have been read before
+//! the request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
 
-/// The shortest time from one reload to the next, whoever wants them.
-const PAUSE: Duration = Duration::from_millis(100);
+use crate::shared_request;
+use crate::shared_request::{NoOutcome, Requester, Responder};
 
-/// What a reload came to.
+/// The shortest time between the beginnings of two reloads.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The outcome of a reload.
 pub type Outcome = Result<Reloaded, NotReloaded>;
 
-/// A configuration that is in force, and how it differs from the one before.
+/// How the configuration that is in force now differs from the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
-    /// By host and path.
+    /// Routes, by host and path.
     pub routes: Difference,
-    /// By name.
+    /// Credentials, by name.
     pub credentials: Difference,
-    /// By address.
+    /// Listeners, by address.
     pub listeners: Difference,
-    /// Keys of the rest that have another value.
+    /// Other keys whose value has changed.
     pub settings: Vec<&'static str>,
-    /// Credentials that are new or changed, and have no token yet.
+    /// New or changed credentials that have no token yet.
     pub without_token: Vec<String>,
-    /// Keys that have another value, which counts from the next start on.
+    /// Keys whose new value takes effect at the next start.
     pub restart_needed: Vec<&'static str>,
-    /// What the configuration is warned of.
+    /// Warnings about the configuration.
     pub warnings: Vec<String>,
 }
 
-/// How two lists of named things differ.
+/// How two lists of named items differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// How many are as they were.
+    /// The number of unchanged items.
     pub kept: usize,
-    /// Those that were there before, and otherwise.
+    /// Items whose value has changed.
     pub changed: Vec<String>,
-    /// Those that were not there before.
+    /// Items that are new.
     pub added: Vec<String>,
-    /// Those that are there no more.
+    /// Items that are gone.
     pub removed: Vec<String>,
 }
 
-/// Why all is as it was.
+/// Why a configuration was not taken over. The one before stays in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReloaded {
-    /// Whether the configuration must change, or what it names on this machine.
+    /// Whether the configuration must be changed; otherwise something on this machine that the configuration names.
     pub is_of_the_configuration: bool,
-    /// What is wrong; several lines, with their places in the file.
+    /// The problems: several lines, with their positions in the file.
     pub problems: String,
 }
 
 impl Difference {
-    /// Of two lists, by what each one is called and whether two of one name are the same.
+    /// Compares two lists, by the name of an item and by whether two items of one name are equal.
     pub fn of<T>(
         before: &[T],
         after: &[T],
@@ -88,112 +89,69 @@ impl Difference {
         difference
     }
 
-    /// Whether there is none.
+    /// Whether the lists are equal.
     pub const fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.added.is_empty() && self.removed.is_empty()
     }
 }
 
 /// Both ends.
-pub fn channel() -> (Reloads, Wishes) {
-    let wish = Arc::new(Wish::default());
-    let (told, seen) = watch::channel(Told::default());
-    (Reloads { wish: Arc::clone(&wish), told: seen }, Wishes { wish, told, last: None })
+pub fn channel() -> (Reloads, ReloadRequests) {
+    let (requester, responder) = shared_request::channel();
+    (Reloads(requester), ReloadRequests { responder, last: None })
 }
 
-/// Wants reloads.
+/// Requests reloads.
 #[derive(Clone, Debug)]
-pub struct Reloads {
-    wish: Arc<Wish>,
-    told: watch::Receiver<Told>,
-}
+pub struct Reloads(Requester<Arc<Outcome>>);
 
-/// Hears what is wanted, and tells what became of it.
+/// Receives the requests for reloads, and answers them.
 #[derive(Debug)]
-pub struct Wishes {
-    wish: Arc<Wish>,
-    told: watch::Sender<Told>,
-    /// When the last one began.
+pub struct ReloadRequests {
+    responder: Responder<Arc<Outcome>>,
+    /// When the last reload began.
     last: Option<tokio::time::Instant>,
 }
 
-/// Up to which reload is wanted, and which has begun. Wanting the same one again changes nothing.
-#[derive(Debug, Default)]
-struct Wish {
-    wanted: AtomicU64,
-    begun: AtomicU64,
-    raised: Notify,
-}
-
-/// The latest outcome, and of which reload.
-#[derive(Debug, Default)]
-struct Told {
-    number: u64,
-    outcome: Option<Arc<Outcome>>,
-}
-
-/// Why nothing is known of a wish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotTold {
-    /// It goes on.
-    UnderWay,
-    /// The daemon is stopping.
-    Stopping,
-}
-
 impl Reloads {
-    /// Wants a reload that begins from now on, and says which that is.
-    pub fn want(&self) -> u64 {
-        let wanted = self.wish.begun.load(Ordering::SeqCst) + 1;
-        if self.wish.wanted.fetch_max(wanted, Ordering::SeqCst) < wanted {
-            self.wish.raised.notify_one();
-        }
-        wanted
+    /// Requests a reload that begins from now on.
+    pub fn request(&self) {
+        self.0.request();
     }
 
-    /// The same, and waits for what becomes of it.
+    /// Requests a reload that begins from now on, and waits for its outcome.
     ///
     /// # Errors
     ///
-    /// [`NotTold`] when the time is up, or when the daemon stops.
+    /// [`NoOutcome`] when the time is up, or when the daemon stops.
     ///
     /// # Cancel safety
     ///
-    /// The wish goes on.
-    pub async fn reload(&self, within: Duration) -> Result<Arc<Outcome>, NotTold> {
-        let wanted = self.want();
-        let mut told = self.told.clone();
-        match tokio::time::timeout(within, told.wait_for(|told| told.number >= wanted)).await {
-            Ok(Ok(told)) => told.outcome.clone().ok_or(NotTold::Stopping),
-            Ok(Err(_)) => Err(NotTold::Stopping),
-            Err(_) => Err(NotTold::UnderWay),
-        }
+    /// The request stays in force.
+    pub async fn reload(&self, within: Duration) -> Result<Arc<Outcome>, NoOutcome> {
+        self.0.outcome(within).await
     }
 }
 
-impl Wishes {
-    /// Waits until a reload is wanted that has not begun; it has then. They come one after another, and not too fast.
+impl ReloadRequests {
+    /// Waits until a reload is requested that has not begun, and marks it as begun; not sooner than [`MIN_INTERVAL`] after
+    /// the last one.
     ///
     /// # Cancel safety
     ///
-    /// No wish is lost.
+    /// No request is lost.
     pub async fn next(&mut self) {
-        while self.wish.wanted.load(Ordering::SeqCst) <= self.wish.begun.load(Ordering::SeqCst) {
-            self.wish.raised.notified().await;
-        }
+        self.responder.next().await;
         if let Some(last) = self.last {
-            tokio::time::sleep_until(last + PAUSE).await;
+            tokio::time::sleep_until(last + MIN_INTERVAL).await;
         }
         self.last = Some(tokio::time::Instant::now());
-        self.wish.begun.fetch_add(1, Ordering::SeqCst);
+        self.responder.begin();
     }
 
-    /// Tells all who want it what became of it.
-    pub fn tell(&self, outcome: Outcome) {
-        self.told.send_modify(|told| {
-            told.number += 1;
-            told.outcome = Some(Arc::new(outcome));
-        });
+    /// Answers all who requested the reload that has begun.
+    pub fn respond(&self, outcome: Outcome) {
+        self.responder.respond(Arc::new(outcome));
     }
 }
 
@@ -208,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_what_is_new_gone_or_otherwise() {
+    fn a_difference_names_new_removed_and_changed_items() {
         let before = [("a", 1), ("b", 2), ("c", 3), ("z", 0), ("z", 0)];
         let after = [("d", 4), ("c", 5), ("a", 1), ("z", 0)];
 
@@ -221,50 +179,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_thousand_wishes_share_one_reload_and_those_that_come_meanwhile_the_next() {
-        let (reloads, mut wishes) = channel();
-        let patience = Duration::from_mins(1);
-        let mut early: Vec<_> = (0..1000).map(|_| Box::pin(reloads.reload(patience))).collect();
-        assert!(early.iter_mut().all(|wish| wish.now_or_never().is_none()));
+    async fn a_reload_requested_during_a_reload_is_the_next_one() {
+        let (reloads, mut requests) = channel();
+        let within = Duration::from_mins(1);
+        let mut early = Box::pin(reloads.reload(within));
+        assert!(early.as_mut().now_or_never().is_none());
+        requests.next().await;
+        let mut late = Box::pin(reloads.reload(within));
+        assert!(late.as_mut().now_or_never().is_none());
 
-        wishes.next().await;
-        let mut late: Vec<_> = (0..1000).map(|_| Box::pin(reloads.reload(patience))).collect();
-        assert!(late.iter_mut().all(|wish| wish.now_or_never().is_none()));
-        wishes.tell(Ok(Reloaded::default()));
+        requests.respond(Ok(Reloaded::default()));
 
-        for wish in early {
-            assert!(wish.await.unwrap().is_ok());
-        }
-        assert!(late.iter_mut().all(|wish| wish.now_or_never().is_none()), "theirs has not begun");
-        wishes.next().await;
-        wishes.tell(Err(NotReloaded { is_of_the_configuration: true, problems: "odd".to_owned() }));
-        for wish in late {
-            assert!(wish.await.unwrap().is_err());
-        }
-        assert!(wishes.next().now_or_never().is_none(), "nobody wants another");
+        assert!(early.await.unwrap().is_ok());
+        assert!(late.as_mut().now_or_never().is_none(), "its reload has not begun");
+        requests.next().await;
+        requests.respond(Err(NotReloaded { is_of_the_configuration: true, problems: "odd".to_owned() }));
+        assert!(late.await.unwrap().is_err());
+        assert!(requests.next().now_or_never().is_none(), "nobody requests another");
     }
 
     #[tokio::test(start_paused = true)]
     async fn reloads_keep_a_distance() {
-        let (reloads, mut wishes) = channel();
+        let (reloads, mut requests) = channel();
         let began = tokio::time::Instant::now();
         for _ in 0..11 {
-            reloads.want();
-            wishes.next().await;
-            wishes.tell(Ok(Reloaded::default()));
+            reloads.request();
+            requests.next().await;
+            requests.respond(Ok(Reloaded::default()));
         }
-        assert!(began.elapsed() >= 10 * PAUSE, "{:?}", began.elapsed());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_is_told_when_there_will_be_no_reload() {
-        let (reloads, wishes) = channel();
-        let mut waits = Box::pin(reloads.reload(Duration::from_secs(5)));
-        assert!(waits.as_mut().now_or_never().is_none());
-        drop(wishes);
-        assert_eq!(waits.await.unwrap_err(), NotTold::Stopping);
-
-        let (reloads, _wishes) = channel();
-        assert_eq!(reloads.reload(Duration::from_secs(5)).await.unwrap_err(), NotTold::UnderWay);
+        assert!(began.elapsed() >= 10 * MIN_INTERVAL, "{:?}", began.elapsed());
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bearerd::config::{Credential, Identity};
 use bearerd::proxy::upstream::connect::{Connect, Connected, Connecting};
 use bearerd::token::error::TokenError;
-use bearerd::token::{AccessToken, Grant, TokenEndpoint};
+use bearerd::token::{AccessToken, TokenEndpoint, TokenResponse};
 use secrecy::SecretString;
 
 use super::pipe::{End, pipe};
@@ -65,8 +65,8 @@ impl TokenEndpoint for Issuer {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
-        Ok(Grant {
+    ) -> Result<TokenResponse, TokenError> {
+        Ok(TokenResponse {
             access_token: self.0.issue(),
             lifetime: Some(Duration::from_hours(1)),
             lifetime_was_cut: false,

@@ -21,10 +21,9 @@ use super::hand_over;
 use super::problem::{json, method_not_allowed};
 use super::server::Peer;
 use crate::http::{Problem, whole_seconds};
+use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
-use crate::token::{
-    Adopted, Generation, NotAdopted, NotTold, Operator, Reason, Refreshed, TokenSource, Unavailable,
-};
+use crate::token::{Adopted, Generation, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable};
 
 /// How long the outcome of a refresh is waited for.
 const REFRESH_WAIT: Duration = Duration::from_secs(30);
@@ -260,7 +259,7 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
     }
 }
 
-fn refresh(name: &str, outcome: Result<Refreshed, NotTold>) -> Result<Response, Problem> {
+fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>) -> Result<Response, Problem> {
     let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
         let token = AnotherToken { generation, expires_in: left.as_secs(), same_token, detail };
@@ -289,13 +288,13 @@ fn refresh(name: &str, outcome: Result<Refreshed, NotTold>) -> Result<Response, 
             let barrier = blocked_by(why.reason);
             Err(no_token(&why, format!("No token request was made for `{name}`: {barrier}.{error}")))
         }
-        Err(NotTold::UnderWay) => Err(Problem::new(
+        Err(NoOutcome::UnderWay) => Err(Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
             "refresh_under_way",
             "Refresh under way",
             format!("After {} s there is no outcome yet. The refresh goes on.", REFRESH_WAIT.as_secs()),
         )),
-        Err(NotTold::Stopping) => Err(stopping()),
+        Err(NoOutcome::Stopping) => Err(stopping()),
     }
 }
 

@@ -13,7 +13,8 @@ use super::hand_over;
 use super::problem::{json, method_not_allowed};
 use super::server::Peer;
 use crate::http::Problem;
-use crate::reload::{NotReloaded, NotTold, Reloads};
+use crate::reload::{NotReloaded, Reloads};
+use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
 
 /// How long the outcome is waited for: longer than a reload takes that waits for tokens.
@@ -50,8 +51,8 @@ impl Reloading {
                 Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),
             },
-            Err(NotTold::Stopping) => Err(stopping()),
-            Err(NotTold::UnderWay) => Err(Problem::new(
+            Err(NoOutcome::Stopping) => Err(stopping()),
+            Err(NoOutcome::UnderWay) => Err(Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "reload_under_way",
                 "Reload under way",

@@ -1,4 +1,4 @@
-//! The operator's token: read again at each use, compared in constant time, and guessed at only slowly.
+//! The operator's token: read again at each use, compared in constant time, and protected against guessing.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,24 +11,24 @@ use aws_lc_rs::digest::{SHA256, digest};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::Secret;
 use crate::config::model::secret::SecretError;
 use crate::telemetry::throttle::OnChange;
 
-/// How long a reading is waited for. One that has hung so long is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Wrong tokens that one address may show at once, and how long it takes until it may show one more.
+/// How long a request waits for the token to be read.
+const TOKEN_READ_TIMEOUT: Duration = Duration::from_secs(3);
+/// The wrong tokens that one network may send at once, and the time until it may send one more.
 const GUESSES: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 const GUESS_EVERY: Duration = Duration::from_secs(6);
-/// Addresses that are remembered; as many have to guess before one is forgotten early.
+/// The most networks that are remembered.
 const MOST_ADDRESSES: usize = 4096;
 
-/// The token, as it is now.
+/// The operator's token.
 #[derive(Debug)]
 pub struct Token {
     secret: Secret,
@@ -38,52 +38,41 @@ pub struct Token {
 #[derive(Debug)]
 struct Current {
     value: SecretString,
-    /// One that has not come back in time.
-    reading: Option<JoinHandle<Result<SecretString, SecretError>>>,
-    /// Why the last reading brought nothing.
+    reading: Blocking<Result<SecretString, SecretError>>,
+    /// Why the last reading failed.
     trouble: OnChange<Option<String>>,
 }
 
 impl Token {
-    /// With the value it had when the configuration was read.
+    /// The token with the value of the configuration.
     pub fn new(secret: Secret) -> Self {
         let value = secret.initial().clone();
-        Self {
-            secret,
-            current: tokio::sync::Mutex::new(Current { value, reading: None, trouble: OnChange::default() }),
-        }
+        let current =
+            Current { value, reading: Blocking::new(TOKEN_READ_TIMEOUT), trouble: OnChange::default() };
+        Self { secret, current: tokio::sync::Mutex::new(current) }
     }
 
-    /// Whether this is it. How long that takes says nothing of it.
+    /// Whether this is the token. The time that takes does not depend on the value.
     pub async fn is(&self, shown: &str) -> bool {
         let value = self.read_again().await;
         let hash = |text: &str| digest(&SHA256, text.as_bytes());
         verify_slices_are_equal(hash(value.expose_secret()).as_ref(), hash(shown).as_ref()).is_ok()
     }
 
-    /// The value as of now; the last one where it cannot be read.
+    /// The present value; the last one if it cannot be read.
     async fn read_again(&self) -> SecretString {
         let mut current = self.current.lock().await;
         if !self.secret.may_change() {
             return current.value.clone();
         }
-        let patience = if current.reading.is_some() { Duration::ZERO } else { PATIENCE };
-        let reading = current.reading.get_or_insert_with(|| {
-            let secret = self.secret.clone();
-            tokio::task::spawn_blocking(move || secret.read())
-        });
-        let read = tokio::time::timeout(patience, reading).await;
-        if read.is_ok() {
-            current.reading = None;
-        }
-        let trouble = match read {
-            Ok(Ok(Ok(value))) => {
+        let secret = self.secret.clone();
+        let trouble = match current.reading.run(move || secret.read()).await {
+            Ok(Ok(value)) => {
                 current.value = value;
                 None
             }
-            Ok(Ok(Err(error))) => Some(in_one_line(&error)),
-            Ok(Err(_)) => Some("reading it panicked".to_owned()),
-            Err(_) => Some("reading it does not come to an end".to_owned()),
+            Ok(Err(error)) => Some(in_one_line(&error)),
+            Err(error) => Some(format!("reading the token {error}")),
         };
         if current.trouble.begins(trouble) {
             warn!(error = current.trouble.current(), "admin token not readable, kept the last one");
@@ -92,40 +81,39 @@ impl Token {
     }
 }
 
-/// Who has shown wrong tokens.
+/// Counts wrong tokens, by network.
 #[derive(Debug)]
 pub struct Guesses {
     limiter: DefaultKeyedRateLimiter<IpAddr>,
-    /// Who is not listened to, and until when.
+    /// The networks that are shut out, and until when.
     shut_out: Mutex<HashMap<IpAddr, Instant>>,
 }
 
-/// One wrong token more.
+/// The consequence of a wrong token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guess {
-    /// The address may try again.
+    /// The network may try again.
     Wrong,
-    /// It is not listened to for this long.
+    /// The network is shut out for this time.
     TooMany(Duration),
 }
 
 impl Guesses {
-    /// Nobody yet.
+    /// No wrong tokens yet.
     pub fn new() -> Self {
         let quota = Quota::with_period(GUESS_EVERY).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
         let limiter = DefaultKeyedRateLimiter::hashmap(quota.allow_burst(GUESSES));
         Self { limiter, shut_out: Mutex::default() }
     }
 
-    /// How long this address is not listened to. The right token is not looked at either: whoever could tell it from
-    /// a wrong one meanwhile might go on guessing.
+    /// How long this address stays shut out. The right token is refused meanwhile, too: otherwise guessing could go on.
     pub fn shut_out(&self, address: IpAddr) -> Option<Duration> {
         let shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
         let left = shut_out.get(&network(address))?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 
-    /// Notes a wrong token.
+    /// Counts a wrong token.
     pub fn note(&self, address: IpAddr) -> Guess {
         let network = network(address);
         if self.limiter.len() >= MOST_ADDRESSES {
@@ -147,7 +135,7 @@ impl Guesses {
     }
 }
 
-/// Whoever has one IPv6 address has 2^64 of them.
+/// The network of an address: for IPv6, a /64, since one client has all of its addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
@@ -169,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_was_changed_counts_at_once_and_an_unreadable_one_as_before() {
+    async fn a_changed_token_counts_at_once_and_an_unreadable_one_as_before() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "first\n").unwrap();
@@ -205,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ipv6_network_is_one_guesser() {
+    fn addresses_of_one_ipv6_network_count_together() {
         let network = |text: &str| network(text.parse().unwrap());
 
         assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));

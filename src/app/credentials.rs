@@ -118,7 +118,7 @@ fn place(config: &Config, before: &[Config], clock: Clock) -> Result<Place, Star
     let path = |config: &Config| config.state.as_ref().map(|StatePlace { path, .. }| path.clone());
     match before.iter().find(|other| path(other).is_some() && path(other) == path(config)) {
         Some(holder) => {
-            DurableState::look(config, clock).map_err(no_state)?;
+            DurableState::inspect(config, clock).map_err(no_state)?;
             Ok(Place::Vacated(holder.name.clone()))
         }
         None => Ok(Place::Opened(Box::new(DurableState::open(config, clock).map_err(no_state)?))),

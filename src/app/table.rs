@@ -25,7 +25,7 @@ pub(super) struct Before<'b> {
     pub(super) table: Option<&'b Table>,
 }
 
-/// Builds the routing table, with whatever of the one `before` can stay.
+/// Builds the routing table, and keeps of the previous one what the configuration leaves unchanged.
 ///
 /// # Errors
 ///

@@ -23,7 +23,9 @@ use crate::proxy::upstream::permits::Permits;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust};
 use crate::token::TokenSource;
-use crate::token::api_discovery::{Discovery, DiscoverySource, Found, IssuerClient, Reach, Refusal};
+use crate::token::api_discovery::{
+    AddressRefusal, DiscoveredApi, Discovery, DiscoverySource, IssuerClient, Reach,
+};
 
 /// A discovery to be run, and what others see of it.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
@@ -165,8 +167,8 @@ impl<'c> Upstreams<'c> {
         let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
         let upstream = Arc::new(protected(upstream, route, self.clock));
         let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
-        discovery.publish_to(Box::new(move |Found { address, reach }: &Found| {
-            let destination = way.destination(address, Some(*reach)).map_err(|_| Refusal::NotPlain)?;
+        discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
+            let destination = way.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
             led.set_destination(Destination { path_in_front: address.path.clone(), ..destination });
             Ok(())
         }));

@@ -11,7 +11,7 @@ use crate::config::model::identity::Grant;
 use crate::config::source::diagnostics::Problem;
 use crate::config::{Checked, Credential, Diagnostics, Identity};
 use crate::token::DurableState;
-use crate::token::state::file::{AS_ITS_USER, OpenError, Warning};
+use crate::token::state::file::{OpenError, RUN_AS_DAEMON_USER, Warning};
 
 /// Adds what is wrong with the states to what is known of a configuration.
 ///
@@ -28,13 +28,13 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
         let path = credential.state.as_ref().map(|state| state.path.clone()).unwrap_or_default();
         let folder = path.parent().unwrap_or(&path);
         let error = |title: String, help: String| Problem::error(place.clone(), title).help(help);
-        match DurableState::look(credential, clock) {
+        match DurableState::inspect(credential, clock) {
             Ok(None) => {}
             Ok(Some(look)) => {
                 let is_first = folders.insert(folder.to_owned());
                 if let Some(cause) = look.not_writable.filter(|_| is_first) {
                     let title = format!("cannot write in {}: {cause}", folder.display());
-                    problems.push(error(title, AS_ITS_USER.to_owned()));
+                    problems.push(error(title, RUN_AS_DAEMON_USER.to_owned()));
                 }
                 if let Some(mode) = look.open_folder.filter(|_| is_first) {
                     let title =

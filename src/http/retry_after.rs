@@ -32,7 +32,7 @@ pub fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
-/// What time it is for the server (RFC 9110 §6.6.1), if it says so.
+/// The server's clock, by the field `Date` (RFC 9110 §6.6.1).
 pub fn server_time(headers: &HeaderMap) -> Option<SystemTime> {
     headers.get(DATE).and_then(http_date)
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_counts_from_the_servers_own_clock() {
+    fn a_date_in_retry_after_counts_from_the_servers_clock() {
         let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
         for form in
             ["Sun, 06 Nov 1994 08:50:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", "Sun Nov  6 08:50:37 1994"]
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_without_a_date_counts_from_our_clock() {
+    fn without_the_servers_clock_a_date_counts_from_ours() {
         let soon = httpdate::fmt_http_date(clock::wall_clock() + Duration::from_secs(30));
 
         let wait = parsed(&[("retry-after", &soon)]).unwrap();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_is_nothing() {
+    fn an_illegible_retry_after_counts_as_missing() {
         for wrong in ["", "-1", "1e9", "1.5", "soon", "120, 30", "0x10", "+5"] {
             assert_eq!(parsed(&[("retry-after", wrong)]), None, "{wrong:?}");
         }

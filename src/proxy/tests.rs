@@ -40,7 +40,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, fixture};
 use crate::token::error::TokenError;
-use crate::token::{AccessToken, DurableState, Grant, Refresher, TokenEndpoint};
+use crate::token::{AccessToken, DurableState, Refresher, TokenEndpoint, TokenResponse};
 
 /// More than all buffers on the way together.
 const LARGE: usize = 1024 * 1024;
@@ -67,7 +67,7 @@ impl TokenEndpoint for Endpoint {
         _: &config::Credential,
         _: &config::Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(self.takes).await;
         if *self.issuer.is_down.lock().unwrap() {
@@ -76,7 +76,7 @@ impl TokenEndpoint for Endpoint {
         let token = format!("token-{number}");
         token.clone_into(&mut self.issuer.live.lock().unwrap());
         let lifetime = Some(Duration::from_hours(1));
-        Ok(Grant {
+        Ok(TokenResponse {
             access_token: token,
             lifetime,
             lifetime_was_cut: false,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::server::{ServerTlsError, server_config};
+use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::ServerTls;
 use crate::config::model::certificate::now;
@@ -20,8 +20,8 @@ use crate::config::model::server_tls::{Fingerprint, TlsFileError, TlsFiles, TlsM
 
 /// Between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How long a look may take. One that hangs is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long reading the files is waited for.
+const FILE_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Look = (Fingerprint, Result<TlsMaterial, TlsFileError>);
 
@@ -36,8 +36,7 @@ pub struct Reload {
     /// What is in use.
     fingerprint: Fingerprint,
     material: TlsMaterial,
-    /// One that has not come back in time.
-    looking: Option<JoinHandle<Look>>,
+    reading: Blocking<Look>,
     /// What could not be used: the files as they were, and why.
     trouble: Option<(Fingerprint, String)>,
     /// The trouble that was told of.
@@ -70,7 +69,7 @@ impl Reload {
             current,
             fingerprint,
             material: initial,
-            looking: None,
+            reading: Blocking::new(FILE_READ_TIMEOUT),
             trouble: None,
             told: None,
             said,
@@ -101,17 +100,10 @@ impl Reload {
     /// Looks once. What is wrong is told at the second look that finds it so, as files that belong together are not
     /// written in one moment, and at once to whom `is_asked` for it.
     async fn look(&mut self, is_asked: bool) {
-        let patience = if self.looking.is_some() { Duration::ZERO } else { PATIENCE };
-        let looking = self.looking.get_or_insert_with(|| {
-            let files = self.files.clone();
-            tokio::task::spawn_blocking(move || files.read())
-        });
-        let Ok(looked) = tokio::time::timeout(patience, looking).await else {
-            return self.complain(None, "reading the files does not come to an end".to_owned(), is_asked);
-        };
-        self.looking = None;
-        let Ok((fingerprint, outcome)) = looked else {
-            return self.complain(None, "reading the files panicked".to_owned(), is_asked);
+        let files = self.files.clone();
+        let (fingerprint, outcome) = match self.reading.run(move || files.read()).await {
+            Ok(look) => look,
+            Err(error) => return self.complain(None, format!("reading the files {error}"), is_asked),
         };
         match outcome {
             Ok(_) if fingerprint == self.fingerprint => {

@@ -1,4 +1,4 @@
-//! An access token as requests use it: a ready header field, a generation and an end.
+//! An access token as requests use it: a complete `Authorization` value, a generation and an end.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use thiserror::Error;
 
 use crate::clock::Moment;
 
-/// Longer tokens are refused: no header field of that size reaches an API.
+/// The longest accepted token. No API accepts a header field of that size.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// Which of a credential's tokens this is: 1 is the first, each different token counts one up.
+/// The number of a credential's token: 1 for the first, and one more for each different token after it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(u64);
 
 impl Generation {
-    /// The one before the first token.
+    /// The generation before the first token.
     pub const NONE: Self = Self(0);
 
     /// The generation with this number.
@@ -24,7 +24,7 @@ impl Generation {
         Self(number)
     }
 
-    /// Its number.
+    /// The number of this generation.
     pub const fn number(self) -> u64 {
         self.0
     }
@@ -42,7 +42,7 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A bearer token (RFC 6750) with what must be known to use it.
+/// A bearer token (RFC 6750), its generation, its lifetime and its scopes.
 #[derive(Clone)]
 pub struct AccessToken {
     authorization: HeaderValue,
@@ -55,25 +55,25 @@ pub struct AccessToken {
 /// Why a string cannot be a bearer token.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum IllegalToken {
-    /// It has no characters.
+    /// The string is empty.
     #[error("the access token is empty")]
     Empty,
-    /// It has a character that would not survive in a header field, or would break one.
+    /// The string has a character that cannot stand in a header field, or would end one.
     #[error("the access token holds characters other than visible ASCII")]
     Characters,
-    /// It is larger than any header field may be.
+    /// The string is longer than [`MAX_TOKEN_BYTES`].
     #[error("the access token is larger than 16 KiB")]
     TooLong,
 }
 
 impl AccessToken {
-    /// Makes a token of the string a server issued.
+    /// A token from the string that a server has issued.
     ///
-    /// `issued` is when the token was asked for, so that its age is never underestimated.
+    /// `issued` is the moment of the token request, so that the token's age is never underestimated.
     ///
     /// # Errors
     ///
-    /// [`IllegalToken`] if the string is anything but visible ASCII of a bearable length.
+    /// [`IllegalToken`] unless the string is visible ASCII of at most [`MAX_TOKEN_BYTES`].
     pub fn new(
         token: &str,
         generation: Generation,
@@ -93,43 +93,43 @@ impl AccessToken {
         &self.authorization
     }
 
-    /// Which of the credential's tokens this is.
+    /// The token's generation.
     pub const fn generation(&self) -> Generation {
         self.generation
     }
 
-    /// When it was asked for.
+    /// When the token was requested.
     pub const fn issued(&self) -> Moment {
         self.issued
     }
 
-    /// When it must no longer be used.
+    /// When the token must no longer be used.
     pub const fn expires(&self) -> Moment {
         self.expires
     }
 
-    /// What it was granted for; as asked, where the server did not say (RFC 6749 §5.1).
+    /// The granted scopes; as requested, where the server did not say (RFC 6749 §5.1).
     pub fn scopes(&self) -> &[String] {
         &self.scopes
     }
 
-    /// Whether a request may still be sent with it.
+    /// Whether a request may still be sent with this token.
     pub fn is_usable(&self, now: Moment) -> bool {
         now < self.expires
     }
 
-    /// Whether this is the same token as `other`, whatever else is known of them.
+    /// Whether both are the same string, whatever their generations and lifetimes.
     pub fn is_same_token(&self, other: &Self) -> bool {
         self.authorization == other.authorization
     }
 
-    /// The token itself, for a keyed hash of it.
+    /// The token itself, without `Bearer `.
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.authorization.as_bytes()["Bearer ".len()..]
     }
 }
 
-/// RFC 6750 §2.1 allows even less; what is refused here is what could break or split a header field.
+/// Refuses what could break or split a header field. RFC 6750 §2.1 allows even less.
 fn check(token: &str) -> Result<(), IllegalToken> {
     if token.is_empty() {
         Err(IllegalToken::Empty)
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_usable_until_its_end_and_not_at_it() {
+    fn a_token_is_usable_before_its_end_and_not_at_its_end() {
         let token = token("t").unwrap();
 
         assert!(token.is_usable(token.expires().before(Duration::from_nanos(1))));

@@ -1,20 +1,21 @@
-//! Which of a client's two secrets is asked with, so that one can be replaced without a gap.
+//! Which of a client's two secrets a token request uses, so that a secret can be replaced without a gap.
 //!
-//! The one that worked last is. Where the server does not know the client by it, the other is tried once, at once; with
-//! both refused, one is tried each time the latch lets a request through, in turn. A changed secret makes both
-//! candidates again. Which one works is remembered by its hash where that is encrypted, and else by its key's name.
+//! The secret that the server accepted last is used. When the server refuses it, the other is tried once, at once; after both
+//! were refused, each request that the latch admits tries the other one. A change of either secret starts this over. The
+//! state remembers the accepted secret by its hash where the state is encrypted, and otherwise by its key in the
+//! configuration.
 
 use secrecy::SecretString;
 
 use super::endpoint::TokenEndpoint;
-use super::endpoint::response::Grant;
+use super::endpoint::response::TokenResponse;
 use super::error::{NO_CODE, TokenError};
-use super::state::file::{SecretMark, State};
+use super::state::file::{ClientSecretHash, State};
 use crate::config::{Credential, Identity};
 
-/// One of the two, by its key in the configuration.
+/// One of the two client secrets, by its key in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Which {
+pub enum WhichSecret {
     /// `client_secret`.
     #[default]
     Current,
@@ -22,21 +23,21 @@ pub enum Which {
     Next,
 }
 
-/// What decides between them.
+/// Chooses the client secret of each token request.
 #[derive(Debug, Default)]
 pub struct ClientSecrets {
-    /// The one to ask with.
-    candidate: Which,
-    /// The one that worked last.
-    in_use: Which,
-    /// What that was, as its key may have another value by now.
-    mark: Option<SecretMark>,
-    /// Whether both have been tried since one worked or changed.
+    /// The secret to send.
+    candidate: WhichSecret,
+    /// The key of the secret that the server accepted last.
+    in_use: WhichSecret,
+    /// The hash of that secret: its key may have another value by now.
+    accepted: Option<ClientSecretHash>,
+    /// Whether both have been tried since a success or a change.
     is_other_tried: bool,
 }
 
-impl Which {
-    /// Its key.
+impl WhichSecret {
+    /// The key in the configuration.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Current => "client_secret",
@@ -53,27 +54,27 @@ impl Which {
 }
 
 impl ClientSecrets {
-    /// Goes on from a state. In the middle of a series of rejections the other has been tried.
+    /// Continues from a state. In the middle of a series of rejections both secrets have been tried.
     pub fn resume(&mut self, state: &State, identity: &Identity<SecretString>, is_rejected: bool) {
-        self.mark = state.client_secret;
-        self.in_use = if state.memory.uses_next_secret { Which::Next } else { Which::Current };
-        self.candidate = match self.mark {
-            Some(_) => self.marked(identity),
+        self.accepted = state.client_secret;
+        self.in_use = if state.uses_next_secret { WhichSecret::Next } else { WhichSecret::Current };
+        self.candidate = match self.accepted {
+            Some(_) => self.key_of_accepted(identity),
             None => self.in_use,
         };
         self.is_other_tried = is_rejected;
     }
 
-    /// The identity with the secret to ask with.
+    /// The identity with the secret to send.
     pub fn identity(&self, configured: &Identity<SecretString>) -> Identity<SecretString> {
-        let next = configured.with_next_secret().filter(|_| self.candidate == Which::Next);
+        let next = configured.with_next_secret().filter(|_| self.candidate == WhichSecret::Next);
         next.unwrap_or_else(|| configured.clone())
     }
 
-    /// The server does not know the client by this one. Whether to ask with the other at once.
+    /// The server has refused the client with this secret. Answers whether to try the other secret at once.
     pub fn refused(&mut self, configured: &Identity<SecretString>) -> bool {
-        let has_other =
-            mark(configured, Which::Next).is_some_and(|next| Some(next) != mark(configured, Which::Current));
+        let has_other = hash_of(configured, WhichSecret::Next)
+            .is_some_and(|next| Some(next) != hash_of(configured, WhichSecret::Current));
         if !has_other {
             return false;
         }
@@ -81,35 +82,35 @@ impl ClientSecrets {
         !std::mem::replace(&mut self.is_other_tried, true)
     }
 
-    /// The one that was asked with works. Says which, if it was another before.
-    pub fn worked(&mut self, configured: &Identity<SecretString>) -> Option<Which> {
+    /// The server has accepted the secret that was sent. Answers which, if it is not the one accepted before.
+    pub fn worked(&mut self, configured: &Identity<SecretString>) -> Option<WhichSecret> {
         let has_next = configured.client_secret_next.is_some();
-        let worked = if has_next { self.candidate } else { Which::Current };
+        let worked = if has_next { self.candidate } else { WhichSecret::Current };
         self.candidate = worked;
-        self.mark = mark(configured, worked).filter(|_| has_next);
+        self.accepted = hash_of(configured, worked).filter(|_| has_next);
         self.is_other_tried = false;
         let before = std::mem::replace(&mut self.in_use, worked);
         (before != worked).then_some(worked)
     }
 
-    /// One of them has another value now.
+    /// One of the secrets has changed.
     pub fn changed(&mut self, configured: &Identity<SecretString>) {
-        self.candidate = self.marked(configured);
+        self.candidate = self.key_of_accepted(configured);
         self.is_other_tried = false;
     }
 
-    /// Asks once, outside the loop; and once more with the other secret where the server does not know the client by
-    /// the one.
+    /// Makes one token request outside the refresh loop, and a second one with the other secret if the server refuses the
+    /// client with the first.
     ///
     /// # Errors
     ///
-    /// What the last answer means.
+    /// The failure of the last request.
     pub async fn ask<E: TokenEndpoint>(
         &mut self,
         credential: &Credential,
         endpoint: &E,
         configured: &Identity<SecretString>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let mut outcome = endpoint.request(credential, &self.identity(configured), None).await;
         if outcome.as_ref().err().is_some_and(is_invalid_client) && self.refused(configured) {
             outcome = endpoint.request(credential, &self.identity(configured), None).await;
@@ -120,33 +121,37 @@ impl ClientSecrets {
         outcome
     }
 
-    /// The one that worked last.
-    pub const fn in_use(&self) -> Which {
+    /// The secret that the server accepted last.
+    pub const fn in_use(&self) -> WhichSecret {
         self.in_use
     }
 
-    /// Notes what must outlive the process.
+    /// Records in the state which secret was accepted.
     pub const fn remember(&self, state: &mut State) {
-        state.client_secret = self.mark;
-        state.memory.uses_next_secret = matches!(self.in_use, Which::Next);
+        state.client_secret = self.accepted;
+        state.uses_next_secret = matches!(self.in_use, WhichSecret::Next);
     }
 
-    /// Where the one that worked last is now; the first to try where it is gone.
-    fn marked(&self, configured: &Identity<SecretString>) -> Which {
-        let is_at = |which| self.mark.is_some() && self.mark == mark(configured, which);
-        if is_at(Which::Next) && !is_at(Which::Current) { Which::Next } else { Which::Current }
+    /// The key that the accepted secret has now; `client_secret` if it is gone.
+    fn key_of_accepted(&self, configured: &Identity<SecretString>) -> WhichSecret {
+        let is_at = |which| self.accepted.is_some() && self.accepted == hash_of(configured, which);
+        if is_at(WhichSecret::Next) && !is_at(WhichSecret::Current) {
+            WhichSecret::Next
+        } else {
+            WhichSecret::Current
+        }
     }
 }
 
-fn mark(identity: &Identity<SecretString>, which: Which) -> Option<SecretMark> {
+fn hash_of(identity: &Identity<SecretString>, which: WhichSecret) -> Option<ClientSecretHash> {
     let secret = match which {
-        Which::Current => identity.client_auth.secret(),
-        Which::Next => identity.client_secret_next.as_ref(),
+        WhichSecret::Current => identity.client_auth.secret(),
+        WhichSecret::Next => identity.client_secret_next.as_ref(),
     };
-    secret.map(SecretMark::of)
+    secret.map(ClientSecretHash::of)
 }
 
-/// RFC 6749 §5.2. Some servers answer 401 and say no more.
+/// Whether the server refuses the client (RFC 6749 §5.2). Some servers answer 401 without an error code.
 pub fn is_invalid_client(error: &TokenError) -> bool {
     matches!(error, TokenError::Rejected { status, code, .. }
         if code == "invalid_client" || (*status == 401 && code == NO_CODE))
@@ -169,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_is_tried_at_once_and_once_and_then_each_in_turn() {
+    fn the_other_secret_is_tried_once_at_once_and_then_both_alternate() {
         let identity = identity("a", "b");
         let mut secrets = ClientSecrets::default();
 
@@ -181,11 +186,11 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_worked_is_found_wherever_it_has_moved() {
+    fn the_accepted_secret_is_found_under_whichever_key_it_has() {
         let before = identity("a", "b");
         let mut secrets = ClientSecrets::default();
         assert!(secrets.refused(&before));
-        assert_eq!(secrets.worked(&before), Some(Which::Next));
+        assert_eq!(secrets.worked(&before), Some(WhichSecret::Next));
         let mut state = State::default();
         secrets.remember(&mut state);
 
@@ -213,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn two_secrets_that_are_the_same_are_one() {
+    fn two_equal_secrets_count_as_one() {
         let mut secrets = ClientSecrets::default();
         assert!(!secrets.refused(&identity("a", "a")));
         let alone = fixture::config("", "", "a").credentials[0].identity.initial();
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_in_the_middle_of_rejections_does_not_try_the_other_at_once_again() {
+    fn a_restart_between_rejections_does_not_try_the_other_secret_at_once() {
         let identity = identity("a", "b");
         let mut secrets = ClientSecrets::default();
         secrets.resume(&State::default(), &identity, true);

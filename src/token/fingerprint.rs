@@ -1,7 +1,7 @@
-//! A token's fingerprint: ties a log line to a token without showing the token.
+//! A token's fingerprint, which identifies a token in the log without showing it.
 //!
-//! A keyed hash (HMAC-SHA256, RFC 2104) cut to 64 bits. The key is random and lives as long as the process,
-//! so a fingerprint can be compared with others of the same run and with nothing else.
+//! A fingerprint is a keyed hash (HMAC-SHA256, RFC 2104) cut to 64 bits. The key is random and ends with the process:
+//! fingerprints can be compared within one run only.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use super::access_token::AccessToken;
 /// Makes fingerprints that can be compared with each other.
 pub struct Fingerprints(hmac::Key);
 
-/// What stands for a token in logs: sixteen hexadecimal digits.
+/// A token in the log: sixteen hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 
 impl Fingerprints {
-    /// With a key of their own.
+    /// A new random key.
     ///
     /// # Panics
     ///
-    /// If the operating system has no randomness.
+    /// If the operating system provides no random numbers.
     pub fn new() -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Self(key.expect("the operating system gives random bytes"))

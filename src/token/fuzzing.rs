@@ -1,5 +1,4 @@
-//! What fuzz targets call: the reading of answers, of issuers' metadata and of state files, which is nobody else's from
-//! outside.
+//! The fuzz targets of private functions: responses to token requests, issuers' metadata and state files.
 
 use std::time::Duration;
 
@@ -17,11 +16,11 @@ use crate::config::model::request::AnswerFields;
 
 const SECRET: &str = "correct-horse-battery-staple";
 
-/// Classifies an answer: two bytes of status, a line of `Retry-After`, a line of `Date`, and the body.
+/// Classifies a response: two bytes of status, a line of `Retry-After`, a line of `Date`, and the body.
 ///
 /// # Panics
 ///
-/// If what is made of it is longer than a year or shows the client's secret.
+/// If the result has a lifetime of more than a year, or quotes the client's secret.
 pub fn answer(answer: &[u8]) {
     let [high, low, rest @ ..] = answer else { return };
     let status = 100 + u16::from_be_bytes([*high, *low]) % 500;
@@ -43,11 +42,11 @@ pub fn answer(answer: &[u8]) {
     }
 }
 
-/// Reads what should be the metadata of `https://as.example.com`.
+/// Reads the input as the metadata of `https://as.example.com`.
 ///
 /// # Panics
 ///
-/// If what is made of it leads where no secret may go.
+/// If the result has an endpoint to which no secret may be sent.
 pub fn metadata(json: &[u8]) {
     let identifier = "https://as.example.com";
     let Ok(url) = url::Url::parse(identifier) else { return };

@@ -1,6 +1,6 @@
-//! What an access token says of itself where it is a JWT (RFC 7519, RFC 9068): its form and its end.
+//! An access token that is a JWT (RFC 7519, RFC 9068): its form, its end and its claims.
 //!
-//! It is not ours to verify: nothing here decides whether it is genuine, only how long it may be used at the most.
+//! Nothing here verifies a token, which is for the API to do: the end bounds its use, and the claims are shown to operators.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,19 +9,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A member of the payload; others are ignored.
+/// The end of a token; other members of the payload are ignored.
 #[derive(Deserialize)]
 struct End {
     exp: Option<f64>,
 }
 
-/// What it says of who issued it, for whom, and for which tenant; other members are ignored.
+/// Issuer, audience and tenant of a token; other members of the payload are ignored.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Claims {
-    /// RFC 7519 §4.1.1.
+    /// The issuer (RFC 7519 §4.1.1).
     #[serde(default, deserialize_with = "text")]
     pub iss: Option<String>,
-    /// RFC 7519 §4.1.3: one or several.
+    /// The audience, one string or several (RFC 7519 §4.1.3).
     #[serde(default, deserialize_with = "texts")]
     pub aud: Vec<String>,
     /// CXone's name for the organization.
@@ -29,7 +29,7 @@ pub struct Claims {
     pub tenant: Option<String>,
 }
 
-/// Three base64url parts with something in the first two (RFC 7519 §3, RFC 7515 §7.1).
+/// Whether a token has the form of a JWT: three parts of base64url, the first two not empty (RFC 7519 §3, RFC 7515 §7.1).
 pub fn has_form(token: &str) -> bool {
     let is_base64url =
         |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -38,16 +38,16 @@ pub fn has_form(token: &str) -> bool {
         && parts.into_iter().all(is_base64url)
 }
 
-/// What is left of it at this time by its `exp` (RFC 7519 §4.1.4); `None` if it has no legible one.
+/// The rest of a token's lifetime by its `exp` (RFC 7519 §4.1.4); `None` without a legible one.
 pub fn left(token: &str, now: SystemTime) -> Option<Duration> {
     let exp = serde_json::from_slice::<End>(&payload(token)?).ok()?.exp?;
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-    // Seconds that no duration holds are a very long time, for the caller of this to bound.
+    // Too many seconds for a duration become the longest one; the caller bounds the lifetime.
     let end = Duration::try_from_secs_f64(exp.max(0.0)).unwrap_or(Duration::MAX);
     Some(end.saturating_sub(now))
 }
 
-/// What it says of itself; `None` if it is no JWT, or not a legible one.
+/// The claims of a token; `None` unless it is a legible JWT.
 pub fn claims(token: &str) -> Option<Claims> {
     has_form(token).then_some(())?;
     serde_json::from_slice(&payload(token)?).ok()
@@ -57,7 +57,7 @@ fn payload(token: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()
 }
 
-/// A member that is something else than text is as good as none.
+/// Reads a string. Any other value counts as missing.
 fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     Ok(value.as_str().map(str::to_owned))
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_counted_from_the_time_it_is() {
+    fn the_rest_of_a_lifetime_is_counted_from_the_present_time() {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
         for (payload, seconds) in [
             ("{\"exp\":1060}", Some(60)),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_says_of_itself_is_read_in_any_dress_and_nothing_else() {
+    fn claims_of_any_type_are_read_and_wrong_types_count_as_missing() {
         let said = |payload| claims(&token(payload));
         let claims = |iss: Option<&str>, aud: &[&str], tenant: Option<&str>| {
             let owned = |text: Option<&str>| text.map(str::to_owned);

@@ -1,10 +1,19 @@
-//! The refresh loop: one task per credential keeps its token fresh.
+//! The refresh loop, which keeps one access token per credential fresh. From top to bottom, where each room uses only those
+//! below it:
 //!
-//! A [`refresher`] asks the token endpoint through a [`client`], as often as the [`limiter`] allows and the
-//! [`schedule`] wants, and writes the [`store`]. A request sees none of that: it holds a [`TokenSource`], reads
-//! the store without a lock, and waits for the refresher only where there is no usable token. What must outlive the
-//! process goes to a [`state_file`]. Where the endpoints are for the issuer to say, [`discovery`] asks it, and
-//! [`api_discovery`] where the API is.
+//! - [`trial`], [`login`] and [`api_discovery`]: one token request for `bearerd check --online`, a person's login in a browser,
+//!   and the task that looks up an API's address;
+//! - [`refresher`]: the task of one credential, which makes its token requests;
+//! - `source` and `operator`: a credential as the request loop uses it ([`TokenSource`]), and as the admin API does
+//!   ([`Operator`]);
+//! - `rotation`, `client_secrets` and `progress`: the choice of a grant and of a client secret, and the refresher's progress for
+//!   requests that wait;
+//! - [`state`]: what outlives the process, in memory and on disk;
+//! - [`endpoint`]: token requests, their responses, and issuers' metadata;
+//! - [`limiter`]: when a token request may be made;
+//! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
+//!
+//! A request reads the [`store`] without a lock, and waits for the refresher only if no token is usable.
 
 pub mod access_token;
 pub mod api_discovery;
@@ -12,6 +21,7 @@ mod client_secrets;
 pub mod endpoint;
 pub mod error;
 mod fingerprint;
+#[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod jwt;
 pub mod limiter;
@@ -26,9 +36,9 @@ pub mod store;
 pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
-pub use endpoint::response::Grant;
+pub use endpoint::response::TokenResponse;
 pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
-pub use operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
+pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};

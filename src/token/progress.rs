@@ -1,7 +1,7 @@
-//! What the refresher is doing, for those who wait for it.
+//! The refresher's progress, for requests that wait for a token.
 //!
-//! The refresher publishes a [`Progress`] at each step; a waiter reads from it whether waiting can help, and
-//! if not, why, and when it might.
+//! The refresher publishes a [`RefreshProgress`] at each step. From that a waiting request learns whether waiting can help,
+//! and if not, why, and when a token may be available.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,55 +10,55 @@ use super::error::TokenError;
 use super::limiter::{Barrier, Blocked};
 use crate::clock::Moment;
 
-/// The refresher's state at one moment.
+/// The refresher's progress at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct RefreshProgress {
     /// Whether a token request is under way.
     pub(super) underway: bool,
-    /// How many have ended.
+    /// How many token requests have ended.
     pub(super) finished: u64,
-    /// Why the latest of them brought no token; `None` if it did.
+    /// Why the latest of them failed; `None` if it did not.
     pub(super) failure: Option<Arc<TokenError>>,
-    /// What keeps the next one back.
+    /// The barrier of the next one.
     pub(super) blocked: Option<Blocked>,
-    /// Until when asking would bring the same token again.
+    /// Until when no refresh is made, because the server has issued the current token again.
     pub(super) unchanged_until: Option<Moment>,
 }
 
-/// No usable token, why, and when there may be one.
+/// No usable token: why, and when one may be available.
 #[derive(Clone, Debug)]
 pub struct Unavailable {
-    /// Why.
+    /// Why no token is usable.
     pub reason: Reason,
-    /// How long waiting may help; `None` where a person must act.
+    /// The time until a token may be available; `None` where a person must act.
     pub retry_after: Option<Duration>,
-    /// What the token endpoint said last, if that is why.
+    /// The failure of the latest token request, if that is the reason.
     pub failure: Option<Arc<TokenError>>,
 }
 
-/// Why there is no usable token.
+/// Why no token is usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The first token has been asked for and not arrived.
+    /// The first token request has not ended.
     WaitingForFirstToken,
-    /// The token endpoint does not answer, or not usably.
+    /// The token endpoint does not respond, or its responses are unusable.
     EndpointUnavailable,
-    /// It asked to be left alone for a while.
+    /// The token endpoint limits the rate of requests.
     EndpointRateLimited,
     /// Our own quota of token requests is used up.
     QuotaExhausted,
-    /// It refuses the client.
+    /// The token endpoint refuses the client.
     ClientRejected,
-    /// It takes no refresh token that there is.
+    /// The token endpoint refuses every refresh token, or none is known.
     ReauthorizationRequired,
-    /// The refresh token has been replaced as often as it may be.
+    /// The refresh token has been rotated `max_rotations` times.
     RotationLimit,
-    /// It grants less than is required.
+    /// The token endpoint grants fewer scopes than `require_scopes`.
     ScopeMissing,
 }
 
 impl Reason {
-    /// The same in a word, as answers have it.
+    /// The reason's code, as error responses have it.
     pub const fn code(self) -> &'static str {
         match self {
             Self::WaitingForFirstToken => "waiting_for_first_token",
@@ -73,19 +73,20 @@ impl Reason {
     }
 }
 
-impl Progress {
-    /// Whether nothing says why no request is under way: its time may have come while the machine slept.
+impl RefreshProgress {
+    /// Whether no request is under way although none is blocked: a request may have become due while the machine was
+    /// suspended.
     pub(super) fn may_be_overdue(&self, now: Moment) -> bool {
         !self.underway && self.blocked.is_none_or(|blocked| blocked.until <= now)
     }
 
-    /// Why waiting until `deadline` cannot help, if it cannot.
+    /// Why no token can become available until `deadline`, if that is certain.
     pub(super) fn hopeless(&self, now: Moment, deadline: Moment) -> Option<Unavailable> {
         let blocked = self.blocked.filter(|blocked| !self.underway && blocked.until > deadline)?;
         Some(self.because_of(blocked, now))
     }
 
-    /// Why there is no token now.
+    /// Why no token is available now.
     pub(super) fn unavailable(&self, now: Moment) -> Unavailable {
         match self.blocked {
             Some(blocked) if !self.underway => self.because_of(blocked, now),

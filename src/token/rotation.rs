@@ -1,47 +1,47 @@
-//! Which refresh token is asked with, and whether there is one that may be (RFC 6749 §6).
+//! Which grant a token request uses, and which refresh token where the grant is one (RFC 6749 §6).
 //!
-//! The configured one is the first; those that follow it are in the state, with its lineage. A configured one of
-//! another lineage begins anew. One that the server has refused is never sent again: the state knows it by its hash.
-//! Where none may be sent, a fallback is asked with if there is one, until there is another.
+//! The configured refresh token is the first. Its successors are in the state, together with its lineage; a configured token
+//! of another lineage starts a new chain. A refresh token that the server has refused is never sent again: the state holds
+//! its hash. While no refresh token may be sent, the fallback grant is used, if one is configured.
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
-use super::state::file::{Lineage, Refused, State};
+use super::state::file::{Lineage, RefusedTokenHash, State};
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Identity, IdentityDigest};
 
-/// More refused tokens than a person puts there between two restarts.
-const MOST_REFUSED: usize = 16;
+/// Refused refresh tokens that the state remembers, by their hashes; the oldest is dropped first.
+const MAX_REFUSED_TOKENS: usize = 16;
 
-/// What decides between refresh tokens.
+/// Chooses the grant of each token request.
 #[derive(Debug)]
 pub struct Rotation {
-    /// How often one may be replaced; 0 is without limit.
+    /// How often a refresh token may be rotated; 0 is without limit.
     max: u64,
-    /// What the server said of the one it refused last.
+    /// Why the server refused the last refresh token; empty if that was before a restart.
     why: String,
-    /// What a person can do, if that is known.
+    /// Advice for a person, to follow an error message; may be empty.
     remedy: String,
 }
 
-/// What a request is made with.
+/// The grant of one token request.
 #[derive(Debug)]
-pub enum Means {
-    /// The grant as it is configured.
-    Grant,
+pub enum GrantChoice {
+    /// The configured grant.
+    Configured,
     /// A refresh token.
-    RefreshToken(InUse),
-    /// The second grant, for no refresh token may be sent.
+    RefreshToken(RefreshTokenInUse),
+    /// The configured fallback, because no refresh token may be sent.
     Fallback {
-        /// Why none may.
+        /// Why no refresh token may be sent.
         why: TokenError,
     },
 }
 
-/// A refresh token to ask with.
+/// A refresh token for one token request.
 #[derive(Clone, Debug)]
-pub struct InUse {
+pub struct RefreshTokenInUse {
     /// The token.
     pub token: SecretString,
     lineage: Option<Lineage>,
@@ -50,38 +50,46 @@ pub struct InUse {
 }
 
 impl Rotation {
-    /// Nothing is refused yet.
+    /// The choice for a credential none of whose refresh tokens was refused in this process.
     pub fn new(credential: &Credential) -> Self {
         let login = credential.login.as_ref().map(|_| format!(" (run `bearerd login {}`)", credential.name));
         Self { max: credential.max_rotations, why: String::new(), remedy: login.unwrap_or_default() }
     }
 
-    /// With other settings, and what the server has said.
+    /// Takes over other settings, and keeps the server's last refusal.
     pub fn renew(&mut self, settings: Self) {
         let why = std::mem::take(&mut self.why);
         *self = Self { why, ..settings };
     }
 
-    /// What to ask with.
+    /// The grant to use for the next token request.
     ///
     /// # Errors
     ///
-    /// Why there is nothing that may be sent: a person must act.
-    pub fn means(&self, identity: &Identity<SecretString>, state: &State) -> Result<Means, TokenError> {
+    /// Why no grant may be used: a person must act.
+    pub fn choose(
+        &self,
+        identity: &Identity<SecretString>,
+        state: &State,
+    ) -> Result<GrantChoice, TokenError> {
         match self.in_use(identity, state) {
-            Ok(None) => Ok(Means::Grant),
-            Ok(Some(in_use)) => Ok(Means::RefreshToken(in_use)),
-            Err(why) if identity.fallback.is_some() => Ok(Means::Fallback { why }),
+            Ok(None) => Ok(GrantChoice::Configured),
+            Ok(Some(in_use)) => Ok(GrantChoice::RefreshToken(in_use)),
+            Err(why) if identity.fallback.is_some() => Ok(GrantChoice::Fallback { why }),
             Err(why) => Err(why),
         }
     }
 
-    /// The refresh token to ask with; none where the grant is another.
+    /// The refresh token to send; `None` where the grant is another.
     ///
     /// # Errors
     ///
-    /// Why there is none that may be sent: a person must act.
-    fn in_use(&self, identity: &Identity<SecretString>, state: &State) -> Result<Option<InUse>, TokenError> {
+    /// Why no refresh token may be sent: a person must act.
+    fn in_use(
+        &self,
+        identity: &Identity<SecretString>,
+        state: &State,
+    ) -> Result<Option<RefreshTokenInUse>, TokenError> {
         let Grant::RefreshToken(configured) = &identity.grant else {
             return Ok(None);
         };
@@ -104,29 +112,29 @@ impl Rotation {
         if self.max > 0 && rotations >= self.max {
             return Err(TokenError::RotationLimit { rotations });
         }
-        Ok(Some(InUse { token: token.clone(), lineage, fallback, rotations }))
+        Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, fallback, rotations }))
     }
 
-    /// The server does not take this one any more.
+    /// Records that the server refuses this refresh token.
     pub fn refuse(&mut self, state: &mut State, token: &SecretString, why: String) {
-        if state.refused.len() >= MOST_REFUSED {
+        if state.refused.len() >= MAX_REFUSED_TOKENS {
             state.refused.remove(0);
         }
-        state.refused.push(Refused::of(token));
+        state.refused.push(RefusedTokenHash::of(token));
         self.why = why;
     }
 }
 
-/// Whether the server does not take this one any more.
+/// Whether the server has refused this refresh token.
 pub fn is_refused(state: &State, token: &SecretString) -> bool {
-    !state.refused.is_empty() && state.refused.contains(&Refused::of(token))
+    !state.refused.is_empty() && state.refused.contains(&RefusedTokenHash::of(token))
 }
 
-impl Means {
-    /// The identity that asks with it; none where it is as configured.
+impl GrantChoice {
+    /// The identity to send; `None` where the configured one is to be sent.
     pub fn identity(&self, configured: &Identity<SecretString>) -> Option<Identity<SecretString>> {
         match self {
-            Self::Grant => None,
+            Self::Configured => None,
             Self::RefreshToken(in_use) => {
                 Some(configured.with_grant(Grant::RefreshToken(Some(in_use.token.clone()))))
             }
@@ -134,7 +142,7 @@ impl Means {
         }
     }
 
-    /// Notes what an answer made of the refresh token. Whether there is another now.
+    /// Records the refresh token of a successful response in the state. Answers whether it has changed.
     pub fn answered(
         self,
         new: Option<&SecretString>,
@@ -143,9 +151,9 @@ impl Means {
         state: &mut State,
     ) -> bool {
         match (self, new) {
-            (Self::Grant, _) | (Self::Fallback { .. }, None) => false,
+            (Self::Configured, _) | (Self::Fallback { .. }, None) => false,
             (Self::RefreshToken(in_use), new) => in_use.answered(new, state),
-            // One that was refused is no better now.
+            // The server has refused this token before, and the fallback's response does not change that.
             (Self::Fallback { .. }, Some(new)) if is_refused(state, new) => false,
             (Self::Fallback { .. }, Some(new)) => {
                 adopt(state, new.clone(), configured);
@@ -156,8 +164,8 @@ impl Means {
     }
 }
 
-impl InUse {
-    /// Notes what an answer made of it: a new one takes its place, and without one it stays. Whether it was replaced.
+impl RefreshTokenInUse {
+    /// Records the new refresh token, or without one the present token again. Answers whether the token was rotated.
     fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
         let is_replaced = new.is_some_and(|new| !is_same(new, &self.token));
         state.rotations = self.rotations + u64::from(is_replaced);
@@ -167,8 +175,8 @@ impl InUse {
     }
 }
 
-/// Takes over another state's refresh token; answers whether it has another. Whoever put it there did so beside the
-/// configured one, which is not to be tried again because of that.
+/// Takes over the refresh token of a state that a person has put on disk. Answers whether it is another one. The lineage
+/// becomes that of the configured token, which therefore does not take precedence.
 pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString>) -> bool {
     let (Some(theirs), ours) = (found.refresh_token, &state.refresh_token) else {
         return false;
@@ -183,17 +191,17 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
     true
 }
 
-/// Begins anew with this refresh token, which the server has just given out: the configured one is not to be tried
-/// because of that, and if it was refused before, that is over.
+/// Starts a new chain with this refresh token, which the server has just issued and which therefore counts as refused no
+/// longer. The lineage becomes that of the configured token, which therefore does not take precedence.
 pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
-    let given_out = Refused::of(&token);
+    let given_out = RefusedTokenHash::of(&token);
     state.refused.retain(|refused| *refused != given_out);
     state.refresh_token = Some(token);
     (state.lineage, state.fallback) = (lineage(identity), None);
     state.rotations = 0;
 }
 
-/// That of the configured refresh token, if there is one.
+/// The lineage of the configured refresh token, if one is configured.
 fn lineage(identity: &Identity<SecretString>) -> Option<Lineage> {
     match &identity.grant {
         Grant::RefreshToken(Some(configured)) => Some(Lineage::of(configured)),

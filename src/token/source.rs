@@ -1,37 +1,38 @@
-//! A credential as the request loop sees it: its current token, and waiting for another.
+//! A credential as the request loop uses it: reading the current token, and waiting for another.
 //!
-//! Reading takes no lock. Waiting is shared: a forced refresh is wanted *for a generation*, so a thousand
-//! callers with the same dead token want the same thing, and one token request satisfies them all. A caller
-//! who leaves while it waits takes nothing back; the refresher goes on.
+//! Reading takes no lock. A forced refresh is requested *for a generation*: a thousand callers with the same rejected token
+//! request the same generation, and one token request serves them all. A caller that disconnects while it waits withdraws
+//! nothing; the refresher continues.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
-use super::error::{Class, TokenError};
-use super::progress::{Progress, Unavailable};
+use super::error::{FailureClass, TokenError};
+use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
+use crate::shared_request::Wanted;
 
-/// Reads one credential's tokens, and wants new ones.
+/// Reads one credential's tokens, and requests new ones.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     name: Arc<str>,
     store: Store,
-    demand: Arc<Demand>,
-    progress: watch::Receiver<Progress>,
+    /// The lowest generation that callers accept.
+    wanted: Arc<Wanted>,
+    progress: watch::Receiver<RefreshProgress>,
     clock: Clock,
 }
 
 /// Why a rejected token was not replaced.
 #[derive(Debug)]
 pub enum NotReplaced {
-    /// The authorization server hands out the same token: what was rejected is not the token.
+    /// The authorization server issues the same token again: the upstream's rejection has another cause.
     Unchanged,
-    /// No token could be had.
+    /// No token is available.
     Unavailable(Unavailable),
 }
 
@@ -39,11 +40,11 @@ impl TokenSource {
     pub(super) fn new(
         name: &str,
         store: Store,
-        demand: Arc<Demand>,
-        progress: watch::Receiver<Progress>,
+        wanted: Arc<Wanted>,
+        progress: watch::Receiver<RefreshProgress>,
         clock: Clock,
     ) -> Self {
-        Self { name: Arc::from(name), store, demand, progress, clock }
+        Self { name: Arc::from(name), store, wanted, progress, clock }
     }
 
     /// The credential's name.
@@ -51,17 +52,17 @@ impl TokenSource {
         &self.name
     }
 
-    /// Whether both read the same tokens.
+    /// Whether both sources read the same tokens.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.demand, &other.demand)
+        Arc::ptr_eq(&self.wanted, &other.wanted)
     }
 
-    /// The current token, if there is a usable one.
+    /// The current token, if it is usable.
     pub fn current(&self) -> Option<Current> {
         self.store.usable()
     }
 
-    /// Whether there has been a token.
+    /// Whether the credential has ever had a token.
     pub fn has_had_a_token(&self) -> bool {
         self.store.generation() > Generation::NONE
     }
@@ -71,34 +72,34 @@ impl TokenSource {
         self.store.generation()
     }
 
-    /// The latest token, ended or not.
+    /// The latest token, expired or not.
     pub(super) fn latest(&self) -> Option<Arc<AccessToken>> {
         self.store.latest()
     }
 
-    /// Waits until the refresher has got on, perhaps to another token.
+    /// Waits until the refresher has made progress, perhaps to another token.
     ///
     /// # Cancel safety
     ///
     /// No change is lost.
     pub(super) async fn changed(&mut self) {
         if self.progress.changed().await.is_err() {
-            // There will be none.
+            // The refresher has ended: nothing will change.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether the latest token was rejected and not replaced since.
+    /// Whether an upstream has rejected the latest token.
     pub fn is_rejected(&self) -> bool {
-        self.demand.exceeds(self.store.generation())
+        self.wanted.exceeds(self.store.generation().number())
     }
 
-    /// Why the latest token request brought no token, if it did not.
+    /// Why the latest token request failed, if it did.
     pub fn failure(&self) -> Option<Arc<TokenError>> {
         self.progress.borrow().failure.clone()
     }
 
-    /// How it does, in a word.
+    /// The credential's state, as one word of the admin API.
     pub fn state(&self) -> &'static str {
         let failure = self.failure();
         match (failure.as_deref(), self.current().is_some()) {
@@ -107,7 +108,7 @@ impl TokenSource {
             }
             (None, true) if !self.is_rejected() => "valid",
             (_, true) => "degraded",
-            (Some(failure), false) if failure.class() == Class::Rejected => "rejected",
+            (Some(failure), false) if failure.class() == FailureClass::Rejected => "rejected",
             (_, false) if self.has_had_a_token() => "expired",
             (_, false) => "acquiring",
         }
@@ -117,20 +118,20 @@ impl TokenSource {
     ///
     /// # Errors
     ///
-    /// [`Unavailable`] when the time is up, or at once when it is known that waiting cannot help.
+    /// [`Unavailable`] when the time is up, or at once when no token can become available within that time.
     pub async fn wait(&self, within: Duration) -> Result<Current, Unavailable> {
         self.wait_until(within, |_| None).await
     }
 
-    /// Wants another token in the place of a rejected one, and waits for it.
+    /// Requests a token of a later generation than the rejected one, and waits for that token.
     ///
     /// # Errors
     ///
-    /// [`NotReplaced`] when the refresh failed, cannot be made in time, or brought the same token again.
+    /// [`NotReplaced`] when the refresh failed, cannot be made in time, or brought the rejected token again.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the demand standing: the refresh goes on for the next request.
+    /// The request stays in force, and the refresh continues.
     pub async fn replace(&self, rejected: Generation, within: Duration) -> Result<Current, NotReplaced> {
         let finished_before = self.progress.borrow().finished;
         self.demand(rejected);
@@ -150,21 +151,21 @@ impl TokenSource {
         }
     }
 
-    /// Wants another token in the place of a rejected one, without waiting for it.
+    /// Requests a token of a later generation than the rejected one, without waiting for that token.
     pub fn demand(&self, rejected: Generation) {
-        self.demand.raise(rejected.next());
+        self.wanted.raise_to(rejected.next().number());
     }
 
-    /// Whether a later token than the latest is wanted.
+    /// Whether a later generation than the latest token's is requested.
     #[cfg(test)]
     pub(super) fn is_another_wanted(&self) -> bool {
-        self.demand.exceeds(self.store.generation())
+        self.wanted.exceeds(self.store.generation().number())
     }
 
     async fn wait_until(
         &self,
         within: Duration,
-        give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+        give_up: impl FnMut(&RefreshProgress) -> Option<Unavailable>,
     ) -> Result<Current, Unavailable> {
         self.wait_beyond(Generation::NONE, within, give_up).await
     }
@@ -174,17 +175,17 @@ impl TokenSource {
         &self,
         seen: Generation,
         within: Duration,
-        mut give_up: impl FnMut(&Progress) -> Option<Unavailable>,
+        mut give_up: impl FnMut(&RefreshProgress) -> Option<Unavailable>,
     ) -> Result<Current, Unavailable> {
         let now = self.clock.now();
         let deadline = now + within;
         let mut progress = self.progress.clone();
         if progress.borrow().may_be_overdue(now) {
-            self.demand.look_again();
+            self.wanted.wake();
         }
         loop {
-            // The progress is marked as seen before the store is read: what is published between the two
-            // wakes us again.
+            // In this order: a token published after the progress was read changes the progress, which ends the wait
+            // below.
             let hopeless = {
                 let progress = progress.borrow_and_update();
                 give_up(&progress).or_else(|| progress.hopeless(self.clock.now(), deadline))
@@ -201,45 +202,5 @@ impl TokenSource {
                 return Err(progress.borrow().unavailable(self.clock.now()));
             }
         }
-    }
-}
-
-/// Which generation is wanted at least. Wanting the same one again changes nothing.
-#[derive(Debug, Default)]
-pub(super) struct Demand {
-    wanted: AtomicU64,
-    raised: Notify,
-}
-
-impl Demand {
-    fn raise(&self, wanted: Generation) {
-        let before = self.wanted.fetch_max(wanted.number(), Ordering::AcqRel);
-        if before < wanted.number() {
-            self.raised.notify_one();
-        }
-    }
-
-    /// Has the refresher look at the clock, which goes on in suspend while its timer stands still.
-    fn look_again(&self) {
-        self.raised.notify_one();
-    }
-
-    /// Whether a later generation than this one is wanted.
-    pub(super) fn exceeds(&self, current: Generation) -> bool {
-        self.wanted.load(Ordering::Acquire) > current.number()
-    }
-
-    /// Withdraws what is wanted beyond this generation: it cannot be had.
-    pub(super) fn withdraw(&self, current: Generation) {
-        self.wanted.fetch_min(current.number(), Ordering::AcqRel);
-    }
-
-    /// Waits until something is wanted that was not wanted before, or there is reason to look at the clock.
-    ///
-    /// # Cancel safety
-    ///
-    /// A demand raised while nobody waits is kept for the next who does.
-    pub(super) async fn raised(&self) {
-        self.raised.notified().await;
     }
 }

@@ -1,7 +1,7 @@
-//! Where the current token is: written by one task, read by every request without a lock.
+//! The store of a credential's current token: written by one task, read by every request without a lock.
 //!
-//! [`Store::new`] hands out the only [`Writer`]; whoever holds a [`Store`] can but read. A token past its end
-//! is not handed out, whatever the timers of the writer did meanwhile.
+//! [`Store::new`] returns the only [`Writer`]; a [`Store`] can only read. An expired token is never returned, whether the
+//! refresher has replaced it in time or not.
 
 use std::sync::Arc;
 
@@ -17,34 +17,34 @@ pub struct Store {
     clock: Clock,
 }
 
-/// Replaces a credential's current token. There is one, and the refresher owns it.
+/// Replaces a credential's current token. Only the refresher has one.
 #[derive(Debug)]
 pub struct Writer {
     current: Arc<ArcSwapOption<AccessToken>>,
 }
 
-/// A token that was usable when it was taken; holds it in memory as long as it lives.
+/// A token that was usable when it was read.
 ///
-/// Not to be kept while something is waited for: of more than eight on a thread, each counts a reference that all threads
+/// Must not be kept across an `await`: beyond eight of them on a thread, each one changes a reference count that all threads
 /// share.
 #[derive(Debug)]
 pub struct Current(Guard<Option<Arc<AccessToken>>>);
 
 impl Store {
-    /// An empty store and the right to write it.
+    /// An empty store, and its writer.
     pub fn new(clock: Clock) -> (Writer, Self) {
         let current = Arc::new(ArcSwapOption::empty());
         (Writer { current: Arc::clone(&current) }, Self { current, clock })
     }
 
-    /// The token, if there is one that has not ended. Takes no lock and counts no reference.
+    /// The token, unless it is missing or expired. Takes no lock and changes no reference count.
     pub fn usable(&self) -> Option<Current> {
         let guard = self.current.load();
         let is_usable = guard.as_ref().is_some_and(|token| token.is_usable(self.clock.now()));
         is_usable.then_some(Current(guard))
     }
 
-    /// The latest token, ended or not.
+    /// The latest token, expired or not.
     pub fn latest(&self) -> Option<Arc<AccessToken>> {
         self.current.load_full()
     }
@@ -56,7 +56,7 @@ impl Store {
 }
 
 impl Writer {
-    /// Puts a token in the place of the current one.
+    /// Replaces the current token.
     pub fn publish(&mut self, token: AccessToken) {
         self.current.store(Some(Arc::new(token)));
     }
@@ -66,7 +66,7 @@ impl std::ops::Deref for Current {
     type Target = Arc<AccessToken>;
 
     fn deref(&self) -> &Arc<AccessToken> {
-        // Only made where there is one.
+        // `Store::usable` makes none without a token.
         self.0.as_ref().expect("a current token holds a token")
     }
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_past_its_end_is_never_handed_out() {
+    async fn an_expired_token_is_never_returned() {
         let clock = Clock::tokio();
         let (mut writer, store) = Store::new(clock);
         assert!(store.usable().is_none());

@@ -1,7 +1,7 @@
-//! One token request outside the refresh loop: what `bearerd check --online` asks and what it learns.
+//! One token request outside the refresh loop, for `bearerd check --online`.
 //!
-//! It goes through the credential's own client, with its authorities, proxy and time-outs, and is judged as the
-//! refresher would judge it. Nothing is published. What it tells holds no token and no secret.
+//! The request is made by the credential's own client, with its certificate authorities, proxy and time-outs, and its response
+//! is checked as the refresher would check it. Nothing is published. The result holds no token and no secret.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,78 +9,79 @@ use secrecy::SecretString;
 
 use super::access_token::{AccessToken, Generation};
 use super::client_secrets::ClientSecrets;
-pub use super::client_secrets::Which;
+pub use super::client_secrets::WhichSecret;
 use super::endpoint::TokenEndpoint;
 use super::endpoint::redact::Confidential;
-use super::endpoint::response::Grant;
+use super::endpoint::response::TokenResponse;
 use super::endpoint::validate;
 pub use super::endpoint::validate::not_granted;
 pub use super::endpoint::warnings::MAX_SKEW;
 use super::error::TokenError;
 use super::jwt;
-use super::rotation::{Means, Rotation};
+use super::rotation::{GrantChoice, Rotation};
 use super::state::DurableState;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
 
-/// What came of it.
+/// The result of a trial request.
 #[derive(Debug)]
 pub struct Trial {
-    /// From the request to the end of its answer.
+    /// The time from the request to the end of its response.
     pub took: Duration,
-    /// Which client secret was taken, if one was.
-    pub secret_in_use: Which,
-    /// What was granted, if anything was.
+    /// The client secret that the server accepted, if any.
+    pub secret_in_use: WhichSecret,
+    /// The grant, if there is one.
     pub granted: Option<Granted>,
-    /// Why requests would get no token.
+    /// Why requests would receive no token, if so.
     pub failure: Option<TokenError>,
 }
 
-/// What a server granted, as it may be shown.
+/// A server's grant, redacted.
 #[derive(Debug)]
 pub struct Granted {
-    /// `None` means as asked for.
+    /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
-    /// By the answer, or by the token's `exp` if that counts; `None` where neither says.
+    /// The lifetime by the response, or by the token's `exp` where that counts; `None` if neither says.
     pub lifetime: Option<Duration>,
-    /// What the token says of itself, if it is a legible JWT.
+    /// The token's claims, if it is a legible JWT.
     pub claims: Option<jwt::Claims>,
-    /// The tenant that it names, as it is: to ask with, not to be shown.
+    /// The tenant in those claims, not redacted: for a request, and not to be shown.
     pub tenant: Option<String>,
-    /// Whether the answer's Content-Type said that it is JSON.
+    /// Whether the response's Content-Type is one of JSON.
     pub is_labelled_json: bool,
-    /// What time it was for the server, and for us.
+    /// The server's clock, and ours.
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
 
-/// What a credential whose grant is a refresh token would ask with now.
+/// The grant that a credential with refresh tokens would use now.
 #[derive(Debug)]
-pub enum Standing {
-    /// A refresh token, which asking would use up.
+pub enum PlannedGrant {
+    /// A refresh token, which a request would use up.
     RefreshToken,
-    /// Its fallback.
+    /// The fallback.
     Fallback {
         /// Why no refresh token may be sent.
         why: TokenError,
     },
 }
 
-/// By its configuration and its state, which a daemon may have meanwhile; nobody is asked.
+/// The grant that a credential would use now, by its configuration and its state on disk. Makes no request.
 ///
 /// # Errors
 ///
-/// Why there will be no token until a person acts.
-pub fn standing(credential: &Credential, clock: Clock) -> Result<Standing, TokenError> {
-    // A state that cannot be looked at is told of elsewhere.
-    let look = DurableState::look(credential, clock).ok().flatten();
-    let state = look.map(|look| look.state).unwrap_or_default();
-    match Rotation::new(credential).means(&credential.identity.initial(), &state)? {
-        Means::Fallback { why } => Ok(Standing::Fallback { why }),
-        Means::Grant | Means::RefreshToken(_) => Ok(Standing::RefreshToken),
+/// Why no grant may be used until a person acts.
+pub fn planned_grant(credential: &Credential, clock: Clock) -> Result<PlannedGrant, TokenError> {
+    // `bearerd check` reports a state that cannot be opened elsewhere.
+    let inspection = DurableState::inspect(credential, clock).ok().flatten();
+    let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
+    match Rotation::new(credential).choose(&credential.identity.initial(), &state)? {
+        GrantChoice::Fallback { why } => Ok(PlannedGrant::Fallback { why }),
+        GrantChoice::Configured | GrantChoice::RefreshToken(_) => Ok(PlannedGrant::RefreshToken),
     }
 }
 
-/// Asks once, and as the refresher does once more with `client_secret_next` if the server does not know the client.
+/// Makes one token request and, as the refresher does, a second one with `client_secret_next` if the server refuses the
+/// client.
 pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, clock: Clock) -> Trial {
     let identity = credential.identity.initial();
     let sent = clock.now();
@@ -111,8 +112,13 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
     }
 }
 
-/// A server may put anything anywhere, the token included.
-fn shown(grant: &Grant, secrets: &[SecretString], lifetime: Option<Duration>, now: SystemTime) -> Granted {
+/// Redacts a response: a server may echo secrets and the token in any member.
+fn shown(
+    grant: &TokenResponse,
+    secrets: &[SecretString],
+    lifetime: Option<Duration>,
+    now: SystemTime,
+) -> Granted {
     let token = SecretString::from(grant.access_token.clone());
     let all: Vec<SecretString> = secrets.iter().cloned().chain([token]).collect();
     let confidential = Confidential { secrets: &all, token: None };

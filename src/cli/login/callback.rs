@@ -19,14 +19,14 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::server;
 use crate::admin::server::Bounds;
 use crate::config::RedirectUri;
-use crate::token::login::authorization::{Attempt, NoCode};
+use crate::token::login::authorization::{Attempt, CallbackError};
 
 /// How long the browser may take for its last page.
 pub(super) const LAST_PAGE: Duration = Duration::from_secs(2);
 /// Ports that are tried where any will do, and each must be free for IPv4 and IPv6.
 const TRIES: usize = 16;
 
-type Outcome = Result<SecretString, NoCode>;
+type Outcome = Result<SecretString, CallbackError>;
 
 /// Listens, or knows that nobody can.
 #[derive(Debug)]
@@ -126,7 +126,9 @@ async fn answer(State(waiting): State<Arc<Waiting>>, method: Method, uri: Uri) -
         return page(StatusCode::METHOD_NOT_ALLOWED, "Only a browser that comes back is answered here.");
     }
     match waiting.attempt.answer(uri.query().unwrap_or_default()) {
-        Err(NoCode::Answered) => page(StatusCode::BAD_REQUEST, "This login has been answered already."),
+        Err(CallbackError::Answered) => {
+            page(StatusCode::BAD_REQUEST, "This login has been answered already.")
+        }
         Err(why) if why.may_come() => page(
             StatusCode::BAD_REQUEST,
             "This is not the answer to the login that is waited for. Begin again at the address that bearerd printed.",

@@ -12,7 +12,7 @@ use crate::cli::admin::{AdminClient, AdminError, Answer, path_of};
 use crate::clock::Clock;
 use crate::config::{Credential, StatePlace};
 use crate::token::DurableState;
-use crate::token::login::NewGrant;
+use crate::token::login::LoginGrant;
 use crate::token::state::file::State;
 
 /// For a question.
@@ -143,7 +143,7 @@ impl Destination {
     /// Puts the grant there; says where that is. A daemon that has ended meanwhile has left its state.
     pub(super) async fn store(
         self,
-        grant: &NewGrant,
+        grant: &LoginGrant,
         credential: &Credential,
         clock: Clock,
     ) -> Result<String, NoPlace> {
@@ -192,7 +192,7 @@ fn open(credential: &Credential, base: &str, clock: Clock) -> Result<Box<Durable
 
 async fn write(
     mut state: Box<DurableState>,
-    grant: &NewGrant,
+    grant: &LoginGrant,
     credential: &Credential,
 ) -> Result<String, NoPlace> {
     let new = grant.state(credential, state.state());

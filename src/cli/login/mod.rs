@@ -34,8 +34,8 @@ use crate::telemetry::log;
 use crate::tls::client::Trust;
 use crate::token::endpoint::metadata::Metadata;
 use crate::token::error::TokenError;
-use crate::token::login::authorization::{Answerer, Attempt, NoCode};
-use crate::token::login::{LoginError, NewGrant, exchange};
+use crate::token::login::authorization::{Attempt, CallbackError, ExpectedIssuer};
+use crate::token::login::{LoginError, LoginGrant, exchange};
 use crate::token::{ClientError, TokenClient};
 
 /// What `--help` says besides.
@@ -90,7 +90,7 @@ enum Failure {
     #[error("standard input has ended, and `redirect_uri` is not an address to listen on here")]
     NoWayBack,
     #[error(transparent)]
-    NoCode(NoCode),
+    NoCode(CallbackError),
     #[error(transparent)]
     Exchange(#[from] LoginError),
 }
@@ -110,7 +110,7 @@ impl Failure {
             Self::NoAuthorizeUrl(_) => "write `authorize_url`".to_owned(),
             Self::Nobody(_) => "begin again: the address above is of no use any more; --timeout 15m waits longer".to_owned(),
             Self::NoWayBack => "run it where the address can be pasted: docker exec -it".to_owned(),
-            Self::NoCode(NoCode::OtherIssuer(_)) => {
+            Self::NoCode(CallbackError::OtherIssuer(_)) => {
                 "if that is the server that is meant, write `issuer` exactly so".to_owned()
             }
             Self::Exchange(LoginError::NoRefreshToken) => {
@@ -167,7 +167,7 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
     let destination = Destination::find(daemon, credential, clock).await?;
     let (authorize_url, metadata) = ask_issuer(credential, way, &client).await?;
 
-    let answerer = Answerer {
+    let answerer = ExpectedIssuer {
         issuer: way.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
         names_itself: metadata.is_some_and(|metadata| metadata.names_itself()),
     };
@@ -274,12 +274,12 @@ async fn answer(
 }
 
 enum Event {
-    Answered(Result<SecretString, NoCode>),
+    Answered(Result<SecretString, CallbackError>),
     Served,
     Pasted(Option<String>),
 }
 
-fn tell(grant: &NewGrant, credential: &Credential, place: &str) {
+fn tell(grant: &LoginGrant, credential: &Credential, place: &str) {
     let scopes = match grant.scopes() {
         Some(scopes) => scopes.join(" "),
         None if credential.scopes.is_empty() => "as the server has it (the answer does not say)".to_owned(),

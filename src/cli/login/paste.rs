@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 use url::Url;
 
-use crate::token::login::authorization::{Attempt, NoCode};
+use crate::token::login::authorization::{Attempt, CallbackError};
 
 /// Longer than any address that a browser shows.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
@@ -19,7 +19,7 @@ pub(super) enum Pasted {
     /// Something else, and why; what is waited for may still come.
     NotIt(String),
     /// What was waited for.
-    Answer(Result<SecretString, NoCode>),
+    Answer(Result<SecretString, CallbackError>),
 }
 
 /// The lines of standard input. Nobody can stop waiting for them, so a thread does that until the process ends.
@@ -62,14 +62,14 @@ pub(super) fn read(line: &str, attempt: &Attempt) -> Pasted {
 mod tests {
     use super::*;
     use crate::config::fixture;
-    use crate::token::login::authorization::Answerer;
+    use crate::token::login::authorization::ExpectedIssuer;
 
     fn attempt() -> Attempt {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
                      state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"";
         let config = fixture::config("", lines, "x");
         let login = config.credentials[0].login.clone().unwrap();
-        Attempt::new(login.redirect_uri, Answerer::default())
+        Attempt::new(login.redirect_uri, ExpectedIssuer::default())
     }
 
     #[test]

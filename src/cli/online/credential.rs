@@ -9,10 +9,11 @@ use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
-use crate::token::endpoint::metadata::{DiscoveryError, Flaw};
-use crate::token::error::{Malformed, TokenError};
+use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Standing, Trial, Which, not_granted, standing, trial};
+use crate::token::trial::{
+    Granted, MAX_SKEW, PlannedGrant, Trial, WhichSecret, not_granted, planned_grant, trial,
+};
 
 /// What was asked and granted, and the tenant of the token if there is one.
 pub(super) async fn report(
@@ -21,8 +22,8 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return match (standing(credential, Clock::system()), &credential.identity.fallback) {
-            (Ok(Standing::Fallback { why }), Some(fallback)) => {
+        return match (planned_grant(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(PlannedGrant::Fallback { why }), Some(fallback)) => {
                 let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
                 let falling_back = Credential { identity, login: None, ..credential.clone() };
                 let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
@@ -60,7 +61,7 @@ async fn report_of_trial(
             );
         }
     }
-    if secret_in_use == Which::Next {
+    if secret_in_use == WhichSecret::Next {
         report.warn(
             "the server does not take `client_secret`, and takes `client_secret_next`",
             "make that one the `client_secret`",
@@ -263,13 +264,13 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
 }
 
 /// What the more telling of two documents lacks.
-fn discovery_remedy(error: &DiscoveryError) -> &'static str {
-    let has = |is_it: fn(&Flaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
-    if has(|flaw| matches!(flaw, Flaw::OtherIssuer(_))) {
+fn discovery_remedy(error: &MetadataError) -> &'static str {
+    let has = |is_it: fn(&MetadataFlaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
+    if has(|flaw| matches!(flaw, MetadataFlaw::OtherIssuer(_))) {
         "write `issuer` exactly as the server does, if that is the server that is meant: to the last slash"
-    } else if has(|flaw| matches!(flaw, Flaw::Unprotected(_) | Flaw::Missing(_))) {
+    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unprotected(_) | MetadataFlaw::Missing(_))) {
         "have the provider mend its metadata, or write `token_url`"
-    } else if has(|flaw| matches!(flaw, Flaw::Unreachable(_))) {
+    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unreachable(_))) {
         "check the host in `issuer`, and that this machine may connect there; if its authority is one of your own, \
          set `ca_file` of the credential; if only a proxy leads there, `proxy`"
     } else {

@@ -14,7 +14,7 @@ use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::connect::tls::TlsDetails;
 use crate::proxy::upstream::connect::{ConnectionDetails, TcpConnect};
-use crate::token::api_discovery::{DiscoveryError, Documents, IssuerClient, Refusal};
+use crate::token::api_discovery::{AddressRefusal, DiscoveryError, Documents, IssuerClient};
 
 /// A certificate that ends sooner is warned of.
 const SOON: Duration = Duration::from_hours(14 * 24);
@@ -53,7 +53,7 @@ pub(super) async fn discover(
     };
     let found = issuer.find(&tenant).await;
     let found = found.and_then(|found| {
-        let connect = way.connect(&found.address, Some(found.reach)).map_err(|_| Refusal::NotPlain)?;
+        let connect = way.connect(&found.address, Some(found.reach)).map_err(|_| AddressRefusal::NotPlain)?;
         Ok((found, connect))
     });
     let (found, connect) = match found {

@@ -1,4 +1,4 @@
-//! `bearerd run`: serve until asked to stop, by the configuration as it was last taken up.
+//! `bearerd run`: serves until asked to stop, and reloads the configuration meanwhile.
 
 mod reloader;
 mod watch;
@@ -22,7 +22,7 @@ use crate::telemetry::log;
 use crate::telemetry::log::Writing;
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
-    // Before anything else: until then the system ends the process, or as the first of a container ignores the signal.
+    // First: until then a signal ends the process, or is ignored where the process is the first of a container.
     let signals = StopSignals::new();
     let path = config::find(file.path, environment);
     let used = watch::content(&path);
@@ -42,7 +42,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             return FAILED;
         }
     };
-    let (reloads, wishes) = reload::channel();
+    let (reloads, requests) = reload::channel();
     let mut daemon = match Daemon::start(&checked.config, Some(reloads.clone())) {
         Ok(daemon) => daemon,
         Err(error) => {
@@ -51,12 +51,12 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let certificates = daemon.look_at_certificates();
-    let wanting = reloads.clone();
+    let requester = reloads.clone();
     let on_hangup = || {
         certificates.notify_one();
-        wanting.want();
+        requester.request();
     };
-    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, wishes), used);
+    let mut reloader = Reloader::new(path.clone(), environment.clone(), (reloads, requests), used);
     info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "started");
     tokio::select! {
         signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
@@ -66,7 +66,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
         never = tell_of_dropped_lines(&log) => match never {},
     }
-    // Whoever waits for a reload learns that there will be none.
+    // Tells callers that wait for a reload that there will be none.
     drop(reloader);
     daemon
         .stop(async {
@@ -76,7 +76,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     OK
 }
 
-/// Says what a configuration that can be used is warned of, and answers the same.
+/// Logs the warnings about a configuration, and returns them.
 fn tell_of_warnings(checked: &Checked) -> Vec<String> {
     let warnings = checked.warnings.problems().iter().map(|problem| {
         let place = checked.warnings.place_of(problem);
@@ -86,7 +86,7 @@ fn tell_of_warnings(checked: &Checked) -> Vec<String> {
     warnings.collect()
 }
 
-/// Says so when lines of the log were dropped, as soon as some are taken again.
+/// Logs how many lines of the log were dropped, once lines are written again.
 async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
     let mut told = 0;
     loop {

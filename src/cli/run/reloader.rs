@@ -1,65 +1,64 @@
-//! Reads the configuration again when somebody wants that, and tells what became of it.
+//! Reloads the configuration on request or when its file has changed, and answers with the outcome.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::tell_of_warnings;
-use super::watch::{Content, Watch, of};
+use super::watch::{FileDigest, Watch, of};
 use crate::app::{Daemon, Died};
+use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config;
 use crate::config::source::diagnostics::Diagnostics;
 use crate::config::{Checked, Environment};
-use crate::reload::{Difference, NotReloaded, Outcome, Reloaded, Reloads, Wishes};
+use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, Reloads};
 
 /// How long reading the configuration, and the files that it names, may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const CONFIG_READ_TIMEOUT: Duration = Duration::from_secs(15);
 
-type Loaded = (Content, Result<Checked, Box<Diagnostics>>);
+type Loaded = (FileDigest, Result<Checked, Box<Diagnostics>>);
 
-/// Reads one configuration, again and again.
+/// Reloads one configuration file.
 #[derive(Debug)]
 pub(super) struct Reloader {
     path: PathBuf,
     environment: Environment,
     reloads: Reloads,
-    wishes: Wishes,
+    requests: ReloadRequests,
     watch: Watch,
-    /// One that has not come back in time. It is not begun again before it has.
-    loading: Option<JoinHandle<Loaded>>,
+    loading: Blocking<Loaded>,
 }
 
 impl Reloader {
-    /// Of the configuration that was just read.
+    /// The reloader of a file that was just read with this digest.
     pub(super) fn new(
         path: PathBuf,
         environment: Environment,
-        (reloads, wishes): (Reloads, Wishes),
-        used: Content,
+        (reloads, requests): (Reloads, ReloadRequests),
+        used: FileDigest,
     ) -> Self {
         let watch = Watch::new(&path, used);
-        Self { path, environment, reloads, wishes, watch, loading: None }
+        Self { path, environment, reloads, requests, watch, loading: Blocking::new(CONFIG_READ_TIMEOUT) }
     }
 
-    /// Serves until something ends the daemon, with a reload whenever one is wanted.
+    /// Reloads the configuration on request until a part of the daemon dies.
     ///
     /// # Cancel safety
     ///
-    /// What is left of the daemon in the middle of a reload can be stopped.
+    /// The daemon can be stopped, even in the middle of a reload.
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
         loop {
             let is_watched = daemon.config().server.watch;
             tokio::select! {
                 died = daemon.died() => return died,
-                () = self.wishes.next() => {
+                () = self.requests.next() => {
                     let outcome = Box::pin(self.reload(daemon)).await;
-                    self.wishes.tell(outcome);
+                    self.requests.respond(outcome);
                 }
                 () = self.watch.changed(), if is_watched => {
-                    self.reloads.want();
+                    self.reloads.request();
                 }
             }
         }
@@ -88,25 +87,21 @@ impl Reloader {
     }
 
     async fn load(&mut self) -> Result<Checked, NotReloaded> {
-        let patience = if self.loading.is_some() { Duration::ZERO } else { PATIENCE };
-        let was_hanging = self.loading.is_some();
-        let loading = self.loading.get_or_insert_with(|| {
-            let (path, environment) = (self.path.clone(), self.environment.clone());
-            tokio::task::spawn_blocking(move || match std::fs::read(&path) {
-                Ok(bytes) => (Some(of(&bytes)), config::load(&path, &environment)),
-                Err(_) => (None, config::load(&path, &environment)),
-            })
-        });
-        let not_now =
-            |problems: &str| NotReloaded { is_of_the_configuration: false, problems: problems.to_owned() };
-        let Ok(loaded) = tokio::time::timeout(patience, loading).await else {
-            return Err(not_now("reading the configuration does not come to an end"));
+        let not_now = |problems: String| NotReloaded { is_of_the_configuration: false, problems };
+        let was_running = self.loading.is_running();
+        let (path, environment) = (self.path.clone(), self.environment.clone());
+        let load = move || match std::fs::read(&path) {
+            Ok(bytes) => (Some(of(&bytes)), config::load(&path, &environment)),
+            Err(_) => (None, config::load(&path, &environment)),
         };
-        self.loading = None;
-        if was_hanging {
-            return Err(not_now("reading the configuration took too long; ask again"));
-        }
-        let (content, checked) = loaded.map_err(|_| not_now("reading the configuration panicked"))?;
+        let (content, checked) = match self.loading.run(load).await {
+            // The file may have changed since that reading began.
+            Ok(_) if was_running => {
+                return Err(not_now("reading the configuration took too long; ask again".to_owned()));
+            }
+            Ok(loaded) => loaded,
+            Err(error) => return Err(not_now(format!("reading the configuration {error}"))),
+        };
         self.watch.used(content);
         checked.map_err(|diagnostics| NotReloaded {
             is_of_the_configuration: true,
@@ -159,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_in_words_says_what_there_is_of_it() {
+    fn a_difference_in_words_names_only_what_differs() {
         assert_eq!(in_words(&Difference::default()), "0 kept");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let difference =

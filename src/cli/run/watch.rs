@@ -1,38 +1,39 @@
-//! Whether the configuration's file has changed: looked at every few seconds, so that a swapped symlink is seen like an
-//! edited file.
+//! Detects changes of the configuration file. Its content is read every few seconds, so that a replaced symlink is noticed as an
+//! edited file is.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior};
 
-/// Between two looks.
+use crate::blocking::Blocking;
+
+/// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is in a file: a digest; `None` if it cannot be read.
-pub(super) type Content = Option<[u8; 32]>;
+/// The digest of a file's content; `None` if the file cannot be read.
+pub(super) type FileDigest = Option<[u8; 32]>;
 
 /// Watches one file.
 #[derive(Debug)]
 pub(super) struct Watch {
     path: PathBuf,
     ticks: Interval,
-    /// What was read last to be used.
-    used: Content,
-    /// What the last look has found, if it was something else.
-    found: Option<Content>,
-    /// A look that has not come back: it is not begun again.
-    looking: Option<JoinHandle<Content>>,
+    /// The digest of the configuration that was read last.
+    used: FileDigest,
+    /// The digest of the last reading, if it is another one.
+    found: Option<FileDigest>,
+    /// Reads without a bound: nobody waits for a change.
+    reading: Blocking<FileDigest>,
 }
 
-/// What is in a file now. May hang where a file system does.
-pub(super) fn content(path: &Path) -> Content {
+/// The digest of a file's present content. Blocks as long as the file system does.
+pub(super) fn content(path: &Path) -> FileDigest {
     std::fs::read(path).ok().map(|bytes| of(&bytes))
 }
 
-/// The same of bytes that were read.
+/// The digest of bytes that were read.
 pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
     let mut content = [0; 32];
     content.copy_from_slice(digest(&SHA256, bytes).as_ref());
@@ -40,36 +41,32 @@ pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
 }
 
 impl Watch {
-    /// Of a file that was used with this content.
-    pub(super) fn new(path: &Path, used: Content) -> Self {
+    /// Watches a file that was read with this digest.
+    pub(super) fn new(path: &Path, used: FileDigest) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path: path.to_owned(), ticks, used, found: None, looking: None }
+        Self { path: path.to_owned(), ticks, used, found: None, reading: Blocking::new(Duration::MAX) }
     }
 
-    /// It was read again, whatever for.
-    pub(super) fn used(&mut self, content: Content) {
+    /// The file was read as a configuration, with this digest.
+    pub(super) fn used(&mut self, content: FileDigest) {
         self.used = content;
         self.found = None;
     }
 
-    /// Waits until there is something else than was used last, at two looks in a row: an editor may not be done with it.
+    /// Waits until two readings in a row have the same digest, which is not that of the configuration: after the first one an
+    /// editor may still be writing.
     ///
     /// # Cancel safety
     ///
-    /// Nothing that was seen is forgotten.
+    /// No reading is lost.
     pub(super) async fn changed(&mut self) {
         loop {
-            if self.looking.is_none() {
+            if !self.reading.is_running() {
                 self.ticks.tick().await;
             }
-            let looking = self.looking.get_or_insert_with(|| {
-                let path = self.path.clone();
-                tokio::task::spawn_blocking(move || content(&path))
-            });
-            let looked = looking.await;
-            self.looking = None;
-            let found = looked.unwrap_or(self.used);
+            let path = self.path.clone();
+            let found = self.reading.run(move || content(&path)).await.unwrap_or(self.used);
             if found == self.used {
                 self.found = None;
             } else if self.found.replace(found) == Some(found) {
@@ -89,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_when_it_has_settled_and_a_file_that_is_gone_is_one() {
+    async fn a_change_is_reported_once_after_it_has_settled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
@@ -110,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_for_another_reason_is_no_change() {
+    async fn a_configuration_that_was_read_is_no_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();

@@ -368,7 +368,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::token::api_discovery::Refusal;
+    use crate::token::api_discovery::AddressRefusal;
 
     fn no_token_error(reason: Reason, retry_after: Option<u64>) -> ProxyError {
         ProxyError::NoToken {
@@ -385,7 +385,7 @@ mod tests {
         ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, text: "refused".to_owned() }
     }
 
-    fn not_discovered(refusal: Option<Refusal>) -> ProxyError {
+    fn not_discovered(refusal: Option<AddressRefusal>) -> ProxyError {
         let failure = refusal.map(|refusal| Arc::new(refusal.into()));
         let undiscovered = Undiscovered { retry_after: Duration::from_secs(1), failure };
         ProxyError::NotDiscovered { credential: "cxone".into(), undiscovered }
@@ -425,7 +425,7 @@ mod tests {
             (no_token_error(Reason::RotationLimit, None), 503, "rotation_limit"),
             (no_token_error(Reason::ScopeMissing, None), 503, "scope_missing"),
             (not_discovered(None), 503, "upstream_unavailable"),
-            (not_discovered(Some(Refusal::OtherDomain)), 503, "upstream_unavailable"),
+            (not_discovered(Some(AddressRefusal::OtherDomain)), 503, "upstream_unavailable"),
             (refused().into(), 502, "upstream_unreachable"),
             (ForwardError::ConnectTimeout.into(), 502, "upstream_unreachable"),
             (by_proxy(ProxyStatus::HttpRequestDenied), 502, "upstream_unreachable"),

@@ -1,8 +1,8 @@
-//! Which address a discovery document may name.
+//! The addresses that a discovery document may name.
 //!
-//! Requests go there with a token in them, so the document is believed as little as possible: https, a name under the
-//! issuer's own domain, and no address of this machine or of the network around it. An operator who wants another
-//! writes it into the route. Where the issuer itself is on loopback, as in tests, the API must be there too.
+//! Requests with a token are sent to the address, so it must have the scheme https, a name under the issuer's own domain, and
+//! no IP address of this machine or its network. Another address has to be configured in the route. If the issuer is on
+//! loopback, as in tests, the API must be on loopback too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -13,52 +13,52 @@ use url::{Host, Url};
 
 use crate::config::Address;
 
-/// An address that was accepted, and what its name may come to.
+/// An accepted address, and the IP addresses that it may resolve to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Where the API is.
+pub struct DiscoveredApi {
+    /// The API's address.
     pub address: Address,
-    /// Which IP addresses may be connected to.
+    /// The IP addresses that may be connected to.
     pub reach: Reach,
 }
 
-/// Which IP addresses a name may come to.
+/// The IP addresses that a name may resolve to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Those that are reachable from everywhere.
+    /// Globally reachable addresses.
     Public,
-    /// This machine's own.
+    /// Loopback addresses.
     Loopback,
 }
 
 /// Why an address is not accepted.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Refusal {
-    /// Not a URL, or one with characters that readers disagree on.
+pub enum AddressRefusal {
+    /// The text is not a URL, or has characters that parsers treat differently.
     #[error("it is not a plain URL")]
     NotPlain,
-    /// Its scheme.
+    /// The scheme is not https.
     #[error("it is not https")]
     NotHttps,
-    /// RFC 3986 §3.2.1.
+    /// The URL has user information (RFC 3986 §3.2.1).
     #[error("it holds a user or a password")]
     UserInfo,
-    /// What only a request has.
+    /// The URL has a query or a fragment.
     #[error("it has a query or a fragment")]
     Query,
-    /// A path in front of all others that can be read in two ways.
+    /// The path has characters or segments that servers treat differently.
     #[error("its path is not a plain one")]
     Path,
-    /// A literal address, in whatever dress.
+    /// The host is an IP address, in any notation.
     #[error("it is an IP address and not a name")]
     IpAddress,
-    /// Somebody else's, or nobody's.
+    /// The host is not under the issuer's domain.
     #[error("its host is not under the issuer's domain")]
     OtherDomain,
-    /// Another service of the host.
+    /// The port belongs to another service of the host.
     #[error("its port is neither 443 nor the issuer's")]
     Port,
-    /// The issuer is for tests.
+    /// The issuer is on loopback, and the address is not.
     #[error("the issuer is on loopback, and it is not")]
     NotLoopback,
 }
@@ -74,31 +74,31 @@ impl Reach {
     }
 }
 
-/// Accepts what a document of this issuer names, or says why not.
+/// Checks the address in a document of this issuer.
 ///
 /// # Errors
 ///
-/// [`Refusal`].
-pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<Found, Refusal> {
+/// [`AddressRefusal`].
+pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<DiscoveredApi, AddressRefusal> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\%^`{|}\"<>".contains(&byte);
     if !api_endpoint.bytes().all(is_plain) {
-        return Err(Refusal::NotPlain);
+        return Err(AddressRefusal::NotPlain);
     }
-    let url = Url::parse(api_endpoint).map_err(|_| Refusal::NotPlain)?;
-    // Readers disagree on an empty one too, and on how many there are.
+    let url = Url::parse(api_endpoint).map_err(|_| AddressRefusal::NotPlain)?;
+    // Parsers also treat empty user information differently, and more than one `@`.
     if api_endpoint.contains('@') {
-        return Err(Refusal::UserInfo);
+        return Err(AddressRefusal::UserInfo);
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(Refusal::Query);
+        return Err(AddressRefusal::Query);
     }
     let path = url.path().trim_end_matches('/');
     if !is_plain_path(path) {
-        return Err(Refusal::Path);
+        return Err(AddressRefusal::Path);
     }
     let reach = if is_loopback(issuer) {
         if !is_loopback(&url) {
-            return Err(Refusal::NotLoopback);
+            return Err(AddressRefusal::NotLoopback);
         }
         Reach::Loopback
     } else {
@@ -107,21 +107,21 @@ pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<Found, Refusal> {
     let scheme = match (url.scheme(), reach) {
         ("https", _) => Scheme::HTTPS,
         ("http", Reach::Loopback) => Scheme::HTTP,
-        _ => return Err(Refusal::NotHttps),
+        _ => return Err(AddressRefusal::NotHttps),
     };
     if reach == Reach::Public {
         is_below(&url, issuer)?;
     }
     let host = url.host_str().unwrap_or_default();
     let authority = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let authority = Authority::from_str(&authority).map_err(|_| Refusal::NotPlain)?;
-    Ok(Found { address: Address { scheme, authority, path: path.to_owned() }, reach })
+    let authority = Authority::from_str(&authority).map_err(|_| AddressRefusal::NotPlain)?;
+    Ok(DiscoveredApi { address: Address { scheme, authority, path: path.to_owned() }, reach })
 }
 
-/// Whether it is the issuer's own service: host and port.
-fn is_below(url: &Url, issuer: &Url) -> Result<(), Refusal> {
-    let Some(Host::Domain(host)) = url.host() else { return Err(Refusal::IpAddress) };
-    let Some(Host::Domain(issuers)) = issuer.host() else { return Err(Refusal::OtherDomain) };
+/// Checks that host and port are under the issuer's domain.
+fn is_below(url: &Url, issuer: &Url) -> Result<(), AddressRefusal> {
+    let Some(Host::Domain(host)) = url.host() else { return Err(AddressRefusal::IpAddress) };
+    let Some(Host::Domain(issuers)) = issuer.host() else { return Err(AddressRefusal::OtherDomain) };
     let domain = domain(issuers);
     let is_in_it = match host.strip_suffix(domain) {
         Some("") => true,
@@ -129,15 +129,15 @@ fn is_below(url: &Url, issuer: &Url) -> Result<(), Refusal> {
         None => false,
     };
     if !is_in_it {
-        return Err(Refusal::OtherDomain);
+        return Err(AddressRefusal::OtherDomain);
     }
     if url.port().is_some_and(|port| Some(port) != issuer.port()) {
-        return Err(Refusal::Port);
+        return Err(AddressRefusal::Port);
     }
     Ok(())
 }
 
-/// The domain that an issuer shares with its APIs: its parent, unless that may be anybody's.
+/// The domain that an issuer shares with its APIs: the parent of its host, unless anybody can register names there.
 fn domain(issuer: &str) -> &str {
     match issuer.split_once('.') {
         Some((_, parent)) if parent.contains('.') && !is_like_a_registry(parent) => parent,
@@ -145,7 +145,7 @@ fn domain(issuer: &str) -> &str {
     }
 }
 
-/// Whether a domain looks like those below which anybody can register, such as `com.au`: it rather says yes.
+/// Whether anybody may be able to register names below a domain, such as `com.au`. In doubt, the answer is yes.
 fn is_like_a_registry(domain: &str) -> bool {
     domain.split_once('.').is_some_and(|(second, top)| second.len() <= 4 && top.len() == 2)
 }
@@ -167,7 +167,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Not in the registry of special-purpose addresses (RFC 6890), as far as they are not globally reachable.
+/// Whether an address is globally reachable by the registry of special-purpose addresses (RFC 6890).
 fn is_public(address: Ipv4Addr) -> bool {
     !matches!(
         address.octets(),
@@ -191,9 +191,9 @@ fn is_public_6(address: Ipv6Addr) -> bool {
     match segments {
         // RFC 4291 §2.5.5.2 and RFC 6052 §2.1: an IPv4 address in the last 32 bits.
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public(Ipv4Addr::new(a, b, c, d)),
-        // Assigned to protocols, Teredo among them; documentation; 6to4.
+        // Protocol assignments such as Teredo; documentation; 6to4.
         [0x2001, 0..0x200 | 0xdb8, ..] | [0x2002, ..] | [0x3fff, 0..0x1000, ..] => false,
-        // What else is global unicast is in 2000::/3.
+        // All other global unicast addresses are in 2000::/3.
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }
@@ -206,7 +206,7 @@ mod tests {
 
     const CXONE: &str = "https://cxone.niceincontact.com";
 
-    fn accepted(api_endpoint: &str, issuer: &str) -> Result<String, Refusal> {
+    fn accepted(api_endpoint: &str, issuer: &str) -> Result<String, AddressRefusal> {
         let found = accept(api_endpoint, &Url::parse(issuer).unwrap())?;
         Ok(format!("{}{}", found.address.origin(), found.address.path))
     }
@@ -236,75 +236,75 @@ mod tests {
     fn nothing_else_is() {
         for (api_endpoint, refusal) in [
             // No URL, or one that is read in two ways.
-            ("", Refusal::NotPlain),
-            ("api-na1.niceincontact.com", Refusal::NotPlain),
-            ("//api-na1.niceincontact.com", Refusal::NotPlain),
-            ("https://", Refusal::NotPlain),
-            ("https://api.niceincontact.com\\@evil.test", Refusal::NotPlain),
-            ("https://api.niceincontact.com\r\nHost: evil.test", Refusal::NotPlain),
-            ("https://api.nice\tincontact.com", Refusal::NotPlain),
-            (" https://api.niceincontact.com", Refusal::NotPlain),
-            ("https://bücher.niceincontact.com", Refusal::NotPlain),
-            ("https://api。niceincontact.com", Refusal::NotPlain),
-            ("https://api.niceincontact.com:99999", Refusal::NotPlain),
-            ("https://256.256.256.256", Refusal::NotPlain),
-            ("https://%65vil.test", Refusal::NotPlain),
+            ("", AddressRefusal::NotPlain),
+            ("api-na1.niceincontact.com", AddressRefusal::NotPlain),
+            ("//api-na1.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com\\@evil.test", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com\r\nHost: evil.test", AddressRefusal::NotPlain),
+            ("https://api.nice\tincontact.com", AddressRefusal::NotPlain),
+            (" https://api.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://bücher.niceincontact.com", AddressRefusal::NotPlain),
+            ("https://api。niceincontact.com", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com:99999", AddressRefusal::NotPlain),
+            ("https://256.256.256.256", AddressRefusal::NotPlain),
+            ("https://%65vil.test", AddressRefusal::NotPlain),
             // Schemes.
-            ("http://api.niceincontact.com", Refusal::NotHttps),
-            ("ftp://api.niceincontact.com", Refusal::NotHttps),
-            ("ws://api.niceincontact.com", Refusal::NotHttps),
+            ("http://api.niceincontact.com", AddressRefusal::NotHttps),
+            ("ftp://api.niceincontact.com", AddressRefusal::NotHttps),
+            ("ws://api.niceincontact.com", AddressRefusal::NotHttps),
             // Users, queries, fragments, paths.
-            ("https://user@api.niceincontact.com", Refusal::UserInfo),
-            ("https://u:p@api.niceincontact.com", Refusal::UserInfo),
-            ("https://@api.niceincontact.com", Refusal::UserInfo),
-            ("https://api.niceincontact.com@evil.test", Refusal::UserInfo),
-            ("https://api.niceincontact.com?x=1", Refusal::Query),
-            ("https://api.niceincontact.com/?", Refusal::Query),
-            ("https://api.niceincontact.com#x", Refusal::Query),
-            ("https://api.niceincontact.com/a//b", Refusal::Path),
-            ("https://api.niceincontact.com/a;b", Refusal::Path),
-            ("https://api.niceincontact.com/%2e", Refusal::NotPlain),
-            ("https://api.niceincontact.com/a%2fb", Refusal::NotPlain),
+            ("https://user@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://u:p@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://@api.niceincontact.com", AddressRefusal::UserInfo),
+            ("https://api.niceincontact.com@evil.test", AddressRefusal::UserInfo),
+            ("https://api.niceincontact.com?x=1", AddressRefusal::Query),
+            ("https://api.niceincontact.com/?", AddressRefusal::Query),
+            ("https://api.niceincontact.com#x", AddressRefusal::Query),
+            ("https://api.niceincontact.com/a//b", AddressRefusal::Path),
+            ("https://api.niceincontact.com/a;b", AddressRefusal::Path),
+            ("https://api.niceincontact.com/%2e", AddressRefusal::NotPlain),
+            ("https://api.niceincontact.com/a%2fb", AddressRefusal::NotPlain),
             // Ports.
-            ("https://api.niceincontact.com:8443", Refusal::Port),
-            ("https://api.niceincontact.com:22", Refusal::Port),
-            ("https://api.niceincontact.com:80", Refusal::Port),
+            ("https://api.niceincontact.com:8443", AddressRefusal::Port),
+            ("https://api.niceincontact.com:22", AddressRefusal::Port),
+            ("https://api.niceincontact.com:80", AddressRefusal::Port),
             // Other domains.
-            ("https://evilniceincontact.com", Refusal::OtherDomain),
-            ("https://api.evilniceincontact.com", Refusal::OtherDomain),
-            ("https://niceincontact.com.evil.test", Refusal::OtherDomain),
-            ("https://api.nice-incontact.com", Refusal::OtherDomain),
-            ("https://com", Refusal::OtherDomain),
-            ("https://evil.test/.niceincontact.com", Refusal::OtherDomain),
-            ("https://.niceincontact.com", Refusal::OtherDomain),
-            ("https://api.niceincontact.com.", Refusal::OtherDomain),
-            ("https://localhost", Refusal::OtherDomain),
-            ("https://localhost.", Refusal::OtherDomain),
-            ("https://metadata.google.internal", Refusal::OtherDomain),
+            ("https://evilniceincontact.com", AddressRefusal::OtherDomain),
+            ("https://api.evilniceincontact.com", AddressRefusal::OtherDomain),
+            ("https://niceincontact.com.evil.test", AddressRefusal::OtherDomain),
+            ("https://api.nice-incontact.com", AddressRefusal::OtherDomain),
+            ("https://com", AddressRefusal::OtherDomain),
+            ("https://evil.test/.niceincontact.com", AddressRefusal::OtherDomain),
+            ("https://.niceincontact.com", AddressRefusal::OtherDomain),
+            ("https://api.niceincontact.com.", AddressRefusal::OtherDomain),
+            ("https://localhost", AddressRefusal::OtherDomain),
+            ("https://localhost.", AddressRefusal::OtherDomain),
+            ("https://metadata.google.internal", AddressRefusal::OtherDomain),
             // Addresses, in every dress.
-            ("https://127.0.0.1", Refusal::IpAddress),
-            ("https://127.0.0.1.", Refusal::IpAddress),
-            ("https://127.1", Refusal::IpAddress),
-            ("https://2130706433", Refusal::IpAddress),
-            ("https://0x7f000001", Refusal::IpAddress),
-            ("https://0177.0.0.1", Refusal::IpAddress),
-            ("https://0", Refusal::IpAddress),
-            ("https://169.254.169.254", Refusal::IpAddress),
-            ("https://10.0.0.1", Refusal::IpAddress),
-            ("https://8.8.8.8", Refusal::IpAddress),
-            ("https://[::1]", Refusal::IpAddress),
-            ("https://[::ffff:127.0.0.1]", Refusal::IpAddress),
-            ("https://[::ffff:a9fe:a9fe]", Refusal::IpAddress),
-            ("https://[64:ff9b::7f00:1]", Refusal::IpAddress),
-            ("https://[fd00::1]", Refusal::IpAddress),
-            ("https://[fe80::1]", Refusal::IpAddress),
+            ("https://127.0.0.1", AddressRefusal::IpAddress),
+            ("https://127.0.0.1.", AddressRefusal::IpAddress),
+            ("https://127.1", AddressRefusal::IpAddress),
+            ("https://2130706433", AddressRefusal::IpAddress),
+            ("https://0x7f000001", AddressRefusal::IpAddress),
+            ("https://0177.0.0.1", AddressRefusal::IpAddress),
+            ("https://0", AddressRefusal::IpAddress),
+            ("https://169.254.169.254", AddressRefusal::IpAddress),
+            ("https://10.0.0.1", AddressRefusal::IpAddress),
+            ("https://8.8.8.8", AddressRefusal::IpAddress),
+            ("https://[::1]", AddressRefusal::IpAddress),
+            ("https://[::ffff:127.0.0.1]", AddressRefusal::IpAddress),
+            ("https://[::ffff:a9fe:a9fe]", AddressRefusal::IpAddress),
+            ("https://[64:ff9b::7f00:1]", AddressRefusal::IpAddress),
+            ("https://[fd00::1]", AddressRefusal::IpAddress),
+            ("https://[fe80::1]", AddressRefusal::IpAddress),
         ] {
             assert_eq!(accepted(api_endpoint, CXONE), Err(refusal), "{api_endpoint}");
         }
     }
 
     #[test]
-    fn a_registrys_domain_is_never_an_issuers() {
+    fn a_domain_of_a_registry_is_never_an_issuers_domain() {
         for (issuer, api_endpoint) in [
             ("https://nicecxone-sov1.au", "https://evil.au"),
             ("https://nicecxone-fed.com", "https://evil.com"),
@@ -315,12 +315,12 @@ mod tests {
             ("https://10.0.0.5", "https://x.0.0.5a"),
             ("https://10.0.0.5", "https://api.example.com"),
         ] {
-            assert_eq!(accepted(api_endpoint, issuer), Err(Refusal::OtherDomain), "{api_endpoint}");
+            assert_eq!(accepted(api_endpoint, issuer), Err(AddressRefusal::OtherDomain), "{api_endpoint}");
         }
     }
 
     #[test]
-    fn with_an_issuer_on_loopback_the_api_is_there_too_and_may_be_http() {
+    fn an_issuer_on_loopback_has_its_api_on_loopback_also_without_tls() {
         for issuer in ["http://127.0.0.1:9000", "https://localhost:9000", "http://[::1]:9000"] {
             for good in
                 ["http://127.0.0.1:1", "http://localhost:2/base", "https://localhost:3", "http://[::1]:4"]
@@ -336,13 +336,13 @@ mod tests {
                 "http://0.0.0.0",
                 "http://x.localhost",
             ] {
-                assert_eq!(accepted(bad, issuer), Err(Refusal::NotLoopback), "{bad}");
+                assert_eq!(accepted(bad, issuer), Err(AddressRefusal::NotLoopback), "{bad}");
             }
         }
     }
 
     #[test]
-    fn only_addresses_that_everybody_reaches_are_public() {
+    fn only_globally_reachable_addresses_are_public() {
         for public in [
             "8.8.8.8",
             "1.1.1.1",

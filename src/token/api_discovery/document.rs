@@ -1,4 +1,4 @@
-//! The document that says where an organization's API is: asked for, and read.
+//! The document with the address of an organization's API: fetching and reading it.
 
 use std::time::Duration;
 
@@ -6,58 +6,58 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use super::address::{Found, Refusal, accept};
+use super::address::{AddressRefusal, DiscoveredApi, accept};
 use crate::config::Credential;
 use crate::tls::client::Trust;
 use crate::token::endpoint::{ClientError, TokenClient};
 use crate::token::error::{Malformed, TokenError};
 
-/// Whoever can say where an organization's API is.
+/// Looks up the address of an organization's API.
 pub trait Documents: Send + Sync {
-    /// Asks once.
+    /// Fetches the document of a tenant once.
     ///
     /// # Errors
     ///
     /// [`DiscoveryError`].
-    fn find(&self, tenant: &str) -> impl Future<Output = Result<Found, DiscoveryError>> + Send;
+    fn find(&self, tenant: &str) -> impl Future<Output = Result<DiscoveredApi, DiscoveryError>> + Send;
 }
 
-/// Why it is not known where the API is. Quotes nothing of what was answered.
+/// Why the API's address is unknown. Quotes nothing of a response.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DiscoveryError {
-    /// There is nobody to ask for.
+    /// The access token names no tenant.
     #[error("the access token names no tenant (a JWT with `tenantId`)")]
     NoTenant,
-    /// No answer arrived: refused, reset, TLS, time-out, DNS.
+    /// No response arrived: connection refused or reset, TLS, time-out, DNS.
     #[error("the issuer did not answer: {0}")]
     Network(String),
-    /// It asks to be left alone.
+    /// The issuer limits the rate of requests.
     #[error("the issuer asks to be left alone for a while (status {status})")]
     Throttled {
-        /// Its status code.
+        /// The status code.
         status: u16,
-        /// For how long, as far as it said so and may.
+        /// The wait that the issuer asks for, within `retry_after_max`; zero if it asks for none.
         wait: Duration,
     },
-    /// Another status than 200; redirects are not followed.
+    /// The status is not 200; redirects are not followed.
     #[error("the issuer answered with status {0}")]
     Status(u16),
-    /// More than is read.
+    /// The body is larger than is read.
     #[error("the issuer's document is larger than 64 KiB")]
     TooLarge,
-    /// It broke off.
+    /// The connection ended within the body.
     #[error("the issuer's document is incomplete")]
     Incomplete,
-    /// No JSON, or nothing in it that was wanted.
+    /// The body is not JSON with an `api_endpoint`.
     #[error("the issuer's document is not JSON with an `api_endpoint`")]
     Malformed,
-    /// What it names is not accepted.
+    /// The `api_endpoint` is not accepted.
     #[error("the `api_endpoint` of the issuer's document is refused: {0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] AddressRefusal),
 }
 
 impl DiscoveryError {
-    /// What happened, in words that hold no address and no text from outside.
+    /// The failure without any address or text from outside.
     pub fn outcome(&self) -> String {
         match self {
             Self::Network(_) => "the issuer did not answer".to_owned(),
@@ -66,27 +66,27 @@ impl DiscoveryError {
     }
 }
 
-/// The one member that is wanted.
+/// The one member that is read.
 #[derive(Deserialize)]
 struct Document {
     api_endpoint: String,
 }
 
-/// Asks an issuer of CXone, by the way that the token endpoint is reached.
+/// Fetches the documents of an issuer of CXone, with the settings of token requests.
 #[derive(Debug)]
 pub struct IssuerClient {
     client: TokenClient,
     issuer: Url,
-    /// The longest that it may ask to be left alone for.
+    /// The longest `Retry-After` that is obeyed.
     retry_after_max: Duration,
 }
 
 impl IssuerClient {
-    /// For a credential whose provider has such documents; `None` for others.
+    /// A client for a credential whose provider has such documents; `None` for others.
     ///
     /// # Errors
     ///
-    /// As for the token endpoint's client.
+    /// As of [`TokenClient::new`].
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Option<Self>, ClientError> {
         let Some(issuer) = credential.discovery.clone() else { return Ok(None) };
         let client = TokenClient::new(credential, trust)?;
@@ -95,7 +95,7 @@ impl IssuerClient {
 }
 
 impl Documents for IssuerClient {
-    async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
+    async fn find(&self, tenant: &str) -> Result<DiscoveredApi, DiscoveryError> {
         let fetched = self.client.fetch(document_of(&self.issuer, tenant)).await;
         let (status, body) = fetched.map_err(|error| self.failure(error))?;
         if status != http::StatusCode::OK {

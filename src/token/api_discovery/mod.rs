@@ -1,8 +1,8 @@
-//! Where a credential's API is, where the issuer can say: `upstream = "discover"`.
+//! Discovery of an API's address, for routes with `upstream = "discover"`.
 //!
-//! One task for each such credential. It waits for the first token, takes the tenant from it, asks the issuer for that
-//! tenant's document, and publishes the address; again when the tenant changes, and every hour. It makes no token
-//! request and sends no token. Whatever goes wrong, the last good address stays; a request only waits for the first.
+//! Each credential of such a route has a discovery task. The task waits for the first token, reads the tenant in it, fetches
+//! the issuer's document for that tenant, and publishes the address; again when the tenant changes, and every hour. It makes
+//! no token request and sends no token. After a failure the last address stays in use: requests wait only for the first one.
 
 pub mod address;
 pub mod document;
@@ -13,37 +13,37 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-pub use self::address::{Found, Reach, Refusal};
+pub use self::address::{AddressRefusal, DiscoveredApi, Reach};
 pub use self::document::{DiscoveryError, Documents, IssuerClient};
 pub use self::task::{Discovery, Publish};
 use crate::clock::{Clock, Moment};
 
-/// How far the task has come, for those who wait for it.
+/// The task's progress, for requests that wait for an address.
 #[derive(Clone, Debug, Default)]
-struct Progress {
+struct DiscoveryProgress {
     /// Whether an address has been published.
     has_found: bool,
     is_underway: bool,
-    /// Why the latest attempt brought no address; `None` if it did.
+    /// Why the latest attempt failed; `None` if it did not.
     failure: Option<Arc<DiscoveryError>>,
-    /// When the next attempt is made.
+    /// When the next attempt is due.
     next: Moment,
 }
 
-/// A credential's discovery as others see it: whether there is an address, and waiting for the first.
+/// A credential's discovery as routes use it: whether an address is known, and waiting for the first one.
 #[derive(Clone, Debug)]
 pub struct DiscoverySource {
     credential: Arc<str>,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<DiscoveryProgress>,
     clock: Clock,
 }
 
-/// No address yet, why, and when there may be one.
+/// No address is known yet: why, and when one may be.
 #[derive(Clone, Debug)]
 pub struct Undiscovered {
-    /// How long waiting may help.
+    /// The time until an address may be known.
     pub retry_after: Duration,
-    /// Why the latest attempt failed, if there was one.
+    /// Why the latest attempt failed, if one has ended.
     pub failure: Option<Arc<DiscoveryError>>,
 }
 
@@ -53,7 +53,7 @@ impl DiscoverySource {
         &self.credential
     }
 
-    /// Whether there has been an address.
+    /// Whether an address has been published.
     pub fn has_found(&self) -> bool {
         self.progress.borrow().has_found
     }
@@ -63,11 +63,11 @@ impl DiscoverySource {
         self.progress.borrow().failure.clone()
     }
 
-    /// Waits for the first address; it has been published then.
+    /// Waits until the first address is published.
     ///
     /// # Errors
     ///
-    /// [`Undiscovered`] when the time is up, or at once when the next attempt comes later than that.
+    /// [`Undiscovered`] when the time is up, or at once when the next attempt is due later than that.
     pub async fn wait(&self, within: Duration) -> Result<(), Undiscovered> {
         let deadline = self.clock.now() + within;
         let mut progress = self.progress.clone();
@@ -89,7 +89,7 @@ impl DiscoverySource {
     }
 }
 
-impl Progress {
+impl DiscoveryProgress {
     fn undiscovered(&self, now: Moment) -> Undiscovered {
         let wait = if self.is_underway { Duration::ZERO } else { now.until(self.next) };
         Undiscovered { retry_after: wait.max(Duration::from_secs(1)), failure: self.failure.clone() }

@@ -1,4 +1,4 @@
-//! The task: when to ask, and what to make of the answer.
+//! The discovery task: when to look up an API's address, and what follows from the result.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -10,47 +10,47 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use super::address::{Found, Refusal};
+use super::address::{AddressRefusal, DiscoveredApi};
 use super::document::{DiscoveryError, Documents};
-use super::{DiscoverySource, Progress};
+use super::{DiscoveryProgress, DiscoverySource};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::token::access_token::Generation;
 use crate::token::jwt;
 use crate::token::source::TokenSource;
 
-/// How often an address that is known is asked for again.
-const AGAIN: Duration = Duration::from_hours(1);
-/// The waits after failures.
+/// How often a known address is looked up again.
+const REDISCOVERY_INTERVAL: Duration = Duration::from_hours(1);
+/// The waits after failed attempts.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
-/// The longest sleep: timers stand still while a machine is suspended.
-const RECHECK: Duration = Duration::from_mins(1);
+/// The longest sleep: timers stop while a machine is suspended.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
 
-/// Leads requests to an address from now on.
-pub type Publish = Box<dyn Fn(&Found) -> Result<(), Refusal> + Send + Sync>;
+/// Sends requests to this address from now on.
+pub type Publish = Box<dyn Fn(&DiscoveredApi) -> Result<(), AddressRefusal> + Send + Sync>;
 
-/// Keeps the address of one credential's API.
+/// Keeps the address of one credential's API up to date.
 pub struct Discovery<D> {
     token: TokenSource,
     documents: Arc<ArcSwap<D>>,
     publish: Vec<Publish>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<DiscoveryProgress>,
     clock: Clock,
-    /// The token that was looked at last, and the tenant in it.
+    /// The generation of the token that was read last, and the tenant in that token.
     seen: Generation,
     tenant: Option<String>,
-    /// What is published.
-    found: Option<Found>,
+    /// The published address.
+    found: Option<DiscoveredApi>,
     failures: u32,
     due: Moment,
-    /// Until when the issuer asked to be left alone.
+    /// The end of the wait that the issuer has asked for.
     not_before: Moment,
 }
 
 impl<D: Documents> Discovery<D> {
-    /// A task that has not asked yet, and what others see of it.
+    /// A task before its first attempt, and its source for routes.
     pub fn new(token: TokenSource, documents: D, clock: Clock) -> (Self, DiscoverySource) {
-        let (progress, seen) = watch::channel(Progress::default());
+        let (progress, seen) = watch::channel(DiscoveryProgress::default());
         let source = DiscoverySource { credential: Arc::from(token.name()), progress: seen, clock };
         let discovery = Self {
             token,
@@ -73,12 +73,12 @@ impl<D: Documents> Discovery<D> {
         Arc::clone(&self.documents)
     }
 
-    /// Whom to tell of an address.
+    /// Adds a receiver of addresses.
     pub fn publish_to(&mut self, publish: Publish) {
         self.publish.push(publish);
     }
 
-    /// Keeps the address until it is dropped; nothing under way is worth finishing.
+    /// Keeps the address up to date until the future is dropped, which loses nothing.
     pub async fn run(mut self) {
         loop {
             self.look_at_token();
@@ -88,7 +88,7 @@ impl<D: Documents> Discovery<D> {
                 self.discover().await;
                 continue;
             }
-            let sleep = if has_token { now.until(self.due).min(RECHECK) } else { RECHECK };
+            let sleep = if has_token { now.until(self.due).min(MAX_SLEEP) } else { MAX_SLEEP };
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.token.changed() => {}
@@ -96,7 +96,7 @@ impl<D: Documents> Discovery<D> {
         }
     }
 
-    /// Takes the tenant from a token that is new. Another tenant's API is asked for at once.
+    /// Reads the tenant of a new token. The API of another tenant is looked up at once.
     fn look_at_token(&mut self) {
         let Some(token) = self.token.latest().filter(|token| token.generation() != self.seen) else {
             return;
@@ -116,7 +116,7 @@ impl<D: Documents> Discovery<D> {
         let documents = self.documents.load_full();
         let outcome = match &self.tenant {
             None => Err(DiscoveryError::NoTenant),
-            // A panic in there must not take the task with it.
+            // A panic in the request must not end the task.
             Some(tenant) => AssertUnwindSafe(documents.find(tenant))
                 .catch_unwind()
                 .await
@@ -126,7 +126,7 @@ impl<D: Documents> Discovery<D> {
         let wait = match &outcome {
             Ok(()) => {
                 self.failures = 0;
-                AGAIN
+                REDISCOVERY_INTERVAL
             }
             Err(_) => {
                 self.failures = self.failures.saturating_add(1);
@@ -137,13 +137,13 @@ impl<D: Documents> Discovery<D> {
         if let Err(DiscoveryError::Throttled { wait, .. }) = &outcome {
             self.not_before = now + *wait;
         }
-        // Up to a tenth earlier, so that those who started together do not ask together.
+        // Up to a tenth earlier at random, so that tasks that started together do not make requests together.
         self.due = (now + wait.mul_f64(1.0 - fastrand::f64() / 10.0)).max(self.not_before);
         self.told(outcome.err().map(Arc::new));
     }
 
-    /// Leads requests there, if they do not go there already.
-    fn take(&mut self, found: Found) -> Result<(), DiscoveryError> {
+    /// Publishes an address, unless it is the published one.
+    fn take(&mut self, found: DiscoveredApi) -> Result<(), DiscoveryError> {
         if self.found.as_ref() == Some(&found) {
             return Ok(());
         }
@@ -160,7 +160,7 @@ impl<D: Documents> Discovery<D> {
         Ok(())
     }
 
-    /// Tells those who wait, and the log of what it has not been told before.
+    /// Publishes the result of an attempt to waiting requests, and logs a change.
     fn told(&self, failure: Option<Arc<DiscoveryError>>) {
         let before = self.progress.borrow().failure.clone();
         let keeps_the_last = self.found.is_some();
@@ -173,7 +173,8 @@ impl<D: Documents> Discovery<D> {
             (None, None) => {}
         }
         self.progress.send_modify(|progress| {
-            *progress = Progress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
+            *progress =
+                DiscoveryProgress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
         });
     }
 }

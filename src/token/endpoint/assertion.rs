@@ -1,6 +1,6 @@
-//! JWTs that we sign: as a client's authentication and as a grant (RFC 7523 §3, RFC 7515 §7.1).
+//! Signed JWTs, for a client's authentication and as a grant (RFC 7523 §3, RFC 7515 §7.1).
 //!
-//! Each is made for one request: its `jti` is random, it begins a little in the past and ends within five minutes.
+//! A JWT is made for one request: its `jti` is random, its validity begins a little in the past and ends within five minutes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,9 +14,9 @@ use serde::Serialize;
 use crate::config::model::identity::Assertion;
 use crate::config::model::signing_key::{KeyError, SigningAlgorithm, SigningKey};
 
-/// So far our clock may be ahead of the server's.
-const BACKDATED: Duration = Duration::from_secs(30);
-/// With [`BACKDATED`] five minutes: servers refuse what lives longer.
+/// How far a JWT is backdated, for a server whose clock is behind ours.
+const BACKDATING: Duration = Duration::from_secs(30);
+/// How long a JWT is valid from now on; with [`BACKDATING`] five minutes, since servers refuse longer ones.
 const LIFETIME: Duration = Duration::from_secs(270);
 
 /// RFC 7515 §4.1.
@@ -39,11 +39,11 @@ struct Claims<'a> {
     exp: u64,
 }
 
-/// A JWT under a private key, issued by the client.
+/// A JWT that the client signs with its private key.
 ///
 /// # Errors
 ///
-/// [`KeyError`] if the key is none.
+/// [`KeyError`] if the text is not a usable key.
 pub fn under_key(
     client_id: &str,
     assertion: &Assertion<SecretString>,
@@ -59,11 +59,11 @@ pub fn under_key(
     signed(&header, &claims, |message| key.sign(message))
 }
 
-/// A JWT under the client's secret (HS256), by the client for itself.
+/// A JWT that the client signs with its secret (HS256), for its own authentication.
 ///
 /// # Errors
 ///
-/// None that a secret could cause.
+/// [`KeyError::CannotSign`], which no secret causes.
 pub fn under_secret(
     client_id: &str,
     secret: &SecretString,
@@ -85,7 +85,7 @@ impl<'a> Claims<'a> {
             sub,
             aud,
             jti: random_id(),
-            iat: seconds(now.saturating_sub(BACKDATED)),
+            iat: seconds(now.saturating_sub(BACKDATING)),
             exp: seconds(now.saturating_add(LIFETIME)),
         }
     }

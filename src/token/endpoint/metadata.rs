@@ -1,31 +1,28 @@
-//! What an issuer tells of itself: where its endpoints are, and what they take (RFC 8414, OpenID Connect Discovery).
+//! An issuer's metadata: the URLs of its endpoints, and what they support (RFC 8414, OpenID Connect Discovery).
 //!
-//! The document is believed only if it names the very issuer that was asked (RFC 8414 §3.3). It may be at either of
-//! two places; OAuth's own comes first, since it is OAuth that we speak, and OpenID's where that has none or a poor
-//! one: servers answer unknown paths with whatever they like. A server that does not answer at all is not asked twice.
-
-use std::fmt;
+//! A document is used only if it names the configured issuer (RFC 8414 §3.3). The URL of RFC 8414 is tried first, and that of
+//! OpenID Connect if the first document is missing or unusable: servers answer unknown paths in many ways. A server that does
+//! not respond at all is not tried a second time.
 
 use http::StatusCode;
 use http::header::ACCEPT;
 use serde::Deserialize;
 use serde_json::Value;
-use thiserror::Error;
 use url::Url;
 
-use super::MAX_ANSWER_BYTES;
+use super::exchange;
+use super::exchange::MAX_ANSWER_BYTES;
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::identity::{ClientAuth, Grant};
 use crate::config::{Credential, Issuer};
-use crate::token::endpoint;
-use crate::token::error::{Malformed, TokenError, printable};
+use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, printable};
 
-/// What an issuer's metadata says, as far as we use it (RFC 8414 §2). Other members are ignored.
+/// The members of an issuer's metadata that are used (RFC 8414 §2). Other members are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// Where tokens are asked for by this client.
+    /// The token endpoint for this client.
     pub token_endpoint: Url,
-    /// As it says; whoever goes there looks at it first.
+    /// The unchecked text; [`Metadata::authorization_endpoint`] checks it.
     authorization_endpoint: Option<String>,
     grant_types: Option<Vec<String>>,
     client_auths: Option<Vec<String>>,
@@ -33,53 +30,7 @@ pub struct Metadata {
     names_itself: bool,
 }
 
-/// Why there is no metadata to go by: what is wrong with each document that was asked for, in that order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiscoveryError {
-    /// Where it was looked for, without its host, and what was found.
-    pub flaws: Vec<(String, Flaw)>,
-}
-
-/// What is wrong with a document.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Flaw {
-    /// No answer arrived.
-    #[error("no answer ({0})")]
-    Unreachable(String),
-    /// A status that is no success.
-    #[error("status {0}")]
-    Status(u16),
-    /// It is elsewhere.
-    #[error("a redirect, which is never followed (status {0})")]
-    Redirect(u16),
-    /// It is too large, or breaks off.
-    #[error("{0}")]
-    Body(Malformed),
-    /// Not one JSON object with each member once, as it should be.
-    #[error("no JSON object with an issuer's metadata")]
-    NotMetadata,
-    /// It is another issuer's.
-    #[error("its `issuer` is \"{0}\" and not the configured one")]
-    OtherIssuer(String),
-    /// An endpoint is not in it.
-    #[error("it has no `{0}`")]
-    Missing(&'static str),
-    /// An endpoint would show secrets to the network, or is none.
-    #[error("its `{0}` is not an https:// URL")]
-    Unprotected(&'static str),
-}
-
-impl fmt::Display for DiscoveryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (path, flaw)) in self.flaws.iter().enumerate() {
-            let joint = if at == 0 { "" } else { "; " };
-            write!(f, "{joint}{path}: {flaw}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The document as it is sent.
+/// The document on the wire.
 #[derive(Deserialize)]
 struct Document {
     issuer: String,
@@ -93,11 +44,11 @@ struct Document {
     mtls_endpoint_aliases: Option<Value>,
 }
 
-/// Asks a credential's issuer, at one place and then at the other, within its time-out for both.
+/// Fetches the metadata of a credential's issuer, from one URL and then from the other, with one time-out for both.
 ///
 /// # Errors
 ///
-/// [`TokenError::Discovery`], or that the server asks to be left alone.
+/// [`TokenError::Discovery`] or [`TokenError::Throttled`].
 pub(in crate::token) async fn discover(
     http: &reqwest::Client,
     issuer: &Issuer,
@@ -111,7 +62,7 @@ pub(in crate::token) async fn discover(
             match ask(http, url, issuer, shows_certificate).await? {
                 Ok(metadata) => return Ok(Some(metadata)),
                 Err(flaw) => {
-                    let is_unreachable = matches!(flaw, Flaw::Unreachable(_));
+                    let is_unreachable = matches!(flaw, MetadataFlaw::Unreachable(_));
                     flaws.push((path, flaw));
                     if is_unreachable {
                         break;
@@ -128,10 +79,10 @@ pub(in crate::token) async fn discover(
         Err(_) => {
             let late = if flaws.is_empty() { issuer.oauth_metadata() } else { issuer.openid_configuration() };
             let path = late.path().to_owned();
-            flaws.push((path, Flaw::Unreachable("no complete answer in time".to_owned())));
+            flaws.push((path, MetadataFlaw::Unreachable("no complete answer in time".to_owned())));
         }
     }
-    Err(TokenError::Discovery(DiscoveryError { flaws }))
+    Err(TokenError::Discovery(MetadataError { flaws }))
 }
 
 async fn ask(
@@ -139,41 +90,41 @@ async fn ask(
     url: Url,
     issuer: &Issuer,
     shows_certificate: bool,
-) -> Result<Result<Metadata, Flaw>, TokenError> {
+) -> Result<Result<Metadata, MetadataFlaw>, TokenError> {
     let mut response = match http.get(url).header(ACCEPT, "application/json").send().await {
         Ok(response) => response,
-        Err(error) => return Ok(Err(Flaw::Unreachable(endpoint::words(&error.without_url())))),
+        Err(error) => return Ok(Err(MetadataFlaw::Unreachable(exchange::words(&error.without_url())))),
     };
-    if let Some(throttled) = endpoint::throttled(&response) {
+    if let Some(throttled) = exchange::throttled(response.status(), response.headers()) {
         return Err(throttled);
     }
     match response.status() {
         StatusCode::OK => {}
-        status if status.is_redirection() => return Ok(Err(Flaw::Redirect(status.as_u16()))),
-        status => return Ok(Err(Flaw::Status(status.as_u16()))),
+        status if status.is_redirection() => return Ok(Err(MetadataFlaw::Redirect(status.as_u16()))),
+        status => return Ok(Err(MetadataFlaw::Status(status.as_u16()))),
     }
-    Ok(match endpoint::read(&mut response).await {
+    Ok(match exchange::read(&mut response).await {
         Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
-        Err(TokenError::Malformed(flaw)) => Err(Flaw::Body(flaw)),
-        Err(TokenError::Network(words)) => Err(Flaw::Unreachable(words)),
+        Err(TokenError::Malformed(flaw)) => Err(MetadataFlaw::Body(flaw)),
+        Err(TokenError::Network(words)) => Err(MetadataFlaw::Unreachable(words)),
         Err(other) => return Err(other),
     })
 }
 
 impl Metadata {
-    /// Reads an issuer's document, for a client that may show a certificate: where such go elsewhere, the document says
-    /// so, and they must (RFC 8705 §5).
+    /// Reads an issuer's document. A client that shows a certificate must use the endpoint that the document names for such
+    /// clients, if any (RFC 8705 §5).
     ///
     /// # Errors
     ///
-    /// The [`Flaw`] for which it is not gone by.
-    pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, Flaw> {
+    /// [`MetadataFlaw`].
+    pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, MetadataFlaw> {
         if json.len() > MAX_ANSWER_BYTES {
-            return Err(Flaw::Body(Malformed::TooLarge));
+            return Err(MetadataFlaw::Body(Malformed::TooLarge));
         }
-        let document: Document = serde_json::from_slice(json).map_err(|_| Flaw::NotMetadata)?;
+        let document: Document = serde_json::from_slice(json).map_err(|_| MetadataFlaw::NotMetadata)?;
         if document.issuer != issuer.as_str() {
-            return Err(Flaw::OtherIssuer(printable(&document.issuer)));
+            return Err(MetadataFlaw::OtherIssuer(printable(&document.issuer)));
         }
         let alias = document.mtls_endpoint_aliases.as_ref().filter(|_| shows_certificate);
         let alias = alias.and_then(|aliases| aliases.get("token_endpoint")).filter(|alias| !alias.is_null());
@@ -193,21 +144,21 @@ impl Metadata {
         })
     }
 
-    /// Where a person authorizes a client.
+    /// The authorization endpoint.
     ///
     /// # Errors
     ///
-    /// The [`Flaw`] of a document that does not say, or names what is no such place.
-    pub fn authorization_endpoint(&self) -> Result<Url, Flaw> {
+    /// [`MetadataFlaw::Missing`] or [`MetadataFlaw::Unprotected`].
+    pub fn authorization_endpoint(&self) -> Result<Url, MetadataFlaw> {
         endpoint("authorization_endpoint", self.authorization_endpoint.as_deref())
     }
 
-    /// Whether the answer to an authorization request must say whose it is (RFC 9207 §3).
+    /// Whether authorization responses have the parameter `iss` (RFC 9207 §3).
     pub const fn names_itself(&self) -> bool {
         self.names_itself
     }
 
-    /// What the credential does and the server, by its own word, does not take. Where it says nothing of such, it may.
+    /// The credential's methods that the metadata does not list. Metadata without such a list supports every method.
     pub fn not_supported(&self, credential: &Credential) -> Vec<&'static str> {
         let lacks = |known: &Option<Vec<String>>, names: &[&str]| {
             let has = |all: &Vec<String>| names.iter().any(|name| all.iter().any(|one| one == name));
@@ -232,19 +183,19 @@ impl Metadata {
     }
 }
 
-/// What is listed; something else than a list of texts says nothing, and nothing depends on it but warnings.
+/// A list of strings. Any other value counts as missing: only warnings depend on these lists.
 fn listed(value: Option<Value>) -> Option<Vec<String>> {
     serde_json::from_value(value?).ok()
 }
 
-fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, Flaw> {
-    let text = text.ok_or(Flaw::Missing(name))?;
-    let url = Url::parse(text).map_err(|_| Flaw::Unprotected(name))?;
+fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, MetadataFlaw> {
+    let text = text.ok_or(MetadataFlaw::Missing(name))?;
+    let url = Url::parse(text).map_err(|_| MetadataFlaw::Unprotected(name))?;
     let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    if is_protected(&url) && is_plain { Ok(url) } else { Err(Flaw::Unprotected(name)) }
+    if is_protected(&url) && is_plain { Ok(url) } else { Err(MetadataFlaw::Unprotected(name)) }
 }
 
-/// As in a request's `grant_type`.
+/// The parameter `grant_type` of a grant.
 const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
     match grant {
         Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
@@ -253,7 +204,7 @@ const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
     }
 }
 
-/// A certificate may be known by its authority or by itself (RFC 8705 §2).
+/// The names of a client authentication; a certificate has one name for each way to verify it (RFC 8705 §2).
 const fn auth_methods<S>(auth: &ClientAuth<S>) -> &'static [&'static str] {
     match auth {
         ClientAuth::Basic { .. } => &["client_secret_basic"],
@@ -282,47 +233,47 @@ mod tests {
         config.credentials[0].token_url.issuer().unwrap().clone()
     }
 
-    fn parse(members: &str) -> Result<Metadata, Flaw> {
+    fn parse(members: &str) -> Result<Metadata, MetadataFlaw> {
         Metadata::parse(format!("{{\"issuer\":\"https://a.test/x\"{members}}}").as_bytes(), &issuer(), false)
     }
 
     const TOKEN: &str = ",\"token_endpoint\":\"https://b.test/t\"";
 
     #[test]
-    fn a_document_is_gone_by_only_if_it_is_the_issuers_and_leads_to_protected_places() {
+    fn a_document_needs_the_right_issuer_and_protected_endpoints() {
         assert_eq!(parse(TOKEN).unwrap().token_endpoint.as_str(), "https://b.test/t");
         assert!(parse(",\"token_endpoint\":\"http://127.0.0.1:8/t\",\"more\":[{}]").is_ok());
-        let no_https = Flaw::Unprotected("token_endpoint");
+        let no_https = MetadataFlaw::Unprotected("token_endpoint");
         for (members, flaw) in [
-            ("", Flaw::Missing("token_endpoint")),
-            (",\"token_endpoint\":null", Flaw::Missing("token_endpoint")),
-            (",\"token_endpoint\":5", Flaw::NotMetadata),
+            ("", MetadataFlaw::Missing("token_endpoint")),
+            (",\"token_endpoint\":null", MetadataFlaw::Missing("token_endpoint")),
+            (",\"token_endpoint\":5", MetadataFlaw::NotMetadata),
             (",\"token_endpoint\":\"http://b.test/t\"", no_https.clone()),
             (",\"token_endpoint\":\"/token\"", no_https.clone()),
             (",\"token_endpoint\":\"https://u:p@b.test/t\"", no_https.clone()),
             (",\"token_endpoint\":\"https://b.test/t#x\"", no_https.clone()),
             (",\"token_endpoint\":\"file:///t\"", no_https),
-            (",\"issuer\":\"https://a.test/x\"", Flaw::NotMetadata),
+            (",\"issuer\":\"https://a.test/x\"", MetadataFlaw::NotMetadata),
         ] {
             assert_eq!(parse(members), Err(flaw), "{members}");
         }
         for (json, flaw) in [
-            ("", Flaw::NotMetadata),
-            ("<html>", Flaw::NotMetadata),
-            ("[]", Flaw::NotMetadata),
-            ("{}", Flaw::NotMetadata),
-            ("{\"issuer\":\"https://a.test/x/\"}", Flaw::OtherIssuer("https://a.test/x/".into())),
-            ("{\"issuer\":\"https://A.test/x\"}", Flaw::OtherIssuer("https://A.test/x".into())),
-            ("{\"issuer\":\"a\\r\\nb\"}", Flaw::OtherIssuer("a??b".into())),
+            ("", MetadataFlaw::NotMetadata),
+            ("<html>", MetadataFlaw::NotMetadata),
+            ("[]", MetadataFlaw::NotMetadata),
+            ("{}", MetadataFlaw::NotMetadata),
+            ("{\"issuer\":\"https://a.test/x/\"}", MetadataFlaw::OtherIssuer("https://a.test/x/".into())),
+            ("{\"issuer\":\"https://A.test/x\"}", MetadataFlaw::OtherIssuer("https://A.test/x".into())),
+            ("{\"issuer\":\"a\\r\\nb\"}", MetadataFlaw::OtherIssuer("a??b".into())),
         ] {
             assert_eq!(Metadata::parse(json.as_bytes(), &issuer(), false), Err(flaw), "{json}");
         }
         let large = vec![b' '; MAX_ANSWER_BYTES + 1];
-        assert_eq!(Metadata::parse(&large, &issuer(), false), Err(Flaw::Body(Malformed::TooLarge)));
+        assert_eq!(Metadata::parse(&large, &issuer(), false), Err(MetadataFlaw::Body(Malformed::TooLarge)));
     }
 
     #[test]
-    fn a_client_with_a_certificate_goes_where_such_clients_go() {
+    fn a_client_with_a_certificate_uses_the_endpoint_for_certificates() {
         let of = |members: &str, shows_certificate| {
             let json = format!("{{\"issuer\":\"https://a.test/x\"{members}}}");
             let metadata = Metadata::parse(json.as_bytes(), &issuer(), shows_certificate);
@@ -337,22 +288,25 @@ mod tests {
         }
         for bad in ["7", "\"http://mtls.b.test/t\""] {
             let members = alias(&format!("{{\"token_endpoint\":{bad}}}"));
-            assert_eq!(of(&members, true), Err(Flaw::Unprotected("mtls_endpoint_aliases.token_endpoint")));
+            assert_eq!(
+                of(&members, true),
+                Err(MetadataFlaw::Unprotected("mtls_endpoint_aliases.token_endpoint"))
+            );
             assert!(of(&members, false).is_ok());
         }
     }
 
     #[test]
-    fn where_a_person_logs_in_matters_only_to_who_goes_there() {
+    fn the_authorization_endpoint_is_checked_only_when_it_is_used() {
         let of = |members: &str| parse(&format!("{TOKEN}{members}")).unwrap().authorization_endpoint();
-        assert_eq!(of(""), Err(Flaw::Missing("authorization_endpoint")));
+        assert_eq!(of(""), Err(MetadataFlaw::Missing("authorization_endpoint")));
         let plain = of(",\"authorization_endpoint\":\"http://b.test/a\"");
-        assert_eq!(plain, Err(Flaw::Unprotected("authorization_endpoint")));
+        assert_eq!(plain, Err(MetadataFlaw::Unprotected("authorization_endpoint")));
         assert!(of(",\"authorization_endpoint\":\"https://b.test/a?x=1\"").is_ok());
     }
 
     #[test]
-    fn what_the_server_does_not_list_is_named_and_silence_is_no_refusal() {
+    fn unlisted_methods_are_named_and_a_missing_list_refuses_nothing() {
         let lacking = |members: &str, lines: &str| {
             parse(&format!("{TOKEN}{members}")).unwrap().not_supported(&credential(lines))
         };

@@ -1,10 +1,18 @@
-//! The token leg: one request to the token endpoint, and its answer.
+//! Token requests to an authorization server, and their responses.
 //!
-//! The client follows no redirect (it would carry the secret elsewhere), retries nothing by itself, decodes
-//! no compression and reads at most 64 KiB. An error never quotes the URL or the secret. Where only the issuer is known,
-//! it is asked for its token endpoint first, in the same way.
+//! The [`TokenClient`] follows no redirect (the new address would receive the secret), repeats no request by itself, accepts
+//! no compression and reads at most 64 KiB. No error quotes the URL or a secret. Where only the issuer is configured, its
+//! metadata is fetched first, to learn the token endpoint. From request to token:
+//!
+//! - [`request`] and [`assertion`]: the parameters of a token request, and the JWTs in it;
+//! - `exchange`: the HTTP exchange;
+//! - [`response`], [`retry_after`] and [`redact`]: what a response means, how long it asks to wait, and what must not be
+//!   quoted from it;
+//! - [`validate`] and [`warnings`]: whether a token meets the credential's requirements, and what is reported but accepted;
+//! - [`metadata`]: an issuer's metadata.
 
 pub(in crate::token) mod assertion;
+mod exchange;
 pub mod metadata;
 pub(in crate::token) mod redact;
 pub(in crate::token) mod request;
@@ -22,59 +30,57 @@ use http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use self::exchange::{network, read, throttled};
 use self::metadata::Metadata;
 use self::redact::Confidential;
 use self::request::TokenRequest;
-use self::response::Grant;
+use self::response::TokenResponse;
 use super::access_token::AccessToken;
-use super::error::{Malformed, TokenError, printable};
-use crate::causes::causes;
+use super::error::TokenError;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
-use crate::http::retry_after;
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
-/// Larger answers are not read.
-pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
+/// How long an idle connection to the token endpoint is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Whatever answers token requests.
+/// Makes token requests.
 pub trait TokenEndpoint: Send + Sync {
-    /// Asks once for a token; what is said of a failure quotes neither the secret nor the current token.
+    /// Makes one token request.
     ///
     /// # Errors
     ///
-    /// Whatever the answer means, or that there was none.
+    /// [`TokenError`], which quotes neither a secret nor the current token.
     fn request(
         &self,
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> impl Future<Output = Result<Grant, TokenError>> + Send;
+    ) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
 }
 
-/// Talks to one credential's token endpoint.
+/// Makes one credential's token requests over HTTP.
 #[derive(Debug)]
 pub struct TokenClient {
     http: reqwest::Client,
-    /// What the issuer told last, if it was asked.
+    /// The issuer's metadata, if it has been fetched.
     metadata: ArcSwapOption<Metadata>,
-    /// Whether it is to be asked again before the next request.
+    /// Whether to fetch the metadata again before the next token request.
     is_doubtful: AtomicBool,
 }
 
-/// Why no client could be made.
+/// Why a client cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Its TLS cannot be set up.
+    /// TLS cannot be set up.
     #[error(transparent)]
     Trust(#[from] TrustError),
-    /// The HTTP client cannot.
+    /// The HTTP client cannot be set up.
     #[error("the HTTP client cannot be set up")]
     Http(#[source] reqwest::Error),
 }
 
 impl TokenClient {
-    /// A client with the credential's own time-outs and authorities.
+    /// A client with the credential's own time-outs and certificate authorities.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
         let alpn = match credential.http_version {
             HttpVersion::Auto => HTTP_2_OR_1,
@@ -82,14 +88,17 @@ impl TokenClient {
             HttpVersion::Http2 => HTTP_2,
         };
         let tls = trust.client_config_as(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
-        #[expect(clippy::disallowed_methods, reason = "the one place that makes the token leg's client")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that makes the client of token requests"
+        )]
         let mut builder = reqwest::Client::builder();
         match credential.http_version {
             HttpVersion::Auto => {}
             HttpVersion::Http1 => builder = builder.http1_only(),
             HttpVersion::Http2 => builder = builder.http2_prior_knowledge(),
         }
-        // The environment's is in the configuration already.
+        // The configuration has taken the environment's proxy into account already.
         builder = builder.no_proxy();
         if let Some(proxy) = &credential.proxy {
             let except = reqwest::NoProxy::from_string(&proxy.except);
@@ -111,27 +120,27 @@ impl TokenClient {
         Ok(Self { http, metadata: ArcSwapOption::empty(), is_doubtful: AtomicBool::new(false) })
     }
 
-    /// What the issuer told last, if it was asked.
+    /// The issuer's metadata, if it has been fetched.
     pub fn known_metadata(&self) -> Option<Arc<Metadata>> {
         self.metadata.load_full()
     }
 
-    /// What the issuer tells of itself: it is asked once, and again where what it told seems to be out of date. While
-    /// it does not answer then, what it told before counts.
+    /// The issuer's metadata: fetched once, and again when it seems to be out of date. Where that fails, the metadata that
+    /// was fetched before is used.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Discovery`], or that it asks to be left alone, where nothing is known.
+    /// [`TokenError::Discovery`] or [`TokenError::Throttled`], unless metadata was fetched before.
     pub async fn metadata(
         &self,
         issuer: &Issuer,
         credential: &Credential,
     ) -> Result<Arc<Metadata>, TokenError> {
-        Ok(self.ask_issuer(issuer, credential).await?.0)
+        Ok(self.fetched_metadata(issuer, credential).await?.0)
     }
 
-    /// The same, and whether it was told just now.
-    async fn ask_issuer(
+    /// The issuer's metadata, and whether it was fetched by this call.
+    async fn fetched_metadata(
         &self,
         issuer: &Issuer,
         credential: &Credential,
@@ -152,16 +161,16 @@ impl TokenClient {
         }
     }
 
-    /// Asks at the endpoint that the issuer has told. One that is gone may have moved: the next request finds that out,
-    /// and only where it has not is it a rejection.
+    /// Makes a token request at the endpoint of the issuer's metadata. An endpoint that is gone may have moved, so the next
+    /// request fetches the metadata again; only an endpoint of fresh metadata that is gone counts as a rejection.
     async fn exchange_at(
         &self,
         issuer: &Issuer,
         credential: &Credential,
         request: &TokenRequest,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
-        let (metadata, is_told_now) = self.ask_issuer(issuer, credential).await?;
+    ) -> Result<TokenResponse, TokenError> {
+        let (metadata, is_fresh) = self.fetched_metadata(issuer, credential).await?;
         let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request, current).await;
         let gone = match &outcome {
             Err(TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }) => Some(*status),
@@ -170,17 +179,17 @@ impl TokenClient {
         if gone.is_some() || matches!(outcome, Err(TokenError::Network(_))) {
             self.is_doubtful.store(true, Ordering::Relaxed);
         }
-        match gone.filter(|_| !is_told_now) {
+        match gone.filter(|_| !is_fresh) {
             Some(status) => Err(TokenError::Server { status }),
             None => outcome,
         }
     }
 
-    /// Fetches a document by the same way. Nothing is sent but its URL, which no error quotes.
+    /// Fetches a document with the settings of token requests. Only the URL is sent, and no error quotes it.
     pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
         let request = self.http.get(url).header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(|error| network(&error.without_url()))?;
-        if let Some(throttled) = throttled(&response) {
+        let mut response = request.send().await.map_err(network)?;
+        if let Some(throttled) = throttled(response.status(), response.headers()) {
             return Err(throttled);
         }
         let body = read(&mut response).await?;
@@ -193,7 +202,7 @@ impl TokenClient {
         token_url: Url,
         request: &TokenRequest,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let mut http_request = self
             .http
             .post(token_url)
@@ -203,14 +212,14 @@ impl TokenClient {
         if let Some(authorization) = &request.authorization {
             http_request = http_request.header(AUTHORIZATION, authorization);
         }
-        let mut response = http_request.send().await.map_err(|error| network(&error.without_url()))?;
+        let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
         let body = read(&mut response).await;
         let headers: &HeaderMap = response.headers();
         let confidential = Confidential { secrets: &request.secrets, token: current };
         match body {
             Ok(body) => response::classify(status, headers, &body, &credential.fields, confidential),
-            // A refusal is a refusal, however much of its text arrived.
+            // The status of an error response counts even where its body is incomplete.
             Err(error) if status.is_success() => Err(error),
             Err(_) => response::classify(status, headers, b"", &credential.fields, confidential),
         }
@@ -223,7 +232,7 @@ impl TokenEndpoint for TokenClient {
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let request = TokenRequest::new(credential, identity)?;
         match &credential.token_url {
             Endpoint::Written(url) => self.exchange(credential, url.clone(), &request, current).await,
@@ -232,49 +241,7 @@ impl TokenEndpoint for TokenClient {
     }
 }
 
-/// A proxy's URL may hold a password.
+/// The error without its URL: a proxy's URL may hold a password.
 fn without_url(error: reqwest::Error) -> ClientError {
     ClientError::Http(error.without_url())
-}
-
-/// That the server asks to be left alone, if it does.
-pub(super) fn throttled(response: &reqwest::Response) -> Option<TokenError> {
-    let retry_after = retry_after(response.headers());
-    let asks = match response.status() {
-        StatusCode::TOO_MANY_REQUESTS => true,
-        StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
-        _ => false,
-    };
-    let status = response.status().as_u16();
-    asks.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
-}
-
-/// The body, as far as it may be read.
-pub(super) async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                return Err(TokenError::Malformed(Malformed::TooLarge));
-            }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
-            Err(error) if error.is_timeout() => return Err(network(&error.without_url())),
-            Err(_) => return Err(TokenError::Malformed(Malformed::Incomplete)),
-        }
-    }
-}
-
-fn network(error: &reqwest::Error) -> TokenError {
-    TokenError::Network(words(error))
-}
-
-/// What went wrong on the way, in the words of its innermost cause. The error has no URL.
-pub(super) fn words(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
-        return place.to_owned();
-    }
-    let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
-    printable(&innermost)
 }

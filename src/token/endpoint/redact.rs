@@ -1,8 +1,7 @@
-//! What a server may not be quoted with: some echo what they were sent.
+//! Redaction of a server's text, in which some servers echo what they were sent.
 //!
-//! Its words are searched before they are cut, for the secrets of the request and the current token, as they are,
-//! form-encoded or in base64, and for every piece of twelve characters of those. Words that hold one are withheld as
-//! a whole: what stands around half a secret is not worth the risk.
+//! The text is searched before it is shortened: for the secrets of the request and the current token, plain, form-encoded or
+//! in base64, and for every run of twelve characters of these. A text with such a run is withheld as a whole.
 
 use std::collections::HashSet;
 
@@ -15,22 +14,22 @@ use url::form_urlencoded;
 use crate::token::access_token::AccessToken;
 use crate::token::error::printable;
 
-/// So much of a secret is not shown; of a shorter one, not the whole.
-const PIECE: usize = 12;
-/// A shorter run of base64 says too little to be told from a word.
-const SHORTEST_BASE64: usize = 4;
+/// The length of a run of a secret that withholds a text; a shorter secret withholds it as a whole.
+const MAX_QUOTED_CHARS: usize = 12;
+/// The shortest base64 that is searched for: anything shorter may be an ordinary word.
+const MIN_BASE64_CHARS: usize = 4;
 
-/// What was sent to a server and must not come back from it.
+/// The values that were sent to a server and must not be quoted from its response.
 #[derive(Clone, Copy, Debug)]
 pub struct Confidential<'a> {
     /// Secrets, passwords, assertions.
     pub secrets: &'a [SecretString],
-    /// The current token; the server knows it too.
+    /// The current token, which the server knows too.
     pub token: Option<&'a AccessToken>,
 }
 
 impl Confidential<'_> {
-    /// A server's words as they may be kept: nothing confidential, printable ASCII, at most 200 characters.
+    /// A server's text with nothing confidential in it: printable ASCII, at most 200 characters.
     pub fn printable(&self, words: &str) -> String {
         if self.is_quoted_in(words) {
             "(withheld: it quoted a secret or a token)".to_owned()
@@ -49,13 +48,13 @@ impl Confidential<'_> {
         let readings = readings.map(|reading| reading.to_ascii_lowercase());
         self.dresses().iter().any(|dress| {
             let dress = dress.to_ascii_lowercase();
-            let size = dress.len().min(PIECE);
+            let size = dress.len().min(MAX_QUOTED_CHARS);
             let pieces: HashSet<&[u8]> = dress.as_bytes().windows(size).collect();
             readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
         })
     }
 
-    /// The forms that must not show. Other percent-encodings are met by decoding what is searched.
+    /// The encodings that must not occur. Other percent-encodings are found by decoding the text.
     fn dresses(&self) -> Vec<String> {
         let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
         let token = self.token.map(|token| String::from_utf8_lossy(token.as_bytes()).into_owned());
@@ -77,15 +76,15 @@ impl Confidential<'_> {
                     within_base64(&URL_SAFE_NO_PAD, plain, offset),
                 ]
             })
-            .filter(|dress| dress.len() >= SHORTEST_BASE64)
+            .filter(|dress| dress.len() >= MIN_BASE64_CHARS)
             .collect();
         dresses.extend(encoded);
         dresses
     }
 }
 
-/// What bytes look like in the base64 of something that holds them `offset` bytes (modulo 3) from its start, such
-/// as a client's id and secret in HTTP Basic; without the characters at either end that depend on what is beside them.
+/// The base64 of bytes that stand `offset` bytes (modulo 3) after the start of a longer text, such as a secret in HTTP Basic;
+/// without the characters at both ends that depend on the bytes beside them.
 fn within_base64(engine: &impl Engine, bytes: &[u8], offset: usize) -> String {
     let mut shifted = vec![0; offset];
     shifted.extend_from_slice(bytes);
@@ -146,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_withheld_in_every_dress() {
+    fn a_secret_is_withheld_in_every_encoding() {
         for secret in ["hunter2", "a b+c/d?e&f=", "s3cr3t:with%+&=/ünïcode====", "~~~???>>>~~~???>>>"] {
             for echo in echoes("legacy-gateway", secret) {
                 for words in [echo.clone(), format!("no client with {echo}, sorry"), "x".repeat(195) + &echo]
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_quotes_nothing_is_kept() {
+    fn a_text_without_a_secret_is_kept() {
         for words in
             ["", "invalid_client", "unknown client legacy-gateway", "100 % wrong%", "+", &"ü".repeat(300)]
         {
@@ -191,8 +190,8 @@ mod tests {
         fn no_piece_of_twelve_characters_of_a_secret_comes_through(
             secret in "[ -~]{12,40}", from in 0usize..30, around in "[ -~]{0,20}",
         ) {
-            let from = from.min(secret.len() - PIECE);
-            let words = format!("{around}{}", &secret[from..from + PIECE]);
+            let from = from.min(secret.len() - MAX_QUOTED_CHARS);
+            let words = format!("{around}{}", &secret[from..from + MAX_QUOTED_CHARS]);
             prop_assert_eq!(kept(&secret, &words), WITHHELD);
         }
 

@@ -1,7 +1,7 @@
-//! The token request: what is sent for a grant, and how the client says who it is.
+//! A token request: the parameters of its grant, and the client's authentication.
 //!
-//! RFC 6749 §4.1.3, §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication a request, no parameter
-//! twice, nothing in the URI.
+//! RFC 6749 §4.1.3, §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication in a request, no
+//! parameter twice, nothing in the URI.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,20 +20,20 @@ use crate::config::{BasicEncoding, Credential, Identity};
 /// RFC 7523 §2.2.
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A token request without its address.
+/// A token request without its URL.
 pub struct TokenRequest {
-    /// The parameters, written in its format.
+    /// The encoded parameters.
     pub body: SecretString,
-    /// What it is.
+    /// The body's media type.
     pub content_type: &'static str,
-    /// HTTP Basic, where the client authenticates by it; marked sensitive.
+    /// The `Authorization` value, where the client authenticates by HTTP Basic; marked sensitive.
     pub authorization: Option<HeaderValue>,
-    /// What the server may not be quoted with.
+    /// The secrets in the request, which must not be quoted from its response.
     pub secrets: Vec<SecretString>,
 }
 
 impl TokenRequest {
-    /// The request for a credential's grant, with the identity's secrets; a JWT in it is made anew.
+    /// The request for an identity's grant. Every JWT in it is new.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl TokenRequest {
     pub fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
         let mut parameters = Parameters::default();
         parameters.add_grant(identity)?;
-        // A code is good for what it was asked for with (RFC 6749 §4.1.3), and its redirect_uri is there already.
+        // A code has the scopes of its authorization request (RFC 6749 §4.1.3), and its redirect_uri is added above.
         let is_code = matches!(identity.grant, Grant::AuthorizationCode { .. });
         if !credential.scopes.is_empty() && !is_code {
             parameters.add("scope", credential.scopes.join(" "));
@@ -68,7 +68,7 @@ impl TokenRequest {
     }
 }
 
-/// The parameters of a request, in their order.
+/// The parameters of a request, in order.
 #[derive(Default)]
 struct Parameters {
     all: Vec<(&'static str, SecretString)>,
@@ -119,7 +119,7 @@ impl Parameters {
         Ok(())
     }
 
-    /// Adds what the client says of itself in the body; gives what it says in the head.
+    /// Adds the client's authentication to the body. Answers the `Authorization` value, if there is one.
     fn add_client(&mut self, identity: &Identity<SecretString>) -> Result<Option<HeaderValue>, KeyError> {
         let client_id = &identity.client_id;
         match &identity.client_auth {
@@ -155,7 +155,7 @@ fn form<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretStrin
     SecretString::from(form.finish())
 }
 
-/// What may be there several times becomes a list, if it is.
+/// Encodes the parameters as a JSON object. A parameter with several values becomes a list.
 fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
     let mut object = serde_json::Map::new();
     for (name, value) in parameters {
@@ -170,7 +170,8 @@ fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretStrin
     SecretString::from(Value::Object(object).to_string())
 }
 
-/// RFC 6749 §2.3.1 has both encoded as in a form before they are joined; most servers expect them raw.
+/// The `Authorization` value of HTTP Basic. RFC 6749 §2.3.1 has id and secret form-encoded first; most servers expect them
+/// raw.
 fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> HeaderValue {
     let encode = |text: &str| match encoding {
         BasicEncoding::Raw => text.to_owned(),

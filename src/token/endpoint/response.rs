@@ -1,7 +1,7 @@
-//! What a token endpoint answers, and what it means (RFC 6749 §5).
+//! The response to a token request (RFC 6749 §5).
 //!
-//! One function classifies every answer. It is total: no bytes that a server can send make it panic, and
-//! nothing it returns quotes them but for the code and the description of an error, with nothing confidential in them.
+//! [`classify`] decides what any response means. No bytes that a server can send make it panic, and its result quotes nothing
+//! of the response but the code and the description of an error, redacted.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,51 +11,52 @@ use secrecy::SecretString;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::exchange::throttled;
 use super::redact::Confidential;
 use crate::config::AnswerFields;
 use crate::http::{retry_after, server_time};
 use crate::token::error::{Malformed, NO_CODE, TokenError};
 
-/// A year: a longer lifetime is cut to it.
+/// The longest lifetime of a token, a year; a longer one is shortened to this.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
-/// More values in values than any token answer has.
+/// The deepest nesting of a response's JSON.
 const MAX_DEPTH: usize = 64;
 
-/// The least wait where a server limits the rate and says so in a 400; `retry_after_max` does not shorten it.
-const RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
+/// The least wait after a 400 that limits the rate of requests; `retry_after_max` does not shorten it.
+const MIN_RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
-/// A successful answer (RFC 6749 §5.1), checked as far as it can be without knowing what was asked.
+/// A successful response (RFC 6749 §5.1), before its token is checked against the credential's requirements.
 #[derive(Clone)]
-pub struct Grant {
-    /// The token as issued.
+pub struct TokenResponse {
+    /// The access token.
     pub access_token: String,
-    /// `expires_in`; `None` where it is missing.
+    /// The member `expires_in`; `None` if it is missing.
     pub lifetime: Option<Duration>,
-    /// Whether the lifetime was longer than a year and has been cut.
+    /// Whether the lifetime was longer than [`MAX_LIFETIME`] and was shortened.
     pub lifetime_was_cut: bool,
-    /// Whether its Content-Type said that it is JSON.
+    /// Whether the Content-Type is one of JSON.
     pub is_labelled_json: bool,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
-    /// What time it was for the server.
+    /// The server's clock, by the field `Date`.
     pub server_time: Option<SystemTime>,
-    /// The refresh token for the next one; `None` keeps the old (RFC 6749 §6).
+    /// The new refresh token; `None` keeps the old one (RFC 6749 §6).
     pub refresh_token: Option<SecretString>,
-    /// Why the access token cannot be used, where there is a refresh token that must not be lost all the same.
+    /// Why the access token is unusable. Such a response is an error, unless it has a refresh token, which must not be lost.
     pub flaw: Option<Malformed>,
 }
 
-impl std::fmt::Debug for Grant {
+impl std::fmt::Debug for TokenResponse {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Grant")
+        f.debug_struct("TokenResponse")
             .field("lifetime", &self.lifetime)
             .field("scopes", &self.scopes)
             .finish_non_exhaustive()
     }
 }
 
-/// A member of an object, as it is written.
+/// A member of a JSON object, as raw JSON.
 #[derive(Clone, Copy, Default)]
 enum Member<'a> {
     #[default]
@@ -64,8 +65,8 @@ enum Member<'a> {
     Twice,
 }
 
-/// Reads of an object the members with these names; others are ignored (RFC 6749 §5.1). What is odd about one member
-/// says nothing of another, so each is judged by itself.
+/// Reads the members of a JSON object that have these names; others are ignored (RFC 6749 §5.1). An invalid member does not
+/// invalidate the others.
 struct Members<'n, const N: usize>([&'n str; N]);
 
 impl<const N: usize> Members<'_, N> {
@@ -109,7 +110,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
 }
 
 impl Member<'_> {
-    /// Its value if it is there; `null` stands for nothing. The name is for what is said of a flaw.
+    /// The value; `None` if it is missing or `null`. The name is for the error.
     fn value(&self, name: &'static str) -> Result<Option<&str>, Malformed> {
         match self {
             Self::Missing => Ok(None),
@@ -123,7 +124,7 @@ impl Member<'_> {
         self.value(name)?.map(read).transpose()
     }
 
-    /// Words between blanks, as RFC 6749 §3.3 has it, or a list of them, as some servers do.
+    /// Words separated by blanks, as in RFC 6749 §3.3, or a list of words, as some servers send.
     fn words(&self, name: &'static str) -> Result<Option<Vec<String>>, Malformed> {
         let Some(json) = self.value(name)? else { return Ok(None) };
         if json.starts_with('[') {
@@ -133,18 +134,21 @@ impl Member<'_> {
     }
 }
 
-/// What an answer means.
+/// Decides what a response means.
 ///
 /// # Errors
 ///
-/// A [`TokenError`] for each answer that brings no token.
+/// [`TokenError`] for every response without a token.
 pub fn classify(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
     fields: &AnswerFields,
     confidential: Confidential<'_>,
-) -> Result<Grant, TokenError> {
+) -> Result<TokenResponse, TokenError> {
+    if let Some(throttled) = throttled(status, headers) {
+        return Err(throttled);
+    }
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
         200..=299 => success(headers, body, fields).map_err(TokenError::Malformed),
@@ -156,15 +160,13 @@ pub fn classify(
             ),
         }),
         408 => Err(TokenError::Server { status: 408 }),
-        429 => Err(throttled(429, headers, Duration::ZERO)),
         400..=499 => Err(client_error(status, headers, body, confidential)),
-        503 if retry_after(headers).is_some() => Err(throttled(503, headers, Duration::ZERO)),
         500..=599 => Err(TokenError::Server { status: status.as_u16() }),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
     }
 }
 
-fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Grant, Malformed> {
+fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<TokenResponse, Malformed> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
@@ -199,7 +201,7 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     };
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);
-    Ok(Grant {
+    Ok(TokenResponse {
         access_token,
         lifetime,
         lifetime_was_cut,
@@ -211,14 +213,14 @@ fn success(headers: &HeaderMap, body: &[u8], fields: &AnswerFields) -> Result<Gr
     })
 }
 
-/// How many arrays and objects are open at once, at the most; of a text that is JSON.
+/// The nesting of arrays and objects in a JSON text.
 fn depth(json: &[u8]) -> usize {
     let (mut open, mut deepest, mut bytes) = (0_usize, 0, json.iter());
     while let Some(byte) = bytes.next() {
         match byte {
             b'[' | b'{' => open += 1,
             b']' | b'}' => open = open.saturating_sub(1),
-            // A string, to its end.
+            // Skips a string.
             b'"' => {
                 while bytes.next().is_some_and(|byte| match byte {
                     b'\\' => bytes.next().is_some(),
@@ -232,16 +234,17 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-/// RFC 6749 §5.1 asks for `application/json`; a type of its own with the suffix is JSON too (RFC 6839 §3.1).
+/// Whether a media type is `application/json` (RFC 6749 §5.1), or another one with the suffix of JSON (RFC 6839 §3.1).
 fn is_json(content_type: &HeaderValue) -> bool {
     let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let essence = essence.to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// Reads `expires_in` from its JSON text: a number, or a string that is one.
+/// Reads `expires_in` from its raw JSON: a number, or a string that holds one. Answers whether the lifetime was shortened,
+/// too.
 ///
-/// The text and not a parsed number, because servers send numbers that no number type holds.
+/// Parses raw JSON, because servers send numbers that no number type holds.
 fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     let text = match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(json).map_err(|_| Malformed::Lifetime)?,
@@ -263,24 +266,21 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     }
 }
 
-fn throttled(status: u16, headers: &HeaderMap, at_least: Duration) -> TokenError {
-    TokenError::Throttled { status, retry_after: retry_after(headers), at_least }
-}
-
 fn client_error(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
     confidential: Confidential<'_>,
 ) -> TokenError {
-    // An error body that does not parse says nothing; the status alone decides (RFC 6749 §5.2).
+    // Without a legible body the status alone decides (RFC 6749 §5.2).
     let [code, description] = Members(["error", "error_description"]).of(body).unwrap_or_default();
     let code = code.text("error").ok().flatten();
     let description = description.text("error_description").ok().flatten();
     let is_rate_limit = code.as_deref() == Some("invalid_request")
         && description.as_ref().is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"));
     if is_rate_limit {
-        return throttled(status.as_u16(), headers, RATE_LIMIT_WAIT);
+        let (retry_after, at_least) = (retry_after(headers), MIN_RATE_LIMIT_WAIT);
+        return TokenError::Throttled { status: status.as_u16(), retry_after, at_least };
     }
     TokenError::Rejected {
         status: status.as_u16(),
@@ -295,9 +295,9 @@ mod tests {
     use secrecy::{ExposeSecret, SecretString};
 
     use super::*;
-    use crate::token::error::Class;
+    use crate::token::error::FailureClass;
 
-    fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<Grant, TokenError> {
+    fn answer(status: u16, fields: &[(&'static str, &str)], body: &str) -> Result<TokenResponse, TokenError> {
         let headers = fields.iter().map(|(name, value)| {
             (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
@@ -313,16 +313,16 @@ mod tests {
         )
     }
 
-    fn lifetime_of(expires_in: &str) -> Result<Grant, TokenError> {
+    fn lifetime_of(expires_in: &str) -> Result<TokenResponse, TokenError> {
         answer(200, &[], &format!("{{\"access_token\":\"t\",\"expires_in\":{expires_in}}}"))
     }
 
     /// Status, fields, body, and the class of failure; `None` is a token.
-    type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<Class>);
+    type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a str, Option<FailureClass>);
 
     /// "Line 1, column 1" would be true of it, and help nobody.
     #[test]
-    fn a_page_in_the_place_of_a_token_is_called_one() {
+    fn a_page_in_the_place_of_a_response_is_reported_as_one() {
         for page in [
             "<html>Please log in</html>",
             "\r\n <!doctype html><p>Blocked",
@@ -336,12 +336,12 @@ mod tests {
 
     /// The table of what a token endpoint may answer, and what each answer means.
     #[test]
-    fn every_answer_has_its_class() {
+    fn every_response_has_its_class() {
         const MINUTE: Duration = Duration::from_mins(1);
-        let transient = Some(Class::Transient);
-        let rejected = Some(Class::Rejected);
-        let throttled = |retry_after| Some(Class::Throttled { retry_after, at_least: Duration::ZERO });
-        let a_minute = |retry_after| Some(Class::Throttled { retry_after, at_least: MINUTE });
+        let transient = Some(FailureClass::Transient);
+        let rejected = Some(FailureClass::Rejected);
+        let throttled = |retry_after| Some(FailureClass::Throttled { retry_after, at_least: Duration::ZERO });
+        let a_minute = |retry_after| Some(FailureClass::Throttled { retry_after, at_least: MINUTE });
         let seven = [("retry-after", "7")];
         let date =
             [("date", "Sun, 06 Nov 1994 08:49:37 GMT"), ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")];
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_is_a_number_of_seconds_in_any_dress() {
+    fn a_lifetime_is_a_number_of_seconds_in_any_notation() {
         for (text, seconds) in [
             ("3600", Some(3600)),
             ("\"3600\"", Some(3600)),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_lifetime_is_cut_to_a_year_and_said_so() {
+    fn an_absurd_lifetime_is_shortened_to_a_year_and_reported() {
         let digits = "9".repeat(400);
         for text in ["99999999999", "1e308", "1e300", "18446744073709551616", "\"1e300\"", &digits] {
             let grant = lifetime_of(text).unwrap_or_else(|error| panic!("{text}: {error}"));
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_that_is_no_number_is_named_and_not_quoted() {
+    fn a_lifetime_that_is_not_a_number_is_reported_without_its_text() {
         for text in ["-1", "\"-5\"", "\"soon\"", "true", "[]", "{}", "\"\"", "\"NaN\"", "\"inf\"", "\"0x10\""]
         {
             let error = lifetime_of(text).unwrap_err();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_odd_about_an_answer_its_refresh_token_is_not_lost() {
+    fn an_invalid_response_does_not_lose_its_refresh_token() {
         for (odd, flaw) in [
             (r#""access_token":5"#, Malformed::NotText("access_token")),
             (r#""access_token":{"value":"t"}"#, Malformed::NotText("access_token")),
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_known_by_its_code_whatever_else_is_in_its_body() {
+    fn an_error_is_classified_by_its_code_whatever_else_its_body_has() {
         for odd in [
             r#""error_description":{"en":"ended"}"#,
             r#""error_description":["ended"]"#,
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn granted_scopes_are_what_the_answer_says() {
+    fn granted_scopes_are_those_of_the_response() {
         let scopes = |body| answer(200, &[], body).unwrap().scopes;
 
         assert_eq!(scopes(r#"{"access_token":"t"}"#), None);
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_itself_whether_it_is_json() {
+    fn the_content_type_decides_whether_a_response_is_labelled_json() {
         let is_labelled = |kind| {
             answer(200, &[("content-type", kind)], r#"{"access_token":"t"}"#).unwrap().is_labelled_json
         };
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_nested_deeper_than_any_is_refused_wherever() {
+    fn too_deep_a_nesting_is_refused_in_every_member() {
         let nested = |open: &str, close: &str, times: usize| {
             let inner = open.repeat(times) + "1" + &close.repeat(times);
             answer(200, &[], &format!(r#"{{"x":{inner},"access_token":"t"}}"#))
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_not_quoted_in_what_is_said_of_it() {
+    fn an_error_does_not_quote_its_response() {
         let grant = answer(200, &[], r#"{"access_token":"s3cr3t"}"#).unwrap();
         assert!(!format!("{grant:?}").contains("s3cr3t"));
         for body in [r#"{"access_token":"s3cr3t","access_token":"s3cr3t"}"#, "s3cr3t", r#"{"a":"s3cr3t""#] {
@@ -572,7 +572,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_echoes_the_secret_is_told_without_it() {
+    fn an_error_that_echoes_the_secret_is_reported_without_it() {
         let body =
             format!("{{\"error\":\"invalid_client\",\"error_description\":\"{}hunter2\"}}", "x".repeat(195));
         let told = answer(401, &[], &body).unwrap_err().to_string();

@@ -1,22 +1,21 @@
-//! What is odd about a token endpoint's answers and yet no failure: told when it begins or changes, not at every
-//! refresh.
+//! Warnings about responses that are accepted: logged when a cause appears or changes, not at every refresh.
 
 use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
 use super::metadata::Metadata;
-use super::response::Grant;
+use super::response::TokenResponse;
 use super::validate;
 use crate::config::Credential;
 use crate::telemetry::throttle::OnChange;
 
-/// Clocks that differ more make JWTs end too late or begin too early.
+/// The largest difference between two clocks that causes no warning. With a larger one JWTs end too late or begin too early.
 pub const MAX_SKEW: Duration = Duration::from_mins(1);
 
-/// What has been told of one credential's answers and still holds.
+/// The warnings about one credential's responses that still hold.
 #[derive(Debug, Default)]
-pub struct Oddities {
+pub struct ResponseWarnings {
     is_cut: OnChange<bool>,
     is_mislabelled: OnChange<bool>,
     not_granted: OnChange<Vec<String>>,
@@ -24,9 +23,9 @@ pub struct Oddities {
     skew: OnChange<Option<Skew>>,
 }
 
-impl Oddities {
-    /// Tells what is odd about a grant that is taken.
-    pub fn of_grant(&mut self, grant: &Grant, credential: &Credential, now: SystemTime) {
+impl ResponseWarnings {
+    /// Warns about a response that is accepted.
+    pub fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
         if self.skew.begins(grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
             let ours = self.skew.current().as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
@@ -46,7 +45,7 @@ impl Oddities {
         }
     }
 
-    /// Tells that a server asks for a longer wait than it may.
+    /// Warns about a `Retry-After` that is longer than `retry_after_max`.
     pub fn of_wait(&mut self, asked: Duration, credential: &Credential) {
         let Credential { name, retry_after_max, .. } = credential;
         if self.is_clamped.begins(asked > *retry_after_max) {
@@ -60,7 +59,7 @@ impl Oddities {
     }
 }
 
-/// Tells what the credential does and its server does not list, if that is another than before.
+/// Warns about the credential's methods that the issuer's metadata does not list, if they are others than before.
 pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
     let not_listed = now.not_supported(credential);
     let is_new = before.is_none_or(|before| before.not_supported(credential) != not_listed);
@@ -70,7 +69,7 @@ pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Crede
     }
 }
 
-/// Which way our clock is off.
+/// Whether our clock is ahead of the server's or behind.
 #[derive(Debug, PartialEq, Eq)]
 enum Skew {
     Ahead,

@@ -1,67 +1,47 @@
-//! When a token request may be made: one gate for all causes.
+//! Limits token requests of every cause.
 //!
-//! Every request passes the quota (GCRA), and then whatever the answers so far demand: a `Retry-After`, a
-//! backoff, an open breaker, or the latch after a rejection. Nothing passes by being urgent; a forced refresh
-//! has only a part of the quota, so that callers who see 401s cannot use up what the schedule needs.
+//! Every request counts against the quota (GCRA, in [`quota`]), and waits for the barrier that the responses so far demand: a
+//! `Retry-After`, a backoff, an open circuit breaker, or the latch after a rejection. No cause is exempt. Forced refreshes
+//! have half of the quota, so that 401s from an upstream cannot use up the part that scheduled refreshes need. A [`Snapshot`]
+//! carries all this across a restart.
 
 mod quota;
+mod snapshot;
 
 use std::time::Duration;
 
-use self::quota::Budget;
-use super::error::{Class, TokenError};
-use super::state::file::Memory;
+pub use self::snapshot::{Barrier, Blocked, Snapshot};
+
+use self::quota::RequestQuota;
+use super::error::{FailureClass, TokenError};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::config;
 
-/// The waits after failures, and how many failures in a row open the breaker.
+/// The waits after failures.
 const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
+/// Failures in a row that open the circuit breaker.
 const BREAKER_FAILURES: u32 = 5;
 
-/// How long a rejection keeps us from asking: a locked account stays locked if one goes on knocking.
+/// How long rejections block token requests: every attempt can prolong the lock-out of an account.
 const LATCH: Backoff = Backoff { first: Duration::from_secs(30), max: LATCH_MAX };
 pub(super) const LATCH_MAX: Duration = Duration::from_mins(5);
 
-/// Why a token is asked for.
+/// Why a token request is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// There is none, or the current one nears its end.
+    /// The token is missing or due for replacement.
     Scheduled,
-    /// An upstream or an operator says that the current one is no good.
+    /// An upstream has rejected the token, or an operator has requested a refresh.
     Forced,
 }
 
-/// What keeps a token request from being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Barrier {
-    /// The quota is used up.
-    Quota,
-    /// The server asked to be left alone.
-    RetryAfter,
-    /// The last attempt failed.
-    Backoff,
-    /// The last attempts all failed.
-    Breaker,
-    /// The last attempt was rejected.
-    Latch,
-}
-
-/// Until when token requests are kept back, and by what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blocked {
-    /// When asking is allowed again.
-    pub until: Moment,
-    /// What forbids it until then.
-    pub by: Barrier,
-}
-
-/// A credential's budget of token requests.
+/// Limits one credential's token requests.
 #[derive(Debug)]
 pub struct Limiter {
     clock: Clock,
-    all: Budget,
-    forced: Budget,
+    all: RequestQuota,
+    forced: RequestQuota,
     retry_after_max: Duration,
     failures: u32,
     rejections: u32,
@@ -69,14 +49,14 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// A full budget.
+    /// A limiter with a full quota and no barrier.
     pub fn new(credential: &config::Credential, clock: Clock) -> Self {
         let quota = credential.quota;
         let half = (quota.requests.get() / 2).max(1);
         Self {
             clock,
-            all: Budget::new(quota.requests.get(), quota.per, clock),
-            forced: Budget::new(half, quota.per, clock),
+            all: RequestQuota::new(quota.requests.get(), quota.per, clock),
+            forced: RequestQuota::new(half, quota.per, clock),
             retry_after_max: credential.retry_after_max,
             failures: 0,
             rejections: 0,
@@ -84,50 +64,56 @@ impl Limiter {
         }
     }
 
-    /// Takes a request out of the budget, or says when to ask again.
+    /// Takes a request out of the quota.
+    ///
+    /// # Errors
+    ///
+    /// [`Blocked`] where no request may be made now; the quota is unchanged.
     pub fn admit(&mut self, cause: Cause) -> Result<(), Blocked> {
         let now = self.clock.now();
         if let Some(blocked) = self.blocked.filter(|blocked| now < blocked.until) {
             return Err(blocked);
         }
-        let forced_before = self.forced.whole_again();
+        let forced_before = self.forced.full_at();
         if cause == Cause::Forced {
             check(&self.forced, now)?;
         }
-        // What is not used is not taken: it would be used later than it was counted.
+        // A request that the whole quota refuses must not count against the forced one.
         check(&self.all, now).inspect_err(|_| self.forced.restore(forced_before))
     }
 
-    /// A token came: whatever kept requests back is over.
+    /// The last request brought a token: no barrier stays.
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.rejections = 0;
         self.blocked = None;
     }
 
-    /// Another grant takes the old one's place.
+    /// A person has authorized the client anew.
     pub fn authorized(&mut self) {
-        let Memory { blocked, failures, rejections, .. } = authorized(self.snapshot());
+        let Snapshot { blocked, failures, rejections, .. } = self.snapshot().authorized();
         (self.blocked, self.failures, self.rejections) = (blocked, failures, rejections);
     }
 
-    /// No token came: keeps the next request back as its cause demands.
+    /// The last request failed: raises the barrier that the failure demands.
     pub fn failed(&mut self, error: &TokenError) {
         let now = self.clock.now();
         self.failures = self.failures.saturating_add(1);
         let backoff = BACKOFF.jittered(self.failures - 1, fastrand::f64());
         self.blocked = Some(match error.class() {
-            Class::Throttled { retry_after, at_least } if retry_after.is_some() || !at_least.is_zero() => {
+            FailureClass::Throttled { retry_after, at_least }
+                if retry_after.is_some() || !at_least.is_zero() =>
+            {
                 let wait = retry_after.unwrap_or_default().min(self.retry_after_max).max(at_least);
-                // Upwards only: whoever was asked to wait so long and comes sooner has not waited.
+                // Only upwards: a request before the time that the server asked for would be refused again.
                 let jitter = (wait / 10).min(Duration::from_secs(1)).mul_f64(fastrand::f64());
                 Blocked { until: now + (wait + jitter).max(backoff), by: Barrier::RetryAfter }
             }
-            Class::Transient | Class::Throttled { .. } => Blocked {
+            FailureClass::Transient | FailureClass::Throttled { .. } => Blocked {
                 until: now + backoff,
                 by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
             },
-            Class::Rejected => {
+            FailureClass::Rejected => {
                 self.rejections = self.rejections.saturating_add(1);
                 let latch = LATCH.step(self.rejections - 1);
                 Blocked { until: now + latch, by: Barrier::Latch }
@@ -135,38 +121,37 @@ impl Limiter {
         });
     }
 
-    /// What the answers so far demand.
+    /// The barrier, which may have ended; none after a success.
     pub fn blocked(&self) -> Option<Blocked> {
         self.blocked
     }
 
-    /// What must not be forgotten by a restart.
-    pub fn snapshot(&self) -> Memory {
-        Memory {
+    /// The limiter's present knowledge, for [`Limiter::restore`].
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
             blocked: self.blocked,
             failures: self.failures,
             rejections: self.rejections,
-            quota_whole_again: self.all.whole_again(),
-            forced_quota_whole_again: self.forced.whole_again(),
-            ..Memory::default()
+            quota_full_at: self.all.full_at(),
+            forced_quota_full_at: self.forced.full_at(),
         }
     }
 
-    /// Whether the last attempts were rejected.
+    /// Whether the server rejected the last attempt.
     pub const fn is_rejected(&self) -> bool {
         self.rejections > 0
     }
 
-    /// Goes on from a snapshot, whatever was known before.
-    pub fn restore(&mut self, memory: Memory) {
-        self.all.restore(memory.quota_whole_again);
-        self.forced.restore(memory.forced_quota_whole_again);
-        self.blocked = memory.blocked;
-        self.failures = memory.failures;
-        self.rejections = memory.rejections;
+    /// Replaces the limiter's knowledge by a snapshot.
+    pub fn restore(&mut self, snapshot: Snapshot) {
+        self.all.restore(snapshot.quota_full_at);
+        self.forced.restore(snapshot.forced_quota_full_at);
+        self.blocked = snapshot.blocked;
+        self.failures = snapshot.failures;
+        self.rejections = snapshot.rejections;
     }
 
-    /// What was wrong may have been mended: the next request need not wait for the latch.
+    /// Removes the latch: the cause of the rejection may have been corrected.
     pub fn release_latch(&mut self) {
         if self.blocked.is_some_and(|blocked| blocked.by == Barrier::Latch) {
             self.blocked = None;
@@ -175,14 +160,7 @@ impl Limiter {
     }
 }
 
-/// What is remembered once another grant takes the old one's place: what the old one came to is over, what the server
-/// asked for and what was used of the quota is not.
-pub fn authorized(memory: Memory) -> Memory {
-    let blocked = memory.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
-    Memory { blocked, failures: 0, rejections: 0, ..memory }
-}
-
-fn check(budget: &Budget, now: Moment) -> Result<(), Blocked> {
+fn check(budget: &RequestQuota, now: Moment) -> Result<(), Blocked> {
     budget.take(now).map_err(|until| Blocked { until, by: Barrier::Quota })
 }
 

@@ -1,7 +1,7 @@
-//! A quota of requests (GCRA) that a restart does not fill.
+//! A quota of requests (GCRA) that a restart does not refill.
 //!
-//! All that GCRA knows is one moment: when the quota would be whole again if nothing more were taken. governor keeps it
-//! in a store that is ours here, so that it can be read for the state and put back.
+//! The whole state of GCRA is one moment: when the quota is full again if no more requests are made. governor keeps that
+//! moment in a store of ours, from which it can be read for a snapshot and to which it can be restored.
 
 use std::num::NonZeroU32;
 use std::ops::Add;
@@ -17,58 +17,62 @@ use governor::{Quota, RateLimiter};
 
 use crate::clock::{Clock, Moment};
 
-/// So many requests at once, refilled over a time.
+/// A number of requests at once, refilled over a time.
 #[derive(Debug)]
-pub(super) struct Budget {
-    gcra: RateLimiter<NotKeyed, WholeAgain, GcraClock, NoOpMiddleware<Moment>>,
-    whole_again: WholeAgain,
-    /// From where governor counts.
+pub(super) struct RequestQuota {
+    gcra: RateLimiter<NotKeyed, FullAt, GcraClock, NoOpMiddleware<Moment>>,
+    full_at: FullAt,
+    /// The moment from which governor counts.
     start: Moment,
-    /// Over which all of it is refilled.
+    /// The time in which an empty quota is refilled.
     per: Duration,
     clock: Clock,
 }
 
-impl Budget {
-    /// A whole one.
+impl RequestQuota {
+    /// A full quota.
     pub(super) fn new(requests: u32, per: Duration, clock: Clock) -> Self {
         let burst = NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(per / burst.get())
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
             .allow_burst(burst);
-        let whole_again = WholeAgain::default();
-        // No later than governor's own, so that nothing is forgotten in the time between.
+        let full_at = FullAt::default();
+        // Not after governor's own start, or the moment that is read would lie too late.
         let start = clock.now();
-        let gcra = RateLimiter::new(quota, whole_again.clone(), GcraClock(clock));
-        Self { gcra, whole_again, start, per, clock }
+        let gcra = RateLimiter::new(quota, full_at.clone(), GcraClock(clock));
+        Self { gcra, full_at, start, per, clock }
     }
 
-    /// Takes one request out of it, or says when there is one.
+    /// Takes one request out of the quota.
+    ///
+    /// # Errors
+    ///
+    /// The moment at which a request is available again.
     pub(super) fn take(&self, now: Moment) -> Result<(), Moment> {
         self.gcra.check().map_err(|not_until| now + not_until.wait_time_from(now))
     }
 
-    /// When it is whole again if nothing more is taken; long ago, if it is.
-    pub(super) fn whole_again(&self) -> Moment {
-        match self.whole_again.0.load(Ordering::Acquire) {
+    /// When the quota is full again if no more requests are made; in the past if it is full.
+    pub(super) fn full_at(&self) -> Moment {
+        match self.full_at.0.load(Ordering::Acquire) {
             0 => Moment::default(),
             nanos => self.start + Duration::from_nanos(nanos),
         }
     }
 
-    /// Goes on from such a moment. It is never worse off than with all of it used just now.
-    pub(super) fn restore(&self, whole_again: Moment) {
+    /// Restores such a moment. An impossible one counts as an empty quota.
+    pub(super) fn restore(&self, full_at: Moment) {
         let latest = self.clock.now() + self.per;
-        let nanos = whole_again.min(latest).since(self.start).as_nanos();
-        self.whole_again.0.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
+        let nanos = full_at.min(latest).since(self.start).as_nanos();
+        self.full_at.0.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
     }
 }
 
-/// Nanoseconds since governor began to count; 0 before the first request.
+/// When the quota is full again, in nanoseconds since governor's start; 0 before the first request.
 #[derive(Clone, Debug, Default)]
-struct WholeAgain(Arc<AtomicU64>);
+struct FullAt(Arc<AtomicU64>);
 
-impl StateStore for WholeAgain {
+impl StateStore for FullAt {
     type Key = NotKeyed;
 
     fn measure_and_replace<T, F, E>(&self, _: &NotKeyed, decide: F) -> Result<T, E>
@@ -86,7 +90,7 @@ impl StateStore for WholeAgain {
     }
 }
 
-/// Our clock as governor wants it.
+/// Our clock, for governor.
 #[derive(Clone, Debug)]
 struct GcraClock(Clock);
 
@@ -122,52 +126,52 @@ mod tests {
 
     const PER: Duration = Duration::from_mins(1);
 
-    fn taken(budget: &Budget, clock: Clock) -> usize {
+    fn taken(budget: &RequestQuota, clock: Clock) -> usize {
         (0..100).take_while(|_| budget.take(clock.now()).is_ok()).count()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_taken_is_taken_after_a_restart_and_refilled_as_if_there_had_been_none() {
+    async fn a_restart_neither_refills_a_quota_nor_slows_its_refill() {
         let clock = Clock::tokio();
-        let before = Budget::new(6, PER, clock);
+        let before = RequestQuota::new(6, PER, clock);
         assert_eq!(taken(&before, clock), 6);
-        let at = before.whole_again();
+        let at = before.full_at();
         assert_eq!(clock.now().until(at), PER);
         tokio::time::sleep(Duration::from_secs(25)).await;
 
-        let after = Budget::new(6, PER, clock);
+        let after = RequestQuota::new(6, PER, clock);
         after.restore(at);
 
-        assert_eq!(after.whole_again(), at);
+        assert_eq!(after.full_at(), at);
         assert_eq!((taken(&after, clock), taken(&before, clock)), (2, 2));
         tokio::time::sleep(PER).await;
         assert_eq!((taken(&after, clock), taken(&before, clock)), (6, 6));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_moment_that_cannot_be_is_no_worse_than_all_of_it_used_now() {
+    async fn an_impossible_moment_counts_as_an_empty_quota() {
         let clock = Clock::tokio();
         for cannot_be in [Moment::from_nanos(u64::MAX), clock.now() + PER * 2] {
-            let budget = Budget::new(6, PER, clock);
+            let budget = RequestQuota::new(6, PER, clock);
             budget.restore(cannot_be);
             assert_eq!(taken(&budget, clock), 0);
             tokio::time::sleep(PER).await;
             assert_eq!(taken(&budget, clock), 6);
         }
         // And one long ago is a whole quota.
-        let budget = Budget::new(6, PER, clock);
+        let budget = RequestQuota::new(6, PER, clock);
         budget.restore(Moment::from_nanos(1));
         assert_eq!(taken(&budget, clock), 6);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_restart_with_another_quota_is_held_to_that() {
+    async fn a_restart_with_another_quota_obeys_that_quota() {
         let clock = Clock::tokio();
-        let before = Budget::new(6, PER, clock);
+        let before = RequestQuota::new(6, PER, clock);
         assert_eq!(taken(&before, clock), 6);
 
-        let after = Budget::new(2, Duration::from_secs(4), clock);
-        after.restore(before.whole_again());
+        let after = RequestQuota::new(2, Duration::from_secs(4), clock);
+        after.restore(before.full_at());
         assert_eq!(taken(&after, clock), 0);
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(taken(&after, clock), 2);

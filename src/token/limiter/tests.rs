@@ -29,7 +29,7 @@ async fn the_breaker_opens_after_five_failures_in_a_row_and_a_success_closes_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_floor_of_a_rate_limit_is_not_undercut_by_the_longest_retry_after() {
+async fn the_least_wait_of_a_rate_limit_holds_beyond_retry_after_max() {
     for (retry_after, maximum, expected) in [(None, "1s", 60), (Some(5), "1s", 60), (Some(900), "2m", 120)] {
         let clock = Clock::tokio();
         let mut limiter = Limiter::new(&credential(&format!("retry_after_max = \"{maximum}\"")), clock);
@@ -45,7 +45,7 @@ async fn the_floor_of_a_rate_limit_is_not_undercut_by_the_longest_retry_after() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forced_cell_that_was_not_used_is_not_lost() {
+async fn a_refused_forced_request_takes_nothing_of_the_forced_quota() {
     let mut limiter = Limiter::new(&credential("quota = { requests = 2, per = \"100s\" }"), Clock::tokio());
     limiter.admit(Cause::Scheduled).unwrap();
     limiter.admit(Cause::Scheduled).unwrap();
@@ -57,7 +57,7 @@ async fn a_forced_cell_that_was_not_used_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forced_request_that_was_kept_back_counts_from_when_it_is_made() {
+async fn a_delayed_forced_request_counts_from_when_it_is_made() {
     let mut limiter = Limiter::new(&credential("quota = { requests = 2, per = \"100s\" }"), Clock::tokio());
     limiter.admit(Cause::Scheduled).unwrap();
     limiter.admit(Cause::Scheduled).unwrap();
@@ -72,7 +72,7 @@ async fn a_forced_request_that_was_kept_back_counts_from_when_it_is_made() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_is_forgotten_when_its_cause_may_be_mended() {
+async fn a_rejection_is_forgotten_when_its_cause_may_be_corrected() {
     let mut limiter = Limiter::new(&credential(""), Clock::tokio());
     limiter.failed(&TokenError::Rejected { status: 401, code: "invalid_client".into(), description: None });
     assert_eq!(limiter.admit(Cause::Scheduled).unwrap_err().by, Barrier::Latch);
@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_goes_on_where_the_limiter_was() {
+async fn a_restored_snapshot_continues_where_the_limiter_was() {
     let clock = Clock::tokio();
     let mut limiter = Limiter::new(&credential(""), clock);
     for _ in 0..5 {

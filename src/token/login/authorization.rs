@@ -1,7 +1,7 @@
-//! Sending a person's browser to the authorization server, and what it comes back with (RFC 6749 §4.1, RFC 7636).
+//! The authorization request of a login, and the callback with its response (RFC 6749 §4.1, RFC 7636).
 //!
-//! One attempt has one `state` and one code verifier, both random and good once. Whatever comes back without its `state`
-//! is not its answer: anybody can send a browser to the address where it is waited for.
+//! Each attempt has its own `state` and code verifier, both random and used once. A callback without that `state` is ignored:
+//! anybody can send a browser to the address of the callback.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,71 +18,71 @@ use crate::config::model::identity::Grant;
 use crate::config::{Credential, RedirectUri};
 use crate::token::error::printable;
 
-/// 256 bits.
+/// The bytes of a `state` and of a code verifier: 256 bits.
 const RANDOM_BYTES: usize = 32;
 
-/// One person's way through a browser.
+/// One attempt of a person to log in with a browser.
 pub struct Attempt {
     state: SecretString,
     code_verifier: SecretString,
     redirect_uri: RedirectUri,
-    answerer: Answerer,
+    answerer: ExpectedIssuer,
     is_answered: AtomicBool,
 }
 
-/// Who must have answered (RFC 9207).
+/// The issuer that must have sent the response (RFC 9207).
 #[derive(Clone, Debug, Default)]
-pub struct Answerer {
-    /// The issuer, where it is known.
+pub struct ExpectedIssuer {
+    /// The issuer, if it is configured.
     pub issuer: Option<String>,
-    /// Whether it has said that it names itself in its answers.
+    /// Whether the issuer's metadata says that its responses have the parameter `iss`.
     pub names_itself: bool,
 }
 
-/// Why what came back brings no code.
+/// Why a callback brings no code.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum NoCode {
-    /// It answers something else.
+pub enum CallbackError {
+    /// The `state` is missing or another one.
     #[error("it is not the answer to this login: its `state` is another, or missing")]
     OtherState,
-    /// It can be read in two ways.
+    /// A parameter occurs more than once.
     #[error("it has the parameter `{0}` more than once")]
     Repeated(&'static str),
-    /// The attempt has had its answer.
+    /// The attempt has had its response.
     #[error("this login has been answered already")]
     Answered,
-    /// The server, or the person, said no (RFC 6749 §4.1.2.1).
+    /// The server or the person has refused (RFC 6749 §4.1.2.1).
     #[error("the authorization server says no: {error}{}", description.as_ref().map(|text| format!(", \"{text}\"")).unwrap_or_default())]
     Denied {
-        /// Its code.
+        /// The error code.
         error: String,
-        /// Its own explanation.
+        /// The server's explanation.
         description: Option<String>,
     },
-    /// Another server answered: one of them may be an impostor (RFC 9207 §2.4).
+    /// The response is another issuer's, which may be an attacker (RFC 9207 §2.4).
     #[error("another server answered: its `iss` is \"{0}\"")]
     OtherIssuer(String),
-    /// The server names itself in its answers, and this one has no name.
+    /// The response lacks the `iss` that this issuer sends.
     #[error("the answer lacks the `iss` that this server says it sends")]
     NoIssuer,
-    /// There is neither code nor error.
+    /// The response has neither a code nor an error.
     #[error("it has neither a `code` nor an `error`")]
     Nothing,
 }
 
-impl NoCode {
-    /// Whether the right answer may still come.
+impl CallbackError {
+    /// Whether the right response may still arrive.
     pub const fn may_come(&self) -> bool {
         matches!(self, Self::OtherState | Self::Repeated(_) | Self::Nothing)
     }
 }
 
-/// The parameters of an answer (RFC 6749 §4.1.2, RFC 9207 §2).
+/// The parameters of an authorization response (RFC 6749 §4.1.2, RFC 9207 §2).
 const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "iss"];
 
 impl Attempt {
-    /// A new one, for a browser that comes back to this address.
-    pub fn new(redirect_uri: RedirectUri, answerer: Answerer) -> Self {
+    /// A new attempt, whose callback has this address.
+    pub fn new(redirect_uri: RedirectUri, answerer: ExpectedIssuer) -> Self {
         Self {
             state: random(),
             code_verifier: random(),
@@ -92,13 +92,13 @@ impl Attempt {
         }
     }
 
-    /// Where the browser comes back to.
+    /// The address of the callback.
     pub const fn redirect_uri(&self) -> &RedirectUri {
         &self.redirect_uri
     }
 
-    /// Where the browser is sent (RFC 6749 §4.1.1, RFC 7636 §4.3). What the endpoint's own query has is kept, unless it
-    /// is ours to say: no parameter is there twice, `resource` aside (RFC 8707 §2).
+    /// The URL of the authorization request (RFC 6749 §4.1.1, RFC 7636 §4.3). The parameters of the endpoint's own query are
+    /// kept, unless the request sets them: only `resource` occurs more than once (RFC 8707 §2).
     pub fn url(&self, endpoint: &Url, credential: &Credential) -> Url {
         let parameters = &credential.parameters;
         let challenge = challenge(&self.code_verifier);
@@ -129,18 +129,17 @@ impl Attempt {
         url
     }
 
-    /// The code in the query that the browser came back with. The attempt has had its answer then, as after one by which
-    /// the server says no.
+    /// The code in the query of a callback. Ends the attempt, as a response with an error does.
     ///
     /// # Errors
     ///
-    /// [`NoCode`]; the right answer may still come after some of them.
-    pub fn answer(&self, query: &str) -> Result<SecretString, NoCode> {
+    /// [`CallbackError`]; [`CallbackError::may_come`] tells whether the right response may still arrive.
+    pub fn answer(&self, query: &str) -> Result<SecretString, CallbackError> {
         let mut found: [Option<String>; PARAMETERS.len()] = Default::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let Some(at) = PARAMETERS.iter().position(|known| *known == name) else { continue };
             if found[at].replace(value.into_owned()).is_some() {
-                return Err(NoCode::Repeated(PARAMETERS[at]));
+                return Err(CallbackError::Repeated(PARAMETERS[at]));
             }
         }
         let [state, code, error, description, iss] = found;
@@ -148,29 +147,31 @@ impl Attempt {
             verify_slices_are_equal(state.as_bytes(), self.state.expose_secret().as_bytes()).is_ok()
         });
         if !is_ours {
-            return Err(NoCode::OtherState);
+            return Err(CallbackError::OtherState);
         }
         if code.is_none() && error.is_none() {
-            return Err(NoCode::Nothing);
+            return Err(CallbackError::Nothing);
         }
         if self.is_answered.swap(true, Ordering::Relaxed) {
-            return Err(NoCode::Answered);
+            return Err(CallbackError::Answered);
         }
         match (&iss, &self.answerer.issuer) {
-            (Some(iss), Some(issuer)) if iss != issuer => return Err(NoCode::OtherIssuer(printable(iss))),
-            (None, Some(_)) if self.answerer.names_itself => return Err(NoCode::NoIssuer),
+            (Some(iss), Some(issuer)) if iss != issuer => {
+                return Err(CallbackError::OtherIssuer(printable(iss)));
+            }
+            (None, Some(_)) if self.answerer.names_itself => return Err(CallbackError::NoIssuer),
             _ => {}
         }
         match (error, code) {
             (None, Some(code)) => Ok(SecretString::from(code)),
-            (error, _) => Err(NoCode::Denied {
+            (error, _) => Err(CallbackError::Denied {
                 error: printable(&error.unwrap_or_default()),
                 description: description.as_deref().map(printable),
             }),
         }
     }
 
-    /// What tokens are asked for with, with the code that came back (RFC 6749 §4.1.3, RFC 7636 §4.5).
+    /// The grant of the token request, with the code of the callback (RFC 6749 §4.1.3, RFC 7636 §4.5).
     pub fn grant(&self, code: SecretString) -> Grant<SecretString> {
         Grant::AuthorizationCode {
             code,
@@ -186,14 +187,14 @@ impl std::fmt::Debug for Attempt {
     }
 }
 
-/// RFC 7636 §4.1 wants 43 characters at the least, of those that base64url has.
+/// A random string of 43 characters of base64url, the least that RFC 7636 §4.1 allows.
 fn random() -> SecretString {
     let mut bytes = [0; RANDOM_BYTES];
     SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
     SecretString::from(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// RFC 7636 §4.2, S256.
+/// The code challenge by the method S256 (RFC 7636 §4.2).
 fn challenge(code_verifier: &SecretString) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, code_verifier.expose_secret().as_bytes()))
 }
@@ -219,16 +220,16 @@ mod tests {
 
     fn attempt() -> Attempt {
         let login = credential("").login.unwrap();
-        Attempt::new(login.redirect_uri, Answerer::default())
+        Attempt::new(login.redirect_uri, ExpectedIssuer::default())
     }
 
     fn of(issuer: &str, names_itself: bool) -> Attempt {
-        let answerer = Answerer { issuer: Some(issuer.to_owned()), names_itself };
+        let answerer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
         Attempt { answerer, ..attempt() }
     }
 
     /// With the right state in the place of STATE.
-    fn answer(attempt: &Attempt, query: &str) -> Result<String, NoCode> {
+    fn answer(attempt: &Attempt, query: &str) -> Result<String, CallbackError> {
         let query = query.replace("STATE", attempt.state.expose_secret());
         attempt.answer(&query).map(|code| code.expose_secret().to_owned())
     }
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_is_sent_with_each_parameter_once_and_what_the_endpoint_had_is_kept() {
+    fn an_authorization_request_has_each_parameter_once_and_keeps_the_endpoints() {
         let attempt = attempt();
         let lines =
             "scopes = [\"a:b\", \"offline_access\"]\naudience = \"x&y\"\nresource = [\"urn:a\", \"urn:b\"]";
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_answer_to_this_attempt_is_one_and_only_once() {
+    fn only_the_callback_of_this_attempt_is_accepted_and_only_once() {
         let attempt = attempt();
         for query in [
             "",
@@ -301,40 +302,40 @@ mod tests {
             "state=%00&error=access_denied",
             "code=c&State=STATE",
         ] {
-            assert_eq!(answer(&attempt, query), Err(NoCode::OtherState), "{query}");
+            assert_eq!(answer(&attempt, query), Err(CallbackError::OtherState), "{query}");
         }
         for (query, name) in [
             ("code=c&state=STATE&code=c", "code"),
             ("code=c&state=STATE&state=STATE", "state"),
             ("code=c&state=STATE&iss=a&iss=a", "iss"),
         ] {
-            assert_eq!(answer(&attempt, query), Err(NoCode::Repeated(name)), "{query}");
+            assert_eq!(answer(&attempt, query), Err(CallbackError::Repeated(name)), "{query}");
         }
-        assert_eq!(answer(&attempt, "state=STATE"), Err(NoCode::Nothing));
+        assert_eq!(answer(&attempt, "state=STATE"), Err(CallbackError::Nothing));
 
         assert_eq!(answer(&attempt, "x=1&code=c%26d&state=STATE&x=2").as_deref(), Ok("c&d"));
-        assert_eq!(answer(&attempt, "code=e&state=STATE"), Err(NoCode::Answered));
+        assert_eq!(answer(&attempt, "code=e&state=STATE"), Err(CallbackError::Answered));
     }
 
     #[test]
-    fn a_no_is_told_in_clean_words() {
+    fn a_refusal_is_reported_in_printable_text() {
         let denied = |query: &str| answer(&attempt(), query).unwrap_err();
         let no = denied("state=STATE&error=access_denied&error_description=no%1b%5b31m%0a");
         assert_eq!(no.to_string(), "the authorization server says no: access_denied, \"no?[31m?\"");
         assert!(!no.may_come());
         // Both is a no.
-        assert!(matches!(denied("state=STATE&error=x&code=c"), NoCode::Denied { .. }));
+        assert!(matches!(denied("state=STATE&error=x&code=c"), CallbackError::Denied { .. }));
     }
 
     #[test]
-    fn an_answer_of_another_issuer_is_refused() {
+    fn a_response_of_another_issuer_is_refused() {
         let issuer = "https://as.test";
         assert!(answer(&of(issuer, true), "code=c&state=STATE&iss=https://as.test").is_ok());
         assert!(answer(&of(issuer, false), "code=c&state=STATE").is_ok());
         assert!(answer(&attempt(), "code=c&state=STATE&iss=https://other.test").is_ok());
         let other = answer(&of(issuer, false), "code=c&state=STATE&iss=https://as.test/");
-        assert_eq!(other, Err(NoCode::OtherIssuer("https://as.test/".into())));
-        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(NoCode::NoIssuer));
+        assert_eq!(other, Err(CallbackError::OtherIssuer("https://as.test/".into())));
+        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(CallbackError::NoIssuer));
     }
 
     proptest! {

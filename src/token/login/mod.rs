@@ -1,6 +1,6 @@
-//! What a person's login brought: the code is exchanged, and the answer judged as the refresh loop would.
+//! A person's login: the authorization code is exchanged for tokens, whose response is checked as the refresh loop would.
 //!
-//! What comes of it is a credential's new state, as it is written where no daemon runs, or what a daemon needs to go on.
+//! The result becomes the credential's new state where no daemon runs, or is handed over to a running daemon.
 
 pub mod authorization;
 
@@ -15,75 +15,74 @@ use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
 use super::endpoint::redact::Confidential;
 use super::endpoint::validate;
-use super::endpoint::warnings::Oddities;
+use super::endpoint::warnings::ResponseWarnings;
 use super::error::{Malformed, TokenError};
-use super::limiter;
 use super::rotation;
 use super::state::file::State;
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
-/// A grant that a daemon can live on.
-pub struct NewGrant {
+/// The tokens of a login, sufficient for a daemon.
+pub struct LoginGrant {
     refresh_token: SecretString,
     access_token: SecretString,
-    /// When the token was asked for.
+    /// When the tokens were requested.
     sent: Moment,
     lifetime: Option<Duration>,
-    /// As granted, if the server said.
+    /// The granted scopes; `None` where the server did not say.
     scopes: Option<Vec<String>>,
-    /// What the server may not be quoted with.
+    /// The secrets that must not be quoted from the response.
     secrets: Vec<SecretString>,
-    /// Which client secret was taken.
+    /// The client secret that the server accepted.
     client_secrets: ClientSecrets,
     token: AccessToken,
 }
 
-/// Why a login came to nothing.
+/// Why a login failed.
 #[derive(Debug, Error)]
 pub enum LoginError {
-    /// No token, or one that requests could not use.
+    /// The server issued no usable token.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// The client could not go on without the person.
+    /// Without a refresh token the person would have to log in again when the access token expires.
     #[error("the server sent no refresh token, and nothing was stored")]
     NoRefreshToken,
 }
 
-/// Exchanges the code that an attempt was answered with.
+/// Exchanges the authorization code of an attempt for tokens.
 ///
 /// # Errors
 ///
-/// [`LoginError`]; nothing of the grant is used then.
+/// [`LoginError`]. Nothing of the response is used then.
 pub async fn exchange<E: TokenEndpoint>(
     credential: &Credential,
     endpoint: &E,
     attempt: &Attempt,
     code: SecretString,
     clock: Clock,
-) -> Result<NewGrant, LoginError> {
+) -> Result<LoginGrant, LoginError> {
     let identity = Identity { grant: attempt.grant(code), ..credential.identity.initial() };
     let sent = clock.now();
     let mut client_secrets = ClientSecrets::default();
-    let grant = client_secrets.ask(credential, endpoint, &identity).await?;
-    let scopes = validate::scopes(&grant, credential)?;
+    let response = client_secrets.ask(credential, endpoint, &identity).await?;
+    let scopes = validate::scopes(&response, credential)?;
     let now = wall_clock();
-    let lifetime = validate::lifetime(&grant, credential, now)?;
+    let lifetime = validate::lifetime(&response, credential, now)?;
     let lifetime = lifetime.filter(|lifetime| !lifetime.is_zero());
     let lives = lifetime.unwrap_or(credential.default_lifetime);
-    let token = AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lives, scopes)
+    let token = AccessToken::new(&response.access_token, Generation::NONE.next(), sent, lives, scopes)
         .map_err(|illegal| TokenError::Malformed(Malformed::from(illegal)))?;
-    Oddities::default().of_grant(&grant, credential, now);
-    let refresh_token = grant.refresh_token.ok_or(LoginError::NoRefreshToken)?;
-    let access_token = SecretString::from(grant.access_token);
+    ResponseWarnings::default().of_grant(&response, credential, now);
+    let refresh_token = response.refresh_token.ok_or(LoginError::NoRefreshToken)?;
+    let access_token = SecretString::from(response.access_token);
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), access_token.clone()]);
-    let scopes = grant.scopes;
-    Ok(NewGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
+    let scopes = response.scopes;
+    Ok(LoginGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
 }
 
-impl NewGrant {
-    /// The credential's state from now on, as a daemon's would be that is handed the grant.
+impl LoginGrant {
+    /// The credential's new state, the same as that of a daemon to which the grant is handed over.
     pub fn state(&self, credential: &Credential, before: &State) -> State {
         let lives = self.token.issued().until(self.token.expires());
         let scopes = self.token.scopes().to_vec();
@@ -91,7 +90,7 @@ impl NewGrant {
         let identity = credential.identity.initial();
         let mut state = State {
             generation,
-            // It was one already.
+            // The string was checked before, for `token`.
             access_token: AccessToken::new(
                 self.access_token.expose_secret(),
                 generation,
@@ -102,7 +101,7 @@ impl NewGrant {
             .ok(),
             identity: Some(credential.token_identity()),
             request: Some(credential.request_identity(&identity)),
-            memory: limiter::authorized(before.memory),
+            limiter: before.limiter.authorized(),
             ..before.clone()
         };
         self.client_secrets.remember(&mut state);
@@ -110,7 +109,7 @@ impl NewGrant {
         state
     }
 
-    /// The same for a running daemon, as JSON; the lifetime is what is left of it `now`.
+    /// The grant as JSON, for a running daemon. The lifetime is the rest of it at the moment `now`.
     pub fn handed_over(&self, now: Moment) -> SecretString {
         let mut json = serde_json::json!({
             "refresh_token": self.refresh_token.expose_secret(),
@@ -125,22 +124,22 @@ impl NewGrant {
         SecretString::from(json.to_string())
     }
 
-    /// The scopes, as they may be shown; as asked for, where the server did not say.
+    /// The granted scopes, redacted; `None` means as requested.
     pub fn scopes(&self) -> Option<Vec<String>> {
         let confidential = Confidential { secrets: &self.secrets, token: None };
         let scopes = self.scopes.as_ref()?;
         Some(scopes.iter().map(|scope| confidential.printable(scope)).collect())
     }
 
-    /// The access token's lifetime, if the server said.
+    /// The access token's lifetime; `None` where the server did not say.
     pub const fn lifetime(&self) -> Option<Duration> {
         self.lifetime
     }
 }
 
-impl std::fmt::Debug for NewGrant {
+impl std::fmt::Debug for LoginGrant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NewGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
+        f.debug_struct("LoginGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
     }
 }
 
@@ -148,8 +147,8 @@ impl std::fmt::Debug for NewGrant {
 mod tests {
     use super::*;
     use crate::config::fixture;
-    use crate::token::limiter::{Barrier, Blocked};
-    use crate::token::state::file::{Memory, Refused};
+    use crate::token::limiter::{Barrier, Blocked, Snapshot};
+    use crate::token::state::file::RefusedTokenHash;
 
     fn credential() -> Credential {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
@@ -157,8 +156,8 @@ mod tests {
         Credential::clone(&fixture::config("", lines, "x").credentials[0])
     }
 
-    fn brought(refresh_token: &str, now: Moment) -> NewGrant {
-        NewGrant {
+    fn brought(refresh_token: &str, now: Moment) -> LoginGrant {
+        LoginGrant {
             refresh_token: SecretString::from(refresh_token),
             access_token: SecretString::from("a"),
             sent: now,
@@ -172,32 +171,35 @@ mod tests {
     }
 
     #[test]
-    fn a_login_ends_what_came_of_the_old_grant_and_nothing_that_the_server_asked_for() {
+    fn a_login_resets_the_old_grants_failures_and_keeps_the_servers_wait() {
         let clock = Clock::system();
         let now = clock.now();
-        let refused = ["old", "older"].map(|token| Refused::of(&SecretString::from(token)));
+        let refused = ["old", "older"].map(|token| RefusedTokenHash::of(&SecretString::from(token)));
         let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
         let before = |by| State {
             rotations: 5,
             refused: refused.to_vec(),
-            memory: Memory {
+            limiter: Snapshot {
                 blocked: blocked(by),
                 failures: 7,
                 rejections: 3,
-                quota_whole_again: now + Duration::from_secs(9),
-                ..Memory::default()
+                quota_full_at: now + Duration::from_secs(9),
+                ..Snapshot::default()
             },
             ..State::default()
         };
         let state = |by, token| brought(token, now).state(&credential(), &before(by));
 
         let throttled = state(Barrier::RetryAfter, "new");
-        assert_eq!(throttled.memory.blocked, blocked(Barrier::RetryAfter));
-        assert_eq!(throttled.memory.quota_whole_again, now + Duration::from_secs(9));
-        assert_eq!((throttled.memory.failures, throttled.memory.rejections, throttled.rotations), (0, 0, 0));
+        assert_eq!(throttled.limiter.blocked, blocked(Barrier::RetryAfter));
+        assert_eq!(throttled.limiter.quota_full_at, now + Duration::from_secs(9));
+        assert_eq!(
+            (throttled.limiter.failures, throttled.limiter.rejections, throttled.rotations),
+            (0, 0, 0)
+        );
         assert_eq!(throttled.refused, refused);
         for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
-            assert_eq!(state(by, "new").memory.blocked, None);
+            assert_eq!(state(by, "new").limiter.blocked, None);
         }
         // The server has just given it out: it is good again.
         assert_eq!(state(Barrier::Latch, "old").refused, refused[1..]);

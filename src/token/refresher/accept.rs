@@ -1,4 +1,4 @@
-//! An answer's token as the loop takes it: a new generation, or the one that it had.
+//! The access token of a response, as a new generation or as the current one again.
 
 use std::time::Duration;
 
@@ -6,20 +6,28 @@ use super::Refresher;
 use crate::clock::{Moment, wall_clock};
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::endpoint::validate;
 use crate::token::error::{Malformed, TokenError};
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// Makes a token of a grant, if it is what was asked for.
-    pub(super) fn accept(&mut self, grant: &Grant, sent: Moment) -> Result<AccessToken, TokenError> {
+    /// The access token of a response, if the response meets the credential's requirements.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`], also where the server has issued the current token again and it has ended.
+    pub(super) fn accept(
+        &mut self,
+        response: &TokenResponse,
+        sent: Moment,
+    ) -> Result<AccessToken, TokenError> {
         let credential = &self.credential;
-        let scopes = validate::scopes(grant, credential)?;
+        let scopes = validate::scopes(response, credential)?;
         let now = wall_clock();
-        self.oddities.of_grant(grant, credential, now);
-        let lifetime = validate::lifetime(grant, credential, now)?;
+        self.response_warnings.of_grant(response, credential, now);
+        let lifetime = validate::lifetime(response, credential, now)?;
         let token = |generation, lifetime| {
-            AccessToken::new(&grant.access_token, generation, sent, lifetime, scopes.clone())
+            AccessToken::new(&response.access_token, generation, sent, lifetime, scopes.clone())
                 .map_err(|illegal| TokenError::Malformed(illegal.into()))
         };
         let latest = self.store.latest();
@@ -30,8 +38,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let Some(latest) = latest.filter(|latest| latest.is_same_token(&fresh)) else {
             return Ok(fresh);
         };
-        // The token that we had. With nothing left it ends when it was said to end; without a word it is taken
-        // for good as long as before.
+        // The current token again. A lifetime of zero leaves its end as it was; a missing lifetime means the default one.
         let lifetime = match lifetime {
             Some(Duration::ZERO) => sent.until(latest.expires()),
             said => said.unwrap_or(credential.default_lifetime),

@@ -1,4 +1,4 @@
-//! One token request of the loop, from the secrets that it is made with to what becomes of its answer.
+//! One token request: its secrets, its grant, the request itself, and the dispatch of its outcome.
 
 use std::panic::AssertUnwindSafe;
 
@@ -11,7 +11,7 @@ use super::Refresher;
 use crate::config::Secret;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::TokenError;
-use crate::token::rotation::Means;
+use crate::token::rotation::GrantChoice;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
@@ -21,43 +21,44 @@ impl<E: TokenEndpoint> Refresher<E> {
         });
         self.follows_up = false;
         self.read_secrets_again().await;
-        let Ok(means) = self.means_as_of_now().await else {
-            // They were there a moment ago: the next step says what is wrong.
+        let Ok(choice) = self.choose_grant_again().await else {
+            // A grant was available a moment ago. The next step reports why it is not any more.
             self.progress.send_modify(|progress| progress.underway = false);
             return;
         };
-        self.tell_fallback(&means);
+        self.report_fallback(&choice);
         let client = self.secrets.identity(self.identity.value());
-        let identity = means.identity(&client).unwrap_or(client);
-        // What is taken out of the quota is so before it is used: who dies with the request under way has made it.
-        self.durable.save_unless_replaced(self.remembered_before()).await;
+        let identity = choice.identity(&client).unwrap_or(client);
+        // The request counts against the quota before it is made: a process that dies during the request has made it.
+        self.durable.save_unless_replaced(self.state_before_request()).await;
         let sent = self.clock.now();
         let current = self.store.latest();
         let request = self.endpoint.request(&self.credential, &identity, current.as_deref());
-        // A panic in there must not take the loop with it.
+        // A panic in the request must not end the loop.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(TokenError::Network("the request panicked".to_owned())));
         let latency = sent.until(self.clock.now());
-        // It may have been rejected meanwhile, and is about to be replaced.
+        // An upstream may have rejected the token during the request, which is about to replace it.
         self.notices_rejection();
-        let answered = outcome.map(|grant| (self.accept(&grant, sent), grant.refresh_token));
+        let answered = outcome.map(|response| (self.accept(&response, sent), response.refresh_token));
         match answered {
-            Ok((Ok(token), new)) => self.succeeded(token, means, new.as_ref(), latency).await,
+            Ok((Ok(token), new)) => self.succeeded(token, choice, new.as_ref(), latency).await,
             Ok((Err(error), new)) => {
-                // No access token for us, and yet the refresh token may be another now.
+                // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
-                if means.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state) {
+                if choice.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state) {
                     self.durable.save(state).await;
                 }
-                self.failed(error, Means::Grant, latency).await;
+                self.failed(error, GrantChoice::Configured, latency).await;
             }
-            Err(error) => self.failed(error, means, latency).await,
+            Err(error) => self.failed(error, choice, latency).await,
         }
     }
 
-    /// Whether a secret has another value now. With a new subject the refresher asks at once; the old token serves meanwhile.
+    /// Reads the secrets again. Returns whether one has changed. With a new subject the refresher makes a request at once;
+    /// the old token stays in use meanwhile.
     pub(super) async fn read_secrets_again(&mut self) -> bool {
         let subject = self.subject().map(|subject| subject.expose_secret().to_owned()).map(Zeroizing::new);
         let is_changed = self.identity.read_again().await;
@@ -85,22 +86,22 @@ impl<E: TokenEndpoint> Refresher<E> {
         grant.subject().is_some_and(Secret::may_change)
     }
 
-    /// What to ask with. While that is the fallback, someone may have put a refresh token into the state's place.
-    async fn means_as_of_now(&mut self) -> Result<Means, TokenError> {
-        let means = self.means()?;
-        if !(self.is_on_fallback && matches!(means, Means::Fallback { .. })) {
-            return Ok(means);
+    /// Chooses the grant. Before another request with the fallback, looks for a refresh token in the state on disk.
+    async fn choose_grant_again(&mut self) -> Result<GrantChoice, TokenError> {
+        let choice = self.choose_grant()?;
+        if !(self.is_on_fallback && matches!(choice, GrantChoice::Fallback { .. })) {
+            return Ok(choice);
         }
-        self.take_up_state().await;
-        self.means()
+        self.take_state_from_disk().await;
+        self.choose_grant()
     }
 
-    /// Tells that the fallback is used, when that begins.
-    fn tell_fallback(&mut self, means: &Means) {
+    /// Logs when the fallback grant comes into use.
+    fn report_fallback(&mut self, choice: &GrantChoice) {
         let was_on_fallback = self.is_on_fallback;
-        self.is_on_fallback = matches!(means, Means::Fallback { .. });
-        if let (Means::Fallback { why }, false, Some(fallback)) =
-            (means, was_on_fallback, &self.identity.value().fallback)
+        self.is_on_fallback = matches!(choice, GrantChoice::Fallback { .. });
+        if let (GrantChoice::Fallback { why }, false, Some(fallback)) =
+            (choice, was_on_fallback, &self.identity.value().fallback)
         {
             self.trail.fallback_used(fallback.name(), why);
         }

@@ -1,8 +1,16 @@
-//! The task that owns a credential: the only one that asks for its tokens and writes its store.
+//! The refresher: one task for each credential, the only one that requests its tokens and writes its store.
 //!
-//! It asks when the schedule says so or when a request saw its token rejected, one request at a time, each
-//! through the limiter. It never ends by itself: whatever a token endpoint does, the answer is to keep the
-//! valid token and ask again later.
+//! A refresher makes a token request when the schedule says so, when an upstream has rejected the token, or when an operator
+//! asks for a refresh. It makes one request at a time, each admitted by the limiter, and never ends by itself: whatever the
+//! token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the loop:
+//!
+//! - `orders`: what operators ask for, before each step;
+//! - [`schedule`]: when the next token is due;
+//! - [`secrets`]: the credential's secrets, read again before each request;
+//! - `ask`, `accept`, `outcome`: one token request, the token in its response, and what follows from success or failure;
+//! - `resume`: what is taken from the state, at the start and later;
+//! - `adopt`: a grant that an operator hands over;
+//! - `succession`: a reload of the configuration that changes the credential.
 
 mod accept;
 mod adopt;
@@ -24,28 +32,31 @@ use self::secrets::CurrentIdentity;
 use super::access_token::Generation;
 use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
-use super::endpoint::warnings::Oddities;
+use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
 use super::fingerprint::Fingerprints;
 use super::limiter::{Barrier, Blocked, Cause, Limiter};
 use super::operator::Orders;
-use super::progress::Progress;
-use super::rotation::{Means, Rotation};
-use super::source::{Demand, TokenSource};
+use super::progress::RefreshProgress;
+use super::rotation::{GrantChoice, Rotation};
+use super::source::TokenSource;
 use super::state::DurableState;
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
+use crate::shared_request::Wanted;
 use crate::telemetry::audit;
 
-/// The longest sleep: a machine that was suspended notices within this time that its token is old, and at once
-/// if a request waits.
-const RECHECK: Duration = Duration::from_mins(1);
-/// How often a secret that was rejected is looked at for a change.
-const SECRET_POLL: Duration = Duration::from_secs(1);
-/// How often a file is read whose content stands for the principal: a new refresh token or subject token.
-const SUBJECT_POLL: Duration = Duration::from_secs(5);
-/// Later than anything.
+/// The longest sleep. Timers stop while a machine is suspended: the refresher notices within this time that a token is due,
+/// and at once if a request waits.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
+/// How often the state on disk is read again while only a person can help.
+const STATE_RECHECK_INTERVAL: Duration = Duration::from_mins(1);
+/// How often the secrets are read again while the server rejects them.
+const SECRET_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a file is read whose content identifies the principal: a refresh token or a subject token.
+const SUBJECT_POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// Later than any other moment.
 const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
 /// Keeps one credential's token fresh.
@@ -60,42 +71,42 @@ pub struct Refresher<E> {
     secrets: ClientSecrets,
     writer: Writer,
     store: Store,
-    demand: Arc<Demand>,
+    wanted: Arc<Wanted>,
     orders: Orders,
-    progress: watch::Sender<Progress>,
-    /// How many token requests an operator has been told of.
+    progress: watch::Sender<RefreshProgress>,
+    /// How many finished token requests have been reported to operators.
     finished: u64,
     clock: Clock,
     fingerprints: Fingerprints,
     trail: audit::Trail,
-    oddities: Oddities,
-    /// When the schedule wants the next token.
+    response_warnings: ResponseWarnings,
+    /// When the next token is due.
     due: Moment,
-    /// How often in a row the server handed out the token that we had.
+    /// How often in a row the server has issued the current token again.
     same_token: u32,
-    /// Until when a rejected token is no reason to ask.
+    /// Before this moment a rejected token causes no request.
     no_forced_before: Moment,
-    /// The latest token that was reported as rejected.
+    /// The latest token whose rejection was logged.
     rejected: Generation,
-    /// Whether the next request follows from the answer to the last: it has no cause of its own.
+    /// Whether the last response calls for another request at once, with another grant or secret.
     follows_up: bool,
-    /// Whether the last request was made with the fallback, which has been told.
+    /// Whether the last request was made with the fallback grant.
     is_on_fallback: bool,
-    /// Why nothing is asked until a person acts, if so.
+    /// Why no request is made until a person acts, if so.
     obstacle: Option<TokenError>,
-    /// When to look whether another state was put in the place of ours, while that is all that helps.
+    /// When to read the state on disk again, while only another refresh token there can help.
     look_at_state: Moment,
 }
 
-/// What to do next.
-enum Step {
+/// The next step of the loop.
+enum NextAction {
     Ask,
     Wait(Moment),
 }
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// A refresher that has not asked yet, and the source that requests read. It goes on from the state: a token in
-    /// it that is still good is there at once, and what kept requests back does so still.
+    /// A refresher that has made no request yet, and the source from which requests read its tokens. Both start from the
+    /// state: a token in it that is still usable is available at once, and a barrier in it still blocks token requests.
     pub fn new(
         credential: Arc<Credential>,
         endpoint: E,
@@ -103,9 +114,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         clock: Clock,
     ) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
-        let demand = Arc::new(Demand::default());
-        let (progress, seen) = watch::channel(Progress::default());
-        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demand), seen, clock);
+        let wanted = Arc::new(Wanted::default());
+        let (progress, seen) = watch::channel(RefreshProgress::default());
+        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&wanted), seen, clock);
         let mut refresher = Self {
             durable,
             rotation: Rotation::new(&credential),
@@ -115,14 +126,14 @@ impl<E: TokenEndpoint> Refresher<E> {
             endpoint,
             writer,
             store,
-            demand,
+            wanted,
             orders: Orders::new(),
             progress,
             finished: 0,
             clock,
             fingerprints: Fingerprints::new(),
             trail: audit::Trail::new(&credential.name),
-            oddities: Oddities::default(),
+            response_warnings: ResponseWarnings::default(),
             due: clock.now(),
             same_token: 0,
             no_forced_before: Moment::default(),
@@ -137,14 +148,14 @@ impl<E: TokenEndpoint> Refresher<E> {
         (refresher, source)
     }
 
-    /// Keeps the token fresh until it is told to stop. A request that may use up a refresh token is finished then, and
-    /// what it brought is written; any other is dropped.
+    /// Keeps the token fresh until `stop` resolves. A token request that may use up a refresh token is then finished, and its
+    /// result is written; any other is dropped.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         self.run_until(stop, std::future::pending()).await;
     }
 
-    /// The same until it is told to stop, or to leave off: then any request is finished, and the refresher comes back as
-    /// it is, to go on or to leave its state to another.
+    /// Keeps the token fresh until `stop` resolves, as [`Refresher::run`] does, or until `leave_off` does: then every token
+    /// request is finished, and the refresher is returned, to continue or to leave its state to another.
     pub async fn run_until(
         mut self,
         stop: impl Future<Output = ()>,
@@ -152,15 +163,15 @@ impl<E: TokenEndpoint> Refresher<E> {
     ) -> Self {
         let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
         loop {
-            match self.obey().await {
-                // Between two requests, however many are due.
-                Step::Ask if leave_off.as_mut().now_or_never().is_some() => break,
-                Step::Ask if self.identity.has_refresh_token() => self.ask().await,
-                Step::Ask => tokio::select! {
+            match self.carry_out_orders().await {
+                // Between two token requests, even where the next is already due.
+                NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break,
+                NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
+                NextAction::Ask => tokio::select! {
                     () = self.ask() => {}
                     () = &mut stop => break,
                 },
-                Step::Wait(until) => tokio::select! {
+                NextAction::Wait(until) => tokio::select! {
                     () = self.wait(until) => {}
                     () = &mut stop => break,
                     () = &mut leave_off => break,
@@ -171,41 +182,41 @@ impl<E: TokenEndpoint> Refresher<E> {
         self
     }
 
-    fn next_step(&mut self) -> Step {
+    fn next_step(&mut self) -> NextAction {
         let now = self.clock.now();
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
-        } else if !is_rejected && !self.orders.is_refresh_wanted() {
-            return Step::Wait(self.due);
+        } else if !is_rejected && !self.orders.is_refresh_requested() {
+            return NextAction::Wait(self.due);
         } else if now < self.no_forced_before {
-            return Step::Wait(self.due.min(self.no_forced_before));
+            return NextAction::Wait(self.due.min(self.no_forced_before));
         } else {
             Cause::Forced
         };
-        if let Err(obstacle) = self.means() {
-            return self.stand_still(obstacle);
+        if let Err(obstacle) = self.choose_grant() {
+            return self.wait_for_a_person(obstacle);
         }
         self.obstacle = None;
         match self.limiter.admit(cause) {
-            Ok(()) => Step::Ask,
+            Ok(()) => NextAction::Ask,
             Err(blocked) => {
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
                     Cause::Scheduled => blocked.until,
                     Cause::Forced => blocked.until.min(self.due),
                 };
-                Step::Wait(until)
+                NextAction::Wait(until)
             }
         }
     }
 
-    fn means(&self) -> Result<Means, TokenError> {
-        self.rotation.means(self.identity.value(), self.durable.state())
+    fn choose_grant(&self) -> Result<GrantChoice, TokenError> {
+        self.rotation.choose(self.identity.value(), self.durable.state())
     }
 
-    /// Asks nothing until a person has acted.
-    fn stand_still(&mut self, obstacle: TokenError) -> Step {
+    /// Makes no request until a person has acted.
+    fn wait_for_a_person(&mut self, obstacle: TokenError) -> NextAction {
         if self.obstacle.as_ref() != Some(&obstacle) {
             match &obstacle {
                 TokenError::RotationLimit { .. } => self.trail.rotation_limit_reached(&obstacle),
@@ -218,13 +229,13 @@ impl<E: TokenEndpoint> Refresher<E> {
             });
             self.obstacle = Some(obstacle);
         }
-        Step::Wait(NEVER)
+        NextAction::Wait(NEVER)
     }
 
-    /// Whether the current token has been rejected; tells the trail when it is first seen.
+    /// Whether an upstream has rejected the current token. Logs the rejection when it is first noticed.
     fn notices_rejection(&mut self) -> bool {
         let current = self.store.generation();
-        let is_rejected = self.demand.exceeds(current);
+        let is_rejected = self.wanted.exceeds(current.number());
         if is_rejected && self.rejected < current {
             self.rejected = current;
             self.trail.token_rejected();
@@ -232,21 +243,22 @@ impl<E: TokenEndpoint> Refresher<E> {
         is_rejected
     }
 
-    /// Sleeps until the moment, a new demand or order, a new subject, or a changed secret while that is what we wait for.
+    /// Sleeps until the moment, a new rejection or order, a new subject, or a changed secret while the server rejects the
+    /// secret.
     async fn wait(&mut self, until: Moment) {
         let latched = matches!(self.progress.borrow().blocked, Some(Blocked { by: Barrier::Latch, .. }))
             && self.identity.may_change();
         let has_subject_file = self.has_subject_file();
         let longest = match (latched, has_subject_file) {
-            (true, _) => SECRET_POLL,
-            (false, true) => SUBJECT_POLL,
-            (false, false) => RECHECK,
+            (true, _) => SECRET_POLL_INTERVAL,
+            (false, true) => SUBJECT_POLL_INTERVAL,
+            (false, false) => MAX_SLEEP,
         };
         let until = self.durable.retry_at().map_or(until, |retry_at| retry_at.min(until));
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         let is_over = tokio::select! {
             () = sleep => true,
-            () = self.demand.raised() => false,
+            () = self.wanted.raised() => false,
             () = self.orders.arrived() => false,
         };
         let reads_secrets = latched || (has_subject_file && is_over);
@@ -260,8 +272,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         let lacks_refresh_token = self.obstacle.is_some() || self.is_on_fallback;
         if lacks_refresh_token && self.look_at_state <= now {
-            self.take_up_state().await;
-            if matches!(self.means(), Ok(Means::RefreshToken(_))) {
+            self.take_state_from_disk().await;
+            if matches!(self.choose_grant(), Ok(GrantChoice::RefreshToken(_))) {
                 self.limiter.release_latch();
             }
         }

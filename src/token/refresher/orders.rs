@@ -1,49 +1,49 @@
-//! What an operator orders: looked at before each step, so in every wait and after each request.
+//! Operators' orders, which the refresher looks at before each step: during every wait, and after each token request.
 
 use std::time::Duration;
 
-use super::{Refresher, Step};
+use super::{NextAction, Refresher};
 use crate::token::access_token::Generation;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::operator::{Operator, Refreshed};
 
 impl<E: TokenEndpoint> Refresher<E> {
-    /// By whom orders are given.
+    /// An operator of this refresher.
     pub fn operator(&self) -> Operator {
         let grant = self.credential.grant_name();
         self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
     }
 
-    /// Carries out what was ordered, and says what to do next. Whoever wishes for a token that may not be asked for now
-    /// is told so, and the wish is over: it is not to be fulfilled long after.
-    pub(super) async fn obey(&mut self) -> Step {
-        self.tell_of_request();
+    /// Carries out the orders, and chooses the next step. A refresh that may not be made now is refused: an operator must
+    /// not be surprised by it later.
+    pub(super) async fn carry_out_orders(&mut self) -> NextAction {
+        self.answer_finished_request();
         while let Some(order) = self.orders.take_grant() {
             let outcome = self.adopt(order.grant, order.received).await;
             let _ = order.reply.send(outcome);
         }
-        if self.orders.notices_wish() {
+        if self.orders.notices_refresh_request() {
             if self.obstacle.is_some() {
                 self.read_secrets_again().await;
-                self.take_up_state().await;
+                self.take_state_from_disk().await;
             }
-            // Whoever asks may have mended what was wrong.
+            // The operator may have corrected the cause of the rejection.
             self.limiter.release_latch();
         }
         let step = self.next_step();
-        if matches!(step, Step::Wait(_)) && self.orders.is_refresh_wanted() {
-            self.orders.tell(self.why_not());
+        if matches!(step, NextAction::Wait(_)) && self.orders.is_refresh_requested() {
+            self.orders.respond(self.why_not());
         }
         step
     }
 
-    /// Tells what a request came to that has ended since the last look, whatever it was made for.
-    fn tell_of_request(&mut self) {
+    /// Answers operators with the outcome of a token request that has ended since the previous call, whatever caused it.
+    fn answer_finished_request(&mut self) {
         let progress = self.progress.borrow().clone();
         let has_ended = std::mem::replace(&mut self.finished, progress.finished) < progress.finished;
-        if has_ended && self.orders.is_refresh_wanted() {
+        if has_ended && self.orders.is_refresh_requested() {
             let is_same = progress.unchanged_until.is_some();
-            self.orders.tell(match progress.failure {
+            self.orders.respond(match progress.failure {
                 Some(_) => Refreshed::Failed(progress.unavailable(self.clock.now())),
                 None if is_same => self.same(),
                 None => {
@@ -54,7 +54,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    /// Why no token is asked for now.
+    /// Why no token request is made now.
     fn why_not(&self) -> Refreshed {
         let now = self.clock.now();
         let would_be_same = now < self.no_forced_before && now < self.due && self.obstacle.is_none();

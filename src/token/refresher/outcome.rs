@@ -1,4 +1,4 @@
-//! What follows from a token request: a token is made durable and published, a failure keeps the next request back.
+//! The consequences of a token request: a token is made durable and published, and a failure delays the next request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use tracing::debug;
 
 use super::Refresher;
 use super::schedule;
+use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::client_secrets::is_invalid_client;
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::error::{Class, TokenError};
-use crate::token::rotation::Means;
+use crate::token::error::{FailureClass, TokenError};
+use crate::token::rotation::GrantChoice;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
-        means: Means,
+        choice: GrantChoice,
         new: Option<&SecretString>,
         latency: Duration,
     ) {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
-        let margin = self.credential.refresh_margin;
-        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let planned = self.planned(&token);
         let unchanged_until = if is_new {
             self.same_token = 0;
             self.due = planned;
@@ -42,18 +42,13 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.trail.client_secret_in_use(which.key());
         }
         let generation = token.generation();
-        let issued = audit::Issued {
-            generation: generation.number(),
-            fingerprint: self.fingerprints.of(&token).to_string(),
-            lifetime: token.issued().until(token.expires()),
-            next: now.until(self.due),
-        };
-        let mut state = self.remembered();
+        let issued = self.issued(&token, now);
+        let mut state = self.state_to_save();
         state.generation = generation;
         state.access_token = Some(token.clone());
-        let is_rotated = means.answered(new, &self.credential, self.identity.value(), &mut state);
-        // Nothing else may come between the answer and a new refresh token's being durable; and a token that is used
-        // should be there after a restart.
+        let is_rotated = choice.answered(new, &self.credential, self.identity.value(), &mut state);
+        // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
+        // after a restart, too.
         self.durable.save(state).await;
         if is_rotated {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
@@ -61,7 +56,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         self.writer.publish(token);
         if !is_new {
-            self.demand.withdraw(generation);
+            self.wanted.lower_to(generation.number());
         }
         self.progress.send_modify(|progress| {
             progress.underway = false;
@@ -73,19 +68,19 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.refreshed(issued, latency);
     }
 
-    pub(super) async fn failed(&mut self, mut error: TokenError, means: Means, latency: Duration) {
+    pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
         if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
-        match means {
-            Means::RefreshToken(in_use) if is_invalid_grant(&error) => {
+        match choice {
+            GrantChoice::RefreshToken(in_use) if is_invalid_grant(&error) => {
                 self.refused(&in_use.token, error.to_string()).await;
-                match self.means() {
+                match self.choose_grant() {
                     Err(obstacle) => error = obstacle,
                     Ok(_) => return self.follow_up(latency),
                 }
             }
-            Means::Fallback { why } if is_invalid_grant(&error) => {
+            GrantChoice::Fallback { why } if is_invalid_grant(&error) => {
                 let why = match why {
                     TokenError::ReauthorizationRequired(why) => why,
                     other => other.to_string(),
@@ -93,46 +88,62 @@ impl<E: TokenEndpoint> Refresher<E> {
                 let both = format!("{why}; the fallback was refused too: {error}");
                 error = TokenError::ReauthorizationRequired(both);
             }
-            Means::RefreshToken(_) | Means::Fallback { .. } | Means::Grant => {}
+            GrantChoice::RefreshToken(_) | GrantChoice::Fallback { .. } | GrantChoice::Configured => {}
         }
-        if let Class::Throttled { retry_after: Some(asked), .. } = error.class() {
-            self.oddities.of_wait(asked, &self.credential);
+        if let FailureClass::Throttled { retry_after: Some(asked), .. } = error.class() {
+            self.response_warnings.of_wait(asked, &self.credential);
         }
         self.limiter.failed(&error);
         let blocked = self.limiter.blocked();
         let now = self.clock.now();
-        // Any other failure is no answer to a changed request: after a restart the refresher makes that request at once.
-        let is_verdict = error.class() == Class::Rejected;
+        // Any other failure leaves a changed request unanswered: after a restart the refresher makes that request at once.
+        let is_rejected = error.class() == FailureClass::Rejected;
         self.trail.refresh_failed(
             &audit::Failure {
                 outcome: error.outcome(),
-                needs_a_person: is_verdict,
+                needs_a_person: is_rejected,
                 next: blocked.map_or(Duration::ZERO, |blocked| now.until(blocked.until)),
                 error: &error,
             },
             latency,
         );
-        // What keeps the next request back is known before any waiter can look.
+        // The barrier is published together with the failure, before any waiter can read either.
         self.progress.send_modify(|progress| {
             progress.underway = false;
             progress.finished += 1;
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
-        let state = if is_verdict { self.remembered() } else { self.remembered_before() };
+        let state = if is_rejected { self.state_to_save() } else { self.state_before_request() };
         self.durable.save(state).await;
     }
 
-    /// Asks at once with what there is besides. That is no failure yet, and none that a waiter would learn of.
+    /// When to replace this token.
+    pub(super) fn planned(&self, token: &AccessToken) -> Moment {
+        let margin = self.credential.refresh_margin;
+        schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64())
+    }
+
+    /// This token, as the log shows it.
+    pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> audit::Issued {
+        audit::Issued {
+            generation: token.generation().number(),
+            fingerprint: self.fingerprints.of(token).to_string(),
+            lifetime: token.issued().until(token.expires()),
+            next: now.until(self.due),
+        }
+    }
+
+    /// Makes another request at once, with another grant or secret. Waiters are not told of a failure yet.
     fn follow_up(&mut self, latency: Duration) {
-        debug!(credential = %self.credential.name, "asking with what there is besides");
+        debug!(credential = %self.credential.name, "another grant or secret tried");
         self.follows_up = true;
         self.trail.followed_up(latency);
         self.progress.send_modify(|progress| progress.underway = false);
     }
 }
 
-/// RFC 6749 §5.2: of a refresh token, that it has ended, was revoked or used, or is another client's.
+/// Whether the server refuses the refresh token: expired, revoked, used, or another client's (RFC 6749 §5.2).
 fn is_invalid_grant(error: &TokenError) -> bool {
     matches!(error, TokenError::Rejected { code, .. } if code == "invalid_grant")
 }

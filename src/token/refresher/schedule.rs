@@ -1,20 +1,20 @@
-//! When to ask for the next token.
+//! When the next token is due.
 //!
-//! Pure: moments in, a moment out. The answer is never past the token's end, and never so near that asking
-//! becomes a loop.
+//! The functions are pure: moments in, a moment out. A due moment is never past the token's end, and never so soon that token
+//! requests follow each other in a loop.
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::clock::Moment;
 
-/// The waits after a server handed out the token that we had.
+/// The waits after the server has issued the current token again.
 const SAME_TOKEN: Backoff = Backoff { first: Duration::from_secs(10), max: Duration::from_hours(1) };
 
-/// When to replace a token: its margin before its end, and up to a tenth of the margin earlier.
+/// When to replace a token: its margin before its end, and up to a tenth of the margin earlier than that.
 ///
-/// The margin is a fifth of the lifetime at the most, so that a short token is used and not only replaced.
-/// `chance` is between 0 and 1; it spreads credentials that were issued together.
+/// The margin is at most a fifth of the lifetime, so that a short-lived token is used for most of its life. `chance`, between
+/// 0 and 1, spreads the refreshes of tokens that were issued together.
 pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64) -> Moment {
     let lifetime = issued.until(expires);
     let margin = margin.min(lifetime / 5);
@@ -22,15 +22,14 @@ pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64
     expires.before(margin + earlier)
 }
 
-/// When to ask again after the server handed out the same token for the `times`-th time in a row.
+/// When to request a token again after the server has issued the current token for the `times`-th time in a row.
 ///
-/// Asking helps only once the server is ready to issue another: so at growing intervals, and at the token's
-/// end at the latest.
+/// Only the server knows when it will issue another: the intervals grow, and the token's end is the latest moment.
 pub fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {
     planned.max(no_forced_before(now, times)).min(expires)
 }
 
-/// Until when even a rejected token is no reason to ask, after the server handed it out again.
+/// Until when even a rejected token causes no request, after the server has issued that token again.
 pub fn no_forced_before(now: Moment, times: u32) -> Moment {
     now + SAME_TOKEN.step(times.saturating_sub(1))
 }
@@ -48,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_token_is_replaced_its_margin_before_its_end() {
+    fn a_long_lived_token_is_replaced_its_margin_before_its_end() {
         let at = |chance| START.until(refresh_at(START, START + seconds(3600), seconds(300), chance));
 
         assert_eq!(at(0.0), seconds(3300));
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_token_is_used_for_most_of_its_life() {
+    fn a_short_lived_token_is_used_for_most_of_its_life() {
         let at = |lifetime| START.until(refresh_at(START, START + lifetime, seconds(300), 1.0));
 
         assert_eq!(at(seconds(100)), seconds(78));
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hands_out_the_same_token_until_its_end_is_asked_a_handful_of_times() {
+    fn a_server_that_repeats_its_token_gets_a_handful_of_requests() {
         let expires = START + seconds(3600);
         let mut now = refresh_at(START, expires, seconds(300), 0.0);
         let mut requests = 0;

@@ -1,28 +1,26 @@
-//! A credential's identity as of now: its secrets are read again before each token request, where one may have
-//! changed.
+//! A credential's identity with its current secrets, which are read again before each token request.
 //!
-//! A file is read aside from the loop, and not waited for long: it may be on a file system that hangs. Whatever
-//! goes wrong, the last secrets stay in use. There is one reading at a time, so that what hangs costs one thread
-//! and not one for each attempt.
+//! A secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound. After any failure
+//! the last secrets stay in use.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::model::identity::Grant;
 use crate::config::model::secret::SecretError;
 use crate::config::{Credential, Identity};
 use crate::telemetry::throttle::OnChange;
 
-/// How long a token request waits for a reading. One that has hung so long is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a token request waits for its secrets to be read.
+const SECRET_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Values = Identity<SecretString>;
-/// Reads a credential's secrets; may hang.
+/// Reads a credential's secrets; may block.
 type Read = fn(&Credential) -> Result<Values, SecretError>;
 
 /// A credential's identity with its secrets.
@@ -31,9 +29,8 @@ pub struct CurrentIdentity {
     credential: Arc<Credential>,
     read: Read,
     value: Values,
-    /// One that has not come back in time.
-    reading: Option<JoinHandle<Result<Values, SecretError>>>,
-    /// Why the last reading brought nothing.
+    reading: Blocking<Result<Values, SecretError>>,
+    /// Why the last reading failed.
     trouble: OnChange<Option<String>>,
 }
 
@@ -45,7 +42,8 @@ impl CurrentIdentity {
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.identity.initial();
-        Self { credential, read, value, reading: None, trouble: OnChange::default() }
+        let reading = Blocking::new(SECRET_READ_TIMEOUT);
+        Self { credential, read, value, reading, trouble: OnChange::default() }
     }
 
     /// The identity as it was read last.
@@ -53,17 +51,17 @@ impl CurrentIdentity {
         &self.value
     }
 
-    /// Whether the grant is one that a request may use up.
+    /// Whether a token request of this grant may use up a refresh token.
     pub const fn has_refresh_token(&self) -> bool {
         matches!(self.value.grant, Grant::RefreshToken(_))
     }
 
-    /// Whether a secret may change while the daemon runs.
+    /// Whether a secret can change while the daemon runs.
     pub fn may_change(&self) -> bool {
         self.credential.identity.may_change()
     }
 
-    /// Reads the secrets again where one may have changed; answers whether one did.
+    /// Reads the secrets again where one can change. Answers whether one has.
     ///
     /// # Cancel safety
     ///
@@ -72,32 +70,19 @@ impl CurrentIdentity {
         if !self.may_change() {
             return false;
         }
-        let patience = if self.reading.is_some() { Duration::ZERO } else { PATIENCE };
-        let reading = self.reading.get_or_insert_with(|| {
-            let (read, credential) = (self.read, Arc::clone(&self.credential));
-            tokio::task::spawn_blocking(move || read(&credential))
-        });
-        let Ok(read) = tokio::time::timeout(patience, reading).await else {
-            self.note(Some("reading it does not come to an end".to_owned()));
-            return false;
-        };
-        self.reading = None;
-        match read {
+        let (read, credential) = (self.read, Arc::clone(&self.credential));
+        let failure = match self.reading.run(move || read(&credential)).await {
             Ok(Ok(read)) => {
                 self.note(None);
                 let is_changed = !read.has_secrets_of(&self.value);
                 self.value = read;
-                is_changed
+                return is_changed;
             }
-            Ok(Err(error)) => {
-                self.note(Some(in_one_line(&error)));
-                false
-            }
-            Err(_) => {
-                self.note(Some("reading it panicked".to_owned()));
-                false
-            }
-        }
+            Ok(Err(error)) => in_one_line(&error),
+            Err(error) => format!("reading the secret {error}"),
+        };
+        self.note(Some(failure));
+        false
     }
 
     /// Tells of trouble that was not there before, and of its end.
@@ -153,7 +138,7 @@ mod tests {
 
     /// Time is moved by hand: it does not move by itself while a thread hangs.
     #[tokio::test(start_paused = true)]
-    async fn a_reading_that_hangs_is_waited_for_once_and_not_started_again() {
+    async fn a_reading_that_hangs_is_waited_for_once_and_not_repeated() {
         static HANGING: Barrier = Barrier::new(2);
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
@@ -166,7 +151,7 @@ mod tests {
         let mut secret = CurrentIdentity::read_by(hang, credential_with(&file));
         std::fs::write(&file, "second").unwrap();
 
-        let (is_changed, ()) = tokio::join!(secret.read_again(), tokio::time::advance(PATIENCE));
+        let (is_changed, ()) = tokio::join!(secret.read_again(), tokio::time::advance(SECRET_READ_TIMEOUT));
         assert!(!is_changed);
         for _ in 0..100 {
             assert!(!secret.read_again().await);
@@ -175,12 +160,10 @@ mod tests {
 
         // Lets one go: a second one would hang for ever, and this test with it.
         HANGING.wait();
-        let reading = secret.reading.as_ref().unwrap();
-        while !reading.is_finished() {
+        while !secret.read_again().await {
             tokio::task::yield_now().await;
         }
-        assert!(secret.read_again().await);
         assert_eq!(value(&secret), "second");
-        assert!(secret.reading.is_none());
+        assert!(!secret.reading.is_running());
     }
 }

@@ -16,7 +16,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::config::{Identity, fixture};
 use crate::token::access_token::AccessToken;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
@@ -67,7 +67,7 @@ impl TokenEndpoint for Shared {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let number = {
             let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
             asked.push(self.0.clock.unwrap().now());
@@ -89,14 +89,14 @@ impl TokenEndpoint for Shared {
                 let left = u64::try_from((period - into) / 1000).unwrap();
                 Ok(grant(&format!("cached-{number}"), left))
             }
-            Some(Act::Unsaid(token)) => Ok(Grant { lifetime: None, ..grant(token, 0) }),
+            Some(Act::Unsaid(token)) => Ok(TokenResponse { lifetime: None, ..grant(token, 0) }),
             None => Ok(grant(&format!("token-{number}"), 3600)),
         }
     }
 }
 
-fn grant(token: &str, seconds: u64) -> Grant {
-    Grant {
+fn grant(token: &str, seconds: u64) -> TokenResponse {
+    TokenResponse {
         access_token: token.to_owned(),
         lifetime: Some(Duration::from_secs(seconds)),
         lifetime_was_cut: false,
@@ -193,7 +193,7 @@ async fn ten_thousand_rejections_of_one_generation_cost_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_leaves_takes_nothing_with_it() {
+async fn a_waiter_that_leaves_cancels_no_refresh() {
     let (endpoint, source) = start("", Duration::from_secs(1), &[]);
     let dead = source.wait(HOUR).await.unwrap().generation();
     let left = tokio::time::timeout(Duration::from_millis(100), source.replace(dead, HOUR)).await;
@@ -204,7 +204,7 @@ async fn a_waiter_that_leaves_takes_nothing_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_endpoint_down_waiters_are_told_at_their_deadline() {
+async fn with_the_endpoint_down_waiters_fail_at_their_deadline() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Fail(transient())));
     let started = tokio::time::Instant::now();
@@ -221,7 +221,7 @@ async fn with_the_endpoint_down_waiters_are_told_at_their_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_hours_is_asked_about_once_a_minute_and_ends_by_itself() {
+async fn an_outage_of_hours_causes_a_request_each_minute_and_ends_by_itself() {
     let (endpoint, source) = start("", AT_ONCE, &[]);
     assert!(source.wait(HOUR).await.is_ok());
     endpoint.always(Some(Act::Fail(transient())));
@@ -252,7 +252,7 @@ async fn failures_back_off_from_a_second_to_a_minute_with_equal_jitter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_is_asked_about_rarely_and_its_cause_is_told_at_once() {
+async fn after_a_rejection_requests_are_rare_and_waiters_learn_the_cause_at_once() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Fail(rejected())));
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -271,7 +271,7 @@ async fn a_rejection_is_asked_about_rarely_and_its_cause_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_after_holds_for_every_cause() {
+async fn a_retry_after_blocks_requests_of_every_cause() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let dead = source.wait(HOUR).await.unwrap().generation();
     endpoint.acts.lock().unwrap().push_back(Act::Fail(throttled(120)));
@@ -297,7 +297,7 @@ async fn a_retry_after_holds_for_every_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rate_limit_without_a_time_is_told_as_a_rate_limit_also_by_the_breaker() {
+async fn a_rate_limit_without_a_time_is_reported_as_one_by_the_breaker_too() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let unhelpful = TokenError::Throttled { status: 429, retry_after: None, at_least: Duration::ZERO };
     endpoint.always(Some(Act::Fail(unhelpful)));
@@ -316,7 +316,7 @@ async fn a_rate_limit_without_a_time_is_told_as_a_rate_limit_also_by_the_breaker
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_year_in_retry_after_is_cut_to_the_maximum() {
+async fn a_retry_after_of_a_year_is_shortened_to_the_maximum() {
     let (endpoint, source) = start("retry_after_max = \"15m\"", AT_ONCE, &[Act::Fail(throttled(31_536_000))]);
 
     assert!(source.wait(Duration::from_mins(17)).await.is_ok());
@@ -341,7 +341,7 @@ async fn forced_refreshes_leave_half_of_the_quota_to_the_schedule() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_a_request_is_a_failure_like_another() {
+async fn a_panic_in_a_request_counts_as_a_failure() {
     let (endpoint, source) = start("", AT_ONCE, &[Act::Panic]);
 
     assert!(source.wait(Duration::from_secs(10)).await.is_ok());
@@ -349,7 +349,7 @@ async fn a_panic_in_a_request_is_a_failure_like_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_again_is_no_new_generation_and_no_loop() {
+async fn the_same_token_again_is_no_new_generation_and_causes_no_loop() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Token("same", 3600)));
     let first = source.wait(HOUR).await.unwrap().generation();
@@ -364,7 +364,7 @@ async fn the_same_token_again_is_no_new_generation_and_no_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_rejected_right_after_it_was_handed_out_again_is_replaced_as_soon_as_asking_can_help() {
+async fn a_rejected_token_that_was_issued_twice_is_replaced_at_the_next_chance() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("same", 3600), Act::Token("same", 3600)]);
     let first = source.wait(HOUR).await.unwrap().generation();
     assert!(matches!(source.replace(first, HOUR).await, Err(NotReplaced::Unchanged)));
@@ -377,7 +377,7 @@ async fn a_token_rejected_right_after_it_was_handed_out_again_is_replaced_as_soo
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handful_of_times() {
+async fn a_server_that_repeats_its_token_to_the_end_gets_a_handful_of_requests() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let started = tokio::time::Instant::now();
     while started.elapsed() < HOUR {
@@ -395,8 +395,7 @@ async fn an_endpoint_that_keeps_its_token_until_the_last_second_is_asked_a_handf
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_keeps_its_token_to_the_end_and_counts_whole_seconds_leaves_no_gap_that_a_caller_would_feel()
- {
+async fn a_server_that_repeats_its_token_and_counts_whole_seconds_leaves_no_gap() {
     let (endpoint, source) = start(ROOMY, Duration::from_millis(80), &[]);
     endpoint.always(Some(Act::Cached(30)));
     source.wait(HOUR).await.unwrap();
@@ -414,7 +413,7 @@ async fn a_server_that_keeps_its_token_to_the_end_and_counts_whole_seconds_leave
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_without_a_lifetime_that_is_handed_out_again_goes_on() {
+async fn a_token_without_a_lifetime_that_is_issued_again_stays_valid() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Unsaid("same")));
     source.wait(HOUR).await.unwrap();
@@ -427,7 +426,7 @@ async fn a_token_without_a_lifetime_that_is_handed_out_again_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_token_that_has_ended_is_a_failure_and_not_a_refresh() {
+async fn an_expired_token_that_is_issued_again_is_a_failure() {
     let (_, source) =
         start(ROOMY, AT_ONCE, &[Act::Token("same", 10), Act::Token("same", 0), Act::Token("same", 0)]);
     source.wait(HOUR).await.unwrap();
@@ -439,7 +438,7 @@ async fn the_token_that_has_ended_is_a_failure_and_not_a_refresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_of_a_second_does_not_become_a_storm() {
+async fn a_token_of_one_second_causes_no_storm_of_requests() {
     let (endpoint, _source) = start("", AT_ONCE, &[]);
     endpoint.always(None);
     for number in 0..10_000 {
@@ -452,7 +451,7 @@ async fn a_token_of_a_second_does_not_become_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_suspend_the_first_request_has_a_token_asked_for_at_once() {
+async fn after_a_suspend_the_first_request_causes_a_token_request_at_once() {
     let (clock, suspended) = Clock::suspendable();
     let (endpoint, source) = start_with(clock, "", AT_ONCE, &[]);
     assert!(source.wait(HOUR).await.is_ok());
@@ -471,7 +470,7 @@ async fn after_a_suspend_the_first_request_has_a_token_asked_for_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_suspend_a_barrier_that_has_passed_meanwhile_keeps_nobody() {
+async fn after_a_suspend_a_barrier_that_has_ended_blocks_nobody() {
     let (clock, suspended) = Clock::suspendable();
     let (endpoint, source) = start_with(clock, "", AT_ONCE, &[Act::Fail(throttled(600))]);
     assert!(source.wait(Duration::from_secs(10)).await.is_err());
@@ -485,7 +484,7 @@ async fn after_a_suspend_a_barrier_that_has_passed_meanwhile_keeps_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_answer_keeps_the_valid_token() {
+async fn a_malformed_response_keeps_the_valid_token() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("good", 100)]);
     assert!(source.wait(HOUR).await.is_ok());
     endpoint.always(Some(Act::Fail(TokenError::Malformed(Malformed::Empty))));

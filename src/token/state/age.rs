@@ -1,9 +1,10 @@
-//! How long ago a state was written, though the machine may have restarted and its clock been set.
+//! The age of a state, even if the machine has restarted or its clock was set since the write.
 //!
-//! A write is stamped with both clocks. Within one boot the time since boot is exact, whatever happens to the wall
-//! clock; after another only that is left, and it may have been set. Where they disagree a token is aged by the longer
-//! time and a gate by the shorter; a token whose age nobody knows is not used. What no file can find out: after another
-//! boot, a wall clock that was set back by less than the time that has passed makes a token look younger than it is.
+//! A write is stamped with two clocks: the time since boot and the wall clock. Within one boot the time since boot is exact;
+//! after another boot only the wall clock remains, which may have been set. Where the clocks disagree, the longer time counts
+//! for the age of a token and the shorter one for the end of a barrier; a token of unknown age is not used. One error cannot
+//! be detected: after another boot, a wall clock that was set back by less than the time that has passed makes a token look
+//! younger than it is.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -11,40 +12,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, Moment};
 
-/// A moment on both clocks.
+/// One moment on both clocks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
-    /// Which boot of the machine, if it says.
+    /// The id of the machine's boot, if the system provides one.
     pub(super) boot: Option<String>,
-    /// Nanoseconds since then.
+    /// Nanoseconds since that boot.
     pub(super) moment: u64,
     /// Nanoseconds since 1970.
     pub(super) wall: u64,
 }
 
-/// How long ago something was.
+/// The time between two stamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Elapsed {
-    /// At the least.
+    /// The shortest possible time.
     pub(super) shortest: Duration,
-    /// At the most, if anyone knows.
+    /// The longest possible time; `None` if unknown.
     pub(super) longest: Option<Duration>,
 }
 
 impl Stamp {
-    /// The moment it is.
+    /// The present moment.
     pub(super) fn now(clock: Clock) -> Self {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
         let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { boot: boot.map(|id| id.trim().to_owned()), moment: clock.now().as_nanos(), wall: nanos(wall) }
     }
 
-    /// The moment it is on the clock that tokens live by.
+    /// The moment on the clock of the time since boot, which tokens and barriers use.
     pub(super) const fn moment(&self) -> Moment {
         Moment::from_nanos(self.moment)
     }
 
-    /// How long before this one `earlier` was.
+    /// The time from `earlier` to this stamp.
     pub(super) fn since(&self, earlier: &Self) -> Elapsed {
         let is_same_boot = self.boot.is_some() && self.boot == earlier.boot;
         let by_boot = self.moment.checked_sub(earlier.moment).filter(|_| is_same_boot);
@@ -54,7 +55,7 @@ impl Stamp {
     }
 }
 
-/// In whole nanoseconds.
+/// A duration in nanoseconds, at most `u64::MAX`.
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -95,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_that_began_after_the_write_is_another_whatever_its_name() {
+    fn a_boot_that_began_after_the_write_is_another_one_whatever_its_id() {
         let written = stamp(Some("a"), 100, 1_000);
 
         assert_eq!(between(&written, &stamp(Some("a"), 50, 1_030)), (30, Some(30)));
     }
 
     #[test]
-    fn this_machine_knows_its_boot() {
+    fn this_machine_provides_a_boot_id() {
         let clock = Clock::system();
         let (earlier, later) = (Stamp::now(clock), Stamp::now(clock));
 

@@ -1,8 +1,8 @@
-//! A file that is replaced as a whole: whatever happens, what is found later is the old content or the new.
+//! A file that is replaced atomically: after a crash or a power cut it holds the old content or the new.
 //!
-//! A temporary file in the same folder is made, written and synced, takes the file's name, and then the folder is
-//! synced. Where a step fails, the temporary file goes and the old one stays. A failed sync is never tried again on
-//! the same file, since the system may have dropped what it could not write: the next attempt makes another.
+//! A temporary file in the same folder is created, written, synced and renamed to the file's name; then the folder is synced.
+//! Where a step fails, the temporary file is removed and the old file stays. A failed sync is never repeated on the same
+//! temporary file, since the system may have dropped the data that it could not write: the next attempt creates another.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -11,43 +11,42 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 
 use super::disk::Disk;
-use super::error::{Refusal, SaveError, Step};
+use super::error::{SaveError, StateRefusal, WriteStep};
 
-/// Far more than the largest state, little enough to be read at once.
-pub(super) const MAX_BYTES: usize = 256 * 1024;
+/// The largest state file that is read or written: far more than any state needs.
+pub(super) const MAX_STATE_BYTES: usize = 256 * 1024;
 
-/// Others may neither read nor write it.
-const OTHERS: u32 = 0o007;
-/// Nor should its group.
-const GROUP: u32 = 0o070;
+/// The permission bits of other users, none of which may be set.
+const MODE_OTHERS: u32 = 0o007;
+/// The permission bits of the file's group, which should not be set.
+const MODE_GROUP: u32 = 0o070;
 
-/// One name in a folder.
+/// A file name in a folder.
 #[derive(Debug)]
-pub(super) struct Durable<D> {
+pub(super) struct AtomicFile<D> {
     disk: D,
     name: OsString,
 }
 
-/// What a file holds.
+/// A file's content and condition.
 #[derive(Debug)]
 pub(super) struct Content {
-    /// All of it.
+    /// The whole content.
     pub(super) bytes: Vec<u8>,
-    /// Its permissions, if its group may read or write it.
+    /// The file's permissions, if its group may read or write it.
     pub(super) group_mode: Option<u32>,
-    /// Why it might be gone after a power cut, if so.
+    /// Why the file may not survive a power cut, if so.
     pub(super) not_synced: Option<io::Error>,
 }
 
-impl<D: Disk> Durable<D> {
+impl<D: Disk> AtomicFile<D> {
     pub(super) fn new(disk: D, name: &OsStr) -> Self {
         Self { disk, name: name.to_owned() }
     }
 
-    /// The whole file, or nothing if there is none.
-    ///
-    /// Whoever wrote it may have died before it was durable, so it is made that now.
-    pub(super) fn read(&self) -> Result<Option<Content>, Refusal> {
+    /// The whole file; `None` if there is none. Syncs the file, since the process that wrote it may have died before its
+    /// own sync.
+    pub(super) fn read(&self) -> Result<Option<Content>, StateRefusal> {
         let Some((file, mut content)) = self.open()? else {
             return Ok(None);
         };
@@ -55,78 +54,79 @@ impl<D: Disk> Durable<D> {
         Ok(Some(content))
     }
 
-    /// Its bytes, whether they are durable or not.
-    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, Refusal> {
+    /// The file's bytes, without a sync.
+    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, StateRefusal> {
         Ok(self.open()?.map(|(_, content)| content.bytes))
     }
 
-    fn open(&self) -> Result<Option<(D::File, Content)>, Refusal> {
+    fn open(&self) -> Result<Option<(D::File, Content)>, StateRefusal> {
         let mut file = match self.disk.open(&self.name) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if is(&error, Errno::LOOP) => return Err(Refusal::Symlink),
-            // A socket.
-            Err(error) if is(&error, Errno::NXIO) => return Err(Refusal::NotRegular),
-            Err(error) => return Err(Refusal::Unreadable(error)),
+            Err(error) if is(&error, Errno::LOOP) => return Err(StateRefusal::Symlink),
+            // The error of opening a socket.
+            Err(error) if is(&error, Errno::NXIO) => return Err(StateRefusal::NotRegular),
+            Err(error) => return Err(StateRefusal::Unreadable(error)),
         };
-        let status = self.disk.status(&file).map_err(Refusal::Unreadable)?;
+        let status = self.disk.status(&file).map_err(StateRefusal::Unreadable)?;
         if !status.is_regular {
-            return Err(Refusal::NotRegular);
+            return Err(StateRefusal::NotRegular);
         }
-        if let Some(uid) = status.stranger {
-            return Err(Refusal::Owner { uid });
+        if let Some(uid) = status.other_owner {
+            return Err(StateRefusal::Owner { uid });
         }
-        if status.mode & OTHERS != 0 {
-            return Err(Refusal::Permissions { mode: status.mode });
+        if status.mode & MODE_OTHERS != 0 {
+            return Err(StateRefusal::Permissions { mode: status.mode });
         }
-        if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_BYTES) {
-            return Err(Refusal::TooLarge);
+        if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_STATE_BYTES) {
+            return Err(StateRefusal::TooLarge);
         }
         let bytes = self.read_all(&mut file)?;
-        let group_mode = (status.mode & GROUP != 0).then_some(status.mode);
+        let group_mode = (status.mode & MODE_GROUP != 0).then_some(status.mode);
         Ok(Some((file, Content { bytes, group_mode, not_synced: None })))
     }
 
-    fn read_all(&self, file: &mut D::File) -> Result<Vec<u8>, Refusal> {
-        let mut bytes = vec![0; MAX_BYTES + 1];
+    fn read_all(&self, file: &mut D::File) -> Result<Vec<u8>, StateRefusal> {
+        let mut bytes = vec![0; MAX_STATE_BYTES + 1];
         let mut length = 0;
         while length < bytes.len() {
             match self.disk.read(file, &mut bytes[length..]) {
                 Ok(0) => break,
                 Ok(more) => length += more,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(Refusal::Unreadable(error)),
+                Err(error) => return Err(StateRefusal::Unreadable(error)),
             }
         }
-        if length > MAX_BYTES {
-            return Err(Refusal::TooLarge);
+        if length > MAX_STATE_BYTES {
+            return Err(StateRefusal::TooLarge);
         }
         bytes.truncate(length);
         Ok(bytes)
     }
 
-    /// Replaces the file's content, or makes the file.
+    /// Replaces the file's content, or creates the file. Once this has returned, the new content survives a power cut.
     ///
-    /// Once this has returned, the new content survives a power cut. If it fails, the old content is what is found
-    /// later; the new one only if all that failed was to make it durable.
+    /// # Errors
+    ///
+    /// [`SaveError`]. The file holds the old content, or the new one if only the sync of the folder has failed.
     pub(super) fn replace(&self, bytes: &[u8]) -> Result<(), SaveError> {
-        if bytes.len() > MAX_BYTES {
+        if bytes.len() > MAX_STATE_BYTES {
             return Err(SaveError::TooLarge { bytes: bytes.len() });
         }
         let temporary = self.temporary_name();
         let failed = |step| move |source| SaveError::Disk { step, source };
-        let mut file = self.disk.create(&temporary).map_err(failed(Step::Create))?;
+        let mut file = self.disk.create(&temporary).map_err(failed(WriteStep::Create))?;
         let written = self
             .write_all(&mut file, bytes)
-            .map_err(failed(Step::Write))
-            .and_then(|()| self.disk.sync(&file).map_err(failed(Step::Sync)))
-            .and_then(|()| self.disk.rename(&temporary, &self.name).map_err(failed(Step::Rename)));
+            .map_err(failed(WriteStep::Write))
+            .and_then(|()| self.disk.sync(&file).map_err(failed(WriteStep::Sync)))
+            .and_then(|()| self.disk.rename(&temporary, &self.name).map_err(failed(WriteStep::Rename)));
         if let Err(error) = written {
-            // What cannot be removed now is removed at the next start.
+            // A file that cannot be removed now is removed at the next start.
             let _ = self.disk.remove(&temporary);
             return Err(error);
         }
-        self.disk.sync_folder().map_err(failed(Step::SyncFolder))
+        self.disk.sync_folder().map_err(failed(WriteStep::SyncFolder))
     }
 
     fn write_all(&self, file: &mut D::File, mut bytes: &[u8]) -> io::Result<()> {
@@ -141,16 +141,16 @@ impl<D: Disk> Durable<D> {
         Ok(())
     }
 
-    /// Removes what a process that died in the middle of a write has left. Only for who holds the lock.
+    /// Removes the temporary files of processes that died during a write. The caller must hold the lock.
     pub(super) fn remove_leftovers(&self) {
         let names = self.disk.names().unwrap_or_default();
         for name in names.iter().filter(|name| self.is_temporary(name)) {
-            // It does no harm where it is.
+            // A file that stays does no harm.
             let _ = self.disk.remove(name);
         }
     }
 
-    /// A name that no other attempt has: an earlier one's file may still be there.
+    /// A random name: the temporary file of an earlier attempt may still exist.
     fn temporary_name(&self) -> OsString {
         let mut name = OsString::from(".");
         name.push(&self.name);

@@ -1,7 +1,7 @@
-//! A state as JSON: the whole of it, which is sealed, or only what may stand in clear.
+//! The body of a state file, as JSON: everything, to be sealed, or only the part that may stand in clear.
 //!
-//! Moments become times before and after the write, and moments again when they are read. Tokens are written in
-//! base64: so they need no escapes, for which the parser would make copies that are not wiped.
+//! A moment is written as a duration before or after the write, and becomes a moment again when it is read. Tokens are
+//! written in base64: the parser would copy escaped text into buffers that are not wiped.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,55 +14,50 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
-use super::error::Refusal;
-use super::record::{Lineage, Memory, Refused, SecretMark, State};
+use super::error::StateRefusal;
+use super::record::{ClearPart, ClientSecretHash, Lineage, RefusedTokenHash, State};
 use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::{Barrier, Blocked};
+use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
-/// What surrounds the tokens and scopes, generously.
+/// The bytes of a body besides its tokens and scopes, at most.
 const FRAME_BYTES: usize = 8192;
 
-/// What is written without a key. It has no place for a token, so none is ever read from it either.
+/// The body without a key. Nothing in it can hold a token, so none is ever read from it either.
 #[derive(Serialize, Deserialize)]
 pub(super) struct ClearBody {
     written: Stamp,
-    memory: WrittenMemory,
+    #[serde(rename = "memory")]
+    clear: WrittenClearPart,
 }
 
-/// What is written with a key.
+/// The body with a key.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SealedBody {
     written: Stamp,
-    memory: WrittenMemory,
+    #[serde(rename = "memory")]
+    clear: WrittenClearPart,
     generation: u64,
     rotations: u64,
     lineage: Option<[u8; 32]>,
-    refresh_token: Option<Hidden>,
+    refresh_token: Option<Base64Secret>,
     fallback: Option<[u8; 32]>,
-    /// Since version 2.
-    #[serde(default)]
     refused: Vec<[u8; 32]>,
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
     request: Option<[u8; 32]>,
-    /// Since version 2.
-    #[serde(default)]
     client_secret: Option<[u8; 32]>,
 }
 
+/// A [`ClearPart`], with nanoseconds after the write in the place of moments.
 #[derive(Serialize, Deserialize)]
-struct WrittenMemory {
+struct WrittenClearPart {
     blocked: Option<WrittenBlocked>,
     failures: u32,
     rejections: u32,
-    /// From the write on, in nanoseconds. These since version 2.
-    #[serde(default)]
     quota_left: u64,
-    #[serde(default)]
     forced_quota_left: u64,
-    #[serde(default)]
     uses_next_secret: bool,
 }
 
@@ -70,7 +65,7 @@ struct WrittenMemory {
 struct WrittenBlocked {
     #[serde(with = "WrittenBarrier")]
     by: Barrier,
-    /// From the write on, in nanoseconds.
+    /// Nanoseconds after the write.
     left: u64,
 }
 
@@ -86,24 +81,23 @@ enum WrittenBarrier {
 
 #[derive(Serialize, Deserialize)]
 struct WrittenToken {
-    token: Hidden,
+    token: Base64Secret,
     generation: u64,
-    /// Up to the write, in nanoseconds.
+    /// Nanoseconds from the token request to the write.
     age: u64,
-    /// From the write on, in nanoseconds.
+    /// Nanoseconds from the write to the token's end.
     left: u64,
     scopes: Vec<String>,
 }
 
 impl ClearBody {
     pub(super) fn new(state: &State, written: Stamp) -> Self {
-        let memory = WrittenMemory::new(state.memory, written.moment());
-        Self { written, memory }
+        Self { clear: WrittenClearPart::new(state.clear_part(), written.moment()), written }
     }
 
     pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> State {
-        let elapsed = now.since(&self.written);
-        State { memory: self.memory.as_of(now.moment(), elapsed, longest_wait), ..State::default() }
+        let clear = self.clear.as_of(now.moment(), now.since(&self.written), longest_wait);
+        State { limiter: clear.limiter, uses_next_secret: clear.uses_next_secret, ..State::default() }
     }
 }
 
@@ -112,11 +106,11 @@ impl SealedBody {
         let now = written.moment();
         let usable = state.access_token.as_ref().filter(|token| token.is_usable(now));
         Self {
-            memory: WrittenMemory::new(state.memory, now),
+            clear: WrittenClearPart::new(state.clear_part(), now),
             generation: state.generation.number(),
             rotations: state.rotations,
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
-            refresh_token: state.refresh_token.clone().map(Hidden),
+            refresh_token: state.refresh_token.clone().map(Base64Secret),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
             fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
             identity: state.identity.map(|identity| *identity.as_bytes()),
@@ -127,13 +121,14 @@ impl SealedBody {
         }
     }
 
-    pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> Result<State, Refusal> {
+    pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> Result<State, StateRefusal> {
         let elapsed = now.since(&self.written);
+        let clear = self.clear.as_of(now.moment(), elapsed, longest_wait);
         let access_token =
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
-            refused: self.refused.into_iter().map(Refused::from_bytes).collect(),
+            refused: self.refused.into_iter().map(RefusedTokenHash::from_bytes).collect(),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
@@ -141,50 +136,52 @@ impl SealedBody {
             fallback: self.fallback.map(IdentityDigest::from_bytes),
             identity: self.identity.map(IdentityDigest::from_bytes),
             request: self.request.map(IdentityDigest::from_bytes),
-            client_secret: self.client_secret.map(SecretMark::from_bytes),
-            memory: self.memory.as_of(now.moment(), elapsed, longest_wait),
+            client_secret: self.client_secret.map(ClientSecretHash::from_bytes),
+            uses_next_secret: clear.uses_next_secret,
+            limiter: clear.limiter,
         })
     }
 }
 
-impl WrittenMemory {
-    fn new(memory: Memory, now: Moment) -> Self {
-        let blocked = memory.blocked.filter(|blocked| now < blocked.until);
+impl WrittenClearPart {
+    fn new(ClearPart { limiter, uses_next_secret }: ClearPart, now: Moment) -> Self {
+        let blocked = limiter.blocked.filter(|blocked| now < blocked.until);
         Self {
             blocked: blocked
                 .map(|blocked| WrittenBlocked { by: blocked.by, left: nanos(now.until(blocked.until)) }),
-            failures: memory.failures,
-            rejections: memory.rejections,
-            quota_left: nanos(now.until(memory.quota_whole_again)),
-            forced_quota_left: nanos(now.until(memory.forced_quota_whole_again)),
-            uses_next_secret: memory.uses_next_secret,
+            failures: limiter.failures,
+            rejections: limiter.rejections,
+            quota_left: nanos(now.until(limiter.quota_full_at)),
+            forced_quota_left: nanos(now.until(limiter.forced_quota_full_at)),
+            uses_next_secret,
         }
     }
 
-    fn as_of(&self, now: Moment, elapsed: Elapsed, longest_wait: Duration) -> Memory {
+    fn as_of(&self, now: Moment, elapsed: Elapsed, longest_wait: Duration) -> ClearPart {
+        let left = |left: u64| Duration::from_nanos(left).saturating_sub(elapsed.shortest);
         let blocked = self.blocked.as_ref().and_then(|blocked| {
-            let left = Duration::from_nanos(blocked.left).saturating_sub(elapsed.shortest).min(longest_wait);
+            let left = left(blocked.left).min(longest_wait);
             (!left.is_zero()).then(|| Blocked { until: now + left, by: blocked.by })
         });
-        let whole_again = |left: u64| {
-            let left = Duration::from_nanos(left).saturating_sub(elapsed.shortest);
+        let full_at = |nanos: u64| {
+            let left = left(nanos);
             if left.is_zero() { Moment::default() } else { now + left }
         };
-        Memory {
+        let limiter = Snapshot {
             blocked,
-            quota_whole_again: whole_again(self.quota_left),
-            forced_quota_whole_again: whole_again(self.forced_quota_left),
+            quota_full_at: full_at(self.quota_left),
+            forced_quota_full_at: full_at(self.forced_quota_left),
             failures: self.failures,
             rejections: self.rejections,
-            uses_next_secret: self.uses_next_secret,
-        }
+        };
+        ClearPart { limiter, uses_next_secret: self.uses_next_secret }
     }
 }
 
 impl WrittenToken {
     fn new(token: &AccessToken, now: Moment) -> Option<Self> {
         Some(Self {
-            token: Hidden(SecretString::from(std::str::from_utf8(token.as_bytes()).ok()?)),
+            token: Base64Secret(SecretString::from(std::str::from_utf8(token.as_bytes()).ok()?)),
             generation: token.generation().number(),
             age: nanos(token.issued().until(now)),
             left: nanos(now.until(token.expires())),
@@ -192,8 +189,8 @@ impl WrittenToken {
         })
     }
 
-    /// The token, if it is certain to be usable still.
-    fn into_token(self, now: Moment, elapsed: Elapsed) -> Result<Option<AccessToken>, Refusal> {
+    /// The token; none unless it is certainly still usable.
+    fn into_token(self, now: Moment, elapsed: Elapsed) -> Result<Option<AccessToken>, StateRefusal> {
         let left = elapsed
             .longest
             .map(|longest| (longest, Duration::from_nanos(self.left).saturating_sub(longest)))
@@ -206,19 +203,19 @@ impl WrittenToken {
         let generation = Generation::from_number(self.generation);
         AccessToken::new(self.token.0.expose_secret(), generation, issued, lifetime, self.scopes)
             .map(Some)
-            .map_err(|_| Refusal::Senseless)
+            .map_err(|_| StateRefusal::Senseless)
     }
 }
 
-/// A body as bytes, in a buffer that is wiped and has never been moved to a larger one.
+/// Writes a body into a buffer that is wiped and that never grows, so that no copy of it stays behind.
 pub(super) fn to_bytes<B: Serialize>(body: &B, state: &State) -> Option<Zeroizing<Vec<u8>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(room(state)));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity(state)));
     serde_json::to_writer(&mut *bytes, body).ok()?;
     Some(bytes)
 }
 
-/// As many bytes as a state may take: tokens in base64, scopes with each character escaped.
-fn room(state: &State) -> usize {
+/// The largest size of a state's body: tokens in base64, scopes with each character escaped.
+fn capacity(state: &State) -> usize {
     let tokens = state.access_token.as_ref().map_or(0, |token| token.as_bytes().len())
         + state.refresh_token.as_ref().map_or(0, |token| token.expose_secret().len());
     let scopes: usize =
@@ -226,42 +223,42 @@ fn room(state: &State) -> usize {
     FRAME_BYTES + tokens * 2 + scopes
 }
 
-/// A body from bytes.
-pub(super) fn from_bytes<'a, B: Deserialize<'a>>(bytes: &'a [u8]) -> Result<B, Refusal> {
-    // What the parser has to say could quote the content.
-    serde_json::from_slice(bytes).map_err(|_| Refusal::Senseless)
+/// Reads a body.
+pub(super) fn from_bytes<'a, B: Deserialize<'a>>(bytes: &'a [u8]) -> Result<B, StateRefusal> {
+    // The parser's message could quote the content.
+    serde_json::from_slice(bytes).map_err(|_| StateRefusal::Senseless)
 }
 
 /// A secret, in base64.
-struct Hidden(SecretString);
+struct Base64Secret(SecretString);
 
-impl Serialize for Hidden {
+impl Serialize for Base64Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&Zeroizing::new(STANDARD.encode(self.0.expose_secret())))
     }
 }
 
-impl<'de> Deserialize<'de> for Hidden {
+impl<'de> Deserialize<'de> for Base64Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(HiddenVisitor)
+        deserializer.deserialize_str(SecretVisitor)
     }
 }
 
-struct HiddenVisitor;
+struct SecretVisitor;
 
-impl Visitor<'_> for HiddenVisitor {
-    type Value = Hidden;
+impl Visitor<'_> for SecretVisitor {
+    type Value = Base64Secret;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a secret")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Hidden, E> {
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Base64Secret, E> {
         let wrong = || E::custom("not a secret");
         let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
         let length = STANDARD.decode_slice(text, &mut bytes).map_err(|_| wrong())?;
         let secret = std::str::from_utf8(&bytes[..length]).map_err(|_| wrong())?;
-        Ok(Hidden(SecretString::from(secret)))
+        Ok(Base64Secret(SecretString::from(secret)))
     }
 }
 
@@ -270,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_never_outgrows_its_buffer() {
+    fn a_body_never_exceeds_its_buffer() {
         let now = Stamp::now(crate::clock::Clock::system());
         let scopes = vec!["\u{1}".repeat(30_000), "\"".to_owned()];
         let lifetime = Duration::MAX;
@@ -278,7 +275,7 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
-            refused: vec![Refused::from_bytes([255; 32]); 16],
+            refused: vec![RefusedTokenHash::from_bytes([255; 32]); 16],
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),
@@ -286,19 +283,19 @@ mod tests {
             fallback: Some(IdentityDigest::from_bytes([255; 32])),
             identity: Some(IdentityDigest::from_bytes([255; 32])),
             request: Some(IdentityDigest::from_bytes([255; 32])),
-            client_secret: Some(SecretMark::from_bytes([255; 32])),
-            memory: Memory {
+            client_secret: Some(ClientSecretHash::from_bytes([255; 32])),
+            uses_next_secret: false,
+            limiter: Snapshot {
                 blocked: Some(Blocked { until: Moment::from_nanos(u64::MAX), by: Barrier::RetryAfter }),
                 failures: u32::MAX,
                 rejections: u32::MAX,
-                quota_whole_again: Moment::from_nanos(u64::MAX),
-                forced_quota_whole_again: Moment::from_nanos(u64::MAX),
-                uses_next_secret: false,
+                quota_full_at: Moment::from_nanos(u64::MAX),
+                forced_quota_full_at: Moment::from_nanos(u64::MAX),
             },
         };
         for state in [State::default(), largest] {
             let bytes = to_bytes(&SealedBody::new(&state, now.clone()), &state).unwrap();
-            assert!(bytes.len() <= room(&state), "{} of {}", bytes.len(), room(&state));
+            assert!(bytes.len() <= capacity(&state), "{} of {}", bytes.len(), capacity(&state));
         }
     }
 }

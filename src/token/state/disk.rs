@@ -1,7 +1,7 @@
-//! The system calls of a state file, behind a trait, so that a test can let each of them fail or be the last.
+//! The system calls of a state file, behind a trait: a test can let each of them fail, or end the process after it.
 //!
-//! All of them name a file within one folder, which is held open: whatever is done to the path meanwhile, the lock,
-//! the temporary file and the file itself stay side by side.
+//! Every call names a file within one folder, which is held open: the lock, the temporary file and the file itself stay in the
+//! same folder, even if the path leads elsewhere meanwhile.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,79 +12,79 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
-/// Read and written by its owner alone.
+/// The permissions of a new file: only its owner may read and write it.
 pub(super) const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
-/// One system call a method, on the files of one folder. No symlink is followed.
+/// System calls on the files of one folder. No symlink is followed.
 pub(super) trait Disk {
     /// An open file.
     type File;
 
     /// The names in the folder.
     fn names(&self) -> io::Result<Vec<OsString>>;
-    /// Opens a file for reading, without waiting for whoever writes to a pipe.
+    /// Opens a file for reading. Does not block on a pipe.
     fn open(&self, name: &OsStr) -> io::Result<Self::File>;
-    /// What kind of file it is.
+    /// The file's kind, size, permissions and owner.
     fn status(&self, file: &Self::File) -> io::Result<Status>;
     /// Reads some bytes; none at the end.
     fn read(&self, file: &mut Self::File, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Makes a new file, for its owner alone; fails if there is one.
+    /// Creates a file that only its owner can read; fails if the file exists.
     fn create(&self, name: &OsStr) -> io::Result<Self::File>;
     /// Writes some of the bytes.
     fn write(&self, file: &mut Self::File, bytes: &[u8]) -> io::Result<usize>;
-    /// Returns when the file's content would survive a power cut.
+    /// Makes the file's content durable.
     fn sync(&self, file: &Self::File) -> io::Result<()>;
-    /// Gives a file another's name, and replaces that.
+    /// Renames a file, and replaces the file that has the new name.
     fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()>;
-    /// Returns when the names would survive a power cut.
+    /// Makes the names in the folder durable.
     fn sync_folder(&self) -> io::Result<()>;
-    /// Removes a name.
+    /// Removes a file.
     fn remove(&self, name: &OsStr) -> io::Result<()>;
 }
 
-/// What is known of a file before it is read.
+/// A file's kind, size, permissions and owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Status {
-    /// Whether it is a file at all, and no folder, pipe or device.
+    /// Whether the file is a regular file: no folder, pipe or device.
     pub(super) is_regular: bool,
-    /// Its size.
+    /// The file's size.
     pub(super) bytes: u64,
-    /// Its permissions, without the file's kind.
+    /// The file's permissions, without its kind.
     pub(super) mode: u32,
-    /// Whose it is, if not of the user this process runs as.
-    pub(super) stranger: Option<u32>,
+    /// The id of the file's owner, unless this process runs as that user.
+    pub(super) other_owner: Option<u32>,
 }
 
-/// A real folder.
+/// A folder of the file system.
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
 impl Folder {
-    /// Opens the folder; a symlink to it is followed.
+    /// Opens the folder. A symlink to the folder is followed.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // The folder of a bare file name.
+        // A file name without a folder is in the working directory.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self(rustix::fs::openat(CWD, path, flags, Mode::empty())?))
     }
 
-    /// Opens a file in it, or makes one for its owner alone.
+    /// Opens a file, or creates one that only its owner can read.
     pub(super) fn open_or_create(&self, name: &OsStr) -> io::Result<File> {
         self.open_with(name, OFlags::RDWR | OFlags::CREATE | OFlags::NONBLOCK)
     }
 
-    /// Whether this process may make and replace files in it.
+    /// Whether this process may create and replace files in the folder.
     pub(super) fn check_writable(&self) -> io::Result<()> {
         let access = Access::WRITE_OK | Access::EXEC_OK;
         Ok(rustix::fs::accessat(&self.0, ".", access, AtFlags::EACCESS)?)
     }
 
-    /// Its permissions.
+    /// The folder's permissions.
     pub(super) fn mode(&self) -> io::Result<u32> {
         Ok(Mode::from_raw_mode(rustix::fs::fstat(&self.0)?.st_mode).bits())
     }
 
-    /// Whether a file in it, if it is there, can be read and written.
+    /// Whether a file, if it exists, can be read and written.
     pub(super) fn check_usable(&self, name: &OsStr) -> io::Result<()> {
         match self.open_with(name, OFlags::RDWR | OFlags::NONBLOCK) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -119,7 +119,7 @@ impl Disk for Folder {
             is_regular: FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile,
             bytes: u64::try_from(stat.st_size).unwrap_or(u64::MAX),
             mode: Mode::from_raw_mode(stat.st_mode).bits(),
-            stranger: (!is_ours).then_some(stat.st_uid),
+            other_owner: (!is_ours).then_some(stat.st_uid),
         })
     }
 

@@ -1,17 +1,17 @@
-//! Why a state is not opened, not believed, or not written. Says nothing of what is in it.
+//! Why a state is not opened, not accepted, or not written. No error quotes the state.
 
 use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// Why there is no state file to work with.
+/// Why a state file cannot be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Its path ends in no file name.
+    /// The path has no file name.
     #[error("{} names no file", .0.display())]
     NotAFile(PathBuf),
-    /// Its folder is not there, or closed to us.
+    /// The folder is missing, or this user may not open it.
     #[error("cannot open the folder of the state file {}", path.display())]
     Folder {
         /// The state file.
@@ -19,7 +19,7 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
-    /// The lock beside it cannot be taken, whoever holds it.
+    /// The lock file cannot be opened or locked.
     #[error("cannot lock the state file {}", path.display())]
     Lock {
         /// The state file.
@@ -27,49 +27,49 @@ pub enum OpenError {
         /// Why not.
         source: io::Error,
     },
-    /// Another process works with it.
+    /// Another process holds the lock.
     #[error("the state file {} is in use by {holder}; two processes would use up each other's tokens", path.display())]
     Held {
         /// The state file.
         path: PathBuf,
-        /// Who holds it, as it says.
+        /// The other process, by its own description.
         holder: String,
     },
-    /// It is there and not to be believed. It stays as it is.
+    /// The file cannot be accepted as the credential's state. It is not changed.
     #[error("the state file {} was refused and left as it is", path.display())]
     Refused {
         /// The state file.
         path: PathBuf,
-        /// What is wrong with it.
-        source: Refusal,
+        /// The reason.
+        source: StateRefusal,
     },
 }
 
-/// For what another user has, or this one cannot reach.
-pub const AS_ITS_USER: &str =
+/// Advice where a file belongs to another user, or this user may not open it.
+pub const RUN_AS_DAEMON_USER: &str =
     "it has to be the daemon's own; run bearerd as the user that the daemon runs as";
 
 impl OpenError {
-    /// What to do about it.
+    /// Advice to the operator.
     pub fn help(&self) -> &'static str {
         match self {
             Self::NotAFile(_) => "name a file",
-            // It is there, and somebody else's.
-            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => AS_ITS_USER,
+            // The folder exists, and belongs to another user.
+            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => RUN_AS_DAEMON_USER,
             Self::Folder { .. } => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
-            Self::Lock { .. } => AS_ITS_USER,
+            Self::Lock { .. } => RUN_AS_DAEMON_USER,
             Self::Held { .. } => "stop the other process, or give this one a state_file of its own",
             Self::Refused { source, .. } => source.help(),
         }
     }
 }
 
-impl Refusal {
+impl StateRefusal {
     const fn help(&self) -> &'static str {
         match self {
-            Self::Unreadable(_) | Self::Owner { .. } => AS_ITS_USER,
+            Self::Unreadable(_) | Self::Owner { .. } => RUN_AS_DAEMON_USER,
             Self::Permissions { .. } => "chmod 600",
             Self::NoKey => "set state_key to the key that it was written under",
             Self::OtherKey => {
@@ -88,138 +88,138 @@ impl Refusal {
     }
 }
 
-/// What is wrong with a file that should hold a state.
+/// Why a file is not accepted as a state.
 #[derive(Debug, Error)]
-pub enum Refusal {
-    /// It cannot be read.
+pub enum StateRefusal {
+    /// The file cannot be read.
     #[error("it cannot be read")]
     Unreadable(#[source] io::Error),
-    /// It is a symlink.
+    /// The file is a symlink.
     #[error("it is a symlink; name the file itself")]
     Symlink,
-    /// It is a folder, a pipe, a socket or a device.
+    /// The file is a folder, a pipe, a socket or a device.
     #[error("it is not a regular file")]
     NotRegular,
-    /// Another user has made it, and could change it.
+    /// The file belongs to another user, who could change it.
     #[error("it belongs to the user with id {uid}, whom this process does not run as")]
     Owner {
-        /// That user.
+        /// The owner's id.
         uid: u32,
     },
-    /// Any user can read or change it.
+    /// Every user can read or change the file.
     #[error("its mode {mode:04o} lets every user at it; make it 0600")]
     Permissions {
-        /// Its permissions.
+        /// The file's permissions.
         mode: u32,
     },
-    /// It is far larger than any state.
+    /// The file is larger than any state.
     #[error("it is larger than 256 KiB")]
     TooLarge,
-    /// It does not begin as a state does.
+    /// The file does not begin as a state does.
     #[error("it is not a state of bearerd")]
     NotState,
-    /// It was written by a version that this one does not understand.
-    #[error("its format is version {0}; this bearerd reads versions 1 and 2")]
+    /// The file has another version of the format.
+    #[error("its format is version {0}; this bearerd reads version 2")]
     Version(u16),
-    /// It ends too early.
+    /// The file ends too early.
     #[error("it is truncated: {bytes} bytes of {expected}")]
     Truncated {
-        /// What is there.
+        /// The file's size.
         bytes: usize,
-        /// What should be, at the least.
+        /// The least size that the file should have.
         expected: usize,
     },
-    /// It goes on after its end.
+    /// The file is longer than its header says.
     #[error("it has {0} bytes too many")]
     Overlong(usize),
-    /// It is that of another credential, or of this one before its settings were changed.
+    /// The state belongs to another credential, or to this one before its settings were changed.
     #[error(
         "it belongs to another credential, or to this one with another token_url or issuer, client_id or grant"
     )]
     Foreign,
-    /// It is encrypted and there is no key.
+    /// The state is encrypted, and no key is configured.
     #[error("it is encrypted and there is no state_key")]
     NoKey,
-    /// It is encrypted with a key that is not among ours.
+    /// The state is encrypted under a key that is not configured.
     #[error("it is encrypted under another key than `state_key`, and under none of `state_key_previous`")]
     OtherKey,
-    /// Its seal is broken.
+    /// The tag or the checksum does not match.
     #[error("it has been altered, or renamed from another file")]
     Altered,
-    /// Its seal is good and its content makes no sense.
+    /// The tag or the checksum matches, but the content is invalid.
     #[error("its content makes no sense")]
     Senseless,
 }
 
-/// Why a state is not durable. What is in memory is all there is of it.
+/// Why a state is not durable: it exists only in memory.
 #[derive(Debug, Error)]
 pub enum SaveError {
     /// A system call failed.
     #[error("the state is not durable: {step}")]
     Disk {
-        /// Which.
-        step: Step,
-        /// What it said.
+        /// The step at which it failed.
+        step: WriteStep,
+        /// The system's error.
         source: io::Error,
     },
-    /// It would be larger than what is read.
+    /// The file would be larger than is read.
     #[error("the state is not durable: it would have {bytes} bytes, more than 256 KiB")]
     TooLarge {
-        /// Its size.
+        /// The size that the file would have.
         bytes: usize,
     },
-    /// It cannot be encrypted.
+    /// The state cannot be encrypted.
     #[error("the state is not durable: it cannot be encrypted")]
     Seal,
 }
 
-/// The steps of a write, in their order.
+/// The steps of a write, in order.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Step {
-    /// A temporary file was to be made.
+pub enum WriteStep {
+    /// Creating the temporary file.
     #[error("a temporary file cannot be made")]
     Create,
-    /// It was to be written.
+    /// Writing the temporary file.
     #[error("the temporary file cannot be written")]
     Write,
-    /// Its content was to be made durable.
+    /// Syncing the temporary file.
     #[error("the temporary file cannot be synced")]
     Sync,
-    /// It was to replace the state.
+    /// Renaming the temporary file to the state file.
     #[error("the temporary file cannot take the state's name")]
     Rename,
-    /// That was to be made durable.
+    /// Syncing the folder.
     #[error("the folder cannot be synced")]
     SyncFolder,
 }
 
-/// What is odd about a state that was taken all the same.
+/// A warning about a state that was accepted.
 #[derive(Debug, Error)]
 pub enum Warning {
-    /// A later state than this has been written here: an older copy was put back.
+    /// A later state has been written before: somebody has put an older copy back.
     #[error("an older copy of the state was put back: write {found} was found, write {latest} had been made")]
     RolledBack {
-        /// The write that was found.
+        /// The number of the write that was found.
         found: u64,
-        /// The latest that is known of.
+        /// The number of the latest known write.
         latest: u64,
     },
-    /// There has been a state here, and it is gone.
+    /// The state file has existed and is gone.
     #[error("the state is gone: write {latest} had been made")]
     Gone {
-        /// The latest write that is known of.
+        /// The number of the latest known write.
         latest: u64,
     },
-    /// It is encrypted with an old key; the next write uses the current one.
+    /// The state is encrypted under a previous key; the next write uses the current one.
     #[error("the state is encrypted under a key of `state_key_previous`")]
     OldKey,
-    /// Its group can read or change it, as Kubernetes' `fsGroup` makes it.
+    /// The file's group can read or change it, as with Kubernetes' `fsGroup`.
     #[error("the state's mode {mode:04o} lets its group at it")]
     GroupMode {
-        /// Its permissions.
+        /// The file's permissions.
         mode: u32,
     },
-    /// It can be read and might not survive a power cut.
+    /// The file may not survive a power cut.
     #[error("the state might not survive a power cut")]
     NotSynced(#[source] io::Error),
 }

@@ -1,20 +1,19 @@
-//! The bytes of a state file, version 2. Version 1 knew less and is read too: what it lacks is as if nothing had been.
+//! The bytes of a state file, version 2; no other is read.
 //!
-//! A header in clear says what it is, whose, which write, and how it is sealed; a body follows. With a key the body is
-//! encrypted (AES-256-GCM, NIST SP 800-38D, with a random nonce); without one it holds no token and ends in a checksum.
-//! Either seal covers the header and the file's name too, so neither can be changed or swapped unnoticed. Numbers are
-//! big-endian:
+//! A header in clear is followed by a body. With a key the body is encrypted (AES-256-GCM, NIST SP 800-38D, with a random
+//! nonce); without a key it holds no token and ends in a checksum. Tag and checksum cover the header and the file's name too,
+//! so that a changed header or a renamed file is detected. Numbers are big-endian:
 //!
-//! | bytes | what |
+//! | bytes | content |
 //! | --- | --- |
 //! | 8 | `bearerd` and 0x1a |
 //! | 2 | version |
-//! | 1 | seal: 0 SHA-256, 1 AES-256-GCM |
+//! | 1 | protection: 0 SHA-256, 1 AES-256-GCM |
 //! | 32 | the credential's identity |
-//! | 8 | which write it is |
-//! | 8 | which key, by its id; zeros without one |
-//! | 4 | length of all that follows |
-//! | 12 | nonce, with a key |
+//! | 8 | the number of the write |
+//! | 8 | the id of the key; zeros without a key |
+//! | 4 | the length of everything after this field |
+//! | 12 | nonce; only with a key |
 //! | … | body, JSON |
 //! | 16 or 32 | tag or checksum |
 
@@ -27,37 +26,36 @@ use secrecy::zeroize::Zeroizing;
 use super::age::Stamp;
 use super::body;
 use super::body::{ClearBody, SealedBody};
-use super::error::{Refusal, SaveError};
+use super::error::{SaveError, StateRefusal};
 use super::record::{Identity, State};
 use crate::config::model::state_key::{KEY_ID_BYTES, StateKey, StateKeys};
 
 const MAGIC: [u8; 8] = *b"bearerd\x1a";
 const VERSION: u16 = 2;
-const OLDEST_VERSION: u16 = 1;
 const CLEAR: u8 = 0;
 const SEALED: u8 = 1;
 const HEADER_BYTES: usize = 8 + 2 + 1 + 32 + 8 + KEY_ID_BYTES + 4;
 const TAG_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
 
-/// Turns one credential's states into bytes and back.
+/// Encodes and decodes one credential's states.
 #[derive(Debug)]
 pub(super) struct Format {
     identity: Identity,
     keys: StateKeys,
     /// The file's name, without its folder.
     name: Vec<u8>,
-    /// No gate is longer than this when it is read.
+    /// A barrier that is read ends within this time.
     longest_wait: Duration,
 }
 
-/// What was in the bytes.
+/// A decoded state file.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct Decoded {
     pub(super) state: State,
-    /// Which write it was.
+    /// The number of the write.
     pub(super) sequence: u64,
-    /// Whether an old key opened it.
+    /// Whether the state is encrypted under a previous key.
     pub(super) has_old_key: bool,
 }
 
@@ -66,7 +64,7 @@ impl Format {
         Self { identity, keys, name: name.to_owned(), longest_wait }
     }
 
-    /// Whether tokens are written at all.
+    /// Whether tokens are written, which takes a key.
     pub(super) fn keeps_tokens(&self) -> bool {
         self.keys.current().is_some()
     }
@@ -125,53 +123,54 @@ impl Format {
         Ok(bytes)
     }
 
-    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Read, Refusal> {
+    pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
         let Header { seal, sequence, key, bytes: header, rest } = self.read_header(bytes)?;
         match seal {
             SEALED => {
                 if !self.keeps_tokens() {
-                    return Err(Refusal::NoKey);
+                    return Err(StateRefusal::NoKey);
                 }
-                let (key, has_old_key) = self.keys.find(key).ok_or(Refusal::OtherKey)?;
+                let (key, has_old_key) = self.keys.find(key).ok_or(StateRefusal::OtherKey)?;
                 let body = self.unseal(key, header, rest)?;
                 let state = body::from_bytes::<SealedBody>(&body)?.into_state(now, self.longest_wait)?;
-                Ok(Read { state, sequence, has_old_key })
+                Ok(Decoded { state, sequence, has_old_key })
             }
             CLEAR => {
-                let (body, checksum) = rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(Refusal::Altered)?;
+                let (body, checksum) =
+                    rest.split_last_chunk::<CHECKSUM_BYTES>().ok_or(StateRefusal::Altered)?;
                 if self.checksum(header, body).as_ref() != checksum {
-                    return Err(Refusal::Altered);
+                    return Err(StateRefusal::Altered);
                 }
                 let state = body::from_bytes::<ClearBody>(body)?.into_state(now, self.longest_wait);
-                Ok(Read { state, sequence, has_old_key: false })
+                Ok(Decoded { state, sequence, has_old_key: false })
             }
-            _ => Err(Refusal::Altered),
+            _ => Err(StateRefusal::Altered),
         }
     }
 
-    fn unseal(&self, key: &StateKey, header: &[u8], rest: &[u8]) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Refusal::Altered)?;
+    fn unseal(&self, key: &StateKey, header: &[u8], rest: &[u8]) -> Result<Zeroizing<Vec<u8>>, StateRefusal> {
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(StateRefusal::Altered)?;
         let mut body = Zeroizing::new(sealed.to_vec());
         let length = key
             .cipher()
             .open_in_place(Nonce::from(nonce), Aad::from(self.bound(header)), &mut body)
-            .map_err(|_| Refusal::Altered)?
+            .map_err(|_| StateRefusal::Altered)?
             .len();
         body.truncate(length);
         Ok(body)
     }
 
-    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, Refusal> {
+    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, StateRefusal> {
         let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
         if !MAGIC.starts_with(start) {
-            return Err(Refusal::NotState);
+            return Err(StateRefusal::NotState);
         }
         let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
-        let truncated = || Refusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
-        // The version first: nothing else has a meaning before it is known.
+        let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
+        // The version comes first: the rest of the header depends on it.
         let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
-        if !(OLDEST_VERSION..=VERSION).contains(&version) {
-            return Err(Refusal::Version(version));
+        if version != VERSION {
+            return Err(StateRefusal::Version(version));
         }
         let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;
         let [seal] = take(&mut rest).ok_or_else(truncated)?;
@@ -180,20 +179,20 @@ impl Format {
         let key = take(&mut rest).ok_or_else(truncated)?;
         let length = u32::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
         if identity != *self.identity.as_bytes() {
-            return Err(Refusal::Foreign);
+            return Err(StateRefusal::Foreign);
         }
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if after.len() < length {
             let expected = length.saturating_add(HEADER_BYTES);
-            return Err(Refusal::Truncated { bytes: bytes.len(), expected });
+            return Err(StateRefusal::Truncated { bytes: bytes.len(), expected });
         }
         if after.len() > length {
-            return Err(Refusal::Overlong(after.len() - length));
+            return Err(StateRefusal::Overlong(after.len() - length));
         }
         Ok(Header { seal, sequence, key, bytes: header, rest: after })
     }
 
-    /// What a seal covers besides the body.
+    /// The data that tag and checksum cover besides the body.
     fn bound(&self, header: &[u8]) -> Vec<u8> {
         [header, &self.name].concat()
     }
@@ -206,7 +205,7 @@ impl Format {
     }
 }
 
-/// What the header says, and what follows it.
+/// A decoded header, its bytes, and the bytes after it.
 struct Header<'a> {
     seal: u8,
     sequence: u64,
@@ -215,7 +214,7 @@ struct Header<'a> {
     rest: &'a [u8],
 }
 
-/// The next bytes of a number or a hash.
+/// Takes the next `N` bytes.
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, after) = rest.split_first_chunk::<N>()?;
     *rest = after;

@@ -1,4 +1,4 @@
-//! What a fuzz target calls: the reading of a state file, and of what is in one that is sealed well.
+//! The fuzz target of state files: any bytes as a file, and as the content of a correctly encrypted file.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::record::Identity;
 use crate::token::access_token::AccessToken;
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
-/// 32 zeros in base64: nobody's.
+/// 32 zeros in base64: a key that nobody uses.
 const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
-/// Reads the file, and the input as the sealed content of another.
+/// Reads the input as a state file, and as the encrypted content of another one.
 ///
 /// # Panics
 ///
-/// If a gate is longer than it may be, or what was read is not what is read when it is written again.
+/// If a barrier lasts longer than allowed, or a state that is written again reads differently.
 pub fn state_file(input: &[u8]) {
     let now = Stamp { boot: Some("a".to_owned()), moment: 1 << 50, wall: 1 << 60 };
     let identity = Identity::of(&[b"api"]);
@@ -36,12 +36,12 @@ pub fn state_file(input: &[u8]) {
 
 fn check(format: &Format, file: &[u8], now: &Stamp) {
     let Ok(read) = format.read(file, now) else { return };
-    let blocked = read.state.memory.blocked.map(|blocked| blocked.until);
+    let blocked = read.state.limiter.blocked.map(|blocked| blocked.until);
     assert!(blocked.is_none_or(|until| now.moment().until(until) <= LONGEST_WAIT));
     let usable = read.state.access_token.as_ref().map(AccessToken::issued);
     assert!(usable.is_none_or(|issued| issued <= now.moment()), "a token of the future");
     let Ok(again) = format.write(&read.state, read.sequence, now.clone()) else { return };
-    let Ok(again) = format.read(&again, now) else { panic!("what is written is not read") };
-    assert_eq!(again.state.memory, read.state.memory);
+    let Ok(again) = format.read(&again, now) else { panic!("a written state is not read") };
+    assert_eq!(again.state.clear_part(), read.state.clear_part());
     assert_eq!(format!("{:?}", again.state), format!("{:?}", read.state));
 }

@@ -1,11 +1,11 @@
-//! The lock beside a state file: one process works with it, and a second learns who.
+//! The lock file beside a state file: one process uses the state, and a second one learns which process that is.
 //!
-//! The system lets go of it when its holder dies, so a lock file that nobody holds keeps nobody out. It is never
-//! removed: who had opened it before and locks it then would hold nothing.
+//! The system releases the lock when its holder dies, so a lock file that is left over excludes nobody. The lock file is never
+//! removed: another process may have opened it already, and would then lock a file that has no name.
 //!
-//! It is also the second copy of which write was the latest. An older state that is put back is noticed by that, unless
-//! the lock file is put back with it, as a restored folder does. The note is made after the write and not synced: it
-//! may be behind and is never ahead.
+//! The lock file also holds the number of the latest write. An older copy of the state that is put back has a lower number,
+//! and is noticed unless the lock file is put back too. The number is written after the state and not synced: it may be too
+//! low, and is never too high.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
@@ -16,59 +16,59 @@ use std::time::Duration;
 use super::disk::{Disk, Folder};
 use crate::token::error::printable;
 
-/// More than it ever holds.
-const MAX_BYTES: u64 = 4096;
-/// So long after taking the lock its holder has written who it is.
-const INTRODUCTION: Duration = Duration::from_millis(50);
-const WRITE: &str = "write ";
+/// The most that is read of a lock file.
+const MAX_LOCK_BYTES: u64 = 4096;
+/// The time in which a process that has taken the lock writes its id to the lock file.
+const HOLDER_WRITE_DELAY: Duration = Duration::from_millis(50);
+const WRITE_PREFIX: &str = "write ";
 
-/// Held as long as this lives.
+/// The lock, held until this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
-    /// Who we are, as others read it.
+    /// This process, as an error message of another process shows it.
     holder: String,
 }
 
-/// Why the lock was not taken.
+/// Why the lock cannot be taken.
 #[derive(Debug)]
-pub(super) enum NotLocked {
-    /// Someone has it, as they say.
+pub(super) enum LockError {
+    /// Another process holds the lock; its own description.
     Held(String),
-    /// It cannot be had.
+    /// A system call failed.
     Failed(io::Error),
 }
 
 impl Lock {
-    /// Takes the lock of a file, and says which write was its latest as far as is known.
-    pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), NotLocked> {
-        let file = folder.open_or_create(&name_of(name)).map_err(NotLocked::Failed)?;
-        if !folder.status(&file).map_err(NotLocked::Failed)?.is_regular {
+    /// Takes the lock of a file. Answers the number of the file's latest known write, too.
+    pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), LockError> {
+        let file = folder.open_or_create(&name_of(name)).map_err(LockError::Failed)?;
+        if !folder.status(&file).map_err(LockError::Failed)?.is_regular {
             let error = io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file");
-            return Err(NotLocked::Failed(error));
+            return Err(LockError::Failed(error));
         }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                std::thread::sleep(INTRODUCTION);
+                std::thread::sleep(HOLDER_WRITE_DELAY);
                 let content = content(&file).unwrap_or_default();
                 let holder = content.lines().next().filter(|line| !line.is_empty());
-                return Err(NotLocked::Held(holder.map_or_else(|| "another process".to_owned(), printable)));
+                return Err(LockError::Held(holder.map_or_else(|| "another process".to_owned(), printable)));
             }
-            Err(TryLockError::Error(error)) => return Err(NotLocked::Failed(error)),
+            Err(TryLockError::Error(error)) => return Err(LockError::Failed(error)),
         }
         let latest = content(&file).ok().as_deref().and_then(latest_write).unwrap_or_default();
         let host = rustix::system::uname();
         let holder = format!("process {} on {}", std::process::id(), host.nodename().to_string_lossy());
         let lock = Self { file, holder };
-        // The lock is held whether a full disk takes our name or not.
+        // The lock is held even where a full disk prevents this.
         let _ = lock.introduce(latest);
         Ok((lock, latest))
     }
 
-    /// Notes which write was the latest.
+    /// Records the number of the latest write.
     pub(super) fn note(&self, sequence: u64) {
-        // Without the note a restored copy is not noticed; nothing else is lost.
+        // Without this number an older copy is not noticed; nothing else is lost.
         let _ = self.file.write_all_at(self.text(sequence).as_bytes(), 0);
     }
 
@@ -78,20 +78,20 @@ impl Lock {
         self.file.set_len(text.len() as u64)
     }
 
-    /// Of one length as long as we hold it, so that it is overwritten in one piece.
+    /// The lock file's content, of constant length for one holder, so that one write replaces it.
     fn text(&self, sequence: u64) -> String {
-        format!("{}\n{WRITE}{sequence:020}\n", self.holder)
+        format!("{}\n{WRITE_PREFIX}{sequence:020}\n", self.holder)
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing would not do where a process is being started and has not closed its copy yet.
+        // Closing the file does not suffice: a child process that is being started may still have a copy of it.
         let _ = self.file.unlock();
     }
 }
 
-/// What the lock of a file is called.
+/// The name of a file's lock file.
 pub(super) fn name_of(name: &OsStr) -> OsString {
     let mut lock_name = OsString::from(name);
     lock_name.push(".lock");
@@ -99,11 +99,11 @@ pub(super) fn name_of(name: &OsStr) -> OsString {
 }
 
 fn latest_write(content: &str) -> Option<u64> {
-    content.lines().find_map(|line| line.strip_prefix(WRITE))?.parse().ok()
+    content.lines().find_map(|line| line.strip_prefix(WRITE_PREFIX))?.parse().ok()
 }
 
 fn content(file: &File) -> io::Result<String> {
     let mut content = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut content)?;
+    file.take(MAX_LOCK_BYTES).read_to_string(&mut content)?;
     Ok(content)
 }

@@ -1,7 +1,15 @@
-//! A credential's state as the refresher has it: in memory always, and on disk where there is a file for it.
+//! A credential's state as the refresher uses it: always in memory, and also on disk where a state file is configured.
 //!
-//! The disk is waited for on a thread of its own, one step at a time, and not for ever. What cannot be written stays in
-//! use and is written later; that it might be lost is said once, loudly, and again when it is over.
+//! Reading and writing the file is [`Blocking`] work with a bound, so the refresher never hangs with the disk. A state that
+//! cannot be written stays in use and is written later; one error tells when the state on disk falls behind, and one message
+//! when the disk has caught up. From top to bottom:
+//!
+//! - [`file`]: opens, reads and saves one state file, whose lock this process holds;
+//! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
+//! - [`mod@format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
+//! - [`age`]: how old a state is, across restarts of the machine;
+//! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
+//! - [`mod@error`]: why a state is not opened, not accepted, or not written.
 
 pub(super) mod age;
 pub(super) mod atomic_file;
@@ -10,6 +18,7 @@ pub(super) mod disk;
 pub(super) mod error;
 pub mod file;
 pub(super) mod format;
+#[cfg(feature = "fuzzing")]
 pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
@@ -17,67 +26,61 @@ pub(super) mod record;
 
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use self::file::{
-    Found, Identity, Look, Memory, OpenError, SaveError, State, StateFile, StateKey, StateKeys, Warning,
+    ClearPart, FoundState, Identity, Inspection, OpenError, SaveError, State, StateFile, StateKey, StateKeys,
+    Warning,
 };
 use super::limiter::LATCH_MAX;
 use crate::backoff::Backoff;
+use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config;
 use crate::config::{Credential, StatePlace};
 use crate::telemetry::throttle::OnChange;
 
-/// How long the disk is waited for. One that has hung so long is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a read or write of the state file is waited for.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The waits after failed writes.
-const RETRY: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
+const WRITE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 
-/// A state and its place.
+/// The state of one credential, in memory and on disk.
 #[derive(Debug)]
 pub struct DurableState {
     credential: String,
     clock: Clock,
     state: State,
-    place: Place,
+    /// Whether the state is kept on disk; if not, it ends with the process.
+    is_on_disk: bool,
+    /// The file, unless `disk` works with it. Lost for good if that work has panicked.
+    file: Option<Box<StateFile>>,
+    disk: Blocking<(Box<StateFile>, DiskResult)>,
+    /// Whether tokens are written: only with a key.
     keeps_tokens: bool,
-    /// What was written last, as far as it would be written without a key.
-    written: Memory,
-    /// Whether the disk has less than `state`.
+    /// The part of the state that was written last and needs no key.
+    written: ClearPart,
+    /// Whether the disk has an older state than `state`.
     is_behind: bool,
     /// Why the disk is behind.
     trouble: OnChange<Option<String>>,
-    retry: Option<Retry>,
+    retry: Option<WriteRetry>,
 }
 
+/// The result of work on the state file.
 #[derive(Debug)]
-enum Place {
-    /// Nowhere: it lives as long as the process.
-    Memory,
-    Idle(Box<StateFile>),
-    Busy {
-        work: JoinHandle<(Box<StateFile>, Done)>,
-        hangs: bool,
-    },
-    /// The thread that had it panicked.
-    Lost,
-}
-
-#[derive(Debug)]
-enum Done {
+enum DiskResult {
     Saved(Result<(), SaveError>),
-    /// Not saved, so that what someone has put there can be looked at.
-    LeftAlone,
-    Read(Result<Box<Found>, OpenError>),
+    /// Another file was put in the place of ours; it was not overwritten.
+    NotSaved,
+    Read(Result<Box<FoundState>, OpenError>),
 }
 
 /// The next attempt at a write that has failed.
 #[derive(Clone, Copy, Debug)]
-struct Retry {
-    /// How many have been made since the first.
+struct WriteRetry {
+    /// Attempts since the first failure.
     times: u32,
     at: Moment,
 }
@@ -89,22 +92,25 @@ impl DurableState {
             credential: String::new(),
             clock,
             state: State::default(),
-            place: Place::Memory,
+            is_on_disk: false,
+            file: None,
+            disk: Blocking::new(DISK_TIMEOUT),
             keeps_tokens: false,
-            written: Memory::default(),
+            written: ClearPart::default(),
             is_behind: false,
             trouble: OnChange::default(),
             retry: None,
         }
     }
 
-    /// The state of a credential, found on disk if it keeps one there. Waits for the disk.
+    /// Opens the state of a credential; one in memory where the credential has no state file. Blocks on the disk.
     ///
-    /// One that is under a previous key is written anew under the current one, so that the previous can go.
+    /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
+    /// be removed from the configuration.
     ///
     /// # Errors
     ///
-    /// [`OpenError`] where there is a place for it that cannot be used.
+    /// [`OpenError`] where the state file cannot be used.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
@@ -131,42 +137,44 @@ impl DurableState {
         }
         Ok(Self {
             credential: credential.name.clone(),
+            is_on_disk: true,
             keeps_tokens: file.keeps_tokens(),
-            written: state.memory,
+            file: Some(Box::new(file)),
+            written: state.clear_part(),
             state,
-            place: Place::Idle(Box::new(file)),
             ..Self::in_memory(clock)
         })
     }
 
-    /// Whether a daemon that starts now could open the state of a credential; `None` if it keeps none. Waits for the
-    /// disk, and not for a daemon that has the state.
+    /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
+    /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
     ///
     /// # Errors
     ///
-    /// [`OpenError`], as it would.
+    /// As of [`DurableState::open`].
     ///
     /// # Panics
     ///
-    /// As [`DurableState::open`].
-    pub fn look(credential: &Credential, clock: Clock) -> Result<Option<Look>, OpenError> {
-        let look = |place: &StatePlace| {
-            let look = Look::at(&place.path, identity_of(credential), keys_of(place), clock)?;
-            Ok(Look { state: look.state.belonging_to(credential), ..look })
+    /// As of [`DurableState::open`].
+    pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
+        let inspect = |place: &StatePlace| {
+            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock)?;
+            Ok(Inspection { state: found.state.belonging_to(credential), ..found })
         };
-        credential.state.as_ref().map(look).transpose()
+        credential.state.as_ref().map(inspect).transpose()
     }
 
-    /// As if the disk hung in the middle of a write, until this is dropped.
+    /// Has the disk hang as in the middle of a write, until the answer is dropped.
     #[cfg(test)]
     pub(super) fn hang(&mut self) -> std::sync::mpsc::SyncSender<()> {
+        use futures_util::FutureExt;
         let (release, released) = std::sync::mpsc::sync_channel(1);
-        let Place::Idle(file) = std::mem::replace(&mut self.place, Place::Lost) else { panic!("{self:?}") };
-        let work = tokio::task::spawn_blocking(move || {
+        let file = self.file.take().expect("the file is at rest");
+        let work = move || {
             let _ = released.recv();
-            (file, Done::LeftAlone)
-        });
-        self.place = Place::Busy { work, hangs: false };
+            (file, DiskResult::NotSaved)
+        };
+        assert!(self.disk.run(work).now_or_never().is_none());
         release
     }
 
@@ -185,21 +193,21 @@ impl DurableState {
         self.trouble.current().as_deref()
     }
 
-    /// When writing it is to be tried again, if it is.
+    /// When to try the next write, if the last one failed.
     pub fn retry_at(&self) -> Option<Moment> {
         self.retry.map(|retry| retry.at)
     }
 
-    /// The same place with another state, which is on disk with the next save.
+    /// This file with another state, which is written with the next save.
     pub(super) fn replaced(self, state: State) -> Self {
         Self { state, ..self }
     }
 
-    /// This place with a state from elsewhere, which the next write puts on disk: a state in memory is later than any file.
+    /// This file with the state from elsewhere, which is written with the next write: a state in memory is later than that
+    /// in any file.
     #[must_use]
     pub fn succeeding(self, state: State) -> Self {
-        let is_behind = !matches!(self.place, Place::Memory);
-        Self { state, is_behind, ..self }
+        Self { state, is_behind: self.is_on_disk, ..self }
     }
 
     /// The state for another configuration of the same account ([`Credential::shares_state_with`]).
@@ -210,29 +218,34 @@ impl DurableState {
 
     /// Closes the file, so that another credential can open it. The state stays in memory.
     pub(super) fn give_up_place(&mut self) {
-        self.place = Place::Memory;
+        (self.is_on_disk, self.is_behind, self.file) = (false, false, None);
+        self.disk = Blocking::new(DISK_TIMEOUT);
     }
 
-    /// Replaces the state, here and on disk. Comes back once it is durable, or is known not to be.
+    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be.
     ///
     /// # Cancel safety
     ///
-    /// What was being written is written.
+    /// A write that has begun continues.
     pub async fn save(&mut self, state: State) {
-        self.state = state;
-        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.replace(state);
         self.write().await;
     }
 
-    /// The same, unless someone has put another file there: that is left for [`Self::read_again`].
+    /// Replaces the state in memory, and on disk unless another file was put in the place of ours: that file is left for
+    /// [`Self::read_again`].
     ///
     /// # Cancel safety
     ///
-    /// What was being written is written.
+    /// A write that has begun continues.
     pub async fn save_unless_replaced(&mut self, state: State) {
-        self.state = state;
-        self.is_behind = self.keeps_tokens || self.state.memory != self.written;
+        self.replace(state);
         self.write_if(|file| !file.is_replaced()).await;
+    }
+
+    fn replace(&mut self, state: State) {
+        self.state = state;
+        self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
     }
 
     /// Writes the state, if the disk is behind.
@@ -241,49 +254,49 @@ impl DurableState {
     }
 
     async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
-        if matches!(self.place, Place::Memory) {
+        if !self.is_on_disk {
             return;
         }
         if !self.is_behind {
-            // What could not be written need not be any more.
+            // A failed write need not be repeated any more.
             self.note(None);
             return;
         }
         let state = self.state.clone();
         let work = move |file: &mut StateFile| {
-            if may(file) { Done::Saved(file.save(&state)) } else { Done::LeftAlone }
+            if may(file) { DiskResult::Saved(file.save(&state)) } else { DiskResult::NotSaved }
         };
         let outcome = match self.on_disk(work).await {
-            Ok(Done::LeftAlone) => return,
-            Ok(Done::Saved(Err(error))) => Err(in_one_line(&error)),
+            Ok(DiskResult::NotSaved) => return,
+            Ok(DiskResult::Saved(Err(error))) => Err(in_one_line(&error)),
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_owned()),
         };
         if outcome.is_ok() {
             self.is_behind = false;
-            self.written = self.state.memory;
+            self.written = self.state.clear_part();
         }
         self.note(outcome.err());
     }
 
-    /// Writes what is behind and waits for what is being done: whoever opens the file then finds it free.
+    /// Writes the state if the disk is behind, and waits for all work on the file: another process can open the file then.
     pub async fn finish(&mut self) {
         self.write().await;
-        // Whatever came of it was not waited for before either.
+        // Nobody waits for the result of work that an earlier call gave up.
         let _ = self.settle().await;
     }
 
-    /// What is on disk now: someone may have put another file there.
+    /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.
     pub async fn read_again(&mut self) -> Option<State> {
-        if matches!(self.place, Place::Memory) {
+        if !self.is_on_disk {
             return None;
         }
-        match self.on_disk(|file| Done::Read(file.read().map(Box::new))).await {
-            Ok(Done::Read(Ok(found))) => {
+        match self.on_disk(|file| DiskResult::Read(file.read().map(Box::new))).await {
+            Ok(DiskResult::Read(Ok(found))) => {
                 warn_of(&self.credential, &found);
                 found.state
             }
-            Ok(Done::Read(Err(error))) => {
+            Ok(DiskResult::Read(Err(error))) => {
                 warn!(credential = self.credential, error = in_one_line(&error), "state not read again");
                 None
             }
@@ -293,48 +306,42 @@ impl DurableState {
 
     async fn on_disk(
         &mut self,
-        work: impl FnOnce(&mut StateFile) -> Done + Send + 'static,
-    ) -> Result<Done, &'static str> {
+        work: impl FnOnce(&mut StateFile) -> DiskResult + Send + 'static,
+    ) -> Result<DiskResult, &'static str> {
         self.settle().await?;
-        self.place = match std::mem::replace(&mut self.place, Place::Lost) {
-            Place::Idle(mut file) => {
-                let work = tokio::task::spawn_blocking(move || {
-                    let done = work(&mut file);
-                    (file, done)
-                });
-                Place::Busy { work, hangs: false }
-            }
-            other => other,
+        let mut file = self.file.take().ok_or("the state file is not open any more")?;
+        let work = move || {
+            let result = work(&mut file);
+            (file, result)
         };
-        self.settle().await?.ok_or("the state file is not open any more")
+        let done = self.disk.run(work).await;
+        self.take_back(done)
     }
 
-    /// Waits for what is being done on disk.
-    async fn settle(&mut self) -> Result<Option<Done>, &'static str> {
-        let Place::Busy { work, hangs } = &mut self.place else {
-            return Ok(None);
-        };
-        let patience = if *hangs { Duration::ZERO } else { PATIENCE };
-        match tokio::time::timeout(patience, work).await {
-            Ok(Ok((file, done))) => {
-                self.place = Place::Idle(file);
-                Ok(Some(done))
-            }
-            Ok(Err(_)) => {
-                self.place = Place::Lost;
-                Err("the thread that had the state file panicked")
-            }
-            Err(_) => {
-                *hangs = true;
-                Err("the disk does not answer")
-            }
+    /// Waits for earlier work on the file, whose result nobody needs any more.
+    async fn settle(&mut self) -> Result<(), &'static str> {
+        match self.disk.settle().await {
+            Some(done) => self.take_back(done).map(drop),
+            None => Ok(()),
         }
     }
 
-    /// Takes why the last write failed, if it did: logs trouble that begins, changes or ends.
+    fn take_back(
+        &mut self,
+        done: Result<(Box<StateFile>, DiskResult), BlockingError>,
+    ) -> Result<DiskResult, &'static str> {
+        let (file, result) = done.map_err(|error| match error {
+            BlockingError::TimedOut => "the disk does not answer",
+            BlockingError::Panicked => "the thread that had the state file panicked",
+        })?;
+        self.file = Some(file);
+        Ok(result)
+    }
+
+    /// Records why the last write failed, if it did; logs trouble that begins, changes or ends.
     fn note(&mut self, error: Option<String>) {
         let times = self.retry.map_or(0, |retry| retry.times.saturating_add(1));
-        let retry = Retry { times, at: self.clock.now() + RETRY.step(times) };
+        let retry = WriteRetry { times, at: self.clock.now() + WRITE_BACKOFF.step(times) };
         self.retry = error.is_some().then_some(retry);
         if !self.trouble.changes_to(error) {
             return;
@@ -364,9 +371,9 @@ fn keys_of(place: &StatePlace) -> StateKeys {
     })
 }
 
-fn warn_of(credential: &str, found: &Found) {
+fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
-        warn!(credential, warning = in_one_line(warning), "state is odd");
+        warn!(credential, warning = in_one_line(warning), "state opened with a warning");
     }
 }
 
@@ -380,7 +387,7 @@ mod tests {
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
-    use crate::token::limiter::{Barrier, Blocked};
+    use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
     fn open(path: &std::path::Path) -> DurableState {
         let line = format!("state_file = \"{}\"\nretry_after_max = \"10s\"", path.display());
@@ -388,15 +395,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_write_is_tried_again_later_and_later_until_it_need_not_be() {
+    async fn a_failed_write_is_repeated_at_growing_intervals() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);
         // No file can take the name of a folder.
         std::fs::create_dir(&path).unwrap();
-        let memory = Memory { failures: 3, ..Memory::default() };
+        let limiter = Snapshot { failures: 3, ..Snapshot::default() };
 
-        durable.save(State { memory, ..State::default() }).await;
+        durable.save(State { limiter, ..State::default() }).await;
         for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
             let wait = durable.clock.now().until(durable.retry_at().unwrap());
             assert_eq!(wait, Duration::from_secs(seconds));
@@ -408,32 +415,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_latch_that_is_longer_than_any_retry_after_may_be_is_not_cut_by_a_restart() {
+    async fn a_latch_longer_than_retry_after_max_outlives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);
         let until = durable.clock.now() + Duration::from_mins(4);
         let blocked = Some(Blocked { until, by: Barrier::Latch });
-        durable.save(State { memory: Memory { blocked, ..Memory::default() }, ..State::default() }).await;
+        durable
+            .save(State { limiter: Snapshot { blocked, ..Snapshot::default() }, ..State::default() })
+            .await;
         drop(durable);
 
-        let restored = open(&path).state().memory.blocked.unwrap();
+        let restored = open(&path).state().limiter.blocked.unwrap();
         assert!(restored.until.until(until) < Duration::from_secs(10), "{restored:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_key_the_file_is_written_only_when_the_memory_changes() {
+    async fn without_a_key_the_file_is_written_only_when_its_part_changes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.state");
         let mut durable = open(&path);
         durable.save(State { rotations: 1, ..State::default() }).await;
         assert!(!path.exists());
 
-        let memory = Memory { failures: 3, ..Memory::default() };
-        durable.save(State { memory, ..State::default() }).await;
+        let limiter = Snapshot { failures: 3, ..Snapshot::default() };
+        durable.save(State { limiter, ..State::default() }).await;
         drop(durable);
 
-        assert_eq!(open(&path).state().memory, memory);
+        assert_eq!(open(&path).state().limiter, limiter);
     }
 
     const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -452,20 +461,19 @@ mod tests {
             identity: Some(credential.token_identity()),
             refresh_token: Some("r".into()),
             fallback: credential.fallback_identity(),
-            memory: Memory { failures: 3, ..Memory::default() },
+            limiter: Snapshot { failures: 3, ..Snapshot::default() },
             ..State::default()
         };
-        let DurableState { place, .. } = DurableState::open(&credential, clock).unwrap();
-        let Place::Idle(mut file) = place else { panic!("it has a file") };
+        let mut file = DurableState::open(&credential, clock).unwrap().file.expect("the state has a file");
         file.save(&kept).unwrap();
         drop(file);
 
-        let looked_at = DurableState::look(&other, clock).unwrap().unwrap().state;
+        let looked_at = DurableState::inspect(&other, clock).unwrap().unwrap().state;
         let opened = DurableState::open(&other, clock).unwrap().state().clone();
         let handed = DurableState::in_memory(clock).replaced(kept).belonging_to(&other).state().clone();
         let has = |state: &State| (state.access_token.is_some(), state.refresh_token.is_some());
         assert_eq!((has(&looked_at), has(&handed)), (has(&opened), has(&opened)));
-        assert_eq!(opened.memory.failures, 3, "what the server asked for is the account's");
+        assert_eq!(opened.limiter.failures, 3, "what the server asked for is the account's");
         has(&opened)
     }
 

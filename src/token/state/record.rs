@@ -1,38 +1,42 @@
-//! What a credential must not forget, and whose it is.
+//! The content of a credential's state, and the hashes in it.
+
+use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::clock::Moment;
 use crate::config::{Credential, IdentityDigest};
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::Blocked;
+use crate::token::limiter::Snapshot;
 
-/// All that outlives a restart. The moments in it are those of the clock the file was opened with.
+/// Everything about a credential that outlives a restart. Moments are those of the clock that the file was opened with.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    /// The grant, where the server hands out refresh tokens: the only copy there may be.
+    /// The refresh token in use, where the server issues refresh tokens. No other copy exists.
     pub refresh_token: Option<SecretString>,
-    /// Which configured refresh token it goes back to; a configured one that is another wins over it.
+    /// The configured refresh token from which `refresh_token` was rotated. A configured token with another lineage takes
+    /// precedence over `refresh_token`.
     pub lineage: Option<Lineage>,
-    /// Refresh tokens that the server does not take any more, the latest last.
-    pub refused: Vec<Refused>,
-    /// Where the refresh token was brought by the fallback grant: the principal of that grant.
+    /// Refresh tokens that the server has refused, the latest last.
+    pub refused: Vec<RefusedTokenHash>,
+    /// The principal of the fallback grant, where that grant has brought the refresh token.
     pub fallback: Option<IdentityDigest>,
-    /// How often the refresh token has been replaced since someone logged in.
+    /// How often the refresh token has been replaced since a person last authorized the client.
     pub rotations: u64,
-    /// The latest access token's generation.
+    /// The generation of the latest access token.
     pub generation: Generation,
     /// The latest access token, while it is usable.
     pub access_token: Option<AccessToken>,
-    /// On whose behalf it was issued, and with which rights.
+    /// The principal and the rights that `access_token` was issued for.
     pub identity: Option<IdentityDigest>,
     /// The content of the latest token request that was answered.
     pub request: Option<IdentityDigest>,
-    /// Which client secret worked last, where there are two.
-    pub client_secret: Option<SecretMark>,
-    /// What the answers so far demand. The only part that is written without a key.
-    pub memory: Memory,
+    /// The client secret that the server accepted last, where two are configured.
+    pub client_secret: Option<ClientSecretHash>,
+    /// Whether that client secret was `client_secret_next`.
+    pub uses_next_secret: bool,
+    /// The token limiter's snapshot.
+    pub limiter: Snapshot,
 }
 
 impl State {
@@ -51,26 +55,65 @@ impl State {
     }
 }
 
-/// What a limiter must not forget.
+/// The part of a [`State`] that is written without a key: nothing in it is secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Until when token requests are kept back, and by what.
-    pub blocked: Option<Blocked>,
-    /// Failures in a row.
-    pub failures: u32,
-    /// Rejections in a row.
-    pub rejections: u32,
-    /// When the quota is whole again.
-    pub quota_whole_again: Moment,
-    /// When the part of it for forced requests is.
-    pub forced_quota_whole_again: Moment,
-    /// Whether the client secret that worked last was `client_secret_next`.
+pub struct ClearPart {
+    /// The token limiter's snapshot.
+    pub limiter: Snapshot,
+    /// Whether the client secret that the server accepted last was `client_secret_next`.
     pub uses_next_secret: bool,
 }
 
-/// Whose state it is: a hash of what makes a credential the one it is.
+impl State {
+    /// The part that is written without a key.
+    pub const fn clear_part(&self) -> ClearPart {
+        ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }
+    }
+}
+
+/// The credential that a state belongs to: a hash of what identifies a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity([u8; 32]);
+
+/// A SHA-256 hash of something secret, which `Debug` does not show.
+macro_rules! hash_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        pub struct $name([u8; 32]);
+
+        impl $name {
+            pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            pub(super) const fn as_bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+hash_type! {
+    /// A configured refresh token from which later ones were rotated. Written only where it is encrypted.
+    Lineage
+}
+
+hash_type! {
+    /// A refused refresh token. Written only where it is encrypted.
+    RefusedTokenHash
+}
+
+hash_type! {
+    /// A client secret. Written only where it is encrypted.
+    ClientSecretHash
+}
 
 impl Identity {
     /// The identity that consists of these parts; for a credential, [`Credential::state_identity`].
@@ -83,85 +126,31 @@ impl Identity {
     }
 }
 
-/// Which configured refresh token later ones go back to: a hash of it, kept where it is encrypted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Lineage([u8; 32]);
-
 impl Lineage {
-    /// The lineage that begins with this token.
+    /// The lineage that begins with this configured refresh token.
     pub fn of(configured: &SecretString) -> Self {
         Self(hash("bearerd: first refresh token", &[configured.expose_secret().as_bytes()]))
     }
-
-    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
-impl std::fmt::Debug for Lineage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lineage").finish_non_exhaustive()
-    }
-}
-
-/// A refresh token that was refused: a hash of it, kept where it is encrypted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Refused([u8; 32]);
-
-impl Refused {
-    /// That one.
+impl RefusedTokenHash {
+    /// The hash of this refresh token.
     pub fn of(token: &SecretString) -> Self {
         Self(hash("bearerd: refused refresh token", &[token.expose_secret().as_bytes()]))
     }
-
-    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
-impl std::fmt::Debug for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Refused").finish_non_exhaustive()
-    }
-}
-
-/// A client secret: a hash of it, kept where it is encrypted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct SecretMark([u8; 32]);
-
-impl SecretMark {
-    /// That of this one.
+impl ClientSecretHash {
+    /// The hash of this client secret.
     pub fn of(secret: &SecretString) -> Self {
         Self(hash("bearerd: client secret in use", &[secret.expose_secret().as_bytes()]))
     }
-
-    pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    pub(super) const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
-impl std::fmt::Debug for SecretMark {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SecretMark").finish_non_exhaustive()
-    }
-}
-
-/// Each part with its length before it, so that no two lists of parts run into the same bytes.
-fn hash(what: &str, parts: &[&[u8]]) -> [u8; 32] {
+/// Hashes each part with its length before it: two different lists of parts never hash the same bytes.
+fn hash(purpose: &str, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
-    context.update(what.as_bytes());
+    context.update(purpose.as_bytes());
     for part in parts {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part);

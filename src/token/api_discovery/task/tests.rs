@@ -12,7 +12,7 @@ use url::Url;
 use super::*;
 use crate::config::{Credential, Identity, fixture};
 use crate::token::access_token::AccessToken;
-use crate::token::endpoint::response::Grant;
+use crate::token::endpoint::response::TokenResponse;
 use crate::token::error::TokenError;
 use crate::token::{DurableState, Refresher, TokenEndpoint};
 
@@ -30,14 +30,14 @@ impl TokenEndpoint for Tokens {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.takes).await;
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
         let claims = match *self.tenant.lock().unwrap() {
             Some(tenant) => format!("{{\"tenantId\":\"{tenant}\",\"jti\":{number}}}"),
             None => format!("{{\"jti\":{number}}}"),
         };
-        Ok(Grant {
+        Ok(TokenResponse {
             access_token: format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)),
             lifetime: Some(Duration::from_hours(1)),
             lifetime_was_cut: false,
@@ -69,7 +69,7 @@ struct Script {
 }
 
 impl Documents for Script {
-    async fn find(&self, tenant: &str) -> Result<Found, DiscoveryError> {
+    async fn find(&self, tenant: &str) -> Result<DiscoveredApi, DiscoveryError> {
         self.asked.lock().unwrap().push((self.clock.now(), tenant.to_owned()));
         assert_eq!(self.under_way.fetch_add(1, Ordering::Relaxed), 0, "two at once");
         tokio::time::sleep(self.takes).await;
@@ -84,7 +84,7 @@ impl Documents for Script {
     }
 }
 
-fn found(host: &str) -> Found {
+fn found(host: &str) -> DiscoveredApi {
     let issuer = Url::parse("https://cxone.niceincontact.com").unwrap();
     crate::token::api_discovery::address::accept(&format!("https://{host}.niceincontact.com"), &issuer)
         .unwrap()
@@ -97,7 +97,7 @@ struct World {
     script: Script,
     source: DiscoverySource,
     /// What requests were led to, in order.
-    led: Arc<Mutex<Vec<Found>>>,
+    led: Arc<Mutex<Vec<DiscoveredApi>>>,
 }
 
 impl World {
@@ -140,7 +140,7 @@ impl World {
         self.script.asked.lock().unwrap().clone()
     }
 
-    fn led(&self) -> Vec<Found> {
+    fn led(&self) -> Vec<DiscoveredApi> {
         self.led.lock().unwrap().clone()
     }
 
@@ -160,7 +160,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_requests_wait_for_the_first_address_which_is_asked_for_once() {
+async fn a_thousand_requests_wait_for_the_first_address_and_cause_one_lookup() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     let began = world.clock.now();
 
@@ -176,7 +176,7 @@ async fn a_thousand_requests_wait_for_the_first_address_which_is_asked_for_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_known_is_asked_for_every_hour_whatever_the_tokens_do() {
+async fn a_known_address_is_looked_up_every_hour_whatever_the_tokens_do() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     tokio::time::sleep(Duration::from_hours(24)).await;
 
@@ -187,7 +187,7 @@ async fn an_address_that_is_known_is_asked_for_every_hour_whatever_the_tokens_do
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_tenants_address_is_asked_for_at_once_and_the_same_tenants_is_not() {
+async fn only_another_tenants_address_is_looked_up_at_once() {
     let world = World::start(Act::Name("api-na1"), Some("t1"));
     world.source.wait(10 * SECOND).await.unwrap();
 
@@ -201,7 +201,7 @@ async fn another_tenants_address_is_asked_for_at_once_and_the_same_tenants_is_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_back_off_from_a_second_to_a_minute_and_end_by_themselves() {
+async fn failures_back_off_from_a_second_to_a_minute_and_recover_by_themselves() {
     let world = World::start(Act::Fail, Some("t1"));
     tokio::time::sleep(Duration::from_mins(10)).await;
 
@@ -220,7 +220,7 @@ async fn failures_back_off_from_a_second_to_a_minute_and_end_by_themselves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_asks_to_be_left_alone_is_whatever_the_tokens_do() {
+async fn an_issuers_retry_after_is_obeyed_whatever_the_tokens_do() {
     let world = World::start(Act::Throttle(Duration::from_mins(5)), Some("t1"));
     tokio::time::sleep(SECOND).await;
     world.issue(Some("t2")).await;
@@ -250,7 +250,7 @@ async fn a_failure_or_a_panic_keeps_the_last_good_address() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_be_helped_in_time_is_told_at_once_when_to_come_back() {
+async fn a_request_that_cannot_be_served_in_time_fails_at_once() {
     let world = World::start(Act::Fail, Some("t1"));
     // After the seventh failure the next attempt is almost a minute away.
     tokio::time::sleep(Duration::from_secs(70)).await;
@@ -264,7 +264,7 @@ async fn who_cannot_be_helped_in_time_is_told_at_once_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_hangs_keeps_a_request_for_its_patience_and_no_longer() {
+async fn an_issuer_that_hangs_delays_a_request_no_longer_than_its_limit() {
     let world = World::start_with(Act::Name("api-na1"), Some("t1"), Duration::from_hours(1));
     tokio::time::sleep(SECOND).await;
     let began = world.clock.now();
@@ -278,7 +278,7 @@ async fn an_issuer_that_hangs_keeps_a_request_for_its_patience_and_no_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_names_no_tenant_asks_nobody_until_one_does() {
+async fn a_token_without_a_tenant_causes_no_lookup() {
     let world = World::start(Act::Name("api-na1"), None);
     tokio::time::sleep(Duration::from_mins(5)).await;
     assert!(world.asked().is_empty());
@@ -293,7 +293,7 @@ async fn a_token_that_names_no_tenant_asks_nobody_until_one_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_requests_cannot_be_led_to_is_a_failure() {
+async fn an_address_that_cannot_be_published_is_a_failure() {
     let clock = Clock::tokio();
     let credential = Arc::clone(&fixture::config("", "", "s").credentials[0]);
     let tokens = Tokens { tenant: Arc::new(Mutex::new(Some("t1"))), ..Tokens::default() };
@@ -306,12 +306,12 @@ async fn an_address_that_requests_cannot_be_led_to_is_a_failure() {
         under_way: Arc::default(),
     };
     let (mut discovery, source) = Discovery::new(token, script, clock);
-    discovery.publish_to(Box::new(|_| Err(Refusal::NotPlain)));
+    discovery.publish_to(Box::new(|_| Err(AddressRefusal::NotPlain)));
     spawn(refresher.run(std::future::pending()));
     spawn(discovery.run());
 
     let undiscovered = source.wait(5 * SECOND).await.unwrap_err();
 
-    assert_eq!(undiscovered.failure.as_deref(), Some(&DiscoveryError::Refused(Refusal::NotPlain)));
+    assert_eq!(undiscovered.failure.as_deref(), Some(&DiscoveryError::Refused(AddressRefusal::NotPlain)));
     assert!(!source.has_found());
 }

@@ -29,7 +29,7 @@ fn assertion(pem: &str, algorithm: SigningAlgorithm, subject: &str) -> Assertion
 }
 
 #[test]
-fn a_jwt_under_a_key_of_any_form_is_what_rfc_7523_asks_for() {
+fn a_jwt_signed_with_a_key_of_any_form_conforms_to_rfc_7523() {
     let (rsa, rsa_public) = keys::rsa();
     let (p256, p256_public) = keys::p256();
     let rsa_public = DecodingKey::from_rsa_der(&rsa_public);
@@ -57,7 +57,7 @@ fn a_jwt_under_a_key_of_any_form_is_what_rfc_7523_asks_for() {
 }
 
 #[test]
-fn a_jwt_under_the_secret_is_hs256_by_the_client_for_itself() {
+fn a_jwt_signed_with_the_secret_is_hs256_and_issued_by_the_client() {
     let secret = SecretString::from("s:%+ é====".to_owned());
     let jwt = under_secret("client", &secret, "https://as.example.com/t", wall_clock()).unwrap();
 

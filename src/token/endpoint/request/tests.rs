@@ -58,7 +58,7 @@ fn the_body_is_always_form_encoded() {
 }
 
 #[test]
-fn a_client_without_a_secret_says_its_id_only() {
+fn a_client_without_a_secret_sends_only_its_id() {
     assert_eq!(body("client_auth = \"none\""), format!("grant_type=client_credentials&client_id={CLIENT}"));
 }
 
@@ -95,7 +95,7 @@ fn a_token_is_exchanged_with_its_type() {
 }
 
 #[test]
-fn a_jwt_takes_the_place_of_the_secret_and_is_made_for_each_request() {
+fn a_jwt_replaces_the_secret_and_is_new_for_each_request() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key.pem");
     std::fs::write(&key, &keys::p256().0[0]).unwrap();
@@ -134,7 +134,7 @@ fn a_jwt_takes_the_place_of_the_secret_and_is_made_for_each_request() {
 }
 
 #[test]
-fn what_was_sent_as_a_secret_is_kept_from_being_quoted() {
+fn every_secret_that_is_sent_must_not_be_quoted() {
     for (lines, expected) in [
         ("", vec![SECRET]),
         ("client_auth = \"client_secret_post\"", vec![SECRET]),
@@ -167,7 +167,7 @@ fn plain(lines: &str) -> TokenRequest {
 }
 
 #[test]
-fn audience_resources_and_what_else_is_wanted_are_sent_as_configured() {
+fn audience_resources_and_extra_parameters_are_sent_as_configured() {
     let request = plain(
         "audience = \"https://api/+\"\nresource = [\"https://a/?x=1\", \"urn:b\"]\n\
          extra = { redirect_uri = \"http://127.0.0.1/cb\", acr = \"ü &\" }",
@@ -181,7 +181,7 @@ fn audience_resources_and_what_else_is_wanted_are_sent_as_configured() {
 }
 
 #[test]
-fn a_request_is_an_object_where_the_server_wants_json() {
+fn a_json_request_is_one_object() {
     let request = plain(
         "request_format = \"json\"\nresource = [\"urn:a\", \"urn:b\", \"urn:c\"]\nscopes = [\"s\", \"t\"]\nextra = { n = \"\\\"\" }",
     );
@@ -196,7 +196,7 @@ fn a_request_is_an_object_where_the_server_wants_json() {
 }
 
 #[test]
-fn parameters_have_the_names_that_the_server_knows_or_are_left_out() {
+fn parameters_are_renamed_or_left_out_as_configured() {
     let access_key = "grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"S\" }\nrequest_format = \"json\"\n\
         request_fields = { username = \"accessKeyId\", password = \"accessKeySecret\", grant_type = \"\", client_id = \"\" }";
     let request = plain(access_key);
@@ -211,7 +211,7 @@ fn parameters_have_the_names_that_the_server_knows_or_are_left_out() {
 }
 
 #[test]
-fn a_code_is_sent_with_what_it_was_asked_for_and_once() {
+fn a_code_is_sent_with_the_parameters_of_its_authorization_request() {
     let config = fixture::config("", "scopes = [\"s\"]\nextra = { redirect_uri = \"x\", n = \"1\" }", SECRET);
     let credential = &config.credentials[0];
     let grant = Grant::AuthorizationCode {

@@ -119,7 +119,7 @@ impl TokenEndpoint for Server {
         _: &Credential,
         _: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let number = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let now = self.clock.now();

@@ -43,7 +43,7 @@ impl TokenEndpoint for Server {
         _: &Credential,
         identity: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let secret = identity.client_auth.secret().unwrap().expose_secret().to_owned();
         let number = {
             let mut asked = self.asked.lock().unwrap();
@@ -102,7 +102,7 @@ fn run(server: &Server, credential: &Arc<Credential>) -> (TokenSource, tokio::ta
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_that_is_not_taken_any_more_is_followed_at_once_by_the_other_and_nobody_notices() {
+async fn after_a_refused_secret_the_other_is_tried_at_once_and_no_caller_notices() {
     let (secrets, server) = (Secrets::new(), Server::taking("old"));
     let (source, _task) = run(&server, &secrets.credential(""));
     let mut generation = source.wait(HOUR).await.unwrap().generation();
@@ -121,7 +121,7 @@ async fn a_secret_that_is_not_taken_any_more_is_followed_at_once_by_the_other_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_both_refused_one_is_asked_with_in_turn_as_rarely_as_with_one() {
+async fn with_both_secrets_refused_they_alternate_as_rarely_as_one() {
     let (secrets, server) = (Secrets::new(), Server::default());
     let (source, _task) = run(&server, &secrets.credential(ROOMY));
     let unavailable = source.wait(Duration::from_secs(10)).await.unwrap_err();
@@ -142,7 +142,7 @@ async fn with_both_refused_one_is_asked_with_in_turn_as_rarely_as_with_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_of_the_server_in_between_does_not_try_the_other_a_second_time() {
+async fn a_server_failure_in_between_does_not_try_the_other_secret_again() {
     let (secrets, server) = (Secrets::new(), Server::default());
     server.next.lock().unwrap().extend([rejected(), transient(), rejected()]);
     let (source, _task) = run(&server, &secrets.credential(ROOMY));
@@ -154,7 +154,7 @@ async fn a_failure_of_the_server_in_between_does_not_try_the_other_a_second_time
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_rejection_than_that_of_the_client_does_not_try_the_other() {
+async fn a_rejection_that_is_not_the_clients_does_not_try_the_other_secret() {
     let (secrets, server) = (Secrets::new(), Server::taking("old"));
     let refusal = |status, code: &str| TokenError::Rejected { status, code: code.into(), description: None };
     for error in
@@ -174,7 +174,7 @@ async fn another_rejection_than_that_of_the_client_does_not_try_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_changed_file_makes_both_candidates_again_within_seconds() {
+async fn after_a_change_of_a_file_both_secrets_are_tried_within_seconds() {
     let (secrets, server) = (Secrets::new(), Server::taking("third"));
     let (source, _task) = run(&server, &secrets.credential(ROOMY));
     assert!(source.wait(Duration::from_secs(10)).await.is_err());
@@ -189,7 +189,7 @@ async fn a_changed_file_makes_both_candidates_again_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promoted_secret_is_found_without_a_request_too_many() {
+async fn a_promoted_secret_is_found_without_an_extra_request() {
     let (secrets, server) = (Secrets::new(), Server::taking("new"));
     let (source, _task) = run(&server, &secrets.credential(ROOMY));
     let generation = source.wait(HOUR).await.unwrap().generation();
@@ -201,7 +201,7 @@ async fn a_promoted_secret_is_found_without_a_request_too_many() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn which_secret_is_in_use_outlives_a_restart_with_and_without_a_key() {
+async fn the_accepted_secret_outlives_a_restart_with_and_without_a_key() {
     for key in [format!("state_key = \"{KEY}\""), String::new()] {
         let (secrets, server) = (Secrets::new(), Server::taking("new"));
         for _ in 0..3 {
@@ -236,7 +236,7 @@ async fn a_secret_that_was_promoted_between_two_runs_is_found_by_its_hash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn restarts_with_both_refused_try_one_each_time_the_latch_lets_them() {
+async fn with_both_refused_each_restart_tries_one_when_the_latch_ends() {
     let (secrets, server) = (Secrets::new(), Server::default());
     let credential = secrets.with_state("");
     for _ in 0..10 {
@@ -248,7 +248,7 @@ async fn restarts_with_both_refused_try_one_each_time_the_latch_lets_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_request_takes_nothing_of_the_forced_quota_and_is_counted_in_the_whole() {
+async fn the_second_request_counts_against_the_quota_and_not_the_forced_one() {
     let (secrets, server) = (Secrets::new(), Server::taking("old"));
     let (source, _task) = run(&server, &secrets.credential("quota = { requests = 6, per = \"1h\" }"));
     let mut generation = source.wait(HOUR).await.unwrap().generation();

@@ -12,7 +12,7 @@ fn falling_back(folder: &Path, lines: &str) -> Arc<Credential> {
 const FIRST: &str = "refresh_token = \"first\"";
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_refresh_token_is_followed_at_once_by_the_fallback_and_never_sent_again() {
+async fn after_a_refused_refresh_token_the_fallback_is_used_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Err(invalid_grant())]);
     let credential = falling_back(folder.path(), FIRST);
@@ -34,7 +34,7 @@ async fn a_dead_refresh_token_is_followed_at_once_by_the_fallback_and_never_sent
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_any_refresh_token_the_fallback_is_used_and_what_it_brings_is_kept_and_used_from_then_on() {
+async fn without_a_refresh_token_the_fallback_is_used_and_its_refresh_token_kept() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("its-own", "a"))]);
     let (source, _task) = run(&server, &falling_back(folder.path(), ""));
@@ -47,7 +47,7 @@ async fn without_any_refresh_token_the_fallback_is_used_and_what_it_brings_is_ke
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_that_brings_a_refresh_token_begins_the_rotations_anew_also_after_a_restart() {
+async fn a_refresh_token_of_the_fallback_resets_the_rotations_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let answers = ["r1", "r2", "of-fallback", "r4"].map(|token| Ok(with(token, token)));
     let server = Server::answering(answers);
@@ -64,7 +64,7 @@ async fn a_fallback_that_brings_a_refresh_token_begins_the_rotations_anew_also_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_the_fallback_brings_though_it_is_dead_is_not_sent_again() {
+async fn a_refused_refresh_token_that_the_fallback_brings_is_not_sent_again() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Err(invalid_grant()), Ok(with("first", "a"))]);
     let (source, _task) = run(&server, &falling_back(folder.path(), FIRST));
@@ -76,7 +76,7 @@ async fn a_refresh_token_that_the_fallback_brings_though_it_is_dead_is_not_sent_
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_refresh_token_in_the_state_wins_over_the_fallback() {
+async fn another_refresh_token_in_the_state_takes_precedence_over_the_fallback() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Err(invalid_grant())]);
     let (source, _task) = run(&server, &falling_back(folder.path(), FIRST));
@@ -89,7 +89,7 @@ async fn another_refresh_token_in_the_state_wins_over_the_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_refresh_token_in_the_configuration_wins_over_the_fallback() {
+async fn another_configured_refresh_token_takes_precedence_over_the_fallback() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("refresh");
     std::fs::write(&file, "first").unwrap();
@@ -105,7 +105,7 @@ async fn another_refresh_token_in_the_configuration_wins_over_the_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_that_is_refused_too_is_told_with_both_reasons_and_asked_rarely() {
+async fn a_fallback_that_is_refused_too_is_reported_with_both_reasons() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering((0..20).map(|_| Err(invalid_grant())));
     let (source, _task) = run(&server, &falling_back(folder.path(), FIRST));
@@ -122,18 +122,19 @@ async fn a_fallback_that_is_refused_too_is_told_with_both_reasons_and_asked_rare
     // Another refresh token in the state ends the latch.
     put(folder.path(), "from-elsewhere").await;
     server.answers.lock().unwrap().clear();
-    tokio::time::sleep(RECHECK + RECHECK).await;
+    tokio::time::sleep(STATE_RECHECK_INTERVAL + STATE_RECHECK_INTERVAL).await;
     assert!(source.current().is_some());
     assert!(server.asked().contains(&"from-elsewhere".to_owned()), "{:?}", server.asked());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fallback_passes_the_limiter_and_takes_nothing_of_the_forced_quota() {
+async fn a_fallback_counts_against_the_quota_and_not_against_the_forced_one() {
     let folder = tempfile::tempdir().unwrap();
     let quota = "quota = { requests = 6, per = \"1h\" }";
-    let server = Server::answering([Ok(with("r1", "a")), Err(invalid_grant())].into_iter().chain(
-        (0..9).map(|number| Ok(Grant { lifetime: Some(24 * HOUR), ..grant(&format!("f{number}"), 0) })),
-    ));
+    let server =
+        Server::answering([Ok(with("r1", "a")), Err(invalid_grant())].into_iter().chain((0..9).map(
+            |number| Ok(TokenResponse { lifetime: Some(24 * HOUR), ..grant(&format!("f{number}"), 0) }),
+        )));
     let lines = format!("fallback = \"client_credentials\"\n{FIRST}\n{quota}");
     let (source, _task) = run(&server, &configured_with(folder.path(), &lines));
     let mut generation = source.wait(HOUR).await.unwrap().generation();

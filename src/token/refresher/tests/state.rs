@@ -16,11 +16,11 @@ pub(super) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 #[derive(Clone, Debug, Default)]
 pub(super) struct Server {
     asked: Arc<Mutex<Vec<String>>>,
-    pub(super) answers: Arc<Mutex<VecDeque<Result<Grant, TokenError>>>>,
+    pub(super) answers: Arc<Mutex<VecDeque<Result<TokenResponse, TokenError>>>>,
 }
 
 impl Server {
-    pub(super) fn answering(answers: impl IntoIterator<Item = Result<Grant, TokenError>>) -> Self {
+    pub(super) fn answering(answers: impl IntoIterator<Item = Result<TokenResponse, TokenError>>) -> Self {
         Self { answers: Arc::new(Mutex::new(answers.into_iter().collect())), ..Self::default() }
     }
 
@@ -35,7 +35,7 @@ impl TokenEndpoint for Server {
         _: &Credential,
         identity: &Identity<SecretString>,
         _: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         let with = match &identity.grant {
             Asking::RefreshToken(Some(token)) => token.expose_secret().to_owned(),
             other => other.name().to_owned(),
@@ -47,8 +47,8 @@ impl TokenEndpoint for Server {
     }
 }
 
-pub(super) fn with(refresh_token: &str, access_token: &str) -> Grant {
-    Grant { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
+pub(super) fn with(refresh_token: &str, access_token: &str) -> TokenResponse {
+    TokenResponse { refresh_token: Some(SecretString::from(refresh_token)), ..grant(access_token, 10) }
 }
 
 pub(super) fn invalid_grant() -> TokenError {
@@ -114,7 +114,7 @@ pub(super) async fn put(folder: &Path, refresh_token: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_without_a_refresh_token_keeps_the_old_one() {
+async fn a_response_without_a_refresh_token_keeps_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::default();
     let (source, _task) = run(&server, &configured(folder.path(), "first"));
@@ -142,10 +142,10 @@ async fn a_new_refresh_token_is_on_disk_before_its_access_token_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() {
+async fn a_refresh_token_beside_an_unusable_access_token_is_not_lost() {
     for flaw in [Malformed::Lifetime, Malformed::NoToken, Malformed::TokenType] {
         let folder = tempfile::tempdir().unwrap();
-        let server = Server::answering([Ok(Grant { flaw: Some(flaw), ..with("second", "a") })]);
+        let server = Server::answering([Ok(TokenResponse { flaw: Some(flaw), ..with("second", "a") })]);
         let (source, _task) = run(&server, &configured(folder.path(), "first"));
 
         assert!(source.wait(HOUR).await.is_ok());
@@ -156,7 +156,7 @@ async fn a_refresh_token_that_comes_with_an_unusable_access_token_is_not_lost() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_refresh_token_in_the_configuration_wins_over_the_state_and_the_same_does_not() {
+async fn only_another_configured_refresh_token_takes_precedence_over_the_state() {
     let folder = tempfile::tempdir().unwrap();
     let server =
         Server::answering([Ok(with("second", "a")), Ok(grant("b", 10)), Ok(with("of-another", "c"))]);
@@ -189,7 +189,7 @@ async fn a_refused_refresh_token_is_never_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_refusal_the_state_is_read_again_and_another_refresh_token_in_it_used() {
+async fn after_a_refusal_another_refresh_token_on_disk_is_used() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("second", "a"))]);
     let (source, _task) = run(&server, &configured(folder.path(), "first"));
@@ -203,11 +203,11 @@ async fn after_a_refusal_the_state_is_read_again_and_another_refresh_token_in_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_written_is_used_and_written_later_without_another_request() {
+async fn a_token_that_cannot_be_written_is_used_and_written_later() {
     let folder = tempfile::tempdir().unwrap();
     // No file can take the name of a folder.
     let obstacle = folder.path().join("c.state");
-    let server = Server::answering([Ok(Grant { lifetime: Some(HOUR), ..with("second", "a") })]);
+    let server = Server::answering([Ok(TokenResponse { lifetime: Some(HOUR), ..with("second", "a") })]);
     let credential = configured(folder.path(), "first");
     let clock = Clock::tokio();
     let durable = DurableState::open(&credential, clock).unwrap();
@@ -227,7 +227,7 @@ async fn what_cannot_be_written_is_used_and_written_later_without_another_reques
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_goes_on_with_the_generation_and_the_schedule() {
+async fn a_restart_continues_with_the_generation_and_the_schedule() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("second", "a"))]);
     let credential = configured(folder.path(), "first");
@@ -261,7 +261,7 @@ async fn a_refused_refresh_token_is_not_sent_again_after_a_restart_either() {
 
 /// Time is moved by hand: it does not move by itself while a thread hangs.
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_other() {
+async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let answers =
         [("second", "a"), ("third", "b"), ("fourth", "c")].map(|(next, token)| Ok(with(next, token)));
@@ -291,7 +291,7 @@ async fn a_disk_that_hangs_keeps_the_first_token_back_for_ten_seconds_and_no_oth
 
     // It is written once the disk answers.
     drop(release);
-    tokio::time::sleep(RECHECK).await;
+    tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
 }
 
@@ -300,7 +300,7 @@ async fn new_content_of_the_refresh_tokens_file_is_asked_with_at_once_and_the_ol
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("refresh");
     std::fs::write(&file, "first").unwrap();
-    let long = |token: &str| Ok(Grant { lifetime: Some(HOUR), ..grant(token, 0) });
+    let long = |token: &str| Ok(TokenResponse { lifetime: Some(HOUR), ..grant(token, 0) });
     let transient = TokenError::Network("none".to_owned());
     let server = Server::answering([long("a"), Err(transient), long("b")]);
     let lines = format!("refresh_token = {{ file = \"{}\" }}\n{ROOMY}", file.display());
@@ -312,7 +312,7 @@ async fn new_content_of_the_refresh_tokens_file_is_asked_with_at_once_and_the_ol
     std::fs::write(&file, "second").unwrap();
     let written = tokio::time::Instant::now();
     while server.asked().len() < 2 {
-        assert!(written.elapsed() <= SUBJECT_POLL);
+        assert!(written.elapsed() <= SUBJECT_POLL_INTERVAL);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(source.current().unwrap().generation(), generation, "it has not succeeded yet");
@@ -325,7 +325,7 @@ async fn new_content_of_the_refresh_tokens_file_is_asked_with_at_once_and_the_ol
 
 /// A token for an hour, from a run before.
 async fn had_a_token(folder: &Path, lines: &str) -> Server {
-    let server = Server::answering([Ok(Grant { lifetime: Some(HOUR), ..grant("a", 0) })]);
+    let server = Server::answering([Ok(TokenResponse { lifetime: Some(HOUR), ..grant("a", 0) })]);
     let (source, task) = run(&server, &configured_with(folder, lines));
     assert!(source.wait(HOUR).await.is_ok());
     end(task).await;
@@ -339,7 +339,7 @@ async fn a_restart_with_other_secrets_keeps_the_token_and_asks_at_once_until_it_
     let server = had_a_token(folder.path(), &lines("old")).await;
 
     let network = || Err(TokenError::Network("none".to_owned()));
-    let token = || Ok(Grant { lifetime: Some(HOUR), ..grant("b", 0) });
+    let token = || Ok(TokenResponse { lifetime: Some(HOUR), ..grant("b", 0) });
     for (secret, answer, requests) in
         [("old", None, 1), ("new", Some(network()), 2), ("new", Some(token()), 3), ("new", None, 3)]
     {

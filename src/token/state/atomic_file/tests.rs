@@ -27,8 +27,8 @@ fn new() -> Vec<u8> {
     vec![b'n'; 250]
 }
 
-fn on<D: Disk>(disk: D) -> Durable<D> {
-    Durable::new(disk, OsStr::new(NAME))
+fn on<D: Disk>(disk: D) -> AtomicFile<D> {
+    AtomicFile::new(disk, OsStr::new(NAME))
 }
 
 fn real(folder: &TempDir) -> Folder {
@@ -70,7 +70,7 @@ fn a_write_is_synced_before_it_is_renamed_and_the_folder_after_that() {
 }
 
 #[test]
-fn a_process_that_dies_before_or_after_any_call_leaves_the_old_content_or_the_new() {
+fn a_crash_before_or_after_any_call_leaves_the_old_or_the_new_content() {
     for (has_old, after) in [(false, false), (false, true), (true, false), (true, true)] {
         for at in 0..7 {
             let folder = folder(has_old);
@@ -95,9 +95,16 @@ fn a_process_that_dies_before_or_after_any_call_leaves_the_old_content_or_the_ne
 }
 
 #[test]
-fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_next_attempt_succeeds() {
-    let steps =
-        [Step::Create, Step::Write, Step::Write, Step::Write, Step::Sync, Step::Rename, Step::SyncFolder];
+fn after_an_error_at_any_call_the_content_is_whole_and_a_retry_succeeds() {
+    let steps = [
+        WriteStep::Create,
+        WriteStep::Write,
+        WriteStep::Write,
+        WriteStep::Write,
+        WriteStep::Sync,
+        WriteStep::Rename,
+        WriteStep::SyncFolder,
+    ];
     for errno in ERRORS {
         for (at, expected) in steps.into_iter().enumerate() {
             let folder = folder(true);
@@ -107,7 +114,7 @@ fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_n
             let error = durable.replace(&new()).unwrap_err();
             let SaveError::Disk { step, source } = error else { panic!("{error:?}") };
             assert_eq!((step, source.raw_os_error()), (expected, Some(errno.raw_os_error())));
-            let is_renamed = expected == Step::SyncFolder;
+            let is_renamed = expected == WriteStep::SyncFolder;
             assert_eq!(content(real(&folder)), Some(if is_renamed { new() } else { old() }));
             assert_eq!(names(folder.path()), [NAME], "{errno:?} at {at}");
 
@@ -119,7 +126,7 @@ fn an_error_at_any_call_leaves_the_content_whole_and_no_temporary_file_and_the_n
 }
 
 #[test]
-fn a_disk_that_goes_on_failing_costs_a_temporary_file_that_the_next_start_removes() {
+fn a_disk_that_keeps_failing_leaves_a_temporary_file_until_the_next_start() {
     for at in 0..7 {
         let folder = folder(true);
         let disk = Unreliable::new(real(&folder), Plan::FailFrom(at, Errno::ROFS));
@@ -135,7 +142,7 @@ fn a_disk_that_goes_on_failing_costs_a_temporary_file_that_the_next_start_remove
 }
 
 #[test]
-fn what_was_not_synced_is_written_to_another_file() {
+fn after_a_failed_sync_another_temporary_file_is_written() {
     let folder = folder(true);
     let disk = Unreliable::new(real(&folder), Plan::FailOnce(4, Errno::IO));
     let durable = on(&disk);
@@ -160,7 +167,7 @@ fn interrupted_calls_go_on() {
 
 /// Every process death, followed by every power cut that could come with it.
 #[test]
-fn a_power_cut_at_any_moment_leaves_the_old_content_or_the_new_and_after_success_the_new() {
+fn a_power_cut_leaves_the_old_or_new_content_and_after_success_the_new() {
     let plans = (0..7).flat_map(|at| [Plan::DieBefore(at), Plan::DieAfter(at)]).chain([Plan::Well]);
     for (plan, has_old) in plans.flat_map(|plan| [(plan, true), (plan, false)]) {
         let disk = ForgetfulDisk::default();
@@ -181,7 +188,7 @@ fn a_power_cut_at_any_moment_leaves_the_old_content_or_the_new_and_after_success
 }
 
 #[test]
-fn what_has_been_read_survives_a_power_cut_though_its_writer_died_before_it_was_durable() {
+fn content_that_was_read_survives_a_power_cut() {
     let disk = ForgetfulDisk::default();
     on(&disk).replace(&old()).unwrap();
     on(&Unreliable::new(&disk, Plan::DieBefore(6))).replace(&new()).unwrap_err();
@@ -194,7 +201,7 @@ fn what_has_been_read_survives_a_power_cut_though_its_writer_died_before_it_was_
 }
 
 #[test]
-fn the_model_disk_does_forget_what_was_not_synced() {
+fn the_model_disk_loses_unsynced_data() {
     let disk = ForgetfulDisk::default();
     on(&disk).replace(&old()).unwrap();
     // A writer that does not sync.
@@ -233,29 +240,29 @@ fn only_its_own_temporary_files_are_removed() {
 #[test]
 fn a_file_of_another_user_is_refused() {
     let folder = folder(true);
-    let status = Status { is_regular: true, bytes: 300, mode: 0o600, stranger: Some(4711) };
+    let status = Status { is_regular: true, bytes: 300, mode: 0o600, other_owner: Some(4711) };
     let disk = Unreliable::new(real(&folder), Plan::Well).with_status(status);
 
     let refusal = on(&disk).read().unwrap_err();
 
-    assert!(matches!(refusal, Refusal::Owner { uid: 4711 }), "{refusal:?}");
+    assert!(matches!(refusal, StateRefusal::Owner { uid: 4711 }), "{refusal:?}");
 }
 
 #[test]
-fn a_file_that_grows_while_it_is_read_is_read_up_to_its_largest_size() {
+fn a_file_that_grows_during_a_read_is_read_up_to_the_limit() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(NAME), vec![0; MAX_BYTES + 1]).unwrap();
-    let status = Status { is_regular: true, bytes: 10, mode: 0o600, stranger: None };
+    fs::write(folder.path().join(NAME), vec![0; MAX_STATE_BYTES + 1]).unwrap();
+    let status = Status { is_regular: true, bytes: 10, mode: 0o600, other_owner: None };
     let disk = Unreliable::new(real(&folder), Plan::Well).with_status(status);
 
-    assert!(matches!(on(&disk).read().unwrap_err(), Refusal::TooLarge));
+    assert!(matches!(on(&disk).read().unwrap_err(), StateRefusal::TooLarge));
 }
 
 #[test]
-fn what_could_not_be_read_again_is_not_written() {
+fn a_state_too_large_to_be_read_again_is_not_written() {
     let folder = folder(true);
 
-    let error = on(real(&folder)).replace(&vec![0; MAX_BYTES + 1]).unwrap_err();
+    let error = on(real(&folder)).replace(&vec![0; MAX_STATE_BYTES + 1]).unwrap_err();
 
     assert!(matches!(error, SaveError::TooLarge { .. }));
     assert_eq!(content(real(&folder)), Some(old()));

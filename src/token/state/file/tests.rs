@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::causes::in_one_line;
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::{Barrier, Blocked};
+use crate::token::limiter::{Barrier, Blocked, Snapshot};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 
@@ -25,11 +25,11 @@ fn keys() -> StateKeys {
     StateKeys::new(key(1), Vec::new())
 }
 
-fn open_with(path: &Path, keys: StateKeys) -> Result<(StateFile, Found), OpenError> {
+fn open_with(path: &Path, keys: StateKeys) -> Result<(StateFile, FoundState), OpenError> {
     StateFile::open(path, Identity::of(&[b"api"]), keys, LONGEST_WAIT, Clock::system())
 }
 
-fn open(path: &Path) -> Result<(StateFile, Found), OpenError> {
+fn open(path: &Path) -> Result<(StateFile, FoundState), OpenError> {
     open_with(path, keys())
 }
 
@@ -43,7 +43,7 @@ fn grant(rotations: u64) -> SecretString {
 }
 
 /// How often the state that was found had been rotated.
-fn rotations(found: &Found) -> Option<u64> {
+fn rotations(found: &FoundState) -> Option<u64> {
     let state = found.state.as_ref()?;
     let token = state.refresh_token.as_ref().map(|token| token.expose_secret().to_owned());
     assert_eq!(token.as_deref(), Some(grant(state.rotations).expose_secret()));
@@ -59,7 +59,7 @@ fn saved() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn refusal(path: &Path) -> Refusal {
+fn refusal(path: &Path) -> StateRefusal {
     match open(path).unwrap_err() {
         OpenError::Refused { source, .. } => source,
         other => panic!("{other:?}"),
@@ -67,7 +67,7 @@ fn refusal(path: &Path) -> Refusal {
 }
 
 #[test]
-fn a_missing_file_is_a_fresh_start_and_what_is_saved_is_found() {
+fn a_missing_file_is_an_empty_state_and_a_saved_state_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.state");
 
@@ -88,15 +88,15 @@ fn a_missing_file_is_a_fresh_start_and_what_is_saved_is_found() {
 }
 
 #[test]
-fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
+fn a_valid_token_and_a_barrier_outlive_a_restart() {
     let (_folder, path) = saved();
     let now = Clock::system().now();
     let lifetime = Duration::from_mins(10);
     let token = AccessToken::new("t", Generation::from_number(4), now, lifetime, Vec::new()).unwrap();
     let blocked = Some(Blocked { until: now + Duration::from_mins(1), by: Barrier::RetryAfter });
-    let memory = Memory { blocked, failures: 1, ..Memory::default() };
+    let snapshot = Snapshot { blocked, failures: 1, ..Snapshot::default() };
     let (mut file, _) = open(&path).unwrap();
-    file.save(&State { access_token: Some(token.clone()), memory, ..state(4) }).unwrap();
+    file.save(&State { access_token: Some(token.clone()), limiter: snapshot, ..state(4) }).unwrap();
     drop(file);
 
     let state = open(&path).unwrap().1.state.unwrap();
@@ -105,13 +105,13 @@ fn a_valid_token_and_a_gate_are_felt_after_a_restart() {
     assert!(found.is_same_token(&token) && found.generation() == token.generation());
     assert!(found.expires() <= token.expires());
     assert!(found.expires().until(token.expires()) < Duration::from_secs(1));
-    let until = state.memory.blocked.unwrap().until;
-    assert!(until.since(memory.blocked.unwrap().until) < Duration::from_secs(1));
+    let until = state.limiter.blocked.unwrap().until;
+    assert!(until.since(snapshot.blocked.unwrap().until) < Duration::from_secs(1));
     assert!(until <= Clock::system().now() + Duration::from_mins(1));
 }
 
 #[test]
-fn what_is_no_file_of_ours_is_refused_with_the_reason() {
+fn a_path_that_is_not_a_regular_file_of_ours_is_refused() {
     let (folder, path) = saved();
     let at = |name: &str| folder.path().join(name);
     symlink(&path, at("link")).unwrap();
@@ -141,7 +141,7 @@ fn what_is_no_file_of_ours_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_refused_file_stays_as_it_is() {
+fn a_refused_file_is_not_changed() {
     let (_folder, path) = saved();
     let good = fs::read(&path).unwrap();
     let mut bad = good.clone();
@@ -158,11 +158,11 @@ fn a_refused_file_stays_as_it_is() {
 }
 
 #[test]
-fn a_file_that_every_user_can_reach_is_refused_and_one_that_its_group_can_reach_is_warned_of() {
+fn a_file_open_to_every_user_is_refused_and_one_open_to_its_group_warned_of() {
     let (_folder, path) = saved();
     for mode in [0o604, 0o602, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        assert!(matches!(refusal(&path), Refusal::Permissions { mode: found } if found == mode));
+        assert!(matches!(refusal(&path), StateRefusal::Permissions { mode: found } if found == mode));
     }
     for mode in [0o640, 0o660] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -174,7 +174,7 @@ fn a_file_that_every_user_can_reach_is_refused_and_one_that_its_group_can_reach_
 }
 
 #[test]
-fn an_older_copy_or_a_missing_file_is_told_and_the_count_goes_on() {
+fn an_older_copy_and_a_missing_file_are_warned_of() {
     let (_folder, path) = saved();
     let older = fs::read(&path).unwrap();
     let (mut file, _) = open(&path).unwrap();
@@ -198,7 +198,7 @@ fn an_older_copy_or_a_missing_file_is_told_and_the_count_goes_on() {
 }
 
 #[test]
-fn what_someone_else_put_there_is_read_again() {
+fn a_file_that_a_person_has_replaced_is_read_again() {
     let (folder, path) = saved();
     let (mut file, _) = open(&path).unwrap();
     let newer = {
@@ -219,7 +219,7 @@ fn what_someone_else_put_there_is_read_again() {
 }
 
 #[test]
-fn a_key_is_replaced_by_keeping_the_old_one_for_reading() {
+fn a_key_is_replaced_while_the_previous_one_still_reads() {
     let (_folder, path) = saved();
 
     let error = open_with(&path, StateKeys::new(key(2), Vec::new())).unwrap_err();
@@ -236,26 +236,29 @@ fn a_key_is_replaced_by_keeping_the_old_one_for_reading() {
 }
 
 #[test]
-fn without_a_key_a_restart_remembers_the_gate_and_no_token() {
+fn without_a_key_a_restart_keeps_the_barrier_and_no_token() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("api.state");
     let (mut file, _) = open_with(&path, StateKeys::none()).unwrap();
     assert!(!file.keeps_tokens());
     let until = Clock::system().now() + Duration::from_mins(1);
-    let memory =
-        Memory { blocked: Some(Blocked { until, by: Barrier::Breaker }), failures: 5, ..Memory::default() };
-    file.save(&State { memory, ..state(1) }).unwrap();
+    let snapshot = Snapshot {
+        blocked: Some(Blocked { until, by: Barrier::Breaker }),
+        failures: 5,
+        ..Snapshot::default()
+    };
+    file.save(&State { limiter: snapshot, ..state(1) }).unwrap();
     drop(file);
 
     let state = open_with(&path, StateKeys::none()).unwrap().1.state.unwrap();
 
-    assert_eq!(state.memory.failures, 5);
-    assert_eq!(state.memory.blocked.unwrap().by, Barrier::Breaker);
+    assert_eq!(state.limiter.failures, 5);
+    assert_eq!(state.limiter.blocked.unwrap().by, Barrier::Breaker);
     assert!(state.refresh_token.is_none());
 }
 
 #[test]
-fn what_an_interrupted_write_has_left_is_removed_at_the_start_and_only_by_who_holds_the_lock() {
+fn only_the_holder_of_the_lock_removes_leftover_temporary_files() {
     let (folder, path) = saved();
     let leftover = folder.path().join(".api.state.0123456789abcdef.tmp");
     let held = open(&path).unwrap();
@@ -269,7 +272,7 @@ fn what_an_interrupted_write_has_left_is_removed_at_the_start_and_only_by_who_ho
 }
 
 #[test]
-fn a_second_opener_is_refused_with_the_holders_name_until_the_first_is_gone() {
+fn a_second_opener_is_refused_until_the_first_is_gone() {
     let (_folder, path) = saved();
     let held = open(&path).unwrap();
 
@@ -283,7 +286,7 @@ fn a_second_opener_is_refused_with_the_holders_name_until_the_first_is_gone() {
 }
 
 #[test]
-fn a_lock_file_that_nobody_holds_keeps_nobody_out_and_a_strange_one_is_refused() {
+fn a_leftover_lock_file_excludes_nobody_and_an_irregular_one_is_refused() {
     let (folder, path) = saved();
     let lock = folder.path().join("api.state.lock");
     for content in ["process 1 on elsewhere\nwrite 00000000000000000001\n", "", "\u{1b}[31m\nwrite x\n"] {
@@ -299,7 +302,7 @@ fn a_lock_file_that_nobody_holds_keeps_nobody_out_and_a_strange_one_is_refused()
 }
 
 #[test]
-fn a_folder_that_is_not_there_and_a_path_without_a_name_are_told() {
+fn a_missing_folder_and_a_path_without_a_name_are_errors() {
     let folder = tempfile::tempdir().unwrap();
 
     let error = open(&folder.path().join("no/such/api.state")).unwrap_err();
@@ -308,7 +311,7 @@ fn a_folder_that_is_not_there_and_a_path_without_a_name_are_told() {
 }
 
 #[test]
-fn a_save_that_fails_keeps_the_old_state_and_the_next_one_succeeds() {
+fn a_failed_save_keeps_the_old_state_and_the_next_one_succeeds() {
     let (folder, path) = saved();
     let (mut file, _) = open(&path).unwrap();
     // The folder takes no more files, so to say: the file's name is taken by a folder.
@@ -316,7 +319,7 @@ fn a_save_that_fails_keeps_the_old_state_and_the_next_one_succeeds() {
     fs::create_dir(&path).unwrap();
 
     let error = file.save(&state(4)).unwrap_err();
-    assert!(matches!(error, SaveError::Disk { step: Step::Rename, .. }), "{error:?}");
+    assert!(matches!(error, SaveError::Disk { step: WriteStep::Rename, .. }), "{error:?}");
     assert!(!in_one_line(&error).contains("r3fresh"));
 
     fs::remove_dir(&path).unwrap();

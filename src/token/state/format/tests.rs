@@ -10,8 +10,8 @@ use crate::causes::in_one_line;
 use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
-use crate::token::limiter::{Barrier, Blocked};
-use crate::token::state::file::{Lineage, Memory, Refused, SecretMark};
+use crate::token::limiter::{Barrier, Blocked, Snapshot};
+use crate::token::state::file::{ClientSecretHash, Lineage, RefusedTokenHash};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -33,7 +33,7 @@ fn state() -> State {
     let token = AccessToken::new(SECRETS[1], Generation::from_number(7), at(9_900), lifetime, scopes);
     State {
         refresh_token: Some(SecretString::from(SECRETS[0])),
-        refused: vec![Refused::of(&SecretString::from("dead"))],
+        refused: vec![RefusedTokenHash::of(&SecretString::from("dead"))],
         lineage: Some(Lineage::of(&SecretString::from("first"))),
         rotations: 3,
         generation: Generation::from_number(7),
@@ -41,14 +41,14 @@ fn state() -> State {
         fallback: Some(IdentityDigest::from_bytes([1; 32])),
         identity: Some(IdentityDigest::from_bytes([2; 32])),
         request: Some(IdentityDigest::from_bytes([3; 32])),
-        client_secret: Some(SecretMark::of(&SecretString::from("client"))),
-        memory: Memory {
+        client_secret: Some(ClientSecretHash::of(&SecretString::from("client"))),
+        uses_next_secret: true,
+        limiter: Snapshot {
             blocked: Some(Blocked { until: at(10_060), by: Barrier::RetryAfter }),
             failures: 2,
             rejections: 1,
-            quota_whole_again: at(10_030),
-            forced_quota_whole_again: at(10_020),
-            uses_next_secret: true,
+            quota_full_at: at(10_030),
+            forced_quota_full_at: at(10_020),
         },
     }
 }
@@ -75,7 +75,7 @@ fn written(keys: StateKeys) -> Vec<u8> {
     format(keys).write(&state(), 42, later(0)).unwrap()
 }
 
-fn refusal(format: &Format, bytes: &[u8]) -> Refusal {
+fn refusal(format: &Format, bytes: &[u8]) -> StateRefusal {
     format.read(bytes, &later(1)).unwrap_err()
 }
 
@@ -85,6 +85,7 @@ fn what_is_written_is_read() {
 
     assert_eq!((read.sequence, read.has_old_key), (42, false));
     let (found, state) = (read.state, state());
+    assert_eq!(found.clear_part(), state.clear_part());
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
     assert_eq!((found.lineage, &found.refused), (state.lineage, &state.refused));
     assert_eq!(found.client_secret, state.client_secret);
@@ -93,55 +94,10 @@ fn what_is_written_is_read() {
         (state.fallback, state.identity, state.request)
     );
     assert_eq!((found.rotations, found.generation), (3, state.generation));
-    assert_eq!(found.memory, state.memory);
     let (token, was) = (found.access_token.unwrap(), state.access_token.unwrap());
     assert!(token.is_same_token(&was));
     assert_eq!((token.issued(), token.expires()), (was.issued(), was.expires()));
     assert_eq!((token.generation(), token.scopes()), (was.generation(), was.scopes()));
-}
-
-/// What version 1 wrote of [`state`], as far as that knew it, under [`keys`] and in clear.
-const SEALED_1: &str = "
-    YmVhcmVyZBoAAQHhvM41FWBGm5PO7evwj2FT8XiFIcpYY6j77w83z/dZNAAAAAAAAAAqauoZcdEnPigAAAKP39yeVO7KCtaFgCR4
-    S+xKjP7e5VDmVhxA8+TC9X5llBRPvOeCAWYEYHwyFKz8LMPtY5w26D1RZLNZT7boQn2RB9sHmXtDzEFLJLp4FMy3RAlQpXgj34aA
-    M+p1wTPyQVd6CDLfq/BY3MIh9jDZJDIF2J6Rv4AdZVRX/iq8fJMG1wU1gt5E0I3Y7KAA14MqqFsfUY9exdmdKRGJEAo5/bV0SAMK
-    bqvTBnbjlHa2hTc0spanTLXrLX5tnCeCvjAHQNwmWImNeKMi7/1zKClDBUxMYe4JrFEefNY/m4bUcz3WVkQvfFiBrFtTkQapxp4U
-    ynKZN28U3FvJ7ZXthCrDMSvdm/HSg11Rr5hIuKkrZKJo9yHh2WK6IKKevq/rYxb4m66jZoJegFL4z8ApTHgtoqEdkNu9YbGgESNU
-    WDs0QyEORVAdWGf9gDir3b182F4EW1L897s4I+jnoI/K/pfDuWxQK5HPKS94Y9baUJ5OVghyJraUPcV77TvTy5Nt5G/ifNbraxxd
-    GNdC29qDDjWC/+M3gDubMF2o6Dm9jx7KuUhe9pXZ96+puq9FW6nvUt+20tHagc9dutacFO+IjJ6HCBlFOL0xp7miJDuacvTnkNfS
-    hsaFSX//Lp5vQQgfI9y2FiS0OF2IR2Ugm1KND70OM45MeX1xjCkWFEtloWpqesh6vEGzwYLPmehRVjIMlxRvc9BYdcKRFubKhwHe
-    +ie8+zHqZBGJOk1VK/hLKxL7H1rFc42fdw+4ciy6vSrDXQrFPlNTmpCAZRUI3j7xBknfY9RMqaNhJc58BeS9lsY99uZjKY2JKDY4
-    RewkXFtzGHw5hp2yBJ+9bgEOTpXDeDisS8qkSksJrhUaJas56iQFtAxEFA==
-";
-const CLEAR_1: &str = "
-    YmVhcmVyZBoAAQDhvM41FWBGm5PO7evwj2FT8XiFIcpYY6j77w83z/dZNAAAAAAAAAAqAAAAAAAAAAAAAADHeyJ3cml0dGVuIjp7
-    ImJvb3QiOiJib290IiwibW9tZW50IjoxMDAwMDAwMDAwMDAwMCwid2FsbCI6MTgwMDAwMDAwMDAwMDAwMDAwMH0sIm1lbW9yeSI6
-    eyJibG9ja2VkIjp7ImJ5IjoicmV0cnlfYWZ0ZXIiLCJsZWZ0Ijo2MDAwMDAwMDAwMH0sImZhaWx1cmVzIjoyLCJyZWplY3Rpb25z
-    IjoxfX0eaS04mc8mtTCdEku+JOjNCVIL/d7G1leM9ApjbfwyxQ==
-";
-
-#[test]
-fn a_file_of_version_1_is_read_and_written_again_as_version_2() {
-    use base64::Engine;
-    let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text.replace([' ', '\n'], ""));
-    let (sealed, clear) = (bytes(SEALED_1).unwrap(), bytes(CLEAR_1).unwrap());
-    assert_eq!((sealed[9], clear[9]), (1, 1));
-
-    let read = format(keys()).read(&sealed, &later(0)).unwrap();
-    let (found, state) = (read.state, state());
-    assert_eq!(read.sequence, 42);
-    assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
-    assert_eq!((found.lineage, found.refused.len()), (state.lineage, 0));
-    assert!(found.access_token.unwrap().is_same_token(&state.access_token.unwrap()));
-    let Memory { blocked, failures, rejections, .. } = state.memory;
-    assert_eq!(found.memory, Memory { blocked, failures, rejections, ..Memory::default() });
-    let in_clear = format(StateKeys::none()).read(&clear, &later(0)).unwrap().state;
-    assert_eq!(in_clear.memory, found.memory);
-
-    assert_eq!(written(keys())[8..10], [0, 2]);
-    // The version is sealed with the rest.
-    let claimed = [&sealed[..9], &[2], &sealed[10..]].concat();
-    assert!(matches!(refusal(&format(keys()), &claimed), Refusal::Altered));
 }
 
 #[test]
@@ -150,22 +106,22 @@ fn an_empty_state_and_every_barrier_are_read_as_written() {
     let empty = format.write(&State::default(), 1, later(0)).unwrap();
     let found = format.read(&empty, &later(0)).unwrap().state;
     assert!(found.refresh_token.is_none() && found.access_token.is_none() && found.lineage.is_none());
-    assert_eq!(found.memory, Memory::default());
+    assert_eq!(found.limiter, Snapshot::default());
 
     for by in [Barrier::Quota, Barrier::RetryAfter, Barrier::Backoff, Barrier::Breaker, Barrier::Latch] {
-        let memory = Memory { blocked: Some(Blocked { until: at(10_001), by }), ..Memory::default() };
-        let bytes = format.write(&State { memory, ..State::default() }, 1, later(0)).unwrap();
-        assert_eq!(format.read(&bytes, &later(0)).unwrap().state.memory, memory);
+        let snapshot = Snapshot { blocked: Some(Blocked { until: at(10_001), by }), ..Snapshot::default() };
+        let bytes = format.write(&State { limiter: snapshot, ..State::default() }, 1, later(0)).unwrap();
+        assert_eq!(format.read(&bytes, &later(0)).unwrap().state.limiter, snapshot);
     }
 }
 
 #[test]
-fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
+fn a_quota_is_refilled_by_the_shortest_possible_time() {
     let bytes = written(keys());
     let left = |now: &Stamp| {
-        let memory = format(keys()).read(&bytes, now).unwrap().state.memory;
-        let left = |whole_again: Moment| now.moment().until(whole_again).as_secs();
-        (left(memory.quota_whole_again), left(memory.forced_quota_whole_again))
+        let snapshot = format(keys()).read(&bytes, now).unwrap().state.limiter;
+        let left = |full_at: Moment| now.moment().until(full_at).as_secs();
+        (left(snapshot.quota_full_at), left(snapshot.forced_quota_full_at))
     };
 
     assert_eq!(left(&later(0)), (30, 20));
@@ -178,18 +134,18 @@ fn a_quota_is_refilled_by_the_time_that_has_passed_for_certain() {
 }
 
 #[test]
-fn without_a_key_no_token_is_written_and_the_limiters_memory_is() {
+fn without_a_key_no_token_is_written_and_the_limiters_snapshot_is() {
     let bytes = written(StateKeys::none());
     let text = String::from_utf8_lossy(&bytes);
     assert!(!text.contains("token") && !text.contains("lineage") && !text.contains("scopes"), "{text}");
 
     let found = format(StateKeys::none()).read(&bytes, &later(0)).unwrap().state;
-    assert_eq!(found.memory, state().memory);
+    assert_eq!(found.limiter, state().limiter);
     assert!(found.refresh_token.is_none() && found.access_token.is_none());
 }
 
 #[test]
-fn no_token_is_taken_from_a_file_in_clear_whoever_wrote_it() {
+fn no_token_is_read_from_a_file_in_clear() {
     let format = format(keys());
     let now = later(0);
     let body = body::to_bytes(&SealedBody::new(&state(), now.clone()), &state()).unwrap();
@@ -204,7 +160,7 @@ fn no_token_is_taken_from_a_file_in_clear_whoever_wrote_it() {
 }
 
 #[test]
-fn nothing_of_what_is_sealed_can_be_read_in_the_file() {
+fn an_encrypted_file_shows_nothing_of_its_content() {
     let bytes = written(keys());
     let contains = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
 
@@ -222,13 +178,16 @@ fn a_file_with_any_byte_changed_is_refused() {
                 bad[at] ^= flip;
                 let refusal = refusal(&format(keys()), &bad);
                 let is_precise = match at {
-                    0..8 => matches!(refusal, Refusal::NotState),
-                    8..10 => matches!(refusal, Refusal::Version(_)),
-                    10 => matches!(refusal, Refusal::Altered | Refusal::NoKey | Refusal::OtherKey),
-                    11..43 => matches!(refusal, Refusal::Foreign),
-                    51..59 => matches!(refusal, Refusal::OtherKey | Refusal::Altered),
-                    59..63 => matches!(refusal, Refusal::Truncated { .. } | Refusal::Overlong(_)),
-                    _ => matches!(refusal, Refusal::Altered),
+                    0..8 => matches!(refusal, StateRefusal::NotState),
+                    8..10 => matches!(refusal, StateRefusal::Version(_)),
+                    10 => matches!(
+                        refusal,
+                        StateRefusal::Altered | StateRefusal::NoKey | StateRefusal::OtherKey
+                    ),
+                    11..43 => matches!(refusal, StateRefusal::Foreign),
+                    51..59 => matches!(refusal, StateRefusal::OtherKey | StateRefusal::Altered),
+                    59..63 => matches!(refusal, StateRefusal::Truncated { .. } | StateRefusal::Overlong(_)),
+                    _ => matches!(refusal, StateRefusal::Altered),
                 };
                 assert!(is_precise, "byte {at}: {refusal:?}");
             }
@@ -243,12 +202,12 @@ fn a_file_that_ends_too_early_or_too_late_is_refused() {
         for length in 0..good.len() {
             let refusal = refusal(&format(keys()), &good[..length]);
             assert!(
-                matches!(refusal, Refusal::Truncated { bytes, expected } if bytes == length && bytes < expected),
+                matches!(refusal, StateRefusal::Truncated { bytes, expected } if bytes == length && bytes < expected),
                 "{length}: {refusal:?}"
             );
         }
         let long = [good.as_slice(), b"\0\0"].concat();
-        assert!(matches!(refusal(&format(keys()), &long), Refusal::Overlong(2)));
+        assert!(matches!(refusal(&format(keys()), &long), StateRefusal::Overlong(2)));
     }
 }
 
@@ -257,40 +216,44 @@ fn a_file_of_another_credential_name_or_version_is_refused() {
     let good = written(keys());
 
     let other = Format::new(Identity::of(&[b"other"]), keys(), NAME, LONGEST_WAIT);
-    assert!(matches!(refusal(&other, &good), Refusal::Foreign));
+    assert!(matches!(refusal(&other, &good), StateRefusal::Foreign));
     let renamed = Format::new(identity(), keys(), b"other.state", LONGEST_WAIT);
-    assert!(matches!(refusal(&renamed, &good), Refusal::Altered));
-    let mut newer = good;
-    newer[9] = 3;
-    newer.truncate(20);
-    assert!(matches!(refusal(&format(keys()), &newer), Refusal::Version(3)));
-    assert!(matches!(refusal(&format(keys()), b"{\"refresh_token\": \"x\"}"), Refusal::NotState));
+    assert!(matches!(refusal(&renamed, &good), StateRefusal::Altered));
+    for version in [1, 3] {
+        let mut other = good.clone();
+        other[9] = version;
+        other.truncate(20);
+        assert!(
+            matches!(refusal(&format(keys()), &other), StateRefusal::Version(found) if found == u16::from(version))
+        );
+    }
+    assert!(matches!(refusal(&format(keys()), b"{\"refresh_token\": \"x\"}"), StateRefusal::NotState));
 }
 
 #[test]
-fn a_missing_or_another_key_is_told_and_an_old_one_still_reads() {
+fn a_missing_or_other_key_is_reported_and_a_previous_one_still_reads() {
     let good = written(keys());
 
-    assert!(matches!(refusal(&format(StateKeys::none()), &good), Refusal::NoKey));
-    assert!(matches!(refusal(&format(StateKeys::new(key(2), vec![key(3)])), &good), Refusal::OtherKey));
+    assert!(matches!(refusal(&format(StateKeys::none()), &good), StateRefusal::NoKey));
+    assert!(matches!(refusal(&format(StateKeys::new(key(2), vec![key(3)])), &good), StateRefusal::OtherKey));
 
     let rotated = format(StateKeys::new(key(2), vec![key(3), key(1)]));
     assert!(rotated.read(&good, &later(1)).unwrap().has_old_key);
     let rewritten = rotated.write(&state(), 43, later(1)).unwrap();
     let only_new = format(StateKeys::new(key(2), Vec::new()));
     assert!(!only_new.read(&rewritten, &later(1)).unwrap().has_old_key);
-    assert!(matches!(refusal(&format(keys()), &rewritten), Refusal::OtherKey));
+    assert!(matches!(refusal(&format(keys()), &rewritten), StateRefusal::OtherKey));
 }
 
 #[test]
-fn a_file_in_clear_is_read_when_a_key_has_come() {
+fn a_file_in_clear_is_read_after_a_key_was_configured() {
     let found = format(keys()).read(&written(StateKeys::none()), &later(0)).unwrap();
 
-    assert_eq!(found.state.memory, state().memory);
+    assert_eq!(found.state.limiter, state().limiter);
 }
 
 #[test]
-fn a_token_ends_when_it_was_to_end_whatever_was_done_to_the_clock() {
+fn a_token_ends_on_time_even_if_the_clock_was_set() {
     let format = format(keys());
     let bytes = written(keys());
     let expires = |now: &Stamp| {
@@ -316,7 +279,7 @@ fn a_token_ends_when_it_was_to_end_whatever_was_done_to_the_clock() {
 }
 
 #[test]
-fn a_token_past_its_end_is_not_written() {
+fn an_expired_token_is_not_written() {
     let format = format(keys());
     let bytes = format.write(&state(), 1, later(500)).unwrap();
 
@@ -324,14 +287,14 @@ fn a_token_past_its_end_is_not_written() {
 }
 
 #[test]
-fn a_gate_ends_when_it_was_to_end_and_within_the_longest_wait() {
+fn a_barrier_ends_on_time_and_within_the_longest_wait() {
     for keys in [keys, StateKeys::none] {
         let bytes = written(keys());
         let left = |longest_wait, now: &Stamp| {
             let format = Format::new(identity(), keys(), NAME, longest_wait);
-            let memory = format.read(&bytes, now).unwrap().state.memory;
-            assert_eq!((memory.failures, memory.rejections), (2, 1));
-            memory.blocked.map(|blocked| now.moment().until(blocked.until).as_secs())
+            let snapshot = format.read(&bytes, now).unwrap().state.limiter;
+            assert_eq!((snapshot.failures, snapshot.rejections), (2, 1));
+            snapshot.blocked.map(|blocked| now.moment().until(blocked.until).as_secs())
         };
         assert_eq!(left(LONGEST_WAIT, &later(20)), Some(40));
         assert_eq!(left(LONGEST_WAIT, &later(60)), None);
@@ -360,7 +323,7 @@ fn no_two_writes_have_the_same_nonce() {
 }
 
 #[test]
-fn no_secret_is_shown_or_told() {
+fn debug_and_errors_show_no_secret() {
     let mut shown = vec![format!("{:?}", state()), format!("{:#?}", format(keys()))];
     let good = written(keys());
     shown.push(format!("{:?}", format(keys()).read(&good, &later(0)).unwrap()));
@@ -368,7 +331,7 @@ fn no_secret_is_shown_or_told() {
     for body in [senseless, b"[]".to_vec(), Vec::new()] {
         let bytes = format(keys()).seal(&key(1), 1, Zeroizing::new(body)).unwrap();
         let refusal = refusal(&format(keys()), &bytes);
-        assert!(matches!(refusal, Refusal::Senseless));
+        assert!(matches!(refusal, StateRefusal::Senseless));
         shown.push(format!("{refusal:?} {}", in_one_line(&refusal)));
     }
     for text in shown {
@@ -395,7 +358,7 @@ proptest! {
             prop_assert!(now.moment().until(token.expires()) <= Duration::from_secs(500));
             prop_assert!(!same_boot || moment < 10_000 || token.expires() <= at(10_500));
         }
-        if let Some(blocked) = read.memory.blocked {
+        if let Some(blocked) = read.limiter.blocked {
             prop_assert!(now.moment().until(blocked.until) <= Duration::from_mins(1));
         }
     }

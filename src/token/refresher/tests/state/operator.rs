@@ -1,10 +1,11 @@
 //! What an operator orders, in whatever state the refresher is in.
 
-mod wishes;
+mod refreshes;
 
 use super::*;
-use crate::token::operator::{Adopted, NewGrant, NotAdopted, NotTold, Operator, Refreshed};
-use wishes::wished;
+use crate::shared_request::NoOutcome;
+use crate::token::operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
+use refreshes::with_operator;
 
 /// Answers like its server, but not at once.
 #[derive(Clone, Debug)]
@@ -16,7 +17,7 @@ impl TokenEndpoint for Slow {
         credential: &Credential,
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
-    ) -> Result<Grant, TokenError> {
+    ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.1).await;
         self.0.request(credential, identity, current).await
     }
@@ -79,7 +80,7 @@ async fn a_grant_that_is_handed_over_replaces_a_valid_one_and_outlives_a_restart
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_access_token_or_with_an_unusable_one_another_is_asked_for_at_once() {
+async fn a_grant_without_a_usable_access_token_causes_a_request_at_once() {
     let ended = NewGrant { lifetime: Some(Duration::ZERO), ..handed_over("new", Some("b")) };
     let too_little = NewGrant { scopes: Some(vec!["x".into()]), ..handed_over("new", Some("b")) };
     for grant in [
@@ -105,8 +106,8 @@ async fn without_an_access_token_or_with_an_unusable_one_another_is_asked_for_at
     }
 }
 
-fn grant_for_an_hour(access_token: &str) -> Grant {
-    Grant { lifetime: Some(HOUR), ..grant(access_token, 0) }
+fn grant_for_an_hour(access_token: &str) -> TokenResponse {
+    TokenResponse { lifetime: Some(HOUR), ..grant(access_token, 0) }
 }
 
 fn configured_with(folder: &Path, refresh_token: &str, lines: &str) -> Arc<Credential> {
@@ -118,14 +119,14 @@ fn configured_with(folder: &Path, refresh_token: &str, lines: &str) -> Arc<Crede
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresher_that_stands_still_goes_on_with_the_new_grant() {
+async fn a_refresher_that_waits_for_a_person_continues_with_the_new_grant() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Err(invalid_grant())]);
     let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
     let dead = source.wait(WITHIN).await.unwrap_err();
     assert_eq!(dead.reason, Reason::ReauthorizationRequired);
 
-    // A person's wish does not have a refused token sent again.
+    // A refresh that an operator requests sends no refused token again.
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(
         matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
@@ -141,7 +142,7 @@ async fn a_refresher_that_stands_still_goes_on_with_the_new_grant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_token_that_a_login_brings_again_is_taken_for_good() {
+async fn a_refused_token_that_a_login_brings_again_counts_as_good() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Err(invalid_grant())]);
     let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
@@ -182,7 +183,7 @@ async fn a_grant_that_is_handed_over_ends_the_use_of_the_fallback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_rotation_limit_the_new_grant_is_counted_from_none() {
+async fn after_the_rotation_limit_the_new_grant_counts_from_zero() {
     let folder = tempfile::tempdir().unwrap();
     let answers = (1..=6).map(|number| Ok(with(&format!("r{number}"), &format!("a{number}"))));
     let server = Server::answering(answers);
@@ -199,7 +200,7 @@ async fn after_the_rotation_limit_the_new_grant_is_counted_from_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_comes_while_a_request_is_under_way_follows_it_and_is_as_old_as_it_is() {
+async fn a_grant_handed_over_during_a_request_is_adopted_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("of-the-old", "a"))]);
     let slow = Slow(server.clone(), Duration::from_secs(4));
@@ -222,7 +223,7 @@ async fn a_grant_that_comes_while_a_request_is_under_way_follows_it_and_is_as_ol
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_whose_bringer_has_left_before_it_was_taken_up_changes_nothing() {
+async fn a_grant_whose_operator_has_left_before_its_adoption_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(with("second", "a"))]);
     let slow = Slow(server.clone(), Duration::from_secs(4));
@@ -239,10 +240,10 @@ async fn a_grant_whose_bringer_has_left_before_it_was_taken_up_changes_nothing()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_breaker_and_a_latch_end_with_the_grant_that_they_were_for() {
+async fn a_new_grant_ends_the_breaker_and_the_latch_of_the_old_one() {
     let failures = || std::iter::repeat_with(|| Err(transient())).take(5);
     let rejected = || std::iter::once(Err(rejected()));
-    let all: [Vec<Result<Grant, TokenError>>; 2] = [failures().collect(), rejected().collect()];
+    let all: [Vec<Result<TokenResponse, TokenError>>; 2] = [failures().collect(), rejected().collect()];
     for answers in all {
         for access_token in [Some("a"), None] {
             let folder = tempfile::tempdir().unwrap();
@@ -264,7 +265,7 @@ async fn an_open_breaker_and_a_latch_end_with_the_grant_that_they_were_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_asked_for_holds_for_the_new_grant_too() {
+async fn a_retry_after_holds_for_the_new_grant_too() {
     for access_token in [Some("a"), None] {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::answering([Err(throttled(120))]);
@@ -284,12 +285,12 @@ async fn what_the_server_asked_for_holds_for_the_new_grant_too() {
         assert_eq!(server.asked(), ["first"]);
         tokio::time::sleep(Duration::from_secs(122)).await;
         assert!(source.current().is_some());
-        assert_eq!(server.asked().len(), 1 + usize::from(access_token.is_none()), "the wish was over");
+        assert_eq!(server.asked().len(), 1 + usize::from(access_token.is_none()), "the request is over");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grant_that_cannot_be_written_is_used_and_said_to_be_in_memory_until_it_is_written() {
+async fn a_grant_that_cannot_be_written_is_used_and_reported_as_not_durable() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(grant_for_an_hour("a"))]);
     let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
@@ -310,7 +311,7 @@ async fn a_grant_that_cannot_be_written_is_used_and_said_to_be_in_memory_until_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_server_gives_out_and_what_no_grant_takes_is_refused() {
+async fn an_illegal_refresh_token_and_one_for_another_grant_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::answering([Ok(grant_for_an_hour("a"))]);
     let (source, operator, _task) = operated(server, &configured(folder.path(), "first"));
@@ -322,25 +323,25 @@ async fn what_no_server_gives_out_and_what_no_grant_takes_is_refused() {
     assert_eq!(header(&source), "Bearer a");
     assert_eq!(refresh_token(&on_disk(folder.path())), "first");
 
-    let (source, operator, _endpoint) = wished("", AT_ONCE, &[]);
+    let (source, operator, _endpoint) = with_operator("", AT_ONCE, &[]);
     source.wait(HOUR).await.unwrap();
     assert!(!operator.takes_grants());
     assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, Err(NotAdopted::OtherGrant));
 }
 
 #[tokio::test(start_paused = true)]
-async fn orders_to_a_refresher_that_has_ended_are_told_so() {
+async fn orders_to_a_refresher_that_has_ended_fail() {
     let folder = tempfile::tempdir().unwrap();
     let slow = Slow(Server::default(), HOUR);
     let (_source, operator, task) = operated(slow, &configured(folder.path(), "first"));
     tokio::time::sleep(SOON).await;
-    let (handed_over_before, wished_before, ()) =
+    let (handed_over_before, requested_before, ()) =
         tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(HOUR), async {
             task.abort();
         });
     assert_eq!(handed_over_before, Err(NotAdopted::Stopping));
-    assert_eq!(wished_before.unwrap_err(), NotTold::Stopping);
+    assert_eq!(requested_before.unwrap_err(), NoOutcome::Stopping);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Stopping));
-    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NotTold::Stopping);
+    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NoOutcome::Stopping);
 }

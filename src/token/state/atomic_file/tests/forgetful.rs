@@ -89,7 +89,7 @@ impl Disk for &ForgetfulDisk {
 
     fn status(&self, file: &OpenFile) -> io::Result<Status> {
         let bytes = self.files.borrow()[file.file].bytes.len() as u64;
-        Ok(Status { is_regular: true, bytes, mode: 0o600, stranger: None })
+        Ok(Status { is_regular: true, bytes, mode: 0o600, other_owner: None })
     }
 
     fn read(&self, file: &mut OpenFile, buffer: &mut [u8]) -> io::Result<usize> {

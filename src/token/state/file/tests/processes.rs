@@ -26,8 +26,9 @@ struct Running {
 impl Running {
     /// Runs one of the tests below as a child.
     fn test(name: &str, path: &Path) -> Self {
+        let (_, module) = module_path!().split_once("::").unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "--nocapture", &format!("token::state::file::tests::processes::{name}")])
+            .args(["--exact", "--nocapture", &format!("{module}::{name}")])
             .env(PATH, path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -112,7 +113,7 @@ fn forty_kills_at_random_moments_lose_no_state_that_was_durable() {
 }
 
 #[test]
-fn a_second_process_is_told_who_holds_the_state_and_a_killed_one_holds_nothing() {
+fn a_second_process_learns_the_holder_and_a_killed_one_holds_nothing() {
     let (_folder, path) = saved();
     let mut holder = Running::test("a_child_holds_the_lock_until_it_is_killed", &path);
     assert_eq!(holder.line().as_deref(), Some("held"));

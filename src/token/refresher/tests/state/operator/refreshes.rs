@@ -1,10 +1,14 @@
-//! A person's wish for another token, in whatever state the refresher is in.
+//! Refreshes that operators request, in every state of the refresher.
 
 use super::*;
 use crate::config::fixture;
 
-/// A refresher of a grant without refresh tokens, and who wishes for its tokens.
-pub(super) fn wished(lines: &str, takes: Duration, acts: &[Act]) -> (TokenSource, Operator, Arc<Endpoint>) {
+/// A refresher of a grant without refresh tokens, and an operator of it.
+pub(super) fn with_operator(
+    lines: &str,
+    takes: Duration,
+    acts: &[Act],
+) -> (TokenSource, Operator, Arc<Endpoint>) {
     let clock = Clock::tokio();
     let endpoint = Arc::new(Endpoint {
         acts: Mutex::new(acts.iter().cloned().collect()),
@@ -22,8 +26,8 @@ pub(super) fn wished(lines: &str, takes: Duration, acts: &[Act]) -> (TokenSource
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_wishes_at_once_cost_one_request_and_a_thousand_more_what_the_quota_allows() {
-    let (source, operator, endpoint) = wished("", Duration::from_millis(500), &[]);
+async fn a_thousand_operators_cause_one_request_and_the_quota_bounds_the_rest() {
+    let (source, operator, endpoint) = with_operator("", Duration::from_millis(500), &[]);
     source.wait(HOUR).await.unwrap();
 
     let all = join_all((0..1000).map(|_| operator.refresh(WITHIN))).await;
@@ -52,12 +56,12 @@ async fn a_thousand_wishes_at_once_cost_one_request_and_a_thousand_more_what_the
     assert!(endpoint.count() <= 1 + 5 + 1, "{}", endpoint.count());
     let before = endpoint.count();
     tokio::time::sleep(Duration::from_mins(10)).await;
-    assert_eq!(endpoint.count(), before, "nobody wishes any more");
+    assert_eq!(endpoint.count(), before, "nobody requests more");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_joins_the_request_that_is_under_way() {
-    let (source, operator, endpoint) = wished("", Duration::from_secs(1), &[]);
+async fn a_requested_refresh_joins_the_token_request_under_way() {
+    let (source, operator, endpoint) = with_operator("", Duration::from_secs(1), &[]);
     tokio::time::sleep(Duration::from_millis(500)).await;
 
     let told = operator.refresh(WITHIN).await.unwrap();
@@ -68,9 +72,9 @@ async fn a_wish_joins_the_request_that_is_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_is_told_its_failure_and_its_barrier_and_releases_a_latch_alone() {
+async fn a_requested_refresh_learns_failure_and_barrier_and_ends_only_a_latch() {
     let acts = [Act::Token("a", 3600), Act::Fail(rejected()), Act::Fail(transient()), Act::Token("b", 3600)];
-    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &acts);
+    let (source, operator, endpoint) = with_operator(ROOMY, AT_ONCE, &acts);
     source.wait(HOUR).await.unwrap();
 
     let told = operator.refresh(WITHIN).await.unwrap();
@@ -95,8 +99,8 @@ async fn a_wish_is_told_its_failure_and_its_barrier_and_releases_a_latch_alone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_loop() {
-    let (source, operator, endpoint) = wished(ROOMY, AT_ONCE, &[]);
+async fn the_same_token_again_is_reported_and_causes_no_loop_of_requests() {
+    let (source, operator, endpoint) = with_operator(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Token("same", 3600)));
     source.wait(HOUR).await.unwrap();
 
@@ -112,10 +116,10 @@ async fn a_server_that_hands_out_the_same_token_is_said_to_and_not_asked_in_a_lo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wish_that_takes_too_long_goes_on() {
-    let (source, operator, endpoint) = wished("", Duration::from_mins(1), &[]);
+async fn a_requested_refresh_that_takes_too_long_continues() {
+    let (source, operator, endpoint) = with_operator("", Duration::from_mins(1), &[]);
 
-    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NotTold::UnderWay);
+    assert_eq!(operator.refresh(WITHIN).await.unwrap_err(), NoOutcome::UnderWay);
 
     assert!(source.wait(HOUR).await.is_ok());
     tokio::time::sleep(SOON).await;
