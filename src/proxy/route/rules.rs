@@ -1,8 +1,8 @@
 //! A route's rules: the requests that are allowed, denied, or protected by the credential's provider.
 //!
 //! `allow` matches a path as written: its segments equal the pattern's, except that unreserved characters may be
-//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match every interpretation
-//! of a path in [`LenientPath`], because a caller chooses the spelling. Protection applies to the path at the upstream, with the
+//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match a path in each interpretation
+//! of [`LenientPath`], because a caller chooses the spelling. Protection applies to the path at the upstream, with the
 //! base path and without the stripped prefix.
 
 use http::Method;
