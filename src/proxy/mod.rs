@@ -1,8 +1,8 @@
 //! The request loop: from a caller to its upstream and back.
 //!
 //! The [`listener`] accepts connections and gives each to a [`worker`], which serves it with [`downstream`] and answers
-//! its requests with the [`service`]. A request passes the checks of [`route`], gets its token from [`auth`] and goes to
-//! its [`upstream`]; [`body`] replays it if the token is rejected. [`error`] maps every failure to a response.
+//! its requests with the [`service`]. A request passes the checks of [`route`], gets its token from [`auth`] and goes
+//! to its [`upstream`]; [`body`] replays it if the token is rejected. [`error`] maps every failure to a response.
 //!
 //! Each module uses only the modules below it: the order is that of the list in `tests/it/imports.rs`.
 

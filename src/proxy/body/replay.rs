@@ -147,7 +147,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         Attempt { shared: self.0.clone(), number: 0, replayed: VecDeque::new() }
     }
 
-    /// The body from its beginning for another attempt, which supersedes the one before; `None` if it is not replayable.
+    /// The body from its beginning for another attempt, which supersedes the one before; `None` if that is impossible.
     ///
     /// The replay buffer stays, for yet another attempt; see [`Payload::free_buffer`]. A body with a fault is not
     /// replayable: a second attempt would end where the first one did, and look complete.

@@ -1,6 +1,6 @@
 //! `Forwarded` (RFC 7239) and `X-Forwarded-*`: read from trusted proxies, written for upstreams.
 //!
-//! The client's address according to a trusted proxy is used in the log and for upstreams only; access is decided by the
+//! The client's address according to a trusted proxy is used in the log and for upstreams only; access depends on the
 //! peer of the connection. The fields for an upstream are the proxy's own, never a caller's.
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 
 /// The client's address according to a trusted proxy: the right-most one that is not a trusted proxy's.
 ///
-/// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass a caller's other one on.
+/// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass on a caller's other one.
 pub fn original(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     if !peer.is_trusted_proxy {
         return None;

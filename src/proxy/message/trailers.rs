@@ -1,7 +1,7 @@
 //! Trailers: fields after the body (RFC 9110 §6.5).
 //!
 //! Response trailers are passed to callers over HTTP/2, and to callers over HTTP/1.1 that accept trailers and got
-//! their names. Request trailers are dropped: the guard does not check them, and an upstream may interpret a `Cookie` or
+//! their names. Request trailers are dropped: the guard does not check them, and an upstream may obey a `Cookie` or
 //! an `X-Forwarded-For` among them.
 
 use http::header::{

@@ -1,8 +1,8 @@
 //! A path in all interpretations of lenient servers.
 //!
 //! Servers differ: some decode `%2f` before they split a path, or decode twice; some merge slashes, drop `;v=1`,
-//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each of
-//! these interpretations and each combination of them. A path is therefore split wherever any server would split it, and
+//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each
+//! of these interpretations and each combination of them. A path is therefore split wherever a server would split it, and
 //! each segment has flags for the servers that would not.
 
 use std::borrow::Cow;

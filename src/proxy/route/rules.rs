@@ -1,7 +1,7 @@
 //! A route's rules: the requests that are allowed, denied, or protected by the credential's provider.
 //!
 //! `allow` matches a path as written: its segments equal the pattern's, except that unreserved characters may be
-//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match a path in every interpretation
+//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match a path in each interpretation
 //! of [`LenientPath`], because a caller chooses the spelling. Protection applies to the path at the upstream, with the
 //! base path and without the stripped prefix.
 
@@ -28,8 +28,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of a route as configured. `must_be_plain` refuses paths that servers interpret differently: such a path
-    /// might bypass the stricter rules of another route.
+    /// The rules of a route as configured. `must_be_plain` refuses paths that servers interpret differently: such a
+    /// path might bypass the stricter rules of another route.
     pub fn new(route: &Route, must_be_plain: bool) -> Self {
         let protected = route.credential.iter().flat_map(|credential| &credential.protected);
         let base_path = LenientPath::of(route.upstream.destination.path());

@@ -18,10 +18,6 @@ use crate::token::TokenSource;
 
 impl Service {
     /// Sends the request, and again after a 429 while `context.retries` allows it.
-    ///
-    /// # Errors
-    ///
-    /// The [`ProxyError`] of the last attempt.
     pub(super) async fn send(
         &self,
         context: &mut RequestContext<'_>,
@@ -109,11 +105,7 @@ impl Service {
         }
     }
 
-    /// The current token of `source`, as an `Authorization` value. Waits if there is none.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`usable_token`].
+    /// The current token of `source`, as an `Authorization` value; see [`usable_token`].
     pub(super) async fn authorize(
         &self,
         source: &TokenSource,
