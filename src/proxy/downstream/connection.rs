@@ -27,7 +27,7 @@ use super::upgrade::{Upgrade, UpgradeSlot};
 use crate::config::Limits;
 use crate::proxy::body::unread;
 
-/// What is read ahead of a slow upstream, and buffered for a slow client, in bytes.
+/// The most that is read ahead of a slow upstream or buffered for a slow client, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = unread::FULL * H2_STREAM_WINDOW;
@@ -68,7 +68,7 @@ pub type Answer<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>
 pub async fn serve<S: Serve>(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>, service: Rc<S>) {
     let mut io = ClientIo::new(stream, Rc::clone(&client));
     match until_ended(&client, io.sniff()).await {
-        Err(end) => refuse_late_head(&mut io, end).await,
+        Err(end) => io.refuse_late_head(end).await,
         Ok(Err(error)) => debug!(peer = %client.peer(), %error, "connection ended before a request"),
         // Boxed, so that a parked connection reserves no memory for them.
         Ok(Ok(true)) => {
@@ -146,8 +146,7 @@ async fn serve_http1<S: Serve>(
             None
         }
         Left::Wanted(end) => {
-            let mut io = connection.into_parts().io.into_inner();
-            refuse_late_head(&mut io, end).await;
+            connection.into_parts().io.into_inner().refuse_late_head(end).await;
             None
         }
         Left::Parked => {
@@ -164,7 +163,8 @@ async fn serve_http1<S: Serve>(
 /// end, or a graceful end.
 async fn next_request(io: &mut ClientIo, client: &ClientConnection) -> bool {
     let mut first = pin!(io.wait());
-    let awaited = std::future::poll_fn(|cx| {
+    client.park();
+    std::future::poll_fn(|cx| {
         if let Poll::Ready(came) = first.as_mut().poll(cx) {
             return Poll::Ready(came.is_ok());
         }
@@ -172,11 +172,8 @@ async fn next_request(io: &mut ClientIo, client: &ClientConnection) -> bool {
             None => Poll::Pending,
             Some(end) => Poll::Ready(end == End::Gracefully),
         }
-    });
-    client.park();
-    let is_there = awaited.await;
-    client.unpark();
-    is_there
+    })
+    .await
 }
 
 async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, service: Rc<S>) {
@@ -247,11 +244,4 @@ pub(in crate::proxy) async fn until_ended<T>(
         }
     })
     .await
-}
-
-/// Answers 408 where a request's head did not arrive in time and a part of the head did.
-async fn refuse_late_head(io: &mut ClientIo, end: End) {
-    if end == End::HeadTimeout {
-        io.refuse_late_head().await;
-    }
 }

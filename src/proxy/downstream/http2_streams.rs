@@ -13,7 +13,7 @@ use http::request::Parts;
 use super::progress::{Progress, Stalled};
 use super::state::ClientConnection;
 
-/// What a field counts for besides its name and its value, in bytes.
+/// The size of a field beyond its name and its value, in bytes.
 const PER_FIELD: usize = 32;
 
 /// Runs the streams of one connection.
@@ -40,7 +40,7 @@ where
                 if future.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Stalled::Caller) {
                     return Poll::Ready(());
                 }
-                stream.progress.set_task(cx.waker());
+                stream.progress.task.set(cx.waker());
                 Poll::Pending
             })
             .await;

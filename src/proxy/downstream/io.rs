@@ -113,9 +113,9 @@ impl ClientIo {
         Ok(())
     }
 
-    /// Answers 408 if a part of a request's head has arrived.
-    pub async fn refuse_late_head(&mut self) {
-        if self.client.has_partial_head() {
+    /// Answers 408 if a request's head did not arrive in time, and a part of the head did.
+    pub async fn refuse_late_head(&mut self, end: End) {
+        if end == End::HeadTimeout && self.client.has_partial_head() {
             self.log_refusal(&ProxyError::RequestTimeout);
             let response = plain(&ProxyError::RequestTimeout);
             // Ended within the time-out: the client may read nothing.
@@ -225,14 +225,8 @@ impl AsyncRead for ClientIo {
 }
 
 impl AsyncWrite for ClientIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(refusal) = self.replacement(buf) {
-            self.refusal = refusal;
-            self.client.leave_unread();
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.note(written)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(

@@ -11,6 +11,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The waker of a task that others wake, once there is one.
+#[derive(Debug, Default)]
+pub struct Task(RefCell<Option<Waker>>);
+
+impl Task {
+    /// Sets the waker.
+    pub fn set(&self, waker: &Waker) {
+        let mut task = self.0.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+    }
+
+    /// The waker.
+    pub fn waker(&self) -> Option<Waker> {
+        self.0.borrow().clone()
+    }
+
+    /// Wakes the task.
+    pub fn wake(&self) {
+        if let Some(task) = self.0.borrow().as_ref() {
+            task.wake_by_ref();
+        }
+    }
+}
+
 /// The side that a response waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WaitsFor {
@@ -38,7 +64,8 @@ pub struct Progress {
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Stalled>>,
     is_sent: Cell<bool>,
-    task: RefCell<Option<Waker>>,
+    /// The task to wake when one side kept the response waiting for too long.
+    pub task: Task,
 }
 
 impl Progress {
@@ -52,7 +79,7 @@ impl Progress {
             read_timeout: Cell::new(None),
             stalled: Cell::new(None),
             is_sent: Cell::new(false),
-            task: RefCell::new(None),
+            task: Task::default(),
         })
     }
 
@@ -96,14 +123,6 @@ impl Progress {
         self.stalled.get()
     }
 
-    /// Sets the task to wake when one side did.
-    pub fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
-    }
-
     /// The connection as a whole is congested and its responses take turns: restarts the time that the caller has.
     pub fn excuse(&self) {
         if self.waits_for.get() == WaitsFor::Caller {
@@ -121,14 +140,7 @@ impl Progress {
         let waited = self.clock.get().duration_since(self.since.get());
         if self.stalled.get().is_none() && allowed.is_some_and(|allowed| waited >= allowed) {
             self.stalled.set(Some(stalled));
-            self.wake();
-        }
-    }
-
-    /// Wakes the response's task.
-    pub fn wake(&self) {
-        if let Some(task) = self.task.borrow().as_ref() {
-            task.wake_by_ref();
+            self.task.wake();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a client connection is doing, by protocol, and how long it may go on.
+//! The states of a client connection, by protocol, and how long each may last.
 //!
 //! A [`Protocol`] is a small value without a clock: [`super::state::ClientConnection`] replaces it at each event and
 //! notes the time. The worker's sweep compares that time with [`Protocol::deadline`].
@@ -17,7 +17,7 @@ const NEXT_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// How long an HTTP/1 connection past `connection_age` is idle before it is closed.
 const EXPIRED_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a connection is doing.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// TLS is being negotiated.
@@ -34,7 +34,7 @@ pub enum Protocol {
     Lingering,
 }
 
-/// What an HTTP/1 connection is doing.
+/// The state of an HTTP/1 connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http1 {
     /// A request's head is arriving.
@@ -47,7 +47,7 @@ pub enum Http1 {
     Parked,
 }
 
-/// What an HTTP/2 connection is doing.
+/// The state of an HTTP/2 connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http2 {
     /// There has been no request.

@@ -1,4 +1,4 @@
-//! The state of one client connection: the peer, what the connection is doing and since when, and how it is to end.
+//! One client connection as the worker sees it: the peer, the protocol state and its age, and how it is to end.
 //!
 //! The connection's socket, its requests and the worker's sweep share a [`ClientConnection`]. Events only note what
 //! happened, without a timer. The sweep visits every connection a few times a second and ends those past a deadline.
@@ -6,12 +6,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::progress::Progress;
+use super::progress::{Progress, Task};
 use super::protocol::{End, Http1, Http2, Protocol};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::Limits;
@@ -47,7 +46,8 @@ pub struct ClientConnection {
     /// Request bodies of this connection that upstreams do not read.
     pub backlog: Backlog,
     wrong_protocol: Rc<WrongProtocolLog>,
-    task: RefCell<Option<Waker>>,
+    /// The task to wake when the connection is to end.
+    pub task: Task,
 }
 
 impl ClientConnection {
@@ -75,7 +75,7 @@ impl ClientConnection {
             progress: RefCell::default(),
             backlog: Backlog::default(),
             wrong_protocol,
-            task: RefCell::new(None),
+            task: Task::default(),
         })
     }
 
@@ -120,8 +120,8 @@ impl ClientConnection {
         if self.protocol.get() == Protocol::FirstBytes {
             self.protocol.set(Protocol::Http1(Http1::Head));
         }
-        if let Some(task) = self.task.borrow().as_ref() {
-            self.begin_progress().set_task(task);
+        if let Some(waker) = self.task.waker() {
+            self.begin_progress().task.set(&waker);
         }
     }
 
@@ -134,21 +134,15 @@ impl ClientConnection {
         matches!(self.protocol.get(), Protocol::Http2(_))
     }
 
-    /// The connection waits for its next request with nothing but its socket.
+    /// The connection waits for its next request with nothing but its socket, until bytes arrive.
     pub fn park(&self) {
         if self.protocol.get() == Protocol::Http1(Http1::Idle) {
             self.protocol.set(Protocol::Http1(Http1::Parked));
         }
     }
 
-    /// The connection is served by hyper again.
-    pub fn unpark(&self) {
-        if self.is_parked() {
-            self.protocol.set(Protocol::Http1(Http1::Idle));
-        }
-    }
-
     /// Whether the connection waits for its next request with nothing but its socket.
+    #[cfg(test)]
     pub fn is_parked(&self) -> bool {
         self.protocol.get() == Protocol::Http1(Http1::Parked)
     }
@@ -272,9 +266,9 @@ impl ClientConnection {
         }
         // First the streams, so that their last responses go out before the connection ends.
         if end == End::Cut {
-            self.progress.borrow().iter().for_each(|progress| progress.wake());
+            self.progress.borrow().iter().for_each(|progress| progress.task.wake());
         }
-        self.wake();
+        self.task.wake();
     }
 
     /// How the connection is to end, if it is.
@@ -295,20 +289,6 @@ impl ClientConnection {
     /// arriving, and the last response is not recent.
     pub fn is_quiet(&self) -> bool {
         self.protocol.get().is_quiet(self.lasted())
-    }
-
-    /// Sets the task to wake when the connection is to end.
-    pub fn set_task(&self, waker: &Waker) {
-        let mut task = self.task.borrow_mut();
-        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
-            *task = Some(waker.clone());
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(task) = self.task.borrow().as_ref() {
-            task.wake_by_ref();
-        }
     }
 
     /// Ends the connection if a deadline has passed.
@@ -332,7 +312,7 @@ impl ClientConnection {
         }
         let is_ending = self.end.get().is_some();
         if protocol.is_due(self.lasted(), is_ending) {
-            self.wake();
+            self.task.wake();
         }
         if let Some((allowed, end)) = protocol.deadline(limits, is_ending)
             && self.lasted() >= allowed

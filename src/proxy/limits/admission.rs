@@ -93,25 +93,21 @@ impl AdmissionControl {
         Ok(Admitted { _of_all: Some(of_all), _of_address: of_address })
     }
 
-    /// Closes a connection that was not admitted, after a 503 unless too many refusals are under way.
+    /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way.
     ///
     /// To be called on a single-threaded runtime, which writes the 503 in a task.
-    pub fn refuse(&self, socket: std::net::TcpStream, overload: Overload) {
-        self.log_refusal(overload);
-        if let Some(slot) = self.refusals.take(1)
+    pub fn refuse(&self, tcp: Option<std::net::TcpStream>, overload: Overload) {
+        if let Some(count) = self.turned_away.happened() {
+            warn!(count, reason = %overload, "connections were refused");
+        }
+        if let Some(socket) = tcp
+            && let Some(slot) = self.refusals.take(1)
             && let Ok(stream) = TcpStream::from_std(socket)
         {
             tokio::task::spawn_local(async move {
                 let _ = tokio::time::timeout(REFUSAL_TIMEOUT, answer(stream, overload)).await;
                 drop(slot);
             });
-        }
-    }
-
-    /// Logs a connection that was not admitted.
-    pub fn log_refusal(&self, overload: Overload) {
-        if let Some(count) = self.turned_away.happened() {
-            warn!(count, reason = %overload, "connections were refused");
         }
     }
 }

@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use self::unix_socket::SocketFile;
-use super::limits::admission::{AdmissionControl, Admitted};
+use super::limits::admission::AdmissionControl;
 use super::peer::{Networks, Peer};
 use super::worker::{Accepted, Socket, WorkerHandle};
 use crate::config::Limits;
@@ -32,7 +32,7 @@ use crate::telemetry::throttle::Throttle;
 
 /// The pause after the system refused a connection, most likely for want of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// What the system may buffer of a response beyond the client's receive window, in bytes.
+/// The most that the system buffers of a response beyond the client's receive window, in bytes.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 /// Connections that the system may queue to be accepted.
 const LISTEN_BACKLOG: i32 = 1024;
@@ -80,7 +80,7 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
 ///
 /// # Errors
 ///
-/// Those of [`unix_socket::bind`].
+/// The errors of [`unix_socket::bind`].
 pub fn bind_unix(path: &Path) -> io::Result<unix_socket::Bound> {
     unix_socket::bind(path, LISTEN_BACKLOG)
 }
@@ -176,7 +176,7 @@ struct Listener {
     stage: watch::Receiver<Stage>,
 }
 
-/// What the task of an entrance goes by.
+/// The state that the task of an entrance watches.
 #[derive(Clone, Copy, Debug)]
 struct EntranceState {
     number: u32,
@@ -200,21 +200,8 @@ impl Listener {
                 watch::channel(EntranceState { number, is_open: true, write_timeout });
             entrance.mark_changed();
             let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
-            match socket {
-                Listening::Tcp(bound) => {
-                    let listener = TcpListener::from_std(bound.socket)?;
-                    self.accepting
-                        .spawn_local(async move { dispatcher.accept_from(listener, entrance, stage).await });
-                }
-                Listening::Unix(bound) => {
-                    bound.socket.set_nonblocking(true)?;
-                    let listener = UnixListener::from_std(bound.socket)?;
-                    let file = bound.file;
-                    self.accepting.spawn_local(async move {
-                        dispatcher.accept_from_unix(listener, file, entrance, stage).await;
-                    });
-                }
-            }
+            let socket = Open::new(socket)?;
+            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, entrance, stage).await });
             self.states.push(sender);
         }
         Ok(())
@@ -247,6 +234,65 @@ struct Dispatcher {
     failures: Throttle,
 }
 
+/// A socket that connections are accepted from.
+enum Open {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// An accepted connection.
+enum Connection {
+    Tcp(std::net::TcpStream, SocketAddr),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Open {
+    fn new(socket: Listening) -> io::Result<Self> {
+        Ok(match socket {
+            Listening::Tcp(bound) => Self::Tcp(TcpListener::from_std(bound.socket)?),
+            Listening::Unix(bound) => Self::Unix(UnixListener::from_std(bound.socket)?, bound.file),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Connection> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Connection::Tcp(stream.into_std()?, peer))
+            }
+            Self::Unix(listener, _) => Ok(Connection::Unix(listener.accept().await?.0.into_std()?)),
+        }
+    }
+
+    /// Bounds how long the system waits for a client to acknowledge data, for sockets accepted from now on.
+    fn set_write_timeout(&self, timeout: Duration) {
+        if let Self::Tcp(listener) = self
+            && let Err(error) = SockRef::from(listener).set_tcp_user_timeout(Some(timeout))
+        {
+            warn!(%error, "write_timeout is not known to the system");
+        }
+    }
+
+    /// Closes the socket to new clients; the function accepts those that have connected, one after the other.
+    fn close(self) -> io::Result<Box<dyn Fn() -> io::Result<Connection>>> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                Box::new(move || {
+                    let (socket, peer) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok(Connection::Tcp(socket, peer))
+                })
+            }
+            Self::Unix(listener, file) => {
+                drop(file);
+                let listener = listener.into_std()?;
+                Box::new(move || unix_socket::accept(&listener).map(Connection::Unix))
+            }
+        })
+    }
+}
+
 /// Resolves when an entrance is to be closed; calls `changed` at any other change.
 async fn closed(entrance: &mut watch::Receiver<EntranceState>, mut changed: impl FnMut(EntranceState)) {
     while entrance.changed().await.is_ok() {
@@ -263,70 +309,33 @@ impl Dispatcher {
         Rc::clone(&self.settings.borrow())
     }
 
+    /// Accepts from an entrance until the entrance is closed or the daemon drains.
     async fn accept_from(
         &self,
-        listener: TcpListener,
+        socket: Open,
         mut entrance: watch::Receiver<EntranceState>,
         mut stage: watch::Receiver<Stage>,
     ) {
         let number = entrance.clone();
         let number = || number.borrow().number;
-        // Accepted sockets inherit this.
-        let set_timeout = |state: EntranceState| {
-            if let Err(error) = SockRef::from(&listener).set_tcp_user_timeout(Some(state.write_timeout)) {
-                warn!(%error, "write_timeout is not known to the system");
-            }
-        };
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut entrance, set_timeout) => break,
-                accepted = listener.accept() => accepted,
+                () = closed(&mut entrance, |state| socket.set_write_timeout(state.write_timeout)) => break,
+                accepted = socket.accept() => accepted,
             };
-            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-                Ok((socket, peer)) => self.dispatch(socket, peer, number()).await,
+            match accepted {
+                Ok(connection) => self.dispatch(connection, number()).await,
                 // The client has left already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => self.recover(&error).await,
             }
         }
         // To their clients the queued connections are open, and may have sent a request.
-        if let Ok(listener) = listener.into_std() {
-            while let Ok((socket, peer)) = listener.accept() {
-                if socket.set_nonblocking(true).is_ok() {
-                    self.dispatch(socket, peer, number()).await;
-                }
-            }
-        }
-    }
-
-    async fn accept_from_unix(
-        &self,
-        listener: UnixListener,
-        file: SocketFile,
-        mut entrance: watch::Receiver<EntranceState>,
-        mut stage: watch::Receiver<Stage>,
-    ) {
-        let number = entrance.clone();
-        let number = || number.borrow().number;
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut entrance, |_| {}) => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted.and_then(|(stream, _)| stream.into_std()) {
-                Ok(socket) => self.dispatch_unix(socket, number()).await,
-                Err(error) => self.recover(&error).await,
-            }
-        }
-        // From here on no client can connect; those that have are accepted.
-        drop(file);
-        if let Ok(listener) = listener.into_std() {
-            while let Ok(socket) = unix_socket::accept(&listener) {
-                self.dispatch_unix(socket, number()).await;
+        if let Ok(queued) = socket.close() {
+            while let Ok(connection) = queued() {
+                self.dispatch(connection, number()).await;
             }
         }
     }
@@ -339,29 +348,25 @@ impl Dispatcher {
         tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
     }
 
-    async fn dispatch(&self, socket: std::net::TcpStream, peer: SocketAddr, entrance: u32) {
+    async fn dispatch(&self, connection: Connection, entrance: u32) {
         let settings = self.settings();
-        let peer = settings.networks.judge(peer).by(entrance);
+        let peer = match &connection {
+            Connection::Tcp(_, address) => settings.networks.judge(*address),
+            Connection::Unix(_) => Peer::UNIX,
+        };
+        let peer = peer.by(entrance);
         let admitted = match self.admission.admit(&peer) {
             Ok(admitted) => admitted,
-            Err(overload) => return self.admission.refuse(socket, overload),
+            Err(overload) => {
+                let tcp = if let Connection::Tcp(socket, _) = connection { Some(socket) } else { None };
+                return self.admission.refuse(tcp, overload);
+            }
         };
-        let socket = match &settings.tls {
-            None => Socket::Tcp(socket),
-            Some(tls) => Socket::Tls(socket, tls.load_full()),
+        let socket = match (connection, &settings.tls) {
+            (Connection::Tcp(socket, _), None) => Socket::Tcp(socket),
+            (Connection::Tcp(socket, _), Some(tls)) => Socket::Tls(socket, tls.load_full()),
+            (Connection::Unix(socket), _) => Socket::Unix(socket),
         };
-        self.hand_over(socket, peer, admitted).await;
-    }
-
-    async fn dispatch_unix(&self, socket: std::os::unix::net::UnixStream, entrance: u32) {
-        let peer = Peer::UNIX.by(entrance);
-        match self.admission.admit(&peer) {
-            Ok(admitted) => self.hand_over(Socket::Unix(socket), peer, admitted).await,
-            Err(overload) => self.admission.log_refusal(overload),
-        }
-    }
-
-    async fn hand_over(&self, socket: Socket, peer: Peer, admitted: Admitted) {
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.hand_over(Accepted { socket, peer, admitted }).await;
         }

@@ -30,19 +30,8 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    identity: FileIdentity,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileIdentity {
-    device: u64,
-    inode: u64,
-}
-
-impl FileIdentity {
-    fn of(metadata: &fs::Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
+    /// Device and inode.
+    identity: (u64, u64),
 }
 
 /// Binds a socket that no other user can open.
@@ -61,7 +50,7 @@ pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     let metadata = fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), identity: FileIdentity::of(&metadata) };
+    let file = SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) };
     if metadata.mode() & 0o177 != 0 {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "the file system does not keep it private"));
     }
@@ -105,7 +94,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|metadata| FileIdentity::of(&metadata) == self.identity);
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
         if is_ours {
             // If the file stays, the next start replaces it.
             let _ = fs::remove_file(&self.path);

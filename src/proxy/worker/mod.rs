@@ -190,8 +190,7 @@ impl Worker {
     /// Puts another configuration in force, for new requests of all connections.
     fn change(&self, change: Change) {
         let Change { configuration, entrances, done } = change;
-        self.snapshot.change(configuration);
-        self.snapshot.keep_entrances(entrances);
+        self.snapshot.change(configuration, entrances);
         for client in self.connections.all.borrow().iter() {
             self.snapshot.judge(client);
         }
@@ -277,7 +276,7 @@ impl Worker {
         tokio::task::spawn_local(async move {
             // Dropped with the task, even if the task panics.
             let _registration = registration;
-            client.set_task(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
+            client.task.set(&std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
             // Created here: a future that is moved into another takes its size twice.
             serve(client, snapshot).await;
         });

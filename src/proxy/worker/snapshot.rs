@@ -1,4 +1,4 @@
-//! What a worker serves by at the moment: routes, upstreams and limits, replaced as one by a reload.
+//! The configuration in force on a worker: routes, upstreams and limits, replaced as one by a reload.
 //!
 //! A request takes the [`Service`] once, at its beginning, and uses one routing table to its end. An upstream that the
 //! next table has too keeps its pool; the connections of any other end with the last request on each.
@@ -29,7 +29,7 @@ type WorkersPool = Pool<Attempt<Incoming>>;
 /// A configuration for a worker.
 #[derive(Debug)]
 pub struct Configuration {
-    /// Who may call, where requests go, and within which limits.
+    /// The settings that all workers share.
     pub terms: Arc<Terms>,
     /// The upstreams, in the order of their indices.
     pub upstreams: Vec<Arc<Upstream>>,
@@ -75,8 +75,8 @@ impl Snapshot {
         Rc::clone(&self.service.borrow())
     }
 
-    /// Puts another configuration in force.
-    pub fn change(&self, configuration: Configuration) {
+    /// Puts another configuration in force, with the numbers of all entrances from now on.
+    pub fn change(&self, configuration: Configuration, entrances: Vec<u32>) {
         let Configuration { terms, upstreams, limits } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
@@ -91,6 +91,7 @@ impl Snapshot {
         service.copies = before.copies.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.limits.borrow_mut() = Rc::new(limits);
+        *self.entrances.borrow_mut() = Some(entrances);
         self.give_way();
         for pool in gone {
             pool.retire();
@@ -115,11 +116,6 @@ impl Snapshot {
                 tasks.push((Rc::downgrade(pool), task.abort_handle()));
             }
         }
-    }
-
-    /// Sets the entrances that there are from now on.
-    pub fn keep_entrances(&self, entrances: Vec<u32>) {
-        *self.entrances.borrow_mut() = Some(entrances);
     }
 
     /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
