@@ -1,34 +1,35 @@
-//! File descriptors: as many as the system gives, and who may use how many of them.
+//! Divides the process's file descriptors between client connections and upstream connections.
 //!
-//! Callers decide how many connections there are. What they may not use up is what the daemon needs to go on:
-//! connections to upstreams and to the token endpoint, state files, the admin address, the log.
+//! Clients decide how many connections they open. They must not use up the descriptors that the daemon itself needs: for
+//! upstreams, token endpoints, state files, the admin address and the log.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use crate::config::Config;
 
-/// What a runtime and its thread need: an epoll instance, a wake-up, a pipe for signals.
+/// Descriptors of a runtime and its thread: an epoll instance, a wake-up, a pipe for signals.
 const PER_THREAD: usize = 4;
-/// Two connections to a token endpoint (one may hang while the next is made), a state file and its lock.
+/// Descriptors of a credential: two connections to its token endpoint (one may hang while the next is opened), a state file
+/// and its lock.
 const PER_CREDENTIAL: usize = 4;
-/// The standard streams, the admin address with its callers, name lookups, files that are read.
+/// Descriptors of the standard streams, the admin address with its clients, DNS lookups and files being read.
 const BASE: usize = 32;
-/// Below this there is nothing to share out.
+/// The smallest share of each side, however few descriptors there are.
 const LEAST: usize = 8;
-/// Where the system has no limit.
-const ENDLESS: usize = 1 << 30;
+/// Stands for "no limit".
+const UNLIMITED: usize = 1 << 30;
 
-/// Who may use how many file descriptors.
+/// How many file descriptors each side may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// For connections of callers.
+    /// For client connections.
     pub callers: usize,
-    /// For connections to upstreams.
+    /// For upstream connections.
     pub upstreams: usize,
 }
 
-/// What the daemon is made of, as far as it costs descriptors.
+/// The parts of the daemon that need descriptors.
 #[derive(Clone, Copy, Debug)]
 struct Needs {
     listeners: usize,
@@ -37,12 +38,12 @@ struct Needs {
     refusals: usize,
 }
 
-/// Takes as many descriptors as the system gives, shares them out, and says what bound counts. `refusals` are
-/// connections of callers that are told that there is no room.
+/// Raises the limit of descriptors, divides them, and logs the shares. `refusals` is the number of client connections that
+/// are kept open to send a refusal.
 pub fn share_out(config: &Config, refusals: usize) -> Shares {
     let needs = Needs {
         listeners: config.server.listen.len(),
-        // The listener and the main loop have a runtime too.
+        // Besides the workers, the listener and the main thread have a runtime.
         threads: config.server.workers + 2,
         credentials: config.credentials.len(),
         refusals,
@@ -52,27 +53,26 @@ pub fn share_out(config: &Config, refusals: usize) -> Shares {
     let Shares { callers, upstreams } = shares(limit, needs, wanted);
     if wanted.is_some_and(|wanted| wanted > callers) {
         let help = "raise the limit of open files (ulimit -n, LimitNOFILE) to more than twice server.limits.connections";
-        warn!(limit, callers, upstreams, help, "file descriptors bound the connections");
+        warn!(limit, callers, upstreams, help, "file descriptors limit the number of connections");
     } else {
-        info!(limit, callers, upstreams, "file descriptors were shared out");
+        info!(limit, callers, upstreams, "file descriptors divided");
     }
     Shares { callers, upstreams }
 }
 
-/// Raises the soft limit of descriptors to the hard one, and says what it is then.
+/// Raises the soft limit of descriptors to the hard limit, and returns the limit in force.
 ///
-/// The soft limit is low for the sake of programs that use `select`, which this one does not.
+/// The default soft limit is low to protect programs that use `select`, which bearerd does not.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let mut raised = limit;
     raised.current = raised.maximum;
-    // If the system refuses, the soft limit is what there is.
     let limit = if setrlimit(Resource::Nofile, raised).is_ok() { raised } else { limit };
-    limit.current.map_or(ENDLESS, |limit| usize::try_from(limit).unwrap_or(ENDLESS))
+    limit.current.map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED))
 }
 
-/// The shares of `limit` descriptors: to callers what they may want, but no more than half of what is not needed
-/// otherwise, as each may need a connection to an upstream.
+/// The shares of `limit` descriptors. Clients get the configured number, but at most half of what the daemon does not need
+/// itself, as each client connection may need an upstream connection.
 fn shares(limit: usize, needs: Needs, wanted: Option<usize>) -> Shares {
     let Needs { listeners, threads, credentials, refusals } = needs;
     let reserve = BASE + listeners + threads * PER_THREAD + credentials * PER_CREDENTIAL + refusals;
@@ -88,7 +88,7 @@ mod tests {
     const SMALL: Needs = Needs { listeners: 1, threads: 4, credentials: 1, refusals: 8 };
 
     #[test]
-    fn callers_get_what_is_configured_if_as_much_is_left_for_upstreams() {
+    fn callers_get_the_configured_number_if_enough_is_left_for_upstreams() {
         let share = shares(1_048_576, SMALL, Some(10_000));
 
         assert_eq!(share.callers, 10_000);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn where_descriptors_are_few_callers_and_upstreams_have_half_each_of_what_is_not_needed_otherwise() {
+    fn callers_and_upstreams_get_half_each_where_descriptors_are_few() {
         let share = shares(128, SMALL, Some(10_000));
 
         assert_eq!(share.callers, 33);
@@ -105,17 +105,17 @@ mod tests {
     }
 
     #[test]
-    fn with_next_to_nothing_some_are_served_all_the_same() {
+    fn both_sides_get_a_minimum_where_there_are_almost_no_descriptors() {
         assert_eq!(shares(0, SMALL, None), Shares { callers: LEAST, upstreams: LEAST });
         assert_eq!(shares(0, SMALL, Some(1)), Shares { callers: 1, upstreams: 2 * LEAST - 1 });
     }
 
     #[test]
-    fn the_soft_limit_becomes_the_hard_one() {
+    fn the_soft_limit_is_raised_to_the_hard_limit() {
         let limit = raise_limit();
 
         let now = getrlimit(Resource::Nofile);
         assert_eq!(now.current, now.maximum);
-        assert_eq!(now.current.map_or(ENDLESS, |now| usize::try_from(now).unwrap()), limit);
+        assert_eq!(now.current.map_or(UNLIMITED, |now| usize::try_from(now).unwrap()), limit);
     }
 }

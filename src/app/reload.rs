@@ -16,9 +16,9 @@ use tracing::warn;
 use super::certificates::Certificates;
 use super::credentials::{Credential, Fate, Origin, fates, state_from};
 use super::differences::{differences, keep_until_restart};
-use super::entrances::{Entrances, Way};
+use super::entrances::{Entrances, Transition};
 use super::table::{Served, serve};
-use super::{Daemon, StartError, house, tell_listening};
+use super::{Daemon, StartError, house, log_listening};
 use crate::config::Config;
 use crate::descriptors;
 use crate::proxy::limits::admission::REFUSALS;
@@ -257,10 +257,10 @@ impl Daemon {
         }
     }
 
-    async fn change_entrances(&mut self, config: &Config, way: Way) -> Result<(), StartError> {
-        let Way { after, stay, new, addresses } = way;
+    async fn change_entrances(&mut self, config: &Config, transition: Transition) -> Result<(), StartError> {
+        let Transition { after, stay, new, addresses } = transition;
         for address in &addresses {
-            tell_listening(address, self.certificates.current().is_some());
+            log_listening(address, self.certificates.current().is_some());
         }
         let (done, is_done) = oneshot::channel();
         let house = house(config, &self.certificates, self.most_connections);

@@ -1,4 +1,4 @@
-//! The routing table of a configuration, and all that its routes lead to.
+//! Builds the routing table of a configuration, with the upstreams and discoveries of its routes.
 
 use std::sync::Arc;
 
@@ -12,13 +12,11 @@ use crate::proxy::route::{Route, Table};
 use crate::tls::client::Trust;
 use crate::token::TokenSource;
 
-/// What requests are served by.
+/// The routing table and the upstreams that serve requests.
 pub(super) struct Served {
-    /// Where they go.
     pub(super) table: Table,
-    /// What is there.
     pub(super) upstreams: InForce,
-    /// Discoveries to be run.
+    /// Discoveries to be started.
     pub(super) discoveries: Vec<Discovering>,
     /// Credentials whose discoveries go on.
     pub(super) discovered: Vec<String>,
@@ -28,7 +26,7 @@ pub(super) struct Served {
 ///
 /// # Errors
 ///
-/// [`StartError`] where an upstream cannot be set up; nothing has changed then.
+/// [`StartError`]: an upstream cannot be set up, and nothing has changed.
 pub(super) fn serve(
     config: &Config,
     trust: &Trust,
@@ -37,7 +35,7 @@ pub(super) fn serve(
     (before, table_before): (&InForce, Option<&Table>),
 ) -> Result<Served, StartError> {
     let mut table = Table::default();
-    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
+    let has_named_callers = config.routes.iter().any(|route| !route.callers.is_empty());
     let routes = (config.routes.as_slice(), before);
     let mut upstreams = Upstreams::new(trust, sources, clock, Arc::clone(descriptors), routes);
     for route in &config.routes {
@@ -47,7 +45,7 @@ pub(super) fn serve(
             .as_ref()
             .and_then(|credential| sources.iter().find(|source| source.name() == credential.name).cloned());
         let (host, path) = (route.host.as_deref(), route.path.as_str());
-        let must_be_plain = asks_for_names || config.routes.iter().any(|other| is_behind(other, route));
+        let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
         table.add(host, path, entry.remembering(table_before.and_then(|table| table.at(host, path))));
     }
@@ -55,8 +53,8 @@ pub(super) fn serve(
     Ok(Served { table, upstreams, discoveries, discovered })
 }
 
-/// Whether a route with rules of its own takes some of the paths that this one would take without it: another spelling of
-/// such a path must not lead around those rules.
+/// Whether `other` has rules and takes paths that `route` would take without it. Another spelling of such a path must not
+/// bypass the rules.
 fn is_behind(other: &config::Route, route: &config::Route) -> bool {
     let has_rules = other.rules.allow.is_some() || !other.rules.deny.is_empty();
     let is_host = other.host.is_none() || route.host.is_none() || other.host == route.host;

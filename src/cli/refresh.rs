@@ -1,25 +1,25 @@
-//! `bearerd refresh`: has a running daemon ask for another token.
+//! `bearerd refresh`: makes a running daemon request a new token.
 
 use std::time::Duration;
 
 use http::Method;
 
-use super::admin::{AdminAddress, AdminClient, AdminError, path_of};
+use super::admin::{AdminAddress, AdminClient, AdminError, not_an_admin_address, path_of};
 use super::exit_code::{FAILED, OK, UNAVAILABLE};
 use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 
-/// Which credential, and where.
+/// The arguments of `bearerd refresh`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Refresh {
-    /// The credential's name in the configuration
+    /// Name of the credential in the configuration
     credential: String,
     #[command(flatten)]
     address: AdminAddress,
 }
 
-/// Longer than the daemon lets anybody wait.
+/// Longer than the daemon takes to answer.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
@@ -45,11 +45,7 @@ pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
             FAILED
         }
         None => {
-            let status = answer.status;
-            output::error_line(format_args!(
-                "bearerd: what answered with {status} is no admin address of bearerd, or of another version; \
-                 --admin says where it is"
-            ));
+            output::error_line(not_an_admin_address(&answer));
             FAILED
         }
     }

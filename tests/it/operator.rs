@@ -536,6 +536,6 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
     let stranger = Process::spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
-    assert!(code == 1 && output.contains("no admin address of bearerd"), "{output}");
+    assert!(code == 1 && output.contains("not as an admin address of bearerd"), "{output}");
     world.finish().await;
 }

@@ -1,11 +1,11 @@
-//! What is told of one peer: how it went, the facts, and what to do about it.
+//! The report about one peer: the outcome, facts, and errors and warnings with their remedies.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-/// One block of the output.
+/// The report about one peer: a block of the output.
 #[derive(Debug)]
 pub(super) struct Report {
     peer: String,
@@ -21,7 +21,7 @@ impl Report {
         Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_needed: true }
     }
 
-    /// No request depends on it.
+    /// Marks the peer as one that no route uses.
     pub(super) const fn not_needed(&mut self) {
         self.is_needed = false;
     }
@@ -30,17 +30,17 @@ impl Report {
         self.facts.push((name, what.into()));
     }
 
-    /// Something to look at, and what to do about it.
+    /// Adds a warning and its remedy.
     pub(super) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.warnings.push((what.into(), remedy.into()));
     }
 
-    /// Something that requests would fail for, and what to do about it.
+    /// Sets the error that would make requests fail, and its remedy.
     pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.failure = Some((what.into(), remedy.into()));
     }
 
-    /// Whether a request would fail.
+    /// Whether requests of a route would fail.
     pub(super) const fn is_failure(&self) -> bool {
         self.failure.is_some() && self.is_needed
     }
@@ -62,14 +62,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A duration in words, whole seconds.
-pub(in crate::cli) fn in_words(duration: Duration) -> String {
-    let whole =
-        SignedDuration::try_from(Duration::from_secs(duration.as_secs())).unwrap_or(SignedDuration::MAX);
-    format!("{whole:#}")
-}
-
-/// The day of a moment, in UTC.
+/// The date of a moment, in UTC.
 pub(super) fn day(moment: SystemTime) -> String {
     Timestamp::try_from(moment)
         .map_or_else(|_| "after the year 9999".to_owned(), |moment| moment.strftime("%Y-%m-%d").to_string())
@@ -80,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_comes_before_warnings_and_counts_only_where_a_request_depends_on_it() {
+    fn a_failure_precedes_warnings_and_counts_only_if_a_route_uses_the_peer() {
         let mut report = Report::new("peer".to_owned(), Duration::from_millis(5));
         report.fact("name", "what");
         report.warn("odd", "look");
@@ -101,16 +94,14 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_name_of_a_fact_is_apart_from_what_is_said_of_it() {
+    fn the_longest_name_of_a_fact_is_separated_from_its_value() {
         let mut report = Report::new("peer".to_owned(), Duration::ZERO);
         report.fact("authorize_url", "https://login.example.com/");
         assert!(report.to_string().contains("authorize_url https://"), "{report}");
     }
 
     #[test]
-    fn days_and_durations_are_words() {
-        assert_eq!(in_words(Duration::from_millis(3_600_900)), "1h");
-        assert_eq!(in_words(Duration::ZERO), "0s");
+    fn a_day_is_a_date_even_beyond_the_calendar() {
         assert_eq!(day(SystemTime::UNIX_EPOCH), "1970-01-01");
         assert_eq!(day(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "after the year 9999");
     }

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::slots::{Seat, Seats};
 use crate::config::Limits;
+use crate::network::client_network;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
@@ -25,8 +26,6 @@ use crate::telemetry::throttle::Throttle;
 pub const REFUSALS: usize = 16;
 /// How long one of them has to send its request and to take the answer.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
-/// An IPv6 host commonly has all addresses of such a network (RFC 6177 §2).
-const HOST_PREFIX: u32 = 64;
 /// When the addresses are first looked through for such as have left.
 const FEW: usize = 1024;
 
@@ -155,18 +154,7 @@ impl Addresses {
             seats.retain(|_, seats| seats.taken() > 0);
             self.prune_at.set(FEW.max(2 * seats.len()));
         }
-        seats.entry(host_of(peer)).or_insert_with(|| Seats::new(self.limit)).take()
-    }
-}
-
-/// What counts as one caller: an IPv4 address, or the network of an IPv6 host.
-fn host_of(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(address) => {
-            let network = u128::MAX << (u128::BITS - HOST_PREFIX);
-            Ipv6Addr::from_bits(address.to_bits() & network).into()
-        }
+        seats.entry(client_network(peer)).or_insert_with(|| Seats::new(self.limit)).take()
     }
 }
 
