@@ -1,8 +1,8 @@
 //! The clock that measures the age of tokens.
 //!
-//! Tokens expire while a machine is suspended, so an expiry is a point on `CLOCK_BOOTTIME`, which counts suspend, and not
-//! on `CLOCK_MONOTONIC`, which stops. Code that decides whether a token is usable takes a [`Clock`]; tests pass one that
-//! follows tokio's paused time.
+//! Tokens expire while a machine is suspended, so an expiry is a point on `CLOCK_BOOTTIME`, which counts suspend, and
+//! not on `CLOCK_MONOTONIC`, which stops. Code that decides whether a token is usable takes a [`Clock`]; tests pass
+//! one that follows tokio's paused time.
 
 use std::ops::Add;
 #[cfg(test)]

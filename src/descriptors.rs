@@ -1,7 +1,7 @@
 //! Divides the process's file descriptors between client connections and upstream connections.
 //!
-//! Clients decide how many connections they open. They must not use up the descriptors that the daemon itself needs: for
-//! upstreams, token endpoints, state files, the admin address and the log.
+//! Clients decide how many connections they open. They must not use up the descriptors that the daemon itself needs:
+//! for upstreams, token endpoints, state files, the admin address and the log.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
@@ -10,8 +10,8 @@ use crate::config::Config;
 
 /// Descriptors of a runtime and its thread: an epoll instance, a wake-up, a pipe for signals.
 const PER_THREAD: usize = 4;
-/// Descriptors of a credential: two connections to its token endpoint (one may hang while the next is opened), a state file
-/// and its lock.
+/// Descriptors of a credential: two connections to its token endpoint (one may hang while the next is opened), a
+/// state file and its lock.
 const PER_CREDENTIAL: usize = 4;
 /// Descriptors of the standard streams, the admin address with its clients, DNS lookups and files being read.
 const BASE: usize = 32;
@@ -29,30 +29,19 @@ pub struct Shares {
     pub upstreams: usize,
 }
 
-/// The parts of the daemon that need descriptors.
-#[derive(Clone, Copy, Debug)]
-struct Needs {
-    listeners: usize,
-    threads: usize,
-    credentials: usize,
-    refusals: usize,
-}
-
-/// Raises the limit of descriptors, divides them, and logs the shares. `refusals` is the number of client connections that
-/// are kept open to send a refusal.
+/// Raises the limit of descriptors, divides them, and logs the shares. `refusals` is the number of client connections
+/// that are kept open to send a refusal.
 pub fn share_out(config: &Config, refusals: usize) -> Shares {
-    let needs = Needs {
-        listeners: config.server.listen.len(),
-        // Besides the workers, the listener and the main thread have a runtime.
-        threads: config.server.workers + 2,
-        credentials: config.credentials.len(),
-        refusals,
-    };
+    // Besides the workers, the listener and the main thread have a runtime.
+    let threads = config.server.workers + 2;
+    let credentials = config.credentials.len();
+    let listeners = config.server.listen.len();
+    let reserve = BASE + listeners + threads * PER_THREAD + credentials * PER_CREDENTIAL + refusals;
     let limit = raise_limit();
     let wanted = config.server.limits.connections;
-    let Shares { callers, upstreams } = shares(limit, needs, wanted);
+    let Shares { callers, upstreams } = shares(limit, reserve, wanted);
     if wanted.is_some_and(|wanted| wanted > callers) {
-        let help = "raise the limit of open files (ulimit -n, LimitNOFILE) to more than twice server.limits.connections";
+        let help = "raise ulimit -n (LimitNOFILE) to more than twice server.limits.connections";
         warn!(limit, callers, upstreams, help, "file descriptors limit the number of connections");
     } else {
         info!(limit, callers, upstreams, "file descriptors divided");
@@ -71,11 +60,9 @@ pub fn raise_limit() -> usize {
     limit.current.map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED))
 }
 
-/// The shares of `limit` descriptors. Clients get the configured number, but at most half of what the daemon does not need
-/// itself, as each client connection may need an upstream connection.
-fn shares(limit: usize, needs: Needs, wanted: Option<usize>) -> Shares {
-    let Needs { listeners, threads, credentials, refusals } = needs;
-    let reserve = BASE + listeners + threads * PER_THREAD + credentials * PER_CREDENTIAL + refusals;
+/// The shares of `limit` descriptors, of which the daemon itself needs `reserve`. Clients get the configured number,
+/// but at most half of the rest, as each client connection may need an upstream connection.
+fn shares(limit: usize, reserve: usize, wanted: Option<usize>) -> Shares {
     let left = limit.saturating_sub(reserve).max(2 * LEAST);
     let callers = wanted.unwrap_or(usize::MAX).min(left / 2);
     Shares { callers, upstreams: left - callers }
@@ -85,11 +72,11 @@ fn shares(limit: usize, needs: Needs, wanted: Option<usize>) -> Shares {
 mod tests {
     use super::*;
 
-    const SMALL: Needs = Needs { listeners: 1, threads: 4, credentials: 1, refusals: 8 };
+    const RESERVE: usize = 61;
 
     #[test]
     fn callers_get_the_configured_number_if_enough_is_left_for_upstreams() {
-        let share = shares(1_048_576, SMALL, Some(10_000));
+        let share = shares(1_048_576, RESERVE, Some(10_000));
 
         assert_eq!(share.callers, 10_000);
         assert!(share.upstreams > 1_000_000);
@@ -97,17 +84,17 @@ mod tests {
 
     #[test]
     fn callers_and_upstreams_get_half_each_where_descriptors_are_few() {
-        let share = shares(128, SMALL, Some(10_000));
+        let share = shares(128, RESERVE, Some(10_000));
 
         assert_eq!(share.callers, 33);
         assert_eq!(share.upstreams, 34);
-        assert_eq!(shares(128, SMALL, None), share);
+        assert_eq!(shares(128, RESERVE, None), share);
     }
 
     #[test]
     fn both_sides_get_a_minimum_where_there_are_almost_no_descriptors() {
-        assert_eq!(shares(0, SMALL, None), Shares { callers: LEAST, upstreams: LEAST });
-        assert_eq!(shares(0, SMALL, Some(1)), Shares { callers: 1, upstreams: 2 * LEAST - 1 });
+        assert_eq!(shares(0, RESERVE, None), Shares { callers: LEAST, upstreams: LEAST });
+        assert_eq!(shares(0, RESERVE, Some(1)), Shares { callers: 1, upstreams: 2 * LEAST - 1 });
     }
 
     #[test]

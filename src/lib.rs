@@ -1,7 +1,7 @@
 //! bearerd is a reverse proxy that adds OAuth 2.0 bearer tokens to requests.
 //!
-//! Applications without OAuth support send plain requests to bearerd. bearerd adds an access token that it keeps fresh,
-//! and forwards the request to a protected API. The modules in reading order:
+//! Applications without OAuth support send plain requests to bearerd. bearerd adds an access token that it keeps
+//! fresh, and forwards the request to a protected API. The modules in reading order:
 //!
 //! - [`proxy`] accepts requests, authorizes and forwards them; start with [`proxy::service`].
 //! - [`token`] requests access tokens and refreshes them; start with [`token::refresher`].

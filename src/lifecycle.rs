@@ -1,7 +1,7 @@
 //! The daemon's life from start to stop: its stages, the signals that stop it, and its threads.
 //!
-//! The whole process has one [`Stage`], which the daemon alone advances. Threads report their end, so that the process
-//! stops when one of them dies.
+//! The whole process has one [`Stage`], which the daemon alone advances. Threads report their end, so that the
+//! process stops when one of them dies.
 
 use std::io;
 

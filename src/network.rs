@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An IPv4 address, also where it is mapped to IPv6, or the /64 network of an IPv6 address: an IPv6 host commonly has all
-/// addresses of such a network (RFC 6177 §2).
+/// An IPv4 address, also where it is mapped to IPv6, or the /64 network of an IPv6 address: an IPv6 host commonly has
+/// all addresses of such a network (RFC 6177 §2).
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

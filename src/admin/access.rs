@@ -1,7 +1,7 @@
 //! Authorizes requests to the operator's API. Health checks need no authorization.
 //!
-//! The checks in their order: beyond loopback a token must be configured; `Host` must name this daemon; no page of another
-//! site may have caused the request; and the request must carry the token, if one is configured.
+//! The checks in their order: beyond loopback a token must be configured; `Host` must name this daemon; no page of
+//! another site may have caused the request; and the request must carry the token, if one is configured.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,7 +1,7 @@
 //! `/credentials/{name}`: shows a credential, refreshes its token, and accepts a new grant for it.
 //!
-//! [`Access`] authorizes a request before anything else is read of it. The credential's refresher carries operations out.
-//! The audit trail records each operation and each refusal, without the content of requests.
+//! [`Access`] authorizes a request before anything else is read of it. The credential's refresher carries operations
+//! out. The audit trail records each operation and each refusal, without the content of requests.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -134,7 +134,8 @@ pub async fn answer(
     }
 }
 
-/// The credential's name and the operation of a path below `/credentials`. Names contain no characters that need escaping.
+/// The credential's name and the operation of a path below `/credentials`. Names contain no characters that need
+/// escaping.
 fn target(path: &str) -> (&str, Option<Action>) {
     if matches!(path, "/credentials" | "/credentials/") {
         return ("", Some(Action::List));
@@ -175,7 +176,7 @@ impl Operated {
         let action = action.ok_or_else(|| {
             not_found(
                 "path_not_found",
-                "The paths are /credentials, /credentials/{name}, /credentials/{name}/grant and /credentials/{name}/refresh.",
+                "The paths are /credentials, /credentials/{name} and below that /grant and /refresh.",
             )
         })?;
         match (action, &head.method) {

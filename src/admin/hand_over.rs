@@ -41,8 +41,8 @@ struct NoContent {}
 pub async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
     let bytes = read(body).await?;
     check_type(&head.headers)?;
-    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole seconds) and \
-                    `scope`, each once and nothing else";
+    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole \
+                    seconds) and `scope`, each once and nothing else";
     let HandedOver { refresh_token, access_token, expires_in, scope } = parse(&bytes, expected)?;
     Ok(NewGrant {
         refresh_token: refresh_token.into(),

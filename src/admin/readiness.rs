@@ -1,8 +1,8 @@
 //! Readiness: whether a load balancer should send traffic to this daemon.
 //!
-//! The daemon is ready once every `required` credential has had its first token, and has discovered its API's address if a
-//! route needs that, until the daemon is asked to stop. A token endpoint that fails later does not matter: other instances
-//! use the same one.
+//! The daemon is ready once every `required` credential has had its first token, and has discovered its API's address
+//! if a route needs that, until the daemon is asked to stop. A token endpoint that fails later does not matter: other
+//! instances use the same one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub struct Readiness {
 struct Counted {
     credentials: Vec<(TokenSource, bool)>,
     discoveries: Vec<DiscoverySource>,
-    /// Whether the daemon was ready with an earlier configuration. A reload never withdraws readiness: what the daemon served
-    /// before, it still serves.
+    /// Whether the daemon was ready with an earlier configuration. A reload never withdraws readiness: what the
+    /// daemon served before, it still serves.
     has_been_ready: bool,
 }
 

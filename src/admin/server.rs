@@ -1,7 +1,7 @@
 //! The HTTP/1.1 server of the admin address, and of the redirect URI of `bearerd login`.
 //!
-//! The server expects few clients: it closes a connection whose request head does not arrive in time, and accepts no more
-//! connections than a limit at once.
+//! The server expects few clients: it closes a connection whose request head does not arrive in time, and accepts no
+//! more connections than a limit at once.
 
 use std::net::SocketAddr;
 use std::pin::pin;

@@ -20,7 +20,6 @@ use crate::reload::Reloads;
 /// The open admin address and the state that it serves.
 #[derive(Debug)]
 pub(super) struct AdminAddress {
-    /// The bound address.
     pub(super) address: SocketAddr,
     credentials: Credentials,
     readiness: Readiness,

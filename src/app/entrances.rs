@@ -9,14 +9,12 @@ use crate::config::Listen;
 use crate::proxy::listener;
 use crate::proxy::listener::{Bound, Entrance, Listening};
 
-/// The open entrances.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entrances {
     open: Vec<Open>,
     next_number: u32,
 }
 
-/// One open entrance for callers.
 #[derive(Clone, Debug)]
 struct Open {
     number: u32,
@@ -29,19 +27,18 @@ struct Open {
 /// The change from one set of entrances to another.
 #[derive(Debug)]
 pub(super) struct Transition {
-    /// The entrances after the change.
     pub(super) after: Entrances,
     /// The entrances that stay: the number of each before and after the change.
     pub(super) stay: Vec<(u32, u32)>,
     /// New entrances, already bound.
     pub(super) new: Vec<Entrance>,
-    /// The addresses of the new entrances.
     pub(super) addresses: Vec<Listen>,
 }
 
 impl Entrances {
-    /// Binds the configured addresses that are not open yet. Open entrances stay; with `begin_anew` (TCP connections must
-    /// speak TLS from now on, for example) an entrance gets a new number, to which its open connections do not belong.
+    /// Binds the configured addresses that are not open yet. Open entrances stay; with `begin_anew` (TCP connections
+    /// must speak TLS from now on, for example) an entrance gets a new number, to which its open connections do not
+    /// belong.
     ///
     /// # Errors
     ///
@@ -68,8 +65,8 @@ impl Entrances {
         Ok(Transition { after, stay, new, addresses })
     }
 
-    /// Explains a port that is in use by an entrance of our own: `0.0.0.0:80` cannot be bound while `127.0.0.1:80` is open,
-    /// even if that is about to be closed.
+    /// Explains a port that is in use by an entrance of our own: `0.0.0.0:80` cannot be bound while `127.0.0.1:80` is
+    /// open, even if that is about to be closed.
     fn explain(&self, error: StartError, wanted: &Listen) -> StartError {
         let (StartError::Listen { source, .. }, Listen::Tcp(address)) = (&error, wanted) else {
             return error;
@@ -89,7 +86,6 @@ impl Entrances {
         self.open.iter().map(|open| open.address.clone()).collect()
     }
 
-    /// The numbers of the entrances.
     pub(super) fn numbers(&self) -> Vec<u32> {
         self.open.iter().map(|open| open.number).collect()
     }
@@ -100,7 +96,6 @@ impl Entrances {
     }
 }
 
-/// Binds a TCP address.
 pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen {
         key,

@@ -1,11 +1,11 @@
 //! Why the daemon cannot start or cannot apply another configuration.
 
+use std::error::Error;
 use std::io;
 
 use thiserror::Error;
 
 use crate::config::Listen;
-use crate::tls::client::TrustError;
 use crate::tls::server::ServerTlsError;
 use crate::token::ClientError;
 use crate::token::state::file::OpenError;
@@ -47,21 +47,13 @@ pub enum StartError {
         /// The cause.
         source: OpenError,
     },
-    /// The certificate authorities of an upstream are unusable.
-    #[error("the upstream {upstream} cannot be set up")]
-    Trust {
-        /// The upstream's address.
-        upstream: String,
-        /// The cause.
-        source: TrustError,
-    },
-    /// The address of an upstream is unusable.
+    /// The address or the certificate authorities of an upstream are unusable.
     #[error("the upstream {upstream} cannot be set up")]
     Upstream {
         /// The upstream's address.
         upstream: String,
         /// The cause.
-        source: io::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// TLS towards callers cannot be set up.
     #[error("server TLS cannot be set up")]
@@ -81,7 +73,7 @@ impl StartError {
     /// Whether the configuration, or a file or address that it names, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
+            Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
             Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
                 false
@@ -93,11 +85,12 @@ impl StartError {
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Listen { address: Listen::Unix(_), .. } => Some(
-                "stop the process that listens there, or choose another path in a folder that the daemon's user may write to",
+                "stop the process that listens there, or choose another path in a folder that the daemon's user may \
+                 write to",
             ),
             Self::OwnPort { .. } => Some(
-                "both addresses use the same port: restart bearerd, or remove the old address with one reload and add the new \
-                 one with the next",
+                "both addresses use the same port: restart bearerd, or remove the old address with one reload and \
+                 add the new one with the next",
             ),
             Self::State { source, .. } => Some(source.help()),
             _ => None,

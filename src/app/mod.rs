@@ -1,7 +1,7 @@
 //! The daemon: built from a configuration, reloaded with another one, and stopped.
 //!
-//! This module alone knows all parts. At the start, everything that can fail (certificate authorities, addresses, threads)
-//! fails before the first token request; at a reload, before anything is changed.
+//! This module alone knows all parts. At the start, everything that can fail (certificate authorities, addresses,
+//! threads) fails before the first token request; at a reload, before anything is changed.
 
 mod admin;
 mod certificates;
@@ -56,7 +56,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    /// The configuration in force.
     config: Arc<Config>,
     clock: Clock,
     credentials: Vec<Credential>,
@@ -227,9 +226,9 @@ impl Daemon {
         }
     }
 
-    /// Reports "not ready", accepts no connections after `drain_delay`, finishes the requests in flight within `drain`, and
-    /// closes the remaining connections; closes them at once when `hurry` resolves. A token request with a refresh token is
-    /// always finished, and its result written.
+    /// Reports "not ready", accepts no connections after `drain_delay`, finishes the requests in flight within
+    /// `drain`, and closes the remaining connections; closes them at once when `hurry` resolves. A token request with
+    /// a refresh token is always finished, and its result written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         let config::Server { drain_delay, drain, .. } = self.config.server;
         let finished = async {

@@ -12,7 +12,6 @@ use crate::proxy::route::{Route, Table};
 use crate::tls::client::Trust;
 use crate::token::TokenSource;
 
-/// The routing table and the upstreams that serve requests.
 pub(super) struct Served {
     pub(super) table: Table,
     pub(super) upstreams: InForce,
@@ -53,8 +52,8 @@ pub(super) fn serve(
     Ok(Served { table, upstreams, discoveries, discovered })
 }
 
-/// Whether `other` has rules and takes paths that `route` would take without it. Another spelling of such a path must not
-/// bypass the rules.
+/// Whether `other` has rules and takes paths that `route` would take without it. Another spelling of such a path must
+/// not bypass the rules.
 fn is_behind(other: &config::Route, route: &config::Route) -> bool {
     let has_rules = other.rules.allow.is_some() || !other.rules.deny.is_empty();
     let is_host = other.host.is_none() || route.host.is_none() || other.host == route.host;

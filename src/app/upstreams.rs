@@ -3,6 +3,7 @@
 //! Routes with the same destination and the same connection settings share an upstream.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,8 @@ pub(super) struct InForce {
     pub(super) all: Vec<Arc<Upstream>>,
 }
 
-/// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its circuit
-/// breaker and its permits.
+/// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its
+/// circuit breaker and its permits.
 pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
@@ -66,12 +67,11 @@ impl<'c> Upstreams<'c> {
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
-        // A discovery sets the address of all upstreams of its credential, so it continues only if all of them are kept.
+        // A discovery sets the address of all upstreams of its credential, so it continues only if all of them are
+        // kept.
         let ends: BTreeSet<_> =
             moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
         let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
-        let known = Vec::new();
-        let discoveries = Vec::new();
         let mut all = Self {
             trust,
             sources,
@@ -80,8 +80,8 @@ impl<'c> Upstreams<'c> {
             before,
             taken: BTreeSet::new(),
             discovered,
-            known,
-            discoveries,
+            known: Vec::new(),
+            discoveries: Vec::new(),
         };
         all.taken =
             routes.iter().filter_map(|route| all.kept(route)).map(|upstream| upstream.index).collect();
@@ -178,8 +178,8 @@ impl<'c> Upstreams<'c> {
 }
 
 impl InForce {
-    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential, which has
-    /// to be the same.
+    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential,
+    /// which has to be the same.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let is_of_the_same = |other: &config::Route| match route.upstream.destination {
             At::Written(_) => true,
@@ -223,7 +223,6 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// The connection settings of a route.
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
         let config::Upstream { destination, roots, proxy, http_version } = &route.upstream;
         let alpn = match http_version {
@@ -235,7 +234,7 @@ impl Connector {
             At::Written(address) if address.scheme == Scheme::HTTP => None,
             _ => {
                 let tls = trust.client_config(None, roots, alpn);
-                let tls = tls.map_err(|source| StartError::Trust { upstream: name(route), source })?;
+                let tls = tls.map_err(|source| unusable(route, source))?;
                 Some(Arc::new(tls))
             }
         };
@@ -270,22 +269,19 @@ pub(crate) fn name(route: &config::Route) -> String {
 }
 
 fn no_issuer(route: &config::Route) -> StartError {
-    unusable(
-        route,
-        io::Error::other("the route has no credential with an `issuer` that could tell its address"),
-    )
+    unusable(route, "the route has no credential with an `issuer` that could tell its address")
 }
 
-fn unusable(route: &config::Route, source: io::Error) -> StartError {
-    StartError::Upstream { upstream: name(route), source }
+fn unusable(route: &config::Route, source: impl Into<Box<dyn Error + Send + Sync>>) -> StartError {
+    StartError::Upstream { upstream: name(route), source: source.into() }
 }
 
-/// The running discoveries.
 #[derive(Debug, Default)]
 pub(super) struct Discoveries(Vec<(DiscoverySource, AbortHandle)>);
 
 impl Discoveries {
-    /// Keeps the discoveries of these credentials and starts new ones. The others run until [`Discoveries::end_without`].
+    /// Keeps the discoveries of these credentials and starts new ones. The others run until
+    /// [`Discoveries::end_without`].
     pub(super) fn going_on(
         &self,
         names: &[String],

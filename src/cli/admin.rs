@@ -21,7 +21,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The most characters of a response's detail that are printed.
 const MAX_DETAIL_CHARS: usize = 2000;
 
-/// The arguments that locate a running daemon.
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminAddress {
     #[command(flatten)]
@@ -31,7 +30,6 @@ pub(super) struct AdminAddress {
     admin: Option<String>,
 }
 
-/// A client of a running daemon.
 #[derive(Debug)]
 pub(super) struct AdminClient {
     base: String,
@@ -42,35 +40,23 @@ pub(super) struct AdminClient {
     http: reqwest::Client,
 }
 
-/// A response of the daemon.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The status code.
     pub(super) status: u16,
-    /// The body.
     pub(super) text: String,
 }
 
-/// Why there is no response.
 #[derive(Debug, Error)]
 pub(super) enum AdminError {
-    /// The configured admin token cannot be read.
     #[error("the admin token cannot be read")]
     Token(#[source] SecretError),
-    /// The connection is not encrypted, and others could read the token.
     #[error(
         "the admin token would be sent to {0} unencrypted; name an https:// address, or run this command on the \
          daemon's machine"
     )]
     InClear(String),
-    /// The address does not answer.
     #[error("{base} does not answer")]
-    Unreachable {
-        /// The address.
-        base: String,
-        /// The cause.
-        source: reqwest::Error,
-    },
+    Unreachable { base: String, source: reqwest::Error },
 }
 
 impl AdminClient {

@@ -8,7 +8,6 @@ use crate::causes::in_one_line;
 use crate::config;
 use crate::config::Environment;
 
-/// The arguments of `bearerd check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     #[command(flatten)]

@@ -10,7 +10,6 @@ use crate::causes::in_one_line;
 use crate::demo::scenario::{DemoError, Scenario};
 use crate::lifecycle::StopSignals;
 
-/// The arguments of `bearerd demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
     /// Exit after the steps, with 0 if all of them succeeded
@@ -52,8 +51,8 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     }
     if !demo.once {
         output::line(format_args!(
-            "The demo now serves your requests. It revokes the token now and every {} seconds; requests succeed anyway:\n\n  \
-             curl -i {}/hello\n\nPress Ctrl-C to stop.\n",
+            "The demo now serves your requests, and revokes the token at once and every {} seconds. Requests succeed \
+             anyway:\n\n  curl -i {}/hello\n\nPress Ctrl-C to stop.\n",
             REVOKE_EVERY.as_secs(),
             scenario.url()
         ));

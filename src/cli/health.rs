@@ -8,7 +8,6 @@ use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 
-/// The arguments of `bearerd health`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Health {
     #[command(flatten)]
@@ -22,11 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    let answer = match AdminClient::new(health.address, environment) {
-        Ok(client) => client.get(path, TIMEOUT).await,
-        Err(error) => Err(error),
-    };
-    match answer {
+    let answer = async { AdminClient::new(health.address, environment)?.get(path, TIMEOUT).await };
+    match answer.await {
         Ok(answer) if !is_ours(&answer.text) => {
             output::error_line(not_an_admin_address(&answer));
             FAILED
@@ -42,8 +38,8 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     }
 }
 
-/// Whether a body is one of `/livez` or `/readyz?verbose`. A proxy address that is named by mistake answers as its upstream
-/// does, possibly with 200.
+/// Whether a body is one of `/livez` or `/readyz?verbose`. A proxy address that is named by mistake answers as its
+/// upstream does, possibly with 200.
 fn is_ours(text: &str) -> bool {
     let is_known = |line: &str| {
         line == "ok" || line.starts_with("[+] ") || line.starts_with("[-] ") || line.starts_with("[ ] ")

@@ -10,7 +10,6 @@ use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 
-/// The arguments of `bearerd refresh`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Refresh {
     /// Name of the credential in the configuration
@@ -24,11 +23,10 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
     let path = path_of(&refresh.credential, "/refresh");
-    let answer = match AdminClient::new(refresh.address, environment) {
-        Ok(mut client) => client.operate(Method::POST, &path, None, TIMEOUT).await,
-        Err(error) => Err(error),
+    let answer = async {
+        AdminClient::new(refresh.address, environment)?.operate(Method::POST, &path, None, TIMEOUT).await
     };
-    let answer = match answer {
+    let answer = match answer.await {
         Ok(answer) => answer,
         Err(error) => {
             output::error_line(format_args!("bearerd: {}", in_one_line(&error)));

@@ -49,22 +49,9 @@ pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
                     let title = format!("{}: {}", path.display(), in_one_line(warning));
                     Problem::warning(place.clone(), title).help(help_for_warning(warning))
                 }));
-                if look.state.refresh_token.is_none() {
-                    let (title, help) = match first_grant(credential) {
-                        FirstGrant::NotNeeded => continue,
-                        FirstGrant::Login => (
-                            "nobody has logged in for this credential yet",
-                            format!("run `bearerd login {}` as the daemon's user", credential.name),
-                        ),
-                        FirstGrant::HandOver => (
-                            "neither the configuration nor the state has a refresh token",
-                            format!(
-                                "set refresh_token = {{ file = \"…\" }}, or hand one to the running daemon with POST \
-                                 /credentials/{}/grant at its admin address",
-                                credential.name
-                            ),
-                        ),
-                    };
+                if look.state.refresh_token.is_none()
+                    && let Some((title, help)) = missing_grant(credential)
+                {
                     problems.push(Problem::warning(place.clone(), title).help(help));
                 }
             }
@@ -88,20 +75,26 @@ fn is_missing(cause: &OpenError) -> bool {
     matches!(cause, OpenError::Folder { source, .. } if source.kind() == ErrorKind::NotFound)
 }
 
-/// What a credential without a refresh token needs before its first token request.
-enum FirstGrant {
-    NotNeeded,
-    Login,
-    HandOver,
-}
-
-fn first_grant(credential: &Credential) -> FirstGrant {
+/// The problem of a credential whose state has no refresh token, and its remedy; `None` if the credential needs none.
+fn missing_grant(credential: &Credential) -> Option<(&'static str, String)> {
     let Identity { grant, fallback, .. } = &credential.identity;
-    match (grant, &credential.login) {
-        (Grant::RefreshToken(None), Some(_)) if fallback.is_none() => FirstGrant::Login,
-        (Grant::RefreshToken(None), None) if fallback.is_none() => FirstGrant::HandOver,
-        _ => FirstGrant::NotNeeded,
+    if !matches!(grant, Grant::RefreshToken(None)) || fallback.is_some() {
+        return None;
     }
+    let name = &credential.name;
+    Some(match credential.login {
+        Some(_) => (
+            "nobody has logged in for this credential yet",
+            format!("run `bearerd login {name}` as the daemon's user"),
+        ),
+        None => (
+            "neither the configuration nor the state has a refresh token",
+            format!(
+                "set refresh_token = {{ file = \"…\" }}, or hand one to the running daemon with POST \
+                 /credentials/{name}/grant at its admin address"
+            ),
+        ),
+    })
 }
 
 fn help_for_warning(warning: &Warning) -> &'static str {

@@ -1,7 +1,7 @@
 //! The audit trail: events about a credential's tokens and about the operations of an operator.
 //!
-//! Each is a log event of the target `bearerd::audit`. Events about tokens carry the generation, the number of rotations,
-//! the last latency, the success rate and a fingerprint in place of the token. No event contains a secret.
+//! Each is a log event of the target `bearerd::audit`. Events about tokens carry the generation, the number of
+//! rotations, the last latency, the success rate and a fingerprint in place of the token. No event contains a secret.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// The audit trail of one credential.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Trail {
     credential: String,
     requests: u64,
@@ -111,16 +111,7 @@ macro_rules! event {
 impl Trail {
     /// The trail of a credential without a token.
     pub fn new(credential: &str) -> Self {
-        Self {
-            credential: credential.to_owned(),
-            requests: 0,
-            successes: 0,
-            rotations: 0,
-            latency: Duration::ZERO,
-            is_failing: false,
-            generation: 0,
-            fingerprint: String::new(),
-        }
+        Self { credential: credential.to_owned(), ..Self::default() }
     }
 
     /// Records a token from before the start that is still in use.

@@ -1,7 +1,7 @@
 //! The log: writes events to standard error, as text or as JSON.
 //!
-//! A separate thread writes from a bounded queue, so that a slow reader of the log delays nothing; lines that do not fit are
-//! dropped and counted. Panics are logged too.
+//! A separate thread writes from a bounded queue, so that a slow reader of the log delays nothing; lines that do not
+//! fit are dropped and counted. Panics are logged too.
 
 use std::io::{BufWriter, IsTerminal};
 use std::panic::{PanicHookInfo, set_hook};

@@ -1,7 +1,7 @@
 //! TLS towards authorization servers and APIs: TLS 1.2 or later.
 //!
-//! Certificates are always verified, against the certificate authorities of the system or only against those of a file.
-//! Verification cannot be disabled.
+//! Certificates are always verified, against the certificate authorities of the system or only against those of a
+//! file. Verification cannot be disabled.
 
 use std::sync::{Arc, OnceLock};
 

@@ -1,7 +1,7 @@
 //! TLS towards callers: TLS 1.2 or later, HTTP/2 or HTTP/1.1 by ALPN.
 //!
-//! Early data is refused, because an attacker could replay a request and bearerd would add a token to it. Session tickets
-//! have keys of one configuration alone, so that no session outlives a change of `client_ca`.
+//! Early data is refused, because an attacker could replay a request and bearerd would add a token to it. Session
+//! tickets have keys of one configuration alone, so that no session outlives a change of `client_ca`.
 
 use std::sync::Arc;
 

@@ -509,11 +509,12 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     };
 
     let (code, output) = ended(run(&["api"])).await;
-    assert_eq!((code, output.as_str()), (0, "New token: generation 2, good for 3599 s.\n"));
+    assert_eq!((code, output.as_str()), (0, "New token: generation 2, valid for 3599 s.\n"));
     let (code, output) = ended(run(&["other"])).await;
     assert!(
         code == 1
-            && output.contains("No credential of the configuration has this name; there are: api. (404)"),
+            && output
+                .contains("The configuration has no credential of this name. Its credentials: api. (404)"),
         "{output}"
     );
     world.authorization.answer_next(Answer::status(500, ""));

@@ -35,7 +35,6 @@ pub(super) struct Callback {
     redirect_uri: RedirectUri,
 }
 
-/// An address of the redirect URI cannot be bound.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address} (redirect_uri)")]
 pub(super) struct BindError {

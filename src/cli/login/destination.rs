@@ -15,12 +15,10 @@ use crate::token::DurableState;
 use crate::token::login::NewGrant;
 use crate::token::state::file::State;
 
-/// The timeout of a status request.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The timeout of the hand-over: the daemon waits up to ten seconds for the grant to be on disk.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The destination of the grant.
 #[derive(Debug)]
 pub(super) enum Destination {
     /// The running daemon, which holds the state.
@@ -35,59 +33,32 @@ pub(super) enum StoreError {
     /// The admin address does not answer as a daemon would.
     #[error("cannot tell whether a daemon is running")]
     NoAnswer(#[source] AdminError),
-    /// The daemon runs with a configuration without the credential.
     #[error("the daemon at {base} has no credential `{credential}`")]
-    Unknown {
-        /// The daemon's address.
-        base: String,
-        /// The credential's name.
-        credential: String,
-    },
+    Unknown { base: String, credential: String },
     /// The daemon runs with a configuration in which the credential accepts no grant.
     #[error("the daemon at {base} has another grant for the credential `{credential}`")]
-    OtherGrant {
-        /// The daemon's address.
-        base: String,
-        /// The credential's name.
-        credential: String,
-    },
-    /// The daemon denies access.
+    OtherGrant { base: String, credential: String },
     #[error("the daemon at {base} denied access: {detail}")]
-    NotAllowed {
-        /// The daemon's address.
-        base: String,
-        /// Its words.
-        detail: String,
-    },
+    NotAllowed { base: String, detail: String },
     /// The daemon answers with another error.
     #[error("the daemon at {base} rejected the grant: {detail}")]
-    Refused {
-        /// The daemon's address.
-        base: String,
-        /// Its words.
-        detail: String,
-    },
-    /// The connection to the daemon is not encrypted.
+    Refused { base: String, detail: String },
     #[error("the grant would be sent to {0} unencrypted")]
     InClear(String),
-    /// No daemon answers, and the state cannot be opened.
     #[error("no daemon answers at {base}, and the state cannot be used")]
     State {
-        /// The address that does not answer.
         base: String,
-        /// The cause.
         #[source]
         source: Box<StartError>,
     },
-    /// The state cannot be written.
     #[error("the state cannot be written: {0}")]
     NotWritten(String),
 }
 
 impl StoreError {
     /// How to fix the error, if that is known.
-    pub(super) fn help(&self) -> Option<String> {
-        let text = match self {
+    pub(super) fn help(&self) -> Option<&'static str> {
+        Some(match self {
             Self::NoAnswer(_) => "check that `--admin` or `admin.listen` is the daemon's admin address",
             Self::Unknown { .. } | Self::OtherGrant { .. } => {
                 "reload or restart the daemon with this configuration"
@@ -97,17 +68,12 @@ impl StoreError {
                 "run this command on the daemon's machine (docker exec, kubectl exec), or name an https:// address"
             }
             Self::State { source, .. } => {
-                return match source.help() {
-                    Some(help) if source.is_of_the_configuration() => Some(help.to_owned()),
-                    _ => Some(
-                        "if that process is the daemon, name its admin address with `--admin`; otherwise stop it"
-                            .to_owned(),
-                    ),
-                };
+                source.help().filter(|_| source.is_of_the_configuration()).unwrap_or(
+                    "if that process is the daemon, name its admin address with `--admin`; otherwise stop it",
+                )
             }
             Self::Refused { .. } | Self::NotWritten(_) => return None,
-        };
-        Some(text.to_owned())
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
@@ -48,7 +48,6 @@ not an address of this one), paste the address of its last page here. In a conta
 
 The running daemon receives the grant; if none runs, the command writes it to the credential's state.";
 
-/// The arguments of `bearerd login`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Login {
     /// Name of the credential in the configuration
@@ -67,10 +66,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<units::Duration>().map(|duration| duration.0)
 }
 
-/// Why the login failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the configuration has no credential `{name}`")]
+    #[error("the configuration has no credential `{name}`; its credentials are: {known}")]
     Unknown { name: String, known: String },
     #[error("the credential `{0}` has no login: its grant is not \"authorization_code\"")]
     OtherGrant(String),
@@ -95,31 +93,33 @@ enum Failure {
 }
 
 impl Failure {
-    fn help(&self) -> Option<String> {
+    fn help(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Unknown { known, .. } => format!("its credentials are: {known}"),
-            Self::OtherGrant(_) => "set grant = \"authorization_code\" and `authorize_url` or `issuer`; to hand over a \
-                                    refresh token that you have, use POST /credentials/NAME/grant"
-                .to_owned(),
+            Self::OtherGrant(_) => {
+                "set grant = \"authorization_code\" and `authorize_url` or `issuer`; to hand over a refresh token that \
+                 you have, use POST /credentials/NAME/grant"
+            }
             Self::Store(error) => return error.help(),
-            Self::Listening(_) => "stop the process that listens there, or register another `redirect_uri`; one without a \
-                                   port uses any free port, if the authorization server allows that"
-                .to_owned(),
-            Self::Discovery(_) => "run `bearerd check --online` for details".to_owned(),
-            Self::NoAuthorizeUrl(_) => "set `authorize_url`".to_owned(),
-            Self::TimedOut(_) => "start again, as the address above is no longer valid; --timeout 15m waits longer".to_owned(),
-            Self::NoInput => "run the command with a terminal, to paste the address: docker exec -it".to_owned(),
+            Self::Listening(_) => {
+                "stop the process that listens there, or register another `redirect_uri`; one without a port uses any \
+                 free port, if the authorization server allows that"
+            }
+            Self::Discovery(_) => "run `bearerd check --online` for details",
+            Self::NoAuthorizeUrl(_) => "set `authorize_url`",
+            Self::TimedOut(_) => {
+                "start again, as the address above is no longer valid; --timeout 15m waits longer"
+            }
+            Self::NoInput => "run the command with a terminal, to paste the address: docker exec -it",
             Self::NoCode(NoCode::OtherIssuer(_)) => {
-                "if this is the intended server, set `issuer` to exactly that value".to_owned()
+                "if this is the intended server, set `issuer` to exactly that value"
             }
             Self::Exchange(LoginError::NoRefreshToken) => {
                 "request one: add \"offline_access\" to `scopes`, or the server's own parameter to `authorize_url` \
-                 (?prompt=consent, ?access_type=offline), and have the provider allow the grant refresh_token for \
-                 the client"
-                    .to_owned()
+                 (?prompt=consent, ?access_type=offline), and have the provider allow the grant refresh_token for the \
+                 client"
             }
             Self::Exchange(LoginError::Token(TokenError::ScopeMissing { .. })) => {
-                "nothing was stored; request them in `scopes`, and consent to all of them".to_owned()
+                "nothing was stored; request them in `scopes`, and consent to all of them"
             }
             _ => return None,
         })
@@ -238,44 +238,28 @@ async fn answer(
     let mut serving = Box::pin(callback.serve(Arc::clone(attempt), answers));
     let (mut is_input_open, mut is_serving) = (true, true);
     loop {
-        let next = async {
-            tokio::select! {
-                Some(outcome) = answered.recv() => Event::Answered(outcome),
-                () = &mut serving, if is_serving => Event::Served,
-                line = pasted.recv(), if is_input_open => Event::Pasted(line),
-                else => std::future::pending().await,
-            }
-        };
-        let Ok(event) = timeout_at(deadline, next).await else {
-            return Err(Failure::TimedOut(output::duration(within)));
-        };
-        match event {
-            Event::Answered(outcome) => {
+        tokio::select! {
+            () = sleep_until(deadline) => return Err(Failure::TimedOut(output::duration(within))),
+            Some(outcome) = answered.recv() => {
                 if is_serving {
                     // The browser has yet to load its final page.
-                    let _ = tokio::time::timeout(callback::FINAL_PAGE_TIMEOUT, serving).await;
+                    let _ = timeout(callback::FINAL_PAGE_TIMEOUT, serving).await;
                 }
                 return outcome.map_err(Failure::NoCode);
             }
             // The response has been passed on, or there are no listeners.
-            Event::Served => is_serving = false,
-            Event::Pasted(None) if listens => is_input_open = false,
-            Event::Pasted(None) => return Err(Failure::NoInput),
-            Event::Pasted(Some(line)) => match paste::read(&line, attempt) {
-                Pasted::Empty => {}
-                Pasted::Unrelated(why) => {
+            () = &mut serving, if is_serving => is_serving = false,
+            line = pasted.recv(), if is_input_open => match line.map(|line| paste::read(&line, attempt)) {
+                None if listens => is_input_open = false,
+                None => return Err(Failure::NoInput),
+                Some(Pasted::Empty) => {}
+                Some(Pasted::Unrelated(why)) => {
                     output::error_line(format_args!("Not the expected address: {why}. Still waiting."));
                 }
-                Pasted::Answer(outcome) => return outcome.map_err(Failure::NoCode),
+                Some(Pasted::Answer(outcome)) => return outcome.map_err(Failure::NoCode),
             },
         }
     }
-}
-
-enum Event {
-    Answered(Result<SecretString, NoCode>),
-    Served,
-    Pasted(Option<String>),
 }
 
 fn print_result(grant: &NewGrant, credential: &Credential, place: &str) {

@@ -11,10 +11,8 @@ use crate::token::login::authorization::{Attempt, NoCode};
 /// The longest line that is read; addresses are shorter.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// What a pasted line contains.
 #[derive(Debug)]
 pub(super) enum Pasted {
-    /// Nothing.
     Empty,
     /// Something else, with the reason; the login continues to wait.
     Unrelated(String),

@@ -44,12 +44,7 @@ async fn report_of_trial(
     is_used: bool,
 ) -> (Report, Option<String>) {
     let Trial { took, secret_in_use, granted, failure } = trial(credential, &client, Clock::system()).await;
-    let mut report = Report::new(format!("credential `{}`", credential.name), took);
-    if !is_used {
-        report.not_needed();
-    }
-    add_server(&mut report, credential, &client);
-    report.fact("grant", identity(credential));
+    let mut report = begin(credential, &client, took, is_used);
     add_scopes(&mut report, credential, granted.as_ref());
     if let Some(granted) = &granted {
         add_token(&mut report, credential, granted, failure.is_none());
@@ -74,8 +69,8 @@ async fn report_of_trial(
     (report, tenant)
 }
 
-/// Tests everything but the token request, which would use up a refresh token. An `obstacle` is why the credential has no
-/// usable refresh token.
+/// Tests everything but the token request, which would use up a refresh token. An `obstacle` is why the credential
+/// has no usable refresh token.
 async fn report_of_refresh_token(
     credential: &Credential,
     client: &TokenClient,
@@ -90,12 +85,7 @@ async fn report_of_refresh_token(
         Some(issuer) => client.metadata(issuer, credential).await.map(Some),
         None => Ok(None),
     };
-    let mut report = Report::new(format!("credential `{}`", credential.name), asked.until(clock.now()));
-    if !is_used {
-        report.not_needed();
-    }
-    add_server(&mut report, credential, client);
-    report.fact("grant", identity(credential));
+    let mut report = begin(credential, client, asked.until(clock.now()), is_used);
     let authorize_url = credential.login.as_ref().map(|login| &login.authorize_url);
     match told {
         Err(failure) => report.fail(failure.to_string(), remedy(&failure, credential)),
@@ -118,6 +108,14 @@ async fn report_of_refresh_token(
         "no token was requested: that would use up a refresh token that the daemon may need",
         "start the daemon, and see `/readyz?verbose` at its admin address",
     );
+    report
+}
+
+/// A report with the token endpoint and the grant.
+fn begin(credential: &Credential, client: &TokenClient, took: Duration, is_used: bool) -> Report {
+    let mut report = Report::new(format!("credential `{}`", credential.name), took, is_used);
+    add_server(&mut report, credential, client);
+    report.fact("grant", format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name()));
     report
 }
 
@@ -212,20 +210,15 @@ fn listed(words: &[String]) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(" ") }
 }
 
-/// The grant type and the client authentication.
-fn identity(credential: &Credential) -> String {
-    format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name())
-}
-
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
     match failure {
         TokenError::Network(_) if credential.proxy.is_some() => {
-            "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and that \
-             it connects to the host in `token_url`; `proxy = \"\"` disables it"
+            "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
+             that it connects to the host in `token_url`; `proxy = \"\"` disables it"
         }
         TokenError::Network(_) => {
-            "check the host in `token_url`, and that this machine may connect to it; for a certificate authority of your \
-             own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
+            "check the host in `token_url`, and that this machine may connect to it; for a certificate authority of \
+             your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
         TokenError::Server { .. } => "the server has an internal error: try again later",
@@ -239,14 +232,14 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
         }
-        TokenError::Throttled { .. } => "the client made too many token requests: wait, and check what else uses this client",
+        TokenError::Throttled { .. } => "wait: this client made too many token requests; check what else uses it",
         TokenError::Rejected { status: 300..=399, .. } => {
             "set `token_url` to the address that it redirects to: bearerd follows no redirects"
         }
         TokenError::Rejected { code, .. } => rejection_remedy(code, credential),
         TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit { .. } => {
-            "authorize the client again: with `bearerd login` if the grant is \"authorization_code\", or else with a new \
-             `refresh_token`"
+            "authorize the client again: with `bearerd login` if the grant is \"authorization_code\", or else with a \
+             new `refresh_token`"
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
         TokenError::ScopeMissing { missing } => {

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-/// The report about one peer: a block of the output.
 #[derive(Debug)]
 pub(super) struct Report {
     peer: String,
@@ -13,24 +12,19 @@ pub(super) struct Report {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<(String, String)>,
     failure: Option<(String, String)>,
-    is_needed: bool,
+    is_used: bool,
 }
 
 impl Report {
-    pub(super) const fn new(peer: String, took: Duration) -> Self {
-        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_needed: true }
-    }
-
-    /// Marks the peer as one that no route uses.
-    pub(super) const fn not_needed(&mut self) {
-        self.is_needed = false;
+    /// An empty report; `is_used` states whether a route uses the peer.
+    pub(super) const fn new(peer: String, took: Duration, is_used: bool) -> Self {
+        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_used }
     }
 
     pub(super) fn fact(&mut self, name: &'static str, what: impl Into<String>) {
         self.facts.push((name, what.into()));
     }
 
-    /// Adds a warning and its remedy.
     pub(super) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.warnings.push((what.into(), remedy.into()));
     }
@@ -42,14 +36,14 @@ impl Report {
 
     /// Whether requests of a route would fail.
     pub(super) const fn is_failure(&self) -> bool {
-        self.failure.is_some() && self.is_needed
+        self.failure.is_some() && self.is_used
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = if self.failure.is_some() { "FAILED" } else { "ok" };
-        let note = if self.is_needed { "" } else { "; no route uses it" };
+        let note = if self.is_used { "" } else { "; no route uses it" };
         write!(f, "{}: {outcome} ({} ms{note})", self.peer, self.took.as_millis())?;
         for (name, what) in &self.facts {
             write!(f, "\n  {name:<12} {what}")?;
@@ -74,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_failure_precedes_warnings_and_counts_only_if_a_route_uses_the_peer() {
-        let mut report = Report::new("peer".to_owned(), Duration::from_millis(5));
+        let mut report = Report::new("peer".to_owned(), Duration::from_millis(5), true);
         report.fact("name", "what");
         report.warn("odd", "look");
         assert_eq!(
@@ -88,14 +82,14 @@ mod tests {
         assert!(report.to_string().contains("FAILED (5 ms)"), "{report}");
         assert!(report.to_string().find("broken") < report.to_string().find("odd"), "{report}");
 
-        report.not_needed();
+        report.is_used = false;
         assert!(!report.is_failure());
         assert!(report.to_string().contains("FAILED (5 ms; no route uses it)"), "{report}");
     }
 
     #[test]
     fn the_longest_name_of_a_fact_is_separated_from_its_value() {
-        let mut report = Report::new("peer".to_owned(), Duration::ZERO);
+        let mut report = Report::new("peer".to_owned(), Duration::ZERO, true);
         report.fact("authorize_url", "https://login.example.com/");
         assert!(report.to_string().contains("authorize_url https://"), "{report}");
     }

@@ -24,7 +24,7 @@ pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
     let clock = Clock::system();
     let began = clock.now();
     let seen = connect.look().await;
-    let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()));
+    let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()), true);
     match seen {
         Ok(seen) => add_connection(&mut report, seen),
         Err(error) => report.fail(error.to_string(), remedy(&error)),
@@ -43,7 +43,7 @@ pub(super) async fn discover(
     let began = clock.now();
     let peer = format!("upstream \"discover\" of `{}`", credential.name);
     let Some(tenant) = tenant else {
-        let mut report = Report::new(peer, Duration::ZERO);
+        let mut report = Report::new(peer, Duration::ZERO, true);
         let what = "not discovered: there is no token that names the tenant";
         if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
             report.warn(what, "start the daemon, and see `/readyz?verbose` at its admin address");
@@ -60,7 +60,7 @@ pub(super) async fn discover(
     let (found, connect) = match found {
         Ok(found) => found,
         Err(error) => {
-            let mut report = Report::new(peer, began.until(clock.now()));
+            let mut report = Report::new(peer, began.until(clock.now()), true);
             report.fail(error.to_string(), discovery_remedy(&error));
             return report;
         }
@@ -74,10 +74,11 @@ fn discovery_remedy(error: &DiscoveryError) -> &'static str {
     match error {
         DiscoveryError::NoTenant => NO_TENANT,
         DiscoveryError::Network(_) => {
-            "check `issuer`, and that this machine may connect to it; `ca_file` and `proxy` of the credential apply to it"
+            "check `issuer`, and that this machine may connect to it, with `ca_file` and `proxy` of the credential"
         }
         DiscoveryError::Refused(_) => {
-            "see {issuer}/.well-known/cxone-configuration?tenantId=...; if its `api_endpoint` is right, set `upstream` to it"
+            "see {issuer}/.well-known/cxone-configuration?tenantId=...; if its `api_endpoint` is right, set `upstream` \
+             to it"
         }
         _ => "check `issuer`, or set `upstream` to the API's address",
     }
@@ -105,7 +106,7 @@ fn add_connection(report: &mut Report, Seen { address, proxy, tls, is_http2 }: S
     if left < EXPIRES_SOON {
         report.warn(
             format!("the upstream's certificate expires in {days} days"),
-            "have the upstream's operator renew the certificate: bearerd sends nothing to an upstream with an expired one",
+            "have the upstream's operator renew the certificate: bearerd sends nothing once it has expired",
         );
     }
 }
@@ -134,11 +135,11 @@ fn remedy(error: &ForwardError) -> &'static str {
             "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY lists the hosts that need no proxy"
         }
         ForwardError::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
-            "if the API really has an internal address, set `upstream` to it: only a discovered address must be a public one"
+            "if the API really has an internal address, set `upstream` to it: only a discovered one must be public"
         }
         ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, .. } => {
-            "check the name in `upstream`; if a certificate authority of your own or of a TLS-inspecting proxy issued the \
-             certificate, set `ca_file` of the route"
+            "check the name in `upstream`; if a certificate authority of your own or of a TLS-inspecting proxy issued \
+             the certificate, set `ca_file` of the route"
         }
         ForwardError::Tls { .. } => {
             "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\""
