@@ -1,17 +1,17 @@
-//! The clock a token's age is measured on.
+//! The clock that measures the age of tokens.
 //!
-//! Tokens expire while a machine sleeps, so their ends are points on `CLOCK_BOOTTIME`, which goes on in
-//! suspend, and not on `CLOCK_MONOTONIC`, which stops. Everything that decides whether a token may be used
-//! takes a [`Clock`]; only tests hand out one that follows tokio's paused time instead.
+//! Tokens expire while a machine is suspended, so an expiry is a point on `CLOCK_BOOTTIME`, which counts suspend, and
+//! not on `CLOCK_MONOTONIC`, which stops. Code that decides whether a token is usable takes a [`Clock`]; tests pass
+//! one that follows tokio's paused time.
 
 use std::ops::Add;
 #[cfg(test)]
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// A point in time: nanoseconds since the machine booted, suspend included.
+/// A point in time, in nanoseconds since boot, suspend included.
 ///
-/// Arithmetic saturates, so an absurd lifetime is the far future and never a panic.
+/// Arithmetic saturates: an absurd lifetime ends in the far future and never panics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(u64);
 
@@ -26,17 +26,17 @@ impl Moment {
         self.0
     }
 
-    /// Time from `earlier` to this moment; zero if it has not come yet.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// Time from this moment to `later`; zero if that is past.
+    /// The time from this moment to `later`; zero if `later` has passed.
     pub const fn until(self, later: Self) -> Duration {
         later.since(self)
     }
 
-    /// This moment less `duration`, at the earliest the boot itself.
+    /// The moment `duration` earlier, but not before boot.
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(duration)))
@@ -55,42 +55,41 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Where [`Moment`]s come from.
+/// A source of [`Moment`]s.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Source);
 
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Boot,
+    #[cfg(test)]
     Tokio {
         origin: tokio::time::Instant,
-    },
-    #[cfg(test)]
-    Suspendable {
-        origin: tokio::time::Instant,
-        suspended: &'static AtomicU64,
+        /// Nanoseconds of suspend, in which tokio's timers stood still.
+        suspended: Option<&'static AtomicU64>,
     },
 }
 
 impl Clock {
-    /// The machine's clock, counting from boot and on through suspend.
+    /// The system's clock: the time since boot, suspend included.
     pub const fn system() -> Self {
         Self(Source::Boot)
     }
 
-    /// A clock that follows tokio's time, and so stands still where a test has paused that.
+    /// A clock that follows tokio's time, and stands still while a test pauses it.
+    #[cfg(test)]
     pub fn tokio() -> Self {
-        Self(Source::Tokio { origin: tokio::time::Instant::now() })
+        Self(Source::Tokio { origin: tokio::time::Instant::now(), suspended: None })
     }
 
-    /// A clock like [`Clock::tokio`], and how many nanoseconds it has gone on while tokio's timers stood still.
+    /// A clock like [`Clock::tokio`], with the nanoseconds by which it is ahead of tokio's timers.
     #[cfg(test)]
     pub fn suspendable() -> (Self, &'static AtomicU64) {
-        let suspended = Box::leak(Box::default());
-        (Self(Source::Suspendable { origin: tokio::time::Instant::now(), suspended }), suspended)
+        let suspended: &'static AtomicU64 = Box::leak(Box::default());
+        (Self(Source::Tokio { origin: tokio::time::Instant::now(), suspended: Some(suspended) }), suspended)
     }
 
-    /// The moment it is.
+    /// The current moment.
     pub fn now(self) -> Moment {
         match self.0 {
             Source::Boot => {
@@ -99,31 +98,29 @@ impl Clock {
                 let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
                 Moment(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
             }
-            // A second in, so that "an hour ago" and "never" differ in tests too.
-            Source::Tokio { origin } => Moment(1_000_000_000) + origin.elapsed(),
+            // Begins at one second, so that "never" and "just now" differ in tests too.
             #[cfg(test)]
-            Source::Suspendable { origin, suspended } => {
-                Moment(1_000_000_000 + suspended.load(Ordering::Relaxed)) + origin.elapsed()
+            Source::Tokio { origin, suspended } => {
+                let suspended = suspended.map_or(0, |nanos| nanos.load(Ordering::Relaxed));
+                Moment(1_000_000_000 + suspended) + origin.elapsed()
             }
         }
     }
-}
 
-impl Clock {
-    /// The wall clock beside it.
+    /// The wall-clock time that belongs to this clock.
     pub fn wall(self) -> SystemTime {
         match self.0 {
-            Source::Boot | Source::Tokio { .. } => wall_clock(),
-            // Goes on with it, in suspend and across what a test takes for a restart.
+            // Advances with the clock, also in suspend and across a simulated restart.
             #[cfg(test)]
-            Source::Suspendable { .. } => {
+            Source::Tokio { suspended: Some(_), .. } => {
                 SystemTime::UNIX_EPOCH + Duration::from_hours(500_000) + Moment::default().until(self.now())
             }
+            _ => wall_clock(),
         }
     }
 }
 
-/// The wall clock, for dates that leave the process: never for how long something may live.
+/// The wall-clock time, for dates that leave the process; never for how long something lives.
 pub fn wall_clock() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     SystemTime::now()

@@ -1,18 +1,30 @@
-//! bearerd, an authenticating reverse proxy.
+//! bearerd is a reverse proxy that adds OAuth 2.0 bearer tokens to requests.
 //!
-//! Applications that know nothing of OAuth send it plain requests; it adds a bearer token that it keeps fresh,
-//! and forwards to a protected API. In reading order:
+//! Applications without OAuth support send plain requests to bearerd. bearerd adds an access token that it keeps
+//! fresh, and forwards the request to a protected API. The modules in reading order:
 //!
-//! - [`proxy`], the request loop: start with [`proxy::service`];
-//! - [`token`], the refresh loop: start with [`token::refresher`];
-//! - [`config`], [`clock`], [`tls`], [`telemetry`], [`blocking`], [`shared_request`], [`causes`], [`backoff`], [`http`],
-//!   which both stand on;
-//! - [`admin`], the operator's own address;
-//! - [`app`], [`lifecycle`], [`reload`], [`memory`], [`descriptors`] and [`cli`], which put it together;
-//! - [`demo`], which shows it.
+//! - [`proxy`] accepts requests, authorizes and forwards them; start with [`proxy::service`].
+//! - [`token`] requests access tokens and refreshes them; start with [`token::refresher`].
+//! - [`config`] reads the configuration and validates it.
+//! - [`tls`] builds the TLS configurations of clients and servers.
+//! - [`http`] holds what every HTTP server and client of the daemon needs.
+//! - [`clock`] measures the age of tokens.
+//! - [`backoff`] computes the waits between attempts.
+//! - [`network`] decides which addresses count as one client.
+//! - [`blocking`] runs work that may block for ever, and waits for it within a bound.
+//! - [`shared_request`] merges requests that many make at once.
+//! - [`telemetry`] writes the log and the audit trail.
+//! - [`causes`] lists the causes of an error.
+//! - [`admin`] serves health checks and the operator's API at an address of its own.
+//! - [`app`] builds the daemon from a configuration, reloads and stops it.
+//! - [`reload`] carries reload requests to the daemon and outcomes back.
+//! - [`lifecycle`] defines the stages from start to stop, and receives signals.
+//! - [`memory`] keeps the process's memory from other processes and from core dumps.
+//! - [`descriptors`] divides the file descriptors between client and upstream connections.
+//! - [`cli`] parses the command line and runs the commands.
+//! - [`demo`] contains the authorization server and the API of `bearerd demo`.
 //!
-//! *Upstream* is the API and *caller* the application: RFC 9110 uses "upstream" the other way round, and
-//! nobody who runs a proxy does.
+//! In this crate *upstream* is the API and *caller* the application; RFC 9110 uses "upstream" in the opposite sense.
 
 pub mod proxy;
 
@@ -24,6 +36,7 @@ pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod network;
 pub mod shared_request;
 pub mod telemetry;
 pub mod tls;

@@ -1,7 +1,7 @@
-//! From start to stop: the stages everything obeys, and the signals that change them.
+//! The daemon's life from start to stop: its stages, the signals that stop it, and its threads.
 //!
-//! There is one [`Stage`] for the whole process and one place that moves it on. Threads report their end, so
-//! that one which dies ends the process instead of leaving it half alive.
+//! The whole process has one [`Stage`], which the daemon alone advances. Threads report their end, so that the
+//! process stops when one of them dies.
 
 use std::io;
 
@@ -10,37 +10,33 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::error;
 
-/// How far the daemon's life has gone. It only moves forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The stage of the daemon's life, which only moves forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// Requests are taken and answered.
+    /// The daemon accepts requests.
+    #[default]
     Running,
-    /// The same, but whoever asks is told that we are about to stop.
+    /// The daemon accepts requests and reports "not ready".
     Leaving,
-    /// No new connections; what is in flight is finished.
+    /// The daemon accepts no connections, and finishes the requests in flight.
     Draining,
-    /// Connections that are left are cut, after a last word.
+    /// The daemon answers the requests that still wait with an error, and closes the remaining connections.
     Cutting,
-    /// So is whatever else is left: nobody wants a token any more.
+    /// Nothing waits for a token any more, and everything else stops too.
     Cut,
 }
 
-/// Moves the stage on.
-#[derive(Debug)]
+/// Advances the stage.
+#[derive(Debug, Default)]
 pub struct Stages(watch::Sender<Stage>);
 
 impl Stages {
-    /// Running.
-    pub fn new() -> Self {
-        Self(watch::Sender::new(Stage::Running))
-    }
-
-    /// Tells of each change.
+    /// A receiver that sees each change.
     pub fn watch(&self) -> watch::Receiver<Stage> {
         self.0.subscribe()
     }
 
-    /// Moves on, never back.
+    /// Advances to a stage; an earlier one changes nothing.
     pub fn enter(&self, stage: Stage) {
         self.0.send_if_modified(|current| {
             let moves = stage > *current;
@@ -50,19 +46,13 @@ impl Stages {
     }
 }
 
-impl Default for Stages {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Requests to stop, from the operating system.
+/// The signals that ask the process to stop.
 #[derive(Debug)]
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    /// Only received, so that a limit on the size of files (`ulimit -f`) fails a write and does not end the process.
+    /// Received so that a limit on the size of files (`ulimit -f`) fails a write instead of ending the process.
     _file_too_large: Signal,
 }
 
@@ -71,7 +61,7 @@ impl StopSignals {
     ///
     /// # Errors
     ///
-    /// If the system refuses.
+    /// The system refuses a signal handler.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -81,7 +71,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one, and names it.
+    /// Waits for the next signal that asks the process to stop, and names it.
     ///
     /// # Cancel safety
     ///
@@ -90,8 +80,7 @@ impl StopSignals {
         self.next_hearing(|| {}).await
     }
 
-    /// The same, calling `on_hangup` at each SIGHUP meanwhile. Its default is to end the process: the last thing that
-    /// whoever asks for a reload wants.
+    /// Waits like [`StopSignals::next`], and calls `on_hangup` at each SIGHUP, which would end the process by default.
     pub async fn next_hearing(&mut self, mut on_hangup: impl FnMut()) -> &'static str {
         loop {
             tokio::select! {
@@ -112,7 +101,7 @@ pub struct Threads {
     reports: mpsc::Sender<String>,
 }
 
-/// Reports a thread's end by being dropped with it, panic or not.
+/// Reports a thread's end when dropped, also after a panic.
 #[derive(Debug)]
 struct Report {
     name: String,
@@ -121,13 +110,13 @@ struct Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        // Room for every thread there is.
+        // The channel has room for every thread.
         let _ = self.reports.try_send(std::mem::take(&mut self.name));
     }
 }
 
 impl Threads {
-    /// None yet; room for this many.
+    /// Room for at most `capacity` threads.
     pub fn new(capacity: usize) -> Self {
         let (reports, ended) = mpsc::channel(capacity.max(1));
         Self { running: 0, reported: 0, ended, reports }
@@ -137,7 +126,7 @@ impl Threads {
     ///
     /// # Errors
     ///
-    /// If the system refuses one.
+    /// The system refuses a thread.
     pub fn spawn(
         &mut self,
         name: String,
@@ -154,7 +143,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until some thread has ended, and names it.
+    /// Waits until a thread has ended, and names it.
     ///
     /// # Cancel safety
     ///
@@ -165,7 +154,7 @@ impl Threads {
         name
     }
 
-    /// Waits until all have ended.
+    /// Waits until all threads have ended.
     pub async fn all_ended(&mut self) {
         while self.reported < self.running {
             self.one_ended().await;

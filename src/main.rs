@@ -1,8 +1,8 @@
-//! The `bearerd` binary: a runtime for the main thread, and the command line.
+//! The `bearerd` binary: runs the command line on a single-threaded runtime.
 
 use std::process::ExitCode;
 
-/// What hyper takes for a request and gives back again is large; glibc has a short way for small pieces only.
+/// hyper allocates and frees large buffers for each request; glibc caches small allocations only.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(bearerd::cli::main());
-            // Not waiting for a name that is still being looked up.
+            // A DNS lookup that hangs on a blocking thread must not delay the exit.
             runtime.shutdown_background();
             code
         }

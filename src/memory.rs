@@ -1,14 +1,14 @@
-//! The process's memory holds secrets and tokens: it is not written to a disk, and not shown to other processes.
+//! Protects the process's memory, which holds secrets and tokens, from core dumps and from other processes.
 
 use std::io;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// Turns core dumps off, and keeps other processes of the same user from looking in (`ptrace`, `/proc/PID/mem`).
+/// Disables core dumps, and access by other processes of the same user (`ptrace`, `/proc/PID/mem`).
 ///
 /// # Errors
 ///
-/// If the system refuses either.
+/// The system refuses either.
 pub fn keep_private() -> io::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -22,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_neither_dumped_nor_shown() {
+    fn core_dumps_and_access_by_other_processes_are_disabled() {
         keep_private().unwrap();
 
         let limit = getrlimit(Resource::Core);

@@ -1,7 +1,7 @@
-//! Who may operate the daemon, as far as a request can tell.
+//! Authorizes requests to the operator's API. Health checks need no authorization.
 //!
-//! In this order: that the address lets anybody at all, that the request means this daemon and comes from no other
-//! site's page, and that it shows the token, if there is one. The health checks are asked none of this.
+//! The checks in their order: beyond loopback a token must be configured; `Host` must name this daemon; no page of
+//! another site may have caused the request; and the request must carry the token, if one is configured.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,7 +13,7 @@ use super::token::{Guess, Guesses, Token};
 use crate::config;
 use crate::http::{Authority, Problem, is_cross_site};
 
-/// Decides who may operate.
+/// Decides which requests may use the operator's API.
 #[derive(Debug)]
 pub struct Access {
     listen: SocketAddr,
@@ -22,16 +22,16 @@ pub struct Access {
 }
 
 impl Access {
-    /// As configured, at the address that is listened on.
+    /// The configured access, for the address `listen`.
     pub fn new(admin: &config::Admin, listen: SocketAddr) -> Self {
         Self { listen, token: admin.token.clone().map(Token::new), guesses: Guesses::new() }
     }
 
-    /// Whether this request may, which came from `peer`.
+    /// Checks a request from the client `peer`.
     ///
     /// # Errors
     ///
-    /// The first reason against it.
+    /// The first check that fails.
     pub async fn check(&self, head: &Parts, peer: IpAddr) -> Result<(), Problem> {
         let is_on_loopback = self.listen.ip().to_canonical().is_loopback();
         if self.token.is_none() && !is_on_loopback {
@@ -39,7 +39,7 @@ impl Access {
                 StatusCode::FORBIDDEN,
                 "admin_token_not_set",
                 "No admin token is set",
-                "This address is not on loopback. Set admin.token in the configuration, and show it in \
+                "The admin address listens beyond loopback. Set admin.token in the configuration, and send it in \
                  `Authorization: Bearer`.",
             ));
         }
@@ -47,13 +47,13 @@ impl Access {
         if authority.differs_from(&head.uri) || (is_on_loopback && !self.is_own(authority)) {
             return Err(host_not_allowed());
         }
-        // A page of another site must not operate us through a person who can reach us.
+        // A page of another site must not use the API through the browser of an operator.
         if is_cross_site(&head.headers, authority, false, &[]) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "browser_request",
                 "Cross-site browser request",
-                "A browser sent this for a page of another site.",
+                "A page of another site caused this browser request.",
             ));
         }
         match &self.token {
@@ -62,7 +62,7 @@ impl Access {
         }
     }
 
-    /// A browser that was tricked into calling us (DNS rebinding) says another name.
+    /// Whether `Host` names this daemon. After DNS rebinding a browser sends the attacker's name.
     fn is_own(&self, authority: Authority<'_>) -> bool {
         let is_address =
             |address: IpAddr| address.to_canonical().is_loopback() || address == self.listen.ip();
@@ -80,7 +80,7 @@ impl Access {
                 StatusCode::UNAUTHORIZED,
                 "admin_token_required",
                 "Admin token required",
-                "Show the token of admin.token in `Authorization: Bearer`.",
+                "Send the token of admin.token in `Authorization: Bearer`.",
             )),
             Some(shown) if token.is(shown).await => Ok(()),
             Some(_) => Err(match self.guesses.note(peer) {
@@ -88,7 +88,7 @@ impl Access {
                     StatusCode::UNAUTHORIZED,
                     "admin_token_wrong",
                     "Wrong admin token",
-                    "The token that was shown is not that of admin.token.",
+                    "The token is not that of admin.token.",
                 ),
                 Guess::TooMany(wait) => too_many().after(Some(wait)),
             }),
@@ -96,7 +96,7 @@ impl Access {
     }
 }
 
-/// RFC 6750 §2.1; the scheme's case does not matter (RFC 9110 §11.1).
+/// The token of a `Bearer` field (RFC 6750 §2.1); the scheme is case-insensitive (RFC 9110 §11.1).
 fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' '))
@@ -116,7 +116,7 @@ fn too_many() -> Problem {
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_wrong_tokens",
         "Too many wrong tokens",
-        "Your address has shown too many wrong tokens, and is not listened to for a while.",
+        "Your address sent too many wrong tokens, and is locked out for a while.",
     )
 }
 

@@ -18,7 +18,7 @@ use super::server;
 use super::server::Bounds;
 use crate::http::Problem;
 
-/// Serves the admin address for as long as the future is polled.
+/// Serves the admin address while the future is polled.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
@@ -37,20 +37,19 @@ pub async fn serve(
     server::serve(listener, router, Bounds::FOR_OPERATORS, pending()).await;
 }
 
-/// The process answers: that is all it says.
+/// Answers 200 whenever the process can answer at all.
 async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Whoever looks around is told what there is: no secret, and in the docs.
+/// Answers 404 with the paths that exist; they are documented and no secret.
 async fn nothing_there() -> Response {
     Problem::new(
         StatusCode::NOT_FOUND,
         "path_not_found",
         "Not found",
-        "This is bearerd's admin address: there are /livez, /readyz (and /readyz?verbose), /credentials and \
-         /reload. \
-         Applications call server.listen.",
+        "This is bearerd's admin address, with the paths /livez, /readyz, /readyz?verbose, /credentials and /reload. \
+         Applications connect to server.listen.",
     )
     .into()
 }

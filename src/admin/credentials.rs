@@ -1,7 +1,7 @@
-//! `/credentials/{name}`: what an operator may see of a credential, and do to it.
+//! `/credentials/{name}`: shows a credential, refreshes its token, and accepts a new grant for it.
 //!
-//! A request is let in by [`Access`] before it is looked at further. What it orders is carried out by the credential's
-//! refresher; what was done and what was refused goes to the audit trail, without a word of what was sent.
+//! [`Access`] authorizes a request before anything else is read of it. The credential's refresher carries operations
+//! out. The audit trail records each operation and each refusal, without the content of requests.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -18,27 +18,27 @@ use serde::Serialize;
 
 use super::access::Access;
 use super::hand_over;
-use super::problem::{json, method_not_allowed};
+use super::problem::{audited, json, method_not_allowed};
 use super::server::Peer;
 use crate::http::{Problem, whole_seconds};
 use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
 use crate::token::{Adopted, Generation, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable};
 
-/// How long the outcome of a refresh is waited for.
+/// How long a request waits for the outcome of a refresh.
 const REFRESH_WAIT: Duration = Duration::from_secs(30);
 
-/// All that an operator may reach.
+/// The credentials that an operator may use, and who may use them.
 #[derive(Clone, Debug)]
-pub struct Credentials(Arc<ArcSwap<Desk>>);
+pub struct Credentials(Arc<ArcSwap<Operated>>);
 
 #[derive(Debug)]
-struct Desk {
+struct Operated {
     access: Arc<Access>,
     all: Vec<(TokenSource, Operator)>,
 }
 
-/// What is to be done.
+/// An operation of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     List,
@@ -65,7 +65,7 @@ impl Action {
     }
 }
 
-/// The body of an answer to [`Action::Show`].
+/// The body of a response to [`Action::Show`].
 #[derive(Serialize)]
 struct Shown<'a> {
     name: &'a str,
@@ -77,76 +77,64 @@ struct Shown<'a> {
     last_error: Option<String>,
 }
 
-/// The body of an answer to [`Action::List`].
+/// The body of a response to [`Action::List`].
 #[derive(Serialize)]
 struct Listed<'a> {
     credentials: Vec<Shown<'a>>,
 }
 
-/// The body of an answer to [`Action::Refresh`].
+/// The body of a response to [`Action::Refresh`].
 #[derive(Serialize)]
-struct AnotherToken {
+struct RefreshedToken {
     generation: u64,
     expires_in: u64,
     same_token: bool,
     detail: String,
 }
 
-#[derive(Serialize)]
-struct Detail<'a> {
-    detail: &'a str,
-}
-
 impl Credentials {
-    /// These, for whom `access` lets in.
+    /// The credentials, for requests that `access` authorizes.
     pub fn new(access: Access, all: Vec<(TokenSource, Operator)>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Desk { access: Arc::new(access), all })))
+        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), all })))
     }
 
-    /// Others from now on, and for others if need be.
+    /// Replaces the credentials, and the access if another is given.
     pub fn change(&self, access: Option<Access>, all: Vec<(TokenSource, Operator)>) {
         let access = access.map_or_else(|| self.access(), Arc::new);
-        self.0.store(Arc::new(Desk { access, all }));
+        self.0.store(Arc::new(Operated { access, all }));
     }
 
-    /// Who is let in.
+    /// Decides which requests are authorized.
     pub fn access(&self) -> Arc<Access> {
         Arc::clone(&self.0.load().access)
     }
 }
 
-/// Answers `/credentials`, and whatever is below it.
+/// Answers `/credentials` and the paths below.
 pub async fn answer(
-    State(Credentials(desk)): State<Credentials>,
+    State(Credentials(operated)): State<Credentials>,
     Extension(peer): Peer,
     request: Request<Body>,
 ) -> Response {
-    let desk = desk.load_full();
+    let operated = operated.load_full();
     let (head, body) = request.into_parts();
     let (name, action) = target(head.uri.path());
-    let credential = desk.all.iter().find(|(source, _)| source.name() == name);
-    let outcome = desk.carry_out(&head, body, peer.ip(), credential, action).await;
-    // What a stranger calls a credential is not for the log.
+    let credential = operated.all.iter().find(|(source, _)| source.name() == name);
+    let outcome = operated.carry_out(&head, body, peer.ip(), credential, action).await;
+    // The log does not repeat unknown names.
     let operation = audit::Operation {
         action: action.map_or("none", Action::name),
         credential: credential.map_or("", |(source, _)| source.name()),
         peer: peer.ip(),
     };
     match outcome {
-        Ok(response) => {
-            if !matches!(action, Some(Action::List | Action::Show)) {
-                operation.done(response.status().as_u16());
-            }
-            response
-        }
-        Err(problem) => {
-            operation.refused(problem.status.as_u16(), problem.code);
-            problem.into()
-        }
+        Ok(response) if matches!(action, Some(Action::List | Action::Show)) => response,
+        outcome => audited(&operation, outcome),
     }
 }
 
-/// The name and what is to be done, of a path below `/credentials/`. A name has no character that would be escaped.
+/// The credential's name and the operation of a path below `/credentials`. Names contain no characters that need
+/// escaping.
 fn target(path: &str) -> (&str, Option<Action>) {
     if matches!(path, "/credentials" | "/credentials/") {
         return ("", Some(Action::List));
@@ -160,7 +148,7 @@ fn target(path: &str) -> (&str, Option<Action>) {
     }
 }
 
-impl Desk {
+impl Operated {
     async fn carry_out(
         &self,
         head: &Parts,
@@ -179,7 +167,7 @@ impl Desk {
         let (source, operator) = credential.ok_or_else(|| {
             let names: Vec<&str> = self.all.iter().map(|(source, _)| source.name()).collect();
             let detail = format!(
-                "No credential of the configuration has this name; there are: {}.",
+                "The configuration has no credential of this name. Its credentials: {}.",
                 if names.is_empty() { "none".to_owned() } else { names.join(", ") }
             );
             not_found("credential_not_found", &detail)
@@ -187,14 +175,16 @@ impl Desk {
         let action = action.ok_or_else(|| {
             not_found(
                 "path_not_found",
-                "There are /credentials, /credentials/{name}, /credentials/{name}/grant and /credentials/{name}/refresh.",
+                "The paths are /credentials, /credentials/{name} and below that /grant and /refresh.",
             )
         })?;
         match (action, &head.method) {
-            (Action::Show, &Method::GET | &Method::HEAD) => Ok(show(source, operator)),
+            (Action::Show, &Method::GET | &Method::HEAD) => {
+                Ok(json(StatusCode::OK, &shown(source, operator)))
+            }
             (Action::Grant, &Method::POST) => adopt(source.name(), operator, head, body).await,
             (Action::Refresh, &Method::POST) => {
-                hand_over::nothing(head, body).await?;
+                hand_over::no_content(head, body).await?;
                 refresh(source.name(), operator.refresh(REFRESH_WAIT).await)
             }
             _ => Err(method_not_allowed(action.method())),
@@ -205,10 +195,6 @@ impl Desk {
 fn list(all: &[(TokenSource, Operator)]) -> Response {
     let credentials = all.iter().map(|(source, operator)| shown(source, operator)).collect();
     json(StatusCode::OK, &Listed { credentials })
-}
-
-fn show(source: &TokenSource, operator: &Operator) -> Response {
-    json(StatusCode::OK, &shown(source, operator))
 }
 
 fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
@@ -236,24 +222,24 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
             *response.status_mut() = StatusCode::NO_CONTENT;
             Ok(response)
         }
-        // Not an error: who sent it again might send a refresh token that has been used by then.
+        // Not an error: a client that sent the grant again might send a refresh token that has been used by then.
         Ok(Adopted { is_durable: false }) => {
-            let detail = "The grant is in use, and is NOT on disk: a restart would lose it. Writing it is tried \
-                          again and again; the log says why it fails, and \"state is durable again\" once it is \
+            let detail = "The grant is in use, but NOT on disk: a restart would lose it. The daemon keeps trying to \
+                          write it; the log states why that fails, and \"state is durable again\" once it is \
                           written. Do not hand it over a second time.";
-            Ok(json(StatusCode::ACCEPTED, &Detail { detail }))
+            Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "detail": detail })))
         }
         Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant())),
         Err(NotAdopted::Illegal) => Err(unprocessable(
             "bad_refresh_token",
             "Not a refresh token",
-            "A refresh token is printable ASCII (RFC 6749, A.17), and not empty. Nothing has changed.",
+            "A refresh token is one or more printable ASCII characters (RFC 6749, A.17). Nothing has changed.",
         )),
         Err(NotAdopted::Refused) => Err(unprocessable(
             "refresh_token_refused",
             "Refresh token refused",
-            "The authorization server has refused this refresh token before. Authorize the client again and hand \
-             over what that brings. Nothing has changed.",
+            "The authorization server has refused this refresh token before. Authorize the client again, and hand \
+             over the new refresh token. Nothing has changed.",
         )),
         Err(NotAdopted::Stopping) => Err(stopping()),
     }
@@ -262,18 +248,18 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
 fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>) -> Result<Response, Problem> {
     let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
-        let token = AnotherToken { generation, expires_in: left.as_secs(), same_token, detail };
+        let token = RefreshedToken { generation, expires_in: left.as_secs(), same_token, detail };
         Ok(json(StatusCode::OK, &token))
     };
     match outcome {
         Ok(Refreshed::New { generation, left }) => {
-            let detail = format!("New token: generation {generation}, good for {} s.", left.as_secs());
+            let detail = format!("New token: generation {generation}, valid for {} s.", left.as_secs());
             token(generation, left, false, detail)
         }
         Ok(Refreshed::Same { generation, left, again_in }) => {
             let detail = format!(
-                "The authorization server hands out the token that we had: generation {generation}, good for {} s. \
-                 It is not asked again for {} s.",
+                "The authorization server returned the same token: generation {generation}, valid for {} s. The next \
+                 token request is possible in {} s.",
                 left.as_secs(),
                 again_in.as_secs()
             );
@@ -292,32 +278,30 @@ fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>) -> Result<Response
             StatusCode::GATEWAY_TIMEOUT,
             "refresh_under_way",
             "Refresh under way",
-            format!("After {} s there is no outcome yet. The refresh goes on.", REFRESH_WAIT.as_secs()),
+            format!("The refresh has not finished after {} s, and continues.", REFRESH_WAIT.as_secs()),
         )),
         Err(NoOutcome::Stopping) => Err(stopping()),
     }
 }
 
-/// What keeps token requests back.
+/// Why no token request is made.
 const fn blocked_by(reason: Reason) -> &'static str {
     match reason {
         Reason::WaitingForFirstToken | Reason::EndpointUnavailable => {
-            "after failures, the token endpoint is not asked again yet"
+            "the wait after a failed token request is not over"
         }
-        Reason::EndpointRateLimited => "the token endpoint asked to be left alone for a while",
+        Reason::EndpointRateLimited => "the token endpoint limits the rate of requests",
         Reason::QuotaExhausted => "the quota of token requests is used up",
-        Reason::ClientRejected => "the authorization server refuses the client",
-        Reason::ReauthorizationRequired => {
-            "a person must authorize the client again, and hand over the grant"
-        }
+        Reason::ClientRejected => "the authorization server rejects the client",
+        Reason::ReauthorizationRequired => "a person must authorize the client again and hand over the grant",
         Reason::RotationLimit => "max_rotations is reached: a person must authorize the client again",
-        Reason::ScopeMissing => "the authorization server grants less than require_scopes",
+        Reason::ScopeMissing => "the authorization server does not grant all of require_scopes",
     }
 }
 
 fn no_token(why: &Unavailable, mut detail: String) -> Problem {
     if let Some(wait) = why.retry_after {
-        let _ = write!(detail, " The next may be made in {} s.", whole_seconds(wait));
+        let _ = write!(detail, " The next token request is possible in {} s.", whole_seconds(wait));
     }
     let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.reason.code(), "No new token", detail);
     problem.after(why.retry_after)
@@ -331,7 +315,7 @@ fn other_grant(name: &str, grant: &str) -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         "grant_not_taken",
-        "No grant is taken",
+        "Grant not accepted",
         format!("The credential `{name}` has grant = \"{grant}\", which uses no refresh token."),
     )
 }
@@ -345,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_names_a_credential_and_a_deed() {
+    fn a_path_names_a_credential_and_an_operation() {
         for (path, expected) in [
             ("/credentials/api", ("api", Some(Action::Show))),
             ("/credentials/api/grant", ("api", Some(Action::Grant))),
@@ -362,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_refresh_back_is_told_with_its_end_where_it_has_one() {
+    fn a_refused_refresh_states_how_long_to_wait_if_the_wait_has_an_end() {
         let why = |reason, retry_after| Unavailable { reason, retry_after, failure: None };
         let quota = why(Reason::QuotaExhausted, Some(Duration::from_millis(4200)));
         let response: Response = refresh("c", Ok(Refreshed::Refused(quota))).unwrap_err().into();

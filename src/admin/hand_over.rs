@@ -1,4 +1,4 @@
-//! A grant in the body of a request: read strictly, and never quoted.
+//! Reads the grant in the body of a request strictly, and never quotes it.
 
 use std::error::Error;
 use std::time::Duration;
@@ -8,85 +8,72 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::LengthLimitError;
-use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::http::Problem;
 use crate::token::NewGrant;
 
-/// As much as an answer of a token endpoint may have.
-const MOST_BYTES: usize = 64 * 1024;
-/// For the whole of it.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a body: as many as a response of a token endpoint may have.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The timeout of reading the whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The body of a hand-over: what a token endpoint answered, as far as it is of use here (RFC 6749 §5.1).
+/// The body of a hand-over: the members of a token response that are needed (RFC 6749 §5.1).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HandedOver {
-    #[serde(deserialize_with = "secret")]
-    refresh_token: SecretString,
-    #[serde(default, deserialize_with = "optional_secret")]
-    access_token: Option<SecretString>,
-    #[serde(default)]
+    refresh_token: String,
+    access_token: Option<String>,
     expires_in: Option<u64>,
-    #[serde(default)]
     scope: Option<String>,
 }
 
-/// The body of a request that needs none.
+/// The body of a request that needs no content.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+struct NoContent {}
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
-    String::deserialize(deserializer).map(SecretString::from)
-}
-
-fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
-    Option::<String>::deserialize(deserializer).map(|text| text.map(SecretString::from))
-}
-
-/// The grant that a request hands over.
+/// The grant in the body of a request.
 ///
 /// # Errors
 ///
-/// Why its body is none. It may hold a secret, so nothing of it is said but where reading stopped.
+/// The body is not a grant. The error states the position, but no content, which may be a secret.
 pub async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
     let bytes = read(body).await?;
     check_type(&head.headers)?;
-    let expected = "one JSON object with `refresh_token` and, as far as they are known, `access_token`, \
-                    `expires_in` (whole seconds) and `scope`, each once and nothing else";
+    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole \
+                    seconds) and `scope`, each once and nothing else";
     let HandedOver { refresh_token, access_token, expires_in, scope } = parse(&bytes, expected)?;
     Ok(NewGrant {
-        refresh_token,
-        access_token,
+        refresh_token: refresh_token.into(),
+        access_token: access_token.map(Into::into),
         lifetime: expires_in.map(Duration::from_secs),
         scopes: scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect()),
     })
 }
 
-/// Reads a body that has nothing to say.
+/// Reads a body that must be empty or an empty JSON object.
 ///
 /// # Errors
 ///
-/// That it has.
-pub async fn nothing(head: &Parts, body: Body) -> Result<(), Problem> {
+/// The body has content.
+pub async fn no_content(head: &Parts, body: Body) -> Result<(), Problem> {
     let bytes = read(body).await?;
     if bytes.is_empty() {
         return Ok(());
     }
     check_type(&head.headers)?;
-    parse::<Nothing>(&bytes, "no body, or an empty JSON object").map(|Nothing {}| ())
+    parse::<NoContent>(&bytes, "empty or an empty JSON object").map(|NoContent {}| ())
 }
 
 async fn read(body: Body) -> Result<Vec<u8>, Problem> {
-    match tokio::time::timeout(TIMEOUT, to_bytes(body, MOST_BYTES)).await {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY_BYTES)).await {
         Ok(Ok(bytes)) => Ok(bytes.into()),
         Ok(Err(error)) if is_too_large(&error) => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             "Body too large",
-            format!("The body is larger than {MOST_BYTES} bytes."),
+            format!("The body is larger than {MAX_BODY_BYTES} bytes."),
         )),
         Ok(Err(_)) => Err(bad_request("The body is incomplete.".to_owned())),
         Err(_) => Err(Problem::new(
@@ -102,7 +89,7 @@ fn is_too_large(error: &axum::Error) -> bool {
     error.source().is_some_and(<dyn Error>::is::<LengthLimitError>)
 }
 
-/// A form of a page can have any other type without asking.
+/// Requires JSON. Pages of other sites can send some other types without the permission of this server.
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let essence = types.next().and_then(|value| value.to_str().ok()?.split(';').next());
@@ -121,9 +108,9 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 fn parse<'b, T: Deserialize<'b>>(bytes: &'b [u8], expected: &str) -> Result<T, Problem> {
     let wrong = |line, column| {
-        bad_request(format!("The body must be {expected}. It is not, at line {line}, column {column}."))
+        bad_request(format!("The body must be {expected}; an error is at line {line}, column {column}."))
     };
-    // serde would take a list of the values too.
+    // serde would also accept an array of the values.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(wrong(1, 1));
     }
@@ -160,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whatever_else_a_body_says_is_refused_and_not_quoted() {
+    async fn any_other_body_is_refused_and_not_quoted() {
         for body in [
             "",
             "hunter2",
@@ -202,29 +189,29 @@ mod tests {
             format!("{{\"refresh_token\":\"{}\"}}", "r".repeat(bytes - frame))
         };
 
-        assert!(read_as("application/json", &body(MOST_BYTES)).await.is_ok());
-        let problem = read_as("application/json", &body(MOST_BYTES + 1)).await.unwrap_err();
+        assert!(read_as("application/json", &body(MAX_BODY_BYTES)).await.is_ok());
+        let problem = read_as("application/json", &body(MAX_BODY_BYTES + 1)).await.unwrap_err();
         assert_eq!(problem.status, StatusCode::PAYLOAD_TOO_LARGE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_not_waited_for_long() {
+    async fn a_body_that_does_not_arrive_is_refused_in_time() {
         let (head, ()) = Request::post("/").body(()).unwrap().into_parts();
         let stalls = futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
 
-        let problem = nothing(&head, Body::from_stream(stalls)).await.unwrap_err();
+        let problem = no_content(&head, Body::from_stream(stalls)).await.unwrap_err();
 
         assert_eq!(problem.status, StatusCode::REQUEST_TIMEOUT);
     }
 
     #[tokio::test]
-    async fn a_request_that_needs_no_body_takes_an_empty_object() {
+    async fn a_request_that_needs_no_content_accepts_an_empty_object() {
         let empty = Request::post("/").body(()).unwrap().into_parts().0;
-        assert!(nothing(&empty, Body::empty()).await.is_ok());
-        assert!(nothing(&empty, Body::from("{}")).await.is_err());
+        assert!(no_content(&empty, Body::empty()).await.is_ok());
+        assert!(no_content(&empty, Body::from("{}")).await.is_err());
         let json =
             Request::post("/").header(CONTENT_TYPE, "application/json").body(()).unwrap().into_parts().0;
-        assert!(nothing(&json, Body::from("{}")).await.is_ok());
-        assert!(nothing(&json, Body::from("{\"x\":1}")).await.is_err());
+        assert!(no_content(&json, Body::from("{}")).await.is_ok());
+        assert!(no_content(&json, Body::from("{\"x\":1}")).await.is_err());
     }
 }

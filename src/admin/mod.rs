@@ -1,7 +1,6 @@
-//! The operator's own address: whether the daemon lives, whether it can serve, and what an operator may do to it.
+//! The admin address: health checks, readiness, and the operator's API.
 //!
-//! It is another listener than the callers', on the daemon's main thread; nothing of it can be reached through
-//! the proxy.
+//! The admin address has its own listener on the daemon's main thread; the proxy gives no access to it.
 
 mod access;
 mod api;

@@ -1,4 +1,4 @@
-//! Answers of the admin address.
+//! Responses of the admin address.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::http::Problem;
+use crate::telemetry::audit::Operation;
 
 impl From<Problem> for Response {
     fn from(problem: Problem) -> Self {
@@ -18,7 +19,21 @@ impl From<Problem> for Response {
     }
 }
 
-/// Refuses a method where only this one is allowed.
+/// Records an operation in the audit trail, and returns its response.
+pub fn audited(operation: &Operation<'_>, outcome: Result<Response, Problem>) -> Response {
+    match outcome {
+        Ok(response) => {
+            operation.done(response.status().as_u16());
+            response
+        }
+        Err(problem) => {
+            operation.refused(problem.status.as_u16(), problem.code);
+            problem.into()
+        }
+    }
+}
+
+/// Refuses a method that is not `allowed`.
 pub fn method_not_allowed(allowed: &'static str) -> Problem {
     let title = "Method not allowed";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", title, "See the Allow field.")

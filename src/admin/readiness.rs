@@ -1,7 +1,8 @@
-//! Whether traffic should be sent here.
+//! Readiness: whether a load balancer should send traffic to this daemon.
 //!
-//! Ready once every credential that is `required` has had its first token, and it is known where its API is if a route
-//! has that discovered, and until the daemon is asked to stop. A token endpoint that fails later does not count: taking this instance out would help nobody.
+//! The daemon is ready once every `required` credential has had its first token, and has discovered its API's address
+//! if a route needs that, until the daemon is asked to stop. A token endpoint that fails later does not matter: other
+//! instances use the same one.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -20,18 +21,18 @@ pub struct Readiness {
     stage: watch::Receiver<Stage>,
 }
 
-/// What it depends on.
+/// The state that readiness depends on.
 #[derive(Debug)]
 struct Counted {
     credentials: Vec<(TokenSource, bool)>,
     discoveries: Vec<DiscoverySource>,
-    /// Whether the daemon was ready with another configuration. What a reload has added makes it no less ready: all
-    /// that it served before it serves now.
+    /// Whether the daemon was ready with an earlier configuration. A reload never withdraws readiness: what the
+    /// daemon served before, it still serves.
     has_been_ready: bool,
 }
 
 impl Readiness {
-    /// Of these credentials, each with whether it is required, and of what is discovered for them.
+    /// Readiness by these credentials, each with whether it is required, and their discoveries.
     pub fn new(
         credentials: Vec<(TokenSource, bool)>,
         discoveries: Vec<DiscoverySource>,
@@ -41,18 +42,18 @@ impl Readiness {
         Self { counted: Arc::new(ArcSwap::from_pointee(counted)), stage }
     }
 
-    /// Of others from now on.
+    /// Depends on other credentials and discoveries from now on.
     pub fn change(&self, credentials: Vec<(TokenSource, bool)>, discoveries: Vec<DiscoverySource>) {
         let has_been_ready = self.counted.load().is_ready();
         self.counted.store(Arc::new(Counted { credentials, discoveries, has_been_ready }));
     }
 
-    /// Whether traffic should be sent here.
+    /// Whether the daemon is ready.
     pub fn is_ready(&self) -> bool {
         !self.is_draining() && self.counted.load().is_ready()
     }
 
-    /// The same with its reasons, a line each: `[+]` what is well, `[-]` what is not, `[ ]` what does not count.
+    /// The reasons, a line each: `[+]` good, `[-]` prevents readiness, `[ ]` irrelevant to readiness.
     pub fn explain(&self) -> String {
         let mut text = self.counted.load().explain();
         let _ = if self.is_draining() {
@@ -81,7 +82,7 @@ impl Counted {
             let (mark, state) = match (source.current(), source.has_had_a_token(), required) {
                 (Some(_), _, _) if source.is_rejected() => ("[ ]", "has a token that an API rejected"),
                 (Some(_), _, _) => ("[+]", "has a valid token"),
-                (None, true, _) => ("[ ]", "had a token that has ended"),
+                (None, true, _) => ("[ ]", "had a token that has expired"),
                 (None, false, true) if self.has_been_ready => {
                     ("[ ]", "waits for its first token since a reload")
                 }
@@ -96,13 +97,11 @@ impl Counted {
         }
         for discovery in &self.discoveries {
             let (mark, state) = match (discovery.has_found(), self.is_required(discovery)) {
-                (true, _) if discovery.failure().is_some() => ("[ ]", "knows where its API was"),
-                (true, _) => ("[+]", "knows where its API is"),
-                (false, true) if self.has_been_ready => {
-                    ("[ ]", "does not know yet where its API is since a reload")
-                }
-                (false, true) => ("[-]", "does not know yet where its API is"),
-                (false, false) => ("[ ]", "does not know yet where its API is, and is not required"),
+                (true, _) if discovery.failure().is_some() => ("[ ]", "discovered its API earlier"),
+                (true, _) => ("[+]", "has discovered its API"),
+                (false, true) if self.has_been_ready => ("[ ]", "has not discovered its API since a reload"),
+                (false, true) => ("[-]", "has not discovered its API yet"),
+                (false, false) => ("[ ]", "has not discovered its API yet, and is not required"),
             };
             let _ = write!(text, "{mark} credential {} {state}", discovery.credential());
             let _ = match discovery.failure() {

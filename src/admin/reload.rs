@@ -1,4 +1,4 @@
-//! `POST /reload`: another configuration, or why not.
+//! `POST /reload`: reloads the configuration, and reports the changes or the problems.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use http::{Method, Request, StatusCode};
 
 use super::credentials::{Credentials, stopping};
 use super::hand_over;
-use super::problem::{json, method_not_allowed};
+use super::problem::{audited, json, method_not_allowed};
 use super::server::Peer;
 use crate::http::Problem;
 use crate::reload::{NotReloaded, Reloads};
 use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
 
-/// How long the outcome is waited for: longer than a reload takes that waits for tokens.
-const WAIT: Duration = Duration::from_mins(1);
+/// How long a request waits for the outcome: longer than a reload that waits for token requests.
+const RELOAD_WAIT: Duration = Duration::from_mins(1);
 
-/// Reloads, for whom the credentials' access lets in.
+/// Reloads, for requests that the access of the credentials authorizes.
 #[derive(Clone, Debug)]
 pub struct Reloading {
     credentials: Credentials,
-    /// None where there is no file to read again.
+    /// `None` if the daemon was started without a configuration file.
     reloads: Option<Reloads>,
 }
 
 impl Reloading {
-    /// These.
+    /// Reloads with the access of `credentials`.
     pub const fn new(credentials: Credentials, reloads: Option<Reloads>) -> Self {
         Self { credentials, reloads }
     }
@@ -40,13 +40,13 @@ impl Reloading {
         if head.method != Method::POST {
             return Err(method_not_allowed("POST"));
         }
-        hand_over::nothing(&head, body).await?;
+        hand_over::no_content(&head, body).await?;
         let Some(reloads) = &self.reloads else {
             let detail = "This daemon was started without a configuration file.";
             let title = "Nothing to reload";
             return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_reload", title, detail));
         };
-        match reloads.reload(WAIT).await {
+        match reloads.reload(RELOAD_WAIT).await {
             Ok(outcome) => match &*outcome {
                 Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),
@@ -56,7 +56,7 @@ impl Reloading {
                 StatusCode::GATEWAY_TIMEOUT,
                 "reload_under_way",
                 "Reload under way",
-                format!("After {} s there is no outcome yet. The reload goes on.", WAIT.as_secs()),
+                format!("The reload has not finished after {} s, and continues.", RELOAD_WAIT.as_secs()),
             )),
         }
     }
@@ -69,26 +69,17 @@ pub async fn answer(
     request: Request<Body>,
 ) -> Response {
     let operation = audit::Operation { action: "reload", credential: "", peer: peer.ip() };
-    match reloading.carry_out(request, peer).await {
-        Ok(response) => {
-            operation.done(response.status().as_u16());
-            response
-        }
-        Err(problem) => {
-            operation.refused(problem.status.as_u16(), problem.code);
-            problem.into()
-        }
-    }
+    audited(&operation, reloading.carry_out(request, peer).await)
 }
 
-/// All is as it was, which the one who asked has to know.
+/// The response to a reload that changed nothing.
 fn refused(not: &NotReloaded) -> Problem {
     let NotReloaded { is_of_the_configuration, problems } = not;
     let detail = format!("Nothing has changed.\n\n{}", problems.trim_end());
     if *is_of_the_configuration {
-        let title = "The configuration cannot be used";
+        let title = "Invalid configuration";
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration_invalid", title, detail)
     } else {
-        Problem::new(StatusCode::CONFLICT, "configuration_not_applied", "Not possible now", detail)
+        Problem::new(StatusCode::CONFLICT, "configuration_not_applied", "Configuration not applied", detail)
     }
 }

@@ -1,7 +1,7 @@
-//! The server below the admin address, and below the page to which a browser comes back from a login.
+//! The HTTP/1.1 server of the admin address, and of the redirect URI of `bearerd login`.
 //!
-//! HTTP/1.1 alone, for few callers: who is slow with a head loses the connection, and whoever comes while there are
-//! very many waits.
+//! The server expects few clients: it closes a connection whose request head does not arrive in time, and accepts no
+//! more connections than a limit at once.
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -21,29 +21,29 @@ use tokio::time::timeout;
 use tower_service::Service;
 use tracing::debug;
 
-/// How long the system has before it is asked for another connection that it had no descriptor for.
-const PAUSE: Duration = Duration::from_millis(100);
-/// What is read ahead of a request, and the largest head.
+/// How long the server waits after the system could not accept a connection, mostly for lack of a descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The size of the read buffer, and so of the largest request head.
 const MAX_BUFFER: usize = 16 * 1024;
 
-/// Where a request comes from.
+/// The address of a request's client.
 pub type Peer = Extension<SocketAddr>;
 
-/// What its callers may use up.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at once.
+    /// The most open connections.
     pub connections: usize,
-    /// How long a request's head is waited for, the pause before it included.
+    /// The timeout of a request head, with the idle time before it.
     pub head_timeout: Duration,
-    /// How long a connection is used for requests.
+    /// How long a connection accepts requests.
     pub age: Duration,
-    /// How long it has then for the answer that is under way.
+    /// How long the last response may take after that.
     pub last_answer: Duration,
 }
 
 impl Bounds {
-    /// More than health checks, scrapers and operators need. A reload or a refresh takes a minute at the most.
+    /// More than health checks and operators need. A reload or a refresh takes a minute at most.
     pub const FOR_OPERATORS: Self = Self {
         connections: 256,
         head_timeout: Duration::from_secs(10),
@@ -52,13 +52,12 @@ impl Bounds {
     };
 }
 
-/// Serves until this is ready, and until what is being asked then is answered.
+/// Serves until `until` is ready, and then finishes the requests in flight.
 ///
 /// # Cancel safety
 ///
-/// Dropping it closes the listener and the connections.
+/// Dropping the future closes the listener and the connections.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until: impl Future<Output = ()>) {
-    // Ends with the future, and all connections with it.
     let mut connections = JoinSet::new();
     let (open, closing) = watch::channel(());
     let mut until = pin!(until);
@@ -72,7 +71,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
                 }
                 Err(error) => {
                     debug!(%error, "admin connection not accepted");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
         }
@@ -81,7 +80,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
     while connections.join_next().await.is_some() {}
 }
 
-/// Answers what comes on a connection until that has ended, is old enough, or nothing more is to come.
+/// Serves a connection until it ends, reaches its age limit, or the server closes.
 async fn answer(
     stream: TcpStream,
     peer: SocketAddr,
@@ -102,12 +101,12 @@ async fn answer(
     );
     tokio::select! {
         _ = connection.as_mut() => return,
-        // There is never anything but the end to be told.
+        // Resolves when the sender is dropped.
         _ = closing.changed() => {}
         () = tokio::time::sleep(bounds.age) => {}
     }
     connection.as_mut().graceful_shutdown();
-    // Who does not take its answer is not waited for.
+    // A client that does not read its response must not delay the end.
     let _ = timeout(bounds.last_answer, connection).await;
 }
 
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_answered_with_where_it_comes_from_known() {
+    async fn a_request_carries_the_address_of_its_client() {
         let (address, serving) = small(pending()).await;
         tokio::select! {
             () = serving => unreachable!("nothing ends it"),
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn callers_without_a_whole_head_keep_others_out_for_no_longer_than_it_is_waited_for() {
+    async fn clients_without_a_complete_head_block_others_only_until_the_head_timeout() {
         let (address, serving) = small(pending()).await;
         let callers = async {
             let mut silent = TcpStream::connect(address).await.unwrap();
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_and_takes_no_answer_keeps_others_out_for_no_longer_than_a_connection_lasts() {
+    async fn clients_that_read_no_response_block_others_only_until_the_age_limit() {
         let (address, serving) = small(pending()).await;
         let callers = async {
             let mut greedy = Vec::new();
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_its_end_what_is_asked_is_answered_and_nobody_else_is_listened_to() {
+    async fn at_the_end_requests_in_flight_are_answered_and_no_connection_is_accepted() {
         let (stop, stopped) = oneshot::channel::<()>();
         let (address, serving) = small(async move { drop(stopped.await) }).await;
         let callers = async {

@@ -18,6 +18,7 @@ use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::Secret;
 use crate::config::model::secret::SecretError;
+use crate::network::client_network;
 use crate::telemetry::throttle::OnChange;
 
 /// How long a request waits for the token to be read.
@@ -109,13 +110,13 @@ impl Guesses {
     /// How long this address stays shut out. The right token is refused meanwhile, too: otherwise guessing could go on.
     pub fn shut_out(&self, address: IpAddr) -> Option<Duration> {
         let shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = shut_out.get(&network(address))?.checked_duration_since(Instant::now())?;
+        let left = shut_out.get(&client_network(address))?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 
     /// Counts a wrong token.
     pub fn note(&self, address: IpAddr) -> Guess {
-        let network = network(address);
+        let network = client_network(address);
         if self.limiter.len() >= MOST_ADDRESSES {
             self.limiter.retain_recent();
         }
@@ -132,14 +133,6 @@ impl Guesses {
             shut_out.insert(network, now + wait);
         }
         Guess::TooMany(wait)
-    }
-}
-
-/// The network of an address: for IPv6, a /64, since one client has all of its addresses.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & !u128::from(u64::MAX)).into()),
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -190,14 +183,5 @@ mod tests {
         assert!(guesses.shut_out(address("192.0.2.1")).is_some_and(|left| left <= GUESS_EVERY));
         assert_eq!(guesses.shut_out(address("192.0.2.2")), None);
         assert_eq!(guesses.note(address("192.0.2.2")), Guess::Wrong);
-    }
-
-    #[test]
-    fn addresses_of_one_ipv6_network_count_together() {
-        let network = |text: &str| network(text.parse().unwrap());
-
-        assert_eq!(network("2001:db8::1"), network("2001:db8::ffff:1"));
-        assert_ne!(network("2001:db8::1"), network("2001:db8:0:1::1"));
-        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
     }
 }

@@ -1,4 +1,4 @@
-//! The admin address, as the daemon has it.
+//! The daemon's side of the admin address: opens it, and updates what it serves after a reload.
 
 use std::net::SocketAddr;
 
@@ -17,17 +17,20 @@ use crate::lifecycle::Stage;
 use crate::proxy::listener::Bound;
 use crate::reload::Reloads;
 
-/// The admin address, and what it tells of.
+/// The open admin address and the state that it serves.
 #[derive(Debug)]
 pub(super) struct AdminAddress {
-    /// Where it is.
     pub(super) address: SocketAddr,
     credentials: Credentials,
     readiness: Readiness,
 }
 
 impl AdminAddress {
-    /// Opens it.
+    /// Starts to serve the admin address.
+    ///
+    /// # Errors
+    ///
+    /// The runtime refuses the socket.
     pub(super) fn open(
         bound: Bound,
         config: &Config,
@@ -42,22 +45,22 @@ impl AdminAddress {
         let readiness = Readiness::new(counted(credentials), discoveries.sources(), stage);
         let reloading = Reloading::new(operated.clone(), reloads);
         info!(%address, "admin listening");
-        let (health, desk) = (readiness.clone(), operated.clone());
+        let (health, api) = (readiness.clone(), operated.clone());
         tasks.spawn(async move {
-            admin::serve(listener, health, desk, reloading).await;
+            admin::serve(listener, health, api, reloading).await;
             "the admin address"
         });
         Ok(Self { address, credentials: operated, readiness })
     }
 
-    /// Tells of these from now on.
+    /// Serves other credentials and discoveries from now on.
     pub(super) fn change(
         &self,
         (before, after): (&Config, &Config),
         credentials: &[Credential],
         discoveries: &Discoveries,
     ) {
-        // Who has guessed too often is not to begin anew with each reload.
+        // A reload with an unchanged token keeps the lock-outs of addresses that sent wrong tokens.
         let access =
             (before.admin.token != after.admin.token).then(|| Access::new(&after.admin, self.address));
         self.credentials.change(access, operated(credentials));

@@ -1,4 +1,4 @@
-//! Where callers and the operator come in: bound before anything is started or changed.
+//! The addresses that the daemon listens on. They are bound before anything is started or changed.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -9,44 +9,41 @@ use crate::config::Listen;
 use crate::proxy::listener;
 use crate::proxy::listener::{Bound, Entrance, Listening, Renumbered};
 
-/// The entrances that are open.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entrances {
     open: Vec<Open>,
     next_number: u32,
 }
 
-/// An entrance for callers.
 #[derive(Clone, Debug)]
 struct Open {
     number: u32,
-    /// As it is configured.
+    /// The address as configured.
     configured: Listen,
-    /// As callers are to be told: with the port that the system chose.
+    /// The address with the port that the system chose.
     address: Listen,
 }
 
-/// What is done to get from some entrances to others.
+/// The change from one set of entrances to another.
 #[derive(Debug)]
-pub(super) struct Way {
-    /// The others.
+pub(super) struct Transition {
     pub(super) after: Entrances,
-    /// Those that stay.
+    /// The entrances that stay.
     pub(super) stay: Vec<Renumbered>,
-    /// New ones, bound.
+    /// New entrances, already bound.
     pub(super) new: Vec<Entrance>,
-    /// The addresses of new ones.
     pub(super) addresses: Vec<Listen>,
 }
 
 impl Entrances {
-    /// To these addresses. Whatever is there already stays as it is; where connections of the network `begin_anew`, as
-    /// they have to speak TLS now for example, those that are open there are not the new entrance's.
+    /// Binds the configured addresses that are not open yet. Open entrances stay; with `begin_anew` (TCP connections
+    /// must speak TLS from now on, for example) an entrance gets a new number, to which its open connections do not
+    /// belong.
     ///
     /// # Errors
     ///
-    /// [`StartError::Listen`] where one cannot be bound; nothing has changed then.
-    pub(super) fn to(&self, server: &config::Server, begin_anew: bool) -> Result<Way, StartError> {
+    /// [`StartError::Listen`]: an address cannot be bound, and nothing has changed.
+    pub(super) fn to(&self, server: &config::Server, begin_anew: bool) -> Result<Transition, StartError> {
         let mut left = self.open.clone();
         let mut after = Self { open: Vec::new(), next_number: self.next_number };
         let (mut stay, mut new, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
@@ -65,11 +62,11 @@ impl Entrances {
             addresses.push(address.clone());
             after.open.push(Open { number, configured: configured.clone(), address });
         }
-        Ok(Way { after, stay, new, addresses })
+        Ok(Transition { after, stay, new, addresses })
     }
 
-    /// The system gives a port away once, whichever of its addresses is listened on: `0.0.0.0:80` is in use by
-    /// `127.0.0.1:80`, even if that is about to be closed.
+    /// Explains a port that is in use by an entrance of our own: `0.0.0.0:80` cannot be bound while `127.0.0.1:80` is
+    /// open, even if that is about to be closed.
     fn explain(&self, error: StartError, wanted: &Listen) -> StartError {
         let (StartError::Listen { source, .. }, Listen::Tcp(address)) = (&error, wanted) else {
             return error;
@@ -84,12 +81,11 @@ impl Entrances {
         }
     }
 
-    /// Where callers connect.
+    /// The addresses that callers connect to.
     pub(super) fn addresses(&self) -> Vec<Listen> {
         self.open.iter().map(|open| open.address.clone()).collect()
     }
 
-    /// Their numbers.
     pub(super) fn numbers(&self) -> Vec<u32> {
         self.open.iter().map(|open| open.number).collect()
     }
@@ -100,7 +96,6 @@ impl Entrances {
     }
 }
 
-/// Binds an address of the network.
 pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen {
         key,

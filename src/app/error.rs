@@ -1,87 +1,79 @@
-//! Why the daemon does not start, or does not take up another configuration.
+//! Why the daemon cannot start or cannot apply another configuration.
 
+use std::error::Error;
 use std::io;
 
 use thiserror::Error;
 
 use crate::config::Listen;
-use crate::tls::client::TrustError;
 use crate::tls::server::ServerTlsError;
 use crate::token::ClientError;
 use crate::token::state::file::OpenError;
 
-/// Why the daemon did not start.
+/// Why the daemon cannot start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error("cannot listen on {address} ({key})")]
     Listen {
-        /// Where the address is configured.
+        /// The configuration key of the address.
         key: &'static str,
         /// The address.
         address: Listen,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// An address cannot be listened on as long as another one is.
-    #[error("cannot listen on {address} (server.listen) while {own} is listened on")]
+    /// An address cannot be bound while bearerd itself uses its port.
+    #[error("cannot listen on {address} (server.listen) while bearerd listens on {own}")]
     OwnPort {
         /// The address.
         address: Listen,
-        /// The one that is in force.
+        /// The open address with the same port.
         own: Listen,
     },
-    /// A credential's client cannot be set up.
+    /// The token client of a credential cannot be set up.
     #[error("the credential `{credential}` cannot be set up")]
     Credential {
-        /// Its name.
+        /// The credential's name.
         credential: String,
-        /// Why not.
+        /// The cause.
         source: ClientError,
     },
-    /// A credential's state cannot be had.
-    #[error("the credential `{credential}` has no state to work with")]
+    /// The state of a credential cannot be opened.
+    #[error("the state of the credential `{credential}` cannot be opened")]
     State {
-        /// Its name.
+        /// The credential's name.
         credential: String,
-        /// Why not.
+        /// The cause.
         source: OpenError,
     },
-    /// An upstream's authorities cannot be used.
-    #[error("the upstream {upstream} cannot be set up")]
-    Trust {
-        /// Its address.
-        upstream: String,
-        /// Why not.
-        source: TrustError,
-    },
-    /// An upstream's address cannot be used.
+    /// The address or the certificate authorities of an upstream are unusable.
     #[error("the upstream {upstream} cannot be set up")]
     Upstream {
-        /// Its address.
+        /// The upstream's address.
         upstream: String,
-        /// Why not.
-        source: io::Error,
+        /// The cause.
+        source: Box<dyn Error + Send + Sync>,
     },
-    /// Callers cannot be served over TLS.
-    #[error("TLS towards callers cannot be set up")]
+    /// TLS towards callers cannot be set up.
+    #[error("server TLS cannot be set up")]
     ServerTls(#[from] ServerTlsError),
-    /// Another configuration waits for a token request of this one.
-    #[error("the token request of the credential `{0}` does not come to an end")]
+    /// A reload waited for a token request of the configuration in force.
+    #[error("the token request of the credential `{0}` did not finish in time")]
     Busy(String),
-    /// What it needs from the disk does not come.
-    #[error("the disk does not answer")]
+    /// The disk did not answer in time.
+    #[error("the disk did not answer in time")]
     Disk,
     /// The system refuses a thread or a socket.
-    #[error("the system refused a thread or a socket")]
+    #[error("the system refused to create a thread or a socket")]
     System(#[from] io::Error),
 }
 
 impl StartError {
-    /// Whether the configuration, or what it names on this machine, must change.
+    /// Whether the configuration, or a file or address that it names, must change.
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
-            Self::Credential { .. } | Self::Trust { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
+            Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
             Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
             Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
                 false
@@ -89,14 +81,16 @@ impl StartError {
         }
     }
 
-    /// What would mend it, where that is known.
+    /// How to fix the error, if that is known.
     pub fn help(&self) -> Option<&'static str> {
         match self {
             Self::Listen { address: Listen::Unix(_), .. } => Some(
-                "stop what listens there, or name another path, in a folder that the daemon's user may write to",
+                "stop the process that listens there, or choose another path in a folder that the daemon's user may \
+                 write to",
             ),
             Self::OwnPort { .. } => Some(
-                "both have one port: restart, or take the one away with a reload of its own before the other is written",
+                "both addresses use the same port: restart bearerd, or remove the old address with one reload and \
+                 add the new one with the next",
             ),
             Self::State { source, .. } => Some(source.help()),
             _ => None,

@@ -1,7 +1,7 @@
-//! The daemon as a whole: built from a configuration, run until it is asked to stop, and changed to another one meanwhile.
+//! The daemon: built from a configuration, reloaded with another one, and stopped.
 //!
-//! The only place that knows all parts. Everything that can fail at the start (authorities, addresses, threads)
-//! fails before the first token is asked for; at a reload, before anything is changed.
+//! This module alone knows all parts. At the start, everything that can fail (certificate authorities, addresses,
+//! threads) fails before the first token request; at a reload, before anything is changed.
 
 mod admin;
 mod certificates;
@@ -29,8 +29,8 @@ use self::credentials::{Credential, Fate, Place, Refreshers, client, fates};
 use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
 use self::table::{Before, Served, serve};
+pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Means};
-pub(crate) use self::upstreams::{Way, name as upstream_name, shares_connections};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, Listen};
@@ -48,15 +48,14 @@ use crate::reload::Reloads;
 use crate::tls::client::Trust;
 use crate::token::{DurableState, Refresher};
 
-/// How long threads have to end once everything is cut.
-const CUT_TIME: Duration = Duration::from_millis(500);
-/// How long a state's write is waited for at the end.
-const WRITE_TIME: Duration = Duration::from_secs(5);
+/// How long threads may take to end after the stage `Cutting` or `Cut`.
+const CUT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long stopping waits for the write of a state.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A daemon that serves.
+/// A running daemon.
 #[derive(Debug)]
 pub struct Daemon {
-    /// What is in force.
     config: Arc<Config>,
     clock: Clock,
     credentials: Vec<Credential>,
@@ -64,8 +63,9 @@ pub struct Daemon {
     upstreams: InForce,
     discoveries: Discoveries,
     entrances: Entrances,
-    /// What of the descriptors connections of callers may take, and those to upstreams.
+    /// How many descriptors client connections may take.
     most_connections: usize,
+    /// The descriptors that upstream connections may take.
     descriptors: Arc<Slots>,
     certificates: Certificates,
     admin: AdminAddress,
@@ -73,23 +73,23 @@ pub struct Daemon {
     listener: mpsc::Sender<listener::Change>,
     stages: Stages,
     threads: Threads,
-    /// They end when they are told to, and have finished what is under way.
+    /// End on request, after the token request under way.
     refreshers: Refreshers,
-    /// The admin address, discoveries, certificates: they end when they are dropped.
+    /// Serve the admin address, discoveries and certificates; end when dropped.
     tasks: JoinSet<&'static str>,
 }
 
-/// A part of the daemon ended that should not have.
+/// A part of the daemon ended unexpectedly.
 #[derive(Debug, Error)]
 #[error("{0} ended unexpectedly")]
 pub struct Died(String);
 
 impl Daemon {
-    /// Builds everything and starts nothing: whether [`Daemon::start`] would come as far as binding.
+    /// Builds everything up to binding, and starts nothing.
     ///
     /// # Errors
     ///
-    /// [`StartError`], and never that an address is taken.
+    /// [`StartError`], except about a listening address or a state.
     pub fn try_out(config: &Config) -> Result<(), StartError> {
         let trust = Trust::default();
         let clock = Clock::system();
@@ -104,11 +104,11 @@ impl Daemon {
         serve(config, means, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
     }
 
-    /// Binds, builds and starts everything; whoever wants a reload at the admin address tells so by `reloads`.
+    /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`.
     ///
     /// # Errors
     ///
-    /// [`StartError`]; nothing keeps running then.
+    /// [`StartError`]; nothing keeps running.
     pub fn start(config: &Config, reloads: Option<Reloads>) -> Result<Self, StartError> {
         let config = Arc::new(config.clone());
         let clock = Clock::system();
@@ -118,7 +118,7 @@ impl Daemon {
         for (credential, fate) in
             config.credentials.iter().zip(fates(&config.credentials, &[], &trust, clock)?)
         {
-            // There is none before that anything could come from.
+            // At the start, no credential comes from a configuration before.
             if let Fate::New { client, place: Place::Opened(durable), .. } = fate {
                 built.push(Refresher::new(Arc::clone(credential), *client, *durable, clock));
             }
@@ -130,11 +130,11 @@ impl Daemon {
         let served = serve(&config, means, &Before { upstreams: &InForce::default(), table: None })?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
-        let way = Entrances::default().to(&config.server, false)?;
+        let transition = Entrances::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let terms = Arc::new(Terms::new(&config, table, instance, clock));
-        let stages = Stages::new();
+        let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
@@ -144,12 +144,12 @@ impl Daemon {
             handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);
         }
-        for address in &way.addresses {
-            tell_listening(address, certificates.current().is_some());
+        for address in &transition.addresses {
+            log_listening(address, certificates.current().is_some());
         }
         let settings = listener_settings(&config, &certificates, shares.callers);
         let (listener, changes) = mpsc::channel(1);
-        listener::spawn(way.new, handles, settings, stages.watch(), changes, &mut threads)?;
+        listener::spawn(transition.new, handles, settings, stages.watch(), changes, &mut threads)?;
 
         let (mut refreshers, mut tasks) = (Refreshers::new(stages.watch()), JoinSet::new());
         let credentials: Vec<_> = built
@@ -175,7 +175,7 @@ impl Daemon {
             terms,
             upstreams,
             discoveries,
-            entrances: way.after,
+            entrances: transition.after,
             most_connections: shares.callers,
             descriptors,
             certificates,
@@ -189,31 +189,27 @@ impl Daemon {
         })
     }
 
-    /// Where callers connect.
+    /// The addresses that callers connect to.
     pub fn addresses(&self) -> Vec<Listen> {
         self.entrances.addresses()
     }
 
-    /// The operator's address.
+    /// The admin address.
     pub const fn admin(&self) -> SocketAddr {
         self.admin.address
     }
 
-    /// What is in force.
+    /// The configuration in force.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// How certificates are looked at before their time.
+    /// Makes the daemon read the certificates again at once when notified.
     pub fn look_at_certificates(&self) -> Arc<tokio::sync::Notify> {
         self.certificates.asked()
     }
 
-    /// Serves until something ends it; never comes back otherwise.
-    ///
-    /// # Errors
-    ///
-    /// Always: which part it was.
+    /// Waits until a part of the daemon ends unexpectedly, and names it.
     ///
     /// # Cancel safety
     ///
@@ -225,7 +221,7 @@ impl Daemon {
                 which = self.refreshers.one_died() => return Died(which),
                 Some(task) = self.tasks.join_next() => match task {
                     Ok(which) => return Died(which.to_owned()),
-                    // Of something that another configuration does not have.
+                    // A reload has removed the task.
                     Err(error) if JoinError::is_cancelled(&error) => {}
                     Err(error) => return Died(error.to_string()),
                 },
@@ -233,49 +229,50 @@ impl Daemon {
         }
     }
 
-    /// Is not ready any more, and after `drain_delay` takes no more connections; finishes what is in flight within
-    /// `drain`, and cuts the rest; cuts at once when `hurry` resolves. A refresh token that is being used then is waited
-    /// for, and what it brought is written.
+    /// Reports "not ready", accepts no connections after `drain_delay`, finishes the requests in flight within
+    /// `drain`, and closes the remaining connections; closes them at once when `hurry` resolves. A token request with
+    /// a refresh token is always finished, and its result written.
     pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
         let config::Server { drain_delay, drain, .. } = self.config.server;
         let finished = async {
             if !drain_delay.is_zero() {
-                info!(delay = ?drain_delay, "not ready any more");
+                info!(delay = ?drain_delay, "no longer ready");
                 self.stages.enter(Stage::Leaving);
                 tokio::time::sleep(drain_delay).await;
             }
             info!("draining");
             self.stages.enter(Stage::Draining);
             if timeout(drain, self.threads.all_ended()).await.is_err() {
-                warn!("drain time is up");
+                warn!("drain timeout expired");
             }
         };
         tokio::select! {
             () = finished => {}
-            () = hurry => warn!("asked to stop at once"),
+            () = hurry => warn!("asked to stop immediately"),
         }
         self.stages.enter(Stage::Cutting);
-        if timeout(CUT_TIME, self.threads.all_ended()).await.is_err() {
-            warn!("a thread did not end");
+        if timeout(CUT_TIMEOUT, self.threads.all_ended()).await.is_err() {
+            warn!("a thread did not stop in time");
         }
-        // Not sooner: who waited for a token has to learn why there will be none.
+        // Only now, so that requests that wait for a token are answered with the reason.
         self.stages.enter(Stage::Cut);
-        if timeout(CUT_TIME, self.refreshers.all_ended()).await.is_err() {
-            info!("waiting for what a refresh token brings, which would be lost otherwise");
+        if timeout(CUT_TIMEOUT, self.refreshers.all_ended()).await.is_err() {
+            info!("waiting for token requests that use a refresh token");
             if timeout(self.longest_refresh(), self.refreshers.all_ended()).await.is_err() {
-                warn!("a token request or its write did not come to an end");
+                warn!("a token request or the write of its result did not finish in time");
             }
         }
         info!("stopped");
     }
 
-    /// The longest that a token request takes, its write included.
+    /// The longest time that a token request takes, with the write of its result.
     fn longest_refresh(&self) -> Duration {
         let longest = self.config.credentials.iter().map(|credential| credential.longest_request()).max();
-        longest.unwrap_or_default() + WRITE_TIME
+        longest.unwrap_or_default() + WRITE_TIMEOUT
     }
 }
 
+/// What the listener needs to admit connections.
 fn listener_settings(
     config: &Config,
     certificates: &Certificates,
@@ -290,6 +287,6 @@ fn listener_settings(
     }
 }
 
-fn tell_listening(address: &Listen, speaks_tls: bool) {
+fn log_listening(address: &Listen, speaks_tls: bool) {
     info!(%address, tls = matches!(address, Listen::Tcp(_)) && speaks_tls, "listening");
 }

@@ -16,10 +16,10 @@ use tracing::warn;
 use super::certificates::Certificates;
 use super::credentials::{Credential, Fate, Place, fates};
 use super::differences::{differences, keep_until_restart};
-use super::entrances::{Entrances, Way};
+use super::entrances::{Entrances, Transition};
 use super::table::{Before, Served, serve};
 use super::upstreams::Means;
-use super::{Daemon, StartError, listener_settings, tell_listening};
+use super::{Daemon, StartError, listener_settings, log_listening};
 use crate::config::Config;
 use crate::descriptors;
 use crate::proxy::limits::admission::MAX_REFUSALS;
@@ -268,10 +268,10 @@ impl Daemon {
         }
     }
 
-    async fn change_entrances(&mut self, config: &Config, way: Way) -> Result<(), StartError> {
-        let Way { after, stay, new, addresses } = way;
+    async fn change_entrances(&mut self, config: &Config, transition: Transition) -> Result<(), StartError> {
+        let Transition { after, stay, new, addresses } = transition;
         for address in &addresses {
-            tell_listening(address, self.certificates.current().is_some());
+            log_listening(address, self.certificates.current().is_some());
         }
         let (done, is_done) = oneshot::channel();
         let settings = listener_settings(config, &self.certificates, self.most_connections);

@@ -1,4 +1,4 @@
-//! The routing table of a configuration, and all that its routes lead to.
+//! Builds the routing table of a configuration, with the upstreams and discoveries of its routes.
 
 use super::StartError;
 use super::upstreams::{Discovering, GoingOn, InForce, Means, Upstreams};
@@ -6,13 +6,10 @@ use crate::config;
 use crate::config::Config;
 use crate::proxy::route::{Route, Table};
 
-/// What requests are served by.
 pub(super) struct Served {
-    /// Where they go.
     pub(super) table: Table,
-    /// What is there.
     pub(super) upstreams: InForce,
-    /// Discoveries to be run.
+    /// Discoveries to be started.
     pub(super) discoveries: Vec<Discovering>,
     /// Discoveries that go on.
     pub(super) discovered: Vec<GoingOn>,
@@ -29,10 +26,10 @@ pub(super) struct Before<'b> {
 ///
 /// # Errors
 ///
-/// [`StartError`] where an upstream cannot be set up; nothing has changed then.
+/// [`StartError`]: an upstream cannot be set up, and nothing has changed.
 pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> Result<Served, StartError> {
     let mut table = Table::default();
-    let asks_for_names = config.routes.iter().any(|route| !route.callers.is_empty());
+    let has_named_callers = config.routes.iter().any(|route| !route.callers.is_empty());
     let mut upstreams = Upstreams::new(means, &config.routes, before.upstreams);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
@@ -40,7 +37,7 @@ pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> R
             means.sources.iter().find(|source| source.name() == credential.name).cloned()
         });
         let (host, path) = (route.host.as_deref(), route.path.as_str());
-        let must_be_plain = asks_for_names || config.routes.iter().any(|other| is_behind(other, route));
+        let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
         table.add(host, path, entry.remembering(before.table.and_then(|table| table.at(host, path))));
     }
@@ -48,8 +45,8 @@ pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> R
     Ok(Served { table, upstreams, discoveries, discovered })
 }
 
-/// Whether a route with rules of its own takes some of the paths that this one would take without it: another spelling of
-/// such a path must not lead around those rules.
+/// Whether `other` has rules and takes paths that `route` would take without it. Another spelling of such a path must
+/// not bypass the rules.
 fn is_behind(other: &config::Route, route: &config::Route) -> bool {
     let has_rules = other.rules.allow.is_some() || !other.rules.deny.is_empty();
     let is_host = other.host.is_none() || route.host.is_none() || other.host == route.host;

@@ -1,6 +1,9 @@
-//! The upstreams that routes lead to: one for each place and way to connect, and the discoveries of those that move.
+//! The upstreams of all routes, and the discoveries of upstreams whose address is discovered.
+//!
+//! Routes with the same destination and the same connection settings share an upstream.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +30,7 @@ use crate::token::api_discovery::{
     AddressRefusal, DiscoveredApi, Discovery, DiscoverySource, IssuerClient, Reach,
 };
 
-/// A discovery to be run, and what others see of it.
+/// A discovery to be started, and the source of its results.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
 
 /// A discovery that goes on with its address.
@@ -37,26 +40,26 @@ pub(super) struct GoingOn {
     client: Option<IssuerClient>,
 }
 
-/// The upstreams of a table that is in force.
+/// The upstreams of the routing table in force.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InForce {
-    /// Each with a route that leads there.
+    /// Each upstream with a route that leads to it.
     routes: Vec<(config::Route, Arc<Upstream>)>,
-    /// All, in the order of their indices; where one is gone, another that is there too until a new one takes its index.
+    /// The upstreams in the order of their indices. An unused index holds any upstream until a new one takes its place.
     pub(super) all: Vec<Arc<Upstream>>,
 }
 
-/// Collects the upstreams of all routes. One that routes led to before stays the same: with its connections, its breaker,
-/// its places.
+/// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its
+/// circuit breaker and its permits.
 pub(super) struct Upstreams<'c> {
     trust: &'c Trust,
     sources: &'c [TokenSource],
     clock: Clock,
     descriptors: Arc<Slots>,
     before: &'c InForce,
-    /// Indices of those that stay, and of new ones.
+    /// The indices of kept and new upstreams.
     taken: BTreeSet<usize>,
-    /// Credentials whose discoveries go on.
+    /// Credentials whose discoveries continue.
     discovered: BTreeSet<&'c str>,
     known: Vec<(&'c config::Route, Arc<Upstream>)>,
     discoveries: Vec<Discovering>,
@@ -73,18 +76,17 @@ pub(super) struct Means<'c> {
 }
 
 impl<'c> Upstreams<'c> {
-    /// None yet, for these routes.
+    /// An empty collection for these routes.
     pub(super) fn new(means: Means<'c>, routes: &'c [config::Route], before: &'c InForce) -> Self {
         let Means { trust, sources, clock, descriptors } = means;
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
-        // A discovery leads all its upstreams: it goes on if they are all there.
+        // A discovery sets the address of all upstreams of its credential, so it continues only if all of them are
+        // kept.
         let ends: BTreeSet<_> =
             moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
         let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
-        let known = Vec::new();
-        let discoveries = Vec::new();
         let mut all = Self {
             trust,
             sources,
@@ -93,15 +95,15 @@ impl<'c> Upstreams<'c> {
             before,
             taken: BTreeSet::new(),
             discovered,
-            known,
-            discoveries,
+            known: Vec::new(),
+            discoveries: Vec::new(),
         };
         all.taken =
             routes.iter().filter_map(|route| all.kept(route)).map(|upstream| upstream.index).collect();
         all
     }
 
-    /// The one that a route led to before, if it can stay.
+    /// The upstream that a route led to before, if it can be kept.
     fn kept(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let goes_on = match (&route.upstream.destination, &route.credential) {
             (At::Discovered, Some(credential)) => self.discovered.contains(credential.name.as_str()),
@@ -111,13 +113,13 @@ impl<'c> Upstreams<'c> {
     }
 
     fn free_index(&mut self) -> usize {
-        // One more than are taken is enough to find one among.
+        // Among one more indices than are taken, one is free.
         let free = (0..=self.taken.len()).find(|index| !self.taken.contains(index)).unwrap_or_default();
         self.taken.insert(free);
         free
     }
 
-    /// The upstream of a route, which may be another's too.
+    /// The upstream of a route, which other routes may share.
     pub(super) fn of(&mut self, route: &'c config::Route) -> Result<Arc<Upstream>, StartError> {
         if let Some((_, upstream)) = self.known.iter().find(|(other, _)| shares_connections(other, route)) {
             return Ok(Arc::clone(upstream));
@@ -129,22 +131,20 @@ impl<'c> Upstreams<'c> {
         let index = self.free_index();
         let upstream = match (&route.upstream.destination, &route.credential) {
             (At::Written(address), _) => {
-                let way = Way::new(route, self.trust)?;
-                let destination = way.destination(address, None).map_err(|source| unusable(route, source))?;
+                let connector = Connector::new(route, self.trust)?;
+                let destination =
+                    connector.destination(address, None).map_err(|source| unusable(route, source))?;
                 let upstream = Upstream::written(index, destination, Arc::clone(&self.descriptors));
                 Arc::new(protected(upstream, route, self.clock))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
-            (At::Discovered, None) => {
-                let source = io::Error::new(io::ErrorKind::InvalidInput, "nobody can be asked where it is");
-                return Err(unusable(route, source));
-            }
+            (At::Discovered, None) => return Err(no_issuer(route)),
         };
         self.known.push((route, Arc::clone(&upstream)));
         Ok(upstream)
     }
 
-    /// One that its credential's discovery leads somewhere.
+    /// A new upstream whose address the discovery of its credential sets.
     fn discovered(
         &mut self,
         index: usize,
@@ -155,20 +155,17 @@ impl<'c> Upstreams<'c> {
         let at = match known {
             Some(at) => at,
             None => {
-                let discovery = self.discovery(credential)?.ok_or_else(|| {
-                    let nobody = "nobody can be asked where it is";
-                    unusable(route, io::Error::new(io::ErrorKind::InvalidInput, nobody))
-                })?;
-                self.discoveries.push(discovery);
+                self.discoveries.push(self.discovery(credential)?.ok_or_else(|| no_issuer(route))?);
                 self.discoveries.len() - 1
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
         let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
         let upstream = Arc::new(protected(upstream, route, self.clock));
-        let (way, led) = (Way::new(route, self.trust)?, Arc::clone(&upstream));
+        let (connector, led) = (Connector::new(route, self.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
-            let destination = way.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
+            let destination =
+                connector.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
             led.set_destination(Destination { path_in_front: address.path.clone(), ..destination });
             Ok(())
         }));
@@ -186,7 +183,7 @@ impl<'c> Upstreams<'c> {
             .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
     }
 
-    /// All of them, the discoveries to be run, and those that go on.
+    /// The upstreams, the discoveries to be started, and those that continue.
     pub(super) fn into_parts(self) -> Result<(InForce, Vec<Discovering>, Vec<GoingOn>), StartError> {
         let count = self.taken.last().map_or(0, |last| last + 1);
         let known = || self.known.iter().map(|(_, upstream)| upstream);
@@ -206,8 +203,8 @@ impl<'c> Upstreams<'c> {
 }
 
 impl InForce {
-    /// The upstream that requests of a route would use, if they used one that is in force. One that moves is led by the
-    /// tokens of its credential, which have to be as good.
+    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential, which
+    /// must share its tokens.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let is_of_the_same = |other: &config::Route| match route.upstream.destination {
             At::Written(_) => true,
@@ -238,23 +235,22 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
         && one.protection == other.protection
 }
 
-/// An upstream that is spared as the route has it.
+/// Adds the circuit breaker and the connection limits of a route to an upstream.
 fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstream {
     let config::Protection { connections, connection_age, breaker } = &route.protection;
     let permits = Permits::new(*connections, *connection_age, route.connect_timeout);
     upstream.with_limits(Breaker::new(*breaker, clock), permits)
 }
 
-/// By which way a route's upstream is reached, wherever it is.
-pub(crate) struct Way {
+/// The connection settings of a route's upstream, independent of its address.
+pub(crate) struct Connector {
     tls: Option<Arc<ClientConfig>>,
     proxy: Option<config::Proxy>,
     http_version: HttpVersion,
     timeout: Duration,
 }
 
-impl Way {
-    /// As the route has it.
+impl Connector {
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
         let config::Upstream { destination, roots, proxy, http_version } = &route.upstream;
         let alpn = match http_version {
@@ -265,15 +261,15 @@ impl Way {
         let tls = match destination {
             At::Written(address) if address.scheme == Scheme::HTTP => None,
             _ => {
-                let tls = trust.client_config(roots, alpn);
-                let tls = tls.map_err(|source| StartError::Trust { upstream: name(route), source })?;
+                let tls = trust.client_config(None, roots, alpn);
+                let tls = tls.map_err(|source| unusable(route, source))?;
                 Some(Arc::new(tls))
             }
         };
         Ok(Self { tls, proxy: proxy.clone(), http_version: *http_version, timeout: route.connect_timeout })
     }
 
-    /// What connects there.
+    /// Opens connections to an address; `may_reach` limits a discovered one.
     pub(crate) fn connect(&self, address: &Address, may_reach: Option<Reach>) -> io::Result<TcpConnect> {
         let tls = self.tls.clone().filter(|_| address.scheme == Scheme::HTTPS);
         TcpConnect::new(address, tls, self.proxy.as_ref(), may_reach, self.http_version, self.timeout)
@@ -286,7 +282,7 @@ impl Way {
     }
 }
 
-/// How a route's upstream is called where it cannot be used.
+/// The name of a route's upstream in messages.
 pub(crate) fn name(route: &config::Route) -> String {
     match (&route.upstream.destination, &route.credential) {
         (At::Written(address), _) => address.origin(),
@@ -295,11 +291,14 @@ pub(crate) fn name(route: &config::Route) -> String {
     }
 }
 
-fn unusable(route: &config::Route, source: io::Error) -> StartError {
-    StartError::Upstream { upstream: name(route), source }
+fn no_issuer(route: &config::Route) -> StartError {
+    unusable(route, "the route has no credential with an `issuer` that could tell its address")
 }
 
-/// The discoveries that run.
+fn unusable(route: &config::Route, source: impl Into<Box<dyn Error + Send + Sync>>) -> StartError {
+    StartError::Upstream { upstream: name(route), source: source.into() }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Discoveries(Vec<Running>);
 
@@ -311,7 +310,7 @@ struct Running {
 }
 
 impl Discoveries {
-    /// Some go on, and new ones begin; others end with the next that is asked of them.
+    /// Keeps these discoveries and starts new ones. The others run until [`Discoveries::end_without`].
     pub(super) fn going_on(
         &self,
         go_on: Vec<GoingOn>,
@@ -340,7 +339,7 @@ impl Discoveries {
         Self(all)
     }
 
-    /// Ends those that are not among others.
+    /// Ends the discoveries that `others` does not contain.
     pub(super) fn end_without(&self, others: &Self) {
         for Running { task, .. } in &self.0 {
             if !others.0.iter().any(|other| other.task.id() == task.id()) {
@@ -349,7 +348,7 @@ impl Discoveries {
         }
     }
 
-    /// What others see of them.
+    /// The sources of the discoveries' results.
     pub(super) fn sources(&self) -> Vec<DiscoverySource> {
         self.0.iter().map(|running| running.source.clone()).collect()
     }

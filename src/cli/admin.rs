@@ -1,4 +1,4 @@
-//! The admin address from the other side: where it is, and what to show there.
+//! The client of a running daemon's admin address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -18,66 +18,53 @@ use crate::config::model::secret::{Secret, SecretError};
 use crate::config::{AdminAccess, Environment};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// More than any answer has.
-const SHOWN_CHARACTERS: usize = 2000;
+/// The most characters of a response's detail that are printed.
+const MAX_DETAIL_CHARS: usize = 2000;
 
-/// Where a running daemon is.
 #[derive(Debug, clap::Args)]
 pub(super) struct AdminAddress {
     #[command(flatten)]
     pub(super) file: ConfigFile,
-    /// The admin address [default: admin.listen of the configuration]
+    /// Admin address [default: admin.listen of the configuration]
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
 }
 
-/// Talks to a running daemon.
 #[derive(Debug)]
 pub(super) struct AdminClient {
     base: String,
-    /// Whether the address is that of the configuration, and so this machine's.
+    /// Whether the address comes from the configuration, and so belongs to this machine.
     is_configured: bool,
-    /// What to show, or why it cannot be had, which the first use takes.
+    /// The admin token, or why it cannot be read, which the first operation returns.
     token: Option<Result<Secret, SecretError>>,
     http: reqwest::Client,
 }
 
-/// What the daemon says.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The status code.
     pub(super) status: u16,
-    /// The body as it is.
     pub(super) text: String,
 }
 
-/// Why the daemon says nothing.
 #[derive(Debug, Error)]
 pub(super) enum AdminError {
-    /// There is a token for it, which cannot be had.
     #[error("the admin token cannot be read")]
     Token(#[source] SecretError),
-    /// The way there can be read by others, who would have the token then.
     #[error(
-        "the admin token would go to {0} in clear; name an https:// address, or run this on the daemon's machine"
+        "the admin token would be sent to {0} unencrypted; name an https:// address, or run this command on the \
+         daemon's machine"
     )]
     InClear(String),
-    /// Nobody is there, or nobody who answers.
     #[error("{base} does not answer")]
-    Unreachable {
-        /// Where it should be.
-        base: String,
-        /// Why not.
-        source: reqwest::Error,
-    },
+    Unreachable { base: String, source: reqwest::Error },
 }
 
 impl AdminClient {
-    /// For the daemon at this address.
+    /// A client for the daemon at this address.
     ///
     /// # Errors
     ///
-    /// [`AdminError::Unreachable`] if no HTTP client can be set up.
+    /// [`AdminError::Unreachable`]: the HTTP client cannot be set up.
     pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
         let AdminAccess { listen, token } = config::admin_access(address.file.path, environment);
         let is_configured = address.admin.is_none();
@@ -88,7 +75,7 @@ impl AdminClient {
         };
         #[expect(
             clippy::disallowed_methods,
-            reason = "follows no redirect, and goes to our own admin address"
+            reason = "follows no redirect, and connects to bearerd's own admin address"
         )]
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -103,17 +90,17 @@ impl AdminClient {
         }
     }
 
-    /// Its address.
+    /// The daemon's address, as the base of URLs.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    /// Whether a secret may be sent there.
+    /// Whether a secret may be sent to the address.
     pub(super) fn is_protected(&self) -> bool {
         self.is_configured || Url::parse(&self.base).is_ok_and(|url| is_protected(&url))
     }
 
-    /// Asks what everybody may know.
+    /// Requests a path that needs no admin token.
     ///
     /// # Errors
     ///
@@ -122,7 +109,7 @@ impl AdminClient {
         self.send(self.http.get(self.url(path)).timeout(within)).await
     }
 
-    /// Asks or orders what is for an operator alone, with the token if one is configured. A body is JSON.
+    /// Requests an operation, with the admin token if one is configured. A body is JSON.
     ///
     /// # Errors
     ///
@@ -167,7 +154,7 @@ impl AdminClient {
 }
 
 impl AdminError {
-    /// Whether nobody listens there.
+    /// Whether the connection was refused: nothing listens at the address.
     pub(super) fn is_refused(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
         causes(source)
@@ -177,12 +164,12 @@ impl AdminError {
 }
 
 impl Answer {
-    /// Whether what was asked for was done.
+    /// Whether the status is 2xx.
     pub(super) const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
     }
 
-    /// What it says for people; `None` if it is no answer of an admin address.
+    /// The `detail` member without control characters; `None` if this is no response of an admin address.
     pub(super) fn detail(&self) -> Option<String> {
         #[derive(Deserialize)]
         struct Detailed {
@@ -190,19 +177,27 @@ impl Answer {
         }
         let Detailed { detail } = serde_json::from_str(&self.text).ok()?;
         let is_shown = |c: &char| !c.is_control();
-        Some(detail.chars().filter(is_shown).take(SHOWN_CHARACTERS).collect())
+        Some(detail.chars().filter(is_shown).take(MAX_DETAIL_CHARS).collect())
     }
 }
 
-/// A name for credentials' paths: nothing in it is read as more than a name.
-pub(super) fn path_of(credential: &str, deed: &str) -> String {
+/// The message about a response that no admin address of this version sends.
+pub(super) fn not_an_admin_address(answer: &Answer) -> String {
+    let status = answer.status;
+    format!(
+        "bearerd: the address answered {status}, but not as an admin address of bearerd; name that with --admin"
+    )
+}
+
+/// The path of an operation on a credential, whose name is escaped.
+pub(super) fn path_of(credential: &str, operation: &str) -> String {
     const PLAIN: &percent_encoding::AsciiSet =
         &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
     let name = percent_encoding::utf8_percent_encode(credential, PLAIN);
-    format!("/credentials/{name}{deed}")
+    format!("/credentials/{name}{operation}")
 }
 
-/// Who listens on all addresses is reached by loopback.
+/// The address to connect to: loopback for a daemon that listens on all addresses.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -217,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_listens_everywhere_is_reached_by_loopback() {
+    fn a_daemon_that_listens_on_all_addresses_is_reached_by_loopback() {
         for (listen, reached) in [
             ("0.0.0.0:9090", "127.0.0.1:9090"),
             ("[::]:9090", "[::1]:9090"),
@@ -237,15 +232,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_was_given_wins() {
+    fn an_address_argument_overrides_the_configuration() {
         assert_eq!(client(None).base(), "http://10.0.0.1:9090");
         assert_eq!(client(Some("10.0.0.1:1")).base(), "http://10.0.0.1:1");
         assert_eq!(client(Some("https://admin.test/")).base(), "https://admin.test");
     }
 
     #[test]
-    fn a_secret_goes_nowhere_in_clear() {
-        assert!(client(None).is_protected(), "it is this machine's own address");
+    fn a_secret_is_sent_only_to_this_machine_or_over_tls() {
+        assert!(client(None).is_protected(), "the configured address belongs to this machine");
         assert!(client(Some("127.0.0.1:9090")).is_protected());
         assert!(client(Some("https://admin.test")).is_protected());
         assert!(!client(Some("10.0.0.1:9090")).is_protected());
@@ -253,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_credentials_name_stays_one_segment() {
+    fn a_credential_name_stays_one_path_segment() {
         assert_eq!(path_of("api-1_x.y", "/refresh"), "/credentials/api-1_x.y/refresh");
         assert_eq!(path_of("a/grant?x#y z", ""), "/credentials/a%2Fgrant%3Fx%23y%20z");
     }
 
     #[test]
-    fn an_answer_is_read_for_its_detail_and_nothing_that_could_move_a_cursor() {
+    fn the_detail_of_a_response_has_no_control_characters() {
         let detail = |text: &str| Answer { status: 200, text: text.to_owned() }.detail();
 
         assert_eq!(detail("{\"detail\":\"a\\u001b[31mb\",\"x\":1}").as_deref(), Some("a[31mb"));

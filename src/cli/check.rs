@@ -1,5 +1,4 @@
-//! `bearerd check`: every problem of the configuration, and whether it could be used; with `--online`, whether its
-//! peers take it.
+//! `bearerd check`: prints every problem of the configuration; with `--online`, also tests its peers.
 
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, OK};
@@ -9,7 +8,6 @@ use crate::causes::in_one_line;
 use crate::config;
 use crate::config::Environment;
 
-/// What to check.
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     #[command(flatten)]
@@ -21,7 +19,7 @@ pub(super) struct Check {
 
 pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
     let path = config::find(check.file.path, environment);
-    let outcome = config::load(&path, environment).and_then(states::look_at);
+    let outcome = config::load(&path, environment).and_then(states::check);
     let diagnostics = match &outcome {
         Ok(checked) => &checked.warnings,
         Err(diagnostics) => diagnostics,
@@ -32,8 +30,7 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
     }
     let warnings = match diagnostics.warnings() {
         0 => String::new(),
-        1 => ", 1 warning".to_owned(),
-        many => format!(", {many} warnings"),
+        count => format!(", {}", counted(count, "warning")),
     };
     match &outcome {
         Ok(checked) => {
@@ -61,7 +58,7 @@ pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
     }
 }
 
-/// A number of things in words.
+/// A count with its noun in singular or plural.
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-/// Path of the configuration file.
 #[derive(Debug, clap::Args)]
 pub(super) struct ConfigFile {
     #[arg(

@@ -1,4 +1,4 @@
-//! `bearerd demo`: shows the whole thing, then serves until Ctrl-C.
+//! `bearerd demo`: runs the demonstration, then serves until Ctrl-C.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,18 +10,17 @@ use crate::causes::in_one_line;
 use crate::demo::scenario::{DemoError, Scenario};
 use crate::lifecycle::StopSignals;
 
-/// How to show it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
-    /// End after the steps, with 0 if each did what it says
+    /// Exit after the steps, with 0 if all of them succeeded
     #[arg(long)]
     once: bool,
-    /// Where applications call [default: 127.0.0.1:8080 or, if taken, a free port]
+    /// Address that applications connect to [default: 127.0.0.1:8080 or, if in use, a free port]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 }
 
-/// While it serves, the token is revoked this often, so that there is something to see.
+/// How often the demonstration revokes the token while it serves.
 const REVOKE_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) async fn demo(demo: Demo) -> u8 {
@@ -52,7 +51,8 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     }
     if !demo.once {
         output::line(format_args!(
-            "Now it is yours. The token is revoked now and every {} seconds; try to notice:\n\n  curl -i {}/hello\n\nCtrl-C ends it.\n",
+            "The demo now serves your requests, and revokes the token at once and every {} seconds. Requests succeed \
+             anyway:\n\n  curl -i {}/hello\n\nPress Ctrl-C to stop.\n",
             REVOKE_EVERY.as_secs(),
             scenario.url()
         ));

@@ -1,10 +1,7 @@
-//! Exit codes of the commands.
+//! The exit codes of the commands.
 
-/// Success.
 pub(super) const OK: u8 = 0;
-/// Failure.
 pub(super) const FAILED: u8 = 1;
-/// Wrong arguments.
 pub(super) const USAGE: u8 = 2;
 /// The daemon cannot be reached (sysexits.h, `EX_UNAVAILABLE`).
 pub(super) const UNAVAILABLE: u8 = 69;

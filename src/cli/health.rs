@@ -1,19 +1,18 @@
-//! `bearerd health`: for a container's health check.
+//! `bearerd health`: the health check of a container.
 
 use std::time::Duration;
 
-use super::admin::{AdminAddress, AdminClient};
+use super::admin::{AdminAddress, AdminClient, not_an_admin_address};
 use super::exit_code::{FAILED, OK, UNAVAILABLE};
 use super::output;
 use crate::causes::in_one_line;
 use crate::config::Environment;
 
-/// What to ask, and where.
 #[derive(Debug, clap::Args)]
 pub(super) struct Health {
     #[command(flatten)]
     address: AdminAddress,
-    /// Ask whether it is ready instead
+    /// Check readiness instead of liveness
     #[arg(long)]
     ready: bool,
 }
@@ -22,16 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     let path = if health.ready { "/readyz?verbose" } else { "/livez" };
-    let answer = match AdminClient::new(health.address, environment) {
-        Ok(client) => client.get(path, TIMEOUT).await,
-        Err(error) => Err(error),
-    };
-    match answer {
+    let answer = async { AdminClient::new(health.address, environment)?.get(path, TIMEOUT).await };
+    match answer.await {
         Ok(answer) if !is_ours(&answer.text) => {
-            output::error_line(format_args!(
-                "bearerd: what answered with {} is no admin address of bearerd; --admin says where it is",
-                answer.status
-            ));
+            output::error_line(not_an_admin_address(&answer));
             FAILED
         }
         Ok(answer) => {
@@ -45,13 +38,13 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
     }
 }
 
-/// Whether this is what `/livez` and `/readyz?verbose` answer. A proxy address asked by mistake answers as its upstream
-/// does, which may well be with 200.
+/// Whether a body is one of `/livez` or `/readyz?verbose`. A proxy address that is named by mistake answers as its
+/// upstream does, possibly with 200.
 fn is_ours(text: &str) -> bool {
-    let is_one = |line: &str| {
+    let is_known = |line: &str| {
         line == "ok" || line.starts_with("[+] ") || line.starts_with("[-] ") || line.starts_with("[ ] ")
     };
-    !text.is_empty() && text.lines().all(is_one)
+    !text.is_empty() && text.lines().all(is_known)
 }
 
 #[cfg(test)]
@@ -59,7 +52,7 @@ mod tests {
     use super::is_ours;
 
     #[test]
-    fn only_a_daemons_own_words_are_taken_for_its_health() {
+    fn only_responses_of_bearerd_count_as_health() {
         assert!(is_ours("ok\n"));
         assert!(is_ours("[+] accepting connections\n[ ] credential a has no token\n[-] b\n"));
         for other in ["", "OK", "{\"ok\":true}", "<html>", "ok\n<html>", "[]"] {

@@ -1,4 +1,4 @@
-//! `bearerd keygen`: a new key for the state that survives restarts.
+//! `bearerd keygen`: prints a new key for state files.
 
 use std::io::{ErrorKind, Write};
 
@@ -8,18 +8,18 @@ use super::exit_code::{FAILED, OK};
 use super::output;
 use crate::token::state::file::StateKey;
 
-/// What `--help` says besides.
-pub(super) const WHERE_TO_PUT_IT: &str = "\
-Put it where only the daemon may read it, and name that place in proxy.toml:
+/// The text below the options of `--help`.
+pub(super) const HELP: &str = "\
+Store the key where only the daemon can read it, and name the location in proxy.toml:
 
   (umask 077; bearerd keygen > /etc/bearerd/state.key)
 
   state_key = { file = \"/etc/bearerd/state.key\" }    # or { env = \"NAME\" }
 
-Keep it apart from the state file and its backups: whoever has both has the tokens. Without it
-the state cannot be read any more.";
+Keep the key apart from the state file and its backups: anyone who has both can read the tokens.
+Without the key, the state is unreadable.";
 
-/// Unlike other output this must not be lost in silence: it usually goes to a file.
+/// Prints a key. Unlike other output, the key usually goes to a file, so a failed write is an error.
 pub(super) fn keygen() -> u8 {
     let mut out = std::io::stdout().lock();
     let key = StateKey::generate();

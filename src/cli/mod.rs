@@ -1,4 +1,4 @@
-//! The command line: what each command does, and the exit code that tells of it.
+//! The command line: parses the arguments, runs the command, and returns its exit code.
 
 mod admin;
 mod check;
@@ -22,7 +22,7 @@ use self::config_file::ConfigFile;
 use crate::config::Environment;
 use crate::memory;
 
-/// Adds OAuth 2.0 bearer tokens to requests of applications that know nothing of OAuth.
+/// Reverse proxy that adds OAuth 2.0 bearer tokens to requests of applications without OAuth support.
 #[derive(Debug, Parser)]
 #[command(name = "bearerd", version, max_term_width = 100, propagate_version = true)]
 struct Arguments {
@@ -32,36 +32,36 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until SIGTERM or SIGINT; finish what is in flight, then stop
+    /// Serve until SIGTERM or SIGINT, then finish the requests in flight and stop
     Run(ConfigFile),
-    /// Check the configuration and print every problem; binds nothing
+    /// Check the configuration and print every problem, without listening on an address
     Check(check::Check),
-    /// Ask a running daemon whether it lives
+    /// Check the health of a running daemon
     Health(health::Health),
-    /// Have a running daemon ask for another token now
+    /// Make a running daemon request a new token now
     Refresh(refresh::Refresh),
     /// Authorize a credential's client in a browser, and store the grant
-    #[command(after_help = login::HOW)]
+    #[command(after_help = login::HELP)]
     Login(login::Login),
-    /// Print a new key for the state file: 32 random bytes, in base64
-    #[command(after_help = keygen::WHERE_TO_PUT_IT)]
+    /// Print a new key for the state file: 32 random bytes in base64
+    #[command(after_help = keygen::HELP)]
     Keygen,
-    /// Show the whole thing on loopback, with an authorization server and an API of its own
+    /// Run a demonstration on loopback, with its own authorization server and API
     Demo(demo::Demo),
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs the command.
 pub async fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Also what --help and --version print.
+            // --help and --version are errors to clap too.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit_code::USAGE));
         }
     };
     if let Err(error) = memory::keep_private() {
-        output::error_line(format_args!("bearerd: core dumps cannot be turned off: {error}"));
+        output::error_line(format_args!("bearerd: core dumps cannot be disabled: {error}"));
     }
     let code = match arguments.command {
         Command::Run(file) => run::run(file, &Environment::process()).await,

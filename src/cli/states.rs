@@ -1,6 +1,6 @@
-//! What `bearerd check` sees of credentials' states: whether `run`, as this user, could work with them.
+//! Checks for `bearerd check` whether `bearerd run`, as the same user, could use the states of the credentials.
 //!
-//! A daemon may run meanwhile: nothing is locked and nothing is written.
+//! A daemon may be running, so nothing is locked and nothing is written.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -13,15 +13,15 @@ use crate::config::{Checked, Credential, Diagnostics, Identity};
 use crate::token::DurableState;
 use crate::token::state::file::{OpenError, RUN_AS_DAEMON_USER, Warning};
 
-/// Adds what is wrong with the states to what is known of a configuration.
+/// Adds the problems of the states to those of the configuration.
 ///
 /// # Errors
 ///
 /// All problems, if `run` would refuse a state.
-pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
+pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
     let clock = Clock::system();
     let mut problems = Vec::new();
-    // A folder of several states is looked at with each, and spoken of once.
+    // Several states may share a folder, whose problems are reported once.
     let mut folders = BTreeSet::new();
     for credential in &checked.config.credentials {
         let place = checked.state_places.get(&credential.name).cloned();
@@ -37,38 +37,28 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
                     problems.push(error(title, RUN_AS_DAEMON_USER.to_owned()));
                 }
                 if let Some(mode) = look.open_folder.filter(|_| is_first) {
-                    let title =
-                        format!("the mode {mode:04o} of {} lets every user at the states", folder.display());
-                    let help = format!("make it the daemon's own: chmod 700 {}", folder.display());
+                    let title = format!(
+                        "the mode {mode:04o} of {} lets every user access the states",
+                        folder.display()
+                    );
+                    let help =
+                        format!("restrict the folder to the daemon's user: chmod 700 {}", folder.display());
                     problems.push(Problem::warning(place.clone(), title).help(help));
                 }
                 problems.extend(look.warnings.iter().map(|warning| {
                     let title = format!("{}: {}", path.display(), in_one_line(warning));
                     Problem::warning(place.clone(), title).help(help_for_warning(warning))
                 }));
-                if look.state.refresh_token.is_none() {
-                    let (title, help) = match begins_with(credential) {
-                        Beginning::Nothing => continue,
-                        Beginning::Login => (
-                            "nobody has logged in for this credential yet",
-                            format!("run `bearerd login {}` as the daemon's user", credential.name),
-                        ),
-                        Beginning::HandOver => (
-                            "there is no refresh token, neither here nor in the state",
-                            format!(
-                                "write refresh_token = {{ file = \"…\" }}, or hand one to the running daemon: POST \
-                                 /credentials/{}/grant at its admin address",
-                                credential.name
-                            ),
-                        ),
-                    };
+                if look.state.refresh_token.is_none()
+                    && let Some((title, help)) = missing_grant(credential)
+                {
                     problems.push(Problem::warning(place.clone(), title).help(help));
                 }
             }
             Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
             Err(cause) if is_missing(&cause) => {
                 let help = format!(
-                    "make the folder, for the daemon's user alone: mkdir -m 700 {}",
+                    "create the folder for the daemon's user alone: mkdir -m 700 {}",
                     folder.display()
                 );
                 problems.push(error(in_one_line(&cause), help));
@@ -80,31 +70,36 @@ pub(super) fn look_at(mut checked: Checked) -> Result<Checked, Box<Diagnostics>>
     if checked.warnings.errors() == 0 { Ok(checked) } else { Err(Box::new(checked.warnings)) }
 }
 
-/// Whether there is no such folder at all; one that is there may be somebody else's.
+/// Whether the folder does not exist.
 fn is_missing(cause: &OpenError) -> bool {
     matches!(cause, OpenError::Folder { source, .. } if source.kind() == ErrorKind::NotFound)
 }
 
-/// What must happen before there is a first token.
-enum Beginning {
-    Nothing,
-    Login,
-    HandOver,
-}
-
-fn begins_with(credential: &Credential) -> Beginning {
+/// The problem of a credential whose state has no refresh token, and its remedy; `None` if the credential needs none.
+fn missing_grant(credential: &Credential) -> Option<(&'static str, String)> {
     let Identity { grant, fallback, .. } = &credential.identity;
-    match (grant, &credential.login) {
-        (Grant::RefreshToken(None), _) if fallback.is_some() => Beginning::Nothing,
-        (Grant::RefreshToken(None), Some(_)) => Beginning::Login,
-        (Grant::RefreshToken(None), None) => Beginning::HandOver,
-        _ => Beginning::Nothing,
+    if !matches!(grant, Grant::RefreshToken(None)) || fallback.is_some() {
+        return None;
     }
+    let name = &credential.name;
+    Some(match credential.login {
+        Some(_) => (
+            "nobody has logged in for this credential yet",
+            format!("run `bearerd login {name}` as the daemon's user"),
+        ),
+        None => (
+            "neither the configuration nor the state has a refresh token",
+            format!(
+                "set refresh_token = {{ file = \"…\" }}, or hand one to the running daemon with POST \
+                 /credentials/{name}/grant at its admin address"
+            ),
+        ),
+    })
 }
 
 fn help_for_warning(warning: &Warning) -> &'static str {
     match warning {
-        Warning::GroupMode { .. } => "chmod 600; the daemon's next write does the same",
-        _ => "the daemon's next write mends that",
+        Warning::GroupMode { .. } => "run chmod 600; the daemon's next write does the same",
+        _ => "the daemon's next write repairs the file",
     }
 }

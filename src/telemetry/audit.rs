@@ -1,8 +1,7 @@
-//! The life of a credential's tokens as events: what was issued, what failed, what was rejected.
+//! The audit trail: events about a credential's tokens and about the operations of an operator.
 //!
-//! Each is a log event of the target `bearerd::audit` and says what the trail came to by then: the generation,
-//! how often tokens replaced each other, the last latency, the success rate, and a fingerprint in the token's
-//! place. What an operator does, or may not do, is an event too. No secret.
+//! Each is a log event of the target `bearerd::audit`. Events about tokens carry the generation, the number of
+//! rotations, the last latency, the success rate and a fingerprint in place of the token. No event contains a secret.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -10,8 +9,8 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-/// One credential's trail.
-#[derive(Debug)]
+/// The audit trail of one credential.
+#[derive(Debug, Default)]
 pub struct Trail {
     credential: String,
     requests: u64,
@@ -19,7 +18,7 @@ pub struct Trail {
     rotations: u64,
     latency: Duration,
     is_failing: bool,
-    /// The current token's; 0 and nothing before the first.
+    /// The generation of the current token; 0 before the first.
     generation: u64,
     fingerprint: String,
 }
@@ -27,41 +26,41 @@ pub struct Trail {
 /// A token that was issued.
 #[derive(Debug)]
 pub struct Issued {
-    /// Which of the credential's tokens it is; 1 is the first.
+    /// The token's generation; 1 is the first.
     pub generation: u64,
-    /// What stands for it.
+    /// The token's fingerprint.
     pub fingerprint: String,
-    /// From when it was asked for to its end.
+    /// The time from the request to the expiry.
     pub lifetime: Duration,
-    /// Until the next is asked for.
+    /// The time until the next token request.
     pub next: Duration,
 }
 
-/// A token request that brought no token.
+/// A token request that failed.
 pub struct Failure<'a> {
-    /// What became of it, in a word.
+    /// The outcome, as its code.
     pub outcome: &'a str,
-    /// Whether it will go on failing until someone does something.
+    /// Whether token requests fail until a person acts.
     pub needs_a_person: bool,
-    /// Until the next one may be made.
+    /// The time until the next attempt.
     pub next: Duration,
-    /// What happened; holds no secret.
+    /// The error, without secrets.
     pub error: &'a dyn Display,
 }
 
-/// What someone asked for at the admin address.
+/// An operation that was requested at the admin address.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation<'a> {
-    /// In a word.
+    /// The name of the operation.
     pub action: &'a str,
-    /// The credential, if there is one of that name.
+    /// The credential; empty if no credential has the requested name.
     pub credential: &'a str,
-    /// From where.
+    /// The client's address.
     pub peer: IpAddr,
 }
 
 impl Operation<'_> {
-    /// It was done, or at least begun.
+    /// Records an operation that was carried out or begun.
     pub fn done(&self, status: u16) {
         let Self { action, credential, peer } = self;
         info!(
@@ -75,7 +74,7 @@ impl Operation<'_> {
         );
     }
 
-    /// It was not.
+    /// Records a refused operation.
     pub fn refused(&self, status: u16, code: &str) {
         let Self { action, credential, peer } = self;
         warn!(
@@ -91,7 +90,7 @@ impl Operation<'_> {
     }
 }
 
-/// An event with what all of them say.
+/// Logs an event with the members that all events about tokens have.
 macro_rules! event {
     ($level:ident, $trail:expr, $event:literal, { $($fields:tt)* }, $message:literal) => {
         $level!(
@@ -110,28 +109,19 @@ macro_rules! event {
 }
 
 impl Trail {
-    /// The trail of a credential that has had no token yet.
+    /// The trail of a credential without a token.
     pub fn new(credential: &str) -> Self {
-        Self {
-            credential: credential.to_owned(),
-            requests: 0,
-            successes: 0,
-            rotations: 0,
-            latency: Duration::ZERO,
-            is_failing: false,
-            generation: 0,
-            fingerprint: String::new(),
-        }
+        Self { credential: credential.to_owned(), ..Self::default() }
     }
 
-    /// A token that was issued before the start goes on.
+    /// Records a token from before the start that is still in use.
     pub fn resumed(&mut self, generation: u64, fingerprint: String) {
         self.generation = generation;
         self.fingerprint = fingerprint;
         event!(info, self, "token.resumed", {}, "token resumed");
     }
 
-    /// A token came.
+    /// Records a token response with a token.
     pub fn refreshed(&mut self, token: Issued, latency: Duration) {
         let is_same = token.generation == self.generation;
         self.requests += 1;
@@ -150,7 +140,7 @@ impl Trail {
         }, "token refreshed");
     }
 
-    /// Someone handed over another grant, with a token that is used unless it has a flaw.
+    /// Records a grant that was handed over, with its token unless that has a flaw.
     pub fn authorized(&mut self, token: Option<Issued>, is_durable: bool, flaw: Option<&dyn Display>) {
         let has_token = token.is_some();
         if let Some(token) = token {
@@ -168,7 +158,7 @@ impl Trail {
         }
     }
 
-    /// No token came.
+    /// Records a failed token request.
     pub fn refresh_failed(&mut self, failure: &Failure<'_>, latency: Duration) {
         self.requests += 1;
         self.latency = latency;
@@ -181,27 +171,27 @@ impl Trail {
         }, "token refresh failed");
     }
 
-    /// A token request brought no token, and another follows from that.
+    /// Counts a failed token request that another one follows at once.
     pub const fn followed_up(&mut self, latency: Duration) {
         self.requests += 1;
         self.latency = latency;
     }
 
-    /// The server knows the client by the other of its two secrets now, the one with this key.
+    /// Records that the server now accepts the other client secret, the one of the configuration key `key`.
     pub fn client_secret_in_use(&self, key: &str) {
         event!(warn, self, "credential.client_secret_in_use", { in_use = key, }, "other client secret in use");
     }
 
-    /// No refresh token is taken any more: tokens are asked for with another grant from now on.
+    /// Records that the server accepts no refresh token, and that the fallback grant is in use.
     pub fn fallback_used(&self, grant: &str, why: &dyn Display) {
         event!(warn, self, "credential.fallback_used", {
             fallback = grant,
             needs_a_person = false,
             error = why.to_string(),
-        }, "no refresh token is taken, fallback used");
+        }, "refresh token not accepted, fallback used");
     }
 
-    /// No refresh token is taken any more: nothing is asked until someone puts another there.
+    /// Records that token requests have stopped until a person authorizes the client again.
     pub fn reauthorization_required(&mut self, error: &dyn Display) {
         self.is_failing = true;
         event!(warn, self, "credential.reauthorization_required", {
@@ -210,7 +200,7 @@ impl Trail {
         }, "reauthorization required");
     }
 
-    /// The refresh token has been replaced as often as it may be: nothing is asked until someone puts another there.
+    /// Records that the refresh token has reached `max_rotations`, and that token requests have stopped.
     pub fn rotation_limit_reached(&mut self, error: &dyn Display) {
         self.is_failing = true;
         event!(warn, self, "rotation.limit_reached", {
@@ -219,12 +209,12 @@ impl Trail {
         }, "rotation limit reached");
     }
 
-    /// An upstream rejected the current token; another may be asked for now, later, or not at all.
+    /// Records that an upstream rejected the current token.
     pub fn token_rejected(&self) {
         event!(warn, self, "token.rejected", {}, "token rejected upstream");
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people, exact for 2^53 requests")]
+    #[expect(clippy::cast_precision_loss, reason = "exact for up to 2^53 requests")]
     fn success_rate(&self) -> f64 {
         self.successes as f64 / self.requests.max(1) as f64
     }

@@ -1,7 +1,7 @@
-//! The log: events to standard error, as lines for a person or JSON for a machine.
+//! The log: writes events to standard error, as text or as JSON.
 //!
-//! A thread of its own writes, from a bounded queue: whoever reads
-//! the log slowly, or not at all, holds up nothing; what does not fit is dropped and counted. A panic is an event too.
+//! A separate thread writes from a bounded queue, so that a slow reader of the log delays nothing; lines that do not
+//! fit are dropped and counted. Panics are logged too.
 
 use std::io::{BufWriter, IsTerminal};
 use std::panic::{PanicHookInfo, set_hook};
@@ -16,13 +16,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Environment, Log, LogFormat};
 
-/// Lines that may wait to be written. Each has its place from the beginning.
-const QUEUE: usize = 16_384;
+/// The most lines that may wait to be written. The queue allocates a slot for each at the start.
+const QUEUE_LINES: usize = 16_384;
 
-/// How much is written at once when there is so much.
-const WRITE: usize = 64 * 1024;
+/// The most bytes of one write.
+const WRITE_BYTES: usize = 64 * 1024;
 
-/// The log while it is written; what waits in the queue is written when this is dropped.
+/// Keeps the log written; dropping it writes the lines that still wait.
 #[must_use]
 pub struct Writing {
     dropped: ErrorCounter,
@@ -30,13 +30,13 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// How many lines were dropped so far because nobody took them.
+    /// How many lines were dropped so far because the queue was full.
     pub fn dropped_lines(&self) -> usize {
         self.dropped.dropped_lines()
     }
 }
 
-/// Sends the process's events to standard error from now on.
+/// Starts to write the process's events to standard error.
 pub fn start(log: &Log, environment: &Environment) -> Writing {
     let levels = log.level.clone();
     let is_text = match log.format {
@@ -44,12 +44,12 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    // The thread flushes when the queue is empty: many lines at once are one write.
-    let lines = BufWriter::with_capacity(WRITE, std::io::stderr());
+    // The thread flushes when the queue is empty, so that many waiting lines become one write.
+    let lines = BufWriter::with_capacity(WRITE_BYTES, std::io::stderr());
     let (queue, flushes) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE).finish(lines);
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(QUEUE_LINES).finish(lines);
     let dropped = queue.error_counter();
-    // A reader of the log that has gone is no reason to complain on the same stream.
+    // A failed write is not reported on the stream that failed.
     let events = fmt::layer().with_writer(queue).log_internal_errors(false);
     if is_text {
         let colours =
@@ -59,15 +59,14 @@ pub fn start(log: &Log, environment: &Environment) -> Writing {
         let events = events.json().flatten_event(true).with_current_span(false).with_span_list(false);
         registry().with(levels).with(events).init();
     }
-    set_hook(Box::new(tell_of_panic));
+    set_hook(Box::new(log_panic));
     Writing { dropped, _flushes: flushes }
 }
 
-/// Says where a panic was, as an event like any other. What it says itself may quote what it could not read, and is left
-/// out: that may be a secret.
-fn tell_of_panic(panic: &PanicHookInfo<'_>) {
+/// Logs the place of a panic. The panic's own message is omitted, as it may quote a secret that could not be parsed.
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
-    error!(thread = thread::current().name(), place, "panicked: this is a bug of ours");
+    error!(thread = thread::current().name(), place, "panicked: this is a bug in bearerd");
 }
 
 #[cfg(test)]
@@ -94,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_an_event_with_its_place_and_without_its_words() {
+    fn a_panic_is_logged_with_its_place_and_without_its_message() {
         const NAME: &str = "the one that panics";
         let before = take_hook();
-        // The other tests of this process have theirs.
+        // Other tests of this process keep their own hook.
         set_hook(Box::new(move |panic| match thread::current().name() {
-            Some(NAME) => tell_of_panic(panic),
+            Some(NAME) => log_panic(panic),
             _ => before(panic),
         }));
         let lines = Lines::default();

@@ -1,4 +1,4 @@
-//! What an operator sees of the daemon's work.
+//! What the daemon reports to its operator: the log and the audit trail.
 
 pub mod audit;
 pub mod log;

@@ -1,7 +1,7 @@
-//! TLS towards authorization servers and APIs.
+//! TLS towards authorization servers and APIs: TLS 1.2 or later.
 //!
-//! TLS 1.2 and later, certificates always verified, against the operating system's authorities or against a
-//! file's and no others. There is no switch that turns verification off.
+//! Certificates are always verified, against the certificate authorities of the system or only against those of a
+//! file. Verification cannot be disabled.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,44 +16,43 @@ use crate::config::{ClientCertificate, Roots};
 /// ALPN names (RFC 7301), in order of preference.
 pub type Alpn = &'static [&'static [u8]];
 
-/// HTTP/2, else HTTP/1.1.
+/// HTTP/2 or HTTP/1.1.
 pub const HTTP_2_OR_1: Alpn = &[b"h2", b"http/1.1"];
-/// HTTP/2 alone.
+/// HTTP/2 only.
 pub const HTTP_2: Alpn = &[b"h2"];
-/// HTTP/1.1 alone.
+/// HTTP/1.1 only.
 pub const HTTP_1: Alpn = &[b"http/1.1"];
 
-/// Makes TLS configurations; reads the system's authorities once, and only if someone asks for them.
+/// Builds TLS configurations. The system's certificate authorities are read once, when first needed.
 #[derive(Debug, Default)]
 pub struct Trust {
     system: OnceLock<Arc<Verifier>>,
 }
 
-/// Why no TLS configuration could be made.
+/// Why a TLS configuration cannot be built.
 #[derive(Debug, Error)]
 pub enum TrustError {
-    /// The operating system has no certificate authorities that could be read.
+    /// The system's certificate authorities cannot be read.
     #[error("the system's certificate authorities cannot be used (install them, or set ca_file)")]
     System(#[source] rustls::Error),
-    /// A certificate of a file is unusable.
+    /// A certificate authority of a file is unusable.
     #[error("a certificate authority cannot be used")]
     Root(#[source] rustls::Error),
-    /// Our own certificate and its key are unusable.
+    /// The client certificate or its key is unusable.
     #[error("the client certificate cannot be used")]
     ClientCertificate(#[source] rustls::Error),
-    /// The cryptography library offers no protocol version we allow.
+    /// The cryptography library supports none of the allowed protocol versions.
     #[error("TLS cannot be set up")]
     Protocol(#[source] rustls::Error),
 }
 
 impl Trust {
-    /// A configuration that trusts `roots` and offers `alpn`.
-    pub fn client_config(&self, roots: &Roots, alpn: Alpn) -> Result<ClientConfig, TrustError> {
-        self.client_config_as(None, roots, alpn)
-    }
-
-    /// The same, showing a certificate to who asks for one.
-    pub fn client_config_as(
+    /// A configuration that trusts `roots`, offers `alpn`, and presents `certificate` to a server that requests one.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError`].
+    pub fn client_config(
         &self,
         certificate: Option<&ClientCertificate>,
         roots: &Roots,

@@ -1,4 +1,4 @@
-//! TLS: how peers are checked, and what callers are shown.
+//! TLS towards authorization servers and upstreams, and towards callers.
 
 pub mod client;
 pub mod reload;

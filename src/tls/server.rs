@@ -1,8 +1,7 @@
-//! TLS towards callers.
+//! TLS towards callers: TLS 1.2 or later, HTTP/2 or HTTP/1.1 by ALPN.
 //!
-//! TLS 1.2 and later, HTTP/2 or HTTP/1.1 by ALPN, no early data: what can be played again must not wield a token.
-//! Sessions are resumed by tickets under keys of this configuration alone, so that none outlives a change of the
-//! callers' authorities.
+//! Early data is refused, because an attacker could replay a request and bearerd would add a token to it. Session
+//! tickets have keys of one configuration alone, so that no session outlives a change of `client_ca`.
 
 use std::sync::Arc;
 
@@ -15,18 +14,18 @@ use thiserror::Error;
 use super::client::HTTP_2_OR_1;
 use crate::config::model::server_tls::TlsMaterial;
 
-/// Why callers cannot be served over TLS.
+/// Why the server's TLS configuration cannot be built.
 #[derive(Debug, Error)]
 pub enum ServerTlsError {
-    /// The authorities of callers' certificates cannot be used.
-    #[error("the authorities of client_ca cannot be used")]
+    /// The certificate authorities of callers are unusable.
+    #[error("the certificate authorities of client_ca cannot be used")]
     ClientCa(#[from] VerifierBuilderError),
     /// The cryptography library fails.
     #[error("TLS cannot be set up")]
     Protocol(#[from] rustls::Error),
 }
 
-/// What connections are accepted with.
+/// The configuration with which connections are accepted.
 ///
 /// # Errors
 ///
@@ -72,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn no_early_data_is_taken_and_both_protocols_are_offered() {
+    fn early_data_is_refused_and_both_protocols_are_offered() {
         let folder = tempfile::tempdir().unwrap();
         let config = server_config(&material(folder.path())).unwrap();
 
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_key_is_not_shown() {
+    fn debug_output_contains_no_private_key() {
         let folder = tempfile::tempdir().unwrap();
         let shown = format!("{:?}", material(folder.path()));
 

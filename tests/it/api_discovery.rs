@@ -55,7 +55,7 @@ async fn the_issuer_is_asked_for_the_tokens_tenant_and_requests_go_where_it_says
         assert_eq!(asked.headers["accept"], "application/json");
     }
     let (_, verbose) = world.admin_get("/readyz?verbose").await;
-    assert!(verbose.contains("[+] credential api knows where its API is\n"), "{verbose}");
+    assert!(verbose.contains("[+] credential api has discovered its API\n"), "{verbose}");
     let event = world.process.event("api discovered").await;
     assert_eq!(event["api"], world.upstream.url());
     world.finish().await;
@@ -108,7 +108,7 @@ async fn while_the_address_is_missing_the_answer_and_readyz_say_so() {
     let (status, verbose) = world.admin_get("/readyz?verbose").await;
     assert_eq!(status, 503);
     assert!(verbose.contains("[+] credential api has a valid token\n"), "{verbose}");
-    assert!(verbose.contains("[-] credential api does not know yet where its API is\n"), "{verbose}");
+    assert!(verbose.contains("[-] credential api has not discovered its API yet\n"), "{verbose}");
     world.finish().await;
 }
 
@@ -133,7 +133,7 @@ async fn a_credential_that_is_not_required_keeps_nobody_unready() {
     let world = start(setup(&issuer).credential("required = false")).await;
     eventually("asked", async || !issuer.asked().is_empty()).await;
     assert_eq!(world.admin_status("/readyz").await, 200);
-    let told = "[ ] credential api does not know yet where its API is, and is not required; the last discovery failed: \
+    let told = "[ ] credential api has not discovered its API yet, and is not required; the last discovery failed: \
                 the issuer did not answer\n";
     eventually("told", async || world.admin_get("/readyz?verbose").await.1.contains(told)).await;
     world.finish().await;
@@ -355,7 +355,7 @@ async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_fo
     let (code, output) = check().await;
     assert_eq!(code, Some(0), "{output}");
     assert!(output.contains(&format!("upstream {}: ok (", world.upstream.url())), "{output}");
-    assert!(output.contains("discovered   for `api`, as its issuer says"), "{output}");
+    assert!(output.contains("discovered   for `api`, from its issuer"), "{output}");
     assert!(output.contains("tls          1.3"), "{output}");
 
     issuer.says(Says::Api("https://evil.test".to_owned()));
@@ -368,6 +368,6 @@ async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_fo
     world.authorization.answer_next(Answer::status(401, r#"{"error":"invalid_client"}"#));
     let (code, output) = check().await;
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("it was not looked for: there is no token"), "{output}");
+    assert!(output.contains("not discovered: there is no token"), "{output}");
     world.finish().await;
 }

@@ -199,7 +199,7 @@ async fn a_hostile_or_odd_document_is_not_gone_by_and_the_reason_told() {
         (
             not_there(),
             Answer::status(200, "{\"issuer\":\"{issuer}/\",\"token_endpoint\":\"{issuer}/token\"}"),
-            ["and not the configured one", "exactly as the server does"],
+            ["and not the configured one", "exactly the server's own value"],
         ),
         (not_there(), document(""), ["it has no `token_endpoint`", "write `token_url`"]),
         (

@@ -269,7 +269,7 @@ async fn a_second_signal_waits_for_no_drain_delay() {
     let mut world = attentive().server("drain_delay = \"60s\"").start().await;
     let mut caller = answered(&world).await;
     world.process.signal(Signal::TERM);
-    world.process.event("not ready any more").await;
+    world.process.event("no longer ready").await;
     let asked = Instant::now();
 
     world.process.signal(Signal::TERM);

@@ -94,7 +94,7 @@ async fn crowd(world: &World, callers: usize) -> (Vec<Caller>, Vec<Caller>) {
 async fn out_of_file_descriptors_the_daemon_neither_spins_nor_stops_and_its_tokens_go_on() {
     bearerd::descriptors::raise_limit();
     let world = Setup::default().quiet().descriptors(128).start().await;
-    let bound = world.process.event("file descriptors bound the connections").await;
+    let bound = world.process.event("file descriptors limit the number of connections").await;
     assert_eq!(bound["limit"], 128);
 
     let (mut served, refused) = crowd(&world, 500).await;

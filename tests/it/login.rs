@@ -159,7 +159,7 @@ async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
     assert!(page.contains("Close this page") && !page.contains("<script"), "{page}");
     let (code, output) = login.end(&world).await;
     assert_eq!(code, 0, "{output}");
-    says(&output, &["credential `api`: authorized", "a offline_access (as asked for", "lifetime  1h,"]);
+    says(&output, &["credential `api`: authorized", "a offline_access (as requested", "lifetime  1h,"]);
     says(&output, &["written to ", "api.state: no daemon runs"]);
 
     let sent = world.authorization.authorized();
@@ -351,12 +351,12 @@ async fn what_is_in_the_way_is_told_before_anybody_logs_in() {
         (
             vec![AUTHORIZE, FREE],
             vec!["--admin", "https://gateway.invalid:1"],
-            ["it is not known whether", "admin.listen"],
+            ["cannot tell whether a daemon is running", "admin.listen"],
         ),
         (
             vec![AUTHORIZE, FREE],
             vec!["--admin", "gateway.invalid:1"],
-            ["the grant would go to http://gateway.invalid:1 in clear", "docker exec"],
+            ["the grant would be sent to http://gateway.invalid:1 unencrypted", "docker exec"],
         ),
     ] {
         let place = Place::new();
@@ -402,7 +402,7 @@ async fn a_daemon_that_runs_and_does_not_answer_keeps_its_state() {
 async fn a_credential_that_is_none_or_has_no_login_is_named() {
     let world = Setup::default().start().await;
     for (name, texts) in [
-        ("nobody", ["there is no credential `nobody`", "there are: api"]),
+        ("nobody", ["the configuration has no credential `nobody`", "its credentials are: api"]),
         ("api", ["the credential `api` has no login", "set grant = \"authorization_code\""]),
     ] {
         let (code, output) = Login(world.command(&["login", name])).end(&world).await;
@@ -418,7 +418,7 @@ async fn nobody_is_waited_for_without_end() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["nobody came back within", "--timeout 15m"]);
+    says(&output, &["the browser did not return within", "--timeout 15m"]);
     world.check();
 }
 
@@ -438,8 +438,10 @@ async fn the_address_that_a_browser_elsewhere_ends_at_can_be_pasted() {
         ] {
             login.0.type_line(line).await;
         }
-        eventually("three of them refused", async || login.0.output().matches("That is not it").count() == 3)
-            .await;
+        eventually("three of them refused", async || {
+            login.0.output().matches("Not the expected address").count() == 3
+        })
+        .await;
         login.0.type_line(&format!("  {back}\r")).await;
 
         let (code, output) = login.end(&world).await;
@@ -470,7 +472,7 @@ async fn where_nobody_can_paste_a_listener_goes_on_and_nothing_else_does() {
     login.0.end_input();
     let (code, output) = login.end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["standard input has ended", "docker exec -it"]);
+    says(&output, &["standard input is closed", "docker exec -it"]);
     world.check();
 }
 
@@ -597,11 +599,11 @@ async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     for (status, texts) in [
         // Success without a word that it takes grants.
-        (200, ["has another grant for the credential `api`", "start it again"]),
-        (404, ["does not know the credential `api`", "start it again"]),
-        (401, ["does not let us: the words of the daemon", "set `admin.token`"]),
-        (403, ["does not let us: the words of the daemon", "set `admin.token`"]),
-        (500, ["does not take the grant: the words of the daemon", "bearerd: "]),
+        (200, ["has another grant for the credential `api`", "restart the daemon"]),
+        (404, ["has no credential `api`", "restart the daemon"]),
+        (401, ["denied access: the words of the daemon", "set `admin.token`"]),
+        (403, ["denied access: the words of the daemon", "set `admin.token`"]),
+        (500, ["rejected the grant: the words of the daemon", "bearerd: "]),
     ] {
         let admin = Admin::start_saying(
             "{\"takes_grant\":false,\"detail\":\"the words of the daemon\"}",
@@ -627,7 +629,7 @@ async fn a_grant_that_the_daemon_does_not_take_after_all_is_told() {
     agree(&login.url().await).await;
     let (code, output) = login.end(&world).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["does not take the grant: the words of the daemon"]);
+    says(&output, &["rejected the grant: the words of the daemon"]);
     world.check();
 }
 

@@ -84,10 +84,10 @@ async fn when_all_is_well_each_peer_is_told_of_and_asked_once() {
 
     assert_eq!(code, 0, "{output}");
     says(&output, &["proxy.toml: ok (2 routes, 1 credential)", "credential `api`: ok (", "lifetime     1h"]);
-    says(&output, &["client_credentials, client_secret_basic", "scopes asked a b", "token        opaque"]);
-    says(&output, &["granted      as asked for", "clock        as the server's"]);
+    says(&output, &["client_credentials, client_secret_basic", "requested    a b", "token        opaque"]);
+    says(&output, &["granted      as requested", "clock        same as the server's"]);
     says(&output, &["upstream https://localhost:", ": ok (", "tls          1.3", "address      127.0.0.1:"]);
-    says(&output, &["certificate  ends on "]);
+    says(&output, &["certificate  expires on "]);
     assert_eq!(peers.authorization.requests(), 1);
     assert_eq!(output.matches("upstream https").count(), 1, "{output}");
     assert!(!output.contains("warning") && !output.contains("error"), "{output}");
@@ -114,7 +114,7 @@ async fn the_second_client_secret_is_tried_as_the_daemon_would() {
     let (code, output) = peers.check_with(&peers.config(&next), "replaced-at-the-platform").await;
 
     assert_eq!(code, 0, "{output}");
-    says(&output, &["does not take `client_secret`, and takes `client_secret_next`"]);
+    says(&output, &["rejects `client_secret`, and accepts `client_secret_next`"]);
     search(&output, CLIENT_SECRET);
     assert_eq!(peers.authorization.requests(), 2);
 }
@@ -129,13 +129,13 @@ async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
     let (code, output) = peers.check(&peers.config("scopes = [\"a\", \"b\"]\nrequire_scopes = true")).await;
     assert_eq!(code, 1, "{output}");
     says(&output, &["without the required scopes: b", "granted      a ?[31mx", "required     a b"]);
-    says(&output, &["have the provider allow them to this client"]);
+    says(&output, &["have the provider allow them for this client"]);
 
     // Not required: told, and no failure.
     peers.authorization.answer_next(granted());
     let (code, output) = peers.check(&peers.config("scopes = [\"a\", \"b\", \"offline_access\"]")).await;
     assert_eq!(code, 0, "{output}");
-    says(&output, &["warning: fewer scopes were granted than asked for: b\n", "lifetime     1m"]);
+    says(&output, &["warning: requested scopes were not granted: b\n", "lifetime     1m"]);
 
     // Required and not asked for.
     peers.authorization.answer_next(granted());
@@ -157,7 +157,7 @@ async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown(
     let (code, output) = peers.check(&peers.config("")).await;
     assert_eq!(code, 0, "{output}");
     says(&output, &["a JWT: iss https://as.test, aud one two, tenantId t-1", "ahead of the server's"]);
-    says(&output, &["warning: our clock is", "set by NTP"]);
+    says(&output, &["warning: this machine's clock is", "with NTP"]);
     search(&output, &jwt);
     assert!(!output.contains("c2lnbmF0dXJl"), "{output}");
 
@@ -182,7 +182,7 @@ async fn a_claim_that_quotes_the_secret_is_withheld() {
     let (code, output) = peers.check(&peers.config("")).await;
 
     assert_eq!(code, 0, "{output}");
-    says(&output, &["iss (withheld", "aud fine", "the answer does not say; default_lifetime is 5m"]);
+    says(&output, &["iss (withheld", "aud fine", "not stated in the response; default_lifetime is 5m"]);
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_susp
     let (code, output) = peers.check(&config).await;
 
     assert_eq!(code, 1, "{output}");
-    says(&output, &["credential `api`: FAILED (", "a proxy is on the way", "HTTPS_PROXY", "goes without"]);
+    says(&output, &["credential `api`: FAILED (", "check the proxy", "HTTPS_PROXY", "disables it"]);
 }
 
 #[tokio::test]
@@ -308,7 +308,7 @@ async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
     let (code, output) = with_soon.check(&config).await;
 
     assert_eq!(code, 0, "{output}");
-    says(&output, &["warning: the upstream's certificate ends in 10 days", "must renew it"]);
+    says(&output, &["warning: the upstream's certificate expires in 10 days", "renew the certificate"]);
 }
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn a_refresh_token_is_not_used_up() {
     let (code, output) = peers.check(&peers.config(&credential)).await;
 
     assert_eq!(code, 0, "{output}");
-    says(&output, &["refresh_token, client_secret_basic", "no token was asked for"]);
+    says(&output, &["refresh_token, client_secret_basic", "no token was requested"]);
     assert_eq!(peers.authorization.requests(), 0);
 }
 
@@ -362,6 +362,6 @@ async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_
     let falling_back = format!("grant = \"refresh_token\"\nfallback = \"client_credentials\"\n{state}");
     let (code, output) = peers.check(&peers.config(&falling_back)).await;
     assert_eq!(code, 0, "{output}");
-    says(&output, &["client_credentials, client_secret_basic", "the fallback is asked with", "lifetime"]);
+    says(&output, &["client_credentials, client_secret_basic", "the fallback grant is used", "lifetime"]);
     assert_eq!(peers.authorization.requests(), 1);
 }

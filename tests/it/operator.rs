@@ -509,11 +509,12 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     };
 
     let (code, output) = ended(run(&["api"])).await;
-    assert_eq!((code, output.as_str()), (0, "New token: generation 2, good for 3599 s.\n"));
+    assert_eq!((code, output.as_str()), (0, "New token: generation 2, valid for 3599 s.\n"));
     let (code, output) = ended(run(&["other"])).await;
     assert!(
         code == 1
-            && output.contains("No credential of the configuration has this name; there are: api. (404)"),
+            && output
+                .contains("The configuration has no credential of this name. Its credentials: api. (404)"),
         "{output}"
     );
     world.authorization.answer_next(Answer::status(500, ""));
@@ -536,6 +537,6 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
     let stranger = Process::spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
-    assert!(code == 1 && output.contains("no admin address of bearerd"), "{output}");
+    assert!(code == 1 && output.contains("not as an admin address of bearerd"), "{output}");
     world.finish().await;
 }

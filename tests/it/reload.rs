@@ -529,7 +529,7 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
     world.configure(|text| text.replace(crate::harness::world::CLIENT_ID, "somebody-else"));
     let problems = world.reload_in_vain().await;
 
-    assert!(problems.contains("has no state to work with"), "{problems}");
+    assert!(problems.contains("the state of the credential"), "{problems}");
     assert_eq!(world.get("/x").await.status, 200);
     world.configure(|_| good);
     assert_eq!(world.reload().await["credentials"], "1 kept");

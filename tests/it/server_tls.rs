@@ -441,7 +441,7 @@ async fn sigterm_lets_what_is_in_flight_over_tls_finish() {
     }
     assert!(idle.is_closed().await);
     assert_eq!(world.process.ended().await.code(), Some(0));
-    assert!(world.process.events("drain time is up").is_empty(), "a silent handshake is not waited for");
+    assert!(world.process.events("drain timeout expired").is_empty(), "a silent handshake is not waited for");
     world.check();
 }
 

@@ -486,7 +486,7 @@ async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used
     world.process.signal(Signal::TERM);
 
     assert!(stuck.is_closed().await, "it is cut");
-    world.process.event("waiting for what a refresh token brings, which would be lost otherwise").await;
+    world.process.event("waiting for token requests that use a refresh token").await;
     assert_eq!(world.process.ended().await.code(), Some(0));
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(tokens.all().len(), 3);
@@ -608,11 +608,11 @@ async fn a_dead_grant_with_a_fallback_is_felt_by_nobody_and_not_asked_with_again
         world.authorization.revoke_all();
         assert_eq!(world.get("/x").await.status, 200);
     }
-    let event = world.process.event("no refresh token is taken, fallback used").await;
+    let event = world.process.event("refresh token not accepted, fallback used").await;
     assert_eq!((&event["event"], &event["level"]), (&"credential.fallback_used".into(), &"WARN".into()));
     assert_eq!((&event["fallback"], &event["needs_a_person"]), (&"client_credentials".into(), &false.into()));
     assert!(event["error"].as_str().unwrap().contains("invalid_grant"), "{event}");
-    assert_eq!(world.process.events("no refresh token is taken, fallback used").len(), 1);
+    assert_eq!(world.process.events("refresh token not accepted, fallback used").len(), 1);
 
     world.kill().await;
     world.start_again().await;

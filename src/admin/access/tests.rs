@@ -30,7 +30,7 @@ async fn code(access: &Access, fields: &[(&str, &str)]) -> Option<&'static str> 
 }
 
 #[tokio::test]
-async fn without_a_token_only_loopback_is_operated() {
+async fn without_a_token_the_api_is_available_only_on_loopback() {
     let host = ("host", "127.0.0.1:9090");
     assert_eq!(code(&access(LOOPBACK), &[host]).await, None);
     assert_eq!(code(&access("[admin]\nlisten = \"[::ffff:127.0.0.1]:9090\""), &[host]).await, None);
@@ -41,7 +41,7 @@ async fn without_a_token_only_loopback_is_operated() {
 }
 
 #[tokio::test]
-async fn on_loopback_the_host_is_one_of_loopbacks() {
+async fn on_loopback_host_must_name_loopback() {
     let ours =
         ["localhost", "LOCALHOST:9090", "127.0.0.1", "127.0.0.1:1", "127.1.2.3", "[::1]:9090", "[::1]"];
     let others = [
@@ -78,7 +78,7 @@ async fn on_loopback_the_host_is_one_of_loopbacks() {
 }
 
 #[tokio::test]
-async fn the_address_it_listens_on_is_its_own_name() {
+async fn host_may_name_the_listening_address() {
     let access = Access { listen: "127.0.0.1:9090".parse().unwrap(), ..access(LOOPBACK) };
     let own = |text| Authority::parse(text).unwrap();
     assert!(access.is_own(own("127.0.0.1")));
@@ -87,7 +87,7 @@ async fn the_address_it_listens_on_is_its_own_name() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_operates_nothing() {
+async fn a_page_of_another_site_is_refused() {
     for (fields, passes) in CASES {
         let expected = (!passes).then_some("browser_request");
         let mut fields = [&[("host", "localhost:8080")], fields].concat();
@@ -98,7 +98,7 @@ async fn a_page_of_another_site_operates_nothing() {
 }
 
 #[tokio::test]
-async fn where_there_is_a_token_it_has_to_be_shown_once_and_right() {
+async fn a_configured_token_must_be_sent_once_and_correctly() {
     let host = ("host", "127.0.0.1:9090");
     let access = access(WITH_TOKEN);
     for (shown, expected) in [
@@ -118,7 +118,7 @@ async fn where_there_is_a_token_it_has_to_be_shown_once_and_right() {
 }
 
 #[tokio::test]
-async fn after_a_burst_of_wrong_tokens_the_right_one_is_not_looked_at_either() {
+async fn after_a_burst_of_wrong_tokens_the_right_one_is_refused_too() {
     let host = ("host", "127.0.0.1:9090");
     let access = access(WITH_TOKEN);
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Where the browser comes back to: a small server on loopback that takes one answer (RFC 8252 §7.3).
+//! The redirect URI of a login: a server on loopback that accepts one authorization response (RFC 8252 §7.3).
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -21,34 +21,33 @@ use crate::admin::server::Bounds;
 use crate::config::RedirectUri;
 use crate::token::login::authorization::{Attempt, CallbackError};
 
-/// How long the browser may take for its last page.
-pub(super) const LAST_PAGE: Duration = Duration::from_secs(2);
-/// Ports that are tried where any will do, and each must be free for IPv4 and IPv6.
-const TRIES: usize = 16;
+/// How long the browser may take to load the final page.
+pub(super) const FINAL_PAGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many ports are tried where any port will do: each must be free for IPv4 and IPv6.
+const PORT_ATTEMPTS: usize = 16;
 
 type Outcome = Result<SecretString, CallbackError>;
 
-/// Listens, or knows that nobody can.
+/// The listeners at the redirect URI; none if it is not an address of this machine.
 #[derive(Debug)]
 pub(super) struct Callback {
     listeners: Vec<TcpListener>,
     redirect_uri: RedirectUri,
 }
 
-/// The address cannot be listened on.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address} (redirect_uri)")]
-pub(super) struct NotListening {
+pub(super) struct BindError {
     address: SocketAddr,
     source: std::io::Error,
 }
 
 impl Callback {
-    /// Listens where the browser comes back to, if that is on loopback and not by TLS.
-    pub(super) async fn bind(redirect_uri: &RedirectUri) -> Result<Self, NotListening> {
+    /// Listens at the redirect URI, if that is on loopback and not over TLS.
+    pub(super) async fn bind(redirect_uri: &RedirectUri) -> Result<Self, BindError> {
         let addresses = redirect_uri.listen();
         let is_any_port = addresses.first().is_some_and(|address| address.port() == 0);
-        for _ in 1..TRIES {
+        for _ in 1..PORT_ATTEMPTS {
             match listen(&addresses).await {
                 Err(error) if is_any_port && error.source.kind() == ErrorKind::AddrInUse => {}
                 outcome => return Ok(Self::new(outcome?, redirect_uri)),
@@ -64,17 +63,17 @@ impl Callback {
         Self { listeners, redirect_uri }
     }
 
-    /// Where the browser comes back to, with the port that is listened on.
+    /// The redirect URI, with the port that was bound.
     pub(super) const fn redirect_uri(&self) -> &RedirectUri {
         &self.redirect_uri
     }
 
-    /// Whether there is anybody for the browser to come back to.
+    /// Whether this command listens at the redirect URI.
     pub(super) const fn listens(&self) -> bool {
         !self.listeners.is_empty()
     }
 
-    /// Sends the one answer, and comes back when the browser has been told.
+    /// Passes the authorization response on, and returns when the browser has its final page.
     ///
     /// # Cancel safety
     ///
@@ -94,8 +93,8 @@ impl Callback {
     }
 }
 
-/// All addresses with the port that the first one got. IPv6 may be missing where IPv4 is there too.
-async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, NotListening> {
+/// Binds all addresses with the port of the first. IPv6 may be unavailable if IPv4 works.
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let mut listeners: Vec<TcpListener> = Vec::new();
     for address in addresses {
         let port = listeners.first().and_then(|first| first.local_addr().ok()).map(|first| first.port());
@@ -103,7 +102,7 @@ async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, NotListeni
         match TcpListener::bind(address).await {
             Ok(listener) => listeners.push(listener),
             Err(source) if source.kind() == ErrorKind::AddrInUse || listeners.is_empty() => {
-                return Err(NotListening { address, source });
+                return Err(BindError { address, source });
             }
             Err(_) => {}
         }
@@ -120,10 +119,10 @@ struct Waiting {
 
 async fn answer(State(waiting): State<Arc<Waiting>>, method: Method, uri: Uri) -> Response {
     if uri.path() != waiting.path {
-        return page(StatusCode::NOT_FOUND, "There is nothing here.");
+        return page(StatusCode::NOT_FOUND, "Not found.");
     }
     if method != Method::GET {
-        return page(StatusCode::METHOD_NOT_ALLOWED, "Only a browser that comes back is answered here.");
+        return page(StatusCode::METHOD_NOT_ALLOWED, "This page accepts only GET requests.");
     }
     match waiting.attempt.answer(uri.query().unwrap_or_default()) {
         Err(CallbackError::Answered) => {
@@ -131,13 +130,13 @@ async fn answer(State(waiting): State<Arc<Waiting>>, method: Method, uri: Uri) -
         }
         Err(why) if why.may_come() => page(
             StatusCode::BAD_REQUEST,
-            "This is not the answer to the login that is waited for. Begin again at the address that bearerd printed.",
+            "This response does not belong to the current login. Start again at the address that bearerd printed.",
         ),
         outcome => {
             let text = if outcome.is_ok() {
-                "bearerd has the answer. Close this page, and see in the terminal what came of it."
+                "bearerd received the response. Close this page, and see the result in the terminal."
             } else {
-                "The login did not succeed. Close this page, and see in the terminal why."
+                "The login failed. Close this page, and see the reason in the terminal."
             };
             let _ = waiting.answers.try_send(outcome);
             waiting.done.send_replace(true);
@@ -146,7 +145,7 @@ async fn answer(State(waiting): State<Arc<Waiting>>, method: Method, uri: Uri) -
     }
 }
 
-/// The address of this page holds the code: it goes into no cache and to no other site.
+/// A page for the browser. Its address contains the code, so caches must not store it and other sites must not see it.
 fn page(status: StatusCode, text: &'static str) -> Response {
     let fields = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),

@@ -1,6 +1,6 @@
-//! Where a new grant goes: to the daemon that runs, or else into the credential's state.
+//! The destination of a new grant: the running daemon, or the credential's state if none runs.
 //!
-//! Which of them it is, and that it takes the grant, is known before a person logs in.
+//! The destination is chosen and tested before the user logs in.
 
 use std::time::Duration;
 
@@ -15,111 +15,80 @@ use crate::token::DurableState;
 use crate::token::login::LoginGrant;
 use crate::token::state::file::State;
 
-/// For a question.
-const ASK_WITHIN: Duration = Duration::from_secs(3);
-/// The daemon answers when the grant is on disk, and waits for that up to ten seconds.
-const HAND_OVER_WITHIN: Duration = Duration::from_secs(20);
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The timeout of the hand-over: the daemon waits up to ten seconds for the grant to be on disk.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where it goes.
 #[derive(Debug)]
 pub(super) enum Destination {
-    /// To a daemon, which has the state.
+    /// The running daemon, which holds the state.
     Daemon(Box<AdminClient>),
-    /// Into the state, whose lock is ours until this is dropped.
+    /// The state, locked until this is dropped.
     State(Box<DurableState>),
 }
 
-/// It can go nowhere.
+/// Why the grant cannot be stored.
 #[derive(Debug, Error)]
-pub(super) enum NoPlace {
-    /// There is something at the admin address that does not answer as a daemon.
-    #[error("it is not known whether a daemon runs")]
+pub(super) enum StoreError {
+    /// The admin address does not answer as a daemon would.
+    #[error("cannot tell whether a daemon is running")]
     NoAnswer(#[source] AdminError),
-    /// The daemon has another configuration.
-    #[error("the daemon at {base} does not know the credential `{credential}`")]
-    Unknown {
-        /// Its address.
-        base: String,
-        /// Whom it does not know.
-        credential: String,
-    },
-    /// The daemon has another configuration, by which the credential takes no grant.
+    #[error("the daemon at {base} has no credential `{credential}`")]
+    Unknown { base: String, credential: String },
+    /// The daemon runs with a configuration in which the credential accepts no grant.
     #[error("the daemon at {base} has another grant for the credential `{credential}`")]
-    OtherGrant {
-        /// Its address.
-        base: String,
-        /// Whose grant.
-        credential: String,
-    },
-    /// It does not take it from us.
-    #[error("the daemon at {base} does not let us: {detail}")]
-    NotAllowed {
-        /// Its address.
-        base: String,
-        /// Its words.
-        detail: String,
-    },
-    /// It answers something else.
-    #[error("the daemon at {base} does not take the grant: {detail}")]
-    Refused {
-        /// Its address.
-        base: String,
-        /// Its words.
-        detail: String,
-    },
-    /// The way there can be read by others.
-    #[error("the grant would go to {0} in clear")]
+    OtherGrant { base: String, credential: String },
+    #[error("the daemon at {base} denied access: {detail}")]
+    NotAllowed { base: String, detail: String },
+    /// The daemon answers with another error.
+    #[error("the daemon at {base} rejected the grant: {detail}")]
+    Refused { base: String, detail: String },
+    #[error("the grant would be sent to {0} unencrypted")]
     InClear(String),
-    /// No daemon answers, and the state is not to be had.
-    #[error("no daemon answers at {base}, and its state cannot be had")]
+    #[error("no daemon answers at {base}, and the state cannot be used")]
     State {
-        /// Where one was looked for.
         base: String,
-        /// Why not.
         #[source]
         source: Box<StartError>,
     },
-    /// It cannot be written.
     #[error("the state cannot be written: {0}")]
     NotWritten(String),
 }
 
-impl NoPlace {
-    pub(super) fn help(&self) -> Option<String> {
-        let text = match self {
-            Self::NoAnswer(_) => "see that `--admin` or `admin.listen` is the daemon's admin address",
-            Self::Unknown { .. } | Self::OtherGrant { .. } => "start it again with this configuration",
-            Self::NotAllowed { .. } => "set `admin.token` as the daemon has it",
+impl StoreError {
+    /// How to fix the error, if that is known.
+    pub(super) fn help(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::NoAnswer(_) => "check that `--admin` or `admin.listen` is the daemon's admin address",
+            Self::Unknown { .. } | Self::OtherGrant { .. } => {
+                "reload or restart the daemon with this configuration"
+            }
+            Self::NotAllowed { .. } => "set `admin.token` to the value in the daemon's configuration",
             Self::InClear(_) => {
                 "run this command on the daemon's machine (docker exec, kubectl exec), or name an https:// address"
             }
             Self::State { source, .. } => {
-                return match source.help() {
-                    Some(help) if source.is_of_the_configuration() => Some(help.to_owned()),
-                    _ => Some(
-                        "if that is the daemon, name its admin address with `--admin`; else stop it"
-                            .to_owned(),
-                    ),
-                };
+                source.help().filter(|_| source.is_of_the_configuration()).unwrap_or(
+                    "if that process is the daemon, name its admin address with `--admin`; otherwise stop it",
+                )
             }
             Self::Refused { .. } | Self::NotWritten(_) => return None,
-        };
-        Some(text.to_owned())
+        })
     }
 }
 
 impl Destination {
-    /// Finds out who takes the grant; has the state written once, to see that it can be.
+    /// Chooses the destination. Writes the state once to test that it is writable.
     pub(super) async fn find(
         mut daemon: AdminClient,
         credential: &Credential,
         clock: Clock,
-    ) -> Result<Self, NoPlace> {
+    ) -> Result<Self, StoreError> {
         if !daemon.is_protected() {
-            return Err(NoPlace::InClear(daemon.base().to_owned()));
+            return Err(StoreError::InClear(daemon.base().to_owned()));
         }
         let name = &credential.name;
-        let asked = daemon.operate(Method::GET, &path_of(name, ""), None, ASK_WITHIN).await;
+        let asked = daemon.operate(Method::GET, &path_of(name, ""), None, STATUS_TIMEOUT).await;
         let base = || daemon.base().to_owned();
         let answer = match asked {
             Ok(answer) => answer,
@@ -129,61 +98,61 @@ impl Destination {
                 save(&mut state, unchanged).await?;
                 return Ok(Self::State(state));
             }
-            Err(error) => return Err(NoPlace::NoAnswer(error)),
+            Err(error) => return Err(StoreError::NoAnswer(error)),
         };
         match answer.status {
             200 if takes_grant(&answer) => Ok(Self::Daemon(Box::new(daemon))),
-            200 => Err(NoPlace::OtherGrant { base: base(), credential: name.clone() }),
-            404 => Err(NoPlace::Unknown { base: base(), credential: name.clone() }),
-            401 | 403 => Err(NoPlace::NotAllowed { base: base(), detail: said(&answer) }),
-            _ => Err(NoPlace::Refused { base: base(), detail: said(&answer) }),
+            200 => Err(StoreError::OtherGrant { base: base(), credential: name.clone() }),
+            404 => Err(StoreError::Unknown { base: base(), credential: name.clone() }),
+            401 | 403 => Err(StoreError::NotAllowed { base: base(), detail: detail(&answer) }),
+            _ => Err(StoreError::Refused { base: base(), detail: detail(&answer) }),
         }
     }
 
-    /// Puts the grant there; says where that is. A daemon that has ended meanwhile has left its state.
+    /// Stores the grant, and returns where. If the daemon has stopped since, the grant goes to the state.
     pub(super) async fn store(
         self,
         grant: &LoginGrant,
         credential: &Credential,
         clock: Clock,
-    ) -> Result<String, NoPlace> {
+    ) -> Result<String, StoreError> {
         match self {
             Self::State(state) => write(state, grant, credential).await,
             Self::Daemon(mut daemon) => {
                 let json = grant.handed_over(clock.now());
                 let path = path_of(&credential.name, "/grant");
-                let handed = daemon.operate(Method::POST, &path, Some(&json), HAND_OVER_WITHIN).await;
+                let handed = daemon.operate(Method::POST, &path, Some(&json), HAND_OVER_TIMEOUT).await;
                 let base = daemon.base();
                 match handed {
                     Ok(answer) if answer.status == 202 => {
-                        Ok(format!("in use by the daemon at {base}, and NOT on disk: {}", said(&answer)))
+                        Ok(format!("in use by the daemon at {base}, but NOT on disk: {}", detail(&answer)))
                     }
                     Ok(answer) if answer.is_success() => Ok(format!("handed to the daemon at {base}")),
-                    Ok(answer) => Err(NoPlace::Refused { base: base.to_owned(), detail: said(&answer) }),
+                    Ok(answer) => Err(StoreError::Refused { base: base.to_owned(), detail: detail(&answer) }),
                     Err(error) if error.is_refused() => {
                         write(open(credential, base, clock)?, grant, credential).await
                     }
-                    Err(error) => Err(NoPlace::NoAnswer(error)),
+                    Err(error) => Err(StoreError::NoAnswer(error)),
                 }
             }
         }
     }
 }
 
-/// Whether the daemon's credential of this name is one that grants are handed to.
+/// Whether the daemon's credential accepts grants.
 fn takes_grant(answer: &Answer) -> bool {
     serde_json::from_str::<serde_json::Value>(&answer.text).is_ok_and(|shown| shown["takes_grant"] == true)
 }
 
-/// Why not, in the daemon's own words, or else by its status.
-fn said(answer: &Answer) -> String {
-    answer.detail().unwrap_or_else(|| format!("it answered {}", answer.status))
+/// The detail of an error response, or else its status.
+fn detail(answer: &Answer) -> String {
+    answer.detail().unwrap_or_else(|| format!("status {}", answer.status))
 }
 
-fn open(credential: &Credential, base: &str, clock: Clock) -> Result<Box<DurableState>, NoPlace> {
+fn open(credential: &Credential, base: &str, clock: Clock) -> Result<Box<DurableState>, StoreError> {
     match DurableState::open(credential, clock) {
         Ok(state) => Ok(Box::new(state)),
-        Err(source) => Err(NoPlace::State {
+        Err(source) => Err(StoreError::State {
             base: base.to_owned(),
             source: Box::new(StartError::State { credential: credential.name.clone(), source }),
         }),
@@ -194,17 +163,17 @@ async fn write(
     mut state: Box<DurableState>,
     grant: &LoginGrant,
     credential: &Credential,
-) -> Result<String, NoPlace> {
+) -> Result<String, StoreError> {
     let new = grant.state(credential, state.state());
     save(&mut state, new).await?;
     let path = credential.state.as_ref().map(|StatePlace { path, .. }| path.display().to_string());
     Ok(format!("written to {}: no daemon runs", path.unwrap_or_default()))
 }
 
-async fn save(state: &mut DurableState, new: State) -> Result<(), NoPlace> {
+async fn save(state: &mut DurableState, new: State) -> Result<(), StoreError> {
     state.save(new).await;
     match state.trouble() {
         None => Ok(()),
-        Some(error) => Err(NoPlace::NotWritten(error.to_owned())),
+        Some(error) => Err(StoreError::NotWritten(error.to_owned())),
     }
 }

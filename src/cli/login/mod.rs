@@ -1,7 +1,7 @@
-//! `bearerd login`: a person authorizes a credential's client in a browser, and the grant goes to where the daemon finds it.
+//! `bearerd login`: a user authorizes a credential's client in a browser, and the grant goes to the daemon or into the
+//! credential's state.
 //!
-//! Whatever can go wrong before the person has logged in is tried before: the grant's place, the issuer, the address
-//! that is listened on.
+//! The destination of the grant, the issuer and the redirect URI are tested before the user logs in.
 
 mod browser;
 mod callback;
@@ -13,16 +13,15 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
-use self::callback::{Callback, NotListening};
-use self::destination::{Destination, NoPlace};
+use self::callback::{BindError, Callback};
+use self::destination::{Destination, StoreError};
 use self::paste::Pasted;
 use super::admin::{AdminAddress, AdminClient};
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
-use super::online::report::in_words;
 use super::output;
 use crate::causes::in_one_line;
 use crate::clock::Clock;
@@ -38,28 +37,27 @@ use crate::token::login::authorization::{Attempt, CallbackError, ExpectedIssuer}
 use crate::token::login::{LoginError, LoginGrant, exchange};
 use crate::token::{ClientError, TokenClient};
 
-/// What `--help` says besides.
-pub(super) const HOW: &str = "\
-The credential has grant = \"authorization_code\". It prints an address; whoever the daemon is to act
-for opens that in a browser, logs in and agrees. The browser then comes back to redirect_uri, where
-this command listens; if it cannot come back (it runs on another machine, or redirect_uri is not
-an address of this one), paste the address that it ends at. In a container:
+/// The text below the options of `--help`.
+pub(super) const HELP: &str = "\
+The credential must have grant = \"authorization_code\". The command prints an address: the user for whom
+the daemon acts opens it in a browser, logs in and consents. The browser then returns to redirect_uri,
+where the command listens. If the browser cannot return (it runs on another machine, or redirect_uri is
+not an address of this one), paste the address of its last page here. In a container:
 
   docker exec -it CONTAINER bearerd login --no-browser CREDENTIAL
 
-The grant is handed to the running daemon, or written to the credential's state if none runs.";
+The running daemon receives the grant; if none runs, the command writes it to the credential's state.";
 
-/// Whom to log in, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Login {
-    /// The credential, by its name in the configuration
+    /// Name of the credential in the configuration
     credential: String,
     #[command(flatten)]
     address: AdminAddress,
-    /// Only print the address
+    /// Print the address without opening a browser
     #[arg(long)]
     no_browser: bool,
-    /// How long to wait for the person
+    /// How long to wait for the user
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
     timeout: Duration,
 }
@@ -68,27 +66,26 @@ fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<units::Duration>().map(|duration| duration.0)
 }
 
-/// Why there is no grant, or it is nowhere.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("there is no credential `{name}`")]
+    #[error("the configuration has no credential `{name}`; its credentials are: {known}")]
     Unknown { name: String, known: String },
     #[error("the credential `{0}` has no login: its grant is not \"authorization_code\"")]
     OtherGrant(String),
-    #[error("the token leg cannot be set up")]
+    #[error("the token client cannot be set up")]
     Client(#[from] ClientError),
     #[error(transparent)]
-    Place(#[from] NoPlace),
+    Store(#[from] StoreError),
     #[error(transparent)]
-    Listening(#[from] NotListening),
+    Listening(#[from] BindError),
     #[error(transparent)]
     Discovery(TokenError),
-    #[error("the issuer does not tell where a person logs in: {0}")]
+    #[error("the issuer's metadata has no usable authorization endpoint: {0}")]
     NoAuthorizeUrl(String),
-    #[error("nobody came back within {0}")]
-    Nobody(String),
-    #[error("standard input has ended, and `redirect_uri` is not an address to listen on here")]
-    NoWayBack,
+    #[error("the browser did not return within {0}")]
+    TimedOut(String),
+    #[error("standard input is closed, and this command cannot listen at `redirect_uri`")]
+    NoInput,
     #[error(transparent)]
     NoCode(CallbackError),
     #[error(transparent)]
@@ -96,31 +93,33 @@ enum Failure {
 }
 
 impl Failure {
-    fn help(&self) -> Option<String> {
+    fn help(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Unknown { known, .. } => format!("there are: {known}"),
-            Self::OtherGrant(_) => "set grant = \"authorization_code\" and `authorize_url`, or `issuer`; a refresh token \
-                                    that you have is handed over by POST /credentials/NAME/grant"
-                .to_owned(),
-            Self::Place(place) => return place.help(),
-            Self::Listening(_) => "end what listens there, or register another `redirect_uri`; one without a port \
-                                   takes any that is free, where the server lets it"
-                .to_owned(),
-            Self::Discovery(_) => "`bearerd check --online` says more".to_owned(),
-            Self::NoAuthorizeUrl(_) => "write `authorize_url`".to_owned(),
-            Self::Nobody(_) => "begin again: the address above is of no use any more; --timeout 15m waits longer".to_owned(),
-            Self::NoWayBack => "run it where the address can be pasted: docker exec -it".to_owned(),
+            Self::OtherGrant(_) => {
+                "set grant = \"authorization_code\" and `authorize_url` or `issuer`; to hand over a refresh token that \
+                 you have, use POST /credentials/NAME/grant"
+            }
+            Self::Store(error) => return error.help(),
+            Self::Listening(_) => {
+                "stop the process that listens there, or register another `redirect_uri`; one without a port uses any \
+                 free port, if the authorization server allows that"
+            }
+            Self::Discovery(_) => "run `bearerd check --online` for details",
+            Self::NoAuthorizeUrl(_) => "set `authorize_url`",
+            Self::TimedOut(_) => {
+                "start again, as the address above is no longer valid; --timeout 15m waits longer"
+            }
+            Self::NoInput => "run the command with a terminal, to paste the address: docker exec -it",
             Self::NoCode(CallbackError::OtherIssuer(_)) => {
-                "if that is the server that is meant, write `issuer` exactly so".to_owned()
+                "if this is the intended server, set `issuer` to exactly that value"
             }
             Self::Exchange(LoginError::NoRefreshToken) => {
-                "ask for one: add \"offline_access\" to `scopes`, or what this server wants to `authorize_url` \
-                 (?prompt=consent, ?access_type=offline), and have the provider allow the client the grant \
-                 refresh_token"
-                    .to_owned()
+                "request one: add \"offline_access\" to `scopes`, or the server's own parameter to `authorize_url` \
+                 (?prompt=consent, ?access_type=offline), and have the provider allow the grant refresh_token for the \
+                 client"
             }
             Self::Exchange(LoginError::Token(TokenError::ScopeMissing { .. })) => {
-                "nothing was stored; ask for them in `scopes`, and agree to all of them".to_owned()
+                "nothing was stored; request them in `scopes`, and consent to all of them"
             }
             _ => return None,
         })
@@ -136,7 +135,7 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
             return BAD_CONFIGURATION;
         }
     };
-    // What is odd about the server's answers or the state is warned of, as the daemon would.
+    // Warnings about the server's responses and the state are logged, as the daemon would.
     let level = levels::chosen(environment).ok().flatten().unwrap_or_else(|| levels::all(LevelFilter::WARN));
     let warnings = Log { format: LogFormat::Text, level, access: false };
     let _writing = log::start(&warnings, environment);
@@ -163,7 +162,7 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
     let clock = Clock::system();
     let client = TokenClient::new(credential, &Trust::default())?;
     let callback = Callback::bind(&way.redirect_uri).await?;
-    let daemon = AdminClient::new(login.address, environment).map_err(NoPlace::NoAnswer)?;
+    let daemon = AdminClient::new(login.address, environment).map_err(StoreError::NoAnswer)?;
     let destination = Destination::find(daemon, credential, clock).await?;
     let (authorize_url, metadata) = ask_issuer(credential, way, &client).await?;
 
@@ -173,20 +172,20 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
     };
     let attempt = Arc::new(Attempt::new(callback.redirect_uri().clone(), answerer));
     let url = attempt.url(&authorize_url, credential);
-    tell_how(&url, &callback, name, login.timeout);
+    print_instructions(&url, &callback, name, login.timeout);
     if !login.no_browser {
         browser::open(&url);
     }
     let code = answer(callback, &attempt, login.timeout).await?;
 
-    output::error_line("The browser is back; asking for tokens.");
+    output::error_line("The browser has returned; requesting tokens.");
     let grant = exchange(credential, &client, &attempt, code, clock).await?;
     let place = destination.store(&grant, credential, clock).await?;
-    tell(&grant, credential, &place);
+    print_result(&grant, credential, &place);
     Ok(())
 }
 
-/// Where the person goes; and what the issuer says, if it has to be asked for that or will be for the token endpoint.
+/// The authorization endpoint, and the issuer's metadata if either endpoint comes from it.
 async fn ask_issuer(
     credential: &Credential,
     way: &config::Login,
@@ -207,26 +206,26 @@ async fn ask_issuer(
     Ok((url, metadata))
 }
 
-fn tell_how(url: &Url, callback: &Callback, name: &str, within: Duration) {
+fn print_instructions(url: &Url, callback: &Callback, name: &str, within: Duration) {
     output::error_line(format_args!(
-        "Open this address in a browser, as whoever the credential `{name}` is to act for:\n"
+        "Open this address in a browser, and log in as the user for whom the credential `{name}` acts:\n"
     ));
     output::line(url);
     let back = callback.redirect_uri().as_str();
     let way_back = if callback.listens() {
-        "If it cannot (it runs on another machine, this is a container), it ends at an error page: paste that\n\
-         page's address here, from the browser's address bar."
+        "If it cannot (it runs on another machine, or this is a container), it ends at an error page: paste the\n\
+         address of that page here, from the browser's address bar."
     } else {
-        "Nobody listens there for this command: paste the address that the browser ends at here, from its\n\
+        "This command does not listen there: paste the address of the browser's last page here, from its\n\
          address bar."
     };
     output::error_line(format_args!(
-        "\nThe browser comes back to {back}. {way_back}\nWaiting for {}.",
-        in_words(within)
+        "\nThe browser then returns to {back}. {way_back}\nWaiting for {}.",
+        output::duration(within)
     ));
 }
 
-/// Waits for the browser to come back, or for its address to be pasted.
+/// Waits for the authorization response: from the browser, or pasted as an address.
 async fn answer(
     callback: Callback,
     attempt: &Arc<Attempt>,
@@ -239,53 +238,39 @@ async fn answer(
     let mut serving = Box::pin(callback.serve(Arc::clone(attempt), answers));
     let (mut is_input_open, mut is_serving) = (true, true);
     loop {
-        let next = async {
-            tokio::select! {
-                Some(outcome) = answered.recv() => Event::Answered(outcome),
-                () = &mut serving, if is_serving => Event::Served,
-                line = pasted.recv(), if is_input_open => Event::Pasted(line),
-                else => std::future::pending().await,
-            }
-        };
-        let Ok(event) = timeout_at(deadline, next).await else {
-            return Err(Failure::Nobody(in_words(within)));
-        };
-        match event {
-            Event::Answered(outcome) => {
+        tokio::select! {
+            () = sleep_until(deadline) => return Err(Failure::TimedOut(output::duration(within))),
+            Some(outcome) = answered.recv() => {
                 if is_serving {
-                    // Whoever looks at the browser should see its last page.
-                    let _ = tokio::time::timeout(callback::LAST_PAGE, serving).await;
+                    // The browser has yet to load its final page.
+                    let _ = timeout(callback::FINAL_PAGE_TIMEOUT, serving).await;
                 }
                 return outcome.map_err(Failure::NoCode);
             }
-            // The answer is there, or nobody was to be listened for.
-            Event::Served => is_serving = false,
-            Event::Pasted(None) if listens => is_input_open = false,
-            Event::Pasted(None) => return Err(Failure::NoWayBack),
-            Event::Pasted(Some(line)) => match paste::read(&line, attempt) {
-                Pasted::Nothing => {}
-                Pasted::NotIt(why) => {
-                    output::error_line(format_args!("That is not it: {why}. Still waiting."));
+            // The response has been passed on, or there are no listeners.
+            () = &mut serving, if is_serving => is_serving = false,
+            line = pasted.recv(), if is_input_open => match line.map(|line| paste::read(&line, attempt)) {
+                None if listens => is_input_open = false,
+                None => return Err(Failure::NoInput),
+                Some(Pasted::Empty) => {}
+                Some(Pasted::Unrelated(why)) => {
+                    output::error_line(format_args!("Not the expected address: {why}. Still waiting."));
                 }
-                Pasted::Answer(outcome) => return outcome.map_err(Failure::NoCode),
+                Some(Pasted::Answer(outcome)) => return outcome.map_err(Failure::NoCode),
             },
         }
     }
 }
 
-enum Event {
-    Answered(Result<SecretString, CallbackError>),
-    Served,
-    Pasted(Option<String>),
-}
-
-fn tell(grant: &LoginGrant, credential: &Credential, place: &str) {
+fn print_result(grant: &LoginGrant, credential: &Credential, place: &str) {
     let scopes = match grant.scopes() {
         Some(scopes) => scopes.join(" "),
-        None if credential.scopes.is_empty() => "as the server has it (the answer does not say)".to_owned(),
-        None => format!("{} (as asked for; the answer does not say)", credential.scopes.join(" ")),
+        None if credential.scopes.is_empty() => {
+            "the server's default (not stated in the response)".to_owned()
+        }
+        None => format!("{} (as requested; not stated in the response)", credential.scopes.join(" ")),
     };
-    let lifetime = grant.lifetime().map_or_else(|| "the answer does not say".to_owned(), in_words);
+    let lifetime = grant.lifetime().map_or_else(|| "not stated in the response".to_owned(), output::duration);
     output::line(format_args!(
         "credential `{}`: authorized\n  scopes    {scopes}\n  lifetime  {lifetime}, of the first access token\n  \
          grant     {place}",

@@ -1,4 +1,4 @@
-//! The address that a browser has ended at, pasted by a person.
+//! The address of the browser's last page, pasted into the terminal.
 
 use std::io::{BufRead, Read};
 
@@ -8,21 +8,19 @@ use url::Url;
 
 use crate::token::login::authorization::{Attempt, CallbackError};
 
-/// Longer than any address that a browser shows.
+/// The longest line that is read; addresses are shorter.
 const MAX_LINE_BYTES: u64 = 64 * 1024;
 
-/// What a line was.
 #[derive(Debug)]
 pub(super) enum Pasted {
-    /// Empty.
-    Nothing,
-    /// Something else, and why; what is waited for may still come.
-    NotIt(String),
-    /// What was waited for.
+    Empty,
+    /// Something else, with the reason; the login continues to wait.
+    Unrelated(String),
+    /// The authorization response.
     Answer(Result<SecretString, CallbackError>),
 }
 
-/// The lines of standard input. Nobody can stop waiting for them, so a thread does that until the process ends.
+/// The lines of standard input. A read cannot be cancelled, so a thread reads until the process ends.
 pub(super) fn lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(1);
     let reading = tokio::task::spawn_blocking(move || {
@@ -41,19 +39,19 @@ pub(super) fn lines() -> mpsc::Receiver<String> {
     receiver
 }
 
-/// What a line is to this attempt.
+/// Interprets a line as the authorization response of this attempt.
 pub(super) fn read(line: &str, attempt: &Attempt) -> Pasted {
     let line = line.trim();
     if line.is_empty() {
-        return Pasted::Nothing;
+        return Pasted::Empty;
     }
     let redirect_uri = attempt.redirect_uri();
     let address = Url::parse(line).ok();
     let Some(query) = address.as_ref().and_then(|address| redirect_uri.query_of(address)) else {
-        return Pasted::NotIt(format!("it is not an address that begins with {}", redirect_uri.as_str()));
+        return Pasted::Unrelated(format!("the address must begin with {}", redirect_uri.as_str()));
     };
     match attempt.answer(query) {
-        Err(why) if why.may_come() => Pasted::NotIt(why.to_string()),
+        Err(why) if why.may_come() => Pasted::Unrelated(why.to_string()),
         outcome => Pasted::Answer(outcome),
     }
 }
@@ -73,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_address_is_told_and_not_quoted() {
+    fn an_unrelated_line_is_refused_and_not_quoted() {
         let attempt = attempt();
         for line in [
             "hunter2",
@@ -81,10 +79,10 @@ mod tests {
             "http://127.0.0.1:8400/callback?code=hunter2&state=x",
         ] {
             match read(line, &attempt) {
-                Pasted::NotIt(why) => assert!(!why.contains("hunter2"), "{why}"),
+                Pasted::Unrelated(why) => assert!(!why.contains("hunter2"), "{why}"),
                 other => panic!("{line}: {other:?}"),
             }
         }
-        assert!(matches!(read(" \r\n", &attempt), Pasted::Nothing));
+        assert!(matches!(read(" \r\n", &attempt), Pasted::Empty));
     }
 }

@@ -1,10 +1,10 @@
-//! `bearerd check --online`: one token request for each credential and one connection to each upstream, all at once,
-//! as the daemon would make them.
+//! `bearerd check --online`: makes a token request for each credential and a connection to each upstream, as the daemon
+//! would, all at once.
 //!
-//! What a peer says of itself is shown; a token or a secret never is.
+//! The output shows what a peer says about itself, but never a token or a secret.
 
 mod credential;
-pub(super) mod report;
+mod report;
 mod upstream;
 
 use futures_util::future::{join, join_all};
@@ -12,14 +12,14 @@ use futures_util::future::{join, join_all};
 use self::report::Report;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use super::output;
-use crate::app::{Way, shares_connections, upstream_name};
+use crate::app::{Connector, shares_connections, upstream_name};
 use crate::causes::in_one_line;
 use crate::config::{Config, Credential, Destination, Route};
 use crate::tls::client::Trust;
 use crate::token::api_discovery::IssuerClient;
 use crate::token::{ClientError, TokenClient};
 
-/// Asks them all and tells of each; [`FAILED`] if a request would be short of something.
+/// Tests all peers and prints a report about each. The exit code is [`FAILED`] if requests of a route would fail.
 pub(super) async fn online(config: &Config) -> u8 {
     let reports = match ask(config).await {
         Ok(reports) => reports,
@@ -59,10 +59,10 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
     let mut upstreams = Vec::new();
     let mut to_discover = Vec::new();
     for route in distinct {
-        let way = Way::new(route, &trust).map_err(|error| in_one_line(&error))?;
+        let connector = Connector::new(route, &trust).map_err(|error| in_one_line(&error))?;
         match (&route.upstream.destination, &route.credential) {
             (Destination::Written(address), _) => {
-                let connect = way.connect(address, None);
+                let connect = connector.connect(address, None);
                 let connect =
                     connect.map_err(|error| format!("the upstream {}: {error}", upstream_name(route)))?;
                 upstreams.push(upstream::report(address.origin(), connect));
@@ -70,7 +70,7 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
             (Destination::Discovered, Some(credential)) => {
                 let issuer = IssuerClient::new(credential, &trust);
                 let issuer = issuer.map_err(|error| unusable(credential, &error))?;
-                to_discover.extend(issuer.map(|issuer| (credential, issuer, way)));
+                to_discover.extend(issuer.map(|issuer| (credential, issuer, connector)));
             }
             (Destination::Discovered, None) => {}
         }
@@ -80,9 +80,9 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
         let at = config.credentials.iter().position(|other| other.name == credential.name)?;
         asked.get(at)?.1.clone()
     };
-    let discovering = to_discover
-        .iter()
-        .map(|(credential, issuer, way)| upstream::discover(credential, tenant(credential), issuer, way));
+    let discovering = to_discover.iter().map(|(credential, issuer, connector)| {
+        upstream::discover(credential, tenant(credential), issuer, connector)
+    });
     let of_discovered = join_all(discovering).await;
     Ok(asked.into_iter().map(|(report, _)| report).chain(of_upstreams).chain(of_discovered).collect())
 }

@@ -1,11 +1,10 @@
-//! What is told of one peer: how it went, the facts, and what to do about it.
+//! The report about one peer: the outcome, facts, and errors and warnings with their remedies.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-/// One block of the output.
 #[derive(Debug)]
 pub(super) struct Report {
     peer: String,
@@ -13,43 +12,38 @@ pub(super) struct Report {
     facts: Vec<(&'static str, String)>,
     warnings: Vec<(String, String)>,
     failure: Option<(String, String)>,
-    is_needed: bool,
+    is_used: bool,
 }
 
 impl Report {
-    pub(super) const fn new(peer: String, took: Duration) -> Self {
-        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_needed: true }
-    }
-
-    /// No request depends on it.
-    pub(super) const fn not_needed(&mut self) {
-        self.is_needed = false;
+    /// An empty report; `is_used` states whether a route uses the peer.
+    pub(super) const fn new(peer: String, took: Duration, is_used: bool) -> Self {
+        Self { peer, took, facts: Vec::new(), warnings: Vec::new(), failure: None, is_used }
     }
 
     pub(super) fn fact(&mut self, name: &'static str, what: impl Into<String>) {
         self.facts.push((name, what.into()));
     }
 
-    /// Something to look at, and what to do about it.
     pub(super) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.warnings.push((what.into(), remedy.into()));
     }
 
-    /// Something that requests would fail for, and what to do about it.
+    /// Sets the error that would make requests fail, and its remedy.
     pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.failure = Some((what.into(), remedy.into()));
     }
 
-    /// Whether a request would fail.
+    /// Whether requests of a route would fail.
     pub(super) const fn is_failure(&self) -> bool {
-        self.failure.is_some() && self.is_needed
+        self.failure.is_some() && self.is_used
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = if self.failure.is_some() { "FAILED" } else { "ok" };
-        let note = if self.is_needed { "" } else { "; no route uses it" };
+        let note = if self.is_used { "" } else { "; no route uses it" };
         write!(f, "{}: {outcome} ({} ms{note})", self.peer, self.took.as_millis())?;
         for (name, what) in &self.facts {
             write!(f, "\n  {name:<12} {what}")?;
@@ -62,14 +56,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// A duration in words, whole seconds.
-pub(in crate::cli) fn in_words(duration: Duration) -> String {
-    let whole =
-        SignedDuration::try_from(Duration::from_secs(duration.as_secs())).unwrap_or(SignedDuration::MAX);
-    format!("{whole:#}")
-}
-
-/// The day of a moment, in UTC.
+/// The date of a moment, in UTC.
 pub(super) fn day(moment: SystemTime) -> String {
     Timestamp::try_from(moment)
         .map_or_else(|_| "after the year 9999".to_owned(), |moment| moment.strftime("%Y-%m-%d").to_string())
@@ -80,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_comes_before_warnings_and_counts_only_where_a_request_depends_on_it() {
-        let mut report = Report::new("peer".to_owned(), Duration::from_millis(5));
+    fn a_failure_precedes_warnings_and_counts_only_if_a_route_uses_the_peer() {
+        let mut report = Report::new("peer".to_owned(), Duration::from_millis(5), true);
         report.fact("name", "what");
         report.warn("odd", "look");
         assert_eq!(
@@ -95,22 +82,20 @@ mod tests {
         assert!(report.to_string().contains("FAILED (5 ms)"), "{report}");
         assert!(report.to_string().find("broken") < report.to_string().find("odd"), "{report}");
 
-        report.not_needed();
+        report.is_used = false;
         assert!(!report.is_failure());
         assert!(report.to_string().contains("FAILED (5 ms; no route uses it)"), "{report}");
     }
 
     #[test]
-    fn the_longest_name_of_a_fact_is_apart_from_what_is_said_of_it() {
-        let mut report = Report::new("peer".to_owned(), Duration::ZERO);
+    fn the_longest_name_of_a_fact_is_separated_from_its_value() {
+        let mut report = Report::new("peer".to_owned(), Duration::ZERO, true);
         report.fact("authorize_url", "https://login.example.com/");
         assert!(report.to_string().contains("authorize_url https://"), "{report}");
     }
 
     #[test]
-    fn days_and_durations_are_words() {
-        assert_eq!(in_words(Duration::from_millis(3_600_900)), "1h");
-        assert_eq!(in_words(Duration::ZERO), "0s");
+    fn a_day_is_a_date_even_beyond_the_calendar() {
         assert_eq!(day(SystemTime::UNIX_EPOCH), "1970-01-01");
         assert_eq!(day(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40)), "after the year 9999");
     }

@@ -1,11 +1,11 @@
-//! One connection to an upstream, TLS included, once it is known where that is.
+//! Tests one connection to an upstream, with its TLS handshake, and the discovery of its address.
 
 use std::time::Duration;
 
 use rustls::ProtocolVersion;
 
 use super::report::{Report, day};
-use crate::app::Way;
+use crate::app::Connector;
 use crate::clock::{Clock, wall_clock};
 use crate::config::Credential;
 use crate::config::model::certificate;
@@ -16,76 +16,80 @@ use crate::proxy::upstream::connect::tls::TlsDetails;
 use crate::proxy::upstream::connect::{ConnectionDetails, TcpConnect};
 use crate::token::api_discovery::{AddressRefusal, DiscoveryError, Documents, IssuerClient};
 
-/// A certificate that ends sooner is warned of.
-const SOON: Duration = Duration::from_hours(14 * 24);
+/// A certificate that expires sooner causes a warning.
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+
+const NO_TENANT: &str = "see the report about the credential: its token must be a JWT with `tenantId`";
 
 pub(super) async fn report(origin: String, connect: TcpConnect) -> Report {
     let clock = Clock::system();
     let began = clock.now();
     let seen = connect.inspect().await;
-    let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()));
+    let mut report = Report::new(format!("upstream {origin}"), began.until(clock.now()), true);
     match seen {
-        Ok(seen) => tell(&mut report, seen),
+        Ok(seen) => add_connection(&mut report, seen),
         Err(error) => report.fail(error.to_string(), remedy(&error)),
     }
     report
 }
 
-/// Asks where the API of this tenant is, and connects there.
+/// Discovers the address of the tenant's API, and connects to it.
 pub(super) async fn discover(
     credential: &Credential,
     tenant: Option<String>,
     issuer: &IssuerClient,
-    way: &Way,
+    connector: &Connector,
 ) -> Report {
     let clock = Clock::system();
     let began = clock.now();
     let peer = format!("upstream \"discover\" of `{}`", credential.name);
     let Some(tenant) = tenant else {
-        let mut report = Report::new(peer, Duration::ZERO);
-        let what = "it was not looked for: there is no token whose tenant could be asked about";
+        let mut report = Report::new(peer, Duration::ZERO, true);
+        let what = "not discovered: there is no token that names the tenant";
         if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
             report.warn(what, "start the daemon, and see `/readyz?verbose` at its admin address");
         } else {
-            report.fail(what, "see what is told of the credential: its token must be a JWT with `tenantId`");
+            report.fail(what, NO_TENANT);
         }
         return report;
     };
     let found = issuer.find(&tenant).await;
     let found = found.and_then(|found| {
-        let connect = way.connect(&found.address, Some(found.reach)).map_err(|_| AddressRefusal::NotPlain)?;
+        let connect =
+            connector.connect(&found.address, Some(found.reach)).map_err(|_| AddressRefusal::NotPlain)?;
         Ok((found, connect))
     });
     let (found, connect) = match found {
         Ok(found) => found,
         Err(error) => {
-            let mut report = Report::new(peer, began.until(clock.now()));
+            let mut report = Report::new(peer, began.until(clock.now()), true);
             report.fail(error.to_string(), discovery_remedy(&error));
             return report;
         }
     };
     let mut report = report(format!("{}{}", found.address.origin(), found.address.path), connect).await;
-    report.fact("discovered", format!("for `{}`, as its issuer says", credential.name));
+    report.fact("discovered", format!("for `{}`, from its issuer", credential.name));
     report
 }
 
 fn discovery_remedy(error: &DiscoveryError) -> &'static str {
     match error {
-        DiscoveryError::NoTenant => {
-            "see what is told of the credential: its token must be a JWT with `tenantId`"
-        }
+        DiscoveryError::NoTenant => NO_TENANT,
         DiscoveryError::Network(_) => {
-            "check `issuer`, and that this machine may connect there; `ca_file` and `proxy` of the credential count for it"
+            "check `issuer`, and that this machine may connect to it, with `ca_file` and `proxy` of the credential"
         }
         DiscoveryError::Refused(_) => {
-            "look at {issuer}/.well-known/cxone-configuration?tenantId=...; if its `api_endpoint` is right, write it as \
-             `upstream`"
+            "see {issuer}/.well-known/cxone-configuration?tenantId=...; if its `api_endpoint` is right, set `upstream` \
+             to it"
         }
-        _ => "check `issuer`, or write the API's address as `upstream`",
+        _ => "check `issuer`, or set `upstream` to the API's address",
     }
 }
 
-fn tell(report: &mut Report, ConnectionDetails { address, proxy, tls, is_http2 }: ConnectionDetails) {
+fn add_connection(
+    report: &mut Report,
+    ConnectionDetails { address, proxy, tls, is_http2 }: ConnectionDetails,
+) {
     match proxy {
         Some(proxy) => {
             report.fact("proxy", proxy.to_string());
@@ -99,15 +103,15 @@ fn tell(report: &mut Report, ConnectionDetails { address, proxy, tls, is_http2 }
     };
     report.fact("tls", version.map_or("unknown", version_name));
     let Some(end) = certificate.as_ref().and_then(certificate::end) else {
-        return report.fact("certificate", "its end cannot be read");
+        return report.fact("certificate", "expiry unknown");
     };
     let left = end.duration_since(wall_clock()).unwrap_or_default();
     let days = left.as_secs() / (24 * 60 * 60);
-    report.fact("certificate", format!("ends on {}, in {days} days", day(end)));
-    if left < SOON {
+    report.fact("certificate", format!("expires on {}, in {days} days", day(end)));
+    if left < EXPIRES_SOON {
         report.warn(
-            format!("the upstream's certificate ends in {days} days"),
-            "whoever runs the upstream must renew it: after its end nothing is sent there",
+            format!("the upstream's certificate expires in {days} days"),
+            "have the upstream's operator renew the certificate: bearerd sends nothing once it has expired",
         );
     }
 }
@@ -126,28 +130,25 @@ fn remedy(error: &ForwardError) -> &'static str {
             "check the name in `upstream`, and this machine's resolver"
         }
         ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
-            "nothing listens there: check host and port in `upstream`, or a firewall refuses"
+            "check host and port in `upstream`: nothing listens there, or a firewall refuses the connection"
         }
         ForwardError::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
-            "have the proxy allow this host and port, and check user and password in its URL; it is `proxy` of the \
-             route, or HTTPS_PROXY of the environment"
+            "have the proxy allow this host and port, and check the user and password in its URL, which is `proxy` of \
+             the route or HTTPS_PROXY of the environment"
         }
         ForwardError::Proxy { .. } => {
-            "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY has the hosts that are reached \
-             without it"
+            "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY lists the hosts that need no proxy"
         }
         ForwardError::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
-            "if the API is meant to be inside, write its address as `upstream`: only \"discover\" is kept from going there"
+            "if the API really has an internal address, set `upstream` to it: only a discovered one must be public"
         }
         ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, .. } => {
-            "check the name in `upstream`; if its authority is one of your own, or that of a proxy which opens TLS, \
-             set `ca_file` of the route"
+            "check the name in `upstream`; if a certificate authority of your own or of a TLS-inspecting proxy issued \
+             the certificate, set `ca_file` of the route"
         }
         ForwardError::Tls { .. } => {
             "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\""
         }
-        _ => {
-            "check `upstream`, and that this machine may connect there; `connect_timeout` is the time it has"
-        }
+        _ => "check `upstream`, and that this machine may connect to it within `connect_timeout`",
     }
 }

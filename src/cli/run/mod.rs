@@ -1,4 +1,4 @@
-//! `bearerd run`: serves until asked to stop, and reloads the configuration meanwhile.
+//! `bearerd run`: serves until a signal, and reloads the configuration meanwhile.
 
 mod reloader;
 mod watch;
@@ -93,7 +93,7 @@ async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
         tokio::time::sleep(Duration::from_mins(1)).await;
         let dropped = log.dropped_lines();
         if dropped > told {
-            warn!(lines = dropped - told, "log lines were dropped: nobody took them");
+            warn!(lines = dropped - told, "log lines were dropped: the log was not read in time");
             told = dropped;
         }
     }

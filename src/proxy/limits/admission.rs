@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::slots::{Reservation, Slots};
 use crate::config::Limits;
+use crate::network::client_network;
 use crate::proxy::error::http1::plain;
 use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
@@ -24,8 +25,6 @@ use crate::telemetry::throttle::Throttle;
 pub const MAX_REFUSALS: usize = 16;
 /// How long such a connection may take to send a request and to read the 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// The prefix length of the network whose addresses one IPv6 host commonly has (RFC 6177 §2).
-const IPV6_HOST_PREFIX: u32 = 64;
 /// The number of known addresses at which those without a connection are first removed.
 const MIN_PRUNED_ADDRESSES: usize = 1024;
 
@@ -150,18 +149,7 @@ impl Addresses {
             all.retain(|_, slots| slots.taken() > 0);
             self.prune_at.set(MIN_PRUNED_ADDRESSES.max(2 * all.len()));
         }
-        all.entry(host_of(peer)).or_insert_with(|| Slots::new(self.limit)).take(1)
-    }
-}
-
-/// The host at an address: an IPv4 address itself, or the network of an IPv6 host.
-fn host_of(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(address) => {
-            let network = u128::MAX << (u128::BITS - IPV6_HOST_PREFIX);
-            Ipv6Addr::from_bits(address.to_bits() & network).into()
-        }
+        all.entry(client_network(peer)).or_insert_with(|| Slots::new(self.limit)).take(1)
     }
 }
 

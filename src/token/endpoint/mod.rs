@@ -87,7 +87,7 @@ impl TokenClient {
             HttpVersion::Http1 => HTTP_1,
             HttpVersion::Http2 => HTTP_2,
         };
-        let tls = trust.client_config_as(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
+        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that makes the client of token requests"

@@ -148,7 +148,7 @@ async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
     let problems = world.reload_in_vain().await;
 
     let why =
-        format!("cannot listen on 0.0.0.0:{port} (server.listen) while 127.0.0.1:{port} is listened on");
+        format!("cannot listen on 0.0.0.0:{port} (server.listen) while bearerd listens on 127.0.0.1:{port}");
     assert!(problems.contains(&why) && problems.contains("restart"), "{problems}");
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
