@@ -33,7 +33,7 @@ pub async fn serve(
         .route("/credentials/{*path}", any(credentials::answer))
         .with_state(credentials);
     let reloaded = Router::new().route("/reload", any(reload::answer)).with_state(reloading);
-    let router = health.merge(operated).merge(reloaded).fallback(nothing_there);
+    let router = health.merge(operated).merge(reloaded).fallback(not_found);
     server::serve(listener, router, Bounds::FOR_OPERATORS, pending()).await;
 }
 
@@ -43,7 +43,7 @@ async fn livez() -> &'static str {
 }
 
 /// Answers 404 with the paths that exist; they are documented and no secret.
-async fn nothing_there() -> Response {
+async fn not_found() -> Response {
     Problem::new(
         StatusCode::NOT_FOUND,
         "path_not_found",

@@ -105,19 +105,16 @@ pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, Star
 }
 
 fn bind_one(address: &Listen) -> Result<(Listening, Listen), StartError> {
-    match address {
+    const KEY: &str = "server.listen";
+    Ok(match address {
         Listen::Tcp(address) => {
-            let bound = bind("server.listen", *address)?;
+            let bound = bind(KEY, *address)?;
             let address = Listen::Tcp(bound.address);
-            Ok((Listening::Tcp(bound), address))
+            (Listening::Tcp(bound), address)
         }
         Listen::Unix(path) => {
-            let bound = listener::bind_unix(path).map_err(|source| StartError::Listen {
-                key: "server.listen",
-                address: address.clone(),
-                source,
-            })?;
-            Ok((Listening::Unix(bound), address.clone()))
+            let refused = |source| StartError::Listen { key: KEY, address: address.clone(), source };
+            (Listening::Unix(listener::bind_unix(path).map_err(refused)?), address.clone())
         }
-    }
+    })
 }

@@ -287,7 +287,7 @@ pub(crate) fn name(route: &config::Route) -> String {
     match (&route.upstream.destination, &route.credential) {
         (At::Written(address), _) => address.origin(),
         (At::Discovered, Some(credential)) => format!("of the credential `{}`", credential.name),
-        (At::Discovered, None) => "that is discovered".to_owned(),
+        (At::Discovered, None) => "with a discovered address".to_owned(),
     }
 }
 

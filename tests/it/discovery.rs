@@ -201,11 +201,11 @@ async fn a_hostile_or_odd_document_is_not_gone_by_and_the_reason_told() {
             Answer::status(200, "{\"issuer\":\"{issuer}/\",\"token_endpoint\":\"{issuer}/token\"}"),
             ["and not the configured one", "exactly the server's own value"],
         ),
-        (not_there(), document(""), ["it has no `token_endpoint`", "write `token_url`"]),
+        (not_there(), document(""), ["it has no `token_endpoint`", "set `token_url`"]),
         (
             document(",\"token_endpoint\":\"http://as.example.com/token\""),
             not_there(),
-            ["its `token_endpoint` is not an https:// URL", "write `token_url`"],
+            ["its `token_endpoint` is not an https:// URL", "set `token_url`"],
         ),
         (redirect(), redirect(), ["a redirect, which is never followed (status 302)", "check `issuer`"]),
         (Answer::status(500, ""), Answer::Hangup, ["status 500; ", "no answer"]),

@@ -277,7 +277,7 @@ async fn a_no_ends_it_with_the_servers_words() {
     let login = Login::start(&world, &[]);
     let page = agree(&login.url().await).await.text().await.unwrap();
 
-    assert!(page.contains("did not succeed") && !page.contains("said no"), "{page}");
+    assert!(page.contains("The login failed") && !page.contains("said no"), "{page}");
     let (code, output) = login.end(&world).await;
     assert_eq!(code, 1, "{output}");
     says(&output, &["says no: access_denied, \"the person?[31m said no\""]);

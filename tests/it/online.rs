@@ -169,7 +169,7 @@ async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown(
 
     let (code, output) = peers.check(&peers.config("expect_jwt = true")).await;
     assert_eq!(code, 1, "{output}");
-    says(&output, &["does not have the form of a JWT", "take out `expect_jwt`"]);
+    says(&output, &["does not have the form of a JWT", "remove `expect_jwt`"]);
 }
 
 #[tokio::test]
@@ -228,14 +228,14 @@ async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_r
 async fn redirects_limits_and_pages_are_told_apart() {
     let peers = Peers::start().await;
     for (answer, texts) in [
-        (Answer::status(302, ""), ["status 302", "redirects are not followed"]),
+        (Answer::status(302, ""), ["status 302", "follows no redirects"]),
         (Answer::too_many(7), ["limits the rate", "too many token requests"]),
         (
             Answer::status(200, "<html>"),
             ["its body is HTML or XML", "check that `token_url` is a token endpoint"],
         ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
-        (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "what is in `scopes`"]),
+        (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "the scopes in `scopes`"]),
         (Answer::status(404, ""), ["status 404", "check `token_url`"]),
     ] {
         peers.authorization.answer_next(answer);
@@ -350,7 +350,7 @@ async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");
     for (grant, remedy) in [
-        ("grant = \"refresh_token\"", "another `refresh_token`"),
+        ("grant = \"refresh_token\"", "a new `refresh_token`"),
         ("grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"", "`bearerd login api`"),
     ] {
         let (code, output) = peers.check(&peers.config(&format!("{grant}\n{state}"))).await;

@@ -1,4 +1,4 @@
-//! Who is let in: a table of heads.
+//! Which requests are authorized: a table of request heads.
 
 use std::net::Ipv4Addr;
 
@@ -66,13 +66,13 @@ async fn on_loopback_host_must_name_loopback() {
         let two = [("host", "localhost"), ("host", "localhost"), shown];
         assert_eq!(code(&access, &two).await, Some("host_not_allowed"));
     }
-    // A whole URL says the same name.
+    // A target in absolute form must name the same host.
     let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
     for (uri, is_ours) in [("http://localhost/x", true), ("http://evil.test/x", false)] {
         let outcome = access(LOOPBACK).check(&head(uri, &[("host", "localhost")]), peer).await;
         assert_eq!(outcome.is_ok(), is_ours, "{uri}");
     }
-    // Off loopback the token says enough.
+    // Beyond loopback the token suffices.
     let elsewhere = [("host", "bearerd.internal"), ("authorization", "Bearer right")];
     assert_eq!(code(&access(ELSEWHERE_WITH_TOKEN), &elsewhere).await, None);
 }
@@ -131,7 +131,7 @@ async fn after_a_burst_of_wrong_tokens_the_right_one_is_refused_too() {
     for token in ["Bearer wrong", "Bearer right"] {
         assert_eq!(code(&access, &[host, ("authorization", token)]).await, Some("too_many_wrong_tokens"));
     }
-    // Who comes from elsewhere is listened to.
+    // Other addresses are not locked out.
     let other = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
     let shown = head("/", &[host, ("authorization", "Bearer right")]);
     assert!(access.check(&shown, other).await.is_ok());

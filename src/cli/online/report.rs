@@ -48,8 +48,8 @@ impl fmt::Display for Report {
         for (name, what) in &self.facts {
             write!(f, "\n  {name:<12} {what}")?;
         }
-        let warnings = self.warnings.iter().map(|told| ("warning", told));
-        for (kind, (what, remedy)) in self.failure.iter().map(|told| ("error", told)).chain(warnings) {
+        let warnings = self.warnings.iter().map(|warning| ("warning", warning));
+        for (kind, (what, remedy)) in self.failure.iter().map(|error| ("error", error)).chain(warnings) {
             write!(f, "\n  {kind}: {what}\n    help: {remedy}")?;
         }
         Ok(())
