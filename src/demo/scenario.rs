@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use testkit::api::{Api, Describe};
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::{Pki, PkiError};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::api::Api;
-use super::authorization_server::{Answer, AuthorizationServer};
-use super::pki::{Pki, PkiError};
 use crate::app::{Daemon, StartError};
 use crate::config::{self, Diagnostics, Environment, Roots};
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Scenario {
     authorization_server: AuthorizationServer,
-    api: Api,
+    api: Api<Describe>,
     daemon: Daemon,
     client: reqwest::Client,
 }
@@ -83,8 +83,8 @@ impl Scenario {
         let pki = Pki::new(&["localhost"])?;
         let secret = format!("{:032x}", fastrand::u128(..));
         let authorization_server = AuthorizationServer::start(CLIENT_ID, &secret, None).await?;
-        let api =
-            Api::start(pki.server_config(&[b"http/1.1"])?, authorization_server.introspection()).await?;
+        let tls = pki.server_config(&[b"http/1.1"])?;
+        let api = Api::listen(Some(tls), Describe { tokens: authorization_server.introspection() }).await?;
         let text = format!(
             "[server]\n\
              listen = \"{listen}\"\n\

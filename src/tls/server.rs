@@ -55,7 +55,7 @@ mod tests {
 
     use super::*;
     use crate::config::server_tls::TlsFiles;
-    use crate::demo::pki::Pki;
+    use testkit::pki::Pki;
 
     fn material(folder: &Path) -> TlsMaterial {
         let pki = Pki::new(&["localhost"]).unwrap();

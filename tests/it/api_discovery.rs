@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 use tokio::time::Instant;
 
-use crate::harness::connect_proxy::{ConnectProxy, Does};
-use crate::harness::issuer::{Issuer, Says};
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{PATIENCE, Process, Request, Setup, Upstream, World, eventually};
+use crate::harness::{Request, STEP_TIMEOUT, Setup, Upstream, World, daemon, eventually, spawn};
+use testkit::harness::connect_proxy::{ConnectProxy, Does};
+use testkit::harness::issuer::{Issuer, Says};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const TENANT: &str = "11eb-0f & co";
 
 /// A world whose route discovers its upstream; `{issuer}` has to say where it is.
 fn setup(issuer: &Issuer) -> Setup {
-    Setup::default()
+    daemon()
         .credential(&format!("provider = \"cxone\"\nissuer = \"{}\"", issuer.url()))
         .credential("grant = \"client_credentials\"\nlogin_stub = []\nca_file = \"ca.pem\"")
         .upstream("discover".to_owned())
@@ -100,7 +101,7 @@ async fn while_the_address_is_missing_the_answer_and_readyz_say_so() {
 
     let reply = world.get("/x").await;
 
-    assert!((Duration::from_millis(280)..PATIENCE).contains(&began.elapsed()));
+    assert!((Duration::from_millis(280)..STEP_TIMEOUT).contains(&began.elapsed()));
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("upstream_unavailable")));
     assert_eq!(reply.get("proxy-status"), Some("bearerd; error=destination_not_found"));
     assert_eq!(reply.get("retry-after"), Some("1"));
@@ -231,7 +232,7 @@ async fn when_the_tenant_changes_new_requests_go_to_the_new_address_and_old_ones
 
 #[tokio::test]
 async fn an_api_endpoint_with_a_path_has_it_put_in_front_and_taken_off_a_location() {
-    use crate::harness::raw::{RawPeer, read_head};
+    use testkit::harness::raw::{RawPeer, read_head};
     use tokio::io::AsyncWriteExt;
 
     let api = RawPeer::tcp(|mut stream| async move {
@@ -291,7 +292,7 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
     assert!(asked.iter().all(|head| head.starts_with(&target(world.upstream.url()))), "{asked:?}");
     for token in server.issued() {
         assert!(!by_route.has_carried(&token) && !by_credential.has_carried(&token));
-        search(&world.process.output(), &token);
+        assert_absent(&world.process.output(), &token);
     }
     world.finish().await;
 }
@@ -302,7 +303,7 @@ async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_fo
     let world = found(&issuer).await;
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
     let check = async || {
-        let mut process = Process::spawn(&["check", "--online"], &environment, &world.folder());
+        let mut process = spawn(&["check", "--online"], &environment, &world.folder());
         let code = process.ended().await.code();
         (code, process.output())
     };

@@ -7,14 +7,14 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Process, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually, spawn};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 /// A world that listens on a unix socket too, and the socket's path.
 async fn world_on_a_socket(folder: &Path) -> (World, PathBuf) {
     let path = folder.join("b.sock");
     let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
-    (Setup::default().quiet().server(&listen).start().await, path)
+    (daemon().quiet().server(&listen).start().await, path)
 }
 
 async fn over(path: &Path) -> Caller {
@@ -98,7 +98,7 @@ async fn what_is_in_flight_on_a_unix_socket_is_finished_after_its_file_is_gone()
 /// What an upstream was sent by a world with these settings, for a request of this caller.
 async fn sent(server: &str, route: &str, request: &Request) -> (String, serde_json::Value) {
     let recorder = Recorder::start("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -149,7 +149,7 @@ async fn what_a_caller_says_of_itself_is_not_passed_on_and_opens_nothing() {
     assert!(!head.contains("forwarded") && !head.contains("192.0.2.1") && !head.contains("evil"), "{head}");
     assert_eq!((event["peer"].as_str(), event.get("caller")), (Some("127.0.0.1"), None), "{event}");
 
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .server("allow_from = [\"192.0.2.0/24\"]\ntrusted_proxies = [\"127.0.0.1\"]")
         .start()
@@ -188,7 +188,7 @@ async fn a_trusted_proxy_says_for_whom_it_calls_in_the_log_and_to_the_upstream()
 /// PP-01.
 #[tokio::test]
 async fn a_proxy_protocol_preface_is_refused() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
     let v2 = [
         &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\0\x01\0\x02"[..],
@@ -208,7 +208,7 @@ async fn a_proxy_protocol_preface_is_refused() {
 /// ADM-01.
 #[tokio::test]
 async fn the_admin_paths_are_not_reached_by_way_of_the_callers_address() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let admin = world.admin;
     for (target, host) in [
         ("/readyz".to_owned(), None),
@@ -237,7 +237,7 @@ async fn the_admin_paths_are_not_reached_by_way_of_the_callers_address() {
 /// WEB-01, WEB-02, WEB-03, WEB-06, over both protocols.
 #[tokio::test]
 async fn a_page_of_another_site_gets_nothing_and_no_cors_field() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let port = world.address.port();
     let rebound = format!("rebind.evil.test:{port}");
     let preflight = Request::get("/x")
@@ -277,7 +277,7 @@ async fn a_page_of_another_site_gets_nothing_and_no_cors_field() {
 /// WEB-04.
 #[tokio::test]
 async fn an_old_browsers_navigation_is_stopped_by_the_required_header() {
-    let world = Setup::default().quiet().server("required_header = \"X-Bearerd: yes\"").start().await;
+    let world = daemon().quiet().server("required_header = \"X-Bearerd: yes\"").start().await;
     let navigation = Request::get("/x").field("accept", "text/html").field("user-agent", "Old/1.0");
 
     let reply = world.send(&navigation).await;
@@ -295,7 +295,7 @@ async fn off_loopback_nothing_runs_without_callers_that_are_named() {
     let run = async |server: &str| {
         let config = format!("[server]\n{server}\n[admin]\nlisten = \"127.0.0.1:0\"\n{routes}");
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
-        let mut process = Process::spawn(&["check"], &[], folder.path());
+        let mut process = spawn(&["check"], &[], folder.path());
         (process.ended().await.code(), process.output())
     };
     let (code, output) = run("listen = \"0.0.0.0:0\"\nhosts = [\"gw\"]").await;
@@ -320,7 +320,7 @@ async fn an_http_1_0_answer_that_breaks_off_is_not_completed_over_a_unix_socket(
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::harness::{Process, Setup, World};
+use crate::harness::{Process, World, daemon, spawn};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
@@ -15,7 +15,7 @@ const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 async fn world_with_state() -> (TempDir, World) {
     let folder = tempfile::tempdir().unwrap();
     mode(folder.path(), 0o700);
-    let world = Setup::default()
+    let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .environment("STATE_KEY", KEY)
         .credential("state_key = { env = \"STATE_KEY\" }")
@@ -150,7 +150,7 @@ async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
     fs::write(folder.path().join("proxy.toml"), config).unwrap();
     let environment = [("SECRET".to_owned(), "x".to_owned())];
 
-    let (code, output) = ended(Process::spawn(&["check"], &environment, folder.path())).await;
+    let (code, output) = ended(spawn(&["check"], &environment, folder.path())).await;
 
     assert_eq!(code, 78);
     assert_eq!(output.matches("cannot open the folder of the state file").count(), 1, "{output}");
@@ -168,7 +168,7 @@ async fn a_folder_that_is_none_is_not_said_to_be_missing() {
     let environment = [("SECRET".to_owned(), "x".to_owned())];
 
     for command in ["check", "run"] {
-        let (code, output) = ended(Process::spawn(&[command], &environment, folder.path())).await;
+        let (code, output) = ended(spawn(&[command], &environment, folder.path())).await;
 
         assert_eq!(code, 78, "{output}");
         assert!(output.contains("Not a directory") && output.contains("the daemon's own"), "{output}");

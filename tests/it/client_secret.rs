@@ -10,8 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use tempfile::TempDir;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Setup, World, eventually};
+use crate::harness::{World, daemon, eventually};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const OTHER: &str = "0ther-s3cret-of-the-client";
 
@@ -60,7 +61,7 @@ fn asked_with(world: &World) -> Vec<&'static str> {
 }
 
 async fn finish(world: World) {
-    search(&world.process.output(), OTHER);
+    assert_absent(&world.process.output(), OTHER);
     world.finish().await;
 }
 
@@ -68,7 +69,7 @@ async fn finish(world: World) {
 async fn a_swapped_volume_is_seen_at_the_next_refresh() {
     let mut volume = Volume::new(OTHER);
     // It takes any secret, and the next refresh is soon.
-    let world = Setup::default()
+    let world = daemon()
         .secret(&volume.source())
         .start_after(async |server| {
             server.take_all();
@@ -87,7 +88,7 @@ async fn a_swapped_volume_is_seen_at_the_next_refresh() {
 #[tokio::test]
 async fn a_volume_that_is_swapped_while_latched_is_seen_within_seconds() {
     let mut volume = Volume::new(OTHER);
-    let world = Setup::default().secret(&volume.source()).without_token().start().await;
+    let world = daemon().secret(&volume.source()).without_token().start().await;
     for swap in 0..3 {
         eventually("latched", async || world.get("/x").await.code().as_deref() == Some("client_rejected"))
             .await;
@@ -110,7 +111,7 @@ async fn a_volume_that_is_swapped_while_latched_is_seen_within_seconds() {
 async fn the_second_secret_takes_over_when_the_first_is_not_taken_any_more_and_the_log_says_which() {
     let mut volume = Volume::new(CLIENT_SECRET);
     let folder = tempfile::tempdir().unwrap();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .secret(&volume.source())
         .environment("NEXT", OTHER)

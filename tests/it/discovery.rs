@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
+use testkit::authorization_server::{Answer, AuthorizationServer};
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Process, Setup, eventually};
+use crate::harness::{Setup, daemon, eventually, spawn};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const OAUTH: &str = "/.well-known/oauth-authorization-server";
 const OPENID: &str = "/.well-known/openid-configuration";
 
 fn setup() -> Setup {
-    Setup::default().credential("issuer = \"{issuer}\"\nquota = { requests = 100, per = \"1s\" }")
+    daemon().credential("issuer = \"{issuer}\"\nquota = { requests = 100, per = \"1s\" }")
 }
 
 fn not_there() -> Answer {
@@ -36,7 +37,7 @@ async fn a_token_endpoint_is_found_from_the_issuer_once_and_remembered() {
 #[tokio::test]
 async fn the_path_of_an_issuer_goes_where_each_standard_has_it() {
     let oauth = format!("{OAUTH}/realms/x");
-    let world = Setup::default()
+    let world = daemon()
         .credential("issuer = \"{issuer}/realms/x\"")
         .start_after(async |server| server.set_metadata(&oauth, not_there()))
         .await;
@@ -47,7 +48,7 @@ async fn the_path_of_an_issuer_goes_where_each_standard_has_it() {
 
 #[tokio::test]
 async fn a_token_endpoint_that_is_written_is_used_and_nobody_asked() {
-    let world = Setup::default().start_after(async |server| server.move_token_endpoint("/oauth/t")).await;
+    let world = daemon().start_after(async |server| server.move_token_endpoint("/oauth/t")).await;
     assert_eq!(world.get("/x").await.status, 200);
     assert!(world.authorization.metadata_asked().is_empty());
     world.finish().await;
@@ -165,13 +166,13 @@ async fn check_online(server: &AuthorizationServer, lines: &str) -> (i32, String
     )
     .unwrap();
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
-    let mut process = Process::spawn(&["check", "--online"], &environment, folder.path());
+    let mut process = spawn(&["check", "--online"], &environment, folder.path());
     let code = process.ended().await.code().unwrap();
     let output = process.output();
     assert!(!output.contains("panicked"), "{output}");
-    search(&output, CLIENT_SECRET);
+    assert_absent(&output, CLIENT_SECRET);
     for token in server.issued() {
-        search(&output, &token);
+        assert_absent(&output, &token);
     }
     (code, output)
 }

@@ -5,21 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
 use rustix::process::Signal;
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::corpus::http2::{frame, headers};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::tls::TlsCaller;
-use crate::harness::{Caller, Http2Caller, PATIENCE, Process, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, spawn};
+use testkit::harness::raw::{RawPeer, read_head};
+use testkit::harness::tls_caller::TlsCaller;
 
 /// Time-outs of callers are looked after often.
 fn attentive() -> Setup {
-    Setup::default().quiet().limits("tls_timeout = \"1s\"")
+    daemon().quiet().limits("tls_timeout = \"1s\"")
 }
 
 /// A caller that has been answered, and rests.
@@ -182,7 +182,7 @@ impl Frames {
                     return Some((kind, flags, stream, payload));
                 }
             }
-            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut self.read)).await;
             if read.expect("nothing comes").unwrap_or(0) == 0 {
                 return None;
             }
@@ -288,7 +288,7 @@ async fn signals_at_any_moment_of_the_start_and_two_at_once_end_well() {
                   client_secret = \"x\"\n[[routes]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"api\"\n";
     std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
     for after in (0..60).step_by(5).map(Duration::from_millis) {
-        let mut process = Process::spawn(&["run"], &[], folder.path());
+        let mut process = spawn(&["run"], &[], folder.path());
         // It has begun to listen for signals before it says anything.
         eventually("a first line", async || !process.output().is_empty()).await;
         tokio::time::sleep(after).await;
@@ -322,7 +322,7 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         let mut world = attentive()
             .server(&format!("workers = 1\ndrain = \"{drain}\""))
             .limits("token_wait = \"30s\"")
-            .more(&format!(
+            .route(&format!(
                 "[[routes]]\npath = \"/sent\"\nupstream = \"http://{}\"\ncredential = \"none\"\n",
                 hangs.address
             ))
@@ -371,7 +371,7 @@ async fn a_head_that_never_ends_holds_up_no_stop_for_longer_than_a_head_may_take
     for is_tls in [false, true] {
         let pki = Pki::new(&["localhost"]).unwrap();
         let trusting = TlsCaller::trusting(pki.authority());
-        let setup = Setup::default().quiet().limits("header_timeout = \"1s\"").server("drain = \"60s\"");
+        let setup = daemon().quiet().limits("header_timeout = \"1s\"").server("drain = \"60s\"");
         let setup = if is_tls { setup.tls(pki.server()) } else { setup };
         let mut world = setup.start_with(pki, async |_| {}).await;
         let connect = async || {

@@ -5,24 +5,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
-use crate::harness::tls::TlsCaller;
-use crate::harness::{Caller, Http2Caller, PATIENCE, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, STEP_TIMEOUT, Setup, World, daemon, eventually};
+use testkit::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
+use testkit::harness::tls_caller::TlsCaller;
 
 /// An API of which nothing is checked but what a test looks at.
 fn with_upstream(peer: &RawPeer) -> Setup {
     let url = format!("http://localhost:{}", peer.address.port());
-    Setup::default().quiet().unprotected().without_token().upstream(url)
+    daemon().quiet().unprotected().without_token().upstream(url)
 }
 
 /// FLT-UP-03.
@@ -58,7 +58,7 @@ async fn an_answer_before_the_request_was_read_says_that_the_connection_ends() {
 /// LEAK-03: every answer belongs to its request, whatever others do on the connections that all share.
 #[tokio::test]
 async fn callers_that_leave_at_any_moment_leave_nothing_for_the_next() {
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .server("workers = 1")
         .route("connections = 4\nconnect_timeout = \"20s\"")
@@ -161,7 +161,7 @@ async fn a_redirect_is_passed_on_and_followed_by_nobody_and_its_location_is_in_n
     })
     .await;
     let url = format!("http://{}", api.address);
-    let world = Setup::default().unprotected().without_token().upstream(url).start().await;
+    let world = daemon().unprotected().without_token().upstream(url).start().await;
 
     for status in [301, 302, 303, 307, 308] {
         for (path, location) in [
@@ -207,7 +207,7 @@ async fn an_http_2_body_over_the_limit_is_refused_and_never_completed_upstream()
 /// SLOW-04.
 #[tokio::test]
 async fn a_thousand_ranges_are_the_apis_to_judge_and_cost_little() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let ranges: Vec<String> = (0..1000).map(|number| format!("{number}-")).collect();
     let request = Request::get("/x").field("range", &format!("bytes={}", ranges.join(",")));
     assert_eq!(world.send(&request).await.status, 200);
@@ -259,8 +259,8 @@ async fn a_caller_that_leaves_in_the_middle_of_an_answer_ends_it_upstream_too() 
 /// FLT-NET-01, towards an API.
 #[tokio::test]
 async fn an_upstream_that_no_connection_reaches_is_given_up_in_time() {
-    let nowhere = BlackHole::new();
-    let world: World = Setup::default()
+    let nowhere = BlackHole::start();
+    let world: World = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -311,7 +311,7 @@ async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
         ("http", &head, "timeout", (504, "upstream_timeout")),
         ("https", &hello, "connect_timeout", (502, "upstream_unreachable")),
     ] {
-        let world = Setup::default()
+        let world = daemon()
             .quiet()
             .unprotected()
             .without_token()
@@ -337,7 +337,7 @@ async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are
     for is_tls in [false, true] {
         let pki = Pki::new(&["localhost"]).unwrap();
         let trusting = TlsCaller::trusting(pki.authority());
-        let setup = Setup::default().quiet().limits("header_timeout = \"3s\"\ntls_timeout = \"3s\"");
+        let setup = daemon().quiet().limits("header_timeout = \"3s\"\ntls_timeout = \"3s\"");
         let setup = if is_tls { setup.tls(pki.server()) } else { setup };
         let world = setup.start_with(pki, async |_| {}).await;
         let address = world.address;
@@ -384,7 +384,7 @@ async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are
 #[tokio::test]
 async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
     bearerd::descriptors::raise_limit();
-    let setup = Setup::default().quiet().limits("write_timeout = \"60s\"").route("connections = 300");
+    let setup = daemon().quiet().limits("write_timeout = \"60s\"").route("connections = 300");
     let world = setup.start().await;
     assert_eq!(world.get("/big/10000000").await.status, 200);
     let before = world.process.resident_kib();
@@ -421,7 +421,7 @@ async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
 /// FLT-RT-02: health and tokens have a thread of their own.
 #[tokio::test]
 async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() {
-    let world = Setup::default().quiet().server("workers = 1").start().await;
+    let world = daemon().quiet().server("workers = 1").start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let load = (0..32).map(|_| {
@@ -440,7 +440,7 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
         let ask = |line: &str| {
             let asked = Instant::now();
             let mut stream = std::net::TcpStream::connect(admin).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(STEP_TIMEOUT)).unwrap();
             let head = format!("{line} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
             stream.write_all(head.as_bytes()).unwrap();
             let mut answer = String::new();

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Caller, PATIENCE, Request, Setup, World};
+use crate::harness::{Caller, Request, STEP_TIMEOUT, World, daemon};
+use testkit::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
+use testkit::harness::raw::{RawPeer, read_head};
 
 async fn before(peer: &RawPeer, http_version: &str) -> World {
-    Setup::default()
+    daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -118,7 +118,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
             (Method::GET, StatusCode::OK, Some("2"), "ok"),
         ] {
             let response =
-                timeout(PATIENCE, sender.send_request(request(&world, method))).await.unwrap().unwrap();
+                timeout(STEP_TIMEOUT, sender.send_request(request(&world, method))).await.unwrap().unwrap();
             assert_eq!(response.status(), status, "{http_version}");
             let told = response.headers().get("content-length").map(|length| length.to_str().unwrap());
             assert_eq!(told, length, "{http_version}");
@@ -183,12 +183,12 @@ async fn an_event_arrives_before_the_next_is_sent_over_any_two_protocols() {
         let mut one = request(&world, Method::GET);
         *one.uri_mut() = "/x".parse().unwrap();
         one.headers_mut().insert("host", world.address.to_string().parse().unwrap());
-        let over_http1 = timeout(PATIENCE, sender.send_request(one)).await.unwrap().unwrap();
+        let over_http1 = timeout(STEP_TIMEOUT, sender.send_request(one)).await.unwrap().unwrap();
         follow(over_http1.into_body(), &next).await;
 
         let mut sender = http2(&world).await;
         let sending = sender.send_request(request(&world, Method::GET));
-        let over_http2 = timeout(PATIENCE, sending).await.unwrap().unwrap();
+        let over_http2 = timeout(STEP_TIMEOUT, sending).await.unwrap().unwrap();
         follow(over_http2.into_body(), &next).await;
         world.finish().await;
     }
@@ -200,11 +200,12 @@ where
 {
     for number in 0..20 {
         next.notify_one();
-        let frame = timeout(PATIENCE, body.frame()).await.expect("an event is held back").unwrap().unwrap();
+        let frame =
+            timeout(STEP_TIMEOUT, body.frame()).await.expect("an event is held back").unwrap().unwrap();
         assert_eq!(frame.into_data().ok().unwrap(), format!("data: {number}\n\n"));
     }
     next.notify_one();
-    let end = timeout(PATIENCE, body.frame()).await.unwrap();
+    let end = timeout(STEP_TIMEOUT, body.frame()).await.unwrap();
     assert!(
         end.is_none_or(|frame| frame.is_ok_and(|frame| frame.into_data().is_ok_and(|data| data.is_empty())))
     );
@@ -212,7 +213,7 @@ where
 
 #[tokio::test]
 async fn a_caller_that_waits_for_100_continue_is_asked_for_its_body_whatever_the_upstream_speaks() {
-    for setup in [Setup::default(), Setup::default().http2()] {
+    for setup in [daemon(), daemon().http2()] {
         let world = setup.start().await;
         let mut caller = world.caller().await;
         let head = format!(

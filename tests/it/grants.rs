@@ -4,17 +4,18 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bearerd::demo::authorization_server::{Answer, Asked, AuthorizationServer};
-use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::authorization_server::{Answer, Asked, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::connect_proxy::{ConnectProxy, Does};
-use crate::harness::raw::RawPeer;
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Setup, World, eventually};
+use crate::harness::{World, daemon, eventually};
+use testkit::harness::connect_proxy::{ConnectProxy, Does};
+use testkit::harness::raw::RawPeer;
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const PASSWORD: &str = "acc3ss:k3y%+&=/ünïcode====";
 const SUBJECT_TOKEN: &str = "subject+token/of=another";
@@ -43,7 +44,7 @@ fn methods(asked: &Asked) -> Vec<&'static str> {
 
 /// A world with these lines whose server gives tokens to all; ready, and after two token requests.
 async fn world(lines: &str) -> World {
-    let world = Setup::default()
+    let world = daemon()
         .environment("PASSWORD", PASSWORD)
         .environment("SUBJECT_TOKEN", SUBJECT_TOKEN)
         .credential(lines)
@@ -61,12 +62,12 @@ async fn finish(world: World) {
     for asked in world.authorization.asked() {
         for name in ["assertion", "client_assertion"] {
             if let Some(jwt) = parameter(&asked, name) {
-                search(&output, jwt.rsplit('.').next().unwrap());
+                assert_absent(&output, jwt.rsplit('.').next().unwrap());
             }
         }
     }
-    search(&output, PASSWORD);
-    search(&output, SUBJECT_TOKEN);
+    assert_absent(&output, PASSWORD);
+    assert_absent(&output, SUBJECT_TOKEN);
     world.finish().await;
 }
 
@@ -202,7 +203,7 @@ async fn certified() -> Certified {
 #[tokio::test]
 async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
     let Certified { folder: _folder, key, lines, pki, server } = certified().await;
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("client_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
         .credential(&lines)
@@ -215,7 +216,7 @@ async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the
     let asked = server.asked();
     assert_eq!((asked.len(), methods(&asked[0])), (1, vec!["id"]));
     assert_eq!(asked[0].raw, format!("grant_type=client_credentials&client_id={CLIENT_ID}"));
-    search(&world.process.output(), &key.serialize_pem());
+    assert_absent(&world.process.output(), &key.serialize_pem());
     world.finish().await;
 }
 
@@ -227,7 +228,7 @@ async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() 
          \"mtls_endpoint_aliases\":{{\"token_endpoint\":\"{}\"}}}}",
         server.token_url()
     );
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("issuer = \"{issuer}\"\nclient_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
         .credential(&lines)
@@ -248,7 +249,7 @@ async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     std::fs::write(&file, "first").unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("grant = \"password\"\nusername = \"u\"")
         .credential(&format!("password = {{ file = \"{}\" }}", file.display()))
         .start_after(async |server| server.take_all())
@@ -273,7 +274,7 @@ async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
     std::fs::write(&file, KeyPair::generate().unwrap().serialize_pem()).unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("client_auth = \"private_key_jwt\"")
         .credential(&format!("assertion = {{ key = {{ file = \"{}\" }}, alg = \"ES256\" }}", file.display()))
         .start_after(async |server| server.take_all())
@@ -292,7 +293,7 @@ async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
 #[tokio::test]
 async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them() {
     let answer = "{\"token\":\"{token}\",\"refreshToken\":\"x\",\"tokenExpirationTimeSec\":\"1800\"}";
-    let world = Setup::default()
+    let world = daemon()
         .environment("PASSWORD", PASSWORD)
         .credential("grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"PASSWORD\" }")
         .credential("client_auth = \"none\"\nrequest_format = \"json\"")
@@ -311,7 +312,7 @@ async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them()
     let sent: Value = serde_json::from_str(&asked.raw).unwrap();
     assert_eq!(sent, serde_json::json!({ "accessKeyId": "key-id", "accessKeySecret": PASSWORD }));
     assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
-    search(&world.process.output(), PASSWORD);
+    assert_absent(&world.process.output(), PASSWORD);
     world.finish().await;
 }
 
@@ -347,7 +348,7 @@ async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_envir
         let pki = Pki::new(&["localhost"]).unwrap();
         let tls = pki.server_config(&[b"http/1.1"]).unwrap();
         let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-        let setup = Setup::default().without_token().credential("ca_file = \"ca.pem\"").credential(lines);
+        let setup = daemon().without_token().credential("ca_file = \"ca.pem\"").credential(lines);
         let setup = variables.into_iter().fold(setup, |setup, (name, value)| setup.environment(name, value));
         let world = setup.token_url(server.token_url()).start_with(pki, async |_| {}).await;
 
@@ -364,7 +365,7 @@ async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_envir
             assert!(!head.contains(&STANDARD.encode(CLIENT_SECRET)));
             assert!(!world.process.output().contains(&sent));
         }
-        search(&world.process.output(), "pr0xy-passw0rd");
+        assert_absent(&world.process.output(), "pr0xy-passw0rd");
         world.finish().await;
     }
 }
@@ -383,7 +384,7 @@ async fn the_token_endpoint_is_offered_the_version_of_http_that_is_set() {
             }
         })
         .await;
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .credential(&format!("ca_file = \"ca.pem\"\nhttp_version = \"{version}\""))
             .token_url(format!("https://localhost:{}/token", peer.address.port()))

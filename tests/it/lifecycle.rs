@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Caller, Http2Caller, Process, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually, spawn};
+use testkit::harness::raw::{RawPeer, read_head};
 
 #[tokio::test]
 async fn a_port_in_use_is_said_so_and_ends_with_1() {
@@ -27,21 +27,21 @@ async fn a_port_in_use_is_said_so_and_ends_with_1() {
         );
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
 
-        let mut process = Process::spawn(&["run"], &[], folder.path());
+        let mut process = spawn(&["run"], &[], folder.path());
 
         assert_eq!(process.ended().await.code(), Some(1));
         let output = process.output();
         assert!(output.contains(&format!("cannot listen on {address}")), "{output}");
         assert!(output.contains("in use"), "{output}");
         // Checking binds nothing, so that it can be done beside a running daemon.
-        let mut check = Process::spawn(&["check"], &[], folder.path());
+        let mut check = spawn(&["check"], &[], folder.path());
         assert_eq!(check.ended().await.code(), Some(0), "{}", check.output());
     }
 }
 
 #[tokio::test]
 async fn sigterm_lets_what_is_in_flight_finish() {
-    let mut world = Setup::default().quiet().start().await;
+    let mut world = daemon().quiet().start().await;
     let (address, mut http2) = (world.address, Http2Caller::connect(world.address).await);
     let slow = tokio::spawn(async move {
         let mut caller = Caller::connect(address).await;
@@ -72,7 +72,7 @@ async fn sigterm_lets_what_is_in_flight_finish() {
 
 #[tokio::test]
 async fn a_connection_that_was_open_before_the_stop_is_still_answered() {
-    let mut world = Setup::default().quiet().start().await;
+    let mut world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     // The daemon has it before it hears of the stop.
     assert_eq!(world.get("/x").await.status, 200);
@@ -88,7 +88,7 @@ async fn a_connection_that_was_open_before_the_stop_is_still_answered() {
 
 #[tokio::test]
 async fn sighup_stops_nothing() {
-    let world = World::start().await;
+    let world = daemon().start().await;
 
     world.process.signal(Signal::HUP);
 
@@ -99,7 +99,7 @@ async fn sighup_stops_nothing() {
 
 #[tokio::test]
 async fn a_log_that_nobody_reads_holds_up_nobody() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let folder = tempfile::tempdir().unwrap();
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
@@ -133,7 +133,7 @@ async fn a_log_that_nobody_reads_holds_up_nobody() {
 
 #[tokio::test]
 async fn what_takes_longer_than_the_drain_is_cut_and_the_end_is_0() {
-    let mut world = Setup::default().quiet().server("drain = \"500ms\"").start().await;
+    let mut world = daemon().quiet().server("drain = \"500ms\"").start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     eventually("the request", async || !world.upstream.requests().is_empty()).await;
@@ -155,7 +155,7 @@ async fn streams_in_both_directions_are_cut_without_a_panic() {
         std::future::pending::<()>().await;
     })
     .await;
-    let mut world = Setup::default()
+    let mut world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -181,7 +181,7 @@ async fn streams_in_both_directions_are_cut_without_a_panic() {
 
 #[tokio::test]
 async fn a_second_signal_cuts_at_once() {
-    let mut world = Setup::default().quiet().server("drain = \"60s\"").start().await;
+    let mut world = daemon().quiet().server("drain = \"60s\"").start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /hang HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     eventually("the request", async || !world.upstream.requests().is_empty()).await;
@@ -198,10 +198,8 @@ async fn a_second_signal_cuts_at_once() {
 
 #[tokio::test]
 async fn sigint_stops_like_sigterm_and_so_before_the_first_token() {
-    let mut world = Setup::default()
-        .without_token()
-        .start_after(async |server| server.set_delay(Duration::from_secs(30)))
-        .await;
+    let mut world =
+        daemon().without_token().start_after(async |server| server.set_delay(Duration::from_secs(30))).await;
     let started = Instant::now();
 
     world.process.signal(Signal::INT);
@@ -213,7 +211,7 @@ async fn sigint_stops_like_sigterm_and_so_before_the_first_token() {
 
 #[tokio::test]
 async fn a_stop_under_load_loses_no_request_that_was_taken() {
-    let mut world = Setup::default().quiet().start().await;
+    let mut world = daemon().quiet().start().await;
     let address = world.address;
     let load = (0..32).map(|_| {
         tokio::spawn(async move {
@@ -262,7 +260,7 @@ async fn a_stop_under_load_loses_no_request_that_was_taken() {
 
 #[tokio::test]
 async fn health_asks_the_admin_address() {
-    let world: World = World::start().await;
+    let world: World = daemon().start().await;
     let (admin, callers) = (format!("http://{}", world.admin), format!("http://{}", world.address));
     for (arguments, code) in [
         (vec!["health", "--admin", &admin], 0),
@@ -271,7 +269,7 @@ async fn health_asks_the_admin_address() {
         // The applications' address answers with 200 too: as the API does.
         (vec!["health", "--admin", &callers], 1),
     ] {
-        let mut health = Process::spawn(&arguments, &[], &world.folder());
+        let mut health = spawn(&arguments, &[], &world.folder());
         assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}: {}", health.output());
     }
     world.finish().await;
@@ -279,15 +277,13 @@ async fn health_asks_the_admin_address() {
 
 #[tokio::test]
 async fn health_of_a_daemon_without_a_token_is_alive_and_not_ready() {
-    let world = Setup::default()
-        .without_token()
-        .start_after(async |server| server.set_delay(Duration::from_secs(30)))
-        .await;
+    let world =
+        daemon().without_token().start_after(async |server| server.set_delay(Duration::from_secs(30))).await;
     let admin = format!("http://{}", world.admin);
     for (arguments, code) in
         [(vec!["health", "--admin", &admin], 0), (vec!["health", "--ready", "--admin", &admin], 1)]
     {
-        let mut health = Process::spawn(&arguments, &[], &world.folder());
+        let mut health = spawn(&arguments, &[], &world.folder());
         assert_eq!(health.ended().await.code(), Some(code), "{arguments:?}");
     }
     world.finish().await;
@@ -299,7 +295,7 @@ async fn the_demo_does_what_it_says() {
     // Neither a file nor the environment has a say.
     std::fs::write(folder.path().join("proxy.toml"), "nonsense").unwrap();
     let environment = [("BEARERD_SERVER__LISTEN".to_owned(), "nonsense".to_owned())];
-    let mut demo = Process::spawn(&["demo", "--once"], &environment, folder.path());
+    let mut demo = spawn(&["demo", "--once"], &environment, folder.path());
 
     assert_eq!(demo.ended().await.code(), Some(0), "{}", demo.output());
 
@@ -313,7 +309,7 @@ async fn the_demo_does_what_it_says() {
 #[tokio::test]
 async fn the_demo_serves_until_it_is_asked_to_stop() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = Process::spawn(&["demo", "--listen", "127.0.0.1:0"], &[], folder.path());
+    let mut demo = spawn(&["demo", "--listen", "127.0.0.1:0"], &[], folder.path());
     eventually("the curl to try", async || demo.output().contains("curl -i ")).await;
     let output = demo.output();
     let url = output.split("curl -i ").nth(1).unwrap().split_whitespace().next().unwrap();

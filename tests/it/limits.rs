@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, Setup, World, daemon, eventually};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 /// A caller whose connection stays open after an answer.
 async fn served(world: &World) -> Caller {
@@ -25,7 +25,7 @@ async fn served(world: &World) -> Caller {
 
 #[tokio::test]
 async fn connections_over_the_limit_are_refused_and_one_that_ends_makes_room() {
-    let world = Setup::default().limits("connections = 3").start().await;
+    let world = daemon().limits("connections = 3").start().await;
     let mut callers = vec![served(&world).await, served(&world).await, served(&world).await];
 
     let reply = world.get("/x").await;
@@ -54,7 +54,7 @@ async fn connections_over_the_limit_are_refused_and_one_that_ends_makes_room() {
 
 #[tokio::test]
 async fn one_address_has_its_own_limit() {
-    let world = Setup::default().limits("connections_per_address = 2").start().await;
+    let world = daemon().limits("connections_per_address = 2").start().await;
     let held = [served(&world).await, served(&world).await];
 
     assert_eq!(world.get("/x").await.code().as_deref(), Some("overloaded"));
@@ -93,7 +93,7 @@ async fn crowd(world: &World, callers: usize) -> (Vec<Caller>, Vec<Caller>) {
 #[tokio::test]
 async fn out_of_file_descriptors_the_daemon_neither_spins_nor_stops_and_its_tokens_go_on() {
     bearerd::descriptors::raise_limit();
-    let world = Setup::default().quiet().descriptors(128).start().await;
+    let world = daemon().quiet().descriptors(128).start().await;
     let bound = world.process.event("file descriptors bound the connections").await;
     assert_eq!(bound["limit"], 128);
 
@@ -124,7 +124,7 @@ async fn out_of_file_descriptors_the_daemon_neither_spins_nor_stops_and_its_toke
 
 #[tokio::test]
 async fn without_even_the_reserve_connections_are_accepted_again_when_there_are_descriptors() {
-    let world = Setup::default().quiet().descriptors(36).start().await;
+    let world = daemon().quiet().descriptors(36).start().await;
 
     let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\nx-request-id: one\r\n\r\n", world.address);
     let mut callers = Vec::new();
@@ -160,7 +160,7 @@ async fn ask_and_not_read(address: SocketAddr, version: &str) -> TcpStream {
 
 #[tokio::test]
 async fn a_caller_that_reads_nothing_is_cut_off_and_never_takes_what_it_got_for_the_whole() {
-    let world = Setup::default().quiet().limits("write_timeout = \"500ms\"").start().await;
+    let world = daemon().quiet().limits("write_timeout = \"500ms\"").start().await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         let seen = world.process.events("request").len();
         let asked = Instant::now();
@@ -181,7 +181,7 @@ async fn a_caller_that_reads_nothing_is_cut_off_and_never_takes_what_it_got_for_
 
 #[tokio::test]
 async fn an_http_2_stream_that_nobody_reads_ends_and_others_of_its_connection_go_on() {
-    let world = Setup::default().quiet().limits("write_timeout = \"500ms\"").start().await;
+    let world = daemon().quiet().limits("write_timeout = \"500ms\"").start().await;
     let stream = TcpStream::connect(world.address).await.unwrap();
     let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(100_000)
@@ -227,7 +227,7 @@ async fn pausing_api(head: &'static str, rest: &'static str, pause: Duration) ->
 
 fn pausing_world(peer: &RawPeer) -> Setup {
     let url = format!("http://localhost:{}", peer.address.port());
-    Setup::default().quiet().unprotected().without_token().upstream(url)
+    daemon().quiet().unprotected().without_token().upstream(url)
 }
 
 #[tokio::test]
@@ -282,7 +282,7 @@ async fn an_answer_that_stops_coming_is_left_incomplete_in_every_framing() {
 async fn a_body_that_trickles_in_is_refused_over_both_protocols_and_never_completed_upstream() {
     let recorder = Recorder::start("").await;
     let url = format!("http://localhost:{}", recorder.peer.address.port());
-    let setup = Setup::default().quiet().unprotected().without_token().upstream(url);
+    let setup = daemon().quiet().unprotected().without_token().upstream(url);
     let world = setup.limits("body_timeout = \"2s\"").start().await;
     let began = Instant::now();
 
@@ -329,7 +329,7 @@ async fn a_body_that_trickles_in_is_refused_over_both_protocols_and_never_comple
 
 #[tokio::test]
 async fn connections_grow_old_and_no_request_is_lost_by_that() {
-    let world = Setup::default().quiet().limits("connection_age = \"1s\"").start().await;
+    let world = daemon().quiet().limits("connection_age = \"1s\"").start().await;
     let began = Instant::now();
     let http1 = async {
         let (mut caller, mut connections, mut requests) = (world.caller().await, 1, 0);
@@ -386,7 +386,7 @@ async fn connections_grow_old_and_no_request_is_lost_by_that() {
 
 #[tokio::test]
 async fn too_large_a_head_is_refused_in_our_words_over_http_2_too() {
-    let world = Setup::default().limits("header_bytes = \"8KiB\"").start().await;
+    let world = daemon().limits("header_bytes = \"8KiB\"").start().await;
     let mut caller = Http2Caller::connect(world.address).await;
 
     let large = Request::get("/x").field("x-large", &"x".repeat(9000));
@@ -403,7 +403,7 @@ async fn too_large_a_head_is_refused_in_our_words_over_http_2_too() {
 
 #[tokio::test]
 async fn what_is_large_or_cut_small_costs_little() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let host = format!("host: {}\r\nx-request-id: large\r\n", world.address);
     let fields = "x-field: x\r\n".repeat(100_000);
     let many_fields = format!("GET /x HTTP/1.1\r\n{host}{fields}\r\n");

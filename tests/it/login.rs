@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, Consent};
-use bearerd::demo::server::{Server, whole};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use reqwest::Url;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::authorization_server::{Answer, Consent};
+use testkit::server::{Server, whole};
 
-use crate::harness::world::{CLIENT_SECRET, search};
-use crate::harness::{Process, Setup, World, eventually};
+use crate::harness::{Process, Setup, World, daemon, eventually};
+use testkit::harness::setup::CLIENT_SECRET;
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const FREE: &str = "redirect_uri = \"http://127.0.0.1/callback\"";
@@ -38,7 +39,7 @@ impl Place {
     }
 
     fn setup(&self) -> Setup {
-        Setup::default()
+        daemon()
             .without_token()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .environment("STATE_KEY", KEY)
@@ -91,12 +92,12 @@ impl Login {
         secrets.extend(world.authorization.codes());
         secrets.push(CLIENT_SECRET.to_owned());
         for secret in &secrets {
-            search(&output, secret);
+            assert_absent(&output, secret);
         }
         for asked in world.authorization.asked() {
             let verifier = asked.form.iter().find(|(name, value)| name == "code_verifier" && value.len() > 1);
             if let Some((_, verifier)) = verifier {
-                search(&output, verifier);
+                assert_absent(&output, verifier);
             }
         }
         (code, output)
@@ -400,7 +401,7 @@ async fn a_daemon_that_runs_and_does_not_answer_keeps_its_state() {
 
 #[tokio::test]
 async fn a_credential_that_is_none_or_has_no_login_is_named() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     for (name, texts) in [
         ("nobody", ["there is no credential `nobody`", "there are: api"]),
         ("api", ["the credential `api` has no login", "set grant = \"authorization_code\""]),

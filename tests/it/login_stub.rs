@@ -1,20 +1,20 @@
 //! Applications that log in at the proxy: answered there, over either HTTP, and never passed on.
 
-use bearerd::demo::authorization_server::Answer;
+use testkit::authorization_server::Answer;
 
-use crate::harness::caller::LOGIN;
-use crate::harness::world::search;
-use crate::harness::{Http2Caller, Request, Setup, World};
+use crate::harness::{Http2Caller, Request, Setup, World, daemon};
+use testkit::harness::caller::LOGIN;
+use testkit::harness::world::assert_absent;
 
 const FORM: &[u8] = b"grant_type=client_credentials&client_id=app&client_secret=the-applications-own";
 
 fn setup() -> Setup {
-    Setup::default().credential("login_stub = [\"/oauth/token\", \"/api/v2/oauth/token\"]")
+    daemon().credential("login_stub = [\"/oauth/token\", \"/api/v2/oauth/token\"]")
 }
 
 async fn finish(world: World, forwarded: usize) {
     assert_eq!(world.upstream.requests().len(), forwarded);
-    search(&world.process.output(), "the-applications-own");
+    assert_absent(&world.process.output(), "the-applications-own");
     world.finish().await;
 }
 
@@ -56,7 +56,7 @@ async fn what_is_no_login_is_forwarded_as_ever() {
     assert_eq!(world.send(&Request::post("/oauth/tokens", FORM)).await.status, 200);
     finish(world, 2).await;
 
-    let without = World::start().await;
+    let without = daemon().start().await;
     assert_eq!(without.send(&Request::post("/oauth/token", FORM)).await.status, 200);
     finish(without, 1).await;
 }
@@ -83,7 +83,7 @@ async fn the_presets_know_where_applications_log_in() {
         ("provider = \"genesys\"", "/oauth/token"),
         ("provider = \"cxone\"\ngrant = \"client_credentials\"", "/oauth2/v1/token"),
     ] {
-        let world = Setup::default().credential(preset).start().await;
+        let world = daemon().credential(preset).start().await;
         assert_eq!(world.send(&Request::post(path, FORM)).await.text(), LOGIN);
         assert_eq!(world.get("/x").await.status, 200);
         finish(world, 1).await;

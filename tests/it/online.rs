@@ -4,11 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Process, Upstream};
+use crate::harness::{Upstream, spawn};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 /// The peers, and what to write of them.
 struct Peers {
@@ -45,13 +46,13 @@ impl Peers {
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
         std::fs::write(folder.path().join("ca.pem"), self.pki.authority_pem()).unwrap();
         let environment = [("API_SECRET".to_owned(), secret.to_owned())];
-        let mut process = Process::spawn(&["check", "--online"], &environment, folder.path());
+        let mut process = spawn(&["check", "--online"], &environment, folder.path());
         let code = process.ended().await.code().unwrap();
         let output = process.output();
         assert!(!output.contains("panicked"), "{output}");
-        search(&output, secret);
+        assert_absent(&output, secret);
         for token in self.authorization.issued() {
-            search(&output, &token);
+            assert_absent(&output, &token);
         }
         (code, output)
     }
@@ -115,7 +116,7 @@ async fn the_second_client_secret_is_tried_as_the_daemon_would() {
 
     assert_eq!(code, 0, "{output}");
     says(&output, &["does not take `client_secret`, and takes `client_secret_next`"]);
-    search(&output, CLIENT_SECRET);
+    assert_absent(&output, CLIENT_SECRET);
     assert_eq!(peers.authorization.requests(), 2);
 }
 
@@ -158,7 +159,7 @@ async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown(
     assert_eq!(code, 0, "{output}");
     says(&output, &["a JWT: iss https://as.test, aud one two, tenantId t-1", "ahead of the server's"]);
     says(&output, &["warning: our clock is", "set by NTP"]);
-    search(&output, &jwt);
+    assert_absent(&output, &jwt);
     assert!(!output.contains("c2lnbmF0dXJl"), "{output}");
 
     // By its `exp` it has ended, if that counts.

@@ -4,15 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::authorization_server::Answer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::world::search;
-use crate::harness::{Process, Setup, World, eventually};
+use crate::harness::{Process, World, daemon, eventually, spawn};
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const TOKEN: &str = "0perat0r-token-of-the-admin-address";
@@ -40,7 +40,7 @@ impl Place {
     async fn start_with_a_dead_grant(&self) -> World {
         let file = self.0.path().join("refresh");
         fs::write(&file, "a-refresh-token-that-has-ended").unwrap();
-        let world = Setup::default()
+        let world = daemon()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .environment("STATE_KEY", KEY)
             .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"")
@@ -57,7 +57,7 @@ impl Place {
     async fn start_with_a_token(&self) -> World {
         fs::write(self.token_file(), TOKEN).unwrap();
         let token = format!("token = {{ file = \"{}\" }}", self.token_file().display());
-        Setup::default().admin(&token).credential(ROOMY).start().await
+        daemon().admin(&token).credential(ROOMY).start().await
     }
 }
 
@@ -138,7 +138,7 @@ async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outl
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), before + 1);
     assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
-    search(&world.process.output(), "a-refresh-token-that-has-ended");
+    assert_absent(&world.process.output(), "a-refresh-token-that-has-ended");
     world.finish().await;
 }
 
@@ -165,7 +165,7 @@ async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() 
         (&json!("valid"), &json!(true), &json!(1))
     );
     assert_eq!(world.authorization.requests(), asked, "it was not asked for");
-    search(&world.process.output(), "another-token");
+    assert_absent(&world.process.output(), "another-token");
     world.finish().await;
 }
 
@@ -223,14 +223,14 @@ async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
     assert_eq!((status, &answer["code"]), (415, &json!("not_json")));
     assert_eq!(world.get("/x").await.status, 503);
     assert_eq!(world.authorization.requests(), asked);
-    search(&world.process.output(), "hunter2hunter2");
+    assert_absent(&world.process.output(), "hunter2hunter2");
     world.finish().await;
 }
 
 /// Endless, or never: neither holds the daemon.
 #[tokio::test]
 async fn a_body_without_an_end_is_refused_at_64_kib() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut stream = TcpStream::connect(world.admin).await.unwrap();
     let head = format!(
         "POST /credentials/api/refresh HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
@@ -252,7 +252,7 @@ async fn a_body_without_an_end_is_refused_at_64_kib() {
 
 #[tokio::test]
 async fn what_is_not_there_is_said_so() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     for (method, path, expected) in [
         ("GET", "/credentials/other", (404, "credential_not_found")),
         ("POST", "/credentials/other/refresh", (404, "credential_not_found")),
@@ -289,7 +289,7 @@ async fn what_is_not_there_is_said_so() {
 
 #[tokio::test]
 async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
     assert_eq!((status, &told["generation"], &told["same_token"]), (200, &json!(2), &json!(false)));
     assert!(told["expires_in"].as_u64().unwrap() > 3590, "{told}");
@@ -318,7 +318,7 @@ async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter()
 
 #[tokio::test]
 async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_asked_for() {
-    let world = Setup::default().credential(ROOMY).start().await;
+    let world = daemon().credential(ROOMY).start().await;
     for (answer, expected) in [
         (Answer::status(401, "{\"error\":\"invalid_client\"}"), "client_rejected"),
         (Answer::too_many(100), "token_endpoint_rate_limited"),
@@ -340,7 +340,7 @@ async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_a
 
 #[tokio::test]
 async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
-    let world = Setup::default().credential(ROOMY).start().await;
+    let world = daemon().credential(ROOMY).start().await;
     world.authorization.answer_next(Answer::SameAgain);
     for _ in 0..10 {
         let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
@@ -386,7 +386,7 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
     let refused = world.process.event("operator refused").await;
     assert_eq!((&refused["event"], &refused["credential"]), (&json!("operator.refused"), &json!("api")));
     for secret in [TOKEN, "another-admin-token"] {
-        search(&world.process.output(), secret);
+        assert_absent(&world.process.output(), secret);
     }
     world.finish().await;
 }
@@ -416,7 +416,7 @@ async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
 
 #[tokio::test]
 async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let own = format!("http://{}", world.admin);
     let port = world.admin.port();
     for (field, expected) in [
@@ -450,7 +450,7 @@ async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
 #[tokio::test]
 async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() {
     let listen = "listen = \"0.0.0.0:0\"";
-    let world = Setup::default().admin(listen).start().await;
+    let world = daemon().admin(listen).start().await;
     for (method, path) in [("GET", "/credentials/api"), ("POST", "/credentials/api/refresh")] {
         let fields = [("authorization", "Bearer x")];
         let (status, _, answer) = ask(&world, method, path, &fields, "").await;
@@ -468,7 +468,7 @@ async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() 
     world.finish().await;
 
     let with_token = format!("{listen}\ntoken = {{ env = \"ADMIN_TOKEN\" }}");
-    let world = Setup::default().admin(&with_token).environment("ADMIN_TOKEN", TOKEN).start().await;
+    let world = daemon().admin(&with_token).environment("ADMIN_TOKEN", TOKEN).start().await;
     let right = format!("Bearer {TOKEN}");
     let fields = [("host", "bearerd.internal:9090"), ("authorization", right.as_str())];
     assert_eq!(post(&world, "/credentials/api/refresh", &fields).await.0, 200);
@@ -479,7 +479,7 @@ async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() 
 /// Nothing of the admin address is behind the callers', whatever they call it.
 #[tokio::test]
 async fn a_caller_of_the_proxy_operates_nothing() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let seen = world.upstream.requests().len();
 
     let reply = world.send(&crate::harness::Request::post("/credentials/api/refresh", b"")).await;
@@ -493,7 +493,7 @@ async fn a_caller_of_the_proxy_operates_nothing() {
 async fn ended(mut process: Process) -> (i32, String) {
     let status = process.ended().await;
     let output = process.output();
-    search(&output, TOKEN);
+    assert_absent(&output, TOKEN);
     (status.code().unwrap(), output)
 }
 
@@ -524,17 +524,17 @@ async fn bearerd_refresh_tells_what_came_of_it() {
 
     // The daemon knows the token, and the command does not.
     let elsewhere = tempfile::tempdir().unwrap();
-    let stranger = Process::spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
+    let stranger = spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
     assert!(code == 1 && output.contains("(401)"), "{output}");
     fs::remove_file(place.token_file()).unwrap();
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("the admin token cannot be read"), "{output}");
-    let nobody = Process::spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
+    let nobody = spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
     assert_eq!(ended(nobody).await.0, 69);
     // Who listens there is something else.
     let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
-    let stranger = Process::spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
+    let stranger = spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
     assert!(code == 1 && output.contains("no admin address of bearerd"), "{output}");
     world.finish().await;

@@ -8,8 +8,8 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Caller, Reply, Setup, World, eventually};
+use crate::harness::{Caller, Reply, Setup, World, daemon, eventually};
+use testkit::harness::raw::{RawPeer, read_head};
 
 /// An API over plain TCP that says what it is told to, and counts.
 #[derive(Clone, Debug)]
@@ -79,7 +79,7 @@ fn url(peer: &RawPeer) -> String {
 }
 
 fn setup(peer: &RawPeer) -> Setup {
-    Setup::default().quiet().unprotected().without_token().upstream(url(peer))
+    daemon().quiet().unprotected().without_token().upstream(url(peer))
 }
 
 /// These peers know nothing of request ids, which a sender would look for.
@@ -106,7 +106,7 @@ async fn an_upstream_that_fails_is_left_alone_and_found_again() {
     let (other, _) = Script::start(200, 0).await;
     let world = setup(&peer)
         .route("breaker = { failures = 5, open = \"2s\" }")
-        .more(&format!(
+        .route(&format!(
             "[[routes]]\npath = \"/other\"\nupstream = \"{}\"\ncredential = \"none\"",
             url(&other)
         ))
@@ -154,7 +154,7 @@ async fn routes_to_one_upstream_share_its_breaker_unless_they_have_their_own() {
     };
     let same = route("/same", "breaker = { failures = 3 }\ntimeout = \"5s\"");
     let own = route("/own", "breaker = { failures = 4 }");
-    let world = setup(&peer).route("breaker = { failures = 3 }").more(&(same + &own)).start().await;
+    let world = setup(&peer).route("breaker = { failures = 3 }").route(&(same + &own)).start().await;
     for target in ["/x", "/same", "/x"] {
         assert_eq!(ask(&world, target).await.status, 500);
     }
@@ -190,7 +190,7 @@ async fn one_request_alone_finds_out_how_it_does_and_one_whose_caller_leaves_is_
 
 #[tokio::test]
 async fn a_401_or_another_4xx_is_no_failure() {
-    let world = Setup::default().quiet().route("breaker = { failures = 1, percent = 1 }").start().await;
+    let world = daemon().quiet().route("breaker = { failures = 1, percent = 1 }").start().await;
     for target in ["/forbidden", "/scope", "/status/400", "/status/404", "/status/429", "/status/499"] {
         for _ in 0..5 {
             let reply = world.get(target).await;
@@ -224,7 +224,7 @@ async fn time_outs_and_connections_that_are_not_made_are_failures() {
     let refusing = format!("http://{}", reserved.local_addr().unwrap());
     drop(reserved);
     for (upstream, code) in [(url(&silent), "upstream_timeout"), (refusing, "upstream_unreachable")] {
-        let world = Setup::default()
+        let world = daemon()
             .quiet()
             .unprotected()
             .without_token()

@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::caller::LOGIN;
-use crate::harness::world::search;
-use crate::harness::{Caller, Process, Reply, Request, eventually};
+use crate::harness::{Caller, Process, Reply, Request, command, eventually, spawn};
 use platform::{Answer, Platform, Realm};
+use testkit::harness::caller::LOGIN;
+use testkit::harness::world::assert_absent;
 
 /// What the recipes' secrets are. CXone's access keys end like this one.
 const SECRETS: [(&str, &str); 5] = [
@@ -76,7 +76,7 @@ impl Prepared {
     /// Somebody logs in with a browser that ends at an address where nobody listens, and pastes it.
     async fn log_in(&self, credential: &str, realm: usize, admin: &str) -> String {
         let arguments = ["login", "--no-browser", "--admin", admin, credential];
-        let mut process = Process::spawn_with_input(&arguments, &self.environment, self.folder.path());
+        let mut process = command(&arguments, &self.environment, self.folder.path()).with_input().start();
         eventually("an address", async || process.output().contains("Waiting for")).await;
         let output = process.output();
         let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
@@ -85,13 +85,13 @@ impl Prepared {
         let output = process.output();
         assert_eq!(status.code(), Some(0), "{output}");
         for secret in self.platform.secrets() {
-            search(&output, secret.rsplit('.').next().unwrap());
+            assert_absent(&output, secret.rsplit('.').next().unwrap());
         }
         output
     }
 
     async fn run(self) -> Deployment {
-        let process = Process::spawn(&["run"], &self.environment, self.folder.path());
+        let process = spawn(&["run"], &self.environment, self.folder.path());
         let address = async |message| {
             process.event(message).await["address"].as_str().unwrap().parse::<SocketAddr>().unwrap()
         };
@@ -140,10 +140,10 @@ impl Deployment {
         assert!(!output.contains("panicked"), "{output}");
         for secret in self.prepared.platform.secrets() {
             // The head of a JWT is every JWT's.
-            search(&output, secret.rsplit('.').next().unwrap());
+            assert_absent(&output, secret.rsplit('.').next().unwrap());
         }
         for (_, secret) in SECRETS {
-            search(&output, secret);
+            assert_absent(&output, secret);
         }
     }
 }
@@ -178,7 +178,7 @@ async fn every_recipe_is_good_and_says_what_it_needs() {
                 ((*name).to_owned(), (*value).to_owned())
             })
             .collect();
-        let mut process = Process::spawn(&["check"], &environment, run.path());
+        let mut process = spawn(&["check"], &environment, run.path());
         let status = process.ended().await;
         let output = process.output();
         assert_eq!(status.code(), Some(0), "{file}:\n{output}");

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
 use rustix::process::Signal;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::{Caller, Http2Caller, Reply, Request, Setup, Upstream, World, eventually};
+use crate::harness::{Caller, Http2Caller, Reply, Request, Setup, Upstream, World, daemon, eventually};
 
 const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
 
@@ -106,17 +106,17 @@ impl AnyCaller {
 /// FLT-HUP-01.
 #[tokio::test]
 async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
-    a_hundred_reloads(Setup::default()).await;
+    a_hundred_reloads(daemon()).await;
 }
 
 #[tokio::test]
 async fn nor_do_they_where_the_upstream_speaks_http_2() {
-    a_hundred_reloads(Setup::default().http2()).await;
+    a_hundred_reloads(daemon().http2()).await;
 }
 
 async fn a_hundred_reloads(setup: Setup) {
     let world =
-        setup.quiet().credential(ROOMY).more("[routes.headers]\nset = { x-table = \"t0\" }\n").start().await;
+        setup.quiet().credential(ROOMY).route("[routes.headers]\nset = { x-table = \"t0\" }\n").start().await;
     let upstream = format!("upstream = \"{}\"", world.upstream.url());
     let load = Load::on(&world, 6);
     let mut first = None;
@@ -153,7 +153,7 @@ async fn a_hundred_reloads(setup: Setup) {
 
 #[tokio::test]
 async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
-    let world = Setup::default().quiet().credential(ROOMY).start().await;
+    let world = daemon().quiet().credential(ROOMY).start().await;
     let plain = world.configuration();
     let url = world.upstream.url();
     let table = |number: usize| {
@@ -186,12 +186,12 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
 #[tokio::test]
 async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_breaker() {
     let breaker = "breaker = { failures = 3, percent = 100, window = \"60s\", open = \"60s\" }";
-    let world = Setup::default()
+    let world = daemon()
         .server("workers = 1")
         .route("path = \"/kept\"\nstrip_prefix = true")
-        .more(&format!(
+        .route(&format!(
             "[[routes]]\npath = \"/broken\"\nstrip_prefix = true\nupstream = \"{{upstream}}\"\n\
-             credential = \"api\"\n{{ca}}\n{breaker}\n"
+             credential = \"api\"\nca_file = \"ca.pem\"\n{breaker}\n"
         ))
         .start()
         .await;
@@ -219,7 +219,7 @@ async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_br
 
 #[tokio::test]
 async fn connections_to_an_upstream_that_is_gone_end() {
-    let world = Setup::default().server("workers = 1").start().await;
+    let world = daemon().server("workers = 1").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     let open = || world.process.threads_and_descriptors().1;
     let before = open();
@@ -235,9 +235,9 @@ async fn connections_to_an_upstream_that_is_gone_end() {
 #[tokio::test]
 async fn a_configuration_that_cannot_be_used_changes_nothing_and_says_why_with_line_and_caret() {
     let pki = Pki::new(&["localhost"]).unwrap();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .secret("{ file = \"secret\" }")
-        .file("secret", crate::harness::world::CLIENT_SECRET)
+        .file("secret", testkit::harness::setup::CLIENT_SECRET)
         .file("server.pem", &pki.server().certificate)
         .file("server-key.pem", "-----BEGIN PRIVATE KEY-----\nbm9uZQ==\n-----END PRIVATE KEY-----\n")
         .start()
@@ -293,7 +293,7 @@ impl Elsewhere {
         text.replace(&world.upstream.url(), &self.api.url())
             .replace("ca_file = \"ca.pem\"", "ca_file = \"elsewhere.pem\"")
             .replace(&world.authorization.token_url(), &self.authorization.token_url())
-            .replace(&format!("\"{}\"", crate::harness::world::CLIENT_ID), "\"other\"")
+            .replace(&format!("\"{}\"", testkit::harness::setup::CLIENT_ID), "\"other\"")
             .replace("{ env = \"API_SECRET\" }", "{ file = \"other-secret\" }")
     }
 }
@@ -302,7 +302,7 @@ impl Elsewhere {
 #[tokio::test]
 async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
     let elsewhere = Elsewhere::start().await;
-    let world = Setup::default().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
+    let world = daemon().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
     let here = world.configuration();
     let there = elsewhere.instead(&world, &here);
     let load = Load::on(&world, 4);
@@ -325,7 +325,7 @@ async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
 
 #[tokio::test]
 async fn other_scopes_are_asked_for_before_the_new_table_counts() {
-    let world = Setup::default().credential("scopes = [\"read\"]").start().await;
+    let world = daemon().credential("scopes = [\"read\"]").start().await;
     let first = world.authorization.issued();
 
     world.configure(|text| text.replace("scopes = [\"read\"]", "scopes = [\"read\", \"write\"]"));
@@ -340,9 +340,9 @@ async fn other_scopes_are_asked_for_before_the_new_table_counts() {
 
 #[tokio::test]
 async fn with_another_secret_the_token_stays_until_the_secret_has_brought_another() {
-    let world = Setup::default()
+    let world = daemon()
         .secret("{ file = \"secret\" }")
-        .file("secret", crate::harness::world::CLIENT_SECRET)
+        .file("secret", testkit::harness::setup::CLIENT_SECRET)
         .file("wrong", "not-the-secret")
         .start()
         .await;
@@ -363,7 +363,7 @@ async fn with_another_secret_the_token_stays_until_the_secret_has_brought_anothe
 
 #[tokio::test]
 async fn another_margin_asks_for_nothing() {
-    let world = Setup::default().credential("refresh_margin = \"60s\"").start().await;
+    let world = daemon().credential("refresh_margin = \"60s\"").start().await;
 
     world.configure(|text| {
         text.replace("refresh_margin = \"60s\"", "refresh_margin = \"30s\"\ntimeout = \"2s\"")
@@ -382,10 +382,8 @@ async fn another_margin_asks_for_nothing() {
 /// OA-RA-05.
 #[tokio::test]
 async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
-    let world = Setup::default()
-        .without_token()
-        .start_after(async |server| server.answer_next(Answer::too_many(3)))
-        .await;
+    let world =
+        daemon().without_token().start_after(async |server| server.answer_next(Answer::too_many(3))).await;
     world.process.event("token refresh failed").await;
     // Three seconds, less what it took to hear of them.
     let asked = Duration::from_millis(2500);
@@ -415,7 +413,7 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
 
 #[tokio::test]
 async fn the_quota_is_not_filled_by_a_reload() {
-    let world = Setup::default().credential("quota = { requests = 4, per = \"600s\" }").start().await;
+    let world = daemon().credential("quota = { requests = 4, per = \"600s\" }").start().await;
 
     for number in 0..8 {
         world.configure(|text| {
@@ -436,7 +434,7 @@ async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_anothe
     let folder = tempfile::tempdir().unwrap();
     let (file, state) = (folder.path().join("refresh"), folder.path().join("state"));
     std::fs::create_dir(&state).unwrap();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .server(&format!("state_dir = \"{}\"", state.display()))
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"\nmax_rotations = 0")
@@ -472,7 +470,7 @@ async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_anothe
 #[tokio::test]
 async fn another_client_is_refused_a_state_that_is_not_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("state_key = { env = \"STATE_KEY\" }")
@@ -480,7 +478,7 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
         .await;
     let good = world.configuration();
 
-    world.configure(|text| text.replace(crate::harness::world::CLIENT_ID, "somebody-else"));
+    world.configure(|text| text.replace(testkit::harness::setup::CLIENT_ID, "somebody-else"));
     let problems = world.reload_in_vain().await;
 
     assert!(problems.contains("has no state to work with"), "{problems}");
@@ -495,7 +493,7 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
 async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_has_its_own() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.set_lifetime(2);
-    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    let world = daemon().file("other-secret", OTHER_SECRET).start().await;
     std::fs::write(world.folder().join("elsewhere.pem"), elsewhere.pki.authority_pem()).unwrap();
     let without = world.configuration();
     let more = format!(
@@ -536,7 +534,7 @@ async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_h
 async fn a_new_credential_without_a_token_is_named_and_takes_nobody_out_of_traffic() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.answer_next(Answer::too_many(600));
-    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    let world = daemon().file("other-secret", OTHER_SECRET).start().await;
     world.configure(|text| {
         format!(
             "{text}[credentials.other]\ntoken_url = \"{}\"\nclient_id = \"other\"\n\

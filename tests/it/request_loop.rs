@@ -8,12 +8,12 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, daemon, eventually};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 #[tokio::test]
 async fn a_request_arrives_as_it_was_sent_but_for_what_is_ours_to_change() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut request = Request::get("/api/%61/v2;x=%2F?b=%20c&d");
     request.method = "PATCH";
     let request = request
@@ -42,7 +42,7 @@ async fn a_request_arrives_as_it_was_sent_but_for_what_is_ours_to_change() {
 
 #[tokio::test]
 async fn an_answer_arrives_as_it_was_given() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     for status in [200, 201, 204, 304, 400, 404, 418, 500, 503] {
         let reply = world.get(&format!("/status/{status}")).await;
         assert_eq!((reply.status, reply.code()), (status, None));
@@ -58,7 +58,7 @@ async fn an_answer_arrives_as_it_was_given() {
 #[tokio::test]
 async fn an_unusual_reason_phrase_survives() {
     let peer = plain_api(|_| "HTTP/1.1 299 Agent Is On Lunch\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
-    let world = Setup::default().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
 
@@ -70,7 +70,7 @@ async fn an_unusual_reason_phrase_survives() {
 
 #[tokio::test]
 async fn a_connection_carries_many_requests_also_pipelined() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     for round in 0..20 {
         let body = format!("round {round}");
@@ -86,7 +86,7 @@ async fn a_connection_carries_many_requests_also_pipelined() {
 
 #[tokio::test]
 async fn bodies_pass_in_both_directions_in_any_framing() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     for length in [0, 1, 1000, 70_000, 2_000_000] {
         let body = vec![b'y'; length];
@@ -102,7 +102,7 @@ async fn bodies_pass_in_both_directions_in_any_framing() {
 
 #[tokio::test]
 async fn an_answer_is_passed_on_as_it_comes() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /trickle/20 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     let started = Instant::now();
@@ -117,7 +117,7 @@ async fn an_answer_is_passed_on_as_it_comes() {
 
 #[tokio::test]
 async fn a_caller_of_http_1_0_is_served() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut request = Request::get("/trickle/2");
     request.version = "HTTP/1.0";
 
@@ -130,7 +130,7 @@ async fn a_caller_of_http_1_0_is_served() {
 
 #[tokio::test]
 async fn expect_100_continue_is_answered_and_goes_no_further() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n",
@@ -149,7 +149,7 @@ async fn expect_100_continue_is_answered_and_goes_no_further() {
 
 #[tokio::test]
 async fn http_2_callers_are_served_with_prior_knowledge() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let caller = Http2Caller::connect(world.address).await;
     let calls = (0..200).map(|number| {
         let mut caller = caller.clone();
@@ -170,7 +170,7 @@ async fn http_2_callers_are_served_with_prior_knowledge() {
 
 #[tokio::test]
 async fn an_http_2_caller_is_refused_stream_by_stream() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = Http2Caller::connect(world.address).await;
 
     let reply = caller.send(&Request::get("/a/../b")).await;
@@ -190,7 +190,7 @@ async fn requests_are_routed_by_host_and_longest_prefix() {
         url(&other)
     );
     let world =
-        Setup::default().quiet().unprotected().without_token().upstream(url(&root)).more(&more).start().await;
+        daemon().quiet().unprotected().without_token().upstream(url(&root)).route(&more).start().await;
     let ask = async |target: &str, host: Option<&str>| {
         let mut caller = world.caller().await;
         let own = world.address.to_string();
@@ -211,7 +211,7 @@ async fn requests_are_routed_by_host_and_longest_prefix() {
 
 #[tokio::test]
 async fn a_path_that_could_belong_to_another_route_is_refused_where_it_matters() {
-    let world = Setup::default().quiet().route("path = \"/api\"").start().await;
+    let world = daemon().quiet().route("path = \"/api\"").start().await;
 
     for path in ["/api/a%2f..%2fb", "/api//x", "/api/x;y", "/api/%3f", "/api/x.", "/api/%20"] {
         assert_eq!(world.get(path).await.code().as_deref(), Some("bad_request"), "{path}");
@@ -223,11 +223,8 @@ async fn a_path_that_could_belong_to_another_route_is_refused_where_it_matters()
 
 #[tokio::test]
 async fn what_cannot_be_forwarded_is_refused_with_its_code() {
-    let world = Setup::default()
-        .server("required_header = \"X-Bearerd: yes\"")
-        .limits("body_bytes = \"1KiB\"")
-        .start()
-        .await;
+    let world =
+        daemon().server("required_header = \"X-Bearerd: yes\"").limits("body_bytes = \"1KiB\"").start().await;
     let good = || Request::get("/x").field("x-bearerd", "yes");
     let refusals = [
         (Request::get("/x"), 403, "header_required"),
@@ -257,7 +254,7 @@ async fn what_cannot_be_forwarded_is_refused_with_its_code() {
 
 #[tokio::test]
 async fn malformed_requests_are_refused_in_our_own_words() {
-    let world = Setup::default().limits("header_bytes = \"8KiB\"").start().await;
+    let world = daemon().limits("header_bytes = \"8KiB\"").start().await;
     let host = world.address;
     let long = "x".repeat(9_000);
     let cases = [
@@ -299,7 +296,7 @@ async fn malformed_requests_are_refused_in_our_own_words() {
 
 #[tokio::test]
 async fn a_malformed_request_behind_a_good_one_is_refused_after_its_answer() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     let good = format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
     caller.write(format!("{good}nonsense\r\n\r\n").as_bytes()).await;
@@ -313,7 +310,7 @@ async fn a_malformed_request_behind_a_good_one_is_refused_after_its_answer() {
 #[tokio::test]
 async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream() {
     let recorder = Recorder::start("").await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -334,8 +331,7 @@ async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream()
 #[tokio::test]
 async fn a_body_that_breaks_off_is_never_completed_upstream() {
     let recorder = Recorder::start("").await;
-    let world =
-        Setup::default().quiet().unprotected().without_token().upstream(url(&recorder.peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&recorder.peer)).start().await;
     let host = world.address;
 
     // A chunk that is none: told to the caller.
@@ -370,8 +366,7 @@ async fn a_redirect_to_the_api_leads_through_the_proxy() {
         stream.write_all(format!("{head}\r\nlocation: {location}\r\n\r\n").as_bytes()).await.unwrap();
     })
     .await;
-    let world =
-        Setup::default().unprotected().without_token().upstream(format!("{}/base", url(&peer))).start().await;
+    let world = daemon().unprotected().without_token().upstream(format!("{}/base", url(&peer))).start().await;
     let ask = async |target: &str| {
         let mut caller = world.caller().await;
         caller.write(format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
@@ -385,7 +380,7 @@ async fn a_redirect_to_the_api_leads_through_the_proxy() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
-    let world = Setup::default().limits("body_timeout = \"300ms\"").start().await;
+    let world = daemon().limits("body_timeout = \"300ms\"").start().await;
     let mut caller = world.caller().await;
     let head = format!("POST /echo HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\n\r\n", world.address);
     caller.write(format!("{head}some").as_bytes()).await;
@@ -398,7 +393,7 @@ async fn a_body_that_stops_coming_is_given_up() {
 
 #[tokio::test]
 async fn a_slow_upload_is_no_slow_upstream() {
-    let world = Setup::default().quiet().route("timeout = \"400ms\"").start().await;
+    let world = daemon().quiet().route("timeout = \"400ms\"").start().await;
     let mut caller = world.caller().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: up\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -419,8 +414,7 @@ async fn a_slow_upload_is_no_slow_upstream() {
 
 #[tokio::test]
 async fn a_head_that_does_not_arrive_in_time_is_given_up_and_an_idle_connection_later() {
-    let world =
-        Setup::default().limits("header_timeout = \"400ms\"\nidle_timeout = \"1200ms\"").start().await;
+    let world = daemon().limits("header_timeout = \"400ms\"\nidle_timeout = \"1200ms\"").start().await;
     let mut silent = world.caller().await;
     let mut slow = world.caller().await;
     let mut idle = world.caller().await;
@@ -458,7 +452,7 @@ async fn a_caller_that_leaves_takes_its_upstream_request_with_it() {
         }
     })
     .await;
-    let world = Setup::default().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     eventually("the request", async || is_asked.load(Ordering::Relaxed)).await;
@@ -472,7 +466,7 @@ async fn a_caller_that_leaves_takes_its_upstream_request_with_it() {
 
 #[tokio::test]
 async fn callers_from_elsewhere_are_refused() {
-    let world = Setup::default().server("allow_from = [\"192.0.2.0/24\"]").start().await;
+    let world = daemon().server("allow_from = [\"192.0.2.0/24\"]").start().await;
 
     let reply = world.get("/x").await;
 
@@ -483,7 +477,7 @@ async fn callers_from_elsewhere_are_refused() {
 
 #[tokio::test]
 async fn a_large_refused_upload_still_gets_to_read_its_refusal() {
-    let world = Setup::default().quiet().limits("body_bytes = \"1MiB\"").start().await;
+    let world = daemon().quiet().limits("body_bytes = \"1MiB\"").start().await;
     for _ in 0..10 {
         let mut caller = world.caller().await;
         let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ncontent-length: 20000000\r\n\r\n", world.address);
@@ -500,7 +494,7 @@ async fn a_large_refused_upload_still_gets_to_read_its_refusal() {
 
 #[tokio::test]
 async fn over_http_2_too_a_refused_upload_gets_to_read_its_refusal() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     // Each upload is read to its end: a stream that is reset makes some callers drop the answer they had.
     let mut caller = Http2Caller::connect(world.address).await;
     for _ in 0..100 {
@@ -516,7 +510,7 @@ async fn a_loop_is_found() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let own = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -535,7 +529,7 @@ async fn a_loop_is_found() {
 
 #[tokio::test]
 async fn every_request_is_written_to_the_log_without_its_query() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     world.get("/x/y?secret=hunter2").await;
     world.send(&Request::get("/x").method("TRACE")).await;
     eventually("two lines", async || world.process.events("request").len() == 2).await;
@@ -582,7 +576,7 @@ fn url(peer: &RawPeer) -> String {
 
 #[tokio::test]
 async fn many_callers_each_get_their_own_answer() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let address = world.address;
     let callers = (0..100).map(|number| async move {
         let mut caller = Caller::connect(address).await;

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Http2Caller, Request, World, daemon, eventually};
 
 async fn with(retry_429: &str) -> World {
-    Setup::default().quiet().route(&format!("retry_429 = {{ {retry_429} }}")).start().await
+    daemon().quiet().route(&format!("retry_429 = {{ {retry_429} }}")).start().await
 }
 
 fn asking(target: &str, retry_after: &str) -> Request {
@@ -86,7 +86,7 @@ async fn what_may_not_be_done_twice_is_sent_once_and_by_default_everything_is() 
     }
     world.finish().await;
 
-    let world = World::start().await;
+    let world = daemon().start().await;
     assert_eq!(world.send(&asking("/throttled/1", "0")).await.status, 429);
     assert_eq!(times(&world, "/throttled/1"), 1);
     world.finish().await;
@@ -108,7 +108,7 @@ async fn a_body_is_sent_again_as_it_was_as_often_as_it_takes() {
 
 #[tokio::test]
 async fn a_body_that_was_not_kept_is_not_sent_again() {
-    let setup = Setup::default().quiet().limits("replay_body = \"1KiB\"");
+    let setup = daemon().quiet().limits("replay_body = \"1KiB\"");
     let world = setup.route("retry_429 = { attempts = 3 }").start().await;
     let request = Request::post("/throttled/1", &[b'x'; 5000]).method("PUT").field("x-retry-after", "0");
 
@@ -135,7 +135,7 @@ async fn a_caller_that_leaves_while_its_request_waits_ends_it() {
 /// That no token goes out past its end is checked for each request that the API sees.
 #[tokio::test]
 async fn a_token_that_ends_while_a_request_waits_is_replaced_before_it_is_sent_again() {
-    let setup = Setup::default().quiet().lifetime(2).route("retry_429 = { attempts = 1 }");
+    let setup = daemon().quiet().lifetime(2).route("retry_429 = { attempts = 1 }");
     let world = setup.start().await;
     assert_eq!(world.send(&asking("/throttled/1", "3")).await.status, 200);
 

@@ -6,16 +6,17 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bearerd::config::diagnostics::Sources;
 use bearerd::config::{Environment, parse};
-use bearerd::demo::authorization_server::Answer;
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::Answer;
+use testkit::pki::Pki;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Http2Caller, Request, World, daemon, eventually};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 /// Everything that can go wrong with a token, with the whole log at TRACE; `finish` searches it.
 #[tokio::test]
 async fn the_log_at_trace_holds_no_secret_whatever_happens() {
-    let world: World = Setup::default()
+    let world: World = daemon()
         .credential("client_auth = \"client_secret_post\"\nquota = { requests = 100, per = \"1s\" }")
         .start()
         .await;
@@ -69,7 +70,7 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
         }
     }
     for (echo, body) in worlds {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(Answer::status(401, &body)))
             .await;
@@ -77,10 +78,10 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
         assert!(failed["error"].as_str().unwrap().contains("withheld"), "{body}: {failed}");
         let reply = world.get("/x").await;
         assert_eq!(reply.code().as_deref(), Some("client_rejected"));
-        search(&reply.text(), &echo);
+        assert_absent(&reply.text(), &echo);
         // Of a base64 pair the first characters are the id's.
         let tail: String = echo.chars().skip(echo.chars().count().saturating_sub(24)).collect();
-        search(&world.process.output(), &tail);
+        assert_absent(&world.process.output(), &tail);
         world.finish().await;
     }
 }
@@ -92,7 +93,7 @@ async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_w
     for (lines, parameter) in
         [(password, "password"), ("client_auth = \"client_secret_jwt\"", "client_assertion")]
     {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .environment("PASSWORD", "acc3ss:k3y====")
             .credential(lines)
@@ -103,14 +104,14 @@ async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_w
             .await;
         let failed = world.process.event("token refresh failed").await;
         assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
-        search(&world.process.output(), "acc3ss:k3y====");
+        assert_absent(&world.process.output(), "acc3ss:k3y====");
         world.finish().await;
     }
 }
 
 #[tokio::test]
 async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let token = world.authorization.issued().swap_remove(0);
     let body = serde_json::json!({ "error": "denied", "error_description": format!("you have {token}") });
     world.authorization.answer_next(Answer::status(400, &body.to_string()));
@@ -121,13 +122,13 @@ async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() 
     assert_eq!(reply.code().as_deref(), Some("client_rejected"));
     let failed = world.process.event("token refresh failed").await;
     assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
-    search(&reply.text(), &token);
+    assert_absent(&reply.text(), &token);
     world.finish().await;
 }
 
 #[tokio::test]
 async fn the_scripted_servers_do_not_show_what_they_hold_either() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let shown = format!(
         "{:?} {:?} {:?} {:?}",
         world.authorization,
@@ -135,9 +136,9 @@ async fn the_scripted_servers_do_not_show_what_they_hold_either() {
         world.authorization.asked(),
         Pki::new(&["localhost"]).unwrap(),
     );
-    search(&shown, CLIENT_SECRET);
+    assert_absent(&shown, CLIENT_SECRET);
     for token in world.authorization.issued() {
-        search(&shown, &token);
+        assert_absent(&shown, &token);
     }
     world.finish().await;
 }
@@ -173,14 +174,14 @@ async fn public_types_do_not_show_what_they_hold() {
         refused.to_string(),
         format!("{sources:#?}"),
     ] {
-        search(&shown, CLIENT_SECRET);
-        search(&shown, "s3cr3t-in-the-file");
+        assert_absent(&shown, CLIENT_SECRET);
+        assert_absent(&shown, "s3cr3t-in-the-file");
     }
 }
 
 #[tokio::test]
 async fn a_daemon_leaves_no_core_dump() {
-    let world = World::start().await;
+    let world = daemon().start().await;
 
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.process.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use bearerd::demo::pki::{Issued, Pki};
 use rustix::process::Signal;
 use rustls::HandshakeKind;
+use testkit::pki::{Issued, Pki};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::tls::{TlsCaller, connect};
-use crate::harness::{Caller, PATIENCE, Process, Request, Setup, World, eventually};
+use crate::harness::{Caller, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, spawn};
+use testkit::harness::tls_caller::{TlsCaller, connect};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -22,7 +22,7 @@ const DAY: Duration = Duration::from_hours(24);
 async fn world(setup: impl FnOnce(Setup) -> Setup) -> (World, TlsCaller) {
     let pki = Pki::new(&["localhost"]).unwrap();
     let caller = TlsCaller::trusting(pki.authority());
-    let setup = setup(Setup::default().tls(pki.server()));
+    let setup = setup(daemon().tls(pki.server()));
     (setup.start_with(pki, async |_| {}).await, caller)
 }
 
@@ -121,7 +121,7 @@ async fn what_is_no_tls_is_told_so_or_closed() {
 async fn tls_to_a_port_without_it_is_told_to_the_log_now_and_then() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let caller = TlsCaller::trusting(pki.authority());
-    let world = Setup::default().quiet().server("workers = 1").start().await;
+    let world = daemon().quiet().server("workers = 1").start().await;
 
     for _ in 0..20 {
         assert!(caller.connect(world.address).await.is_err());
@@ -174,7 +174,7 @@ async fn slow_and_silent_handshakes_hold_up_nobody_and_are_closed() {
         assert!(began.elapsed() < Duration::from_millis(2500), "held up for {:?}", began.elapsed());
     }
     for one in slow {
-        let (ended, said) = tokio::time::timeout(PATIENCE, one).await.expect("stays open").unwrap();
+        let (ended, said) = tokio::time::timeout(STEP_TIMEOUT, one).await.expect("stays open").unwrap();
         assert!(ended < Duration::from_secs(15) && said.is_empty(), "{ended:?}: {said:?}");
     }
     eventually("a line for each", async || world.process.events("handshake failed").len() == 150).await;
@@ -235,7 +235,7 @@ async fn a_route_with_callers_is_for_certificates_with_one_of_the_names_over_eit
         setup
             .quiet()
             .route("path = \"/pay\"\ncallers = [\"CN=billing\", \"URI:spiffe://example.org/pay\"]")
-            .more("[[routes]]\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n")
+            .route("[[routes]]\nupstream = \"{upstream}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n")
     })
     .await;
     let client = |name, uris: &[&str]| nobody.clone().showing(&clients.client(name, uris, None).unwrap());
@@ -296,7 +296,7 @@ async fn certificates_are_swapped_under_load_without_a_failed_request() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let caller = TlsCaller::trusting(pki.authority());
     let others: Vec<Issued> = (0..2).map(|_| pki.another_server(&["localhost"], None).unwrap()).collect();
-    let setup = Setup::default().quiet().tls(pki.server());
+    let setup = daemon().quiet().tls(pki.server());
     let world = setup.start_with(pki, async |_| {}).await;
     let (done, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut load = Vec::new();
@@ -359,7 +359,7 @@ async fn files_that_do_not_fit_change_nothing_and_are_told_of_once() {
     let first = pki.server().clone();
     let other = pki.another_server(&["localhost"], None).unwrap();
     let ended = pki.another_server(&["localhost"], Some(SystemTime::now() - DAY)).unwrap();
-    let world = Setup::default().quiet().tls(&first).start_with(pki, async |_| {}).await;
+    let world = daemon().quiet().tls(&first).start_with(pki, async |_| {}).await;
     let folder = world.folder();
     let complaints = || world.process.events("server certificate not reloaded, kept the last one");
     let half = &other.key[..other.key.len() / 2];
@@ -451,7 +451,7 @@ async fn checked(folder: &Path, tls: &str) -> (Option<i32>, String) {
         "[server.tls]\n{tls}\n[[routes]]\nupstream = \"https://127.0.0.1:9\"\ncredential = \"none\"\nca_file = \"ca.pem\"\n"
     );
     std::fs::write(folder.join("proxy.toml"), config).unwrap();
-    let mut check = Process::spawn(&["check"], &[], folder);
+    let mut check = spawn(&["check"], &[], folder);
     let status = check.ended().await;
     (status.code(), check.output())
 }

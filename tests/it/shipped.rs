@@ -16,7 +16,7 @@ fn resolved(text: &str) -> Config {
     let environment =
         Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key), ("ADMIN_TOKEN", "x")]);
     let folder = tempfile::tempdir().unwrap();
-    let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
+    let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();
     let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
     for (name, content) in [

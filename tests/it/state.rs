@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bearerd::clock::Clock;
-use bearerd::demo::authorization_server::Answer;
 use bearerd::token::state_file::{Identity, StateFile, StateKey, StateKeys};
 use rustix::process::Signal;
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
+use testkit::authorization_server::Answer;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Process, Request, Setup, World, eventually};
+use crate::harness::{Request, Setup, World, daemon, eventually, spawn};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -45,7 +46,7 @@ impl Place {
     }
 
     fn setup(&self) -> Setup {
-        Setup::default()
+        daemon()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .credential("quota = { requests = 1000, per = \"1s\" }")
     }
@@ -282,7 +283,7 @@ async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
     assert!(event["help"].as_str().unwrap().contains("as state_key_previous"), "{event}");
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
     let check = async || {
-        let mut check = Process::spawn(&["check"], &environment, &world.folder());
+        let mut check = spawn(&["check"], &environment, &world.folder());
         (check.ended().await.code(), check.output())
     };
     let (code, said) = check().await;
@@ -309,7 +310,7 @@ async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     for key in [KEY, NEW_KEY] {
-        search(&world.process.output(), key);
+        assert_absent(&world.process.output(), key);
     }
     world.finish().await;
 }
@@ -479,7 +480,7 @@ async fn after_so_many_rotations_nothing_is_asked_any_more() {
 async fn twenty_restarts_make_no_more_token_requests_than_a_daemon_that_ran_on() {
     let place = Place::new();
     let started = tokio::time::Instant::now();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .server(&format!("state_dir = \"{}\"", place.state_dir().display()))
         .limits("token_wait = \"1s\"")
         .credential("quota = { requests = 5, per = \"60s\" }")

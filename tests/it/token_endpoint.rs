@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head, reset};
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET};
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::{Request, World, daemon, eventually};
+use testkit::harness::raw::{RawPeer, read_head, reset};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 
 fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
     let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -23,7 +23,7 @@ fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
 
 #[tokio::test]
 async fn a_request_before_the_first_token_waits_for_it() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .start_after(async |server| server.set_delay(Duration::from_millis(500)))
         .await;
@@ -38,7 +38,7 @@ async fn a_request_before_the_first_token_waits_for_it() {
 
 #[tokio::test]
 async fn a_first_token_that_does_not_come_in_time_is_told() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
         .start_after(async |server| server.set_delay(Duration::from_secs(2)))
@@ -57,7 +57,7 @@ async fn a_first_token_that_does_not_come_in_time_is_told() {
 
 #[tokio::test]
 async fn the_request_is_a_form_with_one_client_authentication() {
-    let basic = Setup::default().credential("scopes = [\"a:read\", \"b\"]").start().await;
+    let basic = daemon().credential("scopes = [\"a:read\", \"b\"]").start().await;
     let asked = &basic.authorization.asked()[0];
     assert_eq!(asked.raw, "grant_type=client_credentials&scope=a%3Aread+b");
     assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
@@ -65,7 +65,7 @@ async fn the_request_is_a_form_with_one_client_authentication() {
     assert!(asked.headers["authorization"].to_str().unwrap().starts_with("Basic "));
     basic.finish().await;
 
-    let post = Setup::default().credential("client_auth = \"client_secret_post\"").start().await;
+    let post = daemon().credential("client_auth = \"client_secret_post\"").start().await;
     let asked = &post.authorization.asked()[0];
     assert!(!asked.headers.contains_key("authorization"));
     let secret: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
@@ -106,10 +106,8 @@ async fn a_transient_answer_is_asked_again_after_a_moment() {
         Answer::Hangup,
     ];
     for answer in answers {
-        let world = Setup::default()
-            .without_token()
-            .start_after(async |server| server.answer_next(answer.clone()))
-            .await;
+        let world =
+            daemon().without_token().start_after(async |server| server.answer_next(answer.clone())).await;
 
         let reply = world.get("/x").await;
 
@@ -138,10 +136,8 @@ async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
         fixed(302, &[("location", "https://elsewhere.test/token")], ""),
     ];
     for answer in answers {
-        let world = Setup::default()
-            .without_token()
-            .start_after(async |server| server.answer_next(answer.clone()))
-            .await;
+        let world =
+            daemon().without_token().start_after(async |server| server.answer_next(answer.clone())).await;
         eventually("the refusal", async || world.authorization.requests() == 1).await;
         let started = Instant::now();
 
@@ -159,7 +155,7 @@ async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
 #[tokio::test]
 async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     let body = "{\"error\":\"invalid_request\",\"error_description\":\"rate limit exceeded; try later\"}";
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(fixed(400, &[], body)))
@@ -176,7 +172,7 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
 
 #[tokio::test]
 async fn a_rate_limit_without_a_time_is_a_rate_limit() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"100ms\"")
         .start_after(async |server| server.answer_next(fixed(429, &[], "")))
@@ -192,7 +188,7 @@ async fn a_rate_limit_without_a_time_is_a_rate_limit() {
 
 #[tokio::test]
 async fn a_retry_after_is_clamped_to_the_configured_maximum() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(Answer::too_many(31_536_000)))
@@ -215,7 +211,7 @@ async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
     .await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("http://{}/token", elsewhere.address);
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(fixed(status, &[("location", &location)], "")))
             .await;
@@ -228,7 +224,7 @@ async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
 
 #[tokio::test]
 async fn a_token_of_six_seconds_is_replaced_before_anyone_notices() {
-    let world = Setup::default().quiet().lifetime(6).start().await;
+    let world = daemon().quiet().lifetime(6).start().await;
     let started = Instant::now();
     let mut caller = world.caller().await;
     let mut longest = Duration::ZERO;
@@ -249,7 +245,7 @@ async fn a_token_of_six_seconds_is_replaced_before_anyone_notices() {
 
 #[tokio::test]
 async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() {
-    let world = Setup::default().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
+    let world = daemon().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
     let issued = Instant::now();
     // The schedule asks from second 3 on; nothing comes until we say so.
     for _ in 0..8 {
@@ -279,7 +275,7 @@ async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() 
 
 #[tokio::test]
 async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
-    let world = Setup::default().quiet().lifetime(8).start().await;
+    let world = daemon().quiet().lifetime(8).start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::too_many(1));
     let started = Instant::now();
@@ -296,7 +292,7 @@ async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
 
 #[tokio::test]
 async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_for() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     world.authorization.answer_next(Answer::too_many(600));
     world.authorization.revoke_all();
 
@@ -317,7 +313,7 @@ async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_f
 
 #[tokio::test]
 async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
-    let world = Setup::default().lifetime(8).limits("token_wait = \"200ms\"").start().await;
+    let world = daemon().lifetime(8).limits("token_wait = \"200ms\"").start().await;
     // The schedule is refused at second 6, and the latch holds when the token dies.
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.process.event("token refresh failed").await;
@@ -336,7 +332,7 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
     let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"200ms\"")
         .token_url(format!("http://{address}/token"))
@@ -365,7 +361,7 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
 
 #[tokio::test]
 async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
         .token_url("https://no-such-host.invalid/token".to_owned())
@@ -448,7 +444,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
     for peer in
         [&silent, &dripping, &endless_head, &endless_body, &resetting, &old, &promising, &switching, &packed]
     {
-        let world = Setup::default()
+        let world = daemon()
             .quiet()
             .without_token()
             .limits("token_wait = \"1500ms\"")
@@ -480,7 +476,7 @@ async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
         }
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .without_token()
         .credential("timeout = \"500ms\"")
@@ -522,7 +518,7 @@ async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_
             }
         })
         .await;
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .limits("token_wait = \"500ms\"")
             .credential("ca_file = \"ca.pem\"")
@@ -551,8 +547,7 @@ async fn the_token_leg_speaks_tls_with_its_own_authority() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-    let setup =
-        Setup::default().without_token().credential("ca_file = \"ca.pem\"").token_url(secure.token_url());
+    let setup = daemon().without_token().credential("ca_file = \"ca.pem\"").token_url(secure.token_url());
     let world = setup.start_with(pki, async |_| {}).await;
 
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
@@ -567,14 +562,14 @@ async fn the_token_leg_speaks_tls_with_its_own_authority() {
 /// Both legs, without a `ca_file`.
 #[tokio::test]
 async fn the_systems_authorities_are_used_where_no_others_are_named() {
-    let world = Setup::default().environment("SSL_CERT_FILE", "ca.pem").start().await;
+    let world = daemon().environment("SSL_CERT_FILE", "ca.pem").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-    let setup = Setup::default().environment("SSL_CERT_FILE", "ca.pem").token_url(secure.token_url());
+    let setup = daemon().environment("SSL_CERT_FILE", "ca.pem").token_url(secure.token_url());
     let world = setup.start_with(pki, async |_| {}).await;
     assert_eq!(secure.requests(), 1);
     world.finish().await;
@@ -582,7 +577,7 @@ async fn the_systems_authorities_are_used_where_no_others_are_named() {
 
 #[tokio::test]
 async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
-    let world = Setup::default()
+    let world = daemon()
         .environment("SSL_CERT_FILE", "none.pem")
         .environment("SSL_CERT_DIR", "none")
         .upstream("http://127.0.0.1:9".to_owned())
@@ -594,7 +589,7 @@ async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
 
 #[tokio::test]
 async fn less_than_the_required_scopes_is_told_and_not_used() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("scopes = [\"a\", \"b\"]\nrequire_scopes = true")
         .start_after(async |server| {
@@ -617,7 +612,7 @@ async fn an_odd_answer_that_is_taken_is_warned_of_once() {
         let body = format!("{{\"access_token\":\"{{token}}\",\"expires_in\":3600,\"scope\":\"{scope}\"}}");
         fixed(200, &[("content-type", "text/html")], &body)
     };
-    let world = Setup::default()
+    let world = daemon()
         .credential("scopes = [\"a\", \"b\", \"openid\"]\nrequire_scopes = [\"a\"]\nretry_after_max = \"1s\"")
         .credential("quota = { requests = 100, per = \"1s\" }")
         .start_after(async |server| server.answer_next(odd("a")))
@@ -663,7 +658,7 @@ async fn an_odd_answer_that_is_taken_is_warned_of_once() {
 #[tokio::test]
 async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     let good = "{\"access_token\":\"e30.e30.{token}\"}";
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .unchecked_tokens()
         .credential("expect_jwt = true")
@@ -699,7 +694,7 @@ async fn a_jwt_ends_by_its_exp_or_by_expires_in_whichever_is_earlier() {
         let body = format!("{{\"access_token\":\"{}\"{expires_in}}}", jwt_until(exp));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(server_ahead));
         let answer = fixed(200, &[("content-type", "application/json"), ("date", &date)], &body);
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .unchecked_tokens()
             .credential("expect_jwt = true")
@@ -728,11 +723,8 @@ async fn a_changed_secret_is_tried_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, "not the secret").unwrap();
-    let world = Setup::default()
-        .without_token()
-        .secret(&format!("{{ file = \"{}\" }}", file.display()))
-        .start()
-        .await;
+    let world =
+        daemon().without_token().secret(&format!("{{ file = \"{}\" }}", file.display())).start().await;
     eventually("the refusal", async || world.authorization.requests() == 1).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
 
@@ -751,7 +743,7 @@ async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, CLIENT_SECRET).unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("quota = { requests = 100, per = \"1s\" }")
         .secret(&format!("{{ file = \"{}\" }}", file.display()))
         .start()
@@ -790,7 +782,7 @@ async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
         ("1e308", 31_536_000),
         (&"9".repeat(400), 31_536_000),
     ] {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(fixed(200, &[], &body(expires))))
             .await;
@@ -813,10 +805,10 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
     let more = format!(
         "[credentials.other]\ntoken_url = \"http://{}/token\"\nclient_id = \"x\"\n\
          client_secret = {{ env = \"API_SECRET\" }}\nrequired = false\n\
-         [[routes]]\npath = \"/other\"\nupstream = \"{{upstream}}\"\ncredential = \"other\"\n{{ca}}\n",
+         [[routes]]\npath = \"/other\"\nupstream = \"{{upstream}}\"\ncredential = \"other\"\nca_file = \"ca.pem\"\n",
         silent.address
     );
-    let world = Setup::default().more(&more).limits("token_wait = \"300ms\"").start().await;
+    let world = daemon().route(&more).limits("token_wait = \"300ms\"").start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.get("/other/x").await.code().as_deref(), Some("waiting_for_first_token"));
@@ -845,7 +837,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
             format!(
                 "[credentials.c{number}]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
                  client_secret = {{ env = \"API_SECRET\" }}\nrequired = {}\n\
-                 [[routes]]\npath = \"/{number}\"\nupstream = \"{{upstream}}\"\ncredential = \"c{number}\"\n{{ca}}\n",
+                 [[routes]]\npath = \"/{number}\"\nupstream = \"{{upstream}}\"\ncredential = \"c{number}\"\nca_file = \"ca.pem\"\n",
                 !is_silent
             )
         })
@@ -853,7 +845,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
         .concat();
     let began = Instant::now();
 
-    let world = Setup::default().quiet().unchecked_tokens().more(&more).start().await;
+    let world = daemon().quiet().unchecked_tokens().route(&more).start().await;
 
     // One after the other they would take a minute, and the silent ones ten seconds each.
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
@@ -868,7 +860,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
 
 #[tokio::test]
 async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
@@ -883,7 +875,7 @@ async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready
 
 #[tokio::test]
 async fn a_world_without_a_credential_sends_no_token() {
-    let world: World = Setup::default().unprotected().without_token().start().await;
+    let world: World = daemon().unprotected().without_token().start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 0);

@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{BlackHole, RawPeer, reset};
-use crate::harness::{Request, Setup, eventually};
+use crate::harness::{Request, daemon, eventually};
+use testkit::harness::raw::{BlackHole, RawPeer, reset};
 
 const FAILED: &str = "token refresh failed";
 
@@ -93,8 +93,8 @@ async fn an_answer_that_ends_at_any_byte_is_a_whole_token_or_none() {
 /// FLT-NET-01.
 #[tokio::test]
 async fn a_token_endpoint_that_no_connection_reaches_is_given_up_in_time_and_asked_again() {
-    let nowhere = BlackHole::new();
-    let world = Setup::default()
+    let nowhere = BlackHole::start();
+    let world = daemon()
         .quiet()
         .without_token()
         .token_url(format!("http://{}/token", nowhere.address))
@@ -118,7 +118,7 @@ async fn a_token_endpoint_that_no_connection_reaches_is_given_up_in_time_and_ask
 /// FLT-CLK-04: the harness knows of every token that came past its end.
 #[tokio::test]
 async fn a_daemon_that_stood_still_for_longer_than_its_token_lived_does_not_use_it() {
-    let world = Setup::default().quiet().lifetime(3).start().await;
+    let world = daemon().quiet().lifetime(3).start().await;
     let mut kept = world.caller().await;
     assert_eq!(kept.send(&Request::get("/x")).await.status, 200);
 

@@ -11,12 +11,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{PATIENCE, Setup, World};
+use crate::harness::{STEP_TIMEOUT, World, daemon};
+use testkit::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
+use testkit::harness::raw::{RawPeer, read_head};
 
 async fn before(peer: &RawPeer, http_version: &str) -> World {
-    Setup::default()
+    daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -85,13 +85,13 @@ async fn a_grpc_stream_goes_both_ways_piece_by_piece_and_ends_with_its_status() 
         .body(StreamBody::new(Box::pin(body)))
         .unwrap();
 
-    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    let response = tokio::time::timeout(STEP_TIMEOUT, sender.send_request(request)).await.unwrap().unwrap();
     assert_eq!(response.headers()["content-type"], "application/grpc");
     let mut body = response.into_body();
     for number in 0..20 {
         let piece = Bytes::from(format!("piece {number}"));
         pieces.send(piece.clone()).await.unwrap();
-        let echoed = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+        let echoed = tokio::time::timeout(STEP_TIMEOUT, body.frame()).await.unwrap().unwrap().unwrap();
         assert_eq!(echoed.into_data().unwrap(), piece);
     }
     drop(pieces);
@@ -201,7 +201,7 @@ async fn a_connection_whose_answer_had_trailers_is_kept() {
 
 #[tokio::test]
 async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
-    let world = Setup::default().http2().start().await;
+    let world = daemon().http2().start().await;
     let asking =
         crate::harness::Request::get("/x").field("te", "trailers, deflate").field("connection", "te");
     world.send(&asking).await;
@@ -211,7 +211,7 @@ async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
     assert_eq!((seen[0].get("te"), seen[1].get("te")), (Some("trailers"), None));
     world.finish().await;
 
-    let world = World::start().await;
+    let world = daemon().start().await;
     world.send(&asking).await;
     world.get("/y").await;
     let seen = world.upstream.requests();
@@ -222,7 +222,7 @@ async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
 
 #[tokio::test]
 async fn trailers_of_a_request_end_here() {
-    let world = Setup::default().http2().start().await;
+    let world = daemon().http2().start().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\ntrailer: cookie, x-forwarded-for\r\n\r\n",
         world.address

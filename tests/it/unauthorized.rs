@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
-use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
+use testkit::authorization_server::Answer;
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, daemon, eventually};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 /// Bytes that would show a lost, doubled or moved piece.
 fn payload(length: usize) -> Vec<u8> {
@@ -21,7 +21,7 @@ fn payload(length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/a")).await.status, 200);
     let before = world.authorization.requests();
@@ -36,7 +36,7 @@ async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
 
 #[tokio::test]
 async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no_caller() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let address = world.address;
@@ -71,7 +71,7 @@ async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no
 #[tokio::test]
 async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
     // So many handshakes at once take a busy machine longer than the default.
-    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
     world.authorization.revoke_all();
@@ -89,7 +89,7 @@ async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
 /// FLT-UP-06.
 #[tokio::test]
 async fn a_thousand_401s_at_once_cost_one_token_request() {
-    let world = Setup::default().quiet().http2().start().await;
+    let world = daemon().quiet().http2().start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(2));
     world.authorization.revoke_all();
@@ -113,7 +113,7 @@ async fn a_thousand_401s_at_once_cost_one_token_request() {
 #[tokio::test]
 async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
     // So many handshakes at once take a busy machine longer than the default.
-    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/forbidden");
@@ -128,7 +128,7 @@ async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_
 
 #[tokio::test]
 async fn the_same_while_the_token_endpoint_is_slow() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
 
@@ -142,7 +142,7 @@ async fn the_same_while_the_token_endpoint_is_slow() {
 
 #[tokio::test]
 async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let mut caller = world.caller().await;
     for _ in 0..50 {
@@ -156,7 +156,7 @@ async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() 
 
 #[tokio::test]
 async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_path() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/forbidden")).await.status, 401);
     assert_eq!(caller.send(&Request::get("/fine")).await.status, 200);
@@ -175,9 +175,9 @@ async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_pat
 
 #[tokio::test]
 async fn a_permanent_401_on_one_route_does_not_hold_another() {
-    let setup = Setup::default()
+    let setup = daemon()
         .quiet()
-        .more("[[routes]]\npath = \"/other\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n");
+        .route("[[routes]]\npath = \"/other\"\nupstream = \"{upstream}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n");
     let world = setup.start().await;
     assert_eq!(world.get("/forbidden").await.status, 401);
     world.authorization.revoke_all();
@@ -188,7 +188,7 @@ async fn a_permanent_401_on_one_route_does_not_hold_another() {
 
 #[tokio::test]
 async fn bodies_are_replayed_byte_for_byte_however_framed_and_whenever_rejected() {
-    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    let world = daemon().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
     for length in [1, 1024, 64 * 1024, 700 * 1024] {
         let body = payload(length);
         let (one, two) = body.split_at(length / 3);
@@ -210,7 +210,7 @@ async fn bodies_are_replayed_byte_for_byte_however_framed_and_whenever_rejected(
 
 #[tokio::test]
 async fn bodies_of_http_2_callers_are_replayed_too() {
-    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    let world = daemon().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
     let mut caller = Http2Caller::connect(world.address).await;
     for length in [0, 1, 64 * 1024, 700 * 1024] {
         for when in ["late", "early", "early-close"] {
@@ -228,7 +228,7 @@ async fn bodies_of_http_2_callers_are_replayed_too() {
 
 #[tokio::test]
 async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     world.authorization.revoke_all();
     let mut caller = world.caller().await;
     caller
@@ -255,7 +255,7 @@ async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
 
 #[tokio::test]
 async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     world.process.event("token refreshed").await;
     let body = payload(3_000_000);
     for when in ["late", "early", "early-close"] {
@@ -278,7 +278,7 @@ async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works()
 
 #[tokio::test]
 async fn what_all_requests_keep_together_is_bounded() {
-    let world = Setup::default().quiet().limits("replay_total = \"100KiB\"").start().await;
+    let world = daemon().quiet().limits("replay_total = \"100KiB\"").start().await;
     let body = payload(80 * 1024);
     world.authorization.set_delay(Duration::from_millis(500));
     world.authorization.revoke_all();
@@ -297,7 +297,7 @@ async fn what_all_requests_keep_together_is_bounded() {
 
 #[tokio::test]
 async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut slow = world.caller().await;
     // It takes its token now and is rejected only when its body has ended.
     slow.write(
@@ -323,7 +323,7 @@ async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh()
 
 #[tokio::test]
 async fn only_a_401_means_a_dead_token() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     for status in [403, 407, 419, 429, 500, 503] {
         let reply = world.get(&format!("/status/{status}")).await;
@@ -339,7 +339,7 @@ async fn only_a_401_means_a_dead_token() {
 
 #[tokio::test]
 async fn a_route_says_which_statuses_mean_a_dead_token() {
-    let world = Setup::default().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
+    let world = daemon().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
     for status in ["401", "403", "419", "500"] {
         world.authorization.revoke_all();
         let before = world.authorization.requests();
@@ -359,7 +359,7 @@ async fn a_route_says_which_statuses_mean_a_dead_token() {
 
 #[tokio::test]
 async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
-    let world = Setup::default().quiet().route("retry_on = [401, 403]").start().await;
+    let world = daemon().quiet().route("retry_on = [401, 403]").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/status/403");
@@ -379,7 +379,7 @@ async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
 #[tokio::test]
 async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
     for retry_on in ["retry_on = [403]", "retry_on = []"] {
-        let world = Setup::default().quiet().route(retry_on).start().await;
+        let world = daemon().quiet().route(retry_on).start().await;
         let before = world.authorization.requests();
         world.authorization.revoke_all();
 
@@ -395,7 +395,7 @@ async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
 
 #[tokio::test]
 async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_millis(700));
     world.authorization.revoke_all();
@@ -411,7 +411,7 @@ async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
 
 #[tokio::test]
 async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
-    let world = Setup::default().credential("quota = { requests = 100, per = \"1s\" }").start().await;
+    let world = daemon().credential("quota = { requests = 100, per = \"1s\" }").start().await;
     for (answer, code) in [
         (Answer::too_many(2), "token_endpoint_rate_limited"),
         (Answer::status(500, ""), "token_endpoint_unavailable"),
@@ -434,7 +434,7 @@ async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
 
 #[tokio::test]
 async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
-    let world = Setup::default()
+    let world = daemon()
         .credential("quota = { requests = 4, per = \"1h\" }")
         .limits("token_wait = \"300ms\"")
         .start()
@@ -459,7 +459,7 @@ async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
 
 #[tokio::test]
 async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::SameAgain);
     world.authorization.revoke_all();
@@ -475,7 +475,7 @@ async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
 
 #[tokio::test]
 async fn the_connection_of_a_late_401_is_used_for_the_replay() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     for target in ["/a", "/b", "/c"] {
         assert_eq!(caller.send(&Request::get(target)).await.status, 200);
@@ -489,7 +489,7 @@ async fn the_connection_of_a_late_401_is_used_for_the_replay() {
 
 #[tokio::test]
 async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_third_time() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     for target in ["/hangup", "/break/length", "/break/chunked"] {
         let mut caller = world.caller().await;
         assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
@@ -514,7 +514,7 @@ async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
     let early = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n";
     let recorder = Recorder::start(early).await;
     let url = format!("http://{}", recorder.peer.address);
-    let world = Setup::default().upstream(url).server("workers = 1").start().await;
+    let world = daemon().upstream(url).server("workers = 1").start().await;
     let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n", world.address);
     for _ in 0..30 {
         let mut caller = world.caller().await;
@@ -550,7 +550,7 @@ async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
         }
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .limits("replay_body = \"16MiB\"")
         .limits("body_timeout = \"30s\"")
@@ -592,7 +592,7 @@ async fn a_token_that_ended_while_the_connection_was_made_is_not_sent() {
         }
     })
     .await;
-    let setup = Setup::default().lifetime(2).upstream(format!("https://localhost:{}", slow.address.port()));
+    let setup = daemon().lifetime(2).upstream(format!("https://localhost:{}", slow.address.port()));
     let world = setup.start_with(pki, async |_| {}).await;
 
     let mut caller = world.caller().await;

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head, reset};
-use crate::harness::{Http2Caller, Reply, Request, Setup, World};
+use crate::harness::{Http2Caller, Reply, Request, World, daemon};
+use testkit::harness::raw::{RawPeer, read_head, reset};
 
 fn url(peer: &RawPeer) -> String {
     format!("http://{}", peer.address)
 }
 
 async fn with_upstream(url: String) -> World {
-    Setup::default().quiet().unprotected().without_token().upstream(url).start().await
+    daemon().quiet().unprotected().without_token().upstream(url).start().await
 }
 
 fn code(reply: &Reply) -> (u16, Option<String>) {
@@ -45,7 +45,7 @@ async fn an_upstream_that_refuses_is_unreachable() {
 
 #[tokio::test]
 async fn an_upstream_whose_name_does_not_resolve_is_unreachable() {
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -67,7 +67,7 @@ async fn an_upstream_that_accepts_and_says_nothing_is_given_up() {
         while stream.read(&mut sink).await.unwrap_or(0) > 0 {}
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -90,7 +90,7 @@ async fn an_upstream_that_does_not_finish_its_handshake_is_given_up() {
         std::future::pending::<()>().await;
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -187,7 +187,7 @@ async fn a_head_that_is_too_large_is_a_protocol_error() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_seen_to_be_incomplete() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     for target in ["/break/length", "/break/chunked"] {
         let incomplete = world.caller().await.try_send(&Request::get(target)).await;
         let incomplete = incomplete.err().unwrap_or_else(|| panic!("{target} looked complete"));
@@ -221,7 +221,7 @@ async fn an_answer_that_breaks_off_at_once_is_seen_to_have_begun() {
 /// To HTTP/1.0 such an answer's end is the connection's: an orderly one would look complete.
 #[tokio::test]
 async fn a_caller_of_old_sees_an_answer_that_breaks_off_as_a_failed_connection() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let ask = async |target: &str| {
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         let request = format!("GET {target} HTTP/1.0\r\nhost: {}\r\n\r\n", world.address);
@@ -249,7 +249,7 @@ async fn an_answer_until_the_end_of_the_connection_is_complete_only_if_tls_ends_
         }
     })
     .await;
-    let setup = Setup::default()
+    let setup = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -283,7 +283,7 @@ async fn a_certificate_that_is_not_good_gets_nothing() {
     };
     let (unknown_authority, wrong_name) = (spy(&foreign).await, spy(&own).await);
     for (peer, pki) in [(&unknown_authority, Pki::new(&["localhost"]).unwrap()), (&wrong_name, own)] {
-        let world = Setup::default()
+        let world = daemon()
             .upstream(format!("https://localhost:{}", peer.address.port()))
             .start_with(pki, async |_| {})
             .await;
@@ -354,7 +354,7 @@ async fn bytes_that_nobody_asked_for_are_no_answer_to_the_next_request() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -380,7 +380,7 @@ async fn an_early_answer_to_a_large_upload_is_passed_on() {
         // Closed with most of the request unread: the system resets it.
     })
     .await;
-    let setup = Setup::default().quiet().unprotected().without_token().upstream(url(&early));
+    let setup = daemon().quiet().unprotected().without_token().upstream(url(&early));
     let world = setup.route("breaker = \"off\"").start().await;
     for _ in 0..20 {
         let mut caller = world.caller().await;
@@ -407,7 +407,7 @@ async fn connections_are_kept_for_the_next_request() {
         }
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()

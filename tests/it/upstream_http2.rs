@@ -9,12 +9,12 @@ use http::Version;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::harness::frames::{
+use crate::harness::{Http2Caller, Request, World, daemon, eventually};
+use testkit::harness::frames::{
     CANCEL, DATA, END_HEADERS, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM,
     SETTINGS, STATUS_200,
 };
-use crate::harness::raw::RawPeer;
-use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+use testkit::harness::raw::RawPeer;
 
 /// Bytes that would show a lost, doubled or moved piece.
 fn payload(length: usize) -> Vec<u8> {
@@ -22,7 +22,7 @@ fn payload(length: usize) -> Vec<u8> {
 }
 
 async fn http2() -> World {
-    Setup::default().quiet().server("workers = 1").http2().start().await
+    daemon().quiet().server("workers = 1").http2().start().await
 }
 
 /// A world before an upstream that speaks HTTP/2 in clear text.
@@ -32,7 +32,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let peer = RawPeer::tcp(act).await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -71,17 +71,17 @@ async fn requests_share_a_connection_to_an_upstream_that_has_http_2() {
 
 #[tokio::test]
 async fn a_route_keeps_to_the_http_version_that_is_written() {
-    let one = Setup::default().http2().route("http_version = \"1.1\"").start().await;
+    let one = daemon().http2().route("http_version = \"1.1\"").start().await;
     assert_eq!(one.get("/x").await.status, 200);
     assert_eq!(one.upstream.requests()[0].version, Version::HTTP_11);
     one.finish().await;
 
-    let two = Setup::default().http2().route("http_version = \"2\"").start().await;
+    let two = daemon().http2().route("http_version = \"2\"").start().await;
     assert_eq!(two.get("/x").await.status, 200);
     assert_eq!(two.upstream.requests()[0].version, Version::HTTP_2);
     two.finish().await;
 
-    let auto = World::start().await;
+    let auto = daemon().start().await;
     assert_eq!(auto.get("/x").await.status, 200);
     assert_eq!(auto.upstream.requests()[0].version, Version::HTTP_11);
     auto.finish().await;
@@ -89,7 +89,7 @@ async fn a_route_keeps_to_the_http_version_that_is_written() {
 
 #[tokio::test]
 async fn an_upstream_without_http_2_is_told_apart_from_one_that_is_down() {
-    let world = Setup::default().route("http_version = \"2\"").start().await;
+    let world = daemon().route("http_version = \"2\"").start().await;
 
     let reply = world.get("/x").await;
 
@@ -277,7 +277,7 @@ async fn a_body_that_was_kept_goes_along_when_a_refused_stream_is_sent_again() {
         }
     })
     .await;
-    let setup = Setup::default().quiet().route("http_version = \"2\"");
+    let setup = daemon().quiet().route("http_version = \"2\"");
     let world = setup.upstream(format!("http://{}", peer.address)).start().await;
     let body = payload(30_000);
     let mut post =
@@ -472,7 +472,7 @@ async fn many_callers_of_an_upstream_that_is_down_are_told_at_once() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()

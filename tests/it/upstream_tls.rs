@@ -17,8 +17,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::{Request, Setup, World, daemon, eventually};
+use testkit::harness::raw::{RawPeer, read_head};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -209,7 +209,7 @@ async fn api(config: Arc<ServerConfig>, read: &Arc<AtomicUsize>, names: &Arc<Mut
 
 /// A route of its own to each upstream, with the authority that is trusted there.
 fn routes(upstreams: &BTreeMap<&str, (String, String)>) -> Setup {
-    let (mut setup, mut more) = (Setup::default(), String::new());
+    let (mut setup, mut more) = (daemon(), String::new());
     for (name, (url, authority)) in upstreams {
         setup = setup.file(&format!("{name}.pem"), authority);
         write!(
@@ -218,7 +218,7 @@ fn routes(upstreams: &BTreeMap<&str, (String, String)>) -> Setup {
         )
         .unwrap();
     }
-    setup.more(&more)
+    setup.route(&more)
 }
 
 async fn outcome(world: &World, name: &str) -> (u16, Option<String>, Option<String>) {

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{PATIENCE, Setup, World};
+use crate::harness::{STEP_TIMEOUT, Setup, World, daemon};
+use testkit::harness::raw::{RawPeer, read_head};
 
 /// The example of RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -77,7 +77,7 @@ async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
 async fn read_switch(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("no answer in time").expect("an end");
+        let byte = timeout(STEP_TIMEOUT, stream.read_u8()).await.expect("no answer in time").expect("an end");
         head.push(byte);
     }
     String::from_utf8(head).unwrap()
@@ -85,18 +85,18 @@ async fn read_switch(stream: &mut TcpStream) -> String {
 
 async fn expect(stream: &mut TcpStream, text: &str) {
     let mut bytes = vec![0; text.len()];
-    timeout(PATIENCE, stream.read_exact(&mut bytes)).await.expect("nothing came").unwrap();
+    timeout(STEP_TIMEOUT, stream.read_exact(&mut bytes)).await.expect("nothing came").unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), text);
 }
 
 async fn ends(stream: &mut TcpStream) -> bool {
-    timeout(PATIENCE, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1)))
+    timeout(STEP_TIMEOUT, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1)))
 }
 
 #[tokio::test]
 async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
     let (peer, heads) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, mut stream) = shake(&world, "").await;
 
@@ -132,7 +132,7 @@ async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
 async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
     const REJECTED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
     let (peer, heads) = api(&[REJECTED, SWITCHED, REJECTED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     let before = world.authorization.requests();
 
     let (head, mut stream) = shake(&world, "").await;
@@ -158,7 +158,7 @@ async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
 async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
     let (peer, heads) = api(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"]).await;
     let url = format!("http://{}", peer.address);
-    let world = Setup::default().upstream(url).start().await;
+    let world = daemon().upstream(url).start().await;
 
     let (head, _) = shake(&world, "").await;
 
@@ -178,7 +178,7 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     ] {
         let (peer, _) = api(Box::leak(Box::new([answer]))).await;
-        let world = world(&peer, Setup::default()).await;
+        let world = world(&peer, daemon()).await;
 
         let (head, _) = shake(&world, "").await;
 
@@ -187,7 +187,7 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
     }
     // A 101 that nobody asked for.
     let (peer, _) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_protocol"));
     world.finish().await;
 }
@@ -195,7 +195,7 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
 #[tokio::test]
 async fn an_api_that_refuses_a_handshake_has_its_say() {
     let (peer, _) = api(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, mut stream) = shake(&world, "").await;
 
@@ -211,7 +211,7 @@ async fn either_side_ends_a_websocket_for_both() {
         let _ = stream.write_all(format!("{SWITCHED}bye").as_bytes()).await;
     })
     .await;
-    let ended_by_api = world(&closing, Setup::default()).await;
+    let ended_by_api = world(&closing, daemon()).await;
     let (_, mut stream) = shake(&ended_by_api, "").await;
     expect(&mut stream, "bye").await;
     assert!(ends(&mut stream).await);
@@ -230,18 +230,18 @@ async fn either_side_ends_a_websocket_for_both() {
         }
     })
     .await;
-    let ended_by_caller = world(&waiting, Setup::default()).await;
+    let ended_by_caller = world(&waiting, daemon()).await;
     let (_, mut stream) = shake(&ended_by_caller, "").await;
     stream.write_all(b"going").await.unwrap();
     drop(stream);
-    assert_eq!(timeout(PATIENCE, ended.recv()).await.unwrap().unwrap(), b"going");
+    assert_eq!(timeout(STEP_TIMEOUT, ended.recv()).await.unwrap().unwrap(), b"going");
     ended_by_caller.finish().await;
 }
 
 #[tokio::test]
 async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
     let (peer, _) = api(&[SWITCHED]).await;
-    let setup = Setup::default().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
+    let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
     let mut world = world(&peer, setup).await;
     let (_, mut stream) = shake(&world, "").await;
     expect(&mut stream, "hello").await;
@@ -276,7 +276,7 @@ async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
             }
         })
         .await;
-        let setup = Setup::default().limits("connection_age = \"1s\"").server("drain = \"1s\"");
+        let setup = daemon().limits("connection_age = \"1s\"").server("drain = \"1s\"");
         let mut world = world(&peer, setup).await;
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(handshake(&world, "").as_bytes()).await.unwrap();
@@ -306,7 +306,7 @@ async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
 #[tokio::test]
 async fn a_page_of_another_site_opens_no_websocket() {
     let (peer, heads) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, _) = shake(&world, "origin: https://evil.test\r\n").await;
 
@@ -317,7 +317,7 @@ async fn a_page_of_another_site_opens_no_websocket() {
 
 #[tokio::test]
 async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both() {
-    let world = Setup::default().http2().route("upgrade = [\"websocket\"]").start().await;
+    let world = daemon().http2().route("upgrade = [\"websocket\"]").start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
 
@@ -328,7 +328,7 @@ async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both(
 #[tokio::test]
 async fn a_websocket_goes_on_when_a_reload_takes_its_route_away() {
     let (peer, _) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     let (_, mut stream) = shake(&world, "").await;
     expect(&mut stream, "hello").await;
 

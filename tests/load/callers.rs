@@ -11,14 +11,17 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
+use testkit::harness::caller::REQUEST_ID;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::api::{REQUEST_ID, SEGMENT};
-use crate::world::{PATIENCE, World};
+use crate::world::{SEGMENT, World};
+
+/// Longer than an answer takes, the slow ones too.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -173,7 +176,7 @@ impl Connection {
             let (status, id) = (head.status.as_u16(), text(REQUEST_ID));
             Ok(Answer { status, id, code, body: received.into(), is_complete, took: began.elapsed() })
         };
-        tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time")
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.expect("no answer in time")
     }
 }
 

@@ -11,7 +11,6 @@
     reason = "a check that cannot be made ends by panicking; figures are for people"
 )]
 
-mod api;
 mod bounds;
 mod callers;
 mod drain;

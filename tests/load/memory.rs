@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use testkit::harness::eventually;
 use tokio::io::AsyncWriteExt;
-use tokio::time::Instant;
 
 use crate::bounds::Held;
 use crate::callers::{Connection, Socket, Version, connect, new_id};
 use crate::figures::mib;
 use crate::report::Report;
 use crate::slow::tcp_bytes;
-use crate::world::{PATIENCE, PERSON, Setup, World};
+use crate::world::{PERSON, Setup, World};
 
 const READERS: u64 = 2000;
 const ANSWER: &str = "/big/10000000";
@@ -164,13 +164,9 @@ async fn slow_readers(bearerd: &Path, has_tls: bool, whose: &str, report: &mut R
     world.finish(report).await;
 }
 
-/// Until all are being answered.
+/// Waits until so many requests have come to the API.
 async fn came(world: &World, count: u64) {
-    let began = Instant::now();
-    while (world.api.requests() as u64) < count {
-        assert!(began.elapsed() < PATIENCE, "{} of {count} requests came", world.api.requests());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("all requests came", async || world.api.request_count() as u64 >= count).await;
 }
 
 async fn served(world: &World, report: &mut Report) {

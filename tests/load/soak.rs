@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::AuthorizationServer;
+use testkit::authorization_server::AuthorizationServer;
 use tokio::time::Instant;
 
 use self::samples::Samples;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::strict::Strict;
-use crate::harness::{Setup, World};
+use crate::harness::{World, daemon};
 
 /// What may become of a request.
 #[derive(Clone, Copy, Debug)]
@@ -438,7 +438,7 @@ async fn exchange(world: &World, bytes: &str) -> String {
 #[tokio::test]
 async fn no_request_is_forwarded_as_anything_but_what_it_is() {
     let strict = Strict::start().await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .upstream(format!("http://{}", strict.address()))
         .limits("header_timeout = \"1s\"\nbody_timeout = \"1s\"")

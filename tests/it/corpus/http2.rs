@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::strict::Strict;
-use crate::harness::{Setup, World};
+use crate::harness::{World, daemon};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -393,7 +393,7 @@ fn is_answered(frames: &[(u8, u32, Vec<u8>)]) -> bool {
 #[tokio::test]
 async fn no_frames_are_forwarded_as_anything_but_the_request_they_are() {
     let strict = Strict::start().await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .upstream(format!("http://{}", strict.address()))
         .limits("header_timeout = \"1s\"\nbody_timeout = \"500ms\"")

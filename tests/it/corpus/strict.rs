@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::raw::RawPeer;
+use testkit::harness::raw::RawPeer;
 
 /// A complete request, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bearerd::demo::server::{Body, whole};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::request::Parts;
@@ -16,11 +15,12 @@ use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use testkit::server::{Body, whole};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::harness::Internet;
-use crate::harness::caller::REQUEST_ID;
+use testkit::harness::caller::REQUEST_ID;
 
 /// Where tokens are to be had, for whom, and where they count.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Setup, World, eventually};
+use crate::harness::{World, daemon, eventually};
 
 const TABLE: &str = "[routes.headers]\nset = { x-table = \"1\" }\n";
 
@@ -29,7 +29,7 @@ async fn ask(world: &World, method: reqwest::Method, fields: &[(&str, &str)], bo
 
 #[tokio::test]
 async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_next_start_on() {
-    let world = Setup::default().more(TABLE).start().await;
+    let world = daemon().route(TABLE).start().await;
     world.configure(|text| {
         text.replace("workers = 2", "workers = 3\ndrain = \"5s\"")
             .replace("format = \"json\"", "format = \"text\"\nlevel = \"warn\"")
@@ -63,7 +63,7 @@ async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_
 
 #[tokio::test]
 async fn an_operator_is_told_with_line_and_caret_why_a_file_cannot_be_used() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let good = world.configuration();
     world.configure(|text| text.replace("credential = \"api\"", "credental = \"api\""));
     let line = 1 + world.configuration().lines().position(|line| line.starts_with("credental")).unwrap();
@@ -86,7 +86,7 @@ async fn an_operator_is_told_with_line_and_caret_why_a_file_cannot_be_used() {
 
 #[tokio::test]
 async fn a_secret_on_the_line_of_a_problem_is_not_shown() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     world.configure(|text| {
         text.replace("client_secret = { env = \"API_SECRET\" }", "client_secret = \"hunter2hunter2\" oops")
     });
@@ -102,7 +102,7 @@ async fn a_secret_on_the_line_of_a_problem_is_not_shown() {
 #[tokio::test]
 async fn only_whoever_may_operate_may_reload() {
     let token = "0perat0r-token-of-the-admin-address";
-    let world = Setup::default().admin("token = { file = \"admin\" }").file("admin", token).start().await;
+    let world = daemon().admin("token = { file = \"admin\" }").file("admin", token).start().await;
     let bearer = format!("Bearer {token}");
     let post = reqwest::Method::POST;
     let authorized = [("authorization", bearer.as_str())];
@@ -133,7 +133,7 @@ async fn only_whoever_may_operate_may_reload() {
 /// ADM-03.
 #[tokio::test]
 async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/reload", world.admin);
 
@@ -162,8 +162,8 @@ async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
 
 #[tokio::test]
 async fn a_file_that_is_watched_is_taken_up_when_it_changes_and_told_of_once_when_it_is_broken() {
-    let world = Setup::default().server("watch = true").more(TABLE).start().await;
-    let unwatched = Setup::default().more(TABLE).start().await;
+    let world = daemon().server("watch = true").route(TABLE).start().await;
+    let unwatched = daemon().route(TABLE).start().await;
     let good = world.configuration();
 
     world.configure(|text| text.replace("[[routes]]", "[[routes"));
@@ -193,7 +193,7 @@ async fn a_file_that_is_watched_is_taken_up_when_it_changes_and_told_of_once_whe
 /// As Kubernetes mounts a `ConfigMap`: `proxy.toml` leads to `..data/proxy.toml`, and `..data` to a folder with a date.
 #[tokio::test]
 async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
-    let world = Setup::default().server("watch = true").more(TABLE).start().await;
+    let world = daemon().server("watch = true").route(TABLE).start().await;
     let folder = world.folder();
     let put = |version: &str, content: &str| {
         std::fs::create_dir(folder.join(version)).unwrap();
@@ -223,7 +223,7 @@ async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
 #[tokio::test]
 async fn a_stop_in_the_middle_of_a_reload_is_a_clean_stop() {
     for stops in [1, 2] {
-        let mut world = Setup::default().start().await;
+        let mut world = daemon().start().await;
         world.authorization.set_delay(Duration::from_mins(1));
         world.configure(|text| text.replace("client_id", "scopes = [\"other\"]\nclient_id"));
         let address = world.admin;

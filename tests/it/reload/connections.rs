@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually};
 
 fn descriptors(world: &World) -> usize {
     world.process.threads_and_descriptors().1
@@ -15,7 +15,7 @@ fn with_another_upstream(world: &World) -> String {
 
 #[tokio::test]
 async fn an_upstream_that_stays_keeps_its_http_2_connection_with_what_is_under_way_on_it() {
-    let world = Setup::default().server("workers = 1").http2().start().await;
+    let world = daemon().server("workers = 1").http2().start().await;
     let mut caller = world.caller().await;
     let slow = tokio::spawn(async move { caller.send(&Request::get("/slow/700")).await });
     eventually("it is under way", async || world.upstream.requests().len() == 1).await;
@@ -40,7 +40,7 @@ async fn are_open(world: &World, none: usize, connections: usize) {
 #[tokio::test]
 async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_requests() {
     for has_http2 in [false, true] {
-        let setup = Setup::default().server("workers = 1");
+        let setup = daemon().server("workers = 1");
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let none = descriptors(&world);
@@ -77,10 +77,10 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
 
 #[tokio::test]
 async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_takes() {
-    let world = Setup::default()
+    let world = daemon()
         .server("workers = 1")
-        .more("[[routes]]\npath = \"/second\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n")
-        .more("connect_timeout = \"4s\"\n")
+        .route("[[routes]]\npath = \"/second\"\nupstream = \"{upstream}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n")
+        .route("connect_timeout = \"4s\"\n")
         .start()
         .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -104,7 +104,7 @@ async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_take
 #[tokio::test]
 async fn an_answer_that_streams_goes_on_when_its_route_its_upstream_and_its_credential_are_gone() {
     for has_http2 in [false, true] {
-        let setup = Setup::default();
+        let setup = daemon();
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
         let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
         let over_http1 = tokio::spawn(async move { one.send(&Request::get("/trickle/60")).await });
@@ -131,7 +131,7 @@ async fn an_answer_that_streams_goes_on_when_its_route_its_upstream_and_its_cred
 
 #[tokio::test]
 async fn who_may_call_counts_for_connections_that_are_open_already() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
     let request = Request::get("/x");
     assert_eq!((one.send(&request).await.status, other.send(&request).await.status), (200, 200));
@@ -154,7 +154,7 @@ async fn who_may_call_counts_for_connections_that_are_open_already() {
 
 #[tokio::test]
 async fn other_limits_count_for_connections_that_are_open_already() {
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let (mut caller, mut idle) = (world.caller().await, world.caller().await);
     assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
     assert_eq!(caller.send(&Request::post("/echo", &[b'x'; 2000])).await.status, 200);

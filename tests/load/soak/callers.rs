@@ -59,8 +59,8 @@ async fn ask(soak: &Soak, connection: &mut Connection) {
                 std::iter::repeat_with(|| fastrand::u8(..)).take(fastrand::usize(2..300_000)).collect();
             (format!("{whose}/echo"), Some(body.clone()), body)
         }
-        5..=6 => (format!("{whose}/slow/{}", fastrand::u16(..1000)), None, Bytes::from(id.clone())),
-        _ => (format!("{whose}/words"), None, Bytes::from(id.clone())),
+        5..=6 => (format!("{whose}/slow/{}/id", fastrand::u16(..1000)), None, Bytes::from(id.clone())),
+        _ => (format!("{whose}/id"), None, Bytes::from(id.clone())),
     };
     let answer = connection.ask(&id, &path, body).await;
     soak.tally.note(&soak.world.api, &id, (&expected, path.contains("slow")), answer);
@@ -164,7 +164,7 @@ pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     };
     let began = Instant::now();
     let left = loop {
-        let left = world.descriptors().unwrap().saturating_sub(world.api.connections());
+        let left = world.descriptors().unwrap().saturating_sub(world.api.open_connections());
         if left <= before || began.elapsed() > Duration::from_secs(10) {
             break left;
         }
@@ -173,6 +173,6 @@ pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     report.check(
         "no descriptor is left when all callers have gone",
         left <= before,
-        &format!("{before} before; {left}, and {} connections to the API", world.api.connections()),
+        &format!("{before} before; {left}, and {} connections to the API", world.api.open_connections()),
     );
 }

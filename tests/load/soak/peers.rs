@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
 use rustix::process::Signal;
+use testkit::authorization_server::Answer;
 use tokio::time::Instant;
 
 use super::Soak;

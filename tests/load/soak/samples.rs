@@ -35,7 +35,8 @@ struct Sample {
 impl Samples {
     /// Takes them until the soak is over.
     pub async fn taken(soak: &Soak) -> Self {
-        let before = soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.connections()));
+        let before =
+            soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.open_connections()));
         let mut all = Vec::new();
         let mut due = Instant::now() + EVERY;
         while !soak.is_over() {

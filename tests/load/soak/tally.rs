@@ -6,8 +6,9 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use testkit::harness::Upstream;
+use testkit::harness::upstream::attempts::Outcome;
 
-use crate::api::{Api, End};
 use crate::callers::Answer;
 use crate::figures::{millis, quantile};
 use crate::report::Report;
@@ -30,7 +31,7 @@ impl Tally {
     /// Judges an answer: by the body of a good one, and whether that takes its time.
     pub fn note(
         &self,
-        api: &Api,
+        api: &Upstream,
         id: &str,
         (expected, is_slow): (&Bytes, bool),
         answer: Result<Answer, hyper::Error>,
@@ -39,7 +40,7 @@ impl Tally {
         let answer = match answer {
             Ok(answer) => answer,
             // A stream that is reset takes with it what of it has not been written.
-            Err(error) if is_stream_reset(&error) && tries.last() == Some(&End::Reset) => {
+            Err(error) if is_stream_reset(&error) && tries.last() == Some(&Outcome::Reset) => {
                 return self.count("HTTP/2 streams reset before anything of the answer");
             }
             Err(error) => return self.wrong(format!("{id}: no answer at all: {error:?}; {tries:?}")),
@@ -49,26 +50,26 @@ impl Tally {
         if expected.len() < 100 && !is_slow {
             self.took.borrow_mut().push(answer.took);
         }
-        let replayed = tries.first() == Some(&End::Rejected) && tries.len() == 2;
+        let replayed = tries.first() == Some(&Outcome::Rejected) && tries.len() == 2;
         let last = tries.last().copied();
         let (what, is_right) = match (&answer.code, answer.status) {
             (None, 200) if answer.is_complete => {
                 let is_own = answer.id.as_deref() == Some(id) && answer.body == *expected;
-                (if replayed { "200 after a 401" } else { "200" }, is_own && last == Some(End::Answered))
+                (if replayed { "200 after a 401" } else { "200" }, is_own && last == Some(Outcome::Answered))
             }
             (None, 200) => {
                 let is_start = expected.starts_with(&answer.body) && answer.body.len() < expected.len();
                 let is_own = answer.id.as_deref() == Some(id);
-                ("200 that broke off", is_start && is_own && last == Some(End::Reset))
+                ("200 that broke off", is_start && is_own && last == Some(Outcome::Reset))
             }
             (None, 401) => {
                 self.of_tokens.set(self.of_tokens.get() + 1);
-                ("401 passed on", last == Some(End::Rejected) && answer.id.as_deref() == Some(id))
+                ("401 passed on", last == Some(Outcome::Rejected) && answer.id.as_deref() == Some(id))
             }
-            (Some(_), 502) => ("502", last == Some(End::Reset)),
+            (Some(_), 502) => ("502", last == Some(Outcome::Reset)),
             (Some(code), 503) if code.contains("token") => {
                 self.of_tokens.set(self.of_tokens.get() + 1);
-                (&*format!("503 {code}"), matches!(last, None | Some(End::Rejected)))
+                (&*format!("503 {code}"), matches!(last, None | Some(Outcome::Rejected)))
             }
             _ => ("another", false),
         };

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::form_urlencoded;
 
 use super::{Answer, Asked, State, UnderWay};
-use crate::demo::server::{Body, json};
+use crate::server::{Body, json};
 
 impl State {
     pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Body>> {

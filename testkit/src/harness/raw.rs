@@ -1,4 +1,4 @@
-//! Peers that are told byte for byte what to do: for faults that no HTTP library would produce.
+//! Peers that a test drives byte by byte, for faults that no HTTP library produces.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,15 +12,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::eventually;
 
-/// A listener whose every connection is given to a function; ends when dropped.
+/// A listener that gives every connection to a function, until it is dropped.
 #[derive(Debug)]
 pub struct RawPeer {
+    /// The address that the peer listens on.
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl RawPeer {
-    /// Over plain TCP.
+    /// Starts a peer in clear text.
     pub async fn tcp<A, F>(act: A) -> Self
     where
         A: Fn(TcpStream) -> F + Send + Sync + 'static,
@@ -37,7 +38,7 @@ impl RawPeer {
         Self { address, accepting }
     }
 
-    /// Over TLS.
+    /// Starts a peer over TLS; connections whose handshake fails are dropped.
     pub async fn tls<A, F>(config: Arc<ServerConfig>, act: A) -> Self
     where
         A: Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
@@ -56,15 +57,16 @@ impl RawPeer {
     }
 }
 
-/// A peer that notes everything it was sent, for each connection that has ended.
+/// A peer that records the bytes of each connection that has ended.
 #[derive(Debug)]
 pub struct Recorder {
+    /// The listener.
     pub peer: RawPeer,
     messages: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Recorder {
-    /// Reads a head, says `early`, and reads on to the end.
+    /// Starts a peer that reads a head, writes `early`, and reads to the end.
     pub async fn start(early: &'static str) -> Self {
         let messages = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&messages);
@@ -81,9 +83,12 @@ impl Recorder {
         Self { peer, messages }
     }
 
-    /// What came over the connections that have ended, once these are so many.
+    /// Waits until so many connections have ended, and returns what came over them.
     pub async fn ended(&self, connections: usize) -> Vec<String> {
-        eventually("the upstream's end", async || self.messages.lock().unwrap().len() >= connections).await;
+        eventually("the end of the recorder's connections", async || {
+            self.messages.lock().unwrap().len() >= connections
+        })
+        .await;
         let messages = self.messages.lock().unwrap();
         messages.iter().map(|message| String::from_utf8_lossy(message).into_owned()).collect()
     }
@@ -95,7 +100,7 @@ impl Drop for RawPeer {
     }
 }
 
-/// Reads a request's head; what came after it is returned too.
+/// Reads a request's head, and returns the head and the bytes that came with it.
 pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec<u8> {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -106,21 +111,23 @@ pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec
     head
 }
 
-/// Makes closing the socket reset the connection.
+/// Lets the end of the stream reset the connection.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
 
-/// An address where connecting comes to nothing, and is not refused either: as many wait to be accepted as may.
+/// An address where connecting neither succeeds nor is refused: the listener's backlog is full.
 #[derive(Debug)]
 pub struct BlackHole {
+    /// The address.
     pub address: SocketAddr,
     _listener: socket2::Socket,
     _waiting: Vec<socket2::Socket>,
 }
 
 impl BlackHole {
-    pub fn new() -> Self {
+    /// Listens on a free port and fills the backlog.
+    pub fn start() -> Self {
         use socket2::{Domain, Socket, Type};
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -131,7 +138,7 @@ impl BlackHole {
             let connected = socket.connect_timeout(&address, std::time::Duration::from_millis(200));
             (socket, connected.is_ok())
         });
-        // The first that is not answered is the proof.
+        // The backlog is full when a connection attempt times out.
         let waiting =
             waiting.take_while(|(_, is_connected)| *is_connected).map(|(socket, _)| socket).collect();
         Self { address: address.as_socket().unwrap(), _listener: listener, _waiting: waiting }

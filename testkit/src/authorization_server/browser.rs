@@ -8,8 +8,8 @@ use http::{HeaderValue, Response, StatusCode};
 use url::{Url, form_urlencoded};
 
 use super::{Answer, State};
-use crate::demo::server::json;
-use crate::demo::server::{Body, whole};
+use crate::server::json;
+use crate::server::{Body, whole};
 
 impl State {
     pub(super) fn issuer(&self) -> &str {

@@ -16,10 +16,10 @@ use http::header::{AUTHORIZATION, RETRY_AFTER};
 use rustls::ServerConfig;
 use tokio::time::Instant;
 
-use super::access_token::new_token;
-use super::authorization_codes::AuthorizationCodes;
-use super::refresh_tokens::RefreshTokens;
-use super::server::Server;
+use crate::access_token::new_token;
+use crate::authorization_codes::AuthorizationCodes;
+use crate::refresh_tokens::RefreshTokens;
+use crate::server::Server;
 
 /// An authorization server that runs until it is dropped.
 #[derive(Debug)]
