@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, RETRY_AFTER};
 use rustls::ServerConfig;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::access_token::new_token;
@@ -103,6 +104,8 @@ struct State {
     client_id: String,
     client_secret: String,
     memory: Mutex<Memory>,
+    /// Whether answers are held back.
+    is_held: watch::Sender<bool>,
 }
 
 struct Memory {
@@ -168,6 +171,7 @@ impl AuthorizationServer {
                 metadata: BTreeMap::new(),
                 metadata_asked: Vec::new(),
             }),
+            is_held: watch::Sender::new(false),
         });
         let answering = Arc::clone(&state);
         let server = Server::start(tls, move |request| {
@@ -244,6 +248,16 @@ impl AuthorizationServer {
     /// How long each answer takes from now on.
     pub fn set_delay(&self, delay: Duration) {
         self.memory().delay = delay;
+    }
+
+    /// Holds all token answers back until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.state.is_held.send_replace(true);
+    }
+
+    /// Gives the answers that were held back, and holds no more.
+    pub fn release(&self) {
+        self.state.is_held.send_replace(false);
     }
 
     /// Gives tokens to any client for any grant: for whoever looks at what was asked by himself.

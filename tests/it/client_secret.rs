@@ -3,14 +3,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::AUTHORIZATION;
 use tempfile::TempDir;
 
-use crate::harness::{World, daemon, eventually};
+use crate::harness::{STEP_TIMEOUT, World, daemon, eventually};
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::harness::world::assert_absent;
 
@@ -99,7 +98,7 @@ async fn a_volume_that_is_swapped_while_latched_is_seen_within_seconds() {
         let swapped = tokio::time::Instant::now();
         eventually("seen", async || world.get("/x").await.status == 200).await;
         let took = swapped.elapsed();
-        assert!(took < Duration::from_secs(5), "swap {swap}: {took:?}, and not after the latch of 30 s");
+        assert!(took < STEP_TIMEOUT, "swap {swap}: {took:?}, and not after the latch of 30 s");
         assert_eq!(world.token_requests_since(before), 1);
         volume.swap(OTHER);
         world.authorization.revoke_all();

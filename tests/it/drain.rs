@@ -13,7 +13,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::corpus::http2::{frame, headers};
-use crate::harness::{Caller, Http2Caller, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, spawn};
+use crate::harness::{
+    Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, spawn,
+};
 use testkit::harness::raw::{RawPeer, read_head};
 use testkit::harness::tls_caller::TlsCaller;
 
@@ -41,7 +43,7 @@ async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
     let http1 = (0..100).map(|_| {
         tokio::spawn(async move {
             let mut caller = Caller::connect(address).await;
-            let reply = caller.send(&Request::get("/slow/2000")).await;
+            let reply = caller.send(&Request::get("/held")).await;
             (reply.status, reply.get("connection").map(str::to_owned), caller.is_closed().await)
         })
     });
@@ -51,21 +53,17 @@ async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
         let caller = Http2Caller::connect(address).await;
         http2.extend((0..25).map(|_| {
             let mut caller = caller.clone();
-            tokio::spawn(async move { caller.send(&Request::get("/slow/2000")).await.status })
+            tokio::spawn(async move { caller.send(&Request::get("/held")).await.status })
         }));
     }
     eventually("the load", async || world.upstream.requests().len() >= 220).await;
 
-    let asked = Instant::now();
     world.process.signal(Signal::TERM);
 
+    // Before any of the requests is answered.
     assert!(join_all(rested.iter_mut().map(Caller::is_closed)).await.into_iter().all(|closed| closed));
-    assert!(
-        asked.elapsed() < Duration::from_millis(1500),
-        "an idle connection waited: {:?}",
-        asked.elapsed()
-    );
     eventually("no new connections", async || TcpStream::connect(address).await.is_err()).await;
+    world.upstream.release();
     for caller in http1 {
         assert_eq!(caller.await.unwrap(), (200, Some("close".to_owned()), true));
     }
@@ -138,8 +136,7 @@ async fn an_answer_that_began_before_the_stop_is_finished_and_its_connection_clo
     let mut world = attentive().start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /trickle/50 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
-    eventually("the request", async || !world.upstream.requests().is_empty()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    caller.begun().await;
 
     world.process.signal(Signal::TERM);
     let reply = caller.read().await.unwrap();
@@ -240,7 +237,7 @@ async fn http_2_callers_are_told_in_two_steps_and_what_they_send_between_is_answ
 
 #[tokio::test]
 async fn for_drain_delay_all_goes_on_but_readiness() {
-    let mut world = attentive().server("drain_delay = \"2s\"").start().await;
+    let mut world = attentive().server("drain_delay = \"4s\"").start().await;
     let mut kept = answered(&world).await;
     let asked = Instant::now();
 
@@ -257,7 +254,7 @@ async fn for_drain_delay_all_goes_on_but_readiness() {
         }
     }
     world.process.event("draining").await;
-    assert!(asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() >= Duration::from_secs(4), "{:?}", asked.elapsed());
 
     assert_eq!(world.process.ended().await.code(), Some(0));
     assert!(TcpStream::connect(world.address).await.is_err());
@@ -275,7 +272,7 @@ async fn a_second_signal_waits_for_no_drain_delay() {
     world.process.signal(Signal::TERM);
 
     assert_eq!(world.process.ended().await.code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
     assert!(caller.is_closed().await);
     world.check();
 }
@@ -361,7 +358,7 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         let body: serde_json::Value = serde_json::from_slice(&bodies).unwrap();
         assert_eq!(body["code"], "draining");
         assert_eq!(world.process.ended().await.code(), Some(0));
-        assert!(asked_to_end.elapsed() < Duration::from_millis(1500), "{:?}", asked_to_end.elapsed());
+        assert!(asked_to_end.elapsed() < PROMPT, "{:?}", asked_to_end.elapsed());
         world.check();
     }
 }
@@ -395,7 +392,7 @@ async fn a_head_that_never_ends_holds_up_no_stop_for_longer_than_a_head_may_take
             );
         }
         assert_eq!(world.process.ended().await.code(), Some(0));
-        assert!(asked.elapsed() < Duration::from_secs(3), "TLS: {is_tls}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < PROMPT + Duration::from_secs(1), "TLS: {is_tls}: {:?}", asked.elapsed());
         world.check();
     }
 }

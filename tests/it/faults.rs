@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::{Caller, Http2Caller, Request, STEP_TIMEOUT, Setup, World, daemon, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually};
 use testkit::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
 use testkit::harness::tls_caller::TlsCaller;
 
@@ -252,7 +252,7 @@ async fn a_caller_that_leaves_in_the_middle_of_an_answer_ends_it_upstream_too() 
     drop(stream);
 
     eventually("the cut", async || is_cut.load(Ordering::Relaxed)).await;
-    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    assert!(left.elapsed() < PROMPT, "{:?}", left.elapsed());
     world.finish().await;
 }
 
@@ -276,7 +276,7 @@ async fn an_upstream_that_no_connection_reaches_is_given_up_in_time() {
         assert_eq!((reply.status, reply.code().as_deref()), (502, Some("upstream_unreachable")));
         assert_eq!(reply.get("proxy-status"), Some("bearerd; error=connection_timeout"));
     }
-    assert!((390..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((Duration::from_millis(390)..PROMPT).contains(&began.elapsed()), "{:?}", began.elapsed());
     world.finish().await;
 }
 
@@ -324,7 +324,11 @@ async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
         let reply = world.send(&Request::post("/x", b"pay once")).await;
 
         assert_eq!((reply.status, reply.code().as_deref()), (expected.0, Some(expected.1)));
-        assert!((690..2500).contains(&began.elapsed().as_millis()), "{key}: {:?}", began.elapsed());
+        assert!(
+            (Duration::from_millis(690)..PROMPT).contains(&began.elapsed()),
+            "{key}: {:?}",
+            began.elapsed()
+        );
         world.finish().await;
     }
     assert_eq!(requests.load(Ordering::Relaxed), 1, "nothing is sent again");
@@ -334,50 +338,51 @@ async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
 #[tokio::test]
 async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are_served() {
     bearerd::descriptors::raise_limit();
-    for is_tls in [false, true] {
-        let pki = Pki::new(&["localhost"]).unwrap();
-        let trusting = TlsCaller::trusting(pki.authority());
-        let setup = daemon().quiet().limits("header_timeout = \"3s\"\ntls_timeout = \"3s\"");
-        let setup = if is_tls { setup.tls(pki.server()) } else { setup };
-        let world = setup.start_with(pki, async |_| {}).await;
-        let address = world.address;
-        let slow = (0..200).map(|_| {
-            tokio::spawn(async move {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                let began = Instant::now();
-                // The beginning of a handshake as long as a record may be, or of a head.
-                let first: &[u8] =
-                    if is_tls { b"\x16\x03\x01\x40\x00\x01" } else { b"GET /x HTTP/1.1\r\nx: " };
-                let _ = stream.write_all(first).await;
-                let mut answer = Vec::new();
-                loop {
-                    let wait = tokio::time::timeout(Duration::from_millis(100), stream.read_buf(&mut answer));
-                    match wait.await {
-                        Ok(Ok(0) | Err(_)) => return began.elapsed(),
-                        Ok(Ok(_)) => {}
-                        Err(_) => drop(stream.write_all(b"x").await),
-                    }
-                }
-            })
-        });
-        let slow: Vec<_> = slow.collect();
-        let mut served = 0;
-        while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
-            let asked = Instant::now();
-            let mut caller =
-                if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
-            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-            assert!(asked.elapsed() < Duration::from_millis(2500), "TLS: {is_tls}: {:?}", asked.elapsed());
-            served += 1;
-        }
+    tokio::join!(callers_that_send_a_byte_now_and_then(false), callers_that_send_a_byte_now_and_then(true));
+}
 
-        assert!(served > 5, "{served}");
-        for held in join_all(slow).await {
-            let held = held.unwrap();
-            assert!((2500..7000).contains(&held.as_millis()), "TLS: {is_tls}: {held:?}");
-        }
-        world.finish().await;
+async fn callers_that_send_a_byte_now_and_then(is_tls: bool) {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let trusting = TlsCaller::trusting(pki.authority());
+    let setup = daemon().quiet().limits("header_timeout = \"6s\"\ntls_timeout = \"6s\"");
+    let setup = if is_tls { setup.tls(pki.server()) } else { setup };
+    let world = setup.start_with(pki, async |_| {}).await;
+    let address = world.address;
+    let slow = (0..200).map(|_| {
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let began = Instant::now();
+            // The beginning of a handshake as long as a record may be, or of a head.
+            let first: &[u8] = if is_tls { b"\x16\x03\x01\x40\x00\x01" } else { b"GET /x HTTP/1.1\r\nx: " };
+            let _ = stream.write_all(first).await;
+            let mut answer = Vec::new();
+            loop {
+                let wait = tokio::time::timeout(Duration::from_millis(100), stream.read_buf(&mut answer));
+                match wait.await {
+                    Ok(Ok(0) | Err(_)) => return began.elapsed(),
+                    Ok(Ok(_)) => {}
+                    Err(_) => drop(stream.write_all(b"x").await),
+                }
+            }
+        })
+    });
+    let slow: Vec<_> = slow.collect();
+    let mut served = 0;
+    while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
+        let asked = Instant::now();
+        let mut caller = if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        assert!(asked.elapsed() < PROMPT, "TLS: {is_tls}: {:?}", asked.elapsed());
+        served += 1;
     }
+
+    assert!(served > 5, "{served}");
+    for held in join_all(slow).await {
+        let held = held.unwrap();
+        let bounds = Duration::from_millis(5500)..Duration::from_secs(6) + PROMPT;
+        assert!(bounds.contains(&held), "TLS: {is_tls}: {held:?}");
+    }
+    world.finish().await;
 }
 
 /// SLOW-03, FLT-MEM-01: `docs/limits.md` has the bounds, and `just load` thousands of both.

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::{Caller, Reply, Setup, World, daemon, eventually};
+use crate::harness::{Caller, PROMPT, Reply, Setup, World, daemon, eventually};
 use testkit::harness::raw::{RawPeer, read_head};
 
 /// An API over plain TCP that says what it is told to, and counts.
@@ -174,11 +174,18 @@ async fn one_request_alone_finds_out_how_it_does_and_one_whose_caller_leaves_is_
     script.says(200);
     script.takes(60_000);
     let before = script.requests();
-    tokio::time::sleep(Duration::from_millis(250)).await;
 
+    // Refused until the breaker lets one through, whose answer does not come.
     let mut probing = world.caller().await;
-    probing.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
-    eventually("the probe is there", async || script.requests() == before + 1).await;
+    eventually("the probe is there", async || {
+        if script.requests() == before {
+            probing = world.caller().await;
+            probing.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        script.requests() == before + 1
+    })
+    .await;
     assert!(ask_often(&world, "/x", 20).await.iter().all(is_refused));
     assert_eq!(script.requests(), before + 1);
 
@@ -291,7 +298,7 @@ async fn who_waits_for_a_connection_for_too_long_is_told_and_that_is_no_failure_
     assert_eq!((second.status, second.code().as_deref()), (503, Some("overloaded")));
     assert_eq!(second.get("retry-after"), Some("1"));
     assert_eq!(second.get("proxy-status"), Some("bearerd; error=connection_limit_reached"));
-    assert!((290..1200).contains(&waited.as_millis()), "{waited:?}");
+    assert!((Duration::from_millis(290)..PROMPT).contains(&waited), "{waited:?}");
     assert_eq!(ask(&world, "/x").await.status, 200, "the breaker is closed");
     world.finish().await;
 }

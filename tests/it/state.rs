@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
 use testkit::authorization_server::Answer;
 
-use crate::harness::{Request, Setup, World, daemon, eventually, spawn};
+use crate::harness::{Request, Setup, World, daemon, eventually, remains, spawn};
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::harness::world::assert_absent;
 
@@ -342,8 +342,8 @@ async fn a_dead_grant_is_asked_with_once_and_mended_by_another_refresh_token() {
         let reply = world.get("/x").await;
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
         assert_eq!(reply.get("retry-after"), None);
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    remains("no further request", Duration::from_secs(2), async || world.authorization.requests() == 2).await;
     assert_eq!(world.authorization.requests(), 2);
     let event = world.process.event("reauthorization required").await;
     assert_eq!(event["event"], "credential.reauthorization_required");

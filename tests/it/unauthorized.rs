@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Caller, Http2Caller, Request, daemon, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, daemon, eventually};
 use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 /// Bytes that would show a lost, doubled or moved piece.
@@ -40,29 +40,27 @@ async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let address = world.address;
+    let answered = Arc::new(AtomicUsize::new(0));
     let load = (0..64).map(|_| {
-        let is_over = Arc::clone(&is_over);
+        let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
         tokio::spawn(async move {
             let mut caller = Caller::connect(address).await;
-            let mut answers = 0;
             while !is_over.load(Ordering::Relaxed) {
                 assert_eq!(caller.send(&Request::post("/echo", b"some work")).await.status, 200);
-                answers += 1;
+                answered.fetch_add(1, Ordering::Relaxed);
             }
-            answers
         })
     });
     let load: Vec<_> = load.collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let answers = || answered.load(Ordering::Relaxed);
+    eventually("a load", async || answers() > 64 * 2).await;
     world.authorization.revoke_all();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before_revocation = answers();
+    eventually("a load afterwards", async || answers() > before_revocation + 64 * 4).await;
     is_over.store(true, Ordering::Relaxed);
-
-    let mut answers = 0;
     for caller in load {
-        answers += caller.await.unwrap();
+        caller.await.unwrap();
     }
-    assert!(answers > 64 * 3, "{answers} answers are no load");
     assert!(world.upstream.rejected() > 1, "the revocation fell into a pause");
     assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
@@ -73,16 +71,19 @@ async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
     // So many handshakes at once take a busy machine longer than the default.
     let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
-    world.authorization.set_delay(Duration::from_secs(1));
+    world.authorization.hold();
     world.authorization.revoke_all();
-    let started = Instant::now();
 
     let request = Request::get("/x");
-    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+    // Whoever comes after the first 401 waits too, without one of its own.
+    let refreshed = async {
+        eventually("all are there", async || world.process.threads_and_descriptors().1 > 400).await;
+        world.authorization.release();
+    };
+    let (replies, ()) = tokio::join!(join_all((0..400).map(|_| world.send(&request))), refreshed);
 
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert_eq!(world.token_requests_since(before), 1);
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     world.finish().await;
 }
 
@@ -91,7 +92,7 @@ async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
 async fn a_thousand_401s_at_once_cost_one_token_request() {
     let world = daemon().quiet().http2().start().await;
     let before = world.authorization.requests();
-    world.authorization.set_delay(Duration::from_secs(2));
+    world.authorization.hold();
     world.authorization.revoke_all();
     let mut callers = Vec::new();
     for _ in 0..10 {
@@ -102,11 +103,14 @@ async fn a_thousand_401s_at_once_cost_one_token_request() {
         let mut caller = callers[number % 10].clone();
         async move { caller.send(&Request::get("/x")).await.status }
     });
-    let replies = join_all(replies).await;
+    let refreshed = async {
+        eventually("a thousand 401s", async || world.upstream.rejected() == 1000).await;
+        world.authorization.release();
+    };
+    let (replies, ()) = tokio::join!(join_all(replies), refreshed);
 
     assert!(replies.iter().all(|status| *status == 200));
     assert_eq!(world.token_requests_since(before), 1);
-    assert!(world.upstream.rejected() > 900, "{} were rejected", world.upstream.rejected());
     world.finish().await;
 }
 
@@ -128,7 +132,7 @@ async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_
 
 #[tokio::test]
 async fn the_same_while_the_token_endpoint_is_slow() {
-    let world = daemon().quiet().start().await;
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
 
@@ -164,10 +168,7 @@ async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_pat
     world.authorization.revoke_all();
 
     let started = Instant::now();
-    while caller.send(&Request::get("/fine")).await.status == 401 {
-        assert!(started.elapsed() < Duration::from_secs(5), "stays at 401");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("no 401", async || caller.send(&Request::get("/fine")).await.status != 401).await;
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
     assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
@@ -436,7 +437,7 @@ async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
 async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
     let world = daemon()
         .credential("quota = { requests = 4, per = \"1h\" }")
-        .limits("token_wait = \"300ms\"")
+        .limits("token_wait = \"30s\"")
         .start()
         .await;
     let before = world.authorization.requests();
@@ -452,7 +453,7 @@ async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_quota_exhausted")));
     let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
     assert!((60..=1800).contains(&wait), "{wait}");
-    assert!(started.elapsed() < Duration::from_millis(250), "it was known at once that waiting cannot help");
+    assert!(started.elapsed() < PROMPT, "it was known at once that waiting cannot help");
     assert_eq!(world.token_requests_since(before), 2);
     world.finish().await;
 }

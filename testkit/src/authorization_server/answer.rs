@@ -41,6 +41,7 @@ impl State {
             (memory.queue.pop_front(), memory.delay, refusal)
         };
         tokio::time::sleep(delay).await;
+        let _ = self.is_held.subscribe().wait_for(|is_held| !is_held).await;
         match (answer, refusal) {
             (Some(Answer::Hangup), _) => Err(io::Error::other("told to hang up")),
             (Some(Answer::Echo(name)), _) => Ok(self.echo(name)),

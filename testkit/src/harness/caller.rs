@@ -247,6 +247,12 @@ impl Caller {
         self.stream.write_all(bytes).await
     }
 
+    /// Waits until the next response has begun.
+    pub async fn begun(&mut self) {
+        let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut self.unread)).await;
+        assert!(read.expect("no answer in time").unwrap() > 0, "the end came");
+    }
+
     /// Reads a head and what follows it at once.
     pub async fn read_some(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -41,6 +41,10 @@ use tokio::time::Instant;
 /// Longer than any step of a passing test takes, on a loaded machine too.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Longer than a step takes that waits for no timer, on a loaded machine too. What the step must not wait for takes at least
+/// three times as long.
+pub const PROMPT: Duration = Duration::from_secs(5);
+
 /// Waits until a condition holds.
 ///
 /// # Panics
@@ -51,5 +55,21 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     while !holds().await {
         assert!(started.elapsed() < STEP_TIMEOUT, "did not happen: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Checks that a condition holds now and for this time, where nothing else shows that something does not happen.
+///
+/// # Panics
+///
+/// If the condition ceases to hold.
+pub async fn remains(what: &str, time: Duration, mut holds: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    loop {
+        assert!(holds().await, "did not remain: {what}");
+        if started.elapsed() >= time {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50).min(time)).await;
     }
 }

@@ -62,7 +62,14 @@ impl RawPeer {
 pub struct Recorder {
     /// The listener.
     pub peer: RawPeer,
-    messages: Arc<Mutex<Vec<Vec<u8>>>>,
+    messages: Arc<Mutex<Vec<Message>>>,
+}
+
+/// The bytes of a connection.
+#[derive(Debug, Default)]
+struct Message {
+    bytes: Vec<u8>,
+    is_ended: bool,
 }
 
 impl Recorder {
@@ -73,10 +80,19 @@ impl Recorder {
         let peer = RawPeer::tcp(move |mut stream| {
             let recorded = Arc::clone(&recorded);
             async move {
-                let mut all = read_head(&mut stream).await;
+                let mut piece = read_head(&mut stream).await;
                 let _ = stream.write_all(early.as_bytes()).await;
-                let _ = stream.read_to_end(&mut all).await;
-                recorded.lock().unwrap().push(all);
+                let number = {
+                    let mut messages = recorded.lock().unwrap();
+                    messages.push(Message::default());
+                    messages.len() - 1
+                };
+                loop {
+                    recorded.lock().unwrap()[number].bytes.append(&mut piece);
+                    if !matches!(stream.read_buf(&mut piece).await, Ok(1..)) {
+                        break recorded.lock().unwrap()[number].is_ended = true;
+                    }
+                }
             }
         })
         .await;
@@ -85,12 +101,22 @@ impl Recorder {
 
     /// Waits until so many connections have ended, and returns what came over them.
     pub async fn ended(&self, connections: usize) -> Vec<String> {
-        eventually("the end of the recorder's connections", async || {
-            self.messages.lock().unwrap().len() >= connections
-        })
-        .await;
-        let messages = self.messages.lock().unwrap();
-        messages.iter().map(|message| String::from_utf8_lossy(message).into_owned()).collect()
+        let ended = || {
+            let messages = self.messages.lock().unwrap();
+            let ended = messages.iter().filter(|message| message.is_ended);
+            ended.map(|message| String::from_utf8_lossy(&message.bytes).into_owned()).collect::<Vec<_>>()
+        };
+        eventually("the end of the recorder's connections", async || ended().len() >= connections).await;
+        ended()
+    }
+
+    /// Waits until so many connections have carried this text.
+    pub async fn received(&self, text: &str, connections: usize) {
+        let count = || {
+            let messages = self.messages.lock().unwrap();
+            messages.iter().filter(|message| String::from_utf8_lossy(&message.bytes).contains(text)).count()
+        };
+        eventually("the text at the recorder", async || count() >= connections).await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use testkit::pki::Pki;
 use tokio::net::{TcpStream, UnixStream};
@@ -224,6 +223,5 @@ async fn a_connection_that_has_not_said_anything_yet_is_taken_along() {
     let reply = tokio::time::timeout(STEP_TIMEOUT, silent.send(&Request::get("/x"))).await.unwrap();
     assert_eq!(reply.status, 200);
     assert_eq!(world.upstream.requests()[0].get("x-table"), Some("2"));
-    tokio::time::sleep(Duration::from_millis(10)).await;
     world.finish().await;
 }

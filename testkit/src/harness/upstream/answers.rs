@@ -7,6 +7,7 @@
 //! | `/forbidden` | 401, whatever the token |
 //! | `/scope` | 401 with `insufficient_scope` |
 //! | `/status/N` | status N |
+//! | `/held…` | 200 once the test has called [`release`](super::Upstream::release) |
 //! | `/slow/MS` | 200 after so many milliseconds; with `/id` behind it the request's id |
 //! | `/throttled/N…` | 429 to the first N requests of this target, with `Retry-After` as `x-retry-after` says; then the body |
 //! | `/trickle/N` | N pieces, 20 ms apart |
@@ -89,6 +90,7 @@ pub(super) async fn answer(
             *response.status_mut() = status;
             response
         }
+        "held" => Response::new(whole("at last")),
         "slow" => {
             tokio::time::sleep(Duration::from_millis(number)).await;
             Response::new(whole(if option == "id" { id(head).to_owned() } else { "at last".to_owned() }))

@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use self::attempts::{Attempts, Outcome};
 use super::caller::REQUEST_ID;
@@ -45,6 +46,8 @@ pub struct Scripted {
     count: AtomicUsize,
     round: AtomicUsize,
     violations: Mutex<Vec<String>>,
+    /// Whether requests of `/held` are answered.
+    is_released: watch::Sender<bool>,
 }
 
 /// What is recorded of requests.
@@ -87,6 +90,7 @@ impl Scripted {
             count: AtomicUsize::new(0),
             round: AtomicUsize::new(0),
             violations: Mutex::default(),
+            is_released: watch::Sender::new(false),
         }
     }
 
@@ -156,6 +160,9 @@ impl Script for Scripted {
             }
         }
         let (_, path) = self.protection(head.uri.path());
+        if path.starts_with("/held") {
+            let _ = self.is_released.subscribe().wait_for(|is_released| *is_released).await;
+        }
         let mut response = answers::answer(head, path, body, self.earlier(head)).await?;
         if is_reset {
             response = response.map(|body| answers::cut(body).boxed());
@@ -241,6 +248,11 @@ impl Upstream {
     /// Resets so many percent of the requests from now on.
     pub fn reset(&self, percent: u32) {
         self.script().resets.store(percent, Ordering::Relaxed);
+    }
+
+    /// Answers requests of `/held`, the earlier ones too.
+    pub fn release(&self) {
+        self.script().is_released.send_replace(true);
     }
 
     /// The number that the latest request had in [`ROUND`].
