@@ -1,4 +1,4 @@
-//! `bearerd demo`: shows the whole thing, then serves until Ctrl-C.
+//! `bearerd demo`: runs the steps, then serves until Ctrl-C.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,18 +9,18 @@ use crate::causes::in_one_line;
 use crate::demo::scenario::{DemoError, Scenario};
 use crate::lifecycle::StopSignals;
 
-/// How to show it.
+/// The options of the demo.
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
-    /// End after the steps, with 0 if each did what it says
+    /// Exit after the steps, with 0 if every step succeeded
     #[arg(long)]
     once: bool,
-    /// Where applications call [default: 127.0.0.1:8080 or, if taken, a free port]
+    /// The address for applications [default: 127.0.0.1:8080 or, if in use, a free port]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 }
 
-/// While it serves, the token is revoked this often, so that there is something to see.
+/// The time between two revocations while the demo serves.
 const REVOKE_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) async fn demo(demo: Demo) -> u8 {
@@ -51,7 +51,7 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
     }
     if !demo.once {
         output::line(format_args!(
-            "Now it is yours. The token is revoked now and every {} seconds; try to notice:\n\n  curl -i {}/hello\n\nCtrl-C ends it.\n",
+            "The demo now serves requests. It revokes the token every {} seconds; requests still succeed:\n\n  curl -i {}/hello\n\nCtrl-C ends it.\n",
             REVOKE_EVERY.as_secs(),
             scenario.url()
         ));
@@ -60,7 +60,7 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
             tokio::select! {
                 _ = revoke.tick() => {
                     scenario.revoke();
-                    output::line("  the token has just been revoked");
+                    output::line("  the token was revoked");
                 }
                 _ = signals.next() => break,
             }

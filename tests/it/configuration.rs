@@ -1,4 +1,4 @@
-//! `bearerd check` and `bearerd run` on good and bad configurations, as an operator meets them.
+//! `bearerd check` and `bearerd run` with good and bad configurations.
 
 use crate::harness::{daemon, spawn};
 use testkit::harness::world::assert_absent;
@@ -20,7 +20,7 @@ upstream = \"https://api.example.com\"
 credential = \"cxone\"
 ";
 
-/// Runs a command on this configuration; gives its exit code and output.
+/// Runs a command with this configuration; returns the exit code and the output.
 async fn outcome(command: &str, config: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
@@ -33,16 +33,16 @@ async fn outcome(command: &str, config: &str) -> (i32, String) {
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_said_to_be_good() {
+async fn check_accepts_a_good_configuration() {
     let (code, output) = outcome("check", GOOD).await;
 
     assert_eq!(code, 0);
     assert_eq!(output, "proxy.toml: ok (1 route, 1 credential)\n");
 }
 
-/// Each mistake: what is said, where it is shown to be, and how to mend it, by `check` and `run` alike.
+/// `check` and `run` report each mistake with its place and its remedy.
 #[tokio::test]
-async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
+async fn a_configuration_error_is_shown_with_place_and_remedy_and_ends_with_78() {
     let mistakes = [
         (
             GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ env = \"CXONE_SECERT\" }"),
@@ -88,7 +88,7 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
 }
 
 #[tokio::test]
-async fn without_authorities_an_https_upstream_is_said_to_need_them() {
+async fn an_https_upstream_without_certificate_authorities_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
     let environment = [("CXONE_SECRET", "x"), ("SSL_CERT_FILE", "none.pem"), ("SSL_CERT_DIR", "none")];
@@ -101,7 +101,7 @@ async fn without_authorities_an_https_upstream_is_said_to_need_them() {
     }
 }
 
-/// Nobody writes to it: to wait for it would be to wait for ever.
+/// Reading a pipe without a writer would block for ever.
 #[tokio::test]
 async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_said_to_be_missing() {
+async fn a_missing_configuration_file_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     for command in ["check", "run"] {
         let mut process = spawn(&[command, "-c", "elsewhere.toml"], &[], folder.path());
@@ -160,7 +160,7 @@ async fn output_to_a_closed_pipe_ends_quietly() {
 }
 
 #[tokio::test]
-async fn a_warning_in_the_log_says_where_it_comes_from() {
+async fn a_warning_in_the_log_has_its_place_in_the_file() {
     let world = daemon()
         .credential("client_secret_next = \"another-secret\"")
         .environment("BEARERD_SERVER_DRAIN", "1s")

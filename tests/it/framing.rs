@@ -1,4 +1,4 @@
-//! Answers with and without a body, in pieces and with what comes before them, whichever protocols are spoken.
+//! Framing of answers over every pair of protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ fn request(world: &World, method: Method) -> http::Request<Empty<Bytes>> {
     http::Request::builder().method(method).uri(uri).body(Empty::new()).unwrap()
 }
 
-/// Answers without a body, again and again: HEAD, 204, 304, and one that has one.
+/// An API that answers with and without a body: HEAD, 204, 304 and 200.
 async fn bare(http_version: &str) -> RawPeer {
     // HEADERS of `:status` 204 and 304 (RFC 7541, appendix A).
     const STATUSES: [&[u8]; 4] = [STATUS_200, &[0x89], &[0x8b], STATUS_200];
@@ -88,7 +88,7 @@ async fn bare(http_version: &str) -> RawPeer {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_have_none_over_any_two_protocols() {
+async fn answers_without_a_body_have_no_body_over_any_two_protocols() {
     for http_version in ["1.1", "2"] {
         let peer = bare(http_version).await;
         let world = before(&peer, http_version).await;
@@ -97,7 +97,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
         for (method, status, length, body) in [
             ("HEAD", "200", Some("42"), ""),
             ("GET", "204", None, ""),
-            // hyper tells no length with a 304; it may be left out (RFC 9110 §15.4.5).
+            // hyper sends no length with a 304, which RFC 9110 §15.4.5 allows.
             ("GET", "304", None, ""),
             ("GET", "200", Some("2"), "ok"),
         ] {
@@ -128,7 +128,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
     }
 }
 
-/// Sends each event only when the one before has arrived.
+/// An API that sends each event once the one before has arrived.
 async fn events(http_version: &str, next: Arc<Notify>) -> RawPeer {
     if http_version == "2" {
         return RawPeer::tcp(move |stream| {
@@ -212,7 +212,7 @@ where
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_for_100_continue_is_asked_for_its_body_whatever_the_upstream_speaks() {
+async fn a_caller_that_expects_100_continue_gets_it_over_any_two_protocols() {
     for setup in [daemon(), daemon().http2()] {
         let world = setup.start().await;
         let mut caller = world.caller().await;
@@ -233,7 +233,7 @@ async fn a_caller_that_waits_for_100_continue_is_asked_for_its_body_whatever_the
 }
 
 #[tokio::test]
-async fn interim_answers_of_an_upstream_do_not_disturb_the_one_that_counts() {
+async fn interim_answers_of_an_upstream_do_not_disturb_the_final_answer() {
     let http1 = RawPeer::tcp(|mut stream| async move {
         while !read_head(&mut stream).await.is_empty() {
             let answer = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\

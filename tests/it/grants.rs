@@ -1,4 +1,4 @@
-//! Every grant and every client authentication, end to end: what the authorization server is sent.
+//! Every grant and every client authentication, as the authorization server receives them.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ fn parameter<'a>(asked: &'a Asked, name: &str) -> Option<&'a str> {
     value
 }
 
-/// RFC 6749 §2.3: not more than one method.
+/// RFC 6749 §2.3: a request has at most one method.
 fn methods(asked: &Asked) -> Vec<&'static str> {
     let mut methods = Vec::new();
     if asked.headers.contains_key("authorization") {
@@ -42,7 +42,7 @@ fn methods(asked: &Asked) -> Vec<&'static str> {
     methods
 }
 
-/// A world with these lines whose server gives tokens to all; ready, and after two token requests.
+/// A world with these lines whose server accepts every client, after two token requests.
 async fn world(lines: &str) -> World {
     let world = daemon()
         .environment("PASSWORD", PASSWORD)
@@ -108,7 +108,7 @@ async fn each_grant_is_sent_with_one_client_authentication() {
     }
 }
 
-/// The claims of a JWT that a server would accept.
+/// The claims of a valid JWT.
 fn claims(jwt: &str, key: &DecodingKey, algorithm: Algorithm, audience: &str) -> Value {
     let mut validation = Validation::new(algorithm);
     validation.set_audience(&[audience]);
@@ -119,7 +119,7 @@ fn claims(jwt: &str, key: &DecodingKey, algorithm: Algorithm, audience: &str) ->
 }
 
 #[tokio::test]
-async fn jwts_are_signed_anew_for_each_request_and_stand_for_client_and_grant() {
+async fn each_request_has_a_newly_signed_jwt() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key.pem");
     for (kind, alg, algorithm) in [
@@ -156,7 +156,7 @@ async fn jwts_are_signed_anew_for_each_request_and_stand_for_client_and_grant() 
 }
 
 #[tokio::test]
-async fn a_jwt_under_the_secret_is_for_the_token_url() {
+async fn a_jwt_signed_with_the_secret_names_the_token_url_as_audience() {
     let world = world("client_auth = \"client_secret_jwt\"").await;
     let key = DecodingKey::from_secret(CLIENT_SECRET.as_bytes());
     for asked in world.authorization.asked() {
@@ -168,12 +168,12 @@ async fn a_jwt_under_the_secret_is_for_the_token_url() {
     finish(world).await;
 }
 
-/// A client with a certificate of its own, and a server that asks for that.
+/// A client with a certificate, and a server that asks for it.
 struct Certified {
-    /// The client's files, as long as this is there.
+    /// The folder of the client's files.
     folder: TempDir,
     key: KeyPair,
-    /// The lines of the credential that name them.
+    /// The lines of the credential that name the files.
     lines: String,
     pki: Pki,
     server: AuthorizationServer,
@@ -201,7 +201,7 @@ async fn certified() -> Certified {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
+async fn a_server_that_asks_for_a_client_certificate_gets_certificate_and_id() {
     let Certified { folder: _folder, key, lines, pki, server } = certified().await;
     let world = daemon()
         .without_token()
@@ -221,7 +221,7 @@ async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the
 }
 
 #[tokio::test]
-async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() {
+async fn a_client_with_a_certificate_uses_the_issuers_mtls_endpoint() {
     let Certified { folder: _folder, lines, pki, server, .. } = certified().await;
     let document = format!(
         "{{\"issuer\":\"{{issuer}}\",\"token_endpoint\":\"https://localhost:1/t\",\
@@ -243,7 +243,7 @@ async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() 
     world.finish().await;
 }
 
-/// Any of them, and a private key too.
+/// Secrets in files are read again for each request: passwords and private keys too.
 #[tokio::test]
 async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -270,7 +270,7 @@ async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
 }
 
 #[tokio::test]
-async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
+async fn a_key_file_that_loses_its_key_leaves_the_last_key_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
     std::fs::write(&file, KeyPair::generate().unwrap().serialize_pem()).unwrap();
@@ -289,9 +289,9 @@ async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
     world.finish().await;
 }
 
-/// As CXone's regional endpoint has it.
+/// The format of CXone's regional endpoint.
 #[tokio::test]
-async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them() {
+async fn a_json_endpoint_with_its_own_member_names_is_supported() {
     let answer = "{\"token\":\"{token}\",\"refreshToken\":\"x\",\"tokenExpirationTimeSec\":\"1800\"}";
     let world = daemon()
         .environment("PASSWORD", PASSWORD)
@@ -317,7 +317,7 @@ async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them()
 }
 
 #[tokio::test]
-async fn what_a_server_wants_besides_is_sent_once_each() {
+async fn each_additional_request_field_is_sent_once() {
     let world = world(
         "audience = \"api\"\nresource = [\"urn:a\", \"urn:b\"]\nextra = { tenant = \"ü & co\" }\nscopes = [\"s\"]",
     )
@@ -333,7 +333,7 @@ async fn what_a_server_wants_besides_is_sent_once_each() {
 }
 
 #[tokio::test]
-async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_environments() {
+async fn the_token_endpoint_is_reached_by_the_configured_proxy_or_the_environments() {
     let proxy = ConnectProxy::start(Does::Lead).await;
     let url = format!("http://user:pr0xy-passw0rd@127.0.0.1:{}", proxy.port());
     let written = format!("proxy = \"{url}\"");

@@ -7,7 +7,7 @@ pub use testkit::harness::*;
 /// The daemon's binary.
 pub const BEARERD: &str = env!("CARGO_BIN_EXE_bearerd");
 
-/// The description of a daemon, to be completed by a test.
+/// The description of a daemon; a test adds to it.
 pub fn daemon() -> Setup {
     Setup::new(BEARERD)
 }
@@ -17,7 +17,7 @@ pub fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path
     command(arguments, environment, folder).start()
 }
 
-/// How the binary is started, to be completed by a test.
+/// The start of the binary; a test adds to it.
 pub fn command(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> process::Launch {
     process::Launch::new(BEARERD, folder).arguments(arguments).environment(environment)
 }

@@ -1,4 +1,4 @@
-//! Applications that log in at the proxy: answered there, over either HTTP, and never passed on.
+//! Logins of applications (`login_stub`): the daemon answers them and does not forward them.
 
 use testkit::authorization_server::Answer;
 
@@ -19,7 +19,7 @@ async fn finish(world: World, forwarded: usize) {
 }
 
 #[tokio::test]
-async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connection_goes_on() {
+async fn a_login_is_answered_with_a_worthless_token() {
     let world = setup().start().await;
     let mut caller = world.caller().await;
     for request in [
@@ -35,7 +35,7 @@ async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connecti
         assert_eq!(reply.get("cache-control"), Some("no-store"));
     }
 
-    // What it then sends goes out with our token.
+    // Further requests carry the daemon's token.
     let request = Request::get("/x").field("authorization", "Bearer bearerd-local");
     assert_eq!(caller.send(&request).await.status, 200);
 
@@ -49,7 +49,7 @@ async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connecti
 }
 
 #[tokio::test]
-async fn what_is_no_login_is_forwarded_as_ever() {
+async fn requests_that_are_no_login_are_forwarded() {
     let world = setup().start().await;
 
     assert_eq!(world.get("/oauth/token").await.status, 200);
@@ -62,7 +62,7 @@ async fn what_is_no_login_is_forwarded_as_ever() {
 }
 
 #[tokio::test]
-async fn a_login_needs_no_token_but_a_caller_that_may_call_and_a_body_that_is_one() {
+async fn a_login_needs_an_allowed_caller_and_a_complete_body_but_no_token() {
     let world = setup()
         .limits("body_bytes = \"1KiB\"")
         .without_token()
@@ -78,7 +78,7 @@ async fn a_login_needs_no_token_but_a_caller_that_may_call_and_a_body_that_is_on
 }
 
 #[tokio::test]
-async fn the_presets_know_where_applications_log_in() {
+async fn the_presets_know_the_login_paths() {
     for (preset, path) in [
         ("provider = \"genesys\"", "/oauth/token"),
         ("provider = \"cxone\"\ngrant = \"client_credentials\"", "/oauth2/v1/token"),

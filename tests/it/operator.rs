@@ -1,4 +1,4 @@
-//! What an operator does to a running daemon by the admin address, and who may.
+//! Operations at the admin address, and the access to them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ impl Place {
         self.0.path().join("admin-token")
     }
 
-    /// A grant of one-time refresh tokens whose first is dead.
+    /// A grant of one-time refresh tokens whose first token was rejected.
     async fn start_with_a_dead_grant(&self) -> World {
         let file = self.0.path().join("refresh");
         fs::write(&file, "a-refresh-token-that-has-ended").unwrap();
@@ -53,7 +53,7 @@ impl Place {
         world
     }
 
-    /// An admin address that asks for a token.
+    /// An admin address that requires a token.
     async fn start_with_a_token(&self) -> World {
         fs::write(self.token_file(), TOKEN).unwrap();
         let token = format!("token = {{ file = \"{}\" }}", self.token_file().display());
@@ -62,11 +62,11 @@ impl Place {
 }
 
 thread_local! {
-    /// A test has a thread of its own, and a client takes long to make.
+    /// One client for each test, as making one takes long.
     static CLIENT: reqwest::Client = reqwest::Client::builder().no_proxy().build().unwrap();
 }
 
-/// A request to the admin address, and what it is answered with.
+/// Sends a request to the admin address; returns the status, the fields and the JSON.
 async fn ask(
     world: &World,
     method: &str,
@@ -110,7 +110,7 @@ async fn post(world: &World, path: &str, fields: &[(&str, &str)]) -> (u16, Strin
 }
 
 #[tokio::test]
-async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outlives_the_next() {
+async fn a_handed_over_grant_replaces_a_dead_one_and_outlives_a_restart() {
     let place = Place::new();
     let mut world = place.start_with_a_dead_grant().await;
     let (_, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
@@ -128,7 +128,7 @@ async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outl
     let acted = world.process.event("operator acted").await;
     assert_eq!((&acted["action"], &acted["credential"]), (&json!("grant"), &json!("api")));
 
-    // The configured refresh token is dead still, and is not tried again.
+    // The configured refresh token is still rejected, and not tried again.
     let before = world.authorization.requests();
     world.process.signal(Signal::TERM);
     world.process.ended().await;
@@ -142,9 +142,9 @@ async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outl
     world.finish().await;
 }
 
-/// The whole of what a login brings, and a kill right after the answer.
+/// A complete grant, and a kill directly after the answer.
 #[tokio::test]
-async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() {
+async fn an_accepted_grant_survives_a_kill_and_its_access_token_is_used() {
     let place = Place::new();
     let mut world = place.start_with_a_dead_grant().await;
     let refresh_token = world.authorization.authorize();
@@ -170,10 +170,10 @@ async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() 
 }
 
 #[tokio::test]
-async fn a_grant_that_cannot_be_written_is_used_and_its_bringer_told_that_it_is_not_safe() {
+async fn a_grant_that_cannot_be_written_is_used_and_reported_as_not_durable() {
     let place = Place::new();
     let world = place.start_with_a_dead_grant().await;
-    // Its rejection may be on its way there.
+    // The rejection may still be under way.
     eventually("nothing there", async || fs::remove_dir_all(place.state_dir()).is_ok()).await;
     let refresh_token = world.authorization.authorize();
 
@@ -187,7 +187,7 @@ async fn a_grant_that_cannot_be_written_is_used_and_its_bringer_told_that_it_is_
 }
 
 #[tokio::test]
-async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
+async fn a_malformed_grant_changes_nothing_and_is_not_quoted() {
     let place = Place::new();
     let world = place.start_with_a_dead_grant().await;
     let asked = world.authorization.requests();
@@ -227,7 +227,7 @@ async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
     world.finish().await;
 }
 
-/// Endless, or never: neither holds the daemon.
+/// Neither an endless nor an absent body blocks the daemon.
 #[tokio::test]
 async fn a_body_without_an_end_is_refused_at_64_kib() {
     let world = daemon().start().await;
@@ -251,7 +251,7 @@ async fn a_body_without_an_end_is_refused_at_64_kib() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said_so() {
+async fn unknown_admin_paths_and_credentials_get_404() {
     let world = daemon().start().await;
     for (method, path, expected) in [
         ("GET", "/credentials/other", (404, "credential_not_found")),
@@ -260,7 +260,7 @@ async fn what_is_not_there_is_said_so() {
         ("POST", "/credentials/api/revoke", (404, "path_not_found")),
         ("GET", "/credentials/api/refresh", (405, "method_not_allowed")),
         ("DELETE", "/credentials/api", (405, "method_not_allowed")),
-        // The usual grant has no refresh token.
+        // The default grant has no refresh token.
         ("POST", "/credentials/api/grant", (409, "grant_not_taken")),
     ] {
         let (status, headers, answer) = ask(&world, method, path, &[], "").await;
@@ -282,13 +282,13 @@ async fn what_is_not_there_is_said_so() {
         assert_eq!((status, answer["code"].as_str()), (404, Some("path_not_found")));
         assert!(answer["detail"].as_str().unwrap().contains("/readyz?verbose"), "{answer}");
     }
-    // What a stranger wrote is not in the log.
+    // The log does not quote the malformed grant.
     assert!(world.process.events("operator refused").iter().all(|event| event["credential"] != "other"));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter() {
+async fn a_thousand_refreshes_stay_within_the_rate_limit() {
     let world = daemon().quiet().start().await;
     let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
     assert_eq!((status, &told["generation"], &told["same_token"]), (200, &json!(2), &json!(false)));
@@ -309,7 +309,7 @@ async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter()
         told += 1;
     }
     assert_eq!(told, 1000);
-    // Half of ten may be forced, and one more every twelve seconds.
+    // Half of the ten requests may be forced, and one more every twelve seconds.
     let requests = world.authorization.requests();
     assert!(requests <= 1 + 5 + 5, "{requests}");
     assert_eq!(world.get("/x").await.status, 200);
@@ -317,7 +317,7 @@ async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter()
 }
 
 #[tokio::test]
-async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_asked_for() {
+async fn a_failed_refresh_reports_the_reason_and_obeys_retry_after() {
     let world = daemon().credential(ROOMY).start().await;
     for (answer, expected) in [
         (Answer::status(401, "{\"error\":\"invalid_client\"}"), "client_rejected"),
@@ -339,7 +339,7 @@ async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_a
 }
 
 #[tokio::test]
-async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
+async fn a_refresh_that_returns_the_old_token_says_so() {
     let world = daemon().credential(ROOMY).start().await;
     world.authorization.answer_next(Answer::SameAgain);
     for _ in 0..10 {
@@ -355,7 +355,7 @@ async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
 }
 
 #[tokio::test]
-async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_health() {
+async fn an_admin_token_is_needed_for_operations_and_not_for_health() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let right = format!("Bearer {TOKEN}");
@@ -378,7 +378,7 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
     assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 200);
     assert_eq!(world.authorization.requests(), 2);
 
-    // Another one in the file counts from then on.
+    // A new token in the file counts from then on.
     fs::write(place.token_file(), "another-admin-token").unwrap();
     assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 401);
     let another = [("authorization", "Bearer another-admin-token")];
@@ -392,7 +392,7 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
 }
 
 #[tokio::test]
-async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
+async fn a_burst_of_wrong_admin_tokens_is_rate_limited() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let wrong = [("authorization", "Bearer wrong")];
@@ -415,7 +415,7 @@ async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
 }
 
 #[tokio::test]
-async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
+async fn a_browsers_foreign_page_and_a_rebound_name_cannot_operate() {
     let world = daemon().start().await;
     let own = format!("http://{}", world.admin);
     let port = world.admin.port();
@@ -446,9 +446,9 @@ async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
     world.finish().await;
 }
 
-/// All addresses include loopback, by which this test comes.
+/// 0.0.0.0 includes loopback, from which this test connects.
 #[tokio::test]
-async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() {
+async fn off_loopback_the_admin_address_needs_a_token() {
     let listen = "listen = \"0.0.0.0:0\"";
     let world = daemon().admin(listen).start().await;
     for (method, path) in [("GET", "/credentials/api"), ("POST", "/credentials/api/refresh")] {
@@ -476,9 +476,9 @@ async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() 
     world.finish().await;
 }
 
-/// Nothing of the admin address is behind the callers', whatever they call it.
+/// The callers' address serves no admin path.
 #[tokio::test]
-async fn a_caller_of_the_proxy_operates_nothing() {
+async fn a_caller_of_the_proxy_cannot_operate() {
     let world = daemon().start().await;
     let seen = world.upstream.requests().len();
 
@@ -498,7 +498,7 @@ async fn ended(mut process: Process) -> (i32, String) {
 }
 
 #[tokio::test]
-async fn bearerd_refresh_tells_what_came_of_it() {
+async fn bearerd_refresh_reports_the_outcome() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let admin = world.admin.to_string();
@@ -509,7 +509,9 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     };
 
     let (code, output) = ended(run(&["api"])).await;
-    assert_eq!((code, output.as_str()), (0, "New token: generation 2, good for 3599 s.\n"));
+    // A few seconds of the lifetime have passed.
+    let is_right = output.starts_with("New token: generation 2, good for 359") && output.ends_with(" s.\n");
+    assert!(code == 0 && is_right, "{output}");
     let (code, output) = ended(run(&["other"])).await;
     assert!(
         code == 1
@@ -519,10 +521,12 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     world.authorization.answer_next(Answer::status(500, ""));
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("failed: the token endpoint answered 500"), "{output}");
+    world.authorization.answer_next(Answer::too_many(60));
+    eventually("a Retry-After", async || ended(run(&["api"])).await.1.contains("limits the rate")).await;
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("No token request was made for `api`"), "{output}");
 
-    // The daemon knows the token, and the command does not.
+    // The daemon requires a token that the command does not have.
     let elsewhere = tempfile::tempdir().unwrap();
     let stranger = spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
@@ -532,7 +536,7 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     assert!(code == 1 && output.contains("the admin token cannot be read"), "{output}");
     let nobody = spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
     assert_eq!(ended(nobody).await.0, 69);
-    // Who listens there is something else.
+    // Another server listens at this address.
     let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
     let stranger = spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;

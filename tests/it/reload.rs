@@ -1,4 +1,4 @@
-//! Another configuration in the place of the one in force, while requests come.
+//! Reloads under load.
 
 mod asked;
 mod connections;
@@ -19,12 +19,12 @@ use crate::harness::{
 
 const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
 
-/// One request after another from so many callers, until they are told to stop; every one has to be answered with 200.
+/// Callers that send one request after another until they are stopped; every answer must be 200.
 struct Load {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
-    /// Of each caller.
+    /// The answers of each caller.
     answered: Vec<Arc<AtomicUsize>>,
 }
 
@@ -33,7 +33,7 @@ impl Load {
         Self::connecting_anew(world, callers, 16)
     }
 
-    /// With a new connection after so many requests of all.
+    /// Starts callers that open a new connection after so many requests in all.
     fn connecting_anew(world: &World, callers: usize, after: usize) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let address = world.address;
@@ -65,7 +65,7 @@ impl Load {
         eventually("more requests", async || self.sent.load(Ordering::Relaxed) >= before + count).await;
     }
 
-    /// So many more of each caller.
+    /// Waits for so many more answers to each caller.
     async fn more_of_each(&self, count: usize) {
         let now = || self.answered.iter().map(|one| one.load(Ordering::Relaxed));
         let before: Vec<_> = now().collect();
@@ -82,7 +82,7 @@ impl Load {
     }
 }
 
-/// One of either protocol.
+/// A caller of either protocol.
 enum AnyCaller {
     Http1(Caller),
     Http2(Http2Caller),
@@ -107,12 +107,12 @@ impl AnyCaller {
 
 /// FLT-HUP-01.
 #[tokio::test]
-async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
+async fn a_hundred_reloads_under_load_fail_no_request_and_leak_nothing() {
     a_hundred_reloads(daemon()).await;
 }
 
 #[tokio::test]
-async fn nor_do_they_where_the_upstream_speaks_http_2() {
+async fn reloads_under_load_fail_no_request_over_http_2() {
     a_hundred_reloads(daemon().http2()).await;
 }
 
@@ -127,7 +127,7 @@ async fn a_hundred_reloads(setup: Setup) {
         world.configure(|text| {
             let text =
                 text.replace(&format!("x-table = \"t{}\"", round - 1), &format!("x-table = \"t{round}\""));
-            // Every other table has another upstream too, as far as connections go.
+            // In every second configuration another key of the upstream changes, which replaces its connections.
             let timeout = if round % 2 == 0 { "connect_timeout = \"4s\"\n" } else { "" };
             text.replace("connect_timeout = \"4s\"\n", "").replace(&upstream, &format!("{timeout}{upstream}"))
         });
@@ -142,7 +142,7 @@ async fn a_hundred_reloads(setup: Setup) {
     let (threads_after, descriptors_after) = world.process.threads_and_descriptors();
     let kib_after = world.process.resident_kib();
     let sent = load.stop().await;
-    // The runtime's own, for files, come and go.
+    // The runtime's own threads for files come and go.
     assert!(threads_after <= threads + 2, "{threads} threads became {threads_after}");
     assert!(descriptors_after <= descriptors + 24, "{descriptors} descriptors became {descriptors_after}");
     assert!(kib_after < kib + 4096, "{kib} KiB became {kib_after} with {sent} requests");
@@ -154,7 +154,7 @@ async fn a_hundred_reloads(setup: Setup) {
 }
 
 #[tokio::test]
-async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
+async fn a_request_is_served_by_one_configuration_from_start_to_end() {
     let world = daemon().quiet().credential(ROOMY).start().await;
     let plain = world.configuration();
     let url = world.upstream.url();
@@ -172,7 +172,7 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
     for round in 2..30 {
         world.configure(|_| table(round));
         world.reload().await;
-        // Whatever is replayed, too. Two answers later each has a token that is good.
+        // Replays are checked too. After two answers each caller has used a live token.
         world.authorization.revoke_all();
         load.more_of_each(2).await;
     }
@@ -186,7 +186,7 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_breaker() {
+async fn unchanged_parts_keep_their_token_connections_and_breaker() {
     let breaker = "breaker = { failures = 3, percent = 100, window = \"60s\", open = \"60s\" }";
     let world = daemon()
         .server("workers = 1")
@@ -220,7 +220,7 @@ async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_br
 }
 
 #[tokio::test]
-async fn connections_to_an_upstream_that_is_gone_end() {
+async fn connections_to_a_removed_upstream_are_closed() {
     let world = daemon().server("workers = 1").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     let open = || world.process.threads_and_descriptors().1;
@@ -235,7 +235,7 @@ async fn connections_to_an_upstream_that_is_gone_end() {
 
 /// FLT-HUP-02.
 #[tokio::test]
-async fn a_configuration_that_cannot_be_used_changes_nothing_and_says_why_with_line_and_caret() {
+async fn an_invalid_configuration_changes_nothing_and_is_reported_with_its_place() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let mut world = daemon()
         .secret("{ file = \"secret\" }")
@@ -271,7 +271,7 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_and_says_why_with_l
     world.check();
 }
 
-/// A second authorization server and an API that takes its tokens alone.
+/// A second authorization server, and an API that accepts its tokens only.
 struct Elsewhere {
     authorization: AuthorizationServer,
     api: Upstream,
@@ -289,7 +289,7 @@ impl Elsewhere {
         Self { authorization, api, pki }
     }
 
-    /// The configuration of a world with everything here instead.
+    /// A world's configuration with these peers in the place of its own.
     fn instead(&self, world: &World, text: &str) -> String {
         std::fs::write(world.folder().join("elsewhere.pem"), self.pki.authority_pem()).unwrap();
         text.replace(&world.upstream.url(), &self.api.url())
@@ -302,7 +302,7 @@ impl Elsewhere {
 
 /// FLT-HUP-03.
 #[tokio::test]
-async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
+async fn an_old_token_is_never_sent_to_a_new_upstream() {
     let elsewhere = Elsewhere::start().await;
     let world = daemon().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
     let here = world.configuration();
@@ -326,7 +326,7 @@ async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
 }
 
 #[tokio::test]
-async fn other_scopes_are_asked_for_before_the_new_table_counts() {
+async fn changed_scopes_are_requested_before_the_new_configuration_applies() {
     let world = daemon().credential("scopes = [\"read\"]").start().await;
     let first = world.authorization.issued();
 
@@ -341,7 +341,7 @@ async fn other_scopes_are_asked_for_before_the_new_table_counts() {
 }
 
 #[tokio::test]
-async fn with_another_secret_the_token_stays_until_the_secret_has_brought_another() {
+async fn a_changed_secret_keeps_the_token_until_it_has_brought_another() {
     let world = daemon()
         .secret("{ file = \"secret\" }")
         .file("secret", testkit::harness::setup::CLIENT_SECRET)
@@ -364,7 +364,7 @@ async fn with_another_secret_the_token_stays_until_the_secret_has_brought_anothe
 }
 
 #[tokio::test]
-async fn another_margin_asks_for_nothing() {
+async fn a_changed_margin_makes_no_token_request() {
     let world = daemon().credential("refresh_margin = \"60s\"").start().await;
 
     world.configure(|text| {
@@ -374,7 +374,7 @@ async fn another_margin_asks_for_nothing() {
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
 
-    // And it goes on: a dead token is replaced.
+    // A revoked token is still replaced.
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 2);
@@ -387,7 +387,7 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
     let world =
         daemon().without_token().start_after(async |server| server.answer_next(Answer::too_many(3))).await;
     world.process.event("token refresh failed").await;
-    // Three seconds, less what it took to hear of them.
+    // Three seconds, less the time until the daemon received the answer.
     let asked = Duration::from_millis(2500);
     let began = tokio::time::Instant::now();
 
@@ -402,7 +402,7 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
             lines.insert(at, change);
             lines.join("\n")
         });
-        // Whoever begins anew waits for a token, and so does this.
+        // The new credential waits as the old one did.
         world.process.signal(Signal::HUP);
         remains(change, Duration::from_millis(300), async || world.authorization.requests() == 1).await;
     }
@@ -413,7 +413,7 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
 }
 
 #[tokio::test]
-async fn the_quota_is_not_filled_by_a_reload() {
+async fn a_reload_does_not_refill_the_quota() {
     let world = daemon().credential("quota = { requests = 4, per = \"600s\" }").start().await;
 
     for number in 0..8 {
@@ -429,9 +429,9 @@ async fn the_quota_is_not_filled_by_a_reload() {
     world.finish().await;
 }
 
-/// A server of one-time refresh tokens revokes all of them when one comes twice.
+/// The authorization server revokes all refresh tokens when one is used twice.
 #[tokio::test]
-async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_another_place() {
+async fn a_one_time_refresh_token_survives_changed_settings_and_a_moved_state() {
     let folder = tempfile::tempdir().unwrap();
     let (file, state) = (folder.path().join("refresh"), folder.path().join("state"));
     std::fs::create_dir(&state).unwrap();
@@ -469,7 +469,7 @@ async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_anothe
 }
 
 #[tokio::test]
-async fn another_client_is_refused_a_state_that_is_not_its_own() {
+async fn a_changed_client_id_is_refused_the_former_clients_state() {
     let folder = tempfile::tempdir().unwrap();
     let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
@@ -491,7 +491,7 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_has_its_own() {
+async fn a_removed_credential_stops_asking_and_a_new_one_has_its_own_token() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.set_lifetime(2);
     let world = daemon().file("other-secret", OTHER_SECRET).start().await;
@@ -532,7 +532,7 @@ async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_h
 }
 
 #[tokio::test]
-async fn a_new_credential_without_a_token_is_named_and_takes_nobody_out_of_traffic() {
+async fn a_new_credential_without_a_token_is_named_and_stays_ready() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.answer_next(Answer::too_many(600));
     let world = daemon().file("other-secret", OTHER_SECRET).start().await;

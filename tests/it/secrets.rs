@@ -1,4 +1,4 @@
-//! No token and no secret in any output, whatever goes wrong; every other test searches its output too.
+//! No token and no secret in any output; every other test searches its output too.
 
 use std::path::Path;
 
@@ -13,9 +13,9 @@ use crate::harness::{Http2Caller, Request, World, daemon, eventually};
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::harness::world::assert_absent;
 
-/// Everything that can go wrong with a token, with the whole log at TRACE; `finish` searches it.
+/// All failures of tokens with the log at TRACE; `finish` searches the log.
 #[tokio::test]
-async fn the_log_at_trace_holds_no_secret_whatever_happens() {
+async fn the_log_at_trace_has_no_secret() {
     let world: World = daemon()
         .credential("client_auth = \"client_secret_post\"\nquota = { requests = 100, per = \"1s\" }")
         .start()
@@ -44,9 +44,9 @@ async fn the_log_at_trace_holds_no_secret_whatever_happens() {
     world.finish().await;
 }
 
-/// What was sent, in any dress and cut anywhere, is not in what is said of a refusal.
+/// A refusal's description quotes no secret of the request, in no encoding and no part.
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
+async fn an_echoed_client_secret_is_not_quoted() {
     let form: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
     let spaced = form.replace('+', "%20");
     let lower = form.replace("%3A", "%3a").replace("%2B", "%2b").replace("%C3%BC", "%c3%bc");
@@ -61,7 +61,7 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
     echoes.extend(cut);
     let mut worlds = Vec::new();
     for echo in &echoes {
-        // As a code, in a description, and across the place where a description is cut.
+        // In the error code, in the description, and across the place where the description is cut.
         for (code, description) in
             [(echo.as_str(), ""), ("denied", echo), ("denied", &format!("{}{echo}", "x".repeat(190)))]
         {
@@ -79,16 +79,16 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
         let reply = world.get("/x").await;
         assert_eq!(reply.code().as_deref(), Some("client_rejected"));
         assert_absent(&reply.text(), &echo);
-        // Of a base64 pair the first characters are the id's.
+        // The first characters of a base64 pair are the id's.
         let tail: String = echo.chars().skip(echo.chars().count().saturating_sub(24)).collect();
         assert_absent(&world.process.output(), &tail);
         world.finish().await;
     }
 }
 
-/// Also what only this request's grant and client brought along.
+/// The grant's and the client's own secrets are not quoted either.
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_with_it() {
+async fn an_echoed_password_or_assertion_is_not_quoted() {
     let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"PASSWORD\" }";
     for (lines, parameter) in
         [(password, "password"), ("client_auth = \"client_secret_jwt\"", "client_assertion")]
@@ -110,7 +110,7 @@ async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_w
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() {
+async fn an_echoed_current_token_is_not_quoted() {
     let world = daemon().start().await;
     let token = world.authorization.issued().swap_remove(0);
     let body = serde_json::json!({ "error": "denied", "error_description": format!("you have {token}") });
@@ -127,7 +127,7 @@ async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() 
 }
 
 #[tokio::test]
-async fn the_scripted_servers_do_not_show_what_they_hold_either() {
+async fn debug_output_of_the_scripted_servers_has_no_secret() {
     let world = daemon().start().await;
     let shown = format!(
         "{:?} {:?} {:?} {:?}",
@@ -144,7 +144,7 @@ async fn the_scripted_servers_do_not_show_what_they_hold_either() {
 }
 
 #[tokio::test]
-async fn public_types_do_not_show_what_they_hold() {
+async fn debug_output_of_public_types_has_no_secret() {
     let text = format!(
         "[credentials.api]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"{CLIENT_ID}\"\n\
          client_secret = {{ env = \"API_SECRET\" }}\n\

@@ -1,4 +1,4 @@
-//! First tokens, odd answers, outages: what callers get meanwhile, and how often the endpoint is asked.
+//! The token endpoint: first tokens, unusual answers and outages, and how often the endpoint is asked.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,25 +23,26 @@ fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
 
 #[tokio::test]
 async fn a_request_before_the_first_token_waits_for_it() {
-    let world = daemon()
-        .without_token()
-        .start_after(async |server| server.set_delay(Duration::from_millis(500)))
-        .await;
-    let started = Instant::now();
+    let world = daemon().without_token().start_after(async |server| server.hold()).await;
+    let request = world.get("/x");
+    let release = async {
+        remains("not sent", Duration::from_millis(300), async || world.upstream.request_count() == 0).await;
+        world.authorization.release();
+    };
 
-    assert_eq!(world.get("/x").await.status, 200);
+    let (reply, ()) = tokio::join!(request, release);
 
-    assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+    assert_eq!(reply.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_first_token_that_does_not_come_in_time_is_told() {
+async fn a_first_token_that_does_not_come_in_time_is_reported() {
     let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
-        .start_after(async |server| server.set_delay(Duration::from_secs(2)))
+        .start_after(async |server| server.hold())
         .await;
     assert_eq!(world.admin_status("/readyz").await, 503);
     assert_eq!(world.admin_status("/livez").await, 200);
@@ -50,6 +51,7 @@ async fn a_first_token_that_does_not_come_in_time_is_told() {
 
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("waiting_for_first_token")));
     assert_eq!(reply.get("retry-after"), Some("1"));
+    world.authorization.release();
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
@@ -76,9 +78,9 @@ async fn the_request_is_a_form_with_one_client_authentication() {
     post.finish().await;
 }
 
-/// Every answer that will pass by itself: the caller waits through it and never sees it.
+/// Each transient answer is retried while the caller waits.
 #[tokio::test]
-async fn a_transient_answer_is_asked_again_after_a_moment() {
+async fn a_transient_answer_is_retried_after_the_backoff() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "x".repeat(70_000));
     let answers = [
         fixed(200, &[], ""),
@@ -120,9 +122,9 @@ async fn a_transient_answer_is_asked_again_after_a_moment() {
     }
 }
 
-/// Every answer after which a person must act: told at once, and not asked again.
+/// Each permanent rejection is reported at once and not retried.
 #[tokio::test]
-async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
+async fn a_rejection_is_reported_at_once_and_not_retried() {
     let answers = [
         fixed(400, &[], "{\"error\":\"invalid_client\"}"),
         fixed(401, &[], "{\"error\":\"invalid_client\",\"error_description\":\"who?\\r\\nforged: line\"}"),
@@ -201,7 +203,7 @@ async fn a_retry_after_is_clamped_to_the_configured_maximum() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
+async fn a_redirect_of_the_token_endpoint_is_not_followed() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&seen);
     let elsewhere = RawPeer::tcp(move |_| {
@@ -225,51 +227,56 @@ async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_token_of_six_seconds_is_replaced_before_anyone_notices() {
+async fn a_token_of_six_seconds_is_replaced_before_it_expires() {
     let world = daemon().quiet().lifetime(6).start().await;
-    let started = Instant::now();
     let mut caller = world.caller().await;
-    let mut longest = Duration::ZERO;
-    while started.elapsed() < Duration::from_secs(15) {
-        let sent = Instant::now();
-        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-        longest = longest.max(sent.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for requests in 2..=4 {
+        world.authorization.hold();
+        eventually("a refresh", async || {
+            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+            world.authorization.requests() == requests
+        })
+        .await;
+        // No request waits for the pending refresh.
+        for _ in 0..10 {
+            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        }
+        assert_eq!(world.authorization.issued().len(), requests - 1);
+        world.authorization.release();
+        eventually("the token", async || world.authorization.issued().len() == requests).await;
     }
 
     assert_eq!(world.upstream.rejected(), 0);
-    // Nobody waited for a token: an answer takes no longer than the machine's own hiccups.
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
-    let requests = world.authorization.requests();
-    assert!((3..=5).contains(&requests), "{requests} token requests");
+    let asked = world.authorization.asked();
+    let gaps = asked.windows(2).map(|pair| pair[1].at - pair[0].at);
+    assert!(gaps.min() >= Some(Duration::from_secs(2)));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() {
+async fn without_the_endpoint_a_token_is_used_until_its_end_and_not_longer() {
     let world = daemon().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
-    let issued = Instant::now();
-    // The schedule asks from second 3 on; nothing comes until we say so.
+    // The daemon refreshes from second 3 on; all attempts fail.
     for _ in 0..8 {
         world.authorization.answer_next(Answer::Hangup);
     }
     let mut caller = world.caller().await;
-    // The end as the server counts it: what was sent shortly before may be refused.
+    let (token, tokens) = (world.authorization.issued().remove(0), world.authorization.introspection());
     let reply = loop {
-        let sent = issued.elapsed();
+        let remaining = tokens.remaining(&token);
         let reply = caller.send(&Request::get("/x")).await;
         if reply.status != 200 {
-            assert!(sent >= Duration::from_millis(3_500), "refused at {sent:?}");
+            assert!(remaining < Duration::from_millis(500), "refused {remaining:?} before the end");
             break reply;
         }
-        assert!(sent < Duration::from_millis(4_300), "answered at {sent:?}");
+        assert!(remaining > Duration::ZERO, "answered after the end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     assert!(reply.get("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(world.upstream.rejected(), 0, "a stale token was never sent");
 
-    // It comes back, and so do we, by ourselves.
+    // The daemon recovers by itself.
     eventually("more attempts", async || world.authorization.requests() >= 5).await;
     world.authorization.forget_queue();
     eventually("recovery", async || world.get("/x").await.status == 200).await;
@@ -278,7 +285,7 @@ async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() 
 }
 
 #[tokio::test]
-async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
+async fn a_retry_after_while_the_token_is_valid_is_obeyed_and_fails_no_request() {
     let world = daemon().quiet().lifetime(8).start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::too_many(1));
@@ -295,7 +302,7 @@ async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_for() {
+async fn a_rejected_token_is_audited_once_even_under_a_retry_after() {
     let world = daemon().start().await;
     world.authorization.answer_next(Answer::too_many(600));
     world.authorization.revoke_all();
@@ -316,9 +323,9 @@ async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_f
 }
 
 #[tokio::test]
-async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
+async fn a_token_rejected_during_a_rejection_hold_is_audited_at_once() {
     let world = daemon().lifetime(8).limits("token_wait = \"200ms\"").start().await;
-    // The schedule is refused at second 6, and the latch holds when the token dies.
+    // The scheduled refresh is rejected at second 6, and the rejection hold lasts until after the token's end.
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.process.event("token refresh failed").await;
     assert!(world.process.events("token rejected upstream").is_empty());
@@ -332,7 +339,7 @@ async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
+async fn an_endpoint_that_is_down_at_the_start_is_retried() {
     let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
@@ -346,7 +353,7 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     assert_eq!(world.admin_status("/readyz").await, 503);
 
-    // A forwarder to the scripted server takes the address.
+    // A forwarder to the scripted server listens on the address.
     let target = world.authorization.token_url();
     let target = target.trim_start_matches("http://").trim_end_matches("/token").to_owned();
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
@@ -364,7 +371,7 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
 }
 
 #[tokio::test]
-async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
+async fn an_endpoint_whose_name_does_not_resolve_is_unavailable() {
     let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
@@ -383,9 +390,9 @@ async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
     world.finish().await;
 }
 
-/// Peers that keep a connection and say nothing, too little, or too much.
+/// Peers that keep a connection and send nothing, too little, or too much.
 #[tokio::test]
-async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
+async fn an_endpoint_that_stalls_times_out() {
     let silent = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
@@ -416,7 +423,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let _ = stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"access_token\":\"tok_half")
             .await;
-        // Read before the reset.
+        // Time for the daemon to read the bytes before the reset.
         tokio::time::sleep(Duration::from_millis(50)).await;
         reset(&stream);
     })
@@ -438,7 +445,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let _ = stream.write_all(format!("{head}{{\"access_token\":\"tok_switched\"}}").as_bytes()).await;
     })
     .await;
-    // What would be a gigabyte of blanks, if it were unpacked.
+    // A gzip body that would be a gigabyte of blanks.
     let packed = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         let head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 20\r\n\r\n";
@@ -471,11 +478,11 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
+async fn an_endpoint_that_sends_100_continue_without_end_times_out() {
     let promising = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         let promises = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
-        // As fast as it can it would have a debug build read for seconds before it looks at a clock.
+        // Without a pause a debug build would read for seconds before it checks the time.
         while stream.write_all(&promises).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -500,7 +507,7 @@ async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_good() {
+async fn no_byte_is_sent_to_an_endpoint_with_a_bad_certificate() {
     let yesterday = SystemTime::now() - Duration::from_hours(24);
     let shown = |pki: &Pki| pki.server_config(&[b"http/1.1"]).unwrap();
     let elsewhere = Pki::new(&["login.evil.test"]).unwrap();
@@ -548,7 +555,7 @@ async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_
 }
 
 #[tokio::test]
-async fn the_token_leg_speaks_tls_with_its_own_authority() {
+async fn the_token_endpoints_own_certificate_authority_is_used() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
@@ -564,9 +571,9 @@ async fn the_token_leg_speaks_tls_with_its_own_authority() {
     world.finish().await;
 }
 
-/// Both legs, without a `ca_file`.
+/// Token endpoint and upstream without a `ca_file`.
 #[tokio::test]
-async fn the_systems_authorities_are_used_where_no_others_are_named() {
+async fn the_systems_certificate_authorities_are_the_default() {
     let world = daemon().environment("SSL_CERT_FILE", "ca.pem").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
@@ -581,7 +588,7 @@ async fn the_systems_authorities_are_used_where_no_others_are_named() {
 }
 
 #[tokio::test]
-async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
+async fn no_certificate_authorities_are_needed_without_tls() {
     let world = daemon()
         .environment("SSL_CERT_FILE", "none.pem")
         .environment("SSL_CERT_DIR", "none")
@@ -593,7 +600,7 @@ async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
 }
 
 #[tokio::test]
-async fn less_than_the_required_scopes_is_told_and_not_used() {
+async fn a_token_without_the_required_scopes_is_not_used() {
     let world = daemon()
         .without_token()
         .credential("scopes = [\"a\", \"b\"]\nrequire_scopes = true")
@@ -610,9 +617,9 @@ async fn less_than_the_required_scopes_is_told_and_not_used() {
     world.finish().await;
 }
 
-/// What is odd and no failure is told when it begins, and not again while it goes on.
+/// An unusual answer is reported when it begins, and not again while it lasts.
 #[tokio::test]
-async fn an_odd_answer_that_is_taken_is_warned_of_once() {
+async fn an_unusual_accepted_answer_is_warned_of_once() {
     let odd = |scope: &str| {
         let body = format!("{{\"access_token\":\"{{token}}\",\"expires_in\":3600,\"scope\":\"{scope}\"}}");
         fixed(200, &[("content-type", "text/html")], &body)
@@ -661,7 +668,7 @@ async fn an_odd_answer_that_is_taken_is_warned_of_once() {
 }
 
 #[tokio::test]
-async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
+async fn an_opaque_token_is_not_used_where_a_jwt_is_expected() {
     let good = "{\"access_token\":\"e30.e30.{token}\"}";
     let world = daemon()
         .without_token()
@@ -671,7 +678,7 @@ async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
         .await;
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
     world.authorization.answer_next(fixed(200, &[], "{\"access_token\":\"opaque\"}"));
-    // Any 401 asks for another token, and the opaque one is refused.
+    // A 401 forces a refresh, and the opaque token is refused.
     let reply = world.get("/x").await;
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     let failed = world.process.event("token refresh failed").await;
@@ -679,16 +686,16 @@ async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     world.finish().await;
 }
 
-/// A JWT that ends so many seconds from now, by the wall clock and an offset.
+/// A JWT that expires in so many seconds, by the wall clock plus an offset.
 fn jwt_until(seconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let payload = format!("{{\"exp\":{}}}", now.saturating_add_signed(seconds));
     format!("e30.{}.{{token}}", URL_SAFE_NO_PAD.encode(payload))
 }
 
-/// The server's time counts for its tokens, and a clock that is off is told once.
+/// The server's `Date` counts for its tokens, and a deviating clock is reported once.
 #[tokio::test]
-async fn a_jwt_ends_by_its_exp_or_by_expires_in_whichever_is_earlier() {
+async fn a_jwt_ends_at_the_earlier_of_exp_and_expires_in() {
     for (exp, expires_in, server_ahead, expected) in [
         (100, ",\"expires_in\":3600", 0, Some(90..=100)),
         (3600, ",\"expires_in\":100", 0, Some(100..=100)),
@@ -733,7 +740,7 @@ async fn a_changed_secret_is_tried_at_once() {
     eventually("the refusal", async || world.authorization.requests() == 1).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
 
-    // As Kubernetes does it: a new file, and a rename over the old.
+    // As in Kubernetes: a new file, and a rename over the old one.
     std::fs::write(folder.path().join("new"), format!("{CLIENT_SECRET}\n")).unwrap();
     std::fs::rename(folder.path().join("new"), &file).unwrap();
 
@@ -744,7 +751,7 @@ async fn a_changed_secret_is_tried_at_once() {
 }
 
 #[tokio::test]
-async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
+async fn an_unreadable_secret_file_leaves_the_last_secret_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, CLIENT_SECRET).unwrap();
@@ -753,7 +760,7 @@ async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
         .secret(&format!("{{ file = \"{}\" }}", file.display()))
         .start()
         .await;
-    // Whoever opens a pipe waits until someone writes to it.
+    // Opening a pipe would block until a writer opens it.
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::fs::rename(&pipe, &file).unwrap();
@@ -777,7 +784,7 @@ async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
 }
 
 #[tokio::test]
-async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
+async fn unusual_lifetimes_are_interpreted() {
     let body = |expires: &str| format!("{{\"access_token\":\"{{token}}\",\"expires_in\":{expires}}}");
     for (expires, seconds) in [
         ("\"3600\"", 3600),
@@ -803,7 +810,7 @@ async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
 }
 
 #[tokio::test]
-async fn one_endpoint_that_hangs_does_not_hold_up_another() {
+async fn a_hanging_endpoint_does_not_delay_another() {
     let silent = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
@@ -828,7 +835,7 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
 }
 
 #[tokio::test]
-async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
+async fn two_hundred_credentials_refresh_independently() {
     let others = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
     others.set_delay(Duration::from_millis(300));
     let silent = RawPeer::tcp(|mut stream| async move {
@@ -854,7 +861,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
 
     let world = daemon().quiet().unchecked_tokens().route(&more).start().await;
 
-    // One after the other they would take a minute, and the silent ones ten seconds each.
+    // In sequence the refreshes would take a minute, and each of the silent endpoints ten seconds.
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!(others.requests(), 180);
     let tokens: BTreeSet<String> = others.issued().into_iter().collect();
@@ -866,7 +873,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready() {
+async fn readyz_names_the_reason_for_a_missing_token() {
     let world = daemon().start().await;
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.authorization.revoke_all();
@@ -881,7 +888,7 @@ async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready
 }
 
 #[tokio::test]
-async fn a_world_without_a_credential_sends_no_token() {
+async fn a_route_without_a_credential_sends_no_token() {
     let world: World = daemon().unprotected().without_token().start().await;
 
     assert_eq!(world.get("/x").await.status, 200);

@@ -1,4 +1,4 @@
-//! Tokens that die behind our back: what callers see (nothing), and what the token endpoint sees (one request).
+//! Revoked tokens: callers do not notice, and the token endpoint receives one request.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::{Caller, Http2Caller, PROMPT, Request, daemon, eventually};
 use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
-/// Bytes that would show a lost, doubled or moved piece.
+/// Bytes in which a lost, doubled or moved piece is noticed.
 fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
 }
@@ -35,7 +35,7 @@ async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
 }
 
 #[tokio::test]
-async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no_caller() {
+async fn no_caller_sees_a_token_revoked_under_a_load_of_64_connections() {
     let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -68,14 +68,14 @@ async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no
 
 #[tokio::test]
 async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
-    // So many handshakes at once take a busy machine longer than the default.
+    // On a busy machine so many handshakes take longer than the default of `connect_timeout`.
     let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.hold();
     world.authorization.revoke_all();
 
     let request = Request::get("/x");
-    // Whoever comes after the first 401 waits too, without one of its own.
+    // Requests after the first 401 wait without a 401 of their own.
     let refreshed = async {
         eventually("all are there", async || world.process.threads_and_descriptors().1 > 400).await;
         world.authorization.release();
@@ -116,7 +116,7 @@ async fn a_thousand_401s_at_once_cost_one_token_request() {
 
 #[tokio::test]
 async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
-    // So many handshakes at once take a busy machine longer than the default.
+    // On a busy machine so many handshakes take longer than the default of `connect_timeout`.
     let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
@@ -131,7 +131,7 @@ async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_
 }
 
 #[tokio::test]
-async fn the_same_while_the_token_endpoint_is_slow() {
+async fn four_hundred_callers_of_a_permanent_401_share_one_slow_refresh() {
     let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
@@ -145,7 +145,7 @@ async fn the_same_while_the_token_endpoint_is_slow() {
 }
 
 #[tokio::test]
-async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() {
+async fn one_forbidden_path_causes_one_token_request() {
     let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let mut caller = world.caller().await;
@@ -159,7 +159,7 @@ async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() 
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_path() {
+async fn a_revoked_token_is_replaced_on_a_held_route() {
     let world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/forbidden")).await.status, 401);
@@ -228,7 +228,7 @@ async fn bodies_of_http_2_callers_are_replayed_too() {
 }
 
 #[tokio::test]
-async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
+async fn a_body_still_arriving_at_the_401_is_replayed_whole() {
     let world = daemon().start().await;
     world.authorization.revoke_all();
     let mut caller = world.caller().await;
@@ -255,7 +255,7 @@ async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
 }
 
 #[tokio::test]
-async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works() {
+async fn a_401_passes_when_the_body_is_too_large_to_replay() {
     let world = daemon().quiet().start().await;
     world.process.event("token refreshed").await;
     let body = payload(3_000_000);
@@ -278,7 +278,7 @@ async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works()
 }
 
 #[tokio::test]
-async fn what_all_requests_keep_together_is_bounded() {
+async fn the_replay_memory_of_all_requests_is_bounded() {
     let world = daemon().quiet().limits("replay_total = \"100KiB\"").start().await;
     let body = payload(80 * 1024);
     world.authorization.set_delay(Duration::from_millis(500));
@@ -287,7 +287,7 @@ async fn what_all_requests_keep_together_is_bounded() {
     let request = Request::post("/echo", &body);
     let replies = join_all((0..8).map(|_| world.send(&request))).await;
 
-    // One fits; those that did not see the 401 pass, and nothing is cut or mixed up.
+    // One body fits into the memory; the 401s of the others pass, and no body is cut or mixed up.
     let good = replies.iter().filter(|reply| reply.status == 200 && reply.body == body).count();
     let passed = replies.iter().filter(|reply| reply.status == 401 && reply.code().is_none()).count();
     assert_eq!(good + passed, 8);
@@ -300,7 +300,7 @@ async fn what_all_requests_keep_together_is_bounded() {
 async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh() {
     let world = daemon().start().await;
     let mut slow = world.caller().await;
-    // It takes its token now and is rejected only when its body has ended.
+    // The request gets its token now and is rejected at the end of its body.
     slow.write(
         format!(
             "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\ntransfer-encoding: chunked\r\n\r\n3\r\nold\r\n",
@@ -323,7 +323,7 @@ async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh()
 }
 
 #[tokio::test]
-async fn only_a_401_means_a_dead_token() {
+async fn other_statuses_than_401_cause_no_refresh() {
     let world = daemon().start().await;
     let before = world.authorization.requests();
     for status in [403, 407, 419, 429, 500, 503] {
@@ -339,7 +339,7 @@ async fn only_a_401_means_a_dead_token() {
 }
 
 #[tokio::test]
-async fn a_route_says_which_statuses_mean_a_dead_token() {
+async fn a_route_configures_the_statuses_that_cause_a_refresh() {
     let world = daemon().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
     for status in ["401", "403", "419", "500"] {
         world.authorization.revoke_all();
@@ -360,7 +360,7 @@ async fn a_route_says_which_statuses_mean_a_dead_token() {
 
 #[tokio::test]
 async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
-    let world = daemon().quiet().route("retry_on = [401, 403]").start().await;
+    let world = daemon().quiet().route("retry_on = [401, 403]\nconnect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/status/403");
@@ -378,7 +378,7 @@ async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
 }
 
 #[tokio::test]
-async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
+async fn a_401_that_is_not_configured_passes_without_a_refresh() {
     for retry_on in ["retry_on = [403]", "retry_on = []"] {
         let world = daemon().quiet().route(retry_on).start().await;
         let before = world.authorization.requests();
@@ -395,7 +395,7 @@ async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
+async fn a_caller_that_leaves_while_it_waits_cancels_no_refresh() {
     let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_millis(700));
@@ -411,7 +411,7 @@ async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
+async fn a_failed_refresh_is_reported_with_its_code_and_retry_after() {
     let world = daemon().credential("quota = { requests = 100, per = \"1s\" }").start().await;
     for (answer, code) in [
         (Answer::too_many(2), "token_endpoint_rate_limited"),
@@ -427,7 +427,7 @@ async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some(code)));
         let wait: u64 = reply.get("retry-after").expect("waiting helps").parse().unwrap();
         assert!((1..=3).contains(&wait), "{wait}");
-        // The refresh goes on by itself, and the next caller waits for it.
+        // The refresh is retried, and the next caller waits for the token.
         assert_eq!(world.get("/x").await.status, 200, "after {code}");
     }
     world.finish().await;
@@ -459,7 +459,7 @@ async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
 }
 
 #[tokio::test]
-async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
+async fn a_server_that_returns_the_same_token_is_not_asked_repeatedly() {
     let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::SameAgain);
@@ -489,7 +489,7 @@ async fn the_connection_of_a_late_401_is_used_for_the_replay() {
 }
 
 #[tokio::test]
-async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_third_time() {
+async fn an_upstream_failure_after_a_refresh_is_not_followed_by_a_third_attempt() {
     let world = daemon().quiet().start().await;
     for target in ["/hangup", "/break/length", "/break/chunked"] {
         let mut caller = world.caller().await;
@@ -511,7 +511,7 @@ async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_t
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
+async fn an_upload_that_breaks_off_after_an_early_401_is_never_completed() {
     let early = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n";
     let recorder = Recorder::start(early).await;
     let url = format!("http://{}", recorder.peer.address);
@@ -532,7 +532,7 @@ async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
+async fn an_upstream_that_stops_reading_a_replay_times_out() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let peer = RawPeer::tcp(move |mut stream| {
         let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
@@ -575,7 +575,7 @@ async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_token_that_ended_while_the_connection_was_made_is_not_sent() {
+async fn a_token_that_expired_during_the_handshake_is_not_sent() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let acceptor = TlsAcceptor::from(pki.server_config(&[b"http/1.1"]).unwrap());
     let tokens = Arc::new(Mutex::new(Vec::new()));

@@ -1,4 +1,4 @@
-//! An API that is reached by way of a proxy, and proxies that do not lead there.
+//! Upstreams behind a forward proxy, and failures of the proxy.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ fn url(proxy: &ConnectProxy) -> String {
     format!("http://user:{PASSWORD}@127.0.0.1:{}", proxy.port())
 }
 
-/// What holds whatever the proxy does: its password stays between it and us, and the tokens do not reach it.
+/// Checks that the proxy's password is in no output and in no tunnel, and that the proxy sees no token.
 fn keeps_secrets(world: &World, proxy: &ConnectProxy) {
     for token in world.authorization.issued() {
         assert!(!proxy.has_carried(&token), "the proxy saw a token");
@@ -34,7 +34,7 @@ fn says_no_password(output: &str) {
 }
 
 #[tokio::test]
-async fn the_api_is_reached_by_the_proxy_that_is_written_or_the_environments() {
+async fn the_api_is_reached_by_the_configured_proxy_or_the_environments() {
     let proxy = ConnectProxy::start(Does::Lead).await;
     let url = url(&proxy);
     let written = format!("proxy = \"{url}\"");
@@ -92,7 +92,7 @@ async fn a_401_is_replayed_through_the_same_tunnel() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_reached_by_https_is_checked_and_used() {
+async fn an_https_proxys_certificate_is_verified() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let proxy = ConnectProxy::start_tls(pki.server_config(&[b"http/1.1"]).unwrap()).await;
     let other = Pki::new(&["localhost"]).unwrap();
@@ -146,7 +146,7 @@ async fn routes_with_different_proxies_share_no_connection() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
+async fn a_proxy_that_opens_no_tunnel_is_named_as_the_cause() {
     const OK: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
     let html = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>";
     let cases = [
@@ -213,8 +213,8 @@ async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_proxy_shows_in_the_apis_place_is_not_taken() {
-    // As of a proxy that opens TLS, with an authority that nobody told us of.
+async fn a_certificate_of_the_proxy_in_the_apis_place_is_refused() {
+    // A proxy that intercepts TLS with an untrusted certificate authority.
     let impostor = Pki::new(&["localhost"]).unwrap();
     let opens =
         testkit::harness::raw::RawPeer::tls(impostor.server_config(&[b"http/1.1"]).unwrap(), async |_| {
@@ -240,7 +240,7 @@ async fn a_certificate_that_the_proxy_shows_in_the_apis_place_is_not_taken() {
 }
 
 #[tokio::test]
-async fn check_online_goes_by_the_proxy_and_says_so() {
+async fn check_online_uses_the_proxy_and_names_it() {
     let leading = ConnectProxy::start(Does::Lead).await;
     let denying = ConnectProxy::start(Does::Say("HTTP/1.1 407 No\r\n\r\n")).await;
     let world = daemon().start().await;

@@ -1,4 +1,4 @@
-//! WebSocket connections: a handshake with a token, and then bytes both ways.
+//! WebSocket connections: a handshake with a token, then bytes in both directions.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Gives these answers, one to each handshake and the last again and again; behind a 101 it greets and then echoes.
+/// An API that gives these answers to handshakes, the last of them repeatedly; after a 101 it greets and echoes.
 async fn api(answers: &'static [&'static str]) -> (RawPeer, Heads) {
     let heads: Heads = Arc::default();
     let noted = Arc::clone(&heads);
@@ -65,7 +65,7 @@ fn handshake(world: &World, fields: &str) -> String {
     )
 }
 
-/// Shakes hands; the head of the answer, and the connection behind it.
+/// Makes a handshake; returns the answer's head and the connection.
 async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     stream.write_all(handshake(world, fields).as_bytes()).await.unwrap();
@@ -73,7 +73,7 @@ async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     (head, stream)
 }
 
-/// Reads a head and nothing of what is behind it.
+/// Reads a head and no byte after it.
 async fn read_switch(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -155,7 +155,7 @@ async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
+async fn an_upgrade_that_the_route_does_not_allow_is_not_forwarded() {
     let (peer, heads) = api(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"]).await;
     let url = format!("http://{}", peer.address);
     let world = daemon().upstream(url).start().await;
@@ -169,7 +169,7 @@ async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
+async fn an_invalid_answer_to_the_handshake_is_not_passed_on() {
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
@@ -185,7 +185,7 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
         assert!(head.starts_with("HTTP/1.1 502"), "{head}");
         world.finish().await;
     }
-    // A 101 that nobody asked for.
+    // A 101 without a request for an upgrade.
     let (peer, _) = api(&[SWITCHED]).await;
     let world = world(&peer, daemon()).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_protocol"));
@@ -193,7 +193,7 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn an_api_that_refuses_a_handshake_has_its_say() {
+async fn an_apis_refusal_of_a_handshake_is_passed_on() {
     let (peer, _) = api(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"]).await;
     let world = world(&peer, daemon()).await;
 
@@ -239,7 +239,7 @@ async fn either_side_ends_a_websocket_for_both() {
 }
 
 #[tokio::test]
-async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
+async fn a_silent_websocket_stays_open_until_the_drain_deadline() {
     let (peer, _) = api(&[SWITCHED]).await;
     let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
     let mut world = world(&peer, setup).await;
@@ -262,7 +262,7 @@ async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
+async fn a_handshake_on_a_connections_last_request_succeeds() {
     for is_draining in [true, false] {
         let answers = Arc::new(Notify::new());
         let may_answer = Arc::clone(&answers);
@@ -304,7 +304,7 @@ async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_opens_no_websocket() {
+async fn a_page_of_another_site_cannot_open_a_websocket() {
     let (peer, heads) = api(&[SWITCHED]).await;
     let world = world(&peer, daemon()).await;
 
@@ -316,7 +316,7 @@ async fn a_page_of_another_site_opens_no_websocket() {
 }
 
 #[tokio::test]
-async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both() {
+async fn a_websocket_route_speaks_http_1_with_an_api_that_has_both() {
     let world = daemon().http2().route("upgrade = [\"websocket\"]").start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
@@ -326,7 +326,7 @@ async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both(
 }
 
 #[tokio::test]
-async fn a_websocket_goes_on_when_a_reload_takes_its_route_away() {
+async fn a_websocket_survives_the_removal_of_its_route() {
     let (peer, _) = api(&[SWITCHED]).await;
     let world = world(&peer, daemon()).await;
     let (_, mut stream) = shake(&world, "").await;

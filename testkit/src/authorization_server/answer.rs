@@ -1,4 +1,4 @@
-//! What the token endpoint answers (RFC 6749 §5).
+//! The token endpoint's answers (RFC 6749 §5).
 
 use std::io;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// RFC 6749 §5.2: why a request is refused, if it is.
+    /// The status and the error of a refused request (RFC 6749 §5.2).
     fn refusal(&self, headers: &HeaderMap, form: &[(String, String)]) -> Option<(u16, &'static str)> {
         let value = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let is_form = headers
@@ -65,7 +65,7 @@ impl State {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
         let basic = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
         let is_known = match (basic, value("client_id")) {
-            // One way to authenticate, not two.
+            // One authentication method, not two.
             (Some(pair), None) => {
                 pair == STANDARD.encode(format!("{}:{}", self.client_id, self.client_secret))
             }

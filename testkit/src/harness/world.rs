@@ -96,11 +96,15 @@ impl World {
         (response.status().as_u16(), response.text().await.unwrap())
     }
 
-    /// The status and the JSON of a POST without a body at the operator's address.
+    /// The status and the JSON of a POST without a body at the operator's address. The log has the outcome of a reload.
     pub async fn admin_post(&self, path: &str) -> (u16, serde_json::Value) {
+        let reloads = self.reloads();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let response = client.post(format!("http://{}{path}", self.admin)).send().await.unwrap();
         let status = response.status().as_u16();
+        if path == "/reload" && matches!(status, 200 | 409 | 422) {
+            eventually("the reload's outcome", async || self.reloads() != reloads).await;
+        }
         (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
     }
 
@@ -126,14 +130,18 @@ impl World {
     }
 
     async fn hang_up(&self, message: &str) -> serde_json::Value {
-        let outcomes = [RELOADED, NOT_RELOADED];
-        let count = |message: &str| self.process.events(message).len();
-        let before = outcomes.map(count);
+        let before = self.reloads();
         self.process.signal(Signal::HUP);
-        eventually("the reload's outcome", async || outcomes.map(count) != before).await;
-        let expected = outcomes.iter().position(|one| *one == message).unwrap();
-        assert!(count(message) > before[expected], "{}", self.process.output());
-        self.process.events(message).pop().unwrap()
+        eventually("the reload's outcome", async || self.reloads() != before).await;
+        let last = self.process.events(message).pop();
+        let expected = usize::from(message != RELOADED);
+        assert!(self.reloads()[expected] > before[expected], "{}", self.process.output());
+        last.unwrap()
+    }
+
+    /// How many reloads succeeded and how many failed, by the log.
+    fn reloads(&self) -> [usize; 2] {
+        [RELOADED, NOT_RELOADED].map(|message| self.process.events(message).len())
     }
 
     /// How many token requests came after the first `before`.

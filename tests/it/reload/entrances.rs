@@ -1,4 +1,4 @@
-//! Listeners over a reload: those that stay, come, go, or cannot be had.
+//! Listeners over a reload: unchanged, added, removed, or failing to bind.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const ONE: &str = "listen = \"127.0.0.1:0\"";
 fn listen(world: &World, addresses: &str) {
     world.configure(|text| {
         let lines = text.lines().map(|line| {
-            // The first is the callers', the second the operator's.
+            // The first line is the callers' address, the second the operator's.
             if line.starts_with("listen") { format!("listen = {addresses}") } else { line.to_owned() }
         });
         let mut all: Vec<_> = lines.collect();
@@ -25,12 +25,12 @@ fn listen(world: &World, addresses: &str) {
     });
 }
 
-/// Where the daemon said last that it listens.
+/// The address that the daemon logged last.
 fn latest(world: &World) -> SocketAddr {
     world.process.events("listening").pop().unwrap()["address"].as_str().unwrap().parse().unwrap()
 }
 
-/// A caller there, who means the daemon by a name of its own.
+/// A caller at this address with another name for the daemon.
 async fn caller_at(address: SocketAddr) -> Caller {
     Caller::over(TcpStream::connect(address).await.unwrap(), "localhost")
 }
@@ -41,7 +41,7 @@ async fn is_refused(address: SocketAddr) -> bool {
 
 /// FLT-HUP-04.
 #[tokio::test]
-async fn a_listener_that_stays_refuses_nobody_while_others_come_and_go() {
+async fn an_unchanged_listener_refuses_no_connection_while_others_change() {
     let world = daemon().quiet().start().await;
     let load = Load::connecting_anew(&world, 4, 1);
     let mut last: Option<SocketAddr> = None;
@@ -67,7 +67,7 @@ async fn a_listener_that_stays_refuses_nobody_while_others_come_and_go() {
 }
 
 #[tokio::test]
-async fn what_came_in_by_a_listener_that_goes_is_answered_and_then_let_go() {
+async fn requests_of_a_removed_listener_are_answered_before_it_closes() {
     let world = daemon().server("listen = [\"127.0.0.1:0\", \"127.0.0.2:0\"]").start().await;
     let address = latest(&world);
     let (mut idle, mut slow) = (caller_at(address).await, caller_at(address).await);
@@ -98,7 +98,7 @@ async fn what_came_in_by_a_listener_that_goes_is_answered_and_then_let_go() {
 }
 
 #[tokio::test]
-async fn a_listener_that_cannot_be_had_changes_nothing_at_all() {
+async fn a_listener_that_cannot_bind_changes_nothing() {
     let state = tempfile::tempdir().unwrap();
     let world =
         daemon().environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").start().await;
@@ -134,7 +134,7 @@ async fn a_listener_that_cannot_be_had_changes_nothing_at_all() {
 }
 
 #[tokio::test]
-async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
+async fn an_address_that_conflicts_with_the_daemons_own_port_is_reported() {
     let world = daemon().start().await;
     let port = world.address.port();
 
@@ -152,7 +152,7 @@ async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_comes_and_goes_with_its_file() {
+async fn a_unix_socket_is_created_and_removed_by_a_reload() {
     let world = daemon().start().await;
     let path = world.folder().join("socket");
     let connect = async || UnixStream::connect(&path).await;
@@ -172,7 +172,7 @@ async fn a_unix_socket_comes_and_goes_with_its_file() {
 }
 
 #[tokio::test]
-async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
+async fn a_reload_switches_a_listener_to_tls_and_back() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let trusting = TlsCaller::trusting(pki.authority());
     let nobody = trusting.config(&[b"http/1.1"]);
@@ -213,7 +213,7 @@ async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_not_said_anything_yet_is_taken_along() {
+async fn a_silent_connection_follows_a_reload() {
     let world = daemon().start().await;
     let mut silent = world.caller().await;
 

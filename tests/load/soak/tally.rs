@@ -1,4 +1,4 @@
-//! What callers got, judged by what the API did.
+//! The callers' answers, compared with the API's record of each request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ pub struct Tally {
     outcomes: RefCell<BTreeMap<String, usize>>,
     wrong: RefCell<Vec<String>>,
     answers: Cell<usize>,
-    /// How long small answers took.
+    /// The durations of small answers.
     took: RefCell<Vec<Duration>>,
     of_tokens: Cell<usize>,
     stuck_longest: Cell<Duration>,
@@ -28,7 +28,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Judges an answer: by the body of a good one, and whether that takes its time.
+    /// Judges an answer by the expected body; the durations of slow answers are not recorded.
     pub fn note(
         &self,
         api: &Upstream,
@@ -39,13 +39,13 @@ impl Tally {
         let tries = api.settle(id);
         let answer = match answer {
             Ok(answer) => answer,
-            // A stream that is reset takes with it what of it has not been written.
+            // A reset drops the part of the answer that was not written yet.
             Err(error) if is_stream_reset(&error) && tries.last() == Some(&Outcome::Reset) => {
                 return self.count("HTTP/2 streams reset before anything of the answer");
             }
             Err(error) => return self.wrong(format!("{id}: no answer at all: {error:?}; {tries:?}")),
         };
-        // One that is asked to take its time says nothing of ours.
+        // The duration of an answer that is slow on purpose says nothing about the daemon.
         self.answers.set(self.answers.get() + 1);
         if expected.len() < 100 && !is_slow {
             self.took.borrow_mut().push(answer.took);
@@ -84,12 +84,12 @@ impl Tally {
         }
     }
 
-    /// What should not have been.
+    /// Records a violation.
     pub fn wrong(&self, text: String) {
         self.wrong.borrow_mut().push(text);
     }
 
-    /// Something that is only counted.
+    /// Counts an event.
     pub fn count(&self, what: &str) {
         *self.outcomes.borrow_mut().entry(what.to_owned()).or_default() += 1;
     }
@@ -130,12 +130,12 @@ impl Tally {
         self.stuck_longest.get()
     }
 
-    /// How many answers were about tokens: a 401, or a 503 of ours.
+    /// How many answers were a 401, or a 503 because of the token.
     pub const fn of_tokens(&self) -> usize {
         self.of_tokens.get()
     }
 
-    /// What was no answer with 200.
+    /// The outcomes other than 200.
     pub fn failures(&self) -> Vec<String> {
         let outcomes = self.outcomes.borrow();
         let failed = outcomes.iter().filter(|(what, _)| !what.starts_with("200"));
