@@ -205,8 +205,8 @@ async fn when_the_tenant_changes_new_requests_go_to_the_new_address() {
     issuer.says(Says::Api(world.upstream.url()));
     ready(&world).await;
     let mut slow = world.caller().await;
-    let under_way = tokio::spawn(async move { slow.send(&Request::get("/slow/1500")).await });
-    let has_come = || world.upstream.requests().iter().any(|request| request.target == "/slow/1500");
+    let under_way = tokio::spawn(async move { slow.send(&Request::get("/held")).await });
+    let has_come = || world.upstream.requests().iter().any(|request| request.target == "/held");
     eventually("under way", async || has_come()).await;
     assert_eq!(world.get("/before").await.status, 200);
 
@@ -226,6 +226,7 @@ async fn when_the_tenant_changes_new_requests_go_to_the_new_address() {
     assert_eq!(other.requests().len(), 3);
     assert_eq!(other.connections(), 1);
     assert!(other.violations().is_empty(), "{:?}", other.violations());
+    world.upstream.release();
     assert_eq!(under_way.await.unwrap().status, 200, "what was under way has ended where it was");
     world.finish().await;
 }

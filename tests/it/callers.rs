@@ -84,12 +84,13 @@ async fn requests_on_a_unix_socket_finish_after_its_file_was_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, path) = world_on_a_socket(folder.path()).await;
     let mut caller = over(&path).await;
-    let slow = tokio::spawn(async move { caller.send(&Request::get("/slow/1000")).await });
+    let slow = tokio::spawn(async move { caller.send(&Request::get("/held")).await });
     eventually("the request", async || !world.upstream.requests().is_empty()).await;
 
     world.process.signal(Signal::TERM);
 
     eventually("the file to go", async || !path.exists()).await;
+    world.upstream.release();
     assert_eq!(slow.await.unwrap().status, 200);
     assert_eq!(world.process.ended().await.code(), Some(0));
     world.check();

@@ -206,7 +206,7 @@ const GOAWAY: u8 = 7;
 async fn http_2_callers_get_two_goaways_and_requests_between_them_are_answered() {
     let mut world = attentive().start().await;
     let mut caller = Frames::connect(&world).await;
-    caller.get(1, "/slow/1000").await;
+    caller.get(1, "/held").await;
     eventually("the request", async || !world.upstream.requests().is_empty()).await;
 
     world.process.signal(Signal::TERM);
@@ -221,6 +221,7 @@ async fn http_2_callers_get_two_goaways_and_requests_between_them_are_answered()
     caller.stream.write_all(&frame(PING, 1, 0, &ping)).await.unwrap();
     let goodbye = caller.next_of(GOAWAY).await;
     assert_eq!(goodbye[..8], [0, 0, 0, 3, 0, 0, 0, 0], "the last stream that is answered, no error");
+    world.upstream.release();
 
     let mut ended = BTreeSet::new();
     while let Some((kind, flags, stream, _)) = caller.next().await {

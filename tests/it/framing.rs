@@ -221,7 +221,7 @@ async fn a_caller_that_expects_100_continue_gets_it_over_any_two_protocols() {
             world.address
         );
         caller.write(head.as_bytes()).await;
-        let interim = String::from_utf8(caller.read_some().await).unwrap();
+        let interim = caller.read_through("\r\n\r\n").await;
         assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
 
         caller.write(b"hello").await;

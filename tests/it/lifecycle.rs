@@ -45,12 +45,12 @@ async fn sigterm_lets_requests_in_flight_finish() {
     let (address, mut http2) = (world.address, Http2Caller::connect(world.address).await);
     let slow = tokio::spawn(async move {
         let mut caller = Caller::connect(address).await;
-        let reply = caller.send(&Request::get("/slow/1500")).await;
+        let reply = caller.send(&Request::get("/held")).await;
         (reply, caller.is_closed().await)
     });
-    let slow_http2 = tokio::spawn(async move { http2.send(&Request::get("/slow/1500")).await });
+    let slow_http2 = tokio::spawn(async move { http2.send(&Request::get("/held")).await });
     let streaming =
-        tokio::spawn(async move { Caller::connect(address).await.send(&Request::get("/trickle/60")).await });
+        tokio::spawn(async move { Caller::connect(address).await.send(&Request::get("/trickle/100")).await });
     let mut idle = world.caller().await;
     assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
     eventually("three requests", async || world.upstream.requests().len() >= 4).await;
@@ -59,13 +59,14 @@ async fn sigterm_lets_requests_in_flight_finish() {
     eventually("not ready", async || world.admin_status("/readyz").await == 503).await;
     assert_eq!(world.admin_status("/livez").await, 200);
     assert!(idle.is_closed().await, "an idle connection is closed");
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "no new connections");
+    eventually("no new connections", async || tokio::net::TcpStream::connect(address).await.is_err()).await;
 
+    world.upstream.release();
     let (reply, closed) = slow.await.unwrap();
     assert_eq!((reply.status, reply.text().as_str()), (200, "at last"));
     assert!(closed, "and then the connection is closed");
     assert_eq!(slow_http2.await.unwrap().status, 200);
-    assert_eq!(streaming.await.unwrap().text().lines().count(), 60);
+    assert_eq!(streaming.await.unwrap().text().lines().count(), 100);
     assert_eq!(world.process.ended().await.code(), Some(0));
     world.check();
 }

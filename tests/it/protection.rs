@@ -307,6 +307,7 @@ async fn waiting_too_long_for_a_connection_is_overloaded_and_no_upstream_failure
 async fn a_caller_that_leaves_holds_no_upstream_connection() {
     let (peer, script) = Script::start(200, 60_000).await;
     let world = setup(&peer).route("connections = 1\nconnect_timeout = \"20s\"").start().await;
+    let none = world.process.threads_and_descriptors().1;
     let mut callers = Vec::new();
     for _ in 0..10 {
         let mut caller = world.caller().await;
@@ -314,7 +315,8 @@ async fn a_caller_that_leaves_holds_no_upstream_connection() {
         callers.push(caller);
     }
     eventually("one is served", async || script.requests() == 1).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Ten callers, and the connection to the API.
+    eventually("all wait", async || world.process.threads_and_descriptors().1 >= none + 11).await;
     script.takes(0);
     drop(callers);
 

@@ -427,8 +427,8 @@ async fn sigterm_lets_requests_in_flight_over_tls_finish() {
     for _ in 0..5 {
         let mut http1 = caller.connect(world.address).await.unwrap();
         let mut http2 = caller.connect_http2(world.address).await.unwrap();
-        slow.push(tokio::spawn(async move { http1.send(&Request::get("/slow/1000")).await }));
-        slow.push(tokio::spawn(async move { http2.send(&Request::get("/slow/1000")).await }));
+        slow.push(tokio::spawn(async move { http1.send(&Request::get("/held")).await }));
+        slow.push(tokio::spawn(async move { http2.send(&Request::get("/held")).await }));
     }
     let mut idle = caller.connect(world.address).await.unwrap();
     // A handshake that lasts as long as it may.
@@ -437,10 +437,11 @@ async fn sigterm_lets_requests_in_flight_over_tls_finish() {
 
     world.process.signal(Signal::TERM);
 
+    assert!(idle.is_closed().await);
+    world.upstream.release();
     for one in slow {
         assert_eq!(one.await.unwrap().status, 200);
     }
-    assert!(idle.is_closed().await);
     assert_eq!(world.process.ended().await.code(), Some(0));
     assert!(world.process.events("drain time is up").is_empty(), "a silent handshake is not waited for");
     world.check();

@@ -243,9 +243,8 @@ async fn a_body_still_arriving_at_the_401_is_replayed_whole() {
         )
         .await;
     eventually("the early 401", async || world.upstream.rejected() == 1).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    eventually("the replay", async || world.upstream.requests().len() == 2).await;
     caller.write(b"7\r\n second\r\n").await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
     caller.write(b"0\r\n\r\n").await;
 
     let reply = caller.read().await.unwrap();

@@ -393,15 +393,17 @@ async fn an_answer_broken_off_by_a_reset_is_incomplete_for_every_caller() {
 #[tokio::test]
 async fn a_caller_that_leaves_resets_its_own_stream_only() {
     let reset = Arc::new(Notify::new());
-    let told = Arc::clone(&reset);
+    let both = Arc::new(Notify::new());
+    let told = (Arc::clone(&reset), Arc::clone(&both));
     let (world, _peer) = before(move |stream| {
-        let reset = Arc::clone(&told);
+        let (reset, arrived) = told.clone();
         async move {
             let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
             let (first, _) = frames.request().await.unwrap();
             frames.answer(first, b"warm").await;
             let (one, _) = frames.request().await.unwrap();
             let (two, _) = frames.request().await.unwrap();
+            arrived.notify_one();
             let frame = frames.next().await.unwrap();
             assert_eq!(frame.kind, RST_STREAM);
             assert_eq!(frame.payload, CANCEL.to_be_bytes());
@@ -418,7 +420,7 @@ async fn a_caller_that_leaves_resets_its_own_stream_only() {
     let request = get(&world, "/stays");
     let staying = fetch(&world, &request);
     let leave = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        both.notified().await;
         drop(leaving);
         reset.notified().await;
     };
@@ -451,18 +453,24 @@ async fn callers_that_do_not_read_delay_no_other_on_the_same_connection() {
 
 #[tokio::test]
 async fn a_request_on_a_closed_connection_opens_another() {
-    let (world, _peer) = before(|stream| async move {
-        let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
-        let Some((stream, _)) = frames.request().await else { return };
-        frames.answer(stream, b"once").await;
-        // Time for the answer; then the connection is closed without GOAWAY.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let closed = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&closed);
+    let (world, _peer) = before(move |stream| {
+        let closed = Arc::clone(&counter);
+        async move {
+            let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
+            let Some((stream, _)) = frames.request().await else { return };
+            frames.answer(stream, b"once").await;
+            // Without GOAWAY; the daemon has noticed when it closes its side.
+            frames.close().await;
+            closed.fetch_add(1, Ordering::Relaxed);
+        }
     })
     .await;
 
-    for _ in 0..3 {
+    for number in 1..=3 {
         assert_eq!(fetch(&world, &get(&world, "/x")).await, (200, "once".to_owned()));
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        eventually("the end of the connection", async || closed.load(Ordering::Relaxed) == number).await;
     }
     world.finish().await;
 }

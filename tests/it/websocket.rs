@@ -241,7 +241,7 @@ async fn either_side_ends_a_websocket_for_both() {
 #[tokio::test]
 async fn a_silent_websocket_stays_open_until_the_drain_deadline() {
     let (peer, _) = api(&[SWITCHED]).await;
-    let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
+    let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"3s\"");
     let mut world = world(&peer, setup).await;
     let (_, mut stream) = shake(&world, "").await;
     expect(&mut stream, "hello").await;
@@ -251,12 +251,12 @@ async fn a_silent_websocket_stays_open_until_the_drain_deadline() {
     expect(&mut stream, "still here").await;
     let began = Instant::now();
     world.process.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    world.process.event("draining").await;
     stream.write_all(b"draining").await.unwrap();
     expect(&mut stream, "draining").await;
 
     assert!(ends(&mut stream).await);
-    assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_millis(2900), "{:?}", began.elapsed());
     assert_eq!(world.process.ended().await.code(), Some(0));
     world.check();
 }
@@ -276,7 +276,7 @@ async fn a_handshake_on_a_connections_last_request_succeeds() {
             }
         })
         .await;
-        let setup = daemon().limits("connection_age = \"1s\"").server("drain = \"1s\"");
+        let setup = daemon().limits("connection_age = \"1s\"").server("drain = \"3s\"");
         let mut world = world(&peer, setup).await;
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(handshake(&world, "").as_bytes()).await.unwrap();
@@ -286,6 +286,7 @@ async fn a_handshake_on_a_connections_last_request_succeeds() {
         } else {
             tokio::time::sleep(Duration::from_millis(1200)).await;
         }
+        // Until the connection's worker has closed it for further requests.
         tokio::time::sleep(Duration::from_millis(100)).await;
         answers.notify_one();
 

@@ -253,18 +253,18 @@ impl Caller {
         assert!(read.expect("no answer in time").unwrap() > 0, "the end came");
     }
 
-    /// Reads a head and what follows it at once.
-    pub async fn read_some(&mut self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        loop {
-            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut bytes)).await;
-            assert!(read.expect("nothing came").unwrap() > 0, "the end came");
-            if bytes.windows(4).any(|window| window == b"\r\n\r\n") {
-                let more = self.stream.read_buf(&mut bytes);
-                let _ = tokio::time::timeout(std::time::Duration::from_millis(30), more).await;
-                return bytes;
+    /// Reads through this text; later bytes belong to the next response.
+    pub async fn read_through(&mut self, text: &str) -> String {
+        let end = loop {
+            if let Some(at) = find(&self.unread, text.as_bytes()) {
+                break at + text.len();
             }
-        }
+            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut self.unread)).await;
+            let received = || String::from_utf8_lossy(&self.unread);
+            let count = read.unwrap_or_else(|_| panic!("no {text:?}: {}", received())).unwrap();
+            assert!(count > 0, "the end came: {}", received());
+        };
+        String::from_utf8(self.unread.drain(..end).collect()).unwrap()
     }
 
     /// Reads until the bytes end with this text.

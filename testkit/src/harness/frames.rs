@@ -150,6 +150,12 @@ impl Frames {
         }
     }
 
+    /// Closes the sending side, and waits until the peer has closed its own.
+    pub async fn close(mut self) {
+        let _ = self.stream.shutdown().await;
+        let _ = self.stream.read_to_end(&mut Vec::new()).await;
+    }
+
     /// Encodes a field without index or compression (RFC 7541 §6.2.2); name and value are shorter than 127 bytes.
     pub fn field(name: &str, value: &str) -> Vec<u8> {
         let mut block = vec![0];

@@ -8,6 +8,19 @@ fn descriptors(world: &World) -> usize {
     world.process.threads_and_descriptors().1
 }
 
+/// The daemon's descriptors once the connections of the start have been closed.
+async fn settled_descriptors(world: &World) -> usize {
+    let mut last = descriptors(world);
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = descriptors(world);
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
 /// The configuration with another key of the upstream, whose address is the same.
 fn with_another_upstream(world: &World) -> String {
     world.configuration().replace("[[routes]]", "[[routes]]\nconnect_timeout = \"4s\"")
@@ -17,13 +30,14 @@ fn with_another_upstream(world: &World) -> String {
 async fn an_unchanged_upstream_keeps_its_http_2_connection_and_requests() {
     let world = daemon().server("workers = 1").http2().start().await;
     let mut caller = world.caller().await;
-    let slow = tokio::spawn(async move { caller.send(&Request::get("/slow/700")).await });
+    let slow = tokio::spawn(async move { caller.send(&Request::get("/held")).await });
     eventually("it is under way", async || world.upstream.requests().len() == 1).await;
 
     world.configure(|text| text + "[routes.headers]\nset = { x-table = \"2\" }\n");
     assert_eq!(world.reload().await["routes"], "0 kept; changed: /");
 
     assert_eq!(world.get("/x").await.status, 200);
+    world.upstream.release();
     assert_eq!(slow.await.unwrap().status, 200);
     let seen = world.upstream.requests();
     assert_eq!(seen.iter().map(|seen| seen.get("x-table")).collect::<Vec<_>>(), [None, Some("2")]);
@@ -42,13 +56,10 @@ async fn connections_of_a_replaced_upstream_end_with_their_last_requests() {
     for has_http2 in [false, true] {
         let setup = daemon().server("workers = 1");
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let none = descriptors(&world);
-        let slow = [2500, 3000].map(|millis| {
+        let none = settled_descriptors(&world).await;
+        let slow = ["/held/1", "/held/2"].map(|target| {
             let address = world.address;
-            tokio::spawn(async move {
-                Caller::connect(address).await.send(&Request::get(&format!("/slow/{millis}"))).await
-            })
+            tokio::spawn(async move { Caller::connect(address).await.send(&Request::get(target)).await })
         });
         eventually("they are under way", async || world.upstream.requests().len() == 2).await;
         // Over HTTP/1.1 the request has a connection of its own, which is idle afterwards.
@@ -64,6 +75,7 @@ async fn connections_of_a_replaced_upstream_end_with_their_last_requests() {
         assert_eq!(world.get("/x").await.status, 200);
         assert_eq!(world.upstream.connections(), before + 1, "by a connection of its own");
 
+        world.upstream.release();
         for slow in slow {
             assert_eq!(slow.await.unwrap().status, 200);
         }
@@ -83,8 +95,7 @@ async fn connections_of_a_removed_upstream_end_when_no_other_takes_its_place() {
         .route("connect_timeout = \"4s\"\n")
         .start()
         .await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let none = descriptors(&world);
+    let none = settled_descriptors(&world).await;
     assert_eq!(world.get("/first").await.status, 200);
     assert_eq!(world.get("/second").await.status, 200);
     are_open(&world, none, 2).await;

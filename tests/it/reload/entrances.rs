@@ -78,10 +78,10 @@ async fn requests_of_a_removed_listener_are_answered_before_it_closes() {
         assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
     }
     let slow = tokio::spawn(async move {
-        let reply = slow.send(&Request::get("/slow/1000")).await;
+        let reply = slow.send(&Request::get("/held")).await;
         (reply, slow)
     });
-    let slow_http2 = tokio::spawn(async move { http2.send(&Request::get("/slow/1000")).await });
+    let slow_http2 = tokio::spawn(async move { http2.send(&Request::get("/held")).await });
     eventually("they are under way", async || world.upstream.requests().len() == 4).await;
 
     listen(&world, "[\"127.0.0.1:0\"]");
@@ -89,6 +89,7 @@ async fn requests_of_a_removed_listener_are_answered_before_it_closes() {
 
     assert_eq!(event["listeners"], "1 kept; removed: 127.0.0.2:0");
     assert!(idle.is_closed().await);
+    world.upstream.release();
     let (reply, mut slow) = slow.await.unwrap();
     assert_eq!((reply.status, slow_http2.await.unwrap().status), (200, 200));
     assert!(slow.is_closed().await);
