@@ -7,17 +7,17 @@ default:
 check: format lint docs test
 
 format:
-    cargo fmt --check
+    cargo fmt --all --check
 
 lint:
-    cargo clippy --all-targets --features hot_path --locked -- -D warnings
+    cargo clippy --workspace --all-targets --features hot_path --locked -- -D warnings
     cargo clippy --test load --locked -- -D warnings
 
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked --document-private-items
 
 test:
-    cargo test --locked
+    cargo test --workspace --locked
 
 # Check licences, advisories, bans and sources, or the named ones (needs cargo-deny; advisories need github.com).
 deny *checks:

@@ -1,4 +1,4 @@
-//! The near side: callers that write what was made before, and look for the end of the answer.
+//! Callers that write prepared requests, and search for the end of the answer.
 
 use super::pipe::End;
 use super::upstream::LAST;
@@ -7,7 +7,7 @@ use super::upstream::LAST;
 pub struct Http1(End);
 
 impl Http1 {
-    /// Over this connection.
+    /// A caller over this connection.
     pub const fn new(connection: End) -> Self {
         Self(connection)
     }
@@ -36,7 +36,7 @@ const END_HEADERS: u8 = 0x4;
 const FRAME_HEAD: usize = 9;
 
 impl Http2 {
-    /// Over this connection; says hello, and opens its window as wide as it goes.
+    /// A caller over this connection; sends the preface, and opens the connection's window to its maximum.
     pub fn new(connection: End) -> Self {
         let window = (u32::MAX / 2 - u32::from(u16::MAX)).to_be_bytes();
         connection.put(&[
@@ -58,7 +58,7 @@ impl Http2 {
     }
 }
 
-/// The fields of a request (RFC 7541): indexed, or written out and not put into the table.
+/// The fields of a request (RFC 7541): indexed, or literal without indexing.
 const FIELDS: &[u8] = b"\x82\x86\x01\x09localhost\x04\x20/api/v2/users/me?expand=presence\
     \x0f\x2b\x0aclient/1.0\x0f\x04\x10application/json\x90";
 
@@ -68,9 +68,9 @@ fn frame_head(kind: u8, flags: u8, stream: u32, length: usize) -> [u8; FRAME_HEA
     [high, middle, low, kind, flags, a, b, c, d]
 }
 
-/// Whether an answer that has come to its end is a 200 with a body; `None` before its end.
+/// Whether a complete answer is a 200 with a body; `None` before its end.
 fn is_ok(mut frames: &[u8]) -> Option<bool> {
-    /// `:status: 200`, which has an index of its own.
+    /// The index of `:status: 200`.
     const STATUS_200: u8 = 0x88;
 
     let mut has_status = false;

@@ -1,4 +1,4 @@
-//! The cases: what is sent, over how many connections, and what must come of it.
+//! The cases: their requests, connections and expected outcomes.
 
 use bearerd::config::Config;
 use futures_util::future::join_all;
@@ -6,14 +6,14 @@ use futures_util::future::join_all;
 use super::caller::{Http1, Http2};
 use super::world::World;
 
-/// Callers whose tokens die together.
+/// Callers whose token is revoked at the same time.
 const BURST: usize = 8;
 const ROUTES: usize = 100;
-/// What a request without a body ends with, and one with the body of [`post`].
+/// The end of a request without a body, and of a request of [`post`].
 const HEAD_END: &[u8] = b"\r\n\r\n";
 const BODY_END: &[u8] = b"x!";
 
-/// What is counted: requests in one world, one after the other or in bursts.
+/// The requests that are counted: in one world, one after the other or in bursts.
 pub struct Case {
     world: World,
     callers: Callers,
@@ -22,7 +22,7 @@ pub struct Case {
 enum Callers {
     /// These requests in turn.
     One(Http1, Vec<Vec<u8>>),
-    /// Their token is dead each time: all see a 401, one token is asked for, and all are sent again.
+    /// Bursts with a revoked token: each request gets a 401, one token request follows, and all requests are replayed.
     Burst(Vec<Http1>, Vec<u8>),
     Http2(Http2),
 }
@@ -39,7 +39,7 @@ pub fn named(name: &str, config: &Config) -> Case {
     let callers = match name {
         "get" => Callers::One(http1(), vec![get("/api/v2/users/me")]),
         "post" => Callers::One(http1(), vec![post()]),
-        // What it takes to find one differs from run to run, as maps are seeded; what all take together does not.
+        // The cost of finding one route differs between runs, as maps are seeded; the cost of finding all does not.
         "routes" => {
             let path = |route| format!("/{route:02}/v2/users/me");
             Callers::One(http1(), (0..ROUTES).map(|route| get(&path(route))).collect())
@@ -74,7 +74,7 @@ impl Case {
                     tokens.revoke();
                     join_all(callers.iter().map(|caller| caller.request(request))).await;
                 }
-                // The very first has no token yet, and waits for it.
+                // The first burst waits for the first token.
                 assert_eq!(tokens.issued(), issued + bursts as u64);
                 return;
             }

@@ -1,11 +1,11 @@
-//! What a request costs, to be counted in instructions: `hot_path CASE REQUESTS` answers that many, to warm up, and
-//! then as many in [`counted`].
+//! The instructions of a request: `hot_path CASE REQUESTS` answers so many requests to warm up, and then as many in
+//! [`counted`].
 //!
 //! The worker is the real one, with its service, route table, pool and refresher. Its callers and its upstream are at
-//! the other ends of in-memory pipes, in the same thread, and do next to nothing: they write bytes that were made
-//! before, and look for the last byte of what they wait for. So what is counted is bearerd's, and the same each time.
-//! `benches/instructions` has valgrind look at that function alone, so that the start does not count, which is never as
-//! long as before.
+//! the other ends of in-memory pipes, in the same thread. They write prepared bytes and search for the last byte of the
+//! answer, so that the count is bearerd's own and the same in every run.
+//! `benches/instructions` lets valgrind count in that function alone: the start of the program takes a different number of
+//! instructions in every run.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made ends by panicking")]
 
@@ -17,7 +17,7 @@ mod world;
 
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
-/// The daemon's.
+/// The daemon's allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -28,7 +28,7 @@ fn main() {
     };
     let requests = requests.parse().unwrap();
     let config = world::configuration(case::routes(name));
-    // As in the daemon: a worker's memory is its thread's own, and what the start left behind is not in its way.
+    // As in the daemon, the worker has a thread, whose memory the start has not fragmented.
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let options = LocalOptions::default();
@@ -40,7 +40,7 @@ fn main() {
     });
 }
 
-/// What valgrind counts, found by its name. The workers' tasks run in here too.
+/// The function that valgrind counts, by its name. The worker's tasks run in it too.
 #[inline(never)]
 fn counted(runtime: &LocalRuntime, requests: impl Future<Output = ()>) {
     runtime.block_on(requests);

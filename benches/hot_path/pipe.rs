@@ -1,4 +1,4 @@
-//! A byte stream in memory between two tasks of one thread: cheaper than any socket, and always as expensive.
+//! A byte stream in memory between two tasks of one thread, with the same cost in every run.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use bearerd::proxy::downstream::io::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is on its way in one direction.
+/// The bytes of one direction.
 #[derive(Default)]
 struct Lane {
     bytes: Vec<u8>,
@@ -24,7 +24,7 @@ pub struct End {
     outgoing: Rc<RefCell<Lane>>,
 }
 
-/// Two ends. What is written to one is read from the other; nothing ever waits to be written.
+/// Two connected ends. Writes never wait.
 pub fn pipe() -> (End, End) {
     let (one, other) = (Rc::<RefCell<Lane>>::default(), Rc::<RefCell<Lane>>::default());
     let near = End { incoming: Rc::clone(&one), outgoing: Rc::clone(&other) };
@@ -32,7 +32,7 @@ pub fn pipe() -> (End, End) {
 }
 
 impl End {
-    /// Puts bytes on their way.
+    /// Writes bytes.
     pub fn put(&self, parts: &[&[u8]]) {
         let mut lane = self.outgoing.borrow_mut();
         for part in parts {
@@ -43,9 +43,9 @@ impl End {
         }
     }
 
-    /// Waits until `complete` makes something of all that has come and not been taken yet, and takes that.
+    /// Waits until `complete` returns a value for the received bytes, and takes them.
     ///
-    /// It is asked again with each piece that comes. `None` at the end of the stream.
+    /// `complete` is called again for each piece that arrives. `None` at the end of the stream.
     pub async fn take_when<T>(&self, mut complete: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
         let mut seen = 0;
         std::future::poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! The far side: an API that answers 200 to the live token and 401 to others, and whoever issues tokens.
+//! The peers: an API that answers 200 to the live token and 401 to others, and a token endpoint.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,29 +13,29 @@ use secrecy::SecretString;
 
 use super::pipe::{End, pipe};
 
-/// The last byte of each body that is sent, and found nowhere else in a message.
+/// The last byte of each body, which occurs nowhere else in a message.
 pub const LAST: u8 = b'!';
 
-/// The tokens: how many were issued, and which is live.
+/// The number of issued tokens, and the live one.
 #[derive(Debug, Default)]
 pub struct Tokens {
     issued: AtomicU64,
-    /// The field that a request must have.
+    /// The `authorization` field with the live token.
     live: Mutex<Option<String>>,
 }
 
 impl Tokens {
-    /// How many were issued.
+    /// How many tokens were issued.
     pub fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
 
-    /// Makes the token that is in use worth nothing.
+    /// Revokes the live token.
     pub fn revoke(&self) {
         *self.live.lock().unwrap() = None;
     }
 
-    /// A new token, as long as those that servers issue and as long as any other.
+    /// Issues a token of a usual length, the same for all tokens.
     fn issue(&self) -> String {
         let number = self.issued.fetch_add(1, Ordering::Relaxed) + 1;
         let token = format!("{number:0>256}");
@@ -43,7 +43,7 @@ impl Tokens {
         token
     }
 
-    /// Whether a request has the live token. It is looked for where it was found before: that costs nothing.
+    /// Whether a request has the live token. The search begins where the token was found before, which costs little.
     fn authorizes(&self, request: &[u8], at: &mut usize) -> bool {
         let live = self.live.lock().unwrap();
         let Some(field) = live.as_ref().map(String::as_bytes) else { return false };
@@ -81,9 +81,9 @@ impl TokenEndpoint for Issuer {
 
 /// The API; a connection to it is a pipe to a task.
 pub struct Api {
-    /// Which of them are live.
+    /// The tokens that the API accepts.
     pub tokens: Arc<Tokens>,
-    /// How a request ends.
+    /// The end of a request.
     pub request_end: &'static [u8],
 }
 

@@ -61,7 +61,7 @@ async fn show(demo: Demo) -> Result<(), DemoError> {
             tokio::select! {
                 _ = revoke.tick() => {
                     scenario.revoke();
-                    output::line("  the token has just been revoked");
+                    output::line("  the token was revoked");
                 }
                 _ = signals.next() => break,
             }

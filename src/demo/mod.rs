@@ -1,13 +1,7 @@
-//! `bearerd demo`: an authorization server and an API of our own, and the daemon between them.
+//! `bearerd demo`: the daemon between an authorization server and an API that run in the same process.
 //!
-//! Everything is on loopback and in memory. The servers are real ones, small and obedient: they can be told to
-//! revoke tokens, to answer late or to refuse, and they remember what they saw. The tests are built on them too.
+//! Everything is on loopback and in memory. The two servers are those that the tests use.
 
-mod access_token;
-mod api;
-mod authorization_codes;
-pub mod authorization_server;
-pub mod pki;
-pub mod refresh_tokens;
 pub mod scenario;
-pub mod server;
+
+pub use testkit::pki;

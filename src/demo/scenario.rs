@@ -1,4 +1,4 @@
-//! What `bearerd demo` shows, step by step; each step checks what it says.
+//! The steps of `bearerd demo`. Each step checks what its text says.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use testkit::api::{Api, Describe};
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::{Pki, PkiError};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::api::Api;
-use super::authorization_server::{Answer, AuthorizationServer};
-use super::pki::{Pki, PkiError};
 use crate::app::{Daemon, StartError};
 use crate::config;
 use crate::config::{Diagnostics, Environment, Roots};
@@ -19,28 +19,28 @@ use crate::config::{Diagnostics, Environment, Roots};
 const CLIENT_ID: &str = "demo";
 const BURST: usize = 200;
 const RETRY_AFTER_SECONDS: u64 = 2;
-/// Longer than any step takes when all is well.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than any step takes.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The two servers and the daemon between them.
 #[derive(Debug)]
 pub struct Scenario {
     authorization_server: AuthorizationServer,
-    api: Api,
+    api: Api<Describe>,
     daemon: Daemon,
     client: reqwest::Client,
 }
 
-/// Why the demo did not start, or a step did not do what it says.
+/// Why the demo did not start, or which step failed.
 #[derive(Debug, Error)]
 pub enum DemoError {
-    /// It would be reachable from elsewhere.
+    /// The address is reachable from other machines.
     #[error("the demo listens on loopback only, and not on {0}")]
     OffLoopback(SocketAddr),
-    /// A server has no port.
+    /// A server could not listen.
     #[error("a server of the demo could not start")]
     Server(#[from] std::io::Error),
-    /// No certificate could be made.
+    /// A certificate could not be made.
     #[error(transparent)]
     Pki(#[from] PkiError),
     /// The daemon's configuration is wrong.
@@ -49,22 +49,22 @@ pub enum DemoError {
     /// The daemon did not start.
     #[error("the daemon did not start")]
     Start(#[from] StartError),
-    /// A request was not answered.
+    /// A request got no answer.
     #[error("a request was not answered")]
     Request(#[from] reqwest::Error),
-    /// A step ended otherwise than it should.
+    /// A step had another outcome than expected.
     #[error("{step}: expected {expected}, got {got}")]
     Otherwise {
         /// The step.
         step: &'static str,
-        /// What it should have come to.
+        /// The expected outcome.
         expected: String,
-        /// What it came to.
+        /// The actual outcome.
         got: String,
     },
 }
 
-/// An answer as a caller sees it, and how long it took.
+/// An answer to the application.
 struct Seen {
     status: StatusCode,
     retry_after: Option<u64>,
@@ -76,7 +76,7 @@ impl Scenario {
     ///
     /// # Errors
     ///
-    /// [`DemoError`], most likely that the address is taken.
+    /// [`DemoError`], most often because the address is in use.
     pub async fn start(listen: SocketAddr) -> Result<Self, DemoError> {
         if !listen.ip().is_loopback() {
             return Err(DemoError::OffLoopback(listen));
@@ -84,8 +84,8 @@ impl Scenario {
         let pki = Pki::new(&["localhost"])?;
         let secret = format!("{:032x}", fastrand::u128(..));
         let authorization_server = AuthorizationServer::start(CLIENT_ID, &secret, None).await?;
-        let api =
-            Api::start(pki.server_config(&[b"http/1.1"])?, authorization_server.introspection()).await?;
+        let tls = pki.server_config(&[b"http/1.1"])?;
+        let api = Api::listen(Some(tls), Describe { tokens: authorization_server.introspection() }).await?;
         let text = format!(
             "[server]\n\
              listen = \"{listen}\"\n\
@@ -110,21 +110,21 @@ impl Scenario {
         }
         let daemon = Daemon::start(&config, None)?;
         #[expect(clippy::disallowed_methods, reason = "calls our own daemon, and holds no secret")]
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(STEP_TIMEOUT).build()?;
         Ok(Self { authorization_server, api, daemon, client })
     }
 
-    /// Where applications call.
+    /// The address for applications.
     pub fn url(&self) -> String {
         self.daemon.addresses().first().map(|address| format!("http://{address}")).unwrap_or_default()
     }
 
-    /// The daemon, to be stopped when all is shown.
+    /// The daemon, to be stopped.
     pub fn into_daemon(self) -> Daemon {
         self.daemon
     }
 
-    /// Who is who.
+    /// The addresses of the three servers.
     pub fn introduction(&self) -> String {
         format!(
             "bearerd demo: everything below runs on loopback, in this process.\n\
@@ -138,33 +138,33 @@ impl Scenario {
         )
     }
 
-    /// 1: a token is there before anyone asks for it.
+    /// 1: the daemon requests a token before the first request.
     pub async fn first_token(&self) -> Result<String, DemoError> {
         let started = Instant::now();
-        while self.authorization_server.issued().is_empty() && started.elapsed() < PATIENCE {
+        while self.authorization_server.issued().is_empty() && started.elapsed() < STEP_TIMEOUT {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         expect("first token", 1, self.authorization_server.requests())?;
-        Ok("A first token\n\
-            \x20  bearerd has asked for one by itself, before any application called.\n\
+        Ok("The first token\n\
+            \x20  bearerd requested a token before any application called.\n\
             \x20  Token requests in this step: 1"
             .to_owned())
     }
 
-    /// 2: a request without any credential is answered.
+    /// 2: a request without a credential is answered.
     pub async fn plain_request(&self) -> Result<String, DemoError> {
         let seen = self.get().await?;
         expect("plain request", StatusCode::OK, seen.status)?;
         Ok(format!(
-            "A request without any credential\n\
+            "A request without a credential\n\
              \x20  GET /hello  ->  {} in {}\n\
-             \x20  The application sent no token; the API saw a live one.",
+             \x20  The application sent no token; the API received a live one.",
             seen.status.as_u16(),
             millis(seen.took)
         ))
     }
 
-    /// 3: the token is revoked behind our back; the caller sees nothing of it.
+    /// 3: the token is revoked at the API; the caller does not notice.
     pub async fn revoked(&self) -> Result<String, DemoError> {
         let (requests, rejected) = (self.authorization_server.requests(), self.api.rejected());
         self.authorization_server.revoke_all();
@@ -173,16 +173,16 @@ impl Scenario {
         expect("revoked token: 401s of the API", 1, self.api.rejected() - rejected)?;
         expect("revoked token: token requests", 1, self.authorization_server.requests() - requests)?;
         Ok(format!(
-            "The token is revoked at the API, and nobody tells bearerd\n\
+            "The API revokes the token without notice\n\
              \x20  GET /hello  ->  {} in {}\n\
-             \x20  The API said 401; bearerd got a new token and sent the request again.\n\
-             \x20  The application saw one answer. 401s it saw: 0. Token requests in this step: 1",
+             \x20  The API answered 401; bearerd requested a new token and sent the request again.\n\
+             \x20  The application received one answer and no 401. Token requests in this step: 1",
             seen.status.as_u16(),
             millis(seen.took)
         ))
     }
 
-    /// 4: many callers find the same dead token at once.
+    /// 4: many requests meet the same revoked token.
     pub async fn burst(&self) -> Result<String, DemoError> {
         let requests = self.authorization_server.requests();
         self.authorization_server.set_delay(Duration::from_millis(300));
@@ -198,14 +198,14 @@ impl Scenario {
         expect("burst: answers of 200", BURST, good)?;
         expect("burst: token requests", 1, self.authorization_server.requests() - requests)?;
         Ok(format!(
-            "{BURST} requests at once, on a token that was just revoked; a slow token endpoint\n\
+            "{BURST} requests at once with a revoked token and a slow token endpoint\n\
              \x20  {BURST} x GET /hello  ->  {good} x 200 in {}\n\
-             \x20  All of them waited for the same refresh. 401s they saw: 0. Token requests in this step: 1",
+             \x20  All requests waited for the same refresh; no application received a 401. Token requests in this step: 1",
             millis(took)
         ))
     }
 
-    /// 5: the token endpoint asks to be left alone, and is.
+    /// 5: the daemon obeys a `Retry-After` of the token endpoint.
     pub async fn retry_after(&self) -> Result<String, DemoError> {
         let requests = self.authorization_server.requests();
         self.authorization_server.answer_next(Answer::too_many(RETRY_AFTER_SECONDS));
@@ -227,9 +227,9 @@ impl Scenario {
         }
         Ok(format!(
             "The token is revoked again, and the token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
-             \x20  GET /hello  ->  {} with Retry-After: {asked_to_wait} in {}: its refresh failed, so it is told at once\n\
-             \x20  GET /hello  ->  {} in {}: it came later, and waited until asking was allowed again\n\
-             \x20  The next token request came {} after the 429: what was asked, and a little chance on top.",
+             \x20  GET /hello  ->  {} with Retry-After: {asked_to_wait} in {}: the refresh failed\n\
+             \x20  GET /hello  ->  {} in {}: this request waited until the token endpoint could be asked again\n\
+             \x20  The next token request came {} after the 429: Retry-After and a random delay.",
             first.status.as_u16(),
             millis(first.took),
             second.status.as_u16(),
@@ -248,7 +248,7 @@ impl Scenario {
         Ok(Seen { status, retry_after, took: started.elapsed() })
     }
 
-    /// Revokes the current token, for whoever wants to try it by hand.
+    /// Revokes the current token.
     pub fn revoke(&self) {
         self.authorization_server.revoke_all();
     }

@@ -54,7 +54,7 @@ mod tests {
 
     use super::*;
     use crate::config::model::server_tls::TlsFiles;
-    use crate::demo::pki::Pki;
+    use testkit::pki::Pki;
 
     fn material(folder: &Path) -> TlsMaterial {
         let pki = Pki::new(&["localhost"]).unwrap();

@@ -1,7 +1,7 @@
-//! The fuzz targets without a fuzzer: each with its corpus, and for a moment with what chance makes of that.
+//! The fuzz targets without a fuzzer: each with its corpus, and with random changes to it.
 //!
-//! `just fuzz` looks for longer and knows which code an input reaches. What fails here is printed as a Rust literal; it
-//! belongs into the target's corpus once it is mended.
+//! `just fuzz` runs longer and is guided by coverage. A failing input is printed as a Rust literal; it belongs into the
+//! target's corpus once the defect is fixed.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// For each target, so that all of them are over in seconds.
+/// The time for each target.
 const TIME: Duration = Duration::from_millis(1500);
 const LONGEST: usize = 4096;
-/// What means something to one of them.
+/// Strings that have a meaning for a target.
 const WORDS: [&[u8]; 24] = [
     b"\r\n",
     b"\n",
@@ -48,7 +48,7 @@ const WORDS: [&[u8]; 24] = [
     b"\0",
 ];
 
-/// Says which input it was if the target panics.
+/// Prints the input if the target panics.
 struct Shown<'i>(&'i [u8]);
 
 impl Drop for Shown<'_> {
@@ -69,7 +69,7 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
-/// One of them with a few changes.
+/// An input of the corpus with a few changes.
 fn changed(corpus: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let mut input = corpus[rng.usize(..corpus.len())].clone();
     for _ in 0..rng.usize(1..6) {
@@ -97,7 +97,7 @@ fn changed(corpus: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
 }
 
 #[test]
-fn every_target_holds_for_its_corpus_and_what_chance_makes_of_it() {
+fn every_target_holds_for_its_corpus_and_for_random_changes_to_it() {
     let running = targets::ALL.map(|(name, run)| {
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let corpus = corpus(name);

@@ -1,28 +1,29 @@
-//! `upstream = "discover"`: where the API is, the issuer says, and is believed as little as possible.
+//! `upstream = "discover"`: the issuer's document names the API's address, which is checked before use.
 
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 use tokio::time::Instant;
 
-use crate::harness::connect_proxy::{ConnectProxy, Does};
-use crate::harness::issuer::{Issuer, Says};
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{PATIENCE, Process, Request, Setup, Upstream, World, eventually};
+use crate::harness::{Request, STEP_TIMEOUT, Setup, Upstream, World, daemon, eventually, spawn};
+use testkit::harness::connect_proxy::{ConnectProxy, Does};
+use testkit::harness::issuer::{Issuer, Says};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const TENANT: &str = "11eb-0f & co";
 
-/// A world whose route discovers its upstream; `{issuer}` has to say where it is.
+/// A world whose route discovers its upstream from this issuer.
 fn setup(issuer: &Issuer) -> Setup {
-    Setup::default()
+    daemon()
         .credential(&format!("provider = \"cxone\"\nissuer = \"{}\"", issuer.url()))
         .credential("grant = \"client_credentials\"\nlogin_stub = []\nca_file = \"ca.pem\"")
         .upstream("discover".to_owned())
         .without_token()
 }
 
-/// Starts it with tokens that name a tenant.
+/// Starts a world with tokens that name a tenant.
 async fn start(setup: Setup) -> World {
     setup.start_after(async |server| server.set_tenant(TENANT)).await
 }
@@ -39,14 +40,14 @@ async fn found(issuer: &Issuer) -> World {
 }
 
 #[tokio::test]
-async fn the_issuer_is_asked_for_the_tokens_tenant_and_requests_go_where_it_says() {
+async fn requests_go_to_the_api_that_the_issuer_names_for_the_tokens_tenant() {
     let issuer = Issuer::start(Says::Hangs).await;
     issuer.says(Says::Status(503, String::new()));
     let world = found(&issuer).await;
 
     let reply = world.send(&Request::post("/echo?q=1", b"a body")).await;
     assert_eq!((reply.status, reply.text()), (200, "a body".to_owned()));
-    // Host is checked by the upstream itself, in each of these tests.
+    // The upstream itself checks `Host`, in each of these tests.
     assert_eq!(world.upstream.requests().last().unwrap().target, "/echo?q=1");
 
     for asked in issuer.asked() {
@@ -75,7 +76,7 @@ async fn a_401_from_a_discovered_api_is_replayed() {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_first_waits_for_token_and_address_and_its_caller_notices_nothing() {
+async fn a_request_before_the_first_token_waits_for_the_token_and_the_address() {
     let issuer = Issuer::start(Says::Status(503, String::new())).await;
     let world = setup(&issuer)
         .start_after(async |server| {
@@ -92,7 +93,7 @@ async fn a_request_that_comes_first_waits_for_token_and_address_and_its_caller_n
 }
 
 #[tokio::test]
-async fn while_the_address_is_missing_the_answer_and_readyz_say_so() {
+async fn without_an_address_requests_and_readyz_report_the_missing_address() {
     let issuer = Issuer::start(Says::Hangs).await;
     let world = start(setup(&issuer).limits("token_wait = \"300ms\"")).await;
     eventually("asked", async || !issuer.asked().is_empty()).await;
@@ -100,7 +101,7 @@ async fn while_the_address_is_missing_the_answer_and_readyz_say_so() {
 
     let reply = world.get("/x").await;
 
-    assert!((Duration::from_millis(280)..PATIENCE).contains(&began.elapsed()));
+    assert!((Duration::from_millis(280)..STEP_TIMEOUT).contains(&began.elapsed()));
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("upstream_unavailable")));
     assert_eq!(reply.get("proxy-status"), Some("bearerd; error=destination_not_found"));
     assert_eq!(reply.get("retry-after"), Some("1"));
@@ -113,7 +114,7 @@ async fn while_the_address_is_missing_the_answer_and_readyz_say_so() {
 }
 
 #[tokio::test]
-async fn a_missing_token_is_told_as_such_and_not_as_a_missing_address() {
+async fn a_missing_token_is_reported_as_a_missing_token_and_not_as_a_missing_address() {
     let issuer = Issuer::start(Says::Hangs).await;
     let world = setup(&issuer)
         .start_after(async |server| server.answer_next(Answer::status(400, r#"{"error":"invalid_client"}"#)))
@@ -128,7 +129,7 @@ async fn a_missing_token_is_told_as_such_and_not_as_a_missing_address() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_not_required_keeps_nobody_unready() {
+async fn a_credential_that_is_not_required_does_not_affect_readiness() {
     let issuer = Issuer::start(Says::HangsUp).await;
     let world = start(setup(&issuer).credential("required = false")).await;
     eventually("asked", async || !issuer.asked().is_empty()).await;
@@ -140,7 +141,7 @@ async fn a_credential_that_is_not_required_keeps_nobody_unready() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_none_or_names_what_is_not_accepted_is_refused_with_the_reason() {
+async fn a_malformed_document_or_a_refused_address_is_reported_with_the_reason() {
     let huge = format!("{{\"x\":\"{}\"}}", "x".repeat(70_000));
     for (says, reason) in [
         (Says::Status(404, "{}".to_owned()), "the issuer answered with status 404"),
@@ -180,7 +181,7 @@ async fn a_document_that_is_none_or_names_what_is_not_accepted_is_refused_with_t
 }
 
 #[tokio::test]
-async fn a_token_that_names_no_tenant_is_told_of() {
+async fn a_token_without_a_tenant_is_reported() {
     let issuer = Issuer::start(Says::Hangs).await;
     let world = setup(&issuer).limits("token_wait = \"1s\"").start().await;
     world.process.event("discovery failed").await;
@@ -194,7 +195,7 @@ async fn a_token_that_names_no_tenant_is_told_of() {
 }
 
 #[tokio::test]
-async fn when_the_tenant_changes_new_requests_go_to_the_new_address_and_old_ones_end_on_the_old() {
+async fn when_the_tenant_changes_new_requests_go_to_the_new_address() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let issuer = Issuer::start(Says::HangsUp).await;
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
@@ -211,7 +212,7 @@ async fn when_the_tenant_changes_new_requests_go_to_the_new_address_and_old_ones
 
     world.authorization.set_tenant("two");
     issuer.says(Says::Api(other.url()));
-    // Whatever the old address has accepted is dead now, and the next token is another tenant's.
+    // All tokens are revoked, and the next token names another tenant.
     world.authorization.revoke_all();
     let _ = world.get("/has-the-token-replaced").await;
     eventually("asked again", async || issuer.asked().last().unwrap().target.ends_with("tenantId=two")).await;
@@ -230,8 +231,8 @@ async fn when_the_tenant_changes_new_requests_go_to_the_new_address_and_old_ones
 }
 
 #[tokio::test]
-async fn an_api_endpoint_with_a_path_has_it_put_in_front_and_taken_off_a_location() {
-    use crate::harness::raw::{RawPeer, read_head};
+async fn an_api_endpoints_path_is_prepended_to_requests_and_removed_from_locations() {
+    use testkit::harness::raw::{RawPeer, read_head};
     use tokio::io::AsyncWriteExt;
 
     let api = RawPeer::tcp(|mut stream| async move {
@@ -259,7 +260,7 @@ async fn an_api_endpoint_with_a_path_has_it_put_in_front_and_taken_off_a_locatio
 }
 
 #[tokio::test]
-async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_routes() {
+async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_routes_proxy() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = || Some(pki.server_config(&[b"http/1.1"]).unwrap());
     let issuer = Issuer::start_with(tls(), Says::HangsUp).await;
@@ -277,7 +278,7 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
     issuer.says(Says::Api(world.upstream.url()));
     ready(&world).await;
 
-    // The API does not know the tokens of this server.
+    // The API rejects the tokens of this server.
     assert_eq!(world.get("/x").await.status, 401);
 
     let target =
@@ -291,7 +292,7 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
     assert!(asked.iter().all(|head| head.starts_with(&target(world.upstream.url()))), "{asked:?}");
     for token in server.issued() {
         assert!(!by_route.has_carried(&token) && !by_credential.has_carried(&token));
-        search(&world.process.output(), &token);
+        assert_absent(&world.process.output(), &token);
     }
     world.finish().await;
 }
@@ -336,18 +337,18 @@ async fn a_reload_that_changes_how_tokens_are_asked_for_keeps_the_address_and_as
     let head = format!("CONNECT {} ", issuer.url().trim_start_matches("https://"));
     assert!(proxy.asked().iter().any(|asked| asked.starts_with(&head)));
     for token in server.issued() {
-        search(&world.process.output(), &token);
+        assert_absent(&world.process.output(), &token);
     }
     world.finish().await;
 }
 
 #[tokio::test]
-async fn check_online_discovers_with_the_tried_token_and_connects_to_what_was_found() {
+async fn check_online_discovers_the_api_with_the_test_token_and_connects_to_it() {
     let issuer = Issuer::start(Says::HangsUp).await;
     let world = found(&issuer).await;
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
     let check = async || {
-        let mut process = Process::spawn(&["check", "--online"], &environment, &world.folder());
+        let mut process = spawn(&["check", "--online"], &environment, &world.folder());
         let code = process.ended().await.code();
         (code, process.output())
     };

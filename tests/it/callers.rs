@@ -1,4 +1,4 @@
-//! Who may call without TLS, and what is said of callers: unix sockets, proxies in front, pages in browsers.
+//! Callers without TLS: unix sockets, trusted proxies, forwarding fields, and pages in browsers.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Process, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually, spawn};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
-/// A world that listens on a unix socket too, and the socket's path.
+/// A world that also listens on a unix socket, and the socket's path.
 async fn world_on_a_socket(folder: &Path) -> (World, PathBuf) {
     let path = folder.join("b.sock");
     let listen = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]", path.display());
-    (Setup::default().quiet().server(&listen).start().await, path)
+    (daemon().quiet().server(&listen).start().await, path)
 }
 
 async fn over(path: &Path) -> Caller {
@@ -36,11 +36,11 @@ async fn a_unix_socket_serves_both_protocols_beside_tcp_and_is_private() {
     let stream = UnixStream::connect(&path).await.unwrap();
     let mut http2 = Http2Caller::over(stream, "http://localhost".to_owned()).await;
     assert_eq!(http2.send(&Request::get("/x")).await.status, 200);
-    // The rules for Host are those of loopback.
+    // The rules for `Host` are the same as on loopback.
     let reply = over(&path).await.send(&Request::get("/x").field("host", "evil.test")).await;
     assert_eq!((reply.status, reply.code().as_deref()), (421, Some("host_not_allowed")));
 
-    // As from a shell.
+    // As a shell script would send it.
     let mut raw = UnixStream::connect(&path).await.unwrap();
     raw.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -60,7 +60,7 @@ async fn a_unix_socket_serves_both_protocols_beside_tcp_and_is_private() {
 }
 
 #[tokio::test]
-async fn a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not() {
+async fn the_socket_of_a_dead_daemon_is_replaced_and_of_a_running_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, path) = world_on_a_socket(folder.path()).await;
 
@@ -80,7 +80,7 @@ async fn a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not() {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_on_a_unix_socket_is_finished_after_its_file_is_gone() {
+async fn requests_on_a_unix_socket_finish_after_its_file_was_removed() {
     let folder = tempfile::tempdir().unwrap();
     let (mut world, path) = world_on_a_socket(folder.path()).await;
     let mut caller = over(&path).await;
@@ -95,10 +95,10 @@ async fn what_is_in_flight_on_a_unix_socket_is_finished_after_its_file_is_gone()
     world.check();
 }
 
-/// What an upstream was sent by a world with these settings, for a request of this caller.
+/// The request that an upstream receives from a world with these settings, for this caller's request.
 async fn sent(server: &str, route: &str, request: &Request) -> (String, serde_json::Value) {
     let recorder = Recorder::start("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -122,7 +122,7 @@ async fn sent(server: &str, route: &str, request: &Request) -> (String, serde_js
     (head, event)
 }
 
-/// A caller that says all it can of itself and of others.
+/// A request with every field that names a client.
 fn talkative() -> Request {
     [
         ("x-forwarded-for", "192.0.2.1"),
@@ -144,12 +144,12 @@ fn talkative() -> Request {
 
 /// XFF-01.
 #[tokio::test]
-async fn what_a_caller_says_of_itself_is_not_passed_on_and_opens_nothing() {
+async fn a_callers_forwarding_fields_are_not_passed_on_and_grant_no_access() {
     let (head, event) = sent("", "", &talkative()).await;
     assert!(!head.contains("forwarded") && !head.contains("192.0.2.1") && !head.contains("evil"), "{head}");
     assert_eq!((event["peer"].as_str(), event.get("caller")), (Some("127.0.0.1"), None), "{event}");
 
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .server("allow_from = [\"192.0.2.0/24\"]\ntrusted_proxies = [\"127.0.0.1\"]")
         .start()
@@ -160,7 +160,7 @@ async fn what_a_caller_says_of_itself_is_not_passed_on_and_opens_nothing() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_told_of_the_caller_as_the_route_says_in_our_own_words() {
+async fn forwarding_fields_are_set_as_the_route_says() {
     let (head, _) = sent("", "forwarded = \"x-forwarded\"", &talkative()).await;
     for field in
         ["x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: http\r\n", "x-forwarded-host: localhost\r\n"]
@@ -175,7 +175,7 @@ async fn an_upstream_is_told_of_the_caller_as_the_route_says_in_our_own_words() 
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_for_whom_it_calls_in_the_log_and_to_the_upstream() {
+async fn a_trusted_proxys_client_address_reaches_the_log_and_the_upstream() {
     let server = "trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]";
     let request = Request::get("/x").field("x-forwarded-for", "6.6.6.6, 192.0.2.1, 10.0.0.2");
 
@@ -188,7 +188,7 @@ async fn a_trusted_proxy_says_for_whom_it_calls_in_the_log_and_to_the_upstream()
 /// PP-01.
 #[tokio::test]
 async fn a_proxy_protocol_preface_is_refused() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let request = format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
     let v2 = [
         &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\0\x01\0\x02"[..],
@@ -207,8 +207,8 @@ async fn a_proxy_protocol_preface_is_refused() {
 
 /// ADM-01.
 #[tokio::test]
-async fn the_admin_paths_are_not_reached_by_way_of_the_callers_address() {
-    let world = Setup::default().quiet().start().await;
+async fn admin_paths_are_not_reachable_at_the_callers_address() {
+    let world = daemon().quiet().start().await;
     let admin = world.admin;
     for (target, host) in [
         ("/readyz".to_owned(), None),
@@ -224,7 +224,7 @@ async fn the_admin_paths_are_not_reached_by_way_of_the_callers_address() {
         let request = Request { target: target.clone(), ..Request::get("/") };
         let request = host.iter().fold(request, |request, host| request.field("host", host));
         let reply = world.send(&request).await;
-        // The API's own answer, or a refusal: never ours of another address.
+        // The API's own answer or a refusal, and never an answer of the admin address.
         assert!(
             reply.get("x-seen-path").is_some() || (400..=421).contains(&reply.status),
             "{target}: {reply:?}"
@@ -236,8 +236,8 @@ async fn the_admin_paths_are_not_reached_by_way_of_the_callers_address() {
 
 /// WEB-01, WEB-02, WEB-03, WEB-06, over both protocols.
 #[tokio::test]
-async fn a_page_of_another_site_gets_nothing_and_no_cors_field() {
-    let world = Setup::default().quiet().start().await;
+async fn a_page_of_another_site_gets_403_and_no_cors_field() {
+    let world = daemon().quiet().start().await;
     let port = world.address.port();
     let rebound = format!("rebind.evil.test:{port}");
     let preflight = Request::get("/x")
@@ -276,8 +276,8 @@ async fn a_page_of_another_site_gets_nothing_and_no_cors_field() {
 
 /// WEB-04.
 #[tokio::test]
-async fn an_old_browsers_navigation_is_stopped_by_the_required_header() {
-    let world = Setup::default().quiet().server("required_header = \"X-Bearerd: yes\"").start().await;
+async fn the_required_header_stops_a_navigation_of_an_old_browser() {
+    let world = daemon().quiet().server("required_header = \"X-Bearerd: yes\"").start().await;
     let navigation = Request::get("/x").field("accept", "text/html").field("user-agent", "Old/1.0");
 
     let reply = world.send(&navigation).await;
@@ -289,13 +289,13 @@ async fn an_old_browsers_navigation_is_stopped_by_the_required_header() {
 
 /// WEB-05.
 #[tokio::test]
-async fn off_loopback_nothing_runs_without_callers_that_are_named() {
+async fn off_loopback_the_daemon_requires_callers_to_be_restricted() {
     let folder = tempfile::tempdir().unwrap();
     let routes = "[[routes]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"none\"\n";
     let run = async |server: &str| {
         let config = format!("[server]\n{server}\n[admin]\nlisten = \"127.0.0.1:0\"\n{routes}");
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
-        let mut process = Process::spawn(&["check"], &[], folder.path());
+        let mut process = spawn(&["check"], &[], folder.path());
         (process.ended().await.code(), process.output())
     };
     let (code, output) = run("listen = \"0.0.0.0:0\"\nhosts = [\"gw\"]").await;
@@ -310,7 +310,7 @@ async fn off_loopback_nothing_runs_without_callers_that_are_named() {
     assert!(code == Some(0) && !output.contains("warning"), "{output}");
 }
 
-/// A caller that comes in by a trusted proxy's connection and breaks off leaves nothing behind.
+/// A broken answer over a trusted proxy's connection is not completed.
 #[tokio::test]
 async fn an_http_1_0_answer_that_breaks_off_is_not_completed_over_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
@@ -320,7 +320,7 @@ async fn an_http_1_0_answer_that_breaks_off_is_not_completed_over_a_unix_socket(
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await;
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()

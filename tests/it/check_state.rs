@@ -1,4 +1,4 @@
-//! What `bearerd check` says of states: as much as `run` would, beside a daemon that has them.
+//! `bearerd check` reports the same problems of states as `run`, beside a running daemon too.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::harness::{Process, Setup, World};
+use crate::harness::{Process, World, daemon, spawn};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
-/// A daemon that has written its state, and its folder.
+/// A daemon that has written its state, and the folder of the state.
 async fn world_with_state() -> (TempDir, World) {
     let folder = tempfile::tempdir().unwrap();
     mode(folder.path(), 0o700);
-    let world = Setup::default()
+    let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .environment("STATE_KEY", KEY)
         .credential("state_key = { env = \"STATE_KEY\" }")
@@ -42,7 +42,7 @@ fn state_file(folder: &TempDir) -> PathBuf {
 }
 
 #[tokio::test]
-async fn beside_a_running_daemon_a_good_state_is_good_and_stays_as_it_is() {
+async fn check_accepts_a_running_daemons_state_and_leaves_it_unchanged() {
     let (folder, world) = world_with_state().await;
     let before = fs::read(state_file(&folder)).unwrap();
     let names = || fs::read_dir(folder.path()).unwrap().count();
@@ -57,7 +57,7 @@ async fn beside_a_running_daemon_a_good_state_is_good_and_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_remedy() {
+async fn check_reports_a_state_that_the_daemon_would_refuse_with_file_and_remedy() {
     let (folder, mut world) = world_with_state().await;
     world.kill().await;
     let path = state_file(&folder);
@@ -95,7 +95,7 @@ async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_rem
         assert!(output.contains("proxy.toml:") && output.contains("[credentials.api]"), "{output}");
         assert!(!output.contains(OTHER_KEY), "{output}");
         assert_eq!(fs::read(&path).unwrap(), content);
-        // As `run` does.
+        // `run` says the same.
         let (code, output) = ended(world.another()).await;
         assert_eq!(code, 78, "{said}");
         assert!(output.contains(said) && output.contains(remedy), "{output}");
@@ -104,7 +104,7 @@ async fn a_state_that_the_daemon_would_refuse_is_told_with_its_place_and_its_rem
 }
 
 #[tokio::test]
-async fn what_is_only_odd_is_warned_of() {
+async fn check_warns_of_an_unusual_state() {
     let (folder, world) = world_with_state().await;
     mode(folder.path(), 0o755);
     mode(&state_file(&folder), 0o640);
@@ -118,9 +118,9 @@ async fn what_is_only_odd_is_warned_of() {
     world.finish().await;
 }
 
-/// Whoever may do everything may write there too.
+/// Root may write to every folder.
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_in_is_told() {
+async fn check_reports_a_folder_that_is_not_writable() {
     let (folder, world) = world_with_state().await;
     mode(folder.path(), 0o500);
 
@@ -134,7 +134,7 @@ async fn a_folder_that_cannot_be_written_in_is_told() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
+async fn check_reports_a_missing_folder_once_for_all_its_states() {
     let folder = tempfile::tempdir().unwrap();
     let credential = |name: &str| {
         format!(
@@ -150,7 +150,7 @@ async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
     fs::write(folder.path().join("proxy.toml"), config).unwrap();
     let environment = [("SECRET".to_owned(), "x".to_owned())];
 
-    let (code, output) = ended(Process::spawn(&["check"], &environment, folder.path())).await;
+    let (code, output) = ended(spawn(&["check"], &environment, folder.path())).await;
 
     assert_eq!(code, 78);
     assert_eq!(output.matches("cannot open the folder of the state file").count(), 1, "{output}");
@@ -158,7 +158,7 @@ async fn a_folder_that_is_not_there_is_told_once_for_all_its_states() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_none_is_not_said_to_be_missing() {
+async fn check_does_not_call_a_file_in_the_folders_place_missing() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let config = "[server]\nstate_dir = \"file\"\n[credentials.a]\ntoken_url = \"https://as.example.com/t\"\n\
@@ -168,7 +168,7 @@ async fn a_folder_that_is_none_is_not_said_to_be_missing() {
     let environment = [("SECRET".to_owned(), "x".to_owned())];
 
     for command in ["check", "run"] {
-        let (code, output) = ended(Process::spawn(&[command], &environment, folder.path())).await;
+        let (code, output) = ended(spawn(&[command], &environment, folder.path())).await;
 
         assert_eq!(code, 78, "{output}");
         assert!(output.contains("Not a directory") && output.contains("the daemon's own"), "{output}");

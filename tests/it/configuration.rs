@@ -1,7 +1,7 @@
-//! `bearerd check` and `bearerd run` on good and bad configurations, as an operator meets them.
+//! `bearerd check` and `bearerd run` with good and bad configurations.
 
-use crate::harness::world::search;
-use crate::harness::{Process, Setup};
+use crate::harness::{daemon, spawn};
+use testkit::harness::world::assert_absent;
 
 const GOOD: &str = "
 [admin]
@@ -20,29 +20,29 @@ upstream = \"https://api.example.com\"
 credential = \"cxone\"
 ";
 
-/// Runs a command on this configuration; gives its exit code and output.
+/// Runs a command with this configuration; returns the exit code and the output.
 async fn outcome(command: &str, config: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
     let environment = [("CXONE_SECRET".to_owned(), "hunter2hunter2".to_owned())];
-    let mut process = Process::spawn(&[command], &environment, folder.path());
+    let mut process = spawn(&[command], &environment, folder.path());
     let status = process.ended().await;
     let output = process.output();
-    search(&output, "hunter2hunter2");
+    assert_absent(&output, "hunter2hunter2");
     (status.code().unwrap(), output)
 }
 
 #[tokio::test]
-async fn a_good_configuration_is_said_to_be_good() {
+async fn check_accepts_a_good_configuration() {
     let (code, output) = outcome("check", GOOD).await;
 
     assert_eq!(code, 0);
     assert_eq!(output, "proxy.toml: ok (1 route, 1 credential)\n");
 }
 
-/// Each mistake: what is said, where it is shown to be, and how to mend it, by `check` and `run` alike.
+/// `check` and `run` report each mistake with its place and its remedy.
 #[tokio::test]
-async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
+async fn a_configuration_error_is_shown_with_place_and_remedy_and_ends_with_78() {
     let mistakes = [
         (
             GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ env = \"CXONE_SECERT\" }"),
@@ -88,20 +88,20 @@ async fn a_mistake_is_shown_with_its_place_and_its_remedy_and_ends_with_78() {
 }
 
 #[tokio::test]
-async fn without_authorities_an_https_upstream_is_said_to_need_them() {
+async fn an_https_upstream_without_certificate_authorities_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
     let environment = [("CXONE_SECRET", "x"), ("SSL_CERT_FILE", "none.pem"), ("SSL_CERT_DIR", "none")];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     for command in ["check", "run"] {
-        let mut process = Process::spawn(&[command], &environment, folder.path());
+        let mut process = spawn(&[command], &environment, folder.path());
 
         assert_eq!(process.ended().await.code(), Some(78), "{command}");
         assert!(process.output().contains("install them, or set ca_file"), "{}", process.output());
     }
 }
 
-/// Nobody writes to it: to wait for it would be to wait for ever.
+/// Reading a pipe without a writer would block for ever.
 #[tokio::test]
 async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,7 +110,7 @@ async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
     let secret = GOOD.replace("{ env = \"CXONE_SECRET\" }", "{ file = \"pipe\" }");
     std::fs::write(folder.path().join("proxy.toml"), secret + "ca_file = \"pipe\"\n").unwrap();
     for command in ["check", "run"] {
-        let mut process = Process::spawn(&[command], &[], folder.path());
+        let mut process = spawn(&[command], &[], folder.path());
         assert_eq!(process.ended().await.code(), Some(78));
         let output = process.output();
         assert_eq!(output.matches("pipe: not a regular file").count(), 2, "{output}");
@@ -118,10 +118,10 @@ async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_missing_file_is_said_to_be_missing() {
+async fn a_missing_configuration_file_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     for command in ["check", "run"] {
-        let mut process = Process::spawn(&[command, "-c", "elsewhere.toml"], &[], folder.path());
+        let mut process = spawn(&[command, "-c", "elsewhere.toml"], &[], folder.path());
         assert_eq!(process.ended().await.code(), Some(78));
         assert!(process.output().contains("cannot read elsewhere.toml"), "{}", process.output());
     }
@@ -133,7 +133,7 @@ async fn wrong_usage_ends_with_2_and_help_with_0() {
     for (arguments, code) in
         [(vec!["serve"], 2), (vec!["run", "--no-such-flag"], 2), (vec!["--help"], 0), (vec!["--version"], 0)]
     {
-        let mut process = Process::spawn(&arguments, &[], folder.path());
+        let mut process = spawn(&arguments, &[], folder.path());
         assert_eq!(process.ended().await.code(), Some(code), "{arguments:?}: {}", process.output());
     }
 }
@@ -160,8 +160,8 @@ async fn output_to_a_closed_pipe_ends_quietly() {
 }
 
 #[tokio::test]
-async fn a_warning_in_the_log_says_where_it_comes_from() {
-    let world = Setup::default()
+async fn a_warning_in_the_log_has_its_place_in_the_file() {
+    let world = daemon()
         .credential("client_secret_next = \"another-secret\"")
         .environment("BEARERD_SERVER_DRAIN", "1s")
         .start()
@@ -187,7 +187,7 @@ async fn the_environment_overrides_the_file() {
         ("BEARERD_PORT", "tcp://10.0.0.1:8080"),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let mut process = Process::spawn(&["check"], &environment, folder.path());
+    let mut process = spawn(&["check"], &environment, folder.path());
 
     assert_eq!(process.ended().await.code(), Some(78));
     let output = process.output();

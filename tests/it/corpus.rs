@@ -1,7 +1,7 @@
 //! Ambiguous and hostile requests over HTTP/1.1 and HTTP/2, from the RFCs, against an API that reads strictly.
 //!
-//! Whatever a request is answered with: what reaches the API is nothing, or exactly the one request that it is under
-//! every reading, with our token and our framing.
+//! Whatever the daemon answers: the API receives nothing, or exactly the one request that every parser would read, with
+//! the daemon's token and framing.
 
 mod http1;
 pub mod http2;

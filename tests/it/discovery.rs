@@ -1,24 +1,25 @@
-//! Endpoints that an issuer tells of: found, remembered, asked for again, and not believed.
+//! Discovery of the token endpoint from the issuer's metadata.
 
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
+use testkit::authorization_server::{Answer, AuthorizationServer};
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Process, Setup, eventually};
+use crate::harness::{Setup, daemon, eventually, remains, spawn};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const OAUTH: &str = "/.well-known/oauth-authorization-server";
 const OPENID: &str = "/.well-known/openid-configuration";
 
 fn setup() -> Setup {
-    Setup::default().credential("issuer = \"{issuer}\"\nquota = { requests = 100, per = \"1s\" }")
+    daemon().credential("issuer = \"{issuer}\"\nquota = { requests = 100, per = \"1s\" }")
 }
 
 fn not_there() -> Answer {
     Answer::status(404, "")
 }
 
-/// A document of the issuer with these members besides.
+/// The issuer's document with these further members.
 fn document(members: &str) -> Answer {
     Answer::status(200, &format!("{{\"issuer\":\"{{issuer}}\"{members}}}"))
 }
@@ -34,9 +35,9 @@ async fn a_token_endpoint_is_found_from_the_issuer_once_and_remembered() {
 }
 
 #[tokio::test]
-async fn the_path_of_an_issuer_goes_where_each_standard_has_it() {
+async fn the_issuers_path_is_placed_as_each_standard_says() {
     let oauth = format!("{OAUTH}/realms/x");
-    let world = Setup::default()
+    let world = daemon()
         .credential("issuer = \"{issuer}/realms/x\"")
         .start_after(async |server| server.set_metadata(&oauth, not_there()))
         .await;
@@ -46,15 +47,15 @@ async fn the_path_of_an_issuer_goes_where_each_standard_has_it() {
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_is_written_is_used_and_nobody_asked() {
-    let world = Setup::default().start_after(async |server| server.move_token_endpoint("/oauth/t")).await;
+async fn a_configured_token_endpoint_is_used_without_discovery() {
+    let world = daemon().start_after(async |server| server.move_token_endpoint("/oauth/t")).await;
     assert_eq!(world.get("/x").await.status, 200);
     assert!(world.authorization.metadata_asked().is_empty());
     world.finish().await;
 }
 
 #[tokio::test]
-async fn an_endpoint_that_has_moved_is_found_again() {
+async fn a_moved_token_endpoint_is_discovered_again() {
     let world = setup().start().await;
     world.authorization.move_token_endpoint("/new/token");
     world.authorization.revoke_all();
@@ -66,7 +67,7 @@ async fn an_endpoint_that_has_moved_is_found_again() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_and_has_not_moved_is_a_rejection() {
+async fn a_404_of_an_endpoint_that_has_not_moved_is_a_rejection() {
     let world = setup().start().await;
     for _ in 0..3 {
         world.authorization.answer_next(Answer::status(404, ""));
@@ -81,7 +82,7 @@ async fn an_endpoint_that_is_gone_and_has_not_moved_is_a_rejection() {
 }
 
 #[tokio::test]
-async fn while_the_issuer_is_away_what_it_told_before_counts() {
+async fn an_unreachable_issuers_last_document_stays_in_use() {
     let world = setup().start().await;
     for path in [OAUTH, OPENID] {
         world.authorization.set_metadata(path, Answer::status(500, ""));
@@ -96,9 +97,9 @@ async fn while_the_issuer_is_away_what_it_told_before_counts() {
     world.finish().await;
 }
 
-/// A failed discovery is waited out like any failure.
+/// A failed discovery is retried with the backoff of every failure.
 #[tokio::test]
-async fn an_issuer_that_does_not_answer_is_asked_as_rarely_as_a_token_endpoint() {
+async fn an_unanswering_issuer_is_asked_with_the_backoff_of_a_token_endpoint() {
     let world =
         setup().without_token().start_after(async |server| server.set_metadata(OAUTH, Answer::Hangup)).await;
     let reply = world.get("/x").await;
@@ -107,7 +108,7 @@ async fn an_issuer_that_does_not_answer_is_asked_as_rarely_as_a_token_endpoint()
     assert_eq!(event["outcome"], "discovery");
     assert!(event["error"].as_str().unwrap().contains("no answer"), "{event}");
 
-    // Each time it is asked is a failure that counts; where there is no answer the other place is not tried.
+    // Each attempt is one failure; without an answer the second well-known path is not tried.
     let asked = world.authorization.metadata_asked();
     let failures = world.process.events("token refresh failed").len();
     assert!(failures <= 5 && asked.len() <= failures + 1, "{failures} failures, {asked:?}");
@@ -117,7 +118,7 @@ async fn an_issuer_that_does_not_answer_is_asked_as_rarely_as_a_token_endpoint()
 }
 
 #[tokio::test]
-async fn an_issuer_that_asks_to_be_left_alone_is() {
+async fn an_issuers_retry_after_is_obeyed() {
     let world = setup()
         .without_token()
         .start_after(async |server| server.set_metadata(OAUTH, Answer::too_many(30)))
@@ -126,13 +127,13 @@ async fn an_issuer_that_asks_to_be_left_alone_is() {
         world.get("/x").await.code().as_deref() == Some("token_endpoint_rate_limited")
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(world.authorization.metadata_asked(), [OAUTH]);
+    let time = Duration::from_millis(1200);
+    remains("asked once", time, async || world.authorization.metadata_asked() == [OAUTH]).await;
     world.finish().await;
 }
 
 #[tokio::test]
-async fn what_the_issuer_does_not_list_is_warned_of_once() {
+async fn a_method_that_the_issuer_does_not_list_is_warned_of_once() {
     let world = setup()
         .lifetime(2)
         .start_after(async |server| {
@@ -153,7 +154,7 @@ async fn what_the_issuer_does_not_list_is_warned_of_once() {
     world.finish().await;
 }
 
-/// What `bearerd check --online` ends with and says.
+/// The exit code and the output of `bearerd check --online`.
 async fn check_online(server: &AuthorizationServer, lines: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
@@ -165,19 +166,19 @@ async fn check_online(server: &AuthorizationServer, lines: &str) -> (i32, String
     )
     .unwrap();
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
-    let mut process = Process::spawn(&["check", "--online"], &environment, folder.path());
+    let mut process = spawn(&["check", "--online"], &environment, folder.path());
     let code = process.ended().await.code().unwrap();
     let output = process.output();
     assert!(!output.contains("panicked"), "{output}");
-    search(&output, CLIENT_SECRET);
+    assert_absent(&output, CLIENT_SECRET);
     for token in server.issued() {
-        search(&output, &token);
+        assert_absent(&output, &token);
     }
     (code, output)
 }
 
 #[tokio::test]
-async fn a_hostile_or_odd_document_is_not_gone_by_and_the_reason_told() {
+async fn a_hostile_or_malformed_document_is_refused_with_the_reason() {
     let redirect = || Answer::Fixed {
         status: 302,
         fields: vec![("location", "https://elsewhere.example.com/".to_owned())],
@@ -226,7 +227,7 @@ async fn a_hostile_or_odd_document_is_not_gone_by_and_the_reason_told() {
 }
 
 #[tokio::test]
-async fn one_good_document_of_two_is_enough_and_what_was_found_is_told() {
+async fn one_good_document_of_two_is_enough() {
     for bad in [document(""), Answer::status(200, "<html>"), Answer::status(500, "")] {
         let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
         server.set_metadata(OAUTH, bad);
@@ -241,7 +242,7 @@ async fn one_good_document_of_two_is_enough_and_what_was_found_is_told() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_cannot_be_reached_is_told_with_what_to_check() {
+async fn check_online_reports_an_unreachable_issuer_with_advice() {
     let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
 

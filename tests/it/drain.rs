@@ -1,28 +1,30 @@
-//! Asked to stop: what is in flight is answered, what is on its way is not missed, and the end is 0.
+//! Graceful shutdown: requests in flight and arriving requests are answered, and the exit code is 0.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
 use rustix::process::Signal;
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::corpus::http2::{frame, headers};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::tls::TlsCaller;
-use crate::harness::{Caller, Http2Caller, PATIENCE, Process, Request, Setup, World, eventually};
+use crate::harness::{
+    Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, spawn,
+};
+use testkit::harness::raw::{RawPeer, read_head};
+use testkit::harness::tls_caller::TlsCaller;
 
-/// Time-outs of callers are looked after often.
+/// A daemon that checks the time-outs of callers often.
 fn attentive() -> Setup {
-    Setup::default().quiet().limits("tls_timeout = \"1s\"")
+    daemon().quiet().limits("tls_timeout = \"1s\"")
 }
 
-/// A caller that has been answered, and rests.
+/// A caller whose connection is idle after an answer.
 async fn answered(world: &World) -> Caller {
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
@@ -30,7 +32,7 @@ async fn answered(world: &World) -> Caller {
 }
 
 #[tokio::test]
-async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
+async fn a_stop_under_a_load_of_slow_requests_fails_no_request() {
     let mut world = attentive().limits("streams = 1000").start().await;
     let address = world.address;
     let mut rested = Vec::new();
@@ -41,7 +43,7 @@ async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
     let http1 = (0..100).map(|_| {
         tokio::spawn(async move {
             let mut caller = Caller::connect(address).await;
-            let reply = caller.send(&Request::get("/slow/2000")).await;
+            let reply = caller.send(&Request::get("/held")).await;
             (reply.status, reply.get("connection").map(str::to_owned), caller.is_closed().await)
         })
     });
@@ -51,21 +53,17 @@ async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
         let caller = Http2Caller::connect(address).await;
         http2.extend((0..25).map(|_| {
             let mut caller = caller.clone();
-            tokio::spawn(async move { caller.send(&Request::get("/slow/2000")).await.status })
+            tokio::spawn(async move { caller.send(&Request::get("/held")).await.status })
         }));
     }
     eventually("the load", async || world.upstream.requests().len() >= 220).await;
 
-    let asked = Instant::now();
     world.process.signal(Signal::TERM);
 
+    // Before any of the requests is answered.
     assert!(join_all(rested.iter_mut().map(Caller::is_closed)).await.into_iter().all(|closed| closed));
-    assert!(
-        asked.elapsed() < Duration::from_millis(1500),
-        "an idle connection waited: {:?}",
-        asked.elapsed()
-    );
     eventually("no new connections", async || TcpStream::connect(address).await.is_err()).await;
+    world.upstream.release();
     for caller in http1 {
         assert_eq!(caller.await.unwrap(), (200, Some("close".to_owned()), true));
     }
@@ -77,14 +75,14 @@ async fn a_stop_under_a_load_of_slow_requests_fails_none_of_them() {
     world.check();
 }
 
-/// A connection on which the stop is seen: it is closed once the daemon has looked at all.
+/// Stops the daemon and waits until it has closed this idle connection.
 async fn stop_is_seen(world: &World, mut rested: Caller) {
     world.process.signal(Signal::TERM);
     assert!(rested.is_closed().await);
 }
 
 #[tokio::test]
-async fn a_request_whose_head_has_begun_when_the_stop_comes_is_answered() {
+async fn a_request_whose_head_began_before_the_stop_is_answered() {
     for is_tls in [false, true] {
         let pki = Pki::new(&["localhost"]).unwrap();
         let trusting = TlsCaller::trusting(pki.authority());
@@ -101,7 +99,7 @@ async fn a_request_whose_head_has_begun_when_the_stop_comes_is_answered() {
         for caller in [&mut fresh, &mut kept] {
             caller.write(b"GET /x HTTP/1.1\r\nhost: localhost\r\nx-requ").await;
         }
-        // So that they are read before the stop is heard of.
+        // The daemon has read both heads' beginnings before it learns of the stop.
         assert_eq!(connect().await.send(&Request::get("/x")).await.status, 200);
 
         stop_is_seen(&world, rested).await;
@@ -118,7 +116,7 @@ async fn a_request_whose_head_has_begun_when_the_stop_comes_is_answered() {
 }
 
 #[tokio::test]
-async fn a_caller_that_was_answered_a_moment_ago_may_send_its_next_request() {
+async fn a_caller_that_was_just_answered_may_send_its_next_request_after_the_stop() {
     let mut world = attentive().server("workers = 1").start().await;
     let rested = answered(&world).await;
     tokio::time::sleep(Duration::from_millis(1200)).await;
@@ -134,12 +132,11 @@ async fn a_caller_that_was_answered_a_moment_ago_may_send_its_next_request() {
 }
 
 #[tokio::test]
-async fn an_answer_that_began_before_the_stop_is_finished_and_its_connection_closed_soon_after() {
+async fn an_answer_that_began_before_the_stop_is_finished() {
     let mut world = attentive().start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /trickle/50 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
-    eventually("the request", async || !world.upstream.requests().is_empty()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    caller.begun().await;
 
     world.process.signal(Signal::TERM);
     let reply = caller.read().await.unwrap();
@@ -151,7 +148,7 @@ async fn an_answer_that_began_before_the_stop_is_finished_and_its_connection_clo
     world.check();
 }
 
-/// HTTP/2, frame by frame.
+/// A caller that speaks HTTP/2 frame by frame.
 struct Frames {
     stream: TcpStream,
     read: Vec<u8>,
@@ -170,7 +167,7 @@ impl Frames {
         self.stream.write_all(&headers(stream, 1, &fields)).await.unwrap();
     }
 
-    /// The next frame: kind, flags, stream, payload; none at the end.
+    /// The next frame: kind, flags, stream, payload; `None` at the end.
     async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         loop {
             if let Some(head) = self.read.first_chunk::<9>() {
@@ -182,7 +179,7 @@ impl Frames {
                     return Some((kind, flags, stream, payload));
                 }
             }
-            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.read)).await;
+            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut self.read)).await;
             if read.expect("nothing comes").unwrap_or(0) == 0 {
                 return None;
             }
@@ -193,7 +190,7 @@ impl Frames {
     async fn next_of(&mut self, wanted: u8) -> Vec<u8> {
         loop {
             let (kind, flags, _, payload) = self.next().await.expect("the end came");
-            // No acknowledgement of ours.
+            // An acknowledgement is no settings frame.
             if kind == wanted && (kind != 6 || flags == 0) {
                 return payload;
             }
@@ -206,7 +203,7 @@ const GOAWAY: u8 = 7;
 
 /// RFC 9113 §6.8.
 #[tokio::test]
-async fn http_2_callers_are_told_in_two_steps_and_what_they_send_between_is_answered() {
+async fn http_2_callers_get_two_goaways_and_requests_between_them_are_answered() {
     let mut world = attentive().start().await;
     let mut caller = Frames::connect(&world).await;
     caller.get(1, "/slow/1000").await;
@@ -239,8 +236,8 @@ async fn http_2_callers_are_told_in_two_steps_and_what_they_send_between_is_answ
 }
 
 #[tokio::test]
-async fn for_drain_delay_all_goes_on_but_readiness() {
-    let mut world = attentive().server("drain_delay = \"2s\"").start().await;
+async fn during_drain_delay_requests_are_served_and_readyz_fails() {
+    let mut world = attentive().server("drain_delay = \"4s\"").start().await;
     let mut kept = answered(&world).await;
     let asked = Instant::now();
 
@@ -257,7 +254,7 @@ async fn for_drain_delay_all_goes_on_but_readiness() {
         }
     }
     world.process.event("draining").await;
-    assert!(asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() >= Duration::from_secs(4), "{:?}", asked.elapsed());
 
     assert_eq!(world.process.ended().await.code(), Some(0));
     assert!(TcpStream::connect(world.address).await.is_err());
@@ -265,7 +262,7 @@ async fn for_drain_delay_all_goes_on_but_readiness() {
 }
 
 #[tokio::test]
-async fn a_second_signal_waits_for_no_drain_delay() {
+async fn a_second_signal_ends_the_drain_delay() {
     let mut world = attentive().server("drain_delay = \"60s\"").start().await;
     let mut caller = answered(&world).await;
     world.process.signal(Signal::TERM);
@@ -275,21 +272,21 @@ async fn a_second_signal_waits_for_no_drain_delay() {
     world.process.signal(Signal::TERM);
 
     assert_eq!(world.process.ended().await.code(), Some(0));
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < PROMPT, "{:?}", asked.elapsed());
     assert!(caller.is_closed().await);
     world.check();
 }
 
 #[tokio::test]
-async fn signals_at_any_moment_of_the_start_and_two_at_once_end_well() {
+async fn signals_at_any_moment_of_the_start_stop_the_daemon_cleanly() {
     let folder = tempfile::tempdir().unwrap();
     let config = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
                   [credentials.api]\ntoken_url = \"http://127.0.0.1:9/token\"\nclient_id = \"x\"\n\
                   client_secret = \"x\"\n[[routes]]\nupstream = \"http://127.0.0.1:9\"\ncredential = \"api\"\n";
     std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
     for after in (0..60).step_by(5).map(Duration::from_millis) {
-        let mut process = Process::spawn(&["run"], &[], folder.path());
-        // It has begun to listen for signals before it says anything.
+        let mut process = spawn(&["run"], &[], folder.path());
+        // The daemon handles signals before it writes its first line.
         eventually("a first line", async || !process.output().is_empty()).await;
         tokio::time::sleep(after).await;
         process.signal(Signal::HUP);
@@ -305,7 +302,7 @@ async fn signals_at_any_moment_of_the_start_and_two_at_once_end_well() {
 }
 
 #[tokio::test]
-async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent_is_cut() {
+async fn at_the_drain_deadline_unsent_requests_get_503_and_sent_ones_are_cut() {
     for is_hurried in [false, true] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&asked);
@@ -322,7 +319,7 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         let mut world = attentive()
             .server(&format!("workers = 1\ndrain = \"{drain}\""))
             .limits("token_wait = \"30s\"")
-            .more(&format!(
+            .route(&format!(
                 "[[routes]]\npath = \"/sent\"\nupstream = \"http://{}\"\ncredential = \"none\"\n",
                 hangs.address
             ))
@@ -338,7 +335,7 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         streams.get(3, "/sent").await;
         let mut sent = world.caller().await;
         sent.write(format!("GET /sent HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).await;
-        // And so those before them are there.
+        // Requests that were sent earlier have arrived too.
         eventually("what is sent", async || asked.load(Ordering::Relaxed) == 2).await;
         world.process.signal(Signal::TERM);
         world.process.event("draining").await;
@@ -361,17 +358,17 @@ async fn who_still_waits_to_be_sent_when_the_time_is_up_is_told_and_who_was_sent
         let body: serde_json::Value = serde_json::from_slice(&bodies).unwrap();
         assert_eq!(body["code"], "draining");
         assert_eq!(world.process.ended().await.code(), Some(0));
-        assert!(asked_to_end.elapsed() < Duration::from_millis(1500), "{:?}", asked_to_end.elapsed());
+        assert!(asked_to_end.elapsed() < PROMPT, "{:?}", asked_to_end.elapsed());
         world.check();
     }
 }
 
 #[tokio::test]
-async fn a_head_that_never_ends_holds_up_no_stop_for_longer_than_a_head_may_take() {
+async fn an_unfinished_head_delays_a_stop_no_longer_than_header_timeout() {
     for is_tls in [false, true] {
         let pki = Pki::new(&["localhost"]).unwrap();
         let trusting = TlsCaller::trusting(pki.authority());
-        let setup = Setup::default().quiet().limits("header_timeout = \"1s\"").server("drain = \"60s\"");
+        let setup = daemon().quiet().limits("header_timeout = \"1s\"").server("drain = \"60s\"");
         let setup = if is_tls { setup.tls(pki.server()) } else { setup };
         let mut world = setup.start_with(pki, async |_| {}).await;
         let connect = async || {
@@ -395,7 +392,7 @@ async fn a_head_that_never_ends_holds_up_no_stop_for_longer_than_a_head_may_take
             );
         }
         assert_eq!(world.process.ended().await.code(), Some(0));
-        assert!(asked.elapsed() < Duration::from_secs(3), "TLS: {is_tls}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < PROMPT + Duration::from_secs(1), "TLS: {is_tls}: {:?}", asked.elapsed());
         world.check();
     }
 }

@@ -1,33 +1,34 @@
-//! Faults and tricks that could give one caller what belongs to another, or end more than they should.
+//! Faults and attacks that could mix up callers' answers, or affect other callers.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
-use crate::harness::tls::TlsCaller;
-use crate::harness::{Caller, Http2Caller, PATIENCE, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually};
+use testkit::harness::raw::{BlackHole, RawPeer, Recorder, read_head};
+use testkit::harness::tls_caller::TlsCaller;
 
-/// An API of which nothing is checked but what a test looks at.
+/// A world with an upstream whose requests are not checked.
 fn with_upstream(peer: &RawPeer) -> Setup {
     let url = format!("http://localhost:{}", peer.address.port());
-    Setup::default().quiet().unprotected().without_token().upstream(url)
+    daemon().quiet().unprotected().without_token().upstream(url)
 }
 
 /// FLT-UP-03.
 #[tokio::test]
-async fn an_answer_before_the_request_was_read_says_that_the_connection_ends() {
+async fn an_answer_before_the_request_was_read_closes_the_connection() {
     let early = RawPeer::tcp(|mut stream| async move {
         while !read_head(&mut stream).await.is_empty() {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await;
@@ -43,11 +44,11 @@ async fn an_answer_before_the_request_was_read_says_that_the_connection_ends() {
         let reply = caller.read().await.unwrap();
         assert_eq!((reply.status, reply.text().as_str()), (200, "early"));
         assert_eq!(reply.get("connection"), Some("close"), "{framing:?}");
-        // What follows is body, and never a request.
+        // The following bytes are body, and never a request.
         let _ = caller.try_write(b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
         assert!(caller.is_closed().await);
     }
-    // Over HTTP/2 it ends its stream alone.
+    // Over HTTP/2 the answer ends its own stream only.
     let mut caller = Http2Caller::connect(world.address).await;
     for _ in 0..3 {
         assert!(!caller.breaks(&Request::get("/x")).await);
@@ -55,19 +56,20 @@ async fn an_answer_before_the_request_was_read_says_that_the_connection_ends() {
     world.finish().await;
 }
 
-/// LEAK-03: every answer belongs to its request, whatever others do on the connections that all share.
+/// LEAK-03: every answer belongs to its request, whatever other callers do on shared connections.
 #[tokio::test]
-async fn callers_that_leave_at_any_moment_leave_nothing_for_the_next() {
-    let world = Setup::default()
+async fn callers_that_leave_at_any_moment_leave_no_bytes_for_the_next_caller() {
+    let world = daemon()
         .quiet()
         .server("workers = 1")
         .route("connections = 4\nconnect_timeout = \"20s\"")
         .start()
         .await;
     let address = world.address;
-    let is_over = Arc::new(AtomicBool::new(false));
+    // For each answer to a polite caller two rude callers leave: their number must not depend on the machine's speed.
+    let visits = Arc::new(Semaphore::new(6));
     let rude = (0..6_u64).map(|number| {
-        let is_over = Arc::clone(&is_over);
+        let visits = Arc::clone(&visits);
         async move {
             let host = format!("host: {address}\r\nx-request-id: rude");
             let requests = [
@@ -79,7 +81,8 @@ async fn callers_that_leave_at_any_moment_leave_nothing_for_the_next() {
                 format!("GET /x HTTP/1.1\r\n{host}\r\n\r\nGET /x HTTP/1.1\r\n{host}\r\n\r\n"),
             ];
             let mut round = number;
-            while !is_over.load(Ordering::Relaxed) {
+            while let Ok(visit) = visits.acquire().await {
+                visit.forget();
                 round += 1;
                 let mut stream = TcpStream::connect(address).await.unwrap();
                 let request = &requests[usize::try_from(round % 6).unwrap()];
@@ -91,27 +94,31 @@ async fn callers_that_leave_at_any_moment_leave_nothing_for_the_next() {
         }
     });
     let polite = (0..8).map(|number| {
-        let is_over = Arc::clone(&is_over);
+        let visits = Arc::clone(&visits);
         async move {
             let mut http1 = Caller::connect(address).await;
             let mut http2 = Http2Caller::connect(address).await;
             for round in 0..60 {
                 let body = format!("caller {number} round {round}");
                 let request = Request::post("/echo", body.as_bytes());
-                // Both also check whose answer it is.
+                // Both callers also check that the answer belongs to the request.
                 assert_eq!(http1.send(&request).await.text(), body);
                 assert_eq!(http2.send(&request).await.text(), body);
+                visits.add_permits(4);
             }
-            is_over.store(true, Ordering::Relaxed);
         }
     });
-    tokio::join!(join_all(rude), join_all(polite));
+    let polite = async {
+        join_all(polite).await;
+        visits.close();
+    };
+    tokio::join!(join_all(rude), polite);
     world.finish().await;
 }
 
 /// LEAK-04.
 #[tokio::test]
-async fn an_answer_is_asked_for_each_time_however_long_it_may_be_kept() {
+async fn a_cacheable_answer_is_not_cached() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&requests);
     let api = RawPeer::tcp(move |mut stream| {
@@ -140,7 +147,7 @@ async fn an_answer_is_asked_for_each_time_however_long_it_may_be_kept() {
 
 /// RED-01, RED-02.
 #[tokio::test]
-async fn a_redirect_is_passed_on_and_followed_by_nobody_and_its_location_is_in_no_log() {
+async fn a_redirect_is_passed_on_not_followed_and_not_logged() {
     let followed = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&followed);
     let elsewhere = RawPeer::tcp(move |_| {
@@ -161,7 +168,7 @@ async fn a_redirect_is_passed_on_and_followed_by_nobody_and_its_location_is_in_n
     })
     .await;
     let url = format!("http://{}", api.address);
-    let world = Setup::default().unprotected().without_token().upstream(url).start().await;
+    let world = daemon().unprotected().without_token().upstream(url).start().await;
 
     for status in [301, 302, 303, 307, 308] {
         for (path, location) in [
@@ -182,7 +189,7 @@ async fn a_redirect_is_passed_on_and_followed_by_nobody_and_its_location_is_in_n
     world.finish().await;
 }
 
-/// LIM-02 over HTTP/2, where a body need not say how long it is.
+/// LIM-02 over HTTP/2, where a body needs no length.
 #[tokio::test]
 async fn an_http_2_body_over_the_limit_is_refused_and_never_completed_upstream() {
     let recorder = Recorder::start("").await;
@@ -206,8 +213,8 @@ async fn an_http_2_body_over_the_limit_is_refused_and_never_completed_upstream()
 
 /// SLOW-04.
 #[tokio::test]
-async fn a_thousand_ranges_are_the_apis_to_judge_and_cost_little() {
-    let world = Setup::default().quiet().start().await;
+async fn a_thousand_ranges_are_passed_on_and_cost_little() {
+    let world = daemon().quiet().start().await;
     let ranges: Vec<String> = (0..1000).map(|number| format!("{number}-")).collect();
     let request = Request::get("/x").field("range", &format!("bytes={}", ranges.join(",")));
     assert_eq!(world.send(&request).await.status, 200);
@@ -252,15 +259,15 @@ async fn a_caller_that_leaves_in_the_middle_of_an_answer_ends_it_upstream_too() 
     drop(stream);
 
     eventually("the cut", async || is_cut.load(Ordering::Relaxed)).await;
-    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    assert!(left.elapsed() < PROMPT, "{:?}", left.elapsed());
     world.finish().await;
 }
 
 /// FLT-NET-01, towards an API.
 #[tokio::test]
-async fn an_upstream_that_no_connection_reaches_is_given_up_in_time() {
-    let nowhere = BlackHole::new();
-    let world: World = Setup::default()
+async fn connecting_to_an_unreachable_upstream_times_out() {
+    let nowhere = BlackHole::start();
+    let world: World = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -276,20 +283,20 @@ async fn an_upstream_that_no_connection_reaches_is_given_up_in_time() {
         assert_eq!((reply.status, reply.code().as_deref()), (502, Some("upstream_unreachable")));
         assert_eq!(reply.get("proxy-status"), Some("bearerd; error=connection_timeout"));
     }
-    assert!((390..3000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((Duration::from_millis(390)..PROMPT).contains(&began.elapsed()), "{:?}", began.elapsed());
     world.finish().await;
 }
 
-/// FLT-NET-02: there is one time for all of it, however regularly something comes.
+/// FLT-NET-02: one time-out bounds the whole exchange, however regularly bytes arrive.
 #[tokio::test]
-async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
+async fn an_upstream_that_trickles_bytes_times_out() {
     let requests = Arc::new(AtomicUsize::new(0));
     let drip = async |said: &'static [u8]| {
         let counter = Arc::clone(&requests);
         RawPeer::tcp(move |mut stream| {
             let counter = Arc::clone(&counter);
             async move {
-                // What comes unasked is a fault of its own.
+                // Bytes before the request would be another fault.
                 let mut asked = Vec::new();
                 let _ = stream.read_buf(&mut asked).await;
                 counter.fetch_add(usize::from(asked.starts_with(b"POST")), Ordering::Relaxed);
@@ -311,7 +318,7 @@ async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
         ("http", &head, "timeout", (504, "upstream_timeout")),
         ("https", &hello, "connect_timeout", (502, "upstream_unreachable")),
     ] {
-        let world = Setup::default()
+        let world = daemon()
             .quiet()
             .unprotected()
             .without_token()
@@ -324,67 +331,72 @@ async fn an_upstream_that_says_a_byte_now_and_then_is_given_up_in_its_time() {
         let reply = world.send(&Request::post("/x", b"pay once")).await;
 
         assert_eq!((reply.status, reply.code().as_deref()), (expected.0, Some(expected.1)));
-        assert!((690..2500).contains(&began.elapsed().as_millis()), "{key}: {:?}", began.elapsed());
+        assert!(
+            (Duration::from_millis(690)..PROMPT).contains(&began.elapsed()),
+            "{key}: {:?}",
+            began.elapsed()
+        );
         world.finish().await;
     }
     assert_eq!(requests.load(Ordering::Relaxed), 1, "nothing is sent again");
 }
 
-/// SLOW-01, SLOW-05: with and without TLS; `just load` has a thousand of them, and what others' answers take.
+/// SLOW-01, SLOW-05; `just load` has a thousand slow callers, and measures the answers to others.
 #[tokio::test]
-async fn callers_that_send_a_byte_now_and_then_are_let_go_in_time_and_others_are_served() {
+async fn callers_that_trickle_bytes_time_out_while_others_are_served() {
     bearerd::descriptors::raise_limit();
-    for is_tls in [false, true] {
-        let pki = Pki::new(&["localhost"]).unwrap();
-        let trusting = TlsCaller::trusting(pki.authority());
-        let setup = Setup::default().quiet().limits("header_timeout = \"3s\"\ntls_timeout = \"3s\"");
-        let setup = if is_tls { setup.tls(pki.server()) } else { setup };
-        let world = setup.start_with(pki, async |_| {}).await;
-        let address = world.address;
-        let slow = (0..200).map(|_| {
-            tokio::spawn(async move {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                let began = Instant::now();
-                // The beginning of a handshake as long as a record may be, or of a head.
-                let first: &[u8] =
-                    if is_tls { b"\x16\x03\x01\x40\x00\x01" } else { b"GET /x HTTP/1.1\r\nx: " };
-                let _ = stream.write_all(first).await;
-                let mut answer = Vec::new();
-                loop {
-                    let wait = tokio::time::timeout(Duration::from_millis(100), stream.read_buf(&mut answer));
-                    match wait.await {
-                        Ok(Ok(0) | Err(_)) => return began.elapsed(),
-                        Ok(Ok(_)) => {}
-                        Err(_) => drop(stream.write_all(b"x").await),
-                    }
-                }
-            })
-        });
-        let slow: Vec<_> = slow.collect();
-        let mut served = 0;
-        while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
-            let asked = Instant::now();
-            let mut caller =
-                if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
-            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-            assert!(asked.elapsed() < Duration::from_millis(2500), "TLS: {is_tls}: {:?}", asked.elapsed());
-            served += 1;
-        }
-
-        assert!(served > 5, "{served}");
-        for held in join_all(slow).await {
-            let held = held.unwrap();
-            assert!((2500..7000).contains(&held.as_millis()), "TLS: {is_tls}: {held:?}");
-        }
-        world.finish().await;
-    }
+    tokio::join!(callers_that_send_a_byte_now_and_then(false), callers_that_send_a_byte_now_and_then(true));
 }
 
-/// SLOW-03, FLT-MEM-01: `docs/limits.md` has the bounds, and `just load` thousands of both.
+async fn callers_that_send_a_byte_now_and_then(is_tls: bool) {
+    let pki = Pki::new(&["localhost"]).unwrap();
+    let trusting = TlsCaller::trusting(pki.authority());
+    let setup = daemon().quiet().limits("header_timeout = \"6s\"\ntls_timeout = \"6s\"");
+    let setup = if is_tls { setup.tls(pki.server()) } else { setup };
+    let world = setup.start_with(pki, async |_| {}).await;
+    let address = world.address;
+    let slow = (0..200).map(|_| {
+        tokio::spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let began = Instant::now();
+            // The beginning of a handshake record of the greatest length, or of a head.
+            let first: &[u8] = if is_tls { b"\x16\x03\x01\x40\x00\x01" } else { b"GET /x HTTP/1.1\r\nx: " };
+            let _ = stream.write_all(first).await;
+            let mut answer = Vec::new();
+            loop {
+                let wait = tokio::time::timeout(Duration::from_millis(100), stream.read_buf(&mut answer));
+                match wait.await {
+                    Ok(Ok(0) | Err(_)) => return began.elapsed(),
+                    Ok(Ok(_)) => {}
+                    Err(_) => drop(stream.write_all(b"x").await),
+                }
+            }
+        })
+    });
+    let slow: Vec<_> = slow.collect();
+    let mut served = 0;
+    while !slow.iter().all(tokio::task::JoinHandle::is_finished) {
+        let asked = Instant::now();
+        let mut caller = if is_tls { trusting.connect(address).await.unwrap() } else { world.caller().await };
+        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        assert!(asked.elapsed() < PROMPT, "TLS: {is_tls}: {:?}", asked.elapsed());
+        served += 1;
+    }
+
+    assert!(served > 5, "{served}");
+    for held in join_all(slow).await {
+        let held = held.unwrap();
+        let bounds = Duration::from_millis(5500)..Duration::from_secs(6) + PROMPT;
+        assert!(bounds.contains(&held), "TLS: {is_tls}: {held:?}");
+    }
+    world.finish().await;
+}
+
+/// SLOW-03, FLT-MEM-01: the bounds of `docs/limits.md`; `just load` has thousands of connections.
 #[tokio::test]
-async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
+async fn idle_and_unread_connections_stay_within_their_memory_bounds() {
     bearerd::descriptors::raise_limit();
-    let setup = Setup::default().quiet().limits("write_timeout = \"60s\"").route("connections = 300");
+    let setup = daemon().quiet().limits("write_timeout = \"60s\"").route("connections = 300");
     let world = setup.start().await;
     assert_eq!(world.get("/big/10000000").await.status, 200);
     let before = world.process.resident_kib();
@@ -407,11 +419,11 @@ async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
         unread.push(stream);
     }
     eventually("all of them", async || world.upstream.requests().len() >= asked + 100).await;
-    // Long enough for much more to have been taken, if it were.
+    // Time in which the daemon could take much more.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let unread_too = world.process.resident_kib();
     let grown = unread_too.saturating_sub(at_rest);
-    // Each has a connection to the API besides, which speaks TLS.
+    // Each request also has a connection to the API over TLS.
     assert!(grown < 100 * (256 + 32 + 32 + 64) + 4096, "{at_rest} KiB, then {unread_too} KiB");
     assert_eq!(world.get("/x").await.status, 200);
     drop((resting, unread));
@@ -420,8 +432,8 @@ async fn callers_that_rest_or_read_nothing_cost_no_more_memory_than_is_said() {
 
 /// FLT-RT-02: health and tokens have a thread of their own.
 #[tokio::test]
-async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() {
-    let world = Setup::default().quiet().server("workers = 1").start().await;
+async fn busy_workers_delay_neither_health_nor_tokens() {
+    let world = daemon().quiet().server("workers = 1").start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let load = (0..32).map(|_| {
@@ -434,13 +446,13 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
             }
         }
     });
-    // On another thread than what makes the load, which is as busy.
+    // On another thread than the callers, which are as busy as the worker.
     let admin = world.admin;
     let operator = tokio::task::spawn_blocking(move || {
         let ask = |line: &str| {
             let asked = Instant::now();
             let mut stream = std::net::TcpStream::connect(admin).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(STEP_TIMEOUT)).unwrap();
             let head = format!("{line} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
             stream.write_all(head.as_bytes()).unwrap();
             let mut answer = String::new();
@@ -468,9 +480,9 @@ async fn workers_without_a_free_moment_keep_neither_health_nor_tokens_waiting() 
     world.finish().await;
 }
 
-/// FLT-UP-05: what has been written to a connection that then ends may have been done.
+/// FLT-UP-05: the upstream may have processed a request whose connection ended.
 #[tokio::test]
-async fn a_request_that_meets_the_end_of_a_kept_connection_is_told_or_sent_once() {
+async fn a_request_on_a_closing_idle_connection_is_sent_at_most_once() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let fickle = RawPeer::tcp(move |mut stream| {
@@ -485,7 +497,7 @@ async fn a_request_that_meets_the_end_of_a_kept_connection_is_told_or_sent_once(
                 }
                 let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
                 if target.starts_with("/racing") {
-                    // About when the next one comes.
+                    // Close about when the next request arrives.
                     tokio::time::sleep(Duration::from_micros(fastrand::u64(..1500))).await;
                     return;
                 }
@@ -527,9 +539,9 @@ async fn a_request_that_meets_the_end_of_a_kept_connection_is_told_or_sent_once(
     world.finish().await;
 }
 
-/// LEAK-02: what leads callers past us goes, what is about them and the API stays.
+/// LEAK-02: fields that lead callers past the proxy are dropped, all others pass.
 #[tokio::test]
-async fn what_an_api_says_of_itself_passes_but_for_what_leads_past_us() {
+async fn an_apis_fields_pass_except_alt_svc() {
     const FIELDS: &str = "set-cookie: a=1; HttpOnly\r\nset-cookie: b=2\r\nserver: api/1\r\nx-powered-by: tea\r\n\
                           www-authenticate: Bearer realm=\"api\"\r\nstrict-transport-security: max-age=1\r\n\
                           alt-svc: h3=\":443\"\r\nkeep-alive: timeout=5\r\nproxy-connection: keep-alive\r\n\

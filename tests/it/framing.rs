@@ -1,4 +1,4 @@
-//! Answers with and without a body, in pieces and with what comes before them, whichever protocols are spoken.
+//! Framing of answers over every pair of protocols.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Caller, PATIENCE, Request, Setup, World};
+use crate::harness::{Caller, Request, STEP_TIMEOUT, World, daemon};
+use testkit::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
+use testkit::harness::raw::{RawPeer, read_head};
 
 async fn before(peer: &RawPeer, http_version: &str) -> World {
-    Setup::default()
+    daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -43,7 +43,7 @@ fn request(world: &World, method: Method) -> http::Request<Empty<Bytes>> {
     http::Request::builder().method(method).uri(uri).body(Empty::new()).unwrap()
 }
 
-/// Answers without a body, again and again: HEAD, 204, 304, and one that has one.
+/// An API that answers with and without a body: HEAD, 204, 304 and 200.
 async fn bare(http_version: &str) -> RawPeer {
     // HEADERS of `:status` 204 and 304 (RFC 7541, appendix A).
     const STATUSES: [&[u8]; 4] = [STATUS_200, &[0x89], &[0x8b], STATUS_200];
@@ -88,7 +88,7 @@ async fn bare(http_version: &str) -> RawPeer {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_have_none_over_any_two_protocols() {
+async fn answers_without_a_body_have_no_body_over_any_two_protocols() {
     for http_version in ["1.1", "2"] {
         let peer = bare(http_version).await;
         let world = before(&peer, http_version).await;
@@ -97,7 +97,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
         for (method, status, length, body) in [
             ("HEAD", "200", Some("42"), ""),
             ("GET", "204", None, ""),
-            // hyper tells no length with a 304; it may be left out (RFC 9110 §15.4.5).
+            // hyper sends no length with a 304, which RFC 9110 §15.4.5 allows.
             ("GET", "304", None, ""),
             ("GET", "200", Some("2"), "ok"),
         ] {
@@ -118,7 +118,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
             (Method::GET, StatusCode::OK, Some("2"), "ok"),
         ] {
             let response =
-                timeout(PATIENCE, sender.send_request(request(&world, method))).await.unwrap().unwrap();
+                timeout(STEP_TIMEOUT, sender.send_request(request(&world, method))).await.unwrap().unwrap();
             assert_eq!(response.status(), status, "{http_version}");
             let told = response.headers().get("content-length").map(|length| length.to_str().unwrap());
             assert_eq!(told, length, "{http_version}");
@@ -128,7 +128,7 @@ async fn answers_without_a_body_have_none_over_any_two_protocols() {
     }
 }
 
-/// Sends each event only when the one before has arrived.
+/// An API that sends each event once the one before has arrived.
 async fn events(http_version: &str, next: Arc<Notify>) -> RawPeer {
     if http_version == "2" {
         return RawPeer::tcp(move |stream| {
@@ -183,12 +183,12 @@ async fn an_event_arrives_before_the_next_is_sent_over_any_two_protocols() {
         let mut one = request(&world, Method::GET);
         *one.uri_mut() = "/x".parse().unwrap();
         one.headers_mut().insert("host", world.address.to_string().parse().unwrap());
-        let over_http1 = timeout(PATIENCE, sender.send_request(one)).await.unwrap().unwrap();
+        let over_http1 = timeout(STEP_TIMEOUT, sender.send_request(one)).await.unwrap().unwrap();
         follow(over_http1.into_body(), &next).await;
 
         let mut sender = http2(&world).await;
         let sending = sender.send_request(request(&world, Method::GET));
-        let over_http2 = timeout(PATIENCE, sending).await.unwrap().unwrap();
+        let over_http2 = timeout(STEP_TIMEOUT, sending).await.unwrap().unwrap();
         follow(over_http2.into_body(), &next).await;
         world.finish().await;
     }
@@ -200,19 +200,20 @@ where
 {
     for number in 0..20 {
         next.notify_one();
-        let frame = timeout(PATIENCE, body.frame()).await.expect("an event is held back").unwrap().unwrap();
+        let frame =
+            timeout(STEP_TIMEOUT, body.frame()).await.expect("an event is held back").unwrap().unwrap();
         assert_eq!(frame.into_data().ok().unwrap(), format!("data: {number}\n\n"));
     }
     next.notify_one();
-    let end = timeout(PATIENCE, body.frame()).await.unwrap();
+    let end = timeout(STEP_TIMEOUT, body.frame()).await.unwrap();
     assert!(
         end.is_none_or(|frame| frame.is_ok_and(|frame| frame.into_data().is_ok_and(|data| data.is_empty())))
     );
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_for_100_continue_is_asked_for_its_body_whatever_the_upstream_speaks() {
-    for setup in [Setup::default(), Setup::default().http2()] {
+async fn a_caller_that_expects_100_continue_gets_it_over_any_two_protocols() {
+    for setup in [daemon(), daemon().http2()] {
         let world = setup.start().await;
         let mut caller = world.caller().await;
         let head = format!(
@@ -232,7 +233,7 @@ async fn a_caller_that_waits_for_100_continue_is_asked_for_its_body_whatever_the
 }
 
 #[tokio::test]
-async fn interim_answers_of_an_upstream_do_not_disturb_the_one_that_counts() {
+async fn interim_answers_of_an_upstream_do_not_disturb_the_final_answer() {
     let http1 = RawPeer::tcp(|mut stream| async move {
         while !read_head(&mut stream).await.is_empty() {
             let answer = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n\

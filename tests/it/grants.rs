@@ -1,20 +1,21 @@
-//! Every grant and every client authentication, end to end: what the authorization server is sent.
+//! Every grant and every client authentication, as the authorization server receives them.
 
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bearerd::demo::authorization_server::{Answer, Asked, AuthorizationServer};
-use bearerd::demo::pki::Pki;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::authorization_server::{Answer, Asked, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::connect_proxy::{ConnectProxy, Does};
-use crate::harness::raw::RawPeer;
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Setup, World, eventually};
+use crate::harness::{World, daemon, eventually};
+use testkit::harness::connect_proxy::{ConnectProxy, Does};
+use testkit::harness::raw::RawPeer;
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
 const PASSWORD: &str = "acc3ss:k3y%+&=/ünïcode====";
 const SUBJECT_TOKEN: &str = "subject+token/of=another";
@@ -26,7 +27,7 @@ fn parameter<'a>(asked: &'a Asked, name: &str) -> Option<&'a str> {
     value
 }
 
-/// RFC 6749 §2.3: not more than one method.
+/// RFC 6749 §2.3: a request has at most one method.
 fn methods(asked: &Asked) -> Vec<&'static str> {
     let mut methods = Vec::new();
     if asked.headers.contains_key("authorization") {
@@ -41,9 +42,9 @@ fn methods(asked: &Asked) -> Vec<&'static str> {
     methods
 }
 
-/// A world with these lines whose server gives tokens to all; ready, and after two token requests.
+/// A world with these lines whose server accepts every client, after two token requests.
 async fn world(lines: &str) -> World {
-    let world = Setup::default()
+    let world = daemon()
         .environment("PASSWORD", PASSWORD)
         .environment("SUBJECT_TOKEN", SUBJECT_TOKEN)
         .credential(lines)
@@ -61,12 +62,12 @@ async fn finish(world: World) {
     for asked in world.authorization.asked() {
         for name in ["assertion", "client_assertion"] {
             if let Some(jwt) = parameter(&asked, name) {
-                search(&output, jwt.rsplit('.').next().unwrap());
+                assert_absent(&output, jwt.rsplit('.').next().unwrap());
             }
         }
     }
-    search(&output, PASSWORD);
-    search(&output, SUBJECT_TOKEN);
+    assert_absent(&output, PASSWORD);
+    assert_absent(&output, SUBJECT_TOKEN);
     world.finish().await;
 }
 
@@ -107,7 +108,7 @@ async fn each_grant_is_sent_with_one_client_authentication() {
     }
 }
 
-/// The claims of a JWT that a server would accept.
+/// The claims of a valid JWT.
 fn claims(jwt: &str, key: &DecodingKey, algorithm: Algorithm, audience: &str) -> Value {
     let mut validation = Validation::new(algorithm);
     validation.set_audience(&[audience]);
@@ -118,7 +119,7 @@ fn claims(jwt: &str, key: &DecodingKey, algorithm: Algorithm, audience: &str) ->
 }
 
 #[tokio::test]
-async fn jwts_are_signed_anew_for_each_request_and_stand_for_client_and_grant() {
+async fn each_request_has_a_newly_signed_jwt() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key.pem");
     for (kind, alg, algorithm) in [
@@ -155,7 +156,7 @@ async fn jwts_are_signed_anew_for_each_request_and_stand_for_client_and_grant() 
 }
 
 #[tokio::test]
-async fn a_jwt_under_the_secret_is_for_the_token_url() {
+async fn a_jwt_signed_with_the_secret_names_the_token_url_as_audience() {
     let world = world("client_auth = \"client_secret_jwt\"").await;
     let key = DecodingKey::from_secret(CLIENT_SECRET.as_bytes());
     for asked in world.authorization.asked() {
@@ -167,12 +168,12 @@ async fn a_jwt_under_the_secret_is_for_the_token_url() {
     finish(world).await;
 }
 
-/// A client with a certificate of its own, and a server that asks for that.
+/// A client with a certificate, and a server that asks for it.
 struct Certified {
-    /// The client's files, as long as this is there.
+    /// The folder of the client's files.
     folder: TempDir,
     key: KeyPair,
-    /// The lines of the credential that name them.
+    /// The lines of the credential that name the files.
     lines: String,
     pki: Pki,
     server: AuthorizationServer,
@@ -200,9 +201,9 @@ async fn certified() -> Certified {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the_id() {
+async fn a_server_that_asks_for_a_client_certificate_gets_certificate_and_id() {
     let Certified { folder: _folder, key, lines, pki, server } = certified().await;
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("client_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
         .credential(&lines)
@@ -215,19 +216,19 @@ async fn a_server_that_asks_for_the_clients_certificate_is_shown_it_and_told_the
     let asked = server.asked();
     assert_eq!((asked.len(), methods(&asked[0])), (1, vec!["id"]));
     assert_eq!(asked[0].raw, format!("grant_type=client_credentials&client_id={CLIENT_ID}"));
-    search(&world.process.output(), &key.serialize_pem());
+    assert_absent(&world.process.output(), &key.serialize_pem());
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() {
+async fn a_client_with_a_certificate_uses_the_issuers_mtls_endpoint() {
     let Certified { folder: _folder, lines, pki, server, .. } = certified().await;
     let document = format!(
         "{{\"issuer\":\"{{issuer}}\",\"token_endpoint\":\"https://localhost:1/t\",\
          \"mtls_endpoint_aliases\":{{\"token_endpoint\":\"{}\"}}}}",
         server.token_url()
     );
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("issuer = \"{issuer}\"\nclient_auth = \"tls_client_auth\"\nca_file = \"ca.pem\"")
         .credential(&lines)
@@ -242,13 +243,13 @@ async fn a_client_with_a_certificate_goes_where_the_issuer_sends_such_clients() 
     world.finish().await;
 }
 
-/// Any of them, and a private key too.
+/// Secrets in files are read again for each request: passwords and private keys too.
 #[tokio::test]
 async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     std::fs::write(&file, "first").unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("grant = \"password\"\nusername = \"u\"")
         .credential(&format!("password = {{ file = \"{}\" }}", file.display()))
         .start_after(async |server| server.take_all())
@@ -269,11 +270,11 @@ async fn a_password_or_a_key_that_changes_is_used_from_the_next_request_on() {
 }
 
 #[tokio::test]
-async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
+async fn a_key_file_that_loses_its_key_leaves_the_last_key_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");
     std::fs::write(&file, KeyPair::generate().unwrap().serialize_pem()).unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("client_auth = \"private_key_jwt\"")
         .credential(&format!("assertion = {{ key = {{ file = \"{}\" }}, alg = \"ES256\" }}", file.display()))
         .start_after(async |server| server.take_all())
@@ -288,11 +289,11 @@ async fn a_key_file_that_holds_none_any_more_leaves_the_last_key_in_use() {
     world.finish().await;
 }
 
-/// As CXone's regional endpoint has it.
+/// The format of CXone's regional endpoint.
 #[tokio::test]
-async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them() {
+async fn a_json_endpoint_with_its_own_member_names_is_supported() {
     let answer = "{\"token\":\"{token}\",\"refreshToken\":\"x\",\"tokenExpirationTimeSec\":\"1800\"}";
-    let world = Setup::default()
+    let world = daemon()
         .environment("PASSWORD", PASSWORD)
         .credential("grant = \"password\"\nusername = \"key-id\"\npassword = { env = \"PASSWORD\" }")
         .credential("client_auth = \"none\"\nrequest_format = \"json\"")
@@ -311,12 +312,12 @@ async fn a_json_endpoint_with_names_of_its_own_is_asked_and_understood_in_them()
     let sent: Value = serde_json::from_str(&asked.raw).unwrap();
     assert_eq!(sent, serde_json::json!({ "accessKeyId": "key-id", "accessKeySecret": PASSWORD }));
     assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
-    search(&world.process.output(), PASSWORD);
+    assert_absent(&world.process.output(), PASSWORD);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn what_a_server_wants_besides_is_sent_once_each() {
+async fn each_additional_request_field_is_sent_once() {
     let world = world(
         "audience = \"api\"\nresource = [\"urn:a\", \"urn:b\"]\nextra = { tenant = \"ü & co\" }\nscopes = [\"s\"]",
     )
@@ -332,7 +333,7 @@ async fn what_a_server_wants_besides_is_sent_once_each() {
 }
 
 #[tokio::test]
-async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_environments() {
+async fn the_token_endpoint_is_reached_by_the_configured_proxy_or_the_environments() {
     let proxy = ConnectProxy::start(Does::Lead).await;
     let url = format!("http://user:pr0xy-passw0rd@127.0.0.1:{}", proxy.port());
     let written = format!("proxy = \"{url}\"");
@@ -347,7 +348,7 @@ async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_envir
         let pki = Pki::new(&["localhost"]).unwrap();
         let tls = pki.server_config(&[b"http/1.1"]).unwrap();
         let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-        let setup = Setup::default().without_token().credential("ca_file = \"ca.pem\"").credential(lines);
+        let setup = daemon().without_token().credential("ca_file = \"ca.pem\"").credential(lines);
         let setup = variables.into_iter().fold(setup, |setup, (name, value)| setup.environment(name, value));
         let world = setup.token_url(server.token_url()).start_with(pki, async |_| {}).await;
 
@@ -364,7 +365,7 @@ async fn the_token_endpoint_is_reached_by_the_proxy_that_is_written_or_the_envir
             assert!(!head.contains(&STANDARD.encode(CLIENT_SECRET)));
             assert!(!world.process.output().contains(&sent));
         }
-        search(&world.process.output(), "pr0xy-passw0rd");
+        assert_absent(&world.process.output(), "pr0xy-passw0rd");
         world.finish().await;
     }
 }
@@ -383,7 +384,7 @@ async fn the_token_endpoint_is_offered_the_version_of_http_that_is_set() {
             }
         })
         .await;
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .credential(&format!("ca_file = \"ca.pem\"\nhttp_version = \"{version}\""))
             .token_url(format!("https://localhost:{}/token", peer.address.port()))

@@ -1,4 +1,4 @@
-//! `bearerd keygen`, as an operator meets it.
+//! `bearerd keygen`.
 
 use std::process::{Command, Output, Stdio};
 
@@ -11,7 +11,7 @@ fn keygen(arguments: &[&str], out: Stdio) -> Output {
 }
 
 #[test]
-fn a_key_of_32_bytes_is_printed_and_nothing_else_and_never_twice() {
+fn keygen_prints_a_different_key_of_32_bytes_each_time() {
     let keys = [(); 2].map(|()| {
         let output = keygen(&[], Stdio::piped());
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
@@ -26,7 +26,7 @@ fn a_key_of_32_bytes_is_printed_and_nothing_else_and_never_twice() {
 }
 
 #[test]
-fn the_help_says_where_to_put_it() {
+fn the_help_of_keygen_names_the_configuration_key() {
     let help = String::from_utf8(keygen(&["--help"], Stdio::piped()).stdout).unwrap();
 
     assert!(help.contains("state_key = { file ="), "{help}");

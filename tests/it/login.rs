@@ -1,26 +1,27 @@
-//! `bearerd login`: the test plays the browser, and the person who uses it.
+//! `bearerd login`: the test acts as the browser and its user.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, Consent};
-use bearerd::demo::server::{Server, whole};
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use reqwest::Url;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::authorization_server::{Answer, Consent};
+use testkit::server::{Server, whole};
 
-use crate::harness::world::{CLIENT_SECRET, search};
-use crate::harness::{Process, Setup, World, eventually};
+use crate::harness::{Process, Setup, World, daemon, eventually};
+use testkit::harness::setup::CLIENT_SECRET;
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const FREE: &str = "redirect_uri = \"http://127.0.0.1/callback\"";
 const AUTHORIZE: &str = "authorize_url = \"{authorize_url}\"";
-/// Nobody listens there, and nobody is refused faster.
+/// A redirect address without a listener.
 const NO_DAEMON: &str = "127.0.0.1:1";
 
 /// A folder for a state.
@@ -38,7 +39,7 @@ impl Place {
     }
 
     fn setup(&self) -> Setup {
-        Setup::default()
+        daemon()
             .without_token()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .environment("STATE_KEY", KEY)
@@ -46,7 +47,7 @@ impl Place {
             .credential("quota = { requests = 1000, per = \"1s\" }")
     }
 
-    /// A world whose daemon has ended.
+    /// A world whose daemon was stopped.
     async fn without_daemon(&self, lines: &[&str]) -> World {
         let setup = lines.iter().fold(self.setup(), |setup, line| setup.credential(line));
         let mut world = setup.start().await;
@@ -56,7 +57,7 @@ impl Place {
     }
 }
 
-/// A login that waits for a browser.
+/// A running `bearerd login`.
 struct Login(Process);
 
 impl Login {
@@ -69,7 +70,7 @@ impl Login {
         Self(world.command(&arguments))
     }
 
-    /// The address that it prints, on a line of its own.
+    /// The printed address, which has a line of its own.
     async fn url(&self) -> Url {
         let mut url = None;
         eventually("an address", async || {
@@ -81,7 +82,7 @@ impl Login {
         Url::parse(&url.unwrap()).unwrap()
     }
 
-    /// What it ends with and has said; nothing of it is secret.
+    /// The exit code and the output, which has no secret.
     async fn end(mut self, world: &World) -> (i32, String) {
         let code = self.0.ended().await.code().unwrap();
         let output = self.0.output();
@@ -91,12 +92,12 @@ impl Login {
         secrets.extend(world.authorization.codes());
         secrets.push(CLIENT_SECRET.to_owned());
         for secret in &secrets {
-            search(&output, secret);
+            assert_absent(&output, secret);
         }
         for asked in world.authorization.asked() {
             let verifier = asked.form.iter().find(|(name, value)| name == "code_verifier" && value.len() > 1);
             if let Some((_, verifier)) = verifier {
-                search(&output, verifier);
+                assert_absent(&output, verifier);
             }
         }
         (code, output)
@@ -112,14 +113,14 @@ async fn open(url: &Url) -> reqwest::Response {
     http().get(url.clone()).send().await.unwrap()
 }
 
-/// Where the authorization server sends the browser.
+/// The address that the authorization server redirects the browser to.
 async fn sent_back(url: &Url) -> Url {
     let response = open(url).await;
     assert_eq!(response.status(), 302);
     Url::parse(response.headers()["location"].to_str().unwrap()).unwrap()
 }
 
-/// As the browser of somebody who agrees.
+/// Acts as the browser of a person who consents.
 async fn agree(url: &Url) -> reqwest::Response {
     open(&sent_back(url).await).await
 }
@@ -139,7 +140,7 @@ fn value<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
+async fn a_login_without_a_daemon_is_used_by_the_next_daemon() {
     let place = Place::new();
     let lines = [AUTHORIZE, FREE, "scopes = [\"a\", \"offline_access\"]"];
     let mut world = place.without_daemon(&lines).await;
@@ -173,7 +174,7 @@ async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
     assert!(value(&sent[0], "state").len() >= 22);
     assert_eq!(value(&asked[0].form, "redirect_uri"), value(&sent[0], "redirect_uri"));
 
-    // The token is there at once; the grant is used when another is needed.
+    // The token is used at once; the refresh token is used for the next one.
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
@@ -186,7 +187,7 @@ async fn a_login_without_a_daemon_is_what_the_next_daemon_goes_on_with() {
 }
 
 #[tokio::test]
-async fn a_login_goes_on_with_the_second_client_secret_and_the_next_daemon_knows_which() {
+async fn a_login_that_uses_the_second_client_secret_tells_the_next_daemon() {
     let place = Place::new();
     let setup = place.setup().credential(AUTHORIZE).credential(FREE);
     let setup = setup.secret("{ env = \"OLD\" }").environment("OLD", "replaced-at-the-platform");
@@ -207,7 +208,7 @@ async fn a_login_goes_on_with_the_second_client_secret_and_the_next_daemon_knows
 }
 
 #[tokio::test]
-async fn check_says_how_to_log_in_until_somebody_has() {
+async fn check_says_how_to_log_in_until_a_login_has_happened() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let check = async || Login(world.command(&["check"])).end(&world).await;
@@ -244,7 +245,7 @@ async fn a_daemon_without_a_grant_says_how_to_log_in() {
 }
 
 #[tokio::test]
-async fn whatever_is_not_the_answer_is_refused_and_does_not_end_the_wait() {
+async fn other_requests_to_the_callback_are_refused_and_do_not_end_the_wait() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let login = Login::start(&world, &[]);
@@ -270,7 +271,7 @@ async fn whatever_is_not_the_answer_is_refused_and_does_not_end_the_wait() {
 }
 
 #[tokio::test]
-async fn a_no_ends_it_with_the_servers_words() {
+async fn a_denied_login_ends_with_the_servers_error() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     world.authorization.set_consent(Consent { is_denied: true, ..Consent::default() });
@@ -286,13 +287,13 @@ async fn a_no_ends_it_with_the_servers_words() {
 }
 
 #[tokio::test]
-async fn a_code_that_the_server_does_not_take_is_told() {
+async fn a_code_that_the_server_rejects_is_reported() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let login = Login::start(&world, &[]);
     let back = sent_back(&login.url().await).await;
     let code = back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned();
-    // Whoever has seen it was faster, and has used it up without the verifier.
+    // Another client used the code first, without the verifier.
     let form = format!("grant_type=authorization_code&code={code}&code_verifier=x");
     let request =
         http().post(world.authorization.token_url()).basic_auth("legacy-gateway", Some(CLIENT_SECRET));
@@ -306,7 +307,7 @@ async fn a_code_that_the_server_does_not_take_is_told() {
     world.check();
 }
 
-/// What it ends with, says, and leaves for the next daemon.
+/// The exit code, the output, and whether the next daemon is ready.
 async fn refused(lines: &[&str], consent: Consent) -> String {
     let place = Place::new();
     let mut world = place.without_daemon(lines).await;
@@ -324,13 +325,13 @@ async fn refused(lines: &[&str], consent: Consent) -> String {
 }
 
 #[tokio::test]
-async fn without_a_refresh_token_nothing_is_stored() {
+async fn a_grant_without_a_refresh_token_is_not_stored() {
     let output = refused(&[AUTHORIZE, FREE], Consent { is_lasting: false, ..Consent::default() }).await;
     says(&output, &["the server sent no refresh token, and nothing was stored", "offline_access"]);
 }
 
 #[tokio::test]
-async fn what_requests_could_not_use_is_not_stored() {
+async fn a_grant_that_requests_could_not_use_is_not_stored() {
     let less = || Consent { scope: Some("a".to_owned()), ..Consent::default() };
     let scopes = "scopes = [\"a\", \"b\"]\nrequire_scopes = true";
     let output = refused(&[AUTHORIZE, FREE, scopes], less()).await;
@@ -341,7 +342,7 @@ async fn what_requests_could_not_use_is_not_stored() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_is_told_before_anybody_logs_in() {
+async fn obstacles_are_reported_before_the_browser_opens() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("redirect_uri = \"http://127.0.0.1:{}/\"", taken.local_addr().unwrap().port());
     let closed = "issuer = \"http://127.0.0.1:1\"";
@@ -370,7 +371,7 @@ async fn what_is_in_the_way_is_told_before_anybody_logs_in() {
 }
 
 #[tokio::test]
-async fn a_state_that_cannot_be_written_costs_no_login() {
+async fn an_unwritable_state_is_reported_before_the_login() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     fs::remove_dir_all(place.state_dir()).unwrap();
@@ -399,8 +400,8 @@ async fn a_daemon_that_runs_and_does_not_answer_keeps_its_state() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_none_or_has_no_login_is_named() {
-    let world = Setup::default().start().await;
+async fn an_unknown_credential_or_one_without_a_login_is_named() {
+    let world = daemon().start().await;
     for (name, texts) in [
         ("nobody", ["the configuration has no credential `nobody`", "its credentials are: api"]),
         ("api", ["the credential `api` has no login", "set grant = \"authorization_code\""]),
@@ -413,7 +414,7 @@ async fn a_credential_that_is_none_or_has_no_login_is_named() {
 }
 
 #[tokio::test]
-async fn nobody_is_waited_for_without_end() {
+async fn the_wait_for_a_login_times_out() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let (code, output) = Login::start(&world, &["--timeout", "300ms"]).end(&world).await;
@@ -423,7 +424,7 @@ async fn nobody_is_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn the_address_that_a_browser_elsewhere_ends_at_can_be_pasted() {
+async fn the_final_address_of_a_browser_elsewhere_can_be_pasted() {
     let place = Place::new();
     for redirect_uri in ["redirect_uri = \"https://app.example.com/callback\"", FREE] {
         let mut world = place.without_daemon(&[AUTHORIZE, redirect_uri]).await;
@@ -455,7 +456,7 @@ async fn the_address_that_a_browser_elsewhere_ends_at_can_be_pasted() {
 }
 
 #[tokio::test]
-async fn where_nobody_can_paste_a_listener_goes_on_and_nothing_else_does() {
+async fn without_a_terminal_only_a_login_with_a_listener_goes_on() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, "redirect_uri = \"http://localhost:0/cb\""]).await;
     let mut login = Login::start(&world, &[]);
@@ -477,7 +478,7 @@ async fn where_nobody_can_paste_a_listener_goes_on_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_secret_finds_everything_from_its_issuer() {
+async fn a_client_without_a_secret_discovers_its_endpoints() {
     let place = Place::new();
     let lines = ["issuer = \"{issuer}\"", FREE, "client_auth = \"none\""];
     let mut world = place.without_daemon(&lines).await;
@@ -499,7 +500,7 @@ async fn a_client_without_a_secret_finds_everything_from_its_issuer() {
 }
 
 #[tokio::test]
-async fn the_answer_of_another_issuer_is_not_taken() {
+async fn an_answer_of_another_issuer_is_refused() {
     let place = Place::new();
     let world = place.without_daemon(&["issuer = \"{issuer}\"", FREE]).await;
     let iss = Some("https://impostor.example.com".to_owned());
@@ -515,14 +516,14 @@ async fn the_answer_of_another_issuer_is_not_taken() {
     world.check();
 }
 
-/// A daemon's admin address as the login sees it.
+/// A server in the place of a daemon's admin address.
 struct Admin {
     server: Server,
     posted: Arc<Mutex<Vec<String>>>,
 }
 
 impl Admin {
-    /// With these answers to GET and POST.
+    /// Starts a server with these statuses for GET and POST.
     async fn start(get: u16, post: u16) -> Self {
         Self::start_saying("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}", get, post).await
     }
@@ -560,7 +561,7 @@ impl Admin {
 }
 
 #[tokio::test]
-async fn a_daemon_that_runs_is_handed_the_grant() {
+async fn a_running_daemon_receives_the_grant() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     world.authorization.set_consent(Consent { scope: Some("a b".to_owned()), ..Consent::default() });
@@ -594,11 +595,11 @@ async fn a_daemon_that_runs_is_handed_the_grant() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
+async fn a_daemon_that_would_refuse_the_grant_is_asked_before_the_browser_opens() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     for (status, texts) in [
-        // Success without a word that it takes grants.
+        // Success without a declaration that it accepts grants.
         (200, ["has another grant for the credential `api`", "restart the daemon"]),
         (404, ["has no credential `api`", "restart the daemon"]),
         (401, ["denied access: the words of the daemon", "set `admin.token`"]),
@@ -621,7 +622,7 @@ async fn a_daemon_that_would_not_take_the_grant_is_asked_before_the_person() {
 }
 
 #[tokio::test]
-async fn a_grant_that_the_daemon_does_not_take_after_all_is_told() {
+async fn a_grant_that_the_daemon_refuses_is_reported() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let admin = Admin::start(200, 409).await;

@@ -1,25 +1,25 @@
-//! Applications that log in at the proxy: answered there, over either HTTP, and never passed on.
+//! Logins of applications (`login_stub`): the daemon answers them and does not forward them.
 
-use bearerd::demo::authorization_server::Answer;
+use testkit::authorization_server::Answer;
 
-use crate::harness::caller::LOGIN;
-use crate::harness::world::search;
-use crate::harness::{Http2Caller, Request, Setup, World};
+use crate::harness::{Http2Caller, Request, Setup, World, daemon};
+use testkit::harness::caller::LOGIN;
+use testkit::harness::world::assert_absent;
 
 const FORM: &[u8] = b"grant_type=client_credentials&client_id=app&client_secret=the-applications-own";
 
 fn setup() -> Setup {
-    Setup::default().credential("login_stub = [\"/oauth/token\", \"/api/v2/oauth/token\"]")
+    daemon().credential("login_stub = [\"/oauth/token\", \"/api/v2/oauth/token\"]")
 }
 
 async fn finish(world: World, forwarded: usize) {
     assert_eq!(world.upstream.requests().len(), forwarded);
-    search(&world.process.output(), "the-applications-own");
+    assert_absent(&world.process.output(), "the-applications-own");
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connection_goes_on() {
+async fn a_login_is_answered_with_a_worthless_token() {
     let world = setup().start().await;
     let mut caller = world.caller().await;
     for request in [
@@ -35,7 +35,7 @@ async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connecti
         assert_eq!(reply.get("cache-control"), Some("no-store"));
     }
 
-    // What it then sends goes out with our token.
+    // Further requests carry the daemon's token.
     let request = Request::get("/x").field("authorization", "Bearer bearerd-local");
     assert_eq!(caller.send(&request).await.status, 200);
 
@@ -49,20 +49,20 @@ async fn a_login_is_answered_with_a_token_that_is_worth_nothing_and_the_connecti
 }
 
 #[tokio::test]
-async fn what_is_no_login_is_forwarded_as_ever() {
+async fn requests_that_are_no_login_are_forwarded() {
     let world = setup().start().await;
 
     assert_eq!(world.get("/oauth/token").await.status, 200);
     assert_eq!(world.send(&Request::post("/oauth/tokens", FORM)).await.status, 200);
     finish(world, 2).await;
 
-    let without = World::start().await;
+    let without = daemon().start().await;
     assert_eq!(without.send(&Request::post("/oauth/token", FORM)).await.status, 200);
     finish(without, 1).await;
 }
 
 #[tokio::test]
-async fn a_login_needs_no_token_but_a_caller_that_may_call_and_a_body_that_is_one() {
+async fn a_login_needs_an_allowed_caller_and_a_complete_body_but_no_token() {
     let world = setup()
         .limits("body_bytes = \"1KiB\"")
         .without_token()
@@ -78,12 +78,12 @@ async fn a_login_needs_no_token_but_a_caller_that_may_call_and_a_body_that_is_on
 }
 
 #[tokio::test]
-async fn the_presets_know_where_applications_log_in() {
+async fn the_presets_know_the_login_paths() {
     for (preset, path) in [
         ("provider = \"genesys\"", "/oauth/token"),
         ("provider = \"cxone\"\ngrant = \"client_credentials\"", "/oauth2/v1/token"),
     ] {
-        let world = Setup::default().credential(preset).start().await;
+        let world = daemon().credential(preset).start().await;
         assert_eq!(world.send(&Request::post(path, FORM)).await.text(), LOGIN);
         assert_eq!(world.get("/x").await.status, 200);
         finish(world, 1).await;

@@ -1,16 +1,17 @@
-//! `bearerd check --online` against peers that are well, and peers that are not.
+//! `bearerd check --online` with good and failing peers.
 
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Process, Upstream};
+use crate::harness::{Upstream, spawn};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
-/// The peers, and what to write of them.
+/// The peers, and the configuration that names them.
 struct Peers {
     authorization: AuthorizationServer,
     upstream: Upstream,
@@ -35,7 +36,7 @@ impl Peers {
         )
     }
 
-    /// What it ends with and says; nothing of it is secret.
+    /// Runs the command; returns the exit code and the output, which has no secret.
     async fn check(&self, config: &str) -> (i32, String) {
         self.check_with(config, CLIENT_SECRET).await
     }
@@ -45,13 +46,13 @@ impl Peers {
         std::fs::write(folder.path().join("proxy.toml"), config).unwrap();
         std::fs::write(folder.path().join("ca.pem"), self.pki.authority_pem()).unwrap();
         let environment = [("API_SECRET".to_owned(), secret.to_owned())];
-        let mut process = Process::spawn(&["check", "--online"], &environment, folder.path());
+        let mut process = spawn(&["check", "--online"], &environment, folder.path());
         let code = process.ended().await.code().unwrap();
         let output = process.output();
         assert!(!output.contains("panicked"), "{output}");
-        search(&output, secret);
+        assert_absent(&output, secret);
         for token in self.authorization.issued() {
-            search(&output, &token);
+            assert_absent(&output, &token);
         }
         (code, output)
     }
@@ -73,7 +74,7 @@ fn says(output: &str, texts: &[&str]) {
 }
 
 #[tokio::test]
-async fn when_all_is_well_each_peer_is_told_of_and_asked_once() {
+async fn check_online_asks_each_peer_once_and_reports_it() {
     let peers = Peers::start().await;
     let second = format!(
         "[[routes]]\npath = \"/other\"\nupstream = \"{}/base\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n",
@@ -94,7 +95,7 @@ async fn when_all_is_well_each_peer_is_told_of_and_asked_once() {
 }
 
 #[tokio::test]
-async fn a_wrong_secret_fails_with_what_the_server_says_and_what_to_check() {
+async fn a_wrong_secret_fails_with_the_servers_error_and_advice() {
     let peers = Peers::start().await;
 
     let (code, output) = peers.check_with(&peers.config(""), "another-secret-altogether").await;
@@ -115,12 +116,12 @@ async fn the_second_client_secret_is_tried_as_the_daemon_would() {
 
     assert_eq!(code, 0, "{output}");
     says(&output, &["rejects `client_secret`, and accepts `client_secret_next`"]);
-    search(&output, CLIENT_SECRET);
+    assert_absent(&output, CLIENT_SECRET);
     assert_eq!(peers.authorization.requests(), 2);
 }
 
 #[tokio::test]
-async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
+async fn missing_scopes_are_named_with_the_granted_ones() {
     let peers = Peers::start().await;
     let granted =
         || Answer::status(200, r#"{"access_token":"{token}","expires_in":60,"scope":"a \u001b[31mx"}"#);
@@ -131,13 +132,13 @@ async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
     says(&output, &["without the required scopes: b", "granted      a ?[31mx", "required     a b"]);
     says(&output, &["have the provider allow them for this client"]);
 
-    // Not required: told, and no failure.
+    // Scopes that are not required are reported and no failure.
     peers.authorization.answer_next(granted());
     let (code, output) = peers.check(&peers.config("scopes = [\"a\", \"b\", \"offline_access\"]")).await;
     assert_eq!(code, 0, "{output}");
     says(&output, &["warning: requested scopes were not granted: b\n", "lifetime     1m"]);
 
-    // Required and not asked for.
+    // A required scope that is not requested.
     peers.authorization.answer_next(granted());
     let (code, output) = peers.check(&peers.config("scopes = [\"a\"]\nrequire_scopes = [\"c\"]")).await;
     assert_eq!(code, 1, "{output}");
@@ -145,7 +146,7 @@ async fn scopes_that_are_missing_are_named_with_what_was_granted_instead() {
 }
 
 #[tokio::test]
-async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown() {
+async fn a_jwts_issuer_audience_and_tenant_are_shown_without_the_token() {
     let peers = Peers::start().await;
     let said = r#"{"iss":"https://as.test","aud":["one","two"],"tenantId":"t-1","exp":1}"#;
     let jwt = format!("e30.{}.c2lnbmF0dXJlLXRoYXQtaXMtc2VjcmV0", URL_SAFE_NO_PAD.encode(said));
@@ -158,10 +159,10 @@ async fn a_jwt_is_told_of_by_whom_for_whom_and_for_which_tenant_and_never_shown(
     assert_eq!(code, 0, "{output}");
     says(&output, &["a JWT: iss https://as.test, aud one two, tenantId t-1", "ahead of the server's"]);
     says(&output, &["warning: this machine's clock is", "with NTP"]);
-    search(&output, &jwt);
+    assert_absent(&output, &jwt);
     assert!(!output.contains("c2lnbmF0dXJl"), "{output}");
 
-    // By its `exp` it has ended, if that counts.
+    // The token has ended by its `exp`.
     peers.authorization.answer_next(answer);
     let (code, output) = peers.check(&peers.config("expect_jwt = true")).await;
     assert_eq!(code, 1, "{output}");
@@ -186,9 +187,9 @@ async fn a_claim_that_quotes_the_secret_is_withheld() {
 }
 
 #[tokio::test]
-async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_suspect() {
+async fn a_proxy_before_the_token_endpoint_is_named_as_a_possible_cause() {
     let peers = Peers::start().await;
-    // Whoever bound it before is gone, and nobody follows.
+    // The port's former listener has ended.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = configuration(
         "https://login.example.com/token",
@@ -204,7 +205,7 @@ async fn where_a_proxy_is_on_the_way_to_the_token_endpoint_it_is_named_as_a_susp
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_cannot_be_reached_fails_within_its_time_and_the_rest_is_checked() {
+async fn an_unreachable_token_endpoint_fails_in_time_and_the_rest_is_checked() {
     let peers = Peers::start().await;
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let upstream = peers.upstream.url();
@@ -246,7 +247,7 @@ async fn redirects_limits_and_pages_are_told_apart() {
 }
 
 #[tokio::test]
-async fn an_upstream_with_a_foreign_certificate_fails_and_is_told_of() {
+async fn an_upstream_with_a_foreign_certificate_fails() {
     let peers = Peers::start().await;
     let foreign = Pki::new(&["localhost"]).unwrap();
     let tls = foreign.server_config(&[b"http/1.1"]).unwrap();
@@ -295,7 +296,7 @@ async fn an_upstream_that_refuses_fails_and_plain_http_on_loopback_is_fine() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
+async fn a_certificate_that_expires_soon_is_a_warning_and_no_failure() {
     let peers = Peers::start().await;
     let end = SystemTime::now() + Duration::from_hours(24 * 10 + 1);
     let soon = Pki::ending(&["localhost"], end).unwrap();
@@ -312,7 +313,7 @@ async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
 }
 
 #[tokio::test]
-async fn a_credential_that_no_route_uses_fails_without_consequence_and_a_bad_file_asks_nobody() {
+async fn an_unused_credential_fails_without_consequence_and_a_bad_file_asks_nobody() {
     let peers = Peers::start().await;
     let unused = format!(
         "[credentials.unused]\ntoken_url = \"{}\"\nclient_id = \"another\"\nclient_secret = {{ env = \"API_SECRET\" }}\n",
@@ -329,7 +330,7 @@ async fn a_credential_that_no_route_uses_fails_without_consequence_and_a_bad_fil
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_not_used_up() {
+async fn check_online_uses_no_refresh_token() {
     let peers = Peers::start().await;
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let credential = format!(
@@ -345,7 +346,7 @@ async fn a_refresh_token_is_not_used_up() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_refresh_token_a_request_would_fail_unless_there_is_a_fallback() {
+async fn a_missing_refresh_token_is_a_failure_unless_there_is_a_fallback() {
     let peers = Peers::start().await;
     let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let state = format!("state_file = \"api.state\"\nstate_key = \"{key}\"");

@@ -1,18 +1,18 @@
-//! What an operator does to a running daemon by the admin address, and who may.
+//! Operations at the admin address, and the access to them.
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::authorization_server::Answer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::world::search;
-use crate::harness::{Process, Setup, World, eventually};
+use crate::harness::{Process, World, daemon, eventually, spawn};
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const TOKEN: &str = "0perat0r-token-of-the-admin-address";
@@ -36,11 +36,11 @@ impl Place {
         self.0.path().join("admin-token")
     }
 
-    /// A grant of one-time refresh tokens whose first is dead.
+    /// A grant of one-time refresh tokens whose first token was rejected.
     async fn start_with_a_dead_grant(&self) -> World {
         let file = self.0.path().join("refresh");
         fs::write(&file, "a-refresh-token-that-has-ended").unwrap();
-        let world = Setup::default()
+        let world = daemon()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .environment("STATE_KEY", KEY)
             .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"")
@@ -53,20 +53,20 @@ impl Place {
         world
     }
 
-    /// An admin address that asks for a token.
+    /// An admin address that requires a token.
     async fn start_with_a_token(&self) -> World {
         fs::write(self.token_file(), TOKEN).unwrap();
         let token = format!("token = {{ file = \"{}\" }}", self.token_file().display());
-        Setup::default().admin(&token).credential(ROOMY).start().await
+        daemon().admin(&token).credential(ROOMY).start().await
     }
 }
 
 thread_local! {
-    /// A test has a thread of its own, and a client takes long to make.
+    /// One client for each test, as making one takes long.
     static CLIENT: reqwest::Client = reqwest::Client::builder().no_proxy().build().unwrap();
 }
 
-/// A request to the admin address, and what it is answered with.
+/// Sends a request to the admin address; returns the status, the fields and the JSON.
 async fn ask(
     world: &World,
     method: &str,
@@ -110,7 +110,7 @@ async fn post(world: &World, path: &str, fields: &[(&str, &str)]) -> (u16, Strin
 }
 
 #[tokio::test]
-async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outlives_the_next() {
+async fn a_handed_over_grant_replaces_a_dead_one_and_outlives_a_restart() {
     let place = Place::new();
     let mut world = place.start_with_a_dead_grant().await;
     let (_, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
@@ -128,7 +128,7 @@ async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outl
     let acted = world.process.event("operator acted").await;
     assert_eq!((&acted["action"], &acted["credential"]), (&json!("grant"), &json!("api")));
 
-    // The configured refresh token is dead still, and is not tried again.
+    // The configured refresh token is still rejected, and not tried again.
     let before = world.authorization.requests();
     world.process.signal(Signal::TERM);
     world.process.ended().await;
@@ -138,13 +138,13 @@ async fn a_grant_that_is_handed_over_mends_a_dead_one_without_a_restart_and_outl
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), before + 1);
     assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
-    search(&world.process.output(), "a-refresh-token-that-has-ended");
+    assert_absent(&world.process.output(), "a-refresh-token-that-has-ended");
     world.finish().await;
 }
 
-/// The whole of what a login brings, and a kill right after the answer.
+/// A complete grant, and a kill directly after the answer.
 #[tokio::test]
-async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() {
+async fn an_accepted_grant_survives_a_kill_and_its_access_token_is_used() {
     let place = Place::new();
     let mut world = place.start_with_a_dead_grant().await;
     let refresh_token = world.authorization.authorize();
@@ -165,15 +165,15 @@ async fn once_a_grant_was_taken_no_kill_loses_it_and_its_access_token_is_used() 
         (&json!("valid"), &json!(true), &json!(1))
     );
     assert_eq!(world.authorization.requests(), asked, "it was not asked for");
-    search(&world.process.output(), "another-token");
+    assert_absent(&world.process.output(), "another-token");
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_grant_that_cannot_be_written_is_used_and_its_bringer_told_that_it_is_not_safe() {
+async fn a_grant_that_cannot_be_written_is_used_and_reported_as_not_durable() {
     let place = Place::new();
     let world = place.start_with_a_dead_grant().await;
-    // Its rejection may be on its way there.
+    // The rejection may still be under way.
     eventually("nothing there", async || fs::remove_dir_all(place.state_dir()).is_ok()).await;
     let refresh_token = world.authorization.authorize();
 
@@ -187,7 +187,7 @@ async fn a_grant_that_cannot_be_written_is_used_and_its_bringer_told_that_it_is_
 }
 
 #[tokio::test]
-async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
+async fn a_malformed_grant_changes_nothing_and_is_not_quoted() {
     let place = Place::new();
     let world = place.start_with_a_dead_grant().await;
     let asked = world.authorization.requests();
@@ -223,14 +223,14 @@ async fn a_bad_grant_changes_nothing_and_is_not_quoted() {
     assert_eq!((status, &answer["code"]), (415, &json!("not_json")));
     assert_eq!(world.get("/x").await.status, 503);
     assert_eq!(world.authorization.requests(), asked);
-    search(&world.process.output(), "hunter2hunter2");
+    assert_absent(&world.process.output(), "hunter2hunter2");
     world.finish().await;
 }
 
-/// Endless, or never: neither holds the daemon.
+/// Neither an endless nor an absent body blocks the daemon.
 #[tokio::test]
 async fn a_body_without_an_end_is_refused_at_64_kib() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut stream = TcpStream::connect(world.admin).await.unwrap();
     let head = format!(
         "POST /credentials/api/refresh HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
@@ -251,8 +251,8 @@ async fn a_body_without_an_end_is_refused_at_64_kib() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_said_so() {
-    let world = World::start().await;
+async fn unknown_admin_paths_and_credentials_get_404() {
+    let world = daemon().start().await;
     for (method, path, expected) in [
         ("GET", "/credentials/other", (404, "credential_not_found")),
         ("POST", "/credentials/other/refresh", (404, "credential_not_found")),
@@ -260,7 +260,7 @@ async fn what_is_not_there_is_said_so() {
         ("POST", "/credentials/api/revoke", (404, "path_not_found")),
         ("GET", "/credentials/api/refresh", (405, "method_not_allowed")),
         ("DELETE", "/credentials/api", (405, "method_not_allowed")),
-        // The usual grant has no refresh token.
+        // The default grant has no refresh token.
         ("POST", "/credentials/api/grant", (409, "grant_not_taken")),
     ] {
         let (status, headers, answer) = ask(&world, method, path, &[], "").await;
@@ -282,14 +282,14 @@ async fn what_is_not_there_is_said_so() {
         assert_eq!((status, answer["code"].as_str()), (404, Some("path_not_found")));
         assert!(answer["detail"].as_str().unwrap().contains("/readyz?verbose"), "{answer}");
     }
-    // What a stranger wrote is not in the log.
+    // The log does not quote the malformed grant.
     assert!(world.process.events("operator refused").iter().all(|event| event["credential"] != "other"));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter() {
-    let world = Setup::default().quiet().start().await;
+async fn a_thousand_refreshes_stay_within_the_rate_limit() {
+    let world = daemon().quiet().start().await;
     let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
     assert_eq!((status, &told["generation"], &told["same_token"]), (200, &json!(2), &json!(false)));
     assert!(told["expires_in"].as_u64().unwrap() > 3590, "{told}");
@@ -309,7 +309,7 @@ async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter()
         told += 1;
     }
     assert_eq!(told, 1000);
-    // Half of ten may be forced, and one more every twelve seconds.
+    // Half of the ten requests may be forced, and one more every twelve seconds.
     let requests = world.authorization.requests();
     assert!(requests <= 1 + 5 + 5, "{requests}");
     assert_eq!(world.get("/x").await.status, 200);
@@ -317,8 +317,8 @@ async fn a_refresh_brings_another_token_and_a_thousand_stay_within_the_limiter()
 }
 
 #[tokio::test]
-async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_asked_for() {
-    let world = Setup::default().credential(ROOMY).start().await;
+async fn a_failed_refresh_reports_the_reason_and_obeys_retry_after() {
+    let world = daemon().credential(ROOMY).start().await;
     for (answer, expected) in [
         (Answer::status(401, "{\"error\":\"invalid_client\"}"), "client_rejected"),
         (Answer::too_many(100), "token_endpoint_rate_limited"),
@@ -339,8 +339,8 @@ async fn a_refresh_tells_why_it_brought_nothing_and_is_held_by_what_the_server_a
 }
 
 #[tokio::test]
-async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
-    let world = Setup::default().credential(ROOMY).start().await;
+async fn a_refresh_that_returns_the_old_token_says_so() {
+    let world = daemon().credential(ROOMY).start().await;
     world.authorization.answer_next(Answer::SameAgain);
     for _ in 0..10 {
         let (status, _, told) = ask(&world, "POST", "/credentials/api/refresh", &[], "").await;
@@ -355,7 +355,7 @@ async fn a_token_that_is_handed_out_again_is_said_to_be_the_same() {
 }
 
 #[tokio::test]
-async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_health() {
+async fn an_admin_token_is_needed_for_operations_and_not_for_health() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let right = format!("Bearer {TOKEN}");
@@ -378,7 +378,7 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
     assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 200);
     assert_eq!(world.authorization.requests(), 2);
 
-    // Another one in the file counts from then on.
+    // A new token in the file counts from then on.
     fs::write(place.token_file(), "another-admin-token").unwrap();
     assert_eq!(post(&world, "/credentials/api/refresh", &[("authorization", &right)]).await.0, 401);
     let another = [("authorization", "Bearer another-admin-token")];
@@ -386,13 +386,13 @@ async fn with_an_admin_token_nobody_operates_without_it_and_all_may_ask_for_heal
     let refused = world.process.event("operator refused").await;
     assert_eq!((&refused["event"], &refused["credential"]), (&json!("operator.refused"), &json!("api")));
     for secret in [TOKEN, "another-admin-token"] {
-        search(&world.process.output(), secret);
+        assert_absent(&world.process.output(), secret);
     }
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
+async fn a_burst_of_wrong_admin_tokens_is_rate_limited() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let wrong = [("authorization", "Bearer wrong")];
@@ -415,8 +415,8 @@ async fn a_burst_of_wrong_tokens_is_not_listened_to_any_more() {
 }
 
 #[tokio::test]
-async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
-    let world = World::start().await;
+async fn a_browsers_foreign_page_and_a_rebound_name_cannot_operate() {
+    let world = daemon().start().await;
     let own = format!("http://{}", world.admin);
     let port = world.admin.port();
     for (field, expected) in [
@@ -446,11 +446,11 @@ async fn a_browsers_other_site_and_a_rebound_name_operate_nothing() {
     world.finish().await;
 }
 
-/// All addresses include loopback, by which this test comes.
+/// 0.0.0.0 includes loopback, from which this test connects.
 #[tokio::test]
-async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() {
+async fn off_loopback_the_admin_address_needs_a_token() {
     let listen = "listen = \"0.0.0.0:0\"";
-    let world = Setup::default().admin(listen).start().await;
+    let world = daemon().admin(listen).start().await;
     for (method, path) in [("GET", "/credentials/api"), ("POST", "/credentials/api/refresh")] {
         let fields = [("authorization", "Bearer x")];
         let (status, _, answer) = ask(&world, method, path, &fields, "").await;
@@ -468,7 +468,7 @@ async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() 
     world.finish().await;
 
     let with_token = format!("{listen}\ntoken = {{ env = \"ADMIN_TOKEN\" }}");
-    let world = Setup::default().admin(&with_token).environment("ADMIN_TOKEN", TOKEN).start().await;
+    let world = daemon().admin(&with_token).environment("ADMIN_TOKEN", TOKEN).start().await;
     let right = format!("Bearer {TOKEN}");
     let fields = [("host", "bearerd.internal:9090"), ("authorization", right.as_str())];
     assert_eq!(post(&world, "/credentials/api/refresh", &fields).await.0, 200);
@@ -476,10 +476,10 @@ async fn off_loopback_an_operator_needs_a_token_and_is_told_which_key_sets_it() 
     world.finish().await;
 }
 
-/// Nothing of the admin address is behind the callers', whatever they call it.
+/// The callers' address serves no admin path.
 #[tokio::test]
-async fn a_caller_of_the_proxy_operates_nothing() {
-    let world = World::start().await;
+async fn a_caller_of_the_proxy_cannot_operate() {
+    let world = daemon().start().await;
     let seen = world.upstream.requests().len();
 
     let reply = world.send(&crate::harness::Request::post("/credentials/api/refresh", b"")).await;
@@ -493,12 +493,12 @@ async fn a_caller_of_the_proxy_operates_nothing() {
 async fn ended(mut process: Process) -> (i32, String) {
     let status = process.ended().await;
     let output = process.output();
-    search(&output, TOKEN);
+    assert_absent(&output, TOKEN);
     (status.code().unwrap(), output)
 }
 
 #[tokio::test]
-async fn bearerd_refresh_tells_what_came_of_it() {
+async fn bearerd_refresh_reports_the_outcome() {
     let place = Place::new();
     let world = place.start_with_a_token().await;
     let admin = world.admin.to_string();
@@ -509,7 +509,9 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     };
 
     let (code, output) = ended(run(&["api"])).await;
-    assert_eq!((code, output.as_str()), (0, "New token: generation 2, valid for 3599 s.\n"));
+    // A few seconds of the lifetime have passed.
+    let is_right = output.starts_with("New token: generation 2, valid for 359") && output.ends_with(" s.\n");
+    assert!(code == 0 && is_right, "{output}");
     let (code, output) = ended(run(&["other"])).await;
     assert!(
         code == 1
@@ -520,22 +522,24 @@ async fn bearerd_refresh_tells_what_came_of_it() {
     world.authorization.answer_next(Answer::status(500, ""));
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("failed: the token endpoint answered 500"), "{output}");
+    world.authorization.answer_next(Answer::too_many(60));
+    eventually("a Retry-After", async || ended(run(&["api"])).await.1.contains("limits the rate")).await;
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("No token request was made for `api`"), "{output}");
 
-    // The daemon knows the token, and the command does not.
+    // The daemon requires a token that the command does not have.
     let elsewhere = tempfile::tempdir().unwrap();
-    let stranger = Process::spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
+    let stranger = spawn(&["refresh", "api", "--admin", &admin], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
     assert!(code == 1 && output.contains("(401)"), "{output}");
     fs::remove_file(place.token_file()).unwrap();
     let (code, output) = ended(run(&["api"])).await;
     assert!(code == 1 && output.contains("the admin token cannot be read"), "{output}");
-    let nobody = Process::spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
+    let nobody = spawn(&["refresh", "api", "--admin", "127.0.0.1:9"], &[], elsewhere.path());
     assert_eq!(ended(nobody).await.0, 69);
-    // Who listens there is something else.
+    // Another server listens at this address.
     let other = format!("http://{}", world.authorization.token_url().split('/').nth(2).unwrap());
-    let stranger = Process::spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
+    let stranger = spawn(&["refresh", "api", "--admin", &other], &[], elsewhere.path());
     let (code, output) = ended(stranger).await;
     assert!(code == 1 && output.contains("not as an admin address of bearerd"), "{output}");
     world.finish().await;

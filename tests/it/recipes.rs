@@ -1,5 +1,5 @@
-//! The recipes of the documentation, each run as it is written against a platform that behaves as its vendor, or the
-//! tutorial it is for, says.
+//! The recipes of the documentation, each run unchanged against a platform that behaves as the vendor's documentation, or
+//! the tutorial, says.
 
 mod platform;
 
@@ -7,18 +7,17 @@ use std::fs::Permissions;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::caller::LOGIN;
-use crate::harness::world::search;
-use crate::harness::{Caller, Process, Reply, Request, eventually};
+use crate::harness::{Caller, Process, Reply, Request, command, eventually, spawn};
 use platform::{Answer, Platform, Realm};
+use testkit::harness::caller::LOGIN;
+use testkit::harness::world::assert_absent;
 
-/// What the recipes' secrets are. CXone's access keys end like this one.
+/// The value of the recipes' secrets. CXone's access keys end like this.
 const SECRETS: [(&str, &str); 5] = [
     ("CXONE_CLIENT_SECRET", "cx0ne/secret+with%all&of=it"),
     ("CXONE_DEVTEST_CLIENT_SECRET", "devtest-cx0ne-secret"),
@@ -36,7 +35,7 @@ fn recipe(name: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// A daemon that runs a recipe, as it is written but for the ports.
+/// A daemon that runs a recipe unchanged except for the ports.
 #[derive(Debug)]
 struct Deployment {
     prepared: Prepared,
@@ -45,7 +44,7 @@ struct Deployment {
     admin: SocketAddr,
 }
 
-/// A recipe in a folder of its own, for commands.
+/// A recipe in a folder, for commands.
 #[derive(Debug)]
 struct Prepared {
     platform: Platform,
@@ -73,10 +72,10 @@ impl Prepared {
         Self { platform, environment, folder }
     }
 
-    /// Somebody logs in with a browser that ends at an address where nobody listens, and pastes it.
+    /// Logs in with a browser that ends at an address without a listener, and pastes that address.
     async fn log_in(&self, credential: &str, realm: usize, admin: &str) -> String {
         let arguments = ["login", "--no-browser", "--admin", admin, credential];
-        let mut process = Process::spawn_with_input(&arguments, &self.environment, self.folder.path());
+        let mut process = command(&arguments, &self.environment, self.folder.path()).with_input().start();
         eventually("an address", async || process.output().contains("Waiting for")).await;
         let output = process.output();
         let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
@@ -85,13 +84,13 @@ impl Prepared {
         let output = process.output();
         assert_eq!(status.code(), Some(0), "{output}");
         for secret in self.platform.secrets() {
-            search(&output, secret.rsplit('.').next().unwrap());
+            assert_absent(&output, secret.rsplit('.').next().unwrap());
         }
         output
     }
 
     async fn run(self) -> Deployment {
-        let process = Process::spawn(&["run"], &self.environment, self.folder.path());
+        let process = spawn(&["run"], &self.environment, self.folder.path());
         let address = async |message| {
             process.event(message).await["address"].as_str().unwrap().parse::<SocketAddr>().unwrap()
         };
@@ -125,7 +124,7 @@ impl Deployment {
         self.send(&Request::get(target)).await
     }
 
-    /// A login as SDKs do it: answered by the daemon, and worth nothing.
+    /// A login of an SDK: the daemon answers with a worthless token.
     async fn logs_in(&self, request: &Request) {
         assert_eq!(self.send(request).await.text(), LOGIN);
     }
@@ -139,17 +138,17 @@ impl Deployment {
         assert!(violations.is_empty(), "{violations:#?}");
         assert!(!output.contains("panicked"), "{output}");
         for secret in self.prepared.platform.secrets() {
-            // The head of a JWT is every JWT's.
-            search(&output, secret.rsplit('.').next().unwrap());
+            // All JWTs begin with the same characters.
+            assert_absent(&output, secret.rsplit('.').next().unwrap());
         }
         for (_, secret) in SECRETS {
-            search(&output, secret);
+            assert_absent(&output, secret);
         }
     }
 }
 
 #[tokio::test]
-async fn every_recipe_is_good_and_says_what_it_needs() {
+async fn every_recipe_is_valid_and_lists_its_requirements() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes");
     let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
     let mut seen = 0;
@@ -178,11 +177,11 @@ async fn every_recipe_is_good_and_says_what_it_needs() {
                 ((*name).to_owned(), (*value).to_owned())
             })
             .collect();
-        let mut process = Process::spawn(&["check"], &environment, run.path());
+        let mut process = spawn(&["check"], &environment, run.path());
         let status = process.ended().await;
         let output = process.output();
         assert_eq!(status.code(), Some(0), "{file}:\n{output}");
-        // Those for addresses of tutorials say so themselves.
+        // A warning about a tutorial's address is expected.
         let is_tutorial = text.contains("tutorial") || text.contains("forum");
         assert!(!output.contains("warning") || is_tutorial, "{file}:\n{output}");
     }
@@ -218,14 +217,14 @@ async fn both_platforms() -> Platform {
     Platform::start(vec![production, devtest], vec![]).await
 }
 
-/// A token at the wrong platform is a violation, which finishing reports.
+/// A token that reaches the wrong platform is a violation, which `finish` reports.
 #[tokio::test]
-async fn client_credentials_production_and_devtest_live_side_by_side() {
+async fn client_credentials_production_and_devtest_work_side_by_side() {
     let deployment = Deployment::start_ready("cxone-client-credentials", both_platforms().await).await;
     for (realm, prefix) in [(0, "/production"), (1, "/devtest")] {
         let path = format!("{prefix}/api/v2/users?x=%2F");
         assert_eq!(deployment.get(&path).await.status, 200);
-        // The application's one retry on a 401 is not needed.
+        // The application's retry on a 401 is not needed.
         deployment.prepared.platform.revoke(realm);
         assert_eq!(deployment.get(&path).await.status, 200);
         deployment
@@ -243,13 +242,13 @@ async fn client_credentials_production_and_devtest_live_side_by_side() {
 }
 
 #[tokio::test]
-async fn client_credentials_that_devtest_refuses_leave_production_alone() {
+async fn client_credentials_that_devtest_rejects_do_not_affect_production() {
     let platform = both_platforms().await;
     platform.on_token_request(1, vec![Answer(403, vec![], "{\"error\":\"access_denied\"}"); 3]);
     platform.on_token_request(0, [Answer(429, vec![("retry-after", "1")], "")]);
     let deployment = Deployment::start("cxone-client-credentials", platform).await;
 
-    // The platform asks for a second, and callers wait it out.
+    // The platform asks to wait for a second, and callers wait.
     assert_eq!(deployment.get("/production/api/v2/users").await.status, 200);
     let refused = deployment.get("/devtest/api/v2/users").await;
 
@@ -280,9 +279,9 @@ fn forum_realm() -> Realm {
     }
 }
 
-/// The forum's application: JSON in the place of a form, and a login before every call.
+/// An application that sends JSON in the place of a form, and logs in before every call.
 #[tokio::test]
-async fn form_encoded_an_application_that_logs_in_with_json_before_each_call_works() {
+async fn form_encoded_an_application_that_logs_in_before_each_call_works() {
     let platform = Platform::start(vec![forum_realm()], vec![]).await;
     platform.on_token_request(0, [Answer(503, vec![], "<html>")]);
     let deployment = Deployment::start("cxone-form-encoded", platform).await;
@@ -337,7 +336,7 @@ fn batch_realm() -> Realm {
     }
 }
 
-/// Follows a list by its next page's path, as the tutorial does.
+/// Reads all pages of a list, as the tutorial does.
 async fn pages(deployment: &Deployment) -> Vec<Value> {
     let mut next = Some("/api/v2/users".to_owned());
     let mut entities = Vec::new();
@@ -352,31 +351,31 @@ async fn pages(deployment: &Deployment) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn genesys_batch_pages_are_followed_while_the_token_is_replaced_again_and_again() {
-    let platform = Platform::start(vec![Realm { lifetime: 2, ..batch_realm() }], vec![]).await;
+async fn genesys_batch_pages_are_followed_while_the_token_is_replaced() {
+    let platform = Platform::start(vec![batch_realm()], vec![]).await;
     let deployment = Deployment::start("genesys-batch", platform).await;
-    // Before there is a token: one request for all of them.
+    // Before the first token all callers share one token request.
     let callers = (0..40).map(|_| deployment.get("/api/v2/users?pageNumber=3"));
     for reply in futures_util::future::join_all(callers).await {
         assert_eq!(reply.status, 200);
     }
     assert_eq!(deployment.prepared.platform.run(0).asked.len(), 1);
+    deployment.finish().await;
 
-    let started = std::time::Instant::now();
-    while started.elapsed() < Duration::from_secs(4) {
+    let platform = Platform::start(vec![Realm { lifetime: 2, ..batch_realm() }], vec![]).await;
+    let deployment = Deployment::start("genesys-batch", platform).await;
+    eventually("two refreshes", async || {
         assert_eq!(pages(&deployment).await, [json!({ "id": 1 }), json!({ "id": 2 }), json!({ "id": 3 })]);
-    }
+        deployment.prepared.platform.run(0).asked.len() >= 3
+    })
+    .await;
 
-    {
-        let run = deployment.prepared.platform.run(0);
-        assert!(run.asked.len() >= 3, "{}", run.asked.len());
-        assert!(run.calls.iter().all(|call| call.status == 200));
-    }
+    assert!(deployment.prepared.platform.run(0).calls.iter().all(|call| call.status == 200));
     deployment.finish().await;
 }
 
 #[tokio::test]
-async fn genesys_batch_limits_and_refusals_of_the_api_reach_the_exporter_and_cost_no_token() {
+async fn genesys_batch_api_errors_reach_the_exporter_and_cost_no_token() {
     let platform = Platform::start(vec![batch_realm()], vec![]).await;
     platform.on_token_request(0, [Answer(429, vec![("retry-after", "1")], "")]);
     let deployment = Deployment::start_ready("genesys-batch", platform).await;
@@ -396,7 +395,7 @@ async fn genesys_batch_limits_and_refusals_of_the_api_reach_the_exporter_and_cos
 }
 
 #[tokio::test]
-async fn genesys_its_throttling_with_a_400_is_waited_out_and_its_token_cannot_be_revoked_by_a_caller() {
+async fn genesys_throttling_with_a_400_is_waited_out_and_revocation_is_denied() {
     let platform = Platform::start(vec![genesys_realm("mypurecloud.de")], vec![]).await;
     let deployment = Deployment::start_ready("genesys", platform).await;
     let throttled = "{\"error\":\"invalid_request\",\"description\":\"rate limit exceeded\",\
@@ -481,7 +480,7 @@ async fn cxone_access_key_is_sent_as_json_to_the_regional_endpoint() {
     deployment.finish().await;
 }
 
-/// Where nobody listens.
+/// A redirect address without a listener.
 const NO_DAEMON: &str = "127.0.0.1:1";
 
 fn data_action_realm() -> Realm {
@@ -492,7 +491,7 @@ fn data_action_realm() -> Realm {
         expects: vec![
             ("client_id", "your-client-id"),
             ("client_secret", secret("CXONE_CLIENT_SECRET")),
-            // The platform checks it on a refresh too.
+            // The platform checks this on a refresh too.
             ("redirect_uri", "https://your-app.com/oauth/callback"),
         ],
         lifetime: 3600,
@@ -503,7 +502,7 @@ fn data_action_realm() -> Realm {
 }
 
 #[tokio::test]
-async fn data_action_a_login_lasts_for_five_replacements_and_the_next_begins_a_new_count() {
+async fn data_action_a_login_lasts_for_five_rotations() {
     let platform = Platform::start(vec![data_action_realm()], vec![]).await;
     let prepared = Prepared::new("cxone-data-action", platform);
     prepared.log_in("data-action", 0, NO_DAEMON).await;
@@ -511,7 +510,7 @@ async fn data_action_a_login_lasts_for_five_replacements_and_the_next_begins_a_n
     let deployment = prepared.run().await;
     let path = "/data-actions/v1/execute";
 
-    // The login's own token is used, without a request.
+    // The login's own token is used without a token request.
     assert_eq!(deployment.get(path).await.status, 200);
     assert_eq!(deployment.prepared.platform.run(0).asked.len(), 1);
     for rotations in 1..=5 {
@@ -533,7 +532,7 @@ async fn data_action_a_login_lasts_for_five_replacements_and_the_next_begins_a_n
     assert_eq!((&last["rotations"], &last["success_rate"]), (&json!(5), &json!(1.0)), "{last}");
     assert!(last["latency_ms"].is_number(), "{last}");
 
-    // Without a restart.
+    // The daemon is not restarted.
     let output = deployment.prepared.log_in("data-action", 0, &deployment.admin.to_string()).await;
     assert!(output.contains("handed to the daemon"), "{output}");
     assert_eq!(deployment.get(path).await.status, 200);
@@ -541,7 +540,7 @@ async fn data_action_a_login_lasts_for_five_replacements_and_the_next_begins_a_n
 }
 
 #[tokio::test]
-async fn data_action_what_its_platform_answers_is_understood() {
+async fn data_action_the_platforms_answers_are_understood() {
     let platform = Platform::start(vec![data_action_realm()], vec![]).await;
     let prepared = Prepared::new("cxone-data-action", platform);
     prepared.log_in("data-action", 0, NO_DAEMON).await;
@@ -554,14 +553,14 @@ async fn data_action_what_its_platform_answers_is_understood() {
         (reply.status, reply.code())
     };
 
-    // Its own time to wait is waited, and the next answer is good.
+    // The daemon waits as the platform asks, and the next answer is good.
     assert_eq!(code(Answer(429, vec![("retry-after", "1")], "")).await.0, 503);
     eventually("well again", async || deployment.get("/x").await.status == 200).await;
     assert_eq!(code(Answer(503, vec![], "<html>Bad gateway")).await.0, 503);
     eventually("well again", async || deployment.get("/x").await.status == 200).await;
     assert_eq!(platform.run(0).refresh_tokens().len(), 3);
 
-    // Less than a Data Action needs is not used.
+    // A token without the scopes of a Data Action is not used.
     let less = "{\"access_token\":\"e30.e30.e30\",\"expires_in\":3600,\"scope\":\"api:read\"}";
     assert_eq!(code(Answer(200, vec![], less)).await, (503, Some("scope_missing".to_owned())));
     deployment.finish().await;
@@ -587,9 +586,9 @@ async fn data_action_a_grant_that_has_ended_is_not_sent_again() {
     deployment.finish().await;
 }
 
-/// Both SDKs of the tutorial on one gateway.
+/// Both SDKs of the tutorial use one gateway.
 #[tokio::test]
-async fn sdks_log_in_call_and_never_see_a_token_end() {
+async fn sdks_log_in_and_never_see_an_expired_token() {
     let genesys = genesys_realm("mypurecloud.com");
     let cxone = Realm {
         token_host: "cxone.niceincontact.com",
@@ -609,14 +608,14 @@ async fn sdks_log_in_call_and_never_see_a_token_end() {
     });
     let document = ("cxone.niceincontact.com", "/.well-known/oauth-authorization-server", metadata);
     let platform = Platform::start(vec![genesys, cxone], vec![document]).await;
-    // The part that needs no person is ready without the other.
+    // The route whose grant needs no person works before the login.
     let deployment = Deployment::start_ready("sdks", platform).await;
     let to = |host: &'static str, request: Request| request.field("host", host);
 
     deployment
         .logs_in(&to("genesys.localhost", Request::post("/oauth/token", b"grant_type=client_credentials")))
         .await;
-    // Python sends this when it has no token of its own.
+    // The Python SDK sends this without a token.
     let call = || {
         to("genesys.localhost", Request::get("/api/v2/users?pageSize=25")).field("authorization", "Bearer ")
     };
@@ -634,11 +633,10 @@ async fn sdks_log_in_call_and_never_see_a_token_end() {
     deployment
         .logs_in(&to("cxone.localhost", Request::post("/auth/token", b"grant_type=refresh_token")))
         .await;
-    let started = std::time::Instant::now();
-    while started.elapsed() < Duration::from_secs(5) {
+    eventually("three refresh tokens", async || {
         assert_eq!(deployment.send(&interactions()).await.status, 200);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(deployment.prepared.platform.run(1).refresh_tokens().len() >= 3);
+        deployment.prepared.platform.run(1).refresh_tokens().len() >= 3
+    })
+    .await;
     deployment.finish().await;
 }

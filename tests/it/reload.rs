@@ -1,4 +1,4 @@
-//! Another configuration in the place of the one in force, while requests come.
+//! Reloads under load.
 
 mod asked;
 mod connections;
@@ -9,20 +9,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
 use rustix::process::Signal;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 
-use crate::harness::{Caller, Http2Caller, Reply, Request, Setup, Upstream, World, eventually};
+use crate::harness::{
+    Caller, Http2Caller, Reply, Request, Setup, Upstream, World, daemon, eventually, remains,
+};
 
 const ROOMY: &str = "quota = { requests = 1000, per = \"1s\" }";
 
-/// One request after another from so many callers, until they are told to stop; every one has to be answered with 200.
+/// Callers that send one request after another until they are stopped; every answer must be 200.
 struct Load {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
     sent: Arc<AtomicUsize>,
-    /// Of each caller.
+    /// The answers of each caller.
     answered: Vec<Arc<AtomicUsize>>,
 }
 
@@ -31,7 +33,7 @@ impl Load {
         Self::connecting_anew(world, callers, 16)
     }
 
-    /// With a new connection after so many requests of all.
+    /// Starts callers that open a new connection after so many requests in all.
     fn connecting_anew(world: &World, callers: usize, after: usize) -> Self {
         let (is_over, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let address = world.address;
@@ -63,7 +65,7 @@ impl Load {
         eventually("more requests", async || self.sent.load(Ordering::Relaxed) >= before + count).await;
     }
 
-    /// So many more of each caller.
+    /// Waits for so many more answers to each caller.
     async fn more_of_each(&self, count: usize) {
         let now = || self.answered.iter().map(|one| one.load(Ordering::Relaxed));
         let before: Vec<_> = now().collect();
@@ -80,7 +82,7 @@ impl Load {
     }
 }
 
-/// One of either protocol.
+/// A caller of either protocol.
 enum AnyCaller {
     Http1(Caller),
     Http2(Http2Caller),
@@ -105,18 +107,18 @@ impl AnyCaller {
 
 /// FLT-HUP-01.
 #[tokio::test]
-async fn a_hundred_reloads_under_load_fail_no_request_and_leave_nothing_behind() {
-    a_hundred_reloads(Setup::default()).await;
+async fn a_hundred_reloads_under_load_fail_no_request_and_leak_nothing() {
+    a_hundred_reloads(daemon()).await;
 }
 
 #[tokio::test]
-async fn nor_do_they_where_the_upstream_speaks_http_2() {
-    a_hundred_reloads(Setup::default().http2()).await;
+async fn reloads_under_load_fail_no_request_over_http_2() {
+    a_hundred_reloads(daemon().http2()).await;
 }
 
 async fn a_hundred_reloads(setup: Setup) {
     let world =
-        setup.quiet().credential(ROOMY).more("[routes.headers]\nset = { x-table = \"t0\" }\n").start().await;
+        setup.quiet().credential(ROOMY).route("[routes.headers]\nset = { x-table = \"t0\" }\n").start().await;
     let upstream = format!("upstream = \"{}\"", world.upstream.url());
     let load = Load::on(&world, 6);
     let mut first = None;
@@ -125,7 +127,7 @@ async fn a_hundred_reloads(setup: Setup) {
         world.configure(|text| {
             let text =
                 text.replace(&format!("x-table = \"t{}\"", round - 1), &format!("x-table = \"t{round}\""));
-            // Every other table has another upstream too, as far as connections go.
+            // In every second configuration another key of the upstream changes, which replaces its connections.
             let timeout = if round % 2 == 0 { "connect_timeout = \"4s\"\n" } else { "" };
             text.replace("connect_timeout = \"4s\"\n", "").replace(&upstream, &format!("{timeout}{upstream}"))
         });
@@ -140,7 +142,7 @@ async fn a_hundred_reloads(setup: Setup) {
     let (threads_after, descriptors_after) = world.process.threads_and_descriptors();
     let kib_after = world.process.resident_kib();
     let sent = load.stop().await;
-    // The runtime's own, for files, come and go.
+    // The runtime's own threads for files come and go.
     assert!(threads_after <= threads + 2, "{threads} threads became {threads_after}");
     assert!(descriptors_after <= descriptors + 24, "{descriptors} descriptors became {descriptors_after}");
     assert!(kib_after < kib + 4096, "{kib} KiB became {kib_after} with {sent} requests");
@@ -152,8 +154,8 @@ async fn a_hundred_reloads(setup: Setup) {
 }
 
 #[tokio::test]
-async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
-    let world = Setup::default().quiet().credential(ROOMY).start().await;
+async fn a_request_is_served_by_one_configuration_from_start_to_end() {
+    let world = daemon().quiet().credential(ROOMY).start().await;
     let plain = world.configuration();
     let url = world.upstream.url();
     let table = |number: usize| {
@@ -170,7 +172,7 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
     for round in 2..30 {
         world.configure(|_| table(round));
         world.reload().await;
-        // Whatever is replayed, too. Two answers later each has a token that is good.
+        // Replays are checked too. After two answers each caller has used a live token.
         world.authorization.revoke_all();
         load.more_of_each(2).await;
     }
@@ -184,14 +186,14 @@ async fn a_request_sees_one_table_from_its_beginning_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_breaker() {
+async fn unchanged_parts_keep_their_token_connections_and_breaker() {
     let breaker = "breaker = { failures = 3, percent = 100, window = \"60s\", open = \"60s\" }";
-    let world = Setup::default()
+    let world = daemon()
         .server("workers = 1")
         .route("path = \"/kept\"\nstrip_prefix = true")
-        .more(&format!(
+        .route(&format!(
             "[[routes]]\npath = \"/broken\"\nstrip_prefix = true\nupstream = \"{{upstream}}\"\n\
-             credential = \"api\"\n{{ca}}\n{breaker}\n"
+             credential = \"api\"\nca_file = \"ca.pem\"\n{breaker}\n"
         ))
         .start()
         .await;
@@ -218,8 +220,8 @@ async fn what_is_configured_as_before_keeps_its_token_its_connections_and_its_br
 }
 
 #[tokio::test]
-async fn connections_to_an_upstream_that_is_gone_end() {
-    let world = Setup::default().server("workers = 1").start().await;
+async fn connections_to_a_removed_upstream_are_closed() {
+    let world = daemon().server("workers = 1").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     let open = || world.process.threads_and_descriptors().1;
     let before = open();
@@ -233,11 +235,11 @@ async fn connections_to_an_upstream_that_is_gone_end() {
 
 /// FLT-HUP-02.
 #[tokio::test]
-async fn a_configuration_that_cannot_be_used_changes_nothing_and_says_why_with_line_and_caret() {
+async fn an_invalid_configuration_changes_nothing_and_is_reported_with_its_place() {
     let pki = Pki::new(&["localhost"]).unwrap();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .secret("{ file = \"secret\" }")
-        .file("secret", crate::harness::world::CLIENT_SECRET)
+        .file("secret", testkit::harness::setup::CLIENT_SECRET)
         .file("server.pem", &pki.server().certificate)
         .file("server-key.pem", "-----BEGIN PRIVATE KEY-----\nbm9uZQ==\n-----END PRIVATE KEY-----\n")
         .start()
@@ -269,7 +271,7 @@ async fn a_configuration_that_cannot_be_used_changes_nothing_and_says_why_with_l
     world.check();
 }
 
-/// A second authorization server and an API that takes its tokens alone.
+/// A second authorization server, and an API that accepts its tokens only.
 struct Elsewhere {
     authorization: AuthorizationServer,
     api: Upstream,
@@ -287,22 +289,22 @@ impl Elsewhere {
         Self { authorization, api, pki }
     }
 
-    /// The configuration of a world with everything here instead.
+    /// A world's configuration with these peers in the place of its own.
     fn instead(&self, world: &World, text: &str) -> String {
         std::fs::write(world.folder().join("elsewhere.pem"), self.pki.authority_pem()).unwrap();
         text.replace(&world.upstream.url(), &self.api.url())
             .replace("ca_file = \"ca.pem\"", "ca_file = \"elsewhere.pem\"")
             .replace(&world.authorization.token_url(), &self.authorization.token_url())
-            .replace(&format!("\"{}\"", crate::harness::world::CLIENT_ID), "\"other\"")
+            .replace(&format!("\"{}\"", testkit::harness::setup::CLIENT_ID), "\"other\"")
             .replace("{ env = \"API_SECRET\" }", "{ file = \"other-secret\" }")
     }
 }
 
 /// FLT-HUP-03.
 #[tokio::test]
-async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
+async fn an_old_token_is_never_sent_to_a_new_upstream() {
     let elsewhere = Elsewhere::start().await;
-    let world = Setup::default().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
+    let world = daemon().quiet().file("other-secret", OTHER_SECRET).credential(ROOMY).start().await;
     let here = world.configuration();
     let there = elsewhere.instead(&world, &here);
     let load = Load::on(&world, 4);
@@ -324,8 +326,8 @@ async fn a_token_of_before_never_gets_to_where_the_new_one_is_sent() {
 }
 
 #[tokio::test]
-async fn other_scopes_are_asked_for_before_the_new_table_counts() {
-    let world = Setup::default().credential("scopes = [\"read\"]").start().await;
+async fn changed_scopes_are_requested_before_the_new_configuration_applies() {
+    let world = daemon().credential("scopes = [\"read\"]").start().await;
     let first = world.authorization.issued();
 
     world.configure(|text| text.replace("scopes = [\"read\"]", "scopes = [\"read\", \"write\"]"));
@@ -339,10 +341,10 @@ async fn other_scopes_are_asked_for_before_the_new_table_counts() {
 }
 
 #[tokio::test]
-async fn with_another_secret_the_token_stays_until_the_secret_has_brought_another() {
-    let world = Setup::default()
+async fn a_changed_secret_keeps_the_token_until_it_has_brought_another() {
+    let world = daemon()
         .secret("{ file = \"secret\" }")
-        .file("secret", crate::harness::world::CLIENT_SECRET)
+        .file("secret", testkit::harness::setup::CLIENT_SECRET)
         .file("wrong", "not-the-secret")
         .start()
         .await;
@@ -362,8 +364,8 @@ async fn with_another_secret_the_token_stays_until_the_secret_has_brought_anothe
 }
 
 #[tokio::test]
-async fn another_margin_asks_for_nothing() {
-    let world = Setup::default().credential("refresh_margin = \"60s\"").start().await;
+async fn a_changed_margin_makes_no_token_request() {
+    let world = daemon().credential("refresh_margin = \"60s\"").start().await;
 
     world.configure(|text| {
         text.replace("refresh_margin = \"60s\"", "refresh_margin = \"30s\"\ntimeout = \"2s\"")
@@ -372,7 +374,7 @@ async fn another_margin_asks_for_nothing() {
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
 
-    // And it goes on: a dead token is replaced.
+    // A revoked token is still replaced.
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 2);
@@ -382,12 +384,10 @@ async fn another_margin_asks_for_nothing() {
 /// OA-RA-05.
 #[tokio::test]
 async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
-    let world = Setup::default()
-        .without_token()
-        .start_after(async |server| server.answer_next(Answer::too_many(3)))
-        .await;
+    let world =
+        daemon().without_token().start_after(async |server| server.answer_next(Answer::too_many(3))).await;
     world.process.event("token refresh failed").await;
-    // Three seconds, less what it took to hear of them.
+    // Three seconds, less the time until the daemon received the answer.
     let asked = Duration::from_millis(2500);
     let began = tokio::time::Instant::now();
 
@@ -402,10 +402,9 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
             lines.insert(at, change);
             lines.join("\n")
         });
-        // Whoever begins anew waits for a token, and so does this.
+        // The new credential waits as the old one did.
         world.process.signal(Signal::HUP);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(world.authorization.requests(), 1, "{change}");
+        remains(change, Duration::from_millis(300), async || world.authorization.requests() == 1).await;
     }
 
     eventually("the next request", async || world.authorization.requests() > 1).await;
@@ -414,8 +413,8 @@ async fn a_reload_does_not_shorten_what_the_authorization_server_asked_for() {
 }
 
 #[tokio::test]
-async fn the_quota_is_not_filled_by_a_reload() {
-    let world = Setup::default().credential("quota = { requests = 4, per = \"600s\" }").start().await;
+async fn a_reload_does_not_refill_the_quota() {
+    let world = daemon().credential("quota = { requests = 4, per = \"600s\" }").start().await;
 
     for number in 0..8 {
         world.configure(|text| {
@@ -430,13 +429,13 @@ async fn the_quota_is_not_filled_by_a_reload() {
     world.finish().await;
 }
 
-/// A server of one-time refresh tokens revokes all of them when one comes twice.
+/// The authorization server revokes all refresh tokens when one is used twice.
 #[tokio::test]
-async fn a_one_time_refresh_token_is_handed_on_with_other_settings_and_to_another_place() {
+async fn a_one_time_refresh_token_survives_changed_settings_and_a_moved_state() {
     let folder = tempfile::tempdir().unwrap();
     let (file, state) = (folder.path().join("refresh"), folder.path().join("state"));
     std::fs::create_dir(&state).unwrap();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .server(&format!("state_dir = \"{}\"", state.display()))
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("state_key = { env = \"STATE_KEY\" }\ngrant = \"refresh_token\"\nmax_rotations = 0")
@@ -475,7 +474,7 @@ async fn another_place_for_the_state_asks_for_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| format!("state_file = \"{}\"", folder.path().join(name).display());
     let key = "state_key = { env = \"STATE_KEY\" }";
-    let mut world = Setup::default()
+    let mut world = daemon()
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("required = true")
         .start()
@@ -499,7 +498,7 @@ async fn another_place_for_the_state_asks_for_nothing() {
 
 #[tokio::test]
 async fn another_principal_begins_anew_and_asks_for_its_own_token() {
-    let world = Setup::default()
+    let world = daemon()
         .credential("grant = \"password\"\nusername = \"alice\"\npassword = { env = \"API_SECRET\" }")
         .start_after(async |server| server.take_all())
         .await;
@@ -516,9 +515,9 @@ async fn another_principal_begins_anew_and_asks_for_its_own_token() {
 }
 
 #[tokio::test]
-async fn another_client_is_refused_a_state_that_is_not_its_own() {
+async fn a_changed_client_id_is_refused_the_former_clients_state() {
     let folder = tempfile::tempdir().unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("state_key = { env = \"STATE_KEY\" }")
@@ -526,7 +525,7 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
         .await;
     let good = world.configuration();
 
-    world.configure(|text| text.replace(crate::harness::world::CLIENT_ID, "somebody-else"));
+    world.configure(|text| text.replace(testkit::harness::setup::CLIENT_ID, "somebody-else"));
     let problems = world.reload_in_vain().await;
 
     assert!(problems.contains("the state of the credential"), "{problems}");
@@ -538,10 +537,10 @@ async fn another_client_is_refused_a_state_that_is_not_its_own() {
 }
 
 #[tokio::test]
-async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_has_its_own() {
+async fn a_removed_credential_stops_asking_and_a_new_one_has_its_own_token() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.set_lifetime(2);
-    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    let world = daemon().file("other-secret", OTHER_SECRET).start().await;
     std::fs::write(world.folder().join("elsewhere.pem"), elsewhere.pki.authority_pem()).unwrap();
     let without = world.configuration();
     let more = format!(
@@ -572,17 +571,17 @@ async fn a_credential_that_is_gone_asks_for_no_more_tokens_and_one_that_is_new_h
     assert_eq!(world.get("/other").await.status, 200, "by the route that is left");
     assert_eq!(elsewhere.api.requests().len(), seen);
     let before = elsewhere.authorization.requests();
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(elsewhere.authorization.requests(), before);
+    let asked = || elsewhere.authorization.requests();
+    remains("asked no more", Duration::from_secs(3), async || asked() == before).await;
     assert_eq!((elsewhere.api.violations(), elsewhere.api.rejected()), (Vec::new(), 0));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_new_credential_without_a_token_is_named_and_takes_nobody_out_of_traffic() {
+async fn a_new_credential_without_a_token_is_named_and_stays_ready() {
     let elsewhere = Elsewhere::start().await;
     elsewhere.authorization.answer_next(Answer::too_many(600));
-    let world = Setup::default().file("other-secret", OTHER_SECRET).start().await;
+    let world = daemon().file("other-secret", OTHER_SECRET).start().await;
     world.configure(|text| {
         format!(
             "{text}[credentials.other]\ntoken_url = \"{}\"\nclient_id = \"other\"\n\

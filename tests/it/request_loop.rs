@@ -1,4 +1,4 @@
-//! What a legacy application can do through the proxy, and what it is told where it cannot.
+//! Requests of legacy applications through the proxy, and the refusals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +8,12 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, daemon, eventually};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 #[tokio::test]
-async fn a_request_arrives_as_it_was_sent_but_for_what_is_ours_to_change() {
-    let world = World::start().await;
+async fn a_request_arrives_unchanged_except_for_the_proxys_fields() {
+    let world = daemon().start().await;
     let mut request = Request::get("/api/%61/v2;x=%2F?b=%20c&d");
     request.method = "PATCH";
     let request = request
@@ -41,8 +41,8 @@ async fn a_request_arrives_as_it_was_sent_but_for_what_is_ours_to_change() {
 }
 
 #[tokio::test]
-async fn an_answer_arrives_as_it_was_given() {
-    let world = World::start().await;
+async fn an_answer_arrives_unchanged() {
+    let world = daemon().start().await;
     for status in [200, 201, 204, 304, 400, 404, 418, 500, 503] {
         let reply = world.get(&format!("/status/{status}")).await;
         assert_eq!((reply.status, reply.code()), (status, None));
@@ -56,9 +56,9 @@ async fn an_answer_arrives_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn an_unusual_reason_phrase_survives() {
+async fn an_unusual_reason_phrase_is_passed_on() {
     let peer = plain_api(|_| "HTTP/1.1 299 Agent Is On Lunch\r\ncontent-length: 0\r\n\r\n".to_owned()).await;
-    let world = Setup::default().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
 
@@ -70,7 +70,7 @@ async fn an_unusual_reason_phrase_survives() {
 
 #[tokio::test]
 async fn a_connection_carries_many_requests_also_pipelined() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     for round in 0..20 {
         let body = format!("round {round}");
@@ -86,7 +86,7 @@ async fn a_connection_carries_many_requests_also_pipelined() {
 
 #[tokio::test]
 async fn bodies_pass_in_both_directions_in_any_framing() {
-    let world = Setup::default().quiet().start().await;
+    let world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     for length in [0, 1, 1000, 70_000, 2_000_000] {
         let body = vec![b'y'; length];
@@ -102,22 +102,22 @@ async fn bodies_pass_in_both_directions_in_any_framing() {
 
 #[tokio::test]
 async fn an_answer_is_passed_on_as_it_comes() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
-    caller.write(format!("GET /trickle/20 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
+    caller.write(format!("GET /trickle/1000 HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     let started = Instant::now();
 
     let first = caller.read_some().await;
 
     assert!(first.windows(7).any(|window| window == b"piece 0"), "{first:?}");
-    assert!(started.elapsed() < Duration::from_millis(300), "was held back: {:?}", started.elapsed());
+    assert!(started.elapsed() < PROMPT, "was held back: {:?}", started.elapsed());
     drop(caller);
     world.finish().await;
 }
 
 #[tokio::test]
 async fn a_caller_of_http_1_0_is_served() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut request = Request::get("/trickle/2");
     request.version = "HTTP/1.0";
 
@@ -130,7 +130,7 @@ async fn a_caller_of_http_1_0_is_served() {
 
 #[tokio::test]
 async fn expect_100_continue_is_answered_and_goes_no_further() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n",
@@ -149,7 +149,8 @@ async fn expect_100_continue_is_answered_and_goes_no_further() {
 
 #[tokio::test]
 async fn http_2_callers_are_served_with_prior_knowledge() {
-    let world = Setup::default().quiet().start().await;
+    // On a busy machine so many handshakes take longer than the default of `connect_timeout`.
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let caller = Http2Caller::connect(world.address).await;
     let calls = (0..200).map(|number| {
         let mut caller = caller.clone();
@@ -170,7 +171,7 @@ async fn http_2_callers_are_served_with_prior_knowledge() {
 
 #[tokio::test]
 async fn an_http_2_caller_is_refused_stream_by_stream() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = Http2Caller::connect(world.address).await;
 
     let reply = caller.send(&Request::get("/a/../b")).await;
@@ -190,7 +191,7 @@ async fn requests_are_routed_by_host_and_longest_prefix() {
         url(&other)
     );
     let world =
-        Setup::default().quiet().unprotected().without_token().upstream(url(&root)).more(&more).start().await;
+        daemon().quiet().unprotected().without_token().upstream(url(&root)).route(&more).start().await;
     let ask = async |target: &str, host: Option<&str>| {
         let mut caller = world.caller().await;
         let own = world.address.to_string();
@@ -210,8 +211,8 @@ async fn requests_are_routed_by_host_and_longest_prefix() {
 }
 
 #[tokio::test]
-async fn a_path_that_could_belong_to_another_route_is_refused_where_it_matters() {
-    let world = Setup::default().quiet().route("path = \"/api\"").start().await;
+async fn an_ambiguous_path_is_refused_where_routes_differ() {
+    let world = daemon().quiet().route("path = \"/api\"").start().await;
 
     for path in ["/api/a%2f..%2fb", "/api//x", "/api/x;y", "/api/%3f", "/api/x.", "/api/%20"] {
         assert_eq!(world.get(path).await.code().as_deref(), Some("bad_request"), "{path}");
@@ -222,12 +223,9 @@ async fn a_path_that_could_belong_to_another_route_is_refused_where_it_matters()
 }
 
 #[tokio::test]
-async fn what_cannot_be_forwarded_is_refused_with_its_code() {
-    let world = Setup::default()
-        .server("required_header = \"X-Bearerd: yes\"")
-        .limits("body_bytes = \"1KiB\"")
-        .start()
-        .await;
+async fn requests_that_cannot_be_forwarded_are_refused_with_their_codes() {
+    let world =
+        daemon().server("required_header = \"X-Bearerd: yes\"").limits("body_bytes = \"1KiB\"").start().await;
     let good = || Request::get("/x").field("x-bearerd", "yes");
     let refusals = [
         (Request::get("/x"), 403, "header_required"),
@@ -256,8 +254,8 @@ async fn what_cannot_be_forwarded_is_refused_with_its_code() {
 }
 
 #[tokio::test]
-async fn malformed_requests_are_refused_in_our_own_words() {
-    let world = Setup::default().limits("header_bytes = \"8KiB\"").start().await;
+async fn malformed_requests_get_problem_details() {
+    let world = daemon().limits("header_bytes = \"8KiB\"").start().await;
     let host = world.address;
     let long = "x".repeat(9_000);
     let cases = [
@@ -299,7 +297,7 @@ async fn malformed_requests_are_refused_in_our_own_words() {
 
 #[tokio::test]
 async fn a_malformed_request_behind_a_good_one_is_refused_after_its_answer() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     let good = format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address);
     caller.write(format!("{good}nonsense\r\n\r\n").as_bytes()).await;
@@ -313,7 +311,7 @@ async fn a_malformed_request_behind_a_good_one_is_refused_after_its_answer() {
 #[tokio::test]
 async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream() {
     let recorder = Recorder::start("").await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -334,11 +332,10 @@ async fn a_chunked_body_over_the_limit_is_refused_and_never_completed_upstream()
 #[tokio::test]
 async fn a_body_that_breaks_off_is_never_completed_upstream() {
     let recorder = Recorder::start("").await;
-    let world =
-        Setup::default().quiet().unprotected().without_token().upstream(url(&recorder.peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&recorder.peer)).start().await;
     let host = world.address;
 
-    // A chunk that is none: told to the caller.
+    // A malformed chunk is refused.
     let mut caller = world.caller().await;
     let head = format!("POST /x HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\n");
     caller.write(format!("{head}5\r\nhello\r\nZZZ\r\n").as_bytes()).await;
@@ -348,7 +345,7 @@ async fn a_body_that_breaks_off_is_never_completed_upstream() {
     // A caller that leaves in the middle.
     let mut caller = world.caller().await;
     caller.write(format!("{head}5\r\nhello\r\n").as_bytes()).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    recorder.received("hello", 2).await;
     drop(caller);
     for message in recorder.ended(2).await {
         assert!(message.contains("hello") && !message.ends_with("0\r\n\r\n"), "{message}");
@@ -370,8 +367,7 @@ async fn a_redirect_to_the_api_leads_through_the_proxy() {
         stream.write_all(format!("{head}\r\nlocation: {location}\r\n\r\n").as_bytes()).await.unwrap();
     })
     .await;
-    let world =
-        Setup::default().unprotected().without_token().upstream(format!("{}/base", url(&peer))).start().await;
+    let world = daemon().unprotected().without_token().upstream(format!("{}/base", url(&peer))).start().await;
     let ask = async |target: &str| {
         let mut caller = world.caller().await;
         caller.write(format!("GET {target} HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
@@ -384,8 +380,8 @@ async fn a_redirect_to_the_api_leads_through_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_coming_is_given_up() {
-    let world = Setup::default().limits("body_timeout = \"300ms\"").start().await;
+async fn a_request_body_that_stalls_times_out() {
+    let world = daemon().limits("body_timeout = \"300ms\"").start().await;
     let mut caller = world.caller().await;
     let head = format!("POST /echo HTTP/1.1\r\nhost: {}\r\ncontent-length: 100\r\n\r\n", world.address);
     caller.write(format!("{head}some").as_bytes()).await;
@@ -397,8 +393,8 @@ async fn a_body_that_stops_coming_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_slow_upload_is_no_slow_upstream() {
-    let world = Setup::default().quiet().route("timeout = \"400ms\"").start().await;
+async fn a_slow_upload_does_not_use_up_the_upstreams_timeout() {
+    let world = daemon().quiet().route("timeout = \"400ms\"").start().await;
     let mut caller = world.caller().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: up\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -418,33 +414,29 @@ async fn a_slow_upload_is_no_slow_upstream() {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_arrive_in_time_is_given_up_and_an_idle_connection_later() {
-    let world =
-        Setup::default().limits("header_timeout = \"400ms\"\nidle_timeout = \"1200ms\"").start().await;
+async fn a_slow_head_times_out_before_an_idle_connection() {
+    let world = daemon().limits("header_timeout = \"400ms\"\nidle_timeout = \"3s\"").start().await;
     let mut silent = world.caller().await;
     let mut slow = world.caller().await;
     let mut idle = world.caller().await;
     assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
-    let started = Instant::now();
     slow.write(b"GET /x HTTP/1.1\r\nhost: ").await;
 
     let reply = slow.read().await.unwrap();
     assert_eq!((reply.status, reply.code().as_deref()), (408, Some("request_timeout")));
     assert!(silent.is_closed().await);
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 
-    // Between requests there is more time; from the first byte of the next, no more than for any head.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The idle connection is older than both, and still open.
     assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
     let idle_since = Instant::now();
     assert!(idle.is_closed().await);
     let idled = idle_since.elapsed();
-    assert!((1000..2500).contains(&idled.as_millis()), "{idled:?}");
+    assert!(idled >= Duration::from_millis(2800), "{idled:?}");
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_takes_its_upstream_request_with_it() {
+async fn a_caller_that_leaves_cancels_its_upstream_request() {
     let is_cut = Arc::new(AtomicBool::new(false));
     let is_asked = Arc::new(AtomicBool::new(false));
     let (cut, asked) = (Arc::clone(&is_cut), Arc::clone(&is_asked));
@@ -458,7 +450,7 @@ async fn a_caller_that_leaves_takes_its_upstream_request_with_it() {
         }
     })
     .await;
-    let world = Setup::default().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
+    let world = daemon().quiet().unprotected().without_token().upstream(url(&peer)).start().await;
     let mut caller = world.caller().await;
     caller.write(format!("GET /x HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).as_bytes()).await;
     eventually("the request", async || is_asked.load(Ordering::Relaxed)).await;
@@ -466,13 +458,13 @@ async fn a_caller_that_leaves_takes_its_upstream_request_with_it() {
     drop(caller);
 
     eventually("the cut", async || is_cut.load(Ordering::Relaxed)).await;
-    assert!(left.elapsed() < Duration::from_secs(1), "{:?}", left.elapsed());
+    assert!(left.elapsed() < PROMPT, "{:?}", left.elapsed());
     world.finish().await;
 }
 
 #[tokio::test]
-async fn callers_from_elsewhere_are_refused() {
-    let world = Setup::default().server("allow_from = [\"192.0.2.0/24\"]").start().await;
+async fn callers_outside_allow_from_are_refused() {
+    let world = daemon().server("allow_from = [\"192.0.2.0/24\"]").start().await;
 
     let reply = world.get("/x").await;
 
@@ -482,12 +474,12 @@ async fn callers_from_elsewhere_are_refused() {
 }
 
 #[tokio::test]
-async fn a_large_refused_upload_still_gets_to_read_its_refusal() {
-    let world = Setup::default().quiet().limits("body_bytes = \"1MiB\"").start().await;
+async fn the_caller_of_a_large_refused_upload_can_read_the_refusal() {
+    let world = daemon().quiet().limits("body_bytes = \"1MiB\"").start().await;
     for _ in 0..10 {
         let mut caller = world.caller().await;
         let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ncontent-length: 20000000\r\n\r\n", world.address);
-        // As a legacy application does it: everything is written before anything is read.
+        // A legacy application writes the whole request before it reads.
         caller.write(head.as_bytes()).await;
         let _ = caller.try_write(&vec![b'x'; 4_000_000]).await;
 
@@ -499,9 +491,9 @@ async fn a_large_refused_upload_still_gets_to_read_its_refusal() {
 }
 
 #[tokio::test]
-async fn over_http_2_too_a_refused_upload_gets_to_read_its_refusal() {
-    let world = Setup::default().quiet().start().await;
-    // Each upload is read to its end: a stream that is reset makes some callers drop the answer they had.
+async fn the_http_2_caller_of_a_refused_upload_can_read_the_refusal() {
+    let world = daemon().quiet().start().await;
+    // The daemon reads each upload to its end: some callers drop an answer whose stream is reset.
     let mut caller = Http2Caller::connect(world.address).await;
     for _ in 0..100 {
         let refused = Request::post("/a/../b", &vec![b'x'; 300_000]);
@@ -512,11 +504,11 @@ async fn over_http_2_too_a_refused_upload_gets_to_read_its_refusal() {
 }
 
 #[tokio::test]
-async fn a_loop_is_found() {
+async fn a_loop_is_detected() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let own = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -535,7 +527,7 @@ async fn a_loop_is_found() {
 
 #[tokio::test]
 async fn every_request_is_written_to_the_log_without_its_query() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     world.get("/x/y?secret=hunter2").await;
     world.send(&Request::get("/x").method("TRACE")).await;
     eventually("two lines", async || world.process.events("request").len() == 2).await;
@@ -552,7 +544,7 @@ async fn every_request_is_written_to_the_log_without_its_query() {
     world.finish().await;
 }
 
-/// An API without TLS and tokens, which answers each head with what the function says.
+/// An API without TLS and tokens, which answers each head with a function.
 async fn plain_api(answer: impl Fn(&str) -> String + Clone + Send + Sync + 'static) -> RawPeer {
     RawPeer::tcp(move |mut stream| {
         let answer = answer.clone();
@@ -581,8 +573,8 @@ fn url(peer: &RawPeer) -> String {
 }
 
 #[tokio::test]
-async fn many_callers_each_get_their_own_answer() {
-    let world = Setup::default().quiet().start().await;
+async fn each_of_many_callers_gets_its_own_answer() {
+    let world = daemon().quiet().start().await;
     let address = world.address;
     let callers = (0..100).map(|number| async move {
         let mut caller = Caller::connect(address).await;

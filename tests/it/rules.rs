@@ -1,11 +1,11 @@
-//! What routes let through and change, as callers and the API see it.
+//! Rules of routes: allowed and denied requests, header rules, and prefixes.
 
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Caller, Http2Caller, Reply, Request, Setup, World};
+use crate::harness::{Caller, Http2Caller, Reply, Request, World, daemon};
+use testkit::harness::raw::{RawPeer, read_head};
 
-/// Spellings of a path that some server or other takes for `/api/v2/tokens/me`, and of others that end tokens.
+/// Spellings of paths that some server reads as `/api/v2/tokens/me` or as another path that revokes tokens.
 const SPELLINGS: &[&str] = &[
     "/api/v2/tokens/me",
     "/api/v2/tokens/me/",
@@ -109,7 +109,7 @@ async fn send_raw(world: &World, method: &str, target: &str, more: &str) -> Repl
     caller.read().await.unwrap()
 }
 
-/// Sends every spelling, each in several ways; none may be answered by the API.
+/// Sends every spelling in several ways; none may reach the API.
 async fn walk(world: &World, prefix: &str) {
     let host = world.address;
     let mut http2 = Http2Caller::connect(world.address).await;
@@ -128,7 +128,7 @@ async fn walk(world: &World, prefix: &str) {
                 reply.status
             );
         }
-        // What a client library can send at all.
+        // Spellings that a client library can send.
         if format!("http://{host}{target}").parse::<http::Uri>().is_ok_and(|uri| uri.path().starts_with('/'))
         {
             let reply = http2.send(&delete(&target)).await;
@@ -139,7 +139,7 @@ async fn walk(world: &World, prefix: &str) {
 }
 
 #[tokio::test]
-async fn no_spelling_of_what_revokes_the_shared_token_reaches_the_api() {
+async fn no_spelling_of_a_revocation_path_reaches_the_api() {
     assert!(SPELLINGS.len() >= 60);
     for (prefix, route) in [
         ("", ""),
@@ -149,9 +149,9 @@ async fn no_spelling_of_what_revokes_the_shared_token_reaches_the_api() {
         ("/gen", "path = \"/gen\"\nstrip_prefix = true"),
         ("", "path = \"/api\"\nencoded = \"opaque\""),
     ] {
-        let world = Setup::default().quiet().credential("provider = \"genesys\"").route(route).start().await;
+        let world = daemon().quiet().credential("provider = \"genesys\"").route(route).start().await;
         walk(&world, prefix).await;
-        // The way is open for what is not that.
+        // Other paths are forwarded.
         let target = if route.contains("/gen") { "/gen/api/v2/users/me" } else { "/api/v2/users/me" };
         assert_eq!(world.send(&delete(target)).await.status, 200, "{route}");
         world.finish().await;
@@ -159,8 +159,8 @@ async fn no_spelling_of_what_revokes_the_shared_token_reaches_the_api() {
 }
 
 #[tokio::test]
-async fn a_deny_of_an_operator_is_not_walked_around_either() {
-    let world = Setup::default()
+async fn no_spelling_circumvents_a_configured_deny() {
+    let world = daemon()
         .quiet()
         .route("deny = [\"DELETE /**/api/v2/tokens/**\"]\nencoded = \"opaque\"")
         .start()
@@ -172,14 +172,14 @@ async fn a_deny_of_an_operator_is_not_walked_around_either() {
 }
 
 #[tokio::test]
-async fn rules_of_a_route_are_not_walked_around_by_another_route() {
+async fn another_route_does_not_circumvent_a_routes_rules() {
     let below = |rule: &str| {
         format!(
-            "[[routes]]\npath = \"/api\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n{rule}\n"
+            "[[routes]]\npath = \"/api\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n{rule}\n"
         )
     };
     for rule in ["deny = [\"* /api/admin/**\"]", "allow = [\"GET /api/users\"]"] {
-        let world = Setup::default().quiet().more(&below(rule)).start().await;
+        let world = daemon().quiet().route(&below(rule)).start().await;
         for path in ["//api/admin/x", "/;a/api/admin/x", "/api%2fadmin/x", "/%2fapi/admin/x"] {
             assert_eq!(world.get(path).await.code().as_deref(), Some("bad_request"), "{rule}: {path}");
         }
@@ -187,15 +187,15 @@ async fn rules_of_a_route_are_not_walked_around_by_another_route() {
         assert_eq!(world.get("/elsewhere").await.status, 200, "{rule}");
         world.finish().await;
     }
-    // What no other route asks for is nobody's business.
-    let world = Setup::default().quiet().more(&below("")).start().await;
+    // Without a rule of another route the path is forwarded.
+    let world = daemon().quiet().route(&below("")).start().await;
     assert_eq!(world.get("//api/admin/x").await.status, 200);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_method_is_not_replaced_by_a_field() {
-    let world = Setup::default().quiet().credential("provider = \"genesys\"").start().await;
+async fn a_method_override_field_is_refused() {
+    let world = daemon().quiet().credential("provider = \"genesys\"").start().await;
     let names =
         ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"];
 
@@ -221,8 +221,8 @@ async fn a_method_is_not_replaced_by_a_field() {
 }
 
 #[tokio::test]
-async fn what_is_not_allowed_is_told_so_and_closes_the_connection() {
-    let world = Setup::default()
+async fn a_request_that_is_not_allowed_gets_403_and_its_connection_closes() {
+    let world = daemon()
         .quiet()
         .route(
             "allow = [\"GET /api/**\", \"POST /api/users/search\"]\ndeny = [\"GET /api/secret-reports/**\"]",
@@ -266,8 +266,8 @@ async fn what_is_not_allowed_is_told_so_and_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn a_login_is_answered_whatever_the_route_allows_and_also_behind_a_stripped_prefix() {
-    let world = Setup::default()
+async fn a_login_is_answered_whatever_the_routes_rules_and_prefix() {
+    let world = daemon()
         .quiet()
         .credential("provider = \"genesys\"")
         .route("path = \"/gen\"\nstrip_prefix = true\nallow = [\"GET /gen/api/**\"]")
@@ -275,14 +275,14 @@ async fn a_login_is_answered_whatever_the_route_allows_and_also_behind_a_strippe
         .await;
 
     let reply = world.send(&Request::post("/gen/oauth/token", b"grant_type=client_credentials")).await;
-    assert_eq!(reply.text(), crate::harness::caller::LOGIN);
+    assert_eq!(reply.text(), testkit::harness::caller::LOGIN);
     assert!(world.upstream.requests().is_empty());
     world.finish().await;
 }
 
 #[tokio::test]
-async fn encoded_ids_arrive_as_they_were_sent_where_they_are_opaque() {
-    let world = Setup::default()
+async fn encoded_ids_arrive_unchanged_where_encoding_is_opaque() {
+    let world = daemon()
         .quiet()
         .route("path = \"/ids\"\nallow = [\"GET /ids/*\"]\nencoded = \"opaque\"")
         .start()
@@ -305,14 +305,14 @@ async fn encoded_ids_arrive_as_they_were_sent_where_they_are_opaque() {
     assert_eq!(arrived, ids);
     world.finish().await;
 
-    let strict = Setup::default().quiet().route("encoded = \"refuse\"").start().await;
+    let strict = daemon().quiet().route("encoded = \"refuse\"").start().await;
     assert_eq!(strict.get("/ids/a%2Fb").await.code().as_deref(), Some("bad_request"));
     assert_eq!(strict.get("/ids/a%C3%A9").await.status, 200);
     strict.finish().await;
 }
 
 #[tokio::test]
-async fn a_stripped_prefix_is_not_seen_by_the_api_and_comes_back_in_its_locations() {
+async fn a_stripped_prefix_is_restored_in_locations() {
     let peer = RawPeer::tcp(|mut stream| async move {
         let host = stream.local_addr().unwrap();
         let head = String::from_utf8(read_head(&mut stream).await).unwrap();
@@ -331,7 +331,7 @@ async fn a_stripped_prefix_is_not_seen_by_the_api_and_comes_back_in_its_location
         stream.write_all(format!("{head}\r\nlocation: {location}\r\n\r\n").as_bytes()).await.unwrap();
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -366,8 +366,8 @@ async fn a_stripped_prefix_is_not_seen_by_the_api_and_comes_back_in_its_location
 }
 
 #[tokio::test]
-async fn fields_are_passed_removed_and_set_as_the_route_says() {
-    let world = Setup::default()
+async fn the_routes_header_rules_are_applied() {
+    let world = daemon()
         .quiet()
         .route(
             "[routes.headers]\npass = [\"X-Real-IP\", \"X-Original-URL\"]\nremove = [\"Cookie\", \"X-Debug\"]\n\
@@ -388,7 +388,7 @@ async fn fields_are_passed_removed_and_set_as_the_route_says() {
         .field("connection", "x-tenant, accept");
     assert_eq!(world.send(&request).await.status, 200);
 
-    // So does the replay have them, whose head is made from the same.
+    // The replay has the same fields.
     world.authorization.revoke_all();
     assert_eq!(world.send(&request).await.status, 200);
 
@@ -409,9 +409,9 @@ async fn fields_are_passed_removed_and_set_as_the_route_says() {
 }
 
 #[tokio::test]
-async fn cxones_routes_have_an_accept() {
+async fn routes_of_cxone_have_an_accept_field() {
     let preset = "provider = \"cxone\"\ngrant = \"client_credentials\"";
-    let world = Setup::default().quiet().credential(preset).start().await;
+    let world = daemon().quiet().credential(preset).start().await;
     world.get("/x").await;
     world.send(&Request::get("/x").field("accept", "text/csv")).await;
     world.send(&Request::get("/x").field("connection", "accept").field("accept", "text/csv")).await;
@@ -421,7 +421,7 @@ async fn cxones_routes_have_an_accept() {
     assert_eq!(accepts, ["application/json", "text/csv", "application/json"]);
     world.finish().await;
 
-    let own = Setup::default()
+    let own = daemon()
         .quiet()
         .credential(preset)
         .route("[routes.headers]\nset_if_absent = { Accept = \"text/xml\" }")

@@ -1,4 +1,4 @@
-//! No token and no secret in any output, whatever goes wrong; every other test searches its output too.
+//! No token and no secret in any output; every other test searches its output too.
 
 use std::path::Path;
 
@@ -6,16 +6,17 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bearerd::config::source::diagnostics::Sources;
 use bearerd::config::{Environment, parse};
-use bearerd::demo::authorization_server::Answer;
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::Answer;
+use testkit::pki::Pki;
 
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET, search};
-use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Http2Caller, Request, World, daemon, eventually};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::world::assert_absent;
 
-/// Everything that can go wrong with a token, with the whole log at TRACE; `finish` searches it.
+/// All failures of tokens with the log at TRACE; `finish` searches the log.
 #[tokio::test]
-async fn the_log_at_trace_holds_no_secret_whatever_happens() {
-    let world: World = Setup::default()
+async fn the_log_at_trace_has_no_secret() {
+    let world: World = daemon()
         .credential("client_auth = \"client_secret_post\"\nquota = { requests = 100, per = \"1s\" }")
         .start()
         .await;
@@ -43,9 +44,9 @@ async fn the_log_at_trace_holds_no_secret_whatever_happens() {
     world.finish().await;
 }
 
-/// What was sent, in any dress and cut anywhere, is not in what is said of a refusal.
+/// A refusal's description quotes no secret of the request, in no encoding and no part.
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
+async fn an_echoed_client_secret_is_not_quoted() {
     let form: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
     let spaced = form.replace('+', "%20");
     let lower = form.replace("%3A", "%3a").replace("%2B", "%2b").replace("%C3%BC", "%c3%bc");
@@ -60,7 +61,7 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
     echoes.extend(cut);
     let mut worlds = Vec::new();
     for echo in &echoes {
-        // As a code, in a description, and across the place where a description is cut.
+        // In the error code, in the description, and across the place where the description is cut.
         for (code, description) in
             [(echo.as_str(), ""), ("denied", echo), ("denied", &format!("{}{echo}", "x".repeat(190)))]
         {
@@ -69,7 +70,7 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
         }
     }
     for (echo, body) in worlds {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(Answer::status(401, &body)))
             .await;
@@ -77,22 +78,22 @@ async fn a_token_endpoint_that_echoes_what_it_was_sent_is_not_quoted_with_it() {
         assert!(failed["error"].as_str().unwrap().contains("withheld"), "{body}: {failed}");
         let reply = world.get("/x").await;
         assert_eq!(reply.code().as_deref(), Some("client_rejected"));
-        search(&reply.text(), &echo);
-        // Of a base64 pair the first characters are the id's.
+        assert_absent(&reply.text(), &echo);
+        // The first characters of a base64 pair are the id's.
         let tail: String = echo.chars().skip(echo.chars().count().saturating_sub(24)).collect();
-        search(&world.process.output(), &tail);
+        assert_absent(&world.process.output(), &tail);
         world.finish().await;
     }
 }
 
-/// Also what only this request's grant and client brought along.
+/// The grant's and the client's own secrets are not quoted either.
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_with_it() {
+async fn an_echoed_password_or_assertion_is_not_quoted() {
     let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"PASSWORD\" }";
     for (lines, parameter) in
         [(password, "password"), ("client_auth = \"client_secret_jwt\"", "client_assertion")]
     {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .environment("PASSWORD", "acc3ss:k3y====")
             .credential(lines)
@@ -103,14 +104,14 @@ async fn a_token_endpoint_that_echoes_a_password_or_an_assertion_is_not_quoted_w
             .await;
         let failed = world.process.event("token refresh failed").await;
         assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
-        search(&world.process.output(), "acc3ss:k3y====");
+        assert_absent(&world.process.output(), "acc3ss:k3y====");
         world.finish().await;
     }
 }
 
 #[tokio::test]
-async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() {
-    let world = Setup::default().start().await;
+async fn an_echoed_current_token_is_not_quoted() {
+    let world = daemon().start().await;
     let token = world.authorization.issued().swap_remove(0);
     let body = serde_json::json!({ "error": "denied", "error_description": format!("you have {token}") });
     world.authorization.answer_next(Answer::status(400, &body.to_string()));
@@ -121,13 +122,13 @@ async fn a_token_endpoint_that_echoes_the_current_token_is_not_quoted_with_it() 
     assert_eq!(reply.code().as_deref(), Some("client_rejected"));
     let failed = world.process.event("token refresh failed").await;
     assert!(failed["error"].as_str().unwrap().contains("withheld"), "{failed}");
-    search(&reply.text(), &token);
+    assert_absent(&reply.text(), &token);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn the_scripted_servers_do_not_show_what_they_hold_either() {
-    let world = World::start().await;
+async fn debug_output_of_the_scripted_servers_has_no_secret() {
+    let world = daemon().start().await;
     let shown = format!(
         "{:?} {:?} {:?} {:?}",
         world.authorization,
@@ -135,15 +136,15 @@ async fn the_scripted_servers_do_not_show_what_they_hold_either() {
         world.authorization.asked(),
         Pki::new(&["localhost"]).unwrap(),
     );
-    search(&shown, CLIENT_SECRET);
+    assert_absent(&shown, CLIENT_SECRET);
     for token in world.authorization.issued() {
-        search(&shown, &token);
+        assert_absent(&shown, &token);
     }
     world.finish().await;
 }
 
 #[tokio::test]
-async fn public_types_do_not_show_what_they_hold() {
+async fn debug_output_of_public_types_has_no_secret() {
     let text = format!(
         "[credentials.api]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"{CLIENT_ID}\"\n\
          client_secret = {{ env = \"API_SECRET\" }}\n\
@@ -173,14 +174,14 @@ async fn public_types_do_not_show_what_they_hold() {
         refused.to_string(),
         format!("{sources:#?}"),
     ] {
-        search(&shown, CLIENT_SECRET);
-        search(&shown, "s3cr3t-in-the-file");
+        assert_absent(&shown, CLIENT_SECRET);
+        assert_absent(&shown, "s3cr3t-in-the-file");
     }
 }
 
 #[tokio::test]
 async fn a_daemon_leaves_no_core_dump() {
-    let world = World::start().await;
+    let world = daemon().start().await;
 
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.process.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();

@@ -1,4 +1,4 @@
-//! What is shipped beside the binary says what the binary does.
+//! The shipped configuration agrees with the binary.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ fn resolved(text: &str) -> Config {
     let environment =
         Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key), ("ADMIN_TOKEN", "x")]);
     let folder = tempfile::tempdir().unwrap();
-    let pki = bearerd::demo::pki::Pki::new(&["localhost"]).unwrap();
+    let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();
     let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
     for (name, content) in [
@@ -38,17 +38,17 @@ fn is_commented_key(line: &str) -> bool {
     line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
 }
 
-/// Keys whose line shows an example, because they have no default.
+/// Keys without a default, whose line shows an example.
 fn is_example(line: &str) -> bool {
     ["#host = ", "#allow = ", "#ca_file = ", "#proxy = ", "#token = "].iter().any(|key| line.starts_with(key))
 }
 
-/// A commented-out section: an example as a whole, up to the next empty line.
+/// A commented-out section: an example up to the next empty line.
 fn is_commented_section(line: &str) -> bool {
     line.starts_with("#[")
 }
 
-/// The file with its commented-out keys in force: those that show a default, or all.
+/// The file with commented-out keys uncommented: keys that show a default, or all keys.
 fn uncommented(with_examples: bool) -> String {
     let mut is_in_example = false;
     shipped().lines().fold(String::new(), |mut text, line| {
@@ -63,19 +63,19 @@ fn uncommented(with_examples: bool) -> String {
     })
 }
 
-/// What a configuration comes to, without what differs between two readings of the same.
+/// A resolved configuration as text, without the parts that differ between two readings.
 fn shape(config: &Config) -> String {
     format!("{config:#?}")
 }
 
 #[test]
-fn the_shipped_configuration_is_good_and_its_comments_show_the_defaults() {
+fn the_shipped_configuration_is_valid_and_its_comments_show_the_defaults() {
     let as_shipped = resolved(&shipped());
     assert_eq!(shape(&resolved(&uncommented(false))), shape(&as_shipped));
 }
 
 #[test]
-fn the_shipped_configuration_shows_every_key_and_the_examples_are_good() {
+fn the_shipped_configuration_shows_every_key_and_its_examples_are_valid() {
     let all = uncommented(true);
     resolved(&all);
 

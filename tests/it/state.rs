@@ -1,4 +1,4 @@
-//! What survives a restart, a kill and a full disk: the grant, the token, and what was asked of us.
+//! The state on disk: grant, token and waiting time survive a restart, a kill and a full disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,15 @@ use std::time::Duration;
 use bearerd::clock::Clock;
 use bearerd::config;
 use bearerd::config::Environment;
-use bearerd::demo::authorization_server::Answer;
 use bearerd::token::DurableState;
 use rustix::process::Signal;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
+use testkit::authorization_server::Answer;
 
-use crate::harness::world::{CLIENT_SECRET, search};
-use crate::harness::{Process, Request, Setup, World, eventually};
+use crate::harness::{Request, Setup, World, daemon, eventually, remains, spawn};
+use testkit::harness::setup::CLIENT_SECRET;
+use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -36,7 +37,7 @@ impl Place {
         self.state_dir().join("api.state")
     }
 
-    /// How often the state has been written, by its lock.
+    /// How often the state was written, as the lock file says.
     fn writes(&self) -> u64 {
         let lock = fs::read_to_string(self.state_dir().join("api.state.lock")).unwrap_or_default();
         lock.lines().find_map(|line| line.strip_prefix("write ")?.parse().ok()).unwrap_or_default()
@@ -47,7 +48,7 @@ impl Place {
     }
 
     fn setup(&self) -> Setup {
-        Setup::default()
+        daemon()
             .server(&format!("state_dir = \"{}\"", self.state_dir().display()))
             .credential("quota = { requests = 1000, per = \"1s\" }")
     }
@@ -56,7 +57,7 @@ impl Place {
         self.setup().environment("STATE_KEY", KEY).credential("state_key = { env = \"STATE_KEY\" }")
     }
 
-    /// A daemon with a grant whose refresh tokens are good for one use.
+    /// Starts a daemon with a grant of one-time refresh tokens.
     async fn start(&self, setup: Setup) -> World {
         let file = self.refresh_token_file();
         setup
@@ -80,7 +81,7 @@ fn refresh_token_of(form: &[(String, String)]) -> &str {
 }
 
 #[tokio::test]
-async fn each_refresh_token_is_used_once_and_a_restart_goes_on_with_the_last() {
+async fn each_refresh_token_is_used_once_and_a_restart_uses_the_last() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key().lifetime(2)).await;
     eventually("three rotations", async || world.authorization.requests() >= 3).await;
@@ -100,13 +101,13 @@ async fn each_refresh_token_is_used_once_and_a_restart_goes_on_with_the_last() {
     world.finish().await;
 }
 
-/// The one window that no client can close is from the server's taking a refresh token to its successor's being on disk.
-/// A kill in there is told by the state's holding what was taken last, and its use is taken back.
+/// A kill loses a grant only between the server's use of a refresh token and the write of its successor, which no client
+/// can avoid. Such a kill leaves the used token in the state, and the test undoes its use.
 #[tokio::test]
 async fn forty_kills_at_any_moment_lose_no_grant() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key().lifetime(2)).await;
-    // Long enough for a kill to come before the answer, in its write, or after it.
+    // With this delay a kill can come before the answer, during the write, or after it.
     world.authorization.set_delay(Duration::from_millis(5));
     let (mut rotations, mut in_the_window) = (0, 0);
     for kill in 0..40 {
@@ -115,7 +116,7 @@ async fn forty_kills_at_any_moment_lose_no_grant() {
         if kill % 2 == 0 {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(0..700))).await;
         } else {
-            // In the middle of a refresh, as near as one can aim.
+            // In the middle of a refresh, as near as possible.
             eventually("ready", async || world.admin_status("/readyz").await == 200).await;
             let mut caller = world.caller().await;
             world.authorization.revoke_all();
@@ -136,7 +137,7 @@ async fn forty_kills_at_any_moment_lose_no_grant() {
             }
         }
         world.kill().await;
-        // What the dead process has sent is answered all the same.
+        // The server still answers requests of the dead process.
         for _ in 0..6 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -190,7 +191,7 @@ async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
             })
             .await;
         for _ in 0..20 {
-            // The first has written that it asks, and what it was told; the others know.
+            // The first daemon has written its request and the answer; the later ones know them.
             eventually("told", async || place.writes() >= before + 2).await;
             world.kill().await;
             world.start_again().await;
@@ -204,7 +205,7 @@ async fn twenty_restarts_while_told_to_wait_make_one_token_request() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_asked_for_with_other_settings_is_not_taken_up() {
+async fn a_stored_token_of_other_settings_is_not_used() {
     let place = Place::new();
     let mut world = place.setup_with_key().start().await;
     world.kill().await;
@@ -307,7 +308,7 @@ async fn a_new_subject_token_is_asked_with_at_once_and_the_old_token_serves_unti
 }
 
 #[tokio::test]
-async fn a_second_process_is_refused_and_told_who_has_the_state() {
+async fn a_second_process_is_refused_and_told_which_process_has_the_state() {
     let place = Place::new();
     let world = place.start(place.setup_with_key()).await;
 
@@ -322,7 +323,7 @@ async fn a_second_process_is_refused_and_told_who_has_the_state() {
     world.finish().await;
 }
 
-/// Starts a daemon that is refused, and gives what it says.
+/// Starts a daemon that refuses its state, and returns the output.
 async fn refused(world: &World, code: i32) -> serde_json::Value {
     let mut process = world.another();
     assert_eq!(process.ended().await.code(), Some(code), "{}", process.output());
@@ -330,7 +331,7 @@ async fn refused(world: &World, code: i32) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn a_damaged_state_is_refused_with_the_reason_and_left_as_it_is() {
+async fn a_damaged_state_is_refused_with_the_reason_and_left_unchanged() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key()).await;
     world.kill().await;
@@ -352,7 +353,7 @@ async fn a_damaged_state_is_refused_with_the_reason_and_left_as_it_is() {
 const NEW_KEY: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";
 
 #[tokio::test]
-async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
+async fn one_start_with_the_previous_key_replaces_a_state_key() {
     let place = Place::new();
     let key = place.0.path().join("key");
     fs::write(&key, KEY).unwrap();
@@ -361,21 +362,21 @@ async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
     world.kill().await;
     fs::write(&key, NEW_KEY).unwrap();
 
-    // Alone the new key is refused, by `run` and by `check`.
+    // `run` and `check` refuse the new key alone.
     let event = refused(&world, 78).await;
     let error = event["error"].as_str().unwrap();
     assert!(error.contains("encrypted under another key than `state_key`"), "{event}");
     assert!(event["help"].as_str().unwrap().contains("as state_key_previous"), "{event}");
     let environment = [("API_SECRET".to_owned(), CLIENT_SECRET.to_owned())];
     let check = async || {
-        let mut check = Process::spawn(&["check"], &environment, &world.folder());
+        let mut check = spawn(&["check"], &environment, &world.folder());
         (check.ended().await.code(), check.output())
     };
     let (code, said) = check().await;
     assert_eq!(code, Some(78), "{said}");
     assert!(said.contains("encrypted under another key") && said.contains("state_key_previous"), "{said}");
 
-    // With the previous one beside it the token and the grant are there.
+    // With the previous key beside it, token and grant are read.
     let config = world.folder().join("proxy.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(place.0.path().join("previous"), KEY).unwrap();
@@ -389,19 +390,19 @@ async fn a_state_key_is_replaced_by_one_start_with_the_previous_beside_it() {
     assert_eq!(world.get("/x").await.status, 200);
     world.kill().await;
 
-    // And it is not needed a second time.
+    // The previous key is not needed a second time.
     fs::write(&config, text).unwrap();
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     for key in [KEY, NEW_KEY] {
-        search(&world.process.output(), key);
+        assert_absent(&world.process.output(), key);
     }
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_state_folder_that_is_not_there_is_refused_with_the_remedy() {
+async fn a_missing_state_folder_is_reported_with_the_remedy() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key()).await;
     world.kill().await;
@@ -414,21 +415,21 @@ async fn a_state_folder_that_is_not_there_is_refused_with_the_remedy() {
     world.check();
 }
 
-/// A refresh token that is refused is not sent again, until there is another.
+/// A rejected refresh token is not sent again.
 #[tokio::test]
-async fn a_dead_grant_is_asked_with_once_and_mended_by_another_refresh_token() {
+async fn a_rejected_refresh_token_is_not_sent_again_until_replaced() {
     let place = Place::new();
     let world = place.start(place.setup_with_key()).await;
     let next = world.authorization.authorize();
     world.authorization.revoke_all();
 
-    // The token is revoked and the grant is dead.
+    // The token is revoked and the grant has ended.
     for _ in 0..20 {
         let reply = world.get("/x").await;
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some("reauthorization_required")));
         assert_eq!(reply.get("retry-after"), None);
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    remains("no further request", Duration::from_secs(2), async || world.authorization.requests() == 2).await;
     assert_eq!(world.authorization.requests(), 2);
     let event = world.process.event("reauthorization required").await;
     assert_eq!(event["event"], "credential.reauthorization_required");
@@ -442,7 +443,7 @@ async fn a_dead_grant_is_asked_with_once_and_mended_by_another_refresh_token() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
+async fn a_refresh_in_progress_at_the_stop_is_finished_and_stored() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key()).await;
     world.authorization.set_delay(Duration::from_secs(1));
@@ -466,7 +467,7 @@ async fn a_refresh_that_runs_when_asked_to_stop_is_finished_and_kept() {
 
 /// FLT-SIG-04.
 #[tokio::test]
-async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used() {
+async fn a_second_signal_waits_only_for_a_refresh_token_in_use() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key()).await;
     let mut stuck = world.caller().await;
@@ -494,9 +495,9 @@ async fn a_second_signal_waits_for_nobody_but_a_refresh_token_that_is_being_used
     world.check();
 }
 
-/// A folder that was removed takes no file, whoever asks.
+/// A folder that was removed accepts no file of any user.
 #[tokio::test]
-async fn where_nothing_can_be_written_the_grant_is_kept_in_memory_and_used() {
+async fn on_a_read_only_disk_the_grant_is_kept_in_memory() {
     let place = Place::new();
     let world = place.start(place.setup_with_key().lifetime(2)).await;
     remove_all(&place.state_dir());
@@ -511,9 +512,9 @@ async fn where_nothing_can_be_written_the_grant_is_kept_in_memory_and_used() {
     world.finish().await;
 }
 
-/// A limit on the size of files stands for a disk that takes no more; there is room again later.
+/// A limit on the size of files stands for a full disk; later there is room again.
 #[tokio::test]
-async fn a_full_disk_is_told_loudly_and_stops_nobody_and_is_written_to_when_there_is_room_again() {
+async fn a_full_disk_is_reported_and_written_when_there_is_room_again() {
     let place = Place::new();
     let mut world = place.start(place.setup_with_key().lifetime(2)).await;
     world.process.limit_files(Some(16));
@@ -529,14 +530,14 @@ async fn a_full_disk_is_told_loudly_and_stops_nobody_and_is_written_to_when_ther
     world.authorization.set_lifetime(3600);
     world.process.limit_files(None);
     world.process.event("state is durable again").await;
-    // The last for an hour: nothing is asked when it is killed.
+    // The last token lives for an hour: no request is under way at the kill.
     let is_last = |event: &serde_json::Value| event["lifetime_seconds"] == 3600;
     eventually("the last", async || world.process.events("token refreshed").iter().any(is_last)).await;
     world.kill().await;
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
     assert_eq!(tokens.reuses(), 0);
-    // Nothing is left of the attempts.
+    // No temporary file is left.
     let names = fs::read_dir(place.state_dir()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(names.into_iter().all(|name| !name.to_string_lossy().ends_with(".tmp")));
     world.check();
@@ -547,7 +548,7 @@ fn remove_all(folder: &Path) {
 }
 
 #[tokio::test]
-async fn after_so_many_rotations_nothing_is_asked_any_more() {
+async fn after_max_rotations_no_token_is_requested() {
     let place = Place::new();
     let world = place.start(place.setup_with_key().credential("max_rotations = 2").lifetime(2)).await;
     let event = world.process.event("rotation limit reached").await;
@@ -560,12 +561,12 @@ async fn after_so_many_rotations_nothing_is_asked_any_more() {
     world.finish().await;
 }
 
-/// Without a key no token is remembered, so that each start asks for one; with some the process dies while it asks.
+/// Without a key no token is stored, so that each start makes a token request; some are killed during the request.
 #[tokio::test]
-async fn twenty_restarts_make_no_more_token_requests_than_a_daemon_that_ran_on() {
+async fn twenty_restarts_make_no_more_token_requests_than_one_run() {
     let place = Place::new();
     let started = tokio::time::Instant::now();
-    let mut world = Setup::default()
+    let mut world = daemon()
         .server(&format!("state_dir = \"{}\"", place.state_dir().display()))
         .limits("token_wait = \"1s\"")
         .credential("quota = { requests = 5, per = \"60s\" }")
@@ -596,13 +597,13 @@ async fn twenty_restarts_make_no_more_token_requests_than_a_daemon_that_ran_on()
     world.finish().await;
 }
 
-/// The log says once what no caller feels.
+/// The log reports the failure once; no caller notices.
 #[tokio::test]
-async fn a_dead_grant_with_a_fallback_is_felt_by_nobody_and_not_asked_with_again() {
+async fn a_rejected_refresh_token_with_a_fallback_is_not_sent_again() {
     let place = Place::new();
     let fallback = "fallback = \"client_credentials\"";
     let mut world = place.start(place.setup_with_key().credential(fallback)).await;
-    // Another family: what the daemon has is dead.
+    // A new family of refresh tokens: the daemon's has ended.
     world.authorization.authorize();
     for _ in 0..3 {
         world.authorization.revoke_all();

@@ -1,4 +1,4 @@
-//! What no compiler checks about this project's own files.
+//! Rules for this project's own files that no compiler checks.
 
 use std::path::{Path, PathBuf};
 
@@ -25,25 +25,25 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// A file's production code: what stands above its tests.
+/// A file's production code: the lines above its tests.
 fn production(text: &str) -> &str {
     text.split("\n#[cfg(test)]\nmod tests").next().unwrap()
 }
 
-/// All files below a folder that are not tests as a whole.
+/// All files below a folder except files of tests.
 pub fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
     sources(folder).into_iter().filter(|(path, _)| !path.ends_with("tests.rs"))
 }
 
 #[test]
-fn every_file_says_what_it_is() {
-    for (path, text) in sources("src").into_iter().chain(sources("tests")) {
+fn every_file_begins_with_module_docs() {
+    for (path, text) in ["src", "testkit", "tests"].into_iter().flat_map(sources) {
         assert!(text.starts_with("//! "), "{} has no module docs", path.display());
     }
 }
 
 #[test]
-fn a_file_is_one_thing_and_not_several() {
+fn no_file_has_more_than_420_lines_of_production_code() {
     for (path, text) in production_sources("src") {
         let lines = production(&text).lines().count();
         assert!(lines <= 420, "{} has {lines} lines of production code", path.display());
@@ -51,7 +51,7 @@ fn a_file_is_one_thing_and_not_several() {
 }
 
 #[test]
-fn no_file_is_named_for_having_no_purpose() {
+fn no_file_has_a_name_without_a_purpose() {
     for (path, _) in sources("src") {
         for part in path.iter().filter_map(|part| part.to_str()) {
             let name = part.trim_end_matches(".rs");
@@ -61,7 +61,28 @@ fn no_file_is_named_for_having_no_purpose() {
     }
 }
 
-/// `app`, `cli` and `demo` know all; the others only what is below them.
+/// The folders whose tests have names of a bounded length.
+const NAMED_IN: [&str; 2] = ["tests", "testkit"];
+
+#[test]
+fn no_test_has_a_name_of_more_than_80_characters() {
+    for (path, text) in NAMED_IN.into_iter().flat_map(sources) {
+        for name in test_names(&text) {
+            assert!(name.len() <= 80, "{}: {} characters: {name}", path.display(), name.len());
+        }
+    }
+}
+
+/// The names of the functions with a test attribute.
+fn test_names(text: &str) -> impl Iterator<Item = &str> {
+    let attributes = ["#[test]\n", "#[tokio::test]\n", "#[tokio::test("];
+    attributes.into_iter().flat_map(|attribute| text.split(attribute).skip(1)).filter_map(|rest| {
+        let (_, declaration) = rest.split_once("fn ")?;
+        declaration.split('(').next()
+    })
+}
+
+/// `app`, `cli` and `demo` may use every module; each other module uses the modules below it.
 #[test]
 fn dependencies_point_one_way() {
     let allowed: [(&str, &[&str]); 17] = [
@@ -140,9 +161,9 @@ fn dependencies_point_one_way() {
     }
 }
 
-/// The request loop takes no lock; the store has one writer.
+/// The request loop takes no lock, and the store has one writer.
 #[test]
-fn what_is_absent_stays_absent() {
+fn the_absences_of_the_architecture_hold() {
     for (path, text) in production_sources("src/proxy") {
         for lock in ["Mutex", "RwLock", "Condvar", "parking_lot"] {
             assert!(!production(&text).contains(lock), "{} takes a lock: {lock}", path.display());

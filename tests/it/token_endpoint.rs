@@ -1,4 +1,4 @@
-//! First tokens, odd answers, outages: what callers get meanwhile, and how often the endpoint is asked.
+//! The token endpoint: first tokens, unusual answers and outages, and how often the endpoint is asked.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bearerd::demo::authorization_server::{Answer, AuthorizationServer};
-use bearerd::demo::pki::Pki;
+use testkit::authorization_server::{Answer, AuthorizationServer};
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::harness::raw::{RawPeer, read_head, reset};
-use crate::harness::world::{CLIENT_ID, CLIENT_SECRET};
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::{PROMPT, Request, World, daemon, eventually, remains};
+use testkit::harness::raw::{RawPeer, read_head, reset};
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 
 fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
     let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -23,25 +23,26 @@ fn fixed(status: u16, fields: &[(&'static str, &str)], body: &str) -> Answer {
 
 #[tokio::test]
 async fn a_request_before_the_first_token_waits_for_it() {
-    let world = Setup::default()
-        .without_token()
-        .start_after(async |server| server.set_delay(Duration::from_millis(500)))
-        .await;
-    let started = Instant::now();
+    let world = daemon().without_token().start_after(async |server| server.hold()).await;
+    let request = world.get("/x");
+    let release = async {
+        remains("not sent", Duration::from_millis(300), async || world.upstream.request_count() == 0).await;
+        world.authorization.release();
+    };
 
-    assert_eq!(world.get("/x").await.status, 200);
+    let (reply, ()) = tokio::join!(request, release);
 
-    assert!(started.elapsed() >= Duration::from_millis(200), "{:?}", started.elapsed());
+    assert_eq!(reply.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_first_token_that_does_not_come_in_time_is_told() {
-    let world = Setup::default()
+async fn a_first_token_that_does_not_come_in_time_is_reported() {
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
-        .start_after(async |server| server.set_delay(Duration::from_secs(2)))
+        .start_after(async |server| server.hold())
         .await;
     assert_eq!(world.admin_status("/readyz").await, 503);
     assert_eq!(world.admin_status("/livez").await, 200);
@@ -50,6 +51,7 @@ async fn a_first_token_that_does_not_come_in_time_is_told() {
 
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("waiting_for_first_token")));
     assert_eq!(reply.get("retry-after"), Some("1"));
+    world.authorization.release();
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
@@ -57,7 +59,7 @@ async fn a_first_token_that_does_not_come_in_time_is_told() {
 
 #[tokio::test]
 async fn the_request_is_a_form_with_one_client_authentication() {
-    let basic = Setup::default().credential("scopes = [\"a:read\", \"b\"]").start().await;
+    let basic = daemon().credential("scopes = [\"a:read\", \"b\"]").start().await;
     let asked = &basic.authorization.asked()[0];
     assert_eq!(asked.raw, "grant_type=client_credentials&scope=a%3Aread+b");
     assert_eq!(asked.headers["content-type"], "application/x-www-form-urlencoded");
@@ -65,7 +67,7 @@ async fn the_request_is_a_form_with_one_client_authentication() {
     assert!(asked.headers["authorization"].to_str().unwrap().starts_with("Basic "));
     basic.finish().await;
 
-    let post = Setup::default().credential("client_auth = \"client_secret_post\"").start().await;
+    let post = daemon().credential("client_auth = \"client_secret_post\"").start().await;
     let asked = &post.authorization.asked()[0];
     assert!(!asked.headers.contains_key("authorization"));
     let secret: String = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect();
@@ -76,9 +78,9 @@ async fn the_request_is_a_form_with_one_client_authentication() {
     post.finish().await;
 }
 
-/// Every answer that will pass by itself: the caller waits through it and never sees it.
+/// Each transient answer is retried while the caller waits.
 #[tokio::test]
-async fn a_transient_answer_is_asked_again_after_a_moment() {
+async fn a_transient_answer_is_retried_after_the_backoff() {
     let huge = format!("{{\"access_token\":\"{}\"}}", "x".repeat(70_000));
     let answers = [
         fixed(200, &[], ""),
@@ -106,10 +108,8 @@ async fn a_transient_answer_is_asked_again_after_a_moment() {
         Answer::Hangup,
     ];
     for answer in answers {
-        let world = Setup::default()
-            .without_token()
-            .start_after(async |server| server.answer_next(answer.clone()))
-            .await;
+        let world =
+            daemon().without_token().start_after(async |server| server.answer_next(answer.clone())).await;
 
         let reply = world.get("/x").await;
 
@@ -122,9 +122,9 @@ async fn a_transient_answer_is_asked_again_after_a_moment() {
     }
 }
 
-/// Every answer after which a person must act: told at once, and not asked again.
+/// Each permanent rejection is reported at once and not retried.
 #[tokio::test]
-async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
+async fn a_rejection_is_reported_at_once_and_not_retried() {
     let answers = [
         fixed(400, &[], "{\"error\":\"invalid_client\"}"),
         fixed(401, &[], "{\"error\":\"invalid_client\",\"error_description\":\"who?\\r\\nforged: line\"}"),
@@ -138,10 +138,8 @@ async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
         fixed(302, &[("location", "https://elsewhere.test/token")], ""),
     ];
     for answer in answers {
-        let world = Setup::default()
-            .without_token()
-            .start_after(async |server| server.answer_next(answer.clone()))
-            .await;
+        let world =
+            daemon().without_token().start_after(async |server| server.answer_next(answer.clone())).await;
         eventually("the refusal", async || world.authorization.requests() == 1).await;
         let started = Instant::now();
 
@@ -149,9 +147,11 @@ async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
 
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some("client_rejected")), "{answer:?}");
         assert_eq!(reply.get("retry-after"), None, "waiting does not help");
-        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(world.authorization.requests(), 1, "{answer:?}");
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
+        remains("one token request", Duration::from_millis(300), async || {
+            world.authorization.requests() == 1
+        })
+        .await;
         world.finish().await;
     }
 }
@@ -159,7 +159,7 @@ async fn a_rejection_is_told_at_once_and_is_not_asked_again() {
 #[tokio::test]
 async fn a_rate_limit_in_a_400_is_a_rate_limit() {
     let body = "{\"error\":\"invalid_request\",\"error_description\":\"rate limit exceeded; try later\"}";
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(fixed(400, &[], body)))
@@ -176,7 +176,7 @@ async fn a_rate_limit_in_a_400_is_a_rate_limit() {
 
 #[tokio::test]
 async fn a_rate_limit_without_a_time_is_a_rate_limit() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"100ms\"")
         .start_after(async |server| server.answer_next(fixed(429, &[], "")))
@@ -192,7 +192,7 @@ async fn a_rate_limit_without_a_time_is_a_rate_limit() {
 
 #[tokio::test]
 async fn a_retry_after_is_clamped_to_the_configured_maximum() {
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .credential("retry_after_max = \"1s\"")
         .start_after(async |server| server.answer_next(Answer::too_many(31_536_000)))
@@ -203,7 +203,7 @@ async fn a_retry_after_is_clamped_to_the_configured_maximum() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
+async fn a_redirect_of_the_token_endpoint_is_not_followed() {
     let seen = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&seen);
     let elsewhere = RawPeer::tcp(move |_| {
@@ -215,7 +215,7 @@ async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
     .await;
     for status in [301, 302, 303, 307, 308] {
         let location = format!("http://{}/token", elsewhere.address);
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(fixed(status, &[("location", &location)], "")))
             .await;
@@ -227,50 +227,57 @@ async fn a_redirect_is_not_followed_and_shows_the_secret_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_token_of_six_seconds_is_replaced_before_anyone_notices() {
-    let world = Setup::default().quiet().lifetime(6).start().await;
-    let started = Instant::now();
+async fn a_token_of_six_seconds_is_replaced_before_it_expires() {
+    let world = daemon().quiet().lifetime(6).start().await;
     let mut caller = world.caller().await;
-    let mut longest = Duration::ZERO;
-    while started.elapsed() < Duration::from_secs(15) {
-        let sent = Instant::now();
-        assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
-        longest = longest.max(sent.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for requests in 2..=4 {
+        world.authorization.hold();
+        eventually("a refresh", async || {
+            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+            world.authorization.requests() == requests
+        })
+        .await;
+        // No request waits for the pending refresh.
+        for _ in 0..10 {
+            assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
+        }
+        assert_eq!(world.authorization.issued().len(), requests - 1);
+        world.authorization.release();
+        eventually("the token", async || world.authorization.issued().len() == requests).await;
     }
 
     assert_eq!(world.upstream.rejected(), 0);
-    // Nobody waited for a token: an answer takes no longer than the machine's own hiccups.
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
-    let requests = world.authorization.requests();
-    assert!((3..=5).contains(&requests), "{requests} token requests");
+    let asked = world.authorization.asked();
+    let gaps = asked.windows(2).map(|pair| pair[1].at - pair[0].at);
+    assert!(gaps.min() >= Some(Duration::from_secs(2)));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() {
-    let world = Setup::default().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
-    let issued = Instant::now();
-    // The schedule asks from second 3 on; nothing comes until we say so.
+async fn without_the_endpoint_a_token_is_used_until_its_end_and_not_longer() {
+    let world = daemon().quiet().lifetime(4).limits("token_wait = \"200ms\"").start().await;
+    // The daemon refreshes from second 3 on; all attempts fail.
     for _ in 0..8 {
         world.authorization.answer_next(Answer::Hangup);
     }
     let mut caller = world.caller().await;
-    while issued.elapsed() < Duration::from_millis(3_500) {
-        assert_eq!(caller.send(&Request::get("/x")).await.status, 200, "{:?}", issued.elapsed());
+    let (token, tokens) = (world.authorization.issued().remove(0), world.authorization.introspection());
+    let reply = loop {
+        let remaining = tokens.remaining(&token);
+        let reply = caller.send(&Request::get("/x")).await;
+        if reply.status != 200 {
+            assert!(remaining < Duration::from_millis(500), "refused {remaining:?} before the end");
+            break reply;
+        }
+        assert!(remaining > Duration::ZERO, "answered after the end");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-
-    let reply = world.get("/x").await;
+    };
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     assert!(reply.get("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
     assert_eq!(world.upstream.rejected(), 0, "a stale token was never sent");
 
-    // It comes back, and so do we, by ourselves.
-    while world.authorization.requests() < 5 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    // The daemon recovers by itself.
+    eventually("more attempts", async || world.authorization.requests() >= 5).await;
     world.authorization.forget_queue();
     eventually("recovery", async || world.get("/x").await.status == 200).await;
     world.process.event("credential recovered").await;
@@ -278,8 +285,8 @@ async fn with_the_endpoint_away_the_token_serves_until_its_end_and_not_longer() 
 }
 
 #[tokio::test]
-async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
-    let world = Setup::default().quiet().lifetime(8).start().await;
+async fn a_retry_after_while_the_token_is_valid_is_obeyed_and_fails_no_request() {
+    let world = daemon().quiet().lifetime(8).start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::too_many(1));
     let started = Instant::now();
@@ -295,8 +302,8 @@ async fn while_the_token_is_valid_a_retry_after_hurts_nobody_and_is_obeyed() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_for() {
-    let world = Setup::default().start().await;
+async fn a_rejected_token_is_audited_once_even_under_a_retry_after() {
+    let world = daemon().start().await;
     world.authorization.answer_next(Answer::too_many(600));
     world.authorization.revoke_all();
 
@@ -316,9 +323,9 @@ async fn a_rejected_token_is_audited_once_and_also_while_no_other_may_be_asked_f
 }
 
 #[tokio::test]
-async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
-    let world = Setup::default().lifetime(8).limits("token_wait = \"200ms\"").start().await;
-    // The schedule is refused at second 6, and the latch holds when the token dies.
+async fn a_token_rejected_during_a_rejection_hold_is_audited_at_once() {
+    let world = daemon().lifetime(8).limits("token_wait = \"200ms\"").start().await;
+    // The scheduled refresh is rejected at second 6, and the rejection hold lasts until after the token's end.
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.process.event("token refresh failed").await;
     assert!(world.process.events("token rejected upstream").is_empty());
@@ -332,11 +339,11 @@ async fn a_token_rejected_while_a_latch_holds_is_audited_at_once() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
+async fn an_endpoint_that_is_down_at_the_start_is_retried() {
     let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"200ms\"")
         .token_url(format!("http://{address}/token"))
@@ -346,7 +353,7 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     assert_eq!(world.admin_status("/readyz").await, 503);
 
-    // A forwarder to the scripted server takes the address.
+    // A forwarder to the scripted server listens on the address.
     let target = world.authorization.token_url();
     let target = target.trim_start_matches("http://").trim_end_matches("/token").to_owned();
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
@@ -364,8 +371,8 @@ async fn an_endpoint_that_is_down_at_the_start_is_found_when_it_comes_up() {
 }
 
 #[tokio::test]
-async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
-    let world = Setup::default()
+async fn an_endpoint_whose_name_does_not_resolve_is_unavailable() {
+    let world = daemon()
         .without_token()
         .limits("token_wait = \"300ms\"")
         .token_url("https://no-such-host.invalid/token".to_owned())
@@ -383,9 +390,9 @@ async fn an_endpoint_whose_name_does_not_resolve_is_one_that_does_not_answer() {
     world.finish().await;
 }
 
-/// Peers that keep a connection and say nothing, too little, or too much.
+/// Peers that keep a connection and send nothing, too little, or too much.
 #[tokio::test]
-async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
+async fn an_endpoint_that_stalls_times_out() {
     let silent = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
@@ -416,6 +423,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let _ = stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{\"access_token\":\"tok_half")
             .await;
+        // Time for the daemon to read the bytes before the reset.
         tokio::time::sleep(Duration::from_millis(50)).await;
         reset(&stream);
     })
@@ -437,7 +445,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let _ = stream.write_all(format!("{head}{{\"access_token\":\"tok_switched\"}}").as_bytes()).await;
     })
     .await;
-    // What would be a gigabyte of blanks, if it were unpacked.
+    // A gzip body that would be a gigabyte of blanks.
     let packed = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         let head = "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 20\r\n\r\n";
@@ -448,7 +456,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
     for peer in
         [&silent, &dripping, &endless_head, &endless_body, &resetting, &old, &promising, &switching, &packed]
     {
-        let world = Setup::default()
+        let world = daemon()
             .quiet()
             .without_token()
             .limits("token_wait = \"1500ms\"")
@@ -461,7 +469,7 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
         let reply = world.get("/x").await;
 
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
         world.process.event("token refresh failed").await;
         let grown = world.process.resident_kib().saturating_sub(before);
         assert!(grown < 8 * 1024, "{grown} KiB more");
@@ -470,17 +478,17 @@ async fn an_endpoint_that_wedges_is_given_up_after_the_time_out() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
+async fn an_endpoint_that_sends_100_continue_without_end_times_out() {
     let promising = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         let promises = b"HTTP/1.1 100 Continue\r\n\r\n".repeat(100);
-        // As fast as it can it would have a debug build read for seconds before it looks at a clock.
+        // Without a pause a debug build would read for seconds before it checks the time.
         while stream.write_all(&promises).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .without_token()
         .credential("timeout = \"500ms\"")
@@ -499,7 +507,7 @@ async fn an_endpoint_that_promises_an_answer_without_end_is_given_up_too() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_good() {
+async fn no_byte_is_sent_to_an_endpoint_with_a_bad_certificate() {
     let yesterday = SystemTime::now() - Duration::from_hours(24);
     let shown = |pki: &Pki| pki.server_config(&[b"http/1.1"]).unwrap();
     let elsewhere = Pki::new(&["login.evil.test"]).unwrap();
@@ -522,7 +530,7 @@ async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_
             }
         })
         .await;
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .limits("token_wait = \"500ms\"")
             .credential("ca_file = \"ca.pem\"")
@@ -547,12 +555,11 @@ async fn nothing_is_sent_to_an_endpoint_whose_certificate_is_not_its_own_or_not_
 }
 
 #[tokio::test]
-async fn the_token_leg_speaks_tls_with_its_own_authority() {
+async fn the_token_endpoints_own_certificate_authority_is_used() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-    let setup =
-        Setup::default().without_token().credential("ca_file = \"ca.pem\"").token_url(secure.token_url());
+    let setup = daemon().without_token().credential("ca_file = \"ca.pem\"").token_url(secure.token_url());
     let world = setup.start_with(pki, async |_| {}).await;
 
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
@@ -564,25 +571,25 @@ async fn the_token_leg_speaks_tls_with_its_own_authority() {
     world.finish().await;
 }
 
-/// Both legs, without a `ca_file`.
+/// Token endpoint and upstream without a `ca_file`.
 #[tokio::test]
-async fn the_systems_authorities_are_used_where_no_others_are_named() {
-    let world = Setup::default().environment("SSL_CERT_FILE", "ca.pem").start().await;
+async fn the_systems_certificate_authorities_are_the_default() {
+    let world = daemon().environment("SSL_CERT_FILE", "ca.pem").start().await;
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
-    let setup = Setup::default().environment("SSL_CERT_FILE", "ca.pem").token_url(secure.token_url());
+    let setup = daemon().environment("SSL_CERT_FILE", "ca.pem").token_url(secure.token_url());
     let world = setup.start_with(pki, async |_| {}).await;
     assert_eq!(secure.requests(), 1);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
-    let world = Setup::default()
+async fn no_certificate_authorities_are_needed_without_tls() {
+    let world = daemon()
         .environment("SSL_CERT_FILE", "none.pem")
         .environment("SSL_CERT_DIR", "none")
         .upstream("http://127.0.0.1:9".to_owned())
@@ -593,8 +600,8 @@ async fn nobodys_authorities_are_needed_where_no_tls_is_spoken() {
 }
 
 #[tokio::test]
-async fn less_than_the_required_scopes_is_told_and_not_used() {
-    let world = Setup::default()
+async fn a_token_without_the_required_scopes_is_not_used() {
+    let world = daemon()
         .without_token()
         .credential("scopes = [\"a\", \"b\"]\nrequire_scopes = true")
         .start_after(async |server| {
@@ -610,14 +617,14 @@ async fn less_than_the_required_scopes_is_told_and_not_used() {
     world.finish().await;
 }
 
-/// What is odd and no failure is told when it begins, and not again while it goes on.
+/// An unusual answer is reported when it begins, and not again while it lasts.
 #[tokio::test]
-async fn an_odd_answer_that_is_taken_is_warned_of_once() {
+async fn an_unusual_accepted_answer_is_warned_of_once() {
     let odd = |scope: &str| {
         let body = format!("{{\"access_token\":\"{{token}}\",\"expires_in\":3600,\"scope\":\"{scope}\"}}");
         fixed(200, &[("content-type", "text/html")], &body)
     };
-    let world = Setup::default()
+    let world = daemon()
         .credential("scopes = [\"a\", \"b\", \"openid\"]\nrequire_scopes = [\"a\"]\nretry_after_max = \"1s\"")
         .credential("quota = { requests = 100, per = \"1s\" }")
         .start_after(async |server| server.answer_next(odd("a")))
@@ -661,9 +668,9 @@ async fn an_odd_answer_that_is_taken_is_warned_of_once() {
 }
 
 #[tokio::test]
-async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
+async fn an_opaque_token_is_not_used_where_a_jwt_is_expected() {
     let good = "{\"access_token\":\"e30.e30.{token}\"}";
-    let world = Setup::default()
+    let world = daemon()
         .without_token()
         .unchecked_tokens()
         .credential("expect_jwt = true")
@@ -671,7 +678,7 @@ async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
         .await;
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
     world.authorization.answer_next(fixed(200, &[], "{\"access_token\":\"opaque\"}"));
-    // Any 401 asks for another token, and the opaque one is refused.
+    // A 401 forces a refresh, and the opaque token is refused.
     let reply = world.get("/x").await;
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
     let failed = world.process.event("token refresh failed").await;
@@ -679,16 +686,16 @@ async fn a_token_that_should_be_a_jwt_and_is_not_is_not_used() {
     world.finish().await;
 }
 
-/// A JWT that ends so many seconds from now, by the wall clock and an offset.
+/// A JWT that expires in so many seconds, by the wall clock plus an offset.
 fn jwt_until(seconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let payload = format!("{{\"exp\":{}}}", now.saturating_add_signed(seconds));
     format!("e30.{}.{{token}}", URL_SAFE_NO_PAD.encode(payload))
 }
 
-/// The server's time counts for its tokens, and a clock that is off is told once.
+/// The server's `Date` counts for its tokens, and a deviating clock is reported once.
 #[tokio::test]
-async fn a_jwt_ends_by_its_exp_or_by_expires_in_whichever_is_earlier() {
+async fn a_jwt_ends_at_the_earlier_of_exp_and_expires_in() {
     for (exp, expires_in, server_ahead, expected) in [
         (100, ",\"expires_in\":3600", 0, Some(90..=100)),
         (3600, ",\"expires_in\":100", 0, Some(100..=100)),
@@ -699,7 +706,7 @@ async fn a_jwt_ends_by_its_exp_or_by_expires_in_whichever_is_earlier() {
         let body = format!("{{\"access_token\":\"{}\"{expires_in}}}", jwt_until(exp));
         let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(server_ahead));
         let answer = fixed(200, &[("content-type", "application/json"), ("date", &date)], &body);
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .unchecked_tokens()
             .credential("expect_jwt = true")
@@ -728,15 +735,12 @@ async fn a_changed_secret_is_tried_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, "not the secret").unwrap();
-    let world = Setup::default()
-        .without_token()
-        .secret(&format!("{{ file = \"{}\" }}", file.display()))
-        .start()
-        .await;
+    let world =
+        daemon().without_token().secret(&format!("{{ file = \"{}\" }}", file.display())).start().await;
     eventually("the refusal", async || world.authorization.requests() == 1).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
 
-    // As Kubernetes does it: a new file, and a rename over the old.
+    // As in Kubernetes: a new file, and a rename over the old one.
     std::fs::write(folder.path().join("new"), format!("{CLIENT_SECRET}\n")).unwrap();
     std::fs::rename(folder.path().join("new"), &file).unwrap();
 
@@ -747,16 +751,16 @@ async fn a_changed_secret_is_tried_at_once() {
 }
 
 #[tokio::test]
-async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
+async fn an_unreadable_secret_file_leaves_the_last_secret_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
     std::fs::write(&file, CLIENT_SECRET).unwrap();
-    let world = Setup::default()
+    let world = daemon()
         .credential("quota = { requests = 100, per = \"1s\" }")
         .secret(&format!("{{ file = \"{}\" }}", file.display()))
         .start()
         .await;
-    // Whoever opens a pipe waits until someone writes to it.
+    // Opening a pipe would block until a writer opens it.
     let pipe = folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     std::fs::rename(&pipe, &file).unwrap();
@@ -765,7 +769,7 @@ async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
         world.authorization.revoke_all();
         let started = Instant::now();
         assert_eq!(world.get("/x").await.status, 200);
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
     }
     let warning = world.process.event("secret not readable, kept the last one").await;
     assert!(warning["error"].as_str().unwrap().contains("not a regular file"), "{warning}");
@@ -780,7 +784,7 @@ async fn a_secret_file_that_is_none_any_more_leaves_the_last_secret_in_use() {
 }
 
 #[tokio::test]
-async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
+async fn unusual_lifetimes_are_interpreted() {
     let body = |expires: &str| format!("{{\"access_token\":\"{{token}}\",\"expires_in\":{expires}}}");
     for (expires, seconds) in [
         ("\"3600\"", 3600),
@@ -790,21 +794,23 @@ async fn an_odd_lifetime_is_used_for_what_it_can_mean() {
         ("1e308", 31_536_000),
         (&"9".repeat(400), 31_536_000),
     ] {
-        let world = Setup::default()
+        let world = daemon()
             .without_token()
             .start_after(async |server| server.answer_next(fixed(200, &[], &body(expires))))
             .await;
         assert_eq!(world.get("/x").await.status, 200, "{expires}");
         let refreshed = world.process.event("token refreshed").await;
         assert_eq!(refreshed["lifetime_seconds"], seconds, "{expires}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert_eq!(world.authorization.requests(), 1, "{expires}");
+        remains("one token request", Duration::from_millis(100), async || {
+            world.authorization.requests() == 1
+        })
+        .await;
         world.finish().await;
     }
 }
 
 #[tokio::test]
-async fn one_endpoint_that_hangs_does_not_hold_up_another() {
+async fn a_hanging_endpoint_does_not_delay_another() {
     let silent = RawPeer::tcp(|mut stream| async move {
         read_head(&mut stream).await;
         std::future::pending::<()>().await;
@@ -813,10 +819,10 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
     let more = format!(
         "[credentials.other]\ntoken_url = \"http://{}/token\"\nclient_id = \"x\"\n\
          client_secret = {{ env = \"API_SECRET\" }}\nrequired = false\n\
-         [[routes]]\npath = \"/other\"\nupstream = \"{{upstream}}\"\ncredential = \"other\"\n{{ca}}\n",
+         [[routes]]\npath = \"/other\"\nupstream = \"{{upstream}}\"\ncredential = \"other\"\nca_file = \"ca.pem\"\n",
         silent.address
     );
-    let world = Setup::default().more(&more).limits("token_wait = \"300ms\"").start().await;
+    let world = daemon().route(&more).limits("token_wait = \"300ms\"").start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.get("/other/x").await.code().as_deref(), Some("waiting_for_first_token"));
@@ -829,7 +835,7 @@ async fn one_endpoint_that_hangs_does_not_hold_up_another() {
 }
 
 #[tokio::test]
-async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
+async fn two_hundred_credentials_refresh_independently() {
     let others = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
     others.set_delay(Duration::from_millis(300));
     let silent = RawPeer::tcp(|mut stream| async move {
@@ -845,7 +851,7 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
             format!(
                 "[credentials.c{number}]\ntoken_url = \"{token_url}\"\nclient_id = \"{CLIENT_ID}\"\n\
                  client_secret = {{ env = \"API_SECRET\" }}\nrequired = {}\n\
-                 [[routes]]\npath = \"/{number}\"\nupstream = \"{{upstream}}\"\ncredential = \"c{number}\"\n{{ca}}\n",
+                 [[routes]]\npath = \"/{number}\"\nupstream = \"{{upstream}}\"\ncredential = \"c{number}\"\nca_file = \"ca.pem\"\n",
                 !is_silent
             )
         })
@@ -853,9 +859,9 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
         .concat();
     let began = Instant::now();
 
-    let world = Setup::default().quiet().unchecked_tokens().more(&more).start().await;
+    let world = daemon().quiet().unchecked_tokens().route(&more).start().await;
 
-    // One after the other they would take a minute, and the silent ones ten seconds each.
+    // In sequence the refreshes would take a minute, and each of the silent endpoints ten seconds.
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     assert_eq!(others.requests(), 180);
     let tokens: BTreeSet<String> = others.issued().into_iter().collect();
@@ -867,8 +873,8 @@ async fn two_hundred_credentials_get_their_tokens_apart_from_each_other() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready() {
-    let world = Setup::default().start().await;
+async fn readyz_names_the_reason_for_a_missing_token() {
+    let world = daemon().start().await;
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.code().as_deref(), Some("client_rejected"));
@@ -882,8 +888,8 @@ async fn what_is_wrong_with_a_token_is_said_to_whoever_asks_whether_we_are_ready
 }
 
 #[tokio::test]
-async fn a_world_without_a_credential_sends_no_token() {
-    let world: World = Setup::default().unprotected().without_token().start().await;
+async fn a_route_without_a_credential_sends_no_token() {
+    let world: World = daemon().unprotected().without_token().start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 0);

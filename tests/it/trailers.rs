@@ -1,4 +1,4 @@
-//! What comes behind a body: passed on to those who take it, and nothing that belongs in front.
+//! Trailers: passed on to callers that accept them, without fields that belong into the head.
 
 use std::convert::Infallible;
 
@@ -11,12 +11,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{PATIENCE, Setup, World};
+use crate::harness::{STEP_TIMEOUT, World, daemon};
+use testkit::harness::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, STATUS_200};
+use testkit::harness::raw::{RawPeer, read_head};
 
 async fn before(peer: &RawPeer, http_version: &str) -> World {
-    Setup::default()
+    daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -26,7 +26,7 @@ async fn before(peer: &RawPeer, http_version: &str) -> World {
         .await
 }
 
-/// Echoes each piece of a request as it comes, with trailers behind.
+/// An API that echoes each piece of a request, and sends trailers at the end.
 async fn grpc() -> RawPeer {
     RawPeer::tcp(|stream| async move {
         let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
@@ -67,7 +67,7 @@ fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_grpc_stream_goes_both_ways_piece_by_piece_and_ends_with_its_status() {
+async fn a_grpc_stream_passes_both_ways_piece_by_piece_with_its_status() {
     let peer = grpc().await;
     let world = before(&peer, "2").await;
     let stream = TcpStream::connect(world.address).await.unwrap();
@@ -85,13 +85,13 @@ async fn a_grpc_stream_goes_both_ways_piece_by_piece_and_ends_with_its_status() 
         .body(StreamBody::new(Box::pin(body)))
         .unwrap();
 
-    let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+    let response = tokio::time::timeout(STEP_TIMEOUT, sender.send_request(request)).await.unwrap().unwrap();
     assert_eq!(response.headers()["content-type"], "application/grpc");
     let mut body = response.into_body();
     for number in 0..20 {
         let piece = Bytes::from(format!("piece {number}"));
         pieces.send(piece.clone()).await.unwrap();
-        let echoed = tokio::time::timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+        let echoed = tokio::time::timeout(STEP_TIMEOUT, body.frame()).await.unwrap().unwrap().unwrap();
         assert_eq!(echoed.into_data().unwrap(), piece);
     }
     drop(pieces);
@@ -131,18 +131,18 @@ async fn an_answer_of_nothing_but_trailers_is_passed_on() {
     world.finish().await;
 }
 
-/// Everything that comes back for a request, until the connection is closed.
+/// The answer to a request, read until the connection is closed.
 async fn fetch(world: &World, fields: &str) -> String {
     let mut caller = world.caller().await;
     let host = world.address;
     let request = format!("POST /x HTTP/1.1\r\nhost: {host}\r\ncontent-length: 7\r\n{fields}\r\nseven b");
     caller.write(request.as_bytes()).await;
-    // Behind the last chunk, or a status that was 0.
+    // After the last chunk, or with the status of gRPC.
     caller.read_until("0\r\n\r\n").await
 }
 
 #[tokio::test]
-async fn over_http_1_trailers_that_are_announced_reach_who_asks_for_them_from_either_protocol() {
+async fn announced_http_1_trailers_reach_callers_of_both_protocols() {
     let chunked = RawPeer::tcp(|mut stream| async move {
         loop {
             if read_head(&mut stream).await.is_empty() {
@@ -200,8 +200,8 @@ async fn a_connection_whose_answer_had_trailers_is_kept() {
 }
 
 #[tokio::test]
-async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
-    let world = Setup::default().http2().start().await;
+async fn te_trailers_reaches_the_upstream_for_callers_that_accept_trailers() {
+    let world = daemon().http2().start().await;
     let asking =
         crate::harness::Request::get("/x").field("te", "trailers, deflate").field("connection", "te");
     world.send(&asking).await;
@@ -211,7 +211,7 @@ async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
     assert_eq!((seen[0].get("te"), seen[1].get("te")), (Some("trailers"), None));
     world.finish().await;
 
-    let world = World::start().await;
+    let world = daemon().start().await;
     world.send(&asking).await;
     world.get("/y").await;
     let seen = world.upstream.requests();
@@ -221,8 +221,8 @@ async fn an_upstream_is_told_that_trailers_are_taken_by_who_takes_them() {
 }
 
 #[tokio::test]
-async fn trailers_of_a_request_end_here() {
-    let world = Setup::default().http2().start().await;
+async fn trailers_of_a_request_are_dropped() {
+    let world = daemon().http2().start().await;
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\ntrailer: cookie, x-forwarded-for\r\n\r\n",
         world.address

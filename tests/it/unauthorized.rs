@@ -1,27 +1,27 @@
-//! Tokens that die behind our back: what callers see (nothing), and what the token endpoint sees (one request).
+//! Revoked tokens: callers do not notice, and the token endpoint receives one request.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
-use bearerd::demo::pki::Pki;
 use futures_util::future::join_all;
+use testkit::authorization_server::Answer;
+use testkit::pki::Pki;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::raw::{RawPeer, Recorder, read_head};
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, daemon, eventually};
+use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
-/// Bytes that would show a lost, doubled or moved piece.
+/// Bytes in which a lost, doubled or moved piece is noticed.
 fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
 }
 
 #[tokio::test]
 async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/a")).await.status, 200);
     let before = world.authorization.requests();
@@ -35,34 +35,32 @@ async fn a_401_is_replayed_once_and_the_caller_does_not_see_it() {
 }
 
 #[tokio::test]
-async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no_caller() {
-    let world = Setup::default().quiet().start().await;
+async fn no_caller_sees_a_token_revoked_under_a_load_of_64_connections() {
+    let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let is_over = Arc::new(AtomicBool::new(false));
     let address = world.address;
+    let answered = Arc::new(AtomicUsize::new(0));
     let load = (0..64).map(|_| {
-        let is_over = Arc::clone(&is_over);
+        let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
         tokio::spawn(async move {
             let mut caller = Caller::connect(address).await;
-            let mut answers = 0;
             while !is_over.load(Ordering::Relaxed) {
                 assert_eq!(caller.send(&Request::post("/echo", b"some work")).await.status, 200);
-                answers += 1;
+                answered.fetch_add(1, Ordering::Relaxed);
             }
-            answers
         })
     });
     let load: Vec<_> = load.collect();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let answers = || answered.load(Ordering::Relaxed);
+    eventually("a load", async || answers() > 64 * 2).await;
     world.authorization.revoke_all();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let before_revocation = answers();
+    eventually("a load afterwards", async || answers() > before_revocation + 64 * 4).await;
     is_over.store(true, Ordering::Relaxed);
-
-    let mut answers = 0;
     for caller in load {
-        answers += caller.await.unwrap();
+        caller.await.unwrap();
     }
-    assert!(answers > 64 * 3, "{answers} answers are no load");
     assert!(world.upstream.rejected() > 1, "the revocation fell into a pause");
     assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
@@ -70,28 +68,31 @@ async fn a_token_revoked_in_the_middle_of_a_load_of_64_connections_is_seen_by_no
 
 #[tokio::test]
 async fn four_hundred_requests_on_a_dead_token_wait_for_one_slow_refresh() {
-    // So many handshakes at once take a busy machine longer than the default.
-    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
+    // On a busy machine so many handshakes take longer than the default of `connect_timeout`.
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
-    world.authorization.set_delay(Duration::from_secs(1));
+    world.authorization.hold();
     world.authorization.revoke_all();
-    let started = Instant::now();
 
     let request = Request::get("/x");
-    let replies = join_all((0..400).map(|_| world.send(&request))).await;
+    // Requests after the first 401 wait without a 401 of their own.
+    let refreshed = async {
+        eventually("all are there", async || world.process.threads_and_descriptors().1 > 400).await;
+        world.authorization.release();
+    };
+    let (replies, ()) = tokio::join!(join_all((0..400).map(|_| world.send(&request))), refreshed);
 
     assert!(replies.iter().all(|reply| reply.status == 200));
     assert_eq!(world.token_requests_since(before), 1);
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     world.finish().await;
 }
 
 /// FLT-UP-06.
 #[tokio::test]
 async fn a_thousand_401s_at_once_cost_one_token_request() {
-    let world = Setup::default().quiet().http2().start().await;
+    let world = daemon().quiet().http2().start().await;
     let before = world.authorization.requests();
-    world.authorization.set_delay(Duration::from_secs(2));
+    world.authorization.hold();
     world.authorization.revoke_all();
     let mut callers = Vec::new();
     for _ in 0..10 {
@@ -102,18 +103,21 @@ async fn a_thousand_401s_at_once_cost_one_token_request() {
         let mut caller = callers[number % 10].clone();
         async move { caller.send(&Request::get("/x")).await.status }
     });
-    let replies = join_all(replies).await;
+    let refreshed = async {
+        eventually("a thousand 401s", async || world.upstream.rejected() == 1000).await;
+        world.authorization.release();
+    };
+    let (replies, ()) = tokio::join!(join_all(replies), refreshed);
 
     assert!(replies.iter().all(|status| *status == 200));
     assert_eq!(world.token_requests_since(before), 1);
-    assert!(world.upstream.rejected() > 900, "{} were rejected", world.upstream.rejected());
     world.finish().await;
 }
 
 #[tokio::test]
 async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_most() {
-    // So many handshakes at once take a busy machine longer than the default.
-    let world = Setup::default().quiet().route("connect_timeout = \"30s\"").start().await;
+    // On a busy machine so many handshakes take longer than the default of `connect_timeout`.
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/forbidden");
@@ -127,8 +131,8 @@ async fn four_hundred_callers_of_a_permanent_401_cost_two_token_requests_at_the_
 }
 
 #[tokio::test]
-async fn the_same_while_the_token_endpoint_is_slow() {
-    let world = Setup::default().quiet().start().await;
+async fn four_hundred_callers_of_a_permanent_401_share_one_slow_refresh() {
+    let world = daemon().quiet().route("connect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_secs(1));
 
@@ -141,8 +145,8 @@ async fn the_same_while_the_token_endpoint_is_slow() {
 }
 
 #[tokio::test]
-async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() {
-    let world = Setup::default().quiet().start().await;
+async fn one_forbidden_path_causes_one_token_request() {
+    let world = daemon().quiet().start().await;
     let before = world.authorization.requests();
     let mut caller = world.caller().await;
     for _ in 0..50 {
@@ -155,8 +159,8 @@ async fn one_forbidden_path_among_healthy_ones_is_no_stream_of_token_requests() 
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_path() {
-    let world = Setup::default().quiet().start().await;
+async fn a_revoked_token_is_replaced_on_a_held_route() {
+    let world = daemon().quiet().start().await;
     let mut caller = world.caller().await;
     assert_eq!(caller.send(&Request::get("/forbidden")).await.status, 401);
     assert_eq!(caller.send(&Request::get("/fine")).await.status, 200);
@@ -164,10 +168,7 @@ async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_pat
     world.authorization.revoke_all();
 
     let started = Instant::now();
-    while caller.send(&Request::get("/fine")).await.status == 401 {
-        assert!(started.elapsed() < Duration::from_secs(5), "stays at 401");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("no 401", async || caller.send(&Request::get("/fine")).await.status != 401).await;
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
     assert_eq!(world.token_requests_since(before), 1);
     world.finish().await;
@@ -175,9 +176,9 @@ async fn a_revoked_token_is_replaced_on_a_route_that_is_held_for_a_forbidden_pat
 
 #[tokio::test]
 async fn a_permanent_401_on_one_route_does_not_hold_another() {
-    let setup = Setup::default()
+    let setup = daemon()
         .quiet()
-        .more("[[routes]]\npath = \"/other\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n");
+        .route("[[routes]]\npath = \"/other\"\nupstream = \"{upstream}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n");
     let world = setup.start().await;
     assert_eq!(world.get("/forbidden").await.status, 401);
     world.authorization.revoke_all();
@@ -188,7 +189,7 @@ async fn a_permanent_401_on_one_route_does_not_hold_another() {
 
 #[tokio::test]
 async fn bodies_are_replayed_byte_for_byte_however_framed_and_whenever_rejected() {
-    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    let world = daemon().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
     for length in [1, 1024, 64 * 1024, 700 * 1024] {
         let body = payload(length);
         let (one, two) = body.split_at(length / 3);
@@ -210,7 +211,7 @@ async fn bodies_are_replayed_byte_for_byte_however_framed_and_whenever_rejected(
 
 #[tokio::test]
 async fn bodies_of_http_2_callers_are_replayed_too() {
-    let world = Setup::default().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
+    let world = daemon().quiet().credential("quota = { requests = 200, per = \"1s\" }").start().await;
     let mut caller = Http2Caller::connect(world.address).await;
     for length in [0, 1, 64 * 1024, 700 * 1024] {
         for when in ["late", "early", "early-close"] {
@@ -227,8 +228,8 @@ async fn bodies_of_http_2_callers_are_replayed_too() {
 }
 
 #[tokio::test]
-async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
-    let world = World::start().await;
+async fn a_body_still_arriving_at_the_401_is_replayed_whole() {
+    let world = daemon().start().await;
     world.authorization.revoke_all();
     let mut caller = world.caller().await;
     caller
@@ -254,8 +255,8 @@ async fn a_body_that_still_arrives_when_the_401_comes_is_replayed_whole() {
 }
 
 #[tokio::test]
-async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works() {
-    let world = Setup::default().quiet().start().await;
+async fn a_401_passes_when_the_body_is_too_large_to_replay() {
+    let world = daemon().quiet().start().await;
     world.process.event("token refreshed").await;
     let body = payload(3_000_000);
     for when in ["late", "early", "early-close"] {
@@ -277,8 +278,8 @@ async fn a_body_too_large_to_keep_lets_the_401_pass_and_the_next_request_works()
 }
 
 #[tokio::test]
-async fn what_all_requests_keep_together_is_bounded() {
-    let world = Setup::default().quiet().limits("replay_total = \"100KiB\"").start().await;
+async fn the_replay_memory_of_all_requests_is_bounded() {
+    let world = daemon().quiet().limits("replay_total = \"100KiB\"").start().await;
     let body = payload(80 * 1024);
     world.authorization.set_delay(Duration::from_millis(500));
     world.authorization.revoke_all();
@@ -286,7 +287,7 @@ async fn what_all_requests_keep_together_is_bounded() {
     let request = Request::post("/echo", &body);
     let replies = join_all((0..8).map(|_| world.send(&request))).await;
 
-    // One fits; those that did not see the 401 pass, and nothing is cut or mixed up.
+    // One body fits into the memory; the 401s of the others pass, and no body is cut or mixed up.
     let good = replies.iter().filter(|reply| reply.status == 200 && reply.body == body).count();
     let passed = replies.iter().filter(|reply| reply.status == 401 && reply.code().is_none()).count();
     assert_eq!(good + passed, 8);
@@ -297,9 +298,9 @@ async fn what_all_requests_keep_together_is_bounded() {
 
 #[tokio::test]
 async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut slow = world.caller().await;
-    // It takes its token now and is rejected only when its body has ended.
+    // The request gets its token now and is rejected at the end of its body.
     slow.write(
         format!(
             "POST /echo HTTP/1.1\r\nhost: {}\r\nx-request-id: slow\r\ntransfer-encoding: chunked\r\n\r\n3\r\nold\r\n",
@@ -322,8 +323,8 @@ async fn a_401_for_an_old_token_is_replayed_with_the_new_one_without_a_refresh()
 }
 
 #[tokio::test]
-async fn only_a_401_means_a_dead_token() {
-    let world = World::start().await;
+async fn other_statuses_than_401_cause_no_refresh() {
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     for status in [403, 407, 419, 429, 500, 503] {
         let reply = world.get(&format!("/status/{status}")).await;
@@ -338,8 +339,8 @@ async fn only_a_401_means_a_dead_token() {
 }
 
 #[tokio::test]
-async fn a_route_says_which_statuses_mean_a_dead_token() {
-    let world = Setup::default().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
+async fn a_route_configures_the_statuses_that_cause_a_refresh() {
+    let world = daemon().quiet().route("retry_on = [401, 403, 419, 500]").start().await;
     for status in ["401", "403", "419", "500"] {
         world.authorization.revoke_all();
         let before = world.authorization.requests();
@@ -359,7 +360,7 @@ async fn a_route_says_which_statuses_mean_a_dead_token() {
 
 #[tokio::test]
 async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
-    let world = Setup::default().quiet().route("retry_on = [401, 403]").start().await;
+    let world = daemon().quiet().route("retry_on = [401, 403]\nconnect_timeout = \"30s\"").start().await;
     let before = world.authorization.requests();
 
     let request = Request::get("/status/403");
@@ -377,9 +378,9 @@ async fn a_permanent_403_costs_no_more_token_requests_than_a_permanent_401() {
 }
 
 #[tokio::test]
-async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
+async fn a_401_that_is_not_configured_passes_without_a_refresh() {
     for retry_on in ["retry_on = [403]", "retry_on = []"] {
-        let world = Setup::default().quiet().route(retry_on).start().await;
+        let world = daemon().quiet().route(retry_on).start().await;
         let before = world.authorization.requests();
         world.authorization.revoke_all();
 
@@ -394,8 +395,8 @@ async fn a_401_that_is_not_on_the_list_passes_and_costs_no_token_request() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
-    let world = World::start().await;
+async fn a_caller_that_leaves_while_it_waits_cancels_no_refresh() {
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.set_delay(Duration::from_millis(700));
     world.authorization.revoke_all();
@@ -410,8 +411,8 @@ async fn a_caller_that_leaves_while_it_waits_cancels_nothing() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
-    let world = Setup::default().credential("quota = { requests = 100, per = \"1s\" }").start().await;
+async fn a_failed_refresh_is_reported_with_its_code_and_retry_after() {
+    let world = daemon().credential("quota = { requests = 100, per = \"1s\" }").start().await;
     for (answer, code) in [
         (Answer::too_many(2), "token_endpoint_rate_limited"),
         (Answer::status(500, ""), "token_endpoint_unavailable"),
@@ -426,7 +427,7 @@ async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some(code)));
         let wait: u64 = reply.get("retry-after").expect("waiting helps").parse().unwrap();
         assert!((1..=3).contains(&wait), "{wait}");
-        // The refresh goes on by itself, and the next caller waits for it.
+        // The refresh is retried, and the next caller waits for the token.
         assert_eq!(world.get("/x").await.status, 200, "after {code}");
     }
     world.finish().await;
@@ -434,9 +435,9 @@ async fn a_refresh_that_fails_is_told_with_its_cause_and_when_to_come_back() {
 
 #[tokio::test]
 async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
-    let world = Setup::default()
+    let world = daemon()
         .credential("quota = { requests = 4, per = \"1h\" }")
-        .limits("token_wait = \"300ms\"")
+        .limits("token_wait = \"30s\"")
         .start()
         .await;
     let before = world.authorization.requests();
@@ -452,14 +453,14 @@ async fn forced_refreshes_use_half_of_the_quota_at_the_most() {
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_quota_exhausted")));
     let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
     assert!((60..=1800).contains(&wait), "{wait}");
-    assert!(started.elapsed() < Duration::from_millis(250), "it was known at once that waiting cannot help");
+    assert!(started.elapsed() < PROMPT, "it was known at once that waiting cannot help");
     assert_eq!(world.token_requests_since(before), 2);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
-    let world = World::start().await;
+async fn a_server_that_returns_the_same_token_is_not_asked_repeatedly() {
+    let world = daemon().start().await;
     let before = world.authorization.requests();
     world.authorization.answer_next(Answer::SameAgain);
     world.authorization.revoke_all();
@@ -475,7 +476,7 @@ async fn a_server_that_hands_out_the_same_token_is_not_asked_again_and_again() {
 
 #[tokio::test]
 async fn the_connection_of_a_late_401_is_used_for_the_replay() {
-    let world = World::start().await;
+    let world = daemon().start().await;
     let mut caller = world.caller().await;
     for target in ["/a", "/b", "/c"] {
         assert_eq!(caller.send(&Request::get(target)).await.status, 200);
@@ -488,8 +489,8 @@ async fn the_connection_of_a_late_401_is_used_for_the_replay() {
 }
 
 #[tokio::test]
-async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_third_time() {
-    let world = Setup::default().quiet().start().await;
+async fn an_upstream_failure_after_a_refresh_is_not_followed_by_a_third_attempt() {
+    let world = daemon().quiet().start().await;
     for target in ["/hangup", "/break/length", "/break/chunked"] {
         let mut caller = world.caller().await;
         assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
@@ -510,11 +511,11 @@ async fn a_fault_of_the_upstream_after_a_refresh_is_told_and_nothing_is_sent_a_t
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
+async fn an_upload_that_breaks_off_after_an_early_401_is_never_completed() {
     let early = "HTTP/1.1 401 Unauthorized\r\nwww-authenticate: Bearer\r\ncontent-length: 0\r\n\r\n";
     let recorder = Recorder::start(early).await;
     let url = format!("http://{}", recorder.peer.address);
-    let world = Setup::default().upstream(url).server("workers = 1").start().await;
+    let world = daemon().upstream(url).server("workers = 1").start().await;
     let head = format!("POST /x HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n", world.address);
     for _ in 0..30 {
         let mut caller = world.caller().await;
@@ -531,7 +532,7 @@ async fn an_upload_that_breaks_off_behind_an_early_401_is_never_completed() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
+async fn an_upstream_that_stops_reading_a_replay_times_out() {
     let attempts = Arc::new(AtomicUsize::new(0));
     let peer = RawPeer::tcp(move |mut stream| {
         let is_first = attempts.fetch_add(1, Ordering::Relaxed) == 0;
@@ -550,7 +551,7 @@ async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
         }
     })
     .await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .limits("replay_body = \"16MiB\"")
         .limits("body_timeout = \"30s\"")
@@ -574,7 +575,7 @@ async fn an_upstream_that_stops_reading_a_replay_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_token_that_ended_while_the_connection_was_made_is_not_sent() {
+async fn a_token_that_expired_during_the_handshake_is_not_sent() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let acceptor = TlsAcceptor::from(pki.server_config(&[b"http/1.1"]).unwrap());
     let tokens = Arc::new(Mutex::new(Vec::new()));
@@ -592,7 +593,7 @@ async fn a_token_that_ended_while_the_connection_was_made_is_not_sent() {
         }
     })
     .await;
-    let setup = Setup::default().lifetime(2).upstream(format!("https://localhost:{}", slow.address.port()));
+    let setup = daemon().lifetime(2).upstream(format!("https://localhost:{}", slow.address.port()));
     let world = setup.start_with(pki, async |_| {}).await;
 
     let mut caller = world.caller().await;

@@ -1,4 +1,4 @@
-//! APIs that speak HTTP/2: requests share connections, and nothing else.
+//! HTTP/2 upstreams: requests share connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,30 +9,30 @@ use http::Version;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::harness::frames::{
+use crate::harness::{Http2Caller, Request, World, daemon, eventually};
+use testkit::harness::frames::{
     CANCEL, DATA, END_HEADERS, Frames, HEADERS, INTERNAL_ERROR, NO_ERROR, REFUSED_STREAM, RST_STREAM,
     SETTINGS, STATUS_200,
 };
-use crate::harness::raw::RawPeer;
-use crate::harness::{Http2Caller, Request, Setup, World, eventually};
+use testkit::harness::raw::RawPeer;
 
-/// Bytes that would show a lost, doubled or moved piece.
+/// Bytes in which a lost, doubled or moved piece is noticed.
 fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from((at * 31 + at / 251) % 256).unwrap()).collect()
 }
 
 async fn http2() -> World {
-    Setup::default().quiet().server("workers = 1").http2().start().await
+    daemon().quiet().server("workers = 1").http2().start().await
 }
 
-/// A world before an upstream that speaks HTTP/2 in clear text.
+/// A world with an upstream that speaks HTTP/2 in clear text.
 async fn before<A, F>(act: A) -> (World, RawPeer)
 where
     A: Fn(TcpStream) -> F + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
 {
     let peer = RawPeer::tcp(act).await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
@@ -48,7 +48,7 @@ fn get(world: &World, path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", world.address).into_bytes()
 }
 
-/// The status and body of an answer that need not be the scripted API's.
+/// The status and body of an answer, which may be of a peer other than the scripted API.
 async fn fetch(world: &World, request: &[u8]) -> (u16, String) {
     let mut caller = world.caller().await;
     caller.write(request).await;
@@ -57,7 +57,7 @@ async fn fetch(world: &World, request: &[u8]) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn requests_share_a_connection_to_an_upstream_that_has_http_2() {
+async fn requests_share_a_connection_to_an_http_2_upstream() {
     let world = http2().await;
 
     let replies = join_all((0..80).map(|_| world.get("/slow/50"))).await;
@@ -70,26 +70,26 @@ async fn requests_share_a_connection_to_an_upstream_that_has_http_2() {
 }
 
 #[tokio::test]
-async fn a_route_keeps_to_the_http_version_that_is_written() {
-    let one = Setup::default().http2().route("http_version = \"1.1\"").start().await;
+async fn a_route_keeps_to_its_configured_http_version() {
+    let one = daemon().http2().route("http_version = \"1.1\"").start().await;
     assert_eq!(one.get("/x").await.status, 200);
     assert_eq!(one.upstream.requests()[0].version, Version::HTTP_11);
     one.finish().await;
 
-    let two = Setup::default().http2().route("http_version = \"2\"").start().await;
+    let two = daemon().http2().route("http_version = \"2\"").start().await;
     assert_eq!(two.get("/x").await.status, 200);
     assert_eq!(two.upstream.requests()[0].version, Version::HTTP_2);
     two.finish().await;
 
-    let auto = World::start().await;
+    let auto = daemon().start().await;
     assert_eq!(auto.get("/x").await.status, 200);
     assert_eq!(auto.upstream.requests()[0].version, Version::HTTP_11);
     auto.finish().await;
 }
 
 #[tokio::test]
-async fn an_upstream_without_http_2_is_told_apart_from_one_that_is_down() {
-    let world = Setup::default().route("http_version = \"2\"").start().await;
+async fn an_upstream_without_http_2_is_distinguished_from_an_unreachable_one() {
+    let world = daemon().route("http_version = \"2\"").start().await;
 
     let reply = world.get("/x").await;
 
@@ -99,7 +99,7 @@ async fn an_upstream_without_http_2_is_told_apart_from_one_that_is_down() {
 }
 
 #[tokio::test]
-async fn a_request_is_whole_over_http_2_and_has_nothing_of_http_1() {
+async fn an_http_2_request_is_complete_and_has_no_http_1_fields() {
     let world = http2().await;
     let mut caller = Http2Caller::connect(world.address).await;
 
@@ -153,7 +153,7 @@ async fn a_401_is_replayed_over_http_2_whenever_it_comes() {
 
 #[tokio::test]
 async fn an_early_401_that_resets_the_upload_without_an_error_is_replayed() {
-    // hyper resets an upload that nobody reads any more, with NO_ERROR, behind its whole answer.
+    // hyper resets an unread upload with NO_ERROR after its whole answer.
     let world = http2().await;
     let body = payload(900_000);
     world.authorization.revoke_all();
@@ -169,7 +169,7 @@ async fn an_early_401_that_resets_the_upload_without_an_error_is_replayed() {
 }
 
 #[tokio::test]
-async fn as_many_streams_are_opened_as_the_upstream_allows_and_more_connections_for_the_rest() {
+async fn streams_stay_within_the_upstreams_limit_by_more_connections() {
     let most = Arc::new(AtomicUsize::new(0));
     let connections = Arc::new(AtomicUsize::new(0));
     let (noted, counted) = (Arc::clone(&most), Arc::clone(&connections));
@@ -193,14 +193,14 @@ async fn as_many_streams_are_opened_as_the_upstream_allows_and_more_connections_
 }
 
 #[tokio::test]
-async fn an_upstream_that_allows_less_than_before_is_obeyed_from_then_on() {
+async fn a_lowered_stream_limit_of_the_upstream_is_obeyed() {
     let most = Arc::new(AtomicUsize::new(0));
     let noted = Arc::clone(&most);
     let (world, _peer) = before(move |stream| {
         let most = Arc::clone(&noted);
         async move {
             let Some(mut frames) = Frames::accept(stream, &[(3, 100)]).await else { return };
-            // What comes before the new settings are there is answered; then there is one at a time.
+            // Requests before the new settings arrived are answered; then there is one at a time.
             let Some((first, _)) = frames.request().await else { return };
             frames.send(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]).await;
             frames.answer(first, b"done").await;
@@ -248,14 +248,14 @@ async fn a_stream_that_was_refused_is_sent_once_more_and_not_again() {
     let kept = fetch(&world, post.as_bytes()).await;
     assert_eq!(fetch(&world, &get(&world, "/x")).await, (502, "upstream_protocol".to_owned()));
 
-    // Without a credential no body is kept, so that one which has been read is not sent again.
+    // Without a credential no body is kept, so that a body that was read is not sent again.
     assert_eq!(kept, (502, "upstream_protocol".to_owned()));
     assert_eq!(bodies.lock().unwrap().len(), 2 + 1 + 2);
     world.finish().await;
 }
 
 #[tokio::test]
-async fn a_body_that_was_kept_goes_along_when_a_refused_stream_is_sent_again() {
+async fn a_kept_body_is_sent_again_with_a_refused_stream() {
     let bodies = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&bodies);
     let peer = RawPeer::tcp(move |stream| {
@@ -277,7 +277,7 @@ async fn a_body_that_was_kept_goes_along_when_a_refused_stream_is_sent_again() {
         }
     })
     .await;
-    let setup = Setup::default().quiet().route("http_version = \"2\"");
+    let setup = daemon().quiet().route("http_version = \"2\"");
     let world = setup.upstream(format!("http://{}", peer.address)).start().await;
     let body = payload(30_000);
     let mut post =
@@ -291,7 +291,7 @@ async fn a_body_that_was_kept_goes_along_when_a_refused_stream_is_sent_again() {
 }
 
 #[tokio::test]
-async fn what_an_upstream_that_goes_away_has_not_processed_is_sent_again_and_the_rest_finishes() {
+async fn requests_after_a_goaways_last_stream_are_sent_again() {
     let connections = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&connections);
     let (world, _peer) = before(move |stream| {
@@ -328,7 +328,7 @@ async fn what_an_upstream_that_goes_away_has_not_processed_is_sent_again_and_the
 }
 
 #[tokio::test]
-async fn what_was_processed_is_not_sent_again() {
+async fn requests_that_were_processed_are_not_sent_again() {
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
     let (world, _peer) = before(move |stream| {
@@ -355,7 +355,7 @@ async fn what_was_processed_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_a_reset_breaks_off_is_incomplete_for_every_caller() {
+async fn an_answer_broken_off_by_a_reset_is_incomplete_for_every_caller() {
     let (world, _peer) = before(|stream| async move {
         let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
         let mut number = 0;
@@ -391,7 +391,7 @@ async fn an_answer_that_a_reset_breaks_off_is_incomplete_for_every_caller() {
 }
 
 #[tokio::test]
-async fn a_caller_that_leaves_takes_its_stream_with_it_and_no_other() {
+async fn a_caller_that_leaves_resets_its_own_stream_only() {
     let reset = Arc::new(Notify::new());
     let told = Arc::clone(&reset);
     let (world, _peer) = before(move |stream| {
@@ -430,7 +430,7 @@ async fn a_caller_that_leaves_takes_its_stream_with_it_and_no_other() {
 }
 
 #[tokio::test]
-async fn callers_that_do_not_read_hold_up_nobody_else_on_the_same_connection() {
+async fn callers_that_do_not_read_delay_no_other_on_the_same_connection() {
     let world = http2().await;
     let mut slow = Vec::new();
     for _ in 0..40 {
@@ -450,12 +450,12 @@ async fn callers_that_do_not_read_hold_up_nobody_else_on_the_same_connection() {
 }
 
 #[tokio::test]
-async fn a_request_that_finds_its_connection_closed_makes_another() {
+async fn a_request_on_a_closed_connection_opens_another() {
     let (world, _peer) = before(|stream| async move {
         let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
         let Some((stream, _)) = frames.request().await else { return };
         frames.answer(stream, b"once").await;
-        // A moment for the answer; then it is closed without a word.
+        // Time for the answer; then the connection is closed without GOAWAY.
         tokio::time::sleep(Duration::from_millis(50)).await;
     })
     .await;
@@ -468,11 +468,11 @@ async fn a_request_that_finds_its_connection_closed_makes_another() {
 }
 
 #[tokio::test]
-async fn many_callers_of_an_upstream_that_is_down_are_told_at_once() {
+async fn many_callers_of_an_unreachable_upstream_get_502_at_once() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .unprotected()
         .without_token()

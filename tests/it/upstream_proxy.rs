@@ -1,14 +1,14 @@
-//! An API that is reached by way of a proxy, and proxies that do not lead there.
+//! Upstreams behind a forward proxy, and failures of the proxy.
 
 use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bearerd::demo::pki::Pki;
+use testkit::pki::Pki;
 
-use crate::harness::connect_proxy::{ConnectProxy, Does};
-use crate::harness::world::search;
-use crate::harness::{Process, Request, Setup, World};
+use crate::harness::{Request, World, daemon, spawn};
+use testkit::harness::connect_proxy::{ConnectProxy, Does};
+use testkit::harness::world::assert_absent;
 
 const PASSWORD: &str = "pr0xy-passw0rd";
 
@@ -16,7 +16,7 @@ fn url(proxy: &ConnectProxy) -> String {
     format!("http://user:{PASSWORD}@127.0.0.1:{}", proxy.port())
 }
 
-/// What holds whatever the proxy does: its password stays between it and us, and the tokens do not reach it.
+/// Checks that the proxy's password is in no output and in no tunnel, and that the proxy sees no token.
 fn keeps_secrets(world: &World, proxy: &ConnectProxy) {
     for token in world.authorization.issued() {
         assert!(!proxy.has_carried(&token), "the proxy saw a token");
@@ -29,12 +29,12 @@ fn keeps_secrets(world: &World, proxy: &ConnectProxy) {
 }
 
 fn says_no_password(output: &str) {
-    search(output, PASSWORD);
+    assert_absent(output, PASSWORD);
     assert!(!output.contains(&STANDARD.encode(format!("user:{PASSWORD}"))), "Basic credentials in: {output}");
 }
 
 #[tokio::test]
-async fn the_api_is_reached_by_the_proxy_that_is_written_or_the_environments() {
+async fn the_api_is_reached_by_the_configured_proxy_or_the_environments() {
     let proxy = ConnectProxy::start(Does::Lead).await;
     let url = url(&proxy);
     let written = format!("proxy = \"{url}\"");
@@ -49,7 +49,7 @@ async fn the_api_is_reached_by_the_proxy_that_is_written_or_the_environments() {
         ("proxy = \"\"", vec![("HTTPS_PROXY", url.as_str())], false),
         ("", vec![("HTTP_PROXY", url.as_str()), ("ALL_PROXY", url.as_str())], false),
     ] {
-        let setup = Setup::default().route(lines);
+        let setup = daemon().route(lines);
         let setup = variables.iter().fold(setup, |setup, (name, value)| setup.environment(name, value));
         let world = setup.start().await;
 
@@ -77,7 +77,7 @@ async fn the_api_is_reached_by_the_proxy_that_is_written_or_the_environments() {
 #[tokio::test]
 async fn a_401_is_replayed_through_the_same_tunnel() {
     let proxy = ConnectProxy::start(Does::Lead).await;
-    let setup = Setup::default().server("workers = 1").route(&format!("proxy = \"{}\"", url(&proxy)));
+    let setup = daemon().server("workers = 1").route(&format!("proxy = \"{}\"", url(&proxy)));
     let world = setup.start().await;
     assert_eq!(world.get("/x").await.status, 200);
 
@@ -92,15 +92,15 @@ async fn a_401_is_replayed_through_the_same_tunnel() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_reached_by_https_is_checked_and_used() {
+async fn an_https_proxys_certificate_is_verified() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let proxy = ConnectProxy::start_tls(pki.server_config(&[b"http/1.1"]).unwrap()).await;
     let other = Pki::new(&["localhost"]).unwrap();
     let impostor = ConnectProxy::start_tls(other.server_config(&[b"http/1.1"]).unwrap()).await;
-    let world = Setup::default()
+    let world = daemon()
         .route(&format!("proxy = \"https://user:{PASSWORD}@localhost:{}\"", proxy.port()))
-        .more(&format!(
-            "[[routes]]\npath = \"/impostor\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n\
+        .route(&format!(
+            "[[routes]]\npath = \"/impostor\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n\
              proxy = \"https://user:{PASSWORD}@localhost:{}\"\n",
             impostor.port()
         ))
@@ -124,15 +124,15 @@ async fn routes_with_different_proxies_share_no_connection() {
     let other = ConnectProxy::start(Does::Lead).await;
     let route = |path: &str, proxy: &str| {
         format!(
-            "[[routes]]\npath = \"/{path}\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n{proxy}\n"
+            "[[routes]]\npath = \"/{path}\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n{proxy}\n"
         )
     };
-    let world = Setup::default()
+    let world = daemon()
         .server("workers = 1")
         .route(&format!("proxy = \"{}\"", url(&one)))
-        .more(&route("same", &format!("proxy = \"{}\"", url(&one))))
-        .more(&route("other", &format!("proxy = \"{}\"", url(&other))))
-        .more(&route("none", ""))
+        .route(&route("same", &format!("proxy = \"{}\"", url(&one))))
+        .route(&route("other", &format!("proxy = \"{}\"", url(&other))))
+        .route(&route("none", ""))
         .start()
         .await;
 
@@ -146,7 +146,7 @@ async fn routes_with_different_proxies_share_no_connection() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
+async fn a_proxy_that_opens_no_tunnel_is_named_as_the_cause() {
     const OK: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
     let html = "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 13\r\n\r\n<html></html>";
     let cases = [
@@ -182,13 +182,13 @@ async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
         let timeout = if is_hanging { "500ms" } else { "15s" };
         write!(
             routes,
-            "[[routes]]\npath = \"/case{case}\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\n{{ca}}\n\
+            "[[routes]]\npath = \"/case{case}\"\nupstream = \"{{upstream}}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n\
              connect_timeout = \"{timeout}\"\nproxy = \"http://user:{PASSWORD}@{address}\"\n"
         )
         .unwrap();
         routes
     });
-    let world = Setup::default().more(&routes).start().await;
+    let world = daemon().route(&routes).start().await;
 
     for (case, expected) in expected.enumerate() {
         let reply = world.get(&format!("/case{case}")).await;
@@ -213,24 +213,24 @@ async fn a_proxy_that_does_not_lead_there_is_named_as_the_culprit() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_the_proxy_shows_in_the_apis_place_is_not_taken() {
-    // As of a proxy that opens TLS, with an authority that nobody told us of.
+async fn a_certificate_of_the_proxy_in_the_apis_place_is_refused() {
+    // A proxy that intercepts TLS with an untrusted certificate authority.
     let impostor = Pki::new(&["localhost"]).unwrap();
     let opens =
-        crate::harness::raw::RawPeer::tls(impostor.server_config(&[b"http/1.1"]).unwrap(), async |_| {
+        testkit::harness::raw::RawPeer::tls(impostor.server_config(&[b"http/1.1"]).unwrap(), async |_| {
             panic!("the handshake must not succeed");
         })
         .await;
     let leads_there = opens.address;
-    let proxy = crate::harness::raw::RawPeer::tcp(move |mut near| async move {
+    let proxy = testkit::harness::raw::RawPeer::tcp(move |mut near| async move {
         use tokio::io::AsyncWriteExt;
-        crate::harness::raw::read_head(&mut near).await;
+        testkit::harness::raw::read_head(&mut near).await;
         let mut far = tokio::net::TcpStream::connect(leads_there).await.unwrap();
         near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
     })
     .await;
-    let world = Setup::default().route(&format!("proxy = \"http://{}\"", proxy.address)).start().await;
+    let world = daemon().route(&format!("proxy = \"http://{}\"", proxy.address)).start().await;
 
     let reply = world.get("/x").await;
 
@@ -240,20 +240,20 @@ async fn a_certificate_that_the_proxy_shows_in_the_apis_place_is_not_taken() {
 }
 
 #[tokio::test]
-async fn check_online_goes_by_the_proxy_and_says_so() {
+async fn check_online_uses_the_proxy_and_names_it() {
     let leading = ConnectProxy::start(Does::Lead).await;
     let denying = ConnectProxy::start(Does::Say("HTTP/1.1 407 No\r\n\r\n")).await;
-    let world = Setup::default().start().await;
+    let world = daemon().start().await;
     let config = std::fs::read_to_string(world.folder().join("proxy.toml")).unwrap();
     let environment = |proxy: &ConnectProxy| {
         [
-            ("API_SECRET".to_owned(), crate::harness::world::CLIENT_SECRET.to_owned()),
+            ("API_SECRET".to_owned(), testkit::harness::setup::CLIENT_SECRET.to_owned()),
             ("HTTPS_PROXY".to_owned(), url(proxy)),
         ]
     };
     assert!(!config.contains("proxy ="));
 
-    let mut process = Process::spawn(&["check", "--online"], &environment(&leading), &world.folder());
+    let mut process = spawn(&["check", "--online"], &environment(&leading), &world.folder());
     let code = process.ended().await.code();
     let output = process.output();
     assert_eq!(code, Some(0), "{output}");
@@ -263,7 +263,7 @@ async fn check_online_goes_by_the_proxy_and_says_so() {
     assert_eq!(leading.asked().len(), 1);
     says_no_password(&output);
 
-    let mut process = Process::spawn(&["check", "--online"], &environment(&denying), &world.folder());
+    let mut process = spawn(&["check", "--online"], &environment(&denying), &world.folder());
     let code = process.ended().await.code();
     let output = process.output();
     assert_eq!(code, Some(1), "{output}");

@@ -1,4 +1,4 @@
-//! Whom we speak to: an upstream whose certificate or TLS is not good gets no byte of a request.
+//! TLS to upstreams: an upstream with a wrong certificate or TLS version gets no byte of a request.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,12 +17,12 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{Request, Setup, World, eventually};
+use crate::harness::{Request, Setup, World, daemon, eventually};
+use testkit::harness::raw::{RawPeer, read_head};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// What a server shows, and the authority that its caller is told to trust.
+/// A server's certificate chain, and the authority that the route trusts.
 struct Shown {
     chain: Vec<rustls::pki_types::CertificateDer<'static>>,
     key: KeyPair,
@@ -39,7 +39,7 @@ fn authority(adjust: impl FnOnce(&mut CertificateParams)) -> (Issuer<'static, Ke
     (Issuer::new(params, key), certificate)
 }
 
-/// A certificate for these names of an authority that is trusted.
+/// A certificate for these names, issued by a trusted authority.
 fn shown(
     names: &[&str],
     of_authority: impl FnOnce(&mut CertificateParams),
@@ -60,14 +60,14 @@ fn named(names: &[&str]) -> Shown {
     shown(names, usual, usual)
 }
 
-/// Its own authority, which nobody trusts.
+/// A self-signed certificate that is not trusted.
 fn self_signed() -> Shown {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     Shown { chain: vec![certificate.der().clone()], key, authority: authority(usual).1.pem() }
 }
 
-/// One whose issuer has a good certificate of the authority, and may not issue any.
+/// A certificate whose issuer has a valid certificate but is no certificate authority.
 fn by_no_authority() -> Shown {
     let (issuer, root) = authority(usual);
     let (key, params) =
@@ -79,8 +79,8 @@ fn by_no_authority() -> Shown {
     Shown { chain: vec![leaf.der().clone(), between.der().clone()], key, authority: root.pem() }
 }
 
-/// An RSA key with the exponent 3 of which nobody knows the private part: its modulus is made for one message, so that a
-/// signature of that is a root which can be taken by hand (RFC 8017 §8.2, for SHA-256).
+/// An RSA key with the exponent 3 without a known private key. The modulus is made for one message, so that the
+/// message's signature is a cube root (RFC 8017 §8.2, for SHA-256).
 struct MadeForOne {
     bits: usize,
     public: OnceLock<Vec<u8>>,
@@ -103,7 +103,7 @@ impl PublicKeyData for &MadeForOne {
 }
 
 impl SigningKey for &MadeForOne {
-    /// The first message is the one.
+    /// The first message that is signed.
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         const SHA_256: &[u8] =
             b"\x30\x31\x30\x0d\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x05\x00\x04\x20";
@@ -114,7 +114,7 @@ impl SigningKey for &MadeForOne {
         padded[..2].copy_from_slice(&[0, 1]);
         padded[bytes - end.len()..].copy_from_slice(&end);
 
-        // Its cube has as many bits as the modulus, which is the cube less the message, and has to be odd.
+        // The root's cube has as many bits as the modulus, which is the cube less the message and must be odd.
         let (factor, shift) = if self.bits == 1024 { (5, 339) } else { (6, 680) };
         let one = 1 - u64::from(padded[bytes - 1] % 2);
         let (mut root, mut modulus) = (vec![0; bytes], vec![0; bytes]);
@@ -140,7 +140,7 @@ impl SigningKey for &MadeForOne {
     }
 }
 
-/// Adds `value` times 2 to the power of `shift` to a number whose first byte is its largest.
+/// Adds `value` times 2 to the power of `shift` to a big-endian number.
 fn add(number: &mut [u8], value: u64, shift: usize) {
     let mut carry = u128::from(value) << (shift % 8);
     for digit in number.iter_mut().rev().skip(shift / 8) {
@@ -160,7 +160,7 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
     [&[tag], length.as_slice(), content].concat()
 }
 
-/// Of an authority that is trusted and has an RSA key of so many bits.
+/// A certificate of a trusted authority that has an RSA key of so many bits.
 fn by_rsa_of(bits: usize) -> Shown {
     let made = MadeForOne::new(bits);
     let mut params = CertificateParams::default();
@@ -169,7 +169,7 @@ fn by_rsa_of(bits: usize) -> Shown {
     let key = KeyPair::generate().unwrap();
     let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
     let leaf = leaf.signed_by(&key, &Issuer::new(params.clone(), &made)).unwrap();
-    // What an authority says of itself nobody has to prove.
+    // A trust anchor's own signature is not verified.
     let authority = params.self_signed(&&made).unwrap().pem();
     Shown { chain: vec![leaf.der().clone()], key, authority }
 }
@@ -188,7 +188,7 @@ impl Shown {
     }
 }
 
-/// An API over TLS that counts what it is sent, and notes by which name.
+/// An API over TLS that counts the requests, and records the server names of handshakes.
 async fn api(config: Arc<ServerConfig>, read: &Arc<AtomicUsize>, names: &Arc<Mutex<Vec<String>>>) -> RawPeer {
     let (read, names) = (Arc::clone(read), Arc::clone(names));
     RawPeer::tls(config, move |mut stream| {
@@ -207,9 +207,9 @@ async fn api(config: Arc<ServerConfig>, read: &Arc<AtomicUsize>, names: &Arc<Mut
     .await
 }
 
-/// A route of its own to each upstream, with the authority that is trusted there.
+/// A route to each upstream, with the authority that is trusted there.
 fn routes(upstreams: &BTreeMap<&str, (String, String)>) -> Setup {
-    let (mut setup, mut more) = (Setup::default(), String::new());
+    let (mut setup, mut more) = (daemon(), String::new());
     for (name, (url, authority)) in upstreams {
         setup = setup.file(&format!("{name}.pem"), authority);
         write!(
@@ -218,7 +218,7 @@ fn routes(upstreams: &BTreeMap<&str, (String, String)>) -> Setup {
         )
         .unwrap();
     }
-    setup.more(&more)
+    setup.route(&more)
 }
 
 async fn outcome(world: &World, name: &str) -> (u16, Option<String>, Option<String>) {
@@ -228,7 +228,7 @@ async fn outcome(world: &World, name: &str) -> (u16, Option<String>, Option<Stri
 
 /// TLSI-01.
 #[tokio::test]
-async fn a_certificate_that_is_wrong_in_any_way_gets_no_byte_of_a_request_and_the_log_says_why() {
+async fn an_upstream_with_a_wrong_certificate_gets_no_byte_of_a_request() {
     let now = SystemTime::now();
     let constrained = |params: &mut CertificateParams| {
         params.name_constraints = Some(NameConstraints {
@@ -307,7 +307,7 @@ async fn a_certificate_that_is_wrong_in_any_way_gets_no_byte_of_a_request_and_th
     }
     assert_eq!(read.load(Ordering::Relaxed), 0, "something was sent");
 
-    // The same way with a good certificate, by the name that is configured (TLSI-04).
+    // A good certificate for the configured name is accepted (TLSI-04).
     names.lock().unwrap().clear();
     let reply = world.caller().await.try_send(&Request::get("/good/x")).await;
     drop(reply);
@@ -316,9 +316,9 @@ async fn a_certificate_that_is_wrong_in_any_way_gets_no_byte_of_a_request_and_th
     world.finish().await;
 }
 
-/// TLSI-02: the same signature is taken where the key that it is by is long enough.
+/// TLSI-02: the same kind of signature is accepted with a key that is long enough.
 #[tokio::test]
-async fn an_authority_with_an_rsa_key_of_1024_bits_is_not_believed() {
+async fn an_authority_with_an_rsa_key_of_1024_bits_is_refused() {
     let (read, names) = (Arc::default(), Arc::default());
     let (mut peers, mut upstreams) = (Vec::new(), BTreeMap::new());
     for (name, bits) in [("short", 1024), ("long", 2048)] {
@@ -337,7 +337,7 @@ async fn an_authority_with_an_rsa_key_of_1024_bits_is_not_believed() {
     world.finish().await;
 }
 
-/// An upstream that reads what is first said to it, says `answer`, and notes all that it is sent.
+/// An upstream that reads the first bytes, writes `answer`, and records all bytes it receives.
 async fn old(answer: &'static [u8], sent: &Arc<Mutex<Vec<u8>>>) -> RawPeer {
     let sent = Arc::clone(sent);
     RawPeer::tcp(move |mut stream| {
@@ -353,14 +353,14 @@ async fn old(answer: &'static [u8], sent: &Arc<Mutex<Vec<u8>>>) -> RawPeer {
     .await
 }
 
-/// A `ServerHello` of TLS 1.1 that takes a suite of its time, and the alert of a server that knows no later version.
+/// A `ServerHello` of TLS 1.1, and the alert of a server that knows no later version.
 const SERVER_HELLO_1_1: &[u8] =
     b"\x16\x03\x02\x00\x2a\x02\x00\x00\x26\x03\x02random-random-random-random-1234\x00\x00\x2f\x00";
 const PROTOCOL_VERSION: &[u8] = b"\x15\x03\x01\x00\x02\x02\x46";
 
 /// TLSI-02.
 #[tokio::test]
-async fn an_upstream_that_speaks_only_old_tls_or_another_protocol_gets_no_byte_of_a_request() {
+async fn an_upstream_with_old_tls_or_another_protocol_gets_no_byte_of_a_request() {
     let (read, names) = (Arc::default(), Arc::default());
     let sent = Arc::default();
     let (hello, alert) = (old(SERVER_HELLO_1_1, &sent).await, old(PROTOCOL_VERSION, &sent).await);

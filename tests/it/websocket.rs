@@ -1,4 +1,4 @@
-//! WebSocket connections: a handshake with a token, and then bytes both ways.
+//! WebSocket connections: a handshake with a token, then bytes in both directions.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::harness::raw::{RawPeer, read_head};
-use crate::harness::{PATIENCE, Setup, World};
+use crate::harness::{STEP_TIMEOUT, Setup, World, daemon};
+use testkit::harness::raw::{RawPeer, read_head};
 
 /// The example of RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -20,7 +20,7 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r
 
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// Gives these answers, one to each handshake and the last again and again; behind a 101 it greets and then echoes.
+/// An API that gives these answers to handshakes, the last of them repeatedly; after a 101 it greets and echoes.
 async fn api(answers: &'static [&'static str]) -> (RawPeer, Heads) {
     let heads: Heads = Arc::default();
     let noted = Arc::clone(&heads);
@@ -65,7 +65,7 @@ fn handshake(world: &World, fields: &str) -> String {
     )
 }
 
-/// Shakes hands; the head of the answer, and the connection behind it.
+/// Makes a handshake; returns the answer's head and the connection.
 async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     stream.write_all(handshake(world, fields).as_bytes()).await.unwrap();
@@ -73,11 +73,11 @@ async fn shake(world: &World, fields: &str) -> (String, TcpStream) {
     (head, stream)
 }
 
-/// Reads a head and nothing of what is behind it.
+/// Reads a head and no byte after it.
 async fn read_switch(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("no answer in time").expect("an end");
+        let byte = timeout(STEP_TIMEOUT, stream.read_u8()).await.expect("no answer in time").expect("an end");
         head.push(byte);
     }
     String::from_utf8(head).unwrap()
@@ -85,18 +85,18 @@ async fn read_switch(stream: &mut TcpStream) -> String {
 
 async fn expect(stream: &mut TcpStream, text: &str) {
     let mut bytes = vec![0; text.len()];
-    timeout(PATIENCE, stream.read_exact(&mut bytes)).await.expect("nothing came").unwrap();
+    timeout(STEP_TIMEOUT, stream.read_exact(&mut bytes)).await.expect("nothing came").unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), text);
 }
 
 async fn ends(stream: &mut TcpStream) -> bool {
-    timeout(PATIENCE, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1)))
+    timeout(STEP_TIMEOUT, stream.read(&mut [0])).await.is_ok_and(|read| !matches!(read, Ok(1)))
 }
 
 #[tokio::test]
 async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
     let (peer, heads) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, mut stream) = shake(&world, "").await;
 
@@ -132,7 +132,7 @@ async fn a_websocket_has_a_token_on_its_handshake_and_then_bytes_both_ways() {
 async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
     const REJECTED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
     let (peer, heads) = api(&[REJECTED, SWITCHED, REJECTED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     let before = world.authorization.requests();
 
     let (head, mut stream) = shake(&world, "").await;
@@ -155,10 +155,10 @@ async fn a_401_on_a_handshake_is_refreshed_and_replayed_once() {
 }
 
 #[tokio::test]
-async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
+async fn an_upgrade_that_the_route_does_not_allow_is_not_forwarded() {
     let (peer, heads) = api(&["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nno"]).await;
     let url = format!("http://{}", peer.address);
-    let world = Setup::default().upstream(url).start().await;
+    let world = daemon().upstream(url).start().await;
 
     let (head, _) = shake(&world, "").await;
 
@@ -169,7 +169,7 @@ async fn an_upgrade_that_the_route_does_not_allow_ends_here() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
+async fn an_invalid_answer_to_the_handshake_is_not_passed_on() {
     for answer in [
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n",
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
@@ -178,24 +178,24 @@ async fn what_is_no_answer_to_the_handshake_is_not_passed_on() {
          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
     ] {
         let (peer, _) = api(Box::leak(Box::new([answer]))).await;
-        let world = world(&peer, Setup::default()).await;
+        let world = world(&peer, daemon()).await;
 
         let (head, _) = shake(&world, "").await;
 
         assert!(head.starts_with("HTTP/1.1 502"), "{head}");
         world.finish().await;
     }
-    // A 101 that nobody asked for.
+    // A 101 without a request for an upgrade.
     let (peer, _) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     assert_eq!(world.get("/x").await.code().as_deref(), Some("upstream_protocol"));
     world.finish().await;
 }
 
 #[tokio::test]
-async fn an_api_that_refuses_a_handshake_has_its_say() {
+async fn an_apis_refusal_of_a_handshake_is_passed_on() {
     let (peer, _) = api(&["HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno"]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, mut stream) = shake(&world, "").await;
 
@@ -211,7 +211,7 @@ async fn either_side_ends_a_websocket_for_both() {
         let _ = stream.write_all(format!("{SWITCHED}bye").as_bytes()).await;
     })
     .await;
-    let ended_by_api = world(&closing, Setup::default()).await;
+    let ended_by_api = world(&closing, daemon()).await;
     let (_, mut stream) = shake(&ended_by_api, "").await;
     expect(&mut stream, "bye").await;
     assert!(ends(&mut stream).await);
@@ -230,18 +230,18 @@ async fn either_side_ends_a_websocket_for_both() {
         }
     })
     .await;
-    let ended_by_caller = world(&waiting, Setup::default()).await;
+    let ended_by_caller = world(&waiting, daemon()).await;
     let (_, mut stream) = shake(&ended_by_caller, "").await;
     stream.write_all(b"going").await.unwrap();
     drop(stream);
-    assert_eq!(timeout(PATIENCE, ended.recv()).await.unwrap().unwrap(), b"going");
+    assert_eq!(timeout(STEP_TIMEOUT, ended.recv()).await.unwrap().unwrap(), b"going");
     ended_by_caller.finish().await;
 }
 
 #[tokio::test]
-async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
+async fn a_silent_websocket_stays_open_until_the_drain_deadline() {
     let (peer, _) = api(&[SWITCHED]).await;
-    let setup = Setup::default().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
+    let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");
     let mut world = world(&peer, setup).await;
     let (_, mut stream) = shake(&world, "").await;
     expect(&mut stream, "hello").await;
@@ -262,7 +262,7 @@ async fn a_silent_websocket_stays_and_a_drain_ends_it_at_its_end() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
+async fn a_handshake_on_a_connections_last_request_succeeds() {
     for is_draining in [true, false] {
         let answers = Arc::new(Notify::new());
         let may_answer = Arc::clone(&answers);
@@ -276,7 +276,7 @@ async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
             }
         })
         .await;
-        let setup = Setup::default().limits("connection_age = \"1s\"").server("drain = \"1s\"");
+        let setup = daemon().limits("connection_age = \"1s\"").server("drain = \"1s\"");
         let mut world = world(&peer, setup).await;
         let mut stream = TcpStream::connect(world.address).await.unwrap();
         stream.write_all(handshake(&world, "").as_bytes()).await.unwrap();
@@ -304,9 +304,9 @@ async fn a_handshake_that_is_answered_on_a_connections_last_request_is_whole() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_opens_no_websocket() {
+async fn a_page_of_another_site_cannot_open_a_websocket() {
     let (peer, heads) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
 
     let (head, _) = shake(&world, "origin: https://evil.test\r\n").await;
 
@@ -316,8 +316,8 @@ async fn a_page_of_another_site_opens_no_websocket() {
 }
 
 #[tokio::test]
-async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both() {
-    let world = Setup::default().http2().route("upgrade = [\"websocket\"]").start().await;
+async fn a_websocket_route_speaks_http_1_with_an_api_that_has_both() {
+    let world = daemon().http2().route("upgrade = [\"websocket\"]").start().await;
 
     assert_eq!(world.get("/x").await.status, 200);
 
@@ -326,9 +326,9 @@ async fn a_route_that_allows_websockets_speaks_http_1_with_an_api_that_has_both(
 }
 
 #[tokio::test]
-async fn a_websocket_goes_on_when_a_reload_takes_its_route_away() {
+async fn a_websocket_survives_the_removal_of_its_route() {
     let (peer, _) = api(&[SWITCHED]).await;
-    let world = world(&peer, Setup::default()).await;
+    let world = world(&peer, daemon()).await;
     let (_, mut stream) = shake(&world, "").await;
     expect(&mut stream, "hello").await;
 

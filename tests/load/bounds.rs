@@ -1,4 +1,4 @@
-//! The bound of memory that docs/limits.md gives, from what there is at once.
+//! The bound of memory in docs/limits.md.
 
 use std::path::Path;
 
@@ -7,24 +7,24 @@ use bearerd::config::{Environment, Limits, parse};
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// What there is at once, at the most.
+/// The greatest numbers of connections, heads, answers and bodies at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Held {
     pub connections: u64,
-    /// How many of these speak TLS.
+    /// Connections that speak TLS.
     pub tls: u64,
-    /// How many have sent a part of a head.
+    /// Connections with a partial head.
     pub heads: u64,
     /// HTTP/1.1 answers that are not read.
     pub answers: u64,
     /// HTTP/2 streams whose answers are not read.
     pub streams: u64,
-    /// Request bodies of which something is kept.
+    /// Request bodies that are kept for a replay.
     pub bodies: u64,
 }
 
 impl Held {
-    /// In bytes, with the default settings.
+    /// The bound in bytes, with the default settings.
     pub fn bound(self) -> u64 {
         let limits = defaults();
         let header_bytes = limits.header_bytes as u64;

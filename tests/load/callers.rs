@@ -1,4 +1,4 @@
-//! Callers that ask properly, over HTTP/1.1 or HTTP/2, in the clear or over TLS.
+//! Well-behaved callers over HTTP/1.1 or HTTP/2, in clear text or over TLS.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,18 +11,21 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
+use testkit::harness::caller::REQUEST_ID;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
-use crate::api::{REQUEST_ID, SEGMENT};
-use crate::world::{PATIENCE, World};
+use crate::world::{SEGMENT, World};
+
+/// Longer than any answer takes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// What a caller speaks over.
+/// A connection of any kind.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
@@ -33,7 +36,7 @@ pub enum Version {
     Http2,
 }
 
-/// A connection; it ends when it is dropped.
+/// A connection that is closed when dropped.
 #[derive(Debug)]
 pub struct Connection {
     sender: Sender,
@@ -48,25 +51,25 @@ enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// A response's head, and its body as far as it came.
+/// A response's head, and the part of its body that arrived.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// Whose answer it is, by its own word.
+    /// The request's id, as the answer says.
     pub id: Option<String>,
-    /// Our own code for a failure.
+    /// The code of bearerd's own problem details.
     pub code: Option<String>,
     pub body: Bytes,
     pub is_complete: bool,
     pub took: Duration,
 }
 
-/// An id that no other request has.
+/// A unique request id.
 pub fn new_id() -> String {
     format!("load-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A socket to the daemon; a slow one holds little, as those of a network do.
+/// A connection to the daemon; a slow one has small buffers, as over a network.
 pub async fn connect(world: &World, version: Version, is_slow: bool) -> io::Result<Box<dyn Socket>> {
     let socket = TcpSocket::new_v4()?;
     if is_slow {
@@ -131,16 +134,16 @@ impl Connection {
         }
     }
 
-    /// Whether the daemon closes it within this time.
+    /// Whether the daemon closes the connection within this time.
     pub async fn is_closed(&mut self, within: Duration) -> bool {
         tokio::time::timeout(within, &mut self.task).await.is_ok()
     }
 
-    /// Sends a request and reads the answer; an error is one without any.
+    /// Sends a request and reads the answer; an error if there is no answer.
     pub async fn ask(&mut self, id: &str, path: &str, body: Option<Bytes>) -> Result<Answer, hyper::Error> {
         let method = if body.is_some() { "POST" } else { "GET" };
         let request = Request::builder().method(method).header(REQUEST_ID, id);
-        // The caller's own, which must not get through.
+        // The caller's own token, which must not reach the API.
         let request = request.header("authorization", "Bearer the-callers-own");
         let body = Full::new(body.unwrap_or_default());
         let began = Instant::now();
@@ -173,7 +176,7 @@ impl Connection {
             let (status, id) = (head.status.as_u16(), text(REQUEST_ID));
             Ok(Answer { status, id, code, body: received.into(), is_complete, took: began.elapsed() })
         };
-        tokio::time::timeout(PATIENCE, answer).await.expect("no answer in time")
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.expect("no answer in time")
     }
 }
 

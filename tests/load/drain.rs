@@ -1,4 +1,4 @@
-//! SIGTERM while callers ask: what is in flight is answered, and nothing else is waited for.
+//! SIGTERM under load: requests in flight are answered, and idle connections are closed at once.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -12,20 +12,20 @@ use crate::callers::{Answer, Connection, Version, new_id};
 use crate::report::Report;
 use crate::world::{PERSON, Setup, World};
 
-/// How long the answers take that are in flight.
+/// The duration of the answers in flight.
 const SLOW: Duration = Duration::from_secs(5);
 const HTTP1: usize = 100;
 const HTTP2: (usize, usize) = (10, 20);
-/// Those that ask again and again.
+/// Callers that send one request after another.
 const BUSY: usize = 16;
 const IDLE: usize = 50;
 
-/// What became of the requests.
+/// The outcomes of the requests.
 #[derive(Debug, Default)]
 struct Tally {
     answered: Cell<usize>,
     failed: RefCell<Vec<String>>,
-    /// Asked after the signal over a connection that was being closed, and sent to nobody.
+    /// Requests after the signal over a closing connection, which the daemon did not accept.
     turned_away: Cell<usize>,
     is_stopping: Cell<bool>,
 }
@@ -47,7 +47,7 @@ impl Tally {
 
 pub async fn run(bearerd: &Path, report: &mut Report) {
     for has_tls in [false, true] {
-        // For all of them at once.
+        // Enough connections for all requests at once.
         let route = "connections = 500";
         let world = World::start(bearerd, Setup { route, has_tls, ..Setup::default() }).await;
         under_load(Rc::new(world), report).await;
@@ -67,7 +67,7 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
             let mut stream = connection.share().unwrap();
             asking.push(slow(&tally, async move |id| stream.ask(id, &slow_path(index), None).await));
         }
-        // Held until its streams have ended.
+        // The connection stays open until its streams have ended.
         asking.push(tokio::task::spawn_local(async move {
             tokio::time::sleep(SLOW + Duration::from_secs(2)).await;
             drop(connection);
@@ -84,7 +84,7 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
         let version = if index % 2 == 0 { Version::Http1 } else { Version::Http2 };
         asking.push(tokio::task::spawn_local(busy(Rc::clone(&world), version, Rc::clone(&tally))));
     }
-    // All of them have come to the API.
+    // Until all requests have reached the API.
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     let began = Instant::now();
@@ -95,7 +95,7 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
         closed += usize::from(connection.is_closed(Duration::from_secs(1)).await);
     }
     let idle_took = began.elapsed();
-    // The thread that accepts may get its turn a moment later than the others.
+    // The accepting thread may learn of the stop a moment later than the workers.
     let mut refused_after = None;
     while refused_after.is_none() && began.elapsed() < Duration::from_secs(1) {
         let is_refused = Connection::open(&world, Version::Http1).await.is_err();
@@ -133,7 +133,7 @@ async fn under_load(world: Rc<World>, report: &mut Report) {
     world.finish(report).await;
 }
 
-/// By turns of the API over HTTP/1.1 and over HTTP/2.
+/// A path of the API over HTTP/1.1 or over HTTP/2, in turn.
 fn slow_path(index: usize) -> String {
     let whose = if index.is_multiple_of(2) { "" } else { PERSON };
     format!("{whose}/slow/{}", SLOW.as_millis())
@@ -150,7 +150,7 @@ where
     })
 }
 
-/// Asks again and again, until it is turned away.
+/// Sends one request after another until the daemon refuses.
 async fn busy(world: Rc<World>, version: Version, tally: Rc<Tally>) {
     loop {
         let Ok(mut connection) = Connection::open(&world, version).await else {

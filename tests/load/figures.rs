@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// The middle of them, or the lower of two.
+/// The median; of an even number the lower of the two.
 pub fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
     quantile(values, 0.5)
 }
 
-/// What that part of them is not over.
+/// The quantile: this part of the values is not above it.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
 pub fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> T {
     let mut sorted = values.to_vec();
@@ -16,8 +16,7 @@ pub fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> T {
     sorted[index.clamp(1, sorted.len()) - 1]
 }
 
-/// How fast values grow, in one of theirs per second: the median of the slopes of all pairs (Theil–Sen), which a spike
-/// does not move.
+/// The growth per second: the median of the slopes of all pairs (Theil–Sen), which a spike does not affect.
 pub fn slope(values: &[(Duration, f64)]) -> f64 {
     let slopes: Vec<f64> = values
         .iter()
@@ -31,12 +30,12 @@ pub fn slope(values: &[(Duration, f64)]) -> f64 {
     if slopes.is_empty() { 0.0 } else { median(&slopes) }
 }
 
-/// Milliseconds, for people.
+/// Formats milliseconds.
 pub fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
-/// Bytes, for people.
+/// Formats bytes as MiB.
 pub fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }

@@ -1,8 +1,8 @@
-//! What the data path does under load, shown from outside: `load PATH_OF_BEARERD CASE…`, as `just load` and `just soak` run it.
+//! Load tests: `load PATH_OF_BEARERD CASE…`, as `just load` and `just soak` run them.
 //!
-//! A program of its own and no part of `cargo test`, as it wants the release binary, many descriptors and minutes. The
-//! daemon runs between an authorization server and an API that are in here, on a thread of their own, and callers that
-//! are in here too, and for the slow ones slowhttptest. Each check prints a line; one that fails makes the exit code 1.
+//! A separate program and no part of `cargo test`, as it needs the release binary, many descriptors and minutes. The
+//! authorization servers and the API of `testkit` run on a thread of this process; the callers are tasks of this process,
+//! and slowhttptest. Each check prints a line; the exit code is 1 if a check failed.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,7 +11,6 @@
     reason = "a check that cannot be made ends by panicking; figures are for people"
 )]
 
-mod api;
 mod bounds;
 mod callers;
 mod drain;
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
             }
         }
     });
-    // Whatever is still being asked is not waited for.
+    // Requests in flight are not waited for.
     runtime.shutdown_background();
     report.end()
 }

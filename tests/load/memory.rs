@@ -1,4 +1,4 @@
-//! What thousands of connections cost in memory: idle ones, and those whose callers do not read.
+//! The memory of thousands of connections: idle ones, and connections whose callers do not read.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -8,26 +8,26 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use testkit::harness::eventually;
 use tokio::io::AsyncWriteExt;
-use tokio::time::Instant;
 
 use crate::bounds::Held;
 use crate::callers::{Connection, Socket, Version, connect, new_id};
 use crate::figures::mib;
 use crate::report::Report;
 use crate::slow::tcp_bytes;
-use crate::world::{PATIENCE, PERSON, Setup, World};
+use crate::world::{PERSON, Setup, World};
 
 const READERS: u64 = 2000;
 const ANSWER: &str = "/big/10000000";
-/// As many as a connection may have.
+/// As many streams as a connection may have.
 const STREAMS: u64 = 100;
 const IDLE: (u64, u64) = (10_000, 1000);
 const RESTING: u64 = 1000;
-/// Until a connection has let go of what it needed for its last request, and the allocator of what that was.
+/// Time for a connection to free the buffers of its last request, and for the allocator to return them.
 const AT_REST: Duration = Duration::from_secs(20);
 const MOST_AT_REST: u64 = 8 * 1024;
-/// Until a daemon has taken from the API what it takes.
+/// Time for the daemon to read from the API as much as it buffers.
 const SETTLED: Duration = Duration::from_millis(1500);
 
 pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
@@ -43,12 +43,12 @@ pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
 }
 
 fn setup(has_tls: bool) -> Setup {
-    // Long enough to look at them all.
+    // Time-outs that are longer than the measurement.
     let limits = "connections = 12000\nwrite_timeout = \"10m\"\nidle_timeout = \"10m\"";
     Setup { limits, route: "connections = 2500\nread_timeout = \"10m\"", has_tls, ..Setup::default() }
 }
 
-/// Over TLS or not.
+/// Names TLS in a check's text.
 const fn over(has_tls: bool) -> &'static str {
     if has_tls { " over TLS" } else { "" }
 }
@@ -56,7 +56,7 @@ const fn over(has_tls: bool) -> &'static str {
 async fn idle(bearerd: &Path, descriptors: usize, has_tls: bool, report: &mut Report) {
     let world = World::start(bearerd, setup(has_tls)).await;
     let before = world.resident();
-    // Callers have half of the daemon's descriptors, and as many here. Handshakes take their time.
+    // Callers get half of the descriptors, here and in the daemon. Over TLS there are fewer, as handshakes take time.
     let room = (descriptors as u64).saturating_sub(400) / 2;
     let (http1, http2) = if has_tls { (IDLE.0 / 5, IDLE.1 / 5) } else { IDLE };
     let http2 = http2.min(room / 2);
@@ -87,12 +87,12 @@ async fn idle(bearerd: &Path, descriptors: usize, has_tls: bool, report: &mut Re
     world.finish(report).await;
 }
 
-/// What a connection that was used once has of memory when it has rested.
+/// The memory of an idle connection that carried one request.
 pub async fn rest(bearerd: &Path, report: &mut Report) {
     let world = World::start(bearerd, setup(false)).await;
     let mut connections = Vec::new();
     let mut before = 0;
-    // The first ones are for what there is once, however many connections there are.
+    // The first connections allocate the memory that does not depend on their number.
     for number in 0..RESTING + 10 {
         if number == 10 {
             before = world.resident();
@@ -120,7 +120,7 @@ pub async fn rest(bearerd: &Path, report: &mut Report) {
     world.finish(report).await;
 }
 
-/// Memory and what of it each has, against the bound.
+/// Compares memory with its bound.
 fn judge(report: &mut Report, world: &World, what: &str, before: u64, count: u64, held: Held) {
     let (now, most, bound) = (world.resident(), world.most_resident(), held.bound());
     let each = now.saturating_sub(before) / count / 1024;
@@ -142,7 +142,7 @@ async fn slow_readers(bearerd: &Path, has_tls: bool, whose: &str, report: &mut R
             format!("GET {whose}{ANSWER} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n\r\n", new_id());
         socket.write_all(head.as_bytes()).await.unwrap();
         sockets.push(socket);
-        // Nothing is shown by the API's being too slow for so many handshakes at once.
+        // In groups, so that the API's handshakes do not time out.
         if number.is_multiple_of(STREAMS) {
             came(&world, number).await;
         }
@@ -164,13 +164,9 @@ async fn slow_readers(bearerd: &Path, has_tls: bool, whose: &str, report: &mut R
     world.finish(report).await;
 }
 
-/// Until all are being answered.
+/// Waits until so many requests have come to the API.
 async fn came(world: &World, count: u64) {
-    let began = Instant::now();
-    while (world.api.requests() as u64) < count {
-        assert!(began.elapsed() < PATIENCE, "{} of {count} requests came", world.api.requests());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    eventually("all requests came", async || world.api.request_count() as u64 >= count).await;
 }
 
 async fn served(world: &World, report: &mut Report) {
@@ -181,14 +177,14 @@ async fn served(world: &World, report: &mut Report) {
     report.check("and others are served", is_quick && answer.is_ok_and(|answer| answer.status == 200), "");
 }
 
-/// HTTP/2 streams whose answers wait for their callers.
+/// HTTP/2 streams whose answers are not read.
 struct Streams {
     what: &'static str,
     connections: u64,
     path: &'static str,
-    /// Of each stream, where that is what makes them wait; else nothing is read from the connection.
+    /// The window of each stream; `None` if nothing is read from the connection.
     window: Option<u32>,
-    /// How long it takes until they are all as large as they get.
+    /// Time for all buffers to reach their size.
     settled: Duration,
 }
 
@@ -234,8 +230,8 @@ async fn slow_streams(bearerd: &Path, how: &Streams, report: &mut Report) {
 }
 
 impl Streams {
-    /// A connection with as many requests as it may have; what drives it is handed back, and drives it no more until
-    /// it is polled.
+    /// Opens a connection with as many requests as it may have. The returned future drives the connection, which rests
+    /// until the future is polled.
     async fn open(&self, world: &World) -> Pin<Box<dyn Future<Output = ()>>> {
         let socket: Box<dyn Socket> = connect(world, Version::Http2, true).await.unwrap();
         let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -253,7 +249,7 @@ impl Streams {
             answers.push(Box::pin(answer));
         }
         let mut bodies = Vec::new();
-        // The heads of the answers are read, or, where nothing is, the requests written.
+        // The connection is driven until the heads arrived, or, if nothing is read, until the requests were written.
         let driven = async {
             if self.window.is_none() {
                 return tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,4 +1,4 @@
-//! What is printed: a line for each check, and the figures.
+//! The output: a line for each check, and the figures.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// One check, and what it was judged by.
+    /// Prints a check with its figures.
     pub fn check(&mut self, what: &str, is_so: bool, figures: &str) {
         if is_so {
             self.passed += 1;
@@ -23,7 +23,7 @@ impl Report {
         line(&format!("{verdict}{what}{figures}"));
     }
 
-    /// A check that nothing of this is there; shows the first few.
+    /// Checks that a list is empty; prints the first few entries.
     pub fn none(&mut self, what: &str, found: &[String]) {
         self.check(what, found.is_empty(), "");
         for one in found.iter().take(10) {
@@ -34,26 +34,26 @@ impl Report {
         }
     }
 
-    /// A figure that nothing is judged by.
+    /// Prints a figure that is not checked.
     #[expect(clippy::unused_self, reason = "what is printed is printed by the report")]
     pub fn note(&self, what: &str) {
         line(&format!("    {what}"));
     }
 
-    /// What the next checks are about.
+    /// Prints a heading.
     #[expect(clippy::unused_self, reason = "what is printed is printed by the report")]
     pub fn title(&self, what: &str) {
         line(&format!("\n---- {what}"));
     }
 
-    /// The last line.
+    /// Prints the summary.
     pub fn end(self) -> ExitCode {
         line(&format!("\n{} passed, {} failed", self.passed, self.failed));
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
-/// Nobody may be reading.
+/// Prints a line; ignores a closed output.
 fn line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -1,4 +1,4 @@
-//! slowhttptest with a thousand connections that send a head, send a body or read an answer as slowly as they can.
+//! A thousand connections of slowhttptest that send a head, send a body or read an answer slowly.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -20,15 +20,15 @@ use crate::report::Report;
 use crate::world::{Setup, World};
 
 const CONNECTIONS: u64 = 1000;
-/// So many callers ask as often as this, which leaves a core idle.
+/// Callers that ask at this pace, which leaves a core idle.
 const CALLERS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(4);
 const WINDOW: Duration = Duration::from_millis(1500);
 const ROUNDS: usize = 7;
-/// What the system holds for an answer that is not read on loopback, in the daemon's socket.
+/// The system's memory for an unread answer in the daemon's socket on loopback.
 const SOCKET_BYTES: u64 = 768 * 1024;
 
-/// What the access log says of an answer that was not read in time.
+/// The access log's error for an answer that was not read in time.
 const UNTAKEN: &str = "the caller stopped reading the response";
 
 /// A way to be slow.
@@ -37,7 +37,7 @@ struct Mode {
     arguments: &'static [&'static str],
     path: &'static str,
     limits: &'static str,
-    /// The time-out that ends each connection, and the seconds that it and the sweep take.
+    /// The time-out that ends each connection, and the seconds until then.
     timeout: (&'static str, u64),
     held: Held,
 }
@@ -82,7 +82,7 @@ pub async fn run(bearerd: &Path, report: &mut Report) {
     others_latency(bearerd, report).await;
 }
 
-/// slowhttptest from beginning to end, beside callers that want their answers.
+/// Runs slowhttptest beside callers that measure their answers.
 async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     let setup = Setup { limits: mode.limits, route: "connections = 2000", ..Setup::default() };
     let world = World::start(bearerd, setup).await;
@@ -123,7 +123,7 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     let said = std::fs::read_to_string(folder.path().join("out")).unwrap();
     let (timeout, seconds) = mode.timeout;
     let (seen, is_available) = statistics(&folder.path().join("report.csv"));
-    // slowhttptest does not notice that a connection which it reads slowly has been reset; it gives some up by itself.
+    // slowhttptest does not notice the reset of a connection that it reads slowly, and gives some up by itself.
     let untaken = world.logged(UNTAKEN) as u64;
     let ended = world.logged(&format!("\"path\":\"{}\"", mode.path)) as u64;
     let is_all_closed = if mode.is_read() {
@@ -157,8 +157,8 @@ async fn attack(bearerd: &Path, report: &mut Report, mode: &Mode) {
     world.finish(report).await;
 }
 
-/// How many slow readers the system's TCP buffers have room for; above `tcp_mem`'s middle value nothing on the machine
-/// is served well, whoever it is for.
+/// How many slow readers the system's TCP memory allows; above the middle value of `tcp_mem` all connections of the
+/// machine are slow.
 fn room_for(report: &Report) -> u64 {
     let limits = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mem").unwrap();
     let pressure: u64 = limits.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -169,7 +169,7 @@ fn room_for(report: &Report) -> u64 {
     room.min(CONNECTIONS)
 }
 
-/// What the system's TCP sockets hold.
+/// The memory of the system's TCP sockets, in bytes.
 pub fn tcp_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
@@ -177,7 +177,7 @@ pub fn tcp_bytes() -> u64 {
     pages * rustix::param::page_size() as u64
 }
 
-/// How many connections there were, and whether the probes were always answered.
+/// The number of connections, and whether all probes were answered.
 fn statistics(file: &Path) -> (u64, bool) {
     let text = std::fs::read_to_string(file).unwrap();
     let number = |cell: &str| cell.trim().parse::<u64>().unwrap();
@@ -187,7 +187,7 @@ fn statistics(file: &Path) -> (u64, bool) {
     (seen, rows.iter().all(|row| row[4] > 0))
 }
 
-/// What callers that ask at a steady pace get: how long each answer took, or that there was none.
+/// Sends requests at a steady pace; returns the duration of each answer, or `None` without an answer.
 async fn ask_for(world: &World, time: Duration) -> Vec<Option<Duration>> {
     let one = async |_| {
         let mut connection = Connection::open(world, Version::Http1).await.ok();
@@ -207,7 +207,7 @@ async fn ask_for(world: &World, time: Duration) -> Vec<Option<Duration>> {
     join_all((0..CALLERS).map(one)).await.into_iter().flatten().collect()
 }
 
-/// Others' p99, with and without a thousand connections that send their heads slowly, window by window.
+/// The p99 of callers, with and without a thousand connections that send their heads slowly, in alternating windows.
 async fn others_latency(bearerd: &Path, report: &mut Report) {
     let world = World::start(bearerd, Setup::default()).await;
     let _ = ask_for(&world, WINDOW).await;
@@ -229,7 +229,7 @@ async fn others_latency(bearerd: &Path, report: &mut Report) {
     let ratio = beside.as_secs_f64() / alone.as_secs_f64();
     let is_strict = if ratio < 2.0 { "less than doubled" } else { "NOT less than doubled" };
     report.note(&format!("others' p99 is {is_strict}: {} instead of {}", millis(beside), millis(alone)));
-    // A shared machine gives a few milliseconds more or less to whoever it likes.
+    // A shared machine adds a few milliseconds at random.
     let is_so = failed == 0 && (ratio < 3.0 || beside < alone + Duration::from_millis(5));
     report.check(
         &format!("{CONNECTIONS} slow heads leave others' p99 as it is, or nearly"),
@@ -245,7 +245,7 @@ fn report_if(report: &Report, lost: usize) {
     }
 }
 
-/// Connections that send a head and never its end, on a thread of their own.
+/// Connections that never complete their heads, on a thread of their own.
 struct SlowHeads {
     is_stopped: Arc<AtomicBool>,
     thread: JoinHandle<usize>,
@@ -277,7 +277,7 @@ impl SlowHeads {
         Self { is_stopped, thread }
     }
 
-    /// Closes them, and says how many writes the daemon did not take.
+    /// Closes the connections; returns how many writes failed.
     fn stop(self) -> usize {
         self.is_stopped.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

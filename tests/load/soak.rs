@@ -1,5 +1,5 @@
-//! Everything at once, for minutes: short tokens, errors of the token endpoint, resets of the API, revocations, SIGHUP,
-//! and callers of both protocols, slow ones and such that leave in the middle.
+//! Minutes of everything at once: short tokens, errors of the token endpoint, resets of the API, revocations, SIGHUP,
+//! and callers of both protocols, slow callers, and callers that leave.
 
 mod callers;
 pub mod hangups;
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::AuthorizationServer;
+use testkit::authorization_server::AuthorizationServer;
 use tokio::time::Instant;
 
 use self::samples::Samples;
@@ -22,25 +22,25 @@ use crate::figures::mib;
 use crate::report::Report;
 use crate::world::{Setup, World};
 
-/// Of seconds.
+/// The lifetime of tokens, in seconds.
 const LIFETIME: u64 = 20;
-/// Of the API's requests.
+/// The part of the API's requests that are reset, in percent.
 const RESETS_PERCENT: u32 = 5;
-/// What [`SETUP`] says.
+/// The quota in the configuration.
 const QUOTA: (f64, Duration) = (120.0, Duration::from_mins(1));
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The callers: their connections.
+/// The numbers of connections, by kind of caller.
 const HTTP1: usize = 8;
 const HTTP2: usize = 3;
 const SLOW: usize = 6;
 const STUCK: usize = 3;
 const LEAVING: usize = 3;
 
-/// How many requests there are at once that want their answers.
+/// The greatest number of requests whose callers wait for answers.
 const AT_ONCE: usize = HTTP1 + HTTP2 * callers::STREAMS;
 
-/// What everybody here works with.
+/// The state that all tasks of the soak share.
 struct Soak {
     world: World,
     tally: Tally,
@@ -100,7 +100,7 @@ async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
         "every caller got its own answer, whole, or was told, or saw that it broke off (I5)",
         &tally.all_wrong(),
     );
-    // A refresh that was forced and failed is told to those who wait for it, and to nobody else.
+    // Only requests that wait for a forced refresh get its failure.
     let failed = tally.failed_token_requests();
     report.check(
         "of a failed token request hear those at most who had just been refused",
@@ -134,7 +134,7 @@ async fn judge(soak: Soak, samples: &Samples, report: &mut Report) {
     );
 
     let connections = (HTTP1 + HTTP2 + SLOW + STUCK + LEAVING + 2) as u64;
-    // Each of the API's answers may wait for its caller; a stuck caller's place is taken again at once.
+    // Every answer may wait for its caller; a caller that reads nothing connects again at once.
     let (answers, streams) = (connections, HTTP2 as u64 * 8);
     let held =
         Held { connections, tls: connections, heads: connections, answers, streams, bodies: connections };

@@ -1,35 +1,35 @@
 //! A daemon with its peers: an authorization server for each credential, and the API.
 
-use std::fs::File;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bearerd::demo::authorization_server::AuthorizationServer;
-use bearerd::demo::pki::{Issued, Pki};
-use rustix::process::{Pid, Signal, kill_process};
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
+use rustix::process::Signal;
+use rustls::{ClientConfig, ServerConfig};
+use socket2::SockRef;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use testkit::authorization_server::AuthorizationServer;
+use testkit::harness::process::Launch;
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
+use testkit::harness::tls_caller::TlsCaller;
+use testkit::harness::upstream::{ROUND, Scripted};
+use testkit::harness::{Configuration, Process, Upstream, eventually};
+use testkit::pki::{Issued, Pki};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
-use crate::api::{Api, ROUND};
 use crate::report::Report;
 
-const CLIENT_ID: &str = "legacy-gateway";
-const CLIENT_SECRET: &str = "s3cr3t:with%+&=/characters====";
-/// The path below which a person's refresh token is what tokens are asked for with, and HTTP/2 is spoken with the API.
+/// The path of the route whose credential has a person's refresh token, and whose upstream speaks HTTP/2.
 pub const PERSON: &str = "/person";
-/// Longer than anything here takes when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The size of an Ethernet's segments, in bytes. Loopback's have 64 KiB, and the system buffers some dozen of them.
+pub const SEGMENT: u32 = 1400;
+/// The size of the API's send buffers, in bytes.
+const SEND_BUFFER: u32 = 32 * 1024;
 
 /// How a daemon is configured.
 #[derive(Debug, Default)]
@@ -44,23 +44,21 @@ pub struct Setup {
     pub route: &'static str,
     /// Whether callers speak TLS.
     pub has_tls: bool,
-    /// Seconds that tokens live; an hour if 0.
+    /// The lifetime of tokens in seconds; an hour if 0.
     pub lifetime: u64,
 }
 
 /// A daemon that runs, and its peers.
 #[derive(Debug)]
 pub struct World {
-    /// Of the clients with a secret alone, and of those with a person's refresh token.
+    /// Of the credential with a client secret alone, and of the credential with a person's refresh token.
     pub issuers: [AuthorizationServer; 2],
-    pub api: Api,
+    pub api: Upstream,
+    pub process: Process,
     pub address: SocketAddr,
     /// For callers that speak TLS.
     pub tls: Option<Arc<ClientConfig>>,
     pki: Pki,
-    admin: SocketAddr,
-    daemon: Child,
-    log: PathBuf,
     folder: TempDir,
     peers: Peers,
     setup: Setup,
@@ -71,117 +69,81 @@ impl World {
         let pki = Pki::new(&["localhost"]).unwrap();
         let (peers, issuers, api) = Peers::start(&pki);
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log");
         std::fs::write(folder.path().join("ca.pem"), pki.authority_pem()).unwrap();
         let refresh_token = issuers[1].authorize();
-        std::fs::write(folder.path().join("proxy.toml"), configuration(&setup, &issuers, &api.url(), 0))
-            .unwrap();
+        write_configuration(folder.path(), &setup, &issuers, &api.url(), 0);
         write_certificate(folder.path(), pki.server());
         for issuer in &issuers {
             issuer.set_lifetime(if setup.lifetime == 0 { 3600 } else { setup.lifetime });
         }
-        let daemon = Command::new(bearerd)
-            .args(["run", "-c", "proxy.toml"])
-            .current_dir(folder.path())
-            .env_clear()
-            .env("API_SECRET", CLIENT_SECRET)
-            .env("REFRESH_TOKEN", refresh_token)
-            .env("STATE_KEY", STANDARD.encode([7; 32]))
-            .stdin(Stdio::null())
-            .stdout(File::create(folder.path().join("out")).unwrap())
-            .stderr(File::create(&log).unwrap())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let address = logged_address(&log, "listening").await;
-        let admin = logged_address(&log, "admin listening").await;
-        let tls = setup.has_tls.then(|| trusting(&pki));
-        let world = Self { issuers, api, address, tls, pki, admin, daemon, log, folder, peers, setup };
-        let began = Instant::now();
-        while !world.is_ready().await {
-            assert!(began.elapsed() < PATIENCE, "bearerd is not ready:\n{}", world.log());
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        world
+        let process = Launch::new(bearerd, folder.path())
+            .arguments(&["run", "-c", "proxy.toml"])
+            .variable("API_SECRET", CLIENT_SECRET)
+            .variable("REFRESH_TOKEN", &refresh_token)
+            .variable("STATE_KEY", &STANDARD.encode([7; 32]))
+            .output_file(folder.path().join("log"))
+            .start();
+        let address = process.logged_address("listening").await;
+        let admin = process.logged_address("admin listening").await;
+        let tls = setup.has_tls.then(|| TlsCaller::trusting(pki.authority()).config(&[]));
+        eventually("ready", async || is_ready(admin).await).await;
+        Self { issuers, api, process, address, tls, pki, folder, peers, setup }
     }
 
-    async fn is_ready(&self) -> bool {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let answer = client.get(format!("http://{}/readyz", self.admin)).send().await;
-        answer.is_ok_and(|answer| answer.status() == 200)
-    }
-
-    pub fn id(&self) -> u32 {
-        self.daemon.id().expect("it runs")
-    }
-
-    fn status(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Its memory in bytes.
+    /// The daemon's resident memory in bytes.
     pub fn resident(&self) -> u64 {
-        self.status("VmRSS:") * 1024
+        self.process.resident_kib() * 1024
     }
 
-    /// The most memory that it has had.
+    /// The most resident memory that the daemon has had, in bytes.
     pub fn most_resident(&self) -> u64 {
-        self.status("VmHWM:") * 1024
+        self.process.status("VmHWM:") * 1024
     }
 
+    /// How many threads the daemon has.
     pub fn threads(&self) -> u64 {
-        self.status("Threads:")
+        self.process.status("Threads:")
     }
 
-    /// How many descriptors it has, which only root may see.
+    /// How many descriptors the daemon has; shown to root alone.
     pub fn descriptors(&self) -> Option<usize> {
-        Some(std::fs::read_dir(format!("/proc/{}/fd", self.id())).ok()?.count())
+        self.process.descriptors()
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    /// Everything it has written so far.
-    pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+        self.process.signal(signal);
     }
 
     /// How many lines of the log have this.
     pub fn logged(&self, text: &str) -> usize {
-        self.log().lines().filter(|line| line.contains(text)).count()
+        self.process.output().lines().filter(|line| line.contains(text)).count()
     }
 
-    /// Puts another certificate in the place of the daemon's, and says which.
+    /// Writes another certificate in the place of the daemon's, and returns the certificate.
     pub fn renew_certificate(&self) -> Issued {
         let issued = self.pki.another_server(&["localhost"], None).unwrap();
         write_certificate(self.folder.path(), &issued);
         issued
     }
 
-    /// Puts another configuration in the place of the daemon's: the API sees which, by [`ROUND`].
+    /// Writes another configuration in the place of the daemon's. The API recognizes requests of that one by [`ROUND`].
     pub fn write_round(&self, round: usize) {
-        let text = configuration(&self.setup, &self.issuers, &self.api.url(), round);
-        std::fs::write(self.folder.path().join("proxy.toml"), text).unwrap();
+        write_configuration(self.folder.path(), &self.setup, &self.issuers, &self.api.url(), round);
     }
 
-    /// Waits for its end, and answers the exit code.
+    /// Waits until the daemon has ended, and returns the exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        let status = tokio::time::timeout(PATIENCE, self.daemon.wait()).await;
-        status.expect("bearerd did not end").unwrap().code()
+        self.process.ended().await.code()
     }
 
-    /// Stops it, and checks what must hold whatever was done.
+    /// Stops the daemon, and checks the invariants.
     pub async fn finish(mut self, report: &mut Report) {
-        if self.daemon.id().is_some() {
+        if self.process.is_running() {
             self.signal(Signal::TERM);
             let code = self.ended().await;
             report.check("SIGTERM ends bearerd with 0", code == Some(0), &format!("{code:?}"));
         }
-        report.none("the API saw what it should (I1 to I4, and no try too many)", &self.api.violations());
+        report.none("requests to the API kept I1 to I4, and none came too often", &self.api.violations());
         let most = self.issuers.iter().map(AuthorizationServer::most_at_once).max().unwrap();
         let reuses = self.issuers[1].refresh_tokens().reuses();
         report.check(
@@ -194,12 +156,12 @@ impl World {
     }
 
     fn leaks(&self) -> Vec<String> {
-        let log = self.log();
+        let log = self.process.output();
         let mut secrets =
             vec![CLIENT_SECRET.to_owned(), STANDARD.encode(format!("{CLIENT_ID}:{CLIENT_SECRET}"))];
         secrets.extend(self.issuers.iter().flat_map(AuthorizationServer::issued));
         secrets.extend(self.issuers[1].refresh_tokens().all().iter().cloned());
-        // What begins as one of them is as bad: a look at each line is quick enough for those few bytes.
+        // The start of a secret counts. A log is long, so each line is first searched for the few starts there are.
         let starts: Vec<&str> = secrets.iter().map(|secret| &secret[..12]).collect();
         let is_leak = |line: &&str| {
             line.contains("panicked")
@@ -213,57 +175,52 @@ impl World {
     }
 }
 
+async fn is_ready(admin: SocketAddr) -> bool {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.get(format!("http://{admin}/readyz")).send().await;
+    answer.is_ok_and(|answer| answer.status() == 200)
+}
+
 fn write_certificate(folder: &Path, issued: &Issued) {
     std::fs::write(folder.join("server.pem"), &issued.certificate).unwrap();
     std::fs::write(folder.join("server-key.pem"), &issued.key).unwrap();
 }
 
-fn trusting(pki: &Pki) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(pki.authority().clone()).unwrap();
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap();
-    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn configuration(setup: &Setup, issuers: &[AuthorizationServer; 2], api: &str, round: usize) -> String {
+fn write_configuration(
+    folder: &Path,
+    setup: &Setup,
+    issuers: &[AuthorizationServer; 2],
+    api: &str,
+    round: usize,
+) {
     let Setup { server, limits, credential, route, has_tls, .. } = setup;
-    let tls = if *has_tls {
-        "[server.tls]\ncertificate = \"server.pem\"\nprivate_key = \"server-key.pem\"\n"
-    } else {
-        ""
-    };
-    let [client, person] = issuers.each_ref().map(AuthorizationServer::token_url);
-    let common =
-        format!("client_id = \"{CLIENT_ID}\"\nclient_secret = {{ env = \"API_SECRET\" }}\n{credential}\n");
+    let mut configuration = Configuration::default();
+    configuration.set("server", "listen = \"127.0.0.1:0\"\nhosts = [\"localhost\", \"127.0.0.1\"]");
+    configuration.set("server", server);
+    configuration.set("server.limits", limits);
+    if *has_tls {
+        let files = "certificate = \"server.pem\"\nprivate_key = \"server-key.pem\"";
+        configuration.set("server.tls", files);
+    }
+    configuration.set("admin", "listen = \"127.0.0.1:0\"");
+    configuration.set("log", "format = \"json\"");
+    for (section, issuer) in ["credentials.client", "credentials.person"].into_iter().zip(issuers) {
+        configuration.set_default(section, "token_url", issuer.token_url());
+        configuration.set_default(section, "client_id", CLIENT_ID);
+        configuration.set(section, "client_secret = { env = \"API_SECRET\" }");
+        configuration.set(section, credential);
+    }
+    configuration.set(
+        "credentials.person",
+        "grant = \"refresh_token\"\nrefresh_token = { env = \"REFRESH_TOKEN\" }\nstate_file = \"person.state\"\n\
+         state_key = { env = \"STATE_KEY\" }",
+    );
     let route = format!(
         "upstream = \"{api}\"\nca_file = \"ca.pem\"\nheaders = {{ set = {{ {ROUND} = \"{round}\" }} }}\n{route}\n"
     );
-    format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nhosts = [\"localhost\", \"127.0.0.1\"]\n{server}\n{tls}\n\
-         [server.limits]\n{limits}\n\
-         [admin]\nlisten = \"127.0.0.1:0\"\n\
-         [log]\nformat = \"json\"\n\
-         [credentials.client]\ntoken_url = \"{client}\"\n{common}\n\
-         [credentials.person]\ntoken_url = \"{person}\"\n{common}\ngrant = \"refresh_token\"\n\
-         refresh_token = {{ env = \"REFRESH_TOKEN\" }}\nstate_file = \"person.state\"\n\
-         state_key = {{ env = \"STATE_KEY\" }}\n\
-         [[routes]]\ncredential = \"client\"\nhttp_version = \"1.1\"\n{route}\n\
-         [[routes]]\npath = \"{PERSON}\"\ncredential = \"person\"\n{route}\n"
-    )
-}
-
-async fn logged_address(log: &Path, message: &str) -> SocketAddr {
-    let began = Instant::now();
-    loop {
-        let text = std::fs::read_to_string(log).unwrap();
-        let events = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        if let Some(event) = events.into_iter().find(|event| event["message"] == message) {
-            return event["address"].as_str().unwrap().parse().unwrap();
-        }
-        assert!(began.elapsed() < PATIENCE, "bearerd did not start:\n{text}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    configuration.add(&format!("credential = \"client\"\nhttp_version = \"1.1\"\n{route}"));
+    configuration.add(&format!("[[routes]]\npath = \"{PERSON}\"\ncredential = \"person\"\n{route}"));
+    std::fs::write(folder.join("proxy.toml"), configuration.render()).unwrap();
 }
 
 /// The thread that the authorization servers and the API run on.
@@ -274,7 +231,7 @@ struct Peers {
 }
 
 impl Peers {
-    fn start(pki: &Pki) -> (Self, [AuthorizationServer; 2], Api) {
+    fn start(pki: &Pki) -> (Self, [AuthorizationServer; 2], Upstream) {
         let (started, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel();
         let tls = pki.server_config(&[b"h2", b"http/1.1"]).unwrap();
@@ -283,7 +240,7 @@ impl Peers {
             runtime.block_on(async {
                 let client = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
                 let person = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, None).await.unwrap();
-                let api = Api::start(tls, [client.introspection(), person.introspection()]);
+                let api = start_api(tls, &client, &person);
                 started.send(([client, person], api)).unwrap();
                 let _ = stopped.await;
             });
@@ -296,4 +253,26 @@ impl Peers {
         let _ = self.stop.send(());
         let _ = self.thread.join();
     }
+}
+
+fn start_api(tls: Arc<ServerConfig>, client: &AuthorizationServer, person: &AuthorizationServer) -> Upstream {
+    let listener = small_buffers();
+    let script = Scripted::new(listener.local_addr().unwrap().port())
+        .protect("", client.introspection())
+        .protect(PERSON, person.introspection())
+        .with_attempts();
+    Upstream::serve(listener, Some(tls), script).unwrap()
+}
+
+/// A listener whose connections buffer little, as a network's do: thousands of answers that are not read would otherwise
+/// fill the system's memory for TCP (`net.ipv4.tcp_mem`).
+///
+/// Connections inherit the options. An end that the API brings about is a reset.
+fn small_buffers() -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(SEND_BUFFER).unwrap();
+    socket.set_zero_linger().unwrap();
+    SockRef::from(&socket).set_tcp_mss(SEGMENT).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(4096).unwrap()
 }

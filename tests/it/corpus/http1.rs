@@ -6,27 +6,27 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::strict::Strict;
-use crate::harness::{Setup, World};
+use crate::harness::{World, daemon};
 
-/// What may become of a request.
+/// The allowed outcomes of a request.
 #[derive(Clone, Copy, Debug)]
 enum Expect {
-    /// Refused with this status, and nothing forwarded.
+    /// The daemon refuses with this status and forwards nothing.
     Refused(u16),
-    /// Nothing forwarded, whatever is said.
+    /// The daemon forwards nothing, whatever it answers.
     Nothing,
-    /// Forwarded with this target and body.
+    /// The daemon forwards the request with this target and body.
     Forwarded(&'static str, &'static str),
-    /// Servers differ: either of both.
+    /// Servers differ: one of the two.
     Either(&'static str, &'static str),
 }
 use Expect::{Either, Forwarded, Nothing, Refused};
 
-/// A request's first line and what follows it; `{H}` is the daemon's address.
+/// A request as bytes; the daemon's address takes the place of `{H}`.
 type Case = (&'static str, String, Expect);
 
-/// What every request is followed by on its connection: nothing of it may become part of that request, and nothing of
-/// that request part of it.
+/// The request that follows every request on its connection: no byte of either may become part of the
+/// other.
 const MARKER: &str = "GET /marker HTTP/1.1\r\nhost: {H}\r\n\r\n";
 
 fn get(name: &'static str, target: &str, expect: Expect) -> Case {
@@ -420,7 +420,7 @@ async fn exchange(world: &World, bytes: &str) -> String {
     let host = world.address.to_string();
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     let sent = format!("{bytes}{MARKER}").replace("{H}", &host);
-    // Refusing early may reset what is still being sent.
+    // An early refusal may reset the connection while the request is still being sent.
     let _ = stream.write_all(sent.as_bytes()).await;
     let mut read = Vec::new();
     let until_end = async {
@@ -430,15 +430,15 @@ async fn exchange(world: &World, bytes: &str) -> String {
             }
         }
     };
-    // Half a request waits for the rest, and is given up below.
+    // Half a request waits for the rest until the time-out below.
     let _ = tokio::time::timeout(Duration::from_secs(3), until_end).await;
     String::from_utf8_lossy(&read).into_owned()
 }
 
 #[tokio::test]
-async fn no_request_is_forwarded_as_anything_but_what_it_is() {
+async fn no_http_1_request_is_forwarded_as_another_request() {
     let strict = Strict::start().await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .upstream(format!("http://{}", strict.address()))
         .limits("header_timeout = \"1s\"\nbody_timeout = \"1s\"")
@@ -473,7 +473,7 @@ async fn no_request_is_forwarded_as_anything_but_what_it_is() {
         if !is_well {
             say(format!("expected {expect:?}, got {status} and {:?}", notes.messages));
         }
-        // Behind it comes the marker, whole, or nothing.
+        // The marker follows, whole, or no request does.
         let behind: Vec<&[u8]> =
             notes.messages.iter().skip(1).map(|message| message.target.as_slice()).collect();
         if !matches!(behind.as_slice(), [] | [b"/marker"]) {

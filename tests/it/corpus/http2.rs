@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::strict::Strict;
-use crate::harness::{Setup, World};
+use crate::harness::{World, daemon};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -32,7 +32,7 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A block of fields that are neither indexed nor compressed (RFC 7541 §6.2.2).
+/// Encodes fields without index or compression (RFC 7541 §6.2.2).
 fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
@@ -45,7 +45,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// RFC 7541 §5.1, with a prefix of seven bits.
+/// Encodes an integer with a prefix of seven bits (RFC 7541 §5.1).
 fn integer(block: &mut Vec<u8>, value: usize) {
     if value < 127 {
         block.push(u8::try_from(value).unwrap());
@@ -64,10 +64,10 @@ pub fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     frame(HEADERS, flags | END_HEADERS, stream, &block(fields))
 }
 
-/// What may become of the frames.
+/// The allowed outcomes of the frames.
 #[derive(Clone, Copy, Debug)]
 enum Expect {
-    /// Nothing is forwarded: refused, reset, or the connection ends.
+    /// The daemon forwards nothing: it refuses, resets the stream, or ends the connection.
     Nothing,
     Forwarded(&'static str, &'static str),
     Either(&'static str, &'static str),
@@ -84,22 +84,22 @@ const AUTHORITY: (&str, &str) = (":authority", "localhost");
 const PATH: (&str, &str) = (":path", "/x");
 const USUAL: [(&str, &str); 4] = [METHOD, SCHEME, AUTHORITY, PATH];
 
-/// A request with these fields and no others.
+/// A request with exactly these fields.
 fn fields(name: &'static str, fields: &[(&str, &str)], expect: Expect) -> Case {
     (name, headers(1, END_STREAM, fields), expect)
 }
 
-/// A usual request with this field besides.
+/// A valid request with one more field.
 fn field(name: &'static str, field: (&str, &str), expect: Expect) -> Case {
     fields(name, &[&USUAL[..], &[field]].concat(), expect)
 }
 
-/// A usual request with another path.
+/// A valid request with another path.
 fn path(name: &'static str, path: &str, expect: Expect) -> Case {
     fields(name, &[METHOD, SCHEME, AUTHORITY, (":path", path)], expect)
 }
 
-/// A usual request with another authority.
+/// A valid request with another authority.
 fn authority(name: &'static str, authority: &str, expect: Expect) -> Case {
     fields(name, &[METHOD, SCHEME, (":authority", authority), PATH], expect)
 }
@@ -354,7 +354,7 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// Everything the daemon sends back within a while, as frames: kind, flags, stream, payload.
+/// The frames that the daemon sends before the answer's end, or in 700 ms: kind, stream, payload.
 async fn exchange(world: &World, sent: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
     let mut stream = TcpStream::connect(world.address).await.unwrap();
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
@@ -384,16 +384,16 @@ async fn exchange(world: &World, sent: &[u8]) -> Vec<(u8, u32, Vec<u8>)> {
     frames
 }
 
-/// Whether one of the answers is a 200: its first field, behind changes of the table's size (RFC 7541 §6.3, appendix A).
+/// Whether an answer is a 200: the first field, after changes of the table's size (RFC 7541 §6.3, appendix A).
 fn is_answered(frames: &[(u8, u32, Vec<u8>)]) -> bool {
     let first = |payload: &[u8]| payload.iter().copied().find(|byte| byte & 0xe0 != 0x20);
     frames.iter().any(|(kind, _, payload)| *kind == HEADERS && first(payload) == Some(0x88))
 }
 
 #[tokio::test]
-async fn no_frames_are_forwarded_as_anything_but_the_request_they_are() {
+async fn no_http_2_request_is_forwarded_as_another_request() {
     let strict = Strict::start().await;
-    let world = Setup::default()
+    let world = daemon()
         .quiet()
         .upstream(format!("http://{}", strict.address()))
         .limits("header_timeout = \"1s\"\nbody_timeout = \"500ms\"")
@@ -420,7 +420,7 @@ async fn no_frames_are_forwarded_as_anything_but_the_request_they_are() {
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     assert!(cases.len() >= 100, "{}", cases.len());
-    // It is as well as before.
+    // The daemon still serves requests.
     assert_eq!(
         exchange(&world, &headers(1, END_STREAM, &USUAL))
             .await

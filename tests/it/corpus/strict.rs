@@ -1,4 +1,4 @@
-//! An API that reads HTTP/1.1 as strictly as RFC 9112 lets it, and notes whatever a lenient one might misread.
+//! An API that reads HTTP/1.1 as strictly as RFC 9112 allows, and records requests that a lenient server may misread.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::raw::RawPeer;
+use testkit::harness::raw::RawPeer;
 
-/// A complete request, as it came.
+/// A complete request as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub method: String,
@@ -24,13 +24,13 @@ impl Message {
     }
 }
 
-/// What has come since the last look.
+/// The requests since the last look.
 #[derive(Debug, Default)]
 pub struct Notes {
     pub messages: Vec<Message>,
-    /// What no proxy may send.
+    /// Messages that no proxy may send.
     pub violations: Vec<String>,
-    /// Requests that broke off.
+    /// Requests that ended before their end.
     pub broken: usize,
 }
 
@@ -52,7 +52,7 @@ impl Strict {
         self.peer.address
     }
 
-    /// What has come since the last look, each request checked against what holds for all.
+    /// Takes the requests since the last look, and checks what holds for every request.
     pub fn take(&self, tokens: &[String]) -> Notes {
         let mut notes = std::mem::take(&mut *self.notes.lock().unwrap());
         for message in &notes.messages {
@@ -80,7 +80,7 @@ impl Strict {
             ["proxy-authorization", "forwarded", "x-real-ip", "http2-settings", "x-http-method-override"];
         for (name, _) in &message.fields {
             let is_dressed = name.contains('_') && name != "client_id";
-            // Our own word that trailers are taken, which is for one hop.
+            // The proxy's own announcement that it accepts trailers, for one hop.
             let asks_for_trailers = matches!(name.as_str(), "te" | "connection")
                 && one("te") == "trailers"
                 && one("connection") == "te";
@@ -101,7 +101,7 @@ impl Strict {
     }
 }
 
-/// Answers requests until one is not beyond doubt.
+/// Answers requests until one of them is ambiguous.
 async fn serve(mut stream: TcpStream, notes: Arc<Mutex<Notes>>) {
     let mut unread = Vec::new();
     loop {
@@ -209,7 +209,7 @@ async fn message(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Result<Option<
     Ok(Some(message))
 }
 
-/// Without extensions and trailers: neither is ours to send.
+/// Reads chunks; the proxy may send neither extensions nor trailers.
 async fn chunks(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Result<Vec<u8>, Trouble> {
     let mut body = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! Contact-centre platforms that behave as their documents say: each realm issues tokens and serves an API that takes
-//! no others.
+//! Contact-centre platforms that behave as their documentation says: each realm issues tokens and serves an API that
+//! accepts only these.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bearerd::demo::server::{Body, whole};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::request::Parts;
@@ -16,30 +15,31 @@ use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use testkit::server::{Body, whole};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::harness::Internet;
-use crate::harness::caller::REQUEST_ID;
+use testkit::harness::caller::REQUEST_ID;
 
-/// Where tokens are to be had, for whom, and where they count.
+/// A token endpoint, the client it knows, and the API that accepts its tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Realm {
     pub token_host: &'static str,
     pub token_path: &'static str,
     pub api_host: &'static str,
-    /// What every token request must say.
+    /// Parameters that every token request must have.
     pub expects: Vec<(&'static str, &'static str)>,
-    /// Client id and secret, where they come by HTTP Basic.
+    /// Client id and secret, if the client authenticates with HTTP Basic.
     pub basic: Option<(&'static str, &'static str)>,
-    /// Whether token requests are JSON. Whoever sends the other is not understood and gets a 401.
+    /// Whether token requests must be JSON; other requests get 401.
     pub is_json: bool,
-    /// Seconds.
+    /// The lifetime of tokens, in seconds.
     pub lifetime: u64,
     pub scope: &'static str,
-    /// What its tokens say besides; they are JWTs.
+    /// Further claims of the tokens, which are JWTs.
     pub claims: Value,
-    /// Whether there is a refresh token with each token, for one use.
+    /// Whether each answer has a refresh token, for one use.
     pub rotates: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct Realm {
 #[derive(Clone, Debug)]
 pub struct Answer(pub u16, pub Vec<(&'static str, &'static str)>, pub &'static str);
 
-/// A call that the API took or refused.
+/// A call that the API received.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: String,
@@ -64,20 +64,20 @@ pub struct Run {
     issued: Vec<(String, Instant)>,
     revoked: usize,
     refresh: Vec<String>,
-    /// A login that waits for its code: code, challenge, redirect URI.
+    /// The login in progress: code, challenge, redirect URI.
     pending: Option<(String, String, String)>,
     token_answers: VecDeque<Answer>,
     api_answers: VecDeque<Answer>,
 }
 
 impl Run {
-    /// The refresh tokens that were handed out.
+    /// The refresh tokens that were issued.
     pub fn refresh_tokens(&self) -> &[String] {
         &self.refresh
     }
 }
 
-/// Platforms, and the way to them.
+/// Platforms, and the internet that leads to them.
 #[derive(Debug)]
 pub struct Platform {
     pub internet: Internet,
@@ -110,28 +110,28 @@ impl Platform {
         Self { internet, shared }
     }
 
-    /// What has happened in a realm.
+    /// The record of a realm.
     pub fn run(&self, realm: usize) -> MutexGuard<'_, Run> {
         self.shared.realms[realm].1.lock().unwrap()
     }
 
-    /// What the next token requests are answered with.
+    /// Sets the answers to the next token requests.
     pub fn on_token_request(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
         self.run(realm).token_answers.extend(answers);
     }
 
-    /// What the next calls are answered with.
+    /// Sets the answers to the next calls.
     pub fn on_call(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
         self.run(realm).api_answers.extend(answers);
     }
 
-    /// Makes all tokens so far worthless.
+    /// Revokes all tokens.
     pub fn revoke(&self, realm: usize) {
         let mut run = self.run(realm);
         run.revoked = run.issued.len();
     }
 
-    /// Logs a person in who was sent to this address; gives back where the browser goes then.
+    /// Logs a person in at this address; returns the address that the browser is redirected to.
     pub fn authorize(&self, realm: usize, address: &str) -> String {
         let url = Url::parse(address).unwrap();
         let parameter = |name: &str| {
@@ -150,14 +150,14 @@ impl Platform {
         back.to_string()
     }
 
-    /// What should never have come.
+    /// Requests that break the platforms' rules.
     pub fn violations(&self) -> Vec<String> {
         let mut all = self.shared.violations.lock().unwrap().clone();
         all.extend(self.internet.strangers().into_iter().map(|host| format!("asked for {host}")));
         all
     }
 
-    /// Every token and refresh token that was handed out.
+    /// All tokens and refresh tokens that were issued.
     pub fn secrets(&self) -> Vec<String> {
         let runs = self.shared.realms.iter().map(|(_, run)| run.lock().unwrap());
         runs.flat_map(|run| {
@@ -233,7 +233,7 @@ impl Shared {
         }
         let is_good = match value("grant_type") {
             Some("client_credentials" | "password") => true,
-            // An endpoint of its own that knows one grant.
+            // A vendor's endpoint that knows one grant.
             None => realm.is_json,
             Some("authorization_code") => {
                 run.pending.take().is_some_and(|(code, challenge, redirect_uri)| {
@@ -244,7 +244,7 @@ impl Shared {
                         && value("redirect_uri") == Some(&redirect_uri)
                 })
             }
-            // Each for one use.
+            // Each refresh token can be used once.
             Some("refresh_token") => run.refresh.last().map(String::as_str) == value("refresh_token"),
             _ => false,
         };
@@ -293,14 +293,14 @@ impl Shared {
     }
 }
 
-/// Lists have three pages and name the next by its path.
+/// Lists have three pages; each names the path of the next.
 fn content(path: &str) -> String {
     let page = path.split_once("pageNumber=").map_or(1, |(_, page)| page.parse().unwrap());
     let next = (page < 3).then(|| format!("/api/v2/users?pageNumber={}", page + 1));
     json!({ "entities": [{ "id": page }], "nextPageUri": next }).to_string()
 }
 
-/// With the form of a JWT; nobody looks at its signature.
+/// A JWT without a valid signature.
 fn jwt(realm: &Realm) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let mut claims = json!({ "exp": now + realm.lifetime + 1, "jti": format!("{:016x}", fastrand::u64(..)) });

@@ -1,4 +1,4 @@
-//! How a reload is asked for: a signal, an operator, the file itself; and what is said of it.
+//! Triggers of a reload: a signal, an operator, and the watched file; and the reported outcome.
 
 use std::os::unix::fs::symlink;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Setup, World, eventually};
+use crate::harness::{World, daemon, eventually, remains};
 
 const TABLE: &str = "[routes.headers]\nset = { x-table = \"1\" }\n";
 
@@ -15,7 +15,7 @@ fn reloads(world: &World) -> usize {
     world.process.events("configuration reloaded").len()
 }
 
-/// A request to the admin address: status, and what is said.
+/// Sends a request to the admin address; returns the status and the JSON.
 async fn ask(world: &World, method: reqwest::Method, fields: &[(&str, &str)], body: &str) -> (u16, Value) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.request(method, format!("http://{}/reload", world.admin)).body(body.to_owned());
@@ -28,8 +28,8 @@ async fn ask(world: &World, method: reqwest::Method, fields: &[(&str, &str)], bo
 }
 
 #[tokio::test]
-async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_next_start_on() {
-    let world = Setup::default().more(TABLE).start().await;
+async fn a_reload_reports_its_changes_and_the_keys_that_need_a_restart() {
+    let world = daemon().route(TABLE).start().await;
     world.configure(|text| {
         text.replace("workers = 2", "workers = 3\ndrain = \"5s\"")
             .replace("format = \"json\"", "format = \"text\"\nlevel = \"warn\"")
@@ -46,7 +46,7 @@ async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_
         "listeners": { "kept": 1, "changed": nothing, "added": nothing, "removed": nothing },
         "settings": ["server.drain"],
         "without_token": nothing,
-        // Of the level RUST_LOG decides, whatever the file says.
+        // RUST_LOG overrides the file's level.
         "restart_needed": ["server.workers", "admin.listen", "log.format"],
         "warnings": nothing,
     });
@@ -54,7 +54,7 @@ async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_
     let told = world.process.event("some keys count from the next start on").await;
     assert_eq!(told["keys"], "server.workers, admin.listen, log.format");
     assert_eq!(world.process.event("operator acted").await["action"], "reload");
-    // Asked again, it says so again: it is not forgotten with the first word.
+    // A second reload reports the keys that need a restart again.
     assert_eq!(world.admin_post("/reload").await.1["restart_needed"], expected["restart_needed"]);
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.upstream.requests()[0].get("x-table"), Some("2"));
@@ -62,8 +62,8 @@ async fn an_operator_is_told_what_a_reload_has_changed_and_what_counts_from_the_
 }
 
 #[tokio::test]
-async fn an_operator_is_told_with_line_and_caret_why_a_file_cannot_be_used() {
-    let world = Setup::default().start().await;
+async fn a_refused_reload_reports_line_and_caret() {
+    let world = daemon().start().await;
     let good = world.configuration();
     world.configure(|text| text.replace("credential = \"api\"", "credental = \"api\""));
     let line = 1 + world.configuration().lines().position(|line| line.starts_with("credental")).unwrap();
@@ -85,8 +85,8 @@ async fn an_operator_is_told_with_line_and_caret_why_a_file_cannot_be_used() {
 }
 
 #[tokio::test]
-async fn a_secret_on_the_line_of_a_problem_is_not_shown() {
-    let world = Setup::default().start().await;
+async fn a_secret_on_a_reported_line_is_masked() {
+    let world = daemon().start().await;
     world.configure(|text| {
         text.replace("client_secret = { env = \"API_SECRET\" }", "client_secret = \"hunter2hunter2\" oops")
     });
@@ -100,9 +100,9 @@ async fn a_secret_on_the_line_of_a_problem_is_not_shown() {
 }
 
 #[tokio::test]
-async fn only_whoever_may_operate_may_reload() {
+async fn a_reload_needs_the_admin_token() {
     let token = "0perat0r-token-of-the-admin-address";
-    let world = Setup::default().admin("token = { file = \"admin\" }").file("admin", token).start().await;
+    let world = daemon().admin("token = { file = \"admin\" }").file("admin", token).start().await;
     let bearer = format!("Bearer {token}");
     let post = reqwest::Method::POST;
     let authorized = [("authorization", bearer.as_str())];
@@ -119,7 +119,7 @@ async fn only_whoever_may_operate_may_reload() {
     assert_eq!(reloads(&world), 0);
 
     assert_eq!(ask(&world, post.clone(), &authorized, "").await.0, 200);
-    // Another place of the token counts from now on, and what is in the one of before no more.
+    // The token's new file counts from now on, and the old file no more.
     let other = "an0ther-token-of-the-admin-address";
     std::fs::write(world.folder().join("other"), other).unwrap();
     world.configure(|text| text.replace("{ file = \"admin\" }", "{ file = \"other\" }"));
@@ -132,8 +132,8 @@ async fn only_whoever_may_operate_may_reload() {
 
 /// ADM-03.
 #[tokio::test]
-async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
-    let world = Setup::default().start().await;
+async fn a_thousand_reload_requests_at_once_are_merged_into_few_reloads() {
+    let world = daemon().start().await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}/reload", world.admin);
 
@@ -153,7 +153,7 @@ async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
 
     assert_eq!(outcomes.len(), 1000);
     assert!(outcomes.iter().all(|status| *status == 200), "{outcomes:?}");
-    // Each was answered by one that began after it came; nobody had one for itself.
+    // Each request was answered by a reload that began after it; requests share reloads.
     assert!((20..200).contains(&reloads(&world)), "{}", reloads(&world));
     assert_eq!(world.authorization.requests(), 1);
     assert_eq!(world.get("/x").await.status, 200);
@@ -161,17 +161,16 @@ async fn a_thousand_wishes_at_once_are_few_reloads_and_no_token_request() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_watched_is_taken_up_when_it_changes_and_told_of_once_when_it_is_broken() {
-    let world = Setup::default().server("watch = true").more(TABLE).start().await;
-    let unwatched = Setup::default().more(TABLE).start().await;
+async fn a_watched_file_is_reloaded_on_change_and_reported_once_when_broken() {
+    let world = daemon().server("watch = true").route(TABLE).start().await;
+    let unwatched = daemon().route(TABLE).start().await;
     let good = world.configuration();
 
     world.configure(|text| text.replace("[[routes]]", "[[routes"));
     unwatched.configure(|text| text.replace("[[routes]]", "[[routes"));
     let complaints = || world.process.events("configuration not reloaded, kept the last one");
     eventually("it is told of", async || !complaints().is_empty()).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(complaints().len(), 1, "and not again");
+    remains("told of once", Duration::from_secs(5), async || complaints().len() == 1).await;
     assert_eq!(world.get("/x").await.status, 200);
 
     world.configure(|_| good.replace("x-table = \"1\"", "x-table = \"2\""));
@@ -179,21 +178,20 @@ async fn a_file_that_is_watched_is_taken_up_when_it_changes_and_told_of_once_whe
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.upstream.requests()[1].get("x-table"), Some("2"));
 
-    // It says itself that it is not watched any more, and who is not watched is not looked at.
+    // The file itself turns watching off.
     world.configure(|text| text.replace("watch = true", "watch = false"));
     eventually("that counts", async || reloads(&world) == 2).await;
     world.configure(|text| text.replace("x-table = \"2\"", "x-table = \"3\""));
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(reloads(&world), 2);
+    remains("not reloaded", Duration::from_secs(5), async || reloads(&world) == 2).await;
     assert!(unwatched.process.events("configuration not reloaded, kept the last one").is_empty());
     unwatched.finish().await;
     world.finish().await;
 }
 
-/// As Kubernetes mounts a `ConfigMap`: `proxy.toml` leads to `..data/proxy.toml`, and `..data` to a folder with a date.
+/// As Kubernetes mounts a `ConfigMap`: `proxy.toml` is a symlink to `..data/proxy.toml`, and `..data` one to a folder.
 #[tokio::test]
-async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
-    let world = Setup::default().server("watch = true").more(TABLE).start().await;
+async fn a_replaced_symlink_is_a_change_of_the_file() {
+    let world = daemon().server("watch = true").route(TABLE).start().await;
     let folder = world.folder();
     let put = |version: &str, content: &str| {
         std::fs::create_dir(folder.join(version)).unwrap();
@@ -221,9 +219,9 @@ async fn a_symlink_that_is_swapped_is_a_change_of_the_file() {
 
 /// FLT-SIG-05.
 #[tokio::test]
-async fn a_stop_in_the_middle_of_a_reload_is_a_clean_stop() {
+async fn a_stop_during_a_reload_is_clean() {
     for stops in [1, 2] {
-        let mut world = Setup::default().start().await;
+        let mut world = daemon().start().await;
         world.authorization.set_delay(Duration::from_mins(1));
         world.configure(|text| text.replace("client_id", "scopes = [\"other\"]\nclient_id"));
         let address = world.admin;

@@ -1,21 +1,21 @@
-//! Connections over a reload: callers', and those to upstreams.
+//! Connections over a reload, of callers and to upstreams.
 
 use std::time::Duration;
 
-use crate::harness::{Caller, Http2Caller, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, World, daemon, eventually};
 
 fn descriptors(world: &World) -> usize {
     world.process.threads_and_descriptors().1
 }
 
-/// Another upstream in all but its address.
+/// The configuration with another key of the upstream, whose address is the same.
 fn with_another_upstream(world: &World) -> String {
     world.configuration().replace("[[routes]]", "[[routes]]\nconnect_timeout = \"4s\"")
 }
 
 #[tokio::test]
-async fn an_upstream_that_stays_keeps_its_http_2_connection_with_what_is_under_way_on_it() {
-    let world = Setup::default().server("workers = 1").http2().start().await;
+async fn an_unchanged_upstream_keeps_its_http_2_connection_and_requests() {
+    let world = daemon().server("workers = 1").http2().start().await;
     let mut caller = world.caller().await;
     let slow = tokio::spawn(async move { caller.send(&Request::get("/slow/700")).await });
     eventually("it is under way", async || world.upstream.requests().len() == 1).await;
@@ -31,16 +31,16 @@ async fn an_upstream_that_stays_keeps_its_http_2_connection_with_what_is_under_w
     world.finish().await;
 }
 
-/// Waits until so many connections to upstreams are open, of a daemon that had `none` descriptors without one.
+/// Waits until so many connections to upstreams are open; `none` is the number of descriptors without any.
 async fn are_open(world: &World, none: usize, connections: usize) {
     let what = format!("{connections} connections are open");
     eventually(&what, async || descriptors(world) == none + connections).await;
 }
 
 #[tokio::test]
-async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_requests() {
+async fn connections_of_a_replaced_upstream_end_with_their_last_requests() {
     for has_http2 in [false, true] {
-        let setup = Setup::default().server("workers = 1");
+        let setup = daemon().server("workers = 1");
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let none = descriptors(&world);
@@ -51,14 +51,14 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
             })
         });
         eventually("they are under way", async || world.upstream.requests().len() == 2).await;
-        // Over HTTP/1.1 it gets one of its own, which lies idle then.
+        // Over HTTP/1.1 the request has a connection of its own, which is idle afterwards.
         assert_eq!(world.get("/x").await.status, 200);
         let before = world.upstream.connections();
         assert_eq!(before, if has_http2 { 1 } else { 3 });
 
         world.configure(|_| with_another_upstream(&world));
         world.reload().await;
-        // Those that are used, with their callers, are left.
+        // Connections in use are left, and those of their callers.
         are_open(&world, none + 2, if has_http2 { 1 } else { 2 }).await;
         assert!(!slow.iter().any(tokio::task::JoinHandle::is_finished), "before their requests end");
         assert_eq!(world.get("/x").await.status, 200);
@@ -67,7 +67,7 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
         for slow in slow {
             assert_eq!(slow.await.unwrap().status, 200);
         }
-        // That of the new one, which is kept: for longer than is waited for here.
+        // The new upstream's connection is kept for longer than this test lasts.
         are_open(&world, none, 1).await;
         assert_eq!(world.get("/x").await.status, 200);
         assert_eq!(world.upstream.connections(), before + 1);
@@ -76,11 +76,11 @@ async fn connections_of_an_upstream_that_is_replaced_end_with_their_last_request
 }
 
 #[tokio::test]
-async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_takes() {
-    let world = Setup::default()
+async fn connections_of_a_removed_upstream_end_when_no_other_takes_its_place() {
+    let world = daemon()
         .server("workers = 1")
-        .more("[[routes]]\npath = \"/second\"\nupstream = \"{upstream}\"\ncredential = \"api\"\n{ca}\n")
-        .more("connect_timeout = \"4s\"\n")
+        .route("[[routes]]\npath = \"/second\"\nupstream = \"{upstream}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n")
+        .route("connect_timeout = \"4s\"\n")
         .start()
         .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -89,7 +89,7 @@ async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_take
     assert_eq!(world.get("/second").await.status, 200);
     are_open(&world, none, 2).await;
 
-    // The first one goes; the second keeps its connection, and its index.
+    // The first upstream is removed; the second keeps its connection.
     world.configure(|text| text.replacen("[[routes]]", "[[routes]]\nconnect_timeout = \"4s\"", 1));
     world.reload().await;
 
@@ -102,9 +102,9 @@ async fn connections_of_an_upstream_end_too_whose_place_in_the_table_nobody_take
 }
 
 #[tokio::test]
-async fn an_answer_that_streams_goes_on_when_its_route_its_upstream_and_its_credential_are_gone() {
+async fn a_streaming_answer_survives_the_removal_of_its_route_and_credential() {
     for has_http2 in [false, true] {
-        let setup = Setup::default();
+        let setup = daemon();
         let world = if has_http2 { setup.http2() } else { setup }.start().await;
         let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
         let over_http1 = tokio::spawn(async move { one.send(&Request::get("/trickle/60")).await });
@@ -130,8 +130,8 @@ async fn an_answer_that_streams_goes_on_when_its_route_its_upstream_and_its_cred
 }
 
 #[tokio::test]
-async fn who_may_call_counts_for_connections_that_are_open_already() {
-    let world = Setup::default().start().await;
+async fn changed_allow_from_applies_to_open_connections() {
+    let world = daemon().start().await;
     let (mut one, mut other) = (world.caller().await, Http2Caller::connect(world.address).await);
     let request = Request::get("/x");
     assert_eq!((one.send(&request).await.status, other.send(&request).await.status), (200, 200));
@@ -153,8 +153,8 @@ async fn who_may_call_counts_for_connections_that_are_open_already() {
 }
 
 #[tokio::test]
-async fn other_limits_count_for_connections_that_are_open_already() {
-    let world = Setup::default().start().await;
+async fn changed_limits_apply_to_open_connections() {
+    let world = daemon().start().await;
     let (mut caller, mut idle) = (world.caller().await, world.caller().await);
     assert_eq!(idle.send(&Request::get("/x")).await.status, 200);
     assert_eq!(caller.send(&Request::post("/echo", &[b'x'; 2000])).await.status, 200);

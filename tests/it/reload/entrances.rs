@@ -1,22 +1,21 @@
-//! Listeners over a reload: those that stay, come, go, or cannot be had.
+//! Listeners over a reload: unchanged, added, removed, or failing to bind.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bearerd::demo::pki::Pki;
+use testkit::pki::Pki;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Load;
-use crate::harness::tls::{self, TlsCaller};
-use crate::harness::{Caller, Http2Caller, PATIENCE, Request, Setup, World, eventually};
+use crate::harness::{Caller, Http2Caller, Request, STEP_TIMEOUT, World, daemon, eventually};
+use testkit::harness::tls_caller::{self, TlsCaller};
 
 const ONE: &str = "listen = \"127.0.0.1:0\"";
 
 fn listen(world: &World, addresses: &str) {
     world.configure(|text| {
         let lines = text.lines().map(|line| {
-            // The first is the callers', the second the operator's.
+            // The first line is the callers' address, the second the operator's.
             if line.starts_with("listen") { format!("listen = {addresses}") } else { line.to_owned() }
         });
         let mut all: Vec<_> = lines.collect();
@@ -26,12 +25,12 @@ fn listen(world: &World, addresses: &str) {
     });
 }
 
-/// Where the daemon said last that it listens.
+/// The address that the daemon logged last.
 fn latest(world: &World) -> SocketAddr {
     world.process.events("listening").pop().unwrap()["address"].as_str().unwrap().parse().unwrap()
 }
 
-/// A caller there, who means the daemon by a name of its own.
+/// A caller at this address with another name for the daemon.
 async fn caller_at(address: SocketAddr) -> Caller {
     Caller::over(TcpStream::connect(address).await.unwrap(), "localhost")
 }
@@ -42,8 +41,8 @@ async fn is_refused(address: SocketAddr) -> bool {
 
 /// FLT-HUP-04.
 #[tokio::test]
-async fn a_listener_that_stays_refuses_nobody_while_others_come_and_go() {
-    let world = Setup::default().quiet().start().await;
+async fn an_unchanged_listener_refuses_no_connection_while_others_change() {
+    let world = daemon().quiet().start().await;
     let load = Load::connecting_anew(&world, 4, 1);
     let mut last: Option<SocketAddr> = None;
 
@@ -68,8 +67,8 @@ async fn a_listener_that_stays_refuses_nobody_while_others_come_and_go() {
 }
 
 #[tokio::test]
-async fn what_came_in_by_a_listener_that_goes_is_answered_and_then_let_go() {
-    let world = Setup::default().server("listen = [\"127.0.0.1:0\", \"127.0.0.2:0\"]").start().await;
+async fn requests_of_a_removed_listener_are_answered_before_it_closes() {
+    let world = daemon().server("listen = [\"127.0.0.1:0\", \"127.0.0.2:0\"]").start().await;
     let address = latest(&world);
     let (mut idle, mut slow) = (caller_at(address).await, caller_at(address).await);
     let mut http2 =
@@ -99,12 +98,10 @@ async fn what_came_in_by_a_listener_that_goes_is_answered_and_then_let_go() {
 }
 
 #[tokio::test]
-async fn a_listener_that_cannot_be_had_changes_nothing_at_all() {
+async fn a_listener_that_cannot_bind_changes_nothing() {
     let state = tempfile::tempdir().unwrap();
-    let world = Setup::default()
-        .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
-        .start()
-        .await;
+    let world =
+        daemon().environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").start().await;
     let taken = TcpListener::bind("127.0.0.2:0").unwrap();
     let address = taken.local_addr().unwrap();
     listen(&world, &format!("[\"127.0.0.1:0\", \"127.0.0.4:0\", \"{address}\"]"));
@@ -137,8 +134,8 @@ async fn a_listener_that_cannot_be_had_changes_nothing_at_all() {
 }
 
 #[tokio::test]
-async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
-    let world = Setup::default().start().await;
+async fn an_address_that_conflicts_with_the_daemons_own_port_is_reported() {
+    let world = daemon().start().await;
     let port = world.address.port();
 
     listen(&world, &format!("\"0.0.0.0:{port}\""));
@@ -155,8 +152,8 @@ async fn an_address_whose_port_the_daemon_itself_still_has_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_comes_and_goes_with_its_file() {
-    let world = Setup::default().start().await;
+async fn a_unix_socket_is_created_and_removed_by_a_reload() {
+    let world = daemon().start().await;
     let path = world.folder().join("socket");
     let connect = async || UnixStream::connect(&path).await;
 
@@ -175,12 +172,12 @@ async fn a_unix_socket_comes_and_goes_with_its_file() {
 }
 
 #[tokio::test]
-async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
+async fn a_reload_switches_a_listener_to_tls_and_back() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let trusting = TlsCaller::trusting(pki.authority());
     let nobody = trusting.config(&[b"http/1.1"]);
     let showing = trusting.showing(&pki.client("billing", &[], None).unwrap());
-    let world = Setup::default()
+    let world = daemon()
         .file("server.pem", &pki.server().certificate)
         .file("server-key.pem", &pki.server().key)
         .file("clients.pem", pki.authority_pem())
@@ -195,12 +192,12 @@ async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
     assert_eq!((&event["listeners"], &event["settings"]), (&"1 kept".into(), &"server.tls".into()));
     assert!(plain.is_closed().await, "what was said in clear text is over");
     let over_tls = async |config| {
-        let stream = tls::connect(world.address, config).await.ok()?;
+        let stream = tls_caller::connect(world.address, config).await.ok()?;
         Caller::over(stream, "localhost").try_send(&Request::get("/x")).await.ok().map(|reply| reply.status)
     };
     assert_eq!(over_tls(Arc::clone(&nobody)).await, Some(200));
     let mut anonymous =
-        Caller::over(tls::connect(world.address, Arc::clone(&nobody)).await.unwrap(), "localhost");
+        Caller::over(tls_caller::connect(world.address, Arc::clone(&nobody)).await.unwrap(), "localhost");
     assert_eq!(anonymous.send(&Request::get("/x")).await.status, 200);
 
     world.configure(|text| text.replace("[server.limits]", "client_ca = \"clients.pem\"\n[server.limits]"));
@@ -216,16 +213,15 @@ async fn callers_of_a_listener_speak_tls_from_the_reload_on_that_asks_for_it() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_not_said_anything_yet_is_taken_along() {
-    let world = Setup::default().start().await;
+async fn a_silent_connection_follows_a_reload() {
+    let world = daemon().start().await;
     let mut silent = world.caller().await;
 
     world.configure(|text| text + "[routes.headers]\nset = { x-table = \"2\" }\n");
     world.reload().await;
 
-    let reply = tokio::time::timeout(PATIENCE, silent.send(&Request::get("/x"))).await.unwrap();
+    let reply = tokio::time::timeout(STEP_TIMEOUT, silent.send(&Request::get("/x"))).await.unwrap();
     assert_eq!(reply.status, 200);
     assert_eq!(world.upstream.requests()[0].get("x-table"), Some("2"));
-    tokio::time::sleep(Duration::from_millis(10)).await;
     world.finish().await;
 }

@@ -14,14 +14,14 @@ use crate::callers::{Connection, Version, connect, new_id};
 use crate::report::Report;
 use crate::world::{PERSON, World};
 
-/// How many requests a connection is used for, and how many streams at once.
+/// Requests for each connection, and streams at once.
 const REQUESTS: usize = 60;
 pub const STREAMS: usize = 4;
 const BIG: usize = 3_000_000;
 
-/// Asks for this and that, and has every answer judged.
+/// Sends requests of every kind, and judges every answer.
 pub async fn asking(soak: Rc<Soak>, version: Version, index: usize) {
-    // Not all in step.
+    // The callers start at different times.
     tokio::time::sleep(Duration::from_millis(7 * index as u64)).await;
     while !soak.is_over() {
         let mut connection = match Connection::open(&soak.world, version).await {
@@ -59,8 +59,8 @@ async fn ask(soak: &Soak, connection: &mut Connection) {
                 std::iter::repeat_with(|| fastrand::u8(..)).take(fastrand::usize(2..300_000)).collect();
             (format!("{whose}/echo"), Some(body.clone()), body)
         }
-        5..=6 => (format!("{whose}/slow/{}", fastrand::u16(..1000)), None, Bytes::from(id.clone())),
-        _ => (format!("{whose}/words"), None, Bytes::from(id.clone())),
+        5..=6 => (format!("{whose}/slow/{}/id", fastrand::u16(..1000)), None, Bytes::from(id.clone())),
+        _ => (format!("{whose}/id"), None, Bytes::from(id.clone())),
     };
     let answer = connection.ask(&id, &path, body).await;
     soak.tally.note(&soak.world.api, &id, (&expected, path.contains("slow")), answer);
@@ -70,7 +70,7 @@ fn head(path: &str, more: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {}\r\n{more}\r\n", new_id())
 }
 
-/// Reads an answer in small pieces with pauses; half of them leave when they have had some.
+/// Reads an answer in small pieces with pauses; half of the callers leave before its end.
 pub async fn reading_slowly(soak: Rc<Soak>) {
     while !soak.is_over() {
         let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
@@ -94,19 +94,19 @@ pub async fn reading_slowly(soak: Rc<Soak>) {
         soak.tally.count(match (is_whole, is_broken) {
             (true, _) => "slow readers that got all",
             (false, true) => "slow readers that left, or whose answer broke off",
-            // With a length that was promised; TLS says how it ends.
+            // The answer had a length, or TLS tells the end.
             (false, false) => "slow readers whose answer was short or a failure",
         });
     }
 }
 
-/// Reads nothing of an answer until it is cut off.
+/// Reads nothing of an answer until the daemon closes the connection.
 pub async fn reading_nothing(soak: Rc<Soak>) {
     while !soak.is_over() {
         let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
         let _ = socket.write_all(head(&format!("/big/{BIG}"), "").as_bytes()).await;
         let began = Instant::now();
-        // The connection's end is seen where something is written; a head that is never complete is that.
+        // A write shows the connection's end; the bytes are a head that never ends.
         let end = loop {
             tokio::time::sleep(Duration::from_millis(250)).await;
             if socket.write_all(b"x").await.is_err() {
@@ -129,14 +129,14 @@ pub async fn reading_nothing(soak: Rc<Soak>) {
     }
 }
 
-/// Leaves in the middle of a head, a body, the wait for an answer, or an answer.
+/// Leaves in the middle of a head, of a body, of the wait for an answer, or of an answer.
 pub async fn leaving(soak: Rc<Soak>) {
     while !soak.is_over() {
         let pause = Duration::from_millis(fastrand::u64(20..200));
         let way = fastrand::u8(..5);
         if way == 4 {
             if let Ok(mut connection) = Connection::open(&soak.world, Version::Http2).await {
-                // Its stream is reset, then the connection ends.
+                // The stream is reset, then the connection ends.
                 let id = new_id();
                 let _ = tokio::time::timeout(pause, connection.ask(&id, "/slow/5000", None)).await;
             }
@@ -157,14 +157,14 @@ pub async fn leaving(soak: Rc<Soak>) {
     }
 }
 
-/// Once nobody calls any more, the daemon has what it had before, and its connections to the API.
+/// Checks that the daemon has as many descriptors as before the load, and its connections to the API.
 pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     let Some(before) = samples.descriptors_before() else {
         return report.note("descriptors are shown to root alone");
     };
     let began = Instant::now();
     let left = loop {
-        let left = world.descriptors().unwrap().saturating_sub(world.api.connections());
+        let left = world.descriptors().unwrap().saturating_sub(world.api.open_connections());
         if left <= before || began.elapsed() > Duration::from_secs(10) {
             break left;
         }
@@ -173,6 +173,6 @@ pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     report.check(
         "no descriptor is left when all callers have gone",
         left <= before,
-        &format!("{before} before; {left}, and {} connections to the API", world.api.connections()),
+        &format!("{before} before; {left}, and {} connections to the API", world.api.open_connections()),
     );
 }

@@ -1,4 +1,4 @@
-//! SIGHUP a hundred times while callers ask: no request fails, and nothing is left behind.
+//! A hundred SIGHUPs under load: no request fails, and no resource is leaked.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -15,9 +15,9 @@ use crate::report::Report;
 use crate::world::{Setup, World};
 
 const HANGUPS: usize = 100;
-/// Longer than the daemon leaves from one reload to the next.
+/// Longer than the daemon's pause between two reloads.
 const PAUSE: Duration = Duration::from_millis(150);
-/// Before the first: until all buffers are as large as they get.
+/// Time before the first SIGHUP, in which all buffers reach their size.
 const CALM: Duration = Duration::from_secs(10);
 
 pub async fn run(bearerd: &Path, report: &mut Report) {
@@ -48,7 +48,7 @@ pub async fn run(bearerd: &Path, report: &mut Report) {
     world.finish(report).await;
 }
 
-/// Each with another certificate and configuration.
+/// Sends SIGHUPs, each with another certificate and configuration.
 async fn hanging_up(soak: Rc<Soak>) {
     tokio::time::sleep(CALM).await;
     for round in 1..=HANGUPS {

@@ -1,24 +1,24 @@
-//! What the others do during the soak: token endpoints that fail, tokens that are revoked, SIGHUP.
+//! The daemon's peers during the soak: failing token endpoints, revoked tokens, SIGHUP.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use bearerd::demo::authorization_server::Answer;
 use rustix::process::Signal;
+use testkit::authorization_server::Answer;
 use tokio::time::Instant;
 
 use super::Soak;
 use crate::callers::certificate;
 
 const TICK: Duration = Duration::from_millis(10);
-/// One token request of so many fails: 5 %.
+/// One of so many token requests fails: 5 %.
 const FAILS_EVERY: usize = 20;
-/// The first that does, so that a short run sees it too.
+/// The first token request that fails, so that a short run has one.
 const FAILS_FIRST: usize = 2;
-/// How often a SIGHUP comes.
+/// The time between two SIGHUPs.
 const HANGUP: Duration = Duration::from_secs(30);
 
-/// Has every twentieth token request fail, each time in another way.
+/// Lets every twentieth token request fail, each time in another way.
 pub async fn failing_token_endpoints(soak: Rc<Soak>) {
     let ways = [Answer::status(500, "{}"), Answer::Hangup, Answer::status(503, "<html>down</html>")];
     let mut ways = ways.iter().cycle();
@@ -29,7 +29,7 @@ pub async fn failing_token_endpoints(soak: Rc<Soak>) {
         for (index, issuer) in issuers.iter().enumerate() {
             let requests = issuer.requests();
             if is_queued[index] && requests > next_failure[index] {
-                // It has failed before it did anything: the refresh token is as good as before.
+                // The failed request did not use the refresh token, which stays valid.
                 if let Some(latest) = issuer.refresh_tokens().latest() {
                     issuer.take_back(latest);
                 }
@@ -49,8 +49,8 @@ pub async fn failing_token_endpoints(soak: Rc<Soak>) {
 
 /// Revokes all tokens of one issuer every few seconds.
 ///
-/// Tokens that have been in use for a moment: one that is revoked on its way to its first use looks like an API that
-/// takes no token at all, and callers are rightly told.
+/// Only tokens that have been in use for a moment: a token that is revoked before its first use looks like an API that
+/// rejects every token, and callers rightly get an error.
 pub async fn revoking(soak: Rc<Soak>) {
     while !soak.is_over() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(2000..6000))).await;
@@ -68,8 +68,8 @@ pub async fn revoking(soak: Rc<Soak>) {
     }
 }
 
-/// Renews the certificate, writes another configuration and sends SIGHUP; new connections are shown the new one, and
-/// new requests go by the other.
+/// Renews the certificate, writes another configuration and sends SIGHUP; new connections must have the new certificate,
+/// and new requests the new configuration.
 pub async fn hanging_up(soak: Rc<Soak>) {
     let pause = HANGUP.min(soak.time / 3);
     for round in 1.. {
@@ -98,7 +98,7 @@ pub async fn hanging_up(soak: Rc<Soak>) {
     }
 }
 
-/// Where more token requests came than a quota lets through: so many at once, refilled over its period.
+/// The moments at which more token requests came than a quota allows: so many at once, refilled over its period.
 pub fn over_quota(times: &[Instant], (requests, per): (f64, Duration)) -> Vec<String> {
     let mut over = Vec::new();
     for (index, from) in times.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Whether memory, descriptors and threads are flat.
+//! Samples of memory, descriptors and threads, which must not grow.
 //!
-//! A sample is taken each second. The slope is that of the second half, when all buffers have been as large as they get:
-//! the median of the slopes of all pairs (Theil–Sen), so that neither a spike nor where the half begins decides.
+//! There is a sample each second. The second half counts, when all buffers have reached their size: the slope is the
+//! median of the slopes of all pairs (Theil–Sen), which neither a spike nor the start of the half affects.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::figures::{median, mib, slope};
 use crate::report::Report;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// How much memory may grow in the second half. The allocator's own ways are up to that much.
+/// The allowed growth of memory in the second half, in bytes; the allocator's own variation is up to that much.
 const GROWTH: f64 = 2.0 * 1024.0 * 1024.0;
-/// The same where the half is shorter than a minute: the allocator keeps what is freed for ten seconds, and as much as
-/// comes and goes in that time is most of what is seen there.
+/// The allowed growth in a half shorter than a minute: the allocator keeps freed memory for ten seconds, and most of the
+/// variation is memory that is used and freed in that time.
 const GROWTH_IN_SHORT: f64 = 3.0 * GROWTH;
 
 #[derive(Debug)]
@@ -33,9 +33,10 @@ struct Sample {
 }
 
 impl Samples {
-    /// Takes them until the soak is over.
+    /// Takes samples until the soak is over.
     pub async fn taken(soak: &Soak) -> Self {
-        let before = soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.connections()));
+        let before =
+            soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.open_connections()));
         let mut all = Vec::new();
         let mut due = Instant::now() + EVERY;
         while !soak.is_over() {
@@ -48,7 +49,7 @@ impl Samples {
         Self { before, all }
     }
 
-    /// What the daemon had when nobody called, its connections to the API aside.
+    /// The daemon's descriptors before the load, without its connections to the API.
     pub const fn descriptors_before(&self) -> Option<usize> {
         self.before
     }
@@ -89,7 +90,7 @@ impl Samples {
         }
         let threads = |samples: &[Sample]| median(&samples.iter().map(|one| one.threads).collect::<Vec<_>>());
         let (before, after) = (threads(first), threads(second));
-        // Names are looked up and files read by threads that come and go.
+        // The runtime's threads for names and files come and go.
         report.check("threads are flat", after <= before + 4, &format!("{before}, then {after}"));
     }
 }

@@ -1,4 +1,4 @@
-//! What callers got, judged by what the API did.
+//! The callers' answers, compared with the API's record of each request.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,8 +6,9 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use testkit::harness::Upstream;
+use testkit::harness::upstream::attempts::Outcome;
 
-use crate::api::{Api, End};
 use crate::callers::Answer;
 use crate::figures::{millis, quantile};
 use crate::report::Report;
@@ -17,7 +18,7 @@ pub struct Tally {
     outcomes: RefCell<BTreeMap<String, usize>>,
     wrong: RefCell<Vec<String>>,
     answers: Cell<usize>,
-    /// How long small answers took.
+    /// The durations of small answers.
     took: RefCell<Vec<Duration>>,
     of_tokens: Cell<usize>,
     stuck_longest: Cell<Duration>,
@@ -27,10 +28,10 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Judges an answer: by the body of a good one, and whether that takes its time.
+    /// Judges an answer by the expected body; the durations of slow answers are not recorded.
     pub fn note(
         &self,
-        api: &Api,
+        api: &Upstream,
         id: &str,
         (expected, is_slow): (&Bytes, bool),
         answer: Result<Answer, hyper::Error>,
@@ -38,37 +39,37 @@ impl Tally {
         let tries = api.settle(id);
         let answer = match answer {
             Ok(answer) => answer,
-            // A stream that is reset takes with it what of it has not been written.
-            Err(error) if is_stream_reset(&error) && tries.last() == Some(&End::Reset) => {
+            // A reset drops the part of the answer that was not written yet.
+            Err(error) if is_stream_reset(&error) && tries.last() == Some(&Outcome::Reset) => {
                 return self.count("HTTP/2 streams reset before anything of the answer");
             }
             Err(error) => return self.wrong(format!("{id}: no answer at all: {error:?}; {tries:?}")),
         };
-        // One that is asked to take its time says nothing of ours.
+        // The duration of an answer that is slow on purpose says nothing about the daemon.
         self.answers.set(self.answers.get() + 1);
         if expected.len() < 100 && !is_slow {
             self.took.borrow_mut().push(answer.took);
         }
-        let replayed = tries.first() == Some(&End::Rejected) && tries.len() == 2;
+        let replayed = tries.first() == Some(&Outcome::Rejected) && tries.len() == 2;
         let last = tries.last().copied();
         let (what, is_right) = match (&answer.code, answer.status) {
             (None, 200) if answer.is_complete => {
                 let is_own = answer.id.as_deref() == Some(id) && answer.body == *expected;
-                (if replayed { "200 after a 401" } else { "200" }, is_own && last == Some(End::Answered))
+                (if replayed { "200 after a 401" } else { "200" }, is_own && last == Some(Outcome::Answered))
             }
             (None, 200) => {
                 let is_start = expected.starts_with(&answer.body) && answer.body.len() < expected.len();
                 let is_own = answer.id.as_deref() == Some(id);
-                ("200 that broke off", is_start && is_own && last == Some(End::Reset))
+                ("200 that broke off", is_start && is_own && last == Some(Outcome::Reset))
             }
             (None, 401) => {
                 self.of_tokens.set(self.of_tokens.get() + 1);
-                ("401 passed on", last == Some(End::Rejected) && answer.id.as_deref() == Some(id))
+                ("401 passed on", last == Some(Outcome::Rejected) && answer.id.as_deref() == Some(id))
             }
-            (Some(_), 502) => ("502", last == Some(End::Reset)),
+            (Some(_), 502) => ("502", last == Some(Outcome::Reset)),
             (Some(code), 503) if code.contains("token") => {
                 self.of_tokens.set(self.of_tokens.get() + 1);
-                (&*format!("503 {code}"), matches!(last, None | Some(End::Rejected)))
+                (&*format!("503 {code}"), matches!(last, None | Some(Outcome::Rejected)))
             }
             _ => ("another", false),
         };
@@ -83,12 +84,12 @@ impl Tally {
         }
     }
 
-    /// What should not have been.
+    /// Records a violation.
     pub fn wrong(&self, text: String) {
         self.wrong.borrow_mut().push(text);
     }
 
-    /// Something that is only counted.
+    /// Counts an event.
     pub fn count(&self, what: &str) {
         *self.outcomes.borrow_mut().entry(what.to_owned()).or_default() += 1;
     }
@@ -129,12 +130,12 @@ impl Tally {
         self.stuck_longest.get()
     }
 
-    /// How many answers were about tokens: a 401, or a 503 of ours.
+    /// How many answers were a 401, or a 503 because of the token.
     pub const fn of_tokens(&self) -> usize {
         self.of_tokens.get()
     }
 
-    /// What was no answer with 200.
+    /// The outcomes other than 200.
     pub fn failures(&self) -> Vec<String> {
         let outcomes = self.outcomes.borrow();
         let failed = outcomes.iter().filter(|(what, _)| !what.starts_with("200"));

@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as the process, a certificate for loopback, and whatever else it issues.
+//! A certificate authority that exists as long as the process, and the certificates that it issues.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,7 +19,7 @@ pub struct Pki {
     server: Issued,
 }
 
-/// A certificate with its key, as files hold them.
+/// A certificate with its private key.
 #[derive(Clone)]
 pub struct Issued {
     /// PEM.
@@ -38,19 +38,19 @@ impl std::fmt::Debug for Issued {
 }
 
 impl Issued {
-    /// As TLS takes it.
+    /// The certificate chain and the key, DER.
     pub fn der(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         (vec![self.certificate_der.clone()], PrivateKeyDer::Pkcs8(self.key_der.clone_key()))
     }
 }
 
-/// Why no certificate could be made.
+/// Why a certificate could not be made.
 #[derive(Debug, Error)]
 pub enum PkiError {
-    /// It could not be made.
+    /// Making the certificate failed.
     #[error("a certificate could not be made")]
     Certificate(#[from] rcgen::Error),
-    /// TLS would not take it.
+    /// TLS refused the certificate.
     #[error("TLS cannot be set up with the certificate")]
     Tls(#[from] rustls::Error),
     /// Clients' certificates cannot be checked.
@@ -64,7 +64,7 @@ impl Pki {
         Self::with(names, None)
     }
 
-    /// The same with a certificate that ends then.
+    /// An authority, and a certificate that expires at this time.
     pub fn ending(names: &[&str], end: SystemTime) -> Result<Self, PkiError> {
         Self::with(names, Some(end))
     }
@@ -91,12 +91,12 @@ impl Pki {
         &self.server
     }
 
-    /// Another certificate for a server of these names.
+    /// Issues another certificate for a server of these names.
     pub fn another_server(&self, names: &[&str], end: Option<SystemTime>) -> Result<Issued, PkiError> {
         issue(&self.issuer, server_params(names)?, end)
     }
 
-    /// A client's certificate, with a common name and URIs.
+    /// Issues a client's certificate with a common name and URIs.
     pub fn client(&self, name: &str, uris: &[&str], end: Option<SystemTime>) -> Result<Issued, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -107,22 +107,22 @@ impl Pki {
         issue(&self.issuer, params, end)
     }
 
-    /// The authority's certificate, to be trusted.
+    /// The authority's certificate, DER.
     pub const fn authority(&self) -> &CertificateDer<'static> {
         &self.authority
     }
 
-    /// The same as a file's content.
+    /// The authority's certificate, PEM.
     pub fn authority_pem(&self) -> &str {
         &self.authority_pem
     }
 
-    /// What a server with the certificate needs, offering these protocols (ALPN).
+    /// The configuration of a TLS server that offers these protocols (ALPN).
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, PkiError> {
         self.server_config_for(alpn, None)
     }
 
-    /// The same for clients that show a certificate of this authority, and no others.
+    /// The configuration of a TLS server that requires a client certificate of this authority, if there is one.
     pub fn server_config_for(
         &self,
         alpn: &[&[u8]],

@@ -1,7 +1,7 @@
-//! A caller that speaks HTTP/1.1 over a socket of its own and polices every response.
+//! A caller that speaks HTTP/1.1 over a connection of its own and checks every response.
 //!
-//! It reads no more than a response's framing says and fails if that is unclear, checks each field against a
-//! list of those that may be there, that problems are complete, and that the answer belongs to the request.
+//! The caller reads as many bytes as a response's framing says, and fails if the framing is ambiguous. Each field must be
+//! on a list of allowed fields, problem details must be complete, and the response must belong to the request.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -10,15 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::PATIENCE;
+use super::STEP_TIMEOUT;
 
-/// The field by which answers are told apart; the scripted API echoes it.
+/// The field with a request's id; the scripted API copies it into its answer.
 pub const REQUEST_ID: &str = "x-request-id";
 
-/// What the proxy itself answers to a login.
+/// The body of bearerd's own answer to a login request.
 pub const LOGIN: &str = r#"{"access_token":"bearerd-local","token_type":"bearer","expires_in":86399}"#;
 
-/// What a caller may get to see.
+/// The fields that a response may have.
 const ALLOWED_FIELDS: &[&str] = &[
     "cache-control",
     "connection",
@@ -39,7 +39,7 @@ const ALLOWED_FIELDS: &[&str] = &[
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// What a caller speaks over.
+/// A connection of any kind.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Socket for S {}
@@ -48,47 +48,61 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Socket for S {}
 #[derive(Debug)]
 pub struct Caller {
     stream: Box<dyn Socket>,
-    /// What it calls the proxy.
+    /// The `Host` that the caller sends.
     host: String,
-    /// Read and not yet part of a response.
+    /// Bytes that were read and belong to the next response.
     unread: Vec<u8>,
 }
 
 /// A request to send.
 #[derive(Clone, Debug)]
+#[must_use = "a request does nothing until it is sent"]
 pub struct Request {
+    /// The method.
     pub method: &'static str,
+    /// The path and the query.
     pub target: String,
+    /// Further fields.
     pub fields: Vec<(String, String)>,
+    /// The body.
     pub body: Body,
+    /// The version in the request line.
     pub version: &'static str,
 }
 
-/// How its body is framed.
+/// A request's body and its framing.
 #[derive(Clone, Debug)]
 pub enum Body {
+    /// No body.
     None,
+    /// A body with `Content-Length`.
     Length(Vec<u8>),
+    /// A body in chunks.
     Chunked(Vec<Vec<u8>>),
 }
 
 /// A complete response.
 #[derive(Clone, Debug)]
 pub struct Reply {
+    /// The status.
     pub status: u16,
+    /// The reason phrase.
     pub reason: String,
+    /// The fields, their names in lower case.
     pub fields: Vec<(String, String)>,
+    /// The body without its framing.
     pub body: Vec<u8>,
 }
 
 /// The connection ended before the response did.
 #[derive(Debug)]
 pub struct Incomplete {
-    /// What had arrived of it.
+    /// The bytes that had arrived.
     pub received: Vec<u8>,
 }
 
 impl Request {
+    /// A GET without a body.
     pub fn get(target: &str) -> Self {
         Self {
             method: "GET",
@@ -99,20 +113,24 @@ impl Request {
         }
     }
 
+    /// A POST with `Content-Length`.
     pub fn post(target: &str, body: &[u8]) -> Self {
         Self { method: "POST", body: Body::Length(body.to_vec()), ..Self::get(target) }
     }
 
+    /// A POST in these chunks.
     pub fn chunked(target: &str, chunks: &[&[u8]]) -> Self {
         let chunks = chunks.iter().map(|chunk| chunk.to_vec()).collect();
         Self { method: "POST", body: Body::Chunked(chunks), ..Self::get(target) }
     }
 
+    /// Adds a field.
     pub fn field(mut self, name: &str, value: &str) -> Self {
         self.fields.push((name.to_owned(), value.to_owned()));
         self
     }
 
+    /// Sets the method.
     pub fn method(self, method: &'static str) -> Self {
         Self { method, ..self }
     }
@@ -164,23 +182,24 @@ impl Request {
 }
 
 impl Caller {
+    /// Connects over TCP.
     pub async fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).await.unwrap()
     }
 
-    /// Over something else than TCP.
+    /// Speaks over a connection that the test made.
     pub fn over(stream: impl Socket + 'static, host: &str) -> Self {
         Self { stream: Box::new(stream), host: host.to_owned(), unread: Vec::new() }
     }
 
-    /// Connects, if the daemon still accepts.
+    /// Connects over TCP; `None` if the daemon does not accept.
     pub async fn try_connect(address: SocketAddr) -> Option<Self> {
         let stream = TcpStream::connect(address).await.ok()?;
         stream.set_nodelay(true).ok()?;
         Some(Self::over(stream, &address.to_string()))
     }
 
-    /// Sends a request and reads its answer, which must be complete.
+    /// Sends a request and reads the response, which must be complete.
     pub async fn send(&mut self, request: &Request) -> Reply {
         self.try_send(request).await.unwrap_or_else(|incomplete| {
             panic!(
@@ -192,14 +211,14 @@ impl Caller {
         })
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads the response.
     pub async fn try_send(&mut self, request: &Request) -> Result<Reply, Incomplete> {
         let id = format!("id-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let head = request.head(&self.host, &id);
         let body = request.framed_body();
         let (mut reading, mut writing) = tokio::io::split(&mut self.stream);
         let mut unread = std::mem::take(&mut self.unread);
-        // An answer may come before the body is sent, and ends the need to send it.
+        // A response may come before the whole body was sent; the rest is not sent then.
         let write = async {
             let _ = writing.write_all(&head).await;
             let _ = writing.write_all(&body).await;
@@ -208,7 +227,7 @@ impl Caller {
         };
         let read = read_reply(&mut reading, &mut unread, request.method == "HEAD");
         let outcome = tokio::select! {
-            outcome = tokio::time::timeout(PATIENCE, read) => outcome.expect("no answer in time"),
+            outcome = tokio::time::timeout(STEP_TIMEOUT, read) => outcome.expect("no answer in time"),
             () = write => unreachable!(),
         };
         self.unread = unread;
@@ -223,16 +242,22 @@ impl Caller {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// Writes bytes as they are, if the other side still takes them.
+    /// Writes bytes as they are; an error if the daemon has closed the connection.
     pub async fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
-    /// Reads what there is, whatever it is.
+    /// Waits until the next response has begun.
+    pub async fn begun(&mut self) {
+        let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut self.unread)).await;
+        assert!(read.expect("no answer in time").unwrap() > 0, "the end came");
+    }
+
+    /// Reads a head and what follows it at once.
     pub async fn read_some(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         loop {
-            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut bytes)).await;
+            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut bytes)).await;
             assert!(read.expect("nothing came").unwrap() > 0, "the end came");
             if bytes.windows(4).any(|window| window == b"\r\n\r\n") {
                 let more = self.stream.read_buf(&mut bytes);
@@ -242,11 +267,11 @@ impl Caller {
         }
     }
 
-    /// Reads what there is until it ends like this.
+    /// Reads until the bytes end with this text.
     pub async fn read_until(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {
-            let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut bytes)).await;
+            let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read_buf(&mut bytes)).await;
             let count =
                 read.unwrap_or_else(|_| panic!("no {end:?}: {}", String::from_utf8_lossy(&bytes))).unwrap();
             assert!(count > 0, "the end came: {}", String::from_utf8_lossy(&bytes));
@@ -254,24 +279,24 @@ impl Caller {
         String::from_utf8(bytes).unwrap()
     }
 
-    /// Reads one answer to whatever was written.
+    /// Reads one response to what the test wrote.
     pub async fn read(&mut self) -> Result<Reply, Incomplete> {
         let mut unread = std::mem::take(&mut self.unread);
         let read = read_reply(&mut self.stream, &mut unread, false);
-        let outcome = tokio::time::timeout(PATIENCE, read).await.expect("no answer in time");
+        let outcome = tokio::time::timeout(STEP_TIMEOUT, read).await.expect("no answer in time");
         self.unread = unread;
         outcome
     }
 
-    /// Whether the daemon closes the connection now, without another byte.
+    /// Whether the daemon closes the connection without another byte.
     pub async fn is_closed(&mut self) -> bool {
         let mut byte = [0];
-        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut byte)).await.expect("stays open");
+        let read = tokio::time::timeout(STEP_TIMEOUT, self.stream.read(&mut byte)).await.expect("stays open");
         matches!(read, Ok(0) | Err(_)) && self.unread.is_empty()
     }
 }
 
-/// Reads a response strictly (RFC 9112): one way to tell its end, and nothing left over that is not asked for.
+/// Reads a response (RFC 9112 §6.3), whose end must be given in exactly one way.
 async fn read_reply<R: AsyncReadExt + Unpin>(
     reading: &mut R,
     unread: &mut Vec<u8>,
@@ -364,7 +389,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 impl Reply {
-    /// A field that there is once, or not.
+    /// The value of a field that occurs at most once.
     pub fn get(&self, name: &str) -> Option<&str> {
         let all: Vec<&str> =
             self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str()).collect();
@@ -376,7 +401,7 @@ impl Reply {
         self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.clone()).collect()
     }
 
-    /// Our own code for a failure; `None` if the answer is the API's.
+    /// The code of bearerd's own problem details; `None` if the response is the API's.
     pub fn code(&self) -> Option<String> {
         self.problem().map(|problem| problem["code"].as_str().unwrap().to_owned())
     }
@@ -386,12 +411,13 @@ impl Reply {
         is_problem.then(|| serde_json::from_slice(&self.body).expect("a problem is JSON"))
     }
 
+    /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
 
-/// What every response must keep to.
+/// Checks what holds for every response.
 pub fn police(reply: &Reply, id: &str) {
     for (name, value) in &reply.fields {
         assert!(ALLOWED_FIELDS.contains(&name.as_str()), "unexpected field {name}: {value}");
@@ -399,7 +425,7 @@ pub fn police(reply: &Reply, id: &str) {
     }
     assert!(find(&reply.body, b"tok_").is_none(), "a token in the body: {}", reply.text());
     match reply.problem() {
-        // Ours: complete, and never a 401.
+        // A problem of bearerd: complete, and never a 401.
         Some(problem) => {
             assert_ne!(reply.status, 401, "{problem}");
             assert_eq!(problem["status"], reply.status, "{problem}");
@@ -411,9 +437,9 @@ pub fn police(reply: &Reply, id: &str) {
             assert_eq!(reply.get("connection"), Some("close"), "a refusal closes the connection");
         }
         None if reply.text() == LOGIN => {}
-        // The API's: it echoes whose request it answers.
+        // An answer of the API, which copies the request's id.
         None => {
-            assert_eq!(reply.get(REQUEST_ID), Some(id), "the answer of another request: {reply:?}");
+            assert_eq!(reply.get(REQUEST_ID), Some(id), "the answer to another request: {reply:?}");
             assert!(reply.all("via").iter().any(|via| via.contains("bearerd-")), "{reply:?}");
             assert_eq!(reply.get("proxy-status"), None);
         }

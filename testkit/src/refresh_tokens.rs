@@ -1,53 +1,53 @@
 //! One-time refresh tokens with reuse detection (RFC 9700 §4.14.2).
 //!
-//! They are one family. Whoever uses one that was used before may have stolen it, or the one who used it then; nobody
-//! knows, and the family ends.
+//! All tokens are one family. The use of a token that was used before revokes the family, as one of the two uses may be
+//! a thief's.
 
 /// A family of refresh tokens, each the successor of the one before.
 #[derive(Clone, Default)]
 pub struct RefreshTokens {
-    /// All that were handed out.
+    /// All tokens that were issued.
     handed_out: Vec<String>,
-    /// Whether the last of them has been used and its successor is on its way.
+    /// Whether the last token was used and its successor was not issued yet.
     is_taken: bool,
     is_revoked: bool,
     reuses: usize,
 }
 
 impl RefreshTokens {
-    /// The one that was handed out last.
+    /// The token that was issued last.
     pub fn latest(&self) -> Option<&str> {
         self.handed_out.last().map(String::as_str)
     }
 
-    /// The one before it.
+    /// The token that was issued before the last.
     pub fn before(&self) -> Option<&str> {
         self.handed_out.iter().rev().nth(1).map(String::as_str)
     }
 
-    /// All that were handed out.
+    /// All tokens that were issued.
     pub fn all(&self) -> &[String] {
         &self.handed_out
     }
 
-    /// How often one was used that had been used before.
+    /// How often a token was used again.
     pub const fn reuses(&self) -> usize {
         self.reuses
     }
 
-    /// Begins a family; the one before is forgotten.
+    /// Begins a new family in the place of the former.
     pub(super) fn begin(&mut self) -> String {
         *self = Self::default();
         self.add()
     }
 
-    /// Begins a family with the next that is handed out.
+    /// Begins a new family with the next token.
     pub(super) fn expect(&mut self) {
         *self = Self::default();
         self.is_taken = true;
     }
 
-    /// Uses one; answers whether it was good for that.
+    /// Uses a token; returns whether the token was valid.
     pub(super) fn take(&mut self, token: &str) -> bool {
         let is_known = self.handed_out.iter().any(|known| known == token);
         if is_known && (self.is_taken || self.latest() != Some(token)) {
@@ -58,12 +58,12 @@ impl RefreshTokens {
         self.is_taken
     }
 
-    /// The successor of the one that was used.
+    /// Issues the successor of the token that was used.
     pub(super) fn hand_out(&mut self) -> Option<String> {
         std::mem::take(&mut self.is_taken).then(|| self.add())
     }
 
-    /// Forgets what became of this one: it is good once more. Whether anything had.
+    /// Makes a token valid again; returns whether it had been used.
     pub(super) fn take_back(&mut self, token: &str) -> bool {
         let was_taken = std::mem::take(&mut self.is_taken);
         let before = self.handed_out.len();
@@ -80,7 +80,7 @@ impl RefreshTokens {
     }
 }
 
-/// They are as good as any, and are not shown.
+/// Without the tokens.
 impl std::fmt::Debug for RefreshTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RefreshTokens").field("count", &self.handed_out.len()).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! An HTTP/2 upstream that is told frame by frame what to do (RFC 9113 §4), in clear text.
+//! An HTTP/2 upstream in clear text that a test drives frame by frame (RFC 9113 §4).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -6,20 +6,31 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// A frame's kind (RFC 9113 §6), as the next constants.
 pub const DATA: u8 = 0;
+/// See [`DATA`].
 pub const HEADERS: u8 = 1;
+/// See [`DATA`].
 pub const RST_STREAM: u8 = 3;
+/// See [`DATA`].
 pub const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+/// See [`DATA`].
 pub const GOAWAY: u8 = 7;
 
+/// A flag: the stream's last frame.
 pub const END_STREAM: u8 = 1;
+/// A flag: the whole field section.
 pub const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
+/// An error code (RFC 9113 §7), as the next constants.
 pub const NO_ERROR: u32 = 0;
+/// See [`NO_ERROR`].
 pub const INTERNAL_ERROR: u32 = 2;
+/// See [`NO_ERROR`].
 pub const REFUSED_STREAM: u32 = 7;
+/// See [`NO_ERROR`].
 pub const CANCEL: u32 = 8;
 
 /// `:status: 200` (RFC 7541, appendix A).
@@ -31,17 +42,21 @@ pub struct Frames {
     stream: TcpStream,
 }
 
-/// A frame that came.
+/// A frame that was received.
 #[derive(Debug)]
 pub struct Frame {
+    /// The kind.
     pub kind: u8,
+    /// The flags.
     pub flags: u8,
+    /// The stream's number.
     pub stream: u32,
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 impl Frames {
-    /// Begins, with these settings.
+    /// Reads the preface and sends these settings; `None` if the connection ends before.
     pub async fn accept(mut stream: TcpStream, settings: &[(u16, u32)]) -> Option<Self> {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.ok()?;
@@ -55,7 +70,7 @@ impl Frames {
         Some(frames)
     }
 
-    /// Sends a frame, if the peer still takes it.
+    /// Sends a frame; does nothing if the connection has ended.
     pub async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let mut frame = length[1..].to_vec();
@@ -65,22 +80,24 @@ impl Frames {
         let _ = self.stream.write_all(&frame).await;
     }
 
+    /// Resets a stream.
     pub async fn reset(&mut self, stream: u32, reason: u32) {
         self.send(RST_STREAM, 0, stream, &reason.to_be_bytes()).await;
     }
 
+    /// Ends the connection after this stream.
     pub async fn go_away(&mut self, last_stream: u32, reason: u32) {
         self.send(GOAWAY, 0, 0, &[last_stream.to_be_bytes(), reason.to_be_bytes()].concat()).await;
     }
 
-    /// A whole answer.
+    /// Answers with status 200 and this body.
     pub async fn answer(&mut self, stream: u32, body: &[u8]) {
         self.send(HEADERS, END_HEADERS, stream, STATUS_200).await;
         self.send(DATA, END_STREAM, stream, body).await;
     }
 
-    /// Answers in batches, `pause` after the last request came, to the end of the connection. `most` is how many were open
-    /// at once.
+    /// Answers all open requests each time none has come for `pause`, until the connection ends. `most` becomes the
+    /// greatest number of open requests.
     pub async fn answer_in_batches(&mut self, pause: Duration, most: &AtomicUsize) {
         let mut open = Vec::new();
         loop {
@@ -99,7 +116,7 @@ impl Frames {
         }
     }
 
-    /// The next frame that is about a stream; settings and pings are answered. `None` at the end.
+    /// Receives the next frame of a stream, and answers settings and pings before it. `None` at the connection's end.
     pub async fn next(&mut self) -> Option<Frame> {
         loop {
             let mut head = [0; 9];
@@ -119,7 +136,7 @@ impl Frames {
         }
     }
 
-    /// The next stream's number, once its request is whole; what it sent of a body.
+    /// Receives the next request; returns its stream's number and its body.
     pub async fn request(&mut self) -> Option<(u32, Vec<u8>)> {
         let mut body = Vec::new();
         loop {
@@ -133,7 +150,7 @@ impl Frames {
         }
     }
 
-    /// A field that is neither indexed nor compressed (RFC 7541 §6.2.2), for lengths below 127.
+    /// Encodes a field without index or compression (RFC 7541 §6.2.2); name and value are shorter than 127 bytes.
     pub fn field(name: &str, value: &str) -> Vec<u8> {
         let mut block = vec![0];
         for text in [name, value] {

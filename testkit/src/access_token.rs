@@ -1,9 +1,9 @@
-//! What the authorization server's tokens look like.
+//! The form of the authorization server's access tokens.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// A token that cannot be guessed from others: opaque, or in the form of a JWT that names a tenant.
+/// A random token: opaque, or a JWT that names a tenant.
 pub(super) fn new_token(tenant: Option<&str>) -> String {
     let random = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     match tenant {

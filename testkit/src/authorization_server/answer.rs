@@ -1,4 +1,4 @@
-//! What the token endpoint answers (RFC 6749 §5).
+//! The token endpoint's answers (RFC 6749 §5).
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::form_urlencoded;
 
 use super::{Answer, Asked, State, UnderWay};
-use crate::demo::server::{Body, json};
+use crate::server::{Body, json};
 
 impl State {
     pub(super) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> io::Result<Response<Body>> {
@@ -41,6 +41,7 @@ impl State {
             (memory.queue.pop_front(), memory.delay, refusal)
         };
         tokio::time::sleep(delay).await;
+        let _ = self.is_held.subscribe().wait_for(|is_held| !is_held).await;
         match (answer, refusal) {
             (Some(Answer::Hangup), _) => Err(io::Error::other("told to hang up")),
             (Some(Answer::Echo(name)), _) => Ok(self.echo(name)),
@@ -56,7 +57,7 @@ impl State {
         }
     }
 
-    /// RFC 6749 §5.2: why a request is refused, if it is.
+    /// The status and the error of a refused request (RFC 6749 §5.2).
     fn refusal(&self, headers: &HeaderMap, form: &[(String, String)]) -> Option<(u16, &'static str)> {
         let value = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let is_form = headers
@@ -64,7 +65,7 @@ impl State {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
         let basic = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Basic "));
         let is_known = match (basic, value("client_id")) {
-            // One way to authenticate, not two.
+            // One authentication method, not two.
             (Some(pair), None) => {
                 pair == STANDARD.encode(format!("{}:{}", self.client_id, self.client_secret))
             }

@@ -1,37 +1,40 @@
-//! An issuer that says where an organization's API is, as it is told to.
+//! An issuer whose discovery document names an organization's API.
 
 use std::sync::{Arc, Mutex};
 
-use bearerd::demo::server::{Body, Server, json, whole};
+use crate::server::{Body, Server, json, whole};
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 
-/// What it answers.
+/// What the issuer answers.
 #[derive(Clone, Debug)]
 pub enum Says {
     /// A document with this `api_endpoint`.
     Api(String),
-    /// This status and body.
+    /// A status and a body.
     Status(u16, String),
     /// HTML with status 200.
     Html,
-    /// A redirect to a document that is right.
+    /// A redirect to this location; `/right` has a good document.
     Redirect(String),
-    /// Nothing.
+    /// No answer.
     Hangs,
-    /// Nothing, and closes.
+    /// No answer: the connection is closed.
     HangsUp,
 }
 
-/// A request as it came.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Asked {
+    /// The path and the query.
     pub target: String,
+    /// The fields.
     pub headers: HeaderMap,
 }
 
+/// An issuer that runs until it is dropped.
 #[derive(Debug)]
 pub struct Issuer {
     server: Server,
@@ -41,10 +44,12 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// Starts an issuer that is reached by http.
     pub async fn start(says: Says) -> Self {
         Self::start_with(None, says).await
     }
 
+    /// Starts an issuer, with TLS or without.
     pub async fn start_with(tls: Option<Arc<ServerConfig>>, says: Says) -> Self {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (says, asked) = (Arc::new(Mutex::new(says)), Arc::new(Mutex::new(Vec::new())));
@@ -58,14 +63,17 @@ impl Issuer {
         Self { server, scheme, says, asked }
     }
 
+    /// Scheme, host and port.
     pub fn url(&self) -> String {
         format!("{}://localhost:{}", self.scheme, self.server.address().port())
     }
 
+    /// Changes the answer.
     pub fn says(&self, says: Says) {
         *self.says.lock().unwrap() = says;
     }
 
+    /// All requests that were received.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }

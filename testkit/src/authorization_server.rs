@@ -1,6 +1,7 @@
-//! An OAuth 2.0 authorization server for one client: issues tokens, revokes them, does as it is told.
+//! An OAuth 2.0 authorization server for one client, which a test controls.
 //!
-//! A person who is sent to it authorizes the client at once, or does as told. Answers can be put in a queue; when it is empty, a valid request gets a token. Everything asked is remembered.
+//! The server issues and revokes tokens, and answers authorization requests at once, as if a person had consented. A test
+//! can queue answers; with an empty queue every valid request gets a token. The server records all requests.
 
 mod answer;
 mod browser;
@@ -14,12 +15,13 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, RETRY_AFTER};
 use rustls::ServerConfig;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::access_token::new_token;
-use super::authorization_codes::AuthorizationCodes;
-use super::refresh_tokens::RefreshTokens;
-use super::server::Server;
+use crate::access_token::new_token;
+use crate::authorization_codes::AuthorizationCodes;
+use crate::refresh_tokens::RefreshTokens;
+use crate::server::Server;
 
 /// An authorization server that runs until it is dropped.
 #[derive(Debug)]
@@ -29,22 +31,22 @@ pub struct AuthorizationServer {
     state: Arc<State>,
 }
 
-/// What a token request is answered with, in the place of a token.
+/// An answer to a token request that takes the place of the usual token.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// A token after all, but only after this time.
+    /// A token after this time.
     Late(Duration),
     /// A token with this lifetime in `expires_in`.
     Lifetime(u64),
-    /// The token that was issued last, once more.
+    /// The token that was issued last.
     SameAgain,
-    /// This, whatever was asked.
+    /// This answer, whatever the request says.
     Fixed {
         /// The status.
         status: u16,
-        /// Its fields; it is JSON unless they say otherwise.
+        /// The fields; the body is JSON unless they name another type.
         fields: Vec<(&'static str, String)>,
-        /// Its body; `{token}` stands for a token that is issued with it, `{issuer}` for the issuer.
+        /// The body; a new token takes the place of `{token}`, and the issuer the place of `{issuer}`.
         body: String,
     },
     /// A refusal that quotes this parameter of the request.
@@ -54,7 +56,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// 429 with so many seconds in `Retry-After`.
+    /// 429 with this `Retry-After` in seconds.
     pub fn too_many(retry_after: u64) -> Self {
         let fields = vec![(RETRY_AFTER.as_str(), retry_after.to_string())];
         Self::Fixed { status: 429, fields, body: String::new() }
@@ -66,16 +68,16 @@ impl Answer {
     }
 }
 
-/// What a person who is sent here does, and what it comes to.
+/// The outcome of authorization requests.
 #[derive(Clone, Debug)]
 pub struct Consent {
-    /// Whether the person says no.
+    /// Whether the person denies the request.
     pub is_denied: bool,
-    /// Whether the client may go on without the person.
+    /// Whether the client gets a refresh token.
     pub is_lasting: bool,
-    /// What is granted, if that is said.
+    /// The `scope` of token answers; absent if `None`.
     pub scope: Option<String>,
-    /// Who answers (RFC 9207), if that is said.
+    /// The `iss` of authorization answers (RFC 9207); absent if `None`.
     pub iss: Option<String>,
 }
 
@@ -85,16 +87,16 @@ impl Default for Consent {
     }
 }
 
-/// A token request as it arrived.
+/// A token request that was received.
 #[derive(Clone)]
 pub struct Asked {
-    /// When its head arrived.
+    /// When the head arrived.
     pub at: Instant,
-    /// Its fields.
+    /// The fields.
     pub headers: HeaderMap,
-    /// Its form, decoded.
+    /// The form, decoded.
     pub form: Vec<(String, String)>,
-    /// Its form as sent.
+    /// The form as sent.
     pub raw: String,
 }
 
@@ -103,19 +105,21 @@ struct State {
     client_id: String,
     client_secret: String,
     memory: Mutex<Memory>,
+    /// Whether answers are held back.
+    is_held: watch::Sender<bool>,
 }
 
 struct Memory {
-    /// Whether any client with any grant gets a token.
+    /// Whether every client with every grant gets a token.
     takes_all: bool,
     lifetime: u64,
-    /// Named in the tokens, which are JWTs then.
+    /// The tenant that tokens name; such tokens are JWTs.
     tenant: Option<String>,
     delay: Duration,
     queue: VecDeque<Answer>,
     asked: Vec<Asked>,
     issued: Vec<String>,
-    /// When each token ends; revoked ones are not in here.
+    /// The end of each token that was not revoked.
     live: BTreeMap<String, Instant>,
     under_way: usize,
     most_at_once: usize,
@@ -127,17 +131,17 @@ struct Memory {
     /// Whether the client has no secret.
     is_public: bool,
     token_path: String,
-    /// What metadata is answered with, by path; the issuer's own where there is nothing.
+    /// Answers in the place of the issuer's metadata, by path.
     metadata: BTreeMap<String, Answer>,
     metadata_asked: Vec<String>,
 }
 
 impl AuthorizationServer {
-    /// Starts one that knows this client.
+    /// Starts a server that knows this client.
     ///
     /// # Errors
     ///
-    /// If no port is to be had.
+    /// If no port can be had.
     pub async fn start(
         client_id: &str,
         client_secret: &str,
@@ -168,6 +172,7 @@ impl AuthorizationServer {
                 metadata: BTreeMap::new(),
                 metadata_asked: Vec::new(),
             }),
+            is_held: watch::Sender::new(false),
         });
         let answering = Arc::clone(&state);
         let server = Server::start(tls, move |request| {
@@ -181,117 +186,127 @@ impl AuthorizationServer {
         Ok(Self { _server: server, issuer, state })
     }
 
-    /// Who it is. Any path behind it makes another issuer that is the same server.
+    /// The issuer identifier. With any path appended it is another issuer of the same server.
     pub fn issuer(&self) -> &str {
         &self.issuer
     }
 
-    /// Its token endpoint.
+    /// The token endpoint.
     pub fn token_url(&self) -> String {
         format!("{}{}", self.issuer, self.memory().token_path)
     }
 
-    /// Where a person authorizes the client.
+    /// The authorization endpoint.
     pub fn authorize_url(&self) -> String {
         format!("{}/authorize", self.issuer)
     }
 
-    /// Answers token requests at this path from now on, and with 404 elsewhere.
+    /// Moves the token endpoint to this path; other paths answer with 404.
     pub fn move_token_endpoint(&self, path: &str) {
         path.clone_into(&mut self.memory().token_path);
     }
 
-    /// Answers at a well-known path with this in the place of the issuer's metadata.
+    /// Sets the answer at a well-known path in the place of the issuer's metadata.
     pub fn set_metadata(&self, path: &str, answer: Answer) {
         self.memory().metadata.insert(path.to_owned(), answer);
     }
 
-    /// The paths at which metadata was asked for.
+    /// The paths of all metadata requests.
     pub fn metadata_asked(&self) -> Vec<String> {
         self.memory().metadata_asked.clone()
     }
 
-    /// What a person who is sent here does from now on.
+    /// Sets the outcome of further authorization requests.
     pub fn set_consent(&self, consent: Consent) {
         self.memory().consent = consent;
     }
 
-    /// What a person was sent here with, each time.
+    /// The queries of all authorization requests.
     pub fn authorized(&self) -> Vec<Vec<(String, String)>> {
         self.memory().authorized.clone()
     }
 
-    /// All codes that were handed out.
+    /// All authorization codes that were issued.
     pub fn codes(&self) -> Vec<String> {
         self.memory().codes.all().to_vec()
     }
 
-    /// Takes the client's id for all that it has to show.
+    /// Accepts the client's id without a secret from now on.
     pub fn take_public(&self) {
         self.memory().is_public = true;
     }
 
-    /// The lifetime of tokens from now on, in seconds.
+    /// Sets the lifetime of further tokens, in seconds.
     pub fn set_lifetime(&self, seconds: u64) {
         self.memory().lifetime = seconds;
     }
 
-    /// The tenant that tokens name from now on.
+    /// Sets the tenant that further tokens name.
     pub fn set_tenant(&self, tenant: &str) {
         self.memory().tenant = Some(tenant.to_owned());
     }
 
-    /// How long each answer takes from now on.
+    /// Delays each further answer by this time.
     pub fn set_delay(&self, delay: Duration) {
         self.memory().delay = delay;
     }
 
-    /// Gives tokens to any client for any grant: for whoever looks at what was asked by himself.
+    /// Holds all token answers back until [`release`](Self::release).
+    pub fn hold(&self) {
+        self.state.is_held.send_replace(true);
+    }
+
+    /// Gives the answers that were held back, and holds no more.
+    pub fn release(&self) {
+        self.state.is_held.send_replace(false);
+    }
+
+    /// Accepts every client and grant from now on, for tests that check the requests themselves.
     pub fn take_all(&self) {
         self.memory().takes_all = true;
     }
 
-    /// A refresh token that is good for one use; each answer to it holds the next (RFC 9700 §4.14.2).
+    /// Issues a refresh token that can be used once; each answer has its successor (RFC 9700 §4.14.2).
     pub fn authorize(&self) -> String {
         self.memory().refresh.begin()
     }
 
-    /// Which refresh tokens were handed out, and what became of them.
+    /// The refresh tokens that were issued.
     pub fn refresh_tokens(&self) -> RefreshTokens {
         self.memory().refresh.clone()
     }
 
-    /// Takes the use of a refresh token for one that never was, if it was used: the answer arrived nowhere.
+    /// Undoes the use of a refresh token whose answer was lost; returns whether the token had been used.
     pub fn take_back(&self, token: &str) -> bool {
         self.memory().refresh.take_back(token)
     }
 
-    /// Puts an answer at the end of the queue.
+    /// Appends an answer to the queue.
     pub fn answer_next(&self, answer: Answer) {
         self.memory().queue.push_back(answer);
     }
 
-    /// Forgets the answers that were not given yet.
+    /// Empties the queue.
     pub fn forget_queue(&self) {
         self.memory().queue.clear();
     }
 
-    /// Forgets every token: none is live any more.
+    /// Revokes all tokens.
     pub fn revoke_all(&self) {
         self.memory().live.clear();
     }
 
-    /// Which tokens are live; for whoever has to check one.
+    /// A view of the tokens, for an API that checks them.
     pub fn introspection(&self) -> Introspection {
         Introspection(Arc::clone(&self.state))
     }
 
-    /// How many token requests have come.
+    /// How many token requests were received.
     pub fn requests(&self) -> usize {
         self.memory().asked.len()
     }
 
-    /// All token requests that have come.
+    /// All token requests that were received.
     pub fn asked(&self) -> Vec<Asked> {
         self.memory().asked.clone()
     }
@@ -301,7 +316,7 @@ impl AuthorizationServer {
         self.memory().issued.clone()
     }
 
-    /// How many token requests were under way at once at the most.
+    /// The greatest number of token requests at the same time.
     pub fn most_at_once(&self) -> usize {
         self.memory().most_at_once
     }
@@ -311,12 +326,12 @@ impl AuthorizationServer {
     }
 }
 
-/// Knows which tokens are live.
+/// A view of the server's tokens.
 #[derive(Clone, Debug)]
 pub struct Introspection(Arc<State>);
 
 impl Introspection {
-    /// Whether a request's `Authorization` holds a live token, and no other.
+    /// Whether a request has exactly one `Authorization`, with a live token.
     pub fn is_authorized(&self, headers: &HeaderMap) -> bool {
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let token = values.next().and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -327,13 +342,19 @@ impl Introspection {
         self.0.memory().live.get(token).is_some_and(|end| Instant::now() < *end)
     }
 
-    /// Whether a token has ended by itself, and how long ago.
+    /// How long ago a token expired; `None` if it is live, revoked or unknown.
     pub fn ended_ago(&self, token: &str) -> Option<Duration> {
         let end = *self.0.memory().live.get(token)?;
         Instant::now().checked_duration_since(end)
     }
 
-    /// Whether a token was issued by this server, live or not.
+    /// How long a token is still live; zero if it has ended or was revoked.
+    pub fn remaining(&self, token: &str) -> Duration {
+        let end = self.0.memory().live.get(token).copied();
+        end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether this server issued a token, live or not.
     pub fn was_issued(&self, token: &str) -> bool {
         self.0.memory().issued.iter().any(|issued| issued == token)
     }
@@ -344,7 +365,7 @@ impl Introspection {
     }
 }
 
-/// Its secrets and tokens are as good as any, and are not shown.
+/// Without the secrets and tokens.
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State").field("client_id", &self.client_id).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! A proxy that leads where CONNECT says (RFC 9110 §9.3.6), or does something else instead.
+//! A proxy that opens tunnels (CONNECT, RFC 9110 §9.3.6), or fails as told.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,29 +9,32 @@ use tokio::net::TcpStream;
 
 use super::raw::{RawPeer, read_head};
 
-/// What it does with a CONNECT.
+/// What the proxy does with a CONNECT.
 #[derive(Clone, Copy, Debug)]
 pub enum Does {
+    /// Opens a tunnel.
     Lead,
-    /// Says this and closes.
+    /// Answers with this text and closes the connection.
     Say(&'static str),
-    /// Says so many bytes of a field.
+    /// Answers with a field of so many bytes.
     SayMuch(usize),
-    /// Says this, and that once it has been sent something more.
+    /// Answers with the first text, and with the second once more bytes have come.
     SayLater(&'static str, &'static str),
-    /// Says this and no more.
+    /// Answers with this text and keeps the connection open.
     Hang(&'static str),
 }
 
+/// A proxy that runs until it is dropped.
 #[derive(Debug)]
 pub struct ConnectProxy {
     peer: RawPeer,
     heads: Arc<Mutex<Vec<String>>>,
-    /// Everything that went through its tunnels towards the upstream.
+    /// The bytes that went through tunnels towards the upstream.
     carried: Arc<Mutex<Vec<u8>>>,
 }
 
 impl ConnectProxy {
+    /// Starts a proxy that is reached by http.
     pub async fn start(does: Does) -> Self {
         let (heads, carried) = (Arc::default(), Arc::default());
         let notes = (Arc::clone(&heads), Arc::clone(&carried));
@@ -39,7 +42,7 @@ impl ConnectProxy {
         Self { peer, heads, carried }
     }
 
-    /// One that is reached by https.
+    /// Starts a proxy that opens tunnels and is reached by https.
     pub async fn start_tls(config: Arc<ServerConfig>) -> Self {
         let (heads, carried) = (Arc::default(), Arc::default());
         let notes = (Arc::clone(&heads), Arc::clone(&carried));
@@ -47,19 +50,24 @@ impl ConnectProxy {
         Self { peer, heads, carried }
     }
 
+    /// The port.
     pub fn port(&self) -> u16 {
         self.peer.address.port()
     }
 
-    /// What it was asked since the last look: a head for each connection.
+    /// The heads of the requests since the last call, one for each connection.
     pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.heads.lock().unwrap())
     }
 
-    /// Whether these bytes went through it.
+    /// Whether a tunnel carried this text.
+    ///
+    /// # Panics
+    ///
+    /// If no tunnel carried anything.
     pub fn has_carried(&self, text: &str) -> bool {
         let carried = self.carried.lock().unwrap();
-        assert!(!carried.is_empty(), "nothing went through it");
+        assert!(!carried.is_empty(), "no tunnel carried anything");
         carried.windows(text.len()).any(|window| window == text.as_bytes())
     }
 }
@@ -99,7 +107,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut near: S, does: Does, (head
     }
 }
 
-/// Both directions, until either ends.
+/// Copies in both directions until one of them ends.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(near: S, mut far: TcpStream, carried: &Mutex<Vec<u8>>) {
     let (mut from_near, mut to_near) = tokio::io::split(near);
     let (mut from_far, mut to_far) = far.split();

@@ -1,4 +1,4 @@
-//! What a browser is answered, and whoever asks the issuer for its endpoints (RFC 6749 §4.1.2, RFC 8414 §3).
+//! Answers to authorization requests (RFC 6749 §4.1.2) and to requests for metadata (RFC 8414 §3).
 
 use std::io;
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use http::{HeaderValue, Response, StatusCode};
 use url::{Url, form_urlencoded};
 
 use super::{Answer, State};
-use crate::demo::server::json;
-use crate::demo::server::{Body, whole};
+use crate::server::json;
+use crate::server::{Body, whole};
 
 impl State {
     pub(super) fn issuer(&self) -> &str {
         self.issuer.get().map_or("", String::as_str)
     }
 
-    /// Sends the browser back with a code, as if somebody had logged in and said yes.
+    /// Redirects the browser back with a code, as after a login and consent.
     pub(super) fn authorize(self: &Arc<Self>, query: &str) -> Response<Body> {
         let query: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let value = |name: &str| {
@@ -54,7 +54,7 @@ impl State {
         response
     }
 
-    /// The issuer's metadata, or what was put in its place.
+    /// The issuer's metadata, or the answer in its place.
     pub(super) async fn metadata(&self, path: &str) -> io::Result<Response<Body>> {
         let (answer, delay, token_path) = {
             let mut memory = self.memory();

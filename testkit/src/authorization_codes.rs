@@ -1,23 +1,23 @@
-//! Authorization codes: each good once, for who asked for it, and only with what it was asked for with (RFC 7636 §4.6).
+//! Authorization codes: each valid once, with the redirect URI and the code verifier of its request (RFC 7636 §4.6).
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// The codes that were handed out.
+/// The codes that were issued.
 #[derive(Default)]
 pub struct AuthorizationCodes {
     handed_out: Vec<String>,
-    /// Those that were not used: the code, its challenge, and where the browser was sent.
+    /// Unused codes, each with its challenge and redirect URI.
     good: Vec<[String; 3]>,
 }
 
 impl AuthorizationCodes {
-    /// All that were handed out.
+    /// All codes that were issued.
     pub fn all(&self) -> &[String] {
         &self.handed_out
     }
 
-    /// A new one.
+    /// Issues a code.
     pub(super) fn begin(&mut self, challenge: &str, redirect_uri: &str) -> String {
         let code = format!("cod_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         self.handed_out.push(code.clone());
@@ -25,7 +25,7 @@ impl AuthorizationCodes {
         code
     }
 
-    /// Uses one; answers whether it was good for that.
+    /// Uses a code; returns whether the code was valid.
     pub(super) fn take(&mut self, code: &str, redirect_uri: &str, verifier: &str) -> bool {
         let Some(at) = self.good.iter().position(|[known, ..]| known == code) else { return false };
         let [_, challenge, sent_to] = self.good.remove(at);

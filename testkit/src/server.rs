@@ -1,4 +1,6 @@
-//! A small HTTP server on loopback, with or without TLS (and HTTP/2 where that agrees on it), whose every request goes to one function.
+//! A small HTTP server on loopback that answers every request with one function.
+//!
+//! The server speaks HTTP/1.1 in clear text. Over TLS it speaks what the two sides agree on (ALPN), HTTP/2 included.
 
 use std::convert::Infallible;
 use std::io;
@@ -22,10 +24,10 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// The body of an answer, whole or in pieces.
+/// The body of an answer, in one piece or several.
 pub type Body = BoxBody<Bytes, io::Error>;
 
-/// The function, and the stream below: whatever they are, hyper's servers are compiled for them once.
+/// The function and the stream are trait objects, so that hyper's servers are compiled once.
 type Answer = Arc<dyn Fn(Request<Incoming>) -> Answering + Send + Sync>;
 type Answering = Pin<Box<dyn Future<Output = io::Result<Response<Body>>> + Send>>;
 
@@ -33,11 +35,11 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Serves until it is dropped.
+/// A server that runs until it is dropped.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    connections: Arc<AtomicUsize>,
+    connections: Arc<Connections>,
     accepting: JoinHandle<()>,
 }
 
@@ -46,29 +48,42 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If no port is to be had.
+    /// If no port can be had.
     pub async fn start<A, F>(tls: Option<Arc<ServerConfig>>, answer: A) -> io::Result<Self>
     where
         A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
     {
+        Self::serve(TcpListener::bind("127.0.0.1:0").await?, tls, answer)
+    }
+
+    /// Accepts connections from a listener and answers requests with `answer`.
+    ///
+    /// # Errors
+    ///
+    /// If the listener has no address.
+    pub fn serve<A, F>(listener: TcpListener, tls: Option<Arc<ServerConfig>>, answer: A) -> io::Result<Self>
+    where
+        A: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<Response<Body>>> + Send + 'static,
+    {
         let answer: Answer = Arc::new(move |request| Box::pin(answer(request)));
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let tls = tls.map(TlsAcceptor::from);
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let connections = Arc::clone(&accepted);
+        let connections = Arc::new(Connections::default());
+        let counted = Arc::clone(&connections);
         let accepting = async move {
-            // Ends with the task that holds it, and all connections with it.
+            // Dropped with the task that holds it, and all connections with it.
             let mut serving = JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
-                accepted.fetch_add(1, Ordering::Relaxed);
+                let open = counted.open();
                 let _ = stream.set_nodelay(true);
                 let (tls, answer) = (tls.clone(), Arc::clone(&answer));
                 serving.spawn(async move {
+                    let _open = open;
                     match tls {
                         None => serve(Box::new(stream), false, answer).await,
                         Some(tls) => {
@@ -87,14 +102,43 @@ impl Server {
         Ok(Self { address, connections, accepting })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections it has accepted.
+    /// How many connections the server has accepted.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.connections.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many of its connections are open.
+    pub fn open_connections(&self) -> usize {
+        self.connections.open.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts connections.
+#[derive(Debug, Default)]
+struct Connections {
+    accepted: AtomicUsize,
+    open: AtomicUsize,
+}
+
+/// Counts as an open connection until it is dropped.
+struct Open(Arc<Connections>);
+
+impl Connections {
+    fn open(self: &Arc<Self>) -> Open {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open(Arc::clone(self))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -104,7 +148,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves one connection; an answer that is an error resets it, or its stream.
+/// Serves one connection. An answer that is an error resets the connection, or the HTTP/2 stream.
 async fn serve(stream: Box<dyn Stream>, is_http2: bool, answer: Answer) {
     let stream = TokioIo::new(stream);
     let answer = service_fn(move |request| answer(request));
@@ -115,12 +159,12 @@ async fn serve(stream: Box<dyn Stream>, is_http2: bool, answer: Answer) {
     };
 }
 
-/// A body that is there as a whole.
+/// A body in one piece.
 pub fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
 }
 
-/// A status with a JSON body; as RFC 6749 §5.1 has it, never cached.
+/// A status with a JSON body that must not be cached (RFC 6749 §5.1).
 pub fn json(status: u16, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(whole(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

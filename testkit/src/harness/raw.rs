@@ -1,4 +1,4 @@
-//! Peers that are told byte for byte what to do: for faults that no HTTP library would produce.
+//! Peers that a test drives byte by byte, for faults that no HTTP library produces.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,15 +12,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::eventually;
 
-/// A listener whose every connection is given to a function; ends when dropped.
+/// A listener that gives every connection to a function, until it is dropped.
 #[derive(Debug)]
 pub struct RawPeer {
+    /// The address that the peer listens on.
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl RawPeer {
-    /// Over plain TCP.
+    /// Starts a peer in clear text.
     pub async fn tcp<A, F>(act: A) -> Self
     where
         A: Fn(TcpStream) -> F + Send + Sync + 'static,
@@ -37,7 +38,7 @@ impl RawPeer {
         Self { address, accepting }
     }
 
-    /// Over TLS.
+    /// Starts a peer over TLS; connections whose handshake fails are dropped.
     pub async fn tls<A, F>(config: Arc<ServerConfig>, act: A) -> Self
     where
         A: Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
@@ -56,36 +57,66 @@ impl RawPeer {
     }
 }
 
-/// A peer that notes everything it was sent, for each connection that has ended.
+/// A peer that records the bytes of each connection that has ended.
 #[derive(Debug)]
 pub struct Recorder {
+    /// The listener.
     pub peer: RawPeer,
-    messages: Arc<Mutex<Vec<Vec<u8>>>>,
+    messages: Arc<Mutex<Vec<Message>>>,
+}
+
+/// The bytes of a connection.
+#[derive(Debug, Default)]
+struct Message {
+    bytes: Vec<u8>,
+    is_ended: bool,
 }
 
 impl Recorder {
-    /// Reads a head, says `early`, and reads on to the end.
+    /// Starts a peer that reads a head, writes `early`, and reads to the end.
     pub async fn start(early: &'static str) -> Self {
         let messages = Arc::new(Mutex::new(Vec::new()));
         let recorded = Arc::clone(&messages);
         let peer = RawPeer::tcp(move |mut stream| {
             let recorded = Arc::clone(&recorded);
             async move {
-                let mut all = read_head(&mut stream).await;
+                let mut piece = read_head(&mut stream).await;
                 let _ = stream.write_all(early.as_bytes()).await;
-                let _ = stream.read_to_end(&mut all).await;
-                recorded.lock().unwrap().push(all);
+                let number = {
+                    let mut messages = recorded.lock().unwrap();
+                    messages.push(Message::default());
+                    messages.len() - 1
+                };
+                loop {
+                    recorded.lock().unwrap()[number].bytes.append(&mut piece);
+                    if !matches!(stream.read_buf(&mut piece).await, Ok(1..)) {
+                        break recorded.lock().unwrap()[number].is_ended = true;
+                    }
+                }
             }
         })
         .await;
         Self { peer, messages }
     }
 
-    /// What came over the connections that have ended, once these are so many.
+    /// Waits until so many connections have ended, and returns what came over them.
     pub async fn ended(&self, connections: usize) -> Vec<String> {
-        eventually("the upstream's end", async || self.messages.lock().unwrap().len() >= connections).await;
-        let messages = self.messages.lock().unwrap();
-        messages.iter().map(|message| String::from_utf8_lossy(message).into_owned()).collect()
+        let ended = || {
+            let messages = self.messages.lock().unwrap();
+            let ended = messages.iter().filter(|message| message.is_ended);
+            ended.map(|message| String::from_utf8_lossy(&message.bytes).into_owned()).collect::<Vec<_>>()
+        };
+        eventually("the end of the recorder's connections", async || ended().len() >= connections).await;
+        ended()
+    }
+
+    /// Waits until so many connections have carried this text.
+    pub async fn received(&self, text: &str, connections: usize) {
+        let count = || {
+            let messages = self.messages.lock().unwrap();
+            messages.iter().filter(|message| String::from_utf8_lossy(&message.bytes).contains(text)).count()
+        };
+        eventually("the text at the recorder", async || count() >= connections).await;
     }
 }
 
@@ -95,7 +126,7 @@ impl Drop for RawPeer {
     }
 }
 
-/// Reads a request's head; what came after it is returned too.
+/// Reads a request's head, and returns the head and the bytes that came with it.
 pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec<u8> {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -106,21 +137,23 @@ pub async fn read_head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Vec
     head
 }
 
-/// Makes closing the socket reset the connection.
+/// Lets the end of the stream reset the connection.
 pub fn reset(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
 
-/// An address where connecting comes to nothing, and is not refused either: as many wait to be accepted as may.
+/// An address where connecting neither succeeds nor is refused: the listener's backlog is full.
 #[derive(Debug)]
 pub struct BlackHole {
+    /// The address.
     pub address: SocketAddr,
     _listener: socket2::Socket,
     _waiting: Vec<socket2::Socket>,
 }
 
 impl BlackHole {
-    pub fn new() -> Self {
+    /// Listens on a free port and fills the backlog.
+    pub fn start() -> Self {
         use socket2::{Domain, Socket, Type};
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -131,7 +164,7 @@ impl BlackHole {
             let connected = socket.connect_timeout(&address, std::time::Duration::from_millis(200));
             (socket, connected.is_ok())
         });
-        // The first that is not answered is the proof.
+        // The backlog is full when a connection attempt times out.
         let waiting =
             waiting.take_while(|(_, is_connected)| *is_connected).map(|(socket, _)| socket).collect();
         Self { address: address.as_socket().unwrap(), _listener: listener, _waiting: waiting }

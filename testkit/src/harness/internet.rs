@@ -1,14 +1,14 @@
-//! The internet as a daemon sees it that reaches it by a proxy: every host there is, is one scripted server.
+//! An internet of one scripted server that answers for every host, behind a proxy.
 //!
-//! So a configuration can be run as it is written, with its real addresses: `HTTPS_PROXY` and `SSL_CERT_FILE` lead here.
+//! A configuration with real addresses runs unchanged: `HTTPS_PROXY` and `SSL_CERT_FILE` lead the daemon here.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use bearerd::demo::pki::Pki;
-use bearerd::demo::server::{Body, Server};
+use crate::pki::Pki;
+use crate::server::{Body, Server};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
@@ -16,18 +16,19 @@ use tokio::net::TcpStream;
 
 use super::raw::{RawPeer, read_head};
 
+/// An internet that exists until it is dropped.
 #[derive(Debug)]
 pub struct Internet {
     /// Answers for every host, over TLS.
     _server: Server,
     proxy: RawPeer,
     authority_pem: String,
-    /// Hosts that were asked for and are none.
+    /// Requests for unknown hosts.
     strangers: Arc<Mutex<Vec<String>>>,
 }
 
 impl Internet {
-    /// One in which these hosts exist; what they answer is said by one function, which tells them by `Host`.
+    /// Starts an internet of these hosts. One function answers for all of them; `Host` tells them apart.
     pub async fn start<A, F>(hosts: &[&str], answer: A) -> Self
     where
         A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -50,7 +51,7 @@ impl Internet {
         Self { _server: server, proxy, authority_pem: pki.authority_pem().to_owned(), strangers }
     }
 
-    /// What a daemon's environment needs to live in it; the authorities' file goes to `folder`.
+    /// The variables of the daemon's environment; the file of certificate authorities is written to `folder`.
     pub fn environment(&self, folder: &Path) -> Vec<(String, String)> {
         let authorities = folder.join("internet.pem");
         std::fs::write(&authorities, &self.authority_pem).unwrap();
@@ -60,13 +61,13 @@ impl Internet {
         ]
     }
 
-    /// Hosts that were asked for and are none.
+    /// The request lines that named unknown hosts.
     pub fn strangers(&self) -> Vec<String> {
         self.strangers.lock().unwrap().clone()
     }
 }
 
-/// RFC 9110 §9.3.6; gives back what was asked for if it is not there.
+/// Opens a tunnel (RFC 9110 §9.3.6); returns the request line if its host is unknown.
 async fn tunnel(mut stream: TcpStream, known: &[String], server: SocketAddr) -> Option<String> {
     let head = String::from_utf8_lossy(&read_head(&mut stream).await).into_owned();
     let target = head.split(' ').nth(1).unwrap_or_default().to_owned();

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bearerd::demo::pki::Issued;
+use crate::pki::Issued;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -14,28 +14,31 @@ use tokio_rustls::client::TlsStream;
 
 use super::{Caller, Http2Caller};
 
-/// Whom callers trust, and what they show.
+/// The certificate authority that callers trust, and the certificate that they show.
 #[derive(Clone, Debug)]
+#[must_use = "a caller does nothing until it connects"]
 pub struct TlsCaller {
     authority: CertificateDer<'static>,
     identity: Option<Issued>,
 }
 
 impl TlsCaller {
+    /// Callers that trust this authority and show no certificate.
     pub fn trusting(authority: &CertificateDer<'static>) -> Self {
         Self { authority: authority.clone(), identity: None }
     }
 
+    /// The callers show this certificate.
     pub fn showing(self, identity: &Issued) -> Self {
         Self { identity: Some(identity.clone()), ..self }
     }
 
-    /// TLS of any version that is good; what shares it resumes each other's sessions.
+    /// The client's configuration for TLS 1.2 and 1.3. Connections with the same value resume each other's sessions.
     pub fn config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         self.config_in(rustls::ALL_VERSIONS, alpn)
     }
 
-    /// The same in these versions alone.
+    /// The client's configuration for these versions.
     pub fn config_in(
         &self,
         versions: &[&'static SupportedProtocolVersion],
@@ -58,14 +61,14 @@ impl TlsCaller {
         Arc::new(config)
     }
 
-    /// Speaks HTTP/1.1, if the daemon lets it.
+    /// Connects and agrees on HTTP/1.1.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<Caller> {
         let stream = connect(address, self.config(&[b"http/1.1"])).await?;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
         Ok(Caller::over(stream, &format!("localhost:{}", address.port())))
     }
 
-    /// Speaks HTTP/2, which it is offered first.
+    /// Connects and agrees on HTTP/2; HTTP/1.1 is offered too.
     pub async fn connect_http2(&self, address: SocketAddr) -> io::Result<Http2Caller> {
         let stream = connect(address, self.config(&[b"http/1.1", b"h2"])).await?;
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -73,7 +76,7 @@ impl TlsCaller {
     }
 }
 
-/// A connection to `localhost`, whatever is said over it.
+/// Connects and completes the handshake for the name `localhost`.
 pub async fn connect(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! A caller that speaks HTTP/2 in clear text with prior knowledge, and polices like the other.
+//! A caller that speaks HTTP/2 and checks every response.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +9,12 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use super::PATIENCE;
+use super::STEP_TIMEOUT;
 use super::caller::{Body, LOGIN, REQUEST_ID, Reply, Request, Socket};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// One connection; clones send over the same.
+/// One connection; clones share it.
 #[derive(Clone, Debug)]
 pub struct Http2Caller {
     sender: http2::SendRequest<Full<Bytes>>,
@@ -23,11 +23,12 @@ pub struct Http2Caller {
 }
 
 impl Http2Caller {
+    /// Connects over TCP, in clear text with prior knowledge (RFC 9113 §3.3).
     pub async fn connect(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap(), format!("http://{address}")).await
     }
 
-    /// Over something else than TCP.
+    /// Speaks over a connection that the test made; `origin` is scheme and authority.
     pub async fn over(stream: impl Socket + 'static, origin: String) -> Self {
         let (sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -35,15 +36,16 @@ impl Http2Caller {
         Self { sender, origin }
     }
 
-    /// Whether the answer to a request breaks off.
+    /// Sends a GET; returns whether the response breaks off.
     pub async fn breaks(&mut self, request: &Request) -> bool {
         let uri = format!("{}{}", self.origin, request.target);
         let request = http::Request::get(uri).body(Full::new(Bytes::new())).unwrap();
-        let response = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
+        let response = tokio::time::timeout(STEP_TIMEOUT, self.sender.send_request(request)).await;
         let response = response.expect("no answer in time").unwrap();
         response.into_body().collect().await.is_err()
     }
 
+    /// Sends a request and reads the response, which must be complete.
     pub async fn send(&mut self, request: &Request) -> Reply {
         let id = format!("h2-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let mut built = http::Request::builder()
@@ -60,7 +62,7 @@ impl Http2Caller {
             Body::Chunked(chunks) => Bytes::from(chunks.concat()),
         };
         let sending = self.sender.send_request(built.body(Full::new(body)).unwrap());
-        let response = tokio::time::timeout(PATIENCE, sending).await.expect("no answer in time").unwrap();
+        let response = tokio::time::timeout(STEP_TIMEOUT, sending).await.expect("no answer in time").unwrap();
         let status = response.status().as_u16();
         let fields = response
             .headers()
@@ -74,7 +76,7 @@ impl Http2Caller {
         let reply = Reply { status, reason: String::new(), fields, body };
         assert!(!reply.text().contains("tok_"), "a token in the body");
         if reply.code().is_none() && reply.text() != LOGIN {
-            assert_eq!(reply.get(REQUEST_ID), Some(id.as_str()), "the answer of another request");
+            assert_eq!(reply.get(REQUEST_ID), Some(id.as_str()), "the answer to another request");
         }
         reply
     }

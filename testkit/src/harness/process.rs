@@ -1,0 +1,249 @@
+//! The daemon's binary as a process: started, observed, signalled, its output kept.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::JoinHandle;
+
+use super::{STEP_TIMEOUT, eventually};
+
+/// How a process is started; it can be started several times.
+#[derive(Clone, Debug)]
+#[must_use = "a launch does nothing until it is started"]
+pub struct Launch {
+    binary: PathBuf,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    has_input: bool,
+    descriptors: Option<usize>,
+    output_file: Option<PathBuf>,
+}
+
+impl Launch {
+    /// The binary in this working directory, without arguments, environment or input.
+    pub fn new(binary: impl AsRef<Path>, folder: &Path) -> Self {
+        Self {
+            binary: binary.as_ref().to_owned(),
+            folder: folder.to_owned(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            has_input: false,
+            descriptors: None,
+            output_file: None,
+        }
+    }
+
+    /// The arguments, in the place of earlier ones.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// One more variable of the environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// More variables of the environment.
+    pub fn environment(mut self, variables: &[(String, String)]) -> Self {
+        self.environment.extend_from_slice(variables);
+        self
+    }
+
+    /// The test writes the input, with [`Process::type_line`].
+    pub const fn with_input(mut self) -> Self {
+        self.has_input = true;
+        self
+    }
+
+    /// Bounds the file descriptors (`ulimit -n`).
+    pub const fn descriptors(mut self, limit: usize) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
+    /// Writes the output to a file and not into memory, for processes that write much.
+    pub fn output_file(mut self, path: PathBuf) -> Self {
+        self.output_file = Some(path);
+        self
+    }
+
+    /// Starts the process.
+    pub fn start(&self) -> Process {
+        let mut command = match self.descriptors {
+            None => Command::new(&self.binary),
+            Some(limit) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()]).arg(&self.binary);
+                command
+            }
+        };
+        command
+            .args(&self.arguments)
+            .current_dir(&self.folder)
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .stdin(if self.has_input { Stdio::piped() } else { Stdio::null() })
+            .kill_on_drop(true);
+        match &self.output_file {
+            None => command.stdout(Stdio::piped()).stderr(Stdio::piped()),
+            Some(path) => {
+                let file = File::create(path).unwrap();
+                command.stdout(file.try_clone().unwrap()).stderr(file)
+            }
+        };
+        let mut child = command.spawn().unwrap();
+        let kept = Arc::default();
+        let stdout = child.stdout.take().map(|stdout| keep(stdout, Arc::clone(&kept)));
+        let stderr = child.stderr.take().map(|stderr| keep(stderr, Arc::clone(&kept)));
+        let input = child.stdin.take();
+        let output = self.output_file.clone().map_or(Output::Kept(kept), Output::File);
+        Process { child, output, input, readers: stdout.into_iter().chain(stderr).collect() }
+    }
+}
+
+/// A `bearerd` that runs or has ended. Dropping the value kills the process.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    output: Output,
+    input: Option<ChildStdin>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// Both outputs of a process.
+#[derive(Debug)]
+enum Output {
+    Kept(Arc<Mutex<String>>),
+    File(PathBuf),
+}
+
+impl Process {
+    /// Writes a line to the input.
+    pub async fn type_line(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it has an input");
+        input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Closes the input.
+    pub fn end_input(&mut self) {
+        self.input = None;
+    }
+
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// Whether its end has not been waited for.
+    pub fn is_running(&self) -> bool {
+        self.child.id().is_some()
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap()
+    }
+
+    /// The processor time that the process has used.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// A number of `/proc/PID/status`, such as `VmRSS:` (KiB) or `Threads:`.
+    pub fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The resident memory, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// How many file descriptors are open; `None` if the user may not see that.
+    pub fn descriptors(&self) -> Option<usize> {
+        Some(std::fs::read_dir(format!("/proc/{}/fd", self.id())).ok()?.count())
+    }
+
+    /// How many threads and how many file descriptors there are.
+    pub fn threads_and_descriptors(&self) -> (usize, usize) {
+        (usize::try_from(self.status("Threads:")).unwrap(), self.descriptors().unwrap())
+    }
+
+    /// All output so far.
+    pub fn output(&self) -> String {
+        match &self.output {
+            Output::Kept(kept) => kept.lock().unwrap().clone(),
+            Output::File(path) => String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned(),
+        }
+    }
+
+    /// Waits for a log event with this message, and returns the first one.
+    pub async fn event(&self, message: &str) -> serde_json::Value {
+        let missing = format!("the log event {message:?}");
+        eventually(&missing, async || !self.events(message).is_empty()).await;
+        self.events(message).swap_remove(0)
+    }
+
+    /// All log events with this message.
+    pub fn events(&self, message: &str) -> Vec<serde_json::Value> {
+        self.output()
+            .lines()
+            .filter(|line| line.contains(message))
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|event| event["message"] == message)
+            .collect()
+    }
+
+    /// Waits for a log event that names an address, and returns the address.
+    pub async fn logged_address(&self, message: &str) -> SocketAddr {
+        self.event(message).await["address"].as_str().unwrap().parse().unwrap()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Bounds the size of the files that the process writes, in bytes: a full disk in effect. `None` removes the bound.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = Some(self.pid());
+        let before = prlimit(pid, Resource::Fsize, Rlimit { current: Some(1 << 30), maximum: None });
+        let maximum = before.unwrap().maximum;
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum }).unwrap();
+    }
+
+    /// Waits until the process has ended and all its output has been read.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = tokio::time::timeout(STEP_TIMEOUT, self.child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("did not end:\n{}", self.output())).unwrap();
+        for reader in self.readers.drain(..) {
+            let _ = tokio::time::timeout(Duration::from_secs(5), reader).await;
+        }
+        status
+    }
+}
+
+fn keep<R: AsyncRead + Unpin + Send + 'static>(reading: R, kept: Arc<Mutex<String>>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(reading).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut kept = kept.lock().unwrap();
+            kept.push_str(&line);
+            kept.push('\n');
+        }
+    })
+}
