@@ -10,7 +10,7 @@ use bearerd::proxy::limits::admission::Admitted;
 use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::peer::Peer;
 use bearerd::proxy::route::{Route, Table};
-use bearerd::proxy::service::settings::Terms;
+use bearerd::proxy::service::settings::ServiceSettings;
 use bearerd::proxy::upstream::{Destination, Upstream};
 use bearerd::proxy::worker::Worker;
 use bearerd::proxy::worker::snapshot::Configuration;
@@ -50,8 +50,9 @@ impl World {
             table.add(None, &route.path, entry);
         }
         let limits = config.server.limits.clone();
-        let shared = Terms::new(config, table, INSTANCE.to_owned(), clock);
-        let configuration = Configuration { terms: Arc::new(shared), upstreams: vec![upstream], limits };
+        let shared = ServiceSettings::new(config, table, INSTANCE.to_owned(), clock);
+        let configuration =
+            Configuration { service_settings: Arc::new(shared), upstreams: vec![upstream], limits };
         Self { tokens, worker: Worker::new(configuration, Arc::default()) }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bearerd::config::Forwarded;
-use bearerd::proxy::message::forwarded::{Statement, original};
+use bearerd::proxy::message::forwarded::{ForwardedFields, client_address};
 use bearerd::proxy::peer::{Networks, Peer};
 use http::Request;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
@@ -28,13 +28,13 @@ pub fn run(input: &[u8]) {
         ["10.0.0.0/8", "2001:db8::/32"].map(|text| text.parse().expect("a network")).into();
     let (proxy, stranger) = (peer("10.0.0.1:1", &trusted), peer("192.0.2.9:1", &trusted));
 
-    assert_eq!(original(&stranger, &said, &trusted), None);
-    let found = original(&proxy, &said, &trusted);
+    assert_eq!(client_address(&stranger, &said, &trusted), None);
+    let found = client_address(&proxy, &said, &trusted);
     assert_eq!(found.map(|address| address.to_canonical()), found);
     let alone = |name: HeaderName| {
         let mut headers = said.clone();
         headers.remove(name);
-        original(&proxy, &headers, &trusted)
+        client_address(&proxy, &headers, &trusted)
     };
     if said.contains_key(X_FORWARDED_FOR) && said.contains_key(FORWARDED) {
         let (by_list, by_rfc) = (alone(FORWARDED), alone(X_FORWARDED_FOR));
@@ -49,11 +49,11 @@ pub fn run(input: &[u8]) {
         one.remove(other);
         let mut more = one.clone();
         more.append(&name, HeaderValue::from_static(entry));
-        assert_eq!(original(&proxy, &more, &trusted), Some(caller));
+        assert_eq!(client_address(&proxy, &more, &trusted), Some(caller));
         let joined: Vec<&[u8]> =
             one.get_all(&name).iter().map(HeaderValue::as_bytes).chain([entry.as_bytes()]).collect();
         let joined = HeaderValue::from_bytes(&joined.join(&b", "[..])).expect("all of it was good");
-        let named = original(&proxy, &HeaderMap::from_iter([(name, joined)]), &trusted);
+        let named = client_address(&proxy, &HeaderMap::from_iter([(name, joined)]), &trusted);
         assert!(named.is_none_or(|address| address == caller), "{named:?}");
     }
 
@@ -61,7 +61,7 @@ pub fn run(input: &[u8]) {
     let head = Request::get("/x").header("host", "gw.test:8080").body(()).expect("a request").into_parts().0;
     for how in [Forwarded::XForwarded, Forwarded::Forwarded] {
         let mut told = said.clone();
-        Statement::of(how, &head, found, true).expect("one is told").write(&mut told);
+        ForwardedFields::of(how, &head, found, true).expect("one is told").write(&mut told);
         let by_them = match how {
             Forwarded::Forwarded => {
                 told.remove(X_FORWARDED_FOR);
@@ -75,7 +75,7 @@ pub fn run(input: &[u8]) {
         assert!(told.get_all(by_them).iter().count() <= 1);
         let far = found.filter(|address| !trusted.iter().any(|network| network.contains(address)));
         if far.is_some() {
-            assert_eq!(original(&proxy, &told, &trusted), far);
+            assert_eq!(client_address(&proxy, &told, &trusted), far);
         }
     }
 }

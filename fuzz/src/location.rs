@@ -5,9 +5,9 @@ use http::header::{HeaderMap, HeaderValue, LOCATION};
 
 pub fn run(location: &[u8]) {
     let Ok(before) = HeaderValue::from_bytes(location) else { return };
-    for (path_in_front, stripped) in [("", ""), ("/base", ""), ("", "/api"), ("/base", "/api")] {
+    for (base_path, stripped) in [("", ""), ("/base", ""), ("", "/api"), ("/base", "/api")] {
         let mut headers = HeaderMap::from_iter([(LOCATION, before.clone())]);
-        through_proxy(&mut headers, "https://api.example.com", path_in_front, stripped);
+        through_proxy(&mut headers, "https://api.example.com", base_path, stripped);
         let after = headers[LOCATION].as_bytes();
         assert!(after == location || after.starts_with(b"/") && !after.starts_with(b"//"));
     }

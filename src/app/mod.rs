@@ -40,7 +40,7 @@ use crate::proxy::limits::admission::MAX_REFUSALS;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::listener;
 use crate::proxy::peer::Networks;
-use crate::proxy::service::settings::Terms;
+use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::worker;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
@@ -59,7 +59,7 @@ pub struct Daemon {
     config: Arc<Config>,
     clock: Clock,
     credentials: Vec<Credential>,
-    terms: Arc<Terms>,
+    service_settings: Arc<ServiceSettings>,
     upstreams: InForce,
     discoveries: Discoveries,
     entrances: Entrances,
@@ -133,13 +133,14 @@ impl Daemon {
         let transition = Entrances::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
-        let terms = Arc::new(Terms::new(&config, table, instance, clock));
+        let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
         let stages = Stages::default();
         let mut threads = Threads::new(config.server.workers + 1);
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
-            let (terms, upstreams) = (Arc::clone(&terms), upstreams.all.clone());
-            let configuration = Configuration { terms, upstreams, limits: config.server.limits.clone() };
+            let (service_settings, upstreams) = (Arc::clone(&service_settings), upstreams.all.clone());
+            let configuration =
+                Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
             let (changing, changes) = mpsc::channel(1);
             handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);
@@ -172,7 +173,7 @@ impl Daemon {
             config,
             clock,
             credentials,
-            terms,
+            service_settings,
             upstreams,
             discoveries,
             entrances: transition.after,

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::descriptors;
 use crate::proxy::limits::admission::MAX_REFUSALS;
 use crate::proxy::listener;
-use crate::proxy::service::settings::Terms;
+use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloaded;
@@ -87,7 +87,7 @@ impl Daemon {
         let sources: Vec<_> = nexts.iter().map(|next| next.source.clone()).collect();
         let means =
             Means { trust: &trust, sources: &sources, clock: self.clock, descriptors: &self.descriptors };
-        let before = Before { upstreams: &self.upstreams, table: Some(&self.terms.table) };
+        let before = Before { upstreams: &self.upstreams, table: Some(&self.service_settings.table) };
         let served = serve(&config, means, &before)?;
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
@@ -101,13 +101,14 @@ impl Daemon {
         let Served { table, upstreams, discoveries, discovered } = served;
         let discoveries = self.discoveries.going_on(discovered, discoveries, &mut self.tasks);
         reloaded.without_token = warm_up(&new).await;
-        let terms = Terms::new(&config, table, self.terms.instance.clone(), self.clock);
-        let terms = Arc::new(terms.sharing_with(&self.terms));
+        let service_settings =
+            ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);
+        let service_settings = Arc::new(service_settings.with_counters_of(&self.service_settings));
         self.resize(&config);
-        self.change_workers(&config, &terms, &upstreams.all, &way.after).await?;
+        self.change_workers(&config, &service_settings, &upstreams.all, &way.after).await?;
         self.change_certificates(certificates);
         self.change_entrances(&config, way).await?;
-        terms.resize(&config.server.limits);
+        service_settings.resize(&config.server.limits);
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
         for gone in
@@ -117,7 +118,7 @@ impl Daemon {
         }
         self.discoveries.end_without(&discoveries);
         (self.credentials, self.discoveries) = (credentials, discoveries);
-        (self.terms, self.upstreams, self.config) = (terms, upstreams, config);
+        (self.service_settings, self.upstreams, self.config) = (service_settings, upstreams, config);
         Ok(Reloaded { restart_needed, ..reloaded })
     }
 
@@ -238,15 +239,16 @@ impl Daemon {
     async fn change_workers(
         &self,
         config: &Config,
-        terms: &Arc<Terms>,
+        service_settings: &Arc<ServiceSettings>,
         upstreams: &[Arc<crate::proxy::upstream::Upstream>],
         entrances: &Entrances,
     ) -> Result<(), StartError> {
         let mut all_done = Vec::new();
         for worker in &self.workers {
             let (done, is_done) = oneshot::channel();
-            let (terms, upstreams) = (Arc::clone(terms), upstreams.to_vec());
-            let configuration = Configuration { terms, upstreams, limits: config.server.limits.clone() };
+            let (service_settings, upstreams) = (Arc::clone(service_settings), upstreams.to_vec());
+            let configuration =
+                Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
             let change = snapshot::Change { configuration, entrances: entrances.numbers(), done };
             worker.send(change).await.map_err(io::Error::other)?;
             all_done.push(is_done);

@@ -39,7 +39,7 @@ pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> R
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
-        table.add(host, path, entry.remembering(before.table.and_then(|table| table.at(host, path))));
+        table.add(host, path, entry.with_hold_of(before.table.and_then(|table| table.find(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts()?;
     Ok(Served { table, upstreams, discoveries, discovered })

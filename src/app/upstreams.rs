@@ -166,7 +166,7 @@ impl<'c> Upstreams<'c> {
         discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
             let destination =
                 connector.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
-            led.set_destination(Destination { path_in_front: address.path.clone(), ..destination });
+            led.set_destination(Destination { base_path: address.path.clone(), ..destination });
             Ok(())
         }));
         Ok(upstream)

@@ -29,7 +29,7 @@ use super::limits::admission::Admitted;
 use super::limits::slots::Slots;
 use super::peer::Peer;
 use super::route::{Route, Table};
-use super::service::settings::Terms;
+use super::service::settings::ServiceSettings;
 use super::upstream::breaker::Breaker;
 use super::upstream::connect::{Connected, Connecting};
 use super::upstream::permits::Permits;
@@ -139,7 +139,7 @@ impl Api {
 struct World {
     issuer: Arc<Issuer>,
     upstream: Arc<Upstream>,
-    shared: Arc<Terms>,
+    shared: Arc<ServiceSettings>,
     worker: Worker,
     /// How many connections the worker has.
     load: Arc<AtomicUsize>,
@@ -168,10 +168,10 @@ fn world_of(config: &Config, permits: Permits, token_takes: Duration) -> World {
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
     let limits = config.server.limits.clone();
-    let shared = Arc::new(Terms::new(config, table, "bearerd-test".to_owned(), clock));
-    let (terms, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
+    let shared = Arc::new(ServiceSettings::new(config, table, "bearerd-test".to_owned(), clock));
+    let (service_settings, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
     let load = Arc::<AtomicUsize>::default();
-    let worker = Worker::new(Configuration { terms, upstreams, limits }, Arc::clone(&load));
+    let worker = Worker::new(Configuration { service_settings, upstreams, limits }, Arc::clone(&load));
     World { issuer, upstream, shared, worker, load }
 }
 

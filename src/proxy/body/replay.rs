@@ -1,6 +1,6 @@
 //! A replayable request body: streamed to the upstream, with its beginning in a replay buffer.
 //!
-//! A [`Payload`] owns the caller's body; each attempt to send the request reads it through an [`Attempt`].
+//! A [`ReplayBody`] owns the caller's body; each attempt to send the request reads it through an [`AttemptBody`].
 //! A later attempt reads the replay buffer and then the rest of the body, however much of it the attempts before have
 //! read. A body that exceeds the replay buffer is streamed on and cannot be replayed.
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::replay_buffer::ReplayBuffer;
 use super::stall::{Arrival, StallTimer};
-use super::unread::{Backlog, UnreadBody};
+use super::unread::{UnreadBodies, UnreadBody};
 use crate::config::Limits;
 use crate::proxy::limits::slots::Slots;
 
@@ -53,11 +53,11 @@ impl BodyLimits {
 
 /// A request's body, for any number of attempts. A request without a body allocates nothing.
 #[derive(Debug)]
-pub struct Payload<B>(Option<Rc<Shared<B>>>);
+pub struct ReplayBody<B>(Option<Rc<Shared<B>>>);
 
 /// A request's body as one attempt reads it. Only the latest attempt may read.
 #[derive(Debug)]
-pub struct Attempt<B> {
+pub struct AttemptBody<B> {
     shared: Option<Rc<Shared<B>>>,
     number: u32,
     /// The part of the replay buffer that is still to be read.
@@ -66,10 +66,10 @@ pub struct Attempt<B> {
 
 /// Why an attempt's body is incomplete. The connection to the upstream ends with it.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum Fault {
+pub enum BodyError {
     /// The body is malformed, or the caller disconnected.
     #[error("the request body is malformed or incomplete")]
-    Caller,
+    Incomplete,
     /// The caller paused for too long, or sends too slowly.
     #[error("the request body stalled")]
     Stalled,
@@ -86,7 +86,7 @@ struct Shared<B> {
     source: RefCell<Source<B>>,
     /// The number of the attempt that may read.
     attempt: Cell<u32>,
-    fault: Cell<Option<Fault>>,
+    fault: Cell<Option<BodyError>>,
     /// When an attempt last read a chunk, or reached the end.
     progress: Cell<Instant>,
     /// Whether the latest read found no data.
@@ -105,14 +105,14 @@ struct Source<B> {
     stall: StallTimer,
 }
 
-impl<B> Default for Payload<B> {
+impl<B> Default for ReplayBody<B> {
     /// No body.
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
+impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
     /// Takes over a request's body.
     pub fn new(body: B, limits: &BodyLimits) -> Self {
         if body.is_end_stream() {
@@ -135,7 +135,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
 
     /// Counts the body among those of its connection.
     #[must_use]
-    pub fn on_connection(self, connection: &Backlog) -> Self {
+    pub fn on_connection(self, connection: &UnreadBodies) -> Self {
         if let Some(shared) = &self.0 {
             shared.unread.join(connection);
         }
@@ -143,15 +143,15 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
     }
 
     /// The body for the first attempt.
-    pub fn first(&self) -> Attempt<B> {
-        Attempt { shared: self.0.clone(), number: 0, replayed: VecDeque::new() }
+    pub fn first(&self) -> AttemptBody<B> {
+        AttemptBody { shared: self.0.clone(), number: 0, replayed: VecDeque::new() }
     }
 
     /// The body from its beginning for another attempt, which supersedes the one before; `None` if that is impossible.
     ///
-    /// The replay buffer stays, for yet another attempt; see [`Payload::free_buffer`]. A body with a fault is not
+    /// The replay buffer stays, for yet another attempt; see [`ReplayBody::free_buffer`]. A body with a fault is not
     /// replayable: a second attempt would end where the first one did, and look complete.
-    pub fn again(&self) -> Option<Attempt<B>> {
+    pub fn replay(&self) -> Option<AttemptBody<B>> {
         let Some(shared) = &self.0 else {
             return Some(self.first());
         };
@@ -166,13 +166,13 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
         shared.attempt.set(number);
         shared.progress.set(Instant::now());
         shared.waits_for_caller.set(false);
-        Some(Attempt { shared: self.0.clone(), number, replayed })
+        Some(AttemptBody { shared: self.0.clone(), number, replayed })
     }
 
     /// Whether the replay buffer holds the body so far.
     pub fn is_replayable(&self) -> bool {
         let is_buffered = |shared: &Rc<Shared<B>>| shared.source.borrow().buffer.is_some();
-        self.fault().is_none() && self.0.as_ref().is_none_or(is_buffered)
+        self.error().is_none() && self.0.as_ref().is_none_or(is_buffered)
     }
 
     /// Whether there is a body without a known length.
@@ -213,7 +213,7 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
     }
 
     /// The error that an attempt found in the body.
-    pub fn fault(&self) -> Option<Fault> {
+    pub fn error(&self) -> Option<BodyError> {
         self.0.as_ref().and_then(|shared| shared.fault.get())
     }
 
@@ -233,20 +233,20 @@ impl<B: Body<Data = Bytes> + Unpin> Payload<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for AttemptBody<B> {
     type Data = Bytes;
-    type Error = Fault;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let Some(shared) = &this.shared else {
             return Poll::Ready(None);
         };
         if shared.attempt.get() != this.number {
-            return Poll::Ready(Some(Err(Fault::Superseded)));
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if let Some(piece) = this.replayed.pop_front() {
             shared.progress.set(Instant::now());
@@ -279,7 +279,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Attempt<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
     /// The next chunk, the end, or the body's fault. A fault is permanent.
-    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_source(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(fault) = self.fault.get() {
             return Poll::Ready(Some(Err(fault)));
         }
@@ -309,7 +309,11 @@ impl<B: Body<Data = Bytes> + Unpin> Shared<B> {
 impl<B: Body<Data = Bytes> + Unpin> Source<B> {
     /// The next chunk of the caller's body. Trailers are dropped, because the guard has not checked them. A caller that
     /// `is_excused` cannot send at the moment and does not stall.
-    fn poll_data(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<Option<Result<Bytes, Fault>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_excused: bool,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -317,16 +321,16 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
                     let Ok(data) = frame.into_data() else { continue };
                     self.received += data.len() as u64;
                     if self.limits.body_bytes.is_some_and(|limit| self.received > limit) {
-                        return Poll::Ready(Some(Err(Fault::TooLarge)));
+                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
                     }
                     self.record(&data);
                     return Poll::Ready(Some(Ok(data)));
                 }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(Fault::Caller))),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
                     ready!(self.poll_stall(cx, is_excused));
-                    return Poll::Ready(Some(Err(Fault::Stalled)));
+                    return Poll::Ready(Some(Err(BodyError::Stalled)));
                 }
             }
         }

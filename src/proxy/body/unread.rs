@@ -7,29 +7,29 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 /// The window of a connection, in windows of a stream: so many unread bodies fill it.
-pub const FULL: u32 = 16;
+pub const STREAM_WINDOWS: u32 = 16;
 
 /// The number of unread bodies of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct Backlog(Rc<Cell<u32>>);
+pub struct UnreadBodies(Rc<Cell<u32>>);
 
 /// One body's contribution to that number. A body outside any connection contributes nothing.
 #[derive(Debug, Default)]
 pub struct UnreadBody {
-    connection: OnceCell<Backlog>,
+    connection: OnceCell<UnreadBodies>,
     is_unread: Cell<bool>,
 }
 
 impl UnreadBody {
     /// Adds the body to a connection.
-    pub fn join(&self, connection: &Backlog) {
+    pub fn join(&self, connection: &UnreadBodies) {
         // A body belongs to one connection, so a second call has the same argument.
         let _ = self.connection.set(connection.clone());
     }
 
     /// Records whether the body has data that its upstream does not read.
     pub fn set(&self, is_unread: bool) {
-        if let Some(Backlog(count)) = self.connection.get()
+        if let Some(UnreadBodies(count)) = self.connection.get()
             && self.is_unread.replace(is_unread) != is_unread
         {
             count.set(if is_unread { count.get() + 1 } else { count.get() - 1 });
@@ -38,7 +38,7 @@ impl UnreadBody {
 
     /// Whether the connection's window may be full, so that the caller cannot send.
     pub fn may_block(&self) -> bool {
-        self.connection.get().is_some_and(|connection| connection.0.get() >= FULL)
+        self.connection.get().is_some_and(|connection| connection.0.get() >= STREAM_WINDOWS)
     }
 }
 
@@ -54,8 +54,8 @@ mod tests {
 
     #[test]
     fn unread_bodies_block_their_connection_until_one_is_read_or_dropped() {
-        let connection = Backlog::default();
-        let mut bodies: Vec<UnreadBody> = (0..FULL).map(|_| UnreadBody::default()).collect();
+        let connection = UnreadBodies::default();
+        let mut bodies: Vec<UnreadBody> = (0..STREAM_WINDOWS).map(|_| UnreadBody::default()).collect();
         for body in &bodies {
             assert!(!body.may_block());
             body.join(&connection);

@@ -30,7 +30,7 @@ use crate::proxy::body::unread;
 /// The most that is read ahead of a slow upstream or buffered for a slow client, in bytes.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
-const H2_CONNECTION_WINDOW: u32 = unread::FULL * H2_STREAM_WINDOW;
+const H2_CONNECTION_WINDOW: u32 = unread::STREAM_WINDOWS * H2_STREAM_WINDOW;
 /// The time between two PINGs to a client, and how long the client has to acknowledge one.
 const H2_KEEP_ALIVE: Duration = Duration::from_secs(30);
 const H2_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use super::progress::{Progress, Task};
 use super::protocol::{End, Http1, Http2, Protocol};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
 use crate::config::Limits;
-use crate::proxy::body::unread::Backlog;
+use crate::proxy::body::unread::UnreadBodies;
 use crate::proxy::peer::Peer;
 
 /// The largest write over HTTP/2 that may hold no response: acknowledgements of PING and SETTINGS, in bytes.
@@ -44,7 +44,7 @@ pub struct ClientConnection {
     /// The responses under way; over HTTP/1 there is one, which is used again.
     progress: RefCell<Vec<Rc<Progress>>>,
     /// Request bodies of this connection that upstreams do not read.
-    pub backlog: Backlog,
+    pub unread_bodies: UnreadBodies,
     wrong_protocol: Rc<WrongProtocolLog>,
     /// The task to wake when the connection is to end.
     pub task: Task,
@@ -73,7 +73,7 @@ impl ClientConnection {
             is_truncated: Cell::new(false),
             end: Cell::new(None),
             progress: RefCell::default(),
-            backlog: Backlog::default(),
+            unread_bodies: UnreadBodies::default(),
             wrong_protocol,
             task: Task::default(),
         })

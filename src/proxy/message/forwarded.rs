@@ -20,7 +20,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// The client's address according to a trusted proxy: the right-most one that is not a trusted proxy's.
 ///
 /// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass on a caller's other one.
-pub fn original(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+pub fn client_address(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     if !peer.is_trusted_proxy {
         return None;
     }
@@ -68,14 +68,14 @@ fn rfc_7239(element: &str) -> Option<IpAddr> {
 
 /// The fields that tell an upstream of the caller.
 #[derive(Debug)]
-pub struct Statement {
+pub struct ForwardedFields {
     how: Forwarded,
     address: Option<IpAddr>,
     scheme: &'static str,
     host: String,
 }
 
-impl Statement {
+impl ForwardedFields {
     /// Takes the values from a request head as received; `None` if the route sends no such fields.
     pub fn of(how: Forwarded, head: &Parts, address: Option<IpAddr>, is_tls: bool) -> Option<Self> {
         if how == Forwarded::None {
@@ -132,7 +132,7 @@ mod tests {
     fn said_by(peer: &str, fields: &[(&str, &str)]) -> Option<String> {
         let networks = Networks { trusted_proxies: trusted(), ..Networks::default() };
         let peer = networks.judge(format!("{peer}:1").parse().unwrap());
-        original(&peer, &map(fields), &trusted()).map(|address| address.to_string())
+        client_address(&peer, &map(fields), &trusted()).map(|address| address.to_string())
     }
 
     #[test]
@@ -173,8 +173,8 @@ mod tests {
         let (head, ()) = request.into_parts();
         let address = address.map(|address| address.parse().unwrap());
         let mut headers = map(&[("x-forwarded-for", "6.6.6.6")]);
-        if let Some(statement) = Statement::of(how, &head, address, is_tls) {
-            statement.write(&mut headers);
+        if let Some(fields_for_upstream) = ForwardedFields::of(how, &head, address, is_tls) {
+            fields_for_upstream.write(&mut headers);
         }
         headers
     }

@@ -48,7 +48,7 @@ pub fn for_caller(headers: &mut HeaderMap, version: Version, via: &Via) {
 }
 
 /// Whether a field is a list with this member, in either case.
-pub fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+pub fn has_member(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     headers.get_all(name).iter().flat_map(members).flatten().any(|member| member.eq_ignore_ascii_case(word))
 }
 

@@ -7,26 +7,26 @@
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use url::Url;
 
-/// Points `Location` at the proxy if it points at `origin`, whose paths begin with `path_in_front` in place of
+/// Points `Location` at the proxy if it points at `origin`, whose paths begin with `base_path` in place of
 /// `stripped`.
-pub fn through_proxy(headers: &mut HeaderMap, origin: &str, path_in_front: &str, stripped: &str) {
+pub fn through_proxy(headers: &mut HeaderMap, origin: &str, base_path: &str, stripped: &str) {
     let Some(location) = headers.get_mut(LOCATION) else { return };
     // Some servers send characters outside ASCII, which `HeaderValue::to_str` refuses.
     let text = std::str::from_utf8(location.as_bytes()).ok();
-    let path = text.and_then(|location| path_on_proxy(location, origin, path_in_front, stripped));
+    let path = text.and_then(|location| path_on_proxy(location, origin, base_path, stripped));
     if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
         *location = path;
     }
 }
 
-fn path_on_proxy(location: &str, origin: &str, path_in_front: &str, stripped: &str) -> Option<String> {
+fn path_on_proxy(location: &str, origin: &str, base_path: &str, stripped: &str) -> Option<String> {
     // Some clients treat a backslash as a slash.
     if location.contains('\\') {
         return None;
     }
     let is_path = location.starts_with('/') && !location.starts_with("//");
     let rest = if is_path { location } else { after_origin(location, origin)? };
-    let rest = rest.strip_prefix(path_in_front)?;
+    let rest = rest.strip_prefix(base_path)?;
     match rest.as_bytes() {
         [] | [b'?' | b'#', ..] if stripped.is_empty() => Some(format!("/{rest}")),
         // A path that begins with two slashes names another host, here or where the prefix is stripped again.
@@ -53,14 +53,14 @@ fn after_origin<'l>(location: &'l str, origin: &str) -> Option<&'l str> {
 mod tests {
     use super::*;
 
-    fn seen(location: &str, path_in_front: &str) -> String {
-        seen_by(location, path_in_front, "")
+    fn seen(location: &str, base_path: &str) -> String {
+        seen_by(location, base_path, "")
     }
 
-    fn seen_by(location: &str, path_in_front: &str, stripped: &str) -> String {
+    fn seen_by(location: &str, base_path: &str, stripped: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, HeaderValue::from_bytes(location.as_bytes()).unwrap());
-        through_proxy(&mut headers, "https://api.example.com", path_in_front, stripped);
+        through_proxy(&mut headers, "https://api.example.com", base_path, stripped);
         std::str::from_utf8(headers[LOCATION].as_bytes()).unwrap().to_owned()
     }
 
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_stripped_prefix_is_restored() {
-        for (location, path_in_front, expected) in [
+        for (location, base_path, expected) in [
             ("https://api.example.com/v2?x", "", "/gen/v2?x"),
             ("https://api.example.com", "", "/gen"),
             ("https://api.example.com?x", "", "/gen?x"),
@@ -111,7 +111,7 @@ mod tests {
             ("https://elsewhere.test/v2", "", "https://elsewhere.test/v2"),
             ("next?page=2", "", "next?page=2"),
         ] {
-            assert_eq!(seen_by(location, path_in_front, "/gen"), expected, "{location}");
+            assert_eq!(seen_by(location, base_path, "/gen"), expected, "{location}");
         }
     }
 

@@ -18,8 +18,8 @@ use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Whether a caller accepts trailers (RFC 9110 §10.1.4).
-pub fn are_wanted(headers: &HeaderMap) -> bool {
-    headers::lists(headers, &TE, "trailers")
+pub fn are_accepted(headers: &HeaderMap) -> bool {
+    headers::has_member(headers, &TE, "trailers")
 }
 
 /// Tells the upstream that trailers are accepted.
@@ -94,9 +94,9 @@ mod tests {
         for (value, are) in
             [("trailers", true), ("gzip, Trailers", true), ("gzip", false), ("trailersx", false)]
         {
-            assert_eq!(are_wanted(&map(&[("te", value)])), are, "{value}");
+            assert_eq!(are_accepted(&map(&[("te", value)])), are, "{value}");
         }
-        assert!(!are_wanted(&map(&[])));
+        assert!(!are_accepted(&map(&[])));
     }
 
     #[test]

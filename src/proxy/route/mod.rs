@@ -42,7 +42,7 @@ pub struct Route {
     /// The upstream of the requests.
     pub upstream: Arc<Upstream>,
     /// The base path of a configured upstream; empty or `/…` without a trailing slash.
-    pub path_in_front: String,
+    pub base_path: String,
     /// The tokens of the credential; `None` for `credential = "none"`.
     pub token: Option<TokenSource>,
     /// Statuses that mean a rejected token.
@@ -81,7 +81,7 @@ impl Route {
             retry_on: route.retry_on.clone(),
             retry_429: route.retry_429,
             upstream,
-            path_in_front: route.upstream.destination.path().to_owned(),
+            base_path: route.upstream.destination.path().to_owned(),
             token,
             hold: Arc::default(),
             timeout: route.timeout,
@@ -95,7 +95,7 @@ impl Route {
 
     /// The route with the rejection hold of the one `before`, if both have the same credential.
     #[must_use]
-    pub fn remembering(self, before: Option<&Self>) -> Self {
+    pub fn with_hold_of(self, before: Option<&Self>) -> Self {
         match (before, &self.token) {
             (Some(Self { token: Some(token), hold, .. }), Some(own)) if token.is(own) => {
                 Self { hold: Arc::clone(hold), ..self }
@@ -129,7 +129,7 @@ impl Route {
 
     /// The base path at the upstream: of the discovered address, else of the configured one.
     pub fn base_path<'a>(&'a self, destination: &'a Destination) -> &'a str {
-        if destination.path_in_front.is_empty() { &self.path_in_front } else { &destination.path_in_front }
+        if destination.base_path.is_empty() { &self.base_path } else { &destination.base_path }
     }
 
     /// The path and query for the upstream: the caller's own bytes, with the base path in place of the stripped prefix.
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// The route with exactly this host and prefix.
-    pub fn at(&self, host: Option<&str>, prefix: &str) -> Option<&Route> {
+    pub fn find(&self, host: Option<&str>, prefix: &str) -> Option<&Route> {
         let prefixes = host.map_or(Some(&self.any_host), |host| self.hosts.get(host))?;
         prefixes.routes.get(key_of(prefix)).map(|index| &self.routes[*index])
     }
@@ -270,9 +270,9 @@ mod tests {
     use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::fixture;
 
-    fn nowhere(path_in_front: &str) -> Destination {
-        let path_in_front = path_in_front.to_owned();
-        Destination { path_in_front, ..fixture::destination(false, || Box::pin(std::future::pending())) }
+    fn nowhere(base_path: &str) -> Destination {
+        let base_path = base_path.to_owned();
+        Destination { base_path, ..fixture::destination(false, || Box::pin(std::future::pending())) }
     }
 
     fn route(name: &str) -> Route {
@@ -284,7 +284,7 @@ mod tests {
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
-            path_in_front: String::new(),
+            base_path: String::new(),
             token: None,
             hold: Arc::default(),
             timeout: Duration::from_secs(1),
@@ -401,7 +401,7 @@ mod tests {
         assert_eq!(sent(&route, ""), given);
         assert_eq!(sent(&route, "/found"), "/found/%61pi/x?q=%2F&r=1");
 
-        route.path_in_front = "/base".to_owned();
+        route.base_path = "/base".to_owned();
         assert_eq!(sent(&route, ""), "/base/%61pi/x?q=%2F&r=1");
     }
 
@@ -421,7 +421,7 @@ mod tests {
         ] {
             assert_eq!(target(&route, path), rest, "{path}");
         }
-        route.path_in_front = "/base".to_owned();
+        route.base_path = "/base".to_owned();
         for (path, expected) in
             [("/api/x?q", "/base/x?q"), ("/api/", "/base/"), ("/api", "/base"), ("/api?q=/", "/base?q=/")]
         {

@@ -64,7 +64,9 @@ impl Rules {
             return Err(ProxyError::RequestDenied(Denial::Denied));
         }
         if let Some(allow) = &self.allow
-            && !allow.iter().any(|pattern| pattern.has_method(method) && means(pattern, target.path))
+            && !allow
+                .iter()
+                .any(|pattern| pattern.has_method(method) && matches_as_written(pattern, target.path))
         {
             return Err(ProxyError::RequestDenied(Denial::NotAllowed));
         }
@@ -73,7 +75,7 @@ impl Rules {
 }
 
 /// Whether the pattern matches the path as written.
-pub fn means(pattern: &Pattern, path: &str) -> bool {
+pub fn matches_as_written(pattern: &Pattern, path: &str) -> bool {
     let mut at = pattern.start();
     for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
         at = pattern.after(at, !segment.is_empty(), |literal| is_written(segment, literal));
@@ -98,7 +100,7 @@ fn any_covers<'r, 'p>(
 }
 
 /// Whether the pattern matches the path in some interpretation.
-pub fn covers(pattern: &Pattern, path: &str) -> bool {
+pub fn matches_some_interpretation(pattern: &Pattern, path: &str) -> bool {
     pattern.is_end(follow(pattern, pattern.start(), &LenientPath::of(path)))
 }
 

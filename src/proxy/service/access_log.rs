@@ -26,7 +26,7 @@ pub struct Exchange {
     caller: Rc<ClientConnection>,
     pace: Rc<Progress>,
     /// The client's address according to a trusted proxy.
-    original: Option<IpAddr>,
+    client_address: Option<IpAddr>,
     started: Instant,
     method: Method,
     path: Option<PathAndQuery>,
@@ -51,13 +51,13 @@ struct Outcome {
 }
 
 impl Exchange {
-    /// Begins an exchange. `original` is the client's address according to a trusted proxy; `logs_success` is
+    /// Begins an exchange. `client_address` is the client's address according to a trusted proxy; `logs_success` is
     /// whether every exchange is logged, or only failures.
     pub fn begin<B>(
         request: &Request<B>,
         caller: Rc<ClientConnection>,
         pace: Rc<Progress>,
-        original: Option<IpAddr>,
+        client_address: Option<IpAddr>,
         logs_success: bool,
     ) -> Self {
         caller.request_begun();
@@ -65,7 +65,7 @@ impl Exchange {
         Self {
             caller,
             pace,
-            original,
+            client_address,
             started: Instant::now(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
@@ -82,7 +82,7 @@ impl Exchange {
 
     /// The client's address: according to a trusted proxy, else the peer's. `None` for a Unix socket.
     pub fn origin(&self) -> Option<IpAddr> {
-        self.original.or_else(|| self.caller.peer().ip())
+        self.client_address.or_else(|| self.caller.peer().ip())
     }
 
     /// The progress of the response.
@@ -202,7 +202,7 @@ impl Exchange {
                 $level!(
                     target: TARGET,
                     peer = %self.caller.peer().host(),
-                    caller = self.original.map(tracing::field::display),
+                    caller = self.client_address.map(tracing::field::display),
                     certificate = certificate.as_deref(),
                     method = %self.method,
                     path,

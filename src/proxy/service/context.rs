@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use super::access_log::Exchange;
 use super::retry::RetryBudget;
 use crate::proxy::auth::authorize::TokenWait;
-use crate::proxy::body::replay::{Attempt, Payload};
+use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::forward::Answered;
@@ -16,7 +16,7 @@ pub struct RequestContext<'a> {
     pub route: &'a Route,
     /// The upstream's address when the request arrived; every attempt uses it.
     pub destination: &'a Destination,
-    pub payload: &'a Payload<Incoming>,
+    pub request_body: &'a ReplayBody<Incoming>,
     pub exchange: &'a mut Exchange,
     pub token_wait: TokenWait,
     pub retries: RetryBudget,
@@ -24,7 +24,7 @@ pub struct RequestContext<'a> {
 
 /// The response to one attempt, and the generation of the token that the attempt carried.
 pub struct Attempted {
-    pub answered: Answered<Attempt<Incoming>>,
+    pub answered: Answered<AttemptBody<Incoming>>,
     /// [`Generation::NONE`] for an attempt without a token.
     pub generation: Generation,
 }
@@ -33,7 +33,7 @@ impl RequestContext<'_> {
     /// Frees the replay buffer if the attempt that follows is certainly the last one.
     pub fn free_replay_buffer(&self) {
         if self.retries.is_exhausted() {
-            self.payload.free_buffer();
+            self.request_body.free_buffer();
         }
     }
 }

@@ -8,9 +8,9 @@ use hyper::body::Incoming;
 use super::Service;
 use super::access_log::Exchange;
 use super::websocket::Handshake;
-use crate::proxy::body::replay::Payload;
+use crate::proxy::body::replay::ReplayBody;
 use crate::proxy::error::ProxyError;
-use crate::proxy::message::forwarded::Statement;
+use crate::proxy::message::forwarded::ForwardedFields;
 use crate::proxy::message::{headers, location, trailers};
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
@@ -32,21 +32,22 @@ impl Service {
     pub(super) fn rewrite_request(
         &self,
         head: &mut Parts,
-        payload: &Payload<Incoming>,
+        request_body: &ReplayBody<Incoming>,
         route: &Route,
         destination: &Destination,
         exchange: &Exchange,
     ) -> Result<Negotiated, ProxyError> {
-        let may_switch = route.allows_websocket && payload.is_at_end();
+        let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
-        let wants_trailers = handshake.is_none() && trailers::are_wanted(&head.headers);
+        let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
         let negotiated = Negotiated { version: head.version, wants_trailers, handshake };
 
-        let statement = Statement::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
-        let host = self.copies.host(route.upstream.index, destination);
+        let fields_for_upstream =
+            ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
+        let host = self.header_cache.host(route.upstream.index, destination);
         headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
-        if let Some(statement) = statement {
-            statement.write(&mut head.headers);
+        if let Some(fields_for_upstream) = fields_for_upstream {
+            fields_for_upstream.write(&mut head.headers);
         }
         let target = route
             .target(head.uri.path_and_query(), destination)
@@ -61,7 +62,7 @@ impl Service {
         if negotiated.handshake.is_some() {
             Handshake::ask(&mut head.headers);
         }
-        if payload.is_of_unknown_length() {
+        if request_body.is_of_unknown_length() {
             headers::frame_in_chunks(&mut head.headers);
         }
         Ok(negotiated)

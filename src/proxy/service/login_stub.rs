@@ -9,7 +9,7 @@ use http::{HeaderValue, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use crate::proxy::body::replay::{Fault, Payload};
+use crate::proxy::body::replay::{BodyError, ReplayBody};
 
 /// A token response (RFC 6749 §5.1) with the lifetime of Genesys Cloud's tokens: a day.
 const TOKEN_RESPONSE: &[u8] = br#"{"access_token":"bearerd-local","token_type":"bearer","expires_in":86399}"#;
@@ -18,10 +18,10 @@ const TOKEN_RESPONSE: &[u8] = br#"{"access_token":"bearerd-local","token_type":"
 ///
 /// # Errors
 ///
-/// [`Fault`] if the body is too large, stalls or ends prematurely.
-pub async fn discard(payload: &Payload<Incoming>) -> Result<(), Fault> {
-    payload.free_buffer();
-    let mut body = payload.first();
+/// [`BodyError`] if the body is too large, stalls or ends prematurely.
+pub async fn discard(request_body: &ReplayBody<Incoming>) -> Result<(), BodyError> {
+    request_body.free_buffer();
+    let mut body = request_body.first();
     while let Some(frame) = body.frame().await {
         frame?;
     }

@@ -31,12 +31,12 @@ use self::access_log::Exchange;
 use self::context::RequestContext;
 use self::drain::unless_cut;
 use self::header_cache::HeaderCache;
-use self::response::AnswerBody;
+use self::response::ResponseBody;
 use self::retry::RetryBudget;
-use self::settings::Terms;
+use self::settings::ServiceSettings;
 use super::auth::authorize::TokenWait;
 use super::auth::verdict::Verdict;
-use super::body::replay::{Attempt, Payload};
+use super::body::replay::{AttemptBody, ReplayBody};
 use super::downstream::connection::Downstream;
 use super::downstream::http2_streams::head_size;
 use super::downstream::upgrade::Upgrade;
@@ -52,16 +52,16 @@ use super::upstream::pool::Pool;
 
 /// Answers the requests of one worker. Never shared between threads.
 pub struct Service {
-    shared: Arc<Terms>,
+    shared: Arc<ServiceSettings>,
     via: Via,
-    pub(super) copies: HeaderCache,
-    pools: Vec<Rc<Pool<Attempt<Incoming>>>>,
+    pub(super) header_cache: HeaderCache,
+    pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>,
 }
 
 /// The response to a request that was not refused.
 enum Reply {
     /// The upstream's, streamed as it arrives.
-    Upstream(Answered<Attempt<Incoming>>),
+    Upstream(Answered<AttemptBody<Incoming>>),
     /// Complete: a synthetic response, or the head of a switch to another protocol.
     Complete(Response<Bytes>),
 }
@@ -70,17 +70,17 @@ impl Service {
     /// A service with a connection pool for each upstream, in the order of [`Upstream::index`].
     ///
     /// [`Upstream::index`]: super::upstream::Upstream::index
-    pub fn new(shared: Arc<Terms>, pools: Vec<Rc<Pool<Attempt<Incoming>>>>) -> Self {
-        Self { via: Via::new(&shared.instance), copies: HeaderCache::default(), shared, pools }
+    pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>) -> Self {
+        Self { via: Via::new(&shared.instance), header_cache: HeaderCache::default(), shared, pools }
     }
 
     /// The worker's connection pools.
-    pub fn pools(&self) -> &[Rc<Pool<Attempt<Incoming>>>] {
+    pub fn pools(&self) -> &[Rc<Pool<AttemptBody<Incoming>>>] {
         &self.pools
     }
 
     /// The peer with its permissions under the present configuration.
-    pub fn judge(&self, peer: Peer) -> Peer {
+    pub fn reevaluate(&self, peer: Peer) -> Peer {
         self.shared.networks.judge_again(peer)
     }
 
@@ -89,25 +89,29 @@ impl Service {
         self: Rc<Self>,
         request: Request<Incoming>,
         downstream: Downstream,
-    ) -> impl Future<Output = Result<Response<AnswerBody>, Infallible>> {
+    ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
         let Downstream { connection: caller, progress: pace, upgrade } = downstream;
-        let original =
-            forwarded::original(&caller.peer(), request.headers(), &self.shared.networks.trusted_proxies);
+        let client_address = forwarded::client_address(
+            &caller.peer(),
+            request.headers(),
+            &self.shared.networks.trusted_proxies,
+        );
         let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
-        let mut exchange = Exchange::begin(&request, caller, pace, original, self.shared.access_log);
+        let mut exchange = Exchange::begin(&request, caller, pace, client_address, self.shared.access_log);
         let (head, body) = request.into_parts();
         let head = Box::new(head);
-        let payload = Payload::new(body, &self.shared.body_limits).on_connection(&exchange.caller().backlog);
+        let request_body =
+            ReplayBody::new(body, &self.shared.body_limits).on_connection(&exchange.caller().unread_bodies);
         // The future is moved as a whole: it captures only what lasts as long as the request.
         async move {
             let reply = {
-                let proxying = pin!(self.proxy(head, &payload, &mut exchange, &upgrade));
+                let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &answering, proxying).await
             };
             let response = match reply {
-                Ok(Reply::Upstream(answered)) => response::relay(answered, payload, exchange),
-                Ok(Reply::Complete(response)) => response::reply(response, payload, exchange),
-                Err(error) => response::refuse(&error, payload, exchange),
+                Ok(Reply::Upstream(answered)) => response::relay(answered, request_body, exchange),
+                Ok(Reply::Complete(response)) => response::reply(response, request_body, exchange),
+                Err(error) => response::refuse(&error, request_body, exchange),
             };
             Ok(response)
         }
@@ -117,7 +121,7 @@ impl Service {
     async fn proxy(
         &self,
         mut head: Box<Parts>,
-        payload: &Payload<Incoming>,
+        request_body: &ReplayBody<Incoming>,
         exchange: &mut Exchange,
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
@@ -125,7 +129,7 @@ impl Service {
         exchange.routed(&route.name);
         exchange.pace().begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
-            login_stub::discard(payload).await.map_err(|fault| self.body_error(fault))?;
+            login_stub::discard(request_body).await.map_err(|fault| self.body_error(fault))?;
             return Ok(Reply::Complete(login_stub::response()));
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
@@ -136,19 +140,19 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut token_wait)).await?,
         };
-        let negotiated = self.rewrite_request(&mut head, payload, route, &destination, exchange)?;
+        let negotiated = self.rewrite_request(&mut head, request_body, route, &destination, exchange)?;
 
         let destination = &*destination;
-        let mut context = RequestContext { route, destination, payload, exchange, token_wait, retries };
+        let mut context = RequestContext { route, destination, request_body, exchange, token_wait, retries };
         let mut answered = match &route.token {
             None => {
                 context.free_replay_buffer();
-                self.send(&mut context, head, payload.first(), None).await?.answered
+                self.send(&mut context, head, request_body.first(), None).await?.answered
             }
             Some(source) => {
                 let head_again = head.clone();
                 let authorization = self.authorize(source, &mut context.token_wait).await?;
-                let first = self.send(&mut context, head, payload.first(), Some(authorization)).await?;
+                let first = self.send(&mut context, head, request_body.first(), Some(authorization)).await?;
                 match Verdict::of(&first.answered.response, &route.retry_on) {
                     Verdict::Accepted => {
                         route.hold.accepted(first.generation);
@@ -162,7 +166,7 @@ impl Service {
             }
         };
 
-        payload.response_received();
+        request_body.response_received();
         let status = answered.response.status();
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (&negotiated.handshake, status) {
             let is_logged = self.shared.access_log;

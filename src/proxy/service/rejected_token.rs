@@ -9,7 +9,7 @@ use super::response;
 use crate::proxy::auth::authorize::{Authorization, no_token, waiter_slot};
 use crate::proxy::auth::rejection_hold::Decision;
 use crate::proxy::auth::verdict::Verdict;
-use crate::proxy::body::replay::Attempt;
+use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::forward::Answered;
 use crate::token::{Generation, NotReplaced, TokenSource};
@@ -30,20 +30,20 @@ impl Service {
         source: &TokenSource,
         first: Attempted,
         head: Box<Parts>,
-    ) -> Result<Answered<Attempt<Incoming>>, ProxyError> {
+    ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
         let hold = &context.route.hold;
         let Attempted { answered, generation } = first;
         let newer = source.current().filter(|token| token.generation() > generation);
         let was_requested = newer.is_none();
         let authorization: Authorization = match newer {
-            Some(token) => self.copies.authorization(&token),
+            Some(token) => self.header_cache.authorization(&token),
             None => match self.replacement(context, source, generation).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
             },
         };
         // The body may have outgrown the replay buffer during the wait. The next request has the new token.
-        let Some(body) = context.payload.again() else {
+        let Some(body) = context.request_body.replay() else {
             context.exchange.passed_401(BODY_NOT_KEPT);
             return Ok(answered);
         };
@@ -80,7 +80,7 @@ impl Service {
             context.exchange.passed_401("held");
             return Ok(None);
         }
-        if !context.payload.is_replayable() {
+        if !context.request_body.is_replayable() {
             source.demand(rejected);
             context.exchange.passed_401(BODY_NOT_KEPT);
             return Ok(None);
@@ -89,7 +89,7 @@ impl Service {
         let slot = waiter_slot(&self.shared.token_waiters);
         let _slot = slot.inspect_err(|_| source.demand(rejected))?;
         match context.token_wait.spend(|within| source.replace(rejected, within)).await {
-            Ok(token) => Ok(Some(self.copies.authorization(&token))),
+            Ok(token) => Ok(Some(self.header_cache.authorization(&token))),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());

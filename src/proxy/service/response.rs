@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::access_log::Exchange;
-use crate::proxy::body::replay::{Attempt, Payload};
+use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::downstream::progress::Stalled;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::error::ProxyError;
@@ -30,12 +30,12 @@ use crate::proxy::upstream::pool::outcome::ExchangeError;
 const MAX_HTTP2_CHUNK: usize = 16 * 1024;
 
 /// The body of a response, with everything that ends when the body does.
-pub struct AnswerBody {
+pub struct ResponseBody {
     content: Content,
     /// The part of a chunk over [`MAX_HTTP2_CHUNK`] that is not sent yet.
     rest: Bytes,
     /// The request's body, part of which may still arrive.
-    payload: Payload<Incoming>,
+    request_body: ReplayBody<Incoming>,
     exchange: Exchange,
 }
 
@@ -49,7 +49,7 @@ enum Content {
 /// An upstream's body, with the connection that it arrives on.
 struct Relay {
     body: UpstreamBody,
-    lease: Option<Lease<Attempt<Incoming>>>,
+    lease: Option<Lease<AttemptBody<Incoming>>>,
     is_complete: bool,
     passes_trailers: bool,
     /// An error to report at the next poll, after hyper has written the chunks before it.
@@ -69,13 +69,13 @@ pub enum RelayError {
 
 /// Relays an upstream's response.
 pub fn relay(
-    answered: Answered<Attempt<Incoming>>,
-    payload: Payload<Incoming>,
+    answered: Answered<AttemptBody<Incoming>>,
+    request_body: ReplayBody<Incoming>,
     mut exchange: Exchange,
-) -> Response<AnswerBody> {
+) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
     exchange.responded(response.status());
-    let response = with_close(response, &payload, &exchange);
+    let response = with_close(response, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
@@ -84,36 +84,40 @@ pub fn relay(
         let lease = Some(lease);
         let mut relay = Relay { body, lease, is_complete: false, passes_trailers, pending_error: None };
         relay.end_if_complete();
-        AnswerBody::new(Content::Upstream(relay), payload, exchange)
+        ResponseBody::new(Content::Upstream(relay), request_body, exchange)
     })
 }
 
 /// Sends a complete response.
 pub fn reply(
     response: Response<Bytes>,
-    payload: Payload<Incoming>,
+    request_body: ReplayBody<Incoming>,
     mut exchange: Exchange,
-) -> Response<AnswerBody> {
+) -> Response<ResponseBody> {
     exchange.responded(response.status());
-    let response = with_close(response, &payload, &exchange);
-    response.map(|body| AnswerBody::new(Content::Complete(body), payload, exchange))
+    let response = with_close(response, &request_body, &exchange);
+    response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
 /// Sends an error response.
 pub fn refuse(
     error: &ProxyError,
-    payload: Payload<Incoming>,
+    request_body: ReplayBody<Incoming>,
     mut exchange: Exchange,
-) -> Response<AnswerBody> {
+) -> Response<ResponseBody> {
     exchange.failed(error);
     let response = error.response(exchange.version());
-    response.map(|body| AnswerBody::new(Content::Complete(body), payload, exchange))
+    response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
 /// Adds `Connection: close` over HTTP/1 if the connection is to end: at its maximum age, in a drain, and if the request
 /// body is not read to its end (RFC 9112 §9.6). A 101 keeps its own `Connection`.
-fn with_close<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchange: &Exchange) -> Response<B> {
-    let is_last = exchange.caller().is_ending() || !payload.is_at_end();
+fn with_close<B>(
+    mut response: Response<B>,
+    request_body: &ReplayBody<Incoming>,
+    exchange: &Exchange,
+) -> Response<B> {
+    let is_last = exchange.caller().is_ending() || !request_body.is_at_end();
     let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if exchange.version() < Version::HTTP_2 && is_last && is_http {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -123,7 +127,7 @@ fn with_close<B>(mut response: Response<B>, payload: &Payload<Incoming>, exchang
 
 /// Discards an upstream's response that is not relayed. Its connection returns to the pool if the whole body has
 /// already arrived, and is closed otherwise.
-pub fn discard(answered: Answered<Attempt<Incoming>>) {
+pub fn discard(answered: Answered<AttemptBody<Incoming>>) {
     let Answered { response, mut lease } = answered;
     let mut body = response.into_body();
     let mut cx = Context::from_waker(Waker::noop());
@@ -191,9 +195,9 @@ impl Relay {
     }
 }
 
-impl AnswerBody {
-    fn new(content: Content, payload: Payload<Incoming>, exchange: Exchange) -> Self {
-        Self { content, rest: Bytes::new(), payload, exchange }
+impl ResponseBody {
+    fn new(content: Content, request_body: ReplayBody<Incoming>, exchange: Exchange) -> Self {
+        Self { content, rest: Bytes::new(), request_body, exchange }
     }
 
     /// Records a frame that is given to hyper, cut to [`MAX_HTTP2_CHUNK`] over HTTP/2.
@@ -225,7 +229,7 @@ impl AnswerBody {
     }
 }
 
-impl Body for AnswerBody {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = RelayError;
 
@@ -270,7 +274,7 @@ impl Body for AnswerBody {
     }
 }
 
-impl Drop for AnswerBody {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         let is_complete = match &self.content {
             Content::Complete(content) => content.is_empty(),
@@ -281,7 +285,7 @@ impl Drop for AnswerBody {
         } else if self.exchange.version() == Version::HTTP_10 {
             self.exchange.caller().truncate();
         }
-        if self.payload.is_at_end() {
+        if self.request_body.is_at_end() {
             return;
         }
         if self.exchange.version() < Version::HTTP_2 {
@@ -289,8 +293,8 @@ impl Drop for AnswerBody {
             self.exchange.caller().leave_unread();
         } else if let Ok(_runtime) = tokio::runtime::Handle::try_current() {
             // The connection goes on: a task reads the rest of this stream's request.
-            let payload = std::mem::take(&mut self.payload);
-            tokio::task::spawn_local(payload.drain(LINGERING_CLOSE_TIMEOUT));
+            let request_body = std::mem::take(&mut self.request_body);
+            tokio::task::spawn_local(request_body.drain(LINGERING_CLOSE_TIMEOUT));
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Service;
 use super::context::{Attempted, RequestContext};
 use super::response;
 use crate::proxy::auth::authorize::{Authorization, TokenWait, usable_token};
-use crate::proxy::body::replay::{Attempt, Fault};
+use crate::proxy::body::replay::{AttemptBody, BodyError};
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::forward::{Failure, forward};
@@ -22,7 +22,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         head: Box<Parts>,
-        body: Attempt<Incoming>,
+        body: AttemptBody<Incoming>,
         authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         if context.retries.is_exhausted() {
@@ -35,17 +35,17 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         mut head: Box<Parts>,
-        mut body: Attempt<Incoming>,
+        mut body: AttemptBody<Incoming>,
         mut authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         loop {
             let head_again = head.clone();
             let attempted = self.attempt(context, head, body, authorization).await?;
-            if !context.payload.is_replayable() {
+            if !context.request_body.is_replayable() {
                 return Ok(attempted);
             }
             let Some(wait) = context.retries.wait(&attempted.answered.response) else { return Ok(attempted) };
-            let Some(body_again) = context.payload.again() else { return Ok(attempted) };
+            let Some(body_again) = context.request_body.replay() else { return Ok(attempted) };
             response::discard(attempted.answered);
             tokio::time::sleep(wait).await;
             context.exchange.retried();
@@ -66,7 +66,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         head: Box<Parts>,
-        body: Attempt<Incoming>,
+        body: AttemptBody<Incoming>,
         mut authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         let route = context.route;
@@ -90,7 +90,7 @@ impl Service {
                 request.head.headers.insert(AUTHORIZATION, authorization.value.clone());
             }
             context.exchange.sent(generation);
-            match forward(lease, request, context.payload, route.timeout).await {
+            match forward(lease, request, context.request_body, route.timeout).await {
                 Ok(answered) => {
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     return Ok(Attempted { answered, generation: generation.unwrap_or_default() });
@@ -112,18 +112,18 @@ impl Service {
         wait: &mut TokenWait,
     ) -> Result<Authorization, ProxyError> {
         let token = usable_token(source, wait, &self.shared.token_waiters).await?;
-        Ok(self.copies.authorization(&token))
+        Ok(self.header_cache.authorization(&token))
     }
 
     /// The response to a caller whose request body failed.
-    pub(super) fn body_error(&self, fault: Fault) -> ProxyError {
+    pub(super) fn body_error(&self, fault: BodyError) -> ProxyError {
         match fault {
-            Fault::Stalled => ProxyError::RequestTimeout,
-            Fault::TooLarge => {
+            BodyError::Stalled => ProxyError::RequestTimeout,
+            BodyError::TooLarge => {
                 ProxyError::BodyTooLarge { limit: self.shared.body_limits.body_bytes.unwrap_or(0) }
             }
-            Fault::Caller => ProxyError::BadRequest("the body is malformed or incomplete"),
-            Fault::Superseded => ForwardError::Terminated("the attempt was superseded".to_owned()).into(),
+            BodyError::Incomplete => ProxyError::BadRequest("the body is malformed or incomplete"),
+            BodyError::Superseded => ForwardError::Terminated("the attempt was superseded".to_owned()).into(),
         }
     }
 }

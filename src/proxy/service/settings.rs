@@ -13,7 +13,7 @@ use crate::proxy::route::guard::Policy;
 
 /// Access policy, routes and limits. A reload replaces the snapshot as a whole.
 #[derive(Debug)]
-pub struct Terms {
+pub struct ServiceSettings {
     /// The checks of a request head.
     pub policy: Policy,
     /// The allowed networks, and those of trusted proxies.
@@ -36,7 +36,7 @@ pub struct Terms {
     pub clock: Clock,
 }
 
-impl Terms {
+impl ServiceSettings {
     /// The snapshot of a configuration.
     pub fn new(config: &Config, table: Table, instance: String, clock: Clock) -> Self {
         let limits = &config.server.limits;
@@ -56,7 +56,7 @@ impl Terms {
 
     /// This snapshot with the counters of the one `before`: token waiters and replay memory.
     #[must_use]
-    pub fn sharing_with(mut self, before: &Self) -> Self {
+    pub fn with_counters_of(mut self, before: &Self) -> Self {
         self.token_waiters = Arc::clone(&before.token_waiters);
         self.body_limits.budget = Arc::clone(&before.body_limits.budget);
         self

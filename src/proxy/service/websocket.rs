@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
-use crate::proxy::body::replay::Attempt;
+use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::downstream::upgrade::Upgrade;
@@ -56,8 +56,8 @@ impl Handshake {
     pub fn of(head: &Parts) -> Option<Self> {
         let is_one = head.method == Method::GET
             && head.version == Version::HTTP_11
-            && headers::lists(&head.headers, &UPGRADE, "websocket")
-            && headers::lists(&head.headers, &CONNECTION, "upgrade");
+            && headers::has_member(&head.headers, &UPGRADE, "websocket")
+            && headers::has_member(&head.headers, &CONNECTION, "upgrade");
         let mut keys = head.headers.get_all(SEC_WEBSOCKET_KEY).iter();
         let key = keys.next().filter(|_| is_one && keys.next().is_none())?;
         Some(Self { accept: accept(key.as_bytes()) })
@@ -76,7 +76,7 @@ impl Handshake {
     /// [`ForwardError::Protocol`] if the response does not.
     pub async fn complete(
         &self,
-        answered: Answered<Attempt<Incoming>>,
+        answered: Answered<AttemptBody<Incoming>>,
         caller: &Rc<ClientConnection>,
         upgrade: &Upgrade,
         via: &Via,
@@ -84,8 +84,8 @@ impl Handshake {
     ) -> Result<Response<Bytes>, ProxyError> {
         let Answered { response, lease } = answered;
         let (mut head, _) = response.into_parts();
-        let is_accepted = headers::lists(&head.headers, &UPGRADE, "websocket")
-            && headers::lists(&head.headers, &CONNECTION, "upgrade")
+        let is_accepted = headers::has_member(&head.headers, &UPGRADE, "websocket")
+            && headers::has_member(&head.headers, &CONNECTION, "upgrade")
             && head.headers.get(SEC_WEBSOCKET_ACCEPT).is_some_and(|said| *said == self.accept);
         let taken_over = if is_accepted { lease.into_upgraded().await } else { None };
         let Some(upstream) = taken_over else {

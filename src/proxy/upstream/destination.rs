@@ -44,7 +44,7 @@ pub struct Destination {
     /// The `Host` field value.
     pub host: HeaderValue,
     /// The base path from discovery: empty, or a path that begins with `/` and does not end with one.
-    pub path_in_front: String,
+    pub base_path: String,
     /// Makes connections.
     pub connect: Box<dyn Connect>,
     /// Incremented with each new destination of the upstream; connections to an earlier one are not reused.
@@ -119,7 +119,7 @@ impl Upstream {
 impl Destination {
     /// A first destination, without a base path.
     pub const fn new(origin: String, host: HeaderValue, connect: Box<dyn Connect>) -> Self {
-        Self { origin, host, path_in_front: String::new(), connect, revision: 0 }
+        Self { origin, host, base_path: String::new(), connect, revision: 0 }
     }
 }
 

@@ -17,20 +17,20 @@ use super::pool::lease::Lease;
 use super::pool::outcome::{Delivery, ExchangeError, SendError, StreamError};
 use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
-use crate::proxy::body::replay::{Attempt, Fault, Payload};
+use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
 
 /// Why a request brought no response.
 #[derive(Debug)]
 pub enum Failure {
     /// A reused connection was closed before any of the request was sent. Contains the unchanged request.
-    Unsent(Outgoing<Attempt<Incoming>>),
+    Unsent(Outgoing<AttemptBody<Incoming>>),
     /// The upstream states that it has not processed the request. Contains the request with its whole body.
-    Refused(Outgoing<Attempt<Incoming>>, ForwardError),
+    Refused(Outgoing<AttemptBody<Incoming>>, ForwardError),
     /// The connection or the upstream failed.
     Upstream(ForwardError),
     /// The caller failed to send the request body.
-    Caller(Fault),
+    Caller(BodyError),
 }
 
 /// The head of a response, with the connection that carries the response body.
@@ -47,13 +47,13 @@ pub struct Answered<B: RequestBody> {
 ///
 /// [`Failure`]; the connection is closed.
 pub async fn forward(
-    mut lease: Lease<Attempt<Incoming>>,
-    request: Outgoing<Attempt<Incoming>>,
-    payload: &Payload<Incoming>,
+    mut lease: Lease<AttemptBody<Incoming>>,
+    request: Outgoing<AttemptBody<Incoming>>,
+    request_body: &ReplayBody<Incoming>,
     timeout: Duration,
-) -> Result<Answered<Attempt<Incoming>>, Failure> {
+) -> Result<Answered<AttemptBody<Incoming>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
-    let outcome = with_timeout(pin!(lease.send(request)), payload, timeout).await?;
+    let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
@@ -64,21 +64,21 @@ pub async fn forward(
             Err(Failure::Unsent(unsent))
         }
         Err(SendError { delivery: Delivery::Refused(head), error }) => {
-            match (failure(&error, payload), payload.again()) {
+            match (failure(&error, request_body), request_body.replay()) {
                 (Failure::Upstream(error), Some(body)) => {
                     Err(Failure::Refused(Outgoing { head, body }, error))
                 }
                 (failure, _) => Err(failure),
             }
         }
-        Err(SendError { error, .. }) => Err(failure(&error, payload)),
+        Err(SendError { error, .. }) => Err(failure(&error, request_body)),
     }
 }
 
 /// Waits for `outcome`. Progress of the request body, or a wait for the caller to send more, extends the deadline.
 async fn with_timeout<T>(
     mut outcome: Pin<&mut impl Future<Output = T>>,
-    payload: &Payload<Incoming>,
+    request_body: &ReplayBody<Incoming>,
     timeout: Duration,
 ) -> Result<T, Failure> {
     let mut deadline = Instant::now() + timeout;
@@ -86,18 +86,18 @@ async fn with_timeout<T>(
         if let Ok(outcome) = timeout_at(deadline, outcome.as_mut()).await {
             return Ok(outcome);
         }
-        match payload.progress().map(|progress| progress + timeout) {
+        match request_body.progress().map(|progress| progress + timeout) {
             Some(later) if later > deadline => deadline = later,
             // The read timeout of the request body covers a caller that stopped sending.
-            _ if payload.waits_for_caller() => deadline = Instant::now() + timeout,
+            _ if request_body.waits_for_caller() => deadline = Instant::now() + timeout,
             _ => return Err(Failure::Upstream(ForwardError::Timeout)),
         }
     }
 }
 
 /// Attributes a failed exchange to the caller or to the upstream.
-fn failure(error: &ExchangeError, payload: &Payload<Incoming>) -> Failure {
-    if let Some(fault) = payload.fault() {
+fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failure {
+    if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
     }
     let (is_no_http, text) = match error {

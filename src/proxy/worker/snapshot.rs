@@ -14,23 +14,23 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::proxy::body::replay::Attempt;
+use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
 use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::service::Service;
-use crate::proxy::service::response::AnswerBody;
-use crate::proxy::service::settings::Terms;
+use crate::proxy::service::response::ResponseBody;
+use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream::pool::Pool;
 
-type WorkersPool = Pool<Attempt<Incoming>>;
+type WorkersPool = Pool<AttemptBody<Incoming>>;
 
 /// A configuration for a worker.
 #[derive(Debug)]
 pub struct Configuration {
     /// The settings that all workers share.
-    pub terms: Arc<Terms>,
+    pub service_settings: Arc<ServiceSettings>,
     /// The upstreams, in the order of their indices.
     pub upstreams: Vec<Arc<Upstream>>,
     /// The limits on client connections.
@@ -61,10 +61,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// The configuration at the start.
     pub fn new(configuration: Configuration) -> Self {
-        let Configuration { terms, upstreams, limits } = configuration;
+        let Configuration { service_settings, upstreams, limits } = configuration;
         let pools = upstreams.into_iter().map(Pool::new).collect();
         Self {
-            service: RefCell::new(Rc::new(Service::new(terms, pools))),
+            service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
             limits: RefCell::new(Rc::new(limits)),
             entrances: RefCell::default(),
             giving_way: RefCell::default(),
@@ -77,7 +77,7 @@ impl Snapshot {
 
     /// Puts another configuration in force, with the numbers of all entrances from now on.
     pub fn change(&self, configuration: Configuration, entrances: Vec<u32>) {
-        let Configuration { terms, upstreams, limits } = configuration;
+        let Configuration { service_settings, upstreams, limits } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
@@ -87,8 +87,8 @@ impl Snapshot {
         }
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
         let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
-        let mut service = Service::new(terms, pools);
-        service.copies = before.copies.for_another_table();
+        let mut service = Service::new(service_settings, pools);
+        service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.limits.borrow_mut() = Rc::new(limits);
         *self.entrances.borrow_mut() = Some(entrances);
@@ -121,7 +121,7 @@ impl Snapshot {
     /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
     /// there ends gracefully.
     pub fn judge(&self, client: &ClientConnection) {
-        let peer = self.service().judge(client.peer());
+        let peer = self.service().reevaluate(client.peer());
         client.set_peer(peer);
         if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
             client.end(End::Gracefully);
@@ -131,7 +131,7 @@ impl Snapshot {
     /// Ends connections to upstreams that have been idle for too long, and moves the circuit breakers' windows on.
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
-        service.copies.forget_tokens();
+        service.header_cache.forget_tokens();
         for pool in service.pools() {
             pool.reap(now);
             pool.upstream().breaker.tick();
@@ -140,13 +140,13 @@ impl Snapshot {
 }
 
 impl Serve for Snapshot {
-    type Body = AnswerBody;
+    type Body = ResponseBody;
 
     fn limits(&self) -> Rc<Limits> {
         Rc::clone(&self.limits.borrow())
     }
 
-    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<AnswerBody> {
+    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<ResponseBody> {
         Box::pin(self.service().answer(request, downstream))
     }
 }
