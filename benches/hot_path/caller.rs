@@ -4,16 +4,16 @@ use super::pipe::End;
 use super::upstream::LAST;
 
 /// A caller with a connection of its own.
-pub struct Http1(End);
+pub(crate) struct Http1(End);
 
 impl Http1 {
     /// A caller over this connection.
-    pub const fn new(connection: End) -> Self {
+    pub(crate) const fn new(connection: End) -> Self {
         Self(connection)
     }
 
     /// Sends a request, and waits for its answer.
-    pub async fn request(&self, request: &[u8]) {
+    pub(crate) async fn request(&self, request: &[u8]) {
         self.0.put(&[request]);
         let is_ok = |answer: &[u8]| answer.ends_with(&[LAST]).then(|| answer.starts_with(b"HTTP/1.1 200 "));
         assert_eq!(self.0.take_when(is_ok).await, Some(true));
@@ -21,7 +21,7 @@ impl Http1 {
 }
 
 /// A caller that speaks HTTP/2 (RFC 9113), one request at a time.
-pub struct Http2 {
+pub(crate) struct Http2 {
     connection: End,
     stream: u32,
 }
@@ -37,7 +37,7 @@ const FRAME_HEAD: usize = 9;
 
 impl Http2 {
     /// A caller over this connection; sends the preface, and opens the connection's window to its maximum.
-    pub fn new(connection: End) -> Self {
+    pub(crate) fn new(connection: End) -> Self {
         let window = (u32::MAX / 2 - u32::from(u16::MAX)).to_be_bytes();
         connection.put(&[
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -50,7 +50,7 @@ impl Http2 {
     }
 
     /// Sends a request, and waits for its answer.
-    pub async fn request(&mut self) {
+    pub(crate) async fn request(&mut self) {
         let head = frame_head(HEADERS, END_STREAM | END_HEADERS, self.stream, FIELDS.len());
         self.connection.put(&[&head, FIELDS]);
         self.stream += 2;

@@ -14,7 +14,7 @@ const HEAD_END: &[u8] = b"\r\n\r\n";
 const BODY_END: &[u8] = b"x!";
 
 /// The requests that are counted: in one world, one after the other or in bursts.
-pub struct Case {
+pub(crate) struct Case {
     world: World,
     callers: Callers,
 }
@@ -28,12 +28,12 @@ enum Callers {
 }
 
 /// How many routes a case's configuration has.
-pub fn routes(name: &str) -> usize {
+pub(crate) fn routes(name: &str) -> usize {
     if name == "routes" { ROUTES } else { 1 }
 }
 
 /// A case by its name.
-pub fn named(name: &str, config: &Config) -> Case {
+pub(crate) fn named(name: &str, config: &Config) -> Case {
     let world = World::new(config, if name == "post" { BODY_END } else { HEAD_END });
     let http1 = || Http1::new(world.connection());
     let callers = match name {
@@ -53,7 +53,7 @@ pub fn named(name: &str, config: &Config) -> Case {
 
 impl Case {
     /// Answers so many requests.
-    pub async fn run(&mut self, requests: usize) {
+    pub(crate) async fn run(&mut self, requests: usize) {
         let tokens = &self.world.tokens;
         let issued = tokens.issued();
         match &mut self.callers {

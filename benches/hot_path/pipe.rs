@@ -19,13 +19,13 @@ struct Lane {
 }
 
 /// One end of a pipe.
-pub struct End {
+pub(crate) struct End {
     incoming: Rc<RefCell<Lane>>,
     outgoing: Rc<RefCell<Lane>>,
 }
 
 /// Two connected ends. Writes never wait.
-pub fn pipe() -> (End, End) {
+pub(crate) fn pipe() -> (End, End) {
     let (one, other) = (Rc::<RefCell<Lane>>::default(), Rc::<RefCell<Lane>>::default());
     let near = End { incoming: Rc::clone(&one), outgoing: Rc::clone(&other) };
     (near, End { incoming: other, outgoing: one })
@@ -33,7 +33,7 @@ pub fn pipe() -> (End, End) {
 
 impl End {
     /// Writes bytes.
-    pub fn put(&self, parts: &[&[u8]]) {
+    pub(crate) fn put(&self, parts: &[&[u8]]) {
         let mut lane = self.outgoing.borrow_mut();
         for part in parts {
             lane.bytes.extend_from_slice(part);
@@ -46,7 +46,7 @@ impl End {
     /// Waits until `complete` returns a value for the received bytes, and takes them.
     ///
     /// `complete` is called again for each piece that arrives. `None` at the end of the stream.
-    pub async fn take_when<T>(&self, mut complete: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+    pub(crate) async fn take_when<T>(&self, mut complete: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
         let mut seen = 0;
         std::future::poll_fn(|cx| {
             let mut lane = self.incoming.borrow_mut();

@@ -14,11 +14,11 @@ use secrecy::SecretString;
 use super::pipe::{End, pipe};
 
 /// The last byte of each body, which occurs nowhere else in a message.
-pub const LAST: u8 = b'!';
+pub(crate) const LAST: u8 = b'!';
 
 /// The number of issued tokens, and the live one.
 #[derive(Debug, Default)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     issued: AtomicU64,
     /// The `authorization` field with the live token.
     live: Mutex<Option<String>>,
@@ -26,12 +26,12 @@ pub struct Tokens {
 
 impl Tokens {
     /// How many tokens were issued.
-    pub fn issued(&self) -> u64 {
+    pub(crate) fn issued(&self) -> u64 {
         self.issued.load(Ordering::Relaxed)
     }
 
     /// Revokes the live token.
-    pub fn revoke(&self) {
+    pub(crate) fn revoke(&self) {
         *self.live.lock().unwrap() = None;
     }
 
@@ -57,7 +57,7 @@ impl Tokens {
 
 /// Answers token requests.
 #[derive(Debug)]
-pub struct Issuer(pub Arc<Tokens>);
+pub(crate) struct Issuer(pub Arc<Tokens>);
 
 impl TokenEndpoint for Issuer {
     async fn request(
@@ -80,7 +80,7 @@ impl TokenEndpoint for Issuer {
 }
 
 /// The API; a connection to it is a pipe to a task.
-pub struct Api {
+pub(crate) struct Api {
     /// The tokens that the API accepts.
     pub tokens: Arc<Tokens>,
     /// The end of a request.

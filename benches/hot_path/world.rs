@@ -24,14 +24,14 @@ use super::upstream::{Api, Issuer, Tokens};
 const INSTANCE: &str = "bearerd-00000000";
 
 /// A worker, and what its upstream goes by.
-pub struct World {
+pub(crate) struct World {
     pub tokens: Arc<Tokens>,
     worker: Worker,
 }
 
 impl World {
     /// A world whose API takes requests that end like this.
-    pub fn new(config: &Config, request_end: &'static [u8]) -> Self {
+    pub(crate) fn new(config: &Config, request_end: &'static [u8]) -> Self {
         let clock = Clock::system();
         let tokens = Arc::<Tokens>::default();
         let credential = Arc::clone(&config.credentials[0]);
@@ -57,7 +57,7 @@ impl World {
     }
 
     /// A caller's end of a new connection.
-    pub fn connection(&self) -> End {
+    pub(crate) fn connection(&self) -> End {
         let (near, far) = pipe();
         self.worker.serve(Box::new(far), Peer::UNIX, Admitted::default());
         near
@@ -65,7 +65,7 @@ impl World {
 }
 
 /// The defaults, with so many routes (`/`, or `/00` and so on) and a quota that is never used up.
-pub fn configuration(routes: usize) -> Config {
+pub(crate) fn configuration(routes: usize) -> Config {
     let credential = "[credentials.c]\ntoken_url = \"https://as.example.com/token\"\nclient_id = \"c\"\n\
         client_secret = { env = \"SECRET\" }\nquota = { requests = 1000000, per = \"1s\" }\n";
     let routes = (0..routes).map(|number| {

@@ -111,7 +111,7 @@ impl Credentials {
 }
 
 /// Answers `/credentials` and the paths below.
-pub async fn answer(
+pub(super) async fn answer(
     State(Credentials(operated)): State<Credentials>,
     Extension(peer): Peer,
     request: Request<Body>,

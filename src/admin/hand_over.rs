@@ -38,7 +38,7 @@ struct NoContent {}
 /// # Errors
 ///
 /// The body is not a grant. The error states the position, but no content, which may be a secret.
-pub async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
+pub(super) async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
     let bytes = read(body).await?;
     check_type(&head.headers)?;
     let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole \
@@ -57,7 +57,7 @@ pub async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
 /// # Errors
 ///
 /// The body has content.
-pub async fn no_content(head: &Parts, body: Body) -> Result<(), Problem> {
+pub(super) async fn no_content(head: &Parts, body: Body) -> Result<(), Problem> {
     let bytes = read(body).await?;
     if bytes.is_empty() {
         return Ok(());

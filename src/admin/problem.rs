@@ -20,7 +20,7 @@ impl From<Problem> for Response {
 }
 
 /// Records an operation in the audit trail, and returns its response.
-pub fn audited(operation: &Operation<'_>, outcome: Result<Response, Problem>) -> Response {
+pub(super) fn audited(operation: &Operation<'_>, outcome: Result<Response, Problem>) -> Response {
     match outcome {
         Ok(response) => {
             operation.done(response.status().as_u16());
@@ -34,13 +34,13 @@ pub fn audited(operation: &Operation<'_>, outcome: Result<Response, Problem>) ->
 }
 
 /// Refuses a method that is not `allowed`.
-pub fn method_not_allowed(allowed: &'static str) -> Problem {
+pub(super) fn method_not_allowed(allowed: &'static str) -> Problem {
     let title = "Method not allowed";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", title, "See the Allow field.")
         .allowing(allowed)
 }
 
 /// A response in JSON that no cache may store.
-pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     crate::http::json(status, "application/json", body).map(Body::from)
 }

@@ -63,7 +63,7 @@ impl Reloading {
 }
 
 /// Answers `/reload`.
-pub async fn answer(
+pub(super) async fn answer(
     State(reloading): State<Reloading>,
     Extension(peer): Peer,
     request: Request<Body>,

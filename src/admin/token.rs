@@ -31,7 +31,7 @@ const MOST_ADDRESSES: usize = 4096;
 
 /// The operator's token.
 #[derive(Debug)]
-pub struct Token {
+pub(super) struct Token {
     secret: Secret,
     current: tokio::sync::Mutex<Current>,
 }
@@ -46,7 +46,7 @@ struct Current {
 
 impl Token {
     /// The token with the value of the configuration.
-    pub fn new(secret: Secret) -> Self {
+    pub(super) fn new(secret: Secret) -> Self {
         let value = secret.initial().clone();
         let current =
             Current { value, reading: Blocking::new(TOKEN_READ_TIMEOUT), trouble: OnChange::default() };
@@ -54,7 +54,7 @@ impl Token {
     }
 
     /// Whether this is the token. The time that takes does not depend on the value.
-    pub async fn is(&self, shown: &str) -> bool {
+    pub(super) async fn is(&self, shown: &str) -> bool {
         let value = self.read_again().await;
         let hash = |text: &str| digest(&SHA256, text.as_bytes());
         verify_slices_are_equal(hash(value.expose_secret()).as_ref(), hash(shown).as_ref()).is_ok()
@@ -84,7 +84,7 @@ impl Token {
 
 /// Counts wrong tokens, by network.
 #[derive(Debug)]
-pub struct Guesses {
+pub(super) struct Guesses {
     limiter: DefaultKeyedRateLimiter<IpAddr>,
     /// The networks that are shut out, and until when.
     shut_out: Mutex<HashMap<IpAddr, Instant>>,
@@ -92,7 +92,7 @@ pub struct Guesses {
 
 /// The consequence of a wrong token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guess {
+pub(super) enum Guess {
     /// The network may try again.
     Wrong,
     /// The network is shut out for this time.
@@ -101,21 +101,21 @@ pub enum Guess {
 
 impl Guesses {
     /// No wrong tokens yet.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let quota = Quota::with_period(GUESS_EVERY).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
         let limiter = DefaultKeyedRateLimiter::hashmap(quota.allow_burst(GUESSES));
         Self { limiter, shut_out: Mutex::default() }
     }
 
     /// How long this address stays shut out. The right token is refused meanwhile, too: otherwise guessing could go on.
-    pub fn shut_out(&self, address: IpAddr) -> Option<Duration> {
+    pub(super) fn shut_out(&self, address: IpAddr) -> Option<Duration> {
         let shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
         let left = shut_out.get(&client_network(address))?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 
     /// Counts a wrong token.
-    pub fn note(&self, address: IpAddr) -> Guess {
+    pub(super) fn note(&self, address: IpAddr) -> Guess {
         let network = client_network(address);
         if self.limiter.len() >= MOST_ADDRESSES {
             self.limiter.retain_recent();

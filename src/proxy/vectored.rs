@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 const MAX_COPIED_BYTES: usize = 4 * 1024;
 
 /// Writes pieces as `poll_write_vectored` does; one piece, or small ones, with a single ordinary write.
-pub fn poll_write_all<S: AsyncWrite>(
+pub(super) fn poll_write_all<S: AsyncWrite>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
     pieces: &[IoSlice<'_>],

@@ -25,7 +25,7 @@ pub enum WhichSecret {
 
 /// Chooses the client secret of each token request.
 #[derive(Debug, Default)]
-pub struct ClientSecrets {
+pub(super) struct ClientSecrets {
     /// The secret to send.
     candidate: WhichSecret,
     /// The key of the secret that the server accepted last.
@@ -55,7 +55,7 @@ impl WhichSecret {
 
 impl ClientSecrets {
     /// Continues from a state. In the middle of a series of rejections both secrets have been tried.
-    pub fn resume(&mut self, state: &State, identity: &Identity<SecretString>, is_rejected: bool) {
+    pub(super) fn resume(&mut self, state: &State, identity: &Identity<SecretString>, is_rejected: bool) {
         self.accepted = state.client_secret;
         self.in_use = if state.uses_next_secret { WhichSecret::Next } else { WhichSecret::Current };
         self.candidate = match self.accepted {
@@ -66,13 +66,13 @@ impl ClientSecrets {
     }
 
     /// The identity with the secret to send.
-    pub fn identity(&self, configured: &Identity<SecretString>) -> Identity<SecretString> {
+    pub(super) fn identity(&self, configured: &Identity<SecretString>) -> Identity<SecretString> {
         let next = configured.with_next_secret().filter(|_| self.candidate == WhichSecret::Next);
         next.unwrap_or_else(|| configured.clone())
     }
 
     /// The server has refused the client with this secret. Answers whether to try the other secret at once.
-    pub fn refused(&mut self, configured: &Identity<SecretString>) -> bool {
+    pub(super) fn refused(&mut self, configured: &Identity<SecretString>) -> bool {
         let has_other = hash_of(configured, WhichSecret::Next)
             .is_some_and(|next| Some(next) != hash_of(configured, WhichSecret::Current));
         if !has_other {
@@ -83,7 +83,7 @@ impl ClientSecrets {
     }
 
     /// The server has accepted the secret that was sent. Answers which, if it is not the one accepted before.
-    pub fn worked(&mut self, configured: &Identity<SecretString>) -> Option<WhichSecret> {
+    pub(super) fn worked(&mut self, configured: &Identity<SecretString>) -> Option<WhichSecret> {
         let has_next = configured.client_secret_next.is_some();
         let worked = if has_next { self.candidate } else { WhichSecret::Current };
         self.candidate = worked;
@@ -94,7 +94,7 @@ impl ClientSecrets {
     }
 
     /// One of the secrets has changed.
-    pub fn changed(&mut self, configured: &Identity<SecretString>) {
+    pub(super) fn changed(&mut self, configured: &Identity<SecretString>) {
         self.candidate = self.key_of_accepted(configured);
         self.is_other_tried = false;
     }
@@ -105,7 +105,7 @@ impl ClientSecrets {
     /// # Errors
     ///
     /// The failure of the last request.
-    pub async fn ask<E: TokenEndpoint>(
+    pub(super) async fn ask<E: TokenEndpoint>(
         &mut self,
         credential: &Credential,
         endpoint: &E,
@@ -122,12 +122,12 @@ impl ClientSecrets {
     }
 
     /// The secret that the server accepted last.
-    pub const fn in_use(&self) -> WhichSecret {
+    pub(super) const fn in_use(&self) -> WhichSecret {
         self.in_use
     }
 
     /// Records in the state which secret was accepted.
-    pub const fn remember(&self, state: &mut State) {
+    pub(super) const fn remember(&self, state: &mut State) {
         state.client_secret = self.accepted;
         state.uses_next_secret = matches!(self.in_use, WhichSecret::Next);
     }
@@ -152,7 +152,7 @@ fn hash_of(identity: &Identity<SecretString>, which: WhichSecret) -> Option<Clie
 }
 
 /// Whether the server refuses the client (RFC 6749 §5.2). Some servers answer 401 without an error code.
-pub fn is_invalid_client(error: &TokenError) -> bool {
+pub(super) fn is_invalid_client(error: &TokenError) -> bool {
     matches!(error, TokenError::Rejected { status, code, .. }
         if code == "invalid_client" || (*status == 401 && code == NO_CODE))
 }

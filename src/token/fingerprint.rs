@@ -11,11 +11,11 @@ use aws_lc_rs::rand::SystemRandom;
 use super::access_token::AccessToken;
 
 /// Makes fingerprints that can be compared with each other.
-pub struct Fingerprints(hmac::Key);
+pub(super) struct Fingerprints(hmac::Key);
 
 /// A token in the log: sixteen hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint(u64);
+pub(super) struct Fingerprint(u64);
 
 impl Fingerprints {
     /// A new random key.
@@ -23,13 +23,13 @@ impl Fingerprints {
     /// # Panics
     ///
     /// If the operating system provides no random numbers.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
         Self(key.expect("the operating system gives random bytes"))
     }
 
     /// The fingerprint of a token.
-    pub fn of(&self, token: &AccessToken) -> Fingerprint {
+    pub(super) fn of(&self, token: &AccessToken) -> Fingerprint {
         let tag = hmac::sign(&self.0, token.as_bytes());
         let short = tag.as_ref().iter().take(8).fold(0, |all, byte| (all << 8) | u64::from(*byte));
         Fingerprint(short)

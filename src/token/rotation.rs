@@ -16,7 +16,7 @@ const MAX_REFUSED_TOKENS: usize = 16;
 
 /// Chooses the grant of each token request.
 #[derive(Debug)]
-pub struct Rotation {
+pub(super) struct Rotation {
     /// How often a refresh token may be rotated; 0 is without limit.
     max: u64,
     /// Why the server refused the last refresh token; empty if that was before a restart.
@@ -27,7 +27,7 @@ pub struct Rotation {
 
 /// The grant of one token request.
 #[derive(Debug)]
-pub enum GrantChoice {
+pub(super) enum GrantChoice {
     /// The configured grant.
     Configured,
     /// A refresh token.
@@ -41,7 +41,7 @@ pub enum GrantChoice {
 
 /// A refresh token for one token request.
 #[derive(Clone, Debug)]
-pub struct RefreshTokenInUse {
+pub(super) struct RefreshTokenInUse {
     /// The token.
     pub token: SecretString,
     lineage: Option<Lineage>,
@@ -51,13 +51,13 @@ pub struct RefreshTokenInUse {
 
 impl Rotation {
     /// The choice for a credential none of whose refresh tokens was refused in this process.
-    pub fn new(credential: &Credential) -> Self {
+    pub(super) fn new(credential: &Credential) -> Self {
         let login = credential.login.as_ref().map(|_| format!(" (run `bearerd login {}`)", credential.name));
         Self { max: credential.max_rotations, why: String::new(), remedy: login.unwrap_or_default() }
     }
 
     /// Takes over other settings, and keeps the server's last refusal.
-    pub fn renew(&mut self, settings: Self) {
+    pub(super) fn renew(&mut self, settings: Self) {
         let why = std::mem::take(&mut self.why);
         *self = Self { why, ..settings };
     }
@@ -67,7 +67,7 @@ impl Rotation {
     /// # Errors
     ///
     /// Why no grant may be used: a person must act.
-    pub fn choose(
+    pub(super) fn choose(
         &self,
         identity: &Identity<SecretString>,
         state: &State,
@@ -116,7 +116,7 @@ impl Rotation {
     }
 
     /// Records that the server refuses this refresh token.
-    pub fn refuse(&mut self, state: &mut State, token: &SecretString, why: String) {
+    pub(super) fn refuse(&mut self, state: &mut State, token: &SecretString, why: String) {
         if state.refused.len() >= MAX_REFUSED_TOKENS {
             state.refused.remove(0);
         }
@@ -126,13 +126,13 @@ impl Rotation {
 }
 
 /// Whether the server has refused this refresh token.
-pub fn is_refused(state: &State, token: &SecretString) -> bool {
+pub(super) fn is_refused(state: &State, token: &SecretString) -> bool {
     !state.refused.is_empty() && state.refused.contains(&RefusedTokenHash::of(token))
 }
 
 impl GrantChoice {
     /// The identity to send; `None` where the configured one is to be sent.
-    pub fn identity(&self, configured: &Identity<SecretString>) -> Option<Identity<SecretString>> {
+    pub(super) fn identity(&self, configured: &Identity<SecretString>) -> Option<Identity<SecretString>> {
         match self {
             Self::Configured => None,
             Self::RefreshToken(in_use) => {
@@ -143,7 +143,7 @@ impl GrantChoice {
     }
 
     /// Records the refresh token of a successful response in the state. Answers whether it has changed.
-    pub fn answered(
+    pub(super) fn answered(
         self,
         new: Option<&SecretString>,
         credential: &Credential,
@@ -177,7 +177,7 @@ impl RefreshTokenInUse {
 
 /// Takes over the refresh token of a state that a person has put on disk. Answers whether it is another one. The lineage
 /// becomes that of the configured token, which therefore does not take precedence.
-pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString>) -> bool {
+pub(super) fn take_up(state: &mut State, found: State, identity: &Identity<SecretString>) -> bool {
     let (Some(theirs), ours) = (found.refresh_token, &state.refresh_token) else {
         return false;
     };
@@ -193,7 +193,7 @@ pub fn take_up(state: &mut State, found: State, identity: &Identity<SecretString
 
 /// Starts a new chain with this refresh token, which the server has just issued and which therefore counts as refused no
 /// longer. The lineage becomes that of the configured token, which therefore does not take precedence.
-pub fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
+pub(super) fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
     let given_out = RefusedTokenHash::of(&token);
     state.refused.retain(|refused| *refused != given_out);
     state.refresh_token = Some(token);

@@ -9,6 +9,7 @@
     reason = "a corpus that cannot be read ends the test by panicking; its time is not the daemon's"
 )]
 
+#[expect(unreachable_pub, reason = "the targets are a library of their own for the fuzzer")]
 #[path = "../../fuzz/src/lib.rs"]
 mod targets;
 

@@ -4,5 +4,5 @@
 //! the daemon's token and framing.
 
 mod http1;
-pub mod http2;
+pub(crate) mod http2;
 mod strict;

@@ -2,22 +2,26 @@
 
 use std::path::Path;
 
-pub use testkit::harness::*;
+pub(crate) use testkit::harness::*;
 
 /// The daemon's binary.
-pub const BEARERD: &str = env!("CARGO_BIN_EXE_bearerd");
+pub(crate) const BEARERD: &str = env!("CARGO_BIN_EXE_bearerd");
 
 /// The description of a daemon; a test adds to it.
-pub fn daemon() -> Setup {
+pub(crate) fn daemon() -> Setup {
     Setup::new(BEARERD)
 }
 
 /// Starts the binary with these arguments, this environment, and no input.
-pub fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Process {
+pub(crate) fn spawn(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> Process {
     command(arguments, environment, folder).start()
 }
 
 /// The start of the binary; a test adds to it.
-pub fn command(arguments: &[&str], environment: &[(String, String)], folder: &Path) -> process::Launch {
+pub(crate) fn command(
+    arguments: &[&str],
+    environment: &[(String, String)],
+    folder: &Path,
+) -> process::Launch {
     process::Launch::new(BEARERD, folder).arguments(arguments).environment(environment)
 }

@@ -31,7 +31,7 @@ fn production(text: &str) -> &str {
 }
 
 /// All files below a folder except files of tests.
-pub fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
+pub(crate) fn production_sources(folder: &str) -> impl Iterator<Item = (PathBuf, String)> {
     sources(folder).into_iter().filter(|(path, _)| !path.ends_with("tests.rs"))
 }
 

@@ -19,7 +19,7 @@ pub(in crate::config) const MAX_AUTHORITIES_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A PEM file cannot be used.
 #[derive(Debug, Error)]
-pub enum PemError {
+pub(crate) enum PemError {
     #[error("cannot read {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error("{} is not a PEM file", path.display())]

@@ -9,7 +9,7 @@ use crate::proxy::limits::slots::{Reservation, Slots};
 
 /// All bytes of a body so far.
 #[derive(Debug)]
-pub struct ReplayBuffer {
+pub(super) struct ReplayBuffer {
     /// Chunks in the order of the body, shared with the attempts that they were handed to.
     frozen: Vec<Bytes>,
     /// The bytes after them.
@@ -32,14 +32,14 @@ impl AsRef<[u8]> for Frozen {
 
 impl ReplayBuffer {
     /// An empty buffer. Reserves nothing yet.
-    pub fn new(budget: &Arc<Slots>) -> Self {
+    pub(super) fn new(budget: &Arc<Slots>) -> Self {
         Self { frozen: Vec::new(), recent: Vec::new(), reserved: budget.reservation() }
     }
 
     /// Appends a chunk of a body that has at most `limit` bytes in all; `false` if that or the budget is exceeded.
     ///
     /// The reservation doubles as the body arrives, so that a length that is only declared does not use up the budget.
-    pub fn append(&mut self, data: &[u8], limit: usize) -> bool {
+    pub(super) fn append(&mut self, data: &[u8], limit: usize) -> bool {
         let limit = limit.saturating_sub(self.frozen.iter().map(Bytes::len).sum());
         let needed = self.recent.len() + data.len();
         if needed > limit {
@@ -57,7 +57,7 @@ impl ReplayBuffer {
     }
 
     /// The content, which stays in the buffer as well.
-    pub fn chunks(&mut self, budget: &Arc<Slots>) -> VecDeque<Bytes> {
+    pub(super) fn chunks(&mut self, budget: &Arc<Slots>) -> VecDeque<Bytes> {
         if !self.recent.is_empty() {
             let bytes = std::mem::take(&mut self.recent);
             let reserved = std::mem::replace(&mut self.reserved, budget.reservation());

@@ -11,7 +11,7 @@ const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// The time spent waiting for the caller to send one body.
 #[derive(Debug, Default)]
-pub struct StallTimer {
+pub(super) struct StallTimer {
     /// The wait in progress.
     pause: Option<Pause>,
     /// The total of the waits before.
@@ -20,7 +20,7 @@ pub struct StallTimer {
 
 /// How much of a body has arrived, and how much has to.
 #[derive(Clone, Copy, Debug)]
-pub struct Arrival {
+pub(super) struct Arrival {
     /// What has arrived, in bytes.
     pub bytes: u64,
     /// The lowest rate allowed, in bytes a second; 0 is no bound.
@@ -38,7 +38,7 @@ impl StallTimer {
     ///
     /// `timeout` bounds this pause. A pause does not begin if the body `arrival` is slower than the minimum rate. A caller
     /// that `is_excused` cannot send at the moment and does not stall.
-    pub fn poll(
+    pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         timeout: Duration,
@@ -62,7 +62,7 @@ impl StallTimer {
     }
 
     /// Ends a pause because data has arrived.
-    pub fn end_pause(&mut self, is_excused: bool) {
+    pub(super) fn end_pause(&mut self, is_excused: bool) {
         if let Some(pause) = self.pause.take()
             && !is_excused
         {
@@ -71,7 +71,7 @@ impl StallTimer {
     }
 
     /// Ends a pause because the body is not being read.
-    pub fn suspend(&mut self) {
+    pub(super) fn suspend(&mut self) {
         self.pause = None;
     }
 

@@ -18,11 +18,11 @@ const PER_FIELD: usize = 32;
 
 /// Runs the streams of one connection.
 #[derive(Clone, Debug)]
-pub struct Streams(Rc<ClientConnection>);
+pub(crate) struct Streams(Rc<ClientConnection>);
 
 impl Streams {
     /// The streams of this connection.
-    pub const fn of(connection: Rc<ClientConnection>) -> Self {
+    pub(crate) const fn of(connection: Rc<ClientConnection>) -> Self {
         Self(connection)
     }
 }
@@ -49,7 +49,7 @@ where
 }
 
 /// The size of a request's head as HTTP/2 counts it (RFC 9113 §6.5.2). hyper bounds heads of HTTP/1 as it reads them.
-pub fn head_size(head: &Parts) -> usize {
+pub(crate) fn head_size(head: &Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
     let fields = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + PER_FIELD);
     target + fields.sum::<usize>()

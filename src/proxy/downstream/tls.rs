@@ -27,7 +27,7 @@ impl ClientStream for TlsStream<TcpStream> {
 }
 
 /// Negotiates TLS; `None` if that failed, which is logged, and the client has its response or alert.
-pub async fn accept(
+pub(crate) async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     client: &Rc<ClientConnection>,

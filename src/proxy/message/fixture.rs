@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A map of these fields.
-pub fn map(fields: &[(&str, &str)]) -> HeaderMap {
+pub(super) fn map(fields: &[(&str, &str)]) -> HeaderMap {
     let field = |(name, value): &(&str, &str)| {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
@@ -12,7 +12,7 @@ pub fn map(fields: &[(&str, &str)]) -> HeaderMap {
 }
 
 /// The fields of a map in alphabetical order.
-pub fn sorted(headers: &HeaderMap) -> Vec<(&str, &str)> {
+pub(super) fn sorted(headers: &HeaderMap) -> Vec<(&str, &str)> {
     let mut fields: Vec<_> =
         headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     fields.sort_unstable();

@@ -12,7 +12,7 @@ use crate::proxy::upstream::forward::Answered;
 use crate::token::Generation;
 
 /// An admitted request and what is left of its bounds.
-pub struct RequestContext<'a> {
+pub(super) struct RequestContext<'a> {
     pub route: &'a Route,
     /// The upstream's address when the request arrived; every attempt uses it.
     pub destination: &'a Destination,
@@ -23,7 +23,7 @@ pub struct RequestContext<'a> {
 }
 
 /// The response to one attempt, and the generation of the token that the attempt carried.
-pub struct Attempted {
+pub(super) struct Attempted {
     pub answered: Answered<AttemptBody<Incoming>>,
     /// [`Generation::NONE`] for an attempt without a token.
     pub generation: Generation,
@@ -31,7 +31,7 @@ pub struct Attempted {
 
 impl RequestContext<'_> {
     /// Frees the replay buffer if the attempt that follows is certainly the last one.
-    pub fn free_replay_buffer(&self) {
+    pub(super) fn free_replay_buffer(&self) {
         if self.retries.is_exhausted() {
             self.request_body.free_buffer();
         }

@@ -15,7 +15,7 @@ use crate::proxy::error::ProxyError;
 /// # Errors
 ///
 /// The error of the request, or [`ProxyError::Draining`].
-pub async fn unless_cut<T>(
+pub(crate) async fn unless_cut<T>(
     client: &ClientConnection,
     progress: &Progress,
     mut request: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,

@@ -16,7 +16,7 @@ use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 
 /// The properties of a request head that the response head depends on, and that rewriting the request head removes.
-pub struct Negotiated {
+pub(super) struct Negotiated {
     version: Version,
     wants_trailers: bool,
     /// The caller's WebSocket handshake, where the route allows one.

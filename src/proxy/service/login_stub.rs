@@ -19,7 +19,7 @@ const TOKEN_RESPONSE: &[u8] = br#"{"access_token":"bearerd-local","token_type":"
 /// # Errors
 ///
 /// [`BodyError`] if the body is too large, stalls or ends prematurely.
-pub async fn discard(request_body: &ReplayBody<Incoming>) -> Result<(), BodyError> {
+pub(super) async fn discard(request_body: &ReplayBody<Incoming>) -> Result<(), BodyError> {
     request_body.free_buffer();
     let mut body = request_body.first();
     while let Some(frame) = body.frame().await {
@@ -29,7 +29,7 @@ pub async fn discard(request_body: &ReplayBody<Incoming>) -> Result<(), BodyErro
 }
 
 /// The token response.
-pub fn response() -> Response<Bytes> {
+pub(super) fn response() -> Response<Bytes> {
     let mut response = Response::new(Bytes::from_static(TOKEN_RESPONSE));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -44,7 +44,7 @@ struct Claims<'a> {
 /// # Errors
 ///
 /// [`KeyError`] if the text is not a usable key.
-pub fn under_key(
+pub(crate) fn under_key(
     client_id: &str,
     assertion: &Assertion<SecretString>,
     now: SystemTime,
@@ -64,7 +64,7 @@ pub fn under_key(
 /// # Errors
 ///
 /// [`KeyError::CannotSign`], which no secret causes.
-pub fn under_secret(
+pub(crate) fn under_secret(
     client_id: &str,
     secret: &SecretString,
     audience: &str,

@@ -21,7 +21,7 @@ use crate::config::{BasicEncoding, Credential, Identity};
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request without its URL.
-pub struct TokenRequest {
+pub(crate) struct TokenRequest {
     /// The encoded parameters.
     pub body: SecretString,
     /// The body's media type.
@@ -38,7 +38,7 @@ impl TokenRequest {
     /// # Errors
     ///
     /// [`KeyError`] if a JWT cannot be signed.
-    pub fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
+    pub(crate) fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
         let mut parameters = Parameters::default();
         parameters.add_grant(identity)?;
         // A code has the scopes of its authorization request (RFC 6749 §4.1.3), and its redirect_uri is added above.

@@ -13,7 +13,7 @@ use crate::token::jwt;
 ///
 /// [`TokenError::ScopeMissing`] without a required scope, [`TokenError::Malformed`] for an unusable token, or one that is not
 /// a JWT where a JWT is expected.
-pub fn scopes(response: &TokenResponse, credential: &Credential) -> Result<Vec<String>, TokenError> {
+pub(crate) fn scopes(response: &TokenResponse, credential: &Credential) -> Result<Vec<String>, TokenError> {
     if let Some(flaw) = &response.flaw {
         return Err(TokenError::Malformed(flaw.clone()));
     }
@@ -29,7 +29,7 @@ pub fn scopes(response: &TokenResponse, credential: &Credential) -> Result<Vec<S
 }
 
 /// The required scopes that are missing.
-pub fn missing(scopes: &[String], credential: &Credential) -> Vec<String> {
+pub(crate) fn missing(scopes: &[String], credential: &Credential) -> Vec<String> {
     credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect()
 }
 
@@ -45,7 +45,7 @@ pub fn not_granted(granted: &[String], credential: &Credential) -> Vec<String> {
 /// # Errors
 ///
 /// [`Malformed::Ended`] if the `exp` has passed.
-pub fn lifetime(
+pub(crate) fn lifetime(
     response: &TokenResponse,
     credential: &Credential,
     now: SystemTime,

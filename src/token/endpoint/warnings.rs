@@ -15,7 +15,7 @@ pub const MAX_SKEW: Duration = Duration::from_mins(1);
 
 /// The warnings about one credential's responses that still hold.
 #[derive(Debug, Default)]
-pub struct ResponseWarnings {
+pub(crate) struct ResponseWarnings {
     is_cut: OnChange<bool>,
     is_mislabelled: OnChange<bool>,
     not_granted: OnChange<Vec<String>>,
@@ -25,7 +25,7 @@ pub struct ResponseWarnings {
 
 impl ResponseWarnings {
     /// Warns about a response that is accepted.
-    pub fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
+    pub(crate) fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
         if self.skew.begins(grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
             let ours = self.skew.current().as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
@@ -46,7 +46,7 @@ impl ResponseWarnings {
     }
 
     /// Warns about a `Retry-After` that is longer than `retry_after_max`.
-    pub fn of_wait(&mut self, asked: Duration, credential: &Credential) {
+    pub(crate) fn of_wait(&mut self, asked: Duration, credential: &Credential) {
         let Credential { name, retry_after_max, .. } = credential;
         if self.is_clamped.begins(asked > *retry_after_max) {
             warn!(
@@ -60,7 +60,7 @@ impl ResponseWarnings {
 }
 
 /// Warns about the credential's methods that the issuer's metadata does not list, if they are others than before.
-pub fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
+pub(crate) fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
     let not_listed = now.not_supported(credential);
     let is_new = before.is_none_or(|before| before.not_supported(credential) != not_listed);
     if is_new && !not_listed.is_empty() {

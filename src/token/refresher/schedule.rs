@@ -15,7 +15,7 @@ const SAME_TOKEN: Backoff = Backoff { first: Duration::from_secs(10), max: Durat
 ///
 /// The margin is at most a fifth of the lifetime, so that a short-lived token is used for most of its life. `chance`, between
 /// 0 and 1, spreads the refreshes of tokens that were issued together.
-pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64) -> Moment {
+pub(crate) fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64) -> Moment {
     let lifetime = issued.until(expires);
     let margin = margin.min(lifetime / 5);
     let earlier = (margin / 10).mul_f64(chance.clamp(0.0, 1.0));
@@ -25,12 +25,12 @@ pub fn refresh_at(issued: Moment, expires: Moment, margin: Duration, chance: f64
 /// When to request a token again after the server has issued the current token for the `times`-th time in a row.
 ///
 /// Only the server knows when it will issue another: the intervals grow, and the token's end is the latest moment.
-pub fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {
+pub(crate) fn ask_again_at(now: Moment, planned: Moment, expires: Moment, times: u32) -> Moment {
     planned.max(no_forced_before(now, times)).min(expires)
 }
 
 /// Until when even a rejected token causes no request, after the server has issued that token again.
-pub fn no_forced_before(now: Moment, times: u32) -> Moment {
+pub(crate) fn no_forced_before(now: Moment, times: u32) -> Moment {
     now + SAME_TOKEN.step(times.saturating_sub(1))
 }
 

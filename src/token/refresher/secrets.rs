@@ -25,7 +25,7 @@ type Read = fn(&Credential) -> Result<Values, SecretError>;
 
 /// A credential's identity with its secrets.
 #[derive(Debug)]
-pub struct CurrentIdentity {
+pub(crate) struct CurrentIdentity {
     credential: Arc<Credential>,
     read: Read,
     value: Values,
@@ -36,7 +36,7 @@ pub struct CurrentIdentity {
 
 impl CurrentIdentity {
     /// The identity as it was when the configuration was read.
-    pub fn new(credential: Arc<Credential>) -> Self {
+    pub(crate) fn new(credential: Arc<Credential>) -> Self {
         Self::read_by(|credential| credential.identity.read(), credential)
     }
 
@@ -47,17 +47,17 @@ impl CurrentIdentity {
     }
 
     /// The identity as it was read last.
-    pub const fn value(&self) -> &Values {
+    pub(crate) const fn value(&self) -> &Values {
         &self.value
     }
 
     /// Whether a token request of this grant may use up a refresh token.
-    pub const fn has_refresh_token(&self) -> bool {
+    pub(crate) const fn has_refresh_token(&self) -> bool {
         matches!(self.value.grant, Grant::RefreshToken(_))
     }
 
     /// Whether a secret can change while the daemon runs.
-    pub fn may_change(&self) -> bool {
+    pub(crate) fn may_change(&self) -> bool {
         self.credential.identity.may_change()
     }
 
@@ -66,7 +66,7 @@ impl CurrentIdentity {
     /// # Cancel safety
     ///
     /// A reading that is under way is taken up by the next call.
-    pub async fn read_again(&mut self) -> bool {
+    pub(crate) async fn read_again(&mut self) -> bool {
         if !self.may_change() {
             return false;
         }

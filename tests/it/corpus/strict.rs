@@ -10,7 +10,7 @@ use testkit::harness::raw::RawPeer;
 
 /// A complete request as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
+pub(super) struct Message {
     pub method: String,
     pub target: Vec<u8>,
     pub fields: Vec<(String, Vec<u8>)>,
@@ -18,7 +18,7 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn all(&self, name: &str) -> Vec<&[u8]> {
+    pub(super) fn all(&self, name: &str) -> Vec<&[u8]> {
         let found = self.fields.iter().filter(|(field, _)| field == name);
         found.map(|(_, value)| value.as_slice()).collect()
     }
@@ -26,7 +26,7 @@ impl Message {
 
 /// The requests since the last look.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub(super) struct Notes {
     pub messages: Vec<Message>,
     /// Messages that no proxy may send.
     pub violations: Vec<String>,
@@ -35,25 +35,25 @@ pub struct Notes {
 }
 
 #[derive(Debug)]
-pub struct Strict {
+pub(super) struct Strict {
     peer: RawPeer,
     notes: Arc<Mutex<Notes>>,
 }
 
 impl Strict {
-    pub async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let notes = Arc::new(Mutex::new(Notes::default()));
         let shared = Arc::clone(&notes);
         let peer = RawPeer::tcp(move |stream| serve(stream, Arc::clone(&shared))).await;
         Self { peer, notes }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.peer.address
     }
 
     /// Takes the requests since the last look, and checks what holds for every request.
-    pub fn take(&self, tokens: &[String]) -> Notes {
+    pub(super) fn take(&self, tokens: &[String]) -> Notes {
         let mut notes = std::mem::take(&mut *self.notes.lock().unwrap());
         for message in &notes.messages {
             let violations = self.check(message, tokens);

@@ -24,7 +24,7 @@ use testkit::harness::caller::REQUEST_ID;
 
 /// A token endpoint, the client it knows, and the API that accepts its tokens.
 #[derive(Clone, Debug, Default)]
-pub struct Realm {
+pub(super) struct Realm {
     pub token_host: &'static str,
     pub token_path: &'static str,
     pub api_host: &'static str,
@@ -45,11 +45,11 @@ pub struct Realm {
 
 /// An answer in the place of the usual one.
 #[derive(Clone, Debug)]
-pub struct Answer(pub u16, pub Vec<(&'static str, &'static str)>, pub &'static str);
+pub(super) struct Answer(pub u16, pub Vec<(&'static str, &'static str)>, pub &'static str);
 
 /// A call that the API received.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub(super) struct Call {
     pub method: String,
     pub path: String,
     pub accept: Option<String>,
@@ -57,7 +57,7 @@ pub struct Call {
 }
 
 #[derive(Debug, Default)]
-pub struct Run {
+pub(super) struct Run {
     /// The parameters of each token request, decoded.
     pub asked: Vec<Vec<(String, String)>>,
     pub calls: Vec<Call>,
@@ -72,14 +72,14 @@ pub struct Run {
 
 impl Run {
     /// The refresh tokens that were issued.
-    pub fn refresh_tokens(&self) -> &[String] {
+    pub(super) fn refresh_tokens(&self) -> &[String] {
         &self.refresh
     }
 }
 
 /// Platforms, and the internet that leads to them.
 #[derive(Debug)]
-pub struct Platform {
+pub(super) struct Platform {
     pub internet: Internet,
     shared: Arc<Shared>,
 }
@@ -93,7 +93,10 @@ struct Shared {
 }
 
 impl Platform {
-    pub async fn start(realms: Vec<Realm>, documents: Vec<(&'static str, &'static str, Value)>) -> Self {
+    pub(super) async fn start(
+        realms: Vec<Realm>,
+        documents: Vec<(&'static str, &'static str, Value)>,
+    ) -> Self {
         let mut hosts: Vec<&str> =
             realms.iter().flat_map(|realm| [realm.token_host, realm.api_host]).collect();
         hosts.extend(documents.iter().map(|(host, ..)| *host));
@@ -111,28 +114,28 @@ impl Platform {
     }
 
     /// The record of a realm.
-    pub fn run(&self, realm: usize) -> MutexGuard<'_, Run> {
+    pub(super) fn run(&self, realm: usize) -> MutexGuard<'_, Run> {
         self.shared.realms[realm].1.lock().unwrap()
     }
 
     /// Sets the answers to the next token requests.
-    pub fn on_token_request(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
+    pub(super) fn on_token_request(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
         self.run(realm).token_answers.extend(answers);
     }
 
     /// Sets the answers to the next calls.
-    pub fn on_call(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
+    pub(super) fn on_call(&self, realm: usize, answers: impl IntoIterator<Item = Answer>) {
         self.run(realm).api_answers.extend(answers);
     }
 
     /// Revokes all tokens.
-    pub fn revoke(&self, realm: usize) {
+    pub(super) fn revoke(&self, realm: usize) {
         let mut run = self.run(realm);
         run.revoked = run.issued.len();
     }
 
     /// Logs a person in at this address; returns the address that the browser is redirected to.
-    pub fn authorize(&self, realm: usize, address: &str) -> String {
+    pub(super) fn authorize(&self, realm: usize, address: &str) -> String {
         let url = Url::parse(address).unwrap();
         let parameter = |name: &str| {
             let mut found = url.query_pairs().filter(|(key, _)| key == name);
@@ -151,14 +154,14 @@ impl Platform {
     }
 
     /// Requests that break the platforms' rules.
-    pub fn violations(&self) -> Vec<String> {
+    pub(super) fn violations(&self) -> Vec<String> {
         let mut all = self.shared.violations.lock().unwrap().clone();
         all.extend(self.internet.strangers().into_iter().map(|host| format!("asked for {host}")));
         all
     }
 
     /// All tokens and refresh tokens that were issued.
-    pub fn secrets(&self) -> Vec<String> {
+    pub(super) fn secrets(&self) -> Vec<String> {
         let runs = self.shared.realms.iter().map(|(_, run)| run.lock().unwrap());
         runs.flat_map(|run| {
             let tokens = run.issued.iter().map(|(token, _)| token.clone());

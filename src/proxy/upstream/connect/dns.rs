@@ -16,7 +16,7 @@ use crate::token::api_discovery::Reach;
 
 /// The resolver of the system, with a restriction of the addresses.
 #[derive(Clone, Debug)]
-pub struct Resolver {
+pub(super) struct Resolver {
     system: GaiResolver,
     /// The addresses that may be connected to; `None` allows all.
     reach: Option<Reach>,
@@ -24,7 +24,7 @@ pub struct Resolver {
 
 /// Why a name has no address to connect to.
 #[derive(Debug, Error)]
-pub enum Unresolved {
+pub(super) enum Unresolved {
     /// The system found none.
     #[error("the name does not resolve")]
     Failed(#[from] io::Error),
@@ -35,7 +35,7 @@ pub enum Unresolved {
 
 impl Resolver {
     /// Returns only addresses within `reach`.
-    pub fn new(reach: Option<Reach>) -> Self {
+    pub(super) fn new(reach: Option<Reach>) -> Self {
         Self { system: GaiResolver::new(), reach }
     }
 }

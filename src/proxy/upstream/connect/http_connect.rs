@@ -32,7 +32,7 @@ use crate::proxy::error::upstream::ForwardError;
 const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 
 /// Opens tunnels to one upstream through one proxy.
-pub struct Tunnel {
+pub(super) struct Tunnel {
     /// The proxy, without user and password.
     proxy: Uri,
     tls: Option<TlsClient>,
@@ -49,7 +49,11 @@ impl Tunnel {
     /// # Errors
     ///
     /// If the URL of the proxy or the host of the upstream is invalid.
-    pub fn new(proxy: &config::Proxy, upstream: &Uri, tls: &Arc<ClientConfig>) -> io::Result<Option<Self>> {
+    pub(super) fn new(
+        proxy: &config::Proxy,
+        upstream: &Uri,
+        tls: &Arc<ClientConfig>,
+    ) -> io::Result<Option<Self>> {
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what);
         let url = Url::parse(proxy.url.expose_secret()).map_err(|_| invalid("not the address of a proxy"))?;
         let matcher = |except: &str| Matcher::builder().https(url.as_str()).no(except).build();
@@ -70,7 +74,7 @@ impl Tunnel {
     }
 
     /// The proxy, without user and password.
-    pub const fn proxy(&self) -> &Uri {
+    pub(super) const fn proxy(&self) -> &Uri {
         &self.proxy
     }
 
@@ -79,7 +83,7 @@ impl Tunnel {
     /// # Errors
     ///
     /// [`ForwardError::Proxy`] if TLS with the proxy fails, or the proxy does not open a tunnel.
-    pub async fn open(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, ForwardError> {
+    pub(super) async fn open(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, ForwardError> {
         let socket = DeferredWriteErrors::new(tcp);
         let stream: Box<dyn Stream> = match &self.tls {
             None => Box::new(socket),
@@ -148,7 +152,7 @@ fn tls_client(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Opti
 }
 
 /// Turns the error of a connection to the proxy into an error of the proxy.
-pub fn proxy_error(error: ForwardError) -> ForwardError {
+pub(super) fn proxy_error(error: ForwardError) -> ForwardError {
     match error {
         ForwardError::Unreachable { proxy_status, text } => ForwardError::Proxy { proxy_status, text },
         ForwardError::Tls { proxy_status, text } => failed(proxy_status, &format!("its tls: {text}")),
@@ -158,7 +162,7 @@ pub fn proxy_error(error: ForwardError) -> ForwardError {
 
 /// The error of the TLS handshake inside the tunnel. Without TLS at the other end, the proxy has failed: some proxies
 /// answer 200 before they have connected.
-pub fn tls_error_in_tunnel(error: &io::Error) -> ForwardError {
+pub(super) fn tls_error_in_tunnel(error: &io::Error) -> ForwardError {
     if !is_no_tls(error) {
         return tls_error(error);
     }
@@ -187,6 +191,6 @@ fn refused(status: StatusCode) -> ForwardError {
 }
 
 /// An error of the proxy, with its RFC 9209 §2.3 error type.
-pub fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
+pub(super) fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
     ForwardError::Proxy { proxy_status, text: text.to_owned() }
 }
