@@ -30,7 +30,7 @@ use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
 use self::table::{Before, Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
-use self::upstreams::{Discoveries, InForce, Means};
+use self::upstreams::{Discoveries, InForce, Resources};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, Listen};
@@ -100,8 +100,8 @@ impl Daemon {
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
         Certificates::try_out(config.server.tls.as_ref())?;
-        let means = Means { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
-        serve(config, means, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
+        let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
+        serve(config, resources, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
     }
 
     /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`.
@@ -126,8 +126,8 @@ impl Daemon {
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(shares.upstreams);
-        let means = Means { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
-        let served = serve(&config, means, &Before { upstreams: &InForce::default(), table: None })?;
+        let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
+        let served = serve(&config, resources, &Before { upstreams: &InForce::default(), table: None })?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
         let transition = Entrances::default().to(&config.server, false)?;
@@ -158,7 +158,7 @@ impl Daemon {
             .zip(&config.credentials)
             .map(|((refresher, source), config)| refreshers.start(Arc::clone(config), refresher, source))
             .collect();
-        let discoveries = Discoveries::default().going_on(Vec::new(), discoveries, &mut tasks);
+        let discoveries = Discoveries::default().continued_with(Vec::new(), discoveries, &mut tasks);
         let mut certificates = certificates;
         certificates.keep(keeper, &mut tasks);
         let admin = AdminAddress::open(
@@ -273,7 +273,6 @@ impl Daemon {
     }
 }
 
-/// What the listener needs to admit connections.
 fn listener_settings(
     config: &Config,
     certificates: &Certificates,

@@ -18,7 +18,7 @@ use super::credentials::{Credential, Fate, Place, fates};
 use super::differences::{differences, keep_until_restart};
 use super::entrances::{Entrances, Transition};
 use super::table::{Before, Served, serve};
-use super::upstreams::Means;
+use super::upstreams::Resources;
 use super::{Daemon, StartError, listener_settings, log_listening};
 use crate::config::Config;
 use crate::descriptors;
@@ -85,10 +85,10 @@ impl Daemon {
         let trust = Arc::new(Trust::default());
         let nexts = self.prepare(&config, &trust).await?;
         let sources: Vec<_> = nexts.iter().map(|next| next.source.clone()).collect();
-        let means =
-            Means { trust: &trust, sources: &sources, clock: self.clock, descriptors: &self.descriptors };
+        let resources =
+            Resources { trust: &trust, sources: &sources, clock: self.clock, descriptors: &self.descriptors };
         let before = Before { upstreams: &self.upstreams, table: Some(&self.service_settings.table) };
-        let served = serve(&config, means, &before)?;
+        let served = serve(&config, resources, &before)?;
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
         let begin_anew = next_certificates.is_some_and(|next| next.ask_otherwise_than(&self.certificates));
@@ -99,7 +99,7 @@ impl Daemon {
         let mut reloaded = differences(&self.config, &config);
         let (credentials, new) = self.go_on(&config, nexts, taken_out).await;
         let Served { table, upstreams, discoveries, discovered } = served;
-        let discoveries = self.discoveries.going_on(discovered, discoveries, &mut self.tasks);
+        let discoveries = self.discoveries.continued_with(discovered, discoveries, &mut self.tasks);
         reloaded.without_token = warm_up(&new).await;
         let service_settings =
             ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);

@@ -1,7 +1,7 @@
 //! Builds the routing table of a configuration, with the upstreams and discoveries of its routes.
 
 use super::StartError;
-use super::upstreams::{Discovering, GoingOn, InForce, Means, Upstreams};
+use super::upstreams::{Continued, Discovering, InForce, Resources, Upstreams};
 use crate::config;
 use crate::config::Config;
 use crate::proxy::route::{Route, Table};
@@ -11,11 +11,11 @@ pub(super) struct Served {
     pub(super) upstreams: InForce,
     /// Discoveries to be started.
     pub(super) discoveries: Vec<Discovering>,
-    /// Discoveries that go on.
-    pub(super) discovered: Vec<GoingOn>,
+    /// Discoveries that continue.
+    pub(super) discovered: Vec<Continued>,
 }
 
-/// What is in force.
+/// The routing table and the upstreams in force.
 pub(super) struct Before<'b> {
     pub(super) upstreams: &'b InForce,
     /// The routing table; `None` at the start.
@@ -27,14 +27,18 @@ pub(super) struct Before<'b> {
 /// # Errors
 ///
 /// [`StartError`]: an upstream cannot be set up, and nothing has changed.
-pub(super) fn serve(config: &Config, means: Means<'_>, before: &Before<'_>) -> Result<Served, StartError> {
+pub(super) fn serve(
+    config: &Config,
+    resources: Resources<'_>,
+    before: &Before<'_>,
+) -> Result<Served, StartError> {
     let mut table = Table::default();
     let has_named_callers = config.routes.iter().any(|route| !route.callers.is_empty());
-    let mut upstreams = Upstreams::new(means, &config.routes, before.upstreams);
+    let mut upstreams = Upstreams::new(resources, &config.routes, before.upstreams);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
         let token = route.credential.as_ref().and_then(|credential| {
-            means.sources.iter().find(|source| source.name() == credential.name).cloned()
+            resources.sources.iter().find(|source| source.name() == credential.name).cloned()
         });
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));

@@ -33,8 +33,8 @@ use crate::token::api_discovery::{
 /// A discovery to be started, and the source of its results.
 pub(super) type Discovering = (Discovery<IssuerClient>, DiscoverySource);
 
-/// A discovery that goes on with its address.
-pub(super) struct GoingOn {
+/// A discovery that continues with its address.
+pub(super) struct Continued {
     credential: String,
     /// The new client of the issuer, with the current proxy, authorities and timeouts.
     client: Option<IssuerClient>,
@@ -52,10 +52,7 @@ pub(super) struct InForce {
 /// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its
 /// circuit breaker and its permits.
 pub(super) struct Upstreams<'c> {
-    trust: &'c Trust,
-    sources: &'c [TokenSource],
-    clock: Clock,
-    descriptors: Arc<Slots>,
+    resources: Resources<'c>,
     before: &'c InForce,
     /// The indices of kept and new upstreams.
     taken: BTreeSet<usize>,
@@ -65,9 +62,9 @@ pub(super) struct Upstreams<'c> {
     discoveries: Vec<Discovering>,
 }
 
-/// What routes and upstreams are built with.
+/// The parts of the daemon that routes and upstreams need.
 #[derive(Clone, Copy)]
-pub(super) struct Means<'c> {
+pub(super) struct Resources<'c> {
     pub(super) trust: &'c Trust,
     pub(super) sources: &'c [TokenSource],
     pub(super) clock: Clock,
@@ -77,8 +74,7 @@ pub(super) struct Means<'c> {
 
 impl<'c> Upstreams<'c> {
     /// An empty collection for these routes.
-    pub(super) fn new(means: Means<'c>, routes: &'c [config::Route], before: &'c InForce) -> Self {
-        let Means { trust, sources, clock, descriptors } = means;
+    pub(super) fn new(resources: Resources<'c>, routes: &'c [config::Route], before: &'c InForce) -> Self {
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
@@ -88,10 +84,7 @@ impl<'c> Upstreams<'c> {
             moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
         let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
         let mut all = Self {
-            trust,
-            sources,
-            clock,
-            descriptors: Arc::clone(descriptors),
+            resources,
             before,
             taken: BTreeSet::new(),
             discovered,
@@ -131,11 +124,11 @@ impl<'c> Upstreams<'c> {
         let index = self.free_index();
         let upstream = match (&route.upstream.destination, &route.credential) {
             (At::Written(address), _) => {
-                let connector = Connector::new(route, self.trust)?;
+                let connector = Connector::new(route, self.resources.trust)?;
                 let destination =
                     connector.destination(address, None).map_err(|source| unusable(route, source))?;
-                let upstream = Upstream::written(index, destination, Arc::clone(&self.descriptors));
-                Arc::new(protected(upstream, route, self.clock))
+                let upstream = Upstream::written(index, destination, Arc::clone(self.resources.descriptors));
+                Arc::new(protected(upstream, route, self.resources.clock))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => return Err(no_issuer(route)),
@@ -160,9 +153,9 @@ impl<'c> Upstreams<'c> {
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
-        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
-        let upstream = Arc::new(protected(upstream, route, self.clock));
-        let (connector, led) = (Connector::new(route, self.trust)?, Arc::clone(&upstream));
+        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(self.resources.descriptors));
+        let upstream = Arc::new(protected(upstream, route, self.resources.clock));
+        let (connector, led) = (Connector::new(route, self.resources.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
             let destination =
                 connector.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
@@ -174,17 +167,19 @@ impl<'c> Upstreams<'c> {
 
     fn discovery(&self, credential: &config::Credential) -> Result<Option<Discovering>, StartError> {
         let client = self.issuer_client(credential)?;
-        let token = self.sources.iter().find(|source| source.name() == credential.name);
-        Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.clock)))
+        let token = self.resources.sources.iter().find(|source| source.name() == credential.name);
+        Ok(token
+            .zip(client)
+            .map(|(token, client)| Discovery::new(token.clone(), client, self.resources.clock)))
     }
 
     fn issuer_client(&self, credential: &config::Credential) -> Result<Option<IssuerClient>, StartError> {
-        IssuerClient::new(credential, self.trust)
+        IssuerClient::new(credential, self.resources.trust)
             .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
     }
 
     /// The upstreams, the discoveries to be started, and those that continue.
-    pub(super) fn into_parts(self) -> Result<(InForce, Vec<Discovering>, Vec<GoingOn>), StartError> {
+    pub(super) fn into_parts(self) -> Result<(InForce, Vec<Discovering>, Vec<Continued>), StartError> {
         let count = self.taken.last().map_or(0, |last| last + 1);
         let known = || self.known.iter().map(|(_, upstream)| upstream);
         let at = |index: usize| {
@@ -193,18 +188,18 @@ impl<'c> Upstreams<'c> {
         let all = (0..count).filter_map(at).collect();
         let credentials = self.known.iter().filter_map(|(route, _)| route.credential.as_ref());
         let credential = |name: &str| credentials.clone().find(|credential| credential.name == name);
-        let go_on = self.discovered.iter().filter_map(|name| credential(name)).map(|credential| {
-            Ok(GoingOn { credential: credential.name.clone(), client: self.issuer_client(credential)? })
+        let continued = self.discovered.iter().filter_map(|name| credential(name)).map(|credential| {
+            Ok(Continued { credential: credential.name.clone(), client: self.issuer_client(credential)? })
         });
-        let go_on = go_on.collect::<Result<_, StartError>>()?;
+        let continued = continued.collect::<Result<_, StartError>>()?;
         let routes = self.known.into_iter().map(|(route, upstream)| (route.clone(), upstream)).collect();
-        Ok((InForce { routes, all }, self.discoveries, go_on))
+        Ok((InForce { routes, all }, self.discoveries, continued))
     }
 }
 
 impl InForce {
-    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential, which
-    /// must share its tokens.
+    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential,
+    /// which must be as good.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let is_of_the_same = |other: &config::Route| match route.upstream.destination {
             At::Written(_) => true,
@@ -310,15 +305,15 @@ struct Running {
 }
 
 impl Discoveries {
-    /// Keeps these discoveries and starts new ones. The others run until [`Discoveries::end_without`].
-    pub(super) fn going_on(
+    /// Continues some discoveries and starts new ones. The others run until [`Discoveries::end_without`].
+    pub(super) fn continued_with(
         &self,
-        go_on: Vec<GoingOn>,
+        continued: Vec<Continued>,
         new: Vec<Discovering>,
         tasks: &mut JoinSet<&'static str>,
     ) -> Self {
         let mut all = Vec::new();
-        for GoingOn { credential, client } in go_on {
+        for Continued { credential, client } in continued {
             let Some(running) = self.0.iter().find(|running| running.source.credential() == credential)
             else {
                 continue;

@@ -298,8 +298,7 @@ async fn the_issuer_is_reached_by_the_credentials_proxy_and_the_api_by_the_route
 }
 
 #[tokio::test]
-async fn a_reload_that_changes_how_tokens_are_asked_for_keeps_the_address_and_asks_the_issuer_in_the_new_way()
-{
+async fn a_reload_of_how_tokens_are_requested_keeps_the_discovered_address() {
     let pki = Pki::new(&["localhost"]).unwrap();
     let tls = || Some(pki.server_config(&[b"http/1.1"]).unwrap());
     let issuer = Issuer::start_with(tls(), Says::HangsUp).await;
