@@ -174,3 +174,29 @@ fn the_absences_of_the_architecture_hold() {
         assert!(!text.contains("#[ignore"), "{} has a test that does not run", path.display());
     }
 }
+
+/// Every path that ARCHITECTURE.md names, such as `proxy/route/guard.rs` or `token/limiter/`, with `{a,b}` for two files.
+#[test]
+fn the_paths_of_the_architecture_exist() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let paths: Vec<&str> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains('/') && !name.contains(' ') && !name.starts_with("tests/"))
+        .collect();
+    assert!(paths.len() > 30, "{paths:?}");
+    for path in paths {
+        let path = path.strip_prefix("src/").unwrap_or(path);
+        let alternatives = match (path.split_once('{'), path.split_once('}')) {
+            (Some((before, _)), Some((_, after))) => {
+                let names = &path[before.len() + 1..path.len() - after.len() - 1];
+                names.split(',').map(|name| format!("{before}{name}{after}")).collect()
+            }
+            _ => vec![path.to_owned()],
+        };
+        for file in alternatives {
+            assert!(root().join("src").join(&file).exists(), "ARCHITECTURE.md names {file}");
+        }
+    }
+}
