@@ -1,1 +1,1 @@
-"""bearerd beside other proxies, in one run on one machine: what `benches/compare` is made of."""
+"""The parts of `benches/compare`, which compares bearerd with other proxies in one run on one machine."""

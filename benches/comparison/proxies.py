@@ -1,4 +1,4 @@
-"""The proxies, each configured as an operator who knows it would: one worker, connections kept, TLS verified."""
+"""The proxies, each configured as an expert would: one worker, keep-alive, verified TLS."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ from . import machine
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A proxy, and what is special about it in a case."""
+    """A proxy and its settings in a case."""
 
     peer: str
     label: str = ""
-    #: How callers speak.
+    #: The protocol of the callers.
     tls: bool = False
     http2: bool = False
     access_log: bool = False
-    #: Each has a core; of two, one is the load's too.
+    #: Each worker has a core; the second core is shared with the load.
     workers: int = 1
-    #: To an upstream whose tokens can be revoked.
+    #: Whether the upstream's tokens can be revoked.
     revocable: bool = False
-    #: The rest only bearerd has.
+    #: Settings of bearerd only.
     upstream_http2: bool = False
     replay: bool = True
     routes: int = 1
@@ -178,7 +178,7 @@ def bearerd_toml(world, variant, port):
     limits = "" if variant.replay else '[server.limits]\nreplay_body = "0"\n'
     tls = '[server.tls]\ncertificate = "server.pem"\nprivate_key = "server.key"\n' if variant.tls else ""
     route = f'[[routes]]\nupstream = "https://localhost:{variant.at(world)}"\ncredential = "api"\nca_file = "ca.pem"\n'
-    # As many as nginx is told to keep, and as Envoy has by default.
+    # As many as nginx is configured to keep, and Envoy by default.
     route += f'connections = 1024\nhttp_version = "{"2" if variant.upstream_http2 else "1.1"}"\n'
     paths = ["/"] if variant.routes == 1 else [f"/{number}" for number in range(variant.routes)]
     return (
@@ -204,12 +204,12 @@ PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "bearerd": bearerd}
 
 
 class Proxy:
-    """A proxy that runs, or says why not."""
+    """A running proxy; raises an error if the proxy cannot start."""
 
     def __init__(self, world, variant):
         self.world, self.variant, self.name = world, variant, variant.name
         self.port = machine.free_port()
-        # With many routes one in the middle.
+        # With many routes the path of one in the middle.
         path = "/" if variant.routes == 1 else f"/{variant.routes // 2}/"
         self.path = path
         self.url = f"{'https' if variant.tls else 'http'}://127.0.0.1:{self.port}{path}"
@@ -235,7 +235,7 @@ class Proxy:
         return self.process.pid
 
     def connect(self):
-        """A connection to it, as a caller's."""
+        """A caller's connection to the proxy."""
         if self.variant.tls:
             context = ssl.create_default_context(cafile=self.world.folder / "ca.pem")
             return http.client.HTTPSConnection("localhost", self.port, timeout=5, context=context)
@@ -243,7 +243,7 @@ class Proxy:
 
     @functools.cached_property
     def _may_be_asked(self):
-        # http.client does not speak HTTP/2, and nginx and HAProxy speak nothing else on such an address.
+        # http.client does not speak HTTP/2; nginx and HAProxy speak only HTTP/2 on such an address.
         return not self.variant.http2
 
     def await_answer(self, deadline, pause=0.01):
@@ -257,7 +257,7 @@ class Proxy:
                 connection = self.connect()
                 connection.connect()
                 if not self._may_be_asked:
-                    # The port is open; a token it may still want.
+                    # The port is open, and the proxy may still wait for a token.
                     time.sleep(0.5)
                     return
                 connection.request("GET", self.path)

@@ -1,4 +1,4 @@
-"""What is shown: a table for each case, as wide as a terminal, and the ratios below it."""
+"""The output: a table for each case, as wide as a terminal, and the ratios below it."""
 
 import statistics
 
@@ -10,7 +10,7 @@ COLUMNS = {
 }
 RATIOS = {"cpu": "CPU per request", "scale": "two cores beside one, by CPU", "p99": "p99", "rate": "req/s", "idle_kib": "KiB each", "start_ms": "start",
           "resident": "memory"}
-#: How much a figure may vary between rounds before it is said.
+#: The variation of a figure between rounds above which it is printed.
 NOISE = 0.15
 
 

@@ -1,4 +1,4 @@
-"""Both far sides: an upstream that speaks TLS, and a token endpoint that knows how often it was asked."""
+"""The peers: an upstream that speaks TLS, and a token endpoint that counts requests."""
 
 import collections
 import http.server
@@ -15,8 +15,8 @@ from . import machine
 KIB = 1024
 LARGE = 1024 * KIB
 
-# A request without a token is refused, so that nobody can win by not adding one. A token is revoked by a file. An
-# upload is read before it is answered, which nginx does only for what it passes on.
+# Requests without a token are refused, so that every proxy must add one. A file revokes a token. nginx reads an upload
+# before its answer only if it passes the request on.
 UPSTREAM = """
 daemon off; worker_processes 1; error_log {folder}/upstream.log error; pid {folder}/upstream.pid;
 events {{ worker_connections 16384; }}
@@ -51,11 +51,11 @@ http {{
 
 
 class TokenEndpoint:
-    """Gives `NAME-1`, `NAME-2` and so on to who asks at `/NAME`."""
+    """Issues the tokens `NAME-1`, `NAME-2` and so on for requests of `/NAME`."""
 
     def __init__(self):
         self.issued = collections.Counter()
-        #: Seconds that it took to answer, of each name's latest request.
+        #: The duration of each name's latest answer, in seconds.
         self.took = {}
         endpoint = self
 
@@ -85,13 +85,13 @@ class TokenEndpoint:
 
 
 class World:
-    """The far sides, and a folder for whatever has to be written."""
+    """The peers, and a folder for files."""
 
     def __init__(self, binary):
         self.binary = binary
         self.tokens = TokenEndpoint()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="bearerd-bench-"))
-        # nginx may work as somebody else.
+        # The workers of nginx may run as another user.
         self.folder.chmod(0o755)
         self.upstream = None
         self.ports = {name: machine.free_port() for name in ("upstream", "upstream_http2", "revocable", "behind")}
@@ -117,5 +117,5 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def revoke(self, name):
-        """The token that this name got last is worth nothing from now on."""
+        """Revokes the latest token of this name."""
         (self.folder / "revoked" / f"Bearer {name}-{self.tokens.issued[name]}").touch()

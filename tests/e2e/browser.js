@@ -1,5 +1,5 @@
-// A person with a browser: opens an address, follows redirects, keeps cookies, fills in and submits the forms it meets,
-// until a page has none; prints that page: node browser.js ADDRESS
+// A browser and its user: opens an address, follows redirects, keeps cookies, and submits forms until a page has none;
+// prints that page: node browser.js ADDRESS
 const MOST_PAGES = 20;
 
 const cookies = new Map(); // by origin, name and value
@@ -19,7 +19,7 @@ function keepCookies(url, response) {
   cookies.set(url.origin, all);
 }
 
-/** Whatever a person types, a name and a password alike. */
+/** The text for every field, such as a name or a password. */
 function fillIn(form) {
   const inputs = [...form.matchAll(/<input\b[^>]*>/g)].map(([input]) => ({
     name: /\bname="([^"]*)"/.exec(input)?.[1],

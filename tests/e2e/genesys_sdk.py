@@ -1,4 +1,4 @@
-"""Lists and creates queues with the Genesys Cloud SDK, which is given an address and nothing else.
+"""Lists and creates queues with the Genesys Cloud SDK, which is configured with an address only.
 
 The token is revoked between two pages. An error of any kind ends this with a traceback and a status that is not 0.
 """
@@ -12,7 +12,7 @@ proxy, control = sys.argv[1:]
 
 
 def revoke_token():
-    # A proxy of the environment has no business between loopback addresses.
+    # Loopback addresses are reached without a proxy of the environment.
     build_opener(ProxyHandler({})).open(Request(control + "/revoke", method="POST"), timeout=10).close()
 
 

@@ -1,7 +1,7 @@
 // The upstream: a TLS server with the routing queues of the Genesys Cloud Platform API, and an echo.
 //
-// It asks the authorization server about the token of every single request, so that a revoked one is rejected
-// at once, and it takes down whatever a well-behaved proxy would not have sent.
+// The API introspects the token of every request, so that a revoked token is rejected at once, and records everything
+// that a correct proxy would not send.
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import https from 'node:https';
@@ -9,11 +9,11 @@ import https from 'node:https';
 const QUEUES = '/api/v2/routing/queues';
 
 export class Api {
-  /** Requests whose token was good. */
+  /** Requests with a live token. */
   accepted = 0;
   /** Requests that were answered with a 401. */
   rejected = 0;
-  /** What should not have come. */
+  /** Violations. */
   violations = [];
 
   #queues = ['Billing', 'Claims', 'Escalation', 'Overflow', 'Sales', 'Support', 'Vacation'].map(queue);
@@ -28,14 +28,14 @@ export class Api {
         response.destroy();
       });
     });
-    // A connection that closes while a request is on its way is no subject of these tests.
+    // These tests do not cover connections that close while a request arrives.
     server.keepAliveTimeout = 60_000;
     await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
     self.host = `localhost:${server.address().port}`;
     return self;
   }
 
-  /** Nobody is answered until this many requests are there. */
+  /** Requests are answered once this many have arrived. */
   hold(requests) {
     this.#gate.close(requests);
   }
@@ -45,7 +45,7 @@ export class Api {
     this.#inspect(request);
     await this.#gate.pass();
 
-    // Like many a gateway, it rejects a request before it has read the body, unless asked to read it first.
+    // Like many gateways, the API rejects a request before it reads the body, unless the request says otherwise.
     let body = url.searchParams.has('read_first') ? await read(request) : undefined;
     const token = bearerTokens(request)[0];
     if (token === undefined || !(await this.authorizationServer.isActive(token))) {
@@ -64,7 +64,7 @@ export class Api {
     json(response, 404, { status: 404, code: 'not.found', message: `${route} is not here.` });
   }
 
-  /** Takes down what is wrong with a request. */
+  /** Records the violations of a request. */
   #inspect(request) {
     const authorizations = fields(request, 'authorization');
     if (authorizations.length !== 1 || bearerTokens(request).length !== 1) {
@@ -102,7 +102,7 @@ export class Api {
   }
 }
 
-/** Holds requests back until enough of them are there. */
+/** Holds requests back until enough have arrived. */
 class Gate {
   #size = 0;
   #waiting = [];
@@ -127,7 +127,7 @@ function queue(name) {
   return { id, name, memberCount: 0, dateCreated: new Date().toISOString(), selfUri: `${QUEUES}/${id}` };
 }
 
-/** The values of every field of that name, as they came; Node would join or drop repeated ones. */
+/** The values of all fields of that name; Node would join or drop repeated ones. */
 function fields(request, name) {
   return request.rawHeaders.filter((_, index, raw) => index % 2 === 1 && raw[index - 1].toLowerCase() === name);
 }
@@ -144,12 +144,12 @@ async function read(request) {
   return Buffer.concat(chunks);
 }
 
-/** Chunked. */
+/** A body in chunks. */
 function echo(response, body) {
   response.writeHead(200, { 'Content-Type': 'application/octet-stream' }).end(body);
 }
 
-/** With Content-Length. */
+/** A body with Content-Length. */
 function json(response, status, value, fields = {}) {
   const body = Buffer.from(JSON.stringify(value));
   const framing = { 'Content-Type': 'application/json', 'Content-Length': body.length };

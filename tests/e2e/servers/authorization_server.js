@@ -1,6 +1,6 @@
 // The authorization server: the certified oidc-provider, with the token endpoint (RFC 6749), introspection
-// (RFC 7662) and revocation (RFC 7009), and with a login and consent page for whoever comes with a browser. Its refresh
-// tokens are good for one use, and a second use ends the grant.
+// (RFC 7662) and revocation (RFC 7009), and with a login and consent page for browsers. Refresh tokens can be
+// used once, and a second use ends the grant.
 import { createPublicKey } from 'node:crypto';
 import http from 'node:http';
 
@@ -8,7 +8,7 @@ import Provider from 'oidc-provider';
 
 const TOKEN_LIFETIME = 600;
 
-/** An OAuth client that authenticates with HTTP Basic, id and secret form-encoded first (RFC 6749 section 2.3.1). */
+/** An OAuth client that authenticates with HTTP Basic, with form-encoded id and secret (RFC 6749 section 2.3.1). */
 export class Client {
   constructor(id, secret) {
     this.id = id;
@@ -31,20 +31,20 @@ export class SigningClient {
 }
 
 export class AuthorizationServer {
-  /** Every access token it has issued. */
+  /** All access tokens that were issued. */
   issued = [];
-  /** Every refresh token and every code that it has handed out. */
+  /** All refresh tokens and codes that were issued. */
   handedOut = [];
   /** How many refresh tokens were used. */
   rotations = 0;
-  /** How many grants have ended because of that, among others. */
+  /** How many grants have ended. */
   revokedGrants = 0;
   /** The lifetime of a person's tokens, in seconds. */
   personsLifetime = 3;
-  /** How often the token endpoint was asked, with whatever outcome. */
+  /** The number of token requests, whatever their outcome. */
   tokenRequests = 0;
 
-  /** `client` and the others get tokens; `resourceServer` asks about them and revokes them. */
+  /** `client` and the others get tokens; `resourceServer` introspects and revokes them. */
   static async start(client, signing, resourceServer) {
     const self = new AuthorizationServer();
     const server = http.createServer();
@@ -79,13 +79,13 @@ export class AuthorizationServer {
         },
       ],
       rotateRefreshToken: true,
-      // With the scope for it, as the standard has it; or always, as many servers do for a native application.
+      // A refresh token with the scope for it, as the standard says, or always, as many servers do for native applications.
       issueRefreshToken: (ctx, { clientId }, { scopes }) =>
         scopes.has('offline_access') || clientId === 'persons-gateway',
       features: {
         clientCredentials: { enabled: true },
         introspection: { enabled: true },
-        // A client may revoke its own tokens only; here the resource server plays the operator who revokes them.
+        // A client may revoke only its own tokens; here the resource server acts as the operator.
         revocation: { enabled: true, allowedPolicy: () => true },
         devInteractions: { enabled: true },
       },
@@ -115,7 +115,7 @@ export class AuthorizationServer {
     return (await response.json()).active === true;
   }
 
-  /** Ends one token. By the endpoint, its simple storage would end a person's whole grant with it. */
+  /** Revokes one token. The revocation endpoint with its simple storage would end the whole grant. */
   async revoke(token) {
     const persons = await this.provider.AccessToken.find(token);
     if (persons) await persons.destroy();
@@ -133,7 +133,7 @@ export class AuthorizationServer {
   }
 }
 
-/** A native application: its browser comes back to any port of loopback (RFC 8252 section 7.3). */
+/** A native application, whose redirect address is any port of loopback (RFC 8252 section 7.3). */
 function forPersons(id) {
   return {
     client_id: id,

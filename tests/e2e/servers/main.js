@@ -1,8 +1,8 @@
-// Starts the servers on free loopback ports and says where they are, a line each: node servers/main.js FOLDER
+// Starts the servers on free loopback ports and prints a line with each address: node servers/main.js FOLDER
 //
 // The folder has server.pem and server.key, the OAuth client's secret in client_secret, and the private keys of
-// clients that sign JWTs in rsa.pem and ec.pem. The control address
-// lets the checks revoke the token and ask what has happened; its answers are lines for a shell.
+// clients that sign JWTs in rsa.pem and ec.pem. At the control
+// address the checks revoke the token and read counts; the answers are lines for a shell.
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
@@ -36,27 +36,27 @@ const controls = {
     api.rejected = 0;
     return 'revoked';
   },
-  // What has happened since the last revocation.
+  // The counts since the last revocation.
   'GET /counts': () => {
     const tokenRequests = authorizationServer.tokenRequests - tokenRequestsBefore;
     return `token_requests=${tokenRequests} rejected=${api.rejected} accepted=${api.accepted}`;
   },
   'GET /totals': () => `token_requests=${authorizationServer.tokenRequests} revocations=${revocations}`,
-  // What became of refresh tokens.
+  // The state of refresh tokens.
   'GET /grants': () =>
     `rotations=${authorizationServer.rotations} revoked=${authorizationServer.revokedGrants}`,
-  // How long the tokens live that persons' clients get from now on.
+  // Sets the lifetime of further tokens for persons' clients.
   'POST /lifetime': (parameters) => {
     authorizationServer.personsLifetime = Number(parameters.get('seconds'));
     return 'set';
   },
   'GET /violations': () => api.violations.join('\n'),
-  // All that must be in nobody's log, in every dress.
+  // All secrets, in every encoding, that no log may have.
   'GET /secrets': () => {
     const secrets = [client.secret, ...authorizationServer.issued, ...authorizationServer.handedOut];
     return [client.credentials, ...secrets.flatMap(dresses)].join('\n');
   },
-  // The API answers nobody until that many requests are there.
+  // The API answers once that many requests have arrived.
   'POST /hold': (parameters) => {
     api.hold(Number(parameters.get('requests')));
     return 'holding';
