@@ -10,7 +10,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
 use super::STEP_TIMEOUT;
-use super::caller::{Body, LOGIN, REQUEST_ID, Reply, Request, Socket};
+use super::caller::{LOGIN, Reply, Socket};
+use super::request::{Body, REQUEST_ID, Request};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::harness::Internet;
-use testkit::harness::caller::REQUEST_ID;
+use testkit::harness::request::REQUEST_ID;
 
 /// A token endpoint, the client it knows, and the API that accepts its tokens.
 #[derive(Clone, Debug, Default)]

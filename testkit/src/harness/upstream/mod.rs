@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use self::attempts::{Attempts, Outcome};
-use super::caller::REQUEST_ID;
+use super::request::REQUEST_ID;
 use crate::api::{Api, Script};
 use crate::authorization_server::Introspection;
 use crate::server::Body;
