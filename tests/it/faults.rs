@@ -386,7 +386,7 @@ async fn callers_that_send_a_byte_now_and_then(is_tls: bool) {
     assert!(served > 5, "{served}");
     for held in join_all(slow).await {
         let held = held.unwrap();
-        let bounds = Duration::from_millis(5900)..Duration::from_secs(6) + PROMPT;
+        let bounds = Duration::from_millis(5500)..Duration::from_secs(6) + PROMPT;
         assert!(bounds.contains(&held), "TLS: {is_tls}: {held:?}");
     }
     world.finish().await;
