@@ -1,67 +1,58 @@
-//! Why an upstream gave no response: the connection, TLS, the protocol, a time-out, or an open circuit breaker.
-
-use std::time::Duration;
+//! Failures to get a response from an upstream.
 
 use thiserror::Error;
 
 use crate::http::ProxyStatus;
 
-/// Why there is no response of the upstream.
+/// Why an upstream gave no response.
 #[derive(Clone, Debug, Error)]
 pub enum ForwardError {
-    /// No connection could be made.
+    /// No connection to the upstream could be made.
     #[error("no connection: {text}")]
     Unreachable {
-        /// RFC 9209 §2.3.
+        /// The error type of RFC 9209 §2.3.
         proxy_status: ProxyStatus,
-        /// What the system said.
+        /// The error of the system.
         text: String,
     },
-    /// No file descriptor is left for another connection.
+    /// The process has no file descriptor left for another connection.
     #[error("no file descriptor for another connection")]
     NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// The proxy on the way there did not lead to it.
+    /// The forward proxy opened no tunnel to the upstream.
     #[error("no connection by way of the proxy: {text}")]
     Proxy {
-        /// RFC 9209 §2.3.
+        /// The error type of RFC 9209 §2.3.
         proxy_status: ProxyStatus,
-        /// What happened; nothing of the proxy's own words.
+        /// The failure, without text that the proxy sent.
         text: String,
     },
-    /// The TLS handshake failed: not a valid certificate, or not TLS at all.
+    /// The TLS handshake failed.
     #[error("tls handshake failed: {text}")]
     Tls {
-        /// RFC 9209 §2.3.
+        /// The error type of RFC 9209 §2.3.
         proxy_status: ProxyStatus,
-        /// What rustls or the system said.
+        /// The error of rustls or of the system.
         text: String,
     },
-    /// The connection ended before the response's head was complete.
+    /// The connection ended before the response head was complete.
     #[error("connection ended before the response: {0}")]
     Terminated(String),
-    /// What came is no HTTP response.
+    /// The upstream did not send an HTTP response.
     #[error("not a valid response: {0}")]
     Protocol(String),
-    /// No response in time.
+    /// The response head did not arrive in time.
     #[error("no response in time")]
     Timeout,
-    /// Nothing of the upstream's: all connections that it may have were busy.
+    /// All connections that the upstream may have were busy.
     #[error("no connection was free in time")]
     Overloaded,
 }
 
-/// No request may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// When it is worth another try.
-    pub retry_after: Duration,
-}
-
 impl ForwardError {
-    /// RFC 9209 §2.3.
+    /// The error type of RFC 9209 §2.3.
     pub const fn proxy_status(&self) -> ProxyStatus {
         match self {
             Self::Unreachable { proxy_status, .. }
@@ -75,31 +66,32 @@ impl ForwardError {
         }
     }
 
-    /// A sentence for the caller: no address, no text from outside.
-    pub fn detail(&self) -> String {
+    /// The cause and a remedy, for a person; contains no address and no text of a peer.
+    pub const fn detail(&self) -> &'static str {
+        use ProxyStatus::{ConnectionRefused, DestinationIpProhibited, DnsError, HttpRequestDenied};
         match self {
-            Self::Unreachable { proxy_status: ProxyStatus::DnsError, .. } => "The upstream's name does not resolve.",
-            Self::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
+            Self::Unreachable { proxy_status: DnsError, .. } => "The upstream's name does not resolve.",
+            Self::Unreachable { proxy_status: ConnectionRefused, .. } => {
                 "The upstream refused the connection."
             }
-            Self::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
-                "The upstream was discovered, and its name leads to a private, loopback or otherwise special address. \
-                 If that is meant, write the API's address as `upstream`."
+            Self::Unreachable { proxy_status: DestinationIpProhibited, .. } => {
+                "The upstream was discovered, and its name resolves to a private, loopback or otherwise special \
+                 address. To allow that, set `upstream` to the API's address."
             }
-            Self::Unreachable { .. } => "The upstream cannot be reached.",
-            Self::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
-                "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \
-                 HTTPS_PROXY and NO_PROXY of bearerd's environment."
+            Self::Unreachable { .. } => "The proxy cannot reach the upstream.",
+            Self::Proxy { proxy_status: HttpRequestDenied, .. } => {
+                "The proxy on the way to the upstream refuses the connection. Check `proxy` of the route, or HTTPS_PROXY \
+                 and NO_PROXY in the environment of bearerd."
             }
             Self::Proxy { .. } => {
-                "The proxy on the way to the upstream cannot be reached, or does not lead there."
+                "The proxy on the way to the upstream is unreachable, or opens no connection to the upstream."
             }
             Self::NoDescriptor => {
-                "The proxy has no file descriptor for another connection to an upstream. Try again."
+                "The proxy has no file descriptor for another upstream connection. Try again."
             }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
             Self::Tls { .. } => {
-                "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
+                "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request."
             }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
@@ -108,6 +100,5 @@ impl ForwardError {
                 "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
             }
         }
-        .to_owned()
     }
 }

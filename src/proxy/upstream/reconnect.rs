@@ -1,4 +1,4 @@
-//! A second attempt to connect, if the first attempt reached no peer.
+//! A second attempt to connect after an attempt that reached no peer.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,11 +14,7 @@ use crate::proxy::error::upstream::ForwardError;
 /// The shortest delay before the second attempt. The delay is random, and at most twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
-/// Leases a connection; after a failure that [`may_connect_again`] and with a closed breaker, tries a second time.
-///
-/// # Errors
-///
-/// [`ForwardError`] of the last attempt.
+/// Leases a connection. If the first attempt reaches no peer and the breaker is closed, makes a second attempt.
 pub async fn lease<B: RequestBody>(
     pool: &Rc<Pool<B>>,
     destination: &Destination,
@@ -33,15 +29,12 @@ pub async fn lease<B: RequestBody>(
     }
 }
 
-/// Whether a second attempt may succeed: no peer was reached, and not because of a timeout, which has used up the time,
-/// or of a prohibited address. Errors of TLS or of a proxy would recur.
+/// Whether a second attempt may succeed: not after a timeout, which has used up the time, nor for a prohibited address.
+/// Errors of TLS or of a proxy would recur.
 fn may_connect_again(error: &ForwardError) -> bool {
-    match error {
-        ForwardError::Unreachable { proxy_status, .. } => {
-            !matches!(proxy_status, ProxyStatus::ConnectionTimeout | ProxyStatus::DestinationIpProhibited)
-        }
-        _ => false,
-    }
+    use ProxyStatus::{ConnectionTimeout, DestinationIpProhibited};
+    matches!(error, ForwardError::Unreachable { proxy_status, .. }
+        if !matches!(proxy_status, ConnectionTimeout | DestinationIpProhibited))
 }
 
 #[cfg(test)]
@@ -85,7 +78,7 @@ mod tests {
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
         let breaker = Breaker::new(Some(settings), Clock::tokio());
         if is_breaker_open {
-            breaker.admit(pool.successes()).unwrap().record_error(ForwardError::Timeout, "");
+            breaker.admit(&pool.successes).unwrap().record_error(ForwardError::Timeout, "");
         }
         let outcome = lease(&pool, &upstream.current().unwrap(), &breaker).await;
         let left = failures.lock().unwrap().len();

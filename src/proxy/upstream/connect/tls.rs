@@ -31,11 +31,7 @@ pub struct TlsDetails {
 }
 
 impl TlsClient {
-    /// Verifies that the peer's certificate is valid for `host`.
-    ///
-    /// # Errors
-    ///
-    /// If `host` is neither a DNS name nor an IP address.
+    /// Verifies that the peer's certificate is valid for `host`, which must be a DNS name or an IP address.
     pub(super) fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
         // A certificate names an IPv6 address without brackets.
         let server_name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
@@ -43,11 +39,7 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(config), server_name })
     }
 
-    /// Performs the handshake.
-    ///
-    /// # Errors
-    ///
-    /// An error of the stream, or one that contains a [`rustls::Error`].
+    /// Performs the handshake. Fails with an error of the stream, or with an error that contains a [`rustls::Error`].
     pub(super) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
         self.connector.connect(self.server_name.clone(), stream).await
     }
@@ -55,8 +47,7 @@ impl TlsClient {
 
 impl TlsDetails {
     pub(super) fn of(session: &ClientConnection) -> Self {
-        let certificate = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = certificate.map(|certificate| certificate.clone().into_owned());
+        let certificate = session.peer_certificates().and_then(<[_]>::first).cloned();
         Self { version: session.protocol_version(), certificate }
     }
 }
@@ -75,8 +66,8 @@ pub(super) fn tls_error(error: &io::Error) -> ForwardError {
 
 /// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.
 pub(super) fn is_no_tls(error: &io::Error) -> bool {
-    let has_no_http2 = error.kind() == io::ErrorKind::Unsupported;
-    !has_no_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
+    let lacks_http2 = error.kind() == io::ErrorKind::Unsupported;
+    !lacks_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
 }
 
 fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {

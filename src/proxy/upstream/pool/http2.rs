@@ -71,6 +71,7 @@ pub(super) struct Connection {
 }
 
 /// Shared by a connection and its task.
+#[derive(Default)]
 struct State {
     streams: Cell<usize>,
     /// Whether the SETTINGS of the upstream have arrived.
@@ -167,11 +168,7 @@ impl Connections {
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ForwardError::Terminated(StreamError::from(error).to_string()))?;
-        let state = Rc::new(State {
-            streams: Cell::new(0),
-            has_settings: Cell::new(false),
-            has_ended: Cell::new(false),
-        });
+        let state = Rc::<State>::default();
         let (in_use, unused) = oneshot::channel();
         let scheme = if destination.origin.starts_with("https:") { Scheme::HTTPS } else { Scheme::HTTP };
         let opened = Rc::new(Connection {

@@ -33,9 +33,3 @@ impl<B> From<Request<B>> for Outgoing<B> {
         Self { head: Box::new(head), body }
     }
 }
-
-impl<B> From<Outgoing<B>> for Request<B> {
-    fn from(outgoing: Outgoing<B>) -> Self {
-        Self::from_parts(*outgoing.head, outgoing.body)
-    }
-}
