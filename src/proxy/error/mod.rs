@@ -186,10 +186,10 @@ impl ProxyError {
             }
             Self::Upstream(error) => {
                 let (status, code, title) = match error {
-                    ForwardError::Unreachable { .. }
-                    | ForwardError::Proxy { .. }
+                    ForwardError::Unreachable(..)
+                    | ForwardError::Proxy(..)
                     | ForwardError::ConnectTimeout => (502, "upstream_unreachable", "Upstream unreachable"),
-                    ForwardError::Tls { .. } => (502, "upstream_tls", "Upstream TLS failed"),
+                    ForwardError::Tls(..) => (502, "upstream_tls", "Upstream TLS failed"),
                     ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
                         (502, "upstream_protocol", "Upstream protocol error")
                     }
@@ -348,7 +348,7 @@ mod tests {
     }
 
     fn refused() -> ForwardError {
-        ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, text: "refused".to_owned() }
+        ForwardError::Unreachable(ProxyStatus::ConnectionRefused, "refused".to_owned())
     }
 
     fn not_discovered(refusal: Option<AddressRefusal>) -> ProxyError {
@@ -358,11 +358,11 @@ mod tests {
     }
 
     fn by_proxy(proxy_status: ProxyStatus) -> ProxyError {
-        ForwardError::Proxy { proxy_status, text: "x".to_owned() }.into()
+        ForwardError::Proxy(proxy_status, "x".to_owned()).into()
     }
 
     fn handshake_failed() -> ForwardError {
-        ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, text: "expired".to_owned() }
+        ForwardError::Tls(ProxyStatus::TlsCertificateError, "expired".to_owned())
     }
 
     /// Every failure, and what a caller sees of it.

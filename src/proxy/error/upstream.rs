@@ -4,39 +4,24 @@ use thiserror::Error;
 
 use crate::http::ProxyStatus;
 
-/// Why an upstream gave no response.
+/// Why an upstream gave no response; errors of several kinds contain their error type of RFC 9209 §2.3.
 #[derive(Clone, Debug, Error)]
 pub enum ForwardError {
-    /// No connection to the upstream could be made.
-    #[error("no connection: {text}")]
-    Unreachable {
-        /// The error type of RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// The error of the system.
-        text: String,
-    },
+    /// No connection to the upstream could be made; the text is the system's.
+    #[error("no connection: {1}")]
+    Unreachable(ProxyStatus, String),
     /// The process has no file descriptor left for another connection.
     #[error("no file descriptor for another connection")]
     NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// The forward proxy opened no tunnel to the upstream.
-    #[error("no connection by way of the proxy: {text}")]
-    Proxy {
-        /// The error type of RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// The failure, without text that the proxy sent.
-        text: String,
-    },
-    /// The TLS handshake failed.
-    #[error("tls handshake failed: {text}")]
-    Tls {
-        /// The error type of RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// The error of rustls or of the system.
-        text: String,
-    },
+    /// The forward proxy opened no tunnel to the upstream; the text contains nothing that the proxy sent.
+    #[error("no connection by way of the proxy: {1}")]
+    Proxy(ProxyStatus, String),
+    /// The TLS handshake failed; the text is that of rustls or of the system.
+    #[error("tls handshake failed: {1}")]
+    Tls(ProxyStatus, String),
     /// The connection ended before the response head was complete.
     #[error("connection ended before the response: {0}")]
     Terminated(String),
@@ -55,9 +40,7 @@ impl ForwardError {
     /// The error type of RFC 9209 §2.3.
     pub const fn proxy_status(&self) -> ProxyStatus {
         match self {
-            Self::Unreachable { proxy_status, .. }
-            | Self::Proxy { proxy_status, .. }
-            | Self::Tls { proxy_status, .. } => *proxy_status,
+            Self::Unreachable(status, _) | Self::Proxy(status, _) | Self::Tls(status, _) => *status,
             Self::NoDescriptor | Self::Overloaded => ProxyStatus::ConnectionLimitReached,
             Self::ConnectTimeout => ProxyStatus::ConnectionTimeout,
             Self::Terminated(_) => ProxyStatus::ConnectionTerminated,
@@ -70,27 +53,25 @@ impl ForwardError {
     pub const fn detail(&self) -> &'static str {
         use ProxyStatus::{ConnectionRefused, DestinationIpProhibited, DnsError, HttpRequestDenied};
         match self {
-            Self::Unreachable { proxy_status: DnsError, .. } => "The upstream's name does not resolve.",
-            Self::Unreachable { proxy_status: ConnectionRefused, .. } => {
-                "The upstream refused the connection."
-            }
-            Self::Unreachable { proxy_status: DestinationIpProhibited, .. } => {
+            Self::Unreachable(DnsError, _) => "The upstream's name does not resolve.",
+            Self::Unreachable(ConnectionRefused, _) => "The upstream refused the connection.",
+            Self::Unreachable(DestinationIpProhibited, _) => {
                 "The upstream was discovered, and its name resolves to a private, loopback or otherwise special \
                  address. To allow that, set `upstream` to the API's address."
             }
-            Self::Unreachable { .. } => "The proxy cannot reach the upstream.",
-            Self::Proxy { proxy_status: HttpRequestDenied, .. } => {
+            Self::Unreachable(..) => "The proxy cannot reach the upstream.",
+            Self::Proxy(HttpRequestDenied, _) => {
                 "The proxy on the way to the upstream refuses the connection. Check `proxy` of the route, or HTTPS_PROXY \
                  and NO_PROXY in the environment of bearerd."
             }
-            Self::Proxy { .. } => {
+            Self::Proxy(..) => {
                 "The proxy on the way to the upstream is unreachable, or opens no connection to the upstream."
             }
             Self::NoDescriptor => {
                 "The proxy has no file descriptor for another upstream connection. Try again."
             }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
-            Self::Tls { .. } => {
+            Self::Tls(..) => {
                 "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request."
             }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",

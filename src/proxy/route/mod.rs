@@ -1,8 +1,7 @@
 //! Routing: by host, then by the longest path prefix on segment boundaries.
 //!
-//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that `/%61pi`
-//! matches `/api`; the path is forwarded as received. A lookup hashes once for each prefix length in use, however many
-//! routes there are.
+//! Unreserved characters are decoded for the comparison (RFC 3986 §6.2.2.2), so that `/%61pi` matches `/api`; the path is
+//! forwarded as received. A lookup hashes once for each prefix length in use, however many routes there are.
 
 pub mod guard;
 pub mod lenient_path;
@@ -233,26 +232,7 @@ fn first_segments(path: &str, count: usize) -> Option<&str> {
 
 /// The path with unreserved characters decoded.
 fn normalized(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path);
-    }
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
-        let byte = match escape.as_bytes() {
-            [_, high, low] => percent::decode(*high, *low),
-            _ => None,
-        };
-        match byte.filter(|byte| percent::is_unreserved(*byte)) {
-            Some(byte) => decoded.push(char::from(byte)),
-            None => decoded.push_str(escape),
-        }
-        rest = &rest[at + escape.len()..];
-    }
-    decoded.push_str(rest);
-    Cow::Owned(decoded)
+    if path.contains('%') { Cow::Owned(percent::normalized(path).collect()) } else { Cow::Borrowed(path) }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::pool::body::UpstreamBody;
 use super::pool::lease::Lease;
-use super::pool::outcome::{Delivery, ExchangeError, SendError, StreamError};
+use super::pool::outcome::{ExchangeError, SendError, StreamError};
 use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
@@ -56,10 +56,8 @@ pub async fn forward(
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
         Ok(response) => Ok(Answered { response, lease }),
-        Err(SendError { delivery: Delivery::Unsent(unsent), .. }) if lease.is_reused => {
-            Err(Failure::Unsent(unsent))
-        }
-        Err(SendError { delivery: Delivery::Refused(head), error }) => {
+        Err(SendError::Unsent(unsent, _)) if lease.is_reused => Err(Failure::Unsent(unsent)),
+        Err(SendError::Refused(head, error)) => {
             match (failure(&error, request_body), request_body.replay()) {
                 (Failure::Upstream(error), Some(body)) => {
                     Err(Failure::Refused(Outgoing { head, body }, error))
@@ -67,7 +65,7 @@ pub async fn forward(
                 (failure, _) => Err(failure),
             }
         }
-        Err(SendError { error, .. }) => Err(failure(&error, request_body)),
+        Err(SendError::Unsent(_, error) | SendError::Sent(error)) => Err(failure(&error, request_body)),
     }
 }
 

@@ -33,7 +33,7 @@ pub async fn lease<B: RequestBody>(
 /// Errors of TLS or of a proxy would recur.
 fn may_connect_again(error: &ForwardError) -> bool {
     use ProxyStatus::{ConnectionTimeout, DestinationIpProhibited};
-    matches!(error, ForwardError::Unreachable { proxy_status, .. }
+    matches!(error, ForwardError::Unreachable(proxy_status, _)
         if !matches!(proxy_status, ConnectionTimeout | DestinationIpProhibited))
 }
 
@@ -66,8 +66,8 @@ mod tests {
             Box::pin(async move {
                 match failure {
                     None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
-                    Some(proxy_status @ TLS) => Err(ForwardError::Tls { proxy_status, text }),
-                    Some(proxy_status) => Err(ForwardError::Unreachable { proxy_status, text }),
+                    Some(proxy_status @ TLS) => Err(ForwardError::Tls(proxy_status, text)),
+                    Some(proxy_status) => Err(ForwardError::Unreachable(proxy_status, text)),
                 }
             })
         });
@@ -96,12 +96,12 @@ mod tests {
 
     #[test]
     fn only_failures_to_reach_a_peer_are_tried_again() {
-        let unreachable = |proxy_status| ForwardError::Unreachable { proxy_status, text: "x".to_owned() };
+        let unreachable = |proxy_status| ForwardError::Unreachable(proxy_status, "x".to_owned());
         for status in [REFUSED, ProxyStatus::DnsError, ProxyStatus::DestinationIpUnroutable] {
             assert!(may_connect_again(&unreachable(status)), "{status:?}");
         }
-        let tls = ForwardError::Tls { proxy_status: TLS, text: "x".to_owned() };
-        let proxy = ForwardError::Proxy { proxy_status: REFUSED, text: "x".to_owned() };
+        let tls = ForwardError::Tls(TLS, "x".to_owned());
+        let proxy = ForwardError::Proxy(REFUSED, "x".to_owned());
         for error in [
             unreachable(ProxyStatus::ConnectionTimeout),
             unreachable(ProxyStatus::DestinationIpProhibited),

@@ -138,8 +138,8 @@ fn tls_client(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Opti
 /// Turns the error of a connection to the proxy into an error of the proxy.
 pub(super) fn proxy_error(error: ForwardError) -> ForwardError {
     match error {
-        ForwardError::Unreachable { proxy_status, text } => ForwardError::Proxy { proxy_status, text },
-        ForwardError::Tls { proxy_status, text } => failed(proxy_status, &format!("its tls: {text}")),
+        ForwardError::Unreachable(proxy_status, text) => ForwardError::Proxy(proxy_status, text),
+        ForwardError::Tls(proxy_status, text) => failed(proxy_status, &format!("its tls: {text}")),
         other => other,
     }
 }
@@ -175,5 +175,5 @@ fn refused(status: StatusCode) -> ForwardError {
 
 /// An error of the proxy.
 pub(super) fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
-    ForwardError::Proxy { proxy_status, text: text.to_owned() }
+    ForwardError::Proxy(proxy_status, text.to_owned())
 }

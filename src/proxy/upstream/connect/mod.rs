@@ -98,12 +98,8 @@ impl TcpConnect {
         http_version: HttpVersion,
         timeout: Duration,
     ) -> io::Result<Self> {
-        let uri = Uri::builder()
-            .scheme(address.scheme.clone())
-            .authority(address.authority.clone())
-            .path_and_query("/")
-            .build()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        let uri = Uri::try_from(address.origin());
+        let uri = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let tunnel = match (proxy, &tls) {
             (Some(proxy), Some(tls)) => Tunnel::new(proxy, &uri, tls)?,
             // Plain http is allowed on this machine only, without a proxy.
@@ -222,7 +218,7 @@ fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
         (None, Some(unresolved)) => format!("{error}: {unresolved}"),
         (None, None) => error.to_string(),
     };
-    ForwardError::Unreachable { proxy_status, text }
+    ForwardError::Unreachable(proxy_status, text)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub(super) fn tls_error(error: &io::Error) -> ForwardError {
         Some(rustls::Error::AlertReceived(_)) => ProxyStatus::TlsAlertReceived,
         _ => ProxyStatus::TlsProtocolError,
     };
-    ForwardError::Tls { proxy_status, text: error.to_string() }
+    ForwardError::Tls(proxy_status, error.to_string())
 }
 
 /// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.

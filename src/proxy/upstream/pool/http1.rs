@@ -14,7 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
-use super::outcome::{Delivery, ExchangeError, SendError};
+use super::outcome::{ExchangeError, SendError};
 use super::request::{Outgoing, RequestBody};
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::trailers;
@@ -66,8 +66,11 @@ impl<B: RequestBody> Connection<B> {
         });
         outcome.await.map_err(|mut error| {
             let unsent = error.take_message();
-            let delivery = unsent.map_or(Delivery::Sent, |request| Delivery::Unsent(request.into()));
-            SendError { error: ExchangeError::Http1(error.into_error()), delivery }
+            let error = ExchangeError::Http1(error.into_error());
+            match unsent {
+                Some(request) => SendError::Unsent(request.into(), error),
+                None => SendError::Sent(error),
+            }
         })
     }
 

@@ -219,10 +219,8 @@ impl Connection {
         }
         let mut sender = self.sender.clone();
         let mut cx = Context::from_waker(Waker::noop());
-        match sender.poll_ready(&mut cx) {
-            Poll::Ready(Err(_)) => None,
-            Poll::Ready(Ok(())) | Poll::Pending => Some(sender),
-        }
+        let has_failed = matches!(sender.poll_ready(&mut cx), Poll::Ready(Err(_)));
+        (!has_failed).then_some(sender)
     }
 
     /// How many streams may be open: one before the SETTINGS of the upstream have arrived.
