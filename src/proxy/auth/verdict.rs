@@ -1,10 +1,10 @@
-//! What the response of an upstream shows about the token of the request.
+//! The verdict of an upstream on the token of a request.
 
 use http::{Response, StatusCode};
 
 use crate::proxy::message::challenge::is_insufficient_scope;
 
-/// Whether the upstream accepted the token of a request.
+/// Whether the upstream accepted the token.
 pub enum Verdict {
     /// The token is valid, though perhaps not sufficient for this request.
     Accepted,

@@ -172,8 +172,8 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
 
     /// Whether the replay buffer holds the body so far.
     pub fn is_replayable(&self) -> bool {
-        let is_buffered = |shared: &Rc<Shared<B>>| shared.source.borrow().buffer.is_some();
-        self.error().is_none() && self.0.as_ref().is_none_or(is_buffered)
+        let Some(shared) = &self.0 else { return true };
+        shared.fault.get().is_none() && shared.source.borrow().buffer.is_some()
     }
 
     /// Whether there is a body without a known length.

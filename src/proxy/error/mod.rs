@@ -22,7 +22,6 @@ use crate::token::{Reason, Unavailable};
 
 /// The `Retry-After` of an overload and of a drain.
 const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
-
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why a request gets no response of its upstream.

@@ -74,11 +74,7 @@ impl Policy {
     }
 }
 
-/// Checks a request head and returns its target.
-///
-/// # Errors
-///
-/// The [`ProxyError`] of the first check that fails.
+/// Checks a request head and returns its target, or the error of the first check that fails.
 pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
     // TRACE would echo the token (RFC 9110 §9.3.8), and CONNECT asks for a tunnel (§9.3.6).
     if head.method == Method::TRACE || head.method == Method::CONNECT {

@@ -128,10 +128,7 @@ impl Route {
     }
 
     /// The path and query for the upstream: the caller's own bytes, with the base path in place of the stripped prefix.
-    ///
-    /// # Errors
-    ///
-    /// [`http::Error`] if the result is too long for a request target.
+    /// Fails if the result is too long for a request target.
     pub fn target(
         &self,
         path_and_query: Option<&PathAndQuery>,
@@ -200,8 +197,9 @@ impl Table {
 
 impl Prefixes {
     fn add(&mut self, prefix: &str, index: usize) {
-        let length = if prefix == "/" { 0 } else { prefix.matches('/').count() };
-        self.routes.insert(key_of(prefix).to_owned(), index);
+        let key = key_of(prefix);
+        let length = key.matches('/').count();
+        self.routes.insert(key.to_owned(), index);
         if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
             self.lengths.insert(at, length);
         }

@@ -91,11 +91,7 @@ impl Breaker {
         Self { settings, clock, state: ArcSwap::from_pointee(state), successes: ArcSwap::default() }
     }
 
-    /// Checks whether a request would be admitted, without admitting one.
-    ///
-    /// # Errors
-    ///
-    /// [`ProxyError::UpstreamUnavailable`] while the breaker is open or probing.
+    /// Whether [`Breaker::admit`] would admit a request, or its error.
     pub fn check(&self) -> Result<(), ProxyError> {
         if self.is_closed() {
             return Ok(());
@@ -110,11 +106,8 @@ impl Breaker {
         counter
     }
 
-    /// Admits a request, whose success will be counted in `successes`.
-    ///
-    /// # Errors
-    ///
-    /// [`ProxyError::UpstreamUnavailable`] while the breaker is open or probing.
+    /// Admits a request, whose success will be counted in `successes`. Fails with [`ProxyError::UpstreamUnavailable`] while
+    /// the breaker is open or probing.
     pub fn admit<'b>(&'b self, successes: &'b SuccessCounter) -> Result<AdmittedRequest<'b>, ProxyError> {
         let admitted = |epoch, is_probe| AdmittedRequest { breaker: self, successes, epoch, is_probe };
         let state = self.state.load();

@@ -79,8 +79,7 @@ impl Tunnel {
                 Box::new(stream.map_err(|error| proxy_error(tls_error(&error)))?)
             }
         };
-        let terminated =
-            |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, &in_one_line(&error));
+        let terminated = |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, in_one_line(&error));
         let (mut sender, mut connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -138,8 +137,8 @@ fn tls_client(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Opti
 /// Turns the error of a connection to the proxy into an error of the proxy.
 pub(super) fn proxy_error(error: ForwardError) -> ForwardError {
     match error {
-        ForwardError::Unreachable(proxy_status, text) => ForwardError::Proxy(proxy_status, text),
-        ForwardError::Tls(proxy_status, text) => failed(proxy_status, &format!("its tls: {text}")),
+        ForwardError::Unreachable(proxy_status, text) => failed(proxy_status, text),
+        ForwardError::Tls(proxy_status, text) => failed(proxy_status, format!("its tls: {text}")),
         other => other,
     }
 }
@@ -150,13 +149,13 @@ pub(super) fn tls_error_in_tunnel(error: &io::Error) -> ForwardError {
     if !is_no_tls(error) {
         return tls_error(error);
     }
-    failed(ProxyStatus::ConnectionTerminated, &format!("its tunnel ended or holds no tls: {error}"))
+    failed(ProxyStatus::ConnectionTerminated, format!("its tunnel ended or holds no tls: {error}"))
 }
 
 fn no_response(error: &hyper::Error) -> ForwardError {
     let proxy_status =
         if error.is_parse() { ProxyStatus::HttpProtocolError } else { ProxyStatus::ConnectionTerminated };
-    failed(proxy_status, &format!("no valid answer to CONNECT: {}", in_one_line(error)))
+    failed(proxy_status, format!("no valid answer to CONNECT: {}", in_one_line(error)))
 }
 
 /// The error of a CONNECT response whose status is not 2xx (RFC 9209 §2.3).
@@ -170,10 +169,10 @@ fn refused(status: StatusCode) -> ForwardError {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => " (it wants a user and a password in its URL)",
         _ => "",
     };
-    failed(proxy_status, &format!("it answered CONNECT with status {}{hint}", status.as_u16()))
+    failed(proxy_status, format!("it answered CONNECT with status {}{hint}", status.as_u16()))
 }
 
 /// An error of the proxy.
-pub(super) fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
-    ForwardError::Proxy(proxy_status, text.to_owned())
+pub(super) fn failed(proxy_status: ProxyStatus, text: impl Into<String>) -> ForwardError {
+    ForwardError::Proxy(proxy_status, text.into())
 }

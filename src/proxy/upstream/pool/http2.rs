@@ -192,13 +192,11 @@ impl Connections {
         Ok(StreamSlot::new(opened, sender))
     }
 
-    /// Closes all connections after their last streams, and adds none from now on.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
         drop(self.all.take());
     }
 
-    /// Removes connections that have ended, exceeded the idle timeout or their age, or lead to an earlier destination.
     pub(super) fn reap(&self, revision: u32, now: Instant) {
         self.all.borrow_mut().retain(|connection| {
             let is_idle = connection.state.streams.get() == 0 && connection.lifetime.is_idle_too_long(now);

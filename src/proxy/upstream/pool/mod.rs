@@ -189,7 +189,7 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    /// Closes idle connections, and each other connection after its last request.
+    /// Closes idle connections now, each other connection after its last request, and keeps none from now on.
     pub fn retire(&self) {
         self.idle.retire();
         self.http2.retire();
