@@ -163,7 +163,9 @@ impl TcpConnect {
         if requires_http2 && !is_http2 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the upstream does not offer HTTP/2"));
         }
-        let details = ConnectionDetails { address, proxy, tls: Some(TlsDetails::of(session)), is_http2 };
+        let certificate = session.peer_certificates().and_then(<[_]>::first).cloned();
+        let tls = Some(TlsDetails { version: session.protocol_version(), certificate });
+        let details = ConnectionDetails { address, proxy, tls, is_http2 };
         Ok((Box::new(stream), details))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
+use rustls::{ClientConfig, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -42,13 +42,6 @@ impl TlsClient {
     /// Performs the handshake. Fails with an error of the stream, or with an error that contains a [`rustls::Error`].
     pub(super) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
         self.connector.connect(self.server_name.clone(), stream).await
-    }
-}
-
-impl TlsDetails {
-    pub(super) fn of(session: &ClientConnection) -> Self {
-        let certificate = session.peer_certificates().and_then(<[_]>::first).cloned();
-        Self { version: session.protocol_version(), certificate }
     }
 }
 

@@ -7,16 +7,12 @@ use http::Request;
 use http::request::Parts;
 use http_body::Body;
 
-/// The body of a request to an upstream.
-pub trait RequestBody:
-    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+type BoxError = Box<dyn Error + Send + Sync>;
 
-impl<B> RequestBody for B where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+/// The body of a request to an upstream.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static> RequestBody for B {}
 
 /// A request to an upstream.
 #[derive(Debug)]
