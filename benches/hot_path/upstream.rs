@@ -94,7 +94,7 @@ impl fmt::Debug for Api {
 }
 
 impl Connect for Api {
-    fn connect(&self) -> Connecting {
+    fn connect(&self) -> Connecting<'_> {
         let (near, far) = pipe();
         tokio::task::spawn_local(answer(far, Arc::clone(&self.tokens), self.request_end));
         Box::pin(async move { Ok(Connected { stream: Box::new(near), is_http2: false }) })

@@ -32,7 +32,7 @@ static WORLD: OnceLock<(Policy, Table)> = OnceLock::new();
 struct Nowhere;
 
 impl Connect for Nowhere {
-    fn connect(&self) -> Connecting {
+    fn connect(&self) -> Connecting<'_> {
         Box::pin(std::future::pending())
     }
 

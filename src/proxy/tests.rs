@@ -98,7 +98,7 @@ impl ClientStream for DuplexStream {
 struct Api(Arc<Issuer>);
 
 impl Api {
-    fn connect(&self) -> Connecting {
+    fn connect(&self) -> Connecting<'static> {
         let (near, far) = tokio::io::duplex(4096);
         let issuer = Arc::clone(&self.0);
         assert!(!issuer.panics.swap(false, Ordering::Relaxed), "told to panic");

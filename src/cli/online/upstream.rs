@@ -126,27 +126,27 @@ fn version_name(version: ProtocolVersion) -> &'static str {
 
 fn remedy(error: &ForwardError) -> &'static str {
     match error {
-        ForwardError::Unreachable { proxy_status: ProxyStatus::DnsError, .. } => {
+        ForwardError::Unreachable(ProxyStatus::DnsError, _) => {
             "check the name in `upstream`, and this machine's resolver"
         }
-        ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
+        ForwardError::Unreachable(ProxyStatus::ConnectionRefused, _) => {
             "check host and port in `upstream`: nothing listens there, or a firewall refuses the connection"
         }
-        ForwardError::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
+        ForwardError::Proxy(ProxyStatus::HttpRequestDenied, _) => {
             "have the proxy allow this host and port, and check the user and password in its URL, which is `proxy` of \
              the route or HTTPS_PROXY of the environment"
         }
-        ForwardError::Proxy { .. } => {
+        ForwardError::Proxy(..) => {
             "check `proxy` of the route, or HTTPS_PROXY of the environment; NO_PROXY lists the hosts that need no proxy"
         }
-        ForwardError::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
+        ForwardError::Unreachable(ProxyStatus::DestinationIpProhibited, _) => {
             "if the API really has an internal address, set `upstream` to it: only a discovered one must be public"
         }
-        ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, .. } => {
+        ForwardError::Tls(ProxyStatus::TlsCertificateError, _) => {
             "check the name in `upstream`; if a certificate authority of your own or of a TLS-inspecting proxy issued \
              the certificate, set `ca_file` of the route"
         }
-        ForwardError::Tls { .. } => {
+        ForwardError::Tls(..) => {
             "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\""
         }
         _ => "check `upstream`, and that this machine may connect to it within `connect_timeout`",

@@ -10,7 +10,7 @@ use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::limits::slots::{Reservation, Slots};
 use crate::token::{Current, Generation, TokenSource, Unavailable};
 
-/// The credentials that a request is sent with.
+/// The token that a request carries.
 #[derive(Clone, Debug)]
 pub struct Authorization {
     /// The value of the `Authorization` field.
@@ -19,17 +19,17 @@ pub struct Authorization {
     pub generation: Generation,
 }
 
-/// How long a request may still wait for tokens: `token_wait` at first, less each wait.
+/// How long a request may still wait for tokens: `token_wait` less the waits so far.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenWait(Duration);
 
 impl TokenWait {
-    /// A request may wait for `limit` in all.
+    /// Allows waits of `limit` in total.
     pub const fn new(limit: Duration) -> Self {
         Self(limit)
     }
 
-    /// Runs a wait that takes the time left as its bound, and deducts the time that it took.
+    /// Runs a wait that is bounded by the time left, and deducts the duration of the wait.
     pub async fn spend<F: Future>(&mut self, wait: impl FnOnce(Duration) -> F) -> F::Output {
         let started = Instant::now();
         let outcome = wait(self.0).await;
@@ -42,7 +42,7 @@ impl TokenWait {
 ///
 /// # Errors
 ///
-/// [`ProxyError::NoToken`] if none is published within `wait`, or waiting cannot help; [`ProxyError::Overloaded`] if
+/// [`ProxyError::NoToken`] if no token is published within `wait`, or waiting cannot help; [`ProxyError::Overloaded`] if
 /// too many requests wait already.
 pub async fn usable_token(
     source: &TokenSource,
@@ -57,11 +57,8 @@ pub async fn usable_token(
     waiting.await.map_err(|unavailable| no_token(source, unavailable))
 }
 
-/// A slot among the requests that wait for a token. Bounded, because each holds a connection and a part of its body.
-///
-/// # Errors
-///
-/// [`ProxyError::Overloaded`] if there is none.
+/// A slot among the requests that wait for a token. The number is bounded, because each request holds a connection and
+/// a part of its body: [`ProxyError::Overloaded`] if no slot is free.
 pub fn waiter_slot(waiters: &Arc<Slots>) -> Result<Reservation, ProxyError> {
     waiters.take(1).ok_or(ProxyError::Overloaded(Overload::TokenWaiters))
 }

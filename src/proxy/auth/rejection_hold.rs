@@ -1,8 +1,8 @@
 //! The rejection hold of a route: protects the token endpoint from a permanent 401.
 //!
-//! The upstream answers 401 for a revoked token, but also for a wrong path or a missing permission, which no token
+//! An upstream answers 401 for a revoked token, but also for a wrong path or a missing permission, which no token
 //! remedies. A route whose *fresh* token is rejected too is therefore held: for a while its 401s pass to the caller
-//! and trigger no refresh. Each route has its own hold, so that a forbidden route does not affect the others.
+//! and trigger no refresh. Each route has its own hold, so that a forbidden route does not affect other routes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use crate::token::Generation;
 const HOLD: Backoff = Backoff { first: Duration::from_secs(30), max: Duration::from_mins(5) };
 /// How long a held route must have received nothing but 401s before an accepted token counts as revoked.
 const MIN_REJECTED: Duration = Duration::from_secs(1);
-
 /// How long after a refresh a rejection of its token means that the refresh did not help. A later rejection means that
 /// the new token has been revoked in turn.
 const REFRESH_OUTCOME_WINDOW: Duration = Duration::from_secs(30);
@@ -103,8 +102,8 @@ impl State {
         Self { accepted: generation, rejected_since: None, pending_refresh, ..self }
     }
 
-    /// After a refresh that helped. Only the hold's own refresh ends the hold: one that began before the hold, or for
-    /// another route, proves nothing about this route.
+    /// After a refresh that helped. Only the hold's own refresh ends the hold: a refresh that began before the hold, or
+    /// for another route, proves nothing about this route.
     fn refreshed(self, rejected: Generation, now: Moment) -> Self {
         if self.is_held(now) && self.refreshed_in_hold != Some(rejected) {
             return self;

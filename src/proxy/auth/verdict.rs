@@ -1,10 +1,10 @@
-//! The upstream's verdict on the token of a request.
+//! The verdict of an upstream on the token of a request.
 
 use http::{Response, StatusCode};
 
 use crate::proxy::message::challenge::is_insufficient_scope;
 
-/// The meaning of a response for the token that its request carried.
+/// Whether the upstream accepted the token.
 pub enum Verdict {
     /// The token is valid, though perhaps not sufficient for this request.
     Accepted,
@@ -15,18 +15,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// `rejections`: the statuses that the route takes for a rejected token.
+    /// Judges a response; the route treats the statuses `rejections` as rejections of the token.
     pub fn of<B>(response: &Response<B>, rejections: &[StatusCode]) -> Self {
-        match response.status() {
-            status if rejections.contains(&status) => {
-                if is_insufficient_scope(response.headers()) {
-                    Self::Accepted
-                } else {
-                    Self::Rejected
-                }
-            }
-            status if status.is_server_error() || status == StatusCode::UNAUTHORIZED => Self::Unknown,
-            _ => Self::Accepted,
+        let status = response.status();
+        if rejections.contains(&status) {
+            if is_insufficient_scope(response.headers()) { Self::Accepted } else { Self::Rejected }
+        } else if status.is_server_error() || status == StatusCode::UNAUTHORIZED {
+            Self::Unknown
+        } else {
+            Self::Accepted
         }
     }
 }

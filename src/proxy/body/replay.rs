@@ -1,8 +1,8 @@
 //! A replayable request body: streamed to the upstream, with its beginning in a replay buffer.
 //!
-//! A [`ReplayBody`] owns the caller's body; each attempt to send the request reads it through an [`AttemptBody`].
-//! A later attempt reads the replay buffer and then the rest of the body, however much of it the attempts before have
-//! read. A body that exceeds the replay buffer is streamed on and cannot be replayed.
+//! A [`ReplayBody`] owns the caller's body; each attempt to send the request reads the body through an [`AttemptBody`]:
+//! first the replay buffer, with the chunks that earlier attempts have read, and then the rest. A body that exceeds the
+//! replay buffer is still sent, but cannot be replayed.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use super::replay_buffer::ReplayBuffer;
-use super::stall::{Arrival, StallTimer};
+use super::stall::StallTimer;
 use super::unread::{UnreadBodies, UnreadBody};
 use crate::config::Limits;
 use crate::proxy::limits::slots::Slots;
@@ -32,8 +32,8 @@ pub struct BodyLimits {
     pub replay_body: usize,
     /// The memory of all replay buffers together.
     pub budget: Arc<Slots>,
-    /// Longest pause between two chunks; `None` once the response has arrived.
-    pub body_timeout: Option<Duration>,
+    /// Longest pause between two chunks.
+    pub body_timeout: Duration,
     /// Minimum bytes a second, averaged over the time spent waiting for the caller; 0 is no minimum.
     pub body_rate: u64,
 }
@@ -45,7 +45,7 @@ impl BodyLimits {
             body_bytes: limits.body_bytes,
             replay_body: limits.replay_body,
             budget: Slots::new(limits.replay_total),
-            body_timeout: Some(limits.body_timeout),
+            body_timeout: limits.body_timeout,
             body_rate: limits.body_rate,
         }
     }
@@ -64,7 +64,7 @@ pub struct AttemptBody<B> {
     replayed: VecDeque<Bytes>,
 }
 
-/// Why an attempt's body is incomplete. The connection to the upstream ends with it.
+/// Why an attempt's body is incomplete. The connection to the upstream is closed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum BodyError {
     /// The body is malformed, or the caller disconnected.
@@ -120,8 +120,8 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         }
         let fits = body.size_hint().lower() <= u64::try_from(limits.replay_body).unwrap_or(u64::MAX);
         let buffer = fits.then(|| ReplayBuffer::new(&limits.budget));
-        let source =
-            Source { body, received: 0, buffer, limits: limits.clone(), stall: StallTimer::default() };
+        let stall = StallTimer::new(limits.body_timeout, limits.body_rate);
+        let source = Source { body, received: 0, buffer, limits: limits.clone(), stall };
         Self(Some(Rc::new(Shared {
             source: RefCell::new(source),
             attempt: Cell::new(0),
@@ -147,10 +147,8 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         AttemptBody { shared: self.0.clone(), number: 0, replayed: VecDeque::new() }
     }
 
-    /// The body from its beginning for another attempt, which supersedes the one before; `None` if that is impossible.
-    ///
-    /// The replay buffer stays, for yet another attempt; see [`ReplayBody::free_buffer`]. A body with a fault is not
-    /// replayable: a second attempt would end where the first one did, and look complete.
+    /// The body from its beginning for another attempt, which supersedes the attempt before; `None` if the body is not
+    /// in the replay buffer, or has a fault: a second attempt would end where the first one did, and look complete.
     pub fn replay(&self) -> Option<AttemptBody<B>> {
         let Some(shared) = &self.0 else {
             return Some(self.first());
@@ -158,9 +156,12 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         if shared.fault.get().is_some() {
             return None;
         }
-        let mut source = shared.source.borrow_mut();
+        let source = &mut *shared.source.borrow_mut();
         let is_untouched = source.received == 0 && !shared.is_at_end.get();
-        let replayed = if is_untouched { VecDeque::new() } else { source.buffered()? };
+        let replayed = match &mut source.buffer {
+            _ if is_untouched => VecDeque::new(),
+            buffer => buffer.as_mut()?.chunks(&source.limits.budget),
+        };
         source.stall.suspend();
         let number = shared.attempt.get() + 1;
         shared.attempt.set(number);
@@ -171,8 +172,8 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
 
     /// Whether the replay buffer holds the body so far.
     pub fn is_replayable(&self) -> bool {
-        let is_buffered = |shared: &Rc<Shared<B>>| shared.source.borrow().buffer.is_some();
-        self.error().is_none() && self.0.as_ref().is_none_or(is_buffered)
+        let Some(shared) = &self.0 else { return true };
+        shared.fault.get().is_none() && shared.source.borrow().buffer.is_some()
     }
 
     /// Whether there is a body without a known length.
@@ -192,8 +193,7 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         if let Some(shared) = &self.0 {
             let mut source = shared.source.borrow_mut();
             source.buffer = None;
-            source.stall.suspend();
-            source.limits.body_timeout = None;
+            source.stall.stop();
         }
     }
 
@@ -203,7 +203,7 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         self.response_received();
         let Some(shared) = self.0 else { return };
         shared.attempt.set(u32::MAX);
-        // Reads the body itself, past the limits of an attempt.
+        // The limits of an attempt do not apply.
         let end = std::future::poll_fn(|cx| {
             let mut source = shared.source.borrow_mut();
             while let Some(Ok(_)) = ready!(Pin::new(&mut source.body).poll_frame(cx)) {}
@@ -329,24 +329,11 @@ impl<B: Body<Data = Bytes> + Unpin> Source<B> {
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => {
-                    ready!(self.poll_stall(cx, is_excused));
+                    ready!(self.stall.poll(cx, self.received, is_excused));
                     return Poll::Ready(Some(Err(BodyError::Stalled)));
                 }
             }
         }
-    }
-
-    fn poll_stall(&mut self, cx: &mut Context<'_>, is_excused: bool) -> Poll<()> {
-        let Some(timeout) = self.limits.body_timeout else {
-            return Poll::Pending;
-        };
-        let arrival = Arrival { bytes: self.received, least_per_second: self.limits.body_rate };
-        self.stall.poll(cx, timeout, arrival, is_excused)
-    }
-
-    /// The content of the replay buffer.
-    fn buffered(&mut self) -> Option<VecDeque<Bytes>> {
-        Some(self.buffer.as_mut()?.chunks(&self.limits.budget))
     }
 
     /// Appends a chunk to the replay buffer, or drops the buffer if the body will not fit.

@@ -12,7 +12,7 @@ use crate::proxy::limits::slots::{Reservation, Slots};
 pub(super) struct ReplayBuffer {
     /// Chunks in the order of the body, shared with the attempts that they were handed to.
     frozen: Vec<Bytes>,
-    /// The bytes after them.
+    /// The bytes after the frozen chunks.
     recent: Vec<u8>,
     /// The memory of `recent`.
     reserved: Reservation,
@@ -36,9 +36,9 @@ impl ReplayBuffer {
         Self { frozen: Vec::new(), recent: Vec::new(), reserved: budget.reservation() }
     }
 
-    /// Appends a chunk of a body that has at most `limit` bytes in all; `false` if that or the budget is exceeded.
+    /// Appends a chunk of a body that has at most `limit` bytes in all; `false` if `limit` or the budget is exceeded.
     ///
-    /// The reservation doubles as the body arrives, so that a length that is only declared does not use up the budget.
+    /// The reservation doubles as the body arrives, so that a merely declared length does not use up the budget.
     pub(super) fn append(&mut self, data: &[u8], limit: usize) -> bool {
         let limit = limit.saturating_sub(self.frozen.iter().map(Bytes::len).sum());
         let needed = self.recent.len() + data.len();

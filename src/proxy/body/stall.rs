@@ -10,21 +10,16 @@ use tokio::time::{Instant, Sleep};
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
 /// The time spent waiting for the caller to send one body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct StallTimer {
+    /// The longest pause; `None` once stopped.
+    timeout: Option<Duration>,
+    /// The minimum rate, in bytes a second; 0 is no minimum.
+    min_rate: u64,
     /// The wait in progress.
     pause: Option<Pause>,
-    /// The total of the waits before.
+    /// The total of the earlier waits.
     waited: Duration,
-}
-
-/// How much of a body has arrived, and how much has to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival {
-    /// What has arrived, in bytes.
-    pub bytes: u64,
-    /// The lowest rate allowed, in bytes a second; 0 is no bound.
-    pub least_per_second: u64,
 }
 
 #[derive(Debug)]
@@ -34,18 +29,18 @@ struct Pause {
 }
 
 impl StallTimer {
-    /// Waits for more data; ready when the body has stalled.
-    ///
-    /// `timeout` bounds this pause. A pause does not begin if the body `arrival` is slower than the minimum rate. A caller
-    /// that `is_excused` cannot send at the moment and does not stall.
-    pub(super) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        timeout: Duration,
-        arrival: Arrival,
-        is_excused: bool,
-    ) -> Poll<()> {
-        if self.pause.is_none() && self.is_too_slow(arrival) && !is_excused {
+    /// `timeout` bounds each pause, and `min_rate` the average bytes a second.
+    pub(super) const fn new(timeout: Duration, min_rate: u64) -> Self {
+        Self { timeout: Some(timeout), min_rate, pause: None, waited: Duration::ZERO }
+    }
+
+    /// Waits for more data; ready when the body, of which `received` bytes have arrived, has stalled. A caller that
+    /// `is_excused` cannot send at the moment and does not stall.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, received: u64, is_excused: bool) -> Poll<()> {
+        let Some(timeout) = self.timeout else {
+            return Poll::Pending;
+        };
+        if self.pause.is_none() && self.is_too_slow(received) && !is_excused {
             return Poll::Ready(());
         }
         loop {
@@ -75,10 +70,16 @@ impl StallTimer {
         self.pause = None;
     }
 
+    /// Ends all stall detection.
+    pub(super) fn stop(&mut self) {
+        self.pause = None;
+        self.timeout = None;
+    }
+
     /// Whether the average rate is below the minimum. Only time spent waiting counts.
-    fn is_too_slow(&self, arrival: Arrival) -> bool {
-        let due = self.waited.as_millis() * u128::from(arrival.least_per_second) / 1000;
-        self.waited >= RATE_GRACE && u128::from(arrival.bytes) < due
+    fn is_too_slow(&self, received: u64) -> bool {
+        let due = self.waited.as_millis() * u128::from(self.min_rate) / 1000;
+        self.waited >= RATE_GRACE && u128::from(received) < due
     }
 }
 
@@ -88,14 +89,14 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(15);
 
-    /// A body with a minimum rate of 240 bytes a second, after `bytes`.
-    const fn arrived(bytes: u64) -> Arrival {
-        Arrival { bytes, least_per_second: 240 }
+    /// A timer with a minimum rate of 240 bytes a second.
+    const fn timer() -> StallTimer {
+        StallTimer::new(TIMEOUT, 240)
     }
 
-    /// Whether the timer still waits when a chunk arrives after `pause` seconds.
-    async fn waits(timer: &mut StallTimer, pause: u64, arrival: Arrival, is_excused: bool) -> bool {
-        let out = std::future::poll_fn(|cx| timer.poll(cx, TIMEOUT, arrival, is_excused));
+    /// Whether the timer still waits when a chunk arrives after `pause` seconds, with `received` bytes before the chunk.
+    async fn waits(timer: &mut StallTimer, pause: u64, received: u64, is_excused: bool) -> bool {
+        let out = std::future::poll_fn(|cx| timer.poll(cx, received, is_excused));
         let waited = tokio::time::timeout(Duration::from_secs(pause), out).await.is_err();
         timer.end_pause(is_excused);
         waited
@@ -103,36 +104,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_timeout_applies_to_each_pause_anew() {
-        let mut timer = StallTimer::default();
+        let mut timer = StallTimer::new(TIMEOUT, 0);
         for _ in 0..10 {
-            assert!(waits(&mut timer, 14, Arrival { bytes: 1, least_per_second: 0 }, false).await);
+            assert!(waits(&mut timer, 14, 1, false).await);
         }
-        assert!(!waits(&mut timer, 16, Arrival { bytes: 1, least_per_second: 0 }, false).await);
+        assert!(!waits(&mut timer, 16, 1, false).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_minimum_rate_applies_after_five_seconds_to_the_whole_wait() {
-        let mut timer = StallTimer::default();
+        let mut timer = timer();
         for second in 0..5 {
-            assert!(waits(&mut timer, 1, arrived(second), false).await);
+            assert!(waits(&mut timer, 1, second, false).await);
         }
-        assert!(!waits(&mut timer, 1, arrived(5), false).await);
-        assert!(waits(&mut timer, 1, arrived(1200), false).await);
+        assert!(!waits(&mut timer, 1, 5, false).await);
+        assert!(waits(&mut timer, 1, 1200, false).await);
         // Earlier data counts.
-        assert!(waits(&mut timer, 14, arrived(24_000), false).await);
-        assert!(!waits(&mut timer, 1, arrived(4_700), false).await);
+        assert!(waits(&mut timer, 14, 24_000, false).await);
+        assert!(!waits(&mut timer, 1, 4_700, false).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_when_the_caller_cannot_send_or_the_body_is_not_read_does_not_count() {
-        let mut timer = StallTimer::default();
+        let mut timer = timer();
         for _ in 0..10 {
-            assert!(waits(&mut timer, 100, arrived(0), true).await);
+            assert!(waits(&mut timer, 100, 0, true).await);
         }
-        let out = std::future::poll_fn(|cx| timer.poll(cx, TIMEOUT, arrived(0), false));
+        let out = std::future::poll_fn(|cx| timer.poll(cx, 0, false));
         assert!(tokio::time::timeout(Duration::from_secs(1), out).await.is_err());
         tokio::time::advance(Duration::from_mins(1)).await;
         timer.suspend();
-        assert!(waits(&mut timer, 4, arrived(0), false).await);
+        assert!(waits(&mut timer, 4, 0, false).await);
     }
 }

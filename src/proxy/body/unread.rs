@@ -1,7 +1,7 @@
 //! Unread request bodies of an HTTP/2 connection, which its flow control may hold up (RFC 9113 §5.2).
 //!
 //! Streams share the connection's window. If upstreams do not read enough of the bodies, the window is full, and the
-//! caller cannot send the others either: their stall timers must not count that time.
+//! caller can send none of its bodies: the stall timers must not count that time.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;

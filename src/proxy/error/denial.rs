@@ -1,32 +1,32 @@
-//! Why the rules of a route refuse a request.
+//! Refusals by the rules of a route.
 
 use thiserror::Error;
 
-/// What keeps a request from being let through.
+/// Why the rules of a route refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Denial {
-    /// Nothing in `allow` means it.
-    #[error("nothing allows it")]
+    /// No pattern in `allow` matches.
+    #[error("no rule allows the request")]
     NotAllowed,
-    /// Something in `deny` does.
-    #[error("a rule denies it")]
+    /// A pattern in `deny` matches.
+    #[error("a rule denies the request")]
     Denied,
-    /// It could end or replace what all callers share, or make another.
-    #[error("it could end the credential of all callers")]
+    /// The request could end, replace or duplicate the credential that all callers share.
+    #[error("the request could end the credential of all callers")]
     Protected,
 }
 
 impl Denial {
-    /// A sentence for the person who reads it.
-    pub const fn detail(self) -> &'static str {
+    /// The cause and a remedy, for a person.
+    pub(super) const fn detail(self) -> &'static str {
         match self {
             Self::NotAllowed => {
-                "This route lets other methods and paths through: see its `allow`. Letters count in their case."
+                "No pattern in `allow` of this route matches this method and path. Patterns are case-sensitive."
             }
-            Self::Denied => "A rule in `deny` of this route covers this method and path.",
+            Self::Denied => "A pattern in `deny` of this route matches this method and path.",
             Self::Protected => {
-                "This could end or replace the credential that all applications share, or make another like it, and is \
-                 never forwarded. Do it past the proxy, with a credential of your own."
+                "This request could end, replace or duplicate the credential that all applications share, so the proxy \
+                 never forwards it. Send the request directly to the API, with a credential of your own."
             }
         }
     }

@@ -1,11 +1,11 @@
-//! A refusal as HTTP/1.1 bytes, for a connection on which hyper does not write it.
+//! Error responses as HTTP/1.1 bytes (RFC 9112 §4), for connections on which hyper does not write them.
 
 use bytes::Bytes;
 use http::Version;
 
 use super::ProxyError;
 
-/// A refusal as it goes over the wire where hyper does not write it (RFC 9112 §4).
+/// The complete response to `error`.
 pub(in crate::proxy) fn plain(error: &ProxyError) -> Bytes {
     let response = error.response(Version::HTTP_11);
     let reason = response.status().canonical_reason().unwrap_or_default();

@@ -1,8 +1,7 @@
-//! Why a request was not answered by its upstream, and what its caller is told.
+//! Failures of the request loop, and the responses that report them to callers.
 //!
-//! Every failure of the request loop is a [`ProxyError`], and every one becomes a response here and nowhere
-//! else: a status, a stable code, a sentence for a person, `Proxy-Status` (RFC 9209) and, where waiting helps,
-//! `Retry-After`. It is never a 401: on the wire that is the upstream's own word.
+//! A failure becomes a response only here: a status, a stable code, a sentence for a person, `Proxy-Status` (RFC 9209)
+//! and, if waiting helps, `Retry-After`. The status is never 401: a 401 always comes from the upstream.
 
 pub mod denial;
 pub mod http1;
@@ -16,117 +15,115 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Version};
 use thiserror::Error;
 
 use self::denial::Denial;
-use self::upstream::{ForwardError, Refused};
+use self::upstream::ForwardError;
 use crate::http::{Problem, ProxyStatus};
 use crate::token::api_discovery::Undiscovered;
 use crate::token::{Reason, Unavailable};
 
-/// When it is worth while to try again where there was too much to do.
-const SOON: Duration = Duration::from_secs(1);
-
+/// The `Retry-After` of an overload and of a drain.
+const OVERLOAD_RETRY_AFTER: Duration = Duration::from_secs(1);
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Why a request has no answer of its upstream.
+/// Why a request gets no response of its upstream.
 #[derive(Debug, Error)]
 pub enum ProxyError {
-    /// The caller's address is in none of the allowed networks.
+    /// No network in `allow_from` has the caller's address.
     #[error("the caller's address is not allowed")]
     CallerNotAllowed,
-    /// The caller's certificate has none of the names that the route asks for.
+    /// The caller's certificate has none of the names that the route requires.
     #[error("the caller's certificate is not allowed")]
     CertificateNotAllowed,
-    /// `Host` names a host that is not ours.
+    /// `Host` names no host of the proxy.
     #[error("the host is none of ours")]
     HostNotAllowed,
-    /// A browser on another site sent it.
+    /// A browser sent the request for a page of another site.
     #[error("a browser request from another site")]
     BrowserRequest,
-    /// The field that every request must have is missing.
+    /// The request lacks the field that every request must have.
     #[error("a required field is missing")]
     HeaderRequired(HeaderName),
     /// No route matches.
     #[error("no route matches")]
     RouteNotFound,
-    /// The route does not let it through.
+    /// The rules of the route refuse the request.
     #[error("not let through: {0}")]
     RequestDenied(Denial),
-    /// TRACE or CONNECT.
+    /// The method is TRACE or CONNECT.
     #[error("the method is not supported")]
     MethodNotSupported,
-    /// Malformed, or open to more than one reading.
+    /// The request is malformed or ambiguous.
     #[error("malformed or ambiguous: {0}")]
     BadRequest(&'static str),
-    /// An `Expect` other than `100-continue`.
+    /// The request has an `Expect` other than `100-continue`.
     #[error("an expectation that cannot be met")]
     ExpectationFailed,
     /// The request did not arrive in time.
     #[error("the request did not arrive in time")]
     RequestTimeout,
-    /// The body is larger than allowed.
+    /// The body exceeds its limit.
     #[error("the body is too large")]
     BodyTooLarge {
-        /// The most that is allowed, in bytes.
+        /// In bytes.
         limit: u64,
     },
-    /// The head is larger than allowed.
+    /// The head exceeds its limit.
     #[error("the head is too large")]
     HeaderTooLarge,
-    /// There is no usable token.
+    /// The credential has no usable token.
     #[error("no usable token")]
     NoToken {
-        /// The credential that has none.
+        /// The name of the credential.
         credential: String,
-        /// Why, and when there may be one.
+        /// Why, and when there may be a token.
         unavailable: Unavailable,
     },
-    /// It is not known yet where the upstream is.
+    /// The upstream's address is not discovered yet.
     #[error("the upstream is not discovered")]
     NotDiscovered {
-        /// The credential whose issuer can say.
+        /// The name of the credential whose issuer publishes the address.
         credential: String,
-        /// Why it has not, and when it may.
+        /// Why, and when there may be an address.
         undiscovered: Undiscovered,
     },
-    /// The upstream is left alone for a while.
+    /// The circuit breaker of the upstream is open.
     #[error("the upstream's breaker is open")]
     UpstreamUnavailable {
-        /// When it is worth another try.
+        /// The time until the breaker may admit a request.
         retry_after: Duration,
     },
-    /// The upstream did not answer, or not properly.
+    /// The upstream sent no valid response.
     #[error("the upstream failed")]
     Upstream(#[from] ForwardError),
-    /// The request has been here before.
+    /// The proxy has forwarded the request before.
     #[error("the request came back to this proxy")]
     LoopDetected,
-    /// The daemon ends, and the request still waited to be sent.
+    /// The drain ended before the request was sent.
     #[error("cut before it was sent")]
     Draining,
-    /// There is more to do than may be done at once.
+    /// The proxy has reached a limit.
     #[error("overloaded: {0}")]
     Overloaded(Overload),
 }
 
-/// Of what there is too much.
+/// The limit that the proxy has reached.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Overload {
-    /// Connections of callers.
-    #[error("too many connections")]
+    /// Client connections in all.
+    #[error("too many client connections")]
     Connections,
-    /// Connections of one address.
-    #[error("too many connections of one address")]
+    /// Client connections of one address.
+    #[error("too many client connections of one address")]
     ConnectionsOfAddress,
     /// Requests that wait for a token.
     #[error("too many requests wait for a token")]
     TokenWaiters,
 }
 
-/// What a caller is told of an error, apart from the details.
+/// The response to an error, without the detail.
 struct Answer {
     status: StatusCode,
     code: &'static str,
     title: &'static str,
-    /// RFC 9209 §2.3.
     proxy_status: ProxyStatus,
 }
 
@@ -141,21 +138,20 @@ impl ProxyError {
         self.answer().status
     }
 
-    /// What happened, for the log: with the words of the peer that caused it.
+    /// The error for the log, with the texts of the peer that caused the error.
     pub fn explain(&self) -> String {
-        match self {
-            Self::Upstream(error) => error.to_string(),
-            Self::NoToken { unavailable: Unavailable { failure: Some(failure), .. }, .. } => {
-                format!("{self}: {failure}")
+        let failure = match self {
+            Self::Upstream(error) => return error.to_string(),
+            Self::NoToken { unavailable, .. } => unavailable.failure.as_ref().map(ToString::to_string),
+            Self::NotDiscovered { undiscovered, .. } => {
+                undiscovered.failure.as_ref().map(ToString::to_string)
             }
-            Self::NotDiscovered { undiscovered: Undiscovered { failure: Some(failure), .. }, .. } => {
-                format!("{self}: {failure}")
-            }
-            _ => self.to_string(),
-        }
+            _ => None,
+        };
+        failure.map_or_else(|| self.to_string(), |failure| format!("{self}: {failure}"))
     }
 
-    /// The one table from failures to what a caller sees.
+    /// The one table from errors to responses.
     fn answer(&self) -> Answer {
         use ProxyStatus::{
             DestinationNotFound, DestinationUnavailable, HttpRequestDenied, HttpRequestError,
@@ -178,22 +174,40 @@ impl ProxyError {
             Self::RequestTimeout => (408, "request_timeout", "Request timeout", HttpRequestError),
             Self::BodyTooLarge { .. } => (413, "body_too_large", "Body too large", HttpRequestError),
             Self::HeaderTooLarge => (431, "header_too_large", "Header too large", HttpRequestError),
-            Self::NoToken { unavailable, .. } => return no_token(unavailable.reason),
+            Self::NoToken { unavailable: Unavailable { reason, .. }, .. } => {
+                (503, reason.code(), no_token_title(*reason), ProxyInternalResponse)
+            }
             Self::NotDiscovered { .. } => {
                 (503, "upstream_unavailable", "Upstream not discovered", DestinationNotFound)
             }
             Self::UpstreamUnavailable { .. } => {
                 (503, "upstream_unavailable", "Upstream unavailable", DestinationUnavailable)
             }
-            Self::Upstream(error) => return upstream(error),
+            Self::Upstream(error) => {
+                let (status, code, title) = match error {
+                    ForwardError::Unreachable(..)
+                    | ForwardError::Proxy(..)
+                    | ForwardError::ConnectTimeout => (502, "upstream_unreachable", "Upstream unreachable"),
+                    ForwardError::Tls(..) => (502, "upstream_tls", "Upstream TLS failed"),
+                    ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
+                        (502, "upstream_protocol", "Upstream protocol error")
+                    }
+                    ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
+                    ForwardError::NoDescriptor | ForwardError::Overloaded => {
+                        (503, "overloaded", "Overloaded")
+                    }
+                };
+                (status, code, title, error.proxy_status())
+            }
             Self::LoopDetected => (508, "loop_detected", "Loop detected", ProxyLoopDetected),
             Self::Draining => (503, "draining", "Draining", ProxyInternalResponse),
             Self::Overloaded(_) => (503, "overloaded", "Overloaded", ProxyInternalResponse),
         };
-        answer(status, code, title, proxy_status)
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Answer { status, code, title, proxy_status }
     }
 
-    /// How long waiting may help, where it may.
+    /// The time after which another attempt may succeed; `None` if waiting does not help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoToken { unavailable, .. } => unavailable.retry_after,
@@ -201,61 +215,61 @@ impl ProxyError {
             Self::UpstreamUnavailable { retry_after } => Some(*retry_after),
             Self::Draining
             | Self::Overloaded(_)
-            | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => Some(SOON),
+            | Self::Upstream(ForwardError::NoDescriptor | ForwardError::Overloaded) => {
+                Some(OVERLOAD_RETRY_AFTER)
+            }
             _ => None,
         }
     }
 
-    /// A sentence for the person who reads it: what happened and what to do. Holds no secret and no address.
+    /// The cause and a remedy, for a person; contains no secret and no address.
     fn detail(&self) -> String {
-        match self {
-            Self::CallerNotAllowed => {
-                "Your address is in none of the networks in server.allow_from.".to_owned()
-            }
+        let text = match self {
+            Self::CallerNotAllowed => "No network in server.allow_from contains the client's address.",
             Self::CertificateNotAllowed => {
-                "No name of your certificate is in the route's `callers`. This route asks for one.".to_owned()
+                "The route's `callers` contains no name of the client's certificate."
             }
             Self::HostNotAllowed => {
-                "The Host of the request is not in server.hosts. Call the proxy by one of its own names."
-                    .to_owned()
+                "server.hosts does not contain the Host of the request. Use a host name from that list."
             }
             Self::BrowserRequest => {
-                "A browser sent this for a page of another site, and no Origin of the request is in server.origins."
-                    .to_owned()
+                "A browser sent this request for a page of another site, and server.origins does not contain its Origin."
             }
-            Self::HeaderRequired(name) => format!("Every request must have the header field {name}."),
-            Self::RouteNotFound => "No route of the configuration matches this host and path.".to_owned(),
-            Self::RequestDenied(denial) => denial.detail().to_owned(),
-            Self::MethodNotSupported => "TRACE and CONNECT are not forwarded.".to_owned(),
-            Self::BadRequest(why) => format!("Nothing was forwarded: {why}."),
-            Self::ExpectationFailed => "The only expectation that can be met is 100-continue.".to_owned(),
+            Self::HeaderRequired(name) => return format!("The proxy requires the header field {name}."),
+            Self::RouteNotFound => "No route of the configuration matches this host and path.",
+            Self::RequestDenied(denial) => denial.detail(),
+            Self::MethodNotSupported => "The proxy does not forward TRACE and CONNECT.",
+            Self::BadRequest(why) => return format!("The proxy did not forward the request: {why}."),
+            Self::ExpectationFailed => "The proxy supports no expectation other than 100-continue.",
             Self::RequestTimeout => {
-                "The request did not arrive in time, or its body stopped coming or came too slowly."
-                    .to_owned()
+                "The request did not arrive in time, or its body stalled or arrived too slowly."
             }
-            Self::BodyTooLarge { limit } => format!("The body is larger than {limit} bytes."),
-            Self::HeaderTooLarge => "The request line and the header fields are too large.".to_owned(),
-            Self::NoToken { credential, unavailable } => no_token_detail(credential, unavailable),
+            Self::BodyTooLarge { limit } => return format!("The body is larger than {limit} bytes."),
+            Self::HeaderTooLarge => "The request line and the header fields are too large.",
+            Self::NoToken { credential, unavailable } => return no_token_detail(credential, unavailable),
             Self::NotDiscovered { credential, undiscovered } => {
-                not_discovered_detail(credential, undiscovered)
+                let failure = undiscovered.failure.as_ref();
+                let last =
+                    failure.map(|failure| format!(" The last discovery failed: {}.", failure.outcome()));
+                return format!(
+                    "The issuer of the credential `{credential}` has not published the API's address yet. Try again, \
+                     or set `upstream` to the address.{}",
+                    last.unwrap_or_default()
+                );
             }
             Self::UpstreamUnavailable { .. } => {
-                "Most of what the upstream was sent of late has failed, so nothing is sent to it for a while. Try again."
-                    .to_owned()
+                "Most recent requests to the upstream failed, so the proxy sends none for a while. Try again."
             }
             Self::Upstream(error) => error.detail(),
-            Self::Draining => {
-                "The proxy ends, and the request was still waiting to be sent. Nothing was. Try again.".to_owned()
-            }
-            Self::Overloaded(overload) => {
-                format!("The proxy has as much to do as it may: {overload}. Try again.")
-            }
-            Self::LoopDetected => "The route leads back to this proxy: see its upstream.".to_owned(),
-        }
+            Self::Draining => "The proxy shut down before it sent the request. Try again.",
+            Self::Overloaded(overload) => return format!("The proxy is overloaded: {overload}. Try again."),
+            Self::LoopDetected => "The route's `upstream` leads back to this proxy.",
+        };
+        text.to_owned()
     }
 
-    /// The response for the caller. Over HTTP/1 it closes the connection, so that a body which was not read
-    /// cannot be taken for the next request.
+    /// The response for the caller. Over HTTP/1.1 the response closes the connection, because an unread request body
+    /// must not be taken for the next request.
     pub fn response(&self, version: Version) -> Response<Bytes> {
         let Answer { status, code, title, proxy_status } = self.answer();
         let mut response =
@@ -271,13 +285,8 @@ impl ProxyError {
     }
 }
 
-fn answer(status: u16, code: &'static str, title: &'static str, proxy_status: ProxyStatus) -> Answer {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Answer { status, code, title, proxy_status }
-}
-
-fn no_token(reason: Reason) -> Answer {
-    let title = match reason {
+fn no_token_title(reason: Reason) -> &'static str {
+    match reason {
         Reason::WaitingForFirstToken => "Waiting for the first token",
         Reason::EndpointUnavailable => "Token endpoint unavailable",
         Reason::EndpointRateLimited => "Token endpoint rate limited",
@@ -286,81 +295,37 @@ fn no_token(reason: Reason) -> Answer {
         Reason::ReauthorizationRequired => "Authorization required again",
         Reason::RotationLimit => "Rotation limit reached",
         Reason::ScopeMissing => "Scope missing",
-    };
-    answer(503, reason.code(), title, ProxyStatus::ProxyInternalResponse)
-}
-
-fn upstream(error: &ForwardError) -> Answer {
-    let (status, code, title) = match error {
-        ForwardError::Unreachable { .. } | ForwardError::Proxy { .. } | ForwardError::ConnectTimeout => {
-            (502, "upstream_unreachable", "Upstream unreachable")
-        }
-        ForwardError::Tls { .. } => (502, "upstream_tls", "Upstream TLS failed"),
-        ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
-            (502, "upstream_protocol", "Upstream protocol error")
-        }
-        ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
-        ForwardError::NoDescriptor | ForwardError::Overloaded => (503, "overloaded", "Overloaded"),
-    };
-    answer(status, code, title, error.proxy_status())
+    }
 }
 
 fn no_token_detail(credential: &str, unavailable: &Unavailable) -> String {
-    let what = match unavailable.reason {
-        Reason::WaitingForFirstToken => "has no token yet: the first one has been asked for. Try again.",
-        Reason::EndpointUnavailable => {
-            "has no usable token: the token endpoint does not issue one. Try again."
-        }
-        Reason::EndpointRateLimited => {
-            "has no usable token: the token endpoint asked to be left alone for a while. Try again later."
-        }
+    let authorize =
+        format!("Authorize the client again: run `bearerd login {credential}`, or set a refresh_token.");
+    let (why, remedy) = match unavailable.reason {
+        Reason::WaitingForFirstToken => ("the first token request has not ended", "Try again."),
+        Reason::EndpointUnavailable => ("the token endpoint issues none", "Try again."),
+        Reason::EndpointRateLimited => ("the token endpoint limits the rate of requests", "Try again later."),
         Reason::QuotaExhausted => {
-            "has no usable token, and its quota of token requests is used up. Try again later, or raise `quota`."
+            ("its quota of token requests is used up", "Try again later, or raise `quota`.")
         }
-        Reason::ClientRejected => {
-            "has no usable token: the authorization server refuses the client. Check client_id, client_secret \
-             and client_auth with the provider."
-        }
+        Reason::ClientRejected => (
+            "the authorization server rejects the OAuth client",
+            "Check client_id, client_secret and client_auth with the provider.",
+        ),
         Reason::ReauthorizationRequired => {
-            "has no usable token: the authorization server takes its refresh token no more. Someone must \
-             authorize the client again:"
+            ("the authorization server no longer accepts the refresh token", authorize.as_str())
         }
         Reason::RotationLimit => {
-            "has no usable token: its refresh token has been replaced max_rotations times. Someone must \
-             authorize the client again:"
+            ("the refresh token has been replaced max_rotations times", authorize.as_str())
         }
-        Reason::ScopeMissing => {
-            "has no usable token: the authorization server grants less than require_scopes. Grant the client \
-             those scopes, or require fewer."
-        }
+        Reason::ScopeMissing => (
+            "the authorization server grants fewer scopes than require_scopes",
+            "Grant the client these scopes, or require fewer.",
+        ),
     };
-    let how = match unavailable.reason {
-        Reason::ReauthorizationRequired | Reason::RotationLimit => {
-            format!(" `bearerd login {credential}`, or a new refresh_token where that is configured.")
-        }
-        _ => String::new(),
-    };
-    match &unavailable.failure {
-        Some(failure) => format!("The credential `{credential}` {what}{how} Last: {}.", failure.outcome()),
-        None => format!("The credential `{credential}` {what}{how}"),
-    }
-}
-
-fn not_discovered_detail(credential: &str, undiscovered: &Undiscovered) -> String {
-    let what = "is not known yet: the route has upstream = \"discover\", and its issuer has not said. Try again, or \
-                write the API's address as `upstream`.";
-    match &undiscovered.failure {
-        Some(failure) => {
-            format!("Where the API of the credential `{credential}` is {what} Last: {}.", failure.outcome())
-        }
-        None => format!("Where the API of the credential `{credential}` is {what}"),
-    }
-}
-
-impl From<Refused> for ProxyError {
-    fn from(refused: Refused) -> Self {
-        Self::UpstreamUnavailable { retry_after: refused.retry_after }
-    }
+    let failure = unavailable.failure.as_ref();
+    let last = failure.map(|failure| format!(" The last token request failed: {}.", failure.outcome()));
+    format!("The credential `{credential}` has no usable token: {why}. {remedy}{}", last.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -382,7 +347,7 @@ mod tests {
     }
 
     fn refused() -> ForwardError {
-        ForwardError::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, text: "refused".to_owned() }
+        ForwardError::Unreachable(ProxyStatus::ConnectionRefused, "refused".to_owned())
     }
 
     fn not_discovered(refusal: Option<AddressRefusal>) -> ProxyError {
@@ -392,11 +357,11 @@ mod tests {
     }
 
     fn by_proxy(proxy_status: ProxyStatus) -> ProxyError {
-        ForwardError::Proxy { proxy_status, text: "x".to_owned() }.into()
+        ForwardError::Proxy(proxy_status, "x".to_owned()).into()
     }
 
     fn handshake_failed() -> ForwardError {
-        ForwardError::Tls { proxy_status: ProxyStatus::TlsCertificateError, text: "expired".to_owned() }
+        ForwardError::Tls(ProxyStatus::TlsCertificateError, "expired".to_owned())
     }
 
     /// Every failure, and what a caller sees of it.

@@ -1,72 +1,46 @@
-//! Why an upstream gave no response: the connection, TLS, the protocol, a time-out, or an open circuit breaker.
-
-use std::time::Duration;
+//! Failures to get a response from an upstream.
 
 use thiserror::Error;
 
 use crate::http::ProxyStatus;
 
-/// Why there is no response of the upstream.
+/// Why an upstream gave no response; errors of several kinds contain their error type of RFC 9209 §2.3.
 #[derive(Clone, Debug, Error)]
 pub enum ForwardError {
-    /// No connection could be made.
-    #[error("no connection: {text}")]
-    Unreachable {
-        /// RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// What the system said.
-        text: String,
-    },
-    /// No file descriptor is left for another connection.
+    /// No connection to the upstream could be made; the text is the system's.
+    #[error("no connection: {1}")]
+    Unreachable(ProxyStatus, String),
+    /// The process has no file descriptor left for another connection.
     #[error("no file descriptor for another connection")]
     NoDescriptor,
     /// No connection could be made in time.
     #[error("no connection in time")]
     ConnectTimeout,
-    /// The proxy on the way there did not lead to it.
-    #[error("no connection by way of the proxy: {text}")]
-    Proxy {
-        /// RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// What happened; nothing of the proxy's own words.
-        text: String,
-    },
-    /// The TLS handshake failed: not a valid certificate, or not TLS at all.
-    #[error("tls handshake failed: {text}")]
-    Tls {
-        /// RFC 9209 §2.3.
-        proxy_status: ProxyStatus,
-        /// What rustls or the system said.
-        text: String,
-    },
-    /// The connection ended before the response's head was complete.
+    /// The forward proxy opened no tunnel to the upstream; the text contains nothing that the proxy sent.
+    #[error("no connection by way of the proxy: {1}")]
+    Proxy(ProxyStatus, String),
+    /// The TLS handshake failed; the text is that of rustls or of the system.
+    #[error("tls handshake failed: {1}")]
+    Tls(ProxyStatus, String),
+    /// The connection ended before the response head was complete.
     #[error("connection ended before the response: {0}")]
     Terminated(String),
-    /// What came is no HTTP response.
+    /// The upstream did not send an HTTP response.
     #[error("not a valid response: {0}")]
     Protocol(String),
-    /// No response in time.
+    /// The response head did not arrive in time.
     #[error("no response in time")]
     Timeout,
-    /// Nothing of the upstream's: all connections that it may have were busy.
+    /// All connections that the upstream may have were busy.
     #[error("no connection was free in time")]
     Overloaded,
 }
 
-/// No request may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refused {
-    /// When it is worth another try.
-    pub retry_after: Duration,
-}
-
 impl ForwardError {
-    /// RFC 9209 §2.3.
+    /// The error type of RFC 9209 §2.3.
     pub const fn proxy_status(&self) -> ProxyStatus {
         match self {
-            Self::Unreachable { proxy_status, .. }
-            | Self::Proxy { proxy_status, .. }
-            | Self::Tls { proxy_status, .. } => *proxy_status,
+            Self::Unreachable(status, _) | Self::Proxy(status, _) | Self::Tls(status, _) => *status,
             Self::NoDescriptor | Self::Overloaded => ProxyStatus::ConnectionLimitReached,
             Self::ConnectTimeout => ProxyStatus::ConnectionTimeout,
             Self::Terminated(_) => ProxyStatus::ConnectionTerminated,
@@ -75,31 +49,30 @@ impl ForwardError {
         }
     }
 
-    /// A sentence for the caller: no address, no text from outside.
-    pub fn detail(&self) -> String {
+    /// The cause and a remedy, for a person; contains no address and no text of a peer.
+    pub const fn detail(&self) -> &'static str {
+        use ProxyStatus::{ConnectionRefused, DestinationIpProhibited, DnsError, HttpRequestDenied};
         match self {
-            Self::Unreachable { proxy_status: ProxyStatus::DnsError, .. } => "The upstream's name does not resolve.",
-            Self::Unreachable { proxy_status: ProxyStatus::ConnectionRefused, .. } => {
-                "The upstream refused the connection."
+            Self::Unreachable(DnsError, _) => "The upstream's name does not resolve.",
+            Self::Unreachable(ConnectionRefused, _) => "The upstream refused the connection.",
+            Self::Unreachable(DestinationIpProhibited, _) => {
+                "The upstream was discovered, and its name resolves to a private, loopback or otherwise special \
+                 address. To allow that, set `upstream` to the API's address."
             }
-            Self::Unreachable { proxy_status: ProxyStatus::DestinationIpProhibited, .. } => {
-                "The upstream was discovered, and its name leads to a private, loopback or otherwise special address. \
-                 If that is meant, write the API's address as `upstream`."
+            Self::Unreachable(..) => "The proxy cannot reach the upstream.",
+            Self::Proxy(HttpRequestDenied, _) => {
+                "The proxy on the way to the upstream refuses the connection. Check `proxy` of the route, or HTTPS_PROXY \
+                 and NO_PROXY in the environment of bearerd."
             }
-            Self::Unreachable { .. } => "The upstream cannot be reached.",
-            Self::Proxy { proxy_status: ProxyStatus::HttpRequestDenied, .. } => {
-                "The proxy on the way to the upstream refuses to connect there. Check `proxy` of the route, or \
-                 HTTPS_PROXY and NO_PROXY of bearerd's environment."
-            }
-            Self::Proxy { .. } => {
-                "The proxy on the way to the upstream cannot be reached, or does not lead there."
+            Self::Proxy(..) => {
+                "The proxy on the way to the upstream is unreachable, or opens no connection to the upstream."
             }
             Self::NoDescriptor => {
-                "The proxy has no file descriptor for another connection to an upstream. Try again."
+                "The proxy has no file descriptor for another upstream connection. Try again."
             }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
-            Self::Tls { .. } => {
-                "The upstream's TLS certificate or handshake is not acceptable. Nothing was sent."
+            Self::Tls(..) => {
+                "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request."
             }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
@@ -108,6 +81,5 @@ impl ForwardError {
                 "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."
             }
         }
-        .to_owned()
     }
 }

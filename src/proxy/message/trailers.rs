@@ -1,21 +1,14 @@
 //! Trailers: fields after the body (RFC 9110 §6.5).
 //!
-//! Response trailers are passed to callers over HTTP/2, and to callers over HTTP/1.1 that accept trailers and got
-//! their names. Request trailers are dropped: the guard does not check them, and an upstream may obey a `Cookie` or
-//! an `X-Forwarded-For` among them.
+//! Callers over HTTP/2 receive response trailers, and so do callers over HTTP/1.1 that accept trailers and got their
+//! names. Request trailers are dropped: the guard does not check them, and an upstream may obey a `Cookie` or an
+//! `X-Forwarded-For` among them.
 
-use http::header::{
-    AGE, ALLOW, ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, HOST, HeaderMap, HeaderName, HeaderValue,
-    LOCATION, MAX_FORWARDS, PRAGMA, PROXY_AUTHENTICATE, RETRY_AFTER, SET_COOKIE, TE, TRAILER, VARY, VIA,
-    WWW_AUTHENTICATE,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, TRAILER};
 
 use super::headers;
 use super::list::members;
 use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
-
-const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
 /// Whether a caller accepts trailers (RFC 9110 §10.1.4).
 pub fn are_accepted(headers: &HeaderMap) -> bool {
@@ -24,7 +17,7 @@ pub fn are_accepted(headers: &HeaderMap) -> bool {
 
 /// Tells the upstream that trailers are accepted.
 pub fn ask(headers: &mut HeaderMap) {
-    headers.insert(TE, TRAILERS);
+    headers.insert(TE, HeaderValue::from_static("trailers"));
 }
 
 /// Names `TE` in `Connection`, as HTTP/1.1 requires of a hop-by-hop field.
@@ -54,34 +47,13 @@ pub fn filtered(mut trailers: HeaderMap) -> Option<HeaderMap> {
 /// Whether a field is allowed as a trailer: not for framing, routing, authentication, caching or content (RFC 9110
 /// §6.5.1).
 fn is_allowed(name: &HeaderName) -> bool {
-    const NEVER: [HeaderName; 25] = [
-        AGE,
-        ALLOW,
-        ALT_SVC,
-        AUTHORIZATION,
-        CACHE_CONTROL,
-        CONTENT_ENCODING,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        COOKIE,
-        DATE,
-        EXPECT,
-        EXPIRES,
-        HOST,
-        LOCATION,
-        MAX_FORWARDS,
-        PRAGMA,
-        PROXY_AUTHENTICATE,
-        RETRY_AFTER,
-        SET_COOKIE,
-        TRAILER,
-        VARY,
-        VIA,
-        WWW_AUTHENTICATE,
-        HeaderName::from_static("clear-site-data"),
-    ];
-    !is_hop_by_hop(name) && !is_for_proxies(name) && !NEVER.contains(name)
+    match name.as_str() {
+        "age" | "allow" | "alt-svc" | "authorization" | "cache-control" | "clear-site-data"
+        | "content-encoding" | "content-length" | "content-range" | "content-type" | "cookie" | "date"
+        | "expect" | "expires" | "host" | "location" | "max-forwards" | "pragma" | "proxy-authenticate"
+        | "retry-after" | "set-cookie" | "trailer" | "vary" | "via" | "www-authenticate" => false,
+        _ => !is_hop_by_hop(name) && !is_for_proxies(name),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The proxy's entry in `Via` (RFC 9110 §7.6.3), made once.
 
-use http::header::{Entry, HeaderMap, VIA};
+use http::header::{HeaderMap, VIA};
 use http::{HeaderValue, Version};
 
 /// The entry for each version in which a message may have been received.
@@ -28,11 +28,6 @@ impl Via {
             Version::HTTP_2 => &self.http2,
             _ => &self.http11,
         };
-        match headers.entry(VIA) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(entry.clone());
-            }
-            Entry::Occupied(mut before) => before.append(entry.clone()),
-        }
+        headers.append(VIA, entry.clone());
     }
 }

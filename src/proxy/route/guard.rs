@@ -1,21 +1,19 @@
 //! The guard: refuses request heads that are malformed, ambiguous, or from a caller that may not send them.
 //!
-//! One pure function over the request head. An accepted head has the same meaning for the proxy, for hyper and for any
-//! upstream. The guard changes nothing: the path that is matched is the path that is sent.
-
-use std::borrow::Cow;
+//! An accepted head has the same meaning for the proxy, for hyper and for any upstream. The guard is a pure function of
+//! the head and changes nothing: the path that is matched is the path that is sent.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, VIA,
 };
 use http::request::Parts;
 use http::{Method, Version};
+use percent_encoding::percent_decode_str;
 
 use super::lenient_path::LenientPath;
 use super::percent;
-use crate::config;
 use crate::config::model::fields::is_for_proxies;
-use crate::config::{Hosts, RequiredHeader};
+use crate::config::{self, Hosts, RequiredHeader};
 use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::list::members;
@@ -42,18 +40,6 @@ pub struct Target<'r> {
     /// Whether servers interpret the path differently. Routes with rules refuse such a path.
     pub is_ambiguous: bool,
 }
-
-/// Fields that affect framing, routing or authorization. No alternative spelling of them is accepted.
-const PROTECTED: [&str; 8] = [
-    "authorization",
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "cookie",
-    "via",
-    "forwarded",
-];
 
 /// The checks that a request has fields for. One pass over the names costs less than a lookup for each field.
 #[derive(Default)]
@@ -88,68 +74,59 @@ impl Policy {
     }
 }
 
-/// Checks a request head and returns its target.
-///
-/// # Errors
-///
-/// The [`ProxyError`] of the first check that fails.
+/// Checks a request head and returns its target, or the error of the first check that fails.
 pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
-    check_method(&head.method)?;
+    // TRACE would echo the token (RFC 9110 §9.3.8), and CONNECT asks for a tunnel (§9.3.6).
+    if head.method == Method::TRACE || head.method == Method::CONNECT {
+        return Err(ProxyError::MethodNotSupported);
+    }
     let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
     let host = authority.host;
     if !policy.hosts.contain(host) {
         return Err(ProxyError::HostNotAllowed);
     }
-    check_target(head, authority)?;
+    check_target(head, authority).map_err(ProxyError::BadRequest)?;
     let path = head.uri.path();
-    let is_ambiguous = check_path(path)?;
+    let is_ambiguous = check_path(path).map_err(ProxyError::BadRequest)?;
     if is_ambiguous && !LenientPath::of(path).is_harmless() {
         return Err(ProxyError::BadRequest(
             "the path contains what some servers decode to a dot segment or a control character",
         ));
     }
-    check_query(head.uri.query().unwrap_or_default())?;
+    check_query(head.uri.query()).map_err(ProxyError::BadRequest)?;
     let present = Present::among(&head.headers);
     if present.framing {
         check_framing(head)?;
     }
-    check_names(&head.headers)?;
+    check_names(&head.headers).map_err(ProxyError::BadRequest)?;
     if present.hops {
-        check_connection(&head.headers)?;
+        check_connection(&head.headers).map_err(ProxyError::BadRequest)?;
     }
-    // A browser on another site must not use our credential through a person who can reach us.
+    // A page of another site must not use the credential through the browser of a person who can reach the proxy.
     if present.origin && is_cross_site(&head.headers, authority, policy.is_tls, &policy.origins) {
         return Err(ProxyError::BrowserRequest);
     }
     check_required_header(&head.headers, policy)?;
-    if present.hops {
-        check_loop(&head.headers, policy)?;
+    if present.hops && is_loop(&head.headers, &policy.instance) {
+        return Err(ProxyError::LoopDetected);
     }
     Ok(Target { host, path, is_ambiguous })
 }
 
-/// Refuses TRACE, which would echo the token (RFC 9110 §9.3.8), and CONNECT, which asks for a tunnel (§9.3.6).
-fn check_method(method: &Method) -> Result<(), ProxyError> {
-    if *method == Method::TRACE || *method == Method::CONNECT {
-        return Err(ProxyError::MethodNotSupported);
-    }
-    Ok(())
-}
-
 /// RFC 9112 §3.2: origin-form, or absolute-form that names the same authority.
-fn check_target(head: &Parts, authority: Authority<'_>) -> Result<(), ProxyError> {
+fn check_target(head: &Parts, authority: Authority<'_>) -> Result<(), &'static str> {
     let uri = &head.uri;
     let scheme_is_http = uri.scheme_str().is_none_or(|scheme| scheme == "http" || scheme == "https");
     // `GET foo` parses as an authority without a path; joined to an upstream it would become `GET /`.
     let is_authority_form = uri.scheme().is_none() && uri.authority().is_some();
     if !scheme_is_http || authority.differs_from(uri) || is_authority_form || !uri.path().starts_with('/') {
-        return Err(ProxyError::BadRequest("the request target is not a path on this host"));
+        return Err("the request target is not a path on this host");
     }
     Ok(())
 }
 
 /// Refuses a path that servers are known to interpret differently; returns whether the rest is ambiguous.
-fn check_path(path: &str) -> Result<bool, ProxyError> {
+fn check_path(path: &str) -> Result<bool, &'static str> {
     let bytes = path.as_bytes();
     let mut is_ambiguous = false;
     let mut segment_start = 1;
@@ -164,9 +141,7 @@ fn check_path(path: &str) -> Result<bool, ProxyError> {
                 segment_start = at + 1;
             }
             b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 => {
-                return Err(ProxyError::BadRequest(
-                    "the path contains a character that servers interpret differently",
-                ));
+                return Err("the path contains a character that servers interpret differently");
             }
             b';' | b' ' => is_ambiguous = true,
             b'%' => {
@@ -175,13 +150,9 @@ fn check_path(path: &str) -> Result<bool, ProxyError> {
                     _ => None,
                 };
                 match byte {
-                    None => {
-                        return Err(ProxyError::BadRequest("the path contains a `%` without two hex digits"));
-                    }
+                    None => return Err("the path contains a `%` without two hex digits"),
                     Some(b'.' | 0..=0x08 | 0x0a..=0x1f | 0x7f | 0xc0 | 0xc1) => {
-                        return Err(ProxyError::BadRequest(
-                            "the path contains an escape that servers interpret differently",
-                        ));
+                        return Err("the path contains an escape that servers interpret differently");
                     }
                     Some(b'/' | b'\\' | b'%' | b';' | b'#' | b'?' | b' ' | b'\t') => is_ambiguous = true,
                     Some(_) => {}
@@ -196,33 +167,23 @@ fn check_path(path: &str) -> Result<bool, ProxyError> {
     Ok(is_ambiguous)
 }
 
-fn check_segment(segment: &str) -> Result<bool, ProxyError> {
+fn check_segment(segment: &str) -> Result<bool, &'static str> {
     match segment {
-        "." | ".." => Err(ProxyError::BadRequest("the path contains a dot segment")),
+        "." | ".." => Err("the path contains a dot segment"),
         _ => Ok(segment.ends_with('.')),
     }
 }
 
-/// Refuses a token in the query (RFC 6750 §2.3), which would be a second one.
-fn check_query(query: &str) -> Result<(), ProxyError> {
-    if query.is_empty() {
-        return Ok(());
-    }
+/// Refuses a second token, in the query (RFC 6750 §2.3).
+fn check_query(query: Option<&str>) -> Result<(), &'static str> {
     let is_token = |pair: &str| {
         let name = pair.split('=').next().unwrap_or_default();
-        name.eq_ignore_ascii_case("access_token") || (name.contains('%') && decodes_to_access_token(name))
+        percent_decode_str(name).map(|byte| byte.to_ascii_lowercase()).eq(*b"access_token")
     };
-    if query.split(['&', ';']).any(is_token) {
-        return Err(ProxyError::BadRequest(
-            "the query contains an access_token, and bearerd adds its own token",
-        ));
+    if query.is_some_and(|query| query.split(['&', ';']).any(is_token)) {
+        return Err("the query contains an access_token, and bearerd adds its own token");
     }
     Ok(())
-}
-
-fn decodes_to_access_token(name: &str) -> bool {
-    let decoded: Cow<'_, [u8]> = percent_encoding::percent_decode_str(name).into();
-    decoded.eq_ignore_ascii_case(b"access_token")
 }
 
 /// Accepts one form of framing (RFC 9112 §6) and one expectation (RFC 9110 §10.1.1).
@@ -249,32 +210,35 @@ fn check_framing(head: &Parts) -> Result<(), ProxyError> {
 }
 
 /// Refuses alternative spellings of protected fields: CGI treats `content_length` as `Content-Length`.
-fn check_names(headers: &HeaderMap) -> Result<(), ProxyError> {
+fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     for name in headers.keys().filter(|name| !name.as_str().bytes().all(is_plain)) {
         let spelt = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
         let is_for_proxies = HeaderName::from_bytes(spelt.as_bytes()).is_ok_and(|name| is_for_proxies(&name));
         if is_protected(&spelt) || is_for_proxies {
-            return Err(ProxyError::BadRequest(
-                "a field name is an alternative spelling of a protected field",
-            ));
+            return Err("a field name is an alternative spelling of a protected field");
         }
     }
     Ok(())
 }
 
+/// Whether a field affects framing, routing or authorization. The guard accepts no alternative spelling of its name.
 fn is_protected(name: &str) -> bool {
-    PROTECTED.contains(&name) || name.starts_with("x-forwarded-")
+    match name {
+        "authorization" | "host" | "content-length" | "transfer-encoding" | "connection" | "cookie"
+        | "via" | "forwarded" => true,
+        _ => name.starts_with("x-forwarded-"),
+    }
 }
 
 /// Refuses a `Connection` that would remove a protected field (RFC 9110 §7.6.1).
-fn check_connection(headers: &HeaderMap) -> Result<(), ProxyError> {
+fn check_connection(headers: &HeaderMap) -> Result<(), &'static str> {
     for name in headers.get_all(CONNECTION).iter().flat_map(members) {
         let Some(name) = name else {
-            return Err(ProxyError::BadRequest("Connection is not a list of names"));
+            return Err("Connection is not a list of names");
         };
         if is_protected(&name.to_ascii_lowercase().replace('_', "-")) {
-            return Err(ProxyError::BadRequest("Connection names a field that must not be removed"));
+            return Err("Connection names a field that must not be removed");
         }
     }
     Ok(())
@@ -290,13 +254,10 @@ fn check_required_header(headers: &HeaderMap, policy: &Policy) -> Result<(), Pro
     if is_there { Ok(()) } else { Err(ProxyError::HeaderRequired(required.name.clone())) }
 }
 
-/// Refuses a request that this daemon has forwarded before (RFC 9110 §7.6.3).
-fn check_loop(headers: &HeaderMap, policy: &Policy) -> Result<(), ProxyError> {
+/// Whether this daemon has forwarded the request before (RFC 9110 §7.6.3).
+fn is_loop(headers: &HeaderMap, instance: &str) -> bool {
     let mut vias = headers.get_all(VIA).iter().flat_map(members).flatten();
-    if vias.any(|via| via.split_whitespace().any(|word| word == policy.instance)) {
-        return Err(ProxyError::LoopDetected);
-    }
-    Ok(())
+    vias.any(|via| via.split_whitespace().any(|word| word == instance))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A path in all interpretations of lenient servers.
 //!
 //! Servers differ: some decode `%2f` before they split a path, or decode twice; some merge slashes, drop `;v=1`,
-//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each
-//! of these interpretations and each combination of them. A path is therefore split wherever a server would split it, and
+//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each of
+//! these interpretations and in each combination. A path is therefore split wherever some server would split the path, and
 //! each segment has flags for the servers that would not.
 
 use std::borrow::Cow;
@@ -18,9 +18,9 @@ pub struct LenientPath<'p>(Cow<'p, [u8]>);
 pub struct Segment<'p> {
     /// Without surrounding spaces and trailing dots.
     text: &'p [u8],
-    /// Whether some server treats it as part of the previous segment.
+    /// Whether some server treats the segment as part of the previous one.
     pub may_be_joined: bool,
-    /// Whether some server ignores it.
+    /// Whether some server ignores the segment.
     pub may_be_ignored: bool,
 }
 
@@ -45,13 +45,36 @@ impl<'p> LenientPath<'p> {
     }
 
     /// The segments from left to right; none for an empty path.
-    pub fn segments(&self) -> Segments<'_> {
-        Segments { rest: &self.0, in_parameters: false, in_query: false }
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        // Begins with the separator of the next segment.
+        let mut rest: &[u8] = &self.0;
+        // After a `;`: some servers ignore the rest up to the next literal slash.
+        let mut in_parameters = false;
+        // After a decoded `?` or `#`: for some servers the path has ended.
+        let mut in_query = false;
+        std::iter::from_fn(move || {
+            let (separator, from_text) = rest.split_first()?;
+            match separator {
+                b'/' => in_parameters = false,
+                b';' => in_parameters = true,
+                b'?' | b'#' => in_query = true,
+                _ => {}
+            }
+            let end = from_text.iter().position(|byte| is_separator(*byte)).unwrap_or(from_text.len());
+            let text;
+            (text, rest) = from_text.split_at(end);
+            let mut text = trim_spaces(text);
+            while let [shorter @ .., b'.' | b' '] = text {
+                text = shorter;
+            }
+            let may_be_ignored = text.is_empty() || in_parameters || in_query;
+            Some(Segment { text, may_be_joined: *separator != b'/', may_be_ignored })
+        })
     }
 }
 
-/// Decodes each percent-encoding, and again what that results in. A decoded slash becomes `\`, which no accepted path
-/// contains, to be told from a literal one.
+/// Decodes each percent-encoding repeatedly. A decoded slash becomes `\`, which no accepted path contains, so that a
+/// decoded slash differs from a literal one.
 fn decoded(path: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(path.len());
     for byte in path {
@@ -81,43 +104,6 @@ fn trim_spaces(mut text: &[u8]) -> &[u8] {
         text = rest;
     }
     text
-}
-
-/// The segments of a [`LenientPath`].
-#[derive(Debug)]
-pub struct Segments<'p> {
-    /// Begins with the separator of the next segment.
-    rest: &'p [u8],
-    /// After a `;`: some servers ignore the rest up to the next literal slash.
-    in_parameters: bool,
-    /// After a decoded `?` or `#`: for some servers the path has ended.
-    in_query: bool,
-}
-
-impl<'p> Iterator for Segments<'p> {
-    type Item = Segment<'p>;
-
-    fn next(&mut self) -> Option<Segment<'p>> {
-        let (separator, rest) = self.rest.split_first()?;
-        match separator {
-            b'/' => self.in_parameters = false,
-            b';' => self.in_parameters = true,
-            b'?' | b'#' => self.in_query = true,
-            _ => {}
-        }
-        let end = rest.iter().position(|byte| is_separator(*byte)).unwrap_or(rest.len());
-        let (text, rest) = rest.split_at(end);
-        self.rest = rest;
-        let mut text = trim_spaces(text);
-        while let [shorter @ .., b'.' | b' '] = text {
-            text = shorter;
-        }
-        Some(Segment {
-            text,
-            may_be_joined: *separator != b'/',
-            may_be_ignored: text.is_empty() || self.in_parameters || self.in_query,
-        })
-    }
 }
 
 impl Segment<'_> {

@@ -1,8 +1,7 @@
 //! Routing: by host, then by the longest path prefix on segment boundaries.
 //!
-//! Paths are compared segment by segment with unreserved characters decoded (RFC 3986 §6.2.2.2), so that `/%61pi`
-//! matches `/api`; the path is forwarded as received. A lookup hashes once for each prefix length in use, however many
-//! routes there are.
+//! Unreserved characters are decoded for the comparison (RFC 3986 §6.2.2.2), so that `/%61pi` matches `/api`; the path is
+//! forwarded as received. A lookup hashes once for each prefix length in use, however many routes there are.
 
 pub mod guard;
 pub mod lenient_path;
@@ -15,17 +14,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
-use http::StatusCode;
 use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
 
 use self::guard::Target;
 use self::prefix::Prefix;
 use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
 use super::upstream::{Destination, Upstream};
-use crate::config;
-use crate::config::{Fields, Forwarded, Retry429};
+use crate::config::{self, Fields, Forwarded, Retry429};
 use crate::token::TokenSource;
 
 /// A route as requests use it.
@@ -93,7 +90,7 @@ impl Route {
         }
     }
 
-    /// The route with the rejection hold of the one `before`, if both have the same credential.
+    /// Takes over the rejection hold of the route `before`, if both routes have the same credential.
     #[must_use]
     pub fn with_hold_of(self, before: Option<&Self>) -> Self {
         match (before, &self.token) {
@@ -109,10 +106,8 @@ impl Route {
         self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
     }
 
-    /// Whether a request is an OAuth login for the stub.
-    ///
-    /// Case, empty segments and the stripped prefix are ignored: a login that a lenient server would accept contains a
-    /// secret and must not be forwarded.
+    /// Whether a request is an OAuth login for the stub. Case, empty segments and the stripped prefix are ignored: a login
+    /// that a lenient server would accept contains a secret and must not be forwarded.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
         if self.login_stub.is_empty() || *method != Method::POST {
             return false;
@@ -133,10 +128,7 @@ impl Route {
     }
 
     /// The path and query for the upstream: the caller's own bytes, with the base path in place of the stripped prefix.
-    ///
-    /// # Errors
-    ///
-    /// [`http::Error`] if the result is too long for a request target.
+    /// Fails if the result is too long for a request target.
     pub fn target(
         &self,
         path_and_query: Option<&PathAndQuery>,
@@ -191,35 +183,31 @@ impl Table {
     /// The route of a request.
     pub fn route(&self, target: &Target<'_>) -> Option<&Route> {
         let path = normalized(target.path);
-        let by_host = || {
-            let prefixes = match self.hosts.get(target.host) {
-                Some(prefixes) => Some(prefixes),
-                None if target.host.bytes().any(|byte| byte.is_ascii_uppercase()) => {
-                    self.hosts.get(&target.host.to_ascii_lowercase())
-                }
-                None => None,
-            };
-            prefixes?.longest(&path)
+        let has_upper_case = || target.host.bytes().any(|byte| byte.is_ascii_uppercase());
+        let of_host = match self.hosts.get(target.host) {
+            None if !self.hosts.is_empty() && has_upper_case() => {
+                self.hosts.get(&target.host.to_ascii_lowercase())
+            }
+            prefixes => prefixes,
         };
-        let index = if self.hosts.is_empty() { None } else { by_host() };
+        let index = of_host.and_then(|prefixes| prefixes.longest(&path));
         index.or_else(|| self.any_host.longest(&path)).map(|index| &self.routes[index])
     }
 }
 
 impl Prefixes {
     fn add(&mut self, prefix: &str, index: usize) {
-        let length = if prefix == "/" { 0 } else { prefix.matches('/').count() };
-        self.routes.insert(key_of(prefix).to_owned(), index);
+        let key = key_of(prefix);
+        let length = key.matches('/').count();
+        self.routes.insert(key.to_owned(), index);
         if let Err(at) = self.lengths.binary_search_by(|other| length.cmp(other)) {
             self.lengths.insert(at, length);
         }
     }
 
     fn longest(&self, path: &str) -> Option<usize> {
-        self.lengths.iter().find_map(|&length| {
-            let prefix = first_segments(path, length)?;
-            self.routes.get(prefix).copied()
-        })
+        let with_length = |&length: &usize| self.routes.get(first_segments(path, length)?).copied();
+        self.lengths.iter().find_map(with_length)
     }
 }
 
@@ -233,7 +221,7 @@ fn first_segments(path: &str, count: usize) -> Option<&str> {
     if count == 0 {
         return Some("");
     }
-    // A slash begins each segment: the one after `count` segments ends the last of them.
+    // A slash begins each segment: the slash after `count` segments ends the last of them.
     match path.match_indices('/').nth(count) {
         Some((end, _)) => Some(&path[..end]),
         None => (path.matches('/').count() == count).then_some(path),
@@ -242,26 +230,7 @@ fn first_segments(path: &str, count: usize) -> Option<&str> {
 
 /// The path with unreserved characters decoded.
 fn normalized(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
-        return Cow::Borrowed(path);
-    }
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
-        let byte = match escape.as_bytes() {
-            [_, high, low] => percent::decode(*high, *low),
-            _ => None,
-        };
-        match byte.filter(|byte| percent::is_unreserved(*byte)) {
-            Some(byte) => decoded.push(char::from(byte)),
-            None => decoded.push_str(escape),
-        }
-        rest = &rest[at + escape.len()..];
-    }
-    decoded.push_str(rest);
-    Cow::Owned(decoded)
+    if path.contains('%') { Cow::Owned(percent::normalized(path).collect()) } else { Cow::Borrowed(path) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! A route's rules: the requests that are allowed, denied, or protected by the credential's provider.
 //!
-//! `allow` matches a path as written: its segments equal the pattern's, except that unreserved characters may be
-//! percent-encoded (RFC 3986 §6.2.2.2). `deny` and the protection of the credential match a path in each interpretation
-//! of [`LenientPath`], because a caller chooses the spelling. Protection applies to the path at the upstream, with the
-//! base path and without the stripped prefix.
+//! `allow` matches a path as written, except that unreserved characters may be percent-encoded (RFC 3986 §6.2.2.2).
+//! `deny` and the protection of the credential match a path in each interpretation of [`LenientPath`], because a caller
+//! chooses the spelling. Protection applies to the path at the upstream, with the base path and without the prefix.
 
 use http::Method;
 
@@ -23,7 +22,7 @@ pub struct Rules {
     /// `None` allows everything.
     allow: Option<Vec<Pattern>>,
     deny: Vec<Pattern>,
-    /// Patterns for the path at the upstream, each with the positions that it has reached after the base path.
+    /// Patterns for the path at the upstream, each with the positions that it reaches after the base path.
     protected: Vec<(Pattern, Places)>,
 }
 
@@ -63,14 +62,12 @@ impl Rules {
         if any_covers(deny.map(|pattern| (pattern, pattern.start())), || target.path) {
             return Err(ProxyError::RequestDenied(Denial::Denied));
         }
-        if let Some(allow) = &self.allow
-            && !allow
-                .iter()
-                .any(|pattern| pattern.has_method(method) && matches_as_written(pattern, target.path))
-        {
-            return Err(ProxyError::RequestDenied(Denial::NotAllowed));
+        let allows =
+            |pattern: &Pattern| pattern.has_method(method) && matches_as_written(pattern, target.path);
+        match &self.allow {
+            Some(allow) if !allow.iter().any(allows) => Err(ProxyError::RequestDenied(Denial::NotAllowed)),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -123,27 +120,9 @@ fn follow(pattern: &Pattern, from: Places, path: &LenientPath<'_>) -> Places {
     at
 }
 
-/// Whether a segment equals a literal, with unreserved characters percent-encoded or not.
+/// Whether a segment equals a literal, which contains no `%`, with unreserved characters percent-encoded or not.
 fn is_written(segment: &str, literal: &str) -> bool {
-    if !segment.contains('%') {
-        return segment == literal;
-    }
-    let mut bytes = segment.as_bytes();
-    for expected in literal.bytes() {
-        let (byte, rest) = match bytes {
-            [b'%', high, low, rest @ ..] => match percent::decode(*high, *low) {
-                Some(byte) if percent::is_unreserved(byte) => (byte, rest),
-                _ => return false,
-            },
-            [byte, rest @ ..] => (*byte, rest),
-            [] => return false,
-        };
-        if byte != expected {
-            return false;
-        }
-        bytes = rest;
-    }
-    bytes.is_empty()
+    if segment.contains('%') { percent::normalized(segment).eq(literal.chars()) } else { segment == literal }
 }
 
 #[cfg(test)]

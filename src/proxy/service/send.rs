@@ -76,7 +76,7 @@ impl Service {
         let mut was_refused = false;
         loop {
             let breaker = &route.upstream.breaker;
-            let admitted = breaker.admit(pool.successes())?;
+            let admitted = breaker.admit(&pool.successes)?;
             let lease = match reconnect::lease(pool, context.destination, breaker).await {
                 Ok(lease) => lease,
                 Err(error) => return Err(admitted.record_error(error, origin).into()),

@@ -2,8 +2,8 @@
 //!
 //! The breaker opens when the failures in a window reach both a number and a share of all responses, so that one broken
 //! endpoint does not block the others. After a pause that doubles with each failed probe, an open breaker admits one
-//! request at a time as a probe. All workers share one breaker; while closed, it costs a request reads of the shared
-//! state and one addition to a counter of the worker.
+//! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared state
+//! and one addition to a counter of the worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,11 +17,12 @@ use tracing::{debug, info, warn};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, Moment};
 use crate::config;
-use crate::proxy::error::upstream::{ForwardError, Refused};
+use crate::proxy::error::ProxyError;
+use crate::proxy::error::upstream::ForwardError;
 
 /// The `Retry-After` of requests that are refused while a probe is in progress.
 const PROBE_RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Of a pause, at the most, added at random: several daemons need not come back at the same moment.
+/// The largest random extension of a pause, as a fraction: several daemons do not probe at the same moment.
 const JITTER: f64 = 0.1;
 
 /// The circuit breaker of one upstream.
@@ -83,15 +84,6 @@ struct Window {
     successes_before: u64,
 }
 
-/// Whether a request may be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Decision {
-    Allowed,
-    Probe,
-    /// Contains the time after which a request may be admitted.
-    Refused(Duration),
-}
-
 impl Breaker {
     /// A closed breaker; without settings it never opens.
     pub fn new(settings: Option<config::Breaker>, clock: Clock) -> Self {
@@ -99,19 +91,12 @@ impl Breaker {
         Self { settings, clock, state: ArcSwap::from_pointee(state), successes: ArcSwap::default() }
     }
 
-    /// Checks whether a request would be admitted, without admitting one.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`] while the breaker is open or probing.
-    pub fn check(&self) -> Result<(), Refused> {
+    /// Whether [`Breaker::admit`] would admit a request, or its error.
+    pub fn check(&self) -> Result<(), ProxyError> {
         if self.is_closed() {
             return Ok(());
         }
-        match self.state.load().decide(self.clock.now(), Duration::ZERO).1 {
-            Decision::Refused(retry_after) => Err(Refused { retry_after }),
-            Decision::Allowed | Decision::Probe => Ok(()),
-        }
+        self.state.load().admit(self.clock.now(), Duration::ZERO).map(drop).map_err(unavailable)
     }
 
     /// Adds a success counter, for one worker.
@@ -121,12 +106,9 @@ impl Breaker {
         counter
     }
 
-    /// Admits a request, whose success will be counted in `successes`.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`] while the breaker is open or probing.
-    pub fn admit<'b>(&'b self, successes: &'b SuccessCounter) -> Result<AdmittedRequest<'b>, Refused> {
+    /// Admits a request, whose success will be counted in `successes`. Fails with [`ProxyError::UpstreamUnavailable`] while
+    /// the breaker is open or probing.
+    pub fn admit<'b>(&'b self, successes: &'b SuccessCounter) -> Result<AdmittedRequest<'b>, ProxyError> {
         let admitted = |epoch, is_probe| AdmittedRequest { breaker: self, successes, epoch, is_probe };
         let state = self.state.load();
         if let Phase::Closed(_) = state.phase {
@@ -134,11 +116,9 @@ impl Breaker {
         }
         let now = self.clock.now();
         let probe_timeout = self.settings.map_or(Duration::ZERO, |settings| settings.open_max);
-        let before = self.update(|state| state.decide(now, probe_timeout).0);
-        match before.decide(now, probe_timeout) {
-            (_, Decision::Refused(retry_after)) => Err(Refused { retry_after }),
-            (after, decision) => Ok(admitted(after.epoch, decision == Decision::Probe)),
-        }
+        let before = self.update(|state| state.admit(now, probe_timeout).unwrap_or(state));
+        let after = before.admit(now, probe_timeout).map_err(unavailable)?;
+        Ok(admitted(after.epoch, matches!(after.phase, Phase::Probing { .. })))
     }
 
     /// Replaces the state and returns the previous one. `change` may run several times.
@@ -228,7 +208,7 @@ impl AdmittedRequest<'_> {
 }
 
 impl Drop for AdmittedRequest<'_> {
-    /// A probe without an outcome, because its caller has left: the next request becomes the probe.
+    /// The next request becomes the probe if this probe has no outcome because its caller has left.
     fn drop(&mut self) {
         if self.is_probe {
             let (now, epoch) = (self.breaker.clock.now(), self.epoch);
@@ -244,6 +224,10 @@ impl Default for Breaker {
     }
 }
 
+const fn unavailable(retry_after: Duration) -> ProxyError {
+    ProxyError::UpstreamUnavailable { retry_after }
+}
+
 impl State {
     fn next(self, openings: u32, phase: Phase) -> Self {
         Self { epoch: self.epoch + 1, openings, phase }
@@ -253,14 +237,15 @@ impl State {
         self.next(self.openings, Phase::Closed(Window::new(now, successes)))
     }
 
-    /// Decides on one request. A probe without an outcome within `timeout` is replaced by the next request.
-    fn decide(self, now: Moment, timeout: Duration) -> (Self, Decision) {
+    /// The state after the admission of a request, or the time after which a request may be admitted. The next request
+    /// replaces a probe that has no outcome within `timeout`.
+    fn admit(self, now: Moment, timeout: Duration) -> Result<Self, Duration> {
         match self.phase {
-            Phase::Closed(_) => (self, Decision::Allowed),
-            Phase::Open { until } if now < until => (self, Decision::Refused(now.until(until))),
-            Phase::Probing { until } if now < until => (self, Decision::Refused(PROBE_RETRY_AFTER)),
+            Phase::Closed(_) => Ok(self),
+            Phase::Open { until } if now < until => Err(now.until(until)),
+            Phase::Probing { until } if now < until => Err(PROBE_RETRY_AFTER),
             Phase::Open { .. } | Phase::Probing { .. } => {
-                (self.next(self.openings, Phase::Probing { until: now + timeout }), Decision::Probe)
+                Ok(self.next(self.openings, Phase::Probing { until: now + timeout }))
             }
         }
     }
@@ -275,15 +260,11 @@ impl State {
 
     /// The state with the window moved to `now`.
     fn at(self, settings: &config::Breaker, now: Moment, successes: u64) -> Self {
-        match self.phase {
-            Phase::Closed(window) => {
-                Self { phase: Phase::Closed(window.at(settings, now, successes)), ..self }
-            }
-            Phase::Open { .. } | Phase::Probing { .. } => self,
-        }
+        let Phase::Closed(window) = self.phase else { return self };
+        Self { phase: Phase::Closed(window.at(settings, now, successes)), ..self }
     }
 
-    /// A request of `epoch` failed. `jitter` is from 0 to 1.
+    /// The state after a failed request of `epoch`. `jitter` is from 0 to 1.
     fn failed(
         self,
         settings: &config::Breaker,
@@ -300,7 +281,7 @@ impl State {
                 if !window.has_too_many_failures(settings, successes) {
                     return Self { phase: Phase::Closed(window), ..self };
                 }
-                // A breaker that opens again soon had not really recovered: the pauses go on doubling.
+                // The upstream had not recovered if the breaker opens again soon: the pauses go on doubling.
                 let has_recovered = window.closed_since.until(now) >= settings.open_max;
                 let openings = if has_recovered { 0 } else { self.openings };
                 self.opened(settings, openings, now, jitter)
@@ -361,6 +342,12 @@ mod tests {
         Moment::from_nanos(1) + Duration::from_millis(1_000_000 + millis)
     }
 
+    #[derive(Debug, PartialEq, Eq)]
+    enum Admission {
+        Allowed,
+        Probe,
+    }
+
     /// The state of a breaker and the total of successes, without a clock.
     #[derive(Clone, Copy, Debug)]
     struct Upstream {
@@ -374,10 +361,9 @@ mod tests {
             Self { state: State { epoch: 0, openings: 0, phase }, successes: 0 }
         }
 
-        fn ask(&mut self, millis: u64) -> Decision {
-            let (state, decision) = self.state.decide(at(millis), SETTINGS.open_max);
-            self.state = state;
-            decision
+        fn ask(&mut self, millis: u64) -> Result<Admission, Duration> {
+            self.state = self.state.admit(at(millis), SETTINGS.open_max)?;
+            Ok(if self.is_probing() { Admission::Probe } else { Admission::Allowed })
         }
 
         fn fails(&mut self, millis: u64) {
@@ -425,8 +411,8 @@ mod tests {
         }
         upstream.fails(10);
 
-        assert_eq!(upstream.ask(10), Decision::Refused(Duration::from_secs(5)));
-        assert_eq!(upstream.ask(5009), Decision::Refused(Duration::from_millis(1)));
+        assert_eq!(upstream.ask(10), Err(Duration::from_secs(5)));
+        assert_eq!(upstream.ask(5009), Err(Duration::from_millis(1)));
     }
 
     #[test]
@@ -469,21 +455,21 @@ mod tests {
     fn one_request_at_a_time_is_admitted_as_a_probe() {
         let mut upstream = opened();
 
-        assert_eq!(upstream.ask(5000), Decision::Probe);
-        assert_eq!(upstream.ask(5000), Decision::Refused(PROBE_RETRY_AFTER));
-        assert_eq!(upstream.ask(64_999), Decision::Refused(PROBE_RETRY_AFTER));
+        assert_eq!(upstream.ask(5000), Ok(Admission::Probe));
+        assert_eq!(upstream.ask(5000), Err(PROBE_RETRY_AFTER));
+        assert_eq!(upstream.ask(64_999), Err(PROBE_RETRY_AFTER));
         upstream.answers(64_999);
-        assert_eq!(upstream.ask(64_999), Decision::Allowed);
+        assert_eq!(upstream.ask(64_999), Ok(Admission::Allowed));
     }
 
     #[test]
     fn a_probe_without_an_outcome_is_replaced_after_the_longest_pause() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Decision::Probe);
+        assert_eq!(upstream.ask(5000), Ok(Admission::Probe));
         let lost = upstream.state.epoch;
 
-        assert_eq!(upstream.ask(65_000), Decision::Probe);
-        assert_eq!(upstream.ask(65_000), Decision::Refused(PROBE_RETRY_AFTER));
+        assert_eq!(upstream.ask(65_000), Ok(Admission::Probe));
+        assert_eq!(upstream.ask(65_000), Err(PROBE_RETRY_AFTER));
         upstream.fails_of(lost, 65_001);
         assert!(upstream.is_probing(), "the outcome of a replaced probe is ignored");
     }
@@ -491,11 +477,11 @@ mod tests {
     #[test]
     fn after_a_dropped_probe_the_next_request_becomes_the_probe() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Decision::Probe);
+        assert_eq!(upstream.ask(5000), Ok(Admission::Probe));
         let epoch = upstream.state.epoch;
         upstream.state = upstream.state.probe_dropped(epoch, at(5001));
 
-        assert_eq!(upstream.ask(5001), Decision::Probe);
+        assert_eq!(upstream.ask(5001), Ok(Admission::Probe));
         let probing = upstream.state;
         assert_eq!(probing.probe_dropped(epoch, at(5002)), probing, "it was dropped before");
         assert_eq!(probing.failed(&SETTINGS, epoch, at(5002), 0, 0.0), probing, "the outcome came too late");
@@ -506,27 +492,27 @@ mod tests {
         let mut upstream = opened();
         let mut now = 0;
         for pause in [5, 10, 20, 40, 60, 60] {
-            assert_eq!(upstream.ask(now), Decision::Refused(Duration::from_secs(pause)));
+            assert_eq!(upstream.ask(now), Err(Duration::from_secs(pause)));
             now += pause * 1000;
-            assert_eq!(upstream.ask(now), Decision::Probe);
+            assert_eq!(upstream.ask(now), Ok(Admission::Probe));
             upstream.fails(now);
         }
         now += 60_000;
-        assert_eq!(upstream.ask(now), Decision::Probe);
+        assert_eq!(upstream.ask(now), Ok(Admission::Probe));
         upstream.answers(now);
         // Closed for a short time only.
         let mut flapping = upstream;
         (0..5).for_each(|_| flapping.fails(now + 15_000));
-        assert_eq!(flapping.ask(now + 15_000), Decision::Refused(Duration::from_mins(1)));
+        assert_eq!(flapping.ask(now + 15_000), Err(Duration::from_mins(1)));
 
         (0..5).for_each(|_| upstream.fails(now + 61_000));
-        assert_eq!(upstream.ask(now + 61_000), Decision::Refused(Duration::from_secs(5)));
+        assert_eq!(upstream.ask(now + 61_000), Err(Duration::from_secs(5)));
     }
 
     #[test]
     fn failures_of_requests_from_before_an_outage_do_not_count_after_it() {
         let mut upstream = opened();
-        assert_eq!(upstream.ask(5000), Decision::Probe);
+        assert_eq!(upstream.ask(5000), Ok(Admission::Probe));
         upstream.answers(5000);
 
         (0..50).for_each(|_| upstream.fails_of(0, 5001));
@@ -545,8 +531,10 @@ mod tests {
         assert!(breaker.check().is_ok() && breaker.is_closed(), "a dropped request is no failure");
         breaker.admit(&successes).unwrap().record_failure("https://api.example.com");
 
-        let refused = breaker.check().unwrap_err();
-        assert!(refused.retry_after > Duration::from_secs(4) && breaker.admit(&successes).is_err());
+        let Err(ProxyError::UpstreamUnavailable { retry_after }) = breaker.check() else {
+            panic!("admitted")
+        };
+        assert!(retry_after > Duration::from_secs(4) && breaker.admit(&successes).is_err());
         breaker.reset();
         assert!(breaker.admit(&successes).is_ok(), "the destination is new");
     }
@@ -618,12 +606,12 @@ mod tests {
                 now += wait;
                 match step {
                     0 | 1 => match upstream.ask(now) {
-                        Decision::Probe => {
+                        Ok(Admission::Probe) => {
                             prop_assert!(probes == 0 || since + 60_000 <= now);
                             (probes, since) = (1, now);
                         }
-                        Decision::Allowed => prop_assert!(upstream.is_closed()),
-                        Decision::Refused(wait) => {
+                        Ok(Admission::Allowed) => prop_assert!(upstream.is_closed()),
+                        Err(wait) => {
                             prop_assert!(wait > Duration::ZERO && wait <= Duration::from_mins(1));
                         }
                     },
@@ -645,7 +633,7 @@ mod tests {
             }
             // After the longest pause a request is admitted.
             let later = upstream.ask(now + 66_000);
-            prop_assert!(!matches!(later, Decision::Refused(_)));
+            prop_assert!(later.is_ok());
         }
     }
 }

@@ -1,10 +1,9 @@
 //! An upstream and its current destination.
 //!
 //! A destination from the configuration never changes. A discovered upstream has no destination before the first
-//! discovery; a later discovery may replace the [`Destination`] as a whole. A request reads the destination once,
-//! without a lock, and keeps that destination to its end.
+//! discovery, and each discovery may replace the [`Destination`] as a whole. A request reads the destination once, without
+//! a lock, and keeps that destination to its end.
 
-use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -38,6 +37,7 @@ enum Source {
 }
 
 /// Where requests are sent.
+#[derive(Debug)]
 pub struct Destination {
     /// Scheme and authority, for example `https://api.example.com`.
     pub origin: String,
@@ -131,15 +131,5 @@ impl Deref for CurrentDestination<'_> {
             Self::Written(destination) => destination,
             Self::Discovered(destination) => destination,
         }
-    }
-}
-
-impl fmt::Debug for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Destination")
-            .field("origin", &self.origin)
-            .field("revision", &self.revision)
-            .field("connect", &self.connect)
-            .finish_non_exhaustive()
     }
 }

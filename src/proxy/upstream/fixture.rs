@@ -18,8 +18,8 @@ impl<F> fmt::Debug for FakeConnect<F> {
     }
 }
 
-impl<F: Fn() -> Connecting + Send + Sync> Connect for FakeConnect<F> {
-    fn connect(&self) -> Connecting {
+impl<F: Fn() -> Connecting<'static> + Send + Sync> Connect for FakeConnect<F> {
+    fn connect(&self) -> Connecting<'_> {
         (self.connect)()
     }
 
@@ -31,7 +31,7 @@ impl<F: Fn() -> Connecting + Send + Sync> Connect for FakeConnect<F> {
 /// `https://api.example.com`, with `connect` in the place of a network.
 pub(crate) fn destination(
     may_speak_http2: bool,
-    connect: impl Fn() -> Connecting + Send + Sync + 'static,
+    connect: impl Fn() -> Connecting<'static> + Send + Sync + 'static,
 ) -> Destination {
     let host = HeaderValue::from_static("api.example.com");
     Destination::new(

@@ -1,8 +1,8 @@
 //! Sends one request on one connection and receives the head of the response.
 //!
-//! The response timeout starts again with each piece of the request body: a long upload is not a slow upstream. The
-//! request is returned, to be sent on another connection, if a reused connection closed before any of the request was
-//! sent, or if an HTTP/2 upstream states that it has not processed the request; in no other case.
+//! The response timeout starts again with each piece of the request body: a long upload is not a slow upstream. Only a
+//! request that the upstream certainly has not processed is returned, to be sent on another connection: a reused
+//! connection closed before any of the request was sent, or an HTTP/2 upstream states that fact.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::pool::body::UpstreamBody;
 use super::pool::lease::Lease;
-use super::pool::outcome::{Delivery, ExchangeError, SendError, StreamError};
+use super::pool::outcome::{ExchangeError, SendError, StreamError};
 use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
@@ -23,9 +23,9 @@ use crate::proxy::error::upstream::ForwardError;
 /// Why a request brought no response.
 #[derive(Debug)]
 pub enum Failure {
-    /// A reused connection was closed before any of the request was sent. Contains the unchanged request.
+    /// A reused connection was closed before any of the request was sent; the request is unchanged.
     Unsent(Outgoing<AttemptBody<Incoming>>),
-    /// The upstream states that it has not processed the request. Contains the request with its whole body.
+    /// The upstream states that it has not processed the request, which has its whole body again.
     Refused(Outgoing<AttemptBody<Incoming>>, ForwardError),
     /// The connection or the upstream failed.
     Upstream(ForwardError),
@@ -41,11 +41,7 @@ pub struct Answered<B: RequestBody> {
     pub lease: Lease<B>,
 }
 
-/// Sends a request on a connection. `timeout` bounds the wait for the response head.
-///
-/// # Errors
-///
-/// [`Failure`]; the connection is closed.
+/// Sends a request on a connection. `timeout` bounds the wait for the response head. A failure closes the connection.
 pub async fn forward(
     mut lease: Lease<AttemptBody<Incoming>>,
     request: Outgoing<AttemptBody<Incoming>>,
@@ -60,10 +56,8 @@ pub async fn forward(
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
         Ok(response) => Ok(Answered { response, lease }),
-        Err(SendError { delivery: Delivery::Unsent(unsent), .. }) if lease.is_reused => {
-            Err(Failure::Unsent(unsent))
-        }
-        Err(SendError { delivery: Delivery::Refused(head), error }) => {
+        Err(SendError::Unsent(unsent, _)) if lease.is_reused => Err(Failure::Unsent(unsent)),
+        Err(SendError::Refused(head, error)) => {
             match (failure(&error, request_body), request_body.replay()) {
                 (Failure::Upstream(error), Some(body)) => {
                     Err(Failure::Refused(Outgoing { head, body }, error))
@@ -71,7 +65,7 @@ pub async fn forward(
                 (failure, _) => Err(failure),
             }
         }
-        Err(SendError { error, .. }) => Err(failure(&error, request_body)),
+        Err(SendError::Unsent(_, error) | SendError::Sent(error)) => Err(failure(&error, request_body)),
     }
 }
 
@@ -101,9 +95,7 @@ fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failur
         return Failure::Caller(fault);
     }
     let (is_no_http, text) = match error {
-        ExchangeError::Http1(error) => {
-            (error.is_parse() || error.is_parse_too_large() || error.is_parse_status(), in_one_line(error))
-        }
+        ExchangeError::Http1(error) => (error.is_parse(), in_one_line(error)),
         ExchangeError::Http2(error) => (matches!(error, StreamError::Protocol(_)), error.to_string()),
     };
     Failure::Upstream(if is_no_http { ForwardError::Protocol(text) } else { ForwardError::Terminated(text) })

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -21,8 +20,10 @@ const AGE_JITTER: f64 = 0.1;
 pub struct Permits {
     semaphore: Arc<Semaphore>,
     waiters: AtomicUsize,
-    waiter_joined: Notify,
-    wait_timeout: Duration,
+    /// Notified when a request joins the queue.
+    pub waiter_joined: Notify,
+    /// How long a request may wait for a connection.
+    pub wait_timeout: Duration,
     max_age: Duration,
 }
 
@@ -51,7 +52,7 @@ impl Permits {
         }
     }
 
-    /// A permit, if one is free and nobody waits for it.
+    /// A permit, if one is free and no request waits for a permit.
     pub fn try_acquire(&self) -> Option<ConnectionPermit> {
         Arc::clone(&self.semaphore).try_acquire_owned().ok().map(|permit| self.connection_permit(permit))
     }
@@ -70,16 +71,6 @@ impl Permits {
         self.waiters.load(Ordering::SeqCst)
     }
 
-    /// Resolves when the next request joins the queue.
-    pub fn waiter_joined(&self) -> Notified<'_> {
-        self.waiter_joined.notified()
-    }
-
-    /// How long a request may wait for a connection.
-    pub const fn wait_timeout(&self) -> Duration {
-        self.wait_timeout
-    }
-
     fn connection_permit(&self, permit: OwnedSemaphorePermit) -> ConnectionPermit {
         let age = self.max_age.mul_f64(1.0 - AGE_JITTER * fastrand::f64());
         ConnectionPermit { _permit: permit, expires_at: Instant::now() + age }
@@ -87,11 +78,7 @@ impl Permits {
 }
 
 impl Waiter<'_> {
-    /// The next permit, first come, first served. Never resolves if the semaphore is closed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future gives up the position in the queue.
+    /// The next permit, in the order of arrival. Dropping the future gives up the position in the queue.
     pub async fn acquire(&self) -> ConnectionPermit {
         match Arc::clone(&self.0.semaphore).acquire_owned().await {
             Ok(permit) => self.0.connection_permit(permit),

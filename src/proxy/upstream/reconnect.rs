@@ -1,4 +1,4 @@
-//! A second attempt to connect, if the first attempt reached no peer.
+//! A second attempt to connect after an attempt that reached no peer.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,11 +14,7 @@ use crate::proxy::error::upstream::ForwardError;
 /// The shortest delay before the second attempt. The delay is random, and at most twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
-/// Leases a connection; after a failure that [`may_connect_again`] and with a closed breaker, tries a second time.
-///
-/// # Errors
-///
-/// [`ForwardError`] of the last attempt.
+/// Leases a connection. If the first attempt reaches no peer and the breaker is closed, makes a second attempt.
 pub async fn lease<B: RequestBody>(
     pool: &Rc<Pool<B>>,
     destination: &Destination,
@@ -33,15 +29,12 @@ pub async fn lease<B: RequestBody>(
     }
 }
 
-/// Whether a second attempt may succeed: no peer was reached, and not because of a timeout, which has used up the time,
-/// or of a prohibited address. Errors of TLS or of a proxy would recur.
+/// Whether a second attempt may succeed: not after a timeout, which has used up the time, nor for a prohibited address.
+/// Errors of TLS or of a proxy would recur.
 fn may_connect_again(error: &ForwardError) -> bool {
-    match error {
-        ForwardError::Unreachable { proxy_status, .. } => {
-            !matches!(proxy_status, ProxyStatus::ConnectionTimeout | ProxyStatus::DestinationIpProhibited)
-        }
-        _ => false,
-    }
+    use ProxyStatus::{ConnectionTimeout, DestinationIpProhibited};
+    matches!(error, ForwardError::Unreachable(proxy_status, _)
+        if !matches!(proxy_status, ConnectionTimeout | DestinationIpProhibited))
 }
 
 #[cfg(test)]
@@ -73,8 +66,8 @@ mod tests {
             Box::pin(async move {
                 match failure {
                     None => Ok(Connected { stream: Box::new(tokio::io::duplex(64).0), is_http2: false }),
-                    Some(proxy_status @ TLS) => Err(ForwardError::Tls { proxy_status, text }),
-                    Some(proxy_status) => Err(ForwardError::Unreachable { proxy_status, text }),
+                    Some(proxy_status @ TLS) => Err(ForwardError::Tls(proxy_status, text)),
+                    Some(proxy_status) => Err(ForwardError::Unreachable(proxy_status, text)),
                 }
             })
         });
@@ -85,7 +78,7 @@ mod tests {
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
         let breaker = Breaker::new(Some(settings), Clock::tokio());
         if is_breaker_open {
-            breaker.admit(pool.successes()).unwrap().record_error(ForwardError::Timeout, "");
+            breaker.admit(&pool.successes).unwrap().record_error(ForwardError::Timeout, "");
         }
         let outcome = lease(&pool, &upstream.current().unwrap(), &breaker).await;
         let left = failures.lock().unwrap().len();
@@ -103,12 +96,12 @@ mod tests {
 
     #[test]
     fn only_failures_to_reach_a_peer_are_tried_again() {
-        let unreachable = |proxy_status| ForwardError::Unreachable { proxy_status, text: "x".to_owned() };
+        let unreachable = |proxy_status| ForwardError::Unreachable(proxy_status, "x".to_owned());
         for status in [REFUSED, ProxyStatus::DnsError, ProxyStatus::DestinationIpUnroutable] {
             assert!(may_connect_again(&unreachable(status)), "{status:?}");
         }
-        let tls = ForwardError::Tls { proxy_status: TLS, text: "x".to_owned() };
-        let proxy = ForwardError::Proxy { proxy_status: REFUSED, text: "x".to_owned() };
+        let tls = ForwardError::Tls(TLS, "x".to_owned());
+        let proxy = ForwardError::Proxy(REFUSED, "x".to_owned());
         for error in [
             unreachable(ProxyStatus::ConnectionTimeout),
             unreachable(ProxyStatus::DestinationIpProhibited),

@@ -82,7 +82,7 @@ impl Snapshot {
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
             let mut known = before.pools().iter().chain(&pools);
-            let same = known.find(|pool| std::ptr::eq(pool.upstream(), &raw const *upstream)).map(Rc::clone);
+            let same = known.find(|pool| Arc::ptr_eq(&pool.upstream, &upstream)).map(Rc::clone);
             pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
         }
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
@@ -134,7 +134,7 @@ impl Snapshot {
         service.header_cache.forget_tokens();
         for pool in service.pools() {
             pool.reap(now);
-            pool.upstream().breaker.tick();
+            pool.upstream.breaker.tick();
         }
     }
 }

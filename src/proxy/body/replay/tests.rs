@@ -68,7 +68,7 @@ fn limits(replay_body: usize, total: usize) -> BodyLimits {
         body_bytes: None,
         replay_body,
         budget: Slots::new(total),
-        body_timeout: Some(Duration::from_secs(5)),
+        body_timeout: Duration::from_secs(5),
         body_rate: 0,
     }
 }

@@ -1,7 +1,7 @@
 //! Resolves names and removes the addresses that must not be connected to.
 //!
-//! A discovered upstream must not be inside the local network. The check is on the resolved addresses, and connections
-//! use exactly these addresses, so a second look-up cannot return others (DNS rebinding).
+//! A discovered upstream must not be inside the local network. The connections use exactly the resolved addresses that
+//! were checked, so that a second look-up cannot return other addresses (DNS rebinding).
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,16 +25,15 @@ pub(super) struct Resolver {
 /// Why a name has no address to connect to.
 #[derive(Debug, Error)]
 pub(super) enum Unresolved {
-    /// The system found none.
+    /// The system found no address.
     #[error("the name does not resolve")]
     Failed(#[from] io::Error),
-    /// Every address of the name was one that must not be connected to.
+    /// No address of the name may be connected to.
     #[error("the name leads to a private, loopback or otherwise special address")]
     Prohibited,
 }
 
 impl Resolver {
-    /// Returns only addresses within `reach`.
     pub(super) fn new(reach: Option<Reach>) -> Self {
         Self { system: GaiResolver::new(), reach }
     }

@@ -1,7 +1,7 @@
 //! A CONNECT tunnel through a forward proxy (RFC 9110 §9.3.6).
 //!
-//! The proxy receives the name and port of the upstream, and the user and password of the proxy's own URL. Tokens and
-//! all other data pass through the tunnel inside the TLS session with the upstream.
+//! The proxy receives the name and port of the upstream, and the user and password of the proxy's URL. All other data,
+//! with the tokens, passes through the tunnel inside the TLS session with the upstream.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -34,7 +34,7 @@ const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 /// Opens tunnels to one upstream through one proxy.
 pub(super) struct Tunnel {
     /// The proxy, without user and password.
-    proxy: Uri,
+    pub(super) proxy: Uri,
     tls: Option<TlsClient>,
     /// The authority of the upstream, with the port: the target of the CONNECT request.
     target: Uri,
@@ -44,11 +44,7 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// A tunnel to `upstream`; `None` if the proxy's exceptions include this host. `tls` verifies the certificate of an
-    /// `https` proxy.
-    ///
-    /// # Errors
-    ///
-    /// If the URL of the proxy or the host of the upstream is invalid.
+    /// `https` proxy. Fails if the URL of the proxy or the host of the upstream is invalid.
     pub(super) fn new(
         proxy: &config::Proxy,
         upstream: &Uri,
@@ -73,16 +69,7 @@ impl Tunnel {
         }))
     }
 
-    /// The proxy, without user and password.
-    pub(super) const fn proxy(&self) -> &Uri {
-        &self.proxy
-    }
-
-    /// Opens a tunnel over a TCP connection to the proxy.
-    ///
-    /// # Errors
-    ///
-    /// [`ForwardError::Proxy`] if TLS with the proxy fails, or the proxy does not open a tunnel.
+    /// Opens a tunnel over a TCP connection to the proxy, or fails with [`ForwardError::Proxy`].
     pub(super) async fn open(&self, tcp: TcpStream) -> Result<Box<dyn Stream>, ForwardError> {
         let socket = DeferredWriteErrors::new(tcp);
         let stream: Box<dyn Stream> = match &self.tls {
@@ -92,8 +79,7 @@ impl Tunnel {
                 Box::new(stream.map_err(|error| proxy_error(tls_error(&error)))?)
             }
         };
-        let terminated =
-            |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, &in_one_line(&error));
+        let terminated = |error: hyper::Error| failed(ProxyStatus::ConnectionTerminated, in_one_line(&error));
         let (mut sender, mut connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
@@ -112,10 +98,7 @@ impl Tunnel {
         let parts = connection.into_parts();
         if !parts.read_buf.is_empty() {
             // The client speaks first in TLS.
-            return Err(failed(
-                ProxyStatus::HttpProtocolError,
-                "something else than a tunnel follows its answer",
-            ));
+            return Err(failed(ProxyStatus::HttpProtocolError, "data before tls follows its answer"));
         }
         Ok(parts.io.into_inner())
     }
@@ -154,29 +137,28 @@ fn tls_client(intercept: &Intercept, tls: &Arc<ClientConfig>) -> io::Result<Opti
 /// Turns the error of a connection to the proxy into an error of the proxy.
 pub(super) fn proxy_error(error: ForwardError) -> ForwardError {
     match error {
-        ForwardError::Unreachable { proxy_status, text } => ForwardError::Proxy { proxy_status, text },
-        ForwardError::Tls { proxy_status, text } => failed(proxy_status, &format!("its tls: {text}")),
+        ForwardError::Unreachable(proxy_status, text) => failed(proxy_status, text),
+        ForwardError::Tls(proxy_status, text) => failed(proxy_status, format!("its tls: {text}")),
         other => other,
     }
 }
 
-/// The error of the TLS handshake inside the tunnel. Without TLS at the other end, the proxy has failed: some proxies
-/// answer 200 before they have connected.
+/// The error of the TLS handshake inside the tunnel. A peer without TLS is a failure of the proxy: some proxies answer
+/// 200 before they have connected.
 pub(super) fn tls_error_in_tunnel(error: &io::Error) -> ForwardError {
     if !is_no_tls(error) {
         return tls_error(error);
     }
-    failed(ProxyStatus::ConnectionTerminated, &format!("its tunnel ended or holds no tls: {error}"))
+    failed(ProxyStatus::ConnectionTerminated, format!("its tunnel ended or holds no tls: {error}"))
 }
 
 fn no_response(error: &hyper::Error) -> ForwardError {
-    let is_junk = error.is_parse() || error.is_parse_too_large() || error.is_parse_status();
     let proxy_status =
-        if is_junk { ProxyStatus::HttpProtocolError } else { ProxyStatus::ConnectionTerminated };
-    failed(proxy_status, &format!("no valid answer to CONNECT: {}", in_one_line(error)))
+        if error.is_parse() { ProxyStatus::HttpProtocolError } else { ProxyStatus::ConnectionTerminated };
+    failed(proxy_status, format!("no valid answer to CONNECT: {}", in_one_line(error)))
 }
 
-/// The error of a CONNECT response whose status is not 2xx, with its RFC 9209 §2.3 error type.
+/// The error of a CONNECT response whose status is not 2xx (RFC 9209 §2.3).
 fn refused(status: StatusCode) -> ForwardError {
     let proxy_status = match status {
         StatusCode::GATEWAY_TIMEOUT => ProxyStatus::ConnectionTimeout,
@@ -187,10 +169,10 @@ fn refused(status: StatusCode) -> ForwardError {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => " (it wants a user and a password in its URL)",
         _ => "",
     };
-    failed(proxy_status, &format!("it answered CONNECT with status {}{hint}", status.as_u16()))
+    failed(proxy_status, format!("it answered CONNECT with status {}{hint}", status.as_u16()))
 }
 
-/// An error of the proxy, with its RFC 9209 §2.3 error type.
-pub(super) fn failed(proxy_status: ProxyStatus, text: &str) -> ForwardError {
-    ForwardError::Proxy { proxy_status, text: text.to_owned() }
+/// An error of the proxy.
+pub(super) fn failed(proxy_status: ProxyStatus, text: impl Into<String>) -> ForwardError {
+    ForwardError::Proxy(proxy_status, text.into())
 }

@@ -26,8 +26,7 @@ use self::http_connect::{Tunnel, proxy_error, tls_error_in_tunnel};
 use self::socket::{DeferredWriteErrors, Stream};
 use self::tls::{ALPN_HTTP_2, TlsClient, TlsDetails, tls_error};
 use crate::causes::causes;
-use crate::config::HttpVersion;
-use crate::config::{Address, Proxy};
+use crate::config::{Address, HttpVersion, Proxy};
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 use crate::token::api_discovery::Reach;
@@ -44,22 +43,19 @@ pub struct Connected {
 }
 
 /// A connection attempt. Not `Send`: an attempt stays on the worker that started it.
-pub type Connecting = Pin<Box<dyn Future<Output = Result<Connected, ForwardError>>>>;
+pub type Connecting<'c> = Pin<Box<dyn Future<Output = Result<Connected, ForwardError>> + 'c>>;
 
 /// Makes connections to one destination.
 pub trait Connect: fmt::Debug + Send + Sync {
     /// Starts a connection attempt, which ends within the connect timeout.
-    fn connect(&self) -> Connecting;
+    fn connect(&self) -> Connecting<'_>;
 
     /// Whether a connection may turn out to be HTTP/2, which requests share.
     fn may_speak_http2(&self) -> bool;
 }
 
 /// Connects over TCP, through a proxy if one is configured, and with TLS if the scheme is `https`.
-#[derive(Clone, Debug)]
-pub struct TcpConnect(Arc<Connector>);
-
-struct Connector {
+pub struct TcpConnect {
     tcp: HttpConnector<Resolver>,
     uri: Uri,
     tunnel: Option<Tunnel>,
@@ -87,13 +83,13 @@ pub struct ConnectionDetails {
 impl TcpConnect {
     /// Connects to `address`.
     ///
-    /// `tls` verifies the certificates of the upstream and of an `https` proxy; its ALPN list must match
-    /// `http_version`. `reach` restricts the addresses that are connected to; a proxy decides for itself. `timeout`
-    /// bounds a whole attempt: all addresses of the name, the proxy and TLS.
+    /// `tls` verifies the certificates of the upstream and of an `https` proxy; its ALPN list must match `http_version`.
+    /// `reach` restricts the addresses of connections without a proxy. `timeout` bounds a whole attempt: all addresses of
+    /// the name, the proxy and TLS.
     ///
     /// # Errors
     ///
-    /// If the address of the upstream or of the proxy is invalid, or its host cannot be the name of a certificate.
+    /// If the address of the upstream or of the proxy is invalid, or no certificate can contain its host.
     pub fn new(
         address: &Address,
         tls: Option<Arc<ClientConfig>>,
@@ -102,15 +98,11 @@ impl TcpConnect {
         http_version: HttpVersion,
         timeout: Duration,
     ) -> io::Result<Self> {
-        let uri = Uri::builder()
-            .scheme(address.scheme.clone())
-            .authority(address.authority.clone())
-            .path_and_query("/")
-            .build()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
+        let uri = Uri::try_from(address.origin());
+        let uri = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let tunnel = match (proxy, &tls) {
             (Some(proxy), Some(tls)) => Tunnel::new(proxy, &uri, tls)?,
-            // Plain http is allowed on this machine only, so no proxy is involved.
+            // Plain http is allowed on this machine only, without a proxy.
             _ => None,
         };
         let tls = tls.map(|tls| TlsClient::new(tls, address.authority.host())).transpose()?;
@@ -120,39 +112,14 @@ impl TcpConnect {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE_TIME));
         tcp.set_connect_timeout(Some(timeout));
-        Ok(Self(Arc::new(Connector { tcp, uri, tunnel, tls, http_version, timeout })))
+        Ok(Self { tcp, uri, tunnel, tls, http_version, timeout })
     }
 
     /// Connects as for a request, closes the connection, and returns its properties.
-    ///
-    /// # Errors
-    ///
-    /// [`ForwardError`] as for a request.
     pub async fn inspect(&self) -> Result<ConnectionDetails, ForwardError> {
-        Ok(self.0.establish().await?.1)
-    }
-}
-
-impl Connect for TcpConnect {
-    fn connect(&self) -> Connecting {
-        let connector = Arc::clone(&self.0);
-        Box::pin(async move {
-            let (stream, details) = connector.establish().await?;
-            Ok(Connected { stream, is_http2: details.is_http2 })
-        })
+        Ok(self.establish().await?.1)
     }
 
-    fn may_speak_http2(&self) -> bool {
-        match self.0.http_version {
-            HttpVersion::Http1 => false,
-            HttpVersion::Http2 => true,
-            // Only ALPN negotiates a version.
-            HttpVersion::Auto => self.0.tls.is_some(),
-        }
-    }
-}
-
-impl Connector {
     /// Connects within the timeout.
     async fn establish(&self) -> Result<Established, ForwardError> {
         let deadline = Instant::now() + self.timeout;
@@ -165,7 +132,7 @@ impl Connector {
         };
         let late = |text| http_connect::failed(ProxyStatus::ConnectionTimeout, text);
         let attempt = async {
-            let dialled = self.dial(tunnel.proxy()).await;
+            let dialled = self.dial(&tunnel.proxy).await;
             let (tcp, address) = dialled.map_err(|error| proxy_error(unreachable(&*error)))?;
             Ok((tunnel.open(tcp).await?, address))
         };
@@ -184,7 +151,7 @@ impl Connector {
 
     /// Performs the TLS handshake, for `https`.
     async fn secure<S: Stream + 'static>(&self, stream: S, address: SocketAddr) -> io::Result<Established> {
-        let proxy = self.tunnel.as_ref().map(|tunnel| tunnel.proxy().clone());
+        let proxy = self.tunnel.as_ref().map(|tunnel| tunnel.proxy.clone());
         let requires_http2 = self.http_version == HttpVersion::Http2;
         let Some(tls) = &self.tls else {
             let details = ConnectionDetails { address, proxy, tls: None, is_http2: requires_http2 };
@@ -196,14 +163,34 @@ impl Connector {
         if requires_http2 && !is_http2 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the upstream does not offer HTTP/2"));
         }
-        let details = ConnectionDetails { address, proxy, tls: Some(TlsDetails::of(session)), is_http2 };
+        let certificate = session.peer_certificates().and_then(<[_]>::first).cloned();
+        let tls = Some(TlsDetails { version: session.protocol_version(), certificate });
+        let details = ConnectionDetails { address, proxy, tls, is_http2 };
         Ok((Box::new(stream), details))
     }
 }
 
-impl fmt::Debug for Connector {
+impl Connect for TcpConnect {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(async {
+            let (stream, details) = self.establish().await?;
+            Ok(Connected { stream, is_http2: details.is_http2 })
+        })
+    }
+
+    fn may_speak_http2(&self) -> bool {
+        match self.http_version {
+            HttpVersion::Http1 => false,
+            HttpVersion::Http2 => true,
+            // Only ALPN negotiates a version.
+            HttpVersion::Auto => self.tls.is_some(),
+        }
+    }
+}
+
+impl fmt::Debug for TcpConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
+        f.debug_struct("TcpConnect")
             .field("uri", &self.uri)
             .field("tunnel", &self.tunnel)
             .finish_non_exhaustive()
@@ -233,7 +220,7 @@ fn unreachable(error: &(dyn Error + 'static)) -> ForwardError {
         (None, Some(unresolved)) => format!("{error}: {unresolved}"),
         (None, None) => error.to_string(),
     };
-    ForwardError::Unreachable { proxy_status, text }
+    ForwardError::Unreachable(proxy_status, text)
 }
 
 #[cfg(test)]

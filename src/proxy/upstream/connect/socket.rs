@@ -1,4 +1,4 @@
-//! The byte stream of an upstream connection, and the wait for a response on a connection without a task of its own.
+//! The byte stream of an upstream connection, and the wait for a response on a connection without its own task.
 //!
 //! An upstream may send a response before it has read the whole request body, and close. The write of the body then
 //! fails while the response can still be read; hyper would report the write error and drop the response. Therefore

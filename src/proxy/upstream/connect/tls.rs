@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, ProtocolVersion};
+use rustls::{ClientConfig, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -31,11 +31,7 @@ pub struct TlsDetails {
 }
 
 impl TlsClient {
-    /// Verifies that the peer's certificate is valid for `host`.
-    ///
-    /// # Errors
-    ///
-    /// If `host` is neither a DNS name nor an IP address.
+    /// Verifies that the peer's certificate is valid for `host`, which must be a DNS name or an IP address.
     pub(super) fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
         // A certificate names an IPv6 address without brackets.
         let server_name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
@@ -43,21 +39,9 @@ impl TlsClient {
         Ok(Self { connector: TlsConnector::from(config), server_name })
     }
 
-    /// Performs the handshake.
-    ///
-    /// # Errors
-    ///
-    /// An error of the stream, or one that contains a [`rustls::Error`].
+    /// Performs the handshake. Fails with an error of the stream, or with an error that contains a [`rustls::Error`].
     pub(super) async fn handshake<S: Stream>(&self, stream: S) -> io::Result<TlsStream<S>> {
         self.connector.connect(self.server_name.clone(), stream).await
-    }
-}
-
-impl TlsDetails {
-    pub(super) fn of(session: &ClientConnection) -> Self {
-        let certificate = session.peer_certificates().and_then(<[_]>::first);
-        let certificate = certificate.map(|certificate| certificate.clone().into_owned());
-        Self { version: session.protocol_version(), certificate }
     }
 }
 
@@ -70,13 +54,13 @@ pub(super) fn tls_error(error: &io::Error) -> ForwardError {
         Some(rustls::Error::AlertReceived(_)) => ProxyStatus::TlsAlertReceived,
         _ => ProxyStatus::TlsProtocolError,
     };
-    ForwardError::Tls { proxy_status, text: error.to_string() }
+    ForwardError::Tls(proxy_status, error.to_string())
 }
 
 /// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.
 pub(super) fn is_no_tls(error: &io::Error) -> bool {
-    let has_no_http2 = error.kind() == io::ErrorKind::Unsupported;
-    !has_no_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
+    let lacks_http2 = error.kind() == io::ErrorKind::Unsupported;
+    !lacks_http2 && matches!(rustls_error(error), None | Some(rustls::Error::InvalidMessage(_)))
 }
 
 fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {

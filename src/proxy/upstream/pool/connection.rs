@@ -1,4 +1,4 @@
-//! What the connections of a pool have in common in both versions of HTTP: bounds, lifetime and guard.
+//! Bounds, lifetime and guard of the connections of a pool, in both versions of HTTP.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,20 +1,20 @@
 //! An HTTP/1.1 connection to an upstream.
 //!
-//! The connection carries one request at a time and has no task: the request polls the connection while it waits. So
-//! the connection closes when its caller leaves, and an idle connection must be checked before it is reused.
+//! The connection carries one request at a time and has no task: the request polls the connection while it waits. The
+//! connection therefore closes when its caller leaves, and an idle connection must be checked before its reuse.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::Response;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
-use super::outcome::{Delivery, ExchangeError, SendError};
+use super::outcome::{ExchangeError, SendError};
 use super::request::{Outgoing, RequestBody};
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::trailers;
@@ -60,14 +60,17 @@ impl<B: RequestBody> Connection<B> {
     ) -> Result<Response<Incoming>, SendError<B>> {
         trailers::ask_over_http1(&mut request.head.headers);
         let inner = &mut self.inner;
-        let response = pin!(self.sender.try_send_request(request.into()));
+        let response = pin!(self.sender.try_send_request(Request::from_parts(*request.head, request.body)));
         let outcome = drive(response, |cx| {
             let _ = inner.poll(cx);
         });
         outcome.await.map_err(|mut error| {
-            let delivery =
-                error.take_message().map_or(Delivery::Sent, |unsent| Delivery::Unsent(unsent.into()));
-            SendError { error: ExchangeError::Http1(error.into_error()), delivery }
+            let unsent = error.take_message();
+            let error = ExchangeError::Http1(error.into_error());
+            match unsent {
+                Some(request) => SendError::Unsent(request.into(), error),
+                None => SendError::Sent(error),
+            }
         })
     }
 

@@ -71,6 +71,7 @@ pub(super) struct Connection {
 }
 
 /// Shared by a connection and its task.
+#[derive(Default)]
 struct State {
     streams: Cell<usize>,
     /// Whether the SETTINGS of the upstream have arrived.
@@ -167,11 +168,7 @@ impl Connections {
             .handshake::<_, Bytes>(stream)
             .await
             .map_err(|error| ForwardError::Terminated(StreamError::from(error).to_string()))?;
-        let state = Rc::new(State {
-            streams: Cell::new(0),
-            has_settings: Cell::new(false),
-            has_ended: Cell::new(false),
-        });
+        let state = Rc::<State>::default();
         let (in_use, unused) = oneshot::channel();
         let scheme = if destination.origin.starts_with("https:") { Scheme::HTTPS } else { Scheme::HTTP };
         let opened = Rc::new(Connection {
@@ -195,13 +192,11 @@ impl Connections {
         Ok(StreamSlot::new(opened, sender))
     }
 
-    /// Closes all connections after their last streams, and adds none from now on.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
         drop(self.all.take());
     }
 
-    /// Removes connections that have ended, exceeded the idle timeout or their age, or lead to an earlier destination.
     pub(super) fn reap(&self, revision: u32, now: Instant) {
         self.all.borrow_mut().retain(|connection| {
             let is_idle = connection.state.streams.get() == 0 && connection.lifetime.is_idle_too_long(now);
@@ -222,10 +217,8 @@ impl Connection {
         }
         let mut sender = self.sender.clone();
         let mut cx = Context::from_waker(Waker::noop());
-        match sender.poll_ready(&mut cx) {
-            Poll::Ready(Err(_)) => None,
-            Poll::Ready(Ok(())) | Poll::Pending => Some(sender),
-        }
+        let has_failed = matches!(sender.poll_ready(&mut cx), Poll::Ready(Err(_)));
+        (!has_failed).then_some(sender)
     }
 
     /// How many streams may be open: one before the SETTINGS of the upstream have arrived.

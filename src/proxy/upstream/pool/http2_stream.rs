@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Frame, SizeHint};
 
 use super::http2::StreamSlot;
-use super::outcome::{Delivery, ExchangeError, SendError, StreamError};
+use super::outcome::{ExchangeError, SendError, StreamError};
 use super::request::{Outgoing, RequestBody};
 
 /// A slot on a connection, and the request body while it is sent.
@@ -48,16 +48,16 @@ impl<B: RequestBody> Stream<B> {
 
     /// Sends a request, with its body, until the response head arrives.
     pub(super) async fn send(&mut self, request: Outgoing<B>) -> Result<Response<StreamBody>, SendError<B>> {
-        let Outgoing { head, body } = request;
-        let is_head = head.method == Method::HEAD;
-        let is_without_body = body.is_end_stream();
-        let Ok(message) = self.message(&head, is_without_body) else {
-            return Err(unsent(StreamError::Protocol(Reason::INTERNAL_ERROR), head, body));
+        let is_without_body = request.body.is_end_stream();
+        let Ok(message) = self.message(&request.head, is_without_body) else {
+            let error = StreamError::Protocol(Reason::INTERNAL_ERROR);
+            return Err(SendError::Unsent(request, ExchangeError::Http2(error)));
         };
         let (mut response, to) = match self.slot.sender.send_request(message, is_without_body) {
             Ok(sent) => sent,
-            Err(error) => return Err(unsent(error.into(), head, body)),
+            Err(error) => return Err(SendError::Unsent(request, ExchangeError::Http2(error.into()))),
         };
+        let Outgoing { head, body } = request;
         let mut upload = Upload { body, to, data: Bytes::new() };
         let mut is_sending = !is_without_body;
         let outcome = std::future::poll_fn(|cx| {
@@ -68,15 +68,14 @@ impl<B: RequestBody> Stream<B> {
         match outcome {
             Ok(response) => {
                 self.upload = is_sending.then_some(upload);
-                let length = (!is_head).then(|| length(response.headers())).flatten();
-                Ok(response.map(|from| StreamBody { from, remaining: length, has_no_more_data: false }))
+                let remaining = if head.method == Method::HEAD { None } else { length(response.headers()) };
+                Ok(response.map(|from| StreamBody { from, remaining, has_no_more_data: false }))
             }
             Err(error) => {
-                let is_refused = error.is_remote()
-                    && (error.is_go_away()
-                        || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)));
-                let delivery = if is_refused { Delivery::Refused(head) } else { Delivery::Sent };
-                Err(SendError { error: ExchangeError::Http2(error.into()), delivery })
+                let is_reset_unprocessed = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+                let is_refused = error.is_remote() && (error.is_go_away() || is_reset_unprocessed);
+                let error = ExchangeError::Http2(error.into());
+                Err(if is_refused { SendError::Refused(head, error) } else { SendError::Sent(error) })
             }
         }
     }
@@ -117,10 +116,6 @@ impl<B: RequestBody> Stream<B> {
 /// The `Content-Length`; h2 has rejected invalid ones.
 fn length(headers: &http::HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn unsent<B>(error: StreamError, head: Box<Parts>, body: B) -> SendError<B> {
-    SendError { error: ExchangeError::Http2(error), delivery: Delivery::Unsent(Outgoing { head, body }) }
 }
 
 impl<B: RequestBody> Upload<B> {

@@ -138,7 +138,6 @@ impl<B: RequestBody> IdleConnections<B> {
         None
     }
 
-    /// Closes the idle connections, and keeps none from now on.
     pub(super) fn retire(&self) {
         self.is_retired.set(true);
         // Dropped after the borrow has ended.
@@ -153,7 +152,6 @@ impl<B: RequestBody> IdleConnections<B> {
         *self.idle.borrow_mut() = idle;
     }
 
-    /// Closes connections that have exceeded the idle timeout or their age, or lead to an earlier destination.
     pub(super) fn reap(&self, revision: u32, now: Instant) {
         self.idle.borrow_mut().retain(|connection| {
             let lifetime = connection.lifetime();

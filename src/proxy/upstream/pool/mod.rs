@@ -35,7 +35,8 @@ use crate::proxy::error::upstream::ForwardError;
 
 /// The connections of one worker to one upstream.
 pub struct Pool<B: RequestBody> {
-    upstream: Arc<Upstream>,
+    /// The upstream of these connections.
+    pub upstream: Arc<Upstream>,
     idle: Rc<IdleConnections<B>>,
     http2: http2::Connections,
     /// Whether the most recent connection was HTTP/1.1: requests then do not wait for a pending connection.
@@ -44,7 +45,8 @@ pub struct Pool<B: RequestBody> {
     pending: RefCell<Option<Rc<OnceCell<ForwardError>>>>,
     /// Notified when the pending connection or an HTTP/2 connection changes.
     changed: Rc<Notify>,
-    successes: Arc<SuccessCounter>,
+    /// The success counter of this worker.
+    pub successes: Arc<SuccessCounter>,
 }
 
 /// Ends the pending connection when dropped.
@@ -74,17 +76,13 @@ impl<B: RequestBody> Pool<B> {
 
     /// Leases an existing or a new connection. At the connection limit, waits for at most the connect timeout.
     ///
-    /// # Errors
-    ///
-    /// [`ForwardError`] if a connection cannot be made, or none becomes free in time.
-    ///
     /// # Cancel safety
     ///
     /// Dropping the future abandons its attempt to connect; a request that waits for the attempt starts another.
     pub async fn lease(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
         let revision = destination.revision;
         let mut has_waited = false;
-        // One deadline for all: a succession of new connections must not delay a request without end.
+        // One deadline for all waits: a succession of new connections must not delay a request without end.
         let mut settings_deadline = None;
         loop {
             if let Some(connection) = self.idle.reuse(revision).await {
@@ -143,7 +141,7 @@ impl<B: RequestBody> Pool<B> {
 
     /// Waits for a connection that is given back, or for a permit for a new one.
     async fn wait(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let wait = timeout(self.upstream.permits.wait_timeout(), self.idle.wait(destination.revision));
+        let wait = timeout(self.upstream.permits.wait_timeout, self.idle.wait(destination.revision));
         match wait.await.unwrap_or(Err(ForwardError::Overloaded))? {
             Available::Connection(connection) => Ok(self.lend(Leased::Http1(connection), true)),
             Available::Permit(permit) => self.connect(destination, permit).await,
@@ -179,7 +177,7 @@ impl<B: RequestBody> Pool<B> {
     pub async fn yield_idle(self: Rc<Self>) {
         let permits = &self.upstream.permits;
         loop {
-            let mut waiter_joined = pin!(permits.waiter_joined());
+            let mut waiter_joined = pin!(permits.waiter_joined.notified());
             waiter_joined.as_mut().enable();
             let waiters = permits.waiters();
             self.idle.close_idle(waiters);
@@ -191,17 +189,7 @@ impl<B: RequestBody> Pool<B> {
         }
     }
 
-    /// The upstream of these connections.
-    pub fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
-    /// The success counter of this worker.
-    pub fn successes(&self) -> &SuccessCounter {
-        &self.successes
-    }
-
-    /// Closes idle connections, and each other connection after its last request.
+    /// Closes idle connections now, each other connection after its last request, and keeps none from now on.
     pub fn retire(&self) {
         self.idle.retire();
         self.http2.retire();

@@ -1,28 +1,19 @@
-//! The outcome of a request that brought no complete response.
+//! Failures of a request on a connection.
 
 use http::request::Parts;
 use thiserror::Error;
 
 use super::request::Outgoing;
 
-/// A request without a response head.
+/// A request that brought no response head.
 #[derive(Debug)]
-pub struct SendError<B> {
-    /// What failed.
-    pub error: ExchangeError,
-    /// Whether the upstream has received the request.
-    pub delivery: Delivery<B>,
-}
-
-/// Whether the upstream has received a request that brought no response.
-#[derive(Debug)]
-pub enum Delivery<B> {
-    /// Nothing was sent. Contains the unchanged request.
-    Unsent(Outgoing<B>),
-    /// The upstream states that it has not processed the request (RFC 9113 §8.7). Contains the head.
-    Refused(Box<Parts>),
+pub enum SendError<B> {
+    /// Nothing was sent; the request is unchanged.
+    Unsent(Outgoing<B>, ExchangeError),
+    /// The upstream states that it has not processed the request, whose head this is (RFC 9113 §8.7).
+    Refused(Box<Parts>, ExchangeError),
     /// The request was sent, at least in part.
-    Sent,
+    Sent(ExchangeError),
 }
 
 /// A connection or a stream that ended before the response was complete.

@@ -7,16 +7,12 @@ use http::Request;
 use http::request::Parts;
 use http_body::Body;
 
-/// The body of a request to an upstream.
-pub trait RequestBody:
-    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+type BoxError = Box<dyn Error + Send + Sync>;
 
-impl<B> RequestBody for B where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static
-{
-}
+/// The body of a request to an upstream.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static> RequestBody for B {}
 
 /// A request to an upstream.
 #[derive(Debug)]
@@ -31,11 +27,5 @@ impl<B> From<Request<B>> for Outgoing<B> {
     fn from(request: Request<B>) -> Self {
         let (head, body) = request.into_parts();
         Self { head: Box::new(head), body }
-    }
-}
-
-impl<B> From<Outgoing<B>> for Request<B> {
-    fn from(outgoing: Outgoing<B>) -> Self {
-        Self::from_parts(*outgoing.head, outgoing.body)
     }
 }

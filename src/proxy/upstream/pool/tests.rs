@@ -14,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::runtime::{Builder, LocalOptions};
 
+use super::outcome::SendError;
 use super::*;
 use crate::clock::Clock;
 use crate::proxy::limits::slots::Slots;
@@ -95,10 +96,12 @@ impl World {
     /// Sends a request; returns whether its connection was reused, or the error.
     async fn get(&self) -> Result<bool, String> {
         let mut lease = self.lease().await.map_err(|error| error.to_string())?;
-        let response = lease
-            .send(Request::new(Full::default()).into())
-            .await
-            .map_err(|error| error.error.to_string())?;
+        let response =
+            lease.send(Request::new(Full::default()).into()).await.map_err(|error| match error {
+                SendError::Unsent(_, error) | SendError::Refused(_, error) | SendError::Sent(error) => {
+                    error.to_string()
+                }
+            })?;
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
         assert_eq!(body.to_bytes(), "hello");
         let is_reused = lease.is_reused;
