@@ -110,7 +110,7 @@ impl Rotation {
             return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         };
         if self.max > 0 && rotations >= self.max {
-            return Err(TokenError::RotationLimit { rotations });
+            return Err(TokenError::RotationLimit(rotations));
         }
         Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, fallback, rotations }))
     }

@@ -101,7 +101,7 @@ impl<D: Documents> Discovery<D> {
         let Some(token) = self.token.latest().filter(|token| token.generation() != self.seen) else {
             return;
         };
-        let claims = std::str::from_utf8(token.as_bytes()).ok().and_then(jwt::claims);
+        let claims = jwt::claims(token.as_str());
         let tenant = claims.and_then(|claims| claims.tenant).filter(|tenant| !tenant.is_empty());
         if self.seen == Generation::NONE || tenant != self.tenant {
             self.due = self.clock.now().max(self.not_before);

@@ -84,16 +84,16 @@ impl<'a> Claims<'a> {
             iss,
             sub,
             aud,
-            jti: random_id(),
+            jti: random::<16>(),
             iat: seconds(now.saturating_sub(BACKDATING)),
             exp: seconds(now.saturating_add(LIFETIME)),
         }
     }
 }
 
-/// 128 random bits.
-fn random_id() -> String {
-    let mut bytes = [0; 16];
+/// So many random bytes in base64url.
+pub(crate) fn random<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
     SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");
     URL_SAFE_NO_PAD.encode(bytes)
 }

@@ -86,32 +86,24 @@ impl Parameters {
     }
 
     fn add_grant(&mut self, identity: &Identity<SecretString>) -> Result<(), KeyError> {
+        self.add("grant_type", grant_type(&identity.grant));
         match &identity.grant {
-            Grant::ClientCredentials => self.add("grant_type", "client_credentials"),
             Grant::Password { username, password } => {
-                self.add("grant_type", "password");
                 self.add("username", username);
                 self.add_secret("password", password);
             }
-            Grant::RefreshToken(token) => {
-                self.add("grant_type", "refresh_token");
-                if let Some(token) = token {
-                    self.add_secret("refresh_token", token);
-                }
-            }
+            Grant::ClientCredentials | Grant::RefreshToken(None) => {}
+            Grant::RefreshToken(Some(token)) => self.add_secret("refresh_token", token),
             Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
-                self.add("grant_type", "authorization_code");
                 self.add_secret("code", code);
                 self.add_secret("code_verifier", code_verifier);
                 self.add("redirect_uri", redirect_uri);
             }
             Grant::JwtBearer(assertion) => {
                 let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;
-                self.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
                 self.add_secret("assertion", &jwt);
             }
             Grant::TokenExchange { subject_token, subject_token_type } => {
-                self.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
                 self.add_secret("subject_token", subject_token);
                 self.add("subject_token_type", subject_token_type);
             }
@@ -146,6 +138,15 @@ impl Parameters {
             ClientAuth::TlsClientAuth | ClientAuth::None => self.add("client_id", client_id),
         }
         Ok(None)
+    }
+}
+
+/// The parameter `grant_type` of a grant.
+pub(super) const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
+    match grant {
+        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        Grant::TokenExchange { .. } => "urn:ietf:params:oauth:grant-type:token-exchange",
+        named => named.name(),
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,10 +15,8 @@ use url::{Url, form_urlencoded};
 
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, RedirectUri};
+use crate::token::endpoint::assertion::random;
 use crate::token::error::printable;
-
-/// The bytes of a `state` and of a code verifier: 256 bits.
-const RANDOM_BYTES: usize = 32;
 
 /// One attempt of a person to log in with a browser.
 pub struct Attempt {
@@ -83,9 +80,10 @@ const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "i
 impl Attempt {
     /// A new attempt, whose callback has this address.
     pub fn new(redirect_uri: RedirectUri, answerer: ExpectedIssuer) -> Self {
+        // 43 characters each, the least that RFC 7636 §4.1 allows.
         Self {
-            state: random(),
-            code_verifier: random(),
+            state: SecretString::from(random::<32>()),
+            code_verifier: SecretString::from(random::<32>()),
             redirect_uri,
             answerer,
             is_answered: AtomicBool::new(false),
@@ -185,13 +183,6 @@ impl std::fmt::Debug for Attempt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attempt").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
     }
-}
-
-/// A random string of 43 characters of base64url, the least that RFC 7636 §4.1 allows.
-fn random() -> SecretString {
-    let mut bytes = [0; RANDOM_BYTES];
-    SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
-    SecretString::from(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// The code challenge by the method S256 (RFC 7636 §4.2).

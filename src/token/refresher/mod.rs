@@ -187,7 +187,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
-        } else if !is_rejected && !self.orders.is_refresh_requested() {
+        } else if !is_rejected && !self.orders.refreshes.is_requested() {
             return NextAction::Wait(self.due);
         } else if now < self.no_forced_before {
             return NextAction::Wait(self.due.min(self.no_forced_before));
@@ -219,7 +219,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn wait_for_a_person(&mut self, obstacle: TokenError) -> NextAction {
         if self.obstacle.as_ref() != Some(&obstacle) {
             match &obstacle {
-                TokenError::RotationLimit { .. } => self.trail.rotation_limit_reached(&obstacle),
+                TokenError::RotationLimit(_) => self.trail.rotation_limit_reached(&obstacle),
                 _ => self.trail.reauthorization_required(&obstacle),
             }
             let failure = Arc::new(obstacle.clone());

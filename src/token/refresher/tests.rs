@@ -109,7 +109,7 @@ fn grant(token: &str, seconds: u64) -> TokenResponse {
 }
 
 fn transient() -> TokenError {
-    TokenError::Server { status: 500 }
+    TokenError::Server(500)
 }
 
 fn rejected() -> TokenError {
@@ -528,7 +528,7 @@ proptest! {
             }
             // As many failures as there are left, each with the longest wait.
             tokio::time::sleep(Duration::from_hours(8)).await;
-            prop_assert!(!source.is_another_wanted());
+            prop_assert!(!source.is_rejected());
             // And once the endpoint has another token, it is had.
             endpoint.acts.lock().unwrap().clear();
             let last = source.generation();

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning, WriteStep};
+pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
 pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, State};
 use aws_lc_rs::digest::{Digest, SHA256, digest};
@@ -22,7 +22,7 @@ use super::age::Stamp;
 use super::atomic_file::{AtomicFile, Content};
 use super::disk::Folder;
 use super::format::{Decoded, Format};
-use super::lock::{Lock, LockError};
+use super::lock::Lock;
 use crate::clock::Clock;
 
 /// One credential's state on disk, locked against other processes until this is dropped.
@@ -65,13 +65,8 @@ impl StateFile {
         longest_wait: Duration,
         clock: Clock,
     ) -> Result<(Self, FoundState), OpenError> {
-        let name = path.file_name().ok_or_else(|| OpenError::NotAFile(path.to_owned()))?;
-        let folder = Folder::open(path.parent().unwrap_or(Path::new("")))
-            .map_err(|source| OpenError::Folder { path: path.to_owned(), source })?;
-        let (lock, latest) = Lock::take(&folder, name).map_err(|error| match error {
-            LockError::Held(holder) => OpenError::Held { path: path.to_owned(), holder },
-            LockError::Failed(source) => OpenError::Lock { path: path.to_owned(), source },
-        })?;
+        let (folder, name) = Folder::of(path)?;
+        let (lock, latest) = Lock::take(&folder, name, path)?;
         let mut file = Self {
             path: path.to_owned(),
             durable: AtomicFile::new(folder, name),
@@ -93,10 +88,10 @@ impl StateFile {
     ///
     /// [`OpenError::Refused`].
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
-        let refused = |source| OpenError::Refused { path: self.path.clone(), source };
+        let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
-            let gone = (self.latest > 0).then_some(Warning::Gone { latest: self.latest });
+            let gone = (self.latest > 0).then_some(Warning::Gone(self.latest));
             return Ok(FoundState { state: None, warnings: gone.into_iter().collect() });
         };
         self.content = Some(digest(&SHA256, &bytes));
@@ -104,7 +99,7 @@ impl StateFile {
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
             has_old_key.then_some(Warning::OldKey),
-            group_mode.map(|mode| Warning::GroupMode { mode }),
+            group_mode.map(Warning::GroupMode),
             not_synced.map(Warning::NotSynced),
         ];
         self.latest = self.latest.max(sequence);
