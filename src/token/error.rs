@@ -158,11 +158,8 @@ pub enum MetadataFlaw {
 
 impl fmt::Display for MetadataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (path, flaw)) in self.flaws.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            write!(f, "{separator}{path}: {flaw}")?;
-        }
-        Ok(())
+        let flaws: Vec<String> = self.flaws.iter().map(|(path, flaw)| format!("{path}: {flaw}")).collect();
+        f.write_str(&flaws.join("; "))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A credential as an operator reaches it: to hand over a new grant, or to request a refresh.
 //!
-//! An [`Operator`] carries out nothing itself. It sends orders to the refresher, the only writer of store and state, and
-//! waits for the outcome. A grant is adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
+//! An [`Operator`] sends orders to the refresher, the only writer of store and state, and waits for the outcome. A grant is
+//! adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
 //! operators at once cause one token request and share its outcome.
 
 use std::time::Duration;

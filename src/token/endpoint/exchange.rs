@@ -15,16 +15,15 @@ use crate::token::error::{Malformed, TokenError, printable};
 /// The largest body of a response that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// The [`TokenError::Throttled`] of a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
-pub(super) fn throttled(status: StatusCode, headers: &HeaderMap) -> Option<TokenError> {
+/// Refuses a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
+pub(super) fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), TokenError> {
     let retry_after = retry_after(headers);
-    let is_throttled = match status {
-        StatusCode::TOO_MANY_REQUESTS => true,
-        StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
-        _ => false,
-    };
-    let status = status.as_u16();
-    is_throttled.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
+    match (status.as_u16(), retry_after) {
+        (status @ 429, _) | (status @ 503, Some(_)) => {
+            Err(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fetches a document. Answers its status and, if that is 200, its body.
@@ -35,9 +34,7 @@ pub(super) fn throttled(status: StatusCode, headers: &HeaderMap) -> Option<Token
 pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
     let mut response = http.get(url).header(ACCEPT, "application/json").send().await.map_err(network)?;
     let status = response.status();
-    if let Some(throttled) = throttled(status, response.headers()) {
-        return Err(throttled);
-    }
+    refuse_throttled(status, response.headers())?;
     let body = if status == StatusCode::OK { read(&mut response).await? } else { Vec::new() };
     Ok((status, body))
 }

@@ -7,6 +7,7 @@
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout_at;
 use url::Url;
 
 use super::exchange::MAX_ANSWER_BYTES;
@@ -54,31 +55,20 @@ pub(in crate::token) async fn discover(
     credential: &Credential,
 ) -> Result<Metadata, TokenError> {
     let shows_certificate = credential.client_certificate.is_some();
+    let deadline = tokio::time::Instant::now() + credential.timeout;
     let mut flaws = Vec::new();
-    let both = async {
-        for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
-            let path = url.path().to_owned();
-            match ask(http, url, issuer, shows_certificate).await? {
-                Ok(metadata) => return Ok(Some(metadata)),
-                Err(flaw) => {
-                    let is_unreachable = matches!(flaw, MetadataFlaw::Unreachable(_));
-                    flaws.push((path, flaw));
-                    if is_unreachable {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(None)
-    };
-    match tokio::time::timeout(credential.timeout, both).await {
-        Ok(Ok(Some(metadata))) => return Ok(metadata),
-        Ok(Ok(None)) => {}
-        Ok(Err(throttled)) => return Err(throttled),
-        Err(_) => {
-            let late = if flaws.is_empty() { issuer.oauth_metadata() } else { issuer.openid_configuration() };
-            let path = late.path().to_owned();
-            flaws.push((path, MetadataFlaw::Unreachable("no complete answer in time".to_owned())));
+    for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
+        let path = url.path().to_owned();
+        let flaw = match timeout_at(deadline, ask(http, url, issuer, shows_certificate)).await {
+            Ok(Ok(Ok(metadata))) => return Ok(metadata),
+            Ok(Ok(Err(flaw))) => flaw,
+            Ok(Err(throttled)) => return Err(throttled),
+            Err(_) => MetadataFlaw::Unreachable("no complete answer in time".to_owned()),
+        };
+        let is_unreachable = matches!(flaw, MetadataFlaw::Unreachable(_));
+        flaws.push((path, flaw));
+        if is_unreachable {
+            break;
         }
     }
     Err(TokenError::Discovery(MetadataError { flaws }))
@@ -103,10 +93,6 @@ async fn ask(
 impl Metadata {
     /// Reads an issuer's document. A client that shows a certificate must use the endpoint that the document names for such
     /// clients, if any (RFC 8705 §5).
-    ///
-    /// # Errors
-    ///
-    /// [`MetadataFlaw`].
     pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, MetadataFlaw> {
         if json.len() > MAX_ANSWER_BYTES {
             return Err(MetadataFlaw::Body(Malformed::TooLarge));

@@ -81,24 +81,19 @@ pub enum ClientError {
 impl TokenClient {
     /// A client with the credential's own time-outs and certificate authorities.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
-        let alpn = match credential.http_version {
-            HttpVersion::Auto => HTTP_2_OR_1,
-            HttpVersion::Http1 => HTTP_1,
-            HttpVersion::Http2 => HTTP_2,
-        };
-        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that makes the client of token requests"
         )]
-        let mut builder = reqwest::Client::builder();
-        match credential.http_version {
-            HttpVersion::Auto => {}
-            HttpVersion::Http1 => builder = builder.http1_only(),
-            HttpVersion::Http2 => builder = builder.http2_prior_knowledge(),
-        }
+        let builder = reqwest::Client::builder();
+        let (alpn, builder) = match credential.http_version {
+            HttpVersion::Auto => (HTTP_2_OR_1, builder),
+            HttpVersion::Http1 => (HTTP_1, builder.http1_only()),
+            HttpVersion::Http2 => (HTTP_2, builder.http2_prior_knowledge()),
+        };
+        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         // The configuration has taken the environment's proxy into account already.
-        builder = builder.no_proxy();
+        let mut builder = builder.no_proxy();
         if let Some(proxy) = &credential.proxy {
             let except = reqwest::NoProxy::from_string(&proxy.except);
             let proxy = reqwest::Proxy::https(proxy.url.expose_secret());

@@ -21,6 +21,7 @@ use crate::config::{BasicEncoding, Credential, Identity};
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request without its URL.
+#[derive(Debug)]
 pub(crate) struct TokenRequest {
     /// The encoded parameters.
     pub body: SecretString,
@@ -34,10 +35,6 @@ pub(crate) struct TokenRequest {
 
 impl TokenRequest {
     /// The request for an identity's grant. Every JWT in it is new.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError`] if a JWT cannot be signed.
     pub(crate) fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
         let mut parameters = Parameters::default();
         parameters.add_grant(identity)?;
@@ -124,7 +121,7 @@ impl Parameters {
                 self.add_secret("client_secret", secret);
             }
             ClientAuth::SecretJwt { secret, audience } => {
-                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock())?;
+                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock());
                 self.secrets.push(secret.clone());
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
@@ -183,12 +180,6 @@ fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> Hea
         .expect("base64 is visible ASCII");
     value.set_sensitive(true);
     value
-}
-
-impl std::fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenRequest").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

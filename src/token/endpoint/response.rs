@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::exchange::throttled;
+use super::exchange::refuse_throttled;
 use super::redact::redacted;
 use crate::config::AnswerFields;
 use crate::http::{retry_after, server_time};
@@ -146,9 +146,7 @@ pub fn classify(
     fields: &AnswerFields,
     secrets: &[SecretString],
 ) -> Result<TokenResponse, TokenError> {
-    if let Some(throttled) = throttled(status, headers) {
-        return Err(throttled);
-    }
+    refuse_throttled(status, headers)?;
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
         200..=299 => success(headers, body, fields).map_err(TokenError::Malformed),

@@ -19,11 +19,12 @@ use crate::token::endpoint::assertion::random;
 use crate::token::error::printable;
 
 /// One attempt of a person to log in with a browser.
+#[derive(Debug)]
 pub struct Attempt {
     state: SecretString,
     code_verifier: SecretString,
     redirect_uri: RedirectUri,
-    answerer: ExpectedIssuer,
+    expected_issuer: ExpectedIssuer,
     is_answered: AtomicBool,
 }
 
@@ -79,13 +80,13 @@ const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "i
 
 impl Attempt {
     /// A new attempt, whose callback has this address.
-    pub fn new(redirect_uri: RedirectUri, answerer: ExpectedIssuer) -> Self {
+    pub fn new(redirect_uri: RedirectUri, expected_issuer: ExpectedIssuer) -> Self {
         // 43 characters each, the least that RFC 7636 §4.1 allows.
         Self {
             state: SecretString::from(random::<32>()),
             code_verifier: SecretString::from(random::<32>()),
             redirect_uri,
-            answerer,
+            expected_issuer,
             is_answered: AtomicBool::new(false),
         }
     }
@@ -153,11 +154,11 @@ impl Attempt {
         if self.is_answered.swap(true, Ordering::Relaxed) {
             return Err(CallbackError::Answered);
         }
-        match (&iss, &self.answerer.issuer) {
+        match (&iss, &self.expected_issuer.issuer) {
             (Some(iss), Some(issuer)) if iss != issuer => {
                 return Err(CallbackError::OtherIssuer(printable(iss)));
             }
-            (None, Some(_)) if self.answerer.names_itself => return Err(CallbackError::NoIssuer),
+            (None, Some(_)) if self.expected_issuer.names_itself => return Err(CallbackError::NoIssuer),
             _ => {}
         }
         match (error, code) {
@@ -176,12 +177,6 @@ impl Attempt {
             code_verifier: self.code_verifier.clone(),
             redirect_uri: self.redirect_uri.as_str().to_owned(),
         }
-    }
-}
-
-impl std::fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempt").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
     }
 }
 
@@ -215,8 +210,8 @@ mod tests {
     }
 
     fn of(issuer: &str, names_itself: bool) -> Attempt {
-        let answerer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
-        Attempt { answerer, ..attempt() }
+        let expected_issuer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
+        Attempt { expected_issuer, ..attempt() }
     }
 
     /// With the right state in the place of STATE.

@@ -23,6 +23,7 @@ use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
 /// The tokens of a login, sufficient for a daemon.
+#[derive(Debug)]
 pub struct LoginGrant {
     refresh_token: SecretString,
     token: AccessToken,
@@ -115,12 +116,6 @@ impl LoginGrant {
     /// The access token's lifetime; `None` where the server did not say.
     pub const fn lifetime(&self) -> Option<Duration> {
         self.lifetime
-    }
-}
-
-impl std::fmt::Debug for LoginGrant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LoginGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
     }
 }
 

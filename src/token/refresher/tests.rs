@@ -125,6 +125,13 @@ fn credential(lines: &str) -> Arc<Credential> {
     Arc::clone(&fixture::config("", lines, "secret").credentials[0])
 }
 
+impl<E: TokenEndpoint> Refresher<E> {
+    /// Keeps the token fresh until `stop` resolves.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
+        self.run_until(stop, std::future::pending()).await;
+    }
+}
+
 /// A refresher that runs, with its endpoint and its source.
 fn start(lines: &str, takes: Duration, acts: &[Act]) -> (Arc<Endpoint>, TokenSource) {
     start_with(Clock::tokio(), lines, takes, acts)

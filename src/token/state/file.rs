@@ -54,10 +54,6 @@ impl StateFile {
     /// Takes the lock, removes the temporary files of interrupted writes, and reads the state.
     ///
     /// A state of another `identity` is refused. A barrier in the state ends within `longest_wait`.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`].
     pub fn open(
         path: &Path,
         identity: Identity,
@@ -83,10 +79,6 @@ impl StateFile {
     }
 
     /// Reads the file again: a person may have replaced it. The next save overwrites a file that is refused.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError::Refused`].
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
         let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
         let now = Stamp::now(self.clock);
@@ -143,11 +135,6 @@ impl StateFile {
     /// Whether tokens are written, which takes a key.
     pub fn keeps_tokens(&self) -> bool {
         self.format.keeps_tokens()
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

@@ -59,7 +59,9 @@ impl Lock {
         let holder = format!("process {} on {}", std::process::id(), host.nodename().to_string_lossy());
         let lock = Self { file, holder };
         // The lock is held even where a full disk prevents this.
-        let _ = lock.introduce(latest);
+        let text = lock.text(latest);
+        let _ =
+            lock.file.write_all_at(text.as_bytes(), 0).and_then(|()| lock.file.set_len(text.len() as u64));
         Ok((lock, latest))
     }
 
@@ -67,12 +69,6 @@ impl Lock {
     pub(super) fn note(&self, sequence: u64) {
         // Without this number an older copy is not noticed; nothing else is lost.
         let _ = self.file.write_all_at(self.text(sequence).as_bytes(), 0);
-    }
-
-    fn introduce(&self, latest: u64) -> io::Result<()> {
-        let text = self.text(latest);
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)
     }
 
     /// The lock file's content, of constant length for one holder, so that one write replaces it.

@@ -99,10 +99,6 @@ impl DurableState {
     ///
     /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
     /// be removed from the configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] where the state file cannot be used.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
@@ -116,7 +112,7 @@ impl DurableState {
             let credential = &credential.name;
             match file.save(&state) {
                 Ok(()) => {
-                    info!(credential, "state encrypted anew under state_key, state_key_previous can go")
+                    info!(credential, "state encrypted anew under state_key, state_key_previous can go");
                 }
                 Err(error) => warn!(credential, error = in_one_line(&error), "state not encrypted anew"),
             }
@@ -134,14 +130,6 @@ impl DurableState {
 
     /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
     /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
-    ///
-    /// # Errors
-    ///
-    /// As of [`DurableState::open`].
-    ///
-    /// # Panics
-    ///
-    /// As of [`DurableState::open`].
     pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
         let inspect = |place: &StatePlace| {
             let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock)?;
