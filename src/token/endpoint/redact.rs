@@ -84,7 +84,7 @@ mod tests {
         redacted(words, &[SecretString::from(secret)])
     }
 
-    /// What a server may make of an id and a secret.
+    /// The forms in which a server may echo an id and a secret.
     fn echoes(id: &str, secret: &str) -> Vec<String> {
         let form = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let pair = format!("{id}:{secret}");

@@ -1,11 +1,8 @@
 //! A credential's state file: the rotated refresh token, the access token and the limiter's snapshot, across restarts.
 //!
-//! The refresher opens its [`StateFile`] at the start, and saves a [`State`] whenever one of these changes; a rotated refresh
-//! token is saved before its access token is used. A crash or a power cut leaves the old state or the new one. A file that is
-//! damaged, of another credential or of another version is refused with the reason and not changed: without a [`StateFile`]
-//! nothing overwrites it. Where a save fails, the state in memory stays in use and is saved again later.
-//!
-//! All calls block on the disk, perhaps for long.
+//! A crash or a power cut leaves the old state or the new one. A file that is damaged, of another credential or of another
+//! version is refused with the reason and not changed: without a [`StateFile`] nothing overwrites it. All calls block on the
+//! disk, perhaps for long.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

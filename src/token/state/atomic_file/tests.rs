@@ -16,7 +16,7 @@ use forgetful::ForgetfulDisk;
 use unreliable::{Plan, Unreliable};
 
 const NAME: &str = "api.state";
-/// What a disk that is full, broken or closed to us says.
+/// The errors of a disk that is full, broken or closed to us.
 const ERRORS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS, Errno::ACCESS];
 
 fn old() -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! What an operator orders, in whatever state the refresher is in.
+//! Operators' orders, in any state of the refresher.
 
 mod refreshes;
 
