@@ -46,10 +46,6 @@ impl<T: Send + 'static> Blocking<T> {
 
     /// Begins this work unless other work is running, and waits for the result of whichever is running then.
     ///
-    /// # Errors
-    ///
-    /// [`BlockingError`].
-    ///
     /// # Cancel safety
     ///
     /// The work goes on, and the next call waits for its result.
@@ -64,10 +60,6 @@ impl<T: Send + 'static> Blocking<T> {
     }
 
     /// Waits for the result of the work that is running; `None` if none is.
-    ///
-    /// # Errors
-    ///
-    /// [`BlockingError`].
     ///
     /// # Cancel safety
     ///

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::shared_request;
-use crate::shared_request::{NoOutcome, Requester, Responder};
+use crate::shared_request::{self, Requester, Responder};
 
 /// The shortest time between the beginnings of two reloads.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -97,13 +96,12 @@ impl Difference {
 
 /// Both ends.
 pub fn channel() -> (Reloads, ReloadRequests) {
-    let (requester, responder) = shared_request::channel();
-    (Reloads(requester), ReloadRequests { responder, last: None })
+    let (reloads, responder) = shared_request::channel();
+    (reloads, ReloadRequests { responder, last: None })
 }
 
 /// Requests reloads.
-#[derive(Clone, Debug)]
-pub struct Reloads(Requester<Arc<Outcome>>);
+pub type Reloads = Requester<Arc<Outcome>>;
 
 /// Receives the requests for reloads, and answers them.
 #[derive(Debug)]
@@ -111,26 +109,6 @@ pub struct ReloadRequests {
     responder: Responder<Arc<Outcome>>,
     /// When the last reload began.
     last: Option<tokio::time::Instant>,
-}
-
-impl Reloads {
-    /// Requests a reload that begins from now on.
-    pub fn request(&self) {
-        self.0.request();
-    }
-
-    /// Requests a reload that begins from now on, and waits for its outcome.
-    ///
-    /// # Errors
-    ///
-    /// [`NoOutcome`] when the time is up, or when the daemon stops.
-    ///
-    /// # Cancel safety
-    ///
-    /// The request stays in force.
-    pub async fn reload(&self, within: Duration) -> Result<Arc<Outcome>, NoOutcome> {
-        self.0.outcome(within).await
-    }
 }
 
 impl ReloadRequests {
@@ -182,10 +160,10 @@ mod tests {
     async fn a_reload_requested_during_a_reload_is_the_next_one() {
         let (reloads, mut requests) = channel();
         let within = Duration::from_mins(1);
-        let mut early = Box::pin(reloads.reload(within));
+        let mut early = Box::pin(reloads.outcome(within));
         assert!(early.as_mut().now_or_never().is_none());
         requests.next().await;
-        let mut late = Box::pin(reloads.reload(within));
+        let mut late = Box::pin(reloads.outcome(within));
         assert!(late.as_mut().now_or_never().is_none());
 
         requests.respond(Ok(Reloaded::default()));

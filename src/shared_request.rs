@@ -55,7 +55,7 @@ impl Wanted {
 }
 
 /// Makes requests, and receives the outcome of the work that they cause.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Requester<T> {
     shared: Arc<Shared>,
     latest: watch::Receiver<Latest<T>>,
@@ -130,12 +130,6 @@ impl<T: Clone> Requester<T> {
             Ok(Err(_)) => Err(NoOutcome::Stopping),
             Err(_) => Err(NoOutcome::UnderWay),
         }
-    }
-}
-
-impl<T> Clone for Requester<T> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), latest: self.latest.clone() }
     }
 }
 

@@ -37,7 +37,7 @@ impl World {
         let credential = Arc::clone(&config.credentials[0]);
         let (refresher, source) =
             Refresher::new(credential, Issuer(Arc::clone(&tokens)), DurableState::in_memory(clock), clock);
-        tokio::task::spawn_local(refresher.run(std::future::pending()));
+        tokio::task::spawn_local(refresher.run_until(std::future::pending(), std::future::pending()));
         let destination = Destination::new(
             "https://api.example.com".to_owned(),
             HeaderValue::from_static("api.example.com"),

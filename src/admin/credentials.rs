@@ -201,8 +201,8 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
     let failure = source.failure();
     Shown {
         name: source.name(),
-        grant: operator.grant(),
-        takes_grant: operator.takes_grants(),
+        grant: operator.grant,
+        takes_grant: operator.takes_grants,
         state: source.state(),
         generation: source.generation().number(),
         last_error: failure.map(|failure| failure.to_string()),
@@ -210,8 +210,8 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
 }
 
 async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Result<Response, Problem> {
-    if !operator.takes_grants() {
-        return Err(other_grant(name, operator.grant()));
+    if !operator.takes_grants {
+        return Err(other_grant(name, operator.grant));
     }
     let grant = hand_over::grant(head, body).await?;
     let unprocessable =
@@ -229,7 +229,7 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
                           written. Do not hand it over a second time.";
             Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "detail": detail })))
         }
-        Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant())),
+        Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant)),
         Err(NotAdopted::Illegal) => Err(unprocessable(
             "bad_refresh_token",
             "Not a refresh token",

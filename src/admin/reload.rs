@@ -46,7 +46,7 @@ impl Reloading {
             let title = "Nothing to reload";
             return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_reload", title, detail));
         };
-        match reloads.reload(RELOAD_WAIT).await {
+        match reloads.outcome(RELOAD_WAIT).await {
             Ok(outcome) => match &*outcome {
                 Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),

@@ -74,7 +74,7 @@ impl StartError {
     pub const fn is_of_the_configuration(&self) -> bool {
         match self {
             Self::Credential { .. } | Self::Upstream { .. } | Self::ServerTls(_) => true,
-            Self::State { source, .. } => !matches!(source, OpenError::Held { .. }),
+            Self::State { source, .. } => !matches!(source, OpenError::Held(..)),
             Self::Listen { .. } | Self::OwnPort { .. } | Self::Busy(_) | Self::Disk | Self::System(_) => {
                 false
             }

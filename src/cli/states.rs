@@ -55,7 +55,7 @@ pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
                     problems.push(Problem::warning(place.clone(), title).help(help));
                 }
             }
-            Err(cause @ OpenError::Folder { .. }) if !folders.insert(folder.to_owned()) => drop(cause),
+            Err(cause @ OpenError::Folder(..)) if !folders.insert(folder.to_owned()) => drop(cause),
             Err(cause) if is_missing(&cause) => {
                 let help = format!(
                     "create the folder for the daemon's user alone: mkdir -m 700 {}",
@@ -72,7 +72,7 @@ pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
 
 /// Whether the folder does not exist.
 fn is_missing(cause: &OpenError) -> bool {
-    matches!(cause, OpenError::Folder { source, .. } if source.kind() == ErrorKind::NotFound)
+    matches!(cause, OpenError::Folder(_, source) if source.kind() == ErrorKind::NotFound)
 }
 
 /// The problem of a credential whose state has no refresh token, and its remedy; `None` if the credential needs none.
@@ -99,7 +99,7 @@ fn missing_grant(credential: &Credential) -> Option<(&'static str, String)> {
 
 fn help_for_warning(warning: &Warning) -> &'static str {
     match warning {
-        Warning::GroupMode { .. } => "run chmod 600; the daemon's next write does the same",
+        Warning::GroupMode(_) => "run chmod 600; the daemon's next write does the same",
         _ => "the daemon's next write repairs the file",
     }
 }

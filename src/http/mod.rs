@@ -2,13 +2,13 @@
 
 mod authority;
 mod browser;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod problem;
 mod proxy_status;
 mod retry_after;
 
 pub use authority::Authority;
-#[cfg(test)]
-pub use browser::CASES;
 pub use browser::{SEC_FETCH_SITE, is_cross_site};
 pub use problem::{Problem, json};
 pub use proxy_status::ProxyStatus;

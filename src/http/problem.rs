@@ -44,14 +44,14 @@ impl Problem {
         Self { status, code, title, detail: detail.into(), retry_after: None, allow: None }
     }
 
-    /// The same with `Retry-After`, where waiting helps.
+    /// Adds `Retry-After`, where waiting helps.
     #[must_use]
     pub const fn after(mut self, wait: Option<Duration>) -> Self {
         self.retry_after = wait;
         self
     }
 
-    /// The same with `Allow`, for a 405 (RFC 9110 §15.5.6).
+    /// Adds `Allow`, for a 405 (RFC 9110 §15.5.6).
     #[must_use]
     pub const fn allowing(mut self, method: &'static str) -> Self {
         self.allow = Some(method);

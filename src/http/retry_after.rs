@@ -2,16 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue};
 
 use crate::clock;
 
-/// How long a response asks to wait, counted from its arrival; `None` if it does not say, or not legibly.
+/// How long a response asks to wait, counted from its arrival and not bounded; `None` without a legible `Retry-After`.
 ///
-/// A date is taken against the response's own `Date`, so that a server whose clock is off asks for what it
-/// means. A date that has passed is no wait. A number beyond counting is a very long wait, for the caller of
-/// this to bound.
+/// A date is compared with the response's own `Date`, as the server's clock may be wrong; zero if the date has passed.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let value = values.next()?.to_str().ok()?.trim();
@@ -34,15 +32,13 @@ pub fn whole_seconds(wait: Duration) -> u64 {
 
 /// The server's clock, by the field `Date` (RFC 9110 §6.6.1).
 pub fn server_time(headers: &HeaderMap) -> Option<SystemTime> {
-    headers.get(DATE).and_then(http_date)
-}
-
-fn http_date(value: &HeaderValue) -> Option<SystemTime> {
-    httpdate::parse_http_date(value.to_str().ok()?).ok()
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     fn parsed(fields: &[(&str, &str)]) -> Option<Duration> {

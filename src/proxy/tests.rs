@@ -71,7 +71,7 @@ impl TokenEndpoint for Endpoint {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(self.takes).await;
         if *self.issuer.is_down.lock().unwrap() {
-            return Err(TokenError::Server { status: 500 });
+            return Err(TokenError::Server(500));
         }
         let token = format!("token-{number}");
         token.clone_into(&mut self.issuer.live.lock().unwrap());

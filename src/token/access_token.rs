@@ -123,9 +123,15 @@ impl AccessToken {
         self.authorization == other.authorization
     }
 
+    /// The token under another generation.
+    pub(super) fn with_generation(&self, generation: Generation) -> Self {
+        Self { generation, ..self.clone() }
+    }
+
     /// The token itself, without `Bearer `.
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.authorization.as_bytes()["Bearer ".len()..]
+    pub(super) fn as_str(&self) -> &str {
+        let value = self.authorization.to_str().expect("a token is visible ASCII");
+        &value["Bearer ".len()..]
     }
 }
 

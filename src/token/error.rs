@@ -19,12 +19,9 @@ pub enum TokenError {
     /// The issuer's metadata, which names the token endpoint, is not available.
     #[error("the issuer does not tell where its endpoints are: {0}")]
     Discovery(MetadataError),
-    /// The server failed.
-    #[error("the token endpoint answered {status}")]
-    Server {
-        /// The status code.
-        status: u16,
-    },
+    /// The server failed, with this status.
+    #[error("the token endpoint answered {0}")]
+    Server(u16),
     /// The response is a success without a usable token, or invalid.
     #[error("the token endpoint's answer is unusable: {0}")]
     Malformed(Malformed),
@@ -54,18 +51,12 @@ pub enum TokenError {
     /// The server accepts no refresh token that is known.
     #[error("a person must authorize the client again: {0}")]
     ReauthorizationRequired(String),
-    /// The refresh token has been rotated `max_rotations` times.
-    #[error("the refresh token has been replaced {rotations} times, as often as max_rotations lets it")]
-    RotationLimit {
-        /// The number of rotations.
-        rotations: u64,
-    },
-    /// The token lacks required scopes.
-    #[error("the token was granted without the required scopes: {}", .missing.join(" "))]
-    ScopeMissing {
-        /// The missing scopes.
-        missing: Vec<String>,
-    },
+    /// The refresh token has been rotated this often, as often as `max_rotations` admits.
+    #[error("the refresh token has been replaced {0} times, as often as max_rotations lets it")]
+    RotationLimit(u64),
+    /// The token lacks these required scopes.
+    #[error("the token was granted without the required scopes: {}", .0.join(" "))]
+    ScopeMissing(Vec<String>),
 }
 
 /// The code of an error response without one.
@@ -167,11 +158,8 @@ pub enum MetadataFlaw {
 
 impl fmt::Display for MetadataError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (path, flaw)) in self.flaws.iter().enumerate() {
-            let separator = if at == 0 { "" } else { "; " };
-            write!(f, "{separator}{path}: {flaw}")?;
-        }
-        Ok(())
+        let flaws: Vec<String> = self.flaws.iter().map(|(path, flaw)| format!("{path}: {flaw}")).collect();
+        f.write_str(&flaws.join("; "))
     }
 }
 
@@ -195,7 +183,7 @@ impl TokenError {
     /// The class of the failure.
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Network(_) | Self::Discovery(_) | Self::Server { .. } | Self::Malformed(_) => {
+            Self::Network(_) | Self::Discovery(_) | Self::Server(_) | Self::Malformed(_) => {
                 FailureClass::Transient
             }
             Self::Throttled { retry_after, at_least, .. } => {
@@ -204,8 +192,8 @@ impl TokenError {
             Self::Rejected { .. }
             | Self::Assertion(_)
             | Self::ReauthorizationRequired(_)
-            | Self::RotationLimit { .. }
-            | Self::ScopeMissing { .. } => FailureClass::Rejected,
+            | Self::RotationLimit(_)
+            | Self::ScopeMissing(_) => FailureClass::Rejected,
         }
     }
 
@@ -214,14 +202,14 @@ impl TokenError {
         match self {
             Self::Network(_) => "network",
             Self::Discovery(_) => "discovery",
-            Self::Server { .. } => "server_error",
+            Self::Server(_) => "server_error",
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
             Self::Assertion(_) => "assertion",
             Self::ReauthorizationRequired(_) => "reauthorization_required",
-            Self::RotationLimit { .. } => "rotation_limit",
-            Self::ScopeMissing { .. } => "scope_missing",
+            Self::RotationLimit(_) => "rotation_limit",
+            Self::ScopeMissing(_) => "scope_missing",
         }
     }
 }

@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 
 use super::endpoint::metadata::Metadata;
-use super::endpoint::redact::Confidential;
 use super::endpoint::response::{MAX_LIFETIME, classify};
 pub use super::state::fuzzing::state_file;
 use crate::config::Issuer;
@@ -35,8 +34,7 @@ pub fn answer(answer: &[u8]) {
     }
     let body = parts.next().unwrap_or_default();
     let secrets = [SecretString::from(SECRET)];
-    let confidential = Confidential { secrets: &secrets, token: None };
-    match classify(status, &headers, body, &AnswerFields::default(), confidential) {
+    match classify(status, &headers, body, &AnswerFields::default(), &secrets) {
         Ok(grant) => assert!(grant.lifetime.unwrap_or(Duration::ZERO) <= MAX_LIFETIME),
         Err(error) => assert!(!format!("{error} {error:?}").contains(SECRET)),
     }

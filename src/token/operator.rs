@@ -1,7 +1,7 @@
 //! A credential as an operator reaches it: to hand over a new grant, or to request a refresh.
 //!
-//! An [`Operator`] carries out nothing itself. It sends orders to the refresher, the only writer of store and state, and
-//! waits for the outcome. A grant is adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
+//! An [`Operator`] sends orders to the refresher, the only writer of store and state, and waits for the outcome. A grant is
+//! adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
 //! operators at once cause one token request and share its outcome.
 
 use std::time::Duration;
@@ -13,8 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::access_token::Generation;
 use super::progress::Unavailable;
 use crate::clock::{Clock, Moment};
-use crate::shared_request;
-use crate::shared_request::{NoOutcome, Requester, Responder};
+use crate::shared_request::{self, NoOutcome, Requester, Responder};
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.
 const MAX_WAITING_GRANTS: usize = 4;
@@ -22,8 +21,10 @@ const MAX_WAITING_GRANTS: usize = 4;
 /// Sends orders to one credential's refresher.
 #[derive(Clone, Debug)]
 pub struct Operator {
-    grant: &'static str,
-    takes_grants: bool,
+    /// The credential's grant, by its name in the configuration.
+    pub grant: &'static str,
+    /// Whether the credential accepts a grant that is handed over.
+    pub takes_grants: bool,
     grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
@@ -92,16 +93,6 @@ pub enum Refreshed {
 }
 
 impl Operator {
-    /// The credential's grant, by its name in the configuration.
-    pub const fn grant(&self) -> &'static str {
-        self.grant
-    }
-
-    /// Whether the credential accepts a grant that is handed over.
-    pub const fn takes_grants(&self) -> bool {
-        self.takes_grants
-    }
-
     /// Hands over a new grant, and waits until it is adopted, and durable or known not to be.
     ///
     /// # Errors
@@ -155,7 +146,8 @@ pub(super) struct Orders {
     receiver: mpsc::Receiver<GrantOrder>,
     /// A grant that was received and not yet taken.
     arrived: Option<GrantOrder>,
-    refreshes: Responder<Refreshed>,
+    /// The requests for a refresh.
+    pub(super) refreshes: Responder<Refreshed>,
 }
 
 impl Orders {
@@ -191,20 +183,5 @@ impl Orders {
                 return Some(grant);
             }
         }
-    }
-
-    /// Whether an operator has requested a refresh and has no answer.
-    pub(super) fn is_refresh_requested(&self) -> bool {
-        self.refreshes.is_requested()
-    }
-
-    /// Whether an operator has requested a refresh since the previous call, and has no answer.
-    pub(super) fn notices_refresh_request(&mut self) -> bool {
-        self.refreshes.notices_request()
-    }
-
-    /// Answers every operator that has requested a refresh.
-    pub(super) fn respond(&self, outcome: Refreshed) {
-        self.refreshes.respond(outcome);
     }
 }

@@ -129,12 +129,12 @@ fn reason_of(failure: &TokenError) -> Reason {
     match failure {
         TokenError::Network(_)
         | TokenError::Discovery(_)
-        | TokenError::Server { .. }
+        | TokenError::Server(_)
         | TokenError::Malformed(_) => Reason::EndpointUnavailable,
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
         TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,
         TokenError::ReauthorizationRequired(_) => Reason::ReauthorizationRequired,
-        TokenError::RotationLimit { .. } => Reason::RotationLimit,
-        TokenError::ScopeMissing { .. } => Reason::ScopeMissing,
+        TokenError::RotationLimit(_) => Reason::RotationLimit,
+        TokenError::ScopeMissing(_) => Reason::ScopeMissing,
     }
 }

@@ -56,10 +56,9 @@ impl Rotation {
         Self { max: credential.max_rotations, why: String::new(), remedy: login.unwrap_or_default() }
     }
 
-    /// Takes over other settings, and keeps the server's last refusal.
-    pub(super) fn renew(&mut self, settings: Self) {
-        let why = std::mem::take(&mut self.why);
-        *self = Self { why, ..settings };
+    /// Takes over the settings of another credential, and keeps the server's last refusal.
+    pub(super) fn renew(&mut self, credential: &Credential) {
+        *self = Self { why: std::mem::take(&mut self.why), ..Self::new(credential) };
     }
 
     /// The grant to use for the next token request.
@@ -110,7 +109,7 @@ impl Rotation {
             return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         };
         if self.max > 0 && rotations >= self.max {
-            return Err(TokenError::RotationLimit { rotations });
+            return Err(TokenError::RotationLimit(rotations));
         }
         Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, fallback, rotations }))
     }

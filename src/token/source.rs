@@ -103,7 +103,7 @@ impl TokenSource {
     pub fn state(&self) -> &'static str {
         let failure = self.failure();
         match (failure.as_deref(), self.current().is_some()) {
-            (Some(TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit { .. }), _) => {
+            (Some(TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit(_)), _) => {
                 "reauthorization_required"
             }
             (None, true) if !self.is_rejected() => "valid",
@@ -120,7 +120,7 @@ impl TokenSource {
     ///
     /// [`Unavailable`] when the time is up, or at once when no token can become available within that time.
     pub async fn wait(&self, within: Duration) -> Result<Current, Unavailable> {
-        self.wait_until(within, |_| None).await
+        self.wait_beyond(Generation::NONE, within, |_| None).await
     }
 
     /// Requests a token of a later generation than the rejected one, and waits for that token.
@@ -156,21 +156,7 @@ impl TokenSource {
         self.wanted.raise_to(rejected.next().number());
     }
 
-    /// Whether a later generation than the latest token's is requested.
-    #[cfg(test)]
-    pub(super) fn is_another_wanted(&self) -> bool {
-        self.wanted.exceeds(self.store.generation().number())
-    }
-
-    async fn wait_until(
-        &self,
-        within: Duration,
-        give_up: impl FnMut(&RefreshProgress) -> Option<Unavailable>,
-    ) -> Result<Current, Unavailable> {
-        self.wait_beyond(Generation::NONE, within, give_up).await
-    }
-
-    /// Waits for a usable token of a later generation than `seen`.
+    /// Waits for a usable token of a later generation than `seen`, until `give_up` tells why not to wait any longer.
     async fn wait_beyond(
         &self,
         seen: Generation,

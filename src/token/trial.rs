@@ -7,11 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use secrecy::SecretString;
 
-use super::access_token::{AccessToken, Generation};
 use super::client_secrets::ClientSecrets;
 pub use super::client_secrets::WhichSecret;
 use super::endpoint::TokenEndpoint;
-use super::endpoint::redact::Confidential;
+use super::endpoint::redact::redacted;
 use super::endpoint::response::TokenResponse;
 use super::endpoint::validate;
 pub use super::endpoint::validate::not_granted;
@@ -53,30 +52,19 @@ pub struct Granted {
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
 
-/// The grant that a credential with refresh tokens would use now.
-#[derive(Debug)]
-pub enum PlannedGrant {
-    /// A refresh token, which a request would use up.
-    RefreshToken,
-    /// The fallback.
-    Fallback {
-        /// Why no refresh token may be sent.
-        why: TokenError,
-    },
-}
-
-/// The grant that a credential would use now, by its configuration and its state on disk. Makes no request.
+/// Why a credential would use its fallback grant now, by its configuration and its state on disk; `None` if a request would
+/// use up a refresh token. Makes no request.
 ///
 /// # Errors
 ///
 /// Why no grant may be used until a person acts.
-pub fn planned_grant(credential: &Credential, clock: Clock) -> Result<PlannedGrant, TokenError> {
+pub fn reason_for_fallback(credential: &Credential, clock: Clock) -> Result<Option<TokenError>, TokenError> {
     // `bearerd check` reports a state that cannot be opened elsewhere.
     let inspection = DurableState::inspect(credential, clock).ok().flatten();
     let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
     match Rotation::new(credential).choose(&credential.identity.initial(), &state)? {
-        GrantChoice::Fallback { why } => Ok(PlannedGrant::Fallback { why }),
-        GrantChoice::Configured | GrantChoice::RefreshToken(_) => Ok(PlannedGrant::RefreshToken),
+        GrantChoice::Fallback { why } => Ok(Some(why)),
+        GrantChoice::Configured | GrantChoice::RefreshToken(_) => Ok(None),
     }
 }
 
@@ -93,23 +81,12 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
         Ok(grant) => grant,
         Err(failure) => return Trial { took, secret_in_use, granted: None, failure: Some(failure) },
     };
-    let secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
+    let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
+    secrets.push(SecretString::from(grant.access_token.as_str()));
     let now = wall_clock();
-    let lifetime = validate::lifetime(&grant, credential, now);
-    let is_token = |lifetime: Option<Duration>| {
-        let lifetime = lifetime.unwrap_or(credential.default_lifetime);
-        AccessToken::new(&grant.access_token, Generation::NONE.next(), sent, lifetime, Vec::new())
-    };
-    let failure = validate::scopes(&grant, credential).err().or_else(|| match &lifetime {
-        Ok(lifetime) => is_token(*lifetime).err().map(|illegal| TokenError::Malformed(illegal.into())),
-        Err(ended) => Some(ended.clone()),
-    });
-    Trial {
-        took,
-        secret_in_use,
-        granted: Some(shown(&grant, &secrets, lifetime.ok().flatten(), now)),
-        failure,
-    }
+    let lifetime = validate::lifetime(&grant, credential, now).ok().flatten();
+    let failure = validate::first_token(&grant, credential, sent, now).err();
+    Trial { took, secret_in_use, granted: Some(shown(&grant, &secrets, lifetime, now)), failure }
 }
 
 /// Redacts a response: a server may echo secrets and the token in any member.
@@ -119,10 +96,7 @@ fn shown(
     lifetime: Option<Duration>,
     now: SystemTime,
 ) -> Granted {
-    let token = SecretString::from(grant.access_token.clone());
-    let all: Vec<SecretString> = secrets.iter().cloned().chain([token]).collect();
-    let confidential = Confidential { secrets: &all, token: None };
-    let printable = |words: String| confidential.printable(&words);
+    let printable = |words: String| redacted(&words, secrets);
     let scopes = grant.scopes.clone().map(|scopes| scopes.into_iter().map(printable).collect());
     let claims = jwt::claims(&grant.access_token);
     let tenant = claims.as_ref().and_then(|claims| claims.tenant.clone());

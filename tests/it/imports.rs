@@ -33,6 +33,7 @@ const ORDER: [(&str, &[&str]); 3] = [
     (
         "token",
         &[
+            "fuzzing",
             "trial",
             "login",
             "api_discovery",

@@ -6,7 +6,7 @@ use http::Request;
 
 use super::*;
 use crate::config::{Config, fixture};
-use crate::http::CASES;
+use crate::http::fixture::BROWSER_CASES;
 
 const LOOPBACK: &str = "[admin]\nlisten = \"127.0.0.1:9090\"";
 const WITH_TOKEN: &str = "[admin]\nlisten = \"127.0.0.1:9090\"\ntoken = \"right\"";
@@ -88,7 +88,7 @@ async fn host_may_name_the_listening_address() {
 
 #[tokio::test]
 async fn a_page_of_another_site_is_refused() {
-    for (fields, passes) in CASES {
+    for (fields, passes) in BROWSER_CASES {
         let expected = (!passes).then_some("browser_request");
         let mut fields = [&[("host", "localhost:8080")], fields].concat();
         assert_eq!(code(&access(LOOPBACK), &fields).await, expected, "{fields:?}");

@@ -118,7 +118,7 @@ impl Failure {
                  (?prompt=consent, ?access_type=offline), and have the provider allow the grant refresh_token for the \
                  client"
             }
-            Self::Exchange(LoginError::Token(TokenError::ScopeMissing { .. })) => {
+            Self::Exchange(LoginError::Token(TokenError::ScopeMissing(_))) => {
                 "nothing was stored; request them in `scopes`, and consent to all of them"
             }
             _ => return None,
@@ -168,7 +168,7 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
 
     let answerer = ExpectedIssuer {
         issuer: way.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
-        names_itself: metadata.is_some_and(|metadata| metadata.names_itself()),
+        names_itself: metadata.is_some_and(|metadata| metadata.names_itself),
     };
     let attempt = Arc::new(Attempt::new(callback.redirect_uri().clone(), answerer));
     let url = attempt.url(&authorize_url, credential);

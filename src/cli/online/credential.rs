@@ -12,9 +12,7 @@ use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
 use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
 use crate::token::jwt::Claims;
-use crate::token::trial::{
-    Granted, MAX_SKEW, PlannedGrant, Trial, WhichSecret, not_granted, planned_grant, trial,
-};
+use crate::token::trial::{Granted, MAX_SKEW, Trial, WhichSecret, not_granted, reason_for_fallback, trial};
 
 /// Reports the request and its result, and returns the tenant of the token, if it names one.
 pub(super) async fn report(
@@ -23,8 +21,8 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return match (planned_grant(credential, Clock::system()), &credential.identity.fallback) {
-            (Ok(PlannedGrant::Fallback { why }), Some(fallback)) => {
+        return match (reason_for_fallback(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(Some(why)), Some(fallback)) => {
                 let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
                 let falling_back = Credential { identity, login: None, ..credential.clone() };
                 let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
@@ -222,7 +220,7 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
              your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
-        TokenError::Server { .. } => "the server has an internal error: try again later",
+        TokenError::Server(_) => "the server has an internal error: try again later",
         TokenError::Malformed(Malformed::NotJwt) => {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }
@@ -238,12 +236,12 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
             "set `token_url` to the address that it redirects to: bearerd follows no redirects"
         }
         TokenError::Rejected { code, .. } => rejection_remedy(code, credential),
-        TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit { .. } => {
+        TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit(_) => {
             "authorize the client again: with `bearerd login` if the grant is \"authorization_code\", or else with a \
              new `refresh_token`"
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
-        TokenError::ScopeMissing { missing } => {
+        TokenError::ScopeMissing(missing) => {
             let not_asked: Vec<&str> = missing
                 .iter()
                 .filter(|scope| !credential.scopes.contains(scope))

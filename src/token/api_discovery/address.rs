@@ -75,10 +75,6 @@ impl Reach {
 }
 
 /// Checks the address in a document of this issuer.
-///
-/// # Errors
-///
-/// [`AddressRefusal`].
 pub fn accept(api_endpoint: &str, issuer: &Url) -> Result<DiscoveredApi, AddressRefusal> {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\\%^`{|}\"<>".contains(&byte);
     if !api_endpoint.bytes().all(is_plain) {

@@ -15,10 +15,6 @@ use crate::token::error::{Malformed, TokenError};
 /// Looks up the address of an organization's API.
 pub trait Documents: Send + Sync {
     /// Fetches the document of a tenant once.
-    ///
-    /// # Errors
-    ///
-    /// [`DiscoveryError`].
     fn find(&self, tenant: &str) -> impl Future<Output = Result<DiscoveredApi, DiscoveryError>> + Send;
 }
 
@@ -83,14 +79,22 @@ pub struct IssuerClient {
 
 impl IssuerClient {
     /// A client for a credential whose provider has such documents; `None` for others.
-    ///
-    /// # Errors
-    ///
-    /// As of [`TokenClient::new`].
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Option<Self>, ClientError> {
         let Some(issuer) = credential.discovery.clone() else { return Ok(None) };
         let client = TokenClient::new(credential, trust)?;
         Ok(Some(Self { client, issuer, retry_after_max: credential.retry_after_max }))
+    }
+
+    fn failure(&self, error: TokenError) -> DiscoveryError {
+        match error {
+            TokenError::Network(why) => DiscoveryError::Network(why),
+            TokenError::Throttled { status, retry_after, .. } => DiscoveryError::Throttled {
+                status,
+                wait: retry_after.unwrap_or_default().min(self.retry_after_max),
+            },
+            TokenError::Malformed(Malformed::TooLarge) => DiscoveryError::TooLarge,
+            _ => DiscoveryError::Incomplete,
+        }
     }
 }
 
@@ -113,20 +117,6 @@ fn document_of(issuer: &Url, tenant: &str) -> Url {
     }
     url.query_pairs_mut().append_pair("tenantId", tenant);
     url
-}
-
-impl IssuerClient {
-    fn failure(&self, error: TokenError) -> DiscoveryError {
-        match error {
-            TokenError::Network(why) => DiscoveryError::Network(why),
-            TokenError::Throttled { status, retry_after, .. } => DiscoveryError::Throttled {
-                status,
-                wait: retry_after.unwrap_or_default().min(self.retry_after_max),
-            },
-            TokenError::Malformed(Malformed::TooLarge) => DiscoveryError::TooLarge,
-            _ => DiscoveryError::Incomplete,
-        }
-    }
 }
 
 #[cfg(test)]

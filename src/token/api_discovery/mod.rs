@@ -1,8 +1,8 @@
 //! Discovery of an API's address, for routes with `upstream = "discover"`.
 //!
 //! Each credential of such a route has a discovery task. The task waits for the first token, reads the tenant in it, fetches
-//! the issuer's document for that tenant, and publishes the address; again when the tenant changes, and every hour. It makes
-//! no token request and sends no token. After a failure the last address stays in use: requests wait only for the first one.
+//! the issuer's document for that tenant, and publishes the address; again when the tenant changes, and every hour. The task
+//! makes no token request and sends no token. After a failure the last address stays in use: requests wait only for the first one.
 
 pub mod address;
 pub mod document;

@@ -1,6 +1,5 @@
 //! The discovery task: when to look up an API's address, and what follows from the result.
 
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +100,7 @@ impl<D: Documents> Discovery<D> {
         let Some(token) = self.token.latest().filter(|token| token.generation() != self.seen) else {
             return;
         };
-        let claims = std::str::from_utf8(token.as_bytes()).ok().and_then(jwt::claims);
+        let claims = jwt::claims(token.as_str());
         let tenant = claims.and_then(|claims| claims.tenant).filter(|tenant| !tenant.is_empty());
         if self.seen == Generation::NONE || tenant != self.tenant {
             self.due = self.clock.now().max(self.not_before);
@@ -176,15 +175,6 @@ impl<D: Documents> Discovery<D> {
             *progress =
                 DiscoveryProgress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
         });
-    }
-}
-
-impl<D> fmt::Debug for Discovery<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Discovery")
-            .field("token", &self.token)
-            .field("found", &self.found)
-            .finish_non_exhaustive()
     }
 }
 

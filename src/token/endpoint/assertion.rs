@@ -9,7 +9,7 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::config::model::identity::Assertion;
 use crate::config::model::signing_key::{KeyError, SigningAlgorithm, SigningKey};
@@ -19,31 +19,7 @@ const BACKDATING: Duration = Duration::from_secs(30);
 /// How long a JWT is valid from now on; with [`BACKDATING`] five minutes, since servers refuse longer ones.
 const LIFETIME: Duration = Duration::from_secs(270);
 
-/// RFC 7515 §4.1.
-#[derive(Serialize)]
-struct Header<'a> {
-    alg: &'a str,
-    typ: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<&'a str>,
-}
-
-/// RFC 7519 §4.1.
-#[derive(Serialize)]
-struct Claims<'a> {
-    iss: &'a str,
-    sub: &'a str,
-    aud: &'a str,
-    jti: String,
-    iat: u64,
-    exp: u64,
-}
-
 /// A JWT that the client signs with its private key.
-///
-/// # Errors
-///
-/// [`KeyError`] if the text is not a usable key.
 pub(crate) fn under_key(
     client_id: &str,
     assertion: &Assertion<SecretString>,
@@ -54,61 +30,51 @@ pub(crate) fn under_key(
         SigningAlgorithm::Rs256 => "RS256",
         SigningAlgorithm::Es256 => "ES256",
     };
-    let header = Header { alg, typ: "JWT", kid: assertion.kid.as_deref() };
-    let claims = Claims::new(client_id, &assertion.subject, &assertion.audience, now);
-    signed(&header, &claims, |message| key.sign(message))
+    let mut header = json!({ "alg": alg, "typ": "JWT" });
+    if let Some(kid) = &assertion.kid {
+        header["kid"] = kid.as_str().into();
+    }
+    let message = unsigned(&header, &claims(client_id, &assertion.subject, &assertion.audience, now));
+    let signature = key.sign(message.as_bytes())?;
+    Ok(signed(&message, &signature))
 }
 
 /// A JWT that the client signs with its secret (HS256), for its own authentication.
-///
-/// # Errors
-///
-/// [`KeyError::CannotSign`], which no secret causes.
 pub(crate) fn under_secret(
     client_id: &str,
     secret: &SecretString,
     audience: &str,
     now: SystemTime,
-) -> Result<SecretString, KeyError> {
+) -> SecretString {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
-    let header = Header { alg: "HS256", typ: "JWT", kid: None };
-    let claims = Claims::new(client_id, client_id, audience, now);
-    signed(&header, &claims, |message| Ok(hmac::sign(&key, message).as_ref().to_vec()))
+    let header = json!({ "alg": "HS256", "typ": "JWT" });
+    let message = unsigned(&header, &claims(client_id, client_id, audience, now));
+    signed(&message, hmac::sign(&key, message.as_bytes()).as_ref())
 }
 
-impl<'a> Claims<'a> {
-    fn new(iss: &'a str, sub: &'a str, aud: &'a str, now: SystemTime) -> Self {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seconds = |moment: Duration| moment.as_secs();
-        Self {
-            iss,
-            sub,
-            aud,
-            jti: random_id(),
-            iat: seconds(now.saturating_sub(BACKDATING)),
-            exp: seconds(now.saturating_add(LIFETIME)),
-        }
-    }
+/// The claims of a JWT (RFC 7519 §4.1).
+fn claims(iss: &str, sub: &str, aud: &str, now: SystemTime) -> Value {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (iat, exp) = (now.saturating_sub(BACKDATING), now.saturating_add(LIFETIME));
+    let jti = random::<16>();
+    json!({ "iss": iss, "sub": sub, "aud": aud, "jti": jti, "iat": iat.as_secs(), "exp": exp.as_secs() })
 }
 
-/// 128 random bits.
-fn random_id() -> String {
-    let mut bytes = [0; 16];
+/// So many random bytes in base64url.
+pub(crate) fn random<const BYTES: usize>() -> String {
+    let mut bytes = [0; BYTES];
     SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-fn signed(
-    header: &Header<'_>,
-    claims: &Claims<'_>,
-    sign: impl FnOnce(&[u8]) -> Result<Vec<u8>, KeyError>,
-) -> Result<SecretString, KeyError> {
-    let part = |json: serde_json::Result<Vec<u8>>| json.map(|json| URL_SAFE_NO_PAD.encode(json));
-    let header = part(serde_json::to_vec(header)).map_err(|_| KeyError::CannotSign)?;
-    let claims = part(serde_json::to_vec(claims)).map_err(|_| KeyError::CannotSign)?;
-    let message = format!("{header}.{claims}");
-    let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes())?);
-    Ok(SecretString::from(format!("{message}.{signature}")))
+/// The part of a JWT that is signed (RFC 7515 §5.1).
+fn unsigned(header: &Value, claims: &Value) -> String {
+    let encoded = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    format!("{}.{}", encoded(header), encoded(claims))
+}
+
+fn signed(message: &str, signature: &[u8]) -> SecretString {
+    SecretString::from(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
 #[cfg(test)]

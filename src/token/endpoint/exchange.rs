@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
+use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
+use url::Url;
 
 use crate::causes::causes;
 use crate::http::retry_after;
@@ -13,16 +15,28 @@ use crate::token::error::{Malformed, TokenError, printable};
 /// The largest body of a response that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// The [`TokenError::Throttled`] of a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
-pub(super) fn throttled(status: StatusCode, headers: &HeaderMap) -> Option<TokenError> {
+/// Refuses a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
+pub(super) fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), TokenError> {
     let retry_after = retry_after(headers);
-    let is_throttled = match status {
-        StatusCode::TOO_MANY_REQUESTS => true,
-        StatusCode::SERVICE_UNAVAILABLE => retry_after.is_some(),
-        _ => false,
-    };
-    let status = status.as_u16();
-    is_throttled.then_some(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
+    match (status.as_u16(), retry_after) {
+        (status @ 429, _) | (status @ 503, Some(_)) => {
+            Err(TokenError::Throttled { status, retry_after, at_least: Duration::ZERO })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fetches a document. Answers its status and, if that is 200, its body.
+///
+/// # Errors
+///
+/// [`TokenError::Throttled`], and those of [`read`].
+pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
+    let mut response = http.get(url).header(ACCEPT, "application/json").send().await.map_err(network)?;
+    let status = response.status();
+    refuse_throttled(status, response.headers())?;
+    let body = if status == StatusCode::OK { read(&mut response).await? } else { Vec::new() };
+    Ok((status, body))
 }
 
 /// Reads the body.
@@ -46,17 +60,11 @@ pub(super) async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, To
     }
 }
 
-/// The [`TokenError`] of a request that failed.
+/// The [`TokenError`] of a request that failed, with the message of the innermost cause.
 pub(super) fn network(error: reqwest::Error) -> TokenError {
-    TokenError::Network(words(&error.without_url()))
-}
-
-/// The message of the innermost cause. The error must not hold a URL.
-pub(super) fn words(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        let place = if error.is_connect() { "no connection in time" } else { "no complete answer in time" };
-        return place.to_owned();
-    }
-    let innermost = causes(error).last().map(ToString::to_string).unwrap_or_default();
-    printable(&innermost)
+    TokenError::Network(match (error.is_timeout(), error.is_connect()) {
+        (true, true) => "no connection in time".to_owned(),
+        (true, false) => "no complete answer in time".to_owned(),
+        _ => printable(&causes(&error.without_url()).last().map(ToString::to_string).unwrap_or_default()),
+    })
 }

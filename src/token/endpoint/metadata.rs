@@ -5,15 +5,15 @@
 //! not respond at all is not tried a second time.
 
 use http::StatusCode;
-use http::header::ACCEPT;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::timeout_at;
 use url::Url;
 
-use super::exchange;
 use super::exchange::MAX_ANSWER_BYTES;
+use super::{exchange, request};
 use crate::config::model::endpoint::is_protected;
-use crate::config::model::identity::{ClientAuth, Grant};
+use crate::config::model::identity::ClientAuth;
 use crate::config::{Credential, Issuer};
 use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, printable};
 
@@ -27,7 +27,8 @@ pub struct Metadata {
     grant_types: Option<Vec<String>>,
     client_auths: Option<Vec<String>>,
     challenge_methods: Option<Vec<String>>,
-    names_itself: bool,
+    /// Whether authorization responses have the parameter `iss` (RFC 9207 §3).
+    pub names_itself: bool,
 }
 
 /// The document on the wire.
@@ -39,7 +40,6 @@ struct Document {
     grant_types_supported: Option<Value>,
     token_endpoint_auth_methods_supported: Option<Value>,
     code_challenge_methods_supported: Option<Value>,
-    #[serde(default)]
     authorization_response_iss_parameter_supported: Option<bool>,
     mtls_endpoint_aliases: Option<Value>,
 }
@@ -55,31 +55,20 @@ pub(in crate::token) async fn discover(
     credential: &Credential,
 ) -> Result<Metadata, TokenError> {
     let shows_certificate = credential.client_certificate.is_some();
+    let deadline = tokio::time::Instant::now() + credential.timeout;
     let mut flaws = Vec::new();
-    let both = async {
-        for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
-            let path = url.path().to_owned();
-            match ask(http, url, issuer, shows_certificate).await? {
-                Ok(metadata) => return Ok(Some(metadata)),
-                Err(flaw) => {
-                    let is_unreachable = matches!(flaw, MetadataFlaw::Unreachable(_));
-                    flaws.push((path, flaw));
-                    if is_unreachable {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(None)
-    };
-    match tokio::time::timeout(credential.timeout, both).await {
-        Ok(Ok(Some(metadata))) => return Ok(metadata),
-        Ok(Ok(None)) => {}
-        Ok(Err(throttled)) => return Err(throttled),
-        Err(_) => {
-            let late = if flaws.is_empty() { issuer.oauth_metadata() } else { issuer.openid_configuration() };
-            let path = late.path().to_owned();
-            flaws.push((path, MetadataFlaw::Unreachable("no complete answer in time".to_owned())));
+    for url in [issuer.oauth_metadata(), issuer.openid_configuration()] {
+        let path = url.path().to_owned();
+        let flaw = match timeout_at(deadline, ask(http, url, issuer, shows_certificate)).await {
+            Ok(Ok(Ok(metadata))) => return Ok(metadata),
+            Ok(Ok(Err(flaw))) => flaw,
+            Ok(Err(throttled)) => return Err(throttled),
+            Err(_) => MetadataFlaw::Unreachable("no complete answer in time".to_owned()),
+        };
+        let is_unreachable = matches!(flaw, MetadataFlaw::Unreachable(_));
+        flaws.push((path, flaw));
+        if is_unreachable {
+            break;
         }
     }
     Err(TokenError::Discovery(MetadataError { flaws }))
@@ -91,33 +80,19 @@ async fn ask(
     issuer: &Issuer,
     shows_certificate: bool,
 ) -> Result<Result<Metadata, MetadataFlaw>, TokenError> {
-    let mut response = match http.get(url).header(ACCEPT, "application/json").send().await {
-        Ok(response) => response,
-        Err(error) => return Ok(Err(MetadataFlaw::Unreachable(exchange::words(&error.without_url())))),
-    };
-    if let Some(throttled) = exchange::throttled(response.status(), response.headers()) {
-        return Err(throttled);
-    }
-    match response.status() {
-        StatusCode::OK => {}
-        status if status.is_redirection() => return Ok(Err(MetadataFlaw::Redirect(status.as_u16()))),
-        status => return Ok(Err(MetadataFlaw::Status(status.as_u16()))),
-    }
-    Ok(match exchange::read(&mut response).await {
-        Ok(body) => Metadata::parse(&body, issuer, shows_certificate),
+    Ok(match exchange::get(http, url).await {
+        Ok((StatusCode::OK, body)) => Metadata::parse(&body, issuer, shows_certificate),
+        Ok((status, _)) if status.is_redirection() => Err(MetadataFlaw::Redirect(status.as_u16())),
+        Ok((status, _)) => Err(MetadataFlaw::Status(status.as_u16())),
         Err(TokenError::Malformed(flaw)) => Err(MetadataFlaw::Body(flaw)),
-        Err(TokenError::Network(words)) => Err(MetadataFlaw::Unreachable(words)),
-        Err(other) => return Err(other),
+        Err(TokenError::Network(why)) => Err(MetadataFlaw::Unreachable(why)),
+        Err(throttled) => return Err(throttled),
     })
 }
 
 impl Metadata {
     /// Reads an issuer's document. A client that shows a certificate must use the endpoint that the document names for such
     /// clients, if any (RFC 8705 §5).
-    ///
-    /// # Errors
-    ///
-    /// [`MetadataFlaw`].
     pub fn parse(json: &[u8], issuer: &Issuer, shows_certificate: bool) -> Result<Self, MetadataFlaw> {
         if json.len() > MAX_ANSWER_BYTES {
             return Err(MetadataFlaw::Body(Malformed::TooLarge));
@@ -153,11 +128,6 @@ impl Metadata {
         endpoint("authorization_endpoint", self.authorization_endpoint.as_deref())
     }
 
-    /// Whether authorization responses have the parameter `iss` (RFC 9207 §3).
-    pub const fn names_itself(&self) -> bool {
-        self.names_itself
-    }
-
     /// The credential's methods that the metadata does not list. Metadata without such a list supports every method.
     pub fn not_supported(&self, credential: &Credential) -> Vec<&'static str> {
         let lacks = |known: &Option<Vec<String>>, names: &[&str]| {
@@ -167,7 +137,7 @@ impl Metadata {
         let (grant, auth) = (&credential.identity.grant, &credential.identity.client_auth);
         let is_login = credential.login.is_some();
         let mut lacking = Vec::new();
-        if lacks(&self.grant_types, &[grant_type(grant)]) {
+        if lacks(&self.grant_types, &[request::grant_type(grant)]) {
             lacking.push(grant.name());
         }
         if is_login && lacks(&self.grant_types, &["authorization_code"]) {
@@ -193,15 +163,6 @@ fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, MetadataFlaw>
     let url = Url::parse(text).map_err(|_| MetadataFlaw::Unprotected(name))?;
     let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
     if is_protected(&url) && is_plain { Ok(url) } else { Err(MetadataFlaw::Unprotected(name)) }
-}
-
-/// The parameter `grant_type` of a grant.
-const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
-    match grant {
-        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        Grant::TokenExchange { .. } => "urn:ietf:params:oauth:grant-type:token-exchange",
-        named => named.name(),
-    }
 }
 
 /// The names of a client authentication; a certificate has one name for each way to verify it (RFC 8705 §2).

@@ -25,14 +25,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::StatusCode;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use self::exchange::{network, read, throttled};
+use self::exchange::{network, read};
 use self::metadata::Metadata;
-use self::redact::Confidential;
 use self::request::TokenRequest;
 use self::response::TokenResponse;
 use super::access_token::AccessToken;
@@ -82,24 +81,19 @@ pub enum ClientError {
 impl TokenClient {
     /// A client with the credential's own time-outs and certificate authorities.
     pub fn new(credential: &Credential, trust: &Trust) -> Result<Self, ClientError> {
-        let alpn = match credential.http_version {
-            HttpVersion::Auto => HTTP_2_OR_1,
-            HttpVersion::Http1 => HTTP_1,
-            HttpVersion::Http2 => HTTP_2,
-        };
-        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         #[expect(
             clippy::disallowed_methods,
             reason = "the one place that makes the client of token requests"
         )]
-        let mut builder = reqwest::Client::builder();
-        match credential.http_version {
-            HttpVersion::Auto => {}
-            HttpVersion::Http1 => builder = builder.http1_only(),
-            HttpVersion::Http2 => builder = builder.http2_prior_knowledge(),
-        }
+        let builder = reqwest::Client::builder();
+        let (alpn, builder) = match credential.http_version {
+            HttpVersion::Auto => (HTTP_2_OR_1, builder),
+            HttpVersion::Http1 => (HTTP_1, builder.http1_only()),
+            HttpVersion::Http2 => (HTTP_2, builder.http2_prior_knowledge()),
+        };
+        let tls = trust.client_config(credential.client_certificate.as_ref(), &credential.roots, alpn)?;
         // The configuration has taken the environment's proxy into account already.
-        builder = builder.no_proxy();
+        let mut builder = builder.no_proxy();
         if let Some(proxy) = &credential.proxy {
             let except = reqwest::NoProxy::from_string(&proxy.except);
             let proxy = reqwest::Proxy::https(proxy.url.expose_secret());
@@ -136,28 +130,19 @@ impl TokenClient {
         issuer: &Issuer,
         credential: &Credential,
     ) -> Result<Arc<Metadata>, TokenError> {
-        Ok(self.fetched_metadata(issuer, credential).await?.0)
-    }
-
-    /// The issuer's metadata, and whether it was fetched by this call.
-    async fn fetched_metadata(
-        &self,
-        issuer: &Issuer,
-        credential: &Credential,
-    ) -> Result<(Arc<Metadata>, bool), TokenError> {
         let known = self.known_metadata();
         let is_doubtful = self.is_doubtful.swap(false, Ordering::Relaxed);
         if let Some(known) = known.as_ref().filter(|_| !is_doubtful) {
-            return Ok((Arc::clone(known), false));
+            return Ok(Arc::clone(known));
         }
         match metadata::discover(&self.http, issuer, credential).await {
             Ok(found) => {
                 let found = Arc::new(found);
                 warnings::of_metadata(known.as_deref(), &found, credential);
                 self.metadata.store(Some(Arc::clone(&found)));
-                Ok((found, true))
+                Ok(found)
             }
-            Err(error) => known.map(|known| (known, false)).ok_or(error),
+            Err(error) => known.ok_or(error),
         }
     }
 
@@ -168,10 +153,11 @@ impl TokenClient {
         issuer: &Issuer,
         credential: &Credential,
         request: &TokenRequest,
-        current: Option<&AccessToken>,
     ) -> Result<TokenResponse, TokenError> {
-        let (metadata, is_fresh) = self.fetched_metadata(issuer, credential).await?;
-        let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request, current).await;
+        let known = self.known_metadata();
+        let metadata = self.metadata(issuer, credential).await?;
+        let is_fresh = known.is_none_or(|known| !Arc::ptr_eq(&known, &metadata));
+        let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request).await;
         let gone = match &outcome {
             Err(TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }) => Some(*status),
             _ => None,
@@ -180,20 +166,14 @@ impl TokenClient {
             self.is_doubtful.store(true, Ordering::Relaxed);
         }
         match gone.filter(|_| !is_fresh) {
-            Some(status) => Err(TokenError::Server { status }),
+            Some(status) => Err(TokenError::Server(status)),
             None => outcome,
         }
     }
 
-    /// Fetches a document with the settings of token requests. Only the URL is sent, and no error quotes it.
+    /// Fetches a document with the settings of token requests. Answers its status and, if that is 200, its body.
     pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
-        let request = self.http.get(url).header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(network)?;
-        if let Some(throttled) = throttled(response.status(), response.headers()) {
-            return Err(throttled);
-        }
-        let body = read(&mut response).await?;
-        Ok((response.status(), body))
+        exchange::get(&self.http, url).await
     }
 
     async fn exchange(
@@ -201,7 +181,6 @@ impl TokenClient {
         credential: &Credential,
         token_url: Url,
         request: &TokenRequest,
-        current: Option<&AccessToken>,
     ) -> Result<TokenResponse, TokenError> {
         let mut http_request = self
             .http
@@ -215,14 +194,13 @@ impl TokenClient {
         let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
         let body = read(&mut response).await;
-        let headers: &HeaderMap = response.headers();
-        let confidential = Confidential { secrets: &request.secrets, token: current };
-        match body {
-            Ok(body) => response::classify(status, headers, &body, &credential.fields, confidential),
+        let body = match body {
+            Ok(body) => body,
+            Err(error) if status.is_success() => return Err(error),
             // The status of an error response counts even where its body is incomplete.
-            Err(error) if status.is_success() => Err(error),
-            Err(_) => response::classify(status, headers, b"", &credential.fields, confidential),
-        }
+            Err(_) => Vec::new(),
+        };
+        response::classify(status, response.headers(), &body, &credential.fields, &request.secrets)
     }
 }
 
@@ -233,10 +211,11 @@ impl TokenEndpoint for TokenClient {
         identity: &Identity<SecretString>,
         current: Option<&AccessToken>,
     ) -> Result<TokenResponse, TokenError> {
-        let request = TokenRequest::new(credential, identity)?;
+        let mut request = TokenRequest::new(credential, identity)?;
+        request.secrets.extend(current.map(|token| SecretString::from(token.as_str())));
         match &credential.token_url {
-            Endpoint::Written(url) => self.exchange(credential, url.clone(), &request, current).await,
-            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request, current).await,
+            Endpoint::Written(url) => self.exchange(credential, url.clone(), &request).await,
+            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request).await,
         }
     }
 }

@@ -11,7 +11,6 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 
-use crate::token::access_token::AccessToken;
 use crate::token::error::printable;
 
 /// The length of a run of a secret that withholds a text; a shorter secret withholds it as a whole.
@@ -19,68 +18,46 @@ const MAX_QUOTED_CHARS: usize = 12;
 /// The shortest base64 that is searched for: anything shorter may be an ordinary word.
 const MIN_BASE64_CHARS: usize = 4;
 
-/// The values that were sent to a server and must not be quoted from its response.
-#[derive(Clone, Copy, Debug)]
-pub struct Confidential<'a> {
-    /// Secrets, passwords, assertions.
-    pub secrets: &'a [SecretString],
-    /// The current token, which the server knows too.
-    pub token: Option<&'a AccessToken>,
+/// A server's text with nothing in it of the secrets and tokens that the server knows: printable ASCII, at most 200
+/// characters.
+pub(crate) fn redacted(text: &str, secrets: &[SecretString]) -> String {
+    if is_quoted(text, secrets) {
+        "(withheld: it quoted a secret or a token)".to_owned()
+    } else {
+        printable(text)
+    }
 }
 
-impl Confidential<'_> {
-    /// A server's text with nothing confidential in it: printable ASCII, at most 200 characters.
-    pub fn printable(&self, words: &str) -> String {
-        if self.is_quoted_in(words) {
-            "(withheld: it quoted a secret or a token)".to_owned()
-        } else {
-            printable(words)
-        }
-    }
+fn is_quoted(text: &str, secrets: &[SecretString]) -> bool {
+    let readings = [
+        text.as_bytes().to_vec(),
+        percent_decode_str(text).collect(),
+        percent_decode_str(&text.replace('+', " ")).collect(),
+    ];
+    // Hexadecimal digits come in both cases.
+    let readings = readings.map(|reading| reading.to_ascii_lowercase());
+    secrets.iter().flat_map(encodings).any(|encoding| {
+        let encoding = encoding.to_ascii_lowercase();
+        let size = encoding.len().min(MAX_QUOTED_CHARS);
+        let pieces: HashSet<&[u8]> = encoding.as_bytes().windows(size).collect();
+        readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
+    })
+}
 
-    fn is_quoted_in(&self, words: &str) -> bool {
-        let readings = [
-            words.as_bytes().to_vec(),
-            percent_decode_str(words).collect(),
-            percent_decode_str(&words.replace('+', " ")).collect(),
-        ];
-        // Hexadecimal digits come in both cases.
-        let readings = readings.map(|reading| reading.to_ascii_lowercase());
-        self.dresses().iter().any(|dress| {
-            let dress = dress.to_ascii_lowercase();
-            let size = dress.len().min(MAX_QUOTED_CHARS);
-            let pieces: HashSet<&[u8]> = dress.as_bytes().windows(size).collect();
-            readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
+/// The encodings of a secret that must not occur. Other percent-encodings are found by decoding the text.
+fn encodings(secret: &SecretString) -> Vec<String> {
+    let plain = secret.expose_secret();
+    let form: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
+    let spaced = form.replace('+', "%20");
+    let plain = [plain.to_owned(), form, spaced];
+    let offsets = plain.iter().flat_map(|text| (0..3).map(move |offset| (text.as_bytes(), offset)));
+    let in_base64: Vec<String> = offsets
+        .flat_map(|(text, offset)| {
+            [within_base64(&STANDARD_NO_PAD, text, offset), within_base64(&URL_SAFE_NO_PAD, text, offset)]
         })
-    }
-
-    /// The encodings that must not occur. Other percent-encodings are found by decoding the text.
-    fn dresses(&self) -> Vec<String> {
-        let secrets = self.secrets.iter().map(ExposeSecret::expose_secret);
-        let token = self.token.map(|token| String::from_utf8_lossy(token.as_bytes()).into_owned());
-        let mut dresses: Vec<String> = secrets
-            .flat_map(|secret| {
-                let form: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-                let spaced = form.replace('+', "%20");
-                [secret.to_owned(), form, spaced]
-            })
-            .chain(token)
-            .collect();
-        dresses.retain(|plain| !plain.is_empty());
-        let encoded: Vec<String> = dresses
-            .iter()
-            .flat_map(|plain| (0..3).map(move |offset| (plain.as_bytes(), offset)))
-            .flat_map(|(plain, offset)| {
-                [
-                    within_base64(&STANDARD_NO_PAD, plain, offset),
-                    within_base64(&URL_SAFE_NO_PAD, plain, offset),
-                ]
-            })
-            .filter(|dress| dress.len() >= MIN_BASE64_CHARS)
-            .collect();
-        dresses.extend(encoded);
-        dresses
-    }
+        .filter(|text| text.len() >= MIN_BASE64_CHARS)
+        .collect();
+    plain.into_iter().filter(|text| !text.is_empty()).chain(in_base64).collect()
 }
 
 /// The base64 of bytes that stand `offset` bytes (modulo 3) after the start of a longer text, such as a secret in HTTP Basic;
@@ -95,23 +72,19 @@ fn within_base64(engine: &impl Engine, bytes: &[u8], offset: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use base64::engine::general_purpose::{STANDARD, URL_SAFE};
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::Moment;
-    use crate::token::Generation;
 
     const WITHHELD: &str = "(withheld: it quoted a secret or a token)";
 
     fn kept(secret: &str, words: &str) -> String {
-        Confidential { secrets: &[SecretString::from(secret.to_owned())], token: None }.printable(words)
+        redacted(words, &[SecretString::from(secret)])
     }
 
-    /// What a server may make of an id and a secret.
+    /// The forms in which a server may echo an id and a secret.
     fn echoes(id: &str, secret: &str) -> Vec<String> {
         let form = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let pair = format!("{id}:{secret}");
@@ -158,20 +131,11 @@ mod tests {
 
     #[test]
     fn a_token_is_withheld_too() {
-        let token = AccessToken::new(
-            "eyJhbGciOiJub25lIn0.e30.",
-            Generation::NONE,
-            Moment::default(),
-            Duration::ZERO,
-            Vec::new(),
-        )
-        .unwrap();
-        let secrets = [SecretString::from("hunter2".to_owned())];
-        let confidential = Confidential { secrets: &secrets, token: Some(&token) };
+        let secrets = ["hunter2", "eyJhbGciOiJub25lIn0.e30."].map(SecretString::from);
 
-        assert_eq!(confidential.printable("already issued eyJhbGciOiJub25lIn0.e30."), WITHHELD);
-        assert_eq!(confidential.printable("already issued eyJhbGciOiJub2..."), WITHHELD);
-        assert_eq!(confidential.printable("already issued"), "already issued");
+        assert_eq!(redacted("already issued eyJhbGciOiJub25lIn0.e30.", &secrets), WITHHELD);
+        assert_eq!(redacted("already issued eyJhbGciOiJub2...", &secrets), WITHHELD);
+        assert_eq!(redacted("already issued", &secrets), "already issued");
     }
 
     #[test]
@@ -196,7 +160,7 @@ mod tests {
         }
 
         #[test]
-        fn no_dress_comes_through_whatever_the_secret(id in "[ -~]{0,20}", secret in "[ -~ü]{4,40}") {
+        fn no_encoding_comes_through_whatever_the_secret(id in "[ -~]{0,20}", secret in "[ -~ü]{4,40}") {
             for echo in echoes(&id, &secret) {
                 prop_assert_eq!(kept(&secret, &echo), WITHHELD);
             }

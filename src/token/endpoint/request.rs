@@ -21,6 +21,7 @@ use crate::config::{BasicEncoding, Credential, Identity};
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request without its URL.
+#[derive(Debug)]
 pub(crate) struct TokenRequest {
     /// The encoded parameters.
     pub body: SecretString,
@@ -34,10 +35,6 @@ pub(crate) struct TokenRequest {
 
 impl TokenRequest {
     /// The request for an identity's grant. Every JWT in it is new.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyError`] if a JWT cannot be signed.
     pub(crate) fn new(credential: &Credential, identity: &Identity<SecretString>) -> Result<Self, KeyError> {
         let mut parameters = Parameters::default();
         parameters.add_grant(identity)?;
@@ -86,32 +83,24 @@ impl Parameters {
     }
 
     fn add_grant(&mut self, identity: &Identity<SecretString>) -> Result<(), KeyError> {
+        self.add("grant_type", grant_type(&identity.grant));
         match &identity.grant {
-            Grant::ClientCredentials => self.add("grant_type", "client_credentials"),
             Grant::Password { username, password } => {
-                self.add("grant_type", "password");
                 self.add("username", username);
                 self.add_secret("password", password);
             }
-            Grant::RefreshToken(token) => {
-                self.add("grant_type", "refresh_token");
-                if let Some(token) = token {
-                    self.add_secret("refresh_token", token);
-                }
-            }
+            Grant::ClientCredentials | Grant::RefreshToken(None) => {}
+            Grant::RefreshToken(Some(token)) => self.add_secret("refresh_token", token),
             Grant::AuthorizationCode { code, code_verifier, redirect_uri } => {
-                self.add("grant_type", "authorization_code");
                 self.add_secret("code", code);
                 self.add_secret("code_verifier", code_verifier);
                 self.add("redirect_uri", redirect_uri);
             }
             Grant::JwtBearer(assertion) => {
                 let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;
-                self.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
                 self.add_secret("assertion", &jwt);
             }
             Grant::TokenExchange { subject_token, subject_token_type } => {
-                self.add("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
                 self.add_secret("subject_token", subject_token);
                 self.add("subject_token_type", subject_token_type);
             }
@@ -132,7 +121,7 @@ impl Parameters {
                 self.add_secret("client_secret", secret);
             }
             ClientAuth::SecretJwt { secret, audience } => {
-                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock())?;
+                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock());
                 self.secrets.push(secret.clone());
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
@@ -146,6 +135,15 @@ impl Parameters {
             ClientAuth::TlsClientAuth | ClientAuth::None => self.add("client_id", client_id),
         }
         Ok(None)
+    }
+}
+
+/// The parameter `grant_type` of a grant.
+pub(super) const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
+    match grant {
+        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        Grant::TokenExchange { .. } => "urn:ietf:params:oauth:grant-type:token-exchange",
+        named => named.name(),
     }
 }
 
@@ -182,12 +180,6 @@ fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> Hea
         .expect("base64 is visible ASCII");
     value.set_sensitive(true);
     value
-}
-
-impl std::fmt::Debug for TokenRequest {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenRequest").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::exchange::throttled;
-use super::redact::Confidential;
+use super::exchange::refuse_throttled;
+use super::redact::redacted;
 use crate::config::AnswerFields;
 use crate::http::{retry_after, server_time};
 use crate::token::error::{Malformed, NO_CODE, TokenError};
@@ -134,7 +134,7 @@ impl Member<'_> {
     }
 }
 
-/// Decides what a response means.
+/// Decides what a response means. An error quotes none of the secrets.
 ///
 /// # Errors
 ///
@@ -144,11 +144,9 @@ pub fn classify(
     headers: &HeaderMap,
     body: &[u8],
     fields: &AnswerFields,
-    confidential: Confidential<'_>,
+    secrets: &[SecretString],
 ) -> Result<TokenResponse, TokenError> {
-    if let Some(throttled) = throttled(status, headers) {
-        return Err(throttled);
-    }
+    refuse_throttled(status, headers)?;
     match status.as_u16() {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(status.as_u16()))),
         200..=299 => success(headers, body, fields).map_err(TokenError::Malformed),
@@ -159,9 +157,9 @@ pub fn classify(
                 "redirects are never followed: they would show the secret to another".to_owned(),
             ),
         }),
-        408 => Err(TokenError::Server { status: 408 }),
-        400..=499 => Err(client_error(status, headers, body, confidential)),
-        500..=599 => Err(TokenError::Server { status: status.as_u16() }),
+        408 => Err(TokenError::Server(408)),
+        400..=499 => Err(client_error(status, headers, body, secrets)),
+        500..=599 => Err(TokenError::Server(status.as_u16())),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
     }
 }
@@ -270,7 +268,7 @@ fn client_error(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
-    confidential: Confidential<'_>,
+    secrets: &[SecretString],
 ) -> TokenError {
     // Without a legible body the status alone decides (RFC 6749 §5.2).
     let [code, description] = Members(["error", "error_description"]).of(body).unwrap_or_default();
@@ -284,8 +282,8 @@ fn client_error(
     }
     TokenError::Rejected {
         status: status.as_u16(),
-        code: code.map_or_else(|| NO_CODE.to_owned(), |code| confidential.printable(&code)),
-        description: description.map(|words| confidential.printable(&words)),
+        code: code.map_or_else(|| NO_CODE.to_owned(), |code| redacted(&code, secrets)),
+        description: description.map(|words| redacted(&words, secrets)),
     }
 }
 
@@ -301,15 +299,14 @@ mod tests {
         let headers = fields.iter().map(|(name, value)| {
             (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
-        let secrets = [SecretString::from("hunter2".to_owned())];
-        let confidential = Confidential { secrets: &secrets, token: None };
+        let secrets = [SecretString::from("hunter2")];
         let fields = AnswerFields::default();
         classify(
             StatusCode::from_u16(status).unwrap(),
             &headers.collect(),
             body.as_bytes(),
             &fields,
-            confidential,
+            &secrets,
         )
     }
 
@@ -593,9 +590,8 @@ mod tests {
             if let Some(value) = retry_after.and_then(|text| HeaderValue::from_str(&text).ok()) {
                 headers.insert("retry-after", value);
             }
-            let secrets = [SecretString::from("hunter2".to_owned())];
-            let confidential = Confidential { secrets: &secrets, token: None };
-            let _ = classify(StatusCode::from_u16(status).unwrap(), &headers, &body, &AnswerFields::default(), confidential);
+            let status = StatusCode::from_u16(status).unwrap();
+            let _ = classify(status, &headers, &body, &AnswerFields::default(), &["hunter2".into()]);
         }
 
         #[test]

@@ -3,7 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use super::response::{MAX_LIFETIME, TokenResponse};
+use crate::clock::Moment;
 use crate::config::{Credential, NEVER_LISTED};
+use crate::token::access_token::{AccessToken, Generation};
 use crate::token::error::{Malformed, TokenError};
 use crate::token::jwt;
 
@@ -18,9 +20,10 @@ pub(crate) fn scopes(response: &TokenResponse, credential: &Credential) -> Resul
         return Err(TokenError::Malformed(flaw.clone()));
     }
     let scopes = response.scopes.clone().unwrap_or_else(|| credential.scopes.clone());
-    let missing = missing(&scopes, credential);
+    let is_missing = |scope: &&String| !scopes.contains(scope);
+    let missing: Vec<String> = credential.require_scopes.iter().filter(is_missing).cloned().collect();
     if !missing.is_empty() {
-        return Err(TokenError::ScopeMissing { missing });
+        return Err(TokenError::ScopeMissing(missing));
     }
     if credential.expect_jwt && !jwt::has_form(&response.access_token) {
         return Err(TokenError::Malformed(Malformed::NotJwt));
@@ -28,9 +31,22 @@ pub(crate) fn scopes(response: &TokenResponse, credential: &Credential) -> Resul
     Ok(scopes)
 }
 
-/// The required scopes that are missing.
-pub(crate) fn missing(scopes: &[String], credential: &Credential) -> Vec<String> {
-    credential.require_scopes.iter().filter(|scope| !scopes.contains(scope)).cloned().collect()
+/// The response's token, which was requested at the moment `sent`, as the first of a credential.
+///
+/// # Errors
+///
+/// As of [`scopes`] and [`lifetime`], and [`Malformed::Token`] for a token that cannot stand in a header field.
+pub(crate) fn first_token(
+    response: &TokenResponse,
+    credential: &Credential,
+    sent: Moment,
+    now: SystemTime,
+) -> Result<AccessToken, TokenError> {
+    let scopes = scopes(response, credential)?;
+    let lifetime = lifetime(response, credential, now)?.filter(|lifetime| !lifetime.is_zero());
+    let lifetime = lifetime.unwrap_or(credential.default_lifetime);
+    AccessToken::new(&response.access_token, Generation::NONE.next(), sent, lifetime, scopes)
+        .map_err(|illegal| TokenError::Malformed(illegal.into()))
 }
 
 /// The requested scopes that were not granted (RFC 6749 §3.3), without those that servers never list.

@@ -20,16 +20,19 @@ pub(crate) struct ResponseWarnings {
     is_mislabelled: OnChange<bool>,
     not_granted: OnChange<Vec<String>>,
     is_clamped: OnChange<bool>,
-    skew: OnChange<Option<Skew>>,
+    /// Whether our clock is `ahead` of the server's or `behind`.
+    skew: OnChange<Option<&'static str>>,
 }
 
 impl ResponseWarnings {
     /// Warns about a response that is accepted.
     pub(crate) fn of_grant(&mut self, grant: &TokenResponse, credential: &Credential, now: SystemTime) {
         let name = &credential.name;
-        if self.skew.begins(grant.server_time.and_then(|theirs| Skew::between(now, theirs))) {
-            let ours = self.skew.current().as_ref().map(|skew| format!("{skew:?}").to_ascii_lowercase());
-            let skew_seconds = grant.server_time.map_or(0, |theirs| apart(theirs, now).as_secs());
+        let theirs = grant.server_time.unwrap_or(now);
+        let ours = if now > theirs { "ahead" } else { "behind" };
+        let skew = now.duration_since(theirs).unwrap_or_else(|error| error.duration());
+        if self.skew.begins((skew > MAX_SKEW).then_some(ours)) {
+            let skew_seconds = skew.as_secs();
             warn!(credential = name, skew_seconds, ours, "clock differs from the authorization server's");
         }
         if self.is_cut.begins(grant.lifetime_was_cut) {
@@ -67,22 +70,4 @@ pub(crate) fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential:
         let not_listed = not_listed.join(", ");
         warn!(credential = credential.name, not_listed, "issuer's metadata does not list what is configured");
     }
-}
-
-/// Whether our clock is ahead of the server's or behind.
-#[derive(Debug, PartialEq, Eq)]
-enum Skew {
-    Ahead,
-    Behind,
-}
-
-impl Skew {
-    fn between(ours: SystemTime, theirs: SystemTime) -> Option<Self> {
-        let skew = if ours > theirs { Self::Ahead } else { Self::Behind };
-        (apart(ours, theirs) > MAX_SKEW).then_some(skew)
-    }
-}
-
-fn apart(one: SystemTime, other: SystemTime) -> Duration {
-    one.duration_since(other).unwrap_or_else(|error| error.duration())
 }

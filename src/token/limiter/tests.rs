@@ -9,7 +9,7 @@ fn credential(lines: &str) -> config::Credential {
 }
 
 fn transient() -> TokenError {
-    TokenError::Server { status: 500 }
+    TokenError::Server(500)
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +167,7 @@ proptest! {
                         (error, asked, (asked + Duration::from_secs(1)).max(BACKOFF.max))
                     }
                     Outcome::Rejected => {
-                        (TokenError::ScopeMissing { missing: Vec::new() }, LATCH.first, LATCH.max)
+                        (TokenError::ScopeMissing(Vec::new()), LATCH.first, LATCH.max)
                     }
                 };
                 limiter.failed(&error);

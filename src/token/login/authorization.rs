@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,17 +15,16 @@ use url::{Url, form_urlencoded};
 
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, RedirectUri};
+use crate::token::endpoint::assertion::random;
 use crate::token::error::printable;
 
-/// The bytes of a `state` and of a code verifier: 256 bits.
-const RANDOM_BYTES: usize = 32;
-
 /// One attempt of a person to log in with a browser.
+#[derive(Debug)]
 pub struct Attempt {
     state: SecretString,
     code_verifier: SecretString,
     redirect_uri: RedirectUri,
-    answerer: ExpectedIssuer,
+    expected_issuer: ExpectedIssuer,
     is_answered: AtomicBool,
 }
 
@@ -82,12 +80,13 @@ const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "i
 
 impl Attempt {
     /// A new attempt, whose callback has this address.
-    pub fn new(redirect_uri: RedirectUri, answerer: ExpectedIssuer) -> Self {
+    pub fn new(redirect_uri: RedirectUri, expected_issuer: ExpectedIssuer) -> Self {
+        // 43 characters each, the least that RFC 7636 §4.1 allows.
         Self {
-            state: random(),
-            code_verifier: random(),
+            state: SecretString::from(random::<32>()),
+            code_verifier: SecretString::from(random::<32>()),
             redirect_uri,
-            answerer,
+            expected_issuer,
             is_answered: AtomicBool::new(false),
         }
     }
@@ -155,11 +154,11 @@ impl Attempt {
         if self.is_answered.swap(true, Ordering::Relaxed) {
             return Err(CallbackError::Answered);
         }
-        match (&iss, &self.answerer.issuer) {
+        match (&iss, &self.expected_issuer.issuer) {
             (Some(iss), Some(issuer)) if iss != issuer => {
                 return Err(CallbackError::OtherIssuer(printable(iss)));
             }
-            (None, Some(_)) if self.answerer.names_itself => return Err(CallbackError::NoIssuer),
+            (None, Some(_)) if self.expected_issuer.names_itself => return Err(CallbackError::NoIssuer),
             _ => {}
         }
         match (error, code) {
@@ -179,19 +178,6 @@ impl Attempt {
             redirect_uri: self.redirect_uri.as_str().to_owned(),
         }
     }
-}
-
-impl std::fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attempt").field("redirect_uri", &self.redirect_uri).finish_non_exhaustive()
-    }
-}
-
-/// A random string of 43 characters of base64url, the least that RFC 7636 §4.1 allows.
-fn random() -> SecretString {
-    let mut bytes = [0; RANDOM_BYTES];
-    SystemRandom::new().fill(&mut bytes).expect("the system has random numbers");
-    SecretString::from(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// The code challenge by the method S256 (RFC 7636 §4.2).
@@ -224,8 +210,8 @@ mod tests {
     }
 
     fn of(issuer: &str, names_itself: bool) -> Attempt {
-        let answerer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
-        Attempt { answerer, ..attempt() }
+        let expected_issuer = ExpectedIssuer { issuer: Some(issuer.to_owned()), names_itself };
+        Attempt { expected_issuer, ..attempt() }
     }
 
     /// With the right state in the place of STATE.

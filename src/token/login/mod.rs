@@ -10,24 +10,24 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use self::authorization::Attempt;
-use super::access_token::{AccessToken, Generation};
+use super::access_token::AccessToken;
 use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
-use super::endpoint::redact::Confidential;
+use super::endpoint::redact::redacted;
 use super::endpoint::validate;
 use super::endpoint::warnings::ResponseWarnings;
-use super::error::{Malformed, TokenError};
+use super::error::TokenError;
 use super::rotation;
 use super::state::file::State;
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
 /// The tokens of a login, sufficient for a daemon.
+#[derive(Debug)]
 pub struct LoginGrant {
     refresh_token: SecretString,
-    access_token: SecretString,
-    /// When the tokens were requested.
-    sent: Moment,
+    token: AccessToken,
+    /// The access token's lifetime; `None` where the server did not say.
     lifetime: Option<Duration>,
     /// The granted scopes; `None` where the server did not say.
     scopes: Option<Vec<String>>,
@@ -35,7 +35,6 @@ pub struct LoginGrant {
     secrets: Vec<SecretString>,
     /// The client secret that the server accepted.
     client_secrets: ClientSecrets,
-    token: AccessToken,
 }
 
 /// Why a login failed.
@@ -65,40 +64,24 @@ pub async fn exchange<E: TokenEndpoint>(
     let sent = clock.now();
     let mut client_secrets = ClientSecrets::default();
     let response = client_secrets.ask(credential, endpoint, &identity).await?;
-    let scopes = validate::scopes(&response, credential)?;
     let now = wall_clock();
-    let lifetime = validate::lifetime(&response, credential, now)?;
-    let lifetime = lifetime.filter(|lifetime| !lifetime.is_zero());
-    let lives = lifetime.unwrap_or(credential.default_lifetime);
-    let token = AccessToken::new(&response.access_token, Generation::NONE.next(), sent, lives, scopes)
-        .map_err(|illegal| TokenError::Malformed(Malformed::from(illegal)))?;
+    let token = validate::first_token(&response, credential, sent, now)?;
+    let lifetime = validate::lifetime(&response, credential, now)?.filter(|lifetime| !lifetime.is_zero());
     ResponseWarnings::default().of_grant(&response, credential, now);
     let refresh_token = response.refresh_token.ok_or(LoginError::NoRefreshToken)?;
-    let access_token = SecretString::from(response.access_token);
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
-    secrets.extend([refresh_token.clone(), access_token.clone()]);
-    let scopes = response.scopes;
-    Ok(LoginGrant { refresh_token, access_token, sent, lifetime, scopes, secrets, client_secrets, token })
+    secrets.extend([refresh_token.clone(), SecretString::from(response.access_token)]);
+    Ok(LoginGrant { refresh_token, token, lifetime, scopes: response.scopes, secrets, client_secrets })
 }
 
 impl LoginGrant {
     /// The credential's new state, the same as that of a daemon to which the grant is handed over.
     pub fn state(&self, credential: &Credential, before: &State) -> State {
-        let lives = self.token.issued().until(self.token.expires());
-        let scopes = self.token.scopes().to_vec();
         let generation = before.generation.next();
         let identity = credential.identity.initial();
         let mut state = State {
             generation,
-            // The string was checked before, for `token`.
-            access_token: AccessToken::new(
-                self.access_token.expose_secret(),
-                generation,
-                self.sent,
-                lives,
-                scopes,
-            )
-            .ok(),
+            access_token: Some(self.token.with_generation(generation)),
             identity: Some(credential.token_identity()),
             request: Some(credential.request_identity(&identity)),
             limiter: before.limiter.authorized(),
@@ -113,10 +96,10 @@ impl LoginGrant {
     pub fn handed_over(&self, now: Moment) -> SecretString {
         let mut json = serde_json::json!({
             "refresh_token": self.refresh_token.expose_secret(),
-            "access_token": self.access_token.expose_secret(),
+            "access_token": self.token.as_str(),
         });
         if let Some(lifetime) = self.lifetime {
-            json["expires_in"] = lifetime.saturating_sub(self.sent.until(now)).as_secs().into();
+            json["expires_in"] = lifetime.saturating_sub(self.token.issued().until(now)).as_secs().into();
         }
         if let Some(scopes) = &self.scopes {
             json["scope"] = scopes.join(" ").into();
@@ -126,9 +109,8 @@ impl LoginGrant {
 
     /// The granted scopes, redacted; `None` means as requested.
     pub fn scopes(&self) -> Option<Vec<String>> {
-        let confidential = Confidential { secrets: &self.secrets, token: None };
         let scopes = self.scopes.as_ref()?;
-        Some(scopes.iter().map(|scope| confidential.printable(scope)).collect())
+        Some(scopes.iter().map(|scope| redacted(scope, &self.secrets)).collect())
     }
 
     /// The access token's lifetime; `None` where the server did not say.
@@ -137,16 +119,11 @@ impl LoginGrant {
     }
 }
 
-impl std::fmt::Debug for LoginGrant {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LoginGrant").field("lifetime", &self.lifetime).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::fixture;
+    use crate::token::access_token::Generation;
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
     use crate::token::state::file::RefusedTokenHash;
 
@@ -159,8 +136,6 @@ mod tests {
     fn brought(refresh_token: &str, now: Moment) -> LoginGrant {
         LoginGrant {
             refresh_token: SecretString::from(refresh_token),
-            access_token: SecretString::from("a"),
-            sent: now,
             lifetime: None,
             scopes: None,
             secrets: Vec::new(),

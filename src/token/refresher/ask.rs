@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::debug;
 
@@ -60,14 +59,14 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Reads the secrets again. Returns whether one has changed. With a new subject the refresher makes a request at once;
     /// the old token stays in use meanwhile.
     pub(super) async fn read_secrets_again(&mut self) -> bool {
-        let subject = self.subject().map(|subject| subject.expose_secret().to_owned()).map(Zeroizing::new);
+        let before = self.subject().cloned();
         let is_changed = self.identity.read_again().await;
         if is_changed {
             debug!(credential = %self.credential.name, "secret changed");
             self.secrets.changed(self.identity.value());
-            let is_same_subject =
-                self.subject().map(ExposeSecret::expose_secret) == subject.as_ref().map(|old| old.as_str());
-            if !is_same_subject {
+            if self.subject().map(ExposeSecret::expose_secret)
+                != before.as_ref().map(ExposeSecret::expose_secret)
+            {
                 self.limiter.release_latch();
                 self.due = self.due.min(self.clock.now());
             }

@@ -1,7 +1,7 @@
 //! The refresher: one task for each credential, the only one that requests its tokens and writes its store.
 //!
-//! A refresher makes a token request when the schedule says so, when an upstream has rejected the token, or when an operator
-//! asks for a refresh. It makes one request at a time, each admitted by the limiter, and never ends by itself: whatever the
+//! A refresher makes a token request when the token is due, when an upstream has rejected the token, or when an operator
+//! requests a refresh. Requests are made one at a time, each admitted by the limiter, and the task never ends by itself: whatever the
 //! token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the loop:
 //!
 //! - `orders`: what operators ask for, before each step;
@@ -148,14 +148,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         (refresher, source)
     }
 
-    /// Keeps the token fresh until `stop` resolves. A token request that may use up a refresh token is then finished, and its
-    /// result is written; any other is dropped.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
-        self.run_until(stop, std::future::pending()).await;
-    }
-
-    /// Keeps the token fresh until `stop` resolves, as [`Refresher::run`] does, or until `leave_off` does: then every token
-    /// request is finished, and the refresher is returned, to continue or to leave its state to another.
+    /// Keeps the token fresh until `stop` or `leave_off` resolves, and returns the refresher, which can continue or leave its
+    /// state to another. A token request that is under way then is finished and its result written; only `stop` drops a
+    /// request, if it cannot use up a refresh token.
     pub async fn run_until(
         mut self,
         stop: impl Future<Output = ()>,
@@ -187,7 +182,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_rejected = self.notices_rejection();
         let cause = if now >= self.due || self.follows_up {
             Cause::Scheduled
-        } else if !is_rejected && !self.orders.is_refresh_requested() {
+        } else if !is_rejected && !self.orders.refreshes.is_requested() {
             return NextAction::Wait(self.due);
         } else if now < self.no_forced_before {
             return NextAction::Wait(self.due.min(self.no_forced_before));
@@ -219,7 +214,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn wait_for_a_person(&mut self, obstacle: TokenError) -> NextAction {
         if self.obstacle.as_ref() != Some(&obstacle) {
             match &obstacle {
-                TokenError::RotationLimit { .. } => self.trail.rotation_limit_reached(&obstacle),
+                TokenError::RotationLimit(_) => self.trail.rotation_limit_reached(&obstacle),
                 _ => self.trail.reauthorization_required(&obstacle),
             }
             let failure = Arc::new(obstacle.clone());

@@ -22,7 +22,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             let outcome = self.adopt(order.grant, order.received).await;
             let _ = order.reply.send(outcome);
         }
-        if self.orders.notices_refresh_request() {
+        if self.orders.refreshes.notices_request() {
             if self.obstacle.is_some() {
                 self.read_secrets_again().await;
                 self.take_state_from_disk().await;
@@ -31,8 +31,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.limiter.release_latch();
         }
         let step = self.next_step();
-        if matches!(step, NextAction::Wait(_)) && self.orders.is_refresh_requested() {
-            self.orders.respond(self.why_not());
+        if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
+            self.orders.refreshes.respond(self.why_not());
         }
         step
     }
@@ -41,9 +41,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn answer_finished_request(&mut self) {
         let progress = self.progress.borrow().clone();
         let has_ended = std::mem::replace(&mut self.finished, progress.finished) < progress.finished;
-        if has_ended && self.orders.is_refresh_requested() {
+        if has_ended && self.orders.refreshes.is_requested() {
             let is_same = progress.unchanged_until.is_some();
-            self.orders.respond(match progress.failure {
+            self.orders.refreshes.respond(match progress.failure {
                 Some(_) => Refreshed::Failed(progress.unavailable(self.clock.now())),
                 None if is_same => self.same(),
                 None => {

@@ -128,7 +128,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub(super) fn issued(&self, token: &AccessToken, now: Moment) -> audit::Issued {
         audit::Issued {
             generation: token.generation().number(),
-            fingerprint: self.fingerprints.of(token).to_string(),
+            fingerprint: self.fingerprints.of(token.as_str()),
             lifetime: token.issued().until(token.expires()),
             next: now.until(self.due),
         }

@@ -26,7 +26,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             if is_as_before {
                 self.due = self.planned(&token);
             }
-            self.trail.resumed(token.generation().number(), self.fingerprints.of(&token).to_string());
+            self.trail.resumed(token.generation().number(), self.fingerprints.of(token.as_str()));
             self.writer.publish(token);
         }
     }

@@ -9,7 +9,6 @@ use super::secrets::CurrentIdentity;
 use crate::config::Credential;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::limiter::Limiter;
-use crate::token::rotation::Rotation;
 use crate::token::state::DurableState;
 
 impl<E: TokenEndpoint> Refresher<E> {
@@ -21,7 +20,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let snapshot = self.limiter.snapshot();
         self.limiter = Limiter::new(&credential, self.clock);
         self.limiter.restore(snapshot);
-        self.rotation.renew(Rotation::new(&credential));
+        self.rotation.renew(&credential);
         let before = self.credential.request_identity(self.identity.value());
         self.identity = CurrentIdentity::new(Arc::clone(&credential));
         self.credential = credential;

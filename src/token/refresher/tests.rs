@@ -21,23 +21,23 @@ use crate::token::error::Malformed;
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
 
-/// What the endpoint does next.
+/// The endpoint's response to one request.
 #[derive(Clone, Debug)]
 enum Act {
     Token(&'static str, u64),
-    /// The same one until so many seconds have passed since the first; what is left of it in whole seconds.
+    /// One token until so many seconds have passed since the first request, with its rest in whole seconds.
     Cached(u64),
-    /// A token, and not a word on its lifetime.
+    /// A token without a lifetime.
     Unsaid(&'static str),
     Fail(TokenError),
     Panic,
 }
 
-/// Answers from a list, then issues a new token of an hour each time; notes when it was asked.
+/// Answers from a list, then issues a new token of an hour each time; records the moment of each request.
 #[derive(Debug, Default)]
 struct Endpoint {
     acts: Mutex<VecDeque<Act>>,
-    /// What it does when the list is empty.
+    /// The response once the list is empty.
     fallback: Mutex<Option<Act>>,
     asked: Mutex<Vec<Moment>>,
     takes: Duration,
@@ -83,7 +83,7 @@ impl TokenEndpoint for Shared {
             Some(Act::Cached(seconds)) => {
                 let first = self.0.asked()[0];
                 let passed = first.until(self.0.clock.unwrap().now()).as_millis();
-                // It is issued a little after it was asked for, and so ends a little later there than here.
+                // The server issues the token a little after the request, so the token ends a little later there.
                 let period = u128::from(seconds) * 1000;
                 let (number, into) = (passed.saturating_sub(40) / period, passed.saturating_sub(40) % period);
                 let left = u64::try_from((period - into) / 1000).unwrap();
@@ -109,7 +109,7 @@ fn grant(token: &str, seconds: u64) -> TokenResponse {
 }
 
 fn transient() -> TokenError {
-    TokenError::Server { status: 500 }
+    TokenError::Server(500)
 }
 
 fn rejected() -> TokenError {
@@ -123,6 +123,13 @@ fn throttled(seconds: u64) -> TokenError {
 
 fn credential(lines: &str) -> Arc<Credential> {
     Arc::clone(&fixture::config("", lines, "secret").credentials[0])
+}
+
+impl<E: TokenEndpoint> Refresher<E> {
+    /// Keeps the token fresh until `stop` resolves.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
+        self.run_until(stop, std::future::pending()).await;
+    }
 }
 
 /// A refresher that runs, with its endpoint and its source.
@@ -528,7 +535,7 @@ proptest! {
             }
             // As many failures as there are left, each with the longest wait.
             tokio::time::sleep(Duration::from_hours(8)).await;
-            prop_assert!(!source.is_another_wanted());
+            prop_assert!(!source.is_rejected());
             // And once the endpoint has another token, it is had.
             endpoint.acts.lock().unwrap().clear();
             let last = source.generation();

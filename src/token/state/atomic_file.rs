@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 
 use super::disk::Disk;
-use super::error::{SaveError, StateRefusal, WriteStep};
+use super::error::{SaveError, StateRefusal};
 
 /// The largest state file that is read or written: far more than any state needs.
 pub(super) const MAX_STATE_BYTES: usize = 256 * 1024;
@@ -73,10 +73,10 @@ impl<D: Disk> AtomicFile<D> {
             return Err(StateRefusal::NotRegular);
         }
         if let Some(uid) = status.other_owner {
-            return Err(StateRefusal::Owner { uid });
+            return Err(StateRefusal::Owner(uid));
         }
         if status.mode & MODE_OTHERS != 0 {
-            return Err(StateRefusal::Permissions { mode: status.mode });
+            return Err(StateRefusal::Permissions(status.mode));
         }
         if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_STATE_BYTES) {
             return Err(StateRefusal::TooLarge);
@@ -111,22 +111,20 @@ impl<D: Disk> AtomicFile<D> {
     /// [`SaveError`]. The file holds the old content, or the new one if only the sync of the folder has failed.
     pub(super) fn replace(&self, bytes: &[u8]) -> Result<(), SaveError> {
         if bytes.len() > MAX_STATE_BYTES {
-            return Err(SaveError::TooLarge { bytes: bytes.len() });
+            return Err(SaveError::TooLarge(bytes.len()));
         }
         let temporary = self.temporary_name();
-        let failed = |step| move |source| SaveError::Disk { step, source };
-        let mut file = self.disk.create(&temporary).map_err(failed(WriteStep::Create))?;
-        let written = self
-            .write_all(&mut file, bytes)
-            .map_err(failed(WriteStep::Write))
-            .and_then(|()| self.disk.sync(&file).map_err(failed(WriteStep::Sync)))
-            .and_then(|()| self.disk.rename(&temporary, &self.name).map_err(failed(WriteStep::Rename)));
-        if let Err(error) = written {
-            // A file that cannot be removed now is removed at the next start.
-            let _ = self.disk.remove(&temporary);
-            return Err(error);
-        }
-        self.disk.sync_folder().map_err(failed(WriteStep::SyncFolder))
+        let failed = |step| move |source| SaveError::Disk(step, source);
+        let mut file = self.disk.create(&temporary).map_err(failed("a temporary file cannot be made"))?;
+        let mut renamed = || {
+            self.write_all(&mut file, bytes).map_err(failed("the temporary file cannot be written"))?;
+            self.disk.sync(&file).map_err(failed("the temporary file cannot be synced"))?;
+            let renamed = self.disk.rename(&temporary, &self.name);
+            renamed.map_err(failed("the temporary file cannot take the state's name"))
+        };
+        // A file that cannot be removed now is removed at the next start.
+        renamed().inspect_err(|_| drop(self.disk.remove(&temporary)))?;
+        self.disk.sync_folder().map_err(failed("the folder cannot be synced"))
     }
 
     fn write_all(&self, file: &mut D::File, mut bytes: &[u8]) -> io::Result<()> {

@@ -3,14 +3,13 @@
 //! A moment is written as a duration before or after the write, and becomes a moment again when it is read. Tokens are
 //! written in base64: the parser would copy escaped text into buffers that are not wiped.
 
-use std::fmt;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::{self, Visitor};
+use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
@@ -116,7 +115,7 @@ impl SealedBody {
             identity: state.identity.map(|identity| *identity.as_bytes()),
             request: state.request.map(|request| *request.as_bytes()),
             client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
-            access_token: usable.and_then(|token| WrittenToken::new(token, now)),
+            access_token: usable.map(|token| WrittenToken::new(token, now)),
             written,
         }
     }
@@ -179,25 +178,22 @@ impl WrittenClearPart {
 }
 
 impl WrittenToken {
-    fn new(token: &AccessToken, now: Moment) -> Option<Self> {
-        Some(Self {
-            token: Base64Secret(SecretString::from(std::str::from_utf8(token.as_bytes()).ok()?)),
+    fn new(token: &AccessToken, now: Moment) -> Self {
+        Self {
+            token: Base64Secret(SecretString::from(token.as_str())),
             generation: token.generation().number(),
             age: nanos(token.issued().until(now)),
             left: nanos(now.until(token.expires())),
             scopes: token.scopes().to_vec(),
-        })
+        }
     }
 
     /// The token; none unless it is certainly still usable.
     fn into_token(self, now: Moment, elapsed: Elapsed) -> Result<Option<AccessToken>, StateRefusal> {
-        let left = elapsed
-            .longest
-            .map(|longest| (longest, Duration::from_nanos(self.left).saturating_sub(longest)))
-            .filter(|(_, left)| !left.is_zero());
-        let Some((longest, left)) = left else {
+        let Some(longest) = elapsed.longest.filter(|longest| nanos(*longest) < self.left) else {
             return Ok(None);
         };
+        let left = Duration::from_nanos(self.left).saturating_sub(longest);
         let issued = now.before(Duration::from_nanos(self.age)).before(longest);
         let lifetime = issued.until(now + left);
         let generation = Generation::from_number(self.generation);
@@ -216,7 +212,7 @@ pub(super) fn to_bytes<B: Serialize>(body: &B, state: &State) -> Option<Zeroizin
 
 /// The largest size of a state's body: tokens in base64, scopes with each character escaped.
 fn capacity(state: &State) -> usize {
-    let tokens = state.access_token.as_ref().map_or(0, |token| token.as_bytes().len())
+    let tokens = state.access_token.as_ref().map_or(0, |token| token.as_str().len())
         + state.refresh_token.as_ref().map_or(0, |token| token.expose_secret().len());
     let scopes: usize =
         state.access_token.iter().flat_map(AccessToken::scopes).map(|scope| scope.len() * 6 + 3).sum();
@@ -240,25 +236,12 @@ impl Serialize for Base64Secret {
 
 impl<'de> Deserialize<'de> for Base64Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(SecretVisitor)
-    }
-}
-
-struct SecretVisitor;
-
-impl Visitor<'_> for SecretVisitor {
-    type Value = Base64Secret;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a secret")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Base64Secret, E> {
-        let wrong = || E::custom("not a secret");
+        let text = <&str>::deserialize(deserializer)?;
+        let wrong = || D::Error::custom("not a secret");
         let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
         let length = STANDARD.decode_slice(text, &mut bytes).map_err(|_| wrong())?;
         let secret = std::str::from_utf8(&bytes[..length]).map_err(|_| wrong())?;
-        Ok(Base64Secret(SecretString::from(secret)))
+        Ok(Self(SecretString::from(secret)))
     }
 }
 

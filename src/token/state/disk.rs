@@ -12,6 +12,8 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags};
 
+use super::error::OpenError;
+
 /// The permissions of a new file: only its owner may read and write it.
 pub(super) const OWNER_ONLY: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -60,6 +62,13 @@ pub(super) struct Status {
 pub(super) struct Folder(OwnedFd);
 
 impl Folder {
+    /// Opens the folder of a state file, and answers the file's name in it.
+    pub(super) fn of(file: &Path) -> Result<(Self, &OsStr), OpenError> {
+        let name = file.file_name().ok_or_else(|| OpenError::NotAFile(file.to_owned()))?;
+        let folder = Self::open(file.parent().unwrap_or(Path::new("")));
+        Ok((folder.map_err(|error| OpenError::Folder(file.to_owned(), error))?, name))
+    }
+
     /// Opens the folder. A symlink to the folder is followed.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         // A file name without a folder is in the working directory.

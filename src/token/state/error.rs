@@ -11,38 +11,18 @@ pub enum OpenError {
     /// The path has no file name.
     #[error("{} names no file", .0.display())]
     NotAFile(PathBuf),
-    /// The folder is missing, or this user may not open it.
-    #[error("cannot open the folder of the state file {}", path.display())]
-    Folder {
-        /// The state file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The lock file cannot be opened or locked.
-    #[error("cannot lock the state file {}", path.display())]
-    Lock {
-        /// The state file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Another process holds the lock.
-    #[error("the state file {} is in use by {holder}; two processes would use up each other's tokens", path.display())]
-    Held {
-        /// The state file.
-        path: PathBuf,
-        /// The other process, by its own description.
-        holder: String,
-    },
-    /// The file cannot be accepted as the credential's state. It is not changed.
-    #[error("the state file {} was refused and left as it is", path.display())]
-    Refused {
-        /// The state file.
-        path: PathBuf,
-        /// The reason.
-        source: StateRefusal,
-    },
+    /// The folder of this state file is missing, or this user may not open it.
+    #[error("cannot open the folder of the state file {}", .0.display())]
+    Folder(PathBuf, #[source] io::Error),
+    /// The lock file of this state file cannot be opened or locked.
+    #[error("cannot lock the state file {}", .0.display())]
+    Lock(PathBuf, #[source] io::Error),
+    /// Another process, here by its own description, holds the lock of this state file.
+    #[error("the state file {} is in use by {}; two processes would use up each other's tokens", .0.display(), .1)]
+    Held(PathBuf, String),
+    /// The file cannot be accepted as the credential's state, and is not changed.
+    #[error("the state file {} was refused and left as it is", .0.display())]
+    Refused(PathBuf, #[source] StateRefusal),
 }
 
 /// Advice where a file belongs to another user, or this user may not open it.
@@ -55,13 +35,13 @@ impl OpenError {
         match self {
             Self::NotAFile(_) => "name a file",
             // The folder exists, and belongs to another user.
-            Self::Folder { source, .. } if source.kind() != io::ErrorKind::NotFound => RUN_AS_DAEMON_USER,
-            Self::Folder { .. } => {
+            Self::Folder(_, source) if source.kind() != io::ErrorKind::NotFound => RUN_AS_DAEMON_USER,
+            Self::Folder(..) => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
-            Self::Lock { .. } => RUN_AS_DAEMON_USER,
-            Self::Held { .. } => "stop the other process, or give this one a state_file of its own",
-            Self::Refused { source, .. } => source.help(),
+            Self::Lock(..) => RUN_AS_DAEMON_USER,
+            Self::Held(..) => "stop the other process, or give this one a state_file of its own",
+            Self::Refused(_, refusal) => refusal.help(),
         }
     }
 }
@@ -69,8 +49,8 @@ impl OpenError {
 impl StateRefusal {
     const fn help(&self) -> &'static str {
         match self {
-            Self::Unreadable(_) | Self::Owner { .. } => RUN_AS_DAEMON_USER,
-            Self::Permissions { .. } => "chmod 600",
+            Self::Unreadable(_) | Self::Owner(_) => RUN_AS_DAEMON_USER,
+            Self::Permissions(_) => "chmod 600",
             Self::NoKey => "set state_key to the key that it was written under",
             Self::OtherKey => {
                 "add the key that it was written under as state_key_previous; the daemon writes the state anew under \
@@ -100,18 +80,12 @@ pub enum StateRefusal {
     /// The file is a folder, a pipe, a socket or a device.
     #[error("it is not a regular file")]
     NotRegular,
-    /// The file belongs to another user, who could change it.
-    #[error("it belongs to the user with id {uid}, whom this process does not run as")]
-    Owner {
-        /// The owner's id.
-        uid: u32,
-    },
-    /// Every user can read or change the file.
-    #[error("its mode {mode:04o} lets every user at it; make it 0600")]
-    Permissions {
-        /// The file's permissions.
-        mode: u32,
-    },
+    /// The file belongs to the user with this id, who could change it.
+    #[error("it belongs to the user with id {0}, whom this process does not run as")]
+    Owner(u32),
+    /// Every user can read or change the file, which has these permissions.
+    #[error("its mode {0:04o} lets every user at it; make it 0600")]
+    Permissions(u32),
     /// The file is larger than any state.
     #[error("it is larger than 256 KiB")]
     TooLarge,
@@ -154,43 +128,15 @@ pub enum StateRefusal {
 /// Why a state is not durable: it exists only in memory.
 #[derive(Debug, Error)]
 pub enum SaveError {
-    /// A system call failed.
-    #[error("the state is not durable: {step}")]
-    Disk {
-        /// The step at which it failed.
-        step: WriteStep,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The file would be larger than is read.
-    #[error("the state is not durable: it would have {bytes} bytes, more than 256 KiB")]
-    TooLarge {
-        /// The size that the file would have.
-        bytes: usize,
-    },
+    /// The system call of this step failed.
+    #[error("the state is not durable: {0}")]
+    Disk(&'static str, #[source] io::Error),
+    /// The file would have this many bytes, more than are read.
+    #[error("the state is not durable: it would have {0} bytes, more than 256 KiB")]
+    TooLarge(usize),
     /// The state cannot be encrypted.
     #[error("the state is not durable: it cannot be encrypted")]
     Seal,
-}
-
-/// The steps of a write, in order.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum WriteStep {
-    /// Creating the temporary file.
-    #[error("a temporary file cannot be made")]
-    Create,
-    /// Writing the temporary file.
-    #[error("the temporary file cannot be written")]
-    Write,
-    /// Syncing the temporary file.
-    #[error("the temporary file cannot be synced")]
-    Sync,
-    /// Renaming the temporary file to the state file.
-    #[error("the temporary file cannot take the state's name")]
-    Rename,
-    /// Syncing the folder.
-    #[error("the folder cannot be synced")]
-    SyncFolder,
 }
 
 /// A warning about a state that was accepted.
@@ -204,21 +150,15 @@ pub enum Warning {
         /// The number of the latest known write.
         latest: u64,
     },
-    /// The state file has existed and is gone.
-    #[error("the state is gone: write {latest} had been made")]
-    Gone {
-        /// The number of the latest known write.
-        latest: u64,
-    },
+    /// The state file, last written with this number, is gone.
+    #[error("the state is gone: write {0} had been made")]
+    Gone(u64),
     /// The state is encrypted under a previous key; the next write uses the current one.
     #[error("the state is encrypted under a key of `state_key_previous`")]
     OldKey,
-    /// The file's group can read or change it, as with Kubernetes' `fsGroup`.
-    #[error("the state's mode {mode:04o} lets its group at it")]
-    GroupMode {
-        /// The file's permissions.
-        mode: u32,
-    },
+    /// The file's permissions admit its group, as with Kubernetes' `fsGroup`.
+    #[error("the state's mode {0:04o} lets its group at it")]
+    GroupMode(u32),
     /// The file may not survive a power cut.
     #[error("the state might not survive a power cut")]
     NotSynced(#[source] io::Error),

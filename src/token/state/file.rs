@@ -1,17 +1,14 @@
 //! A credential's state file: the rotated refresh token, the access token and the limiter's snapshot, across restarts.
 //!
-//! The refresher opens its [`StateFile`] at the start, and saves a [`State`] whenever one of these changes; a rotated refresh
-//! token is saved before its access token is used. A crash or a power cut leaves the old state or the new one. A file that is
-//! damaged, of another credential or of another version is refused with the reason and not changed: without a [`StateFile`]
-//! nothing overwrites it. Where a save fails, the state in memory stays in use and is saved again later.
-//!
-//! All calls block on the disk, perhaps for long.
+//! A crash or a power cut leaves the old state or the new one. A file that is damaged, of another credential or of another
+//! version is refused with the reason and not changed: without a [`StateFile`] nothing overwrites it. All calls block on the
+//! disk, perhaps for long.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning, WriteStep};
+pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
 pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, State};
 use aws_lc_rs::digest::{Digest, SHA256, digest};
@@ -22,7 +19,7 @@ use super::age::Stamp;
 use super::atomic_file::{AtomicFile, Content};
 use super::disk::Folder;
 use super::format::{Decoded, Format};
-use super::lock::{Lock, LockError};
+use super::lock::Lock;
 use crate::clock::Clock;
 
 /// One credential's state on disk, locked against other processes until this is dropped.
@@ -54,10 +51,6 @@ impl StateFile {
     /// Takes the lock, removes the temporary files of interrupted writes, and reads the state.
     ///
     /// A state of another `identity` is refused. A barrier in the state ends within `longest_wait`.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`].
     pub fn open(
         path: &Path,
         identity: Identity,
@@ -65,13 +58,8 @@ impl StateFile {
         longest_wait: Duration,
         clock: Clock,
     ) -> Result<(Self, FoundState), OpenError> {
-        let name = path.file_name().ok_or_else(|| OpenError::NotAFile(path.to_owned()))?;
-        let folder = Folder::open(path.parent().unwrap_or(Path::new("")))
-            .map_err(|source| OpenError::Folder { path: path.to_owned(), source })?;
-        let (lock, latest) = Lock::take(&folder, name).map_err(|error| match error {
-            LockError::Held(holder) => OpenError::Held { path: path.to_owned(), holder },
-            LockError::Failed(source) => OpenError::Lock { path: path.to_owned(), source },
-        })?;
+        let (folder, name) = Folder::of(path)?;
+        let (lock, latest) = Lock::take(&folder, name, path)?;
         let mut file = Self {
             path: path.to_owned(),
             durable: AtomicFile::new(folder, name),
@@ -88,15 +76,11 @@ impl StateFile {
     }
 
     /// Reads the file again: a person may have replaced it. The next save overwrites a file that is refused.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError::Refused`].
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
-        let refused = |source| OpenError::Refused { path: self.path.clone(), source };
+        let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
-            let gone = (self.latest > 0).then_some(Warning::Gone { latest: self.latest });
+            let gone = (self.latest > 0).then_some(Warning::Gone(self.latest));
             return Ok(FoundState { state: None, warnings: gone.into_iter().collect() });
         };
         self.content = Some(digest(&SHA256, &bytes));
@@ -104,7 +88,7 @@ impl StateFile {
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
             has_old_key.then_some(Warning::OldKey),
-            group_mode.map(|mode| Warning::GroupMode { mode }),
+            group_mode.map(Warning::GroupMode),
             not_synced.map(Warning::NotSynced),
         ];
         self.latest = self.latest.max(sequence);
@@ -148,11 +132,6 @@ impl StateFile {
     /// Whether tokens are written, which takes a key.
     pub fn keeps_tokens(&self) -> bool {
         self.format.keeps_tokens()
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

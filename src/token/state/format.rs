@@ -111,7 +111,7 @@ impl Format {
         key: [u8; KEY_ID_BYTES],
         rest: usize,
     ) -> Result<Vec<u8>, SaveError> {
-        let rest_bytes = u32::try_from(rest).map_err(|_| SaveError::TooLarge { bytes: rest })?;
+        let rest_bytes = u32::try_from(rest).map_err(|_| SaveError::TooLarge(rest))?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + rest);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_be_bytes());

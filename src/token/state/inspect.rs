@@ -36,25 +36,20 @@ impl Inspection {
     ///
     /// [`OpenError`] where the folder or the lock cannot be used, or the state would be refused.
     pub fn of(path: &Path, identity: Identity, keys: StateKeys, clock: Clock) -> Result<Self, OpenError> {
-        let name = path.file_name().ok_or_else(|| OpenError::NotAFile(path.to_owned()))?;
-        let no_folder = |source| OpenError::Folder { path: path.to_owned(), source };
-        let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).map_err(no_folder)?;
+        let (folder, name) = Folder::of(path)?;
         let not_writable = folder.check_writable().err();
-        let open_folder = Some(folder.mode().map_err(no_folder)?).filter(|mode| mode & 0o007 != 0);
-        folder
-            .check_usable(&lock::name_of(name))
-            .map_err(|source| OpenError::Lock { path: path.to_owned(), source })?;
-        let refused = |source| OpenError::Refused { path: path.to_owned(), source };
+        let mode = folder.mode().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
+        let open_folder = (mode & 0o007 != 0).then_some(mode);
+        let lock = folder.check_usable(&lock::name_of(name));
+        lock.map_err(|error| OpenError::Lock(path.to_owned(), error))?;
+        let refused = |refusal| OpenError::Refused(path.to_owned(), refusal);
         let content = AtomicFile::new(folder, name).read().map_err(refused)?;
-        let (mut warnings, mut found) = (Vec::new(), State::default());
-        if let Some(Content { bytes, group_mode, .. }) = content {
-            let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
-            let Decoded { has_old_key, state, .. } =
-                format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
-            found = state;
-            warnings.extend(has_old_key.then_some(Warning::OldKey));
-            warnings.extend(group_mode.map(|mode| Warning::GroupMode { mode }));
-        }
-        Ok(Self { not_writable, open_folder, warnings, state: found })
+        let Some(Content { bytes, group_mode, .. }) = content else {
+            return Ok(Self { not_writable, open_folder, warnings: Vec::new(), state: State::default() });
+        };
+        let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
+        let Decoded { has_old_key, state, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
+        let warnings = [has_old_key.then_some(Warning::OldKey), group_mode.map(Warning::GroupMode)];
+        Ok(Self { not_writable, open_folder, warnings: warnings.into_iter().flatten().collect(), state })
     }
 }

@@ -11,9 +11,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::disk::{Disk, Folder};
+use super::error::OpenError;
 use crate::token::error::printable;
 
 /// The most that is read of a lock file.
@@ -30,22 +32,17 @@ pub(super) struct Lock {
     holder: String,
 }
 
-/// Why the lock cannot be taken.
-#[derive(Debug)]
-pub(super) enum LockError {
-    /// Another process holds the lock; its own description.
-    Held(String),
-    /// A system call failed.
-    Failed(io::Error),
-}
-
 impl Lock {
-    /// Takes the lock of a file. Answers the number of the file's latest known write, too.
-    pub(super) fn take(folder: &Folder, name: &OsStr) -> Result<(Self, u64), LockError> {
-        let file = folder.open_or_create(&name_of(name)).map_err(LockError::Failed)?;
-        if !folder.status(&file).map_err(LockError::Failed)?.is_regular {
-            let error = io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file");
-            return Err(LockError::Failed(error));
+    /// Takes the lock of a file in this folder. Answers the number of the file's latest known write, too.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Lock`], or [`OpenError::Held`] where another process holds the lock.
+    pub(super) fn take(folder: &Folder, name: &OsStr, path: &Path) -> Result<(Self, u64), OpenError> {
+        let failed = |error| OpenError::Lock(path.to_owned(), error);
+        let file = folder.open_or_create(&name_of(name)).map_err(failed)?;
+        if !folder.status(&file).map_err(failed)?.is_regular {
+            return Err(failed(io::Error::new(ErrorKind::InvalidInput, "the lock is not a regular file")));
         }
         match file.try_lock() {
             Ok(()) => {}
@@ -53,16 +50,18 @@ impl Lock {
                 std::thread::sleep(HOLDER_WRITE_DELAY);
                 let content = content(&file).unwrap_or_default();
                 let holder = content.lines().next().filter(|line| !line.is_empty());
-                return Err(LockError::Held(holder.map_or_else(|| "another process".to_owned(), printable)));
+                return Err(OpenError::Held(path.to_owned(), printable(holder.unwrap_or("another process"))));
             }
-            Err(TryLockError::Error(error)) => return Err(LockError::Failed(error)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         let latest = content(&file).ok().as_deref().and_then(latest_write).unwrap_or_default();
         let host = rustix::system::uname();
         let holder = format!("process {} on {}", std::process::id(), host.nodename().to_string_lossy());
         let lock = Self { file, holder };
         // The lock is held even where a full disk prevents this.
-        let _ = lock.introduce(latest);
+        let text = lock.text(latest);
+        let _ =
+            lock.file.write_all_at(text.as_bytes(), 0).and_then(|()| lock.file.set_len(text.len() as u64));
         Ok((lock, latest))
     }
 
@@ -70,12 +69,6 @@ impl Lock {
     pub(super) fn note(&self, sequence: u64) {
         // Without this number an older copy is not noticed; nothing else is lost.
         let _ = self.file.write_all_at(self.text(sequence).as_bytes(), 0);
-    }
-
-    fn introduce(&self, latest: u64) -> io::Result<()> {
-        let text = self.text(latest);
-        self.file.write_all_at(text.as_bytes(), 0)?;
-        self.file.set_len(text.len() as u64)
     }
 
     /// The lock file's content, of constant length for one holder, so that one write replaces it.

@@ -29,8 +29,7 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use self::file::{
-    ClearPart, FoundState, Identity, Inspection, OpenError, SaveError, State, StateFile, StateKey, StateKeys,
-    Warning,
+    ClearPart, FoundState, Identity, Inspection, OpenError, State, StateFile, StateKey, StateKeys, Warning,
 };
 use super::limiter::LATCH_MAX;
 use crate::backoff::Backoff;
@@ -43,6 +42,8 @@ use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Why there is no result of work that panicked.
+const PANICKED: &str = "the thread that had the state file panicked";
 /// The waits after failed writes.
 const WRITE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_mins(1) };
 
@@ -56,7 +57,7 @@ pub struct DurableState {
     is_on_disk: bool,
     /// The file, unless `disk` works with it. Lost for good if that work has panicked.
     file: Option<Box<StateFile>>,
-    disk: Blocking<(Box<StateFile>, DiskResult)>,
+    disk: Blocking<Box<StateFile>>,
     /// Whether tokens are written: only with a key.
     keeps_tokens: bool,
     /// The part of the state that was written last and needs no key.
@@ -66,15 +67,6 @@ pub struct DurableState {
     /// Why the disk is behind.
     trouble: OnChange<Option<String>>,
     retry: Option<WriteRetry>,
-}
-
-/// The result of work on the state file.
-#[derive(Debug)]
-enum DiskResult {
-    Saved(Result<(), SaveError>),
-    /// Another file was put in the place of ours; it was not overwritten.
-    NotSaved,
-    Read(Result<Box<FoundState>, OpenError>),
 }
 
 /// The next attempt at a write that has failed.
@@ -107,10 +99,6 @@ impl DurableState {
     ///
     /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
     /// be removed from the configuration.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] where the state file cannot be used.
     pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
         let Some(place) = &credential.state else {
             return Ok(Self::in_memory(clock));
@@ -121,18 +109,12 @@ impl DurableState {
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default().belonging_to(credential);
         if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
+            let credential = &credential.name;
             match file.save(&state) {
-                Ok(()) => info!(
-                    credential = credential.name,
-                    "state encrypted anew under state_key, state_key_previous can go"
-                ),
-                Err(error) => {
-                    warn!(
-                        credential = credential.name,
-                        error = in_one_line(&error),
-                        "state not encrypted anew"
-                    );
+                Ok(()) => {
+                    info!(credential, "state encrypted anew under state_key, state_key_previous can go");
                 }
+                Err(error) => warn!(credential, error = in_one_line(&error), "state not encrypted anew"),
             }
         }
         Ok(Self {
@@ -148,34 +130,12 @@ impl DurableState {
 
     /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
     /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
-    ///
-    /// # Errors
-    ///
-    /// As of [`DurableState::open`].
-    ///
-    /// # Panics
-    ///
-    /// As of [`DurableState::open`].
     pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
         let inspect = |place: &StatePlace| {
             let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock)?;
             Ok(Inspection { state: found.state.belonging_to(credential), ..found })
         };
         credential.state.as_ref().map(inspect).transpose()
-    }
-
-    /// Has the disk hang as in the middle of a write, until the answer is dropped.
-    #[cfg(test)]
-    pub(super) fn hang(&mut self) -> std::sync::mpsc::SyncSender<()> {
-        use futures_util::FutureExt;
-        let (release, released) = std::sync::mpsc::sync_channel(1);
-        let file = self.file.take().expect("the file is at rest");
-        let work = move || {
-            let _ = released.recv();
-            (file, DiskResult::NotSaved)
-        };
-        assert!(self.disk.run(work).now_or_never().is_none());
-        release
     }
 
     /// The state as it should be on disk.
@@ -263,13 +223,9 @@ impl DurableState {
             return;
         }
         let state = self.state.clone();
-        let work = move |file: &mut StateFile| {
-            if may(file) { DiskResult::Saved(file.save(&state)) } else { DiskResult::NotSaved }
-        };
-        let outcome = match self.on_disk(work).await {
-            Ok(DiskResult::NotSaved) => return,
-            Ok(DiskResult::Saved(Err(error))) => Err(in_one_line(&error)),
-            Ok(_) => Ok(()),
+        let outcome = match self.on_disk(move |file| may(file).then(|| file.save(&state))).await {
+            Ok(None) => return,
+            Ok(Some(saved)) => saved.map_err(|error| in_one_line(&error)),
             Err(error) => Err(error.to_owned()),
         };
         if outcome.is_ok() {
@@ -291,51 +247,48 @@ impl DurableState {
         if !self.is_on_disk {
             return None;
         }
-        match self.on_disk(|file| DiskResult::Read(file.read().map(Box::new))).await {
-            Ok(DiskResult::Read(Ok(found))) => {
+        match self.on_disk(StateFile::read).await {
+            Ok(Ok(found)) => {
                 warn_of(&self.credential, &found);
                 found.state
             }
-            Ok(DiskResult::Read(Err(error))) => {
+            Ok(Err(error)) => {
                 warn!(credential = self.credential, error = in_one_line(&error), "state not read again");
                 None
             }
-            _ => None,
+            Err(_) => None,
         }
     }
 
-    async fn on_disk(
+    /// The result of work on the file; the next call waits for work that takes too long, and drops its result.
+    async fn on_disk<R: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut StateFile) -> DiskResult + Send + 'static,
-    ) -> Result<DiskResult, &'static str> {
+        work: impl FnOnce(&mut StateFile) -> R + Send + 'static,
+    ) -> Result<R, &'static str> {
         self.settle().await?;
         let mut file = self.file.take().ok_or("the state file is not open any more")?;
+        let (sender, result) = std::sync::mpsc::sync_channel(1);
         let work = move || {
-            let result = work(&mut file);
-            (file, result)
+            let _ = sender.send(work(&mut file));
+            file
         };
         let done = self.disk.run(work).await;
-        self.take_back(done)
+        self.take_back(done)?;
+        result.try_recv().map_err(|_| PANICKED)
     }
 
-    /// Waits for earlier work on the file, whose result nobody needs any more.
+    /// Waits for earlier work on the file.
     async fn settle(&mut self) -> Result<(), &'static str> {
-        match self.disk.settle().await {
-            Some(done) => self.take_back(done).map(drop),
-            None => Ok(()),
-        }
+        let done = self.disk.settle().await;
+        done.map_or(Ok(()), |done| self.take_back(done))
     }
 
-    fn take_back(
-        &mut self,
-        done: Result<(Box<StateFile>, DiskResult), BlockingError>,
-    ) -> Result<DiskResult, &'static str> {
-        let (file, result) = done.map_err(|error| match error {
+    fn take_back(&mut self, done: Result<Box<StateFile>, BlockingError>) -> Result<(), &'static str> {
+        self.file = Some(done.map_err(|error| match error {
             BlockingError::TimedOut => "the disk does not answer",
-            BlockingError::Panicked => "the thread that had the state file panicked",
-        })?;
-        self.file = Some(file);
-        Ok(result)
+            BlockingError::Panicked => PANICKED,
+        })?);
+        Ok(())
     }
 
     /// Records why the last write failed, if it did; logs trouble that begins, changes or ends.
@@ -384,10 +337,28 @@ fn identity_of(credential: &Credential) -> Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
+
+    impl DurableState {
+        /// Has the disk hang as in the middle of a write, until the answer is dropped.
+        pub(in crate::token) fn hang(&mut self) -> mpsc::SyncSender<()> {
+            let (release, released) = mpsc::sync_channel(1);
+            let file = self.file.take().expect("the file is at rest");
+            let work = move || {
+                let _ = released.recv();
+                file
+            };
+            assert!(self.disk.run(work).now_or_never().is_none());
+            release
+        }
+    }
 
     fn open(path: &std::path::Path) -> DurableState {
         let line = format!("state_file = \"{}\"\nretry_after_max = \"10s\"", path.display());

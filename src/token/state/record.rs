@@ -53,6 +53,11 @@ impl State {
         }
         self
     }
+
+    /// The part that is written without a key.
+    pub const fn clear_part(&self) -> ClearPart {
+        ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }
+    }
 }
 
 /// The part of a [`State`] that is written without a key: nothing in it is secret.
@@ -64,25 +69,23 @@ pub struct ClearPart {
     pub uses_next_secret: bool,
 }
 
-impl State {
-    /// The part that is written without a key.
-    pub const fn clear_part(&self) -> ClearPart {
-        ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }
-    }
-}
-
 /// The credential that a state belongs to: a hash of what identifies a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity([u8; 32]);
 
-/// A SHA-256 hash of something secret, which `Debug` does not show.
-macro_rules! hash_type {
-    ($(#[$doc:meta])* $name:ident) => {
+/// A SHA-256 hash of a secret for one purpose, written only where it is encrypted and not shown by `Debug`.
+macro_rules! hash_of_secret {
+    ($(#[$doc:meta])* $name:ident, $purpose:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq)]
         pub struct $name([u8; 32]);
 
         impl $name {
+            /// The hash of this secret.
+            pub fn of(secret: &SecretString) -> Self {
+                Self(hash($purpose, &[secret.expose_secret().as_bytes()]))
+            }
+
             pub(super) const fn from_bytes(bytes: [u8; 32]) -> Self {
                 Self(bytes)
             }
@@ -100,19 +103,19 @@ macro_rules! hash_type {
     };
 }
 
-hash_type! {
-    /// A configured refresh token from which later ones were rotated. Written only where it is encrypted.
-    Lineage
+hash_of_secret! {
+    /// The configured refresh token from which later ones were rotated.
+    Lineage, "bearerd: first refresh token"
 }
 
-hash_type! {
-    /// A refused refresh token. Written only where it is encrypted.
-    RefusedTokenHash
+hash_of_secret! {
+    /// A refused refresh token.
+    RefusedTokenHash, "bearerd: refused refresh token"
 }
 
-hash_type! {
-    /// A client secret. Written only where it is encrypted.
-    ClientSecretHash
+hash_of_secret! {
+    /// A client secret.
+    ClientSecretHash, "bearerd: client secret in use"
 }
 
 impl Identity {
@@ -123,27 +126,6 @@ impl Identity {
 
     pub(super) const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
-    }
-}
-
-impl Lineage {
-    /// The lineage that begins with this configured refresh token.
-    pub fn of(configured: &SecretString) -> Self {
-        Self(hash("bearerd: first refresh token", &[configured.expose_secret().as_bytes()]))
-    }
-}
-
-impl RefusedTokenHash {
-    /// The hash of this refresh token.
-    pub fn of(token: &SecretString) -> Self {
-        Self(hash("bearerd: refused refresh token", &[token.expose_secret().as_bytes()]))
-    }
-}
-
-impl ClientSecretHash {
-    /// The hash of this client secret.
-    pub fn of(secret: &SecretString) -> Self {
-        Self(hash("bearerd: client secret in use", &[secret.expose_secret().as_bytes()]))
     }
 }
 

@@ -4,7 +4,7 @@ use http::Request;
 use proptest::prelude::*;
 
 use super::*;
-use crate::http::CASES;
+use crate::http::fixture::BROWSER_CASES;
 
 fn policy() -> Policy {
     let mut hosts = Hosts::default();
@@ -243,7 +243,7 @@ fn connection_must_not_remove_protected_fields() {
 
 #[test]
 fn a_browser_on_another_site_is_refused() {
-    for (fields, passes) in CASES {
+    for (fields, passes) in BROWSER_CASES {
         assert_eq!(code(&head("/", fields)), if passes { "ok" } else { "browser_request" }, "{fields:?}");
     }
     let desk = [("origin", "https://desk.example.com"), ("sec-fetch-site", "cross-site")];

@@ -50,7 +50,7 @@ impl TokenEndpoint for Tokens {
     }
 }
 
-/// What the issuer does.
+/// The issuer's response to one request.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Name(&'static str),
@@ -96,7 +96,7 @@ struct World {
     token: TokenSource,
     script: Script,
     source: DiscoverySource,
-    /// What requests were led to, in order.
+    /// The published addresses, in order.
     led: Arc<Mutex<Vec<DiscoveredApi>>>,
 }
 

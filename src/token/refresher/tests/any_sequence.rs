@@ -205,7 +205,7 @@ async fn run(daemon: &mut Daemon, steps: &[Step]) -> Vec<String> {
     waiters.join_all().await.into_iter().flatten().collect()
 }
 
-/// What is wrong with an answer that comes later than its deadline.
+/// The delay of an answer that comes later than its deadline.
 async fn timed(millis: u64, answer: impl Future<Output = bool>) -> Option<String> {
     let asked = tokio::time::Instant::now();
     answer.await;
@@ -219,7 +219,7 @@ fn credential_in(folder: &Path, lines: &str) -> Arc<Credential> {
     credential(&format!("state_file = \"{}\"\n{lines}", path.display()))
 }
 
-/// What GCRA promises for every window: a burst, and what is refilled over it.
+/// The first window with more requests than GCRA admits: a burst, and the refill over the window.
 fn excess(asked: &[Moment], limit: u32) -> Option<String> {
     let refill = (PER / limit).as_nanos();
     for (first, start) in asked.iter().enumerate() {
@@ -286,7 +286,7 @@ proptest! {
         })?;
     }
 
-    /// What callers reject takes half of the quota at the most, across restarts.
+    /// Forced refreshes take half of the quota at most, across restarts.
     #[test]
     fn forced_refreshes_take_half_of_the_quota(steps in steps()) {
         block_on(async {

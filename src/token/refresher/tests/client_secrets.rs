@@ -7,12 +7,12 @@ use secrecy::ExposeSecret;
 use super::state::{KEY, end};
 use super::*;
 
-/// Gives tokens of a day to clients with one of these secrets; notes what it was asked with and when.
+/// Issues tokens of a day to clients with one of these secrets; records the secret and the moment of each request.
 #[derive(Clone, Debug, Default)]
 struct Server {
     takes: Arc<Mutex<Vec<&'static str>>>,
     asked: Arc<Mutex<Vec<(String, tokio::time::Instant)>>>,
-    /// What it answers in the place of whatever it would.
+    /// The errors with which the next requests are answered.
     next: Arc<Mutex<VecDeque<TokenError>>>,
 }
 

@@ -87,7 +87,7 @@ pub(super) async fn end(task: tokio::task::JoinHandle<()>) {
     assert!(task.await.unwrap_err().is_cancelled());
 }
 
-/// What a copy of the state holds, whoever's tokens these are: the state itself is locked.
+/// The state in a copy of the file, as the file itself is locked; with any principal's tokens.
 pub(super) fn on_disk(folder: &Path) -> State {
     let copies = tempfile::tempdir().unwrap();
     std::fs::copy(folder.join("c.state"), copies.path().join("c.state")).unwrap();
@@ -273,7 +273,7 @@ async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() 
     let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
     #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
     tokio::spawn(refresher.run(std::future::pending()));
-    // It has come to the disk by then.
+    // The refresher waits for the disk by then.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -289,7 +289,7 @@ async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() 
     assert_eq!(server.asked(), ["first", "second", "third"]);
     assert!(!folder.path().join("c.state").exists());
 
-    // It is written once the disk answers.
+    // The state is written once the disk answers.
     drop(release);
     tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");

@@ -61,7 +61,7 @@ fn saved() -> (TempDir, PathBuf) {
 
 fn refusal(path: &Path) -> StateRefusal {
     match open(path).unwrap_err() {
-        OpenError::Refused { source, .. } => source,
+        OpenError::Refused(_, refusal) => refusal,
         other => panic!("{other:?}"),
     }
 }
@@ -162,12 +162,12 @@ fn a_file_open_to_every_user_is_refused_and_one_open_to_its_group_warned_of() {
     let (_folder, path) = saved();
     for mode in [0o604, 0o602, 0o644, 0o666] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        assert!(matches!(refusal(&path), StateRefusal::Permissions { mode: found } if found == mode));
+        assert!(matches!(refusal(&path), StateRefusal::Permissions(found) if found == mode));
     }
     for mode in [0o640, 0o660] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let (mut file, found) = open(&path).unwrap();
-        assert!(matches!(found.warnings[..], [Warning::GroupMode { mode: found }] if found == mode));
+        assert!(matches!(found.warnings[..], [Warning::GroupMode(found)] if found == mode));
         file.save(&state(4)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
@@ -194,7 +194,7 @@ fn an_older_copy_and_a_missing_file_are_warned_of() {
 
     fs::remove_file(&path).unwrap();
     let (_, found) = open(&path).unwrap();
-    assert!(matches!(found.warnings[..], [Warning::Gone { latest: 4 }]));
+    assert!(matches!(found.warnings[..], [Warning::Gone(4)]));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
     let held = open(&path).unwrap();
 
     let error = open(&path).unwrap_err();
-    assert!(matches!(error, OpenError::Held { .. }));
+    assert!(matches!(error, OpenError::Held(..)));
     let expected = format!("is in use by process {} on ", std::process::id());
     assert!(error.to_string().contains(&expected), "{error}");
 
@@ -295,10 +295,10 @@ fn a_leftover_lock_file_excludes_nobody_and_an_irregular_one_is_refused() {
     }
     fs::remove_file(&lock).unwrap();
     symlink(&path, &lock).unwrap();
-    assert!(matches!(open(&path).unwrap_err(), OpenError::Lock { .. }));
+    assert!(matches!(open(&path).unwrap_err(), OpenError::Lock(..)));
     fs::remove_file(&lock).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&lock).status().unwrap().success());
-    assert!(matches!(open(&path).unwrap_err(), OpenError::Lock { .. }));
+    assert!(matches!(open(&path).unwrap_err(), OpenError::Lock(..)));
 }
 
 #[test]
@@ -319,7 +319,10 @@ fn a_failed_save_keeps_the_old_state_and_the_next_one_succeeds() {
     fs::create_dir(&path).unwrap();
 
     let error = file.save(&state(4)).unwrap_err();
-    assert!(matches!(error, SaveError::Disk { step: WriteStep::Rename, .. }), "{error:?}");
+    assert!(
+        matches!(error, SaveError::Disk("the temporary file cannot take the state's name", _)),
+        "{error:?}"
+    );
     assert!(!in_one_line(&error).contains("r3fresh"));
 
     fs::remove_dir(&path).unwrap();

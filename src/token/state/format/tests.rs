@@ -1,4 +1,4 @@
-//! What is written is read, and nothing else is.
+//! A written state is read again, and no other bytes are.
 
 use std::collections::HashSet;
 

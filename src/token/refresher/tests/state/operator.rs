@@ -1,4 +1,4 @@
-//! What an operator orders, in whatever state the refresher is in.
+//! Operators' orders, in any state of the refresher.
 
 mod refreshes;
 
@@ -325,7 +325,7 @@ async fn an_illegal_refresh_token_and_one_for_another_grant_are_refused() {
 
     let (source, operator, _endpoint) = with_operator("", AT_ONCE, &[]);
     source.wait(HOUR).await.unwrap();
-    assert!(!operator.takes_grants());
+    assert!(!operator.takes_grants);
     assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, Err(NotAdopted::OtherGrant));
 }
 

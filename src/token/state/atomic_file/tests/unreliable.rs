@@ -11,7 +11,7 @@ use crate::token::state::disk::{Disk, Status};
 /// So that a content takes several writes, of which each may be the last.
 const WRITE_BYTES: usize = 100;
 
-/// What becomes of the calls of a write, counted from 0.
+/// The results of the calls of a write, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// They succeed.
@@ -40,7 +40,7 @@ impl<D: Disk> Unreliable<D> {
         Self { disk, plan, status: None, calls: RefCell::default(), created: RefCell::default() }
     }
 
-    /// What it says of every file.
+    /// The status to report for every file.
     pub(super) fn with_status(self, status: Status) -> Self {
         Self { status: Some(status), ..self }
     }

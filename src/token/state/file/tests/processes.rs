@@ -1,6 +1,6 @@
 //! State files in processes of their own, which are killed: this test binary, run again for one test.
 //!
-//! What a child has to say goes to its standard error, which the test runner leaves alone.
+//! A child reports to its standard error, which the test runner does not capture.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -39,7 +39,7 @@ impl Running {
         Self { child, says }
     }
 
-    /// What it says next; `None` at its end, and for half a line.
+    /// The child's next line; `None` at its end, and for half a line.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();

@@ -79,11 +79,11 @@ async fn a_requested_refresh_learns_failure_and_barrier_and_ends_only_a_latch() 
 
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ClientRejected), "{told:?}");
-    // It is latched, and asked all the same.
+    // The latch does not hold up an operator's request.
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::EndpointUnavailable), "{told:?}");
     assert_eq!(endpoint.count(), 3);
-    // It backs off.
+    // The backoff does.
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(
         matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointUnavailable),
