@@ -13,7 +13,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// until the answer.
     pub(super) fn resume(&mut self) {
         let state = self.durable.state();
-        let is_as_before = state.request == Some(self.credential.request_identity(self.identity.value()));
+        let is_as_before = state.request == Some(self.identity.request_identity());
         let may_have_been_mended = state.request.is_some() && !is_as_before;
         self.limiter.restore(state.limiter);
         let token = state.access_token.clone();
@@ -60,8 +60,8 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub(super) fn state_to_save(&self) -> State {
         let mut state = State {
             limiter: self.limiter.snapshot(),
-            identity: Some(self.credential.token_identity()),
-            request: Some(self.credential.request_identity(self.identity.value())),
+            identity: Some(self.identity.token_identity()),
+            request: Some(self.identity.request_identity()),
             ..self.durable.state().clone()
         };
         self.secrets.remember(&mut state);

@@ -13,7 +13,7 @@ use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::model::identity::Grant;
 use crate::config::model::secret::SecretError;
-use crate::config::{Credential, Identity};
+use crate::config::{Credential, Identity, IdentityDigest};
 use crate::telemetry::throttle::OnChange;
 
 /// How long a token request waits for its secrets to be read.
@@ -29,6 +29,9 @@ pub(crate) struct CurrentIdentity {
     credential: Arc<Credential>,
     read: Read,
     value: Values,
+    /// The digests of the credential with this value, computed once.
+    token_identity: IdentityDigest,
+    request_identity: IdentityDigest,
     reading: Blocking<Result<Values, SecretError>>,
     /// Why the last reading failed.
     trouble: OnChange<Option<String>>,
@@ -42,13 +45,30 @@ impl CurrentIdentity {
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.identity.initial();
-        let reading = Blocking::new(SECRET_READ_TIMEOUT);
-        Self { credential, read, value, reading, trouble: OnChange::default() }
+        Self {
+            token_identity: credential.token_identity(),
+            request_identity: credential.request_identity(&value),
+            reading: Blocking::new(SECRET_READ_TIMEOUT),
+            trouble: OnChange::default(),
+            credential,
+            read,
+            value,
+        }
     }
 
     /// The identity as it was read last.
     pub(crate) const fn value(&self) -> &Values {
         &self.value
+    }
+
+    /// The principal and the rights of the credential's access tokens ([`Credential::token_identity`]).
+    pub(crate) const fn token_identity(&self) -> IdentityDigest {
+        self.token_identity
+    }
+
+    /// The content of a token request with the current secrets ([`Credential::request_identity`]).
+    pub(crate) const fn request_identity(&self) -> IdentityDigest {
+        self.request_identity
     }
 
     /// Whether a token request of this grant may use up a refresh token.
@@ -76,6 +96,9 @@ impl CurrentIdentity {
                 self.note(None);
                 let is_changed = !read.has_secrets_of(&self.value);
                 self.value = read;
+                if is_changed {
+                    self.request_identity = self.credential.request_identity(&self.value);
+                }
                 return is_changed;
             }
             Ok(Err(error)) => in_one_line(&error),

@@ -21,11 +21,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter = Limiter::new(&credential, self.clock);
         self.limiter.restore(snapshot);
         self.rotation.renew(&credential);
-        let before = self.credential.request_identity(self.identity.value());
+        let before = self.identity.request_identity();
         self.identity = CurrentIdentity::new(Arc::clone(&credential));
         self.credential = credential;
         let now = self.clock.now();
-        if before != self.credential.request_identity(self.identity.value()) {
+        if before != self.identity.request_identity() {
             self.secrets.changed(self.identity.value());
             self.limiter.release_latch();
             self.due = now;
