@@ -249,6 +249,9 @@ impl<'ast> Visit<'ast> for Named<'_> {
         self.import(&item.tree, &[], !matches!(item.vis, Visibility::Inherited));
     }
 
+    /// A restriction such as `pub(in crate::config)` is no import.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         if segments.len() > 1
@@ -263,7 +266,8 @@ impl<'ast> Visit<'ast> for Named<'_> {
 /// The production files of `src`, by module.
 fn sources() -> Vec<(Module, String)> {
     let files = crate::tidy::production_sources("src").filter(|(path, _)| {
-        !path.iter().any(|part| part == "tests") && path.file_name().is_none_or(|name| name != "main.rs")
+        !path.iter().any(|part| part == "tests" || part == "fixture.rs")
+            && path.file_name().is_none_or(|name| name != "main.rs")
     });
     files.map(|(path, text)| (module(&path), text)).collect()
 }
@@ -336,6 +340,12 @@ fn declarations_re_exports_and_tests_are_no_circle() {
         ("a::c", "use super::A;"),
         ("b", "use crate::a::A; #[cfg(test)] mod tests { use crate::a::C; }"),
     ]);
+    assert_eq!(graph.circles(), Vec::<Vec<Module>>::new());
+}
+
+#[test]
+fn a_restricted_visibility_is_no_import() {
+    let graph = planted(&[("", ""), ("a", "use self::b::B;"), ("a::b", "pub(in crate::a) struct B;")]);
     assert_eq!(graph.circles(), Vec::<Vec<Module>>::new());
 }
 

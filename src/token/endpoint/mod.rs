@@ -6,8 +6,7 @@
 //!
 //! - [`request`] and [`assertion`]: the parameters of a token request, and the JWTs in it;
 //! - `exchange`: the HTTP exchange;
-//! - [`response`], [`retry_after`] and [`redact`]: what a response means, how long it asks to wait, and what must not be
-//!   quoted from it;
+//! - [`response`] and [`redact`]: what a response means, and what must not be quoted from it;
 //! - [`validate`] and [`warnings`]: whether a token meets the credential's requirements, and what is reported but accepted;
 //! - [`metadata`]: an issuer's metadata.
 

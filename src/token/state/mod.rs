@@ -4,7 +4,7 @@
 //! cannot be written stays in use and is written later; one error tells when the state on disk falls behind, and one message
 //! when the disk has caught up. From top to bottom:
 //!
-//! - [`file`]: opens, reads and saves one state file, whose lock this process holds;
+//! - [`mod@file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
 //! - [`mod@format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
 //! - [`age`]: how old a state is, across restarts of the machine;
