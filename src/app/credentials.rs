@@ -216,19 +216,32 @@ impl Credential {
         let _ = self.leaving.try_send(Leave::ForGood);
     }
 
-    /// Takes its refresher out of its task, between two requests.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError::Busy`] if that takes too long: it goes on then.
-    pub(super) async fn hand_out(&self, within: Duration) -> Result<OneRefresher, StartError> {
-        let (heir, handed) = oneshot::channel();
-        let handed = async {
+    /// Whether its refresher's task has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.leaving.is_closed()
+    }
+
+    /// Takes its refresher out of its task, between two requests; `None` if that takes longer than `within`, and the
+    /// refresher stays in service then.
+    pub(super) async fn hand_out(&self, within: Duration) -> Option<OneRefresher> {
+        let (heir, mut handed) = oneshot::channel();
+        let request = async {
             self.leaving.send(Leave::To(heir)).await.ok()?;
-            handed.await.ok()
+            (&mut handed).await.ok()
         };
-        let handed = tokio::time::timeout(within, handed).await.ok().flatten();
-        handed.ok_or_else(|| StartError::Busy(self.config.name.clone()))
+        if let Ok(outcome) = tokio::time::timeout(within, request).await {
+            return outcome;
+        }
+        // A refresher that was sent at the last moment must not be lost.
+        handed.close();
+        handed.try_recv().ok()
+    }
+}
+
+/// Waits for a moment at which none of these credentials makes a token request.
+pub(super) async fn all_idle(credentials: &[Credential]) {
+    while let Some(busy) = credentials.iter().find(|one| !one.source.is_idle()) {
+        busy.source.idle().await;
     }
 }
 

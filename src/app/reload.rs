@@ -5,16 +5,18 @@
 //! begin anew get their first token while requests still go by the table of before. Only then everything is swapped:
 //! workers first, then who lets callers in, then what operators see.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::certificates::Certificates;
-use super::credentials::{Credential, Fate, Place, fates};
+use super::credentials::{Credential, Fate, Place, all_idle, fates};
 use super::differences::{differences, keep_until_restart};
 use super::entrances::{Entrances, Transition};
 use super::table::{Before, Served, serve};
@@ -33,6 +35,8 @@ use crate::token::{DurableState, Refresher, TokenClient, TokenSource};
 
 /// How long the disk is waited for.
 const DISK: Duration = Duration::from_secs(15);
+/// How long refreshers without a token request under way may take to leave their tasks.
+const HAND_OUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long credentials that begin anew may take to their first token before the rest is not kept back any more.
 const WARM_UP: Duration = Duration::from_secs(10);
 
@@ -155,28 +159,40 @@ impl Daemon {
 
     /// Takes the refreshers out of their tasks that go on otherwise, or have something that another needs. Requests are
     /// served with their tokens meanwhile.
+    ///
+    /// All leave together, at a moment at which none of them makes a token request; each one stays in service until then.
+    /// Only if there is no such moment within the time of the longest request, each one leaves after its own request.
     async fn take_out(
         &mut self,
         nexts: &[Next],
     ) -> Result<HashMap<String, Refresher<TokenClient>>, StartError> {
-        let mut taken_out = HashMap::new();
-        let within = self.longest_refresh();
-        for name in nexts.iter().flat_map(Next::taken_from) {
-            if taken_out.contains_key(name) {
-                continue;
+        let names: HashSet<&str> = nexts.iter().flat_map(Next::taken_from).collect();
+        let longest = self.longest_refresh();
+        let deadline = Instant::now() + longest;
+        loop {
+            let is_needed = |one: &&Credential| names.contains(one.config.name.as_str());
+            let needed: Vec<_> = self.credentials.iter().filter(is_needed).cloned().collect();
+            if let Some(ended) = needed.iter().find(|one| one.has_ended()) {
+                return Err(StartError::Busy(ended.config.name.clone()));
             }
-            let Some(credential) = self.credential(name) else { continue };
-            match credential.hand_out(within).await {
-                Ok(refresher) => {
-                    taken_out.insert(name.to_owned(), refresher);
+            let are_idle = timeout_at(deadline, all_idle(&needed)).await.is_ok();
+            let is_last_attempt = !are_idle || Instant::now() >= deadline;
+            let within = if is_last_attempt { longest } else { HAND_OUT_TIMEOUT };
+            let handed_out = join_all(needed.iter().map(|one| one.hand_out(within))).await;
+            let (mut taken_out, mut busy) = (HashMap::new(), None);
+            for (credential, refresher) in needed.iter().zip(handed_out) {
+                let name = credential.config.name.clone();
+                match refresher {
+                    Some(refresher) => drop(taken_out.insert(name, refresher)),
+                    None => busy = Some(name),
                 }
-                Err(error) => {
-                    self.put_back(taken_out);
-                    return Err(error);
-                }
+            }
+            let Some(busy) = busy else { return Ok(taken_out) };
+            self.put_back(taken_out);
+            if is_last_attempt {
+                return Err(StartError::Busy(busy));
             }
         }
-        Ok(taken_out)
     }
 
     /// As if nothing had been.
@@ -295,5 +311,5 @@ async fn warm_up(new: &[TokenSource]) -> Vec<String> {
         let is_without = source.wait(WARM_UP).await.is_err();
         is_without.then(|| source.name().to_owned())
     });
-    futures_util::future::join_all(waits).await.into_iter().flatten().collect()
+    join_all(waits).await.into_iter().flatten().collect()
 }

@@ -89,6 +89,16 @@ impl TokenSource {
         }
     }
 
+    /// Whether no token request is under way.
+    pub fn is_idle(&self) -> bool {
+        !self.progress.borrow().underway
+    }
+
+    /// Waits until no token request is under way, or the refresher has ended.
+    pub async fn idle(&self) {
+        let _ = self.progress.clone().wait_for(|progress| !progress.underway).await;
+    }
+
     /// Whether an upstream has rejected the latest token.
     pub fn is_rejected(&self) -> bool {
         self.wanted.exceeds(self.store.generation().number())

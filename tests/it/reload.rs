@@ -605,3 +605,49 @@ async fn a_new_credential_without_a_token_is_named_and_stays_ready() {
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }
+
+/// The sections of a credential `other` with a route `/other`.
+fn other_sections(elsewhere: &Elsewhere, world: &World, credential: &str) -> String {
+    std::fs::write(world.folder().join("elsewhere.pem"), elsewhere.pki.authority_pem()).unwrap();
+    format!(
+        "[credentials.other]\ntoken_url = \"{}\"\nclient_id = \"other\"\nclient_secret = {{ file = \"other-secret\" }}\n\
+         {credential}\n[[routes]]\npath = \"/other\"\nupstream = \"{}\"\ncredential = \"other\"\nca_file = \"elsewhere.pem\"\n",
+        elsewhere.authorization.token_url(),
+        elsewhere.api.url()
+    )
+}
+
+#[tokio::test]
+async fn a_credential_stays_in_service_while_a_reload_waits_for_a_token_request() {
+    let elsewhere = Elsewhere::start().await;
+    let world = daemon()
+        .quiet()
+        .limits("token_wait = \"500ms\"")
+        .file("other-secret", OTHER_SECRET)
+        .credential(ROOMY)
+        .start()
+        .await;
+    world.configure(|text| text + &other_sections(&elsewhere, &world, ROOMY));
+    world.reload().await;
+    assert_eq!(world.get("/other").await.status, 200);
+    elsewhere.authorization.hold();
+    elsewhere.authorization.revoke_all();
+    assert_eq!(world.get("/other").await.status, 503, "its token request is under way");
+    assert_eq!(elsewhere.authorization.requests(), 2);
+
+    world.configure(|text| text.replace(ROOMY, &format!("{ROOMY}\nrefresh_margin = \"9s\"")));
+    world.process.signal(Signal::HUP);
+    remains("the other credential in service", Duration::from_secs(2), async || {
+        world.authorization.revoke_all();
+        world.get("/x").await.status == 200
+    })
+    .await;
+    assert_eq!(world.process.events("configuration reloaded").len(), 1, "the reload waits");
+    elsewhere.authorization.release();
+
+    eventually("the reload", async || world.process.events("configuration reloaded").len() == 2).await;
+    assert_eq!(elsewhere.authorization.requests(), 2);
+    assert_eq!(world.get("/other").await.status, 200);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
