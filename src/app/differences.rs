@@ -1,6 +1,6 @@
 //! How one configuration differs from another, for those who are to be told.
 
-use crate::config::Config;
+use crate::config::{Config, Destination, Route};
 use crate::reload::{Difference, Reloaded};
 
 /// Gives another configuration what only a start can change as it is in force, and names the keys that want it otherwise.
@@ -24,8 +24,7 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
 
 /// How they differ.
 pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
-    let route =
-        |route: &crate::config::Route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path);
+    let route = |route: &Route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path);
     Reloaded {
         routes: Difference::of(&before.routes, &after.routes, route, |one, other| one == other),
         credentials: Difference::of(
@@ -43,6 +42,18 @@ pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
         settings: settings(before, after),
         ..Reloaded::default()
     }
+}
+
+/// Whether every route with this credential is as before, the credential's own settings aside, and leads to a configured
+/// address. A token of the other credential may then be sent by the routes of before.
+pub(super) fn keeps_routes_of(credential: &str, before: &Config, after: &Config) -> bool {
+    let uses = |route: &&Route| route.credential.as_ref().is_some_and(|one| one.name == credential);
+    let without_credential = |route: &Route| Route { credential: None, ..route.clone() };
+    before.routes.iter().filter(uses).all(|old| {
+        let is_as_before = |new: &Route| without_credential(old) == without_credential(new);
+        matches!(old.upstream.destination, Destination::Written(_))
+            && after.routes.iter().filter(uses).any(is_as_before)
+    })
 }
 
 fn settings(before: &Config, after: &Config) -> Vec<&'static str> {

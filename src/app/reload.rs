@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::certificates::Certificates;
 use super::credentials::{Credential, Fate, Place, all_idle, fates};
-use super::differences::{differences, keep_until_restart};
+use super::differences::{differences, keep_until_restart, keeps_routes_of};
 use super::entrances::{Entrances, Transition};
 use super::table::{Before, Served, serve};
 use super::upstreams::Resources;
@@ -213,6 +213,9 @@ impl Daemon {
         mut taken_out: HashMap<String, Refresher<TokenClient>>,
     ) -> (Vec<Credential>, Vec<TokenSource>) {
         let (mut credentials, mut new) = (Vec::new(), Vec::new());
+        for next in &nexts {
+            self.let_requests_follow(config, next);
+        }
         for holder in nexts.iter().filter_map(Next::vacated) {
             if let Some(refresher) = taken_out.get_mut(holder) {
                 refresher.give_up_place();
@@ -238,6 +241,17 @@ impl Daemon {
             credentials.extend(credential);
         }
         (credentials, new)
+    }
+
+    /// Lets requests that wait for a token of a credential that begins anew wait for its new token, if no other than the new
+    /// configuration's own routes and upstreams can receive that token.
+    fn let_requests_follow(&self, config: &Config, next: &Next) {
+        let before = self.credential(next.source.name()).filter(|before| !before.source.is(&next.source));
+        if let Some(before) = before
+            && keeps_routes_of(next.source.name(), &self.config, config)
+        {
+            before.source.succeeded_by(&next.source);
+        }
     }
 
     /// Shares out descriptors anew, if something that counts for that is otherwise.

@@ -4,7 +4,7 @@
 //! request the same generation, and one token request serves them all. A caller that disconnects while it waits withdraws
 //! nothing; the refresher continues.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ pub struct TokenSource {
     /// The lowest generation that callers accept.
     wanted: Arc<Wanted>,
     progress: watch::Receiver<RefreshProgress>,
+    /// The source that requests wait on once the refresher has ended.
+    successor: Arc<OnceLock<TokenSource>>,
     clock: Clock,
 }
 
@@ -44,7 +46,7 @@ impl TokenSource {
         progress: watch::Receiver<RefreshProgress>,
         clock: Clock,
     ) -> Self {
-        Self { name: Arc::from(name), store, wanted, progress, clock }
+        Self { name: Arc::from(name), store, wanted, progress, successor: Arc::default(), clock }
     }
 
     /// The credential's name.
@@ -55,6 +57,12 @@ impl TokenSource {
     /// Whether both sources read the same tokens.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.wanted, &other.wanted)
+    }
+
+    /// Lets requests that wait here, once the refresher has ended, wait for a token of the credential that takes this one's
+    /// place. The first successor stays.
+    pub fn succeeded_by(&self, successor: &Self) {
+        let _ = self.successor.set(successor.clone());
     }
 
     /// The current token, if it is usable.
@@ -166,7 +174,8 @@ impl TokenSource {
         self.wanted.raise_to(rejected.next().number());
     }
 
-    /// Waits for a usable token of a later generation than `seen`, until `give_up` tells why not to wait any longer.
+    /// Waits for a usable token of a later generation than `seen`, until `give_up` tells why not to wait any longer. Once the
+    /// refresher has ended, any usable token of the successor is as good.
     async fn wait_beyond(
         &self,
         seen: Generation,
@@ -180,6 +189,14 @@ impl TokenSource {
             self.wanted.wake();
         }
         loop {
+            // Nothing is published any more where the refresher has ended.
+            let successor = self.successor.get().filter(|_| progress.has_changed().is_err());
+            if let Some(successor) = successor {
+                if let Some(token) = self.store.usable().filter(|token| token.generation() > seen) {
+                    return Ok(token);
+                }
+                return Box::pin(successor.wait(self.clock.now().until(deadline))).await;
+            }
             // In this order: a token published after the progress was read changes the progress, which ends the wait
             // below.
             let hopeless = {
@@ -194,7 +211,12 @@ impl TokenSource {
             }
             let left = self.clock.now().until(deadline);
             let changed = tokio::time::timeout(left, progress.changed()).await;
-            if !matches!(changed, Ok(Ok(()))) {
+            let may_go_on = match changed {
+                Ok(Ok(())) => true,
+                Ok(Err(_)) => self.successor.get().is_some(),
+                Err(_) => false,
+            };
+            if !may_go_on {
                 return Err(progress.borrow().unavailable(self.clock.now()));
             }
         }

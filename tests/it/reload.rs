@@ -651,3 +651,43 @@ async fn a_credential_stays_in_service_while_a_reload_waits_for_a_token_request(
     assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_waiting_request_gets_the_token_of_the_changed_credential() {
+    let world =
+        daemon().without_token().start_after(async |server| server.answer_next(Answer::too_many(3))).await;
+    world.process.event("token refresh failed").await;
+    let address = world.address;
+    let waiting = tokio::spawn(async move { Caller::connect(address).await.send(&Request::get("/x")).await });
+    remains("the request waits", Duration::from_millis(300), async || !waiting.is_finished()).await;
+
+    world.configure(|text| text.replace("client_id", "scopes = [\"other\"]\nclient_id"));
+    world.reload().await;
+
+    assert_eq!(waiting.await.unwrap().status, 200);
+    assert_eq!(world.authorization.requests(), 2);
+    world.finish().await;
+}
+
+/// The new credential's token is not meant for the upstream of before.
+#[tokio::test]
+async fn a_waiting_request_does_not_get_the_token_of_another_upstream() {
+    let elsewhere = Elsewhere::start().await;
+    let world = daemon()
+        .without_token()
+        .file("other-secret", OTHER_SECRET)
+        .start_after(async |server| server.answer_next(Answer::too_many(9)))
+        .await;
+    world.process.event("token refresh failed").await;
+    let address = world.address;
+    let waiting = tokio::spawn(async move { Caller::connect(address).await.send(&Request::get("/x")).await });
+    remains("the request waits", Duration::from_millis(300), async || !waiting.is_finished()).await;
+
+    world.configure(|text| elsewhere.instead(&world, &text));
+    world.reload().await;
+
+    assert_eq!(waiting.await.unwrap().status, 503);
+    assert_eq!(world.upstream.requests().len(), 0);
+    assert_eq!(world.get("/x").await.status, 200, "by the new route");
+    world.finish().await;
+}

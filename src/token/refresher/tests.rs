@@ -552,3 +552,46 @@ proptest! {
         })?;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_request_follows_to_the_successor_within_its_deadline() {
+    let clock = Clock::tokio();
+    let endpoint = |takes, act: Act| {
+        let acts = Mutex::new(VecDeque::from([act]));
+        Shared(Arc::new(Endpoint { acts, takes, clock: Some(clock), ..Endpoint::default() }))
+    };
+    let make = |endpoint| Refresher::new(credential(""), endpoint, DurableState::in_memory(clock), clock);
+    for (takes, has_successor, outcome) in [
+        (3, true, Ok("new")),
+        (3, false, Err(Reason::WaitingForFirstToken)),
+        (9, true, Err(Reason::WaitingForFirstToken)),
+    ] {
+        let (before, source) = make(endpoint(AT_ONCE, Act::Token("old", 60)));
+        let takes = Duration::from_secs(takes);
+        let (after, successor) = make(endpoint(takes, Act::Token("new", 60)));
+        let waits = async {
+            let token = source.wait(Duration::from_secs(5)).await;
+            token.map(|token| token.as_str().to_owned()).map_err(|unavailable| unavailable.reason)
+        };
+        let ends = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if has_successor {
+                source.succeeded_by(&successor);
+            }
+            drop(before);
+            after.run(tokio::time::sleep(Duration::from_secs(20))).await;
+        };
+
+        let began = tokio::time::Instant::now();
+        let waits = async { (waits.await, began.elapsed()) };
+        let ((waited, elapsed), ()) = tokio::join!(waits, ends);
+
+        assert_eq!(waited, outcome.map(str::to_owned));
+        assert!(elapsed <= Duration::from_secs(5), "{elapsed:?}");
+        // A request of before that begins to wait now.
+        if outcome.is_ok() {
+            let late = source.replace(Generation::NONE.next(), AT_ONCE).await.unwrap();
+            assert_eq!(late.as_str(), "new");
+        }
+    }
+}
