@@ -34,16 +34,13 @@ pub(super) struct Credential {
     pub(super) source: TokenSource,
     /// By whom orders are given.
     pub(super) operator: Operator,
+    /// The task of its refresher lives as long as a clone of this sender.
     leaving: mpsc::Sender<Leave>,
 }
 
-/// How a refresher's task is to end, between two requests.
-#[derive(Debug)]
-enum Leave {
-    /// The refresher goes to whoever waits for it; if nobody does any more, it goes on.
-    To(oneshot::Sender<OneRefresher>),
-    ForGood,
-}
+/// Asks a refresher's task to end, between two token requests, and to send the refresher. The task goes on if nobody receives
+/// the refresher any more.
+type Leave = oneshot::Sender<OneRefresher>;
 
 /// Why a refresher's task ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -144,7 +141,8 @@ impl Refreshers {
         Self { tasks: JoinSet::new(), stage }
     }
 
-    /// Keeps a credential's token fresh from now on.
+    /// Keeps a credential's token fresh until every clone of the answered credential is dropped, and a token request that is
+    /// under way then has ended.
     pub(super) fn start(
         &mut self,
         config: Config,
@@ -191,17 +189,13 @@ async fn keep_fresh(
             // Without whoever moves the stage on there is nobody to go on for.
             let _ = watched.wait_for(|stage| *stage == Stage::Cut).await;
         };
-        let leave_off = async {
-            asked = leaving.recv().await;
-            if asked.is_none() {
-                std::future::pending::<()>().await;
-            }
-        };
+        let leave_off = async { asked = Some(leaving.recv().await) };
         refresher = refresher.run_until(cut, leave_off).await;
         match asked {
             None => return Ended::OfItself,
-            Some(Leave::ForGood) => return Ended::Asked,
-            Some(Leave::To(heir)) => match heir.send(refresher) {
+            // The configuration does not have the credential any more.
+            Some(None) => return Ended::Asked,
+            Some(Some(heir)) => match heir.send(refresher) {
                 Ok(()) => return Ended::Asked,
                 Err(unwanted) => refresher = unwanted,
             },
@@ -210,12 +204,6 @@ async fn keep_fresh(
 }
 
 impl Credential {
-    /// Has its refresher end, once a request of it that is under way has.
-    pub(super) fn leave(&self) {
-        // It has nothing else to do yet, or has ended.
-        let _ = self.leaving.try_send(Leave::ForGood);
-    }
-
     /// Whether its refresher's task has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.leaving.is_closed()
@@ -226,7 +214,7 @@ impl Credential {
     pub(super) async fn hand_out(&self, within: Duration) -> Option<OneRefresher> {
         let (heir, mut handed) = oneshot::channel();
         let request = async {
-            self.leaving.send(Leave::To(heir)).await.ok()?;
+            self.leaving.send(heir).await.ok()?;
             (&mut handed).await.ok()
         };
         if let Ok(outcome) = tokio::time::timeout(within, request).await {
@@ -308,5 +296,81 @@ async fn reopened(config: &Config, clock: Clock) -> DurableState {
             error!(credential = config.name, error, help, "state not opened and kept in memory");
             DurableState::in_memory(clock)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use testkit::authorization_server::AuthorizationServer;
+
+    use super::*;
+    use crate::config::{Environment, parse};
+    use crate::lifecycle::Stages;
+
+    /// A credential of this server, whose refresher runs.
+    fn started(server: &AuthorizationServer, refreshers: &mut Refreshers) -> Credential {
+        let text = format!(
+            "[credentials.c]\ntoken_url = \"{}\"\nclient_id = \"id\"\nclient_secret = \"secret\"\n\
+             quota = {{ requests = 1000, per = \"1s\" }}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"",
+            server.token_url()
+        );
+        let checked = parse(Path::new("proxy.toml"), text, &Environment::empty()).unwrap();
+        let config = Arc::clone(&checked.config.credentials[0]);
+        let client = client(&config, &Trust::default()).unwrap();
+        let clock = Clock::system();
+        let (refresher, source) =
+            Refresher::new(Arc::clone(&config), client, DurableState::in_memory(clock), clock);
+        refreshers.start(config, refresher, source)
+    }
+
+    async fn ends(refreshers: &mut Refreshers) {
+        tokio::time::timeout(Duration::from_secs(10), refreshers.all_ended()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_removed_credentials_refresher_ends_even_after_it_was_too_busy_for_a_reload() {
+        let server = AuthorizationServer::start("id", "secret", None).await.unwrap();
+        server.hold();
+        let stages = Stages::default();
+        let mut refreshers = Refreshers::new(stages.watch());
+        let credential = started(&server, &mut refreshers);
+        while server.requests() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+
+        assert!(credential.hand_out(Duration::from_millis(20)).await.is_none(), "a request is under way");
+        assert!(!credential.has_ended());
+        let source = credential.source.clone();
+        drop(credential);
+        server.release();
+
+        ends(&mut refreshers).await;
+        assert!(source.has_had_a_token(), "the request was finished");
+        assert_eq!(server.requests(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_refresher_that_was_not_handed_out_in_time_stays_in_service() {
+        let server = AuthorizationServer::start("id", "secret", None).await.unwrap();
+        server.hold();
+        let stages = Stages::default();
+        let mut refreshers = Refreshers::new(stages.watch());
+        let credential = started(&server, &mut refreshers);
+        while server.requests() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(credential.hand_out(Duration::from_millis(20)).await.is_none(), "a request is under way");
+        server.release();
+        assert!(credential.source.wait(Duration::from_secs(5)).await.is_ok());
+
+        server.revoke_all();
+        let rejected = credential.source.generation();
+        assert!(credential.source.replace(rejected, Duration::from_secs(5)).await.is_ok(), "in service");
+
+        assert!(credential.hand_out(Duration::from_secs(5)).await.is_some());
+        ends(&mut refreshers).await;
     }
 }

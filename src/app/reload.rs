@@ -115,12 +115,8 @@ impl Daemon {
         service_settings.resize(&config.server.limits);
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
-        for gone in
-            self.credentials.iter().filter(|old| !credentials.iter().any(|new| new.source.is(&old.source)))
-        {
-            gone.leave();
-        }
         self.discoveries.end_without(&discoveries);
+        // With its last `Credential`, the refresher of a removed or replaced credential ends.
         (self.credentials, self.discoveries) = (credentials, discoveries);
         (self.service_settings, self.upstreams, self.config) = (service_settings, upstreams, config);
         Ok(Reloaded { restart_needed, ..reloaded })
