@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::reloader::Reloader;
+use self::reloader::{Reloader, log_warnings};
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use super::output;
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;
-use crate::config::{Checked, Environment};
+use crate::config::Environment;
 use crate::lifecycle::StopSignals;
 use crate::reload;
 use crate::telemetry::log;
@@ -34,7 +34,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let log = log::start(&checked.config.log, environment);
-    tell_of_warnings(&checked);
+    log_warnings(&checked.warnings);
     let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
@@ -74,16 +74,6 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         })
         .await;
     OK
-}
-
-/// Logs the warnings about a configuration, and returns them.
-fn tell_of_warnings(checked: &Checked) -> Vec<String> {
-    let warnings = checked.warnings.problems().iter().map(|problem| {
-        let place = checked.warnings.place_of(problem);
-        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
-        place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
-    });
-    warnings.collect()
 }
 
 /// Logs how many lines of the log were dropped, once lines are written again.

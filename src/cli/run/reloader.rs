@@ -1,12 +1,12 @@
-//! Reloads the configuration on request or when its file has changed, and answers with the outcome.
+//! Reloads the configuration on request or when its file has changed, and answers with the outcome. A watched file whose
+//! reload has failed is tried again every few seconds.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::tell_of_warnings;
-use super::watch::{FileDigest, Watch, of};
+use super::watch::{FileDigest, Trigger, Watch, of};
 use crate::app::{Daemon, Died};
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
@@ -14,6 +14,7 @@ use crate::config;
 use crate::config::source::diagnostics::Diagnostics;
 use crate::config::{Checked, Environment};
 use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, Reloads};
+use crate::telemetry::throttle::OnChange;
 
 /// How long reading the configuration, and the files that it names, may take.
 const CONFIG_READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,6 +30,10 @@ pub(super) struct Reloader {
     requests: ReloadRequests,
     watch: Watch,
     loading: Blocking<Loaded>,
+    /// Whether the next reload repeats a failed one on the daemon's own initiative.
+    is_repetition: bool,
+    /// The problems of the last reload, if it failed.
+    problems: OnChange<Option<String>>,
 }
 
 impl Reloader {
@@ -40,7 +45,16 @@ impl Reloader {
         used: FileDigest,
     ) -> Self {
         let watch = Watch::new(&path, used);
-        Self { path, environment, reloads, requests, watch, loading: Blocking::new(CONFIG_READ_TIMEOUT) }
+        Self {
+            path,
+            environment,
+            reloads,
+            requests,
+            watch,
+            loading: Blocking::new(CONFIG_READ_TIMEOUT),
+            is_repetition: false,
+            problems: OnChange::default(),
+        }
     }
 
     /// Reloads the configuration on request until a part of the daemon dies.
@@ -57,7 +71,8 @@ impl Reloader {
                     let outcome = Box::pin(self.reload(daemon)).await;
                     self.requests.respond(outcome);
                 }
-                () = self.watch.changed(), if is_watched => {
+                trigger = self.watch.due(), if is_watched => {
+                    self.is_repetition = trigger == Trigger::Failed;
                     self.reloads.request();
                 }
             }
@@ -66,23 +81,25 @@ impl Reloader {
 
     async fn reload(&mut self, daemon: &mut Daemon) -> Outcome {
         let outcome = match self.load().await {
-            Ok(checked) => {
-                let warnings = tell_of_warnings(&checked);
-                match Box::pin(daemon.reload(checked.config)).await {
-                    Ok(reloaded) => Ok(Reloaded { warnings, ..reloaded }),
-                    Err(error) => Err(NotReloaded {
-                        is_of_the_configuration: error.is_of_the_configuration(),
-                        problems: [Some(in_one_line(&error)), error.help().map(str::to_owned)]
-                            .into_iter()
-                            .flatten()
-                            .collect::<Vec<_>>()
-                            .join("\n"),
-                    }),
-                }
-            }
+            Ok(Checked { config, warnings, .. }) => match Box::pin(daemon.reload(config)).await {
+                Ok(reloaded) => Ok(Reloaded { warnings: log_warnings(&warnings), ..reloaded }),
+                Err(error) => Err(NotReloaded {
+                    is_of_the_configuration: error.is_of_the_configuration(),
+                    problems: [Some(in_one_line(&error)), error.help().map(str::to_owned)]
+                        .into_iter()
+                        .flatten()
+                        .collect::<Vec<_>>()
+                        .join("\n"),
+                }),
+            },
             Err(not) => Err(not),
         };
-        tell(&outcome);
+        self.watch.reloaded(outcome.is_err());
+        let is_news = self.problems.changes_to(outcome.as_ref().err().map(|not| not.problems.clone()));
+        let is_repetition = std::mem::take(&mut self.is_repetition);
+        if is_news || !is_repetition {
+            tell(&outcome);
+        }
         outcome
     }
 
@@ -108,6 +125,16 @@ impl Reloader {
             problems: diagnostics.render(false),
         })
     }
+}
+
+/// Logs the warnings about a configuration, and returns them.
+pub(super) fn log_warnings(warnings: &Diagnostics) -> Vec<String> {
+    let warnings = warnings.problems().iter().map(|problem| {
+        let place = warnings.place_of(problem);
+        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
+        place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
+    });
+    warnings.collect()
 }
 
 fn tell(outcome: &Outcome) {

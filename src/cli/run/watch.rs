@@ -12,6 +12,15 @@ use crate::blocking::Blocking;
 /// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Why the configuration is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// The file has changed.
+    Changed,
+    /// The file is as it was when the last reload failed.
+    Failed,
+}
+
 /// The digest of a file's content; `None` if the file cannot be read.
 pub(super) type FileDigest = Option<[u8; 32]>;
 
@@ -24,6 +33,8 @@ pub(super) struct Watch {
     used: FileDigest,
     /// The digest of the last reading, if it is another one.
     found: Option<FileDigest>,
+    /// Whether the configuration that was read last is not in force.
+    has_failed: bool,
     /// Reads without a bound: nobody waits for a change.
     reading: Blocking<FileDigest>,
 }
@@ -45,7 +56,14 @@ impl Watch {
     pub(super) fn new(path: &Path, used: FileDigest) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { path: path.to_owned(), ticks, used, found: None, reading: Blocking::new(Duration::MAX) }
+        Self {
+            path: path.to_owned(),
+            ticks,
+            used,
+            found: None,
+            has_failed: false,
+            reading: Blocking::new(Duration::MAX),
+        }
     }
 
     /// The file was read as a configuration, with this digest.
@@ -54,13 +72,20 @@ impl Watch {
         self.found = None;
     }
 
+    /// The reload of the file, as read last, has ended. After a failure the next one is due with the next reading: perhaps a
+    /// file that the configuration names has arrived.
+    pub(super) fn reloaded(&mut self, has_failed: bool) {
+        self.has_failed = has_failed;
+        self.ticks.reset();
+    }
+
     /// Waits until two readings in a row have the same digest, which is not that of the configuration: after the first one an
-    /// editor may still be writing.
+    /// editor may still be writing. After a failed reload, also waits for a reading that finds the file unchanged.
     ///
     /// # Cancel safety
     ///
     /// No reading is lost.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn due(&mut self) -> Trigger {
         loop {
             if !self.reading.is_running() {
                 self.ticks.tick().await;
@@ -69,9 +94,12 @@ impl Watch {
             let found = self.reading.run(move || content(&path)).await.unwrap_or(self.used);
             if found == self.used {
                 self.found = None;
+                if self.has_failed {
+                    return Trigger::Failed;
+                }
             } else if self.found.replace(found) == Some(found) {
                 self.used(found);
-                return;
+                return Trigger::Changed;
             }
         }
     }
@@ -82,7 +110,7 @@ mod tests {
     use super::*;
 
     async fn within(watch: &mut Watch, seconds: u64) -> bool {
-        tokio::time::timeout(Duration::from_secs(seconds), watch.changed()).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(seconds), watch.due()).await.is_ok()
     }
 
     #[tokio::test]
@@ -116,6 +144,25 @@ mod tests {
         std::fs::write(&path, "two").unwrap();
         watch.used(content(&path));
 
+        assert!(!within(&mut watch, 5).await);
+    }
+    #[tokio::test]
+    async fn after_a_failed_reload_another_is_due_every_few_seconds_until_one_succeeds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.toml");
+        std::fs::write(&path, "one").unwrap();
+        let mut watch = Watch::new(&path, content(&path));
+
+        for _ in 0..2 {
+            watch.reloaded(true);
+            assert!(!within(&mut watch, 1).await, "not at once");
+            assert_eq!(watch.due().await, Trigger::Failed);
+        }
+        watch.reloaded(true);
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!(watch.due().await, Trigger::Changed);
+
+        watch.reloaded(false);
         assert!(!within(&mut watch, 5).await);
     }
 }

@@ -245,3 +245,21 @@ async fn a_stop_during_a_reload_is_clean() {
         world.check();
     }
 }
+
+#[tokio::test]
+async fn a_watched_change_that_names_a_secret_which_arrives_later_is_loaded_then() {
+    let world = daemon().server("watch = true").start().await;
+    let complaints = || world.process.events("configuration not reloaded, kept the last one").len();
+
+    world.configure(|text| text.replace("{ env = \"API_SECRET\" }", "{ file = \"later\" }"));
+    eventually("the change is refused", async || complaints() == 1).await;
+    remains("it is logged once", Duration::from_secs(5), async || complaints() == 1).await;
+    assert_eq!(reloads(&world), 0);
+    std::fs::write(world.folder().join("later"), testkit::harness::setup::CLIENT_SECRET).unwrap();
+
+    eventually("the change is loaded", async || reloads(&world) == 1).await;
+    remains("it is loaded once", Duration::from_secs(5), async || reloads(&world) == 1).await;
+    assert_eq!(complaints(), 1);
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
