@@ -251,6 +251,18 @@ impl Daemon {
             () = finished => {}
             () = hurry => warn!("asked to stop immediately"),
         }
+        self.cut().await;
+        info!("stopped");
+    }
+
+    /// Closes all connections at once, after a part of the daemon has died. A token request with a refresh token is always
+    /// finished, and its result written.
+    pub async fn abort(mut self) {
+        self.cut().await;
+    }
+
+    /// Stops everything at once, except token requests with a refresh token.
+    async fn cut(&mut self) {
         self.stages.enter(Stage::Cutting);
         if timeout(CUT_TIMEOUT, self.threads.all_ended()).await.is_err() {
             warn!("a thread did not stop in time");
@@ -263,7 +275,6 @@ impl Daemon {
                 warn!("a token request or the write of its result did not finish in time");
             }
         }
-        info!("stopped");
     }
 
     /// The longest time that a token request takes, with the write of its result.
@@ -290,3 +301,6 @@ fn listener_settings(
 fn log_listening(address: &Listen, speaks_tls: bool) {
     info!(%address, tls = matches!(address, Listen::Tcp(_)) && speaks_tls, "listening");
 }
+
+#[cfg(test)]
+mod tests;

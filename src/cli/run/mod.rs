@@ -62,6 +62,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         signal = signals.next_hearing(on_hangup) => info!(signal, "asked to stop"),
         died = reloader.serve(&mut daemon) => {
             error!(error = %died, "stopping");
+            daemon.abort().await;
             return FAILED;
         }
         never = tell_of_dropped_lines(&log) => match never {},
