@@ -1,16 +1,14 @@
 //! Who a credential is at its authorization server: the OAuth client, how it authenticates, and its grant.
 //!
 //! One tree for both where secrets are (`Identity<Secret>`, from the configuration) and what they are at the moment
-//! (`Identity<SecretString>`, for a token request). [`Identity::try_map`] leads from one to the other and is the
+//! (`Identity<SecretString>`, for a token request). [`Identity::map`] leads from one to the other and is the
 //! only place that knows them all.
-
-use std::convert::Infallible;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::basic_encoding::BasicEncoding;
-use super::secret::{Secret, SecretError};
-use super::signing_key::{SigningAlgorithm, SigningKey};
+use super::secret::Secret;
+use super::signing_key::SigningAlgorithm;
 
 /// An OAuth client and its grant, with secrets of type `S`.
 #[derive(Clone, Debug)]
@@ -106,6 +104,23 @@ pub struct Assertion<S> {
     pub subject: String,
 }
 
+/// One of an identity's secrets.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyedSecret<'a, S> {
+    /// The key in the credential's configuration.
+    pub key: &'static str,
+    /// The secret.
+    pub secret: &'a S,
+    /// The algorithm that signs with the secret, where the secret is a private key.
+    pub algorithm: Option<SigningAlgorithm>,
+}
+
+impl<'a, S> KeyedSecret<'a, S> {
+    const fn new(key: &'static str, secret: &'a S) -> Self {
+        Self { key, secret, algorithm: None }
+    }
+}
+
 impl<S> ClientAuth<S> {
     /// The client's secret, if that is how it authenticates.
     pub const fn secret(&self) -> Option<&S> {
@@ -140,30 +155,26 @@ impl<S> Grant<S> {
         }
     }
 
-    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Grant<T>, E> {
-        Ok(match self {
+    fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Grant<T> {
+        match self {
             Grant::ClientCredentials => Grant::ClientCredentials,
-            Grant::Password { username, password } => {
-                Grant::Password { username: username.clone(), password: read(password)? }
-            }
-            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
+            Grant::Password { username, password } => Grant::Password {
+                username: username.clone(),
+                password: read(KeyedSecret::new("password", password)),
+            },
+            Grant::RefreshToken(token) => Grant::RefreshToken(
+                token.as_ref().map(|token| read(KeyedSecret::new("refresh_token", token))),
+            ),
             Grant::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
-                code: read(code)?,
-                code_verifier: read(code_verifier)?,
+                code: read(KeyedSecret::new("code", code)),
+                code_verifier: read(KeyedSecret::new("code_verifier", code_verifier)),
                 redirect_uri: redirect_uri.clone(),
             },
-            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
+            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.map(read)),
             Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
-                subject_token: read(subject_token)?,
+                subject_token: read(KeyedSecret::new("subject_token", subject_token)),
                 subject_token_type: subject_token_type.clone(),
             },
-        })
-    }
-
-    const fn assertion(&self) -> Option<&Assertion<S>> {
-        match self {
-            Self::JwtBearer(assertion) => Some(assertion),
-            _ => None,
         }
     }
 }
@@ -183,31 +194,27 @@ impl<S> ClientAuth<S> {
 }
 
 impl<S> Identity<S> {
-    /// The same with each secret read.
-    ///
-    /// # Errors
-    ///
-    /// The first that reading brings.
-    pub fn try_map<'a, T, E>(
-        &'a self,
-        mut read: impl FnMut(&'a S) -> Result<T, E>,
-    ) -> Result<Identity<T>, E> {
+    /// The same with a value in the place of each secret. Secrets with the same key are the same.
+    #[must_use]
+    pub fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Identity<T> {
+        let mut client_secret = |secret| read(KeyedSecret::new("client_secret", secret));
         let client_auth = match &self.client_auth {
             ClientAuth::Basic { secret, encoding } => {
-                ClientAuth::Basic { secret: read(secret)?, encoding: *encoding }
+                ClientAuth::Basic { secret: client_secret(secret), encoding: *encoding }
             }
-            ClientAuth::Post { secret } => ClientAuth::Post { secret: read(secret)? },
+            ClientAuth::Post { secret } => ClientAuth::Post { secret: client_secret(secret) },
             ClientAuth::SecretJwt { secret, audience } => {
-                ClientAuth::SecretJwt { secret: read(secret)?, audience: audience.clone() }
+                ClientAuth::SecretJwt { secret: client_secret(secret), audience: audience.clone() }
             }
-            ClientAuth::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.try_map(&mut read)?),
+            ClientAuth::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.map(&mut read)),
             ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
             ClientAuth::None => ClientAuth::None,
         };
-        let grant = self.grant.try_map(&mut read)?;
-        let fallback = self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?;
-        let client_secret_next = self.client_secret_next.as_ref().map(read).transpose()?;
-        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next })
+        let grant = self.grant.map(&mut read);
+        let fallback = self.fallback.as_ref().map(|grant| grant.map(&mut read));
+        let next = self.client_secret_next.as_ref();
+        let client_secret_next = next.map(|next| read(KeyedSecret::new("client_secret_next", next)));
+        Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next }
     }
 
     /// The grant, or the fallback if that is in use and there is one.
@@ -217,56 +224,36 @@ impl<S> Identity<S> {
 
     /// Every secret, in an order that is always the same.
     pub fn secrets(&self) -> Vec<&S> {
-        let mut secrets = Vec::new();
-        let Ok(_) = self.try_map(|secret| {
-            secrets.push(secret);
-            Ok::<(), Infallible>(())
-        });
-        secrets
+        self.keyed_secrets().into_iter().map(|keyed| keyed.secret).collect()
     }
 
-    /// What it signs JWTs with; all are the same where grant and authentication are JWTs.
-    fn assertions(&self) -> impl Iterator<Item = &Assertion<S>> {
-        let of_client = match &self.client_auth {
-            ClientAuth::PrivateKeyJwt(assertion) => Some(assertion),
-            _ => None,
-        };
-        let of_grants = [Some(&self.grant), self.fallback.as_ref()].into_iter().flatten();
-        of_client.into_iter().chain(of_grants.filter_map(Grant::assertion))
+    /// Every secret with its key, in the order of [`Identity::secrets`].
+    pub fn keyed_secrets(&self) -> Vec<KeyedSecret<'_, S>> {
+        let mut secrets = Vec::new();
+        let _ = self.map(|secret| secrets.push(secret));
+        secrets
     }
 }
 
 impl<S> Assertion<S> {
-    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Assertion<T>, E> {
-        Ok(Assertion {
-            key: read(&self.key)?,
+    fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Assertion<T> {
+        Assertion {
+            key: read(KeyedSecret {
+                algorithm: Some(self.algorithm),
+                ..KeyedSecret::new("assertion.key", &self.key)
+            }),
             kid: self.kid.clone(),
             algorithm: self.algorithm,
             audience: self.audience.clone(),
             subject: self.subject.clone(),
-        })
+        }
     }
 }
 
 impl Identity<Secret> {
-    /// With the secrets as of now.
-    ///
-    /// # Errors
-    ///
-    /// [`SecretError`] if one cannot be read, or is no key where one is needed.
-    pub fn read(&self) -> Result<Identity<SecretString>, SecretError> {
-        let identity = self.try_map(Secret::read)?;
-        for (source, assertion) in self.assertions().zip(identity.assertions()) {
-            SigningKey::from_pem(&assertion.key, assertion.algorithm)
-                .map_err(|error| SecretError::NotAKey { place: source.key.place(), source: error })?;
-        }
-        Ok(identity)
-    }
-
     /// With the secrets as they were when the configuration was read.
     pub fn initial(&self) -> Identity<SecretString> {
-        let Ok(identity) = self.try_map(|secret| Ok::<_, Infallible>(secret.initial().clone()));
-        identity
+        self.map(|keyed| keyed.secret.initial().clone())
     }
 
     /// Whether a secret can change while the daemon runs.

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
 use super::environment::Environment;
-use super::signing_key::KeyError;
+use super::signing_key::{KeyError, SigningAlgorithm, SigningKey};
 use super::small_file;
 
 /// Largest file of a secret: larger than any key or token.
@@ -112,6 +112,20 @@ impl Secret {
             SecretSource::File(path) => read_file(path),
             SecretSource::Environment(_) | SecretSource::Plain(_) => Ok(self.value.clone()),
         }
+    }
+
+    /// The current value, which must be a private key for this algorithm if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`] if the secret cannot be read, or is not such a key.
+    pub fn read_for(&self, algorithm: Option<SigningAlgorithm>) -> Result<SecretString, SecretError> {
+        let value = self.read()?;
+        if let Some(algorithm) = algorithm {
+            SigningKey::from_pem(&value, algorithm)
+                .map_err(|source| SecretError::NotAKey { place: self.place(), source })?;
+        }
+        Ok(value)
     }
 
     /// Whether the value can change while the daemon runs.

@@ -1,18 +1,20 @@
 //! A credential's identity with its current secrets, which are read again before each token request.
 //!
-//! A secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound. After any failure
-//! the last secrets stay in use.
+//! Each secret is read on its own: one that cannot be read keeps its last value, and keeps no other from being read. A
+//! secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use secrecy::SecretString;
 use tracing::{info, warn};
 
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
-use crate::config::model::identity::Grant;
-use crate::config::model::secret::SecretError;
+use crate::config::model::identity::{Grant, KeyedSecret};
+use crate::config::model::secret::{Secret, SecretError};
+use crate::config::model::signing_key::SigningAlgorithm;
 use crate::config::{Credential, Identity, IdentityDigest};
 use crate::telemetry::throttle::OnChange;
 
@@ -20,19 +22,30 @@ use crate::telemetry::throttle::OnChange;
 const SECRET_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Values = Identity<SecretString>;
-/// Reads a credential's secrets; may block.
-type Read = fn(&Credential) -> Result<Values, SecretError>;
+/// Reads a secret; may block.
+type Read = fn(&Secret, Option<SigningAlgorithm>) -> Result<SecretString, SecretError>;
 
 /// A credential's identity with its secrets.
 #[derive(Debug)]
 pub(crate) struct CurrentIdentity {
     credential: Arc<Credential>,
-    read: Read,
     value: Values,
     /// The digests of the credential with this value, computed once.
     token_identity: IdentityDigest,
     request_identity: IdentityDigest,
-    reading: Blocking<Result<Values, SecretError>>,
+    /// The secrets that can change, each once.
+    secrets: Vec<CurrentSecret>,
+}
+
+/// A secret that can change.
+#[derive(Debug)]
+struct CurrentSecret {
+    key: &'static str,
+    secret: Secret,
+    algorithm: Option<SigningAlgorithm>,
+    read: Read,
+    value: SecretString,
+    reading: Blocking<Result<SecretString, SecretError>>,
     /// Why the last reading failed.
     trouble: OnChange<Option<String>>,
 }
@@ -40,18 +53,30 @@ pub(crate) struct CurrentIdentity {
 impl CurrentIdentity {
     /// The identity as it was when the configuration was read.
     pub(crate) fn new(credential: Arc<Credential>) -> Self {
-        Self::read_by(|credential| credential.identity.read(), credential)
+        Self::read_by(Secret::read_for, credential)
     }
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.identity.initial();
+        let mut secrets: Vec<CurrentSecret> = Vec::new();
+        for KeyedSecret { key, secret, algorithm } in credential.identity.keyed_secrets() {
+            if secret.may_change() && !secrets.iter().any(|other| other.key == key) {
+                secrets.push(CurrentSecret {
+                    key,
+                    secret: secret.clone(),
+                    algorithm,
+                    read,
+                    value: secret.initial().clone(),
+                    reading: Blocking::new(SECRET_READ_TIMEOUT),
+                    trouble: OnChange::default(),
+                });
+            }
+        }
         Self {
             token_identity: credential.token_identity(),
             request_identity: credential.request_identity(&value),
-            reading: Blocking::new(SECRET_READ_TIMEOUT),
-            trouble: OnChange::default(),
+            secrets,
             credential,
-            read,
             value,
         }
     }
@@ -77,46 +102,55 @@ impl CurrentIdentity {
     }
 
     /// Whether a secret can change while the daemon runs.
-    pub(crate) fn may_change(&self) -> bool {
-        self.credential.identity.may_change()
+    pub(crate) const fn may_change(&self) -> bool {
+        !self.secrets.is_empty()
     }
 
-    /// Reads the secrets again where one can change. Answers whether one has.
+    /// Reads the secrets again that can change. Answers whether one has.
     ///
     /// # Cancel safety
     ///
     /// A reading that is under way is taken up by the next call.
     pub(crate) async fn read_again(&mut self) -> bool {
-        if !self.may_change() {
-            return false;
+        let credential = &self.credential.name;
+        join_all(self.secrets.iter_mut().map(|secret| secret.read_again(credential))).await;
+        let secrets = &self.secrets;
+        let read = self.credential.identity.map(|KeyedSecret { key, secret, .. }| {
+            let current = secrets.iter().find(|current| current.key == key);
+            current.map_or_else(|| secret.initial(), |current| &current.value).clone()
+        });
+        let is_changed = !read.has_secrets_of(&self.value);
+        if is_changed {
+            self.value = read;
+            self.request_identity = self.credential.request_identity(&self.value);
         }
-        let (read, credential) = (self.read, Arc::clone(&self.credential));
-        let failure = match self.reading.run(move || read(&credential)).await {
-            Ok(Ok(read)) => {
-                self.note(None);
-                let is_changed = !read.has_secrets_of(&self.value);
-                self.value = read;
-                if is_changed {
-                    self.request_identity = self.credential.request_identity(&self.value);
-                }
-                return is_changed;
+        is_changed
+    }
+}
+
+impl CurrentSecret {
+    async fn read_again(&mut self, credential: &str) {
+        let (read, secret, algorithm) = (self.read, self.secret.clone(), self.algorithm);
+        let failure = match self.reading.run(move || read(&secret, algorithm)).await {
+            Ok(Ok(value)) => {
+                self.value = value;
+                None
             }
-            Ok(Err(error)) => in_one_line(&error),
-            Err(error) => format!("reading the secret {error}"),
+            Ok(Err(error)) => Some(in_one_line(&error)),
+            Err(error) => Some(format!("reading the secret {error}")),
         };
-        self.note(Some(failure));
-        false
+        self.note(credential, failure);
     }
 
-    /// Tells of trouble that was not there before, and of its end.
-    fn note(&mut self, trouble: Option<String>) {
+    /// Logs trouble that was not there before, and its end.
+    fn note(&mut self, credential: &str, trouble: Option<String>) {
         if !self.trouble.changes_to(trouble) {
             return;
         }
-        let credential = &self.credential.name;
+        let key = self.key;
         match self.trouble.current() {
-            Some(error) => warn!(credential, error, "secret not readable, kept the last one"),
-            None => info!(credential, "secret readable again"),
+            Some(error) => warn!(credential, key, error, "secret not readable, kept the last one"),
+            None => info!(credential, key, "secret readable again"),
         }
     }
 }
@@ -151,12 +185,13 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         assert!(!secret.read_again().await);
         assert_eq!(value(&secret), "first");
-        assert!(secret.trouble.current().as_ref().is_some_and(|trouble| trouble.contains("No such file")));
+        let trouble = secret.secrets[0].trouble.current();
+        assert!(trouble.as_ref().is_some_and(|trouble| trouble.contains("No such file")));
 
         std::fs::write(&file, "second").unwrap();
         assert!(secret.read_again().await);
         assert_eq!(value(&secret), "second");
-        assert_eq!(secret.trouble.current(), &None);
+        assert_eq!(secret.secrets[0].trouble.current(), &None);
     }
 
     /// Time is moved by hand: it does not move by itself while a thread hangs.
@@ -166,8 +201,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
-        let hang: Read = |credential| {
-            let before = credential.identity.read();
+        let hang: Read = |secret, algorithm| {
+            let before = secret.read_for(algorithm);
             HANGING.wait();
             before
         };
@@ -187,6 +222,67 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(value(&secret), "second");
-        assert!(!secret.reading.is_running());
+        assert!(!secret.secrets[0].reading.is_running());
+    }
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_keeps_no_other_secret_from_being_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (current, next) = (folder.path().join("current"), folder.path().join("next"));
+        for (file, content) in [(&current, "first"), (&next, "second")] {
+            std::fs::write(file, content).unwrap();
+        }
+        let lines = format!(
+            "client_secret = {{ file = \"{}\" }}\nclient_secret_next = {{ file = \"{}\" }}",
+            current.display(),
+            next.display()
+        );
+        let mut secrets = CurrentIdentity::new(Arc::clone(&fixture::config("", &lines, "").credentials[0]));
+        let values = |secrets: &CurrentIdentity| {
+            let values = secrets.value().secrets();
+            values.iter().map(|value| value.expose_secret().to_owned()).collect::<Vec<_>>()
+        };
+        let troubled = |secrets: &CurrentIdentity| {
+            let troubled = secrets.secrets.iter().filter(|one| one.trouble.current().is_some());
+            troubled.map(|one| one.key).collect::<Vec<_>>()
+        };
+
+        for (lost, kept, key, expected) in [
+            (&current, &next, "client_secret", ["first", "third"]),
+            (&next, &current, "client_secret_next", ["third", "third"]),
+        ] {
+            std::fs::remove_file(lost).unwrap();
+            std::fs::write(kept, "third").unwrap();
+            assert!(secrets.read_again().await, "{key}");
+            assert_eq!(values(&secrets), expected);
+            assert_eq!(troubled(&secrets), [key]);
+            std::fs::write(lost, expected[0]).unwrap();
+        }
+    }
+
+    /// A file that holds no key counts as unreadable.
+    #[tokio::test]
+    async fn a_key_that_is_none_keeps_the_last_one_beside_a_changed_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, subject) = (folder.path().join("key"), folder.path().join("subject"));
+        let ([pem, _], _) = fixture::keys::p256();
+        std::fs::write(&key, &pem).unwrap();
+        std::fs::write(&subject, "first").unwrap();
+        let lines = format!(
+            "client_auth = \"private_key_jwt\"\nassertion = {{ key = {{ file = \"{}\" }}, alg = \"ES256\" }}\n\
+             grant = \"token_exchange\"\nsubject_token = {{ file = \"{}\" }}",
+            key.display(),
+            subject.display()
+        );
+        let mut secrets = CurrentIdentity::new(Arc::clone(&fixture::config("", &lines, "").credentials[0]));
+
+        std::fs::write(&key, "no key").unwrap();
+        std::fs::write(&subject, "second").unwrap();
+
+        assert!(secrets.read_again().await);
+        let values = secrets.value().secrets();
+        assert_eq!(values[0].expose_secret().trim_end(), pem.trim_end());
+        assert_eq!(values[1].expose_secret(), "second");
+        assert_eq!(secrets.secrets[0].key, "assertion.key");
+        assert!(secrets.secrets[0].trouble.current().is_some());
     }
 }
