@@ -31,7 +31,8 @@ pub enum SecretSource {
 /// A secret, readable when the configuration was read.
 #[derive(Clone, Debug)]
 pub struct Secret {
-    source: SecretSource,
+    /// The source.
+    pub(in crate::config) source: SecretSource,
     value: SecretString,
 }
 
@@ -126,11 +127,6 @@ impl Secret {
             SecretSource::File(path) => path.display().to_string(),
             SecretSource::Plain(_) => "this secret".to_owned(),
         }
-    }
-
-    /// The place of the secret.
-    pub(in crate::config) const fn source(&self) -> &SecretSource {
-        &self.source
     }
 
     /// The value at the time when the configuration was read.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::route::plain_path;
-use super::{Resolver, api_discovery, duration, or_default, provider};
-use crate::config::model::credential::{Credential, Quota};
+use super::{Owner, Resolver, api_discovery, duration, or_default, provider};
+use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
-use crate::config::model::http_version::HttpVersion;
 use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::Provider;
 use crate::config::source::diagnostics::Problem;
@@ -35,7 +34,8 @@ impl Resolver<'_> {
             let place = name.span();
             let name = name.into_inner();
             self.check_name(&name, &place);
-            usable.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
+            let owner = Owner { path: format!("credentials.{name}"), place: place.clone() };
+            usable.extend(self.credential(&name, &owner, credential.into_inner()).map(Arc::new));
             names.insert(name, place);
         }
         (names, usable)
@@ -53,28 +53,22 @@ impl Resolver<'_> {
         self.problems.push(Problem::error(place.clone(), title));
     }
 
-    fn credential(
-        &mut self,
-        name: &str,
-        place: &Range<usize>,
-        mut file: schema::Credential,
-    ) -> Option<Credential> {
+    fn credential(&mut self, name: &str, owner: &Owner, mut file: schema::Credential) -> Option<Credential> {
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
-        self.fill_in(name, place, provider, &mut file);
-        let path = |key: &str| format!("credentials.{name}.{key}");
+        self.fill_in(owner, provider, &mut file);
         let issuer = self.issuer(provider, file.issuer.as_ref());
         let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
             // The issuer has been reported.
             None
         } else {
-            self.token_url(&path("token_url"), place, file.token_url.as_ref(), issuer.as_ref())
+            self.token_url(owner, file.token_url.as_ref(), issuer.as_ref())
         };
         let audience = default_audience(provider, issuer.as_ref(), token_url.as_ref());
-        let login = self.login(name, place, &file, issuer);
+        let login = self.login(owner, &file, issuer);
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
-        let state = self.state(name, place, &mut file);
-        let identity = self.identity(name, place, &mut file, audience);
+        let state = self.state(name, owner, &mut file);
+        let identity = self.identity(owner, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
         let fields = self.answer_fields(file.fields);
         let scopes = self.scopes(file.scopes);
@@ -121,25 +115,19 @@ impl Resolver<'_> {
     /// The token endpoint: configured, or else discovered from the issuer.
     fn token_url(
         &mut self,
-        path: &str,
-        place: &Range<usize>,
+        owner: &Owner,
         text: Option<&Spanned<String>>,
         issuer: Option<&Issuer>,
     ) -> Option<Endpoint> {
-        match (text, issuer) {
-            (Some(text), _) => {
-                let url = self.endpoint(text)?;
-                self.warn_of_tutorial(text, &url);
-                Some(Endpoint::Written(url))
-            }
-            (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
-            (None, None) => {
-                let help = "write the authorization server's token endpoint, such as \
-                            \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
-                self.missing(path, place, help);
-                None
-            }
+        if let (None, Some(issuer)) = (text, issuer) {
+            return Some(Endpoint::OfIssuer(issuer.clone()));
         }
+        let help = "write the authorization server's token endpoint, such as \
+                    \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
+        let text = self.required(owner, "token_url", text, help)?;
+        let url = self.endpoint(text)?;
+        self.warn_of_tutorial(text, &url);
+        Some(Endpoint::Written(url))
     }
 
     fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {

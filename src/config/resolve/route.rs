@@ -10,15 +10,15 @@ use toml::Spanned;
 use url::Url;
 
 use super::api_discovery::DISCOVER;
-use super::{Resolver, duration};
-use crate::config::model::credential::Credential;
-use crate::config::model::forwarded::Forwarded;
+use super::{Owner, Resolver, duration};
+use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::is_host;
-use crate::config::model::http_version::HttpVersion;
-use crate::config::model::route::{Address, Destination, Route, Upstream};
+use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
 use crate::config::source::choice::Upgrade;
 use crate::config::source::reader::Key;
 use crate::config::source::schema;
+
+const UPSTREAM_HELP: &str = "write the address of the API, such as \"https://api.example.com\"";
 
 impl Resolver<'_> {
     /// The routes, if each is usable.
@@ -40,9 +40,7 @@ impl Resolver<'_> {
             let place = route.span();
             let route = route.into_inner();
             used.extend(route.credential.as_ref().map(|name| name.get_ref().clone()));
-            let Some(route) = self.route(index, &place, route, names, credentials) else {
-                continue;
-            };
+            let Some(route) = self.route(index, place.clone(), route, names, credentials) else { continue };
             if let Some(first) = seen.insert((route.host.clone(), route.path.clone()), index + 1) {
                 let help = "change `path` or `host`, or remove a route: each request must have one route";
                 self.error(place, format!("the same host and path as route {first}"), help);
@@ -64,28 +62,22 @@ impl Resolver<'_> {
     fn route(
         &mut self,
         index: usize,
-        place: &Range<usize>,
+        place: Range<usize>,
         mut route: schema::Route,
         names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {
-        let key = |key: &str| format!("routes[{index}].{key}");
+        let owner = Owner { path: format!("routes[{index}]"), place };
         let host = route.host.take().map(|host| self.host(&host));
         let path = match &route.path {
             Some(path) => self.path(path),
             None => Some("/".to_owned()),
         };
-        if route.upstream.is_none() {
-            let help = "write the address of the API, such as \"https://api.example.com\"";
-            self.missing(&key("upstream"), place, help);
-        }
-        let upstream = route.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
-        if route.credential.is_none() {
-            let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
-            self.missing(&key("credential"), place, help);
-        }
-        let credential =
-            route.credential.as_ref().and_then(|name| self.credential_of(name, names, credentials));
+        let upstream = self.required(&owner, "upstream", route.upstream.as_ref(), UPSTREAM_HELP);
+        let upstream = upstream.and_then(|upstream| self.upstream(upstream));
+        let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
+        let credential = self.required(&owner, "credential", route.credential.as_ref(), help);
+        let credential = credential.and_then(|name| self.credential_of(name, names, credentials));
         if let (Some(Destination::Discovered), Some(text), Some(credential)) =
             (&upstream, &route.upstream, &credential)
         {
@@ -148,12 +140,8 @@ impl Resolver<'_> {
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {
         let text = host.get_ref().to_ascii_lowercase();
-        if is_host(&text) {
-            return Some(text);
-        }
         let help = "write the name or address that callers use, without scheme, port or path";
-        self.error(host.span(), "not a host name", help);
-        None
+        if is_host(&text) { Some(text) } else { self.refuse(host.span(), "not a host name", help) }
     }
 
     fn path(&mut self, path: &Spanned<String>) -> Option<String> {
@@ -161,12 +149,8 @@ impl Resolver<'_> {
         if text == "/" {
             return Some("/".to_owned());
         }
-        let plain = plain_path(text);
-        if plain.is_none() {
-            let help = "write a prefix that starts with `/`, without `*`, query, `%`, `..` or empty segment";
-            self.error(path.span(), "not a path prefix", help);
-        }
-        plain
+        let help = "write a prefix that starts with `/`, without `*`, query, `%`, `..` or empty segment";
+        plain_path(text).or_else(|| self.refuse(path.span(), "not a path prefix", help))
     }
 
     fn upstream(&mut self, text: &Spanned<String>) -> Option<Destination> {
@@ -175,14 +159,11 @@ impl Resolver<'_> {
         }
         let url = self.endpoint(text)?;
         if url.query().is_some() {
-            self.error(text.span(), "an upstream has no query", "remove the part from `?` on");
-            return None;
+            return self.refuse(text.span(), "an upstream has no query", "remove the part from `?` on");
         }
         let address = address_of(&url);
-        if address.is_none() {
-            let help = "write the address of the API, such as \"https://api.example.com\"";
-            self.error(text.span(), "not the address of an API", help);
-        }
+        let address =
+            address.or_else(|| self.refuse(text.span(), "not the address of an API", UPSTREAM_HELP));
         address.map(Destination::Written)
     }
 
@@ -208,8 +189,7 @@ impl Resolver<'_> {
             } else {
                 format!("write one of: {}; or \"none\"", known.join(", "))
             };
-            self.error(name.span(), format!("there is no credential `{text}`"), help);
-            return None;
+            return self.refuse(name.span(), format!("there is no credential `{text}`"), help);
         }
         // An unusable credential has been reported.
         credentials.iter().find(|one| one.name == *text).cloned().map(Some)

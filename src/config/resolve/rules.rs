@@ -72,7 +72,7 @@ impl Resolver<'_> {
             let pattern: Pattern = match text.get_ref().parse() {
                 Ok(pattern) => pattern,
                 Err(error) => {
-                    self.error(text.span(), error.to_string(), error.help());
+                    self.error(text.span(), error.to_string(), error.help);
                     continue;
                 }
             };

@@ -4,11 +4,11 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{Reader, Value};
-use crate::config::model::basic_encoding::BasicEncoding;
-use crate::config::model::forwarded::Forwarded;
-use crate::config::model::http_version::HttpVersion;
+use crate::config::model::credential::HttpVersion;
+use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
+use crate::config::model::route::Forwarded;
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// A known platform.
@@ -28,13 +28,6 @@ pub(in crate::config) enum Grant {
     AuthorizationCode,
     JwtBearer,
     TokenExchange,
-}
-
-/// The grant that replaces a rejected refresh token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::config) enum Fallback {
-    None,
-    Grant(Grant),
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705).
@@ -81,10 +74,11 @@ impl Value for Grant {
     }
 }
 
-impl Value for Fallback {
+/// A grant, or `""` for none.
+impl Value for Option<Grant> {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-        let mut choices = vec![("", Self::None)];
-        choices.extend(GRANTS.map(|(name, grant)| (name, Self::Grant(grant))));
+        let mut choices = vec![("", None)];
+        choices.extend(GRANTS.map(|(name, grant)| (name, Some(grant))));
         reader.choice(value, path, &choices)
     }
 }

@@ -91,15 +91,27 @@ impl<'a> Reader<'a> {
         is_whole.then(|| Spanned::new(value.span(), DeValue::String(text.into())))
     }
 
-    /// Reports a value of another type than its key needs.
-    pub(in crate::config) fn mistyped(&mut self, value: &Spanned<DeValue<'_>>, path: &str, expected: &str) {
+    /// Reports a value of another type than its key needs, in the place of that value.
+    pub(in crate::config) fn mistyped<T>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        path: &str,
+        expected: &str,
+    ) -> Option<T> {
         let found = type_of(value.get_ref());
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}, not {found}")));
+        None
     }
 
-    /// Reports a value of the right type that its key cannot have.
-    pub(in crate::config) fn invalid(&mut self, value: &Spanned<DeValue<'_>>, path: &str, expected: &str) {
+    /// Reports a value of the right type that its key cannot have, in the place of that value.
+    pub(in crate::config) fn invalid<T>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        path: &str,
+        expected: &str,
+    ) -> Option<T> {
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}")));
+        None
     }
 
     /// Reads an inline table; a problem in any of its keys makes the whole table unusable.
@@ -131,26 +143,22 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let text = value.get_ref().as_str();
         let chosen = text.and_then(|text| choices.iter().find(|(name, _)| *name == text));
-        if chosen.is_none() {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            let expected = match names.as_slice() {
-                [only] => only.clone(),
-                [one, other] => format!("{one} or {other}"),
-                _ => format!("one of: {}", names.join(", ")),
-            };
-            match text {
-                None => self.mistyped(value, path, &expected),
-                Some(text) => {
-                    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                    let meant = nearest(&names, text, |distance, _| distance <= 2);
-                    self.invalid(value, path, &expected);
-                    if let Some(problem) = self.problems.last_mut() {
-                        problem.help = meant.map(|meant| format!("did you mean \"{meant}\"?"));
-                    }
-                }
-            }
+        if let Some((_, chosen)) = chosen {
+            return Some(*chosen);
         }
-        chosen.map(|(_, chosen)| *chosen)
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = match names.as_slice() {
+            [only] => format!("\"{only}\""),
+            [one, other] => format!("\"{one}\" or \"{other}\""),
+            _ => format!("one of: \"{}\"", names.join("\", \"")),
+        };
+        let Some(text) = text else { return self.mistyped(value, path, &expected) };
+        let problem = Problem::error(value.span(), format!("`{path}` must be {expected}"));
+        self.problems.push(match nearest(&names, text, |distance, _| distance <= 2) {
+            Some(meant) => problem.help(format!("did you mean \"{meant}\"?")),
+            None => problem,
+        });
+        None
     }
 
     /// Reads a string by its [`FromStr`].
@@ -160,10 +168,7 @@ impl<'a> Reader<'a> {
         path: &str,
         expected: &str,
     ) -> Option<T> {
-        let Some(text) = value.get_ref().as_str() else {
-            self.mistyped(value, path, expected);
-            return None;
-        };
+        let Some(text) = value.get_ref().as_str() else { return self.mistyped(value, path, expected) };
         text.parse()
             .map_err(|error| self.problems.push(Problem::error(value.span(), format!("`{path}`: {error}"))))
             .ok()
@@ -173,15 +178,10 @@ impl<'a> Reader<'a> {
     fn number(&mut self, value: &Spanned<DeValue<'_>>, path: &str, max: u64) -> Option<u64> {
         let expected = format!("a whole number from 0 to {max}");
         let Some(written) = value.get_ref().as_integer() else {
-            self.mistyped(value, path, &expected);
-            return None;
+            return self.mistyped(value, path, &expected);
         };
-        let number =
-            u64::from_str_radix(written.as_str(), written.radix()).ok().filter(|number| *number <= max);
-        if number.is_none() {
-            self.invalid(value, path, &expected);
-        }
-        number
+        let number = u64::from_str_radix(written.as_str(), written.radix()).ok();
+        number.filter(|number| *number <= max).or_else(|| self.invalid(value, path, &expected))
     }
 }
 
@@ -206,11 +206,7 @@ macro_rules! plain_values {
     ($($type:ty: $expected:literal, $read:expr;)*) => {$(
         impl Value for $type {
             fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-                let read = $read(value.get_ref());
-                if read.is_none() {
-                    reader.mistyped(value, path, $expected);
-                }
-                read
+                $read(value.get_ref()).or_else(|| reader.mistyped(value, path, $expected))
             }
         }
     )*};
@@ -244,8 +240,7 @@ numbers! {
 impl<T: Value> Value for Vec<Spanned<T>> {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(list) = value.get_ref().as_array() else {
-            reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
-            return None;
+            return reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
         };
         let mut entries = Self::new();
         for (index, entry) in list.iter().enumerate() {
@@ -260,8 +255,7 @@ impl<T: Value> Value for Vec<Spanned<T>> {
 impl<T: Value> Value for BTreeMap<Spanned<String>, Spanned<T>> {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(table) = value.get_ref().as_table() else {
-            reader.mistyped(value, path, "a table, such as { key = \"value\" }");
-            return None;
+            return reader.mistyped(value, path, "a table, such as { key = \"value\" }");
         };
         let mut entries = Self::new();
         for (name, entry) in table {

@@ -10,14 +10,14 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::choice::{ClientAuth, Encoded, Fallback, Grant, Provider, Upgrade};
+use super::choice::{ClientAuth, Encoded, Grant, Provider, Upgrade};
 use super::reader::{Key, Reader, Table, Value};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
-use crate::config::model::basic_encoding::BasicEncoding;
-use crate::config::model::forwarded::Forwarded;
-use crate::config::model::http_version::HttpVersion;
+use crate::config::model::credential::HttpVersion;
+use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
+use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
 use crate::config::model::signing_key::SigningAlgorithm;
 
@@ -121,7 +121,7 @@ table! {
         region: String,
         issuer: String,
         grant: Grant,
-        fallback: Fallback,
+        fallback: Option<Grant>,
         token_url: String,
         authorize_url: String,
         redirect_uri: String,
@@ -213,7 +213,7 @@ table! {
         read_timeout: Duration,
         connections: u32,
         connection_age: Duration,
-        breaker: Breaker,
+        breaker: Option<Breaker>,
         ca_file: PathBuf,
         proxy: String,
         http_version: HttpVersion,
@@ -242,7 +242,7 @@ table! {
 
 table! {
     /// `breaker` of a route, unless `"off"`.
-    BreakerLimits {
+    Breaker {
         failures: u32,
         percent: u8,
         window: Duration,
@@ -279,7 +279,7 @@ macro_rules! inline_tables {
         impl Value for $name {
             fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 if !value.get_ref().is_table() {
-                    reader.mistyped(value, path, concat!("a table such as ", $example));
+                    return reader.mistyped(value, path, concat!("a table such as ", $example));
                 }
                 reader.inline_table(value, path)
             }
@@ -295,25 +295,16 @@ inline_tables! {
     Retry429: "{ attempts = 3, max_wait = \"10s\" }",
 }
 
-/// `breaker` of a route.
-#[derive(Debug)]
-pub(in crate::config) enum Breaker {
-    /// `"off"`.
-    Off,
-    /// A table; the defaults apply to absent keys.
-    On(BreakerLimits),
-}
-
-impl Value for Breaker {
+/// A table, or `"off"` for none.
+impl Value for Option<Breaker> {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "a table such as { failures = 10, percent = 50 }, or \"off\"";
         match value.get_ref() {
-            DeValue::Table(_) => return reader.inline_table(value, path).map(Self::On),
-            DeValue::String(text) if text == "off" => return Some(Self::Off),
+            DeValue::Table(_) => reader.inline_table(value, path).map(Some),
+            DeValue::String(text) if text == "off" => Some(None),
             DeValue::String(_) => reader.invalid(value, path, EXPECTED),
             _ => reader.mistyped(value, path, EXPECTED),
         }
-        None
     }
 }
 
@@ -323,18 +314,14 @@ impl Value for SecretSource {
         let table = match value.get_ref() {
             DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
             DeValue::Table(table) => table,
-            _ => {
-                reader.mistyped(value, path, EXPECTED);
-                return None;
-            }
+            _ => return reader.mistyped(value, path, EXPECTED),
         };
         let text = |key| table.get(key).and_then(|value: &Spanned<DeValue<'_>>| value.get_ref().as_str());
         match (text("env"), text("file")) {
-            (Some(name), None) if table.len() == 1 => return Some(Self::Environment(name.to_owned())),
-            (None, Some(file)) if table.len() == 1 => return Some(Self::File(file.into())),
+            (Some(name), None) if table.len() == 1 => Some(Self::Environment(name.to_owned())),
+            (None, Some(file)) if table.len() == 1 => Some(Self::File(file.into())),
             (Some(_), Some(_)) => reader.invalid(value, path, "either `env` or `file`, not both"),
             _ => reader.invalid(value, path, EXPECTED),
         }
-        None
     }
 }

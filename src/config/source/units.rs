@@ -101,13 +101,8 @@ impl Value for RequiredScopes {
     fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match value.get_ref() {
             DeValue::Boolean(all) => Some(Self::AsRequested(*all)),
-            DeValue::Array(_) => {
-                OneOrMany::read(value, path, reader).map(|OneOrMany(scopes)| Self::Listed(scopes))
-            }
-            _ => {
-                reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`");
-                None
-            }
+            DeValue::Array(_) => OneOrMany::read(value, path, reader).map(|scopes| Self::Listed(scopes.0)),
+            _ => reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`"),
         }
     }
 }
