@@ -164,7 +164,7 @@ impl Credential {
             protected,
             set_if_absent,
         } = self;
-        let mut all = Fields::default();
+        let mut all = Classified::default();
         all.add(Decides::Account, "name", name);
         all.add(Decides::Account, "token_url", token_url);
         all.identity(identity);
@@ -221,12 +221,12 @@ impl<S> Grant<S> {
 
 /// Collects the classified fields.
 #[derive(Default)]
-struct Fields {
+struct Classified {
     list: Vec<Field>,
     is_of_fallback: bool,
 }
 
-impl Fields {
+impl Classified {
     fn add(&mut self, decides: Decides, key: &'static str, value: &(impl Canonical + ?Sized)) {
         let value = digest(|to| value.write(to));
         self.list.push(Field { key, is_of_fallback: self.is_of_fallback, decides, value });

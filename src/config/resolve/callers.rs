@@ -85,7 +85,7 @@ mod tests {
         let text = format!(
             "[server]\n{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n{route}\n"
         );
-        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::empty())
+        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::from([]))
     }
 
     fn refused(server: &str, route: &str) -> String {

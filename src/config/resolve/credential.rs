@@ -16,7 +16,7 @@ use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::Provider;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts};
+use crate::config::source::schema;
 use crate::config::source::units::RequiredScopes;
 
 const DEFAULT_QUOTA: Quota =
@@ -70,45 +70,39 @@ impl Resolver<'_> {
         let state = self.state(name, owner, &mut file);
         let identity = self.identity(owner, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
-        let fields = self.answer_fields(file.fields);
-        let scopes = self.scopes(file.scopes);
-        let require_scopes = self.required_scopes(file.require_scopes, &scopes);
-        let quota = self.quota(file.quota);
-        let default_lifetime = self.positive(file.default_lifetime, 300);
-        let timeout = self.positive(file.timeout, 10);
-        let connect_timeout = self.positive(file.connect_timeout, 3);
-        let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
+        let help = "write one scope per entry, without spaces, quotes or backslashes";
+        let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
-        let roots = self.roots(file.ca_file, is_http);
-        let proxy = self.proxy(file.proxy, "token_url", is_http);
-        let login_stub = self.login_stub(file.login_stub);
+        let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
+        let is_path = |path: &str| plain_path(path).is_some();
+        // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
-            token_url: token_url?,
-            identity: identity?,
             client_certificate,
             login,
             parameters,
-            fields,
+            fields: self.answer_fields(file.fields),
+            require_scopes: self.required_scopes(file.require_scopes, &scopes),
             scopes,
-            require_scopes,
             expect_jwt: or_default(file.expect_jwt),
             refresh_margin: duration(file.refresh_margin, 300),
-            default_lifetime,
-            timeout,
-            connect_timeout,
-            quota,
-            retry_after_max,
-            roots,
-            proxy,
+            default_lifetime: self.positive(file.default_lifetime, 300),
+            timeout: self.positive(file.timeout, 10),
+            connect_timeout: self.positive(file.connect_timeout, 3),
+            quota: self.quota(file.quota),
+            retry_after_max: self.positive(file.retry_after_max, 15 * 60),
+            roots: self.roots(file.ca_file, is_http),
+            proxy: self.proxy(file.proxy, "token_url", is_http),
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             max_rotations: or_default(file.max_rotations),
             state,
             required: file.required.is_none_or(Spanned::into_inner),
             discovery: api_discovery::issuer(provider, file.issuer.as_ref()),
-            login_stub,
+            login_stub: self.texts(file.login_stub, is_path, "not the path of a token endpoint", help),
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),
+            token_url: token_url?,
+            identity: identity?,
         })
     }
 
@@ -128,25 +122,6 @@ impl Resolver<'_> {
         let url = self.endpoint(text)?;
         self.warn_of_tutorial(text, &url);
         Some(Endpoint::Written(url))
-    }
-
-    fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
-        let paths = or_default(paths);
-        for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
-            let help =
-                "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
-            self.error(path.span(), "not the path of a token endpoint", help);
-        }
-        paths.into_iter().map(Spanned::into_inner).collect()
-    }
-
-    fn scopes(&mut self, scopes: Key<Texts>) -> Vec<String> {
-        let scopes = or_default(scopes);
-        for scope in scopes.iter().filter(|scope| !is_scope(scope.get_ref())) {
-            let help = "write one scope per entry, without spaces, quotes or backslashes";
-            self.error(scope.span(), "not a scope (RFC 6749 §3.3)", help);
-        }
-        scopes.into_iter().map(Spanned::into_inner).collect()
     }
 
     fn required_scopes(&mut self, required: Key<RequiredScopes>, requested: &[String]) -> Vec<String> {

@@ -40,7 +40,8 @@ use super::model::environment::Environment;
 use super::source::diagnostics::{Diagnostics, Problem, Severity};
 use super::source::document::Document;
 use super::source::reader::Key;
-use super::source::{schema, units};
+use super::source::schema::{self, Texts};
+use super::source::units;
 
 /// A checked configuration with its warnings.
 #[derive(Debug)]
@@ -53,11 +54,7 @@ pub struct Checked {
     pub state_places: BTreeMap<String, Range<usize>>,
 }
 
-/// Checks the whole document. Relative paths start at `folder`.
-///
-/// # Errors
-///
-/// All problems, errors and warnings, if at least one is an error.
+/// Checks the whole document; relative paths start at `folder`. Returns all problems if at least one is an error.
 pub(super) fn resolve(
     document: Document,
     folder: &Path,
@@ -163,6 +160,21 @@ impl Resolver<'_> {
             self.error(owner.place.clone(), format!("`{key}` is missing"), help);
         }
         value
+    }
+
+    /// All texts of a list. Each unusable one is reported.
+    fn texts(
+        &mut self,
+        texts: Key<Texts>,
+        is_usable: impl Fn(&str) -> bool,
+        title: &str,
+        help: &str,
+    ) -> Vec<String> {
+        let texts = or_default(texts);
+        for text in texts.iter().filter(|text| !is_usable(text.get_ref())) {
+            self.error(text.span(), title, help);
+        }
+        texts.into_iter().map(Spanned::into_inner).collect()
     }
 
     fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {

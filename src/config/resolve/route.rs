@@ -69,10 +69,7 @@ impl Resolver<'_> {
     ) -> Option<Route> {
         let owner = Owner { path: format!("routes[{index}]"), place };
         let host = route.host.take().map(|host| self.host(&host));
-        let path = match &route.path {
-            Some(path) => self.path(path),
-            None => Some("/".to_owned()),
-        };
+        let path = route.path.as_ref().map_or_else(|| Some("/".to_owned()), |path| self.path(path));
         let upstream = self.required(&owner, "upstream", route.upstream.as_ref(), UPSTREAM_HELP);
         let upstream = upstream.and_then(|upstream| self.upstream(upstream));
         let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
@@ -88,36 +85,25 @@ impl Resolver<'_> {
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
-        let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
-        let fields = self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref));
-        let retry_on = self.retry_on(route.retry_on);
-        let retry_429 = self.retry_429(route.retry_429);
-        let timeout = self.positive(route.timeout, 60);
-        let connect_timeout = self.positive(route.connect_timeout, 5);
         let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
-        let callers = self.callers(route.callers);
-        let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
-        let host = match host {
-            Some(host) => Some(host?),
-            None => None,
-        };
+        // The parts that may be absent come last, so that the others are checked in any case.
         Some(Route {
-            host,
+            strip_prefix: self.strip_prefix(route.strip_prefix, path.as_deref()),
+            fields: self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref)),
+            rules,
+            retry_on: self.retry_on(route.retry_on),
+            allows_websocket,
+            retry_429: self.retry_429(route.retry_429),
+            timeout: self.positive(route.timeout, 60),
+            connect_timeout: self.positive(route.connect_timeout, 5),
+            read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
+            callers: self.callers(route.callers),
+            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            protection,
+            host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,
             upstream: Upstream { destination: upstream?, roots, proxy, http_version },
             credential: credential?,
-            rules,
-            strip_prefix,
-            fields,
-            retry_on,
-            allows_websocket,
-            retry_429,
-            timeout,
-            connect_timeout,
-            read_timeout,
-            callers,
-            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
-            protection,
         })
     }
 

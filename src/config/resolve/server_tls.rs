@@ -62,7 +62,7 @@ mod tests {
     fn read(folder: &Path, server: &str) -> Result<Checked, Box<Diagnostics>> {
         let text =
             format!("{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n");
-        parse(&folder.join("proxy.toml"), text, &Environment::empty())
+        parse(&folder.join("proxy.toml"), text, &Environment::from([]))
     }
 
     /// The titles of what is wrong with this, where there are no files.

@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
     ///
     /// A variable's value is read as TOML first; a number may be meant as text, such as a client id of digits.
     fn as_text(&self, value: &Spanned<DeValue<'_>>) -> Option<Spanned<DeValue<'a>>> {
-        let text = self.sources.override_text(&value.span())?;
+        let text = self.sources.override_at(&value.span())?.value.as_str();
         let parsed = DeValue::parse(text).ok()?;
         // A part of an inline table is not the whole variable.
         let is_whole = !parsed.get_ref().is_table() && !value.get_ref().is_str();

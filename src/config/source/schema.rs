@@ -26,9 +26,9 @@ pub(in crate::config) type Texts = Vec<Spanned<String>>;
 /// Strings by name, each with its place.
 pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Spanned<String>>;
 
-/// Declares a table as a struct with a field for each key.
-macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+/// Declares tables as structs with a field for each key.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub(in crate::config) struct $name {
@@ -42,10 +42,10 @@ macro_rules! table {
                 Self { $($key: reader.key(table, path, stringify!($key)),)* }
             }
         }
-    };
+    )*};
 }
 
-table! {
+tables! {
     /// The whole file.
     File {
         server: Server,
@@ -54,9 +54,7 @@ table! {
         routes: Vec<Spanned<Route>>,
         log: Log,
     }
-}
 
-table! {
     /// `[server]`.
     Server {
         listen: OneOrMany<String>,
@@ -73,18 +71,14 @@ table! {
         tls: Tls,
         limits: Limits,
     }
-}
 
-table! {
     /// `[server.tls]`.
     Tls {
         certificate: PathBuf,
         private_key: PathBuf,
         client_ca: PathBuf,
     }
-}
 
-table! {
     /// `[server.limits]`.
     Limits {
         connections: u32,
@@ -104,17 +98,13 @@ table! {
         token_wait: Duration,
         token_waiters: u32,
     }
-}
 
-table! {
     /// `[admin]`.
     Admin {
         listen: String,
         token: SecretSource,
     }
-}
 
-table! {
     /// `[credentials.NAME]`.
     Credential {
         provider: Provider,
@@ -163,9 +153,7 @@ table! {
         required: bool,
         login_stub: Texts,
     }
-}
 
-table! {
     /// `assertion` of a credential: a JWT that the daemon signs (RFC 7523 §3).
     Assertion {
         key: SecretSource,
@@ -174,26 +162,20 @@ table! {
         aud: String,
         sub: String,
     }
-}
 
-table! {
     /// `fields` of a credential: the names of the members of a token response.
     Fields {
         access_token: String,
         expires_in: String,
         refresh_token: String,
     }
-}
 
-table! {
     /// `quota` of a credential: `requests` within `per`.
     Rate {
         requests: u32,
         per: Duration,
     }
-}
 
-table! {
     /// `[[routes]]`.
     Route {
         host: String,
@@ -220,9 +202,7 @@ table! {
         callers: Texts,
         forwarded: Forwarded,
     }
-}
 
-table! {
     /// `[routes.headers]`: changes to the header fields of a request.
     Headers {
         set: TextsByName,
@@ -230,17 +210,13 @@ table! {
         remove: Texts,
         pass: Texts,
     }
-}
 
-table! {
     /// `retry_429` of a route.
     Retry429 {
         attempts: u32,
         max_wait: Duration,
     }
-}
 
-table! {
     /// `breaker` of a route, unless `"off"`.
     Breaker {
         failures: u32,
@@ -249,9 +225,7 @@ table! {
         open: Duration,
         open_max: Duration,
     }
-}
 
-table! {
     /// `[log]`.
     Log {
         format: LogFormat,
