@@ -63,19 +63,15 @@ impl Resolver<'_> {
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| Assertion { subject, ..assertion });
         let client_auth = self.client_auth(owner, keys, auth, of_client, audience);
-        let fallback = match fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone())) {
-            // A missing part has been reported.
-            Some(None) => None,
-            fallback => Some(fallback.flatten()),
-        };
+        let fallback = fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone()));
         let grant = self.grant(owner, keys, grant, assertion);
-        let next = keys.client_secret_next.take().map(|source| self.secret(&source));
+        let client_secret_next = keys.client_secret_next.take().and_then(|source| self.secret(&source));
         Some(Identity {
             client_id: client_id?,
             client_auth: client_auth?,
             grant: grant?,
-            fallback: fallback?,
-            client_secret_next: next.flatten(),
+            fallback: if let Some(fallback) = fallback { Some(fallback?) } else { None },
+            client_secret_next,
         })
     }
 
@@ -91,31 +87,35 @@ impl Resolver<'_> {
         use choice::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
         let is_grant_known = !self.unusable.contains(&owner.key("grant"));
         let is_auth_known = !self.unusable.contains(&owner.key("client_auth"));
-        let rotates = if grants.have(AuthorizationCode) { AuthorizationCode } else { RefreshToken };
-        let of_grant = |grant| ("grant", !is_grant_known || grants.have(grant));
-        let of_auth = |auths: &[_]| ("client authentication", !is_auth_known || auths.contains(&auth));
-        let has_secret = of_auth(&[SecretBasic, SecretPost, SecretJwt]);
-        let secret = "client_auth = \"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"";
-        let basic = "client_auth = \"client_secret_basic\"";
-        let login = "grant = \"authorization_code\"";
-        let exchange = "grant = \"token_exchange\"";
-        for (key, place, (user, is_used), needed) in [
-            ("username", keys.username.place(), of_grant(Password), "grant = \"password\""),
-            ("password", keys.password.place(), of_grant(Password), "grant = \"password\""),
-            (
-                "refresh_token",
-                keys.refresh_token.place(),
-                of_grant(RefreshToken),
-                "grant = \"refresh_token\"",
-            ),
-            ("max_rotations", keys.max_rotations.place(), of_grant(rotates), "grant = \"refresh_token\""),
-            ("authorize_url", keys.authorize_url.place(), of_grant(AuthorizationCode), login),
-            ("redirect_uri", keys.redirect_uri.place(), of_grant(AuthorizationCode), login),
-            ("subject_token", keys.subject_token.place(), of_grant(TokenExchange), exchange),
-            ("subject_token_type", keys.subject_token_type.place(), of_grant(TokenExchange), exchange),
-            ("client_secret", keys.client_secret.place(), has_secret, secret),
-            ("client_secret_next", keys.client_secret_next.place(), has_secret, secret),
-            ("basic_encoding", keys.basic_encoding.place(), of_auth(&[SecretBasic]), basic),
+        let of_grant = |grant, name: &str| {
+            (!is_grant_known || grants.have(grant), "grant", format!("grant = \"{name}\""))
+        };
+        let of_auth = |auths: &[_], names: &str| {
+            let is_used = !is_auth_known || auths.contains(&auth);
+            (is_used, "client authentication", format!("client_auth = {names}"))
+        };
+        let password = of_grant(Password, "password");
+        let refresh = of_grant(RefreshToken, "refresh_token");
+        let login = of_grant(AuthorizationCode, "authorization_code");
+        let rotating = if grants.have(AuthorizationCode) { &login } else { &refresh };
+        let exchange = of_grant(TokenExchange, "token_exchange");
+        let secret = of_auth(
+            &[SecretBasic, SecretPost, SecretJwt],
+            "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"",
+        );
+        let basic = of_auth(&[SecretBasic], "\"client_secret_basic\"");
+        for (key, place, (is_used, user, needed)) in [
+            ("username", keys.username.place(), &password),
+            ("password", keys.password.place(), &password),
+            ("refresh_token", keys.refresh_token.place(), &refresh),
+            ("max_rotations", keys.max_rotations.place(), rotating),
+            ("authorize_url", keys.authorize_url.place(), &login),
+            ("redirect_uri", keys.redirect_uri.place(), &login),
+            ("subject_token", keys.subject_token.place(), &exchange),
+            ("subject_token_type", keys.subject_token_type.place(), &exchange),
+            ("client_secret", keys.client_secret.place(), &secret),
+            ("client_secret_next", keys.client_secret_next.place(), &secret),
+            ("basic_encoding", keys.basic_encoding.place(), &basic),
         ] {
             if let Some(place) = place.filter(|_| !is_used) {
                 let help = format!("set {needed}, or remove `{key}`");
@@ -224,12 +224,8 @@ impl Resolver<'_> {
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type })
             }
             choice::Grant::RefreshToken => {
-                let configured = keys.refresh_token.take().map(|source| self.secret(&source));
-                match configured {
-                    // An unreadable secret has been reported.
-                    Some(None) => None,
-                    configured => Some(Grant::RefreshToken(configured.flatten())),
-                }
+                let Some(source) = keys.refresh_token.take() else { return Some(Grant::RefreshToken(None)) };
+                self.secret(&source).map(|token| Grant::RefreshToken(Some(token)))
             }
             // The login stores the first refresh token in the state; a configured one would take precedence.
             choice::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),

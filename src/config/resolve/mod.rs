@@ -37,7 +37,7 @@ use url::Url;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
-use super::source::diagnostics::{Diagnostics, Problem, Severity};
+use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::reader::Key;
 use super::source::schema::{self, Texts};
@@ -125,28 +125,18 @@ impl Resolver<'_> {
         Some(Config { server, admin: admin?, credentials, routes: routes?, log })
     }
 
-    fn error(
-        &mut self,
-        place: impl Into<Option<Range<usize>>>,
-        title: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::error(place, title).help(help));
     }
 
-    fn warning(
-        &mut self,
-        place: impl Into<Option<Range<usize>>>,
-        title: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    fn warning(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::warning(place, title).help(help));
     }
 
     /// Reports an error in the place of a value.
     fn refuse<T>(
         &mut self,
-        place: impl Into<Option<Range<usize>>>,
+        place: impl Into<Place>,
         title: impl Into<String>,
         help: impl Into<String>,
     ) -> Option<T> {

@@ -1,9 +1,6 @@
 //! Keys whose value is one of several strings.
 
-use toml::Spanned;
-use toml::de::DeValue;
-
-use super::reader::{Reader, Value};
+use super::reader::{Reader, Value, Written};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
@@ -19,7 +16,7 @@ macro_rules! choices {
         }
 
         impl Value for $name {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 reader.choice(value, path, Self::CHOICES)
             }
         }
@@ -89,7 +86,7 @@ choices_of_the_file! {
 
 /// A grant, or `""` for none.
 impl Value for Option<Grant> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let mut choices = vec![("", None)];
         choices.extend(Grant::CHOICES.iter().map(|(name, grant)| (*name, Some(*grant))));
         reader.choice(value, path, &choices)

@@ -21,6 +21,9 @@ pub enum Severity {
     Warning,
 }
 
+/// A place in bytes of the [`Sources`]; `None` for the file as a whole.
+pub type Place = Option<Range<usize>>;
+
 /// A problem with its place and its remedy.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -28,20 +31,20 @@ pub struct Problem {
     pub severity: Severity,
     /// The problem, in one line.
     pub title: String,
-    /// The place, in bytes of the [`Sources`]; `None` for the file as a whole.
-    pub place: Option<Range<usize>>,
+    /// The place.
+    pub place: Place,
     /// The remedy.
     pub help: Option<String>,
 }
 
 impl Problem {
     /// A problem with which the configuration cannot be used.
-    pub fn error(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+    pub fn error(place: impl Into<Place>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Error, title: title.into(), place: place.into(), help: None }
     }
 
     /// A problem with which the configuration can be used.
-    pub fn warning(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+    pub fn warning(place: impl Into<Place>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(place, title) }
     }
 

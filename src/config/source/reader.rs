@@ -29,10 +29,13 @@ impl<T> Placed for Key<T> {
     }
 }
 
+/// A value of the file with its place.
+pub(super) type Written<'v> = Spanned<DeValue<'v>>;
+
 /// A type that a value of the file can be read as.
 pub(in crate::config) trait Value: Sized {
     /// Reads the value of the key `path`, such as `server.limits.streams`, or reports why this is impossible.
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
 }
 
 /// A table with known keys.
@@ -54,12 +57,12 @@ pub(in crate::config) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(in crate::config) fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
         Self { sources, problems, unusable: BTreeSet::new() }
     }
 
     /// Reads a key of the table at `path`.
-    pub(in crate::config) fn key<T: Value>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Key<T> {
+    pub(super) fn key<T: Value>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Key<T> {
         let value = table.get(key)?;
         let path = joined(path, key);
         let known = self.problems.len();
@@ -83,7 +86,7 @@ impl<'a> Reader<'a> {
     /// The whole of an environment variable as a string, if the value is the variable's and not a string already.
     ///
     /// A variable's value is read as TOML first; a number may be meant as text, such as a client id of digits.
-    fn as_text(&self, value: &Spanned<DeValue<'_>>) -> Option<Spanned<DeValue<'a>>> {
+    fn as_text(&self, value: &Written<'_>) -> Option<Written<'a>> {
         let text = self.sources.override_at(&value.span())?.value.as_str();
         let parsed = DeValue::parse(text).ok()?;
         // A part of an inline table is not the whole variable.
@@ -92,34 +95,20 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports a value of another type than its key needs, in the place of that value.
-    pub(in crate::config) fn mistyped<T>(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-        expected: &str,
-    ) -> Option<T> {
+    pub(super) fn mistyped<T>(&mut self, value: &Written<'_>, path: &str, expected: &str) -> Option<T> {
         let found = type_of(value.get_ref());
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}, not {found}")));
         None
     }
 
     /// Reports a value of the right type that its key cannot have, in the place of that value.
-    pub(in crate::config) fn invalid<T>(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-        expected: &str,
-    ) -> Option<T> {
+    pub(super) fn invalid<T>(&mut self, value: &Written<'_>, path: &str, expected: &str) -> Option<T> {
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}")));
         None
     }
 
     /// Reads an inline table; a problem in any of its keys makes the whole table unusable.
-    pub(in crate::config) fn inline_table<T: Table>(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-    ) -> Option<T> {
+    pub(super) fn inline_table<T: Table>(&mut self, value: &Written<'_>, path: &str) -> Option<T> {
         let table = value.get_ref().as_table()?;
         let known = self.problems.len();
         for key in table.keys().filter(|key| !T::KEYS.contains(&key.get_ref().as_ref())) {
@@ -135,9 +124,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string that is one of these names.
-    pub(in crate::config) fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
-        value: &Spanned<DeValue<'_>>,
+        value: &Written<'_>,
         path: &str,
         choices: &[(&str, T)],
     ) -> Option<T> {
@@ -162,9 +151,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string by its [`FromStr`].
-    pub(in crate::config) fn parsed<T: FromStr<Err = String>>(
+    pub(super) fn parsed<T: FromStr<Err = String>>(
         &mut self,
-        value: &Spanned<DeValue<'_>>,
+        value: &Written<'_>,
         path: &str,
         expected: &str,
     ) -> Option<T> {
@@ -175,7 +164,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a whole number from 0 to `max`.
-    fn number(&mut self, value: &Spanned<DeValue<'_>>, path: &str, max: u64) -> Option<u64> {
+    fn number(&mut self, value: &Written<'_>, path: &str, max: u64) -> Option<u64> {
         let expected = format!("a whole number from 0 to {max}");
         let Some(written) = value.get_ref().as_integer() else {
             return self.mistyped(value, path, &expected);
@@ -205,7 +194,7 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
 macro_rules! plain_values {
     ($($type:ty: $expected:literal, $read:expr;)*) => {$(
         impl Value for $type {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 $read(value.get_ref()).or_else(|| reader.mistyped(value, path, $expected))
             }
         }
@@ -221,7 +210,7 @@ plain_values! {
 macro_rules! numbers {
     ($($number:ty: $max:expr,)*) => {$(
         impl Value for $number {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 reader.number(value, path, $max)?.try_into().ok()
             }
         }
@@ -238,7 +227,7 @@ numbers! {
 
 /// A wrong entry is reported and left out; a list without a usable entry is unusable unless written empty.
 impl<T: Value> Value for Vec<Spanned<T>> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(list) = value.get_ref().as_array() else {
             return reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
         };
@@ -253,7 +242,7 @@ impl<T: Value> Value for Vec<Spanned<T>> {
 
 /// A wrong entry is reported and left out.
 impl<T: Value> Value for BTreeMap<Spanned<String>, Spanned<T>> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(table) = value.get_ref().as_table() else {
             return reader.mistyped(value, path, "a table, such as { key = \"value\" }");
         };

@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::choice::{ClientAuth, Encoded, Grant, Provider, Upgrade};
-use super::reader::{Key, Reader, Table, Value};
+use super::reader::{Key, Reader, Table, Value, Written};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::identity::BasicEncoding;
@@ -238,7 +238,7 @@ tables! {
 macro_rules! sections {
     ($($name:ident)*) => {$(
         impl Value for $name {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 value.get_ref().as_table().map(|table| Self::from_table(table, path, reader))
             }
         }
@@ -251,7 +251,7 @@ sections! { Server Tls Limits Admin Credential Route Log }
 macro_rules! inline_tables {
     ($($name:ident: $example:literal,)*) => {$(
         impl Value for $name {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 if !value.get_ref().is_table() {
                     return reader.mistyped(value, path, concat!("a table such as ", $example));
                 }
@@ -271,7 +271,7 @@ inline_tables! {
 
 /// A table, or `"off"` for none.
 impl Value for Option<Breaker> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "a table such as { failures = 10, percent = 50 }, or \"off\"";
         match value.get_ref() {
             DeValue::Table(_) => reader.inline_table(value, path).map(Some),
@@ -283,14 +283,14 @@ impl Value for Option<Breaker> {
 }
 
 impl Value for SecretSource {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "{ env = \"NAME\" }, { file = \"path\" } or a string";
         let table = match value.get_ref() {
             DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
             DeValue::Table(table) => table,
             _ => return reader.mistyped(value, path, EXPECTED),
         };
-        let text = |key| table.get(key).and_then(|value: &Spanned<DeValue<'_>>| value.get_ref().as_str());
+        let text = |key| table.get(key).and_then(|value: &Written<'_>| value.get_ref().as_str());
         match (text("env"), text("file")) {
             (Some(name), None) if table.len() == 1 => Some(Self::Environment(name.to_owned())),
             (None, Some(file)) if table.len() == 1 => Some(Self::File(file.into())),
