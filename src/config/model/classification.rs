@@ -1,8 +1,8 @@
 //! The classification of a credential's fields: whether a field decides whose token is requested, or only how.
 //!
-//! [`Credential::fields`] takes a credential apart without `..`, so that a new field does not compile unclassified. Other
-//! modules use the derived methods: `==`, [`Credential::shares_tokens_with`], [`Credential::shares_state_with`], and the
-//! digests that a state file keeps.
+//! [`Credential::fields`] takes a credential apart without `..`: a new field does not compile unclassified. Other modules
+//! use the derived methods: `==`, [`Credential::shares_tokens_with`], [`Credential::shares_state_with`], and the digests
+//! that a state file keeps.
 //!
 //! | the field decides | a change of the field |
 //! | --- | --- |
@@ -12,7 +12,7 @@
 //! | [`Decides::Secret`]: the content of a secret | as [`Decides::Request`] |
 //! | [`Decides::Operation`]: everything else | keeps the token and requests nothing |
 //!
-//! A field whose effect depends on the server stands in an upper row: a needless token request is cheaper than a token of
+//! A field whose effect depends on the server is in an upper row: a needless token request is cheaper than a token of
 //! another principal.
 
 mod canonical;
@@ -95,12 +95,12 @@ impl PartialEq for Credential {
 }
 
 impl Credential {
-    /// Whether both get tokens for the same principal and rights: a change then keeps token, discovered addresses and history.
+    /// Whether tokens of both have one principal and equal rights: a change keeps token, discovered addresses and history.
     pub fn shares_tokens_with(&self, other: &Self) -> bool {
         self.token_identity() == other.token_identity()
     }
 
-    /// Whether both are the same account: a change then keeps the refresh token, the quota and a `Retry-After`.
+    /// Whether both are one account: a change keeps the refresh token, the quota and a `Retry-After`.
     pub fn shares_state_with(&self, other: &Self) -> bool {
         self.state_identity() == other.state_identity()
     }

@@ -1,6 +1,6 @@
 //! The identity of a credential at its authorization server: the OAuth client, its authentication, and its grant.
 //!
-//! `Identity<Secret>` holds configured secrets with their sources, `Identity<SecretString>` the values for a token request.
+//! `Identity<Secret>` has the sources of the secrets, `Identity<SecretString>` their values for a token request.
 //! [`Identity::try_map`] turns one into the other; no other code lists all secrets.
 
 use std::convert::Infallible;

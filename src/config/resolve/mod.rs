@@ -79,7 +79,7 @@ pub(super) fn resolve(
     }
 }
 
-/// A table of the file that lacks a key.
+/// A table of the file, for problems of missing keys.
 struct Owner {
     /// The path of the table, such as `credentials.NAME`.
     path: String,
@@ -152,7 +152,7 @@ impl Resolver<'_> {
         value
     }
 
-    /// All texts of a list. Each unusable one is reported.
+    /// All texts of a list; unusable texts are reported.
     fn texts(
         &mut self,
         texts: Key<Texts>,

@@ -73,7 +73,7 @@ choices_of_the_file! {
     /// A protocol that a request may switch to (RFC 6455).
     Upgrade { "websocket": Websocket, }
 
-    /// What happens to requests for paths that servers interpret differently.
+    /// The treatment of requests for paths that servers interpret differently.
     Encoded {
         /// Refused on routes with `allow`, `deny` or a path other than `/`.
         "": RefuseIfRuled,

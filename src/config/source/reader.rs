@@ -83,9 +83,7 @@ impl<'a> Reader<'a> {
         Some(Spanned::new(value.span(), read?))
     }
 
-    /// The whole of an environment variable as a string, if the value is the variable's and not a string already.
-    ///
-    /// A variable's value is read as TOML first; a number may be meant as text, such as a client id of digits.
+    /// The text of an environment variable whose value was read as TOML, such as a client id of digits.
     fn as_text(&self, value: &Written<'_>) -> Option<Written<'a>> {
         let text = self.sources.override_at(&value.span())?.value.as_str();
         let parsed = DeValue::parse(text).ok()?;

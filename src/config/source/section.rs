@@ -72,7 +72,7 @@ impl Section {
         }
     }
 
-    /// What to write instead of an unknown key.
+    /// The remedy for an unknown key.
     pub(in crate::config) fn hint(self, key: &str) -> String {
         if let Some(meant) = nearest_key(self.keys(), key) {
             return format!("did you mean `{meant}`?");
