@@ -248,6 +248,9 @@ impl<'ast> Visit<'ast> for Named<'_> {
         self.import(&item.tree, &[], !matches!(item.vis, Visibility::Inherited));
     }
 
+    /// The path of `pub(in …)` is no import.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         if segments.len() > 1
@@ -262,7 +265,7 @@ impl<'ast> Visit<'ast> for Named<'_> {
 /// The production files of `src`, by module.
 fn sources() -> Vec<(Module, String)> {
     let files = crate::tidy::production_sources("src").filter(|(path, _)| {
-        !path.iter().any(|part| part == "tests") && path.file_name().is_none_or(|name| name != "main.rs")
+        !path.iter().any(|part| part == "tests" || part == "main.rs" || part == "fixture.rs")
     });
     files.map(|(path, text)| (module(&path), text)).collect()
 }
