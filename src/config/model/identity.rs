@@ -1,29 +1,27 @@
-//! Who a credential is at its authorization server: the OAuth client, how it authenticates, and its grant.
+//! The identity of a credential at its authorization server: the OAuth client, its authentication, and its grant.
 //!
-//! One tree for both where secrets are (`Identity<Secret>`, from the configuration) and what they are at the moment
-//! (`Identity<SecretString>`, for a token request). [`Identity::try_map`] leads from one to the other and is the
-//! only place that knows them all.
+//! `Identity<Secret>` has the sources of the secrets, `Identity<SecretString>` their values for a token request.
+//! [`Identity::try_map`] turns one into the other; no other code lists all secrets.
 
 use std::convert::Infallible;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::basic_encoding::BasicEncoding;
 use super::secret::{Secret, SecretError};
 use super::signing_key::{SigningAlgorithm, SigningKey};
 
 /// An OAuth client and its grant, with secrets of type `S`.
 #[derive(Clone, Debug)]
 pub struct Identity<S> {
-    /// The OAuth client's id; empty where the server knows no clients.
+    /// The id of the OAuth client; empty for a server without clients.
     pub client_id: String,
-    /// How the client says who it is.
+    /// The authentication of the client.
     pub client_auth: ClientAuth<S>,
-    /// What it gets tokens for.
+    /// The grant.
     pub grant: Grant<S>,
-    /// What it gets them for once no refresh token is taken any more.
+    /// The grant that replaces a rejected refresh token.
     pub fallback: Option<Grant<S>>,
-    /// Another secret of the client, for when the one in [`Identity::client_auth`] is not taken.
+    /// The next secret of the client, used if the server rejects the secret in [`Identity::client_auth`].
     pub client_secret_next: Option<S>,
 }
 
@@ -32,73 +30,82 @@ pub struct Identity<S> {
 pub enum ClientAuth<S> {
     /// Id and secret by HTTP Basic.
     Basic {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
-        /// How both are written.
+        /// The encoding of id and secret.
         encoding: BasicEncoding,
     },
     /// Id and secret in the body.
     Post {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
     },
-    /// A JWT under the client's secret (HS256).
+    /// A JWT signed with the secret of the client (HS256).
     SecretJwt {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
         /// `aud` of the JWT.
         audience: String,
     },
-    /// A JWT under the client's private key.
+    /// A JWT signed with the private key of the client.
     PrivateKeyJwt(Assertion<S>),
-    /// The certificate of the connection; the id in the body.
+    /// The certificate of the connection, and the id in the body.
     TlsClientAuth,
-    /// The id in the body and nothing else.
+    /// The id in the body only.
     None,
 }
 
-/// What tokens are asked for with.
+/// How client id and secret are encoded before they are joined for HTTP Basic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// Unchanged, as most clients send and most servers expect.
+    Raw,
+    /// Form-encoded (RFC 6749 §2.3.1).
+    Form,
+}
+
+/// The grant of a token request.
 #[derive(Clone, Debug)]
 pub enum Grant<S> {
-    /// The client's own identity (RFC 6749 §4.4).
+    /// The identity of the client (RFC 6749 §4.4).
     ClientCredentials,
-    /// A name and a password (RFC 6749 §4.3).
+    /// A user name and a password (RFC 6749 §4.3).
     Password {
-        /// The name.
+        /// The user name.
         username: String,
         /// The password.
         password: S,
     },
-    /// A refresh token (RFC 6749 §6): the one in use, or, as configured, the first, if one is.
+    /// A refresh token (RFC 6749 §6): the current one, or in a configuration the first one, if configured.
     RefreshToken(Option<S>),
-    /// What a person's login brought (RFC 6749 §4.1.3). It is good once, so no configuration has it.
+    /// An authorization code from a person's login (RFC 6749 §4.1.3), valid once and never configured.
     AuthorizationCode {
         /// The code.
         code: S,
-        /// What the code was asked for with (RFC 7636 §4.5).
+        /// The secret that proves who requested the code (RFC 7636 §4.5).
         code_verifier: S,
-        /// Where the browser was sent back to.
+        /// The URL that the browser was redirected to.
         redirect_uri: String,
     },
-    /// A JWT that we sign (RFC 7523 §2.1).
+    /// A JWT that the daemon signs (RFC 7523 §2.1).
     JwtBearer(Assertion<S>),
     /// Another token (RFC 8693 §2.1).
     TokenExchange {
-        /// That token.
+        /// The other token.
         subject_token: S,
-        /// Its type, a URN.
+        /// The type of that token, a URN.
         subject_token_type: String,
     },
 }
 
-/// What a JWT is made of (RFC 7523 §3), its random and its dates aside. Its issuer is the client.
+/// The contents of a JWT (RFC 7523 §3) except its id and dates. The client is the issuer.
 #[derive(Clone, Debug)]
 pub struct Assertion<S> {
     /// The private key, as PEM.
     pub key: S,
-    /// Which key it is, for the server.
+    /// The name of the key at the server.
     pub kid: Option<String>,
-    /// What the key signs with.
+    /// The algorithm of the signature.
     pub algorithm: SigningAlgorithm,
     /// `aud`.
     pub audience: String,
@@ -107,7 +114,19 @@ pub struct Assertion<S> {
 }
 
 impl<S> ClientAuth<S> {
-    /// The client's secret, if that is how it authenticates.
+    /// The name in the configuration, which the standards define.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Basic { .. } => "client_secret_basic",
+            Self::Post { .. } => "client_secret_post",
+            Self::SecretJwt { .. } => "client_secret_jwt",
+            Self::PrivateKeyJwt(_) => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::None => "none",
+        }
+    }
+
+    /// The secret of the client, for the authentications that use one.
     pub const fn secret(&self) -> Option<&S> {
         match self {
             Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
@@ -117,18 +136,24 @@ impl<S> ClientAuth<S> {
         }
     }
 
-    const fn secret_mut(&mut self) -> Option<&mut S> {
-        match self {
-            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
-                Some(secret)
+    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<ClientAuth<T>, E> {
+        Ok(match self {
+            Self::Basic { secret, encoding } => {
+                ClientAuth::Basic { secret: read(secret)?, encoding: *encoding }
             }
-            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
-        }
+            Self::Post { secret } => ClientAuth::Post { secret: read(secret)? },
+            Self::SecretJwt { secret, audience } => {
+                ClientAuth::SecretJwt { secret: read(secret)?, audience: audience.clone() }
+            }
+            Self::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.try_map(read)?),
+            Self::TlsClientAuth => ClientAuth::TlsClientAuth,
+            Self::None => ClientAuth::None,
+        })
     }
 }
 
 impl<S> Grant<S> {
-    /// Its name in the configuration.
+    /// The name in the configuration.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::ClientCredentials => "client_credentials",
@@ -142,102 +167,27 @@ impl<S> Grant<S> {
 
     fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Grant<T>, E> {
         Ok(match self {
-            Grant::ClientCredentials => Grant::ClientCredentials,
-            Grant::Password { username, password } => {
+            Self::ClientCredentials => Grant::ClientCredentials,
+            Self::Password { username, password } => {
                 Grant::Password { username: username.clone(), password: read(password)? }
             }
-            Grant::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(&mut read).transpose()?),
-            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
+            Self::RefreshToken(token) => Grant::RefreshToken(token.as_ref().map(read).transpose()?),
+            Self::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
                 code: read(code)?,
                 code_verifier: read(code_verifier)?,
                 redirect_uri: redirect_uri.clone(),
             },
-            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(&mut read)?),
-            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
+            Self::JwtBearer(assertion) => Grant::JwtBearer(assertion.try_map(read)?),
+            Self::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
                 subject_token: read(subject_token)?,
                 subject_token_type: subject_token_type.clone(),
             },
         })
     }
-
-    const fn assertion(&self) -> Option<&Assertion<S>> {
-        match self {
-            Self::JwtBearer(assertion) => Some(assertion),
-            _ => None,
-        }
-    }
-}
-
-impl<S> ClientAuth<S> {
-    /// Its name in the configuration, which is that of the standards.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Basic { .. } => "client_secret_basic",
-            Self::Post { .. } => "client_secret_post",
-            Self::SecretJwt { .. } => "client_secret_jwt",
-            Self::PrivateKeyJwt(_) => "private_key_jwt",
-            Self::TlsClientAuth => "tls_client_auth",
-            Self::None => "none",
-        }
-    }
-}
-
-impl<S> Identity<S> {
-    /// The same with each secret read.
-    ///
-    /// # Errors
-    ///
-    /// The first that reading brings.
-    pub fn try_map<'a, T, E>(
-        &'a self,
-        mut read: impl FnMut(&'a S) -> Result<T, E>,
-    ) -> Result<Identity<T>, E> {
-        let client_auth = match &self.client_auth {
-            ClientAuth::Basic { secret, encoding } => {
-                ClientAuth::Basic { secret: read(secret)?, encoding: *encoding }
-            }
-            ClientAuth::Post { secret } => ClientAuth::Post { secret: read(secret)? },
-            ClientAuth::SecretJwt { secret, audience } => {
-                ClientAuth::SecretJwt { secret: read(secret)?, audience: audience.clone() }
-            }
-            ClientAuth::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.try_map(&mut read)?),
-            ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
-            ClientAuth::None => ClientAuth::None,
-        };
-        let grant = self.grant.try_map(&mut read)?;
-        let fallback = self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?;
-        let client_secret_next = self.client_secret_next.as_ref().map(read).transpose()?;
-        Ok(Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next })
-    }
-
-    /// The grant, or the fallback if that is in use and there is one.
-    pub fn grant_in_use(&self, is_on_fallback: bool) -> &Grant<S> {
-        self.fallback.as_ref().filter(|_| is_on_fallback).unwrap_or(&self.grant)
-    }
-
-    /// Every secret, in an order that is always the same.
-    pub fn secrets(&self) -> Vec<&S> {
-        let mut secrets = Vec::new();
-        let Ok(_) = self.try_map(|secret| {
-            secrets.push(secret);
-            Ok::<(), Infallible>(())
-        });
-        secrets
-    }
-
-    /// What it signs JWTs with; all are the same where grant and authentication are JWTs.
-    fn assertions(&self) -> impl Iterator<Item = &Assertion<S>> {
-        let of_client = match &self.client_auth {
-            ClientAuth::PrivateKeyJwt(assertion) => Some(assertion),
-            _ => None,
-        };
-        let of_grants = [Some(&self.grant), self.fallback.as_ref()].into_iter().flatten();
-        of_client.into_iter().chain(of_grants.filter_map(Grant::assertion))
-    }
 }
 
 impl<S> Assertion<S> {
-    fn try_map<'a, T, E>(&'a self, mut read: impl FnMut(&'a S) -> Result<T, E>) -> Result<Assertion<T>, E> {
+    fn try_map<'a, T, E>(&'a self, read: impl FnOnce(&'a S) -> Result<T, E>) -> Result<Assertion<T>, E> {
         Ok(Assertion {
             key: read(&self.key)?,
             kid: self.kid.clone(),
@@ -248,12 +198,60 @@ impl<S> Assertion<S> {
     }
 }
 
-impl Identity<Secret> {
-    /// With the secrets as of now.
+impl<S> Identity<S> {
+    /// The identity with each secret replaced by the result of `read`.
     ///
     /// # Errors
     ///
-    /// [`SecretError`] if one cannot be read, or is no key where one is needed.
+    /// The first error of `read`.
+    pub fn try_map<'a, T, E>(
+        &'a self,
+        mut read: impl FnMut(&'a S) -> Result<T, E>,
+    ) -> Result<Identity<T>, E> {
+        Ok(Identity {
+            client_id: self.client_id.clone(),
+            client_auth: self.client_auth.try_map(&mut read)?,
+            grant: self.grant.try_map(&mut read)?,
+            fallback: self.fallback.as_ref().map(|grant| grant.try_map(&mut read)).transpose()?,
+            client_secret_next: self.client_secret_next.as_ref().map(read).transpose()?,
+        })
+    }
+
+    /// The fallback if it is in use and configured, else the grant.
+    pub fn grant_in_use(&self, is_on_fallback: bool) -> &Grant<S> {
+        self.fallback.as_ref().filter(|_| is_on_fallback).unwrap_or(&self.grant)
+    }
+
+    /// All secrets, always in one order.
+    pub fn secrets(&self) -> Vec<&S> {
+        let mut secrets = Vec::new();
+        let Ok(_) = self.try_map(|secret| {
+            secrets.push(secret);
+            Ok::<(), Infallible>(())
+        });
+        secrets
+    }
+
+    /// The JWTs of client authentication, grant and fallback, which share one key.
+    fn assertions(&self) -> impl Iterator<Item = &Assertion<S>> {
+        let of_client = match &self.client_auth {
+            ClientAuth::PrivateKeyJwt(assertion) => Some(assertion),
+            _ => None,
+        };
+        let of_grants = std::iter::once(&self.grant).chain(&self.fallback).filter_map(|grant| match grant {
+            Grant::JwtBearer(assertion) => Some(assertion),
+            _ => None,
+        });
+        of_client.into_iter().chain(of_grants)
+    }
+}
+
+impl Identity<Secret> {
+    /// The identity with the current values of its secrets.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`] if a secret cannot be read, or is not the key that it must be.
     pub fn read(&self) -> Result<Identity<SecretString>, SecretError> {
         let identity = self.try_map(Secret::read)?;
         for (source, assertion) in self.assertions().zip(identity.assertions()) {
@@ -263,7 +261,7 @@ impl Identity<Secret> {
         Ok(identity)
     }
 
-    /// With the secrets as they were when the configuration was read.
+    /// The identity with the values that its secrets had when the configuration was read.
     pub fn initial(&self) -> Identity<SecretString> {
         let Ok(identity) = self.try_map(|secret| Ok::<_, Infallible>(secret.initial().clone()));
         identity
@@ -276,7 +274,7 @@ impl Identity<Secret> {
 }
 
 impl Identity<SecretString> {
-    /// The same client with this grant, and with nothing to fall back on.
+    /// The client with this grant, without fallback and next secret.
     #[must_use]
     pub fn with_grant(&self, grant: Grant<SecretString>) -> Self {
         Self {
@@ -288,19 +286,18 @@ impl Identity<SecretString> {
         }
     }
 
-    /// The same with the other of the client's two secrets in the place of the one it has, if it has two.
+    /// The identity that authenticates with the next secret of the client, if there is one.
     #[must_use]
     pub fn with_next_secret(&self) -> Option<Self> {
-        let mut identity = self.clone();
-        let next = identity.client_secret_next.take()?;
-        *identity.client_auth.secret_mut()? = next;
-        Some(identity)
+        let next = self.client_secret_next.as_ref()?;
+        self.client_auth.secret()?;
+        let Ok(client_auth) = self.client_auth.try_map(|_| Ok::<_, Infallible>(next.clone()));
+        Some(Self { client_auth, client_secret_next: None, ..self.clone() })
     }
 
-    /// Whether the secrets of both are the same.
+    /// Whether the secrets of both are equal.
     pub fn has_secrets_of(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.secrets(), other.secrets());
-        ours.len() == theirs.len()
-            && ours.iter().zip(&theirs).all(|(one, two)| one.expose_secret() == two.expose_secret())
+        let exposed = self.secrets().into_iter().map(ExposeSecret::expose_secret);
+        exposed.eq(other.secrets().into_iter().map(ExposeSecret::expose_secret))
     }
 }

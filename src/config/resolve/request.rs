@@ -8,28 +8,19 @@ use url::Url;
 use super::{Resolver, or_default};
 use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD_PARAMETERS, TokenParameters};
 use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts, TextsByName};
+use crate::config::source::schema::{self, TextsByName};
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
         let audience = keys.audience.take().map(Spanned::into_inner).filter(|audience| !audience.is_empty());
-        let resources = self.resources(keys.resource.take());
+        let is_resource = |uri: &str| Url::parse(uri).is_ok_and(|url| url.fragment().is_none());
+        let help = "write an absolute URI without a fragment, such as \"https://api.example.com/\"";
+        let resources = self.texts(keys.resource.take(), is_resource, "not a resource (RFC 8707 §2)", help);
         let names = self.request_fields(keys.request_fields.take());
         let format = keys.request_format.take().map_or_else(RequestFormat::default, Spanned::into_inner);
         let parameters = TokenParameters { format, audience, resources, extra: BTreeMap::new(), names };
         let extra = self.extra(keys.extra.take(), &parameters);
         TokenParameters { extra, ..parameters }
-    }
-
-    fn resources(&mut self, resources: Key<Texts>) -> Vec<String> {
-        let resources = or_default(resources);
-        for resource in &resources {
-            if !Url::parse(resource.get_ref()).is_ok_and(|url| url.fragment().is_none()) {
-                let help = "write an absolute URI without a fragment, such as \"https://api.example.com/\"";
-                self.error(resource.span(), "not a resource (RFC 8707 §2)", help);
-            }
-        }
-        resources.into_iter().map(Spanned::into_inner).collect()
     }
 
     /// New names by the standard names of parameters.

@@ -1,4 +1,4 @@
-//! What a change of each key means, one key at a time, and that no key of the schema lacks its row.
+//! The meaning of a change of each key, with a row for every key of the schema.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -102,7 +102,7 @@ const CXONE: Lines = &[
 ];
 const GENESYS: Lines = &[("token_url", ""), ("provider", "\"genesys\""), ("region", "\"mypurecloud.de\"")];
 
-/// What a change means, in the order of the module's table.
+/// The meaning of a change, in the order of the module's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Account,
@@ -151,7 +151,7 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     // The client's own assertion may name the server by its issuer or by its endpoint.
     ("assertion.aud", CLIENT_JWT, &[("assertion.aud", "\"b\"")], Request),
     ("client_certificate", FULL, &[("client_certificate", "\"renewed.pem\"")], Token),
-    // The same certificate and another that leads to its authority.
+    // Another certificate that leads to the authority.
     ("client_certificate", FULL, &[("client_certificate", "\"chain.pem\"")], Request),
     ("client_key", FULL, &[("client_key", "\"client-key-sec1.pem\"")], Request),
     ("username", PASSWORD, &[("username", "\"v\"")], Token),
@@ -229,7 +229,7 @@ fn credential(folder: &Path, lines: &[Lines], environment: &[(&str, &str); 7]) -
     Credential::clone(&config.credentials.remove(0))
 }
 
-/// What the derived methods make of a change.
+/// The meaning of a change by the derived methods.
 fn change(before: &Credential, after: &Credential) -> Change {
     let request = |one: &Credential| one.request_identity(&one.identity.initial());
     let found = (
