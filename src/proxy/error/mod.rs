@@ -252,8 +252,8 @@ impl ProxyError {
                 let last =
                     failure.map(|failure| format!(" The last discovery failed: {}.", failure.outcome()));
                 return format!(
-                    "The issuer of the credential `{credential}` has not published the API's address yet. Try again, \
-                     or set `upstream` to the address.{}",
+                    "The route has upstream = \"discover\", and the issuer of the credential `{credential}` has not \
+                     published the API's address yet. Try again, or set `upstream` to the address.{}",
                     last.unwrap_or_default()
                 );
             }
