@@ -233,7 +233,7 @@ impl ProxyError {
                 "server.hosts does not contain the Host of the request. Use a host name from that list."
             }
             Self::BrowserRequest => {
-                "A browser sent this request for a page of another site, and server.origins does not contain its Origin."
+                "A browser sent this request for a page of another site, and server.origins lacks its Origin."
             }
             Self::HeaderRequired(name) => return format!("The proxy requires the header field {name}."),
             Self::RouteNotFound => "No route of the configuration matches this host and path.",
