@@ -1,8 +1,9 @@
 //! The refresher: one task for each credential, the only one that requests its tokens and writes its store.
 //!
 //! A refresher makes a token request when the token is due, when an upstream has rejected the token, or when an operator
-//! requests a refresh. Requests are made one at a time, each admitted by the limiter, and the task never ends by itself: whatever the
-//! token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the loop:
+//! requests a refresh. Requests are made one at a time, each admitted by the limiter. The task never ends by itself: whatever
+//! the token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the
+//! loop:
 //!
 //! - `orders`: what operators ask for, before each step;
 //! - [`schedule`]: when the next token is due;
