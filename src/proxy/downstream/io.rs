@@ -1,8 +1,8 @@
 //! A client's socket as hyper sees it, with events noted, hyper's own refusals replaced, and a lingering close.
 //!
 //! Where hyper would refuse a malformed head with an empty response, the client gets the problem document of a
-//! [`ProxyError`]. After the last response, what the client still sends is read for a while, so that it can read that
-//! response.
+//! [`ProxyError`]. After the last response, the socket reads what the client still sends, so that the client can read
+//! that response.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -135,7 +135,7 @@ impl ClientIo {
 
     /// Closes, lingering so that the client can read what was written.
     pub async fn close_lingering(&mut self) {
-        self.client.leave_unread();
+        self.client.has_unread.set(true);
         // Fails only where the client has left.
         let _ = self.shutdown().await;
     }
@@ -143,13 +143,11 @@ impl ClientIo {
     /// Closes a connection that failed: by a reset where the connection's end would make a truncated response look
     /// complete (RFC 9112 §6.3).
     pub fn close(self) {
-        if self.client.is_truncated() {
+        if self.client.is_truncated.get() {
             self.stream.set_close_by_reset();
         }
     }
-}
 
-impl ClientIo {
     /// The response in the place of these bytes, if they are hyper's refusal of a malformed request.
     ///
     /// No other bytes look like one: no request is being answered, and everything written before is flushed.
@@ -169,7 +167,7 @@ impl ClientIo {
     /// Logs a request that was refused before its head was complete.
     fn log_refusal(&self, error: &ProxyError) {
         let (status, code) = (error.status().as_u16(), error.code());
-        info!(target: "bearerd::access", peer = %self.client.peer().host(), status, code, "request refused");
+        info!(target: "bearerd::access", peer = %self.client.peer.get().host(), status, code, "request refused");
     }
 
     /// Notes the outcome of a write.
@@ -239,7 +237,7 @@ impl AsyncWrite for ClientIo {
             && let Some(refusal) = self.replacement(only)
         {
             self.refusal = refusal;
-            self.client.leave_unread();
+            self.client.has_unread.set(true);
             return Poll::Ready(Ok(only.len()));
         }
         let written = vectored::poll_write_all(Pin::new(&mut self.stream), cx, bufs);
@@ -260,8 +258,8 @@ impl AsyncWrite for ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// Lingers if the client may still be sending: closing with bytes unread would make the system reset the
-    /// connection, and the client lose the response that it has not read yet. The sweep ends that.
+    /// Lingers, until the sweep ends the connection, if the client may still be sending: closing with bytes unread would
+    /// make the system reset the connection, and the client lose the response that it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(cx))?;
         if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {

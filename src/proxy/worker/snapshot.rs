@@ -1,16 +1,16 @@
 //! The configuration in force on a worker: routes, upstreams and limits, replaced as one by a reload.
 //!
-//! A request takes the [`Service`] once, at its beginning, and uses one routing table to its end. An upstream that the
-//! next table has too keeps its pool; the connections of any other end with the last request on each.
+//! A request uses the [`Service`] that is in force at its beginning to its end. An upstream that the next routing table has
+//! too keeps its pool; each connection of any other upstream ends with its last request.
 
 use std::cell::RefCell;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::Limits;
@@ -37,14 +37,14 @@ pub struct Configuration {
     pub limits: Limits,
 }
 
-/// A reload for a worker.
+/// A reload on a worker.
 #[derive(Debug)]
 pub struct Change {
     /// The new configuration.
     pub configuration: Configuration,
     /// The numbers of all entrances from now on. A connection accepted from any other ends gracefully.
     pub entrances: Vec<u32>,
-    /// Told once the worker serves by the change.
+    /// Resolves once the worker serves by the change.
     pub done: oneshot::Sender<()>,
 }
 
@@ -52,10 +52,10 @@ pub struct Change {
 pub struct Snapshot {
     service: RefCell<Rc<Service>>,
     limits: RefCell<Rc<Limits>>,
-    /// The entrances of the last change; `None` before the first one, for all there are.
+    /// The entrances of the last change; `None`, for all entrances, before the first change.
     entrances: RefCell<Option<Vec<u32>>>,
-    /// The tasks that free the places of each pool's idle connections when requests on other workers wait for one.
-    giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
+    /// The tasks of [`Snapshot::yield_idle`].
+    yielding: RefCell<JoinSet<()>>,
 }
 
 impl Snapshot {
@@ -67,7 +67,7 @@ impl Snapshot {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
             limits: RefCell::new(Rc::new(limits)),
             entrances: RefCell::default(),
-            giving_way: RefCell::default(),
+            yielding: RefCell::default(),
         }
     }
 
@@ -81,48 +81,38 @@ impl Snapshot {
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
-            let mut known = before.pools().iter().chain(&pools);
+            let mut known = before.pools.iter().chain(&pools);
             let same = known.find(|pool| std::ptr::eq(pool.upstream(), &raw const *upstream)).map(Rc::clone);
             pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
         }
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
-        let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
+        let gone: Vec<_> = before.pools.iter().filter(is_gone).map(Rc::clone).collect();
         let mut service = Service::new(service_settings, pools);
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.limits.borrow_mut() = Rc::new(limits);
         *self.entrances.borrow_mut() = Some(entrances);
-        self.give_way();
+        self.yield_idle();
         for pool in gone {
             pool.retire();
         }
     }
 
-    /// Starts the task that gives way for each pool without one, and ends those of pools no longer in use.
-    pub fn give_way(&self) {
-        let service = self.service();
-        let mut tasks = self.giving_way.borrow_mut();
-        let is = |weak: &Weak<WorkersPool>, pool: &Rc<WorkersPool>| weak.as_ptr() == Rc::as_ptr(pool);
-        tasks.retain(|(pool, task)| {
-            let stays = service.pools().iter().any(|other| is(pool, other));
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for pool in service.pools() {
-            if !tasks.iter().any(|(other, _)| is(other, pool)) {
-                let task = tokio::task::spawn_local(Rc::clone(pool).yield_idle());
-                tasks.push((Rc::downgrade(pool), task.abort_handle()));
-            }
+    /// Starts a task for each pool that closes idle connections while requests wait for a permit, on any worker. The tasks
+    /// of an earlier call end.
+    pub fn yield_idle(&self) {
+        let mut tasks = JoinSet::new();
+        for pool in &self.service().pools {
+            tasks.spawn_local(Rc::clone(pool).yield_idle());
         }
+        self.yielding.replace(tasks);
     }
 
     /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
     /// there ends gracefully.
     pub fn judge(&self, client: &ClientConnection) {
-        let peer = self.service().reevaluate(client.peer());
-        client.set_peer(peer);
+        let peer = self.service().shared.networks.judge_again(client.peer.get());
+        client.peer.set(peer);
         if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
             client.end(End::Gracefully);
         }
@@ -132,7 +122,7 @@ impl Snapshot {
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
         service.header_cache.forget_tokens();
-        for pool in service.pools() {
+        for pool in &service.pools {
             pool.reap(now);
             pool.upstream().breaker.tick();
         }
