@@ -1,13 +1,14 @@
 //! The addresses that the daemon listens on. They are bound before anything is started or changed.
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use super::StartError;
 use crate::config;
 use crate::config::Listen;
 use crate::proxy::listener;
-use crate::proxy::listener::{Bound, Entrance, Listening, Renumbered};
+use crate::proxy::listener::{Entrance, LISTEN_BACKLOG, Listening, unix_socket};
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entrances {
@@ -28,8 +29,8 @@ struct Open {
 #[derive(Debug)]
 pub(super) struct Transition {
     pub(super) after: Entrances,
-    /// The entrances that stay.
-    pub(super) stay: Vec<Renumbered>,
+    /// The entrances that stay: their numbers before and after.
+    pub(super) stay: HashMap<u32, u32>,
     /// New entrances, already bound.
     pub(super) new: Vec<Entrance>,
     pub(super) addresses: Vec<Listen>,
@@ -46,13 +47,13 @@ impl Entrances {
     pub(super) fn to(&self, server: &config::Server, begin_anew: bool) -> Result<Transition, StartError> {
         let mut left = self.open.clone();
         let mut after = Self { open: Vec::new(), next_number: self.next_number };
-        let (mut stay, mut new, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut stay, mut new, mut addresses) = (HashMap::new(), Vec::new(), Vec::new());
         for configured in &server.listen {
             let at = left.iter().position(|open| open.configured == *configured);
             if let Some(Open { number: before, address, .. }) = at.map(|at| left.remove(at)) {
                 let is_another = begin_anew && matches!(configured, Listen::Tcp(_));
                 let number = if is_another { after.number() } else { before };
-                stay.push(Renumbered { before, after: number });
+                stay.insert(before, number);
                 after.open.push(Open { number, configured: configured.clone(), address });
                 continue;
             }
@@ -96,7 +97,7 @@ impl Entrances {
     }
 }
 
-pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<Bound, StartError> {
+pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::bind(address).map_err(|source| StartError::Listen {
         key,
         address: Listen::Tcp(address),
@@ -108,13 +109,13 @@ fn bind_one(address: &Listen) -> Result<(Listening, Listen), StartError> {
     const KEY: &str = "server.listen";
     Ok(match address {
         Listen::Tcp(address) => {
-            let bound = bind(KEY, *address)?;
-            let address = Listen::Tcp(bound.address);
-            (Listening::Tcp(bound), address)
+            let socket = bind(KEY, *address)?;
+            let address = Listen::Tcp(socket.local_addr()?);
+            (Listening::Tcp(socket), address)
         }
         Listen::Unix(path) => {
             let refused = |source| StartError::Listen { key: KEY, address: address.clone(), source };
-            (Listening::Unix(listener::bind_unix(path).map_err(refused)?), address.clone())
+            (Listening::Unix(unix_socket::bind(path, LISTEN_BACKLOG).map_err(refused)?), address.clone())
         }
     })
 }

@@ -63,24 +63,18 @@ impl Peer {
     /// A process behind a unix socket, which has no address to judge: the file's mode decides who may call.
     pub const UNIX: Self = Self { address: None, is_allowed: true, is_trusted_proxy: false, entrance: 0 };
 
-    /// The peer of a connection that this entrance accepted.
-    #[must_use]
-    pub const fn by(self, entrance: u32) -> Self {
-        Self { entrance, ..self }
-    }
-
     /// The address without the port.
     pub fn ip(&self) -> Option<IpAddr> {
         self.address.map(|address| address.ip())
     }
 
-    /// The address as the access log has it.
+    /// The address without the port as text, `unix` for a unix socket.
     pub fn host(&self) -> impl fmt::Display + use<> {
         Host(self.ip())
     }
 }
 
-/// With the port, where there is one.
+/// The address with its port, if it has one.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {

@@ -1,14 +1,14 @@
 //! Accepts client connections on one thread, and hands each to the worker with the fewest.
 //!
-//! Handing over beats a listening socket for each worker: a few connections are spread evenly, and no connection that
-//! the system has queued is lost with a worker that stops.
+//! A listening socket for each worker would spread a few connections unevenly, and a worker that stops would lose the
+//! connections that the system has queued.
 
 pub mod unix_socket;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,34 +30,19 @@ use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 use crate::telemetry::throttle::Throttle;
 
-/// The pause after the system refused a connection, most likely for want of file descriptors.
+/// The pause after the system refused a connection, most likely for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The most that the system buffers of a response beyond the client's receive window, in bytes.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 /// Connections that the system may queue to be accepted.
-const LISTEN_BACKLOG: i32 = 1024;
+pub const LISTEN_BACKLOG: i32 = 1024;
 
-/// A bound address from which no connection is accepted so far.
-#[derive(Debug)]
-pub struct Bound {
-    socket: std::net::TcpListener,
-    /// The address, with the port that the system chose where none was given.
-    pub address: SocketAddr,
-}
-
-impl Bound {
-    /// The listening socket, not blocking.
-    pub fn into_socket(self) -> std::net::TcpListener {
-        self.socket
-    }
-}
-
-/// Binds an address.
+/// Binds an address. The socket does not block.
 ///
 /// # Errors
 ///
 /// The system's error, such as that the port is in use.
-pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart need not wait for the system to forget connections of the last run.
@@ -71,24 +56,13 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
-    let socket = std::net::TcpListener::from(socket);
-    let address = socket.local_addr()?;
-    Ok(Bound { socket, address })
-}
-
-/// Binds a unix socket for the daemon's own user.
-///
-/// # Errors
-///
-/// The errors of [`unix_socket::bind`].
-pub fn bind_unix(path: &Path) -> io::Result<unix_socket::Bound> {
-    unix_socket::bind(path, LISTEN_BACKLOG)
+    Ok(socket.into())
 }
 
 /// A listening socket for callers.
 #[derive(Debug)]
 pub struct Entrance {
-    /// The number of the entrance, which no other has, now or later.
+    /// The number of the entrance; no two entrances ever have the same one.
     pub number: u32,
     /// The bound socket.
     pub socket: Listening,
@@ -98,7 +72,7 @@ pub struct Entrance {
 #[derive(Debug)]
 pub enum Listening {
     /// An address of the network.
-    Tcp(Bound),
+    Tcp(std::net::TcpListener),
     /// A unix socket.
     Unix(unix_socket::Bound),
 }
@@ -116,25 +90,17 @@ pub struct Settings {
     pub most_connections: usize,
 }
 
-/// An entrance that stays open at a reload.
-#[derive(Clone, Copy, Debug)]
-pub struct Renumbered {
-    /// The number before the reload.
-    pub before: u32,
-    /// The number from now on; another one where connections accepted before are not to stay.
-    pub after: u32,
-}
-
-/// A reload for the listener.
+/// A reload of the listener.
 #[derive(Debug)]
 pub struct Change {
     /// The new settings.
     pub settings: Settings,
-    /// The entrances that stay; all others are closed.
-    pub stay: Vec<Renumbered>,
+    /// The entrances that stay, by their numbers before: their numbers from now on. Another number makes connections that
+    /// were accepted before end gracefully. All other entrances are closed.
+    pub stay: HashMap<u32, u32>,
     /// New entrances.
     pub open: Vec<Entrance>,
-    /// Told once the change is made, or that the system refuses a socket.
+    /// The outcome: an error if the system refuses a socket.
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
@@ -208,21 +174,19 @@ impl Listener {
     }
 
     /// Makes a change without a pause: no connection is accepted or refused meanwhile.
-    fn change(&mut self, change: Change) {
-        let Change { settings, stay, open, done } = change;
+    fn change(&mut self, Change { settings, stay, open, done }: Change) {
         let write_timeout = settings.limits.write_timeout;
         self.dispatcher.admission.change(&settings.limits, settings.most_connections);
         *self.dispatcher.settings.borrow_mut() = Rc::new(settings);
         self.states.retain(|state| {
             let before = state.borrow().number;
-            let after = stay.iter().find(|staying| staying.before == before).map(|staying| staying.after);
-            let number = after.unwrap_or(before);
-            state.send_replace(EntranceState { number, is_open: after.is_some(), write_timeout });
-            after.is_some()
+            let after = stay.get(&before);
+            let (number, is_open) = (*after.unwrap_or(&before), after.is_some());
+            state.send_replace(EntranceState { number, is_open, write_timeout });
+            is_open
         });
-        let outcome = self.open(open);
         // Fails only where nobody waits.
-        let _ = done.send(outcome);
+        let _ = done.send(self.open(open));
     }
 }
 
@@ -249,7 +213,7 @@ enum Connection {
 impl Open {
     fn new(socket: Listening) -> io::Result<Self> {
         Ok(match socket {
-            Listening::Tcp(bound) => Self::Tcp(TcpListener::from_std(bound.socket)?),
+            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
             Listening::Unix(bound) => Self::Unix(UnixListener::from_std(bound.socket)?, bound.file),
         })
     }
@@ -273,7 +237,7 @@ impl Open {
         }
     }
 
-    /// Closes the socket to new clients; the function accepts those that have connected, one after the other.
+    /// Closes the socket to new clients. The returned function accepts the next queued connection.
     fn close(self) -> io::Result<Box<dyn Fn() -> io::Result<Connection>>> {
         Ok(match self {
             Self::Tcp(listener) => {
@@ -287,7 +251,11 @@ impl Open {
             Self::Unix(listener, file) => {
                 drop(file);
                 let listener = listener.into_std()?;
-                Box::new(move || unix_socket::accept(&listener).map(Connection::Unix))
+                Box::new(move || {
+                    let (socket, _) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok(Connection::Unix(socket))
+                })
             }
         })
     }
@@ -329,10 +297,15 @@ impl Dispatcher {
                 Ok(connection) => self.dispatch(connection, number()).await,
                 // The client has left already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => self.recover(&error).await,
+                Err(error) => {
+                    if let Some(count) = self.failures.happened() {
+                        warn!(%error, count, "connection not accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
             }
         }
-        // To their clients the queued connections are open, and may have sent a request.
+        // The clients of queued connections see them as open, and may have sent a request.
         if let Ok(queued) = socket.close() {
             while let Ok(connection) = queued() {
                 self.dispatch(connection, number()).await;
@@ -340,21 +313,13 @@ impl Dispatcher {
         }
     }
 
-    /// Waits for the system to have descriptors or memory again: accepting at once would fail again.
-    async fn recover(&self, error: &io::Error) {
-        if let Some(count) = self.failures.happened() {
-            warn!(%error, count, "connection not accepted");
-        }
-        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-    }
-
     async fn dispatch(&self, connection: Connection, entrance: u32) {
         let settings = self.settings();
-        let peer = match &connection {
+        let mut peer = match &connection {
             Connection::Tcp(_, address) => settings.networks.judge(*address),
             Connection::Unix(_) => Peer::UNIX,
         };
-        let peer = peer.by(entrance);
+        peer.entrance = entrance;
         let admitted = match self.admission.admit(&peer) {
             Ok(admitted) => admitted,
             Err(overload) => {

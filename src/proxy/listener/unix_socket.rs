@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,19 +102,10 @@ impl Drop for SocketFile {
     }
 }
 
-/// Accepts a queued connection.
-///
-/// # Errors
-///
-/// `WouldBlock` without one, or the system's error.
-pub fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
-    let (stream, _) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
