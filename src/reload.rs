@@ -59,24 +59,19 @@ pub struct NotReloaded {
 }
 
 impl Difference {
-    /// Compares two lists, by the name of an item and by whether two items of one name are equal.
-    pub fn of<T>(
-        before: &[T],
-        after: &[T],
-        name: impl Fn(&T) -> String,
-        same: impl Fn(&T, &T) -> bool,
-    ) -> Self {
+    /// Compares two lists of items by their names.
+    pub fn of<T: PartialEq>(before: &[T], after: &[T], name: impl Fn(&T) -> String) -> Self {
         let mut left: Vec<(String, &T)> = before.iter().map(|one| (name(one), one)).collect();
         let mut difference = Self::default();
         for one in after {
             let called = name(one);
             // An address with port 0 may be there more than once.
-            let at = left.iter().position(|(other, before)| *other == called && same(before, one));
+            let at = left.iter().position(|(other, before)| *other == called && *before == one);
             match at.or_else(|| left.iter().position(|(other, _)| *other == called)) {
                 None => difference.added.push(called),
                 Some(at) => {
                     let (_, before) = left.swap_remove(at);
-                    if same(before, one) {
+                    if before == one {
                         difference.kept += 1;
                     } else {
                         difference.changed.push(called);
@@ -170,8 +165,7 @@ mod tests {
         let before = [("a", 1), ("b", 2), ("c", 3), ("z", 0), ("z", 0)];
         let after = [("d", 4), ("c", 5), ("a", 1), ("z", 0)];
 
-        let difference =
-            Difference::of(&before, &after, |(name, _)| (*name).to_owned(), |(_, a), (_, b)| a == b);
+        let difference = Difference::of(&before, &after, |(name, _)| (*name).to_owned());
 
         let expected =
             Difference { kept: 2, changed: names(&["c"]), added: names(&["d"]), removed: names(&["b", "z"]) };

@@ -15,17 +15,12 @@ use crate::tls::reload::{CurrentTls, Reload};
 pub(super) struct Certificates {
     current: Option<(TlsFiles, CurrentTls)>,
     /// Requests that the files are read now.
-    asked: Arc<Notify>,
+    pub(super) asked: Arc<Notify>,
     task: Option<AbortHandle>,
 }
 
 impl Certificates {
-    /// Checks that a certificate can be used.
-    pub(super) fn try_out(tls: Option<&ServerTls>) -> Result<(), StartError> {
-        Self::new(tls).map(|_| ())
-    }
-
-    /// A certificate, and the task that keeps it up to date once it runs.
+    /// The certificate, and the work of keeping it up to date, for [`Certificates::keep`].
     pub(super) fn new(tls: Option<&ServerTls>) -> Result<(Self, Option<Reload>), StartError> {
         let reload = tls.map(Reload::new).transpose()?;
         let current = tls.zip(reload.as_ref());
@@ -69,11 +64,6 @@ impl Certificates {
     /// The TLS configuration of new connections.
     pub(super) fn current(&self) -> Option<CurrentTls> {
         self.current.as_ref().map(|(_, current)| Arc::clone(current))
-    }
-
-    /// Requests a reading of the files when it is notified.
-    pub(super) fn asked(&self) -> Arc<Notify> {
-        Arc::clone(&self.asked)
     }
 
     fn files(&self) -> Option<&TlsFiles> {

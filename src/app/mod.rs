@@ -25,10 +25,10 @@ use tracing::{info, warn};
 
 use self::admin::AdminAddress;
 use self::certificates::Certificates;
-use self::credentials::{Credential, Fate, Place, Refreshers, client, fates};
+use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
 use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
-use self::table::{Before, Served, serve};
+use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Means};
 use crate::clock::Clock;
@@ -99,9 +99,9 @@ impl Daemon {
             let durable = DurableState::in_memory(clock);
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
-        Certificates::try_out(config.server.tls.as_ref())?;
+        Certificates::new(config.server.tls.as_ref())?;
         let means = Means { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
-        serve(config, means, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
+        serve(config, means, &InForce::default(), None).map(|_| ())
     }
 
     /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`.
@@ -115,21 +115,19 @@ impl Daemon {
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let mut built = Vec::new();
-        for (credential, fate) in
-            config.credentials.iter().zip(fates(&config.credentials, &[], &trust, clock)?)
-        {
-            // At the start, no credential comes from a configuration before.
-            if let Fate::New { client, place: Place::Opened(durable), .. } = fate {
-                built.push(Refresher::new(Arc::clone(credential), *client, *durable, clock));
+        for Plan { source, step } in plan(&config.credentials, &[], &trust, clock)? {
+            // At the start each credential begins anew.
+            if let Step::Begin { refresher, place: Place::Opened(durable), .. } = step {
+                built.push((refresher.with_state(*durable), source));
             }
         }
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(shares.upstreams);
         let means = Means { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
-        let served = serve(&config, means, &Before { upstreams: &InForce::default(), table: None })?;
+        let served = serve(&config, means, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
-        let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
+        let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
         let transition = Entrances::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
@@ -159,7 +157,6 @@ impl Daemon {
             .map(|((refresher, source), config)| refreshers.start(Arc::clone(config), refresher, source))
             .collect();
         let discoveries = Discoveries::default().going_on(Vec::new(), discoveries, &mut tasks);
-        let mut certificates = certificates;
         certificates.keep(keeper, &mut tasks);
         let admin = AdminAddress::open(
             admin,
@@ -207,7 +204,7 @@ impl Daemon {
 
     /// Makes the daemon read the certificates again at once when notified.
     pub fn look_at_certificates(&self) -> Arc<tokio::sync::Notify> {
-        self.certificates.asked()
+        Arc::clone(&self.certificates.asked)
     }
 
     /// Waits until a part of the daemon ends unexpectedly, and names it.

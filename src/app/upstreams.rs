@@ -52,10 +52,7 @@ pub(super) struct InForce {
 /// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its
 /// circuit breaker and its permits.
 pub(super) struct Upstreams<'c> {
-    trust: &'c Trust,
-    sources: &'c [TokenSource],
-    clock: Clock,
-    descriptors: Arc<Slots>,
+    means: Means<'c>,
     before: &'c InForce,
     /// The indices of kept and new upstreams.
     taken: BTreeSet<usize>,
@@ -78,7 +75,6 @@ pub(super) struct Means<'c> {
 impl<'c> Upstreams<'c> {
     /// An empty collection for these routes.
     pub(super) fn new(means: Means<'c>, routes: &'c [config::Route], before: &'c InForce) -> Self {
-        let Means { trust, sources, clock, descriptors } = means;
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
@@ -88,10 +84,7 @@ impl<'c> Upstreams<'c> {
             moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
         let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
         let mut all = Self {
-            trust,
-            sources,
-            clock,
-            descriptors: Arc::clone(descriptors),
+            means,
             before,
             taken: BTreeSet::new(),
             discovered,
@@ -131,11 +124,11 @@ impl<'c> Upstreams<'c> {
         let index = self.free_index();
         let upstream = match (&route.upstream.destination, &route.credential) {
             (At::Written(address), _) => {
-                let connector = Connector::new(route, self.trust)?;
+                let connector = Connector::new(route, self.means.trust)?;
                 let destination =
                     connector.destination(address, None).map_err(|source| unusable(route, source))?;
-                let upstream = Upstream::written(index, destination, Arc::clone(&self.descriptors));
-                Arc::new(protected(upstream, route, self.clock))
+                let upstream = Upstream::written(index, destination, Arc::clone(self.means.descriptors));
+                Arc::new(protected(upstream, route, self.means.clock))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => return Err(no_issuer(route)),
@@ -160,9 +153,9 @@ impl<'c> Upstreams<'c> {
             }
         };
         let (discovery, source) = &mut self.discoveries[at];
-        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(&self.descriptors));
-        let upstream = Arc::new(protected(upstream, route, self.clock));
-        let (connector, led) = (Connector::new(route, self.trust)?, Arc::clone(&upstream));
+        let upstream = Upstream::discovered(index, source.clone(), Arc::clone(self.means.descriptors));
+        let upstream = Arc::new(protected(upstream, route, self.means.clock));
+        let (connector, led) = (Connector::new(route, self.means.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
             let destination =
                 connector.destination(address, Some(*reach)).map_err(|_| AddressRefusal::NotPlain)?;
@@ -174,12 +167,12 @@ impl<'c> Upstreams<'c> {
 
     fn discovery(&self, credential: &config::Credential) -> Result<Option<Discovering>, StartError> {
         let client = self.issuer_client(credential)?;
-        let token = self.sources.iter().find(|source| source.name() == credential.name);
-        Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.clock)))
+        let token = self.means.sources.iter().find(|source| source.name() == credential.name);
+        Ok(token.zip(client).map(|(token, client)| Discovery::new(token.clone(), client, self.means.clock)))
     }
 
     fn issuer_client(&self, credential: &config::Credential) -> Result<Option<IssuerClient>, StartError> {
-        IssuerClient::new(credential, self.trust)
+        IssuerClient::new(credential, self.means.trust)
             .map_err(|source| StartError::Credential { credential: credential.name.clone(), source })
     }
 
