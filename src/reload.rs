@@ -1,7 +1,7 @@
-//! Reloads of the configuration, between those who request one and the task that carries it out.
+//! Requests for reloads of the configuration, and the outcomes of reloads.
 //!
-//! Reloads requested during a reload are merged into one, which begins after that reload: its file may have been read before
-//! the request.
+//! Reloads requested during a reload are merged into one, which begins after that reload: the file may have been read
+//! before the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::shared_request;
-use crate::shared_request::{NoOutcome, Requester, Responder};
+use crate::shared_request::{Requester, Responder};
 
 /// The shortest time between the beginnings of two reloads.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -17,7 +17,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The outcome of a reload.
 pub type Outcome = Result<Reloaded, NotReloaded>;
 
-/// How the configuration that is in force now differs from the one before.
+/// How the configuration in force differs from the previous one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
     /// Routes, by host and path.
@@ -49,12 +49,12 @@ pub struct Difference {
     pub removed: Vec<String>,
 }
 
-/// Why a configuration was not taken over. The one before stays in force.
+/// Why a reload failed. The previous configuration stays in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReloaded {
-    /// Whether the configuration must be changed; otherwise something on this machine that the configuration names.
+    /// Whether the configuration must change; otherwise the problem is on this machine, such as a port in use.
     pub is_of_the_configuration: bool,
-    /// The problems: several lines, with their positions in the file.
+    /// The problems, in several lines, with their positions in the file.
     pub problems: String,
 }
 
@@ -65,18 +65,12 @@ impl Difference {
         let mut difference = Self::default();
         for one in after {
             let called = name(one);
-            // An address with port 0 may be there more than once.
+            // A list may contain an address with port 0 more than once.
             let at = left.iter().position(|(other, before)| *other == called && *before == one);
             match at.or_else(|| left.iter().position(|(other, _)| *other == called)) {
                 None => difference.added.push(called),
-                Some(at) => {
-                    let (_, before) = left.swap_remove(at);
-                    if before == one {
-                        difference.kept += 1;
-                    } else {
-                        difference.changed.push(called);
-                    }
-                }
+                Some(at) if left.swap_remove(at).1 == one => difference.kept += 1,
+                Some(_) => difference.changed.push(called),
             }
         }
         difference.removed.extend(left.into_iter().map(|(called, _)| called));
@@ -90,15 +84,14 @@ impl Difference {
     }
 }
 
-/// Both ends.
+/// A sender and the receiver of requests for reloads.
 pub fn channel() -> (Reloads, ReloadRequests) {
     let (requester, responder) = shared_request::channel();
-    (Reloads(requester), ReloadRequests { responder, last: None })
+    (requester, ReloadRequests { responder, last: None })
 }
 
-/// Requests reloads.
-#[derive(Clone, Debug)]
-pub struct Reloads(Requester<Arc<Outcome>>);
+/// Requests reloads, each of which begins after the request.
+pub type Reloads = Requester<Arc<Outcome>>;
 
 /// Receives the requests for reloads, and answers them.
 #[derive(Debug)]
@@ -108,29 +101,8 @@ pub struct ReloadRequests {
     last: Option<tokio::time::Instant>,
 }
 
-impl Reloads {
-    /// Requests a reload that begins from now on.
-    pub fn request(&self) {
-        self.0.request();
-    }
-
-    /// Requests a reload that begins from now on, and waits for its outcome.
-    ///
-    /// # Errors
-    ///
-    /// [`NoOutcome`] when the time is up, or when the daemon stops.
-    ///
-    /// # Cancel safety
-    ///
-    /// The request stays in force.
-    pub async fn reload(&self, within: Duration) -> Result<Arc<Outcome>, NoOutcome> {
-        self.0.outcome(within).await
-    }
-}
-
 impl ReloadRequests {
-    /// Waits until a reload is requested that has not begun, and marks it as begun; not sooner than [`MIN_INTERVAL`] after
-    /// the last one.
+    /// Waits until a reload is requested, at least [`MIN_INTERVAL`] after the last one, and marks the reload as begun.
     ///
     /// # Cancel safety
     ///
@@ -144,7 +116,7 @@ impl ReloadRequests {
         self.responder.begin();
     }
 
-    /// Answers all who requested the reload that has begun.
+    /// Sends the outcome to all requesters of the reload that has begun.
     pub fn respond(&self, outcome: Outcome) {
         self.responder.respond(Arc::new(outcome));
     }
@@ -176,10 +148,10 @@ mod tests {
     async fn a_reload_requested_during_a_reload_is_the_next_one() {
         let (reloads, mut requests) = channel();
         let within = Duration::from_mins(1);
-        let mut early = Box::pin(reloads.reload(within));
+        let mut early = Box::pin(reloads.outcome(within));
         assert!(early.as_mut().now_or_never().is_none());
         requests.next().await;
-        let mut late = Box::pin(reloads.reload(within));
+        let mut late = Box::pin(reloads.outcome(within));
         assert!(late.as_mut().now_or_never().is_none());
 
         requests.respond(Ok(Reloaded::default()));

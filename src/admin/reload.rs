@@ -20,7 +20,7 @@ use crate::telemetry::audit;
 /// How long a request waits for the outcome: longer than a reload that waits for token requests.
 const RELOAD_WAIT: Duration = Duration::from_mins(1);
 
-/// Reloads, for requests that the access of the credentials authorizes.
+/// Requests reloads for clients that [`Credentials::access`] authorizes.
 #[derive(Clone, Debug)]
 pub struct Reloading {
     credentials: Credentials,
@@ -46,7 +46,7 @@ impl Reloading {
             let title = "Nothing to reload";
             return Err(Problem::new(StatusCode::CONFLICT, "nothing_to_reload", title, detail));
         };
-        match reloads.reload(RELOAD_WAIT).await {
+        match reloads.outcome(RELOAD_WAIT).await {
             Ok(outcome) => match &*outcome {
                 Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),
@@ -74,9 +74,8 @@ pub(super) async fn answer(
 
 /// The response to a reload that changed nothing.
 fn refused(not: &NotReloaded) -> Problem {
-    let NotReloaded { is_of_the_configuration, problems } = not;
-    let detail = format!("Nothing has changed.\n\n{}", problems.trim_end());
-    if *is_of_the_configuration {
+    let detail = format!("Nothing has changed.\n\n{}", not.problems.trim_end());
+    if not.is_of_the_configuration {
         let title = "Invalid configuration";
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration_invalid", title, detail)
     } else {
