@@ -115,7 +115,8 @@ fn bind_one(address: &Listen) -> Result<(Listening, Listen), StartError> {
         }
         Listen::Unix(path) => {
             let refused = |source| StartError::Listen { key: KEY, address: address.clone(), source };
-            (Listening::Unix(unix_socket::bind(path, LISTEN_BACKLOG).map_err(refused)?), address.clone())
+            let (socket, file) = unix_socket::bind(path, LISTEN_BACKLOG).map_err(refused)?;
+            (Listening::Unix(socket, file), address.clone())
         }
     })
 }

@@ -74,7 +74,7 @@ pub enum Listening {
     /// An address of the network.
     Tcp(std::net::TcpListener),
     /// A unix socket.
-    Unix(unix_socket::Bound),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
 /// The configuration for accepting connections.
@@ -204,27 +204,24 @@ enum Open {
     Unix(UnixListener, SocketFile),
 }
 
-/// An accepted connection.
-enum Connection {
-    Tcp(std::net::TcpStream, SocketAddr),
-    Unix(std::os::unix::net::UnixStream),
-}
+/// An accepted socket, not blocking, and its client's address on the network.
+type Connection = (Socket, Option<SocketAddr>);
 
 impl Open {
     fn new(socket: Listening) -> io::Result<Self> {
         Ok(match socket {
             Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Listening::Unix(bound) => Self::Unix(UnixListener::from_std(bound.socket)?, bound.file),
+            Listening::Unix(socket, file) => Self::Unix(UnixListener::from_std(socket)?, file),
         })
     }
 
     async fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok(Connection::Tcp(stream.into_std()?, peer))
+                let (socket, address) = listener.accept().await?;
+                Ok((Socket::Tcp(socket.into_std()?), Some(address)))
             }
-            Self::Unix(listener, _) => Ok(Connection::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => Ok((Socket::Unix(listener.accept().await?.0.into_std()?), None)),
         }
     }
 
@@ -243,9 +240,9 @@ impl Open {
             Self::Tcp(listener) => {
                 let listener = listener.into_std()?;
                 Box::new(move || {
-                    let (socket, peer) = listener.accept()?;
+                    let (socket, address) = listener.accept()?;
                     socket.set_nonblocking(true)?;
-                    Ok(Connection::Tcp(socket, peer))
+                    Ok((Socket::Tcp(socket), Some(address)))
                 })
             }
             Self::Unix(listener, file) => {
@@ -254,7 +251,7 @@ impl Open {
                 Box::new(move || {
                     let (socket, _) = listener.accept()?;
                     socket.set_nonblocking(true)?;
-                    Ok(Connection::Unix(socket))
+                    Ok((Socket::Unix(socket), None))
                 })
             }
         })
@@ -313,24 +310,20 @@ impl Dispatcher {
         }
     }
 
-    async fn dispatch(&self, connection: Connection, entrance: u32) {
+    async fn dispatch(&self, (socket, address): Connection, entrance: u32) {
         let settings = self.settings();
-        let mut peer = match &connection {
-            Connection::Tcp(_, address) => settings.networks.judge(*address),
-            Connection::Unix(_) => Peer::UNIX,
-        };
+        let mut peer = address.map_or(Peer::UNIX, |address| settings.networks.judge(address));
         peer.entrance = entrance;
         let admitted = match self.admission.admit(&peer) {
             Ok(admitted) => admitted,
             Err(overload) => {
-                let tcp = if let Connection::Tcp(socket, _) = connection { Some(socket) } else { None };
+                let tcp = if let Socket::Tcp(socket) = socket { Some(socket) } else { None };
                 return self.admission.refuse(tcp, overload);
             }
         };
-        let socket = match (connection, &settings.tls) {
-            (Connection::Tcp(socket, _), None) => Socket::Tcp(socket),
-            (Connection::Tcp(socket, _), Some(tls)) => Socket::Tls(socket, tls.load_full()),
-            (Connection::Unix(socket), _) => Socket::Unix(socket),
+        let socket = match (socket, &settings.tls) {
+            (Socket::Tcp(socket), Some(tls)) => Socket::Tls(socket, tls.load_full()),
+            (socket, _) => socket,
         };
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.hand_over(Accepted { socket, peer, admitted }).await;
