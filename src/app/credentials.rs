@@ -74,7 +74,7 @@ pub(super) enum Place {
     Same,
     /// Another place, which is open.
     Opened(Box<DurableState>),
-    /// The place of the previous credential with this name, which has to give up the place first.
+    /// The place of the previous credential with this name, which has to close its state first.
     Vacated(String),
 }
 
@@ -236,7 +236,7 @@ impl Plan {
         own.into_iter().chain(self.vacated())
     }
 
-    /// The previous credential that has to give up its place for this one.
+    /// The previous credential that has to close its state, because this one gets its place.
     pub(super) fn vacated(&self) -> Option<&str> {
         match &self.step {
             Step::Renew { place: Place::Vacated(holder), .. }

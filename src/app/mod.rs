@@ -1,14 +1,14 @@
 //! The daemon: built from a configuration, reloaded with another one, and stopped.
 //!
-//! This module alone knows all parts. At the start, everything that can fail (certificate authorities, addresses,
-//! threads) fails before the first token request; at a reload, before anything is changed.
+//! Only this module knows all parts. At the start, everything that can fail (certificate authorities, addresses, threads)
+//! fails before the first token request; at a reload, before anything is changed.
 
 mod admin;
 mod certificates;
 mod credentials;
 mod differences;
-mod entrances;
 mod error;
+mod listen_sockets;
 mod reload;
 mod table;
 mod upstreams;
@@ -26,8 +26,8 @@ use tracing::{info, warn};
 use self::admin::AdminAddress;
 use self::certificates::Certificates;
 use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
-use self::entrances::{Entrances, bind};
 pub use self::error::StartError;
+use self::listen_sockets::{ListenSockets, bind};
 use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Means};
@@ -62,7 +62,7 @@ pub struct Daemon {
     service_settings: Arc<ServiceSettings>,
     upstreams: InForce,
     discoveries: Discoveries,
-    entrances: Entrances,
+    listen_sockets: ListenSockets,
     /// How many descriptors client connections may take.
     most_connections: usize,
     /// The descriptors that upstream connections may take.
@@ -128,7 +128,7 @@ impl Daemon {
         let served = serve(&config, means, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
-        let transition = Entrances::default().to(&config.server, false)?;
+        let transition = ListenSockets::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
@@ -173,7 +173,7 @@ impl Daemon {
             service_settings,
             upstreams,
             discoveries,
-            entrances: transition.after,
+            listen_sockets: transition.after,
             most_connections: shares.callers,
             descriptors,
             certificates,
@@ -189,7 +189,7 @@ impl Daemon {
 
     /// The addresses that callers connect to.
     pub fn addresses(&self) -> Vec<Listen> {
-        self.entrances.addresses()
+        self.listen_sockets.addresses()
     }
 
     /// The admin address.
@@ -270,7 +270,6 @@ impl Daemon {
     }
 }
 
-/// What the listener needs to admit connections.
 fn listener_settings(
     config: &Config,
     certificates: &Certificates,

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::certificates::Certificates;
 use super::credentials::{Credential, Plan, Step, plan};
 use super::differences::{differences, keep_until_restart};
-use super::entrances::{Entrances, Transition};
+use super::listen_sockets::{ListenSockets, Transition};
 use super::table::{Served, serve};
 use super::upstreams::Means;
 use super::{Daemon, StartError, listener_settings, log_listening};
@@ -58,7 +58,7 @@ impl Daemon {
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
         let begin_anew = next_certificates.is_some_and(|next| next.ask_otherwise_than(&self.certificates));
-        let transition = self.entrances.to(&config.server, begin_anew)?;
+        let transition = self.listen_sockets.to(&config.server, begin_anew)?;
         let taken_out = self.take_out(&plans).await?;
 
         // From here on nothing fails any more.
@@ -73,7 +73,7 @@ impl Daemon {
         self.resize(&config);
         self.change_workers(&config, &service_settings, &upstreams.all, &transition.after).await?;
         self.change_certificates(certificates);
-        self.change_entrances(&config, transition).await?;
+        self.change_listen_sockets(&config, transition).await?;
         service_settings.resize(&config.server.limits);
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
@@ -184,7 +184,7 @@ impl Daemon {
         config: &Config,
         service_settings: &Arc<ServiceSettings>,
         upstreams: &[Arc<crate::proxy::upstream::Upstream>],
-        entrances: &Entrances,
+        listen_sockets: &ListenSockets,
     ) -> Result<(), StartError> {
         let mut all_done = Vec::new();
         for worker in &self.workers {
@@ -192,7 +192,7 @@ impl Daemon {
             let (service_settings, upstreams) = (Arc::clone(service_settings), upstreams.to_vec());
             let configuration =
                 Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
-            let change = snapshot::Change { configuration, entrances: entrances.numbers(), done };
+            let change = snapshot::Change { configuration, listen_sockets: listen_sockets.numbers(), done };
             worker.send(change).await.map_err(io::Error::other)?;
             all_done.push(is_done);
         }
@@ -213,7 +213,11 @@ impl Daemon {
         }
     }
 
-    async fn change_entrances(&mut self, config: &Config, transition: Transition) -> Result<(), StartError> {
+    async fn change_listen_sockets(
+        &mut self,
+        config: &Config,
+        transition: Transition,
+    ) -> Result<(), StartError> {
         let Transition { after, stay, new, addresses } = transition;
         for address in &addresses {
             log_listening(address, self.certificates.current().is_some());
@@ -222,10 +226,10 @@ impl Daemon {
         let settings = listener_settings(config, &self.certificates, self.most_connections);
         let change = listener::Change { settings, stay, open: new, done };
         self.listener.send(change).await.map_err(io::Error::other)?;
-        self.entrances = after;
-        // All entrances are bound: only the system's lack of memory is left as a cause.
+        self.listen_sockets = after;
+        // All listening sockets are bound: only the system's lack of memory is left as a cause.
         if let Err(error) = is_done.await.map_err(io::Error::other)? {
-            warn!(%error, "entrance not opened");
+            warn!(%error, "listening socket not opened");
         }
         Ok(())
     }

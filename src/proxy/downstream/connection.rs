@@ -1,7 +1,7 @@
-//! One client connection: HTTP/1.1 or HTTP/2, told apart by its first bytes, served until it ends.
+//! One client connection: HTTP/1.1 or HTTP/2, recognized by its first bytes, and served until it ends.
 //!
 //! hyper speaks the protocols over a [`ClientIo`], and a [`Serve`] answers the requests. This module decides how a
-//! connection ends: when hyper says so, when the sweep finds a deadline passed, or when the daemon stops.
+//! connection ends: when hyper ends it, when the sweep finds that a deadline has passed, or when the daemon stops.
 
 use std::convert::Infallible;
 use std::error::Error;

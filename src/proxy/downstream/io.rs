@@ -29,14 +29,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A client's socket, which notes events in its [`ClientConnection`].
-///
-/// The stream is boxed: hyper's server is large, and compiled once for each type of stream.
 pub struct ClientIo {
+    /// Boxed, so that hyper's server, which is large, is compiled for one type of stream only.
     stream: Box<dyn ClientStream>,
     client: Rc<ClientConnection>,
     /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
-    /// The refusal to be written in the place of hyper's.
+    /// The refusal to be written instead of hyper's.
     refusal: Bytes,
 }
 
@@ -140,17 +139,15 @@ impl ClientIo {
         let _ = self.shutdown().await;
     }
 
-    /// Closes a connection that failed: by a reset where the connection's end would make a truncated response look
-    /// complete (RFC 9112 §6.3).
+    /// Closes a connection that failed, by a reset if a truncated response would seem complete (RFC 9112 §6.3).
     pub fn close(self) {
         if self.client.is_truncated.get() {
             self.stream.set_close_by_reset();
         }
     }
 
-    /// The response in the place of these bytes, if they are hyper's refusal of a malformed request.
-    ///
-    /// No other bytes look like one: no request is being answered, and everything written before is flushed.
+    /// The response that replaces these bytes if they are hyper's refusal of a malformed request: while no request is
+    /// answered, hyper writes nothing else.
     fn replacement(&self, bytes: &[u8]) -> Option<Bytes> {
         if self.client.is_responding() || !bytes.starts_with(b"HTTP/1.") {
             return None;

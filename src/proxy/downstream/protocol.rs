@@ -74,9 +74,8 @@ pub enum End {
 }
 
 impl Protocol {
-    /// How long the connection may stay in this state, and how it ends then; `None` for as long as requests take.
-    ///
-    /// `is_ending`: the connection has been asked to end gracefully.
+    /// How long the connection may stay in this state, and how it ends then; `None` while requests are answered.
+    /// `is_ending` is whether the connection has been asked to end gracefully.
     pub fn deadline(self, limits: &Limits, is_ending: bool) -> Option<(Duration, End)> {
         Some(match self {
             Self::Handshake if is_ending => (limits.tls_timeout.min(NEXT_REQUEST_GRACE), End::Immediately),
@@ -100,8 +99,7 @@ impl Protocol {
         matches!(self, Self::Http2(_)) || (self.is_idle() && lasted >= EXPIRED_IDLE_TIMEOUT)
     }
 
-    /// Whether the connection's task has something to do in this state, which has lasted so long: to close the
-    /// connection gracefully, or to park it.
+    /// Whether the connection's task has to close or park the connection, whose state has lasted so long.
     pub fn is_due(self, lasted: Duration, is_ending: bool) -> bool {
         if is_ending { self.is_idle() } else { self == Self::Http1(Http1::Idle) && self.is_quiet(lasted) }
     }

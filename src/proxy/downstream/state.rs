@@ -254,8 +254,7 @@ impl ClientConnection {
         self.expires.is_some_and(|expires| self.clock.get() >= expires)
     }
 
-    /// Whether the connection can be closed without losing a request, as far as the proxy can know: no head is
-    /// arriving, and the last response is not recent.
+    /// Whether the connection can be closed without losing a request, as far as the proxy can know.
     pub fn is_quiet(&self) -> bool {
         self.protocol.get().is_quiet(self.lasted())
     }
@@ -275,7 +274,7 @@ impl ClientConnection {
             progress.sweep(stream_timeout);
         }
         let protocol = self.protocol.get();
-        // An HTTP/1 connection that is not idle says so with its next response.
+        // The next response of an HTTP/1 connection that is not idle has `Connection: close`.
         if self.end.get().is_none() && self.is_expired() && protocol.may_expire(self.lasted()) {
             self.end(End::Gracefully);
         }

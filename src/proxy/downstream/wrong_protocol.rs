@@ -1,6 +1,4 @@
-//! A warning, at most one in a while, about callers that speak TLS to a port of plain HTTP, or the other way round.
-//!
-//! The response to such a caller, if there is one, is written where the connection is served.
+//! Rate-limited warnings about callers that speak TLS to a port of plain HTTP, or the other way round.
 
 use std::net::SocketAddr;
 

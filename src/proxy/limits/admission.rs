@@ -92,9 +92,8 @@ impl AdmissionControl {
         Ok(Admitted { _of_all: Some(of_all), _of_address: of_address })
     }
 
-    /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way.
-    ///
-    /// To be called on a single-threaded runtime, which writes the 503 in a task.
+    /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way. A local
+    /// task writes the 503.
     pub fn refuse(&self, tcp: Option<std::net::TcpStream>, overload: Overload) {
         if let Some(count) = self.turned_away.happened() {
             warn!(count, reason = %overload, "connections were refused");

@@ -51,26 +51,25 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit this. What a client does not read stays in the proxy, where it is counted, and not in
-    // the system's buffers.
+    // For accepted sockets, which inherit it: data that a client does not read stays in the proxy, where it is counted.
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }
 
-/// A listening socket for callers.
+/// A socket that clients connect to.
 #[derive(Debug)]
-pub struct Entrance {
-    /// The number of the entrance; no two entrances ever have the same one.
+pub struct ListenSocket {
+    /// The number of the listening socket, which is never used again.
     pub number: u32,
     /// The bound socket.
-    pub socket: Listening,
+    pub socket: BoundSocket,
 }
 
 /// A bound socket.
 #[derive(Debug)]
-pub enum Listening {
+pub enum BoundSocket {
     /// An address of the network.
     Tcp(std::net::TcpListener),
     /// A unix socket.
@@ -95,22 +94,21 @@ pub struct Settings {
 pub struct Change {
     /// The new settings.
     pub settings: Settings,
-    /// The entrances that stay, by their numbers before: their numbers from now on. Another number makes connections that
-    /// were accepted before end gracefully. All other entrances are closed.
+    /// The numbers of the listening sockets that stay, before and from now on. All other listening sockets are closed.
     pub stay: HashMap<u32, u32>,
-    /// New entrances.
-    pub open: Vec<Entrance>,
+    /// New listening sockets.
+    pub open: Vec<ListenSocket>,
     /// The outcome: an error if the system refuses a socket.
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
-/// Accepts from all entrances until the daemon stops.
+/// Accepts from all listening sockets until the daemon stops.
 ///
 /// # Errors
 ///
-/// If the system refuses a thread.
+/// The system refuses a thread.
 pub fn spawn(
-    entrances: Vec<Entrance>,
+    listen_sockets: Vec<ListenSocket>,
     workers: Vec<WorkerHandle>,
     settings: Settings,
     stage: watch::Receiver<Stage>,
@@ -121,7 +119,7 @@ pub fn spawn(
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async move {
             let mut listener = Listener::new(workers, settings, stage);
-            listener.open(entrances)?;
+            listener.open(listen_sockets)?;
             loop {
                 tokio::select! {
                     closed = listener.accepting.join_next() => if closed.is_none() {
@@ -134,17 +132,17 @@ pub fn spawn(
     })
 }
 
-/// All entrances, each with a task that accepts from it. The workers' queues close when the last task has ended.
+/// All listening sockets, each with a task that accepts from it. The workers' queues close when the last task has ended.
 struct Listener {
     dispatcher: Rc<Dispatcher>,
-    states: Vec<watch::Sender<EntranceState>>,
+    states: Vec<watch::Sender<SocketState>>,
     accepting: JoinSet<()>,
     stage: watch::Receiver<Stage>,
 }
 
-/// The state that the task of an entrance watches.
+/// The state that the task of a listening socket watches.
 #[derive(Clone, Copy, Debug)]
-struct EntranceState {
+struct SocketState {
     number: u32,
     is_open: bool,
     /// How long the system waits for a client to acknowledge data.
@@ -159,15 +157,14 @@ impl Listener {
         Self { dispatcher, states: Vec::new(), accepting: JoinSet::new(), stage }
     }
 
-    fn open(&mut self, entrances: Vec<Entrance>) -> io::Result<()> {
+    fn open(&mut self, listen_sockets: Vec<ListenSocket>) -> io::Result<()> {
         let write_timeout = self.dispatcher.settings().limits.write_timeout;
-        for Entrance { number, socket } in entrances {
-            let (sender, mut entrance) =
-                watch::channel(EntranceState { number, is_open: true, write_timeout });
-            entrance.mark_changed();
+        for ListenSocket { number, socket } in listen_sockets {
+            let (sender, mut state) = watch::channel(SocketState { number, is_open: true, write_timeout });
+            state.mark_changed();
             let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
             let socket = Open::new(socket)?;
-            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, entrance, stage).await });
+            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, state, stage).await });
             self.states.push(sender);
         }
         Ok(())
@@ -182,7 +179,7 @@ impl Listener {
             let before = state.borrow().number;
             let after = stay.get(&before);
             let (number, is_open) = (*after.unwrap_or(&before), after.is_some());
-            state.send_replace(EntranceState { number, is_open, write_timeout });
+            state.send_replace(SocketState { number, is_open, write_timeout });
             is_open
         });
         // Fails only where nobody waits.
@@ -208,10 +205,10 @@ enum Open {
 type Connection = (Socket, Option<SocketAddr>);
 
 impl Open {
-    fn new(socket: Listening) -> io::Result<Self> {
+    fn new(socket: BoundSocket) -> io::Result<Self> {
         Ok(match socket {
-            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Listening::Unix(socket, file) => Self::Unix(UnixListener::from_std(socket)?, file),
+            BoundSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            BoundSocket::Unix(socket, file) => Self::Unix(UnixListener::from_std(socket)?, file),
         })
     }
 
@@ -258,10 +255,10 @@ impl Open {
     }
 }
 
-/// Resolves when an entrance is to be closed; calls `changed` at any other change.
-async fn closed(entrance: &mut watch::Receiver<EntranceState>, mut changed: impl FnMut(EntranceState)) {
-    while entrance.changed().await.is_ok() {
-        let now = *entrance.borrow_and_update();
+/// Resolves when a listening socket is to be closed; calls `changed` at any other change.
+async fn closed(state: &mut watch::Receiver<SocketState>, mut changed: impl FnMut(SocketState)) {
+    while state.changed().await.is_ok() {
+        let now = *state.borrow_and_update();
         if !now.is_open {
             return;
         }
@@ -274,20 +271,20 @@ impl Dispatcher {
         Rc::clone(&self.settings.borrow())
     }
 
-    /// Accepts from an entrance until the entrance is closed or the daemon drains.
+    /// Accepts from a listening socket until the listening socket is closed or the daemon drains.
     async fn accept_from(
         &self,
         socket: Open,
-        mut entrance: watch::Receiver<EntranceState>,
+        mut state: watch::Receiver<SocketState>,
         mut stage: watch::Receiver<Stage>,
     ) {
-        let number = entrance.clone();
-        let number = || number.borrow().number;
+        let latest = state.clone();
+        let number = || latest.borrow().number;
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut entrance, |state| socket.set_write_timeout(state.write_timeout)) => break,
+                () = closed(&mut state, |state| socket.set_write_timeout(state.write_timeout)) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -310,10 +307,10 @@ impl Dispatcher {
         }
     }
 
-    async fn dispatch(&self, (socket, address): Connection, entrance: u32) {
+    async fn dispatch(&self, (socket, address): Connection, listen_socket: u32) {
         let settings = self.settings();
         let mut peer = address.map_or(Peer::UNIX, |address| settings.networks.judge(address));
-        peer.entrance = entrance;
+        peer.listen_socket = listen_socket;
         let admitted = match self.admission.admit(&peer) {
             Ok(admitted) => admitted,
             Err(overload) => {

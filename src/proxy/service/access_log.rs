@@ -59,8 +59,7 @@ pub(super) struct Outcome {
 }
 
 impl Exchange {
-    /// Begins an exchange. `client_address` is the client's address according to a trusted proxy; `logs_success` is
-    /// whether every exchange is logged, or only failures.
+    /// Begins an exchange; the last two parameters are fields of [`Exchange`].
     pub fn begin<B>(
         request: &Request<B>,
         caller: Rc<ClientConnection>,

@@ -1,6 +1,6 @@
 //! Answers 503 `draining` to requests not yet sent upstream when the drain deadline expires.
 //!
-//! A request that was sent may have been processed. Its connection is cut, and the caller cannot know.
+//! A request that was sent may have been processed: its connection is cut without a response.
 
 use std::pin::Pin;
 use std::task::Poll;

@@ -54,7 +54,7 @@ impl ServiceSettings {
         }
     }
 
-    /// This snapshot with the counters of the one `before`: token waiters and replay memory.
+    /// Continues the counters of the snapshot `before`: token waiters and replay memory.
     #[must_use]
     pub fn with_counters_of(mut self, before: &Self) -> Self {
         self.token_waiters = Arc::clone(&before.token_waiters);

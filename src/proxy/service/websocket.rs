@@ -1,4 +1,4 @@
-//! WebSocket: a handshake in HTTP/1.1, and then bytes in both directions that the proxy does not look at (RFC 6455).
+//! WebSocket: a handshake in HTTP/1.1, and then uninterpreted bytes in both directions (RFC 6455).
 //!
 //! Where a route allows WebSocket, a caller's handshake is forwarded like any request, with a token, and replayed after a
 //! 401. A 101 that answers the handshake is passed on, and a [`Tunnel`] then takes over the caller's connection from hyper.
@@ -107,8 +107,8 @@ fn accept(key: &[u8]) -> String {
 }
 
 impl Tunnel {
-    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side.
-    /// `read` are the bytes that were read from the caller already.
+    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side. `read`
+    /// holds the bytes that hyper has read from the caller.
     async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
         let Upgraded { stream, read_ahead, guard: _guard } = self.upstream;

@@ -85,11 +85,11 @@ impl WorkerHandle {
     }
 }
 
-/// Starts a worker's thread, which ends when `stage` says so and its connections have ended.
+/// Starts a worker's thread, which ends after a drain or a cut.
 ///
 /// # Errors
 ///
-/// If the system refuses a thread.
+/// The system refuses a thread.
 pub fn spawn(
     index: usize,
     configuration: Configuration,
@@ -188,8 +188,8 @@ impl Worker {
     }
 
     /// Puts another configuration in force, for new requests of all connections.
-    fn change(&self, Change { configuration, entrances, done }: Change) {
-        self.snapshot.change(configuration, entrances);
+    fn change(&self, Change { configuration, listen_sockets, done }: Change) {
+        self.snapshot.change(configuration, listen_sockets);
         for client in self.connections.all.borrow().iter() {
             self.snapshot.judge(client);
         }

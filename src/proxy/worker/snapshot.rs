@@ -42,8 +42,8 @@ pub struct Configuration {
 pub struct Change {
     /// The new configuration.
     pub configuration: Configuration,
-    /// The numbers of all entrances from now on. A connection accepted from any other ends gracefully.
-    pub entrances: Vec<u32>,
+    /// The numbers of all listening sockets from now on. A connection with any other number ends gracefully.
+    pub listen_sockets: Vec<u32>,
     /// Resolves once the worker serves by the change.
     pub done: oneshot::Sender<()>,
 }
@@ -52,8 +52,8 @@ pub struct Change {
 pub struct Snapshot {
     service: RefCell<Rc<Service>>,
     limits: RefCell<Rc<Limits>>,
-    /// The entrances of the last change; `None`, for all entrances, before the first change.
-    entrances: RefCell<Option<Vec<u32>>>,
+    /// The listening sockets of the last change; `None`, for all listening sockets, before the first change.
+    listen_sockets: RefCell<Option<Vec<u32>>>,
     /// The tasks of [`Snapshot::yield_idle`].
     yielding: RefCell<JoinSet<()>>,
 }
@@ -66,7 +66,7 @@ impl Snapshot {
         Self {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
             limits: RefCell::new(Rc::new(limits)),
-            entrances: RefCell::default(),
+            listen_sockets: RefCell::default(),
             yielding: RefCell::default(),
         }
     }
@@ -75,8 +75,8 @@ impl Snapshot {
         Rc::clone(&self.service.borrow())
     }
 
-    /// Puts another configuration in force, with the numbers of all entrances from now on.
-    pub fn change(&self, configuration: Configuration, entrances: Vec<u32>) {
+    /// Puts another configuration in force, with the numbers of all listening sockets from now on.
+    pub fn change(&self, configuration: Configuration, listen_sockets: Vec<u32>) {
         let Configuration { service_settings, upstreams, limits } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
@@ -91,15 +91,14 @@ impl Snapshot {
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.limits.borrow_mut() = Rc::new(limits);
-        *self.entrances.borrow_mut() = Some(entrances);
+        *self.listen_sockets.borrow_mut() = Some(listen_sockets);
         self.yield_idle();
         for pool in gone {
             pool.retire();
         }
     }
 
-    /// Starts a task for each pool that closes idle connections while requests wait for a permit, on any worker. The tasks
-    /// of an earlier call end.
+    /// Starts a task for each pool that closes idle connections while requests wait for a permit. Earlier tasks end.
     pub fn yield_idle(&self) {
         let mut tasks = JoinSet::new();
         for pool in &self.service().pools {
@@ -108,12 +107,11 @@ impl Snapshot {
         self.yielding.replace(tasks);
     }
 
-    /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
-    /// there ends gracefully.
+    /// Judges a connection's peer by the configuration in force. If its listening socket is closed, it ends gracefully.
     pub fn judge(&self, client: &ClientConnection) {
         let peer = self.service().shared.networks.judge_again(client.peer.get());
         client.peer.set(peer);
-        if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
+        if self.listen_sockets.borrow().as_ref().is_some_and(|all| !all.contains(&peer.listen_socket)) {
             client.end(End::Gracefully);
         }
     }
