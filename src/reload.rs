@@ -77,11 +77,6 @@ impl Difference {
         difference.removed.sort();
         difference
     }
-
-    /// Whether the lists are equal.
-    pub const fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.added.is_empty() && self.removed.is_empty()
-    }
 }
 
 /// A sender and the receiver of requests for reloads.

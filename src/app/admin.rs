@@ -19,7 +19,7 @@ use crate::reload::Reloads;
 /// The open admin address and the state that it serves.
 #[derive(Debug)]
 pub(super) struct AdminAddress {
-    pub(super) address: SocketAddr,
+    address: SocketAddr,
     credentials: Credentials,
     readiness: Readiness,
 }

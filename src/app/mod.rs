@@ -13,7 +13,6 @@ mod reload;
 mod table;
 mod upstreams;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,11 +189,6 @@ impl Daemon {
     /// The addresses that callers connect to.
     pub fn addresses(&self) -> Vec<Listen> {
         self.listen_sockets.addresses()
-    }
-
-    /// The admin address.
-    pub const fn admin(&self) -> SocketAddr {
-        self.admin.address
     }
 
     /// The configuration in force.
