@@ -71,7 +71,7 @@ impl Access {
     }
 
     async fn check_token(&self, token: &Token, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
-        if let Some(wait) = self.guesses.shut_out(peer) {
+        if let Some(wait) = self.guesses.locked_out(peer) {
             return Err(too_many(wait));
         }
         let mut values = headers.get_all(AUTHORIZATION).iter();

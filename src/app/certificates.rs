@@ -28,7 +28,7 @@ impl Certificates {
         Ok((Self { current, ..Self::default() }, reload))
     }
 
-    /// The certificate of another configuration; `None` if it is in the same files, which are read anyway.
+    /// The certificate of another configuration; `None` if the files are the same, as they are read anyway.
     pub(super) fn next(&self, tls: Option<&ServerTls>) -> Result<Option<(Self, Option<Reload>)>, StartError> {
         if tls.map(|tls| &tls.files) == self.files() {
             return Ok(None);
@@ -37,10 +37,10 @@ impl Certificates {
         Ok(Some((Self { asked: Arc::clone(&self.asked), ..next }, reload)))
     }
 
-    /// Whether the other configuration has other client authorities: the present connections were not checked against them.
-    pub(super) fn ask_otherwise_than(&self, other: &Self) -> bool {
-        let asked = |of: &Self| of.files().map(|files| files.client_ca.clone());
-        asked(self) != asked(other)
+    /// Whether the client authorities differ, so that connections accepted with `other` were not checked against these.
+    pub(super) fn differs_in_client_ca(&self, other: &Self) -> bool {
+        let client_ca = |of: &Self| of.files().map(|files| files.client_ca.clone());
+        client_ca(self) != client_ca(other)
     }
 
     /// Keeps the certificate up to date from now on.

@@ -136,8 +136,7 @@ impl Daemon {
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
             let (service_settings, upstreams) = (Arc::clone(&service_settings), upstreams.all.clone());
-            let configuration =
-                Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
+            let configuration = Configuration { service_settings, upstreams };
             let (changing, changes) = mpsc::channel(1);
             handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);

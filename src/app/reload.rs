@@ -57,7 +57,7 @@ impl Daemon {
         let served = serve(&config, means, &self.upstreams, Some(&self.service_settings.table))?;
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);
-        let begin_anew = next_certificates.is_some_and(|next| next.ask_otherwise_than(&self.certificates));
+        let begin_anew = next_certificates.is_some_and(|next| next.differs_in_client_ca(&self.certificates));
         let transition = self.listen_sockets.to(&config.server, begin_anew)?;
         let taken_out = self.take_out(&plans).await?;
 
@@ -71,10 +71,10 @@ impl Daemon {
             ServiceSettings::new(&config, table, self.service_settings.instance.clone(), self.clock);
         let service_settings = Arc::new(service_settings.with_counters_of(&self.service_settings));
         self.resize(&config);
-        self.change_workers(&config, &service_settings, &upstreams.all, &transition.after).await?;
+        self.change_workers(&service_settings, &upstreams.all, &transition.after).await?;
         self.change_certificates(certificates);
         self.change_listen_sockets(&config, transition).await?;
-        service_settings.resize(&config.server.limits);
+        service_settings.resize();
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
         self.discoveries.end_without(&discoveries);
@@ -181,7 +181,6 @@ impl Daemon {
 
     async fn change_workers(
         &self,
-        config: &Config,
         service_settings: &Arc<ServiceSettings>,
         upstreams: &[Arc<crate::proxy::upstream::Upstream>],
         listen_sockets: &ListenSockets,
@@ -190,8 +189,7 @@ impl Daemon {
         for worker in &self.workers {
             let (done, is_done) = oneshot::channel();
             let (service_settings, upstreams) = (Arc::clone(service_settings), upstreams.to_vec());
-            let configuration =
-                Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
+            let configuration = Configuration { service_settings, upstreams };
             let change = snapshot::Change { configuration, listen_sockets: listen_sockets.numbers(), done };
             worker.send(change).await.map_err(io::Error::other)?;
             all_done.push(is_done);

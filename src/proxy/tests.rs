@@ -168,11 +168,10 @@ fn world_of(config: &Config, permits: Permits, token_takes: Duration) -> World {
     let upstream = Arc::new(upstream.with_limits(Breaker::default(), permits));
     let mut table = Table::default();
     table.add(None, "/", Route::new(&config.routes[0], Arc::clone(&upstream), Some(source), false));
-    let limits = config.server.limits.clone();
     let shared = Arc::new(ServiceSettings::new(config, table, "bearerd-test".to_owned(), clock));
     let (service_settings, upstreams) = (Arc::clone(&shared), vec![Arc::clone(&upstream)]);
     let load = Arc::<AtomicUsize>::default();
-    let worker = Worker::new(Configuration { service_settings, upstreams, limits }, Arc::clone(&load));
+    let worker = Worker::new(Configuration { service_settings, upstreams }, Arc::clone(&load));
     World { issuer, upstream, shared, worker, load }
 }
 

@@ -212,12 +212,12 @@ fn print_instructions(url: &Url, callback: &Callback, name: &str, within: Durati
     ));
     output::line(url);
     let back = callback.redirect_uri.as_str();
-    let way_back = if !callback.listeners.is_empty() {
-        "If it cannot (it runs on another machine, or this is a container), it ends at an error page: paste the\n\
-         address of that page here, from the browser's address bar."
-    } else {
+    let way_back = if callback.listeners.is_empty() {
         "This command does not listen there: paste the address of the browser's last page here, from its\n\
          address bar."
+    } else {
+        "If it cannot (it runs on another machine, or this is a container), it ends at an error page: paste the\n\
+         address of that page here, from the browser's address bar."
     };
     output::error_line(format_args!(
         "\nThe browser then returns to {back}. {way_back}\nWaiting for {}.",

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ pub trait Serve: 'static {
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
 
     /// The limits in force.
-    fn limits(&self) -> Rc<Limits>;
+    fn limits(&self) -> Arc<Limits>;
 
     /// Answers a request whose head is complete.
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<Self::Body>;

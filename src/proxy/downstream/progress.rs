@@ -55,7 +55,8 @@ pub struct Progress {
     since: Cell<Instant>,
     read_timeout: Cell<Option<Duration>>,
     stalled: Cell<Option<Side>>,
-    is_sent: Cell<bool>,
+    /// Whether at least part of the request may have been sent upstream.
+    pub is_sent: Cell<bool>,
     /// The task to wake when one side kept the response waiting for too long.
     pub task: Task,
 }
@@ -80,16 +81,6 @@ impl Progress {
         self.read_timeout.set(read_timeout);
         self.is_sent.set(false);
         self.awaits_nobody();
-    }
-
-    /// The request is being sent upstream.
-    pub fn sent(&self) {
-        self.is_sent.set(true);
-    }
-
-    /// Whether at least part of the request may have been sent upstream.
-    pub fn is_sent(&self) -> bool {
-        self.is_sent.get()
     }
 
     /// A piece of the response was handed over, and the caller has to read it.

@@ -10,8 +10,8 @@ use crate::config::Limits;
 /// How long the last response and the rest of its request may take once a connection is to close.
 pub const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client that just connected or was just answered may already be sending its next request. A connection
-/// closed sooner could lose that request, and the client would not learn whether the request was processed.
+/// How long a connection stays open after accept or after a response: the next request may be on its way already, and
+/// the client of a closed connection would not learn whether the request was processed.
 const NEXT_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How long an HTTP/1 connection past `connection_age` is idle before it is closed.

@@ -24,7 +24,7 @@ pub struct WrongProtocolLog {
 }
 
 impl WrongProtocolLog {
-    /// A caller spoke this protocol to the port at `address`, which speaks the other.
+    /// Reports a caller that spoke this protocol to the port at `address`, which speaks the other one.
     pub fn report(&self, spoken: Spoken, address: Option<SocketAddr>, peer: &Peer) {
         let (recurring, spoke, speaks, help) = match spoken {
             Spoken::Tls => {

@@ -97,7 +97,7 @@ impl Exchange {
     /// Records an attempt to send the request, with the generation of its token.
     pub fn sent(&mut self, generation: Option<Generation>) {
         self.outcome.generation = generation;
-        self.progress.sent();
+        self.progress.is_sent.set(true);
     }
 
     /// Records an error response.

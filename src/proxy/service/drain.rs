@@ -21,7 +21,7 @@ pub(crate) async fn unless_cut<T>(
     mut request: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,
 ) -> Result<T, ProxyError> {
     std::future::poll_fn(|cx| match request.as_mut().poll(cx) {
-        Poll::Pending if client.wanted_end() == Some(End::Cut) && !progress.is_sent() => {
+        Poll::Pending if client.wanted_end() == Some(End::Cut) && !progress.is_sent.get() => {
             Poll::Ready(Err(ProxyError::Draining))
         }
         outcome => outcome,

@@ -121,7 +121,7 @@ impl Service {
         route.rules.check(&head.method, &target, &route.prefix)?;
         route.upstream.breaker.check()?;
         let retries = RetryBudget::new(&route.retry_429, &head.method);
-        let mut token_wait = TokenWait::new(self.shared.token_wait);
+        let mut token_wait = TokenWait::new(self.shared.limits.token_wait);
         let destination = match route.upstream.current() {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut token_wait)).await?,
@@ -169,7 +169,7 @@ impl Service {
         if !exchange.caller.peer.get().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
-        if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {
+        if head.version == Version::HTTP_2 && head_size(head) > self.shared.limits.header_bytes {
             return Err(ProxyError::HeaderTooLarge);
         }
         let target = guard::vet(head, &self.shared.policy)?;

@@ -33,8 +33,6 @@ pub struct Configuration {
     pub service_settings: Arc<ServiceSettings>,
     /// The upstreams, in the order of their indices.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// The limits on client connections.
-    pub limits: Limits,
 }
 
 /// A reload on a worker.
@@ -51,7 +49,6 @@ pub struct Change {
 /// The configuration in force on one worker, with a connection pool for each upstream.
 pub struct Snapshot {
     service: RefCell<Rc<Service>>,
-    limits: RefCell<Rc<Limits>>,
     /// The listening sockets of the last change; `None`, for all listening sockets, before the first change.
     listen_sockets: RefCell<Option<Vec<u32>>>,
     /// The tasks of [`Snapshot::yield_idle`].
@@ -61,11 +58,10 @@ pub struct Snapshot {
 impl Snapshot {
     /// The configuration at the start.
     pub fn new(configuration: Configuration) -> Self {
-        let Configuration { service_settings, upstreams, limits } = configuration;
+        let Configuration { service_settings, upstreams } = configuration;
         let pools = upstreams.into_iter().map(Pool::new).collect();
         Self {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
-            limits: RefCell::new(Rc::new(limits)),
             listen_sockets: RefCell::default(),
             yielding: RefCell::default(),
         }
@@ -77,7 +73,7 @@ impl Snapshot {
 
     /// Puts another configuration in force, with the numbers of all listening sockets from now on.
     pub fn change(&self, configuration: Configuration, listen_sockets: Vec<u32>) {
-        let Configuration { service_settings, upstreams, limits } = configuration;
+        let Configuration { service_settings, upstreams } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
@@ -90,7 +86,6 @@ impl Snapshot {
         let mut service = Service::new(service_settings, pools);
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
-        *self.limits.borrow_mut() = Rc::new(limits);
         *self.listen_sockets.borrow_mut() = Some(listen_sockets);
         self.yield_idle();
         for pool in gone {
@@ -130,8 +125,8 @@ impl Snapshot {
 impl Serve for Snapshot {
     type Body = ResponseBody;
 
-    fn limits(&self) -> Rc<Limits> {
-        Rc::clone(&self.limits.borrow())
+    fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.service().shared.limits)
     }
 
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<ResponseBody> {
