@@ -250,7 +250,7 @@ impl Scenario {
     }
 }
 
-fn expect<T: PartialEq + Display>(step: &str, expected: T, got: T) -> Result<(), DemoError> {
+fn expect<T: PartialEq + Display + Copy>(step: &str, expected: T, got: T) -> Result<(), DemoError> {
     if expected == got { Ok(()) } else { Err(unexpected(step, &expected, &got)) }
 }
 

@@ -160,11 +160,11 @@ impl Listener {
     fn open(&mut self, listen_sockets: Vec<ListenSocket>) -> io::Result<()> {
         let write_timeout = self.dispatcher.settings().limits.write_timeout;
         for ListenSocket { number, socket } in listen_sockets {
-            let (sender, mut state) = watch::channel(SocketState { number, is_open: true, write_timeout });
-            state.mark_changed();
+            let (sender, mut watched) = watch::channel(SocketState { number, is_open: true, write_timeout });
+            watched.mark_changed();
             let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
             let socket = Open::new(socket)?;
-            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, state, stage).await });
+            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, watched, stage).await });
             self.states.push(sender);
         }
         Ok(())
@@ -275,16 +275,16 @@ impl Dispatcher {
     async fn accept_from(
         &self,
         socket: Open,
-        mut state: watch::Receiver<SocketState>,
+        mut watched: watch::Receiver<SocketState>,
         mut stage: watch::Receiver<Stage>,
     ) {
-        let latest = state.clone();
+        let latest = watched.clone();
         let number = || latest.borrow().number;
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut state, |state| socket.set_write_timeout(state.write_timeout)) => break,
+                () = closed(&mut watched, |state| socket.set_write_timeout(state.write_timeout)) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
@@ -300,8 +300,8 @@ impl Dispatcher {
             }
         }
         // The clients of queued connections see them as open, and may have sent a request.
-        if let Ok(queued) = socket.close() {
-            while let Ok(connection) = queued() {
+        if let Ok(accept_queued) = socket.close() {
+            while let Ok(connection) = accept_queued() {
                 self.dispatch(connection, number()).await;
             }
         }
