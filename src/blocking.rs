@@ -1,7 +1,7 @@
-//! Work that may block for ever, such as reading a file, done on a thread of its own and waited for only so long.
+//! Work that may block for ever, such as reading a file: done on a thread of its own, with a bounded wait for its result.
 //!
 //! A file system can hang, and a thread that hangs in it cannot be stopped. [`Blocking`] therefore does one piece of work at
-//! a time: what hangs costs one thread, and not one for each attempt.
+//! a time: work that hangs costs one thread, and not one for each attempt.
 
 use std::time::Duration;
 

@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::reloader::Reloader;
+use self::reloader::{Reloader, log_warnings};
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use super::output;
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;
-use crate::config::{Checked, Environment};
+use crate::config::Environment;
 use crate::lifecycle::StopSignals;
 use crate::reload;
 use crate::telemetry::log;
 use crate::telemetry::log::Writing;
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
-    // First: until then a signal ends the process, or is ignored where the process is the first of a container.
+    // First: before that a signal ends the process at once, or has no effect on the first process of a container.
     let signals = StopSignals::new();
     let path = config::find(file.path, environment);
-    let used = watch::content(&path);
+    let used = watch::digest_of(&path);
     let checked = match config::load(&path, environment) {
         Ok(checked) => checked,
         Err(diagnostics) => {
@@ -34,7 +34,7 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         }
     };
     let log = log::start(&checked.config.log, environment);
-    tell_of_warnings(&checked);
+    log_warnings(&checked);
     let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
@@ -64,9 +64,9 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             error!(error = %died, "stopping");
             return FAILED;
         }
-        never = tell_of_dropped_lines(&log) => match never {},
+        never = log_dropped_lines(&log) => match never {},
     }
-    // Tells callers that wait for a reload that there will be none.
+    // Clients that wait for a reload get an error.
     drop(reloader);
     daemon
         .stop(async {
@@ -76,25 +76,15 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     OK
 }
 
-/// Logs the warnings about a configuration, and returns them.
-fn tell_of_warnings(checked: &Checked) -> Vec<String> {
-    let warnings = checked.warnings.problems().iter().map(|problem| {
-        let place = checked.warnings.place_of(problem);
-        warn!(place, help = problem.help.as_deref(), "configuration: {}", problem.title);
-        place.map_or_else(|| problem.title.clone(), |place| format!("{place}: {}", problem.title))
-    });
-    warnings.collect()
-}
-
 /// Logs how many lines of the log were dropped, once lines are written again.
-async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
-    let mut told = 0;
+async fn log_dropped_lines(log: &Writing) -> Infallible {
+    let mut logged = 0;
     loop {
         tokio::time::sleep(Duration::from_mins(1)).await;
         let dropped = log.dropped_lines();
-        if dropped > told {
-            warn!(lines = dropped - told, "log lines were dropped: the log was not read in time");
-            told = dropped;
+        if dropped > logged {
+            warn!(lines = dropped - logged, "log lines were dropped: the log was not read in time");
+            logged = dropped;
         }
     }
 }

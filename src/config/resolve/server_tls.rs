@@ -57,7 +57,6 @@ mod tests {
     use std::path::Path;
 
     use crate::config::{Checked, Diagnostics, Environment, parse};
-    use crate::demo::pki::Pki;
 
     fn read(folder: &Path, server: &str) -> Result<Checked, Box<Diagnostics>> {
         let text =
@@ -76,7 +75,7 @@ mod tests {
     /// Certificate, key and authority.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let pki = Pki::new(&["localhost"]).unwrap();
+        let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
         for (name, content) in [
             ("server.pem", &pki.server().certificate),
             ("key.pem", &pki.server().key),
