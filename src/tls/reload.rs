@@ -17,7 +17,6 @@ use crate::causes::in_one_line;
 use crate::config::ServerTls;
 use crate::config::model::certificate::now;
 use crate::config::model::server_tls::{Fingerprint, TlsFileError, TlsFiles, TlsMaterial};
-use crate::telemetry::throttle::OnChange;
 
 /// The time between two readings of the files.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -41,7 +40,7 @@ pub struct Reload {
     /// The fingerprint of the files that the last reading found unusable, and the error.
     unusable: Option<(Fingerprint, String)>,
     /// The error that was logged.
-    logged: OnChange<Option<String>>,
+    logged: Option<String>,
     expiry_warning: ExpiryWarning,
 }
 
@@ -71,7 +70,7 @@ impl Reload {
             material: initial,
             reading: Blocking::new(FILE_READ_TIMEOUT),
             unusable: None,
-            logged: OnChange::default(),
+            logged: None,
             expiry_warning,
         })
     }
@@ -108,7 +107,7 @@ impl Reload {
         match outcome {
             Ok(_) if fingerprint == self.fingerprint => {
                 self.unusable = None;
-                if self.logged.changes_to(None) || is_asked {
+                if self.logged.take().is_some() || is_asked {
                     info!(ends = self.material.end_date(), "server certificate unchanged");
                 }
             }
@@ -126,7 +125,7 @@ impl Reload {
         self.fingerprint = fingerprint;
         self.material = material;
         self.unusable = None;
-        self.logged = OnChange::default();
+        self.logged = None;
         self.expiry_warning = ExpiryWarning::None;
     }
 
@@ -134,8 +133,9 @@ impl Reload {
         let unusable = Some((fingerprint, error.clone()));
         let is_confirmed = self.unusable == unusable;
         self.unusable = unusable;
-        if (is_confirmed || is_asked) && self.logged.begins(Some(error)) {
-            warn!(error = self.logged.current(), "server certificate not reloaded, kept the last one");
+        if (is_confirmed || is_asked) && self.logged.as_ref() != Some(&error) {
+            warn!(error, "server certificate not reloaded, kept the last one");
+            self.logged = Some(error);
         }
     }
 
