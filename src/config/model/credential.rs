@@ -16,7 +16,7 @@ use super::http_version::HttpVersion;
 use super::identity::Identity;
 use super::login::Login;
 use super::pattern::Pattern;
-use super::request::{AnswerFields, TokenParameters};
+use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
 /// A configured identity and how it gets tokens. The module `classification` says what a change of each field means.
@@ -36,6 +36,10 @@ pub struct Credential {
     pub parameters: TokenParameters,
     /// What the members of its answer are called.
     pub fields: AnswerFields,
+    /// The values that the answer's `token_type` may have, in any case.
+    pub token_types: Vec<String>,
+    /// Further error codes of the server.
+    pub errors: ErrorCodes,
     /// Scopes to ask for.
     pub scopes: Vec<String>,
     /// Scopes that must have been granted.

@@ -77,6 +77,8 @@ impl Resolver<'_> {
         let identity = self.identity(name, place, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
         let fields = self.answer_fields(file.fields);
+        let token_types = self.token_types(file.token_types);
+        let errors = self.error_codes(file.errors);
         let scopes = self.scopes(file.scopes);
         let require_scopes = self.required_scopes(file.require_scopes, &scopes);
         let quota = self.quota(file.quota);
@@ -96,6 +98,8 @@ impl Resolver<'_> {
             login,
             parameters,
             fields,
+            token_types,
+            errors,
             scopes,
             require_scopes,
             expect_jwt: or_default(file.expect_jwt),
