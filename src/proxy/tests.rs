@@ -41,7 +41,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::config::{Config, fixture};
 use crate::token::error::TokenError;
-use crate::token::{AccessToken, DurableState, Refresher, TokenEndpoint, TokenResponse};
+use crate::token::{DurableState, HeldToken, Refresher, TokenEndpoint, TokenResponse};
 
 /// More than all buffers on the way together.
 const LARGE: usize = 1024 * 1024;
@@ -67,7 +67,7 @@ impl TokenEndpoint for Endpoint {
         &self,
         _: &config::Credential,
         _: &config::Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let number = self.issuer.asked.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(self.takes).await;

@@ -597,6 +597,30 @@ async fn twenty_restarts_make_no_more_token_requests_than_one_run() {
     world.finish().await;
 }
 
+#[tokio::test]
+async fn a_refresh_token_that_is_refused_with_another_code_is_not_sent_again() {
+    for (fallback, code) in
+        [("", Some("reauthorization_required")), ("fallback = \"client_credentials\"", None)]
+    {
+        let place = Place::new();
+        let world = place.start(place.setup_with_key().credential(fallback)).await;
+        let before = world.authorization.requests();
+        let refused = "{\"error\":\"bad_refresh_token\",\"error_description\":\"it has expired\"}";
+        world.authorization.answer_next(Answer::status(200, refused));
+        world.authorization.revoke_all();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!(reply.code().as_deref(), code, "{fallback}: {}", reply.text());
+        let grants: Vec<String> =
+            world.authorization.asked()[before..].iter().map(|asked| grant_type(&asked.form)).collect();
+        let expected: &[&str] =
+            if code.is_some() { &["refresh_token"] } else { &["refresh_token", "client_credentials"] };
+        assert_eq!(grants, expected);
+        world.finish().await;
+    }
+}
+
 /// The log reports the failure once; no caller notices.
 #[tokio::test]
 async fn a_rejected_refresh_token_with_a_fallback_is_not_sent_again() {

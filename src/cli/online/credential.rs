@@ -219,7 +219,7 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
              your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
-        TokenError::Server(_) => "the server has an internal error: try again later",
+        TokenError::Server(_) | TokenError::Unavailable { .. } => "the server has an internal error: try again later",
         TokenError::Malformed(Malformed::NotJwt) => {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }

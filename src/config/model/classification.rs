@@ -27,7 +27,7 @@ use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, Stat
 use super::endpoint::Issuer;
 use super::identity::{Assertion, ClientAuth, Grant, Identity};
 use super::login::Login;
-use super::request::{AnswerFields, TokenParameters};
+use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
 /// A row of the module's table. An identity covers the fields of one row and of all rows above.
@@ -144,6 +144,8 @@ impl Credential {
             login,
             parameters,
             fields,
+            token_types,
+            errors,
             scopes,
             require_scopes,
             expect_jwt,
@@ -172,6 +174,8 @@ impl Credential {
         all.login(login.as_ref());
         all.parameters(parameters);
         all.answer_fields(fields);
+        all.add(Decides::Request, "token_types", token_types);
+        all.error_codes(errors);
         all.add(Decides::Token, "scopes", scopes);
         // A token that met the old requirements may not meet the new ones.
         all.add(Decides::Token, "require_scopes", require_scopes);
@@ -334,6 +338,15 @@ impl Classified {
         self.add(Decides::Request, "fields.access_token", access_token);
         self.add(Decides::Request, "fields.expires_in", expires_in);
         self.add(Decides::Request, "fields.refresh_token", refresh_token);
+    }
+
+    /// A reading that changes may turn the last refusal into a token: the request is made again at once.
+    fn error_codes(&mut self, codes: &ErrorCodes) {
+        let ErrorCodes { dead, throttled, client, transient } = codes;
+        self.add(Decides::Request, "errors.dead", dead);
+        self.add(Decides::Request, "errors.throttled", throttled);
+        self.add(Decides::Request, "errors.client", client);
+        self.add(Decides::Request, "errors.transient", transient);
     }
 
     fn state_place(&mut self, place: Option<&StatePlace>) {

@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::identity::Identity;
 use super::login::Login;
 use super::pattern::Pattern;
-use super::request::{AnswerFields, TokenParameters};
+use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
 /// A configured identity and how it gets tokens. The module `classification` says what a change of each field means.
@@ -35,6 +35,10 @@ pub struct Credential {
     pub parameters: TokenParameters,
     /// The member names of a token response.
     pub fields: AnswerFields,
+    /// The values that the response's `token_type` may have, in any case.
+    pub token_types: Vec<String>,
+    /// Further error codes of the server.
+    pub errors: ErrorCodes,
     /// Requested scopes.
     pub scopes: Vec<String>,
     /// Scopes that must have been granted.

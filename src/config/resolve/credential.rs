@@ -81,6 +81,8 @@ impl Resolver<'_> {
             client_certificate,
             login,
             parameters,
+            token_types: self.token_types(file.token_types),
+            errors: self.error_codes(file.errors),
             fields: self.answer_fields(file.fields),
             require_scopes: self.required_scopes(file.require_scopes, &scopes),
             scopes,

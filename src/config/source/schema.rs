@@ -135,6 +135,8 @@ tables! {
         request_format: RequestFormat,
         request_fields: TextsByName,
         fields: Fields,
+        token_types: Texts,
+        errors: Errors,
         scopes: Texts,
         require_scopes: RequiredScopes,
         expect_jwt: bool,
@@ -168,6 +170,14 @@ tables! {
         access_token: String,
         expires_in: String,
         refresh_token: String,
+    }
+
+    /// `errors` of a credential: further error codes of its server.
+    Errors {
+        dead: Texts,
+        throttled: Texts,
+        client: Texts,
+        transient: Texts,
     }
 
     /// `quota` of a credential: `requests` within `per`.
@@ -264,6 +274,7 @@ macro_rules! inline_tables {
 inline_tables! {
     Assertion: "{ key = { file = \"key.pem\" }, alg = \"RS256\" }",
     Fields: "{ access_token = \"token\" }",
+    Errors: "{ dead = [\"session_expired\"] }",
     Rate: "{ requests = 10, per = \"60s\" }",
     Headers: "{ remove = [\"Cookie\"] }",
     Retry429: "{ attempts = 3, max_wait = \"10s\" }",

@@ -41,6 +41,11 @@ const FULL: Lines = &[
     ("fields.access_token", "\"t\""),
     ("fields.expires_in", "\"e\""),
     ("fields.refresh_token", "\"r\""),
+    ("token_types", "[\"Bearer\"]"),
+    ("errors.dead", "[\"d\"]"),
+    ("errors.throttled", "[\"t\"]"),
+    ("errors.client", "[\"c\"]"),
+    ("errors.transient", "[\"p\"]"),
     ("scopes", "[\"a\"]"),
     ("require_scopes", "[\"a\"]"),
     ("expect_jwt", "false"),
@@ -170,6 +175,11 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("fields.access_token", FULL, &[("fields.access_token", "\"u\"")], Request),
     ("fields.expires_in", FULL, &[("fields.expires_in", "\"u\"")], Request),
     ("fields.refresh_token", FULL, &[("fields.refresh_token", "\"u\"")], Request),
+    ("token_types", FULL, &[("token_types", "[\"Bearer\", \"N_A\"]")], Request),
+    ("errors.dead", FULL, &[("errors.dead", "[\"u\"]")], Request),
+    ("errors.throttled", FULL, &[("errors.throttled", "[\"u\"]")], Request),
+    ("errors.client", FULL, &[("errors.client", "[\"u\"]")], Request),
+    ("errors.transient", FULL, &[("errors.transient", "[\"u\"]")], Request),
     ("scopes", FULL, &[("scopes", "[\"a\", \"b\"]")], Token),
     ("require_scopes", FULL, &[("require_scopes", "[]")], Token),
     ("expect_jwt", FULL, &[("expect_jwt", "true")], Token),
@@ -268,9 +278,10 @@ fn a_change_of_each_key_means_what_the_table_says() {
 #[test]
 fn the_table_has_every_key_of_the_schema_and_no_other() {
     let mut keys: BTreeSet<String> = keys_of::<schema::Credential>("").collect();
-    assert!(keys.remove("assertion") && keys.remove("fields"));
+    assert!(keys.remove("assertion") && keys.remove("fields") && keys.remove("errors"));
     keys.extend(keys_of::<schema::Assertion>("assertion."));
     keys.extend(keys_of::<schema::Fields>("fields."));
+    keys.extend(keys_of::<schema::Errors>("errors."));
 
     let table: BTreeSet<String> = TABLE.iter().map(|(key, ..)| (*key).to_owned()).collect();
 

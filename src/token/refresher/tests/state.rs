@@ -34,7 +34,7 @@ impl TokenEndpoint for Server {
         &self,
         _: &Credential,
         identity: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let with = match &identity.grant {
             Asking::RefreshToken(Some(token)) => token.expose_secret().to_owned(),
@@ -52,7 +52,12 @@ pub(super) fn with(refresh_token: &str, access_token: &str) -> TokenResponse {
 }
 
 pub(super) fn invalid_grant() -> TokenError {
-    TokenError::Rejected { status: 400, code: "invalid_grant".into(), description: None }
+    TokenError::Rejected {
+        status: 400,
+        code: "invalid_grant".into(),
+        description: None,
+        refusal: Refusal::Grant,
+    }
 }
 
 pub(super) fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
