@@ -495,7 +495,7 @@ async fn a_second_signal_waits_only_for_a_refresh_token_in_use() {
     world.check();
 }
 
-/// A folder that was removed accepts no file of any user.
+/// No user can write to a folder that was removed.
 #[tokio::test]
 async fn on_a_read_only_disk_the_grant_is_kept_in_memory() {
     let place = Place::new();
@@ -506,10 +506,37 @@ async fn on_a_read_only_disk_the_grant_is_kept_in_memory() {
     assert_eq!(world.get("/x").await.status, 200);
     let event = world.process.event("state is not durable and kept in memory").await;
     assert_eq!(event["a_restart_loses_the_grant"], true);
-    assert!(event["error"].as_str().unwrap().contains("a temporary file cannot be made"), "{event}");
+    assert!(event["error"].as_str().unwrap().contains("removed or replaced"), "{event}");
     assert_eq!(world.process.events("state is not durable and kept in memory").len(), 1);
     assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lost_state_folder_or_lock_file_is_made_again_and_admits_no_second_daemon() {
+    type Lose = fn(&Place);
+    let folder: Lose = |place| {
+        remove_all(&place.state_dir());
+        fs::create_dir(place.state_dir()).unwrap();
+    };
+    let lock_file: Lose = |place| fs::remove_file(place.state_dir().join("api.state.lock")).unwrap();
+    for lose in [folder, lock_file] {
+        let place = Place::new();
+        let mut world = place.start(place.setup_with_key()).await;
+        lose(&place);
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+
+        let mut second = world.another();
+        assert_eq!(second.ended().await.code(), Some(1), "{}", second.output());
+        let error = second.event("not started").await["error"].to_string();
+        assert!(error.contains("is in use by process "), "{error}");
+        world.kill().await;
+        let tokens = world.authorization.refresh_tokens();
+        assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
+        assert_eq!(tokens.reuses(), 0);
+        world.check();
+    }
 }
 
 /// A limit on the size of files stands for a full disk; later there is room again.

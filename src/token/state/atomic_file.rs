@@ -44,6 +44,11 @@ impl<D: Disk> AtomicFile<D> {
         Self { disk, name: name.to_owned() }
     }
 
+    /// The folder that holds the file.
+    pub(super) const fn folder(&self) -> &D {
+        &self.disk
+    }
+
     /// The whole file; `None` if there is none. Syncs the file, since the process that wrote it may have died before its
     /// own sync.
     pub(super) fn read(&self) -> Result<Option<Content>, StateRefusal> {

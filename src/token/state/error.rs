@@ -134,6 +134,9 @@ pub enum SaveError {
     /// The file would have this many bytes, more than are read.
     #[error("the state is not durable: it would have {0} bytes, more than 256 KiB")]
     TooLarge(usize),
+    /// The path leads to another folder or lock file than before, and that one cannot be used.
+    #[error("the state is not durable: the state folder or the lock file has been removed or replaced")]
+    Place(#[source] Box<OpenError>),
     /// The state cannot be encrypted.
     #[error("the state is not durable: it cannot be encrypted")]
     Seal,

@@ -77,6 +77,7 @@ impl StateFile {
 
     /// Reads the file again: a person may have replaced it. The next save overwrites a file that is refused.
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
+        self.follow_path()?;
         let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
@@ -97,15 +98,38 @@ impl StateFile {
         Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect() })
     }
 
+    /// Makes sure that the held folder and the held lock are those that the path leads to. Where the folder or the lock file
+    /// has been removed or replaced, a second process could use the state: the folder is opened and the lock taken anew.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] where the new folder is missing, or another process holds its lock. The old folder and lock stay held.
+    fn follow_path(&mut self) -> Result<(), OpenError> {
+        let (folder, name) = Folder::of(&self.path)?;
+        let unknown = |error| OpenError::Folder(self.path.clone(), error);
+        let is_same_folder = folder.id().map_err(unknown)? == self.durable.folder().id().map_err(unknown)?;
+        if is_same_folder && self.lock.is_in(&folder, name) {
+            return Ok(());
+        }
+        let (lock, latest) = Lock::take(&folder, name, &self.path)?;
+        self.latest = self.latest.max(latest);
+        self.tried = self.tried.max(latest);
+        lock.note(self.latest);
+        self.durable = AtomicFile::new(folder, name);
+        self.lock = lock;
+        Ok(())
+    }
+
     /// Replaces the state on disk. Once this has returned, the new state survives a crash and a power cut.
     ///
     /// Without a key only the [`ClearPart`] is written.
     ///
     /// # Errors
     ///
-    /// [`SaveError`]. The disk holds the old state, or the new one if only the last sync has failed. Saving again is always
+    /// [`SaveError`], also where another process holds the state in the meantime; its file is never overwritten. The disk holds the old state, or the new one if only the last sync has failed. Saving again is always
     /// safe.
     pub fn save(&mut self, state: &State) -> Result<(), SaveError> {
+        self.follow_path().map_err(|error| SaveError::Place(Box::new(error)))?;
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
         // The step that fails may come after the rename.
@@ -118,7 +142,11 @@ impl StateFile {
     }
 
     /// Whether another process or a person has replaced the file since it was last read or written.
-    pub fn is_replaced(&self) -> bool {
+    pub fn is_replaced(&mut self) -> bool {
+        if self.follow_path().is_err() {
+            // The save that follows reports the error.
+            return false;
+        }
         let Some(ours) = &self.content else {
             return false;
         };

@@ -213,7 +213,7 @@ impl DurableState {
         self.write_if(|_| true).await;
     }
 
-    async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
+    async fn write_if(&mut self, may: impl FnOnce(&mut StateFile) -> bool + Send + 'static) {
         if !self.is_on_disk {
             return;
         }
