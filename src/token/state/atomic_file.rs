@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::error::{SaveError, StateRefusal};
 
 /// The largest state file that is read or written: far more than any state needs.
-pub(super) const MAX_STATE_BYTES: usize = 256 * 1024;
+pub(in crate::token) const MAX_STATE_BYTES: usize = 256 * 1024;
 
 /// The permission bits of other users, none of which may be set.
 const MODE_OTHERS: u32 = 0o007;

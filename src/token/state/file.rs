@@ -4,6 +4,7 @@
 //! version is refused with the reason and not changed: without a [`StateFile`] nothing overwrites it. All calls block on the
 //! disk, perhaps for long.
 
+use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,9 @@ use super::format::{Decoded, Format};
 use super::lock::Lock;
 use crate::clock::Clock;
 
+/// How many earlier contents of the file are recognized as this process's own.
+const MAX_EARLIER: usize = 64;
+
 /// One credential's state on disk, locked against other processes until this is dropped.
 #[derive(Debug)]
 pub struct StateFile {
@@ -36,6 +40,8 @@ pub struct StateFile {
     content: Option<Digest>,
     /// The number of the latest attempt to write: no two attempts have the same number.
     tried: u64,
+    /// The hashes of the contents that this process has had before, the latest last: attempts to write included.
+    earlier: VecDeque<Digest>,
 }
 
 /// The state on disk, and warnings about it.
@@ -45,6 +51,19 @@ pub struct FoundState {
     pub state: Option<State>,
     /// Warnings about the state.
     pub warnings: Vec<Warning>,
+    /// Where the state comes from.
+    pub origin: Origin,
+}
+
+/// Where a state that was found comes from, as compared with the writes of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This process has written or used the state before; what is in memory is at least as late.
+    Own,
+    /// Another process or a person; the number of the write is not later than this process's latest.
+    Other,
+    /// Another process or a person; the number of the write is later than any of this process.
+    Later,
 }
 
 impl StateFile {
@@ -69,9 +88,11 @@ impl StateFile {
             latest,
             content: None,
             tried: latest,
+            earlier: VecDeque::new(),
         };
         file.durable.remove_leftovers();
         let found = file.read()?;
+        file.remember_content();
         Ok((file, found))
     }
 
@@ -82,9 +103,11 @@ impl StateFile {
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
             let gone = (self.latest > 0).then_some(Warning::Gone(self.latest));
-            return Ok(FoundState { state: None, warnings: gone.into_iter().collect() });
+            return Ok(FoundState { state: None, warnings: gone.into_iter().collect(), origin: Origin::Own });
         };
-        self.content = Some(digest(&SHA256, &bytes));
+        let content = digest(&SHA256, &bytes);
+        let is_own = self.earlier.iter().any(|earlier| earlier.as_ref() == content.as_ref());
+        self.content = Some(content);
         let Decoded { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
@@ -92,10 +115,17 @@ impl StateFile {
             group_mode.map(Warning::GroupMode),
             not_synced.map(Warning::NotSynced),
         ];
+        let origin = if is_own {
+            Origin::Own
+        } else if sequence > self.tried {
+            Origin::Later
+        } else {
+            Origin::Other
+        };
         self.latest = self.latest.max(sequence);
         self.tried = self.tried.max(sequence);
         self.lock.note(self.latest);
-        Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect() })
+        Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect(), origin })
     }
 
     /// Makes sure that the held folder and the held lock are those that the path leads to. Where the folder or the lock file
@@ -132,13 +162,23 @@ impl StateFile {
         self.follow_path().map_err(|error| SaveError::Place(Box::new(error)))?;
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
-        // The step that fails may come after the rename.
+        // What is read from now on is older than the state in memory. The step that fails may come after the rename.
+        self.remember_content();
+        self.content = Some(digest(&SHA256, &bytes));
+        self.remember_content();
         self.content = None;
         self.durable.replace(&bytes)?;
-        self.content = Some(digest(&SHA256, &bytes));
+        self.content = self.earlier.back().copied();
         self.latest = self.tried;
         self.lock.note(self.latest);
         Ok(())
+    }
+
+    fn remember_content(&mut self) {
+        if self.earlier.len() >= MAX_EARLIER {
+            self.earlier.pop_front();
+        }
+        self.earlier.extend(self.content);
     }
 
     /// Whether another process or a person has replaced the file since it was last read or written.

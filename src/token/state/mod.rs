@@ -12,7 +12,7 @@
 //! - [`mod@error`]: why a state is not opened, not accepted, or not written.
 
 pub(super) mod age;
-pub(super) mod atomic_file;
+pub(in crate::token) mod atomic_file;
 pub(super) mod body;
 pub(super) mod disk;
 pub(super) mod error;
@@ -29,7 +29,8 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use self::file::{
-    ClearPart, FoundState, Identity, Inspection, OpenError, State, StateFile, StateKey, StateKeys, Warning,
+    ClearPart, FoundState, Identity, Inspection, OpenError, Origin, State, StateFile, StateKey, StateKeys,
+    Warning,
 };
 use super::limiter::LATCH_MAX;
 use crate::backoff::Backoff;
@@ -243,6 +244,9 @@ impl DurableState {
     }
 
     /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.
+    ///
+    /// The state in memory counts as later than any write of this process, which may have failed since: an older write of
+    /// this process, or of the same lineage, is not returned.
     pub async fn read_again(&mut self) -> Option<State> {
         if !self.is_on_disk {
             return None;
@@ -250,7 +254,13 @@ impl DurableState {
         match self.on_disk(StateFile::read).await {
             Ok(Ok(found)) => {
                 warn_of(&self.credential, &found);
-                found.state
+                let lineage = self.state.lineage;
+                let is_older = |state: &State| match found.origin {
+                    Origin::Own => true,
+                    Origin::Other => lineage.is_some() && state.lineage == lineage,
+                    Origin::Later => false,
+                };
+                found.state.filter(|state| !is_older(state))
             }
             Ok(Err(error)) => {
                 warn!(credential = self.credential, error = in_one_line(&error), "state not read again");
