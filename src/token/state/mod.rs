@@ -43,6 +43,10 @@ use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the daemon, when it stops, waits for a write of the state that does not return: the grant would be lost.
+const STOP_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time from a token response to the end of [`DurableState::finish_at_stop`].
+pub const LONGEST_WRITE_AT_STOP: Duration = DISK_TIMEOUT.saturating_add(STOP_WRITE_TIMEOUT);
 /// Why there is no result of work that panicked.
 const PANICKED: &str = "the thread that had the state file panicked";
 /// The waits after failed writes.
@@ -241,6 +245,37 @@ impl DurableState {
         self.write().await;
         // Nobody waits for the result of work that an earlier call gave up.
         let _ = self.settle().await;
+    }
+
+    /// As [`Self::finish`], for a daemon that stops: waits longer, up to 30 s, for a disk that does not answer.
+    pub async fn finish_at_stop(&mut self) {
+        let deadline = tokio::time::Instant::now() + STOP_WRITE_TIMEOUT;
+        self.finish().await;
+        if !self.disk.is_running() {
+            return;
+        }
+        let a_restart_loses_the_grant = self.state.refresh_token.is_some();
+        warn!(
+            credential = self.credential,
+            longest = ?STOP_WRITE_TIMEOUT,
+            a_restart_loses_the_grant,
+            "waiting for the disk to write the state before the stop"
+        );
+        let written = tokio::time::timeout_at(deadline, async {
+            while let Some(done) = self.disk.ended().await {
+                // The next write reports a panic.
+                let _ = self.take_back(done);
+                self.write().await;
+            }
+        });
+        if written.await.is_err() {
+            error!(
+                credential = self.credential,
+                error = "the disk does not answer",
+                a_restart_loses_the_grant,
+                "state not written before the stop"
+            );
+        }
     }
 
     /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.

@@ -84,3 +84,56 @@ async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() 
     tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
 }
+
+/// A refresher whose disk hangs during the write of a new refresh token is stopped. Returns what ends the hang, and the
+/// stopping refresher.
+async fn stopped_while_the_disk_hangs(
+    folder: &Path,
+) -> (std::sync::mpsc::SyncSender<()>, tokio::task::JoinHandle<()>) {
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let credential = configured(folder, "first");
+    let mut durable = DurableState::open(&credential, Clock::tokio()).unwrap();
+    let release = durable.hang();
+    let (refresher, source) = Refresher::new(Arc::clone(&credential), server, durable, Clock::tokio());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    let task = tokio::spawn(refresher.run(async move { drop(stopped.await) }));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let (token, ()) = tokio::join!(source.wait(HOUR), tokio::time::advance(Duration::from_secs(10)));
+    assert!(token.is_ok());
+    drop(stop);
+    (release, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_a_write_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (release, task) = stopped_while_the_disk_hangs(folder.path()).await;
+    tokio::time::advance(Duration::from_secs(29)).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!task.is_finished());
+
+    drop(release);
+    task.await.unwrap();
+
+    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_up_a_write_that_hangs_for_thirty_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_release, task) = stopped_while_the_disk_hangs(folder.path()).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let stopped = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    task.await.unwrap();
+
+    assert_eq!(stopped.elapsed(), Duration::from_secs(31));
+    assert!(!folder.path().join("c.state").exists());
+}
