@@ -342,12 +342,50 @@ async fn a_damaged_state_is_refused_with_the_reason_and_left_unchanged() {
     let event = refused(&world, 78).await;
 
     assert!(event["error"].as_str().unwrap().contains("it is truncated"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("bearerd forget"), "{event}");
     assert_eq!(fs::read(place.state_file()).unwrap(), half);
     fs::write(place.state_file(), whole).unwrap();
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_a_damaged_state_is_moved_aside() {
+    let place = Place::new();
+    let mut world = place.setup_with_key().start().await;
+    for (number, content) in [(1, b"".as_slice()), (2, b"something else".as_slice())] {
+        world.kill().await;
+        fs::write(place.state_file(), content).unwrap();
+        let before = world.authorization.requests();
+
+        world.start_again().await;
+
+        let event = world.process.event("damaged state moved aside, started without it").await;
+        let aside = place.state_dir().join(format!("api.state.corrupt-{number}"));
+        assert_eq!((&event["level"], &event["moved_to"]), (&"ERROR".into(), &aside.to_str().into()));
+        assert_eq!(fs::read(aside).unwrap(), content);
+        assert_eq!(world.get("/x").await.status, 200);
+        assert_eq!(world.authorization.requests(), before + 1);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_refresh_token_of_another_client_is_not_discarded() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.kill().await;
+    let before = fs::read(place.state_file()).unwrap();
+    world.configure(|text| text.replace("client_id = \"", "client_id = \"another-"));
+
+    let event = refused(&world, 78).await;
+
+    assert!(event["error"].as_str().unwrap().contains("belongs to another credential"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("bearerd forget"), "{event}");
+    assert_eq!(fs::read(place.state_file()).unwrap(), before);
+    world.check();
 }
 
 const NEW_KEY: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";

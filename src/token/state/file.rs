@@ -12,6 +12,7 @@ use std::time::Duration;
 pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
 pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, State};
+pub use super::retire::RetiredState;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 
 pub use crate::config::model::state_key::{IllegalKey, StateKey, StateKeys};
@@ -108,9 +109,11 @@ impl StateFile {
         let content = digest(&SHA256, &bytes);
         let is_own = self.earlier.iter().any(|earlier| earlier.as_ref() == content.as_ref());
         self.content = Some(content);
-        let Decoded { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
+        let read = self.format.read_or_discard(&bytes, &now).map_err(refused)?;
+        let Decoded { state, sequence, has_old_key, discarded } = read;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
+            discarded.map(Warning::Discarded),
             has_old_key.then_some(Warning::OldKey),
             group_mode.map(Warning::GroupMode),
             not_synced.map(Warning::NotSynced),
