@@ -70,6 +70,21 @@ impl<T: Send + 'static> Blocking<T> {
         Some(result)
     }
 
+    /// Waits for the result of the work that is running, however long that takes; `None` if none is.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockingError::Panicked`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Blocking::run`].
+    pub async fn ended(&mut self) -> Option<Result<T, BlockingError>> {
+        let result = (&mut self.running.as_mut()?.work).await;
+        self.running = None;
+        Some(result.map_err(|_| BlockingError::Panicked))
+    }
+
     fn forget_unless_timed_out(&mut self, result: &Result<T, BlockingError>) {
         if !matches!(result, Err(BlockingError::TimedOut)) {
             self.running = None;

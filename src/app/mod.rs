@@ -45,12 +45,11 @@ use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloads;
 use crate::tls::client::Trust;
+use crate::token::state::LONGEST_WRITE_AT_STOP;
 use crate::token::{DurableState, Refresher};
 
 /// How long threads may take to end after the stage `Cutting` or `Cut`.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long stopping waits for the write of a state.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running daemon.
 #[derive(Debug)]
@@ -259,7 +258,7 @@ impl Daemon {
     /// The longest time that a token request takes, with the write of its result.
     fn longest_refresh(&self) -> Duration {
         let longest = self.config.credentials.iter().map(|credential| credential.longest_request()).max();
-        longest.unwrap_or_default() + WRITE_TIMEOUT
+        longest.unwrap_or_default() + LONGEST_WRITE_AT_STOP + CUT_TIMEOUT
     }
 }
 
