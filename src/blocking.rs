@@ -1,7 +1,7 @@
-//! Work that may block for ever, such as reading a file, done on a thread of its own and waited for only so long.
+//! Work that may block for ever, such as reading a file: done on a thread of its own, with a bounded wait for its result.
 //!
 //! A file system can hang, and a thread that hangs in it cannot be stopped. [`Blocking`] therefore does one piece of work at
-//! a time: what hangs costs one thread, and not one for each attempt.
+//! a time: work that hangs costs one thread, and not one for each attempt.
 
 use std::time::Duration;
 
@@ -68,6 +68,21 @@ impl<T: Send + 'static> Blocking<T> {
         let result = self.running.as_mut()?.result(self.limit).await;
         self.forget_unless_timed_out(&result);
         Some(result)
+    }
+
+    /// Waits for the result of the work that is running, however long that takes; `None` if none is.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockingError::Panicked`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`Blocking::run`].
+    pub async fn ended(&mut self) -> Option<Result<T, BlockingError>> {
+        let result = (&mut self.running.as_mut()?.work).await;
+        self.running = None;
+        Some(result.map_err(|_| BlockingError::Panicked))
     }
 
     fn forget_unless_timed_out(&mut self, result: &Result<T, BlockingError>) {

@@ -1,7 +1,7 @@
 //! Divides the process's file descriptors between client connections and upstream connections.
 //!
-//! Clients decide how many connections they open. They must not use up the descriptors that the daemon itself needs:
-//! for upstreams, token endpoints, state files, the admin address and the log.
+//! Clients decide how many connections they open, and must not use up the descriptors that the daemon itself needs: for
+//! upstreams, token endpoints, state files, the admin address and the log.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
@@ -10,8 +10,7 @@ use crate::config::Config;
 
 /// Descriptors of a runtime and its thread: an epoll instance, a wake-up, a pipe for signals.
 const PER_THREAD: usize = 4;
-/// Descriptors of a credential: two connections to its token endpoint (one may hang while the next is opened), a
-/// state file and its lock.
+/// Descriptors of a credential: a state file, its lock, and two connections to its token endpoint, as one may hang.
 const PER_CREDENTIAL: usize = 4;
 /// Descriptors of the standard streams, the admin address with its clients, DNS lookups and files being read.
 const BASE: usize = 32;

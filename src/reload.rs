@@ -1,7 +1,7 @@
-//! Reloads of the configuration, between those who request one and the task that carries it out.
+//! Requests for reloads of the configuration, and the outcomes of reloads.
 //!
-//! Reloads requested during a reload are merged into one, which begins after that reload: its file may have been read before
-//! the request.
+//! Reloads requested during a reload are merged into one, which begins after that reload: the file may have been read
+//! before the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The outcome of a reload.
 pub type Outcome = Result<Reloaded, NotReloaded>;
 
-/// How the configuration that is in force now differs from the one before.
+/// How the configuration in force differs from the previous one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Reloaded {
     /// Routes, by host and path.
@@ -48,59 +48,43 @@ pub struct Difference {
     pub removed: Vec<String>,
 }
 
-/// Why a configuration was not taken over. The one before stays in force.
+/// Why a reload failed. The previous configuration stays in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReloaded {
-    /// Whether the configuration must be changed; otherwise something on this machine that the configuration names.
+    /// Whether the configuration must change; otherwise the problem is on this machine, such as a port in use.
     pub is_of_the_configuration: bool,
-    /// The problems: several lines, with their positions in the file.
+    /// The problems, in several lines, with their positions in the file.
     pub problems: String,
 }
 
 impl Difference {
-    /// Compares two lists, by the name of an item and by whether two items of one name are equal.
-    pub fn of<T>(
-        before: &[T],
-        after: &[T],
-        name: impl Fn(&T) -> String,
-        same: impl Fn(&T, &T) -> bool,
-    ) -> Self {
+    /// Compares two lists of items by their names.
+    pub fn of<T: PartialEq>(before: &[T], after: &[T], name: impl Fn(&T) -> String) -> Self {
         let mut left: Vec<(String, &T)> = before.iter().map(|one| (name(one), one)).collect();
         let mut difference = Self::default();
         for one in after {
             let called = name(one);
-            // An address with port 0 may be there more than once.
-            let at = left.iter().position(|(other, before)| *other == called && same(before, one));
+            // A list may contain an address with port 0 more than once.
+            let at = left.iter().position(|(other, before)| *other == called && *before == one);
             match at.or_else(|| left.iter().position(|(other, _)| *other == called)) {
                 None => difference.added.push(called),
-                Some(at) => {
-                    let (_, before) = left.swap_remove(at);
-                    if same(before, one) {
-                        difference.kept += 1;
-                    } else {
-                        difference.changed.push(called);
-                    }
-                }
+                Some(at) if left.swap_remove(at).1 == one => difference.kept += 1,
+                Some(_) => difference.changed.push(called),
             }
         }
         difference.removed.extend(left.into_iter().map(|(called, _)| called));
         difference.removed.sort();
         difference
     }
-
-    /// Whether the lists are equal.
-    pub const fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.added.is_empty() && self.removed.is_empty()
-    }
 }
 
-/// Both ends.
+/// A sender and the receiver of requests for reloads.
 pub fn channel() -> (Reloads, ReloadRequests) {
-    let (reloads, responder) = shared_request::channel();
-    (reloads, ReloadRequests { responder, last: None })
+    let (requester, responder) = shared_request::channel();
+    (requester, ReloadRequests { responder, last: None })
 }
 
-/// Requests reloads.
+/// Requests reloads, each of which begins after the request.
 pub type Reloads = Requester<Arc<Outcome>>;
 
 /// Receives the requests for reloads, and answers them.
@@ -112,8 +96,7 @@ pub struct ReloadRequests {
 }
 
 impl ReloadRequests {
-    /// Waits until a reload is requested that has not begun, and marks it as begun; not sooner than [`MIN_INTERVAL`] after
-    /// the last one.
+    /// Waits until a reload is requested, at least [`MIN_INTERVAL`] after the last one, and marks the reload as begun.
     ///
     /// # Cancel safety
     ///
@@ -127,7 +110,7 @@ impl ReloadRequests {
         self.responder.begin();
     }
 
-    /// Answers all who requested the reload that has begun.
+    /// Sends the outcome to all requesters of the reload that has begun.
     pub fn respond(&self, outcome: Outcome) {
         self.responder.respond(Arc::new(outcome));
     }
@@ -148,8 +131,7 @@ mod tests {
         let before = [("a", 1), ("b", 2), ("c", 3), ("z", 0), ("z", 0)];
         let after = [("d", 4), ("c", 5), ("a", 1), ("z", 0)];
 
-        let difference =
-            Difference::of(&before, &after, |(name, _)| (*name).to_owned(), |(_, a), (_, b)| a == b);
+        let difference = Difference::of(&before, &after, |(name, _)| (*name).to_owned());
 
         let expected =
             Difference { kept: 2, changed: names(&["c"]), added: names(&["d"]), removed: names(&["b", "z"]) };

@@ -1,5 +1,4 @@
-//! Requests that all requesters share: any number of requests made at once cause one piece of work, whose outcome all of
-//! their requesters receive.
+//! Shared requests: any number of requests made at once cause one piece of work, whose outcome all requesters receive.
 //!
 //! A [`channel`] has any number of [`Requester`]s and one [`Responder`]. The pieces of work are numbered from 1; a request
 //! raises the wanted number to that of the next piece of work that begins. Where only the wanted number is needed, and the
@@ -13,8 +12,6 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
 /// The highest number that anybody has asked for, and a signal to the one task that works towards that number.
-///
-/// Asking for the same number again changes nothing.
 #[derive(Debug, Default)]
 pub struct Wanted {
     number: AtomicU64,

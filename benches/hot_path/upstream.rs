@@ -8,7 +8,7 @@ use std::time::Duration;
 use bearerd::config::{Credential, Identity};
 use bearerd::proxy::upstream::connect::{Connect, Connected, Connecting};
 use bearerd::token::error::TokenError;
-use bearerd::token::{AccessToken, TokenEndpoint, TokenResponse};
+use bearerd::token::{HeldToken, TokenEndpoint, TokenResponse};
 use secrecy::SecretString;
 
 use super::pipe::{End, pipe};
@@ -64,7 +64,7 @@ impl TokenEndpoint for Issuer {
         &self,
         _: &Credential,
         _: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         Ok(TokenResponse {
             access_token: self.0.issue(),

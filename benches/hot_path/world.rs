@@ -49,10 +49,8 @@ impl World {
             let entry = Route::new(route, Arc::clone(&upstream), Some(source.clone()), false);
             table.add(None, &route.path, entry);
         }
-        let limits = config.server.limits.clone();
         let shared = ServiceSettings::new(config, table, INSTANCE.to_owned(), clock);
-        let configuration =
-            Configuration { service_settings: Arc::new(shared), upstreams: vec![upstream], limits };
+        let configuration = Configuration { service_settings: Arc::new(shared), upstreams: vec![upstream] };
         Self { tokens, worker: Worker::new(configuration, Arc::default()) }
     }
 

@@ -4,12 +4,13 @@
 //! another site may have caused the request; and the request must carry the token, if one is configured.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use super::token::{Guess, Guesses, Token};
+use super::token::{Guesses, Token};
 use crate::config;
 use crate::http::{Authority, Problem, is_cross_site};
 
@@ -70,8 +71,8 @@ impl Access {
     }
 
     async fn check_token(&self, token: &Token, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {
-        if let Some(wait) = self.guesses.shut_out(peer) {
-            return Err(too_many().after(Some(wait)));
+        if let Some(wait) = self.guesses.locked_out(peer) {
+            return Err(too_many(wait));
         }
         let mut values = headers.get_all(AUTHORIZATION).iter();
         let shown = values.next().and_then(bearer);
@@ -83,15 +84,7 @@ impl Access {
                 "Send the token of admin.token in `Authorization: Bearer`.",
             )),
             Some(shown) if token.is(shown).await => Ok(()),
-            Some(_) => Err(match self.guesses.note(peer) {
-                Guess::Wrong => Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    "admin_token_wrong",
-                    "Wrong admin token",
-                    "The token is not that of admin.token.",
-                ),
-                Guess::TooMany(wait) => too_many().after(Some(wait)),
-            }),
+            Some(_) => Err(self.guesses.note(peer).map_or_else(wrong_token, too_many)),
         }
     }
 }
@@ -111,13 +104,23 @@ fn host_not_allowed() -> Problem {
     )
 }
 
-fn too_many() -> Problem {
+fn wrong_token() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "admin_token_wrong",
+        "Wrong admin token",
+        "The token is not that of admin.token.",
+    )
+}
+
+fn too_many(wait: Duration) -> Problem {
     Problem::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_wrong_tokens",
         "Too many wrong tokens",
         "Your address sent too many wrong tokens, and is locked out for a while.",
     )
+    .after(Some(wait))
 }
 
 #[cfg(test)]

@@ -26,8 +26,7 @@ pub struct Readiness {
 struct Counted {
     credentials: Vec<(TokenSource, bool)>,
     discoveries: Vec<DiscoverySource>,
-    /// Whether the daemon was ready with an earlier configuration. A reload never withdraws readiness: what the
-    /// daemon served before, it still serves.
+    /// Whether the daemon was ready with an earlier configuration: a reload never withdraws readiness.
     has_been_ready: bool,
 }
 
@@ -89,11 +88,9 @@ impl Counted {
                 (None, false, true) => ("[-]", "waits for its first token"),
                 (None, false, false) => ("[ ]", "waits for its first token, and is not required"),
             };
-            let _ = write!(text, "{mark} credential {} {state}", source.name());
-            let _ = match source.failure() {
-                Some(failure) => writeln!(text, "; the last token request failed: {}", failure.outcome()),
-                None => writeln!(text),
-            };
+            let why =
+                source.failure().map(|error| format!("; the last token request failed: {}", error.outcome()));
+            let _ = writeln!(text, "{mark} credential {} {state}{}", source.name(), why.unwrap_or_default());
         }
         for discovery in &self.discoveries {
             let (mark, state) = match (discovery.has_found(), self.is_required(discovery)) {
@@ -103,11 +100,10 @@ impl Counted {
                 (false, true) => ("[-]", "has not discovered its API yet"),
                 (false, false) => ("[ ]", "has not discovered its API yet, and is not required"),
             };
-            let _ = write!(text, "{mark} credential {} {state}", discovery.credential());
-            let _ = match discovery.failure() {
-                Some(failure) => writeln!(text, "; the last discovery failed: {}", failure.outcome()),
-                None => writeln!(text),
-            };
+            let why =
+                discovery.failure().map(|error| format!("; the last discovery failed: {}", error.outcome()));
+            let name = discovery.credential();
+            let _ = writeln!(text, "{mark} credential {name} {state}{}", why.unwrap_or_default());
         }
         text
     }

@@ -20,7 +20,7 @@ use crate::telemetry::audit;
 /// How long a request waits for the outcome: longer than a reload that waits for token requests.
 const RELOAD_WAIT: Duration = Duration::from_mins(1);
 
-/// Reloads, for requests that the access of the credentials authorizes.
+/// Requests reloads for clients that [`Credentials::access`] authorizes.
 #[derive(Clone, Debug)]
 pub struct Reloading {
     credentials: Credentials,
@@ -74,9 +74,8 @@ pub(super) async fn answer(
 
 /// The response to a reload that changed nothing.
 fn refused(not: &NotReloaded) -> Problem {
-    let NotReloaded { is_of_the_configuration, problems } = not;
-    let detail = format!("Nothing has changed.\n\n{}", problems.trim_end());
-    if *is_of_the_configuration {
+    let detail = format!("Nothing has changed.\n\n{}", not.problems.trim_end());
+    if not.is_of_the_configuration {
         let title = "Invalid configuration";
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "configuration_invalid", title, detail)
     } else {

@@ -53,14 +53,14 @@ impl Token {
         Self { secret, current: tokio::sync::Mutex::new(current) }
     }
 
-    /// Whether this is the token. The time that takes does not depend on the value.
+    /// Whether this is the token. The comparison takes constant time.
     pub(super) async fn is(&self, shown: &str) -> bool {
         let value = self.read_again().await;
         let hash = |text: &str| digest(&SHA256, text.as_bytes());
         verify_slices_are_equal(hash(value.expose_secret()).as_ref(), hash(shown).as_ref()).is_ok()
     }
 
-    /// The present value; the last one if it cannot be read.
+    /// The present value, or the last one if the present one cannot be read.
     async fn read_again(&self) -> SecretString {
         let mut current = self.current.lock().await;
         if !self.secret.may_change() {
@@ -86,17 +86,8 @@ impl Token {
 #[derive(Debug)]
 pub(super) struct Guesses {
     limiter: DefaultKeyedRateLimiter<IpAddr>,
-    /// The networks that are shut out, and until when.
-    shut_out: Mutex<HashMap<IpAddr, Instant>>,
-}
-
-/// The consequence of a wrong token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Guess {
-    /// The network may try again.
-    Wrong,
-    /// The network is shut out for this time.
-    TooMany(Duration),
+    /// The networks that are locked out, and until when.
+    locked_out: Mutex<HashMap<IpAddr, Instant>>,
 }
 
 impl Guesses {
@@ -104,35 +95,33 @@ impl Guesses {
     pub(super) fn new() -> Self {
         let quota = Quota::with_period(GUESS_EVERY).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
         let limiter = DefaultKeyedRateLimiter::hashmap(quota.allow_burst(GUESSES));
-        Self { limiter, shut_out: Mutex::default() }
+        Self { limiter, locked_out: Mutex::default() }
     }
 
-    /// How long this address stays shut out. The right token is refused meanwhile, too: otherwise guessing could go on.
-    pub(super) fn shut_out(&self, address: IpAddr) -> Option<Duration> {
-        let shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = shut_out.get(&client_network(address))?.checked_duration_since(Instant::now())?;
+    /// How long this address stays locked out. The right token is refused too meanwhile, or guessing could go on.
+    pub(super) fn locked_out(&self, address: IpAddr) -> Option<Duration> {
+        let locked_out = self.locked_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = locked_out.get(&client_network(address))?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 
-    /// Counts a wrong token.
-    pub(super) fn note(&self, address: IpAddr) -> Guess {
+    /// Counts a wrong token. Returns how long its network is locked out now, if it is.
+    pub(super) fn note(&self, address: IpAddr) -> Option<Duration> {
         let network = client_network(address);
         if self.limiter.len() >= MOST_ADDRESSES {
             self.limiter.retain_recent();
         }
-        let Err(not_until) = self.limiter.check_key(&network) else {
-            return Guess::Wrong;
-        };
+        let not_until = self.limiter.check_key(&network).err()?;
         let wait = not_until.wait_time_from(DefaultClock::default().now());
-        let mut shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locked_out = self.locked_out.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if shut_out.len() >= MOST_ADDRESSES {
-            shut_out.retain(|_, until| *until > now);
+        if locked_out.len() >= MOST_ADDRESSES {
+            locked_out.retain(|_, until| *until > now);
         }
-        if shut_out.len() < MOST_ADDRESSES {
-            shut_out.insert(network, now + wait);
+        if locked_out.len() < MOST_ADDRESSES {
+            locked_out.insert(network, now + wait);
         }
-        Guess::TooMany(wait)
+        Some(wait)
     }
 }
 
@@ -173,15 +162,15 @@ mod tests {
         let guesses = Guesses::new();
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         for _ in 0..GUESSES.get() {
-            assert_eq!(guesses.note(address("192.0.2.1")), Guess::Wrong);
+            assert_eq!(guesses.note(address("192.0.2.1")), None);
         }
-        assert_eq!(guesses.shut_out(address("192.0.2.1")), None, "up to here the right one is taken");
+        assert_eq!(guesses.locked_out(address("192.0.2.1")), None, "up to here the right one is taken");
 
-        let Guess::TooMany(wait) = guesses.note(address("::ffff:192.0.2.1")) else { panic!() };
+        let wait = guesses.note(address("::ffff:192.0.2.1")).unwrap();
 
         assert!(wait <= GUESS_EVERY && wait > GUESS_EVERY / 2, "{wait:?}");
-        assert!(guesses.shut_out(address("192.0.2.1")).is_some_and(|left| left <= GUESS_EVERY));
-        assert_eq!(guesses.shut_out(address("192.0.2.2")), None);
-        assert_eq!(guesses.note(address("192.0.2.2")), Guess::Wrong);
+        assert!(guesses.locked_out(address("192.0.2.1")).is_some_and(|left| left <= GUESS_EVERY));
+        assert_eq!(guesses.locked_out(address("192.0.2.2")), None);
+        assert_eq!(guesses.note(address("192.0.2.2")), None);
     }
 }

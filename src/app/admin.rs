@@ -14,13 +14,12 @@ use crate::admin;
 use crate::admin::{Access, Credentials, Readiness, Reloading};
 use crate::config::Config;
 use crate::lifecycle::Stage;
-use crate::proxy::listener::Bound;
 use crate::reload::Reloads;
 
 /// The open admin address and the state that it serves.
 #[derive(Debug)]
 pub(super) struct AdminAddress {
-    pub(super) address: SocketAddr,
+    address: SocketAddr,
     credentials: Credentials,
     readiness: Readiness,
 }
@@ -32,15 +31,15 @@ impl AdminAddress {
     ///
     /// The runtime refuses the socket.
     pub(super) fn open(
-        bound: Bound,
+        socket: std::net::TcpListener,
         config: &Config,
         (credentials, discoveries): (&[Credential], &Discoveries),
         stage: watch::Receiver<Stage>,
         reloads: Option<Reloads>,
         tasks: &mut JoinSet<&'static str>,
     ) -> Result<Self, StartError> {
-        let address = bound.address;
-        let listener = TcpListener::from_std(bound.into_socket())?;
+        let listener = TcpListener::from_std(socket)?;
+        let address = listener.local_addr()?;
         let operated = Credentials::new(Access::new(&config.admin, address), operated(credentials));
         let readiness = Readiness::new(counted(credentials), discoveries.sources(), stage);
         let reloading = Reloading::new(operated.clone(), reloads);

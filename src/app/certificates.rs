@@ -15,17 +15,12 @@ use crate::tls::reload::{CurrentTls, Reload};
 pub(super) struct Certificates {
     current: Option<(TlsFiles, CurrentTls)>,
     /// Requests that the files are read now.
-    asked: Arc<Notify>,
+    pub(super) asked: Arc<Notify>,
     task: Option<AbortHandle>,
 }
 
 impl Certificates {
-    /// Checks that a certificate can be used.
-    pub(super) fn try_out(tls: Option<&ServerTls>) -> Result<(), StartError> {
-        Self::new(tls).map(|_| ())
-    }
-
-    /// A certificate, and the task that keeps it up to date once it runs.
+    /// The certificate, and the work of keeping it up to date, for [`Certificates::keep`].
     pub(super) fn new(tls: Option<&ServerTls>) -> Result<(Self, Option<Reload>), StartError> {
         let reload = tls.map(Reload::new).transpose()?;
         let current = tls.zip(reload.as_ref());
@@ -33,7 +28,7 @@ impl Certificates {
         Ok((Self { current, ..Self::default() }, reload))
     }
 
-    /// The certificate of another configuration; `None` if it is in the same files, which are read anyway.
+    /// The certificate of another configuration; `None` if the files are the same, as they are read anyway.
     pub(super) fn next(&self, tls: Option<&ServerTls>) -> Result<Option<(Self, Option<Reload>)>, StartError> {
         if tls.map(|tls| &tls.files) == self.files() {
             return Ok(None);
@@ -42,10 +37,10 @@ impl Certificates {
         Ok(Some((Self { asked: Arc::clone(&self.asked), ..next }, reload)))
     }
 
-    /// Whether the other configuration has other client authorities: the present connections were not checked against them.
-    pub(super) fn ask_otherwise_than(&self, other: &Self) -> bool {
-        let asked = |of: &Self| of.files().map(|files| files.client_ca.clone());
-        asked(self) != asked(other)
+    /// Whether the client authorities differ, so that connections accepted with `other` were not checked against these.
+    pub(super) fn differs_in_client_ca(&self, other: &Self) -> bool {
+        let client_ca = |of: &Self| of.files().map(|files| files.client_ca.clone());
+        client_ca(self) != client_ca(other)
     }
 
     /// Keeps the certificate up to date from now on.
@@ -69,11 +64,6 @@ impl Certificates {
     /// The TLS configuration of new connections.
     pub(super) fn current(&self) -> Option<CurrentTls> {
         self.current.as_ref().map(|(_, current)| Arc::clone(current))
-    }
-
-    /// Requests a reading of the files when it is notified.
-    pub(super) fn asked(&self) -> Arc<Notify> {
-        Arc::clone(&self.asked)
     }
 
     fn files(&self) -> Option<&TlsFiles> {

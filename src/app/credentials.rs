@@ -1,9 +1,9 @@
-//! The credentials: what becomes of each with another configuration, and the tasks that keep their tokens fresh.
+//! The credentials: the plan for each at a reload, and the tasks that keep their tokens fresh.
 //!
-//! The classification of a credential's fields decides. A credential without a difference is left alone. A credential that
-//! shares tokens ([`config::Credential::shares_tokens_with`]) goes on with its token, its store and its limiter. Any other
-//! credential begins anew with a store of its own, so that an old token never reaches a new upstream; a credential that
-//! shares the state ([`config::Credential::shares_state_with`]) inherits the refresh token, the quota and `Retry-After`.
+//! A credential without a difference is left alone. A credential that shares tokens
+//! ([`config::Credential::shares_tokens_with`]) keeps its token, its store and its limiter. Any other credential begins
+//! anew with a store of its own, so that an old token never reaches a new upstream; a credential that shares the state
+//! ([`config::Credential::shares_state_with`]) inherits the refresh token, the quota and `Retry-After`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,49 +19,52 @@ use crate::config;
 use crate::config::StatePlace;
 use crate::lifecycle::Stage;
 use crate::tls::client::Trust;
-use crate::token::state::file::OpenError;
 use crate::token::{DurableState, Operator, Refresher, TokenClient, TokenSource};
 
 type Config = Arc<config::Credential>;
 type OneRefresher = Refresher<TokenClient>;
 
-/// A credential that is served.
+/// A credential that is served. Its refresher's task ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(super) struct Credential {
     /// As it is configured.
     pub(super) config: Config,
     /// Its tokens as requests see them.
     pub(super) source: TokenSource,
-    /// By whom orders are given.
+    /// Its operations for operators.
     pub(super) operator: Operator,
-    /// The task of its refresher lives as long as a clone of this sender.
+    /// Takes the refresher out of its task. A refresher that nobody receives goes on.
     leaving: mpsc::Sender<Leave>,
 }
 
-/// Asks a refresher's task to end, between two token requests, and to send the refresher. The task goes on if nobody receives
-/// the refresher any more.
+/// Where the refresher's task sends the refresher between two token requests.
 type Leave = oneshot::Sender<OneRefresher>;
 
 /// Why a refresher's task ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// It was asked to.
+enum Ended {
+    /// The task was asked to end.
     Asked,
-    /// The daemon stops; or it did so by itself.
+    /// The daemon stops.
     OfItself,
 }
 
-/// What becomes of a credential of the next configuration.
-pub(super) enum Fate {
-    /// It is as before.
-    Stays,
-    /// The refresher goes on with other settings.
-    Renewed(Box<TokenClient>, Place),
+/// The plan for a credential of the next configuration, before anything of it runs.
+pub(super) struct Plan {
+    pub(super) source: TokenSource,
+    pub(super) step: Step,
+}
+
+/// How a credential of the next configuration begins.
+pub(super) enum Step {
+    /// The credential is unchanged.
+    Keep,
+    /// The refresher continues with other settings.
+    Renew { client: Box<TokenClient>, place: Place },
     /// The credential begins anew, or for the first time.
-    New {
-        /// The client of its token endpoint.
-        client: Box<TokenClient>,
-        /// The place of its state.
+    Begin {
+        /// The refresher, without a state.
+        refresher: Box<OneRefresher>,
         place: Place,
         /// Whether it inherits the state of the previous credential of its name.
         inherits: bool,
@@ -74,47 +77,55 @@ pub(super) enum Place {
     Same,
     /// Another place, which is open.
     Opened(Box<DurableState>),
-    /// The place of the previous credential with this name, which has to give up the place first.
+    /// The place of the previous credential with this name, which has to close its state first.
     Vacated(String),
 }
 
-/// What becomes of each credential. Opens states, and so waits for the disk.
+/// The plans for all credentials, where `before` are those in force. Opens states, and so waits for the disk.
 ///
 /// # Errors
 ///
-/// [`StartError`] where one cannot be set up; nothing has changed then.
-pub(super) fn fates(
+/// [`StartError`] if a credential cannot be set up; nothing has changed then.
+pub(super) fn plan(
     after: &[Config],
-    before: &[Config],
+    before: &[(Config, TokenSource)],
     trust: &Trust,
     clock: Clock,
-) -> Result<Vec<Fate>, StartError> {
-    after.iter().map(|config| fate(config, before, trust, clock)).collect()
+) -> Result<Vec<Plan>, StartError> {
+    after.iter().map(|config| plan_one(config, before, trust, clock)).collect()
 }
 
-fn fate(config: &Config, before: &[Config], trust: &Trust, clock: Clock) -> Result<Fate, StartError> {
-    let same_name = before.iter().find(|other| other.name == config.name);
-    if same_name == Some(config) {
-        return Ok(Fate::Stays);
+fn plan_one(
+    config: &Config,
+    before: &[(Config, TokenSource)],
+    trust: &Trust,
+    clock: Clock,
+) -> Result<Plan, StartError> {
+    let same_name = before.iter().find(|(other, _)| other.name == config.name);
+    if let Some((_, source)) = same_name.filter(|(other, _)| other == config) {
+        return Ok(Plan { source: source.clone(), step: Step::Keep });
     }
-    let client = Box::new(client(config, trust)?);
-    let account = same_name.filter(|other| other.shares_state_with(config));
+    let client = client(config, trust)?;
+    let account = same_name.filter(|(other, _)| other.shares_state_with(config));
     let place = match account {
-        Some(other) if other.state == config.state => Place::Same,
+        Some((other, _)) if other.state == config.state => Place::Same,
         _ => place(config, before, clock)?,
     };
-    Ok(match account {
-        Some(other) if other.shares_tokens_with(config) => Fate::Renewed(client, place),
-        _ => Fate::New { client, place, inherits: account.is_some() },
-    })
+    if let Some((_, source)) = account.filter(|(other, _)| other.shares_tokens_with(config)) {
+        return Ok(Plan { source: source.clone(), step: Step::Renew { client: Box::new(client), place } });
+    }
+    let no_state = DurableState::in_memory(clock);
+    let (refresher, source) = Refresher::new(Arc::clone(config), client, no_state, clock);
+    let step = Step::Begin { refresher: Box::new(refresher), place, inherits: account.is_some() };
+    Ok(Plan { source, step })
 }
 
 /// The place of a credential's state, opened if no previous credential has it.
-fn place(config: &Config, before: &[Config], clock: Clock) -> Result<Place, StartError> {
+fn place(config: &Config, before: &[(Config, TokenSource)], clock: Clock) -> Result<Place, StartError> {
     let no_state = |source| StartError::State { credential: config.name.clone(), source };
     let path = |config: &Config| config.state.as_ref().map(|StatePlace { path, .. }| path.clone());
-    match before.iter().find(|other| path(other).is_some() && path(other) == path(config)) {
-        Some(holder) => {
+    match before.iter().find(|(other, _)| path(other).is_some() && path(other) == path(config)) {
+        Some((holder, _)) => {
             DurableState::inspect(config, clock).map_err(no_state)?;
             Ok(Place::Vacated(holder.name.clone()))
         }
@@ -122,7 +133,7 @@ fn place(config: &Config, before: &[Config], clock: Clock) -> Result<Place, Star
     }
 }
 
-/// What asks a credential's token endpoint.
+/// The client of a credential's token endpoint.
 pub(super) fn client(config: &config::Credential, trust: &Trust) -> Result<TokenClient, StartError> {
     TokenClient::new(config, trust)
         .map_err(|source| StartError::Credential { credential: config.name.clone(), source })
@@ -136,13 +147,13 @@ pub(super) struct Refreshers {
 }
 
 impl Refreshers {
-    /// None yet. They end when the stage says so, and have finished what is under way.
+    /// No refreshers so far. At [`Stage::Cut`] each ends after the token request under way.
     pub(super) fn new(stage: watch::Receiver<Stage>) -> Self {
         Self { tasks: JoinSet::new(), stage }
     }
 
-    /// Keeps a credential's token fresh until every clone of the answered credential is dropped, and a token request that is
-    /// under way then has ended.
+    /// Keeps a credential's token fresh until the last clone of the returned credential is dropped. A token request
+    /// under way is then finished.
     pub(super) fn start(
         &mut self,
         config: Config,
@@ -155,7 +166,7 @@ impl Refreshers {
         Credential { config, source, operator, leaving }
     }
 
-    /// Waits until one has ended that was not asked to; never, if there is none.
+    /// Waits until a refresher ends that was not asked to.
     ///
     /// # Cancel safety
     ///
@@ -179,14 +190,14 @@ impl Refreshers {
 
 async fn keep_fresh(
     mut refresher: OneRefresher,
-    mut leaving: mpsc::Receiver<Leave>,
+    mut leaving: mpsc::Receiver<oneshot::Sender<OneRefresher>>,
     stage: watch::Receiver<Stage>,
 ) -> Ended {
     loop {
         let mut asked = None;
         let mut watched = stage.clone();
         let cut = async move {
-            // Without whoever moves the stage on there is nobody to go on for.
+            // An error means that the daemon is gone.
             let _ = watched.wait_for(|stage| *stage == Stage::Cut).await;
         };
         let leave_off = async { asked = Some(leaving.recv().await) };
@@ -195,7 +206,7 @@ async fn keep_fresh(
             None => return Ended::OfItself,
             // The configuration does not have the credential any more.
             Some(None) => return Ended::Asked,
-            Some(Some(heir)) => match heir.send(refresher) {
+            Some(Some(receiver)) => match receiver.send(refresher) {
                 Ok(()) => return Ended::Asked,
                 Err(unwanted) => refresher = unwanted,
             },
@@ -212,17 +223,37 @@ impl Credential {
     /// Takes its refresher out of its task, between two requests; `None` if that takes longer than `within`, and the
     /// refresher stays in service then.
     pub(super) async fn hand_out(&self, within: Duration) -> Option<OneRefresher> {
-        let (heir, mut handed) = oneshot::channel();
+        let (sender, mut refresher) = oneshot::channel();
         let request = async {
-            self.leaving.send(heir).await.ok()?;
-            (&mut handed).await.ok()
+            self.leaving.send(sender).await.ok()?;
+            (&mut refresher).await.ok()
         };
         if let Ok(outcome) = tokio::time::timeout(within, request).await {
             return outcome;
         }
         // A refresher that was sent at the last moment must not be lost.
-        handed.close();
-        handed.try_recv().ok()
+        refresher.close();
+        refresher.try_recv().ok()
+    }
+}
+
+impl Plan {
+    /// The previous credentials whose refreshers are needed: its own to continue with, and the holder of its place.
+    pub(super) fn needs(&self) -> impl Iterator<Item = &str> {
+        let own = match &self.step {
+            Step::Keep | Step::Begin { inherits: false, .. } => None,
+            Step::Renew { .. } | Step::Begin { inherits: true, .. } => Some(self.source.name()),
+        };
+        own.into_iter().chain(self.vacated())
+    }
+
+    /// The previous credential that has to close its state, because this one gets its place.
+    pub(super) fn vacated(&self) -> Option<&str> {
+        match &self.step {
+            Step::Renew { place: Place::Vacated(holder), .. }
+            | Step::Begin { place: Place::Vacated(holder), .. } => Some(holder),
+            Step::Keep | Step::Renew { .. } | Step::Begin { .. } => None,
+        }
     }
 }
 
@@ -234,7 +265,7 @@ pub(super) async fn all_idle(credentials: &[Credential]) {
 }
 
 impl Place {
-    /// Lets a refresher, between two requests, go on with other settings and in this place.
+    /// Gives a refresher, between two requests, other settings and this place.
     pub(super) async fn renew(
         self,
         refresher: OneRefresher,
@@ -252,11 +283,11 @@ impl Place {
     /// The state of a credential that begins anew, inherited from a previous refresher if there is one.
     pub(super) async fn state(
         self,
-        heir_of: Option<OneRefresher>,
+        previous: Option<OneRefresher>,
         config: &Config,
         clock: Clock,
     ) -> DurableState {
-        let inherited = heir_of.map(OneRefresher::into_state);
+        let inherited = previous.map(OneRefresher::into_state);
         match (self.opened(config, clock).await, inherited) {
             (None, Some(inherited)) => inherited.belonging_to(config),
             (Some(place), Some(inherited)) => {
@@ -282,21 +313,15 @@ impl Place {
 /// Opens a place that was usable a moment ago. If that fails, an error is logged and the state is kept in memory.
 async fn reopened(config: &Config, clock: Clock) -> DurableState {
     let wanted = Arc::clone(config);
-    let opening = tokio::task::spawn_blocking(move || -> Result<DurableState, OpenError> {
-        DurableState::open(&wanted, clock)
-    });
-    match opening.await {
-        Ok(Ok(opened)) => opened,
-        outcome => {
-            let error = outcome.map_or_else(
-                |panic| panic.to_string(),
-                |refused| refused.map_or_else(|error| in_one_line(&error), |_| String::new()),
-            );
-            let help = "reload once more, or restart";
-            error!(credential = config.name, error, help, "state not opened and kept in memory");
-            DurableState::in_memory(clock)
-        }
-    }
+    let opening = tokio::task::spawn_blocking(move || DurableState::open(&wanted, clock));
+    let error = match opening.await {
+        Ok(Ok(opened)) => return opened,
+        Ok(Err(refused)) => in_one_line(&refused),
+        Err(panicked) => panicked.to_string(),
+    };
+    let help = "reload once more, or restart";
+    error!(credential = config.name, error, help, "state not opened and kept in memory");
+    DurableState::in_memory(clock)
 }
 
 #[cfg(test)]
@@ -317,7 +342,7 @@ mod tests {
              [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"",
             server.token_url()
         );
-        let checked = parse(Path::new("proxy.toml"), text, &Environment::empty()).unwrap();
+        let checked = parse(Path::new("proxy.toml"), text, &Environment::from([("", ""); 0])).unwrap();
         let config = Arc::clone(&checked.config.credentials[0]);
         let client = client(&config, &Trust::default()).unwrap();
         let clock = Clock::system();

@@ -1,9 +1,9 @@
-//! How one configuration differs from another, for those who are to be told.
+//! How one configuration differs from another, for the log and the response to a reload.
 
 use crate::config::{Config, Destination, Route};
 use crate::reload::{Difference, Reloaded};
 
-/// Gives another configuration what only a start can change as it is in force, and names the keys that want it otherwise.
+/// Keeps the values that only a start can change as they are in force, and returns the keys whose values differ.
 pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
     let mut keep = |key, is_same: bool| {
@@ -22,23 +22,13 @@ pub(super) fn keep_until_restart(before: &Config, after: &mut Config) -> Vec<&'s
     keys
 }
 
-/// How they differ.
+/// How two configurations differ.
 pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
     let route = |route: &Route| format!("{}{}", route.host.as_deref().unwrap_or(""), route.path);
     Reloaded {
-        routes: Difference::of(&before.routes, &after.routes, route, |one, other| one == other),
-        credentials: Difference::of(
-            &before.credentials,
-            &after.credentials,
-            |credential| credential.name.clone(),
-            |one, other| one == other,
-        ),
-        listeners: Difference::of(
-            &before.server.listen,
-            &after.server.listen,
-            ToString::to_string,
-            |one, other| one == other,
-        ),
+        routes: Difference::of(&before.routes, &after.routes, route),
+        credentials: Difference::of(&before.credentials, &after.credentials, |one| one.name.clone()),
+        listeners: Difference::of(&before.server.listen, &after.server.listen, ToString::to_string),
         settings: settings(before, after),
         ..Reloaded::default()
     }
@@ -101,7 +91,9 @@ mod tests {
     fn a_secret_that_was_changed_is_a_changed_credential_and_changes_its_routes() {
         let before = fixture::config("", "", "x");
         let same = differences(&before, &fixture::config("", "", "x"));
-        assert!(same.credentials.is_empty() && same.routes.is_empty() && same.settings.is_empty());
+        let unchanged = Difference { kept: 1, ..Difference::default() };
+        assert_eq!((&same.credentials, &same.routes), (&unchanged, &unchanged));
+        assert!(same.settings.is_empty());
 
         let other = differences(&before, &fixture::config("", "", "y"));
 

@@ -1,19 +1,18 @@
 //! The daemon: built from a configuration, reloaded with another one, and stopped.
 //!
-//! This module alone knows all parts. At the start, everything that can fail (certificate authorities, addresses,
-//! threads) fails before the first token request; at a reload, before anything is changed.
+//! Only this module knows all parts. At the start, everything that can fail (certificate authorities, addresses, threads)
+//! fails before the first token request; at a reload, before anything is changed.
 
 mod admin;
 mod certificates;
 mod credentials;
 mod differences;
-mod entrances;
 mod error;
+mod listen_sockets;
 mod reload;
 mod table;
 mod upstreams;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,10 +24,10 @@ use tracing::{info, warn};
 
 use self::admin::AdminAddress;
 use self::certificates::Certificates;
-use self::credentials::{Credential, Fate, Place, Refreshers, client, fates};
-use self::entrances::{Entrances, bind};
+use self::credentials::{Credential, Place, Plan, Refreshers, Step, client, plan};
 pub use self::error::StartError;
-use self::table::{Before, Served, serve};
+use self::listen_sockets::{ListenSockets, bind};
+use self::table::{Served, serve};
 pub(crate) use self::upstreams::{Connector, name as upstream_name, shares_connections};
 use self::upstreams::{Discoveries, InForce, Resources};
 use crate::clock::Clock;
@@ -46,12 +45,11 @@ use crate::proxy::worker::snapshot;
 use crate::proxy::worker::snapshot::Configuration;
 use crate::reload::Reloads;
 use crate::tls::client::Trust;
+use crate::token::state::LONGEST_WRITE_AT_STOP;
 use crate::token::{DurableState, Refresher};
 
 /// How long threads may take to end after the stage `Cutting` or `Cut`.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long stopping waits for the write of a state.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running daemon.
 #[derive(Debug)]
@@ -62,7 +60,7 @@ pub struct Daemon {
     service_settings: Arc<ServiceSettings>,
     upstreams: InForce,
     discoveries: Discoveries,
-    entrances: Entrances,
+    listen_sockets: ListenSockets,
     /// How many descriptors client connections may take.
     most_connections: usize,
     /// The descriptors that upstream connections may take.
@@ -99,9 +97,9 @@ impl Daemon {
             let durable = DurableState::in_memory(clock);
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
-        Certificates::try_out(config.server.tls.as_ref())?;
+        Certificates::new(config.server.tls.as_ref())?;
         let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
-        serve(config, resources, &Before { upstreams: &InForce::default(), table: None }).map(|_| ())
+        serve(config, resources, &InForce::default(), None).map(|_| ())
     }
 
     /// Binds, builds and starts everything. The admin address passes reload requests to `reloads`.
@@ -115,22 +113,20 @@ impl Daemon {
         let trust = Trust::default();
         let instance = format!("bearerd-{:08x}", fastrand::u32(..));
         let mut built = Vec::new();
-        for (credential, fate) in
-            config.credentials.iter().zip(fates(&config.credentials, &[], &trust, clock)?)
-        {
-            // At the start, no credential comes from a configuration before.
-            if let Fate::New { client, place: Place::Opened(durable), .. } = fate {
-                built.push(Refresher::new(Arc::clone(credential), *client, *durable, clock));
+        for Plan { source, step } in plan(&config.credentials, &[], &trust, clock)? {
+            // At the start each credential begins anew.
+            if let Step::Begin { refresher, place: Place::Opened(durable), .. } = step {
+                built.push((refresher.with_state(*durable), source));
             }
         }
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(shares.upstreams);
         let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
-        let served = serve(&config, resources, &Before { upstreams: &InForce::default(), table: None })?;
+        let served = serve(&config, resources, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
-        let (certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
-        let transition = Entrances::default().to(&config.server, false)?;
+        let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;
+        let transition = ListenSockets::default().to(&config.server, false)?;
         let admin = bind("admin.listen", config.admin.listen)?;
 
         let service_settings = Arc::new(ServiceSettings::new(&config, table, instance, clock));
@@ -139,8 +135,7 @@ impl Daemon {
         let (mut handles, mut workers) = (Vec::new(), Vec::new());
         for index in 0..config.server.workers {
             let (service_settings, upstreams) = (Arc::clone(&service_settings), upstreams.all.clone());
-            let configuration =
-                Configuration { service_settings, upstreams, limits: config.server.limits.clone() };
+            let configuration = Configuration { service_settings, upstreams };
             let (changing, changes) = mpsc::channel(1);
             handles.push(worker::spawn(index, configuration, stages.watch(), changes, &mut threads)?);
             workers.push(changing);
@@ -159,7 +154,6 @@ impl Daemon {
             .map(|((refresher, source), config)| refreshers.start(Arc::clone(config), refresher, source))
             .collect();
         let discoveries = Discoveries::default().continued_with(Vec::new(), discoveries, &mut tasks);
-        let mut certificates = certificates;
         certificates.keep(keeper, &mut tasks);
         let admin = AdminAddress::open(
             admin,
@@ -176,7 +170,7 @@ impl Daemon {
             service_settings,
             upstreams,
             discoveries,
-            entrances: transition.after,
+            listen_sockets: transition.after,
             most_connections: shares.callers,
             descriptors,
             certificates,
@@ -192,12 +186,7 @@ impl Daemon {
 
     /// The addresses that callers connect to.
     pub fn addresses(&self) -> Vec<Listen> {
-        self.entrances.addresses()
-    }
-
-    /// The admin address.
-    pub const fn admin(&self) -> SocketAddr {
-        self.admin.address
+        self.listen_sockets.addresses()
     }
 
     /// The configuration in force.
@@ -207,7 +196,7 @@ impl Daemon {
 
     /// Makes the daemon read the certificates again at once when notified.
     pub fn look_at_certificates(&self) -> Arc<tokio::sync::Notify> {
-        self.certificates.asked()
+        Arc::clone(&self.certificates.asked)
     }
 
     /// Waits until a part of the daemon ends unexpectedly, and names it.
@@ -280,7 +269,7 @@ impl Daemon {
     /// The longest time that a token request takes, with the write of its result.
     fn longest_refresh(&self) -> Duration {
         let longest = self.config.credentials.iter().map(|credential| credential.longest_request()).max();
-        longest.unwrap_or_default() + WRITE_TIMEOUT
+        longest.unwrap_or_default() + LONGEST_WRITE_AT_STOP + CUT_TIMEOUT
     }
 }
 

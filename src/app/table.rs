@@ -15,14 +15,7 @@ pub(super) struct Served {
     pub(super) discovered: Vec<Continued>,
 }
 
-/// The routing table and the upstreams in force.
-pub(super) struct Before<'b> {
-    pub(super) upstreams: &'b InForce,
-    /// The routing table; `None` at the start.
-    pub(super) table: Option<&'b Table>,
-}
-
-/// Builds the routing table, and keeps of the previous one what the configuration leaves unchanged.
+/// Builds the routing table, and keeps the upstreams and routes in force that the configuration leaves unchanged.
 ///
 /// # Errors
 ///
@@ -30,11 +23,12 @@ pub(super) struct Before<'b> {
 pub(super) fn serve(
     config: &Config,
     resources: Resources<'_>,
-    before: &Before<'_>,
+    in_force: &InForce,
+    previous: Option<&Table>,
 ) -> Result<Served, StartError> {
     let mut table = Table::default();
     let has_named_callers = config.routes.iter().any(|route| !route.callers.is_empty());
-    let mut upstreams = Upstreams::new(resources, &config.routes, before.upstreams);
+    let mut upstreams = Upstreams::new(resources, &config.routes, in_force);
     for route in &config.routes {
         let upstream = upstreams.of(route)?;
         let token = route.credential.as_ref().and_then(|credential| {
@@ -43,7 +37,7 @@ pub(super) fn serve(
         let (host, path) = (route.host.as_deref(), route.path.as_str());
         let must_be_plain = has_named_callers || config.routes.iter().any(|other| is_behind(other, route));
         let entry = Route::new(route, upstream, token, must_be_plain);
-        table.add(host, path, entry.with_hold_of(before.table.and_then(|table| table.find(host, path))));
+        table.add(host, path, entry.with_hold_of(previous.and_then(|table| table.find(host, path))));
     }
     let (upstreams, discoveries, discovered) = upstreams.into_parts()?;
     Ok(Served { table, upstreams, discoveries, discovered })

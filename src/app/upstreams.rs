@@ -49,8 +49,7 @@ pub(super) struct InForce {
     pub(super) all: Vec<Arc<Upstream>>,
 }
 
-/// Collects the upstreams of all routes. An upstream that is in force already is kept with its connections, its
-/// circuit breaker and its permits.
+/// Collects the upstreams of all routes. An upstream in force keeps its connections, circuit breaker and permits.
 pub(super) struct Upstreams<'c> {
     resources: Resources<'c>,
     before: &'c InForce,
@@ -62,7 +61,7 @@ pub(super) struct Upstreams<'c> {
     discoveries: Vec<Discovering>,
 }
 
-/// The parts of the daemon that routes and upstreams need.
+/// The parts that routes and upstreams are built with.
 #[derive(Clone, Copy)]
 pub(super) struct Resources<'c> {
     pub(super) trust: &'c Trust,
@@ -78,8 +77,7 @@ impl<'c> Upstreams<'c> {
         let is_discovered = |route: &&config::Route| matches!(route.upstream.destination, At::Discovered);
         let name = |route: &'c config::Route| route.credential.as_ref().map(|one| one.name.as_str());
         let moving = || routes.iter().filter(is_discovered);
-        // A discovery sets the address of all upstreams of its credential, so it continues only if all of them are
-        // kept.
+        // A discovery sets the address of all upstreams of its credential, and continues only if all of them stay.
         let ends: BTreeSet<_> =
             moving().filter(|route| before.of(route).is_none()).filter_map(name).collect();
         let discovered: BTreeSet<_> = moving().filter_map(name).filter(|name| !ends.contains(name)).collect();
@@ -198,27 +196,24 @@ impl<'c> Upstreams<'c> {
 }
 
 impl InForce {
-    /// The upstream in force that a route could use. A discovered upstream depends on the tokens of its credential,
-    /// which must be as good.
+    /// The upstream in force that a route could use. For a discovered upstream both credentials must share tokens.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
-        let is_of_the_same = |other: &config::Route| match route.upstream.destination {
-            At::Written(_) => true,
-            At::Discovered => {
-                let both = other.credential.as_ref().zip(route.credential.as_ref());
-                both.is_some_and(|(one, other)| one.shares_tokens_with(other))
-            }
+        let shares_tokens = |other: &config::Route| {
+            let both = other.credential.as_ref().zip(route.credential.as_ref());
+            both.is_some_and(|(one, other)| one.shares_tokens_with(other))
         };
-        let is_the_same =
-            |(other, _): &&(config::Route, _)| shares_connections(other, route) && is_of_the_same(other);
-        self.routes.iter().find(is_the_same).map(|(_, upstream)| Arc::clone(upstream))
+        let is_discovered = matches!(route.upstream.destination, At::Discovered);
+        let mut known = self.routes.iter();
+        let found = known
+            .find(|(other, _)| shares_connections(other, route) && (!is_discovered || shares_tokens(other)));
+        found.map(|(_, upstream)| Arc::clone(upstream))
     }
 }
 
 /// Whether requests of both routes may use the same connections.
 pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> bool {
     let (a, b) = (&one.upstream, &other.upstream);
-    let credential =
-        |route: &config::Route| route.credential.as_ref().map(|credential| credential.name.clone());
+    let credential = |route: &config::Route| route.credential.as_ref().map(|one| one.name.clone());
     let is_same_place = match (&a.destination, &b.destination) {
         (At::Written(a), At::Written(b)) => (&a.scheme, &a.authority) == (&b.scheme, &b.authority),
         (At::Discovered, At::Discovered) => credential(one) == credential(other),

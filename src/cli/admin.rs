@@ -32,7 +32,8 @@ pub(super) struct AdminAddress {
 
 #[derive(Debug)]
 pub(super) struct AdminClient {
-    base: String,
+    /// The daemon's address, as the base of URLs.
+    pub(super) base: String,
     /// Whether the address comes from the configuration, and so belongs to this machine.
     is_configured: bool,
     /// The admin token, or why it cannot be read, which the first operation returns.
@@ -90,11 +91,6 @@ impl AdminClient {
         }
     }
 
-    /// The daemon's address, as the base of URLs.
-    pub(super) fn base(&self) -> &str {
-        &self.base
-    }
-
     /// Whether a secret may be sent to the address.
     pub(super) fn is_protected(&self) -> bool {
         self.is_configured || Url::parse(&self.base).is_ok_and(|url| is_protected(&url))
@@ -106,7 +102,7 @@ impl AdminClient {
     ///
     /// [`AdminError::Unreachable`].
     pub(super) async fn get(&self, path: &str, within: Duration) -> Result<Answer, AdminError> {
-        self.send(self.http.get(self.url(path)).timeout(within)).await
+        self.send(self.http.get(format!("{}{path}", self.base)).timeout(within)).await
     }
 
     /// Requests an operation, with the admin token if one is configured. A body is JSON.
@@ -121,7 +117,7 @@ impl AdminClient {
         body: Option<&SecretString>,
         within: Duration,
     ) -> Result<Answer, AdminError> {
-        let mut request = self.http.request(method, self.url(path)).timeout(within);
+        let mut request = self.http.request(method, format!("{}{path}", self.base)).timeout(within);
         if let Some(secret) = self.token.take() {
             let secret = secret.map_err(AdminError::Token)?;
             if !self.is_protected() {
@@ -135,10 +131,6 @@ impl AdminClient {
             request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
         self.send(request).await
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}{path}", self.base)
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, AdminError> {
@@ -233,9 +225,9 @@ mod tests {
 
     #[test]
     fn an_address_argument_overrides_the_configuration() {
-        assert_eq!(client(None).base(), "http://10.0.0.1:9090");
-        assert_eq!(client(Some("10.0.0.1:1")).base(), "http://10.0.0.1:1");
-        assert_eq!(client(Some("https://admin.test/")).base(), "https://admin.test");
+        assert_eq!(client(None).base, "http://10.0.0.1:9090");
+        assert_eq!(client(Some("10.0.0.1:1")).base, "http://10.0.0.1:1");
+        assert_eq!(client(Some("https://admin.test/")).base, "https://admin.test");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::exit_code::{FAILED, OK};
 use super::output;
 use crate::app::StartError;
 use crate::causes::in_one_line;
-use crate::demo::scenario::{DemoError, Scenario};
+use crate::demo::{DemoError, Scenario};
 use crate::lifecycle::StopSignals;
 
 #[derive(Debug, clap::Args)]

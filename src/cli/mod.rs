@@ -5,6 +5,7 @@ mod check;
 mod config_file;
 mod demo;
 mod exit_code;
+mod forget;
 mod health;
 mod keygen;
 mod login;
@@ -43,6 +44,9 @@ enum Command {
     /// Authorize a credential's client in a browser, and store the grant
     #[command(after_help = login::HELP)]
     Login(login::Login),
+    /// Remove what the state keeps of a credential
+    #[command(after_help = forget::HELP)]
+    Forget(forget::Forget),
     /// Print a new key for the state file: 32 random bytes in base64
     #[command(after_help = keygen::HELP)]
     Keygen,
@@ -69,6 +73,7 @@ pub async fn main() -> ExitCode {
         Command::Health(health) => health::health(health, &Environment::process()).await,
         Command::Refresh(refresh) => refresh::refresh(refresh, &Environment::process()).await,
         Command::Login(login) => login::login(login, &Environment::process()).await,
+        Command::Forget(forget) => forget::forget(&forget, &Environment::process()),
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };

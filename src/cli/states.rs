@@ -100,6 +100,11 @@ fn missing_grant(credential: &Credential) -> Option<(&'static str, String)> {
 fn help_for_warning(warning: &Warning) -> &'static str {
     match warning {
         Warning::GroupMode(_) => "run chmod 600; the daemon's next write does the same",
+        Warning::Discarded(_) => "nothing has to be done; `bearerd forget CREDENTIAL` removes the file now",
+        Warning::Damaged(_) => {
+            "where the grant is a refresh token, hand over a new one or run `bearerd login`; otherwise nothing is lost \
+             but waits and tokens"
+        }
         _ => "the daemon's next write repairs the file",
     }
 }

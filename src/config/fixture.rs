@@ -36,7 +36,7 @@ pub(crate) mod keys {
         format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
     }
 
-    /// The same RSA key as PKCS#8 and as PKCS#1, and its public half (PKCS#1).
+    /// An RSA key as PKCS#8 and as PKCS#1, and its public half (PKCS#1).
     pub(crate) fn rsa() -> ([String; 2], Vec<u8>) {
         use aws_lc_rs::encoding::Pkcs8V1Der;
         use aws_lc_rs::signature::KeyPair as _;
@@ -49,7 +49,7 @@ pub(crate) mod keys {
         (pems, key.public_key().as_ref().to_vec())
     }
 
-    /// The same P-256 key as PKCS#8 and as SEC1, and its public half (a point).
+    /// A P-256 key as PKCS#8 and as SEC1, and its public half (a point).
     pub(crate) fn p256() -> ([String; 2], Vec<u8>) {
         use aws_lc_rs::encoding::EcPrivateKeyRfc5915Der;
         use aws_lc_rs::signature::KeyPair as _;

@@ -16,8 +16,8 @@ pub struct Peer {
     pub is_allowed: bool,
     /// Whether `trusted_proxies` has the address: fields such as `Forwarded` are believed.
     pub is_trusted_proxy: bool,
-    /// The number of the entrance that accepted the connection.
-    pub entrance: u32,
+    /// The number of the listening socket that accepted the connection.
+    pub listen_socket: u32,
 }
 
 /// The networks by which addresses are judged.
@@ -43,14 +43,14 @@ impl Networks {
             address: Some(address),
             is_allowed: contain(&self.allow_from, address.ip()),
             is_trusted_proxy: contain(&self.trusted_proxies, address.ip()),
-            entrance: 0,
+            listen_socket: 0,
         }
     }
 
     /// A peer that was judged by other networks before.
     pub fn judge_again(&self, peer: Peer) -> Peer {
         let judged = peer.address.map(|address| self.judge(address));
-        judged.map_or(peer, |judged| Peer { entrance: peer.entrance, ..judged })
+        judged.map_or(peer, |judged| Peer { listen_socket: peer.listen_socket, ..judged })
     }
 }
 
@@ -61,26 +61,21 @@ pub fn contain(networks: &[IpNet], address: IpAddr) -> bool {
 
 impl Peer {
     /// A process behind a unix socket, which has no address to judge: the file's mode decides who may call.
-    pub const UNIX: Self = Self { address: None, is_allowed: true, is_trusted_proxy: false, entrance: 0 };
-
-    /// The peer of a connection that this entrance accepted.
-    #[must_use]
-    pub const fn by(self, entrance: u32) -> Self {
-        Self { entrance, ..self }
-    }
+    pub const UNIX: Self =
+        Self { address: None, is_allowed: true, is_trusted_proxy: false, listen_socket: 0 };
 
     /// The address without the port.
     pub fn ip(&self) -> Option<IpAddr> {
         self.address.map(|address| address.ip())
     }
 
-    /// The address as the access log has it.
+    /// The address without the port as text, `unix` for a unix socket.
     pub fn host(&self) -> impl fmt::Display + use<> {
         Host(self.ip())
     }
 }
 
-/// With the port, where there is one.
+/// The address with its port, if it has one.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {

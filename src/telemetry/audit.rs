@@ -1,6 +1,6 @@
 //! The audit trail: events about a credential's tokens and about the operations of an operator.
 //!
-//! Each is a log event of the target `bearerd::audit`. Events about tokens carry the generation, the number of
+//! Each entry is a log event of the target `bearerd::audit`. Events about tokens carry the generation, the number of
 //! rotations, the last latency, the success rate and a fingerprint in place of the token. No event contains a secret.
 
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! What the daemon reports to its operator: the log and the audit trail.
+//! Reports to the operator: the log and the audit trail.
 
 pub mod audit;
 pub mod log;

@@ -1,4 +1,4 @@
-//! What keeps the log readable: a condition is logged when it changes, and an event that recurs at most once an interval.
+//! Limits on repeated log entries: for a condition, one entry for each change; for a recurring event, one each interval.
 
 use std::cell::Cell;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! Certificate, key and callers' authorities, taken up anew when their files change.
+//! Reloads the server certificate, its key and the client authorities when their files change.
 //!
-//! The files' content is looked at every few seconds, so that a swapped symlink is seen like an edited file. New
-//! connections get the new ones; those that are there stay. Whatever cannot be used changes nothing.
+//! The files' content is read every few seconds, so that a replaced symlink is noticed like an edited file. New connections
+//! use the new files; open connections stay. Unusable files change nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,138 +18,137 @@ use crate::config::ServerTls;
 use crate::config::model::certificate::now;
 use crate::config::model::server_tls::{Fingerprint, TlsFileError, TlsFiles, TlsMaterial};
 
-/// Between two looks at the files.
+/// The time between two readings of the files.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// How long reading the files is waited for.
+/// How long reading the files may take.
 const FILE_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
-type Look = (Fingerprint, Result<TlsMaterial, TlsFileError>);
+type Reading = (Fingerprint, Result<TlsMaterial, TlsFileError>);
 
-/// What callers are served with: swapped as a whole.
+/// The TLS configuration of new connections, replaced as a whole.
 pub type CurrentTls = Arc<ArcSwap<ServerConfig>>;
 
-/// Keeps what callers are served with up to date.
+/// Keeps the TLS configuration up to date.
 #[derive(Debug)]
 pub struct Reload {
     files: TlsFiles,
     current: CurrentTls,
-    /// What is in use.
+    /// The fingerprint and the content of the files in use.
     fingerprint: Fingerprint,
     material: TlsMaterial,
-    reading: Blocking<Look>,
-    /// What could not be used: the files as they were, and why.
-    trouble: Option<(Fingerprint, String)>,
-    /// The trouble that was told of.
-    told: Option<String>,
-    /// What has been said of the certificate's end.
-    said: Said,
+    reading: Blocking<Reading>,
+    /// The fingerprint of the files that the last reading found unusable, and the error.
+    unusable: Option<(Fingerprint, String)>,
+    /// The error that was logged.
+    logged: Option<String>,
+    expiry_warning: ExpiryWarning,
 }
 
-/// What has been said of the certificate's end.
+/// The last log entry about the certificate's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Said {
-    Nothing,
+enum ExpiryWarning {
+    None,
     Soon,
     Ended,
 }
 
 impl Reload {
-    /// Begins with what the configuration found.
+    /// Begins with the files as the configuration has read them.
     ///
     /// # Errors
     ///
-    /// If it cannot be used.
+    /// [`ServerTlsError`] if the files cannot be used.
     pub fn new(tls: &ServerTls) -> Result<Self, ServerTlsError> {
         let ServerTls { files, initial, fingerprint } = tls.clone();
         let current = Arc::new(ArcSwap::from(server_config(&initial)?));
-        // A warning of the configuration has said so.
-        let said = if initial.ends_soon() { Said::Soon } else { Said::Nothing };
+        // The configuration has a warning of its own.
+        let expiry_warning = if initial.ends_soon() { ExpiryWarning::Soon } else { ExpiryWarning::None };
         Ok(Self {
             files,
             current,
             fingerprint,
             material: initial,
             reading: Blocking::new(FILE_READ_TIMEOUT),
-            trouble: None,
-            told: None,
-            said,
+            unusable: None,
+            logged: None,
+            expiry_warning,
         })
     }
 
-    /// What new connections are to be accepted with.
+    /// The TLS configuration of new connections.
     pub fn current(&self) -> CurrentTls {
         Arc::clone(&self.current)
     }
 
-    /// Looks every few seconds, and at once when `asked`; never ends.
+    /// Reads the files every few seconds, and at once when `asked` is notified. Never returns.
     ///
     /// # Cancel safety
     ///
-    /// What is in use stays whole.
+    /// The TLS configuration in use stays whole.
     pub async fn run(mut self, asked: Arc<Notify>) {
         loop {
             let is_asked = tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => false,
                 () = asked.notified() => true,
             };
-            self.look(is_asked).await;
-            self.mind_the_end();
+            self.read(is_asked).await;
+            self.warn_of_expiry();
         }
     }
 
-    /// Looks once. What is wrong is told at the second look that finds it so, as files that belong together are not
-    /// written in one moment, and at once to whom `is_asked` for it.
-    async fn look(&mut self, is_asked: bool) {
+    /// Reads the files once. An error is logged if a second reading confirms it, as files that belong together are not
+    /// written in one moment; if `is_asked`, at once.
+    async fn read(&mut self, is_asked: bool) {
         let files = self.files.clone();
         let (fingerprint, outcome) = match self.reading.run(move || files.read()).await {
-            Ok(look) => look,
-            Err(error) => return self.complain(None, format!("reading the files {error}"), is_asked),
+            Ok(reading) => reading,
+            Err(error) => return self.failed(None, format!("reading the files {error}"), is_asked),
         };
         match outcome {
             Ok(_) if fingerprint == self.fingerprint => {
-                self.trouble = None;
-                if self.told.take().is_some() || is_asked {
+                self.unusable = None;
+                if self.logged.take().is_some() || is_asked {
                     info!(ends = self.material.end_date(), "server certificate unchanged");
                 }
             }
             Ok(material) => match server_config(&material) {
-                Ok(config) => self.take_up(fingerprint, material, config),
-                Err(error) => self.complain(fingerprint, in_one_line(&error), is_asked),
+                Ok(config) => self.replace(fingerprint, material, config),
+                Err(error) => self.failed(fingerprint, in_one_line(&error), is_asked),
             },
-            Err(error) => self.complain(fingerprint, in_one_line(&error), is_asked),
+            Err(error) => self.failed(fingerprint, in_one_line(&error), is_asked),
         }
     }
 
-    fn take_up(&mut self, fingerprint: Fingerprint, material: TlsMaterial, config: Arc<ServerConfig>) {
+    fn replace(&mut self, fingerprint: Fingerprint, material: TlsMaterial, config: Arc<ServerConfig>) {
         self.current.store(config);
         info!(ends = material.end_date(), "server certificate reloaded");
         self.fingerprint = fingerprint;
         self.material = material;
-        self.trouble = None;
-        self.told = None;
-        self.said = Said::Nothing;
+        self.unusable = None;
+        self.logged = None;
+        self.expiry_warning = ExpiryWarning::None;
     }
 
-    fn complain(&mut self, fingerprint: Fingerprint, why: String, is_asked: bool) {
-        let trouble = Some((fingerprint, why.clone()));
-        let is_settled = self.trouble == trouble;
-        self.trouble = trouble;
-        if (is_settled || is_asked) && self.told.as_ref() != Some(&why) {
-            warn!(error = why, "server certificate not reloaded, kept the last one");
-            self.told = Some(why);
+    fn failed(&mut self, fingerprint: Fingerprint, error: String, is_asked: bool) {
+        let unusable = Some((fingerprint, error.clone()));
+        let is_confirmed = self.unusable == unusable;
+        self.unusable = unusable;
+        if (is_confirmed || is_asked) && self.logged.as_ref() != Some(&error) {
+            warn!(error, "server certificate not reloaded, kept the last one");
+            self.logged = Some(error);
         }
     }
 
-    /// Says once that the certificate ends soon, and once that it has ended.
-    fn mind_the_end(&mut self) {
+    /// Logs once that the certificate ends soon, and once that it has ended.
+    fn warn_of_expiry(&mut self) {
         let has_ended = self.material.end.is_some_and(|end| end <= now());
         let ends = self.material.end_date();
-        if has_ended && self.said < Said::Ended {
+        if has_ended && self.expiry_warning < ExpiryWarning::Ended {
             error!(ends, "server certificate has ended");
-            self.said = Said::Ended;
-        } else if self.material.ends_soon() && self.said < Said::Soon {
+            self.expiry_warning = ExpiryWarning::Ended;
+        } else if self.material.ends_soon() && self.expiry_warning < ExpiryWarning::Soon {
             warn!(ends, "server certificate ends soon");
-            self.said = Said::Soon;
+            self.expiry_warning = ExpiryWarning::Soon;
         }
     }
 }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::endpoint::TokenEndpoint;
 use super::endpoint::response::TokenResponse;
-use super::error::{NO_CODE, TokenError};
+use super::error::TokenError;
 use super::state::file::{ClientSecretHash, State};
 use crate::config::{Credential, Identity};
 
@@ -112,7 +112,7 @@ impl ClientSecrets {
         configured: &Identity<SecretString>,
     ) -> Result<TokenResponse, TokenError> {
         let mut outcome = endpoint.request(credential, &self.identity(configured), None).await;
-        if outcome.as_ref().err().is_some_and(is_invalid_client) && self.refused(configured) {
+        if outcome.as_ref().err().is_some_and(TokenError::refuses_client) && self.refused(configured) {
             outcome = endpoint.request(credential, &self.identity(configured), None).await;
         }
         if outcome.is_ok() {
@@ -149,12 +149,6 @@ fn hash_of(identity: &Identity<SecretString>, which: WhichSecret) -> Option<Clie
         WhichSecret::Next => identity.client_secret_next.as_ref(),
     };
     secret.map(ClientSecretHash::of)
-}
-
-/// Whether the server refuses the client (RFC 6749 §5.2). Some servers answer 401 without an error code.
-pub(super) fn is_invalid_client(error: &TokenError) -> bool {
-    matches!(error, TokenError::Rejected { status, code, .. }
-        if code == "invalid_client" || (*status == 401 && code == NO_CODE))
 }
 
 #[cfg(test)]

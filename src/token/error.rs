@@ -22,6 +22,16 @@ pub enum TokenError {
     /// The server failed, with this status.
     #[error("the token endpoint answered {0}")]
     Server(u16),
+    /// The server is unavailable, with this error, or something in front of the server answered.
+    #[error("the token endpoint is unavailable (status {status}): {code}{}", detail(.description.as_deref()))]
+    Unavailable {
+        /// The status code.
+        status: u16,
+        /// The error code.
+        code: String,
+        /// The server's explanation.
+        description: Option<String>,
+    },
     /// The response is a success without a usable token, or invalid.
     #[error("the token endpoint's answer is unusable: {0}")]
     Malformed(Malformed),
@@ -44,6 +54,8 @@ pub enum TokenError {
         code: String,
         /// The server's explanation.
         description: Option<String>,
+        /// The part of the request that the server refuses.
+        refusal: Refusal,
     },
     /// No request can be made.
     #[error("no assertion can be signed: {0}")]
@@ -57,6 +69,17 @@ pub enum TokenError {
     /// The token lacks these required scopes.
     #[error("the token was granted without the required scopes: {}", .0.join(" "))]
     ScopeMissing(Vec<String>),
+}
+
+/// The part of a token request that the server refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The grant, which has ended or was never valid (RFC 6749 §5.2).
+    Grant,
+    /// The client: another secret may help.
+    Client,
+    /// Another part.
+    Request,
 }
 
 /// The code of an error response without one.
@@ -103,8 +126,8 @@ pub enum Malformed {
     /// The member `expires_in` is not a number of seconds.
     #[error("its expires_in is not a number of seconds")]
     Lifetime,
-    /// The member `token_type` is not `Bearer`.
-    #[error("its token_type is not Bearer")]
+    /// The member `token_type` is none of `token_types`.
+    #[error("its token_type is none of `token_types`")]
     TokenType,
     /// The token is the current one again, and has ended.
     #[error("it is the token that we had, which has ended")]
@@ -183,9 +206,11 @@ impl TokenError {
     /// The class of the failure.
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Network(_) | Self::Discovery(_) | Self::Server(_) | Self::Malformed(_) => {
-                FailureClass::Transient
-            }
+            Self::Network(_)
+            | Self::Discovery(_)
+            | Self::Server(_)
+            | Self::Unavailable { .. }
+            | Self::Malformed(_) => FailureClass::Transient,
             Self::Throttled { retry_after, at_least, .. } => {
                 FailureClass::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
@@ -197,12 +222,22 @@ impl TokenError {
         }
     }
 
+    /// Whether the server refuses the grant: expired, revoked, used, or another client's.
+    pub const fn refuses_grant(&self) -> bool {
+        matches!(self, Self::Rejected { refusal: Refusal::Grant, .. })
+    }
+
+    /// Whether the server refuses the client, so that another secret may help.
+    pub const fn refuses_client(&self) -> bool {
+        matches!(self, Self::Rejected { refusal: Refusal::Client, .. })
+    }
+
     /// The outcome of the request, as one word for metrics and events.
     pub const fn outcome(&self) -> &'static str {
         match self {
             Self::Network(_) => "network",
             Self::Discovery(_) => "discovery",
-            Self::Server(_) => "server_error",
+            Self::Server(_) | Self::Unavailable { .. } => "server_error",
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
@@ -244,6 +279,7 @@ mod tests {
             status: 401,
             code: "invalid_client".into(),
             description: Some("unknown client".into()),
+            refusal: Refusal::Client,
         };
 
         assert_eq!(

@@ -6,24 +6,26 @@ use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use secrecy::SecretString;
 
+use super::endpoint::classify::{Asked, classify};
+use super::endpoint::exchange::Body;
 use super::endpoint::metadata::Metadata;
-use super::endpoint::response::{MAX_LIFETIME, classify};
+use super::endpoint::response::{Expected, MAX_LIFETIME};
 pub use super::state::fuzzing::state_file;
 use crate::config::Issuer;
-use crate::config::model::endpoint::is_protected;
-use crate::config::model::request::AnswerFields;
+use crate::config::model::request::{AnswerFields, ErrorCodes};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
-/// Classifies a response: two bytes of status, a line of `Retry-After`, a line of `Date`, and the body.
+/// Classifies a response: two bytes of status and situation, a line of `Retry-After`, a line of `Date`, and the body.
 ///
 /// # Panics
 ///
 /// If the result has a lifetime of more than a year, or quotes the client's secret.
 pub fn answer(answer: &[u8]) {
     let [high, low, rest @ ..] = answer else { return };
-    let status = 100 + u16::from_be_bytes([*high, *low]) % 500;
-    let Ok(status) = StatusCode::from_u16(status) else { return };
+    let number = u16::from_be_bytes([*high, *low]);
+    let Ok(status) = StatusCode::from_u16(100 + number % 500) else { return };
+    let situation = number / 500;
     let mut parts = rest.splitn(3, |byte| *byte == b'\n');
     let mut headers = HeaderMap::new();
     for name in [RETRY_AFTER, DATE] {
@@ -33,9 +35,19 @@ pub fn answer(answer: &[u8]) {
         }
     }
     let body = parts.next().unwrap_or_default();
-    let secrets = [SecretString::from(SECRET)];
-    match classify(status, &headers, body, &AnswerFields::default(), &secrets) {
-        Ok(grant) => assert!(grant.lifetime.unwrap_or(Duration::ZERO) <= MAX_LIFETIME),
+    let body = Body { bytes: body.to_owned(), is_complete: situation & 4 == 0 };
+    let asked = Asked {
+        expected: Expected { fields: &AnswerFields::default(), token_types: &["Bearer".to_owned()] },
+        errors: &ErrorCodes { dead: vec!["session_over".to_owned()], ..ErrorCodes::default() },
+        secrets: &[SecretString::from(SECRET)],
+        holds_token: situation & 1 != 0,
+        spends_refresh_token: situation & 2 != 0,
+    };
+    match classify(status, &headers, &body, &asked) {
+        Ok(grant) => {
+            assert!(grant.lifetime.unwrap_or(Duration::ZERO) <= MAX_LIFETIME);
+            assert!(body.is_complete || grant.access_token.is_empty());
+        }
         Err(error) => assert!(!format!("{error} {error:?}").contains(SECRET)),
     }
 }
@@ -51,8 +63,8 @@ pub fn metadata(json: &[u8]) {
     let issuer = Issuer::new(identifier, url);
     for shows_certificate in [false, true] {
         if let Ok(metadata) = Metadata::parse(json, &issuer, shows_certificate) {
-            assert!(is_protected(&metadata.token_endpoint));
-            assert!(metadata.authorization_endpoint().map_or(true, |url| is_protected(&url)));
+            assert_eq!(metadata.token_endpoint.scheme(), "https");
+            assert!(metadata.authorization_endpoint().map_or(true, |url| url.scheme() == "https"));
         }
     }
 }

@@ -37,7 +37,7 @@ pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
 pub use endpoint::response::TokenResponse;
-pub use endpoint::{ClientError, TokenClient, TokenEndpoint};
+pub use endpoint::{ClientError, HeldToken, TokenClient, TokenEndpoint};
 pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;

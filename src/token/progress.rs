@@ -130,6 +130,7 @@ fn reason_of(failure: &TokenError) -> Reason {
         TokenError::Network(_)
         | TokenError::Discovery(_)
         | TokenError::Server(_)
+        | TokenError::Unavailable { .. }
         | TokenError::Malformed(_) => Reason::EndpointUnavailable,
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
         TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,

@@ -64,18 +64,8 @@ async fn check_reports_a_state_that_the_daemon_would_refuse_with_file_and_remedy
     let whole = fs::read(&path).unwrap();
     let config = world.folder().join("proxy.toml");
     let text = fs::read_to_string(&config).unwrap();
-    let half = &whole[..whole.len() / 2];
     for (content, permissions, config_text, said, remedy) in [
-        (half, 0o600, text.clone(), "it is truncated", "put a good copy there"),
-        (b"{}", 0o600, text.clone(), "it is not a state of bearerd", "put a good copy there"),
         (&whole, 0o604, text.clone(), "its mode 0604 lets every user at it", "chmod 600"),
-        (
-            &whole,
-            0o600,
-            text.replace("client_id = \"", "client_id = \"another-"),
-            "it belongs to another credential",
-            "a state_file of its own",
-        ),
         (
             &whole,
             0o600,
@@ -94,11 +84,37 @@ async fn check_reports_a_state_that_the_daemon_would_refuse_with_file_and_remedy
         assert!(output.contains(said) && output.contains(remedy), "{output}");
         assert!(output.contains("proxy.toml:") && output.contains("[credentials.api]"), "{output}");
         assert!(!output.contains(OTHER_KEY), "{output}");
-        assert_eq!(fs::read(&path).unwrap(), content);
+        assert_eq!(fs::read(&path).unwrap(), *content);
         // `run` says the same.
         let (code, output) = ended(world.another()).await;
         assert_eq!(code, 78, "{said}");
         assert!(output.contains(said) && output.contains(remedy), "{output}");
+    }
+    world.check();
+}
+
+#[tokio::test]
+async fn check_warns_of_a_state_that_the_daemon_starts_without() {
+    let (folder, mut world) = world_with_state().await;
+    world.kill().await;
+    let path = state_file(&folder);
+    let whole = fs::read(&path).unwrap();
+    let config = world.folder().join("proxy.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let of_another_client = text.replace("client_id = \"", "client_id = \"another-");
+    for (content, config_text, said) in [
+        (whole[..whole.len() / 2].to_vec(), &text, "the daemon's start moves it aside: it is truncated"),
+        (b"{}".to_vec(), &text, "the daemon's start moves it aside: it is not a state of bearerd"),
+        (whole, &of_another_client, "is discarded: an access token, the waits"),
+    ] {
+        fs::write(&path, &content).unwrap();
+        fs::write(&config, config_text).unwrap();
+
+        let (code, output) = check(&world).await;
+
+        assert_eq!(code, 0, "{output}");
+        assert!(output.contains(said) && output.contains("1 warning"), "{output}");
+        assert_eq!(fs::read(&path).unwrap(), content);
     }
     world.check();
 }

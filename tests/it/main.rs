@@ -22,6 +22,7 @@ mod corpus;
 mod discovery;
 mod drain;
 mod faults;
+mod forget;
 mod framing;
 mod grants;
 mod imports;

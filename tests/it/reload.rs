@@ -514,13 +514,16 @@ async fn another_principal_begins_anew_and_asks_for_its_own_token() {
 }
 
 #[tokio::test]
-async fn a_changed_client_id_is_refused_the_former_clients_state() {
+async fn a_changed_client_id_is_refused_the_former_clients_refresh_token() {
     let folder = tempfile::tempdir().unwrap();
+    let refresh_token = folder.path().join("refresh");
     let world = daemon()
         .server(&format!("state_dir = \"{}\"", folder.path().display()))
         .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
         .credential("state_key = { env = \"STATE_KEY\" }")
-        .start()
+        .credential("grant = \"refresh_token\"")
+        .credential(&format!("refresh_token = {{ file = \"{}\" }}", refresh_token.display()))
+        .start_after(async |server| std::fs::write(&refresh_token, server.authorize()).unwrap())
         .await;
     let good = world.configuration();
 
@@ -532,6 +535,26 @@ async fn a_changed_client_id_is_refused_the_former_clients_state() {
     world.configure(|_| good);
     assert_eq!(world.reload().await["credentials"], "1 kept");
     assert_eq!(world.authorization.requests(), 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_changed_client_id_discards_a_state_without_a_refresh_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = daemon()
+        .server(&format!("state_dir = \"{}\"", folder.path().display()))
+        .environment("STATE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+        .credential("state_key = { env = \"STATE_KEY\" }")
+        .start()
+        .await;
+
+    world.configure(|text| text.replace(testkit::harness::setup::CLIENT_ID, "somebody-else"));
+    world.reload().await;
+
+    let event = world.process.event("state opened with a warning").await;
+    assert!(event["warning"].as_str().unwrap().contains("is discarded: an access token"), "{event}");
+    // The server does not know the new client, and the token of the former one is not used.
+    assert_eq!(world.get("/x").await.status, 503);
     world.finish().await;
 }
 

@@ -342,12 +342,50 @@ async fn a_damaged_state_is_refused_with_the_reason_and_left_unchanged() {
     let event = refused(&world, 78).await;
 
     assert!(event["error"].as_str().unwrap().contains("it is truncated"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("bearerd forget"), "{event}");
     assert_eq!(fs::read(place.state_file()).unwrap(), half);
     fs::write(place.state_file(), whole).unwrap();
     world.start_again().await;
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn without_a_refresh_token_a_damaged_state_is_moved_aside() {
+    let place = Place::new();
+    let mut world = place.setup_with_key().start().await;
+    for (number, content) in [(1, b"".as_slice()), (2, b"something else".as_slice())] {
+        world.kill().await;
+        fs::write(place.state_file(), content).unwrap();
+        let before = world.authorization.requests();
+
+        world.start_again().await;
+
+        let event = world.process.event("damaged state moved aside, started without it").await;
+        let aside = place.state_dir().join(format!("api.state.corrupt-{number}"));
+        assert_eq!((&event["level"], &event["moved_to"]), (&"ERROR".into(), &aside.to_str().into()));
+        assert_eq!(fs::read(aside).unwrap(), content);
+        assert_eq!(world.get("/x").await.status, 200);
+        assert_eq!(world.authorization.requests(), before + 1);
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_refresh_token_of_another_client_is_not_discarded() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.kill().await;
+    let before = fs::read(place.state_file()).unwrap();
+    world.configure(|text| text.replace("client_id = \"", "client_id = \"another-"));
+
+    let event = refused(&world, 78).await;
+
+    assert!(event["error"].as_str().unwrap().contains("belongs to another credential"), "{event}");
+    assert!(event["help"].as_str().unwrap().contains("bearerd forget"), "{event}");
+    assert_eq!(fs::read(place.state_file()).unwrap(), before);
+    world.check();
 }
 
 const NEW_KEY: &str = "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE=";
@@ -495,7 +533,7 @@ async fn a_second_signal_waits_only_for_a_refresh_token_in_use() {
     world.check();
 }
 
-/// A folder that was removed accepts no file of any user.
+/// No user can write to a folder that was removed.
 #[tokio::test]
 async fn on_a_read_only_disk_the_grant_is_kept_in_memory() {
     let place = Place::new();
@@ -506,10 +544,37 @@ async fn on_a_read_only_disk_the_grant_is_kept_in_memory() {
     assert_eq!(world.get("/x").await.status, 200);
     let event = world.process.event("state is not durable and kept in memory").await;
     assert_eq!(event["a_restart_loses_the_grant"], true);
-    assert!(event["error"].as_str().unwrap().contains("a temporary file cannot be made"), "{event}");
+    assert!(event["error"].as_str().unwrap().contains("removed or replaced"), "{event}");
     assert_eq!(world.process.events("state is not durable and kept in memory").len(), 1);
     assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn a_lost_state_folder_or_lock_file_is_made_again_and_admits_no_second_daemon() {
+    type Lose = fn(&Place);
+    let folder: Lose = |place| {
+        remove_all(&place.state_dir());
+        fs::create_dir(place.state_dir()).unwrap();
+    };
+    let lock_file: Lose = |place| fs::remove_file(place.state_dir().join("api.state.lock")).unwrap();
+    for lose in [folder, lock_file] {
+        let place = Place::new();
+        let mut world = place.start(place.setup_with_key()).await;
+        lose(&place);
+        world.authorization.revoke_all();
+        assert_eq!(world.get("/x").await.status, 200);
+
+        let mut second = world.another();
+        assert_eq!(second.ended().await.code(), Some(1), "{}", second.output());
+        let error = second.event("not started").await["error"].to_string();
+        assert!(error.contains("is in use by process "), "{error}");
+        world.kill().await;
+        let tokens = world.authorization.refresh_tokens();
+        assert_eq!(refresh_token_on_disk(&world).as_deref(), tokens.latest());
+        assert_eq!(tokens.reuses(), 0);
+        world.check();
+    }
 }
 
 /// A limit on the size of files stands for a full disk; later there is room again.
@@ -595,6 +660,30 @@ async fn twenty_restarts_make_no_more_token_requests_than_one_run() {
     assert!((5..=5 + refilled).contains(&asked), "{asked} requests, {refilled} refilled");
     assert!(kept_back > 10, "{kept_back}");
     world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_that_is_refused_with_another_code_is_not_sent_again() {
+    for (fallback, code) in
+        [("", Some("reauthorization_required")), ("fallback = \"client_credentials\"", None)]
+    {
+        let place = Place::new();
+        let world = place.start(place.setup_with_key().credential(fallback)).await;
+        let before = world.authorization.requests();
+        let refused = "{\"error\":\"bad_refresh_token\",\"error_description\":\"it has expired\"}";
+        world.authorization.answer_next(Answer::status(200, refused));
+        world.authorization.revoke_all();
+
+        let reply = world.get("/x").await;
+
+        assert_eq!(reply.code().as_deref(), code, "{fallback}: {}", reply.text());
+        let grants: Vec<String> =
+            world.authorization.asked()[before..].iter().map(|asked| grant_type(&asked.form)).collect();
+        let expected: &[&str] =
+            if code.is_some() { &["refresh_token"] } else { &["refresh_token", "client_credentials"] };
+        assert_eq!(grants, expected);
+        world.finish().await;
+    }
 }
 
 /// The log reports the failure once; no caller notices.

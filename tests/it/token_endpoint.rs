@@ -87,7 +87,8 @@ async fn a_transient_answer_is_retried_after_the_backoff() {
         fixed(200, &[("content-type", "text/html")], "<html>all is well</html>"),
         fixed(200, &[], "{\"access_token\":\"tok_trunc"),
         fixed(200, &[], "{\"token_type\":\"bearer\"}"),
-        fixed(200, &[], "{\"error\":\"invalid_grant\"}"),
+        fixed(200, &[], "{\"error\":\"server_error\"}"),
+        fixed(400, &[], "{\"error\":\"temporarily_unavailable\"}"),
         fixed(200, &[], &huge),
         fixed(200, &[], "{\"access_token\":\"a b\"}"),
         fixed(200, &[], "{\"access_token\":\"a\\r\\nx-injected: y\"}"),
@@ -102,8 +103,8 @@ async fn a_transient_answer_is_retried_after_the_backoff() {
         fixed(502, &[], "<html>"),
         fixed(503, &[], ""),
         fixed(504, &[], ""),
-        fixed(429, &[], ""),
         fixed(429, &[("retry-after", "1")], ""),
+        fixed(400, &[("retry-after", "1")], "{\"error\":\"invalid_client\"}"),
         fixed(503, &[("retry-after", "1")], ""),
         Answer::Hangup,
     ];
@@ -132,6 +133,8 @@ async fn a_rejection_is_reported_at_once_and_not_retried() {
         fixed(400, &[], "{\"error\":\"unsupported_grant_type\"}"),
         fixed(400, &[], "{\"error\":\"invalid_scope\"}"),
         fixed(400, &[], "{\"error\":\"invalid_grant\"}"),
+        fixed(200, &[], "{\"error\":\"invalid_grant\"}"),
+        fixed(200, &[], "error=invalid_grant&error_description=gone"),
         fixed(400, &[], "{\"error\":\"invalid_request\"}"),
         fixed(403, &[], "<html>forbidden</html>"),
         fixed(404, &[], ""),
@@ -186,7 +189,47 @@ async fn a_rate_limit_without_a_time_is_a_rate_limit() {
     let reply = world.get("/x").await;
 
     assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_rate_limited")));
-    assert_eq!(reply.get("retry-after"), Some("1"));
+    let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
+    assert!((58..=62).contains(&wait), "{wait}");
+    world.finish().await;
+}
+
+/// An ingress answers like this while the authorization server restarts, and a firewall when it pleases.
+#[tokio::test]
+async fn an_unknown_error_while_a_token_is_held_is_retried_after_the_backoff() {
+    let world = daemon().quiet().lifetime(8).start().await;
+    let before = world.authorization.requests();
+    world.authorization.answer_next(fixed(404, &[], "default backend - 404"));
+    world.authorization.answer_next(fixed(403, &[], "<html>blocked</html>"));
+
+    eventually("a new token", async || world.authorization.requests() == before + 3).await;
+
+    let asked = world.authorization.asked();
+    assert!(asked[before + 2].at - asked[before].at < Duration::from_secs(4), "a latch lasts 30 s");
+    assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_configured_error_codes_and_token_types_are_those_of_the_server() {
+    let world = daemon()
+        .without_token()
+        .credential("token_types = [\"N_A\"]\nerrors = { throttled = [\"busy\"] }")
+        .start_after(async |server| server.answer_next(fixed(400, &[], "{\"error\":\"busy\"}")))
+        .await;
+    eventually("the refusal", async || world.authorization.requests() == 1).await;
+
+    assert_eq!(world.get("/x").await.code().as_deref(), Some("token_endpoint_rate_limited"));
+    world.finish().await;
+
+    let token = "{\"access_token\":\"t\",\"token_type\":\"n_a\",\"expires_in\":60}";
+    let world = daemon()
+        .without_token()
+        .credential("token_types = [\"N_A\"]")
+        .start_after(async |server| server.answer_next(fixed(200, &[], token)))
+        .await;
+    world.process.event("token refreshed").await;
+    assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
 }
 

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bearerd::config::{Environment, parse};
+use bearerd::config::{Config, Environment, parse};
 use bearerd::tls::client::Trust;
-use bearerd::token::error::TokenError;
+use bearerd::token::error::{Malformed, TokenError};
 use bearerd::token::{TokenClient, TokenEndpoint};
 use rustix::process::Signal;
+use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -44,11 +45,8 @@ async fn endpoint(script: &Script) -> RawPeer {
     .await
 }
 
-/// FLT-NET-03.
-#[tokio::test]
-async fn a_truncated_answer_is_never_a_partial_token() {
-    let script = Script::default();
-    let peer = endpoint(&script).await;
+/// A configuration whose credential asks this peer.
+fn config(peer: &RawPeer) -> Config {
     let text = format!(
         "[credentials.api]\ntoken_url = \"http://{}/token\"\nclient_id = \"x\"\n\
          client_secret = {{ env = \"S\" }}\n\
@@ -56,7 +54,15 @@ async fn a_truncated_answer_is_never_a_partial_token() {
         peer.address
     );
     let environment = Environment::from([("S", "x")]);
-    let config = parse(Path::new("proxy.toml"), text, &environment).unwrap().config;
+    parse(Path::new("proxy.toml"), text, &environment).unwrap().config
+}
+
+/// FLT-NET-03.
+#[tokio::test]
+async fn a_truncated_answer_is_never_a_partial_token() {
+    let script = Script::default();
+    let peer = endpoint(&script).await;
+    let config = config(&peer);
     let credential = &config.credentials[0];
     let client = TokenClient::new(credential, &Trust::default()).unwrap();
     let identity = credential.identity.initial();
@@ -91,6 +97,27 @@ async fn a_truncated_answer_is_never_a_partial_token() {
 }
 
 /// FLT-NET-01.
+/// The message announces a byte that does not come, but the JSON object is whole.
+#[tokio::test]
+async fn a_new_refresh_token_is_kept_where_the_message_lacks_its_last_byte() {
+    let script = Script::default();
+    let peer = endpoint(&script).await;
+    let config = config(&peer);
+    let credential = &config.credentials[0];
+    let client = TokenClient::new(credential, &Trust::default()).unwrap();
+    let body = r#"{"access_token":"tok_0123456789","refresh_token":"new","expires_in":3600}"#;
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len() + 1);
+
+    *script.lock().unwrap() = (format!("{head}{body}").into_bytes(), false);
+    let grant = client.request(credential, &credential.identity.initial(), None).await.unwrap();
+
+    assert_eq!(grant.refresh_token.as_ref().unwrap().expose_secret(), "new");
+    assert_eq!((grant.access_token.as_str(), grant.flaw), ("", Some(Malformed::Incomplete)));
+    *script.lock().unwrap() = (format!("{head}{}", &body[..body.len() - 1]).into_bytes(), false);
+    let error = client.request(credential, &credential.identity.initial(), None).await.unwrap_err();
+    assert_eq!(error, TokenError::Malformed(Malformed::Incomplete));
+}
+
 #[tokio::test]
 async fn connecting_to_an_unreachable_token_endpoint_times_out_and_is_retried() {
     let nowhere = BlackHole::start();

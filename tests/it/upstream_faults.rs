@@ -325,9 +325,9 @@ async fn a_connection_that_was_closed_while_idle_is_replaced() {
             // The answer does not announce that the connection ends.
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
             let _ = stream.shutdown().await;
-            // The daemon has noticed when it closes its side.
-            let _ = stream.read_to_end(&mut Vec::new()).await;
             closed.fetch_add(1, Ordering::Relaxed);
+            // The daemon closes its side when it next looks at the connection.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
         }
     })
     .await;

@@ -31,8 +31,9 @@ type Outcome = Result<SecretString, CallbackError>;
 /// The listeners at the redirect URI; none if it is not an address of this machine.
 #[derive(Debug)]
 pub(super) struct Callback {
-    listeners: Vec<TcpListener>,
-    redirect_uri: RedirectUri,
+    pub(super) listeners: Vec<TcpListener>,
+    /// The redirect URI, with the port that was bound.
+    pub(super) redirect_uri: RedirectUri,
 }
 
 #[derive(Debug, Error)]
@@ -47,37 +48,26 @@ impl Callback {
     pub(super) async fn bind(redirect_uri: &RedirectUri) -> Result<Self, BindError> {
         let addresses = redirect_uri.listen();
         let is_any_port = addresses.first().is_some_and(|address| address.port() == 0);
-        for _ in 1..PORT_ATTEMPTS {
+        let mut attempts_left = if is_any_port { PORT_ATTEMPTS - 1 } else { 0 };
+        let listeners = loop {
             match listen(&addresses).await {
-                Err(error) if is_any_port && error.source.kind() == ErrorKind::AddrInUse => {}
-                outcome => return Ok(Self::new(outcome?, redirect_uri)),
+                Err(error) if attempts_left > 0 && error.source.kind() == ErrorKind::AddrInUse => {
+                    attempts_left -= 1;
+                }
+                outcome => break outcome?,
             }
-        }
-        Ok(Self::new(listen(&addresses).await?, redirect_uri))
-    }
-
-    fn new(listeners: Vec<TcpListener>, redirect_uri: &RedirectUri) -> Self {
-        let port = listeners.first().and_then(|listener| listener.local_addr().ok());
+        };
+        let bound = listeners.first().and_then(|listener| listener.local_addr().ok());
         let redirect_uri =
-            port.map_or_else(|| redirect_uri.clone(), |address| redirect_uri.on_port(address.port()));
-        Self { listeners, redirect_uri }
-    }
-
-    /// The redirect URI, with the port that was bound.
-    pub(super) const fn redirect_uri(&self) -> &RedirectUri {
-        &self.redirect_uri
-    }
-
-    /// Whether this command listens at the redirect URI.
-    pub(super) const fn listens(&self) -> bool {
-        !self.listeners.is_empty()
+            bound.map_or_else(|| redirect_uri.clone(), |address| redirect_uri.on_port(address.port()));
+        Ok(Self { listeners, redirect_uri })
     }
 
     /// Passes the authorization response on, and returns when the browser has its final page.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it closes the listeners and the connections.
+    /// Dropping the future closes the listeners and the connections.
     pub(super) async fn serve(self, attempt: Arc<Attempt>, answers: mpsc::Sender<Outcome>) {
         let (done, is_done) = watch::channel(false);
         let path = self.redirect_uri.path().to_owned();

@@ -85,15 +85,15 @@ impl Destination {
         clock: Clock,
     ) -> Result<Self, StoreError> {
         if !daemon.is_protected() {
-            return Err(StoreError::InClear(daemon.base().to_owned()));
+            return Err(StoreError::InClear(daemon.base.clone()));
         }
         let name = &credential.name;
         let asked = daemon.operate(Method::GET, &path_of(name, ""), None, STATUS_TIMEOUT).await;
-        let base = || daemon.base().to_owned();
+        let base = || daemon.base.clone();
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) if error.is_refused() => {
-                let mut state = open(credential, daemon.base(), clock)?;
+                let mut state = open(credential, &daemon.base, clock)?;
                 let unchanged = state.state().clone();
                 save(&mut state, unchanged).await?;
                 return Ok(Self::State(state));
@@ -122,7 +122,7 @@ impl Destination {
                 let json = grant.handed_over(clock.now());
                 let path = path_of(&credential.name, "/grant");
                 let handed = daemon.operate(Method::POST, &path, Some(&json), HAND_OVER_TIMEOUT).await;
-                let base = daemon.base();
+                let base = &daemon.base;
                 match handed {
                     Ok(answer) if answer.status == 202 => {
                         Ok(format!("in use by the daemon at {base}, but NOT on disk: {}", detail(&answer)))

@@ -170,7 +170,7 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
         issuer: way.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
         names_itself: metadata.is_some_and(|metadata| metadata.names_itself),
     };
-    let attempt = Arc::new(Attempt::new(callback.redirect_uri().clone(), answerer));
+    let attempt = Arc::new(Attempt::new(callback.redirect_uri.clone(), answerer));
     let url = attempt.url(&authorize_url, credential);
     print_instructions(&url, &callback, name, login.timeout);
     if !login.no_browser {
@@ -211,13 +211,13 @@ fn print_instructions(url: &Url, callback: &Callback, name: &str, within: Durati
         "Open this address in a browser, and log in as the user for whom the credential `{name}` acts:\n"
     ));
     output::line(url);
-    let back = callback.redirect_uri().as_str();
-    let way_back = if callback.listens() {
-        "If it cannot (it runs on another machine, or this is a container), it ends at an error page: paste the\n\
-         address of that page here, from the browser's address bar."
-    } else {
+    let back = callback.redirect_uri.as_str();
+    let way_back = if callback.listeners.is_empty() {
         "This command does not listen there: paste the address of the browser's last page here, from its\n\
          address bar."
+    } else {
+        "If it cannot (it runs on another machine, or this is a container), it ends at an error page: paste the\n\
+         address of that page here, from the browser's address bar."
     };
     output::error_line(format_args!(
         "\nThe browser then returns to {back}. {way_back}\nWaiting for {}.",
@@ -232,7 +232,7 @@ async fn answer(
     within: Duration,
 ) -> Result<SecretString, Failure> {
     let deadline = Instant::now() + within;
-    let listens = callback.listens();
+    let listens = !callback.listeners.is_empty();
     let mut pasted = paste::lines();
     let (answers, mut answered) = mpsc::channel(1);
     let mut serving = Box::pin(callback.serve(Arc::clone(attempt), answers));

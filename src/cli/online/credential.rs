@@ -78,15 +78,14 @@ async fn report_of_refresh_token(
 ) -> Report {
     let clock = Clock::system();
     let asked = clock.now();
-    let endpoints = credential.login.as_ref().map(|login| &login.authorize_url);
-    let mut endpoints = endpoints.into_iter().chain([&credential.token_url]);
-    let told = match endpoints.find_map(Endpoint::issuer) {
+    let authorize_url = credential.login.as_ref().map(|login| &login.authorize_url);
+    let issuer = authorize_url.into_iter().chain([&credential.token_url]).find_map(Endpoint::issuer);
+    let metadata = match issuer {
         Some(issuer) => client.metadata(issuer, credential).await.map(Some),
         None => Ok(None),
     };
     let mut report = begin(credential, client, asked.until(clock.now()), is_used);
-    let authorize_url = credential.login.as_ref().map(|login| &login.authorize_url);
-    match told {
+    match metadata {
         Err(failure) => report.fail(failure.to_string(), remedy(&failure, credential)),
         Ok(Some(metadata)) if authorize_url.is_some_and(|url| url.issuer().is_some()) => {
             match metadata.authorization_endpoint() {
@@ -220,7 +219,7 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
              your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
         }
         TokenError::Discovery(error) => discovery_remedy(error),
-        TokenError::Server(_) => "the server has an internal error: try again later",
+        TokenError::Server(_) | TokenError::Unavailable { .. } => "the server has an internal error: try again later",
         TokenError::Malformed(Malformed::NotJwt) => {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }

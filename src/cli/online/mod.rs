@@ -44,32 +44,28 @@ async fn ask(config: &Config) -> Result<Vec<Report>, String> {
     let mut credentials = Vec::new();
     for credential in &config.credentials {
         let client = TokenClient::new(credential, &trust).map_err(|error| unusable(credential, &error))?;
-        let is_used = config
-            .routes
-            .iter()
-            .any(|route| route.credential.as_ref().is_some_and(|other| other.name == credential.name));
+        let uses = |route: &Route| route.credential.as_ref().is_some_and(|one| one.name == credential.name);
+        let is_used = config.routes.iter().any(uses);
         credentials.push(credential::report(credential, client, is_used));
     }
     let mut distinct: Vec<&Route> = Vec::new();
+    let (mut upstreams, mut to_discover) = (Vec::new(), Vec::new());
     for route in &config.routes {
-        if !distinct.iter().any(|other| shares_connections(other, route)) {
-            distinct.push(route);
+        if distinct.iter().any(|other| shares_connections(other, route)) {
+            continue;
         }
-    }
-    let mut upstreams = Vec::new();
-    let mut to_discover = Vec::new();
-    for route in distinct {
+        distinct.push(route);
         let connector = Connector::new(route, &trust).map_err(|error| in_one_line(&error))?;
         match (&route.upstream.destination, &route.credential) {
             (Destination::Written(address), _) => {
-                let connect = connector.connect(address, None);
-                let connect =
-                    connect.map_err(|error| format!("the upstream {}: {error}", upstream_name(route)))?;
+                let connect = connector
+                    .connect(address, None)
+                    .map_err(|error| format!("the upstream {}: {error}", upstream_name(route)))?;
                 upstreams.push(upstream::report(address.origin(), connect));
             }
             (Destination::Discovered, Some(credential)) => {
-                let issuer = IssuerClient::new(credential, &trust);
-                let issuer = issuer.map_err(|error| unusable(credential, &error))?;
+                let issuer =
+                    IssuerClient::new(credential, &trust).map_err(|error| unusable(credential, &error))?;
                 to_discover.extend(issuer.map(|issuer| (credential, issuer, connector)));
             }
             (Destination::Discovered, None) => {}

@@ -22,10 +22,10 @@ use crate::telemetry::log;
 use crate::telemetry::log::Writing;
 
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
-    // First: until then a signal ends the process, or is ignored where the process is the first of a container.
+    // First: before that a signal ends the process at once, or has no effect on the first process of a container.
     let signals = StopSignals::new();
     let path = config::find(file.path, environment);
-    let used = watch::content(&path);
+    let used = watch::digest_of(&path);
     let checked = match config::load(&path, environment) {
         Ok(checked) => checked,
         Err(diagnostics) => {
@@ -65,9 +65,9 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
             daemon.abort().await;
             return FAILED;
         }
-        never = tell_of_dropped_lines(&log) => match never {},
+        never = log_dropped_lines(&log) => match never {},
     }
-    // Tells callers that wait for a reload that there will be none.
+    // Clients that wait for a reload get an error.
     drop(reloader);
     daemon
         .stop(async {
@@ -78,14 +78,14 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
 }
 
 /// Logs how many lines of the log were dropped, once lines are written again.
-async fn tell_of_dropped_lines(log: &Writing) -> Infallible {
-    let mut told = 0;
+async fn log_dropped_lines(log: &Writing) -> Infallible {
+    let mut logged = 0;
     loop {
         tokio::time::sleep(Duration::from_mins(1)).await;
         let dropped = log.dropped_lines();
-        if dropped > told {
-            warn!(lines = dropped - told, "log lines were dropped: the log was not read in time");
-            told = dropped;
+        if dropped > logged {
+            warn!(lines = dropped - logged, "log lines were dropped: the log was not read in time");
+            logged = dropped;
         }
     }
 }

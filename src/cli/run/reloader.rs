@@ -1,12 +1,12 @@
-//! Reloads the configuration on request or when its file has changed, and answers with the outcome. A watched file whose
-//! reload has failed is tried again every few seconds.
+//! Reloads the configuration on request or when its file has changed, and sends the outcome to the requesters. A watched
+//! file whose reload has failed is tried again every few seconds.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::watch::{FileDigest, Trigger, Watch, of};
+use super::watch::{FileDigest, Trigger, Watch, digest_of};
 use crate::app::{Daemon, Died};
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
@@ -37,7 +37,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// The reloader of a file that was just read with this digest.
+    /// The reloader of a file that had this digest when the configuration was read.
     pub(super) fn new(
         path: PathBuf,
         environment: Environment,
@@ -61,7 +61,7 @@ impl Reloader {
     ///
     /// # Cancel safety
     ///
-    /// The daemon can be stopped, even in the middle of a reload.
+    /// The daemon can be stopped afterwards, also in the middle of a reload.
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
         loop {
             let is_watched = daemon.config().server.watch;
@@ -83,14 +83,11 @@ impl Reloader {
         let outcome = match self.load().await {
             Ok(Checked { config, warnings, .. }) => match Box::pin(daemon.reload(config)).await {
                 Ok(reloaded) => Ok(Reloaded { warnings: log_warnings(&warnings), ..reloaded }),
-                Err(error) => Err(NotReloaded {
-                    is_of_the_configuration: error.is_of_the_configuration(),
-                    problems: [Some(in_one_line(&error)), error.help().map(str::to_owned)]
-                        .into_iter()
-                        .flatten()
-                        .collect::<Vec<_>>()
-                        .join("\n"),
-                }),
+                Err(error) => {
+                    let is_of_the_configuration = error.is_of_the_configuration();
+                    let help = error.help().map_or_else(String::new, |help| format!("\n{help}"));
+                    Err(NotReloaded { is_of_the_configuration, problems: in_one_line(&error) + &help })
+                }
             },
             Err(not) => Err(not),
         };
@@ -98,7 +95,7 @@ impl Reloader {
         let is_news = self.problems.changes_to(outcome.as_ref().err().map(|not| not.problems.clone()));
         let is_repetition = std::mem::take(&mut self.is_repetition);
         if is_news || !is_repetition {
-            tell(&outcome);
+            log_outcome(&outcome);
         }
         outcome
     }
@@ -107,11 +104,8 @@ impl Reloader {
         let not_now = |problems: String| NotReloaded { is_of_the_configuration: false, problems };
         let was_running = self.loading.is_running();
         let (path, environment) = (self.path.clone(), self.environment.clone());
-        let load = move || match std::fs::read(&path) {
-            Ok(bytes) => (Some(of(&bytes)), config::load(&path, &environment)),
-            Err(_) => (None, config::load(&path, &environment)),
-        };
-        let (content, checked) = match self.loading.run(load).await {
+        let load = move || (digest_of(&path), config::load(&path, &environment));
+        let (digest, checked) = match self.loading.run(load).await {
             // The file may have changed since that reading began.
             Ok(_) if was_running => {
                 return Err(not_now("reading the configuration took too long; ask again".to_owned()));
@@ -119,7 +113,7 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(error) => return Err(not_now(format!("reading the configuration {error}"))),
         };
-        self.watch.used(content);
+        self.watch.used(digest);
         checked.map_err(|diagnostics| NotReloaded {
             is_of_the_configuration: true,
             problems: diagnostics.render(false),
@@ -137,34 +131,32 @@ pub(super) fn log_warnings(warnings: &Diagnostics) -> Vec<String> {
     warnings.collect()
 }
 
-fn tell(outcome: &Outcome) {
-    match outcome {
-        Ok(reloaded) => {
-            let Reloaded { routes, credentials, listeners, settings, without_token, restart_needed, .. } =
-                reloaded;
-            info!(
-                routes = in_words(routes),
-                credentials = in_words(credentials),
-                listeners = in_words(listeners),
-                settings = settings.join(", "),
-                "configuration reloaded"
-            );
-            if !without_token.is_empty() {
-                let credentials = without_token.join(", ");
-                warn!(credentials, "new or changed credentials have no token yet");
-            }
-            if !restart_needed.is_empty() {
-                let keys = restart_needed.join(", ");
-                warn!(keys, "some keys count from the next start on");
-            }
-        }
+fn log_outcome(outcome: &Outcome) {
+    let reloaded = match outcome {
+        Ok(reloaded) => reloaded,
         Err(NotReloaded { problems, .. }) => {
             error!(problems, "configuration not reloaded, kept the last one");
+            return;
         }
+    };
+    info!(
+        routes = in_words(&reloaded.routes),
+        credentials = in_words(&reloaded.credentials),
+        listeners = in_words(&reloaded.listeners),
+        settings = reloaded.settings.join(", "),
+        "configuration reloaded"
+    );
+    if !reloaded.without_token.is_empty() {
+        let credentials = reloaded.without_token.join(", ");
+        warn!(credentials, "new or changed credentials have no token yet");
+    }
+    if !reloaded.restart_needed.is_empty() {
+        let keys = reloaded.restart_needed.join(", ");
+        warn!(keys, "some keys count from the next start on");
     }
 }
 
-/// `2 kept, changed: a, added: b, c`.
+/// A difference as text, such as `2 kept; changed: a; added: b, c`.
 fn in_words(difference: &Difference) -> String {
     let Difference { kept, changed, added, removed } = difference;
     let mut words = vec![format!("{kept} kept")];

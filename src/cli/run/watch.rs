@@ -1,5 +1,4 @@
-//! Detects changes of the configuration file. Its content is read every few seconds, so that a replaced symlink is noticed as an
-//! edited file is.
+//! Detects changes of the configuration file by reading its content every few seconds: a replaced symlink is a change too.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,28 +30,22 @@ pub(super) struct Watch {
     ticks: Interval,
     /// The digest of the configuration that was read last.
     used: FileDigest,
-    /// The digest of the last reading, if it is another one.
+    /// The digest of the last reading, if it differs from `used`.
     found: Option<FileDigest>,
     /// Whether the configuration that was read last is not in force.
     has_failed: bool,
-    /// Reads without a bound: nobody waits for a change.
+    /// Reads without a time limit.
     reading: Blocking<FileDigest>,
 }
 
 /// The digest of a file's present content. Blocks as long as the file system does.
-pub(super) fn content(path: &Path) -> FileDigest {
-    std::fs::read(path).ok().map(|bytes| of(&bytes))
-}
-
-/// The digest of bytes that were read.
-pub(super) fn of(bytes: &[u8]) -> [u8; 32] {
-    let mut content = [0; 32];
-    content.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    content
+pub(super) fn digest_of(path: &Path) -> FileDigest {
+    let content = std::fs::read(path).ok()?;
+    digest(&SHA256, &content).as_ref().try_into().ok()
 }
 
 impl Watch {
-    /// Watches a file that was read with this digest.
+    /// Watches a file that had this digest when the configuration was read.
     pub(super) fn new(path: &Path, used: FileDigest) -> Self {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,9 +59,9 @@ impl Watch {
         }
     }
 
-    /// The file was read as a configuration, with this digest.
-    pub(super) fn used(&mut self, content: FileDigest) {
-        self.used = content;
+    /// Notes that the configuration was read from the file with this digest.
+    pub(super) fn used(&mut self, digest: FileDigest) {
+        self.used = digest;
         self.found = None;
     }
 
@@ -79,8 +72,8 @@ impl Watch {
         self.ticks.reset();
     }
 
-    /// Waits until two readings in a row have the same digest, which is not that of the configuration: after the first one an
-    /// editor may still be writing. After a failed reload, also waits for a reading that finds the file unchanged.
+    /// Waits until two readings in a row have an equal digest that is not that of the configuration. After the first
+    /// reading an editor may still be writing. After a failed reload, a reading that finds the file unchanged suffices.
     ///
     /// # Cancel safety
     ///
@@ -91,7 +84,7 @@ impl Watch {
                 self.ticks.tick().await;
             }
             let path = self.path.clone();
-            let found = self.reading.run(move || content(&path)).await.unwrap_or(self.used);
+            let found = self.reading.run(move || digest_of(&path)).await.unwrap_or(self.used);
             if found == self.used {
                 self.found = None;
                 if self.has_failed {
@@ -118,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, content(&path));
+        let mut watch = Watch::new(&path, digest_of(&path));
         assert!(!within(&mut watch, 3).await, "nothing has changed");
 
         std::fs::write(&path, "half").unwrap();
@@ -126,7 +119,7 @@ mod tests {
         assert!(!within(&mut watch, 1).await, "it may not be done");
         std::fs::write(&path, "two").unwrap();
         assert!(within(&mut watch, 10).await);
-        assert_eq!(watch.used, content(&path));
+        assert_eq!(watch.used, digest_of(&path));
         assert!(!within(&mut watch, 3).await, "it was told");
 
         std::fs::remove_file(&path).unwrap();
@@ -139,19 +132,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, content(&path));
+        let mut watch = Watch::new(&path, digest_of(&path));
 
         std::fs::write(&path, "two").unwrap();
-        watch.used(content(&path));
+        watch.used(digest_of(&path));
 
         assert!(!within(&mut watch, 5).await);
     }
+
     #[tokio::test]
     async fn after_a_failed_reload_another_is_due_every_few_seconds_until_one_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, content(&path));
+        let mut watch = Watch::new(&path, digest_of(&path));
 
         for _ in 0..2 {
             watch.reloaded(true);

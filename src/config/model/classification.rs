@@ -1,19 +1,19 @@
-//! The classification of a credential's fields: each decides whose token bearerd requests, or only how.
+//! The classification of a credential's fields: whether a field decides whose token is requested, or only how.
 //!
-//! [`Credential::fields`] takes a credential apart without `..`, so a new field does not compile until it is classified. The
-//! rest of the crate asks the derived methods: `==` (no field differs), [`Credential::shares_tokens_with`],
-//! [`Credential::shares_state_with`], and the digests that a state file keeps.
+//! [`Credential::fields`] takes a credential apart without `..`: a new field does not compile unclassified. Other modules
+//! use the derived methods: `==`, [`Credential::shares_tokens_with`], [`Credential::shares_state_with`], and the digests
+//! that a state file keeps.
 //!
-//! | the field decides | a change of it |
+//! | the field decides | a change of the field |
 //! | --- | --- |
-//! | [`Decides::Account`]: the client, its grant and the server that it asks | ends everything: the state file is refused |
+//! | [`Decides::Account`]: the client, its grant and its server | drops everything: the state file is refused |
 //! | [`Decides::Token`]: on whose behalf and with which rights a token is issued | drops the access token; refresh token, quota and `Retry-After` stay |
-//! | [`Decides::Request`]: how a token request is written | keeps the token and asks for the next one at once |
+//! | [`Decides::Request`]: how a token request is written | keeps the token and requests the next one at once |
 //! | [`Decides::Secret`]: the content of a secret | as [`Decides::Request`] |
-//! | [`Decides::Operation`]: everything else | keeps the token and asks for nothing |
+//! | [`Decides::Operation`]: everything else | keeps the token and requests nothing |
 //!
-//! The first two rows are *whose* (*where* is a part of it: the server), the others are *how*. A field whose effect depends
-//! on the server stands in an upper row: a needless token request is cheaper than another principal's token.
+//! A field whose effect depends on the server is in an upper row: a needless token request is cheaper than a token of
+//! another principal.
 
 mod canonical;
 
@@ -27,16 +27,15 @@ use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, Stat
 use super::endpoint::Issuer;
 use super::identity::{Assertion, ClientAuth, Grant, Identity};
 use super::login::Login;
-use super::request::{AnswerFields, TokenParameters};
+use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
-/// What a field decides, in the order of the module's table. An identity covers the fields of one row and of all above it.
+/// A row of the module's table. An identity covers the fields of one row and of all rows above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Decides {
     Account,
     Token,
     Request,
-    /// Of the content as it is now: [`Credential::request_identity`].
     Secret,
     Operation,
 }
@@ -44,17 +43,18 @@ enum Decides {
 /// One classified field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Field {
-    /// Its key in the configuration.
+    /// The key in the configuration.
     key: &'static str,
-    /// Whether it belongs to the fallback grant.
+    /// Whether the field belongs to the fallback grant.
     is_of_fallback: bool,
     decides: Decides,
-    /// A digest of its value.
+    /// A digest of the value.
     value: [u8; 32],
 }
 
-/// A digest of the fields that identify something: equal in every process that has the same configuration. The digest may
-/// cover short secrets (values of `extra`), so it is stored only encrypted; [`Credential::state_identity`] covers no secret.
+/// A digest of identifying fields: equal in all processes with an equal configuration.
+///
+/// The digest may cover short secrets (values of `extra`), so that it is stored only encrypted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdentityDigest([u8; 32]);
 
@@ -64,7 +64,7 @@ impl IdentityDigest {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// The bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -95,14 +95,12 @@ impl PartialEq for Credential {
 }
 
 impl Credential {
-    /// Whether both get access tokens on behalf of the same principal and with the same rights. A change from one to the other
-    /// then keeps token, discovered addresses and history.
+    /// Whether tokens of both have one principal and equal rights: a change keeps token, discovered addresses and history.
     pub fn shares_tokens_with(&self, other: &Self) -> bool {
         self.token_identity() == other.token_identity()
     }
 
-    /// Whether both are the same account of one authorization server. A change from one to the other then keeps the refresh
-    /// token, the quota and a `Retry-After`.
+    /// Whether both are one account: a change keeps the refresh token, the quota and a `Retry-After`.
     pub fn shares_state_with(&self, other: &Self) -> bool {
         self.state_identity() == other.state_identity()
     }
@@ -124,8 +122,7 @@ impl Credential {
         IdentityDigest(digest(|to| (request.0.as_slice(), secrets).write(to)))
     }
 
-    /// Identifies the principal of the fallback grant, if there is one. A refresh token that the fallback brought is used for
-    /// this principal only.
+    /// Identifies the principal of the fallback grant: a refresh token from the fallback is used for this principal only.
     pub fn fallback_identity(&self) -> Option<IdentityDigest> {
         self.identity.fallback.as_ref()?;
         let fields = self.fields();
@@ -147,6 +144,8 @@ impl Credential {
             login,
             parameters,
             fields,
+            token_types,
+            errors,
             scopes,
             require_scopes,
             expect_jwt,
@@ -167,7 +166,7 @@ impl Credential {
             protected,
             set_if_absent,
         } = self;
-        let mut all = Fields::default();
+        let mut all = Classified::default();
         all.add(Decides::Account, "name", name);
         all.add(Decides::Account, "token_url", token_url);
         all.identity(identity);
@@ -175,11 +174,13 @@ impl Credential {
         all.login(login.as_ref());
         all.parameters(parameters);
         all.answer_fields(fields);
+        all.add(Decides::Request, "token_types", token_types);
+        all.error_codes(errors);
         all.add(Decides::Token, "scopes", scopes);
         // A token that met the old requirements may not meet the new ones.
         all.add(Decides::Token, "require_scopes", require_scopes);
         all.add(Decides::Token, "expect_jwt", expect_jwt);
-        // The issuer that says where the API is: an address from another issuer is another API.
+        // Another issuer names the address of another API.
         all.add(Decides::Token, "issuer", &discovery.as_ref().map(url::Url::as_str));
         all.add(Decides::Operation, "refresh_margin", refresh_margin);
         all.add(Decides::Operation, "default_lifetime", default_lifetime);
@@ -209,7 +210,7 @@ impl Credential {
 }
 
 impl<S> Grant<S> {
-    /// The secret that stands for the principal, if the grant has one: new content of it is asked with at once.
+    /// The secret that stands for the principal, if the grant has one; new content is used at once.
     pub const fn subject(&self) -> Option<&S> {
         match self {
             Self::RefreshToken(token) => token.as_ref(),
@@ -224,20 +225,20 @@ impl<S> Grant<S> {
 
 /// Collects the classified fields.
 #[derive(Default)]
-struct Fields {
+struct Classified {
     list: Vec<Field>,
     is_of_fallback: bool,
 }
 
-impl Fields {
+impl Classified {
     fn add(&mut self, decides: Decides, key: &'static str, value: &(impl Canonical + ?Sized)) {
         let value = digest(|to| value.write(to));
         self.list.push(Field { key, is_of_fallback: self.is_of_fallback, decides, value });
     }
 
-    /// A secret: its place and its content.
-    fn secret(&mut self, place: Decides, key: &'static str, secret: &Secret) {
-        self.add(place, key, secret.source());
+    /// Adds the source of a secret, and its content.
+    fn secret(&mut self, source: Decides, key: &'static str, secret: &Secret) {
+        self.add(source, key, &secret.source);
         self.add(Decides::Secret, key, secret.initial());
     }
 
@@ -270,7 +271,7 @@ impl Fields {
                 self.secret(Decides::Operation, "client_secret", secret);
                 self.add(Decides::Request, "assertion.aud", audience);
             }
-            // Names the server that the client authenticates to; `token_url` decides which one that is.
+            // The audience names the server that `token_url` decides.
             ClientAuth::PrivateKeyJwt(assertion) => self.assertion(assertion, Decides::Request),
             ClientAuth::TlsClientAuth | ClientAuth::None => {}
         }
@@ -306,8 +307,7 @@ impl Fields {
         self.add(Decides::Token, "assertion.sub", subject);
     }
 
-    /// A token may be bound to the client's own certificate (RFC 8705 §3). The intermediate certificates only lead to the
-    /// authority.
+    /// A token may be bound to the first certificate (RFC 8705 §3); the others only lead to the authority.
     fn client_certificate(&mut self, certificate: Option<&ClientCertificate>) {
         let Some(ClientCertificate { chain, key }) = certificate else { return };
         self.add(Decides::Token, "client_certificate", &chain.first());
@@ -315,7 +315,7 @@ impl Fields {
         self.add(Decides::Request, "client_key", key.secret_der());
     }
 
-    /// The endpoints of `bearerd login`. The resulting grant replaces the current one whatever these endpoints are.
+    /// The endpoints of `bearerd login`, whose grant replaces the current one whatever the endpoints are.
     fn login(&mut self, login: Option<&Login>) {
         let Some(Login { authorize_url, redirect_uri, issuer }) = login else { return };
         self.add(Decides::Operation, "authorize_url", authorize_url);
@@ -340,14 +340,22 @@ impl Fields {
         self.add(Decides::Request, "fields.refresh_token", refresh_token);
     }
 
+    /// A reading that changes may turn the last refusal into a token: the request is made again at once.
+    fn error_codes(&mut self, codes: &ErrorCodes) {
+        let ErrorCodes { dead, throttled, client, transient } = codes;
+        self.add(Decides::Request, "errors.dead", dead);
+        self.add(Decides::Request, "errors.throttled", throttled);
+        self.add(Decides::Request, "errors.client", client);
+        self.add(Decides::Request, "errors.transient", transient);
+    }
+
     fn state_place(&mut self, place: Option<&StatePlace>) {
         let Some(StatePlace { path, key, previous_keys }) = place else { return };
         self.add(Decides::Operation, "state_file", path.as_os_str().as_bytes());
         if let Some(key) = key {
-            self.add(Decides::Operation, "state_key", &(key.source(), key.initial()));
+            self.add(Decides::Operation, "state_key", key);
         }
-        let previous: Vec<_> = previous_keys.iter().map(|key| (key.source(), key.initial())).collect();
-        self.add(Decides::Operation, "state_key_previous", &previous);
+        self.add(Decides::Operation, "state_key_previous", previous_keys);
     }
 }
 

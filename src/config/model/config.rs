@@ -19,6 +19,6 @@ pub struct Config {
     pub credentials: Vec<Arc<Credential>>,
     /// The routes, in the order of the file.
     pub routes: Vec<Route>,
-    /// What the daemon logs.
+    /// The settings of the log.
     pub log: Log,
 }

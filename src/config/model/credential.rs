@@ -1,4 +1,4 @@
-//! A credential: who it is at its authorization server, and how it gets tokens there.
+//! A credential: an identity at an authorization server, and how it gets tokens there.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -12,99 +12,102 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::endpoint::Endpoint;
-use super::http_version::HttpVersion;
 use super::identity::Identity;
 use super::login::Login;
 use super::pattern::Pattern;
-use super::request::{AnswerFields, TokenParameters};
+use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
 /// A configured identity and how it gets tokens. The module `classification` says what a change of each field means.
 #[derive(Clone, Debug)]
 pub struct Credential {
-    /// Its name in the file.
+    /// The name in the file.
     pub name: String,
     /// The token endpoint.
     pub token_url: Endpoint,
-    /// Who it is there: the OAuth client and its grant.
+    /// The OAuth client and its grant.
     pub identity: Identity<Secret>,
-    /// The certificate that the connection to the token endpoint is authenticated with.
+    /// The certificate that authenticates the client to the token endpoint.
     pub client_certificate: Option<ClientCertificate>,
-    /// How a person authorizes the client, where the grant needs that.
+    /// The settings of a person's login, if the grant needs one.
     pub login: Option<Login>,
-    /// What the request has besides.
+    /// Further parameters of a token request.
     pub parameters: TokenParameters,
-    /// What the members of its answer are called.
+    /// The member names of a token response.
     pub fields: AnswerFields,
-    /// Scopes to ask for.
+    /// The values that the response's `token_type` may have, in any case.
+    pub token_types: Vec<String>,
+    /// Further error codes of the server.
+    pub errors: ErrorCodes,
+    /// Requested scopes.
     pub scopes: Vec<String>,
     /// Scopes that must have been granted.
     pub require_scopes: Vec<String>,
     /// Whether the token must have the form of a JWT.
     pub expect_jwt: bool,
-    /// How long before its end a token is replaced; a fifth of its lifetime at the most.
+    /// Time before its expiry at which a token is replaced; at most a fifth of the lifetime applies.
     pub refresh_margin: Duration,
-    /// A token's lifetime where the answer names none.
+    /// The lifetime of a token if the response states none.
     pub default_lifetime: Duration,
-    /// For a token request as a whole.
+    /// Time for a whole token request.
     pub timeout: Duration,
-    /// For the connection to the token endpoint.
+    /// Time for a connection to the token endpoint.
     pub connect_timeout: Duration,
-    /// Token requests that may be made.
+    /// The bound on token requests.
     pub quota: Quota,
-    /// The longest wait that a `Retry-After` may ask for.
+    /// The longest `Retry-After` that is obeyed.
     pub retry_after_max: Duration,
-    /// Which certificate authorities the token endpoint is checked against.
+    /// The trusted authorities for the token endpoint.
     pub roots: Roots,
-    /// By way of which the token endpoint is reached.
+    /// The proxy in front of the token endpoint.
     pub proxy: Option<Proxy>,
-    /// What is spoken with it.
+    /// The HTTP version spoken with the token endpoint.
     pub http_version: HttpVersion,
-    /// How often a refresh token may be replaced before someone must log in again; 0 is without limit.
+    /// Most replacements of a refresh token before a person must log in again; 0 for no limit.
     pub max_rotations: u64,
-    /// Where it keeps what must outlive the process, if it does.
+    /// The state file; `None` to keep nothing.
     pub state: Option<StatePlace>,
-    /// Whether the daemon is ready only once this credential has had a token.
+    /// Whether the daemon is ready only after this credential has had a token.
     pub required: bool,
-    /// The issuer that says where the API is, if the provider has one that does.
+    /// The issuer that names the address of the API, for a provider whose issuers do.
     pub discovery: Option<Url>,
-    /// Paths at which applications log in, and are answered by ourselves.
+    /// Paths of application logins, which the daemon answers itself.
     pub login_stub: Vec<String>,
-    /// What no route lets through: requests, as the upstream sees them, that could end or replace it.
+    /// Requests that could end or replace the credential, as the upstream receives them; no route forwards them.
     pub protected: Vec<Pattern>,
-    /// Fields that its API wants, where the caller sent none.
+    /// Header fields that the API needs, added if the caller did not send them.
     pub set_if_absent: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Credential {
-    /// Its grant, as it is called in the configuration. A person's login leaves a refresh token to ask with.
+    /// The configured grant. After a person's login, the identity's grant is the refresh token.
     pub const fn grant_name(&self) -> &'static str {
         if self.login.is_some() { "authorization_code" } else { self.identity.grant.name() }
     }
 
-    /// How long a token request takes at the most, and asking the issuer for its token endpoint before that.
+    /// The longest time for a token request, including the discovery of the token endpoint.
     pub fn longest_request(&self) -> Duration {
         if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
     }
 }
 
-/// Where a credential's state is, and what it is encrypted with.
+/// The state file of a credential and its keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatePlace {
     /// The file.
     pub path: PathBuf,
-    /// The key, known to be one; without it no token is written.
+    /// The current key, checked; without a key the file holds no token.
     pub key: Option<Secret>,
-    /// Keys before that one, which only read.
+    /// Previous keys, which only decrypt.
     pub previous_keys: Vec<Secret>,
 }
 
 /// A proxy that tunnels TLS (RFC 9110 §9.3.6).
 #[derive(Clone, Debug)]
 pub struct Proxy {
-    /// Its URL, which may hold a password.
+    /// The URL, which may hold a password.
     pub url: SecretString,
-    /// Hosts that are reached without it, as in `NO_PROXY`.
+    /// Hosts that are reached without the proxy, as in `NO_PROXY`.
     pub except: String,
 }
 
@@ -116,12 +119,12 @@ impl PartialEq for Proxy {
     }
 }
 
-/// A certificate with its key, for TLS connections that we open.
+/// A certificate with its key, for TLS connections that the daemon opens.
 #[derive(Clone)]
 pub struct ClientCertificate {
-    /// The certificate and those that lead from it to its authority.
+    /// The certificate, followed by the certificates up to its authority.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: Arc<PrivateKeyDer<'static>>,
 }
 
@@ -132,20 +135,31 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
-/// At most `requests` at once, refilled over `per`.
+/// A bound on the rate of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// The burst, and how many are refilled over `per`.
+    /// The burst, and the requests refilled over `per`.
     pub requests: NonZeroU32,
-    /// Never zero.
+    /// The time of the refill, never zero.
     pub per: Duration,
 }
 
-/// Which certificate authorities are trusted.
+/// The trusted certificate authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Roots {
-    /// Those of the operating system.
+    /// The authorities of the operating system.
     System,
-    /// These and no others; none where a URL is plain http and speaks no TLS.
+    /// These authorities only; none for a plain http URL.
     Only(Vec<CertificateDer<'static>>),
+}
+
+/// The HTTP version spoken with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/2 if the server offers it (ALPN), else HTTP/1.1.
+    Auto,
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only.
+    Http2,
 }

@@ -56,6 +56,11 @@ impl Issuer {
         &self.identifier
     }
 
+    /// Whether the issuer is reached without TLS, over loopback.
+    pub fn is_plain(&self) -> bool {
+        self.url.scheme() == "http"
+    }
+
     /// The URL of the metadata by RFC 8414 §3.1: the well-known name comes before the path.
     pub fn oauth_metadata(&self) -> Url {
         let mut url = self.url.clone();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// A snapshot of environment variables.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
@@ -16,11 +16,6 @@ impl Environment {
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
         )
-    }
-
-    /// No variables.
-    pub fn empty() -> Self {
-        Self::default()
     }
 
     /// The value of one variable.

@@ -1,27 +1,25 @@
-//! Who a credential is at its authorization server: the OAuth client, how it authenticates, and its grant.
+//! The identity of a credential at its authorization server: the OAuth client, its authentication, and its grant.
 //!
-//! One tree for both where secrets are (`Identity<Secret>`, from the configuration) and what they are at the moment
-//! (`Identity<SecretString>`, for a token request). [`Identity::map`] leads from one to the other and is the
-//! only place that knows them all.
+//! `Identity<Secret>` has the sources of the secrets, `Identity<SecretString>` their values for a token request.
+//! [`Identity::map`] turns one into the other; no other code lists all secrets.
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::basic_encoding::BasicEncoding;
 use super::secret::Secret;
 use super::signing_key::SigningAlgorithm;
 
 /// An OAuth client and its grant, with secrets of type `S`.
 #[derive(Clone, Debug)]
 pub struct Identity<S> {
-    /// The OAuth client's id; empty where the server knows no clients.
+    /// The id of the OAuth client; empty for a server without clients.
     pub client_id: String,
-    /// How the client says who it is.
+    /// The authentication of the client.
     pub client_auth: ClientAuth<S>,
-    /// What it gets tokens for.
+    /// The grant.
     pub grant: Grant<S>,
-    /// What it gets them for once no refresh token is taken any more.
+    /// The grant that replaces a rejected refresh token.
     pub fallback: Option<Grant<S>>,
-    /// Another secret of the client, for when the one in [`Identity::client_auth`] is not taken.
+    /// The next secret of the client, used if the server rejects the secret in [`Identity::client_auth`].
     pub client_secret_next: Option<S>,
 }
 
@@ -30,73 +28,82 @@ pub struct Identity<S> {
 pub enum ClientAuth<S> {
     /// Id and secret by HTTP Basic.
     Basic {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
-        /// How both are written.
+        /// The encoding of id and secret.
         encoding: BasicEncoding,
     },
     /// Id and secret in the body.
     Post {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
     },
-    /// A JWT under the client's secret (HS256).
+    /// A JWT signed with the secret of the client (HS256).
     SecretJwt {
-        /// The client's secret.
+        /// The secret of the client.
         secret: S,
         /// `aud` of the JWT.
         audience: String,
     },
-    /// A JWT under the client's private key.
+    /// A JWT signed with the private key of the client.
     PrivateKeyJwt(Assertion<S>),
-    /// The certificate of the connection; the id in the body.
+    /// The certificate of the connection, and the id in the body.
     TlsClientAuth,
-    /// The id in the body and nothing else.
+    /// The id in the body only.
     None,
 }
 
-/// What tokens are asked for with.
+/// How client id and secret are encoded before they are joined for HTTP Basic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicEncoding {
+    /// Unchanged, as most clients send and most servers expect.
+    Raw,
+    /// Form-encoded (RFC 6749 §2.3.1).
+    Form,
+}
+
+/// The grant of a token request.
 #[derive(Clone, Debug)]
 pub enum Grant<S> {
-    /// The client's own identity (RFC 6749 §4.4).
+    /// The identity of the client (RFC 6749 §4.4).
     ClientCredentials,
-    /// A name and a password (RFC 6749 §4.3).
+    /// A user name and a password (RFC 6749 §4.3).
     Password {
-        /// The name.
+        /// The user name.
         username: String,
         /// The password.
         password: S,
     },
-    /// A refresh token (RFC 6749 §6): the one in use, or, as configured, the first, if one is.
+    /// A refresh token (RFC 6749 §6): the current one, or in a configuration the first one, if configured.
     RefreshToken(Option<S>),
-    /// What a person's login brought (RFC 6749 §4.1.3). It is good once, so no configuration has it.
+    /// An authorization code from a person's login (RFC 6749 §4.1.3), valid once and never configured.
     AuthorizationCode {
         /// The code.
         code: S,
-        /// What the code was asked for with (RFC 7636 §4.5).
+        /// The secret that proves who requested the code (RFC 7636 §4.5).
         code_verifier: S,
-        /// Where the browser was sent back to.
+        /// The URL that the browser was redirected to.
         redirect_uri: String,
     },
-    /// A JWT that we sign (RFC 7523 §2.1).
+    /// A JWT that the daemon signs (RFC 7523 §2.1).
     JwtBearer(Assertion<S>),
     /// Another token (RFC 8693 §2.1).
     TokenExchange {
-        /// That token.
+        /// The other token.
         subject_token: S,
-        /// Its type, a URN.
+        /// The type of that token, a URN.
         subject_token_type: String,
     },
 }
 
-/// What a JWT is made of (RFC 7523 §3), its random and its dates aside. Its issuer is the client.
+/// The contents of a JWT (RFC 7523 §3) except its id and dates. The client is the issuer.
 #[derive(Clone, Debug)]
 pub struct Assertion<S> {
     /// The private key, as PEM.
     pub key: S,
-    /// Which key it is, for the server.
+    /// The name of the key at the server.
     pub kid: Option<String>,
-    /// What the key signs with.
+    /// The algorithm of the signature.
     pub algorithm: SigningAlgorithm,
     /// `aud`.
     pub audience: String,
@@ -104,14 +111,14 @@ pub struct Assertion<S> {
     pub subject: String,
 }
 
-/// One of an identity's secrets.
+/// One of the secrets of an identity.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyedSecret<'a, S> {
     /// The key in the credential's configuration.
     pub key: &'static str,
     /// The secret.
     pub secret: &'a S,
-    /// The algorithm that signs with the secret, where the secret is a private key.
+    /// The algorithm that signs with the secret, if the secret is a private key.
     pub algorithm: Option<SigningAlgorithm>,
 }
 
@@ -122,7 +129,19 @@ impl<'a, S> KeyedSecret<'a, S> {
 }
 
 impl<S> ClientAuth<S> {
-    /// The client's secret, if that is how it authenticates.
+    /// The name in the configuration, which the standards define.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Basic { .. } => "client_secret_basic",
+            Self::Post { .. } => "client_secret_post",
+            Self::SecretJwt { .. } => "client_secret_jwt",
+            Self::PrivateKeyJwt(_) => "private_key_jwt",
+            Self::TlsClientAuth => "tls_client_auth",
+            Self::None => "none",
+        }
+    }
+
+    /// The secret of the client, for the authentications that use one.
     pub const fn secret(&self) -> Option<&S> {
         match self {
             Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
@@ -132,18 +151,25 @@ impl<S> ClientAuth<S> {
         }
     }
 
-    const fn secret_mut(&mut self) -> Option<&mut S> {
+    fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> ClientAuth<T> {
+        let mut client_secret = |secret| read(KeyedSecret::new("client_secret", secret));
         match self {
-            Self::Basic { secret, .. } | Self::Post { secret } | Self::SecretJwt { secret, .. } => {
-                Some(secret)
+            Self::Basic { secret, encoding } => {
+                ClientAuth::Basic { secret: client_secret(secret), encoding: *encoding }
             }
-            Self::PrivateKeyJwt(_) | Self::TlsClientAuth | Self::None => None,
+            Self::Post { secret } => ClientAuth::Post { secret: client_secret(secret) },
+            Self::SecretJwt { secret, audience } => {
+                ClientAuth::SecretJwt { secret: client_secret(secret), audience: audience.clone() }
+            }
+            Self::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.map(read)),
+            Self::TlsClientAuth => ClientAuth::TlsClientAuth,
+            Self::None => ClientAuth::None,
         }
     }
 }
 
 impl<S> Grant<S> {
-    /// Its name in the configuration.
+    /// The name in the configuration.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::ClientCredentials => "client_credentials",
@@ -157,21 +183,21 @@ impl<S> Grant<S> {
 
     fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Grant<T> {
         match self {
-            Grant::ClientCredentials => Grant::ClientCredentials,
-            Grant::Password { username, password } => Grant::Password {
+            Self::ClientCredentials => Grant::ClientCredentials,
+            Self::Password { username, password } => Grant::Password {
                 username: username.clone(),
                 password: read(KeyedSecret::new("password", password)),
             },
-            Grant::RefreshToken(token) => Grant::RefreshToken(
+            Self::RefreshToken(token) => Grant::RefreshToken(
                 token.as_ref().map(|token| read(KeyedSecret::new("refresh_token", token))),
             ),
-            Grant::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
+            Self::AuthorizationCode { code, code_verifier, redirect_uri } => Grant::AuthorizationCode {
                 code: read(KeyedSecret::new("code", code)),
                 code_verifier: read(KeyedSecret::new("code_verifier", code_verifier)),
                 redirect_uri: redirect_uri.clone(),
             },
-            Grant::JwtBearer(assertion) => Grant::JwtBearer(assertion.map(read)),
-            Grant::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
+            Self::JwtBearer(assertion) => Grant::JwtBearer(assertion.map(read)),
+            Self::TokenExchange { subject_token, subject_token_type } => Grant::TokenExchange {
                 subject_token: read(KeyedSecret::new("subject_token", subject_token)),
                 subject_token_type: subject_token_type.clone(),
             },
@@ -179,69 +205,11 @@ impl<S> Grant<S> {
     }
 }
 
-impl<S> ClientAuth<S> {
-    /// Its name in the configuration, which is that of the standards.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Basic { .. } => "client_secret_basic",
-            Self::Post { .. } => "client_secret_post",
-            Self::SecretJwt { .. } => "client_secret_jwt",
-            Self::PrivateKeyJwt(_) => "private_key_jwt",
-            Self::TlsClientAuth => "tls_client_auth",
-            Self::None => "none",
-        }
-    }
-}
-
-impl<S> Identity<S> {
-    /// The same with a value in the place of each secret. Secrets with the same key are the same.
-    #[must_use]
-    pub fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Identity<T> {
-        let mut client_secret = |secret| read(KeyedSecret::new("client_secret", secret));
-        let client_auth = match &self.client_auth {
-            ClientAuth::Basic { secret, encoding } => {
-                ClientAuth::Basic { secret: client_secret(secret), encoding: *encoding }
-            }
-            ClientAuth::Post { secret } => ClientAuth::Post { secret: client_secret(secret) },
-            ClientAuth::SecretJwt { secret, audience } => {
-                ClientAuth::SecretJwt { secret: client_secret(secret), audience: audience.clone() }
-            }
-            ClientAuth::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.map(&mut read)),
-            ClientAuth::TlsClientAuth => ClientAuth::TlsClientAuth,
-            ClientAuth::None => ClientAuth::None,
-        };
-        let grant = self.grant.map(&mut read);
-        let fallback = self.fallback.as_ref().map(|grant| grant.map(&mut read));
-        let next = self.client_secret_next.as_ref();
-        let client_secret_next = next.map(|next| read(KeyedSecret::new("client_secret_next", next)));
-        Identity { client_id: self.client_id.clone(), client_auth, grant, fallback, client_secret_next }
-    }
-
-    /// The grant, or the fallback if that is in use and there is one.
-    pub fn grant_in_use(&self, is_on_fallback: bool) -> &Grant<S> {
-        self.fallback.as_ref().filter(|_| is_on_fallback).unwrap_or(&self.grant)
-    }
-
-    /// Every secret, in an order that is always the same.
-    pub fn secrets(&self) -> Vec<&S> {
-        self.keyed_secrets().into_iter().map(|keyed| keyed.secret).collect()
-    }
-
-    /// Every secret with its key, in the order of [`Identity::secrets`].
-    pub fn keyed_secrets(&self) -> Vec<KeyedSecret<'_, S>> {
-        let mut secrets = Vec::new();
-        let _ = self.map(|secret| secrets.push(secret));
-        secrets
-    }
-}
-
 impl<S> Assertion<S> {
     fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Assertion<T> {
+        let algorithm = Some(self.algorithm);
         Assertion {
-            key: read(KeyedSecret {
-                algorithm: Some(self.algorithm),
-                ..KeyedSecret::new("assertion.key", &self.key)
-            }),
+            key: read(KeyedSecret { algorithm, ..KeyedSecret::new("assertion.key", &self.key) }),
             kid: self.kid.clone(),
             algorithm: self.algorithm,
             audience: self.audience.clone(),
@@ -250,8 +218,40 @@ impl<S> Assertion<S> {
     }
 }
 
+impl<S> Identity<S> {
+    /// The identity with each secret replaced by the result of `read`. Secrets with an equal key are equal.
+    #[must_use]
+    pub fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Identity<T> {
+        let next = self.client_secret_next.as_ref();
+        Identity {
+            client_id: self.client_id.clone(),
+            client_auth: self.client_auth.map(&mut read),
+            grant: self.grant.map(&mut read),
+            fallback: self.fallback.as_ref().map(|grant| grant.map(&mut read)),
+            client_secret_next: next.map(|next| read(KeyedSecret::new("client_secret_next", next))),
+        }
+    }
+
+    /// The fallback if it is in use and configured, else the grant.
+    pub fn grant_in_use(&self, is_on_fallback: bool) -> &Grant<S> {
+        self.fallback.as_ref().filter(|_| is_on_fallback).unwrap_or(&self.grant)
+    }
+
+    /// All secrets, always in one order.
+    pub fn secrets(&self) -> Vec<&S> {
+        self.keyed_secrets().into_iter().map(|keyed| keyed.secret).collect()
+    }
+
+    /// All secrets with their keys, in the order of [`Identity::secrets`].
+    pub fn keyed_secrets(&self) -> Vec<KeyedSecret<'_, S>> {
+        let mut secrets = Vec::new();
+        let _ = self.map(|secret| secrets.push(secret));
+        secrets
+    }
+}
+
 impl Identity<Secret> {
-    /// With the secrets as they were when the configuration was read.
+    /// The identity with the values that its secrets had when the configuration was read.
     pub fn initial(&self) -> Identity<SecretString> {
         self.map(|keyed| keyed.secret.initial().clone())
     }
@@ -263,7 +263,7 @@ impl Identity<Secret> {
 }
 
 impl Identity<SecretString> {
-    /// The same client with this grant, and with nothing to fall back on.
+    /// The client with this grant, without fallback and next secret.
     #[must_use]
     pub fn with_grant(&self, grant: Grant<SecretString>) -> Self {
         Self {
@@ -275,19 +275,18 @@ impl Identity<SecretString> {
         }
     }
 
-    /// The same with the other of the client's two secrets in the place of the one it has, if it has two.
+    /// The identity that authenticates with the next secret of the client, if there is one.
     #[must_use]
     pub fn with_next_secret(&self) -> Option<Self> {
-        let mut identity = self.clone();
-        let next = identity.client_secret_next.take()?;
-        *identity.client_auth.secret_mut()? = next;
-        Some(identity)
+        let next = self.client_secret_next.as_ref()?;
+        self.client_auth.secret()?;
+        let client_auth = self.client_auth.map(|_| next.clone());
+        Some(Self { client_auth, client_secret_next: None, ..self.clone() })
     }
 
-    /// Whether the secrets of both are the same.
+    /// Whether the secrets of both are equal.
     pub fn has_secrets_of(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.secrets(), other.secrets());
-        ours.len() == theirs.len()
-            && ours.iter().zip(&theirs).all(|(one, two)| one.expose_secret() == two.expose_secret())
+        let exposed = self.secrets().into_iter().map(ExposeSecret::expose_secret);
+        exposed.eq(other.secrets().into_iter().map(ExposeSecret::expose_secret))
     }
 }

@@ -1,8 +1,8 @@
-//! `[log]`: what the daemon logs, and how.
+//! `[log]`: the format and the levels of the log.
 
 use tracing_subscriber::filter::Targets;
 
-/// What the daemon logs, and how.
+/// The settings of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// The format.

@@ -1,7 +1,6 @@
 //! The checked configuration: the types that `resolve` produces and the daemon reads.
 
 pub(in crate::config) mod admin;
-pub(in crate::config) mod basic_encoding;
 pub mod certificate;
 pub(in crate::config) mod classification;
 pub(in crate::config) mod config;
@@ -9,9 +8,7 @@ pub(in crate::config) mod credential;
 pub mod endpoint;
 pub(in crate::config) mod environment;
 pub mod fields;
-pub(in crate::config) mod forwarded;
 pub(in crate::config) mod hosts;
-pub(in crate::config) mod http_version;
 pub mod identity;
 pub mod levels;
 pub(in crate::config) mod limits;

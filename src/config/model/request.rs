@@ -63,6 +63,19 @@ pub struct AnswerFields {
     pub refresh_token: String,
 }
 
+/// Further error codes of an authorization server, by their meaning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ErrorCodes {
+    /// The grant is refused, as by `invalid_grant`.
+    pub dead: Vec<String>,
+    /// The server limits the rate of requests.
+    pub throttled: Vec<String>,
+    /// The client is refused, as by `invalid_client`.
+    pub client: Vec<String>,
+    /// The trouble passes by itself.
+    pub transient: Vec<String>,
+}
+
 impl Default for AnswerFields {
     /// RFC 6749 §5.1.
     fn default() -> Self {

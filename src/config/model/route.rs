@@ -6,10 +6,8 @@ use std::time::Duration;
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
 
-use super::credential::{Credential, Proxy, Roots};
+use super::credential::{Credential, HttpVersion, Proxy, Roots};
 use super::fields::Fields;
-use super::forwarded::Forwarded;
-use super::http_version::HttpVersion;
 use super::pattern::Pattern;
 use super::protection::{Protection, Retry429};
 
@@ -48,6 +46,17 @@ pub struct Route {
     pub forwarded: Forwarded,
     /// Connection limits and circuit breaker.
     pub protection: Protection,
+}
+
+/// Header fields that tell an upstream about the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// None.
+    None,
+    /// `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// Allowed and denied requests.

@@ -31,7 +31,8 @@ pub enum SecretSource {
 /// A secret, readable when the configuration was read.
 #[derive(Clone, Debug)]
 pub struct Secret {
-    source: SecretSource,
+    /// The source.
+    pub(in crate::config) source: SecretSource,
     value: SecretString,
 }
 
@@ -142,11 +143,6 @@ impl Secret {
         }
     }
 
-    /// The place of the secret.
-    pub(in crate::config) const fn source(&self) -> &SecretSource {
-        &self.source
-    }
-
     /// The value at the time when the configuration was read.
     pub fn initial(&self) -> &SecretString {
         &self.value
@@ -180,7 +176,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), content).unwrap();
         let source = SecretSource::File("secret".into());
-        Secret::load(&source, folder.path(), &Environment::empty())
+        Secret::load(&source, folder.path(), &Environment::from([]))
             .map(|secret| secret.initial().expose_secret().to_owned())
     }
 
@@ -202,7 +198,7 @@ mod tests {
     #[test]
     fn a_missing_variable_or_file_is_named() {
         let load = |source| {
-            Secret::load(&source, Path::new("/nowhere"), &Environment::empty()).unwrap_err().to_string()
+            Secret::load(&source, Path::new("/nowhere"), &Environment::from([])).unwrap_err().to_string()
         };
 
         assert_eq!(
@@ -221,7 +217,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(folder.path().join("old"), &link).unwrap();
         let secret =
-            Secret::load(&SecretSource::File(link.clone()), folder.path(), &Environment::empty()).unwrap();
+            Secret::load(&SecretSource::File(link.clone()), folder.path(), &Environment::from([])).unwrap();
         assert_eq!(secret.read().unwrap().expose_secret(), "old");
 
         let swapped = folder.path().join("swapped");
@@ -237,7 +233,7 @@ mod tests {
         let secret = Secret::load(
             &SecretSource::Plain(SecretString::from("hunter2".to_owned())),
             Path::new("/"),
-            &Environment::empty(),
+            &Environment::from([]),
         )
         .unwrap();
 

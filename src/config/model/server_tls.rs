@@ -164,9 +164,8 @@ impl Contents {
             digest.update(&content.len().to_le_bytes());
             digest.update(content);
         }
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest.finish().as_ref());
-        fingerprint
+        let digest = digest.finish();
+        std::array::from_fn(|at| digest.as_ref()[at])
     }
 }
 

@@ -76,18 +76,14 @@ impl SigningKey {
     /// [`KeyError::CannotSign`].
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let random = SystemRandom::new();
-        match self {
+        let signed = match self {
             Self::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
-                    .map_err(|_| KeyError::CannotSign)?;
-                Ok(signature)
+                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).map(|()| signature)
             }
-            Self::Ecdsa(key) => {
-                let signature = key.sign(&random, message).map_err(|_| KeyError::CannotSign)?;
-                Ok(signature.as_ref().to_vec())
-            }
-        }
+            Self::Ecdsa(key) => key.sign(&random, message).map(|signature| signature.as_ref().to_vec()),
+        };
+        signed.map_err(|_| KeyError::CannotSign)
     }
 }
 

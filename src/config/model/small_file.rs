@@ -10,11 +10,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Reads a file of at most `max_bytes`.
-///
-/// # Errors
-///
-/// `InvalidInput` for a file that is not regular, `FileTooLarge`, and the errors of opening and reading.
+/// Reads a file, or fails with `FileTooLarge` beyond `max_bytes`, and with `InvalidInput` if the file is not regular.
 pub(in crate::config) fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let mut content = Vec::new();

@@ -12,30 +12,26 @@ use crate::config::source::choice::Provider;
 /// The value of `upstream` for a discovered address.
 pub(super) const DISCOVER: &str = "discover";
 
-/// The issuer, for a provider whose issuers name the addresses of APIs. Problems have been reported before.
+/// The issuer, for a provider whose issuers name the addresses of APIs. A wrong issuer has been reported.
 pub(super) fn issuer(provider: Provider, issuer: Option<&Spanned<String>>) -> Option<Url> {
-    if provider != Provider::Cxone {
-        return None;
-    }
-    Url::parse(issuer?.get_ref()).ok()
+    Url::parse(issuer.filter(|_| provider == Provider::Cxone)?.get_ref()).ok()
 }
 
 impl Resolver<'_> {
     /// Refuses `upstream = "discover"` without an issuer that names the address.
     pub(super) fn discovered(&mut self, place: Range<usize>, credential: Option<&Credential>) {
-        match credential {
-            Some(credential) if credential.discovery.is_some() => {}
-            Some(_) => self.error(
-                place,
+        let (title, help) = match credential {
+            Some(credential) if credential.discovery.is_some() => return,
+            Some(_) => (
                 "the address of the API cannot be discovered with this credential",
                 "write the address of the API; discovery needs a credential with provider = \"cxone\" and `issuer`",
             ),
-            None => self.error(
-                place,
+            None => (
                 "the address of the API cannot be discovered without a credential",
                 "write the address of the API, or a `credential` with provider = \"cxone\" and `issuer`",
             ),
-        }
+        };
+        self.error(place, title, help);
     }
 }
 

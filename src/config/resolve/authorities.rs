@@ -1,7 +1,6 @@
 //! `ca_file`, `client_certificate` and `client_key`: trusted authorities, and the certificate of the client.
 
-use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -17,11 +16,9 @@ impl Resolver<'_> {
         let Some(ca_file) = ca_file else {
             return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
         };
-        let path = self.folder.join(ca_file.get_ref());
-        let read = pem_file::read(&path, MAX_AUTHORITIES_BYTES)
-            .and_then(|content| pem_file::authorities(&path, &content));
         let help = "`ca_file` is a PEM file with the certificates of the authorities to trust";
-        self.usable(read, ca_file.span(), help).map_or(Roots::System, |(roots, _)| Roots::Only(roots))
+        let read = self.read_pem(&ca_file, MAX_AUTHORITIES_BYTES, help, pem_file::authorities);
+        read.map_or(Roots::System, |(roots, _)| Roots::Only(roots))
     }
 
     /// The certificate that authenticates the client to the token endpoint.
@@ -34,29 +31,32 @@ impl Resolver<'_> {
             (Some(certificate), Some(key)) => (certificate, key),
             (None, None) => return None,
             (Some(single), None) | (None, Some(single)) => {
-                self.error(
+                return self.refuse(
                     single.span(),
                     "a client certificate needs its key, and the key its certificate",
                     "write both `client_certificate` and `client_key`, each the path of a PEM file",
                 );
-                return None;
             }
         };
-        let path = self.folder.join(certificate.get_ref());
-        let chain = pem_file::read(&path, MAX_CERTIFICATE_BYTES)
-            .and_then(|content| pem_file::certificates(&path, &content));
         let help = "`client_certificate` is a PEM file with the client's certificate first, then its chain";
-        let chain = self.usable(chain, certificate.span(), help)?;
-        let path = self.folder.join(key.get_ref());
-        let read = pem_file::read(&path, MAX_CERTIFICATE_BYTES)
-            .and_then(|content| pem_file::private_key(&path, &content))
-            .and_then(|key| pem_file::certified_key(&path, chain.clone(), key.clone_key()).map(|_| key));
+        let chain = self.read_pem(certificate, MAX_CERTIFICATE_BYTES, help, pem_file::certificates)?;
         let help = "`client_key` is a PEM file with the private key of `client_certificate`";
-        let key = self.usable(read, key.span(), help)?;
+        let key = self.read_pem(key, MAX_CERTIFICATE_BYTES, help, |path, content| {
+            let key = pem_file::private_key(path, content)?;
+            pem_file::certified_key(path, chain.clone(), key.clone_key()).map(|_| key)
+        })?;
         Some(ClientCertificate { chain, key: Arc::new(key) })
     }
 
-    fn usable<T>(&mut self, read: Result<T, PemError>, place: Range<usize>, help: &str) -> Option<T> {
-        read.map_err(|error| self.error(place, with_cause(&error), help)).ok()
+    fn read_pem<T>(
+        &mut self,
+        file: &Spanned<PathBuf>,
+        max_bytes: u64,
+        help: &str,
+        parse: impl FnOnce(&Path, &[u8]) -> Result<T, PemError>,
+    ) -> Option<T> {
+        let path = self.folder.join(file.get_ref());
+        let parsed = pem_file::read(&path, max_bytes).and_then(|content| parse(&path, &content));
+        parsed.map_err(|error| self.error(file.span(), with_cause(&error), help)).ok()
     }
 }

@@ -19,8 +19,7 @@ impl Resolver<'_> {
         if path.is_empty() || path.starts_with('@') || path.contains('\0') || path.ends_with('/') {
             let help =
                 "write a path in a folder of the daemon's own, such as \"unix:/run/bearerd/bearerd.sock\"";
-            self.error(place.clone(), "not the path of a unix socket", help);
-            return None;
+            return self.refuse(place.clone(), "not the path of a unix socket", help);
         }
         let path = self.folder.join(path);
         let length = path.as_os_str().as_bytes().len();
@@ -28,8 +27,7 @@ impl Resolver<'_> {
             let title = format!("the path of the socket has {length} bytes");
             let help =
                 format!("the system allows at most {MAX_UNIX_PATH} bytes: use a folder with a shorter path");
-            self.error(place.clone(), title, help);
-            return None;
+            return self.refuse(place.clone(), title, help);
         }
         Some(Listen::Unix(path))
     }
@@ -64,16 +62,16 @@ impl Resolver<'_> {
     fn caller(&mut self, name: &Spanned<String>) -> Option<String> {
         let text = name.get_ref();
         let is_prefix = |prefix: &&str| text.len() > prefix.len() && text.starts_with(prefix);
-        let prefix = NAME_PREFIXES.into_iter().find(is_prefix);
-        if prefix.is_none() {
-            self.error(
+        match NAME_PREFIXES.into_iter().find(is_prefix) {
+            Some("DNS:") => Some(format!("DNS:{}", text[4..].to_ascii_lowercase())),
+            Some(_) => Some(text.clone()),
+            None => self.refuse(
                 name.span(),
                 "not a name of a certificate",
                 "write a name of the certificate: \"CN=billing\", \"DNS:billing.internal\", \
                  \"URI:spiffe://example.org/billing\", \"email:…\" or \"IP:…\"",
-            );
+            ),
         }
-        Some(if prefix? == "DNS:" { format!("DNS:{}", text[4..].to_ascii_lowercase()) } else { text.clone() })
     }
 }
 
@@ -87,7 +85,7 @@ mod tests {
         let text = format!(
             "[server]\n{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n{route}\n"
         );
-        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::empty())
+        parse(Path::new("/etc/bearerd/proxy.toml"), text, &Environment::from([]))
     }
 
     fn refused(server: &str, route: &str) -> String {

@@ -9,15 +9,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::route::plain_path;
-use super::{Resolver, api_discovery, duration, or_default, provider};
-use crate::config::model::credential::{Credential, Quota};
+use super::{Owner, Resolver, api_discovery, duration, or_default, provider};
+use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
-use crate::config::model::http_version::HttpVersion;
 use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::Provider;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts};
+use crate::config::source::schema;
 use crate::config::source::units::RequiredScopes;
 
 const DEFAULT_QUOTA: Quota =
@@ -35,7 +34,8 @@ impl Resolver<'_> {
             let place = name.span();
             let name = name.into_inner();
             self.check_name(&name, &place);
-            usable.extend(self.credential(&name, &place, credential.into_inner()).map(Arc::new));
+            let owner = Owner { path: format!("credentials.{name}"), place: place.clone() };
+            usable.extend(self.credential(&name, &owner, credential.into_inner()).map(Arc::new));
             names.insert(name, place);
         }
         (names, usable)
@@ -53,112 +53,77 @@ impl Resolver<'_> {
         self.problems.push(Problem::error(place.clone(), title));
     }
 
-    fn credential(
-        &mut self,
-        name: &str,
-        place: &Range<usize>,
-        mut file: schema::Credential,
-    ) -> Option<Credential> {
+    fn credential(&mut self, name: &str, owner: &Owner, mut file: schema::Credential) -> Option<Credential> {
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
-        self.fill_in(name, place, provider, &mut file);
-        let path = |key: &str| format!("credentials.{name}.{key}");
+        self.fill_in(owner, provider, &mut file);
         let issuer = self.issuer(provider, file.issuer.as_ref());
         let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
             // The issuer has been reported.
             None
         } else {
-            self.token_url(&path("token_url"), place, file.token_url.as_ref(), issuer.as_ref())
+            self.token_url(owner, file.token_url.as_ref(), issuer.as_ref())
         };
         let audience = default_audience(provider, issuer.as_ref(), token_url.as_ref());
-        let login = self.login(name, place, &file, issuer);
+        let login = self.login(owner, &file, issuer);
         let client_certificate =
             self.client_certificate(file.client_certificate.as_ref(), file.client_key.as_ref());
-        let state = self.state(name, place, &mut file);
-        let identity = self.identity(name, place, &mut file, audience);
+        let state = self.state(name, owner, &mut file);
+        let identity = self.identity(owner, &mut file, audience);
         let parameters = self.token_parameters(&mut file);
-        let fields = self.answer_fields(file.fields);
-        let scopes = self.scopes(file.scopes);
-        let require_scopes = self.required_scopes(file.require_scopes, &scopes);
-        let quota = self.quota(file.quota);
-        let default_lifetime = self.positive(file.default_lifetime, 300);
-        let timeout = self.positive(file.timeout, 10);
-        let connect_timeout = self.positive(file.connect_timeout, 3);
-        let retry_after_max = self.positive(file.retry_after_max, 15 * 60);
+        let help = "write one scope per entry, without spaces, quotes or backslashes";
+        let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
-        let roots = self.roots(file.ca_file, is_http);
-        let proxy = self.proxy(file.proxy, "token_url", is_http);
-        let login_stub = self.login_stub(file.login_stub);
+        let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
+        let is_path = |path: &str| plain_path(path).is_some();
+        // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
-            token_url: token_url?,
-            identity: identity?,
             client_certificate,
             login,
             parameters,
-            fields,
+            token_types: self.token_types(file.token_types),
+            errors: self.error_codes(file.errors),
+            fields: self.answer_fields(file.fields),
+            require_scopes: self.required_scopes(file.require_scopes, &scopes),
             scopes,
-            require_scopes,
             expect_jwt: or_default(file.expect_jwt),
             refresh_margin: duration(file.refresh_margin, 300),
-            default_lifetime,
-            timeout,
-            connect_timeout,
-            quota,
-            retry_after_max,
-            roots,
-            proxy,
+            default_lifetime: self.positive(file.default_lifetime, 300),
+            timeout: self.positive(file.timeout, 10),
+            connect_timeout: self.positive(file.connect_timeout, 3),
+            quota: self.quota(file.quota),
+            retry_after_max: self.positive(file.retry_after_max, 15 * 60),
+            roots: self.roots(file.ca_file, is_http),
+            proxy: self.proxy(file.proxy, "token_url", is_http),
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             max_rotations: or_default(file.max_rotations),
             state,
             required: file.required.is_none_or(Spanned::into_inner),
             discovery: api_discovery::issuer(provider, file.issuer.as_ref()),
-            login_stub,
+            login_stub: self.texts(file.login_stub, is_path, "not the path of a token endpoint", help),
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),
+            token_url: token_url?,
+            identity: identity?,
         })
     }
 
     /// The token endpoint: configured, or else discovered from the issuer.
     fn token_url(
         &mut self,
-        path: &str,
-        place: &Range<usize>,
+        owner: &Owner,
         text: Option<&Spanned<String>>,
         issuer: Option<&Issuer>,
     ) -> Option<Endpoint> {
-        match (text, issuer) {
-            (Some(text), _) => {
-                let url = self.endpoint(text)?;
-                self.warn_of_tutorial(text, &url);
-                Some(Endpoint::Written(url))
-            }
-            (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
-            (None, None) => {
-                let help = "write the authorization server's token endpoint, such as \
-                            \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
-                self.missing(path, place, help);
-                None
-            }
+        if let (None, Some(issuer)) = (text, issuer) {
+            return Some(Endpoint::OfIssuer(issuer.clone()));
         }
-    }
-
-    fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
-        let paths = or_default(paths);
-        for path in paths.iter().filter(|path| plain_path(path.get_ref()).is_none()) {
-            let help =
-                "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
-            self.error(path.span(), "not the path of a token endpoint", help);
-        }
-        paths.into_iter().map(Spanned::into_inner).collect()
-    }
-
-    fn scopes(&mut self, scopes: Key<Texts>) -> Vec<String> {
-        let scopes = or_default(scopes);
-        for scope in scopes.iter().filter(|scope| !is_scope(scope.get_ref())) {
-            let help = "write one scope per entry, without spaces, quotes or backslashes";
-            self.error(scope.span(), "not a scope (RFC 6749 §3.3)", help);
-        }
-        scopes.into_iter().map(Spanned::into_inner).collect()
+        let help = "write the authorization server's token endpoint, such as \
+                    \"https://login.example.com/oauth/token\", or the `issuer` of a server that publishes it";
+        let text = self.required(owner, "token_url", text, help)?;
+        let url = self.endpoint(text)?;
+        self.warn_of_tutorial(text, &url);
+        Some(Endpoint::Written(url))
     }
 
     fn required_scopes(&mut self, required: Key<RequiredScopes>, requested: &[String]) -> Vec<String> {

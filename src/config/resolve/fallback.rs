@@ -1,36 +1,33 @@
 //! `fallback`: the grant that replaces a rejected refresh token.
 
-use super::Resolver;
-use crate::config::source::choice::{Fallback, Grant};
-use crate::config::source::reader::Key;
+use super::{Owner, Resolver, or_default};
+use crate::config::source::choice::Grant;
+use crate::config::source::reader::{Key, Placed};
 
 impl Resolver<'_> {
     /// The fallback, unless it needs a person, or the grant has no refresh token to replace.
     pub(super) fn fallback(
         &mut self,
-        fallback: Key<Fallback>,
+        fallback: Key<Option<Grant>>,
         grant: Grant,
-        grant_path: &str,
+        owner: &Owner,
     ) -> Option<Grant> {
-        let fallback = fallback?;
-        let place = fallback.span();
-        let Fallback::Grant(fallback) = fallback.into_inner() else { return None };
+        let place = fallback.place();
+        let fallback = or_default(fallback)?;
         let has_refresh_token = |grant| matches!(grant, Grant::RefreshToken | Grant::AuthorizationCode);
         if has_refresh_token(fallback) {
-            self.error(
+            return self.refuse(
                 place,
                 "this grant cannot be a fallback, because a person must renew it",
                 "use \"client_credentials\", \"password\", \"jwt_bearer\" or \"token_exchange\"",
             );
-            return None;
         }
-        if !has_refresh_token(grant) && !self.unusable.contains(grant_path) {
-            self.error(
+        if !has_refresh_token(grant) && !self.unusable.contains(&owner.key("grant")) {
+            return self.refuse(
                 place,
                 "`fallback` is not used by this grant, which has no refresh token",
                 "set grant = \"refresh_token\", or remove `fallback`",
             );
-            return None;
         }
         Some(fallback)
     }

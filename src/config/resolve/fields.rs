@@ -85,13 +85,12 @@ impl Resolver<'_> {
     ) -> Option<HeaderName> {
         let field = self.field_name(name)?;
         if is_protected(&field) {
-            self.error(
+            return self.refuse(
                 name.span(),
                 format!("a route cannot change `{field}`"),
                 "bearerd sets the fields for credentials, routing and framing: use `credential` for tokens and \
                  `upstream` for the host",
             );
-            return None;
         }
         if !changed.insert(field.as_str().to_owned()) {
             let help = "write the field once, in one of `set`, `set_if_absent` and `remove`";
@@ -127,12 +126,10 @@ impl Resolver<'_> {
 
     fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         let parsed = HeaderName::try_from(name.get_ref().as_str()).ok();
-        let parsed = parsed.filter(|name| !name.as_str().contains('*'));
-        if parsed.is_none() {
-            let help = "write one name per entry, as in a request, such as \"X-Forwarded-For\"";
-            self.error(name.span(), "not the name of a header field", help);
-        }
+        let help = "write one name per entry, as in a request, such as \"X-Forwarded-For\"";
         parsed
+            .filter(|name| !name.as_str().contains('*'))
+            .or_else(|| self.refuse(name.span(), "not the name of a header field", help))
     }
 }
 

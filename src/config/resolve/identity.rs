@@ -1,14 +1,12 @@
-//! The keys of a credential for client, client authentication and grant, and which of them go together.
+//! The keys of a credential for client, client authentication and grant, and their valid combinations.
 
 use std::error::Error;
-use std::ops::Range;
 
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
-use super::{Resolver, with_cause};
-use crate::config::model::basic_encoding::BasicEncoding;
-use crate::config::model::identity::{Assertion, ClientAuth, Grant, Identity};
+use super::{Owner, Resolver, with_cause};
+use crate::config::model::identity::{Assertion, BasicEncoding, ClientAuth, Grant, Identity};
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::source::choice;
@@ -33,33 +31,18 @@ impl Grants {
     }
 }
 
-/// The credential that a missing key belongs to.
-#[derive(Clone, Copy)]
-struct Owner<'a> {
-    name: &'a str,
-    place: &'a Range<usize>,
-}
-
-impl Owner<'_> {
-    fn path(&self, key: &str) -> String {
-        format!("credentials.{}.{key}", self.name)
-    }
-}
-
 impl Resolver<'_> {
     /// The identity, if each of its parts is usable.
     pub(super) fn identity(
         &mut self,
-        name: &str,
-        place: &Range<usize>,
+        owner: &Owner,
         keys: &mut schema::Credential,
         audience: Option<String>,
     ) -> Option<Identity<Secret>> {
-        let owner = Owner { name, place };
         let grant = keys.grant.as_ref().map_or(choice::Grant::ClientCredentials, |grant| *grant.get_ref());
         let auth = keys.client_auth.as_ref();
         let auth = auth.map_or(choice::ClientAuth::SecretBasic, |auth| *auth.get_ref());
-        let fallback = self.fallback(keys.fallback.take(), grant, &owner.path("grant"));
+        let fallback = self.fallback(keys.fallback.take(), grant, owner);
         let grants = Grants { grant, fallback };
         self.refuse_unused_keys(owner, keys, grants, auth);
         // A server with other parameter names may have no clients.
@@ -80,69 +63,63 @@ impl Resolver<'_> {
         let of_client = assertion.clone().zip(client_id.clone());
         let of_client = of_client.map(|(assertion, subject)| Assertion { subject, ..assertion });
         let client_auth = self.client_auth(owner, keys, auth, of_client, audience);
-        let fallback = match fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone())) {
-            // A missing part has been reported.
-            Some(None) => None,
-            fallback => Some(fallback.flatten()),
-        };
+        let fallback = fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone()));
         let grant = self.grant(owner, keys, grant, assertion);
-        let next = keys.client_secret_next.take().map(|source| self.secret(&source));
+        let client_secret_next = keys.client_secret_next.take().and_then(|source| self.secret(&source));
         Some(Identity {
             client_id: client_id?,
             client_auth: client_auth?,
             grant: grant?,
-            fallback: fallback?,
-            client_secret_next: next.flatten(),
+            fallback: if let Some(fallback) = fallback { Some(fallback?) } else { None },
+            client_secret_next,
         })
     }
 
     /// Refuses keys without effect: the key, the grant or the client authentication is a mistake.
     fn refuse_unused_keys(
         &mut self,
-        owner: Owner<'_>,
+        owner: &Owner,
         keys: &schema::Credential,
         grants: Grants,
         auth: choice::ClientAuth,
     ) {
         use choice::ClientAuth::{None, PrivateKeyJwt, SecretBasic, SecretJwt, SecretPost};
         use choice::Grant::{AuthorizationCode, JwtBearer, Password, RefreshToken, TokenExchange};
-        let is_grant_known = !self.unusable.contains(&owner.path("grant"));
-        let is_auth_known = !self.unusable.contains(&owner.path("client_auth"));
-        if is_grant_known {
-            let rotates = if grants.have(AuthorizationCode) { AuthorizationCode } else { RefreshToken };
-            for (key, place, grant, name) in [
-                ("username", keys.username.place(), Password, "password"),
-                ("password", keys.password.place(), Password, "password"),
-                ("refresh_token", keys.refresh_token.place(), RefreshToken, "refresh_token"),
-                ("max_rotations", keys.max_rotations.place(), rotates, "refresh_token"),
-                ("authorize_url", keys.authorize_url.place(), AuthorizationCode, "authorization_code"),
-                ("redirect_uri", keys.redirect_uri.place(), AuthorizationCode, "authorization_code"),
-                ("subject_token", keys.subject_token.place(), TokenExchange, "token_exchange"),
-                ("subject_token_type", keys.subject_token_type.place(), TokenExchange, "token_exchange"),
-            ] {
-                if let Some(place) = place.filter(|_| !grants.have(grant)) {
-                    let help = format!("set grant = \"{name}\", or remove `{key}`");
-                    self.error(place, format!("`{key}` is not used by this grant"), help);
-                }
-            }
-        }
-        if is_auth_known {
-            let has_secret = matches!(auth, SecretBasic | SecretPost | SecretJwt);
-            let with_secret = "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"";
-            for (key, place, is_used, needed) in [
-                ("client_secret", keys.client_secret.place(), has_secret, with_secret),
-                ("client_secret_next", keys.client_secret_next.place(), has_secret, with_secret),
-                (
-                    "basic_encoding",
-                    keys.basic_encoding.place(),
-                    auth == SecretBasic,
-                    "\"client_secret_basic\"",
-                ),
-            ] {
-                if let Some(place) = place.filter(|_| !is_used) {
-                    let help = format!("set client_auth = {needed}, or remove `{key}`");
-                    self.error(place, format!("`{key}` is not used by this client authentication"), help);
-                }
+        let is_grant_known = !self.unusable.contains(&owner.key("grant"));
+        let is_auth_known = !self.unusable.contains(&owner.key("client_auth"));
+        let of_grant = |grant, name: &str| {
+            (!is_grant_known || grants.have(grant), "grant", format!("grant = \"{name}\""))
+        };
+        let of_auth = |auths: &[_], names: &str| {
+            let is_used = !is_auth_known || auths.contains(&auth);
+            (is_used, "client authentication", format!("client_auth = {names}"))
+        };
+        let password = of_grant(Password, "password");
+        let refresh = of_grant(RefreshToken, "refresh_token");
+        let login = of_grant(AuthorizationCode, "authorization_code");
+        let rotating = if grants.have(AuthorizationCode) { &login } else { &refresh };
+        let exchange = of_grant(TokenExchange, "token_exchange");
+        let secret = of_auth(
+            &[SecretBasic, SecretPost, SecretJwt],
+            "\"client_secret_basic\", \"client_secret_post\" or \"client_secret_jwt\"",
+        );
+        let basic = of_auth(&[SecretBasic], "\"client_secret_basic\"");
+        for (key, place, (is_used, user, needed)) in [
+            ("username", keys.username.place(), &password),
+            ("password", keys.password.place(), &password),
+            ("refresh_token", keys.refresh_token.place(), &refresh),
+            ("max_rotations", keys.max_rotations.place(), rotating),
+            ("authorize_url", keys.authorize_url.place(), &login),
+            ("redirect_uri", keys.redirect_uri.place(), &login),
+            ("subject_token", keys.subject_token.place(), &exchange),
+            ("subject_token_type", keys.subject_token_type.place(), &exchange),
+            ("client_secret", keys.client_secret.place(), &secret),
+            ("client_secret_next", keys.client_secret_next.place(), &secret),
+            ("basic_encoding", keys.basic_encoding.place(), &basic),
+        ] {
+            if let Some(place) = place.filter(|_| !is_used) {
+                let help = format!("set {needed}, or remove `{key}`");
+                self.error(place, format!("`{key}` is not used by this {user}"), help);
             }
         }
         let signs = matches!(auth, PrivateKeyJwt | SecretJwt) || grants.have(JwtBearer);
@@ -190,12 +167,9 @@ impl Resolver<'_> {
         }
     }
 
-    fn client_id(&mut self, owner: Owner<'_>, id: Key<String>) -> Option<String> {
+    fn client_id(&mut self, owner: &Owner, id: Key<String>) -> Option<String> {
         let help = "write the id of the OAuth client, as the provider shows it";
-        let Some(id) = id else {
-            self.missing(&owner.path("client_id"), owner.place, help);
-            return None;
-        };
+        let id = self.required(owner, "client_id", id, help)?;
         if id.get_ref().is_empty() {
             self.error(id.span(), "`client_id` is empty", help);
         }
@@ -204,7 +178,7 @@ impl Resolver<'_> {
 
     fn client_auth(
         &mut self,
-        owner: Owner<'_>,
+        owner: &Owner,
         keys: &mut schema::Credential,
         auth: choice::ClientAuth,
         assertion: Option<Assertion<Secret>>,
@@ -219,10 +193,8 @@ impl Resolver<'_> {
             choice::ClientAuth::SecretJwt => ClientAuth::SecretJwt { secret: secret()?, audience: audience? },
             choice::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
             choice::ClientAuth::Tls => {
-                if keys.client_certificate.is_none() {
-                    let help = "write a PEM file with the client's certificate; its key is `client_key`";
-                    self.missing(&owner.path("client_certificate"), owner.place, help);
-                }
+                let help = "write a PEM file with the client's certificate; its key is `client_key`";
+                self.required(owner, "client_certificate", keys.client_certificate.as_ref(), help);
                 ClientAuth::TlsClientAuth
             }
             choice::ClientAuth::None => ClientAuth::None,
@@ -231,7 +203,7 @@ impl Resolver<'_> {
 
     fn grant(
         &mut self,
-        owner: Owner<'_>,
+        owner: &Owner,
         keys: &mut schema::Credential,
         grant: choice::Grant,
         assertion: Option<Assertion<Secret>>,
@@ -239,12 +211,10 @@ impl Resolver<'_> {
         match grant {
             choice::Grant::ClientCredentials => Some(Grant::ClientCredentials),
             choice::Grant::Password => {
-                if keys.username.is_none() {
-                    let help = "write the name of the user; for CXone, the id of the access key";
-                    self.missing(&owner.path("username"), owner.place, help);
-                }
+                let help = "write the name of the user; for CXone, the id of the access key";
+                let username = self.required(owner, "username", keys.username.take(), help);
                 let password = self.required_secret(owner, "password", keys.password.as_ref());
-                Some(Grant::Password { username: keys.username.take()?.into_inner(), password: password? })
+                Some(Grant::Password { username: username?.into_inner(), password: password? })
             }
             choice::Grant::JwtBearer => assertion.map(Grant::JwtBearer),
             choice::Grant::TokenExchange => {
@@ -254,12 +224,8 @@ impl Resolver<'_> {
                 Some(Grant::TokenExchange { subject_token: subject_token?, subject_token_type })
             }
             choice::Grant::RefreshToken => {
-                let configured = keys.refresh_token.take().map(|source| self.secret(&source));
-                match configured {
-                    // An unreadable secret has been reported.
-                    Some(None) => None,
-                    configured => Some(Grant::RefreshToken(configured.flatten())),
-                }
+                let Some(source) = keys.refresh_token.take() else { return Some(Grant::RefreshToken(None)) };
+                self.secret(&source).map(|token| Grant::RefreshToken(Some(token)))
             }
             // The login stores the first refresh token in the state; a configured one would take precedence.
             choice::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),
@@ -268,22 +234,18 @@ impl Resolver<'_> {
 
     fn assertion(
         &mut self,
-        owner: Owner<'_>,
+        owner: &Owner,
         assertion: Key<schema::Assertion>,
         client_id: Option<&str>,
         audience: Option<String>,
     ) -> Option<Assertion<Secret>> {
         const HELP: &str = "write assertion = { key = { file = \"/run/secrets/key.pem\" }, alg = \"RS256\" }";
-        let Some(assertion) = assertion else {
-            self.missing(&owner.path("assertion"), owner.place, HELP);
-            return None;
-        };
+        let assertion = self.required(owner, "assertion", assertion, HELP)?;
         let place = assertion.span();
         let assertion = assertion.into_inner();
         let algorithm = assertion.alg.map_or(SigningAlgorithm::Rs256, Spanned::into_inner);
         let Some(source) = assertion.key else {
-            self.error(place, "`assertion` lacks `key`, the private key", HELP);
-            return None;
+            return self.refuse(place, "`assertion` lacks `key`, the private key", HELP);
         };
         let key = self.secret(&source)?;
         if let Err(error) = SigningKey::from_pem(key.initial(), algorithm) {
@@ -298,22 +260,19 @@ impl Resolver<'_> {
 
     fn required_secret(
         &mut self,
-        owner: Owner<'_>,
+        owner: &Owner,
         key: &str,
         source: Option<&Spanned<SecretSource>>,
     ) -> Option<Secret> {
-        if source.is_none() {
-            let public_client = if key == "client_secret" {
-                "; a client without a secret has client_auth = \"none\""
-            } else {
-                ""
-            };
-            let help = format!(
-                "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{public_client}"
-            );
-            self.missing(&owner.path(key), owner.place, &help);
-        }
-        self.secret(source?)
+        let public_client = match key {
+            "client_secret" => "; a client without a secret has client_auth = \"none\"",
+            _ => "",
+        };
+        let help = format!(
+            "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{public_client}"
+        );
+        let source = self.required(owner, key, source, &help)?;
+        self.secret(source)
     }
 
     /// Reads a secret for the first time.
@@ -353,8 +312,7 @@ impl Resolver<'_> {
                     SecretSource::File(_) => "the daemon's user must be able to read the file, now and later",
                     SecretSource::Plain(_) => SECRET_EXAMPLES,
                 };
-                self.error(source.span(), with_cause(&error), help);
-                None
+                self.refuse(source.span(), with_cause(&error), help)
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `[log]`: what the daemon logs, and how.
+//! `[log]`: the format and the levels of the log.
 
 use toml::Spanned;
 use tracing_subscriber::filter::LevelFilter;

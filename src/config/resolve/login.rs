@@ -1,11 +1,9 @@
 //! The issuer of a credential, and the authorization by a person.
 
-use std::ops::Range;
-
 use toml::Spanned;
 use url::Url;
 
-use super::Resolver;
+use super::{Owner, Resolver};
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::login::{Login, RedirectUri};
 use crate::config::source::choice::{Grant, Provider};
@@ -19,26 +17,21 @@ impl Resolver<'_> {
     pub(super) fn issuer(&mut self, provider: Provider, issuer: Option<&Spanned<String>>) -> Option<Issuer> {
         let issuer = issuer?;
         if provider != Provider::Oauth2 {
-            // A wrong one has been reported.
+            // A wrong issuer has been reported.
             let identifier = issuer.get_ref().trim_end_matches('/');
             return Url::parse(identifier).ok().map(|url| Issuer::new(identifier, url));
         }
         let url = self.endpoint(issuer)?;
         if url.query().is_some() {
-            self.error(
-                issuer.span(),
-                "an issuer has no query (RFC 8414 §2)",
-                "write the issuer as in the server's metadata, or write `token_url`",
-            );
-            return None;
+            let help = "write the issuer as in the server's metadata, or write `token_url`";
+            return self.refuse(issuer.span(), "an issuer has no query (RFC 8414 §2)", help);
         }
         if url.path().contains("/.well-known/") {
-            self.error(
+            return self.refuse(
                 issuer.span(),
                 "this is the URL of an issuer's metadata, not the issuer",
                 "remove the part from `/.well-known/` on: the daemon derives the URL of the metadata",
             );
-            return None;
         }
         Some(Issuer::new(issuer.get_ref(), url))
     }
@@ -46,28 +39,25 @@ impl Resolver<'_> {
     /// The settings for a person's login, if the grant needs one.
     pub(super) fn login(
         &mut self,
-        name: &str,
-        place: &Range<usize>,
+        owner: &Owner,
         keys: &schema::Credential,
         issuer: Option<Issuer>,
     ) -> Option<Login> {
         if keys.grant.as_ref().is_none_or(|grant| *grant.get_ref() != Grant::AuthorizationCode) {
             return None;
         }
-        let path = |key: &str| format!("credentials.{name}.{key}");
         let authorize_url = match (&keys.authorize_url, &issuer) {
             (Some(text), _) => self.endpoint(text).map(Endpoint::Written),
             (None, Some(issuer)) => Some(Endpoint::OfIssuer(issuer.clone())),
             // A wrong issuer, or a missing key of the platform, has been reported.
-            (None, None) if keys.issuer.is_some() || self.unusable.contains(&path("token_url")) => None,
+            (None, None) if keys.issuer.is_some() || self.unusable.contains(&owner.key("token_url")) => None,
             (None, None) => {
                 let help = "write the page where a person logs in, such as \
                             \"https://login.example.com/oauth/authorize\", or the `issuer` of a server that publishes it";
-                self.missing(&path("authorize_url"), place, help);
-                None
+                self.required(owner, "authorize_url", None, help)
             }
         };
-        let default = Spanned::new(place.clone(), DEFAULT_REDIRECT_URI.to_owned());
+        let default = Spanned::new(owner.place.clone(), DEFAULT_REDIRECT_URI.to_owned());
         let text = keys.redirect_uri.as_ref().unwrap_or(&default);
         let redirect_uri = self.endpoint(text).map(|url| RedirectUri::new(text.get_ref(), url));
         Some(Login { authorize_url: authorize_url?, redirect_uri: redirect_uri?, issuer })

@@ -37,10 +37,11 @@ use url::Url;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
-use super::source::diagnostics::{Diagnostics, Problem, Severity};
+use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::reader::Key;
-use super::source::{schema, units};
+use super::source::schema::{self, Texts};
+use super::source::units;
 
 /// A checked configuration with its warnings.
 #[derive(Debug)]
@@ -53,11 +54,7 @@ pub struct Checked {
     pub state_places: BTreeMap<String, Range<usize>>,
 }
 
-/// Checks the whole document. Relative paths start at `folder`.
-///
-/// # Errors
-///
-/// All problems, errors and warnings, if at least one is an error.
+/// Checks the whole document; relative paths start at `folder`. Returns all problems if at least one is an error.
 pub(super) fn resolve(
     document: Document,
     folder: &Path,
@@ -79,6 +76,19 @@ pub(super) fn resolve(
     match config {
         Some(config) => Ok(Checked { config, warnings: diagnostics, state_places: resolver.state_places }),
         None => Err(Box::new(diagnostics)),
+    }
+}
+
+/// A table of the file, for problems of missing keys.
+struct Owner {
+    /// The path of the table, such as `credentials.NAME`.
+    path: String,
+    place: Range<usize>,
+}
+
+impl Owner {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.path)
     }
 }
 
@@ -115,47 +125,58 @@ impl Resolver<'_> {
         Some(Config { server, admin: admin?, credentials, routes: routes?, log })
     }
 
-    fn error(
-        &mut self,
-        place: impl Into<Option<Range<usize>>>,
-        title: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    fn error(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::error(place, title).help(help));
     }
 
-    fn warning(
-        &mut self,
-        place: impl Into<Option<Range<usize>>>,
-        title: impl Into<String>,
-        help: impl Into<String>,
-    ) {
+    fn warning(&mut self, place: impl Into<Place>, title: impl Into<String>, help: impl Into<String>) {
         self.problems.push(Problem::warning(place, title).help(help));
     }
 
-    /// Reports a key without a default, unless the key is present but unusable.
-    fn missing(&mut self, path: &str, place: &Range<usize>, help: &str) {
-        if !self.unusable.contains(path) {
-            let key = path.rsplit('.').next().unwrap_or(path);
-            self.error(place.clone(), format!("`{key}` is missing"), help);
+    /// Reports an error in the place of a value.
+    fn refuse<T>(
+        &mut self,
+        place: impl Into<Place>,
+        title: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.error(place, title, help);
+        None
+    }
+
+    /// The value of a key without a default. An absent value is reported, unless the key is present but unusable.
+    fn required<T>(&mut self, owner: &Owner, key: &str, value: Option<T>, help: &str) -> Option<T> {
+        if value.is_none() && !self.unusable.contains(&owner.key(key)) {
+            self.error(owner.place.clone(), format!("`{key}` is missing"), help);
         }
+        value
+    }
+
+    /// All texts of a list; unusable texts are reported.
+    fn texts(
+        &mut self,
+        texts: Key<Texts>,
+        is_usable: impl Fn(&str) -> bool,
+        title: &str,
+        help: &str,
+    ) -> Vec<String> {
+        let texts = or_default(texts);
+        for text in texts.iter().filter(|text| !is_usable(text.get_ref())) {
+            self.error(text.span(), title, help);
+        }
+        texts.into_iter().map(Spanned::into_inner).collect()
     }
 
     fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {
-        let address = text.parse();
-        if address.is_err() {
-            let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
-            self.error(place.clone(), "not an address to listen on", help);
-        }
-        address.ok()
+        let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
+        text.parse().ok().or_else(|| self.refuse(place.clone(), "not an address to listen on", help))
     }
 
     /// A URL that a credential may be sent to: https, or http on loopback.
     fn endpoint(&mut self, text: &Spanned<String>) -> Option<Url> {
         const WHOLE_URL: &str = "write a whole URL, such as \"https://api.example.com\"";
         let Ok(url) = Url::parse(text.get_ref()) else {
-            self.error(text.span(), "not a URL", WHOLE_URL);
-            return None;
+            return self.refuse(text.span(), "not a URL", WHOLE_URL);
         };
         let has_user = !url.username().is_empty() || url.password().is_some();
         let (title, help) = match url.scheme() {
@@ -172,8 +193,7 @@ impl Resolver<'_> {
             "http" | "https" => return Some(url),
             _ => ("neither an https:// nor an http:// URL", WHOLE_URL),
         };
-        self.error(text.span(), title, help);
-        None
+        self.refuse(text.span(), title, help)
     }
 
     fn positive(&mut self, value: Key<units::Duration>, default_seconds: u64) -> Duration {

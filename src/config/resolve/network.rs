@@ -29,8 +29,7 @@ impl Resolver<'_> {
             );
         }
         let Some(url) = address(proxy.get_ref()) else {
-            self.error(proxy.span(), "not the address of a proxy", HELP);
-            return None;
+            return self.refuse(proxy.span(), "not the address of a proxy", HELP);
         };
         Some(Proxy { url, except: String::new() })
     }

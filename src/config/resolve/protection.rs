@@ -49,11 +49,10 @@ impl Resolver<'_> {
         retry
     }
 
-    fn breaker(&mut self, written: Key<schema::Breaker>) -> Option<Breaker> {
+    fn breaker(&mut self, written: Key<Option<schema::Breaker>>) -> Option<Breaker> {
         let Some(written) = written else { return Some(DEFAULT_BREAKER) };
         let place = written.span();
-        let schema::Breaker::On(limits) = written.into_inner() else { return None };
-        let schema::BreakerLimits { failures, percent, window, open, open_max } = limits;
+        let schema::Breaker { failures, percent, window, open, open_max } = written.into_inner()?;
         let or = |written: Key<units::Duration>, default| written.map_or(default, |one| one.into_inner().0);
         let open = or(open, DEFAULT_BREAKER.open);
         let breaker = Breaker {

@@ -2,17 +2,17 @@
 //!
 //! The endpoints are those of the vendors.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
-use super::Resolver;
-use crate::config::model::http_version::HttpVersion;
+use super::{Owner, Resolver};
+use crate::config::model::credential::HttpVersion;
 use crate::config::model::pattern::Pattern;
 use crate::config::source::choice::{Grant, Provider};
 use crate::config::source::nearest::nearest;
+use crate::config::source::reader::Placed;
 use crate::config::source::{schema, units};
 
 /// The regions of Genesys Cloud, by the domain of their login and API hosts.
@@ -84,19 +84,13 @@ pub(super) fn set_if_absent(provider: Provider) -> Vec<(HeaderName, HeaderValue)
 
 impl Resolver<'_> {
     /// Sets the provider's defaults for keys of the credential that are not set.
-    pub(super) fn fill_in(
-        &mut self,
-        name: &str,
-        place: &Range<usize>,
-        provider: Provider,
-        file: &mut schema::Credential,
-    ) {
-        let path = |key: &str| format!("credentials.{name}.{key}");
-        if self.unusable.contains(&path("provider")) {
+    pub(super) fn fill_in(&mut self, owner: &Owner, provider: Provider, file: &mut schema::Credential) {
+        if self.unusable.contains(&owner.key("provider")) {
             return;
         }
         self.refuse_keys_of_others(file, provider);
-        let place = file.provider.as_ref().map_or_else(|| place.clone(), Spanned::span);
+        let place = file.provider.place().unwrap_or_else(|| owner.place.clone());
+        let owner = Owner { path: owner.path.clone(), place: place.clone() };
         let text = |text: String| Spanned::new(place.clone(), text);
         let logins = match provider {
             Provider::Oauth2 => &[],
@@ -118,24 +112,20 @@ impl Resolver<'_> {
                     file.authorize_url.get_or_insert_with(|| text(url));
                 }
                 if file.token_url.is_none() {
-                    if file.region.is_none() {
-                        self.missing(&path("region"), &place, &one_of(&GENESYS_REGIONS));
-                    }
+                    self.required(&owner, "region", file.region.as_ref(), &one_of(&GENESYS_REGIONS));
                     // A missing or wrong region has been reported.
-                    self.unusable.insert(path("token_url"));
+                    self.unusable.insert(owner.key("token_url"));
                     file.token_url = region.map(|region| text(format!("https://login.{region}/oauth/token")));
                 }
             }
             Provider::Cxone => {
                 let issuer = file.issuer.as_ref().and_then(|issuer| self.issuer_of_cxone(issuer));
                 if file.token_url.is_none() {
-                    if file.issuer.is_none() {
-                        self.missing(&path("issuer"), &place, &one_of(&CXONE_ISSUERS));
-                    }
-                    self.unusable.insert(path("token_url"));
+                    self.required(&owner, "issuer", file.issuer.as_ref(), &one_of(&CXONE_ISSUERS));
+                    self.unusable.insert(owner.key("token_url"));
                     file.token_url = issuer.map(|issuer| text(format!("{issuer}/auth/token")));
                 }
-                if !self.unusable.contains(&path("grant")) {
+                if !self.unusable.contains(&owner.key("grant")) {
                     file.grant.get_or_insert_with(|| Spanned::new(place.clone(), Grant::Password));
                 }
                 file.http_version.get_or_insert_with(|| Spanned::new(place.clone(), HttpVersion::Http1));
@@ -159,25 +149,22 @@ impl Resolver<'_> {
 
     fn region(&mut self, region: &Spanned<String>) -> Option<&'static str> {
         let written = region.get_ref().to_ascii_lowercase();
-        let known = GENESYS_REGIONS.into_iter().find(|known| *known == written);
-        if known.is_none() {
+        GENESYS_REGIONS.into_iter().find(|known| *known == written).or_else(|| {
             let help = match meant(&written, &GENESYS_REGIONS) {
                 Some(meant) => {
                     format!("did you mean \"{meant}\"? For a new region, write `token_url` instead")
                 }
                 None => one_of(&GENESYS_REGIONS),
             };
-            self.error(region.span(), "not a known region of Genesys Cloud", help);
-        }
-        known
+            self.refuse(region.span(), "not a known region of Genesys Cloud", help)
+        })
     }
 
     /// The issuer without a slash at the end.
     fn issuer_of_cxone(&mut self, issuer: &Spanned<String>) -> Option<String> {
         let url = self.endpoint(issuer)?;
         if url.query().is_some() {
-            self.error(issuer.span(), "an issuer has no query", "remove the part from `?` on");
-            return None;
+            return self.refuse(issuer.span(), "an issuer has no query", "remove the part from `?` on");
         }
         let issuer_url = url.as_str().trim_end_matches('/').to_owned();
         if !CXONE_ISSUERS.contains(&issuer_url.as_str()) {

@@ -6,30 +6,23 @@ use toml::Spanned;
 use url::Url;
 
 use super::{Resolver, or_default};
-use crate::config::model::request::{AnswerFields, RequestFormat, STANDARD_PARAMETERS, TokenParameters};
+use crate::config::model::request::{
+    AnswerFields, ErrorCodes, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
+};
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts, TextsByName};
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
         let audience = keys.audience.take().map(Spanned::into_inner).filter(|audience| !audience.is_empty());
-        let resources = self.resources(keys.resource.take());
+        let is_resource = |uri: &str| Url::parse(uri).is_ok_and(|url| url.fragment().is_none());
+        let help = "write an absolute URI without a fragment, such as \"https://api.example.com/\"";
+        let resources = self.texts(keys.resource.take(), is_resource, "not a resource (RFC 8707 §2)", help);
         let names = self.request_fields(keys.request_fields.take());
         let format = keys.request_format.take().map_or_else(RequestFormat::default, Spanned::into_inner);
         let parameters = TokenParameters { format, audience, resources, extra: BTreeMap::new(), names };
         let extra = self.extra(keys.extra.take(), &parameters);
         TokenParameters { extra, ..parameters }
-    }
-
-    fn resources(&mut self, resources: Key<Texts>) -> Vec<String> {
-        let resources = or_default(resources);
-        for resource in &resources {
-            if !Url::parse(resource.get_ref()).is_ok_and(|url| url.fragment().is_none()) {
-                let help = "write an absolute URI without a fragment, such as \"https://api.example.com/\"";
-                self.error(resource.span(), "not a resource (RFC 8707 §2)", help);
-            }
-        }
-        resources.into_iter().map(Spanned::into_inner).collect()
     }
 
     /// New names by the standard names of parameters.
@@ -109,6 +102,44 @@ impl Resolver<'_> {
             );
         }
         named
+    }
+
+    /// The values that `token_type` may have.
+    pub(super) fn token_types(&mut self, types: Key<Texts>) -> Vec<String> {
+        let Some(types) = types else { return vec!["Bearer".to_owned()] };
+        let place = types.span();
+        let types: Vec<String> = types.into_inner().into_iter().map(Spanned::into_inner).collect();
+        if types.is_empty() || types.iter().any(String::is_empty) {
+            self.error(
+                place,
+                "no type of tokens would be accepted",
+                "write [\"Bearer\"] and other names that the server uses",
+            );
+        }
+        types
+    }
+
+    /// Further error codes of the server. A code has one meaning.
+    pub(super) fn error_codes(&mut self, errors: Key<schema::Errors>) -> ErrorCodes {
+        let schema::Errors { dead, throttled, client, transient } = or_default(errors);
+        let mut seen = BTreeSet::new();
+        let mut codes = |codes: Key<Texts>| {
+            let mut list = Vec::new();
+            for code in or_default(codes) {
+                if code.get_ref().is_empty() || !seen.insert(code.get_ref().to_ascii_lowercase()) {
+                    let help = "write each of the server's error codes once, in one of the lists";
+                    self.error(code.span(), "an error code has one meaning", help);
+                }
+                list.push(code.into_inner());
+            }
+            list
+        };
+        ErrorCodes {
+            dead: codes(dead),
+            throttled: codes(throttled),
+            client: codes(client),
+            transient: codes(transient),
+        }
     }
 }
 

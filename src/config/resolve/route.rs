@@ -10,15 +10,15 @@ use toml::Spanned;
 use url::Url;
 
 use super::api_discovery::DISCOVER;
-use super::{Resolver, duration};
-use crate::config::model::credential::Credential;
-use crate::config::model::forwarded::Forwarded;
+use super::{Owner, Resolver, duration};
+use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::is_host;
-use crate::config::model::http_version::HttpVersion;
-use crate::config::model::route::{Address, Destination, Route, Upstream};
+use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
 use crate::config::source::choice::Upgrade;
 use crate::config::source::reader::Key;
 use crate::config::source::schema;
+
+const UPSTREAM_HELP: &str = "write the address of the API, such as \"https://api.example.com\"";
 
 impl Resolver<'_> {
     /// The routes, if each is usable.
@@ -40,9 +40,7 @@ impl Resolver<'_> {
             let place = route.span();
             let route = route.into_inner();
             used.extend(route.credential.as_ref().map(|name| name.get_ref().clone()));
-            let Some(route) = self.route(index, &place, route, names, credentials) else {
-                continue;
-            };
+            let Some(route) = self.route(index, place.clone(), route, names, credentials) else { continue };
             if let Some(first) = seen.insert((route.host.clone(), route.path.clone()), index + 1) {
                 let help = "change `path` or `host`, or remove a route: each request must have one route";
                 self.error(place, format!("the same host and path as route {first}"), help);
@@ -64,28 +62,19 @@ impl Resolver<'_> {
     fn route(
         &mut self,
         index: usize,
-        place: &Range<usize>,
+        place: Range<usize>,
         mut route: schema::Route,
         names: &BTreeMap<String, Range<usize>>,
         credentials: &[Arc<Credential>],
     ) -> Option<Route> {
-        let key = |key: &str| format!("routes[{index}].{key}");
+        let owner = Owner { path: format!("routes[{index}]"), place };
         let host = route.host.take().map(|host| self.host(&host));
-        let path = match &route.path {
-            Some(path) => self.path(path),
-            None => Some("/".to_owned()),
-        };
-        if route.upstream.is_none() {
-            let help = "write the address of the API, such as \"https://api.example.com\"";
-            self.missing(&key("upstream"), place, help);
-        }
-        let upstream = route.upstream.as_ref().and_then(|upstream| self.upstream(upstream));
-        if route.credential.is_none() {
-            let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
-            self.missing(&key("credential"), place, help);
-        }
-        let credential =
-            route.credential.as_ref().and_then(|name| self.credential_of(name, names, credentials));
+        let path = route.path.as_ref().map_or_else(|| Some("/".to_owned()), |path| self.path(path));
+        let upstream = self.required(&owner, "upstream", route.upstream.as_ref(), UPSTREAM_HELP);
+        let upstream = upstream.and_then(|upstream| self.upstream(upstream));
+        let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
+        let credential = self.required(&owner, "credential", route.credential.as_ref(), help);
+        let credential = credential.and_then(|name| self.credential_of(name, names, credentials));
         if let (Some(Destination::Discovered), Some(text), Some(credential)) =
             (&upstream, &route.upstream, &credential)
         {
@@ -96,36 +85,25 @@ impl Resolver<'_> {
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
-        let strip_prefix = self.strip_prefix(route.strip_prefix, path.as_deref());
-        let fields = self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref));
-        let retry_on = self.retry_on(route.retry_on);
-        let retry_429 = self.retry_429(route.retry_429);
-        let timeout = self.positive(route.timeout, 60);
-        let connect_timeout = self.positive(route.connect_timeout, 5);
         let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
-        let callers = self.callers(route.callers);
-        let read_timeout = Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero());
-        let host = match host {
-            Some(host) => Some(host?),
-            None => None,
-        };
+        // The parts that may be absent come last, so that the others are checked in any case.
         Some(Route {
-            host,
+            strip_prefix: self.strip_prefix(route.strip_prefix, path.as_deref()),
+            fields: self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref)),
+            rules,
+            retry_on: self.retry_on(route.retry_on),
+            allows_websocket,
+            retry_429: self.retry_429(route.retry_429),
+            timeout: self.positive(route.timeout, 60),
+            connect_timeout: self.positive(route.connect_timeout, 5),
+            read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
+            callers: self.callers(route.callers),
+            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            protection,
+            host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,
             upstream: Upstream { destination: upstream?, roots, proxy, http_version },
             credential: credential?,
-            rules,
-            strip_prefix,
-            fields,
-            retry_on,
-            allows_websocket,
-            retry_429,
-            timeout,
-            connect_timeout,
-            read_timeout,
-            callers,
-            forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
-            protection,
         })
     }
 
@@ -148,12 +126,8 @@ impl Resolver<'_> {
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {
         let text = host.get_ref().to_ascii_lowercase();
-        if is_host(&text) {
-            return Some(text);
-        }
         let help = "write the name or address that callers use, without scheme, port or path";
-        self.error(host.span(), "not a host name", help);
-        None
+        if is_host(&text) { Some(text) } else { self.refuse(host.span(), "not a host name", help) }
     }
 
     fn path(&mut self, path: &Spanned<String>) -> Option<String> {
@@ -161,12 +135,8 @@ impl Resolver<'_> {
         if text == "/" {
             return Some("/".to_owned());
         }
-        let plain = plain_path(text);
-        if plain.is_none() {
-            let help = "write a prefix that starts with `/`, without `*`, query, `%`, `..` or empty segment";
-            self.error(path.span(), "not a path prefix", help);
-        }
-        plain
+        let help = "write a prefix that starts with `/`, without `*`, query, `%`, `..` or empty segment";
+        plain_path(text).or_else(|| self.refuse(path.span(), "not a path prefix", help))
     }
 
     fn upstream(&mut self, text: &Spanned<String>) -> Option<Destination> {
@@ -175,14 +145,11 @@ impl Resolver<'_> {
         }
         let url = self.endpoint(text)?;
         if url.query().is_some() {
-            self.error(text.span(), "an upstream has no query", "remove the part from `?` on");
-            return None;
+            return self.refuse(text.span(), "an upstream has no query", "remove the part from `?` on");
         }
         let address = address_of(&url);
-        if address.is_none() {
-            let help = "write the address of the API, such as \"https://api.example.com\"";
-            self.error(text.span(), "not the address of an API", help);
-        }
+        let address =
+            address.or_else(|| self.refuse(text.span(), "not the address of an API", UPSTREAM_HELP));
         address.map(Destination::Written)
     }
 
@@ -208,8 +175,7 @@ impl Resolver<'_> {
             } else {
                 format!("write one of: {}; or \"none\"", known.join(", "))
             };
-            self.error(name.span(), format!("there is no credential `{text}`"), help);
-            return None;
+            return self.refuse(name.span(), format!("there is no credential `{text}`"), help);
         }
         // An unusable credential has been reported.
         credentials.iter().find(|one| one.name == *text).cloned().map(Some)

@@ -1,6 +1,6 @@
 //! `allow`, `deny`, `encoded`, `strip_prefix` and `retry_on` of a route.
 
-use http::{Method, StatusCode};
+use http::StatusCode;
 use toml::Spanned;
 
 use super::Resolver;
@@ -72,7 +72,7 @@ impl Resolver<'_> {
             let pattern: Pattern = match text.get_ref().parse() {
                 Ok(pattern) => pattern,
                 Err(error) => {
-                    self.error(text.span(), error.to_string(), error.help());
+                    self.error(text.span(), error.to_string(), error.help);
                     continue;
                 }
             };
@@ -83,18 +83,14 @@ impl Resolver<'_> {
             }
             if let Some(method) = pattern.method().filter(|method| !KNOWN_METHODS.contains(&method.as_str()))
             {
-                self.warn_of_method(&text, method);
+                let meant = nearest(&KNOWN_METHODS, method.as_str(), |distance, _| distance <= 2);
+                let meant = meant.map_or_else(String::new, |meant| format!("did you mean {meant}? "));
+                let help = format!("{meant}The pattern matches the method as written");
+                self.warning(text.span(), format!("{method} is not a known method"), help);
             }
             patterns.push(pattern);
         }
         patterns
-    }
-
-    fn warn_of_method(&mut self, text: &Spanned<String>, method: &Method) {
-        let meant = nearest(&KNOWN_METHODS, method.as_str(), |distance, _| distance <= 2);
-        let meant = meant.map_or_else(String::new, |meant| format!("did you mean {meant}? "));
-        let help = format!("{meant}The pattern matches the method as written");
-        self.warning(text.span(), format!("{method} is not a known method"), help);
     }
 
     /// Statuses of a rejected token.

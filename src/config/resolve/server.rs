@@ -146,10 +146,11 @@ impl Resolver<'_> {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
                     Ok(network) => networks.push(network.trunc()),
-                    Err(_) => {
-                        let help = "write a network such as \"10.0.0.0/8\", an address, or \"private\"";
-                        self.error(text.span(), "not a network", help);
-                    }
+                    Err(_) => self.error(
+                        text.span(),
+                        "not a network",
+                        "write a network such as \"10.0.0.0/8\", an address, or \"private\"",
+                    ),
                 },
             }
         }
@@ -179,10 +180,8 @@ impl Resolver<'_> {
                 && url.query().is_none()
                 && url.fragment().is_none()
         });
-        if parsed.is_none() {
-            let help = "write scheme and host as a browser sends them, such as \"https://desk.example.com\"";
-            self.error(origin.span(), "not an origin", help);
-        }
+        let help = "write scheme and host as a browser sends them, such as \"https://desk.example.com\"";
+        let parsed = parsed.or_else(|| self.refuse(origin.span(), "not an origin", help));
         parsed.map(|url| url.origin().ascii_serialization())
     }
 
@@ -200,8 +199,7 @@ impl Resolver<'_> {
             Ok(name) => return Some(RequiredHeader { name, value: value.trim().to_owned() }),
             Err(_) => ("not a header field", "write a name and a value, such as \"X-Bearerd: yes\""),
         };
-        self.error(field.span(), title, help);
-        None
+        self.refuse(field.span(), title, help)
     }
 
     fn addresses(&mut self, texts: &[String], place: &Range<usize>) -> Vec<Listen> {

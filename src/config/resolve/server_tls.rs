@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::{Resolver, with_cause};
+use super::{Owner, Resolver, with_cause};
 use crate::config::model::server_tls::{ServerTls, TlsFiles, TlsKey};
-use crate::config::source::reader::Key;
+use crate::config::source::reader::{Key, Placed};
 use crate::config::source::schema::Tls;
 
 impl Resolver<'_> {
@@ -17,13 +17,10 @@ impl Resolver<'_> {
         let tls = tls?;
         let place = tls.span();
         let Tls { certificate, private_key, client_ca } = tls.into_inner();
-        for (key, is_set) in [("certificate", certificate.is_some()), ("private_key", private_key.is_some())]
-        {
-            if !is_set {
-                let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
-                self.missing(&format!("server.tls.{key}"), &place, help);
-            }
-        }
+        let owner = Owner { path: "server.tls".to_owned(), place };
+        let help = "[server.tls] needs `certificate` and `private_key`, each the path of a PEM file";
+        let certificate = self.required(&owner, "certificate", certificate, help);
+        let private_key = self.required(&owner, "private_key", private_key, help);
         let (certificate, private_key) = (certificate?, private_key?);
         let absolute = |path: &Spanned<PathBuf>| self.folder.join(path.get_ref());
         let files = TlsFiles {
@@ -38,10 +35,9 @@ impl Resolver<'_> {
                 let place = match error.key {
                     TlsKey::Certificate => certificate.span(),
                     TlsKey::PrivateKey => private_key.span(),
-                    TlsKey::ClientCa => client_ca.as_ref().map_or(place, Spanned::span),
+                    TlsKey::ClientCa => client_ca.place().unwrap_or(owner.place),
                 };
-                self.error(place, with_cause(&error), error.help());
-                return None;
+                return self.refuse(place, with_cause(&error), error.help());
             }
         };
         if initial.is_early() {
@@ -61,12 +57,11 @@ mod tests {
     use std::path::Path;
 
     use crate::config::{Checked, Diagnostics, Environment, parse};
-    use crate::demo::pki::Pki;
 
     fn read(folder: &Path, server: &str) -> Result<Checked, Box<Diagnostics>> {
         let text =
             format!("{server}\n[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"none\"\n");
-        parse(&folder.join("proxy.toml"), text, &Environment::empty())
+        parse(&folder.join("proxy.toml"), text, &Environment::from([]))
     }
 
     /// The titles of what is wrong with this, where there are no files.
@@ -80,7 +75,7 @@ mod tests {
     /// Certificate, key and authority.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let pki = Pki::new(&["localhost"]).unwrap();
+        let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
         for (name, content) in [
             ("server.pem", &pki.server().certificate),
             ("key.pem", &pki.server().key),

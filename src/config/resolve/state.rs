@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
-use super::Resolver;
+use super::{Owner, Resolver};
 use crate::config::model::credential::StatePlace;
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::state_key::StateKey;
@@ -33,12 +33,12 @@ impl Resolver<'_> {
     pub(super) fn state(
         &mut self,
         name: &str,
-        place: &Range<usize>,
+        owner: &Owner,
         keys: &mut schema::Credential,
     ) -> Option<StatePlace> {
         let grant = keys.grant.as_ref().map(|grant| *grant.get_ref());
         let needs_state = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
-        let place = keys.state_file.place().unwrap_or_else(|| place.clone());
+        let place = keys.state_file.place().unwrap_or_else(|| owner.place.clone());
         let default = self.state_dir.as_ref().map(|folder| folder.join(format!("{name}.state")));
         let path = self.state_path(keys.state_file.take()).or(default);
         let key_place = keys.state_key.place();
@@ -47,13 +47,11 @@ impl Resolver<'_> {
         let previous_keys = self.previous_keys(previous, key_place.is_some(), key.as_ref(), path.as_deref());
         if needs_state && path.is_none() {
             let help = format!("set server.state_dir or state_file, and a state_key: {LOST_GRANT}");
-            self.error(place, "this grant needs a `state_file`", help);
-            return None;
+            return self.refuse(place, "this grant needs a `state_file`", help);
         }
         if needs_state && key_place.is_none() {
             let help = format!("generate a key with `bearerd keygen`: {LOST_GRANT}");
-            self.error(place, "this grant needs a `state_key` to encrypt its refresh token", help);
-            return None;
+            return self.refuse(place, "this grant needs a `state_key` to encrypt its refresh token", help);
         }
         let Some(path) = path else {
             if let Some(place) = key_place {

@@ -16,16 +16,16 @@ impl Resolver<'_> {
     pub(super) fn warn_of_tutorial(&mut self, text: &Spanned<String>, url: &Url) {
         let host = url.host_str().unwrap_or_default();
         let path = url.path().trim_end_matches('/');
-        let found = if is_of_cxone_tutorial(host, path) {
-            Some(("NICE CXone", CXONE_HELP.to_owned()))
-        } else if path == "/api/v2/oauth/token" {
-            genesys_help(host).map(|help| ("Genesys Cloud", help))
+        let (vendor, help) = if is_of_cxone_tutorial(host, path) {
+            ("NICE CXone", CXONE_HELP.to_owned())
+        } else if path == "/api/v2/oauth/token"
+            && let Some(help) = genesys_help(host)
+        {
+            ("Genesys Cloud", help)
         } else {
-            None
+            return;
         };
-        if let Some((vendor, help)) = found {
-            self.warning(text.span(), format!("a token URL of tutorials, which {vendor} does not run"), help);
-        }
+        self.warning(text.span(), format!("a token URL of tutorials, which {vendor} does not run"), help);
     }
 }
 

@@ -21,6 +21,9 @@ pub enum Severity {
     Warning,
 }
 
+/// A place in bytes of the [`Sources`]; `None` for the file as a whole.
+pub type Place = Option<Range<usize>>;
+
 /// A problem with its place and its remedy.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -28,20 +31,20 @@ pub struct Problem {
     pub severity: Severity,
     /// The problem, in one line.
     pub title: String,
-    /// The place, in bytes of the [`Sources`]; `None` for the file as a whole.
-    pub place: Option<Range<usize>>,
+    /// The place.
+    pub place: Place,
     /// The remedy.
     pub help: Option<String>,
 }
 
 impl Problem {
     /// A problem with which the configuration cannot be used.
-    pub fn error(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+    pub fn error(place: impl Into<Place>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Error, title: title.into(), place: place.into(), help: None }
     }
 
     /// A problem with which the configuration can be used.
-    pub fn warning(place: impl Into<Option<Range<usize>>>, title: impl Into<String>) -> Self {
+    pub fn warning(place: impl Into<Place>, title: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(place, title) }
     }
 
@@ -62,11 +65,12 @@ pub struct Sources {
     overrides: Vec<Override>,
 }
 
+/// An environment variable that overrides a key.
 #[derive(Clone)]
-struct Override {
+pub(in crate::config) struct Override {
     start: usize,
     variable: String,
-    value: String,
+    pub(in crate::config) value: String,
 }
 
 impl Sources {
@@ -88,12 +92,8 @@ impl Sources {
         start..start + value.len()
     }
 
-    /// The value of the environment variable at this place.
-    pub fn override_text(&self, place: &Range<usize>) -> Option<&str> {
-        self.override_at(place).map(|found| found.value.as_str())
-    }
-
-    fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
+    /// The environment variable at this place.
+    pub(in crate::config) fn override_at(&self, place: &Range<usize>) -> Option<&Override> {
         self.overrides.iter().rfind(|one| one.start <= place.start)
     }
 }
@@ -101,12 +101,7 @@ impl Sources {
 /// Without the texts: they may hold secrets.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variables: Vec<&str> = self.overrides.iter().map(|one| one.variable.as_str()).collect();
-        f.debug_struct("Sources")
-            .field("path", &self.path)
-            .field("bytes", &self.text.len())
-            .field("overrides", &variables)
-            .finish()
+        f.debug_struct("Sources").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -178,13 +173,8 @@ impl Diagnostics {
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let path = self.sources.path.display().to_string();
         let masked = mask(&self.sources.text);
-        let groups = self.problems.iter().map(|problem| self.group(problem, &path, &masked));
-        let mut text = String::new();
-        for group in groups {
-            text.push_str(&renderer.render(&[group]));
-            text.push_str("\n\n");
-        }
-        text
+        let problems = self.problems.iter();
+        problems.map(|problem| renderer.render(&[self.group(problem, &path, &masked)]) + "\n\n").collect()
     }
 
     fn group<'a>(&'a self, problem: &'a Problem, path: &'a str, masked: &'a str) -> Group<'a> {
@@ -194,19 +184,13 @@ impl Diagnostics {
         };
         let mut group = Group::with_title(level.primary_title(problem.title.as_str()));
         if let Some(place) = &problem.place {
-            group = match self.sources.override_at(place) {
-                None => group.element(
-                    Snippet::source(masked)
-                        .path(path)
-                        .annotation(AnnotationKind::Primary.span(within(place.clone(), masked))),
-                ),
+            let (path, text, span) = match self.sources.override_at(place) {
+                None => (path, masked, within(place.clone(), masked)),
                 // Shows the variable's name: the value may be a secret.
-                Some(found) => group.element(
-                    Snippet::source(found.variable.as_str())
-                        .path("environment")
-                        .annotation(AnnotationKind::Primary.span(0..found.variable.len())),
-                ),
+                Some(found) => ("environment", found.variable.as_str(), 0..found.variable.len()),
             };
+            let snippet = Snippet::source(text).path(path);
+            group = group.element(snippet.annotation(AnnotationKind::Primary.span(span)));
         }
         match &problem.help {
             Some(help) => group.element(Level::HELP.message(help.as_str())),

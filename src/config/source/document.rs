@@ -9,10 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
+use super::nearest::nearest_key;
 use super::overrides;
 use super::reader::{Reader, Table, joined};
 use super::schema::File;
-use super::section::{Section, for_each_section, not_supported};
+use super::section::{Section, not_supported};
 use crate::config::model::environment::Environment;
 
 /// The readable part of a configuration, and the problems of the rest.
@@ -43,9 +44,7 @@ impl Document {
         check_credentials(&mut root, &mut reader);
         check_routes(&mut root, &mut reader);
         remove_unknown_keys(Section::Root, "", &mut root, &mut reader);
-        for_each_section(&mut root, &mut |section, path, value| {
-            check_section(section, path, value, &mut reader);
-        });
+        check_sections(&mut root, &mut reader);
         let file = File::from_table(&root, "", &mut reader);
         let Reader { problems, unusable, .. } = reader;
         Self { file, sources, problems, unusable }
@@ -84,6 +83,38 @@ fn check_routes(root: &mut DeTable<'_>, reader: &mut Reader<'_>) {
     reader.unusable.insert("routes".to_owned());
 }
 
+/// Checks each section below the root, outer sections first.
+fn check_sections(root: &mut DeTable<'_>, reader: &mut Reader<'_>) {
+    for (key, value) in root.iter_mut() {
+        match key.get_ref().as_ref() {
+            "server" => {
+                check_section(Section::Server, "server", value, reader);
+                let DeValue::Table(server) = value.get_mut() else { continue };
+                for (key, section) in [("tls", Section::Tls), ("limits", Section::Limits)] {
+                    if let Some(value) = server.get_mut(key) {
+                        check_section(section, &format!("server.{key}"), value, reader);
+                    }
+                }
+            }
+            "admin" => check_section(Section::Admin, "admin", value, reader),
+            "log" => check_section(Section::Log, "log", value, reader),
+            "credentials" => {
+                let DeValue::Table(credentials) = value.get_mut() else { continue };
+                for (name, value) in credentials.iter_mut() {
+                    check_section(Section::Credential, &joined("credentials", name.get_ref()), value, reader);
+                }
+            }
+            "routes" => {
+                let DeValue::Array(routes) = value.get_mut() else { continue };
+                for (index, value) in routes.iter_mut().enumerate() {
+                    check_section(Section::Route, &format!("routes[{index}]"), value, reader);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Reports a section that is not a table, or the section's unknown keys.
 fn check_section(section: Section, path: &str, value: &mut Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
     if let DeValue::Table(table) = value.get_mut() {
@@ -114,7 +145,7 @@ fn remove_unknown_keys(section: Section, path: &str, table: &mut DeTable<'_>, re
         .collect();
     for (key, place) in unknown {
         table.remove(key.as_str());
-        reader.unusable.extend(section.nearest(&key).map(|meant| joined(path, meant)));
+        reader.unusable.extend(nearest_key(section.keys(), &key).map(|meant| joined(path, meant)));
         let header =
             if section == Section::Credential { format!("[{path}]") } else { section.header().to_owned() };
         reader.problems.push(if section.planned().contains(&key.as_str()) {

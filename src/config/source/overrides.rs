@@ -15,6 +15,15 @@ use crate::config::model::environment::Environment;
 
 const PREFIX: &str = "BEARERD_";
 
+/// The sections that variables can set, with their paths in the file. Credentials also have a name in their path.
+const SECTIONS: [(Section, &[&str]); 5] = [
+    (Section::Limits, &["server", "limits"]),
+    (Section::Tls, &["server", "tls"]),
+    (Section::Server, &["server"]),
+    (Section::Admin, &["admin"]),
+    (Section::Log, &["log"]),
+];
+
 /// Applies each override to the parsed file. A variable that names no key is a problem.
 pub(in crate::config) fn apply<'i>(
     root: &mut DeTable<'i>,
@@ -37,52 +46,38 @@ pub(in crate::config) fn apply<'i>(
         let place = sources.add_override(variable, value);
         let parts: Vec<String> = path.split("__").map(str::to_ascii_lowercase).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        let (section, names, key, within) = match parts.as_slice() {
-            ["server", "limits", key, within @ ..] => {
-                (Section::Limits, vec!["server", "limits"], *key, within)
+        let name;
+        let (section, section_path) = match parts.as_slice() {
+            ["credentials", part, _, ..] => {
+                name = credential_name(root, part);
+                (Section::Credential, &["credentials", &name][..])
             }
-            ["server", "tls", key, within @ ..] => (Section::Tls, vec!["server", "tls"], *key, within),
-            ["server", key, within @ ..] => (Section::Server, vec!["server"], *key, within),
-            ["admin", key, within @ ..] => (Section::Admin, vec!["admin"], *key, within),
-            ["log", key, within @ ..] => (Section::Log, vec!["log"], *key, within),
-            ["credentials", name, key, within @ ..] => {
-                (Section::Credential, vec!["credentials", *name], *key, within)
+            parts => {
+                let is_within = |path: &[&str]| parts.len() > path.len() && parts.starts_with(path);
+                SECTIONS.into_iter().find(|(_, path)| is_within(path)).unwrap_or((Section::Root, &[]))
             }
-            [key, within @ ..] => (Section::Root, vec![], *key, within),
-            [] => continue,
         };
+        let [key, within @ ..] = &parts[section_path.len()..] else { continue };
         if let Some(problem) = refused(variable, section, key, within, &place) {
             problems.push(problem);
             continue;
         }
-        let name = names.get(1).map(|name| credential_name(root, name));
-        let names: Vec<&str> = match (section, &name) {
-            (Section::Credential, Some(name)) => vec!["credentials", name],
-            _ => names,
-        };
         // A section of the wrong type is reported later.
-        let Some(table) = table_in(root, &names, &place) else { continue };
-        table.remove(key);
-        table.insert(Spanned::new(place.clone(), Cow::Owned(key.to_owned())), parsed(value, &place));
+        let Some(table) = table_in(root, section_path, &place) else { continue };
+        table.remove(*key);
+        table.insert(Spanned::new(place.clone(), Cow::Owned((*key).to_owned())), parsed(value, &place));
     }
 }
 
 /// The override that a variable with single underscores was probably meant to be.
 fn meant(root: &DeTable<'_>, variable: &str) -> Option<String> {
-    let mut sections = vec![
-        (Section::Limits, "SERVER__LIMITS".to_owned()),
-        (Section::Tls, "SERVER__TLS".to_owned()),
-        (Section::Server, "SERVER".to_owned()),
-        (Section::Admin, "ADMIN".to_owned()),
-        (Section::Log, "LOG".to_owned()),
-    ];
-    let credentials = root.get("credentials").and_then(|all| all.get_ref().as_table());
-    sections.extend(credentials.into_iter().flat_map(|all| all.keys()).map(|name| {
-        let name = name.get_ref().to_ascii_uppercase().replace(['-', '.'], "_");
-        (Section::Credential, format!("CREDENTIALS__{name}"))
-    }));
-    sections.into_iter().find_map(|(section, name)| {
-        let full = |key: &&str| format!("{PREFIX}{name}__{}", key.to_ascii_uppercase());
+    let sections = SECTIONS.into_iter().map(|(section, path)| (section, path.join("__")));
+    let credentials = credential_names(root).map(|name| {
+        let name = name.replace(['-', '.'], "_");
+        (Section::Credential, format!("credentials__{name}"))
+    });
+    sections.chain(credentials).find_map(|(section, path)| {
+        let full = |key: &&str| format!("{PREFIX}{}", format!("{path}__{key}").to_ascii_uppercase());
         section.keys().iter().map(full).find(|full| full.replace("__", "_") == variable)
     })
 }
@@ -139,12 +134,15 @@ fn table_in<'t, 'i>(
 
 /// The credential that a part of a variable stands for. Names of variables have no case and no `-`.
 fn credential_name(root: &DeTable<'_>, part: &str) -> String {
-    let written = root.get("credentials").and_then(|all| all.get_ref().as_table()).and_then(|all| {
-        all.keys().map(|name| name.get_ref().to_string()).find(|name| {
-            name.to_ascii_lowercase().replace(['-', '.'], "_") == part || name.eq_ignore_ascii_case(part)
-        })
-    });
-    written.unwrap_or_else(|| part.to_owned())
+    let is_meant = |name: &&str| {
+        name.to_ascii_lowercase().replace(['-', '.'], "_") == part || name.eq_ignore_ascii_case(part)
+    };
+    credential_names(root).find(is_meant).unwrap_or(part).to_owned()
+}
+
+fn credential_names<'t>(root: &'t DeTable<'_>) -> impl Iterator<Item = &'t str> {
+    let credentials = root.get("credentials").and_then(|all| all.get_ref().as_table());
+    credentials.into_iter().flat_map(|all| all.keys()).map(|name| name.get_ref().as_ref())
 }
 
 /// The value as TOML, or else as text, with one place for all of its parts.

@@ -29,10 +29,13 @@ impl<T> Placed for Key<T> {
     }
 }
 
+/// A value of the file with its place.
+pub(super) type Written<'v> = Spanned<DeValue<'v>>;
+
 /// A type that a value of the file can be read as.
 pub(in crate::config) trait Value: Sized {
     /// Reads the value of the key `path`, such as `server.limits.streams`, or reports why this is impossible.
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self>;
 }
 
 /// A table with known keys.
@@ -54,12 +57,12 @@ pub(in crate::config) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(in crate::config) fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(sources: &'a Sources, problems: Vec<Problem>) -> Self {
         Self { sources, problems, unusable: BTreeSet::new() }
     }
 
     /// Reads a key of the table at `path`.
-    pub(in crate::config) fn key<T: Value>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Key<T> {
+    pub(super) fn key<T: Value>(&mut self, table: &DeTable<'_>, path: &str, key: &str) -> Key<T> {
         let value = table.get(key)?;
         let path = joined(path, key);
         let known = self.problems.len();
@@ -80,34 +83,30 @@ impl<'a> Reader<'a> {
         Some(Spanned::new(value.span(), read?))
     }
 
-    /// The whole of an environment variable as a string, if the value is the variable's and not a string already.
-    ///
-    /// A variable's value is read as TOML first; a number may be meant as text, such as a client id of digits.
-    fn as_text(&self, value: &Spanned<DeValue<'_>>) -> Option<Spanned<DeValue<'a>>> {
-        let text = self.sources.override_text(&value.span())?;
+    /// The text of an environment variable whose value was read as TOML, such as a client id of digits.
+    fn as_text(&self, value: &Written<'_>) -> Option<Written<'a>> {
+        let text = self.sources.override_at(&value.span())?.value.as_str();
         let parsed = DeValue::parse(text).ok()?;
         // A part of an inline table is not the whole variable.
         let is_whole = !parsed.get_ref().is_table() && !value.get_ref().is_str();
         is_whole.then(|| Spanned::new(value.span(), DeValue::String(text.into())))
     }
 
-    /// Reports a value of another type than its key needs.
-    pub(in crate::config) fn mistyped(&mut self, value: &Spanned<DeValue<'_>>, path: &str, expected: &str) {
+    /// Reports a value of another type than its key needs, in the place of that value.
+    pub(super) fn mistyped<T>(&mut self, value: &Written<'_>, path: &str, expected: &str) -> Option<T> {
         let found = type_of(value.get_ref());
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}, not {found}")));
+        None
     }
 
-    /// Reports a value of the right type that its key cannot have.
-    pub(in crate::config) fn invalid(&mut self, value: &Spanned<DeValue<'_>>, path: &str, expected: &str) {
+    /// Reports a value of the right type that its key cannot have, in the place of that value.
+    pub(super) fn invalid<T>(&mut self, value: &Written<'_>, path: &str, expected: &str) -> Option<T> {
         self.problems.push(Problem::error(value.span(), format!("`{path}` must be {expected}")));
+        None
     }
 
     /// Reads an inline table; a problem in any of its keys makes the whole table unusable.
-    pub(in crate::config) fn inline_table<T: Table>(
-        &mut self,
-        value: &Spanned<DeValue<'_>>,
-        path: &str,
-    ) -> Option<T> {
+    pub(super) fn inline_table<T: Table>(&mut self, value: &Written<'_>, path: &str) -> Option<T> {
         let table = value.get_ref().as_table()?;
         let known = self.problems.len();
         for key in table.keys().filter(|key| !T::KEYS.contains(&key.get_ref().as_ref())) {
@@ -123,65 +122,53 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string that is one of these names.
-    pub(in crate::config) fn choice<T: Copy>(
+    pub(super) fn choice<T: Copy>(
         &mut self,
-        value: &Spanned<DeValue<'_>>,
+        value: &Written<'_>,
         path: &str,
         choices: &[(&str, T)],
     ) -> Option<T> {
         let text = value.get_ref().as_str();
         let chosen = text.and_then(|text| choices.iter().find(|(name, _)| *name == text));
-        if chosen.is_none() {
-            let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
-            let expected = match names.as_slice() {
-                [only] => only.clone(),
-                [one, other] => format!("{one} or {other}"),
-                _ => format!("one of: {}", names.join(", ")),
-            };
-            match text {
-                None => self.mistyped(value, path, &expected),
-                Some(text) => {
-                    let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-                    let meant = nearest(&names, text, |distance, _| distance <= 2);
-                    self.invalid(value, path, &expected);
-                    if let Some(problem) = self.problems.last_mut() {
-                        problem.help = meant.map(|meant| format!("did you mean \"{meant}\"?"));
-                    }
-                }
-            }
+        if let Some((_, chosen)) = chosen {
+            return Some(*chosen);
         }
-        chosen.map(|(_, chosen)| *chosen)
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = match names.as_slice() {
+            [only] => format!("\"{only}\""),
+            [one, other] => format!("\"{one}\" or \"{other}\""),
+            _ => format!("one of: \"{}\"", names.join("\", \"")),
+        };
+        let Some(text) = text else { return self.mistyped(value, path, &expected) };
+        let problem = Problem::error(value.span(), format!("`{path}` must be {expected}"));
+        self.problems.push(match nearest(&names, text, |distance, _| distance <= 2) {
+            Some(meant) => problem.help(format!("did you mean \"{meant}\"?")),
+            None => problem,
+        });
+        None
     }
 
     /// Reads a string by its [`FromStr`].
-    pub(in crate::config) fn parsed<T: FromStr<Err = String>>(
+    pub(super) fn parsed<T: FromStr<Err = String>>(
         &mut self,
-        value: &Spanned<DeValue<'_>>,
+        value: &Written<'_>,
         path: &str,
         expected: &str,
     ) -> Option<T> {
-        let Some(text) = value.get_ref().as_str() else {
-            self.mistyped(value, path, expected);
-            return None;
-        };
+        let Some(text) = value.get_ref().as_str() else { return self.mistyped(value, path, expected) };
         text.parse()
             .map_err(|error| self.problems.push(Problem::error(value.span(), format!("`{path}`: {error}"))))
             .ok()
     }
 
     /// Reads a whole number from 0 to `max`.
-    fn number(&mut self, value: &Spanned<DeValue<'_>>, path: &str, max: u64) -> Option<u64> {
+    fn number(&mut self, value: &Written<'_>, path: &str, max: u64) -> Option<u64> {
         let expected = format!("a whole number from 0 to {max}");
         let Some(written) = value.get_ref().as_integer() else {
-            self.mistyped(value, path, &expected);
-            return None;
+            return self.mistyped(value, path, &expected);
         };
-        let number =
-            u64::from_str_radix(written.as_str(), written.radix()).ok().filter(|number| *number <= max);
-        if number.is_none() {
-            self.invalid(value, path, &expected);
-        }
-        number
+        let number = u64::from_str_radix(written.as_str(), written.radix()).ok();
+        number.filter(|number| *number <= max).or_else(|| self.invalid(value, path, &expected))
     }
 }
 
@@ -205,12 +192,8 @@ fn type_of(value: &DeValue<'_>) -> &'static str {
 macro_rules! plain_values {
     ($($type:ty: $expected:literal, $read:expr;)*) => {$(
         impl Value for $type {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
-                let read = $read(value.get_ref());
-                if read.is_none() {
-                    reader.mistyped(value, path, $expected);
-                }
-                read
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+                $read(value.get_ref()).or_else(|| reader.mistyped(value, path, $expected))
             }
         }
     )*};
@@ -225,7 +208,7 @@ plain_values! {
 macro_rules! numbers {
     ($($number:ty: $max:expr,)*) => {$(
         impl Value for $number {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 reader.number(value, path, $max)?.try_into().ok()
             }
         }
@@ -242,10 +225,9 @@ numbers! {
 
 /// A wrong entry is reported and left out; a list without a usable entry is unusable unless written empty.
 impl<T: Value> Value for Vec<Spanned<T>> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(list) = value.get_ref().as_array() else {
-            reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
-            return None;
+            return reader.mistyped(value, path, "a list in brackets, such as [\"a\", \"b\"] or [401]");
         };
         let mut entries = Self::new();
         for (index, entry) in list.iter().enumerate() {
@@ -258,10 +240,9 @@ impl<T: Value> Value for Vec<Spanned<T>> {
 
 /// A wrong entry is reported and left out.
 impl<T: Value> Value for BTreeMap<Spanned<String>, Spanned<T>> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let Some(table) = value.get_ref().as_table() else {
-            reader.mistyped(value, path, "a table, such as { key = \"value\" }");
-            return None;
+            return reader.mistyped(value, path, "a table, such as { key = \"value\" }");
         };
         let mut entries = Self::new();
         for (name, entry) in table {

@@ -10,14 +10,14 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::choice::{ClientAuth, Encoded, Fallback, Grant, Provider, Upgrade};
-use super::reader::{Key, Reader, Table, Value};
+use super::choice::{ClientAuth, Encoded, Grant, Provider, Upgrade};
+use super::reader::{Key, Reader, Table, Value, Written};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
-use crate::config::model::basic_encoding::BasicEncoding;
-use crate::config::model::forwarded::Forwarded;
-use crate::config::model::http_version::HttpVersion;
+use crate::config::model::credential::HttpVersion;
+use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
+use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
 use crate::config::model::signing_key::SigningAlgorithm;
 
@@ -26,9 +26,9 @@ pub(in crate::config) type Texts = Vec<Spanned<String>>;
 /// Strings by name, each with its place.
 pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Spanned<String>>;
 
-/// Declares a table as a struct with a field for each key.
-macro_rules! table {
-    ($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* }) => {
+/// Declares tables as structs with a field for each key.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub(in crate::config) struct $name {
@@ -42,10 +42,10 @@ macro_rules! table {
                 Self { $($key: reader.key(table, path, stringify!($key)),)* }
             }
         }
-    };
+    )*};
 }
 
-table! {
+tables! {
     /// The whole file.
     File {
         server: Server,
@@ -54,9 +54,7 @@ table! {
         routes: Vec<Spanned<Route>>,
         log: Log,
     }
-}
 
-table! {
     /// `[server]`.
     Server {
         listen: OneOrMany<String>,
@@ -73,18 +71,14 @@ table! {
         tls: Tls,
         limits: Limits,
     }
-}
 
-table! {
     /// `[server.tls]`.
     Tls {
         certificate: PathBuf,
         private_key: PathBuf,
         client_ca: PathBuf,
     }
-}
 
-table! {
     /// `[server.limits]`.
     Limits {
         connections: u32,
@@ -104,24 +98,20 @@ table! {
         token_wait: Duration,
         token_waiters: u32,
     }
-}
 
-table! {
     /// `[admin]`.
     Admin {
         listen: String,
         token: SecretSource,
     }
-}
 
-table! {
     /// `[credentials.NAME]`.
     Credential {
         provider: Provider,
         region: String,
         issuer: String,
         grant: Grant,
-        fallback: Fallback,
+        fallback: Option<Grant>,
         token_url: String,
         authorize_url: String,
         redirect_uri: String,
@@ -145,6 +135,8 @@ table! {
         request_format: RequestFormat,
         request_fields: TextsByName,
         fields: Fields,
+        token_types: Texts,
+        errors: Errors,
         scopes: Texts,
         require_scopes: RequiredScopes,
         expect_jwt: bool,
@@ -163,9 +155,7 @@ table! {
         required: bool,
         login_stub: Texts,
     }
-}
 
-table! {
     /// `assertion` of a credential: a JWT that the daemon signs (RFC 7523 §3).
     Assertion {
         key: SecretSource,
@@ -174,26 +164,28 @@ table! {
         aud: String,
         sub: String,
     }
-}
 
-table! {
     /// `fields` of a credential: the names of the members of a token response.
     Fields {
         access_token: String,
         expires_in: String,
         refresh_token: String,
     }
-}
 
-table! {
+    /// `errors` of a credential: further error codes of its server.
+    Errors {
+        dead: Texts,
+        throttled: Texts,
+        client: Texts,
+        transient: Texts,
+    }
+
     /// `quota` of a credential: `requests` within `per`.
     Rate {
         requests: u32,
         per: Duration,
     }
-}
 
-table! {
     /// `[[routes]]`.
     Route {
         host: String,
@@ -213,16 +205,14 @@ table! {
         read_timeout: Duration,
         connections: u32,
         connection_age: Duration,
-        breaker: Breaker,
+        breaker: Option<Breaker>,
         ca_file: PathBuf,
         proxy: String,
         http_version: HttpVersion,
         callers: Texts,
         forwarded: Forwarded,
     }
-}
 
-table! {
     /// `[routes.headers]`: changes to the header fields of a request.
     Headers {
         set: TextsByName,
@@ -230,28 +220,22 @@ table! {
         remove: Texts,
         pass: Texts,
     }
-}
 
-table! {
     /// `retry_429` of a route.
     Retry429 {
         attempts: u32,
         max_wait: Duration,
     }
-}
 
-table! {
     /// `breaker` of a route, unless `"off"`.
-    BreakerLimits {
+    Breaker {
         failures: u32,
         percent: u8,
         window: Duration,
         open: Duration,
         open_max: Duration,
     }
-}
 
-table! {
     /// `[log]`.
     Log {
         format: LogFormat,
@@ -264,7 +248,7 @@ table! {
 macro_rules! sections {
     ($($name:ident)*) => {$(
         impl Value for $name {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 value.get_ref().as_table().map(|table| Self::from_table(table, path, reader))
             }
         }
@@ -277,9 +261,9 @@ sections! { Server Tls Limits Admin Credential Route Log }
 macro_rules! inline_tables {
     ($($name:ident: $example:literal,)*) => {$(
         impl Value for $name {
-            fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+            fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
                 if !value.get_ref().is_table() {
-                    reader.mistyped(value, path, concat!("a table such as ", $example));
+                    return reader.mistyped(value, path, concat!("a table such as ", $example));
                 }
                 reader.inline_table(value, path)
             }
@@ -290,51 +274,39 @@ macro_rules! inline_tables {
 inline_tables! {
     Assertion: "{ key = { file = \"key.pem\" }, alg = \"RS256\" }",
     Fields: "{ access_token = \"token\" }",
+    Errors: "{ dead = [\"session_expired\"] }",
     Rate: "{ requests = 10, per = \"60s\" }",
     Headers: "{ remove = [\"Cookie\"] }",
     Retry429: "{ attempts = 3, max_wait = \"10s\" }",
 }
 
-/// `breaker` of a route.
-#[derive(Debug)]
-pub(in crate::config) enum Breaker {
-    /// `"off"`.
-    Off,
-    /// A table; the defaults apply to absent keys.
-    On(BreakerLimits),
-}
-
-impl Value for Breaker {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+/// A table, or `"off"` for none.
+impl Value for Option<Breaker> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "a table such as { failures = 10, percent = 50 }, or \"off\"";
         match value.get_ref() {
-            DeValue::Table(_) => return reader.inline_table(value, path).map(Self::On),
-            DeValue::String(text) if text == "off" => return Some(Self::Off),
+            DeValue::Table(_) => reader.inline_table(value, path).map(Some),
+            DeValue::String(text) if text == "off" => Some(None),
             DeValue::String(_) => reader.invalid(value, path, EXPECTED),
             _ => reader.mistyped(value, path, EXPECTED),
         }
-        None
     }
 }
 
 impl Value for SecretSource {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         const EXPECTED: &str = "{ env = \"NAME\" }, { file = \"path\" } or a string";
         let table = match value.get_ref() {
             DeValue::String(text) => return Some(Self::Plain(SecretString::from(text.to_string()))),
             DeValue::Table(table) => table,
-            _ => {
-                reader.mistyped(value, path, EXPECTED);
-                return None;
-            }
+            _ => return reader.mistyped(value, path, EXPECTED),
         };
-        let text = |key| table.get(key).and_then(|value: &Spanned<DeValue<'_>>| value.get_ref().as_str());
+        let text = |key| table.get(key).and_then(|value: &Written<'_>| value.get_ref().as_str());
         match (text("env"), text("file")) {
-            (Some(name), None) if table.len() == 1 => return Some(Self::Environment(name.to_owned())),
-            (None, Some(file)) if table.len() == 1 => return Some(Self::File(file.into())),
+            (Some(name), None) if table.len() == 1 => Some(Self::Environment(name.to_owned())),
+            (None, Some(file)) if table.len() == 1 => Some(Self::File(file.into())),
             (Some(_), Some(_)) => reader.invalid(value, path, "either `env` or `file`, not both"),
             _ => reader.invalid(value, path, EXPECTED),
         }
-        None
     }
 }

@@ -2,9 +2,6 @@
 
 use std::ops::Range;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
-
 use super::diagnostics::Problem;
 use super::nearest::nearest_key;
 use super::reader::Table;
@@ -75,14 +72,9 @@ impl Section {
         }
     }
 
-    /// The key of this section that an unknown key probably stands for.
-    pub(in crate::config) fn nearest(self, key: &str) -> Option<&'static str> {
-        nearest_key(self.keys(), key)
-    }
-
-    /// What to write instead of an unknown key.
+    /// The remedy for an unknown key.
     pub(in crate::config) fn hint(self, key: &str) -> String {
-        if let Some(meant) = self.nearest(key) {
+        if let Some(meant) = nearest_key(self.keys(), key) {
             return format!("did you mean `{meant}`?");
         }
         match Self::ALL.into_iter().find(|other| other.keys().contains(&key)) {
@@ -96,41 +88,6 @@ impl Section {
 pub(in crate::config) fn not_supported(key: &str, place: Range<usize>) -> Problem {
     Problem::error(place, format!("`{key}` is not supported yet by this version"))
         .help("remove the key: this version would ignore it")
-}
-
-/// Calls `visit` for each value below the root that must be a section, with its path; outer sections come first.
-pub(in crate::config) fn for_each_section<'i>(
-    root: &mut DeTable<'i>,
-    visit: &mut dyn FnMut(Section, &str, &mut Spanned<DeValue<'i>>),
-) {
-    for (key, value) in root.iter_mut() {
-        match key.get_ref().as_ref() {
-            "server" => {
-                visit(Section::Server, "server", value);
-                let DeValue::Table(server) = value.get_mut() else { continue };
-                for (key, section) in [("tls", Section::Tls), ("limits", Section::Limits)] {
-                    if let Some(value) = server.get_mut(key) {
-                        visit(section, &format!("server.{key}"), value);
-                    }
-                }
-            }
-            "admin" => visit(Section::Admin, "admin", value),
-            "log" => visit(Section::Log, "log", value),
-            "credentials" => {
-                let DeValue::Table(credentials) = value.get_mut() else { continue };
-                for (name, value) in credentials.iter_mut() {
-                    visit(Section::Credential, &format!("credentials.{}", name.get_ref()), value);
-                }
-            }
-            "routes" => {
-                let DeValue::Array(routes) = value.get_mut() else { continue };
-                for (index, value) in routes.iter_mut().enumerate() {
-                    visit(Section::Route, &format!("routes[{index}]"), value);
-                }
-            }
-            _ => {}
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::reader::{Reader, Value};
+use super::reader::{Reader, Value, Written};
 
 /// The longest duration: adding it to any point in time does not overflow.
 const MAX_DURATION: std::time::Duration = std::time::Duration::from_hours(365 * 24);
@@ -33,7 +33,7 @@ impl FromStr for Duration {
 }
 
 impl Value for Duration {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         reader.parsed(value, path, "a duration such as \"30s\"")
     }
 }
@@ -68,7 +68,7 @@ impl fmt::Display for Size {
 }
 
 impl Value for Size {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         reader.parsed(value, path, "a size such as \"64KiB\"")
     }
 }
@@ -78,7 +78,7 @@ impl Value for Size {
 pub(in crate::config) struct OneOrMany<T>(pub(in crate::config) Vec<T>);
 
 impl<T: Value> Value for OneOrMany<T> {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         let many = if value.get_ref().is_array() {
             Vec::<Spanned<T>>::read(value, path, reader)?.into_iter().map(Spanned::into_inner).collect()
         } else {
@@ -98,16 +98,11 @@ pub(in crate::config) enum RequiredScopes {
 }
 
 impl Value for RequiredScopes {
-    fn read(value: &Spanned<DeValue<'_>>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
         match value.get_ref() {
             DeValue::Boolean(all) => Some(Self::AsRequested(*all)),
-            DeValue::Array(_) => {
-                OneOrMany::read(value, path, reader).map(|OneOrMany(scopes)| Self::Listed(scopes))
-            }
-            _ => {
-                reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`");
-                None
-            }
+            DeValue::Array(_) => OneOrMany::read(value, path, reader).map(|scopes| Self::Listed(scopes.0)),
+            _ => reader.mistyped(value, path, "a list of scopes, or true for all of `scopes`"),
         }
     }
 }

@@ -42,8 +42,8 @@ impl TokenWait {
 ///
 /// # Errors
 ///
-/// [`ProxyError::NoToken`] if no token is published within `wait`, or waiting cannot help; [`ProxyError::Overloaded`] if
-/// too many requests wait already.
+/// [`ProxyError::NoToken`] if no token is published within `wait`, or waiting cannot help; [`ProxyError::Overloaded`]
+/// if too many requests wait already.
 pub async fn usable_token(
     source: &TokenSource,
     wait: &mut TokenWait,

@@ -94,7 +94,8 @@ mod tests {
         StallTimer::new(TIMEOUT, 240)
     }
 
-    /// Whether the timer still waits when a chunk arrives after `pause` seconds, with `received` bytes before the chunk.
+    /// Whether the timer still waits when a chunk arrives after `pause` seconds, with `received` bytes before the
+    /// chunk.
     async fn waits(timer: &mut StallTimer, pause: u64, received: u64, is_excused: bool) -> bool {
         let out = std::future::poll_fn(|cx| timer.poll(cx, received, is_excused));
         let waited = tokio::time::timeout(Duration::from_secs(pause), out).await.is_err();

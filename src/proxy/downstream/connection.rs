@@ -1,12 +1,13 @@
-//! One client connection: HTTP/1.1 or HTTP/2, told apart by its first bytes, served until it ends.
+//! One client connection: HTTP/1.1 or HTTP/2, recognized by its first bytes, and served until it ends.
 //!
 //! hyper speaks the protocols over a [`ClientIo`], and a [`Serve`] answers the requests. This module decides how a
-//! connection ends: when hyper says so, when the sweep finds a deadline passed, or when the daemon stops.
+//! connection ends: when hyper ends it, when the sweep finds that a deadline has passed, or when the daemon stops.
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use super::upgrade::{Upgrade, UpgradeSlot};
 use crate::config::Limits;
 use crate::proxy::body::unread;
 
-/// The most that is read ahead of a slow upstream or buffered for a slow client, in bytes.
+/// The most bytes read ahead of a slow upstream or buffered for a slow client.
 const MAX_BUFFER: usize = 64 * 1024;
 const H2_STREAM_WINDOW: u32 = 64 * 1024;
 const H2_CONNECTION_WINDOW: u32 = unread::STREAM_WINDOWS * H2_STREAM_WINDOW;
@@ -45,7 +46,7 @@ pub trait Serve: 'static {
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + 'static;
 
     /// The limits in force.
-    fn limits(&self) -> Rc<Limits>;
+    fn limits(&self) -> Arc<Limits>;
 
     /// Answers a request whose head is complete.
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<Self::Body>;
@@ -69,7 +70,7 @@ pub async fn serve<S: Serve>(stream: Box<dyn ClientStream>, client: Rc<ClientCon
     let mut io = ClientIo::new(stream, Rc::clone(&client));
     match until_ended(&client, io.sniff()).await {
         Err(end) => io.refuse_late_head(end).await,
-        Ok(Err(error)) => debug!(peer = %client.peer(), %error, "connection ended before a request"),
+        Ok(Err(error)) => debug!(peer = %client.peer.get(), %error, "connection ended before a request"),
         // Boxed, so that a parked connection reserves no memory for them.
         Ok(Ok(true)) => {
             client.speaks_http2();
@@ -94,7 +95,7 @@ enum Left {
     Ended(hyper::Result<()>),
     /// The connection is to end.
     Wanted(End),
-    /// The connection is quiet: it waits for its next request without hyper, which keeps a buffer ready for one.
+    /// The connection is quiet, and waits for its next request without the buffer that hyper keeps ready for one.
     Parked,
 }
 
@@ -119,7 +120,8 @@ async fn serve_http1<S: Serve>(
             return Poll::Ready(Left::Ended(outcome));
         }
         match client.wanted_end() {
-            // Until then every response says that it is the last: hyper would drop a head of which it has read a part.
+            // Until the connection is quiet, each response has `Connection: close`: hyper would drop a head of which it
+            // has read a part.
             Some(End::Gracefully) if !is_closing && client.is_quiet() => {
                 is_closing = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -141,7 +143,7 @@ async fn serve_http1<S: Serve>(
             None
         }
         Left::Ended(Err(error)) => {
-            debug!(peer = %client.peer(), %error, "connection failed");
+            debug!(peer = %client.peer.get(), %error, "connection failed");
             connection.into_parts().io.into_inner().close();
             None
         }
@@ -159,8 +161,8 @@ async fn serve_http1<S: Serve>(
     }
 }
 
-/// Waits for the next request of a parked connection; whether there is something to serve again: bytes, the client's
-/// end, or a graceful end.
+/// Waits for the next request of a parked connection. Returns whether hyper has to serve it again: after bytes, the
+/// client's end, or the beginning of a graceful end.
 async fn next_request(io: &mut ClientIo, client: &ClientConnection) -> bool {
     let mut first = pin!(io.wait());
     client.park();
@@ -180,7 +182,7 @@ async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, servi
     let limits = service.limits();
     let answer = answers(service, &client, Upgrade::default());
     let mut connection = pin!(
-        http2::Builder::new(Streams::of(Rc::clone(&client)))
+        http2::Builder::new(Streams(Rc::clone(&client)))
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEP_ALIVE)
             .keep_alive_timeout(H2_KEEP_ALIVE_TIMEOUT)
@@ -209,7 +211,7 @@ async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, servi
     })
     .await;
     if let Err(error) = outcome {
-        debug!(peer = %client.peer(), %error, "connection failed");
+        debug!(peer = %client.peer.get(), %error, "connection failed");
     }
 }
 
@@ -228,7 +230,7 @@ fn answers<S: Serve>(
 
 /// Runs a future unless the connection is to end first.
 ///
-/// A graceful end leaves the future running: a request may be on its way, and the sweep knows for how long.
+/// A graceful end leaves the future running: a request may be on its way, and the sweep bounds the wait for it.
 pub(in crate::proxy) async fn until_ended<T>(
     client: &ClientConnection,
     future: impl Future<Output = T>,

@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use http::request::Parts;
 
-use super::progress::{Progress, Stalled};
+use super::progress::{Progress, Side};
 use super::state::ClientConnection;
 
 /// The size of a field beyond its name and its value, in bytes.
@@ -18,14 +18,7 @@ const PER_FIELD: usize = 32;
 
 /// Runs the streams of one connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Streams(Rc<ClientConnection>);
-
-impl Streams {
-    /// The streams of this connection.
-    pub(crate) const fn of(connection: Rc<ClientConnection>) -> Self {
-        Self(connection)
-    }
-}
+pub(crate) struct Streams(pub(crate) Rc<ClientConnection>);
 
 impl<F> hyper::rt::Executor<F> for Streams
 where
@@ -37,7 +30,7 @@ where
         tokio::task::spawn_local(async move {
             let mut future = pin!(future);
             std::future::poll_fn(|cx| {
-                if future.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Stalled::Caller) {
+                if future.as_mut().poll(cx).is_ready() || stream.progress.stalled() == Some(Side::Caller) {
                     return Poll::Ready(());
                 }
                 stream.progress.task.set(cx.waker());

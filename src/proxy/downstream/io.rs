@@ -1,8 +1,8 @@
 //! A client's socket as hyper sees it, with events noted, hyper's own refusals replaced, and a lingering close.
 //!
 //! Where hyper would refuse a malformed head with an empty response, the client gets the problem document of a
-//! [`ProxyError`]. After the last response, what the client still sends is read for a while, so that it can read that
-//! response.
+//! [`ProxyError`]. After the last response, the socket reads what the client still sends, so that the client can read
+//! that response.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -29,14 +29,13 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A client's socket, which notes events in its [`ClientConnection`].
-///
-/// The stream is boxed: hyper's server is large, and compiled once for each type of stream.
 pub struct ClientIo {
+    /// Boxed, so that hyper's server, which is large, is compiled for one type of stream only.
     stream: Box<dyn ClientStream>,
     client: Rc<ClientConnection>,
     /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
-    /// The refusal to be written in the place of hyper's.
+    /// The refusal to be written instead of hyper's.
     refusal: Bytes,
 }
 
@@ -135,24 +134,20 @@ impl ClientIo {
 
     /// Closes, lingering so that the client can read what was written.
     pub async fn close_lingering(&mut self) {
-        self.client.leave_unread();
+        self.client.has_unread.set(true);
         // Fails only where the client has left.
         let _ = self.shutdown().await;
     }
 
-    /// Closes a connection that failed: by a reset where the connection's end would make a truncated response look
-    /// complete (RFC 9112 §6.3).
+    /// Closes a connection that failed, by a reset if a truncated response would seem complete (RFC 9112 §6.3).
     pub fn close(self) {
-        if self.client.is_truncated() {
+        if self.client.is_truncated.get() {
             self.stream.set_close_by_reset();
         }
     }
-}
 
-impl ClientIo {
-    /// The response in the place of these bytes, if they are hyper's refusal of a malformed request.
-    ///
-    /// No other bytes look like one: no request is being answered, and everything written before is flushed.
+    /// The response that replaces these bytes if they are hyper's refusal of a malformed request: while no request is
+    /// answered, hyper writes nothing else.
     fn replacement(&self, bytes: &[u8]) -> Option<Bytes> {
         if self.client.is_responding() || !bytes.starts_with(b"HTTP/1.") {
             return None;
@@ -169,7 +164,7 @@ impl ClientIo {
     /// Logs a request that was refused before its head was complete.
     fn log_refusal(&self, error: &ProxyError) {
         let (status, code) = (error.status().as_u16(), error.code());
-        info!(target: "bearerd::access", peer = %self.client.peer().host(), status, code, "request refused");
+        info!(target: "bearerd::access", peer = %self.client.peer.get().host(), status, code, "request refused");
     }
 
     /// Notes the outcome of a write.
@@ -239,7 +234,7 @@ impl AsyncWrite for ClientIo {
             && let Some(refusal) = self.replacement(only)
         {
             self.refusal = refusal;
-            self.client.leave_unread();
+            self.client.has_unread.set(true);
             return Poll::Ready(Ok(only.len()));
         }
         let written = vectored::poll_write_all(Pin::new(&mut self.stream), cx, bufs);
@@ -260,8 +255,8 @@ impl AsyncWrite for ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// Lingers if the client may still be sending: closing with bytes unread would make the system reset the
-    /// connection, and the client lose the response that it has not read yet. The sweep ends that.
+    /// Lingers, until the sweep ends the connection, if the client may still be sending: closing with bytes unread would
+    /// make the system reset the connection, and the client lose the response that it has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_refusal(cx))?;
         if Pin::new(&mut self.stream).poll_shutdown(cx)?.is_pending() {

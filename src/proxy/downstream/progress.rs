@@ -1,8 +1,8 @@
 //! Response stall detection: which side keeps a response waiting, and since when.
 //!
 //! A response that waits for its upstream is given up after the route's `read_timeout`. Over HTTP/2, a response that
-//! waits for the client to open its stream's window is given up after `write_timeout`; over HTTP/1 the socket tells
-//! that, for the connection. The response notes what it does, and the worker's sweep compares that with the time-outs.
+//! waits for the client to open its stream's window is given up after `write_timeout`; over HTTP/1 the connection's
+//! socket shows that. The response notes what it does, and the worker's sweep compares that with the time-outs.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The waker of a task that others wake, once there is one.
+/// The waker of a task, once there is one.
 #[derive(Debug, Default)]
 pub struct Task(RefCell<Option<Waker>>);
 
@@ -37,33 +37,26 @@ impl Task {
     }
 }
 
-/// The side that a response waits for.
+/// A side that a response waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WaitsFor {
-    Nobody,
+pub enum Side {
+    /// The upstream has to send the next piece.
     Upstream,
+    /// The caller has to read the last piece.
     Caller,
 }
 
-/// The side that kept a response waiting for too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stalled {
-    /// The upstream sent nothing.
-    Upstream,
-    /// The caller read nothing.
-    Caller,
-}
-
-/// The progress of one response at a time: of an HTTP/2 stream's, or of an HTTP/1 connection's present one.
+/// The progress of one response: an HTTP/2 stream's, or the present one of an HTTP/1 connection.
 #[derive(Debug)]
 pub struct Progress {
     /// The time of the worker's last sweep.
     clock: Rc<Cell<Instant>>,
-    waits_for: Cell<WaitsFor>,
+    waits_for: Cell<Option<Side>>,
     since: Cell<Instant>,
     read_timeout: Cell<Option<Duration>>,
-    stalled: Cell<Option<Stalled>>,
-    is_sent: Cell<bool>,
+    stalled: Cell<Option<Side>>,
+    /// Whether at least part of the request may have been sent upstream.
+    pub is_sent: Cell<bool>,
     /// The task to wake when one side kept the response waiting for too long.
     pub task: Task,
 }
@@ -74,7 +67,7 @@ impl Progress {
         let since = Cell::new(clock.get());
         Rc::new(Self {
             clock,
-            waits_for: Cell::new(WaitsFor::Nobody),
+            waits_for: Cell::new(None),
             since,
             read_timeout: Cell::new(None),
             stalled: Cell::new(None),
@@ -90,56 +83,46 @@ impl Progress {
         self.awaits_nobody();
     }
 
-    /// The request is being sent upstream.
-    pub fn sent(&self) {
-        self.is_sent.set(true);
-    }
-
-    /// Whether at least part of the request may have been sent upstream.
-    pub fn is_sent(&self) -> bool {
-        self.is_sent.get()
-    }
-
     /// A piece of the response was handed over, and the caller has to read it.
     pub fn awaits_caller(&self) {
-        self.waits_for.set(WaitsFor::Caller);
+        self.waits_for.set(Some(Side::Caller));
         self.since.set(self.clock.get());
     }
 
     /// The upstream has to send the next piece.
     pub fn awaits_upstream(&self) {
-        if self.waits_for.replace(WaitsFor::Upstream) != WaitsFor::Upstream {
+        if self.waits_for.replace(Some(Side::Upstream)) != Some(Side::Upstream) {
             self.since.set(self.clock.get());
         }
     }
 
     /// The response waits for nobody.
     pub fn awaits_nobody(&self) {
-        self.waits_for.set(WaitsFor::Nobody);
+        self.waits_for.set(None);
     }
 
     /// The side that kept the response waiting for too long, if one did.
-    pub fn stalled(&self) -> Option<Stalled> {
+    pub fn stalled(&self) -> Option<Side> {
         self.stalled.get()
     }
 
-    /// The connection as a whole is congested and its responses take turns: restarts the time that the caller has.
+    /// Restarts the caller's time: the connection as a whole is congested, so that this response cannot be written.
     pub fn excuse(&self) {
-        if self.waits_for.get() == WaitsFor::Caller {
+        if self.waits_for.get() == Some(Side::Caller) {
             self.since.set(self.clock.get());
         }
     }
 
     /// Notes a side that keeps the response waiting for too long; the caller only with a `write_timeout`.
     pub fn sweep(&self, write_timeout: Option<Duration>) {
-        let (stalled, allowed) = match self.waits_for.get() {
-            WaitsFor::Nobody => return,
-            WaitsFor::Upstream => (Stalled::Upstream, self.read_timeout.get()),
-            WaitsFor::Caller => (Stalled::Caller, write_timeout),
+        let Some(side) = self.waits_for.get() else { return };
+        let allowed = match side {
+            Side::Upstream => self.read_timeout.get(),
+            Side::Caller => write_timeout,
         };
         let waited = self.clock.get().duration_since(self.since.get());
         if self.stalled.get().is_none() && allowed.is_some_and(|allowed| waited >= allowed) {
-            self.stalled.set(Some(stalled));
+            self.stalled.set(Some(side));
             self.task.wake();
         }
     }
@@ -160,7 +143,7 @@ mod tests {
         (now, progress)
     }
 
-    fn after(now: &Cell<Instant>, progress: &Progress, seconds: u64) -> Option<Stalled> {
+    fn after(now: &Cell<Instant>, progress: &Progress, seconds: u64) -> Option<Side> {
         now.set(now.get() + Duration::from_secs(seconds));
         progress.sweep(Some(WRITE));
         progress.stalled()
@@ -176,7 +159,7 @@ mod tests {
         assert_eq!(after(&now, &progress, 4), None);
         // Looking again is no progress.
         progress.awaits_upstream();
-        assert_eq!(after(&now, &progress, 1), Some(Stalled::Upstream));
+        assert_eq!(after(&now, &progress, 1), Some(Side::Upstream));
     }
 
     #[test]
@@ -191,7 +174,7 @@ mod tests {
         progress.awaits_nobody();
         assert_eq!(after(&now, &progress, 100), None);
         progress.awaits_caller();
-        assert_eq!(after(&now, &progress, 3), Some(Stalled::Caller));
+        assert_eq!(after(&now, &progress, 3), Some(Side::Caller));
     }
 
     #[test]
@@ -205,7 +188,7 @@ mod tests {
         progress.awaits_upstream();
         assert_eq!(after(&now, &progress, 4), None);
         progress.excuse();
-        assert_eq!(after(&now, &progress, 1), Some(Stalled::Upstream));
+        assert_eq!(after(&now, &progress, 1), Some(Side::Upstream));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::config::Limits;
 /// How long the last response and the rest of its request may take once a connection is to close.
 pub const LINGERING_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client that just connected or was just answered may already be sending its next request. A connection
-/// closed sooner could lose that request, and the client would not learn whether the request was processed.
+/// How long a connection stays open after accept or after a response: the next request may be on its way already, and
+/// the client of a closed connection would not learn whether the request was processed.
 const NEXT_REQUEST_GRACE: Duration = Duration::from_secs(1);
 
 /// How long an HTTP/1 connection past `connection_age` is idle before it is closed.
@@ -39,7 +39,7 @@ pub enum Protocol {
 pub enum Http1 {
     /// A request's head is arriving.
     Head,
-    /// So many requests are being answered; none while the last response is not flushed yet.
+    /// This number of requests is being answered: 0 while the last response is not flushed yet.
     Serving(u32),
     /// Between two requests.
     Idle,
@@ -52,7 +52,7 @@ pub enum Http1 {
 pub enum Http2 {
     /// There has been no request.
     Opening,
-    /// So many requests are being answered.
+    /// This number of requests is being answered.
     Serving(u32),
     /// Between requests.
     Idle,
@@ -74,19 +74,24 @@ pub enum End {
 }
 
 impl Protocol {
-    /// How long the connection may stay in this state, and how it ends then; `None` for as long as requests take.
-    ///
-    /// `is_ending`: the connection has been asked to end gracefully.
+    /// How long the connection may stay in this state, and how it ends then; `None` while requests are answered.
+    /// `is_ending` is whether the connection has been asked to end gracefully.
     pub fn deadline(self, limits: &Limits, is_ending: bool) -> Option<(Duration, End)> {
-        let opening = |allowed: Duration| if is_ending { allowed.min(NEXT_REQUEST_GRACE) } else { allowed };
-        match self {
-            Self::Handshake => Some((opening(limits.tls_timeout), End::Immediately)),
-            Self::Silent if is_ending => Some((opening(limits.header_timeout), End::Immediately)),
-            Self::Silent | Self::FirstBytes => Some((limits.header_timeout, End::HeadTimeout)),
-            Self::Http1(state) => state.deadline(limits, is_ending),
-            Self::Http2(state) => state.deadline(limits, is_ending),
-            Self::Lingering => Some((LINGERING_CLOSE_TIMEOUT, End::Immediately)),
-        }
+        Some(match self {
+            Self::Handshake if is_ending => (limits.tls_timeout.min(NEXT_REQUEST_GRACE), End::Immediately),
+            Self::Handshake => (limits.tls_timeout, End::Immediately),
+            Self::Silent if is_ending => (limits.header_timeout.min(NEXT_REQUEST_GRACE), End::Immediately),
+            Self::Silent | Self::FirstBytes | Self::Http1(Http1::Head) => {
+                (limits.header_timeout, End::HeadTimeout)
+            }
+            Self::Http1(Http1::Serving(_)) | Self::Http2(Http2::Serving(_)) => return None,
+            // Over HTTP/2 the client may open the window for the last response late.
+            Self::Http1(_) | Self::Http2(_) if is_ending => (LINGERING_CLOSE_TIMEOUT, End::Immediately),
+            Self::Http1(Http1::Idle | Http1::Parked) => (limits.idle_timeout, End::Immediately),
+            Self::Http2(Http2::Opening) => (limits.header_timeout, End::Gracefully),
+            Self::Http2(Http2::Idle) => (limits.idle_timeout, End::Gracefully),
+            Self::Lingering => (LINGERING_CLOSE_TIMEOUT, End::Immediately),
+        })
     }
 
     /// Whether a connection past `connection_age` may end gracefully in this state, which has lasted so long.
@@ -94,8 +99,7 @@ impl Protocol {
         matches!(self, Self::Http2(_)) || (self.is_idle() && lasted >= EXPIRED_IDLE_TIMEOUT)
     }
 
-    /// Whether the connection's task has something to do in this state, which has lasted so long: to close the
-    /// connection gracefully, or to park it.
+    /// Whether the connection's task has to close or park the connection, whose state has lasted so long.
     pub fn is_due(self, lasted: Duration, is_ending: bool) -> bool {
         if is_ending { self.is_idle() } else { self == Self::Http1(Http1::Idle) && self.is_quiet(lasted) }
     }
@@ -129,29 +133,6 @@ impl Protocol {
             Self::Http2(Http2::Serving(0 | 1)) => Self::Http2(Http2::Idle),
             Self::Http2(Http2::Serving(requests)) => Self::Http2(Http2::Serving(requests - 1)),
             other => other,
-        }
-    }
-}
-
-impl Http1 {
-    fn deadline(self, limits: &Limits, is_ending: bool) -> Option<(Duration, End)> {
-        match self {
-            Self::Head => Some((limits.header_timeout, End::HeadTimeout)),
-            Self::Serving(_) => None,
-            Self::Idle | Self::Parked if is_ending => Some((LINGERING_CLOSE_TIMEOUT, End::Immediately)),
-            Self::Idle | Self::Parked => Some((limits.idle_timeout, End::Immediately)),
-        }
-    }
-}
-
-impl Http2 {
-    fn deadline(self, limits: &Limits, is_ending: bool) -> Option<(Duration, End)> {
-        match self {
-            Self::Serving(_) => None,
-            // The client may open the window for the last response late.
-            Self::Opening | Self::Idle if is_ending => Some((LINGERING_CLOSE_TIMEOUT, End::Immediately)),
-            Self::Opening => Some((limits.header_timeout, End::Gracefully)),
-            Self::Idle => Some((limits.idle_timeout, End::Gracefully)),
         }
     }
 }

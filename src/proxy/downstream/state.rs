@@ -24,12 +24,12 @@ const MAX_CONTROL_FRAME_BYTES: usize = 128;
 #[derive(Debug)]
 pub struct ClientConnection {
     /// The peer, judged by the configuration in force.
-    peer: Cell<Peer>,
+    pub peer: Cell<Peer>,
     /// The names in the client certificate, empty without one; set once TLS is negotiated.
     certificate_names: OnceCell<Vec<String>>,
     /// The time of the worker's last sweep.
     clock: Rc<Cell<Instant>>,
-    protocol: Cell<Protocol>,
+    pub(in crate::proxy) protocol: Cell<Protocol>,
     /// When `protocol` began, or when its deadline was last extended.
     since: Cell<Instant>,
     /// When `connection_age` is reached.
@@ -37,11 +37,11 @@ pub struct ClientConnection {
     /// Since when the client has read nothing of what is ready to be written.
     blocked_since: Cell<Option<Instant>>,
     /// Whether the client may still be sending part of a request that nobody will read.
-    has_unread: Cell<bool>,
-    /// Whether a response broke off whose end only the connection's end can tell.
-    is_truncated: Cell<bool>,
+    pub has_unread: Cell<bool>,
+    /// Whether a response broke off, and only the end of the connection can show that to the client.
+    pub is_truncated: Cell<bool>,
     end: Cell<Option<End>>,
-    /// The responses under way; over HTTP/1 there is one, which is used again.
+    /// The responses under way; over HTTP/1 one, which is used again for each request.
     progress: RefCell<Vec<Rc<Progress>>>,
     /// Request bodies of this connection that upstreams do not read.
     pub unread_bodies: UnreadBodies,
@@ -79,19 +79,9 @@ impl ClientConnection {
         })
     }
 
-    /// The peer, judged by the configuration in force.
-    pub fn peer(&self) -> Peer {
-        self.peer.get()
-    }
-
-    /// Replaces the peer after a reload.
-    pub fn set_peer(&self, peer: Peer) {
-        self.peer.set(peer);
-    }
-
     /// Logs that the client speaks another protocol than the port at this address.
     pub fn report_wrong_protocol(&self, spoken: Spoken, address: Option<SocketAddr>) {
-        self.wrong_protocol.report(spoken, address, &self.peer());
+        self.wrong_protocol.report(spoken, address, &self.peer.get());
     }
 
     /// The TLS handshake begins.
@@ -141,12 +131,6 @@ impl ClientConnection {
         }
     }
 
-    /// Whether the connection waits for its next request with nothing but its socket.
-    #[cfg(test)]
-    pub fn is_parked(&self) -> bool {
-        self.protocol.get() == Protocol::Http1(Http1::Parked)
-    }
-
     /// Bytes have arrived.
     pub fn received(&self) {
         match self.protocol.get() {
@@ -191,7 +175,7 @@ impl ClientConnection {
         }
     }
 
-    /// The socket took so many bytes: a connection on which a response is still written is not idle.
+    /// The socket took this number of bytes: a connection on which a response is still written is not idle.
     pub fn written(&self, bytes: usize) {
         self.blocked_since.set(None);
         if bytes > MAX_CONTROL_FRAME_BYTES && self.protocol.get().is_idle() {
@@ -231,22 +215,7 @@ impl ClientConnection {
         matches!(self.protocol.get(), Protocol::FirstBytes | Protocol::Http1(Http1::Head))
     }
 
-    /// Nobody will read the rest of a request.
-    pub fn leave_unread(&self) {
-        self.has_unread.set(true);
-    }
-
-    /// A response broke off, which only the connection's end can tell.
-    pub fn truncate(&self) {
-        self.is_truncated.set(true);
-    }
-
-    /// Whether a response broke off, which only the connection's end can tell.
-    pub fn is_truncated(&self) -> bool {
-        self.is_truncated.get()
-    }
-
-    /// Begins the lingering close, if the client may still be sending; whether it may.
+    /// Begins the lingering close if the client may still be sending; returns whether that is so.
     pub fn linger(&self) -> bool {
         let has_unread = self.has_unread.get();
         if has_unread && self.protocol.get() != Protocol::Lingering {
@@ -285,8 +254,7 @@ impl ClientConnection {
         self.expires.is_some_and(|expires| self.clock.get() >= expires)
     }
 
-    /// Whether the connection can be closed without losing a request, as far as the proxy can know: no head is
-    /// arriving, and the last response is not recent.
+    /// Whether the connection can be closed without losing a request, as far as the proxy can know.
     pub fn is_quiet(&self) -> bool {
         self.protocol.get().is_quiet(self.lasted())
     }
@@ -306,7 +274,7 @@ impl ClientConnection {
             progress.sweep(stream_timeout);
         }
         let protocol = self.protocol.get();
-        // An HTTP/1 connection that is not idle says so with its next response.
+        // The next response of an HTTP/1 connection that is not idle has `Connection: close`.
         if self.end.get().is_none() && self.is_expired() && protocol.may_expire(self.lasted()) {
             self.end(End::Gracefully);
         }

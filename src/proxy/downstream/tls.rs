@@ -1,7 +1,7 @@
 //! TLS with a client: the handshake, in its connection's own task, and the names in the client's certificate.
 //!
 //! A silent or slow client delays no other, and the sweep ends its connection. A client that speaks plain HTTP gets a
-//! plain 400 instead of an alert that it would not understand.
+//! plain 400 instead of a TLS alert.
 
 use std::io;
 use std::rc::Rc;
@@ -49,7 +49,7 @@ pub(crate) async fn accept(
         }
         // As some health checks do.
         Ok(Ok(None) | Err(_)) => {
-            debug!(peer = %client.peer(), "connection ended before a handshake");
+            debug!(peer = %client.peer.get(), "connection ended before a handshake");
             return None;
         }
         Err(_) => {
@@ -83,7 +83,7 @@ pub(crate) async fn accept(
 }
 
 fn log_failure(client: &ClientConnection, error: &str) {
-    info!(target: "bearerd::access", peer = %client.peer().host(), error, "handshake failed");
+    info!(target: "bearerd::access", peer = %client.peer.get().host(), error, "handshake failed");
 }
 
 /// The first byte, which stays to be read; `None` at the end of the stream.

@@ -1,7 +1,7 @@
-//! The slot for what takes over the socket of an HTTP/1.1 connection once its 101 response is written (RFC 9110 §7.8).
+//! The slot for the function that takes over the socket of an HTTP/1.1 connection after a 101 response (RFC 9110 §7.8).
 //!
-//! The connection's serving function owns the slot, and requests hold handles that do not keep the slot alive. So a
-//! takeover may hold whatever refers to the connection: the end of the connection drops it, written 101 or not.
+//! The connection's serving function owns the slot, and requests hold weak handles. So a takeover may hold references to
+//! the connection: the end of the connection drops it, whether the 101 was written or not.
 
 use std::cell::Cell;
 use std::pin::Pin;

@@ -1,6 +1,4 @@
-//! A warning, at most one in a while, about callers that speak TLS to a port of plain HTTP, or the other way round.
-//!
-//! The response to such a caller, if there is one, is written where the connection is served.
+//! Rate-limited warnings about callers that speak TLS to a port of plain HTTP, or the other way round.
 
 use std::net::SocketAddr;
 
@@ -26,7 +24,7 @@ pub struct WrongProtocolLog {
 }
 
 impl WrongProtocolLog {
-    /// A caller spoke this protocol to the port at `address`, which speaks the other.
+    /// Reports a caller that spoke this protocol to the port at `address`, which speaks the other one.
     pub fn report(&self, spoken: Spoken, address: Option<SocketAddr>, peer: &Peer) {
         let (recurring, spoke, speaks, help) = match spoken {
             Spoken::Tls => {

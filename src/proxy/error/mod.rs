@@ -233,7 +233,7 @@ impl ProxyError {
                 "server.hosts does not contain the Host of the request. Use a host name from that list."
             }
             Self::BrowserRequest => {
-                "A browser sent this request for a page of another site, and server.origins does not contain its Origin."
+                "A browser sent this request for a page of another site, and server.origins lacks its Origin."
             }
             Self::HeaderRequired(name) => return format!("The proxy requires the header field {name}."),
             Self::RouteNotFound => "No route of the configuration matches this host and path.",
@@ -252,8 +252,8 @@ impl ProxyError {
                 let last =
                     failure.map(|failure| format!(" The last discovery failed: {}.", failure.outcome()));
                 return format!(
-                    "The issuer of the credential `{credential}` has not published the API's address yet. Try again, \
-                     or set `upstream` to the address.{}",
+                    "The route has upstream = \"discover\", and the issuer of the credential `{credential}` has not \
+                     published the API's address yet. Try again, or set `upstream` to the address.{}",
                     last.unwrap_or_default()
                 );
             }

@@ -61,8 +61,8 @@ impl ForwardError {
             }
             Self::Unreachable(..) => "The proxy cannot reach the upstream.",
             Self::Proxy(HttpRequestDenied, _) => {
-                "The proxy on the way to the upstream refuses the connection. Check `proxy` of the route, or HTTPS_PROXY \
-                 and NO_PROXY in the environment of bearerd."
+                "The proxy on the way to the upstream refuses the connection. Check `proxy` of the route, or \
+                 HTTPS_PROXY and NO_PROXY in the environment of bearerd."
             }
             Self::Proxy(..) => {
                 "The proxy on the way to the upstream is unreachable, or opens no connection to the upstream."

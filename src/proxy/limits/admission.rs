@@ -21,7 +21,7 @@ use crate::proxy::error::{Overload, ProxyError};
 use crate::proxy::peer::Peer;
 use crate::telemetry::throttle::Throttle;
 
-/// Refused connections that get a 503 at once; any others are closed without a response.
+/// How many refused connections may get a 503 at a time; the rest is closed without a response.
 pub const MAX_REFUSALS: usize = 16;
 /// How long such a connection may take to send a request and to read the 503.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ pub struct AdmissionControl {
     all: Arc<Slots>,
     per_address: RefCell<Option<Addresses>>,
     refusals: Arc<Slots>,
-    turned_away: Throttle,
+    refused: Throttle,
 }
 
 /// The slots of an admitted connection; given back when dropped.
@@ -59,7 +59,7 @@ impl AdmissionControl {
             all: Slots::new(connections(limits, most)),
             per_address: RefCell::new(limits.connections_per_address.map(Addresses::new)),
             refusals: Slots::new(MAX_REFUSALS),
-            turned_away: Throttle::default(),
+            refused: Throttle::default(),
         }
     }
 
@@ -92,11 +92,10 @@ impl AdmissionControl {
         Ok(Admitted { _of_all: Some(of_all), _of_address: of_address })
     }
 
-    /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way.
-    ///
-    /// To be called on a single-threaded runtime, which writes the 503 in a task.
+    /// Closes a connection that was not admitted: over TCP after a 503, unless too many refusals are under way. A local
+    /// task writes the 503.
     pub fn refuse(&self, tcp: Option<std::net::TcpStream>, overload: Overload) {
-        if let Some(count) = self.turned_away.happened() {
+        if let Some(count) = self.refused.happened() {
             warn!(count, reason = %overload, "connections were refused");
         }
         if let Some(socket) = tcp

@@ -1,14 +1,14 @@
 //! Accepts client connections on one thread, and hands each to the worker with the fewest.
 //!
-//! Handing over beats a listening socket for each worker: a few connections are spread evenly, and no connection that
-//! the system has queued is lost with a worker that stops.
+//! A listening socket for each worker would spread a few connections unevenly, and a worker that stops would lose the
+//! connections that the system has queued.
 
 pub mod unix_socket;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,34 +30,19 @@ use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 use crate::telemetry::throttle::Throttle;
 
-/// The pause after the system refused a connection, most likely for want of file descriptors.
+/// The pause after the system refused a connection, most likely for lack of file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The most that the system buffers of a response beyond the client's receive window, in bytes.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 /// Connections that the system may queue to be accepted.
-const LISTEN_BACKLOG: i32 = 1024;
+pub const LISTEN_BACKLOG: i32 = 1024;
 
-/// A bound address from which no connection is accepted so far.
-#[derive(Debug)]
-pub struct Bound {
-    socket: std::net::TcpListener,
-    /// The address, with the port that the system chose where none was given.
-    pub address: SocketAddr,
-}
-
-impl Bound {
-    /// The listening socket, not blocking.
-    pub fn into_socket(self) -> std::net::TcpListener {
-        self.socket
-    }
-}
-
-/// Binds an address.
+/// Binds an address. The socket does not block.
 ///
 /// # Errors
 ///
 /// The system's error, such as that the port is in use.
-pub fn bind(address: SocketAddr) -> io::Result<Bound> {
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart need not wait for the system to forget connections of the last run.
@@ -66,41 +51,29 @@ pub fn bind(address: SocketAddr) -> io::Result<Bound> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit this. What a client does not read stays in the proxy, where it is counted, and not in
-    // the system's buffers.
+    // For accepted sockets, which inherit it: data that a client does not read stays in the proxy, where it is counted.
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
-    let socket = std::net::TcpListener::from(socket);
-    let address = socket.local_addr()?;
-    Ok(Bound { socket, address })
+    Ok(socket.into())
 }
 
-/// Binds a unix socket for the daemon's own user.
-///
-/// # Errors
-///
-/// The errors of [`unix_socket::bind`].
-pub fn bind_unix(path: &Path) -> io::Result<unix_socket::Bound> {
-    unix_socket::bind(path, LISTEN_BACKLOG)
-}
-
-/// A listening socket for callers.
+/// A socket that clients connect to.
 #[derive(Debug)]
-pub struct Entrance {
-    /// The number of the entrance, which no other has, now or later.
+pub struct ListenSocket {
+    /// The number of the listening socket, which is never used again.
     pub number: u32,
     /// The bound socket.
-    pub socket: Listening,
+    pub socket: BoundSocket,
 }
 
 /// A bound socket.
 #[derive(Debug)]
-pub enum Listening {
+pub enum BoundSocket {
     /// An address of the network.
-    Tcp(Bound),
+    Tcp(std::net::TcpListener),
     /// A unix socket.
-    Unix(unix_socket::Bound),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
 /// The configuration for accepting connections.
@@ -116,35 +89,26 @@ pub struct Settings {
     pub most_connections: usize,
 }
 
-/// An entrance that stays open at a reload.
-#[derive(Clone, Copy, Debug)]
-pub struct Renumbered {
-    /// The number before the reload.
-    pub before: u32,
-    /// The number from now on; another one where connections accepted before are not to stay.
-    pub after: u32,
-}
-
-/// A reload for the listener.
+/// A reload of the listener.
 #[derive(Debug)]
 pub struct Change {
     /// The new settings.
     pub settings: Settings,
-    /// The entrances that stay; all others are closed.
-    pub stay: Vec<Renumbered>,
-    /// New entrances.
-    pub open: Vec<Entrance>,
-    /// Told once the change is made, or that the system refuses a socket.
+    /// The numbers of the listening sockets that stay, before and from now on. All other listening sockets are closed.
+    pub stay: HashMap<u32, u32>,
+    /// New listening sockets.
+    pub open: Vec<ListenSocket>,
+    /// The outcome: an error if the system refuses a socket.
     pub done: oneshot::Sender<io::Result<()>>,
 }
 
-/// Accepts from all entrances until the daemon stops.
+/// Accepts from all listening sockets until the daemon stops.
 ///
 /// # Errors
 ///
-/// If the system refuses a thread.
+/// The system refuses a thread.
 pub fn spawn(
-    entrances: Vec<Entrance>,
+    listen_sockets: Vec<ListenSocket>,
     workers: Vec<WorkerHandle>,
     settings: Settings,
     stage: watch::Receiver<Stage>,
@@ -155,7 +119,7 @@ pub fn spawn(
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(async move {
             let mut listener = Listener::new(workers, settings, stage);
-            listener.open(entrances)?;
+            listener.open(listen_sockets)?;
             loop {
                 tokio::select! {
                     closed = listener.accepting.join_next() => if closed.is_none() {
@@ -168,17 +132,17 @@ pub fn spawn(
     })
 }
 
-/// All entrances, each with a task that accepts from it. The workers' queues close when the last task has ended.
+/// All listening sockets, each with a task that accepts from it. The workers' queues close when the last task has ended.
 struct Listener {
     dispatcher: Rc<Dispatcher>,
-    states: Vec<watch::Sender<EntranceState>>,
+    states: Vec<watch::Sender<SocketState>>,
     accepting: JoinSet<()>,
     stage: watch::Receiver<Stage>,
 }
 
-/// The state that the task of an entrance watches.
+/// The state that the task of a listening socket watches.
 #[derive(Clone, Copy, Debug)]
-struct EntranceState {
+struct SocketState {
     number: u32,
     is_open: bool,
     /// How long the system waits for a client to acknowledge data.
@@ -193,36 +157,33 @@ impl Listener {
         Self { dispatcher, states: Vec::new(), accepting: JoinSet::new(), stage }
     }
 
-    fn open(&mut self, entrances: Vec<Entrance>) -> io::Result<()> {
+    fn open(&mut self, listen_sockets: Vec<ListenSocket>) -> io::Result<()> {
         let write_timeout = self.dispatcher.settings().limits.write_timeout;
-        for Entrance { number, socket } in entrances {
-            let (sender, mut entrance) =
-                watch::channel(EntranceState { number, is_open: true, write_timeout });
-            entrance.mark_changed();
+        for ListenSocket { number, socket } in listen_sockets {
+            let (sender, mut watched) = watch::channel(SocketState { number, is_open: true, write_timeout });
+            watched.mark_changed();
             let (dispatcher, stage) = (Rc::clone(&self.dispatcher), self.stage.clone());
             let socket = Open::new(socket)?;
-            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, entrance, stage).await });
+            self.accepting.spawn_local(async move { dispatcher.accept_from(socket, watched, stage).await });
             self.states.push(sender);
         }
         Ok(())
     }
 
     /// Makes a change without a pause: no connection is accepted or refused meanwhile.
-    fn change(&mut self, change: Change) {
-        let Change { settings, stay, open, done } = change;
+    fn change(&mut self, Change { settings, stay, open, done }: Change) {
         let write_timeout = settings.limits.write_timeout;
         self.dispatcher.admission.change(&settings.limits, settings.most_connections);
         *self.dispatcher.settings.borrow_mut() = Rc::new(settings);
         self.states.retain(|state| {
             let before = state.borrow().number;
-            let after = stay.iter().find(|staying| staying.before == before).map(|staying| staying.after);
-            let number = after.unwrap_or(before);
-            state.send_replace(EntranceState { number, is_open: after.is_some(), write_timeout });
-            after.is_some()
+            let after = stay.get(&before);
+            let (number, is_open) = (*after.unwrap_or(&before), after.is_some());
+            state.send_replace(SocketState { number, is_open, write_timeout });
+            is_open
         });
-        let outcome = self.open(open);
         // Fails only where nobody waits.
-        let _ = done.send(outcome);
+        let _ = done.send(self.open(open));
     }
 }
 
@@ -240,27 +201,24 @@ enum Open {
     Unix(UnixListener, SocketFile),
 }
 
-/// An accepted connection.
-enum Connection {
-    Tcp(std::net::TcpStream, SocketAddr),
-    Unix(std::os::unix::net::UnixStream),
-}
+/// An accepted socket, not blocking, and its client's address on the network.
+type Connection = (Socket, Option<SocketAddr>);
 
 impl Open {
-    fn new(socket: Listening) -> io::Result<Self> {
+    fn new(socket: BoundSocket) -> io::Result<Self> {
         Ok(match socket {
-            Listening::Tcp(bound) => Self::Tcp(TcpListener::from_std(bound.socket)?),
-            Listening::Unix(bound) => Self::Unix(UnixListener::from_std(bound.socket)?, bound.file),
+            BoundSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            BoundSocket::Unix(socket, file) => Self::Unix(UnixListener::from_std(socket)?, file),
         })
     }
 
     async fn accept(&self) -> io::Result<Connection> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok(Connection::Tcp(stream.into_std()?, peer))
+                let (socket, address) = listener.accept().await?;
+                Ok((Socket::Tcp(socket.into_std()?), Some(address)))
             }
-            Self::Unix(listener, _) => Ok(Connection::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Unix(listener, _) => Ok((Socket::Unix(listener.accept().await?.0.into_std()?), None)),
         }
     }
 
@@ -273,30 +231,34 @@ impl Open {
         }
     }
 
-    /// Closes the socket to new clients; the function accepts those that have connected, one after the other.
+    /// Closes the socket to new clients. The returned function accepts the next queued connection.
     fn close(self) -> io::Result<Box<dyn Fn() -> io::Result<Connection>>> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let listener = listener.into_std()?;
                 Box::new(move || {
-                    let (socket, peer) = listener.accept()?;
+                    let (socket, address) = listener.accept()?;
                     socket.set_nonblocking(true)?;
-                    Ok(Connection::Tcp(socket, peer))
+                    Ok((Socket::Tcp(socket), Some(address)))
                 })
             }
             Self::Unix(listener, file) => {
                 drop(file);
                 let listener = listener.into_std()?;
-                Box::new(move || unix_socket::accept(&listener).map(Connection::Unix))
+                Box::new(move || {
+                    let (socket, _) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok((Socket::Unix(socket), None))
+                })
             }
         })
     }
 }
 
-/// Resolves when an entrance is to be closed; calls `changed` at any other change.
-async fn closed(entrance: &mut watch::Receiver<EntranceState>, mut changed: impl FnMut(EntranceState)) {
-    while entrance.changed().await.is_ok() {
-        let now = *entrance.borrow_and_update();
+/// Resolves when a listening socket is to be closed; calls `changed` at any other change.
+async fn closed(state: &mut watch::Receiver<SocketState>, mut changed: impl FnMut(SocketState)) {
+    while state.changed().await.is_ok() {
+        let now = *state.borrow_and_update();
         if !now.is_open {
             return;
         }
@@ -309,63 +271,56 @@ impl Dispatcher {
         Rc::clone(&self.settings.borrow())
     }
 
-    /// Accepts from an entrance until the entrance is closed or the daemon drains.
+    /// Accepts from a listening socket until the listening socket is closed or the daemon drains.
     async fn accept_from(
         &self,
         socket: Open,
-        mut entrance: watch::Receiver<EntranceState>,
+        mut watched: watch::Receiver<SocketState>,
         mut stage: watch::Receiver<Stage>,
     ) {
-        let number = entrance.clone();
-        let number = || number.borrow().number;
+        let latest = watched.clone();
+        let number = || latest.borrow().number;
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stage.wait_for(|stage| *stage >= Stage::Draining) => break,
-                () = closed(&mut entrance, |state| socket.set_write_timeout(state.write_timeout)) => break,
+                () = closed(&mut watched, |state| socket.set_write_timeout(state.write_timeout)) => break,
                 accepted = socket.accept() => accepted,
             };
             match accepted {
                 Ok(connection) => self.dispatch(connection, number()).await,
                 // The client has left already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => self.recover(&error).await,
+                Err(error) => {
+                    if let Some(count) = self.failures.happened() {
+                        warn!(%error, count, "connection not accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+                }
             }
         }
-        // To their clients the queued connections are open, and may have sent a request.
-        if let Ok(queued) = socket.close() {
-            while let Ok(connection) = queued() {
+        // The clients of queued connections see them as open, and may have sent a request.
+        if let Ok(accept_queued) = socket.close() {
+            while let Ok(connection) = accept_queued() {
                 self.dispatch(connection, number()).await;
             }
         }
     }
 
-    /// Waits for the system to have descriptors or memory again: accepting at once would fail again.
-    async fn recover(&self, error: &io::Error) {
-        if let Some(count) = self.failures.happened() {
-            warn!(%error, count, "connection not accepted");
-        }
-        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
-    }
-
-    async fn dispatch(&self, connection: Connection, entrance: u32) {
+    async fn dispatch(&self, (socket, address): Connection, listen_socket: u32) {
         let settings = self.settings();
-        let peer = match &connection {
-            Connection::Tcp(_, address) => settings.networks.judge(*address),
-            Connection::Unix(_) => Peer::UNIX,
-        };
-        let peer = peer.by(entrance);
+        let mut peer = address.map_or(Peer::UNIX, |address| settings.networks.judge(address));
+        peer.listen_socket = listen_socket;
         let admitted = match self.admission.admit(&peer) {
             Ok(admitted) => admitted,
             Err(overload) => {
-                let tcp = if let Connection::Tcp(socket, _) = connection { Some(socket) } else { None };
+                let tcp = if let Socket::Tcp(socket) = socket { Some(socket) } else { None };
                 return self.admission.refuse(tcp, overload);
             }
         };
-        let socket = match (connection, &settings.tls) {
-            (Connection::Tcp(socket, _), None) => Socket::Tcp(socket),
-            (Connection::Tcp(socket, _), Some(tls)) => Socket::Tls(socket, tls.load_full()),
-            (Connection::Unix(socket), _) => Socket::Unix(socket),
+        let socket = match (socket, &settings.tls) {
+            (Socket::Tcp(socket), Some(tls)) => Socket::Tls(socket, tls.load_full()),
+            (socket, _) => socket,
         };
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.hand_over(Accepted { socket, peer, admitted }).await;

@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,15 +17,6 @@ use socket2::{Domain, SockAddr, Socket, Type};
 const LOCK_ATTEMPTS: u32 = 50;
 const LOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// A bound socket.
-#[derive(Debug)]
-pub struct Bound {
-    /// The listening socket, not blocking.
-    pub socket: UnixListener,
-    /// The socket's file, which is removed with it.
-    pub file: SocketFile,
-}
-
 /// A socket's file, removed when this is dropped unless another file has taken its place.
 #[derive(Debug)]
 pub struct SocketFile {
@@ -34,13 +25,13 @@ pub struct SocketFile {
     identity: (u64, u64),
 }
 
-/// Binds a socket that no other user can open.
+/// Binds a socket that no other user can open. The socket does not block.
 ///
 /// # Errors
 ///
 /// `AddrInUse` if a process listens at the path, `AlreadyExists` if the path is that of another file, or the system's
 /// error.
-pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
+pub fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let _lock = lock(folder.unwrap_or_else(|| Path::new(".")))?;
     remove_stale(path)?;
@@ -55,7 +46,7 @@ pub fn bind(path: &Path, backlog: i32) -> io::Result<Bound> {
         return Err(io::Error::new(ErrorKind::PermissionDenied, "the file system does not keep it private"));
     }
     socket.listen(backlog)?;
-    Ok(Bound { socket: UnixListener::from(socket), file })
+    Ok((UnixListener::from(socket), file))
 }
 
 /// Holds a folder's lock until it is dropped.
@@ -102,19 +93,10 @@ impl Drop for SocketFile {
     }
 }
 
-/// Accepts a queued connection.
-///
-/// # Errors
-///
-/// `WouldBlock` without one, or the system's error.
-pub fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
-    let (stream, _) = listener.accept()?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

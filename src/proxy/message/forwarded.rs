@@ -19,7 +19,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 
 /// The client's address according to a trusted proxy: the right-most one that is not a trusted proxy's.
 ///
-/// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass on a caller's other one.
+/// `None` if neither field has one, or if the two differ: a proxy that writes one field may pass on a caller's other
+/// one.
 pub fn client_address(peer: &Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
     if !peer.is_trusted_proxy {
         return None;

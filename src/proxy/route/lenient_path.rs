@@ -1,9 +1,9 @@
 //! A path in all interpretations of lenient servers.
 //!
 //! Servers differ: some decode `%2f` before they split a path, or decode twice; some merge slashes, drop `;v=1`,
-//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each of
-//! these interpretations and in each combination. A path is therefore split wherever some server would split the path, and
-//! each segment has flags for the servers that would not.
+//! trailing dots and spaces, treat `\` as `/`, or stop at a decoded `?`. A rule that forbids a path must hold in each
+//! of these interpretations and in each combination. A path is therefore split wherever some server would split the
+//! path, and each segment has flags for the servers that would not.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! Routing: by host, then by the longest path prefix on segment boundaries.
 //!
-//! Unreserved characters are decoded for the comparison (RFC 3986 §6.2.2.2), so that `/%61pi` matches `/api`; the path is
-//! forwarded as received. A lookup hashes once for each prefix length in use, however many routes there are.
+//! Unreserved characters are decoded for the comparison (RFC 3986 §6.2.2.2), so that `/%61pi` matches `/api`; the path
+//! is forwarded as received. A lookup hashes once for each prefix length in use, however many routes there are.
 
 pub mod guard;
 pub mod lenient_path;
@@ -106,7 +106,7 @@ impl Route {
         self.callers.is_empty() || names.iter().any(|name| self.callers.contains(name))
     }
 
-    /// Whether a request is an OAuth login for the stub. Case, empty segments and the stripped prefix are ignored: a login
+    /// Whether a request is an OAuth login for the stub. Ignores case, empty segments and the stripped prefix: a login
     /// that a lenient server would accept contains a secret and must not be forwarded.
     pub fn is_login(&self, method: &Method, path: &str) -> bool {
         if self.login_stub.is_empty() || *method != Method::POST {

@@ -1,6 +1,6 @@
 //! Answers 503 `draining` to requests not yet sent upstream when the drain deadline expires.
 //!
-//! A request that was sent may have been processed. Its connection is cut, and the caller cannot know.
+//! A request that was sent may have been processed: its connection is cut without a response.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -21,7 +21,7 @@ pub(crate) async fn unless_cut<T>(
     mut request: Pin<&mut impl Future<Output = Result<T, ProxyError>>>,
 ) -> Result<T, ProxyError> {
     std::future::poll_fn(|cx| match request.as_mut().poll(cx) {
-        Poll::Pending if client.wanted_end() == Some(End::Cut) && !progress.is_sent() => {
+        Poll::Pending if client.wanted_end() == Some(End::Cut) && !progress.is_sent.get() => {
             Poll::Ready(Err(ProxyError::Draining))
         }
         outcome => outcome,

@@ -43,7 +43,7 @@ impl Service {
         let negotiated = Negotiated { version: head.version, wants_trailers, handshake };
 
         let fields_for_upstream =
-            ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller().is_tls());
+            ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller.is_tls());
         let host = self.header_cache.host(route.upstream.index, destination);
         headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
         if let Some(fields_for_upstream) = fields_for_upstream {

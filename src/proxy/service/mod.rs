@@ -43,7 +43,6 @@ use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
 use super::message::via::Via;
-use super::peer::Peer;
 use super::route::Route;
 use super::route::guard;
 use super::route::guard::Target;
@@ -52,10 +51,10 @@ use super::upstream::pool::Pool;
 
 /// Answers the requests of one worker. Never shared between threads.
 pub struct Service {
-    shared: Arc<ServiceSettings>,
+    pub(super) shared: Arc<ServiceSettings>,
     via: Via,
     pub(super) header_cache: HeaderCache,
-    pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>,
+    pub(super) pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>,
 }
 
 /// The response to a request that was not refused.
@@ -74,39 +73,26 @@ impl Service {
         Self { via: Via::new(&shared.instance), header_cache: HeaderCache::default(), shared, pools }
     }
 
-    /// The worker's connection pools.
-    pub fn pools(&self) -> &[Rc<Pool<AttemptBody<Incoming>>>] {
-        &self.pools
-    }
-
-    /// The peer with its permissions under the present configuration.
-    pub fn reevaluate(&self, peer: Peer) -> Peer {
-        self.shared.networks.judge_again(peer)
-    }
-
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
     pub fn answer(
         self: Rc<Self>,
         request: Request<Incoming>,
         downstream: Downstream,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
-        let Downstream { connection: caller, progress: pace, upgrade } = downstream;
-        let client_address = forwarded::client_address(
-            &caller.peer(),
-            request.headers(),
-            &self.shared.networks.trusted_proxies,
-        );
-        let (connection, answering) = (Rc::clone(&caller), Rc::clone(&pace));
-        let mut exchange = Exchange::begin(&request, caller, pace, client_address, self.shared.access_log);
+        let Downstream { connection, progress, upgrade } = downstream;
+        let ServiceSettings { networks, body_limits, access_log, .. } = &*self.shared;
+        let client_address =
+            forwarded::client_address(&connection.peer.get(), request.headers(), &networks.trusted_proxies);
+        let (caller, responding) = (Rc::clone(&connection), Rc::clone(&progress));
+        let mut exchange = Exchange::begin(&request, caller, responding, client_address, *access_log);
         let (head, body) = request.into_parts();
         let head = Box::new(head);
-        let request_body =
-            ReplayBody::new(body, &self.shared.body_limits).on_connection(&exchange.caller().unread_bodies);
+        let request_body = ReplayBody::new(body, body_limits).on_connection(&connection.unread_bodies);
         // The future is moved as a whole: it captures only what lasts as long as the request.
         async move {
             let reply = {
                 let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
-                unless_cut(&connection, &answering, proxying).await
+                unless_cut(&connection, &progress, proxying).await
             };
             let response = match reply {
                 Ok(Reply::Upstream(answered)) => response::relay(answered, request_body, exchange),
@@ -127,7 +113,7 @@ impl Service {
     ) -> Result<Reply, ProxyError> {
         let (target, route) = self.admit(&head, exchange)?;
         exchange.routed(&route.name);
-        exchange.pace().begin(route.read_timeout);
+        exchange.progress.begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
             login_stub::discard(request_body).await.map_err(|fault| self.body_error(fault))?;
             return Ok(Reply::Complete(login_stub::response()));
@@ -135,7 +121,7 @@ impl Service {
         route.rules.check(&head.method, &target, &route.prefix)?;
         route.upstream.breaker.check()?;
         let retries = RetryBudget::new(&route.retry_429, &head.method);
-        let mut token_wait = TokenWait::new(self.shared.token_wait);
+        let mut token_wait = TokenWait::new(self.shared.limits.token_wait);
         let destination = match route.upstream.current() {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut token_wait)).await?,
@@ -171,7 +157,7 @@ impl Service {
         if let (Some(handshake), StatusCode::SWITCHING_PROTOCOLS) = (&negotiated.handshake, status) {
             let is_logged = self.shared.access_log;
             let completed =
-                handshake.complete(answered, context.exchange.caller(), upgrade, &self.via, is_logged);
+                handshake.complete(answered, &context.exchange.caller, upgrade, &self.via, is_logged);
             return Box::pin(completed).await.map(Reply::Complete);
         }
         self.rewrite_response(&mut answered.response, &negotiated, route, destination);
@@ -180,15 +166,15 @@ impl Service {
 
     /// Checks a request against everything that is known from its head, and finds its route.
     fn admit<'r>(&self, head: &'r Parts, exchange: &Exchange) -> Result<(Target<'r>, &Route), ProxyError> {
-        if !exchange.caller().peer().is_allowed {
+        if !exchange.caller.peer.get().is_allowed {
             return Err(ProxyError::CallerNotAllowed);
         }
-        if head.version == Version::HTTP_2 && head_size(head) > self.shared.header_bytes {
+        if head.version == Version::HTTP_2 && head_size(head) > self.shared.limits.header_bytes {
             return Err(ProxyError::HeaderTooLarge);
         }
         let target = guard::vet(head, &self.shared.policy)?;
         let route = self.shared.table.route(&target).ok_or(ProxyError::RouteNotFound)?;
-        if !route.admits(exchange.caller().names()) {
+        if !route.admits(exchange.caller.names()) {
             return Err(ProxyError::CertificateNotAllowed);
         }
         if let Some(limit) = self.shared.body_limits.body_bytes {

@@ -44,13 +44,13 @@ impl Service {
         };
         // The body may have outgrown the replay buffer during the wait. The next request has the new token.
         let Some(body) = context.request_body.replay() else {
-            context.exchange.passed_401(BODY_NOT_KEPT);
+            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
             return Ok(answered);
         };
         context.free_replay_buffer();
         response::discard(answered);
 
-        context.exchange.replayed();
+        context.exchange.outcome.is_replayed = true;
         let replayed = self.send(context, head, body, Some(authorization)).await?;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
             Verdict::Accepted if was_requested => {
@@ -58,7 +58,7 @@ impl Service {
             }
             Verdict::Accepted => hold.accepted(replayed.generation),
             Verdict::Rejected => {
-                context.exchange.passed_401("fresh_token_rejected");
+                context.exchange.outcome.why_401 = Some("fresh_token_rejected");
                 if was_requested {
                     hold.replay_rejected(self.shared.clock.now());
                 }
@@ -77,12 +77,12 @@ impl Service {
     ) -> Result<Option<Authorization>, ProxyError> {
         let hold = &context.route.hold;
         if hold.rejected(rejected, self.shared.clock.now()) == Decision::Pass {
-            context.exchange.passed_401("held");
+            context.exchange.outcome.why_401 = Some("held");
             return Ok(None);
         }
         if !context.request_body.is_replayable() {
             source.demand(rejected);
-            context.exchange.passed_401(BODY_NOT_KEPT);
+            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
             return Ok(None);
         }
         // Without a slot to wait in, the request still triggers the refresh for the requests after it.
@@ -93,7 +93,7 @@ impl Service {
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());
-                context.exchange.passed_401("same_token_again");
+                context.exchange.outcome.why_401 = Some("same_token_again");
                 Ok(None)
             }
             Err(NotReplaced::Unavailable(unavailable)) => {

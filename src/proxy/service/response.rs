@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::access_log::Exchange;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
-use crate::proxy::downstream::progress::Stalled;
+use crate::proxy::downstream::progress::Side;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::trailers;
@@ -25,8 +25,7 @@ use crate::proxy::upstream::pool::body::UpstreamBody;
 use crate::proxy::upstream::pool::lease::Lease;
 use crate::proxy::upstream::pool::outcome::ExchangeError;
 
-/// Largest chunk given to hyper over HTTP/2: one frame, so that a caller that reads one in `write_timeout` makes
-/// progress.
+/// The largest chunk given to hyper over HTTP/2: one frame, which a caller has to read within `write_timeout`.
 const MAX_HTTP2_CHUNK: usize = 16 * 1024;
 
 /// The body of a response, with everything that ends when the body does.
@@ -74,12 +73,12 @@ pub fn relay(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
-    exchange.responded(response.status());
+    exchange.outcome.status = Some(response.status());
     let response = with_close(response, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
-    let passes_trailers = is_announced || exchange.version() == Version::HTTP_2;
+    let passes_trailers = is_announced || exchange.version == Version::HTTP_2;
     response.map(|body| {
         let lease = Some(lease);
         let mut relay = Relay { body, lease, is_complete: false, passes_trailers, pending_error: None };
@@ -94,7 +93,7 @@ pub fn reply(
     request_body: ReplayBody<Incoming>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
-    exchange.responded(response.status());
+    exchange.outcome.status = Some(response.status());
     let response = with_close(response, &request_body, &exchange);
     response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
@@ -106,7 +105,7 @@ pub fn refuse(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.failed(error);
-    let response = error.response(exchange.version());
+    let response = error.response(exchange.version);
     response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
@@ -117,9 +116,9 @@ fn with_close<B>(
     request_body: &ReplayBody<Incoming>,
     exchange: &Exchange,
 ) -> Response<B> {
-    let is_last = exchange.caller().is_ending() || !request_body.is_at_end();
+    let is_last = exchange.caller.is_ending() || !request_body.is_at_end();
     let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-    if exchange.version() < Version::HTTP_2 && is_last && is_http {
+    if exchange.version < Version::HTTP_2 && is_last && is_http {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -202,9 +201,9 @@ impl ResponseBody {
 
     /// Records a frame that is given to hyper, cut to [`MAX_HTTP2_CHUNK`] over HTTP/2.
     fn send(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        self.exchange.pace().awaits_caller();
+        self.exchange.progress.awaits_caller();
         let is_large =
-            |data: &Bytes| data.len() > MAX_HTTP2_CHUNK && self.exchange.version() == Version::HTTP_2;
+            |data: &Bytes| data.len() > MAX_HTTP2_CHUNK && self.exchange.version == Version::HTTP_2;
         let frame = match frame.into_data() {
             Ok(mut data) if is_large(&data) => {
                 self.rest = data.split_off(MAX_HTTP2_CHUNK);
@@ -213,17 +212,16 @@ impl ResponseBody {
             Ok(data) => Frame::data(data),
             Err(frame) => frame,
         };
-        self.exchange.sent_bytes(frame.data_ref().map_or(0, Bytes::len));
+        self.exchange.outcome.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
         frame
     }
 
     /// Waits for the upstream; fails once the sweep has found that `read_timeout` has passed.
     fn wait<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
         let Content::Upstream(relay) = &mut self.content else { return Poll::Pending };
-        let pace = self.exchange.pace();
-        pace.awaits_upstream();
-        match pace.stalled() {
-            Some(Stalled::Upstream) if relay.pending_error.is_none() => relay.fail(RelayError::Stalled, cx),
+        self.exchange.progress.awaits_upstream();
+        match self.exchange.progress.stalled() {
+            Some(Side::Upstream) if relay.pending_error.is_none() => relay.fail(RelayError::Stalled, cx),
             _ => Poll::Pending,
         }
     }
@@ -251,7 +249,7 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(this.send(frame)))),
             Poll::Pending => this.wait(cx),
             ended @ Poll::Ready(_) => {
-                this.exchange.pace().awaits_nobody();
+                this.exchange.progress.awaits_nobody();
                 ended
             }
         }
@@ -281,16 +279,16 @@ impl Drop for ResponseBody {
             Content::Upstream(relay) => relay.is_complete,
         };
         if is_complete && self.rest.is_empty() {
-            self.exchange.completed();
-        } else if self.exchange.version() == Version::HTTP_10 {
-            self.exchange.caller().truncate();
+            self.exchange.outcome.is_complete = true;
+        } else if self.exchange.version == Version::HTTP_10 {
+            self.exchange.caller.is_truncated.set(true);
         }
         if self.request_body.is_at_end() {
             return;
         }
-        if self.exchange.version() < Version::HTTP_2 {
+        if self.exchange.version < Version::HTTP_2 {
             // The connection ends with this response and reads the rest of the request as it closes.
-            self.exchange.caller().leave_unread();
+            self.exchange.caller.has_unread.set(true);
         } else if let Ok(_runtime) = tokio::runtime::Handle::try_current() {
             // The connection goes on: a task reads the rest of this stream's request.
             let request_body = std::mem::take(&mut self.request_body);

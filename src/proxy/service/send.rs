@@ -48,7 +48,7 @@ impl Service {
             let Some(body_again) = context.request_body.replay() else { return Ok(attempted) };
             response::discard(attempted.answered);
             tokio::time::sleep(wait).await;
-            context.exchange.retried();
+            context.exchange.outcome.retries += 1;
             // The token may have expired during the wait.
             authorization = match &context.route.token {
                 Some(source) => Some(self.authorize(source, &mut context.token_wait).await?),

@@ -1,7 +1,6 @@
 //! The immutable configuration snapshot that all workers share.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::config::{Config, Limits};
@@ -22,12 +21,10 @@ pub struct ServiceSettings {
     pub table: Table,
     /// The pseudonym of this daemon in `Via`.
     pub instance: String,
-    /// Largest request head, in bytes.
-    pub header_bytes: usize,
-    /// Limits of a request body.
+    /// The limits on connections and requests.
+    pub limits: Arc<Limits>,
+    /// The limits of a request body, with the memory for replays that is shared across reloads.
     pub body_limits: BodyLimits,
-    /// How long a request may wait for usable tokens in all.
-    pub token_wait: Duration,
     /// Slots for requests that wait for a token; shared across reloads.
     pub token_waiters: Arc<Slots>,
     /// Whether every exchange is logged, or only failures.
@@ -45,16 +42,15 @@ impl ServiceSettings {
             networks: Networks::of(&config.server),
             table,
             instance,
-            header_bytes: limits.header_bytes,
+            limits: Arc::new(limits.clone()),
             body_limits: BodyLimits::new(limits),
-            token_wait: limits.token_wait,
             token_waiters: Slots::new(limits.token_waiters),
             access_log: config.log.access,
             clock,
         }
     }
 
-    /// This snapshot with the counters of the one `before`: token waiters and replay memory.
+    /// Continues the counters of the snapshot `before`: token waiters and replay memory.
     #[must_use]
     pub fn with_counters_of(mut self, before: &Self) -> Self {
         self.token_waiters = Arc::clone(&before.token_waiters);
@@ -63,8 +59,8 @@ impl ServiceSettings {
     }
 
     /// Sets the bounds of the shared counters.
-    pub fn resize(&self, limits: &Limits) {
-        self.token_waiters.resize(limits.token_waiters);
-        self.body_limits.budget.resize(limits.replay_total);
+    pub fn resize(&self) {
+        self.token_waiters.resize(self.limits.token_waiters);
+        self.body_limits.budget.resize(self.limits.replay_total);
     }
 }

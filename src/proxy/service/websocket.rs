@@ -1,9 +1,9 @@
-//! WebSocket: a handshake in HTTP/1.1, and then bytes in both directions that the proxy does not look at (RFC 6455).
+//! WebSocket: a handshake in HTTP/1.1, and then uninterpreted bytes in both directions (RFC 6455).
 //!
 //! Where a route allows WebSocket, a caller's handshake is forwarded like any request, with a token, and replayed after a
 //! 401. A 101 that answers the handshake is passed on, and a [`Tunnel`] then takes over the caller's connection from hyper.
-//! A tunnel has no time-out of its own, as both ends have theirs. The tunnel counts as a request in flight, and is cut
-//! when the drain deadline expires.
+//! A tunnel has no time-out, as both ends have their own. The tunnel counts as a request in flight, and is cut when the
+//! drain deadline expires.
 
 use std::rc::Rc;
 
@@ -11,6 +11,7 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use http::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Version};
@@ -106,36 +107,23 @@ fn accept(key: &[u8]) -> String {
 }
 
 impl Tunnel {
-    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side.
-    /// `read` are the bytes that were read from the caller already.
+    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side. `read`
+    /// holds the bytes that hyper has read from the caller.
     async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
         let Upgraded { stream, read_ahead, guard: _guard } = self.upstream;
         let (caller, upstream) = (split(caller), split(stream));
-        let (mut up, mut down) = (Ok(0), Ok(0));
-        {
-            let mut upwards = Box::pin(copy_all(read, caller.0, upstream.1));
-            let mut downwards = Box::pin(copy_all(read_ahead, upstream.0, caller.1));
-            tokio::select! {
-                ended = &mut upwards => {
-                    up = ended;
-                    if let Ok(ended) = timeout(LINGERING_CLOSE_TIMEOUT, downwards).await {
-                        down = ended;
-                    }
-                }
-                ended = &mut downwards => {
-                    down = ended;
-                    if let Ok(ended) = timeout(LINGERING_CLOSE_TIMEOUT, upwards).await {
-                        up = ended;
-                    }
-                }
-            }
-        }
+        let up = Box::pin(copy_all(read, caller.0, upstream.1));
+        let down = Box::pin(copy_all(read_ahead, upstream.0, caller.1));
+        let (up, down) = match select(up, down).await {
+            Either::Left((up, down)) => (up, timeout(LINGERING_CLOSE_TIMEOUT, down).await.unwrap_or(Ok(0))),
+            Either::Right((down, up)) => (timeout(LINGERING_CLOSE_TIMEOUT, up).await.unwrap_or(Ok(0)), down),
+        };
         if self.is_logged {
             let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(
                 target: "bearerd::access",
-                peer = %self.caller.0.peer().host(),
+                peer = %self.caller.0.peer.get().host(),
                 received = up.as_ref().ok(),
                 sent = down.as_ref().ok(),
                 duration_ms,

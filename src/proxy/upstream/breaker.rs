@@ -2,8 +2,8 @@
 //!
 //! The breaker opens when the failures in a window reach both a number and a share of all responses, so that one broken
 //! endpoint does not block the others. After a pause that doubles with each failed probe, an open breaker admits one
-//! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared state
-//! and one addition to a counter of the worker.
+//! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared
+//! state and one addition to a counter of the worker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,8 +106,8 @@ impl Breaker {
         counter
     }
 
-    /// Admits a request, whose success will be counted in `successes`. Fails with [`ProxyError::UpstreamUnavailable`] while
-    /// the breaker is open or probing.
+    /// Admits a request, whose success will be counted in `successes`. Fails with [`ProxyError::UpstreamUnavailable`]
+    /// while the breaker is open or probing.
     pub fn admit<'b>(&'b self, successes: &'b SuccessCounter) -> Result<AdmittedRequest<'b>, ProxyError> {
         let admitted = |epoch, is_probe| AdmittedRequest { breaker: self, successes, epoch, is_probe };
         let state = self.state.load();

@@ -1,8 +1,8 @@
 //! An upstream and its current destination.
 //!
 //! A destination from the configuration never changes. A discovered upstream has no destination before the first
-//! discovery, and each discovery may replace the [`Destination`] as a whole. A request reads the destination once, without
-//! a lock, and keeps that destination to its end.
+//! discovery, and each discovery may replace the [`Destination`] as a whole. A request reads the destination once,
+//! without a lock, and keeps that destination to its end.
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -85,11 +85,11 @@ impl WorkerHandle {
     }
 }
 
-/// Starts a worker's thread, which ends when `stage` says so and its connections have ended.
+/// Starts a worker's thread, which ends after a drain or a cut.
 ///
 /// # Errors
 ///
-/// If the system refuses a thread.
+/// The system refuses a thread.
 pub fn spawn(
     index: usize,
     configuration: Configuration,
@@ -103,7 +103,7 @@ pub fn spawn(
     threads.spawn(format!("worker-{index}"), move || {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
         runtime.block_on(Worker::new(configuration, load).run(accepted, stage, changes));
-        // Without waiting for a name that is still being resolved.
+        // A DNS lookup that hangs on a blocking thread must not delay the end.
         runtime.shutdown_background();
         Ok(())
     })?;
@@ -113,15 +113,15 @@ pub fn spawn(
 /// A worker on its own thread.
 pub struct Worker {
     snapshot: Rc<Snapshot>,
-    connections: Rc<Connections>,
+    pub(super) connections: Rc<Connections>,
 }
 
 /// The client connections of a worker.
-struct Connections {
-    all: RefCell<Vec<Rc<ClientConnection>>>,
+pub(super) struct Connections {
+    pub(super) all: RefCell<Vec<Rc<ClientConnection>>>,
     /// The time of the last sweep: exact enough for time-outs, and free to read.
     clock: Rc<Cell<Instant>>,
-    /// Told when a connection has ended.
+    /// Notified when a connection has ended.
     ended: Notify,
     is_draining: Cell<bool>,
     wrong_protocol: Rc<WrongProtocolLog>,
@@ -151,7 +151,7 @@ impl Worker {
         mut reloads: mpsc::Receiver<Change>,
     ) {
         let mut sweeps = self.sweeps();
-        self.snapshot.give_way();
+        self.snapshot.yield_idle();
         let mut more_may_come = true;
         while more_may_come || !self.connections.all.borrow().is_empty() {
             tokio::select! {
@@ -188,9 +188,8 @@ impl Worker {
     }
 
     /// Puts another configuration in force, for new requests of all connections.
-    fn change(&self, change: Change) {
-        let Change { configuration, entrances, done } = change;
-        self.snapshot.change(configuration, entrances);
+    fn change(&self, Change { configuration, listen_sockets, done }: Change) {
+        self.snapshot.change(configuration, listen_sockets);
         for client in self.connections.all.borrow().iter() {
             self.snapshot.judge(client);
         }
@@ -216,17 +215,20 @@ impl Worker {
         let _ = tokio::time::timeout(CUT_TIMEOUT, all_ended).await;
     }
 
-    fn take(&self, accepted: Accepted) {
-        let Accepted { socket, peer, admitted } = accepted;
+    fn take(&self, Accepted { socket, peer, admitted }: Accepted) {
         let tcp = |socket: std::net::TcpStream| {
             socket.set_nodelay(true)?;
             TcpStream::from_std(socket)
         };
         let taken = match socket {
             Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(Box::new(stream), peer, admitted)),
-            Socket::Tls(socket, config) => {
-                tcp(socket).map(|stream| self.serve_tls(stream, peer, admitted, config))
-            }
+            Socket::Tls(socket, config) => tcp(socket).map(|stream| {
+                self.spawn(peer, admitted, |client, snapshot| async move {
+                    if let Some(stream) = tls::accept(stream, config, &client).await {
+                        connection::serve(stream, client, snapshot).await;
+                    }
+                });
+            }),
             Socket::Unix(socket) => {
                 UnixStream::from_std(socket).map(|stream| self.serve(Box::new(stream), peer, admitted))
             }
@@ -240,15 +242,6 @@ impl Worker {
     /// Serves one connection in a task of its own.
     pub fn serve(&self, stream: Box<dyn ClientStream>, peer: Peer, admitted: Admitted) {
         self.spawn(peer, admitted, |client, snapshot| connection::serve(stream, client, snapshot));
-    }
-
-    /// Serves one connection over TLS in a task of its own.
-    fn serve_tls(&self, stream: TcpStream, peer: Peer, admitted: Admitted, config: Arc<ServerConfig>) {
-        self.spawn(peer, admitted, |client, snapshot| async move {
-            if let Some(stream) = tls::accept(stream, config, &client).await {
-                connection::serve(stream, client, snapshot).await;
-            }
-        });
     }
 
     fn spawn<F>(
@@ -280,12 +273,6 @@ impl Worker {
             // Created here: a future that is moved into another takes its size twice.
             serve(client, snapshot).await;
         });
-    }
-
-    /// How many connections wait for a request with nothing but their sockets.
-    #[cfg(test)]
-    pub(super) fn parked(&self) -> usize {
-        self.connections.all.borrow().iter().filter(|client| client.is_parked()).count()
     }
 
     /// Ends connections past a deadline, to clients and to upstreams.

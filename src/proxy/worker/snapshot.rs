@@ -1,16 +1,16 @@
 //! The configuration in force on a worker: routes, upstreams and limits, replaced as one by a reload.
 //!
-//! A request takes the [`Service`] once, at its beginning, and uses one routing table to its end. An upstream that the
-//! next table has too keeps its pool; the connections of any other end with the last request on each.
+//! A request uses the [`Service`] that is in force at its beginning to its end. An upstream that the next routing table has
+//! too keeps its pool; each connection of any other upstream ends with its last request.
 
 use std::cell::RefCell;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::Limits;
@@ -33,41 +33,37 @@ pub struct Configuration {
     pub service_settings: Arc<ServiceSettings>,
     /// The upstreams, in the order of their indices.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// The limits on client connections.
-    pub limits: Limits,
 }
 
-/// A reload for a worker.
+/// A reload on a worker.
 #[derive(Debug)]
 pub struct Change {
     /// The new configuration.
     pub configuration: Configuration,
-    /// The numbers of all entrances from now on. A connection accepted from any other ends gracefully.
-    pub entrances: Vec<u32>,
-    /// Told once the worker serves by the change.
+    /// The numbers of all listening sockets from now on. A connection with any other number ends gracefully.
+    pub listen_sockets: Vec<u32>,
+    /// Resolves once the worker serves by the change.
     pub done: oneshot::Sender<()>,
 }
 
 /// The configuration in force on one worker, with a connection pool for each upstream.
 pub struct Snapshot {
     service: RefCell<Rc<Service>>,
-    limits: RefCell<Rc<Limits>>,
-    /// The entrances of the last change; `None` before the first one, for all there are.
-    entrances: RefCell<Option<Vec<u32>>>,
-    /// The tasks that free the places of each pool's idle connections when requests on other workers wait for one.
-    giving_way: RefCell<Vec<(Weak<WorkersPool>, AbortHandle)>>,
+    /// The listening sockets of the last change; `None`, for all listening sockets, before the first change.
+    listen_sockets: RefCell<Option<Vec<u32>>>,
+    /// The tasks of [`Snapshot::yield_idle`].
+    yielding: RefCell<JoinSet<()>>,
 }
 
 impl Snapshot {
     /// The configuration at the start.
     pub fn new(configuration: Configuration) -> Self {
-        let Configuration { service_settings, upstreams, limits } = configuration;
+        let Configuration { service_settings, upstreams } = configuration;
         let pools = upstreams.into_iter().map(Pool::new).collect();
         Self {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
-            limits: RefCell::new(Rc::new(limits)),
-            entrances: RefCell::default(),
-            giving_way: RefCell::default(),
+            listen_sockets: RefCell::default(),
+            yielding: RefCell::default(),
         }
     }
 
@@ -75,55 +71,42 @@ impl Snapshot {
         Rc::clone(&self.service.borrow())
     }
 
-    /// Puts another configuration in force, with the numbers of all entrances from now on.
-    pub fn change(&self, configuration: Configuration, entrances: Vec<u32>) {
-        let Configuration { service_settings, upstreams, limits } = configuration;
+    /// Puts another configuration in force, with the numbers of all listening sockets from now on.
+    pub fn change(&self, configuration: Configuration, listen_sockets: Vec<u32>) {
+        let Configuration { service_settings, upstreams } = configuration;
         let before = self.service();
         let mut pools: Vec<Rc<WorkersPool>> = Vec::new();
         for upstream in upstreams {
-            let mut known = before.pools().iter().chain(&pools);
+            let mut known = before.pools.iter().chain(&pools);
             let same = known.find(|pool| Arc::ptr_eq(&pool.upstream, &upstream)).map(Rc::clone);
             pools.push(same.unwrap_or_else(|| Pool::new(upstream)));
         }
         let is_gone = |pool: &&Rc<WorkersPool>| !pools.iter().any(|other| Rc::ptr_eq(pool, other));
-        let gone: Vec<_> = before.pools().iter().filter(is_gone).map(Rc::clone).collect();
+        let gone: Vec<_> = before.pools.iter().filter(is_gone).map(Rc::clone).collect();
         let mut service = Service::new(service_settings, pools);
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
-        *self.limits.borrow_mut() = Rc::new(limits);
-        *self.entrances.borrow_mut() = Some(entrances);
-        self.give_way();
+        *self.listen_sockets.borrow_mut() = Some(listen_sockets);
+        self.yield_idle();
         for pool in gone {
             pool.retire();
         }
     }
 
-    /// Starts the task that gives way for each pool without one, and ends those of pools no longer in use.
-    pub fn give_way(&self) {
-        let service = self.service();
-        let mut tasks = self.giving_way.borrow_mut();
-        let is = |weak: &Weak<WorkersPool>, pool: &Rc<WorkersPool>| weak.as_ptr() == Rc::as_ptr(pool);
-        tasks.retain(|(pool, task)| {
-            let stays = service.pools().iter().any(|other| is(pool, other));
-            if !stays {
-                task.abort();
-            }
-            stays
-        });
-        for pool in service.pools() {
-            if !tasks.iter().any(|(other, _)| is(other, pool)) {
-                let task = tokio::task::spawn_local(Rc::clone(pool).yield_idle());
-                tasks.push((Rc::downgrade(pool), task.abort_handle()));
-            }
+    /// Starts a task for each pool that closes idle connections while requests wait for a permit. Earlier tasks end.
+    pub fn yield_idle(&self) {
+        let mut tasks = JoinSet::new();
+        for pool in &self.service().pools {
+            tasks.spawn_local(Rc::clone(pool).yield_idle());
         }
+        self.yielding.replace(tasks);
     }
 
-    /// Judges a connection's peer by the configuration in force. A connection accepted from an entrance that is no longer
-    /// there ends gracefully.
+    /// Judges a connection's peer by the configuration in force. If its listening socket is closed, it ends gracefully.
     pub fn judge(&self, client: &ClientConnection) {
-        let peer = self.service().reevaluate(client.peer());
-        client.set_peer(peer);
-        if self.entrances.borrow().as_ref().is_some_and(|all| !all.contains(&peer.entrance)) {
+        let peer = self.service().shared.networks.judge_again(client.peer.get());
+        client.peer.set(peer);
+        if self.listen_sockets.borrow().as_ref().is_some_and(|all| !all.contains(&peer.listen_socket)) {
             client.end(End::Gracefully);
         }
     }
@@ -132,7 +115,7 @@ impl Snapshot {
     pub fn sweep(&self, now: Instant) {
         let service = self.service();
         service.header_cache.forget_tokens();
-        for pool in service.pools() {
+        for pool in &service.pools {
             pool.reap(now);
             pool.upstream.breaker.tick();
         }
@@ -142,8 +125,8 @@ impl Snapshot {
 impl Serve for Snapshot {
     type Body = ResponseBody;
 
-    fn limits(&self) -> Rc<Limits> {
-        Rc::clone(&self.limits.borrow())
+    fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.service().shared.limits)
     }
 
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<ResponseBody> {

@@ -15,8 +15,8 @@ use crate::token::error::{Malformed, TokenError, printable};
 /// The largest body of a response that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Refuses a response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
-pub(super) fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), TokenError> {
+/// Refuses a document's response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
+fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), TokenError> {
     let retry_after = retry_after(headers);
     match (status.as_u16(), retry_after) {
         (status @ 429, _) | (status @ 503, Some(_)) => {
@@ -35,29 +35,40 @@ pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode,
     let mut response = http.get(url).header(ACCEPT, "application/json").send().await.map_err(network)?;
     let status = response.status();
     refuse_throttled(status, response.headers())?;
-    let body = if status == StatusCode::OK { read(&mut response).await? } else { Vec::new() };
-    Ok((status, body))
+    if status != StatusCode::OK {
+        return Ok((status, Vec::new()));
+    }
+    let (body, flaw) = read(&mut response).await?;
+    flaw.map_or(Ok((status, body.bytes)), Err)
 }
 
-/// Reads the body.
+/// The body of a response, as far as it arrived; not shown, because it may hold a token.
+pub(in crate::token) struct Body {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Whether the body ended as announced.
+    pub is_complete: bool,
+}
+
+/// Reads the body. Answers beside it why it is incomplete, if it is.
 ///
 /// # Errors
 ///
-/// [`TokenError::Malformed`] where the body is larger than [`MAX_ANSWER_BYTES`] or incomplete, [`TokenError::Network`] on a
-/// time-out.
-pub(super) async fn read(response: &mut reqwest::Response) -> Result<Vec<u8>, TokenError> {
-    let mut body = Vec::new();
-    loop {
+/// [`Malformed::TooLarge`] where the body is larger than [`MAX_ANSWER_BYTES`].
+pub(super) async fn read(response: &mut reqwest::Response) -> Result<(Body, Option<TokenError>), TokenError> {
+    let mut bytes = Vec::new();
+    let flaw = loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() > MAX_ANSWER_BYTES => {
+            Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_ANSWER_BYTES => {
                 return Err(TokenError::Malformed(Malformed::TooLarge));
             }
-            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-            Ok(None) => return Ok(body),
-            Err(error) if error.is_timeout() => return Err(network(error)),
-            Err(_) => return Err(TokenError::Malformed(Malformed::Incomplete)),
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => break None,
+            Err(error) if error.is_timeout() => break Some(network(error)),
+            Err(_) => break Some(TokenError::Malformed(Malformed::Incomplete)),
         }
-    }
+    };
+    Ok((Body { bytes, is_complete: flaw.is_none() }, flaw))
 }
 
 /// The [`TokenError`] of a request that failed, with the message of the innermost cause.

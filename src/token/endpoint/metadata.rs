@@ -22,6 +22,8 @@ use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, pr
 pub struct Metadata {
     /// The token endpoint for this client.
     pub token_endpoint: Url,
+    /// Whether endpoints may be reached without TLS, over loopback: only where the issuer is, too.
+    may_be_plain: bool,
     /// The unchecked text; [`Metadata::authorization_endpoint`] checks it.
     authorization_endpoint: Option<String>,
     grant_types: Option<Vec<String>>,
@@ -103,14 +105,17 @@ impl Metadata {
         }
         let alias = document.mtls_endpoint_aliases.as_ref().filter(|_| shows_certificate);
         let alias = alias.and_then(|aliases| aliases.get("token_endpoint")).filter(|alias| !alias.is_null());
+        let may_be_plain = issuer.is_plain();
         let token_endpoint = match alias {
             Some(alias) => {
-                endpoint("mtls_endpoint_aliases.token_endpoint", Some(alias.as_str().unwrap_or_default()))?
+                let alias = alias.as_str().unwrap_or_default();
+                endpoint("mtls_endpoint_aliases.token_endpoint", Some(alias), may_be_plain)?
             }
-            None => endpoint("token_endpoint", document.token_endpoint.as_deref())?,
+            None => endpoint("token_endpoint", document.token_endpoint.as_deref(), may_be_plain)?,
         };
         Ok(Self {
             token_endpoint,
+            may_be_plain,
             authorization_endpoint: document.authorization_endpoint,
             grant_types: listed(document.grant_types_supported),
             client_auths: listed(document.token_endpoint_auth_methods_supported),
@@ -125,7 +130,7 @@ impl Metadata {
     ///
     /// [`MetadataFlaw::Missing`] or [`MetadataFlaw::Unprotected`].
     pub fn authorization_endpoint(&self) -> Result<Url, MetadataFlaw> {
-        endpoint("authorization_endpoint", self.authorization_endpoint.as_deref())
+        endpoint("authorization_endpoint", self.authorization_endpoint.as_deref(), self.may_be_plain)
     }
 
     /// The credential's methods that the metadata does not list. Metadata without such a list supports every method.
@@ -158,11 +163,12 @@ fn listed(value: Option<Value>) -> Option<Vec<String>> {
     serde_json::from_value(value?).ok()
 }
 
-fn endpoint(name: &'static str, text: Option<&str>) -> Result<Url, MetadataFlaw> {
+fn endpoint(name: &'static str, text: Option<&str>, may_be_plain: bool) -> Result<Url, MetadataFlaw> {
     let text = text.ok_or(MetadataFlaw::Missing(name))?;
     let url = Url::parse(text).map_err(|_| MetadataFlaw::Unprotected(name))?;
-    let is_plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    if is_protected(&url) && is_plain { Ok(url) } else { Err(MetadataFlaw::Unprotected(name)) }
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    let is_protected = is_protected(&url) && (may_be_plain || url.scheme() == "https");
+    if is_protected && is_bare { Ok(url) } else { Err(MetadataFlaw::Unprotected(name)) }
 }
 
 /// The names of a client authentication; a certificate has one name for each way to verify it (RFC 8705 §2).
@@ -203,13 +209,14 @@ mod tests {
     #[test]
     fn a_document_needs_the_right_issuer_and_protected_endpoints() {
         assert_eq!(parse(TOKEN).unwrap().token_endpoint.as_str(), "https://b.test/t");
-        assert!(parse(",\"token_endpoint\":\"http://127.0.0.1:8/t\",\"more\":[{}]").is_ok());
+        assert!(parse(",\"token_endpoint\":\"https://b.test/t\",\"more\":[{}]").is_ok());
         let no_https = MetadataFlaw::Unprotected("token_endpoint");
         for (members, flaw) in [
             ("", MetadataFlaw::Missing("token_endpoint")),
             (",\"token_endpoint\":null", MetadataFlaw::Missing("token_endpoint")),
             (",\"token_endpoint\":5", MetadataFlaw::NotMetadata),
             (",\"token_endpoint\":\"http://b.test/t\"", no_https.clone()),
+            (",\"token_endpoint\":\"http://127.0.0.1:8/t\"", no_https.clone()),
             (",\"token_endpoint\":\"/token\"", no_https.clone()),
             (",\"token_endpoint\":\"https://u:p@b.test/t\"", no_https.clone()),
             (",\"token_endpoint\":\"https://b.test/t#x\"", no_https.clone()),
@@ -231,6 +238,25 @@ mod tests {
         }
         let large = vec![b' '; MAX_ANSWER_BYTES + 1];
         assert_eq!(Metadata::parse(&large, &issuer(), false), Err(MetadataFlaw::Body(Malformed::TooLarge)));
+    }
+
+    /// A document of a remote issuer must not lead a secret to whoever listens on this machine.
+    #[test]
+    fn only_a_plain_issuer_on_loopback_may_name_plain_endpoints_on_loopback() {
+        let of = |issuer: &str, endpoint: &str| {
+            let json = serde_json::json!({
+                "issuer": issuer, "token_endpoint": endpoint, "authorization_endpoint": endpoint,
+            });
+            let issuer = Issuer::new(issuer, Url::parse(issuer).unwrap());
+            let metadata = Metadata::parse(json.to_string().as_bytes(), &issuer, false)?;
+            metadata.authorization_endpoint()
+        };
+        assert!(of("http://127.0.0.1:9", "http://127.0.0.1:8/t").is_ok());
+        assert!(of("http://localhost:9", "http://[::1]:8/t").is_ok());
+        assert!(of("http://127.0.0.1:9", "https://b.test/t").is_ok());
+        assert!(of("http://127.0.0.1:9", "http://b.test/t").is_err());
+        assert!(of("https://a.test", "http://127.0.0.1:8/t").is_err());
+        assert!(of("https://localhost", "http://localhost/t").is_err());
     }
 
     #[test]

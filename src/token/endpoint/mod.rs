@@ -6,12 +6,16 @@
 //!
 //! - [`request`] and [`assertion`]: the parameters of a token request, and the JWTs in it;
 //! - `exchange`: the HTTP exchange;
-//! - [`response`] and [`redact`]: what a response means, and what must not be quoted from it;
+//! - [`classify`]: what a response means, by one table;
+//! - [`response`], [`error_response`], [`members`] and [`redact`]: what a response holds, and what must not be quoted from it;
 //! - [`validate`] and [`warnings`]: whether a token meets the credential's requirements, and what is reported but accepted;
 //! - [`metadata`]: an issuer's metadata.
 
 pub(in crate::token) mod assertion;
-mod exchange;
+pub(in crate::token) mod classify;
+mod error_response;
+pub(in crate::token) mod exchange;
+mod members;
 pub mod metadata;
 pub(in crate::token) mod redact;
 pub(in crate::token) mod request;
@@ -29,17 +33,28 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use self::exchange::{network, read};
+use self::classify::{Asked, classify};
+use self::exchange::{Body, network, read};
 use self::metadata::Metadata;
 use self::request::TokenRequest;
-use self::response::TokenResponse;
+use self::response::{Expected, TokenResponse};
 use super::access_token::AccessToken;
 use super::error::TokenError;
+use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
 
 /// How long an idle connection to the token endpoint is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The credential's latest token during a token request.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldToken<'a> {
+    /// The token, which no error may quote.
+    pub token: &'a AccessToken,
+    /// Whether the token has not ended and no upstream has rejected it.
+    pub is_usable: bool,
+}
 
 /// Makes token requests.
 pub trait TokenEndpoint: Send + Sync {
@@ -52,7 +67,7 @@ pub trait TokenEndpoint: Send + Sync {
         &self,
         credential: &Credential,
         identity: &Identity<SecretString>,
-        current: Option<&AccessToken>,
+        current: Option<HeldToken<'_>>,
     ) -> impl Future<Output = Result<TokenResponse, TokenError>> + Send;
 }
 
@@ -152,13 +167,18 @@ impl TokenClient {
         issuer: &Issuer,
         credential: &Credential,
         request: &TokenRequest,
+        asked: &Asked<'_>,
     ) -> Result<TokenResponse, TokenError> {
         let known = self.known_metadata();
         let metadata = self.metadata(issuer, credential).await?;
         let is_fresh = known.is_none_or(|known| !Arc::ptr_eq(&known, &metadata));
-        let outcome = self.exchange(credential, metadata.token_endpoint.clone(), request).await;
+        let outcome = self.exchange(metadata.token_endpoint.clone(), request, asked).await;
         let gone = match &outcome {
-            Err(TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }) => Some(*status),
+            Err(
+                TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }
+                | TokenError::Unavailable { status: status @ (404 | 405 | 410), .. }
+                | TokenError::Server(status @ (404 | 405 | 410)),
+            ) => Some(*status),
             _ => None,
         };
         if gone.is_some() || matches!(outcome, Err(TokenError::Network(_))) {
@@ -177,9 +197,9 @@ impl TokenClient {
 
     async fn exchange(
         &self,
-        credential: &Credential,
         token_url: Url,
         request: &TokenRequest,
+        asked: &Asked<'_>,
     ) -> Result<TokenResponse, TokenError> {
         let mut http_request = self
             .http
@@ -192,14 +212,17 @@ impl TokenClient {
         }
         let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
-        let body = read(&mut response).await;
-        let body = match body {
-            Ok(body) => body,
+        let (body, flaw) = match read(&mut response).await {
+            Ok(read) => read,
             Err(error) if status.is_success() => return Err(error),
-            // The status of an error response counts even where its body is incomplete.
-            Err(_) => Vec::new(),
+            // The status of an error response counts even where its body is too large.
+            Err(_) => (Body { bytes: Vec::new(), is_complete: false }, None),
         };
-        response::classify(status, response.headers(), &body, &credential.fields, &request.secrets)
+        let outcome = classify(status, response.headers(), &body, asked);
+        match (outcome, flaw) {
+            (Err(TokenError::Malformed(_)), Some(flaw)) => Err(flaw),
+            (outcome, _) => outcome,
+        }
     }
 }
 
@@ -208,13 +231,20 @@ impl TokenEndpoint for TokenClient {
         &self,
         credential: &Credential,
         identity: &Identity<SecretString>,
-        current: Option<&AccessToken>,
+        current: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let mut request = TokenRequest::new(credential, identity)?;
-        request.secrets.extend(current.map(|token| SecretString::from(token.as_str())));
+        request.secrets.extend(current.map(|held| SecretString::from(held.token.as_str())));
+        let asked = Asked {
+            expected: Expected { fields: &credential.fields, token_types: &credential.token_types },
+            errors: &credential.errors,
+            secrets: &request.secrets,
+            holds_token: current.is_some_and(|held| held.is_usable),
+            spends_refresh_token: matches!(identity.grant, Grant::RefreshToken(_)),
+        };
         match &credential.token_url {
-            Endpoint::Written(url) => self.exchange(credential, url.clone(), &request).await,
-            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request).await,
+            Endpoint::Written(url) => self.exchange(url.clone(), &request, &asked).await,
+            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request, &asked).await,
         }
     }
 }

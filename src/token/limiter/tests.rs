@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::token::error::Refusal;
 
 fn credential(lines: &str) -> config::Credential {
     config::fixture::config("", lines, "x").credentials[0].as_ref().clone()
@@ -74,7 +75,13 @@ async fn a_delayed_forced_request_counts_from_when_it_is_made() {
 #[tokio::test(start_paused = true)]
 async fn a_rejection_is_forgotten_when_its_cause_may_be_corrected() {
     let mut limiter = Limiter::new(&credential(""), Clock::tokio());
-    limiter.failed(&TokenError::Rejected { status: 401, code: "invalid_client".into(), description: None });
+    let refusal = Refusal::Client;
+    limiter.failed(&TokenError::Rejected {
+        status: 401,
+        code: "invalid_client".into(),
+        description: None,
+        refusal,
+    });
     assert_eq!(limiter.admit(Cause::Scheduled).unwrap_err().by, Barrier::Latch);
 
     limiter.release_latch();

@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::Refresher;
 use crate::config::Secret;
-use crate::token::endpoint::TokenEndpoint;
+use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
 use crate::token::rotation::GrantChoice;
 
@@ -32,7 +32,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.durable.save_unless_replaced(self.state_before_request()).await;
         let sent = self.clock.now();
         let current = self.store.latest();
-        let request = self.endpoint.request(&self.credential, &identity, current.as_deref());
+        let held = current.as_deref().map(|token| {
+            // A token that an upstream has rejected serves nobody.
+            let is_rejected = self.wanted.exceeds(token.generation().number());
+            HeldToken { token, is_usable: !is_rejected && token.is_usable(sent) }
+        });
+        let request = self.endpoint.request(&self.credential, &identity, held);
         // A panic in the request must not end the loop.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()

@@ -1,8 +1,9 @@
 //! The refresher: one task for each credential, the only one that requests its tokens and writes its store.
 //!
 //! A refresher makes a token request when the token is due, when an upstream has rejected the token, or when an operator
-//! requests a refresh. Requests are made one at a time, each admitted by the limiter, and the task never ends by itself: whatever the
-//! token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the loop:
+//! requests a refresh. Requests are made one at a time, each admitted by the limiter. The task never ends by itself: whatever
+//! the token endpoint does, the valid token stays in use and the next request is made later. The parts, in the order of the
+//! loop:
 //!
 //! - `orders`: what operators ask for, before each step;
 //! - [`schedule`]: when the next token is due;
@@ -157,23 +158,27 @@ impl<E: TokenEndpoint> Refresher<E> {
         leave_off: impl Future<Output = ()>,
     ) -> Self {
         let (mut stop, mut leave_off) = (std::pin::pin!(stop), std::pin::pin!(leave_off));
-        loop {
+        let stops = loop {
             match self.carry_out_orders().await {
                 // Between two token requests, even where the next is already due.
-                NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break,
+                NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break false,
                 NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
                 NextAction::Ask => tokio::select! {
                     () = self.ask() => {}
-                    () = &mut stop => break,
+                    () = &mut stop => break true,
                 },
                 NextAction::Wait(until) => tokio::select! {
                     () = self.wait(until) => {}
-                    () = &mut stop => break,
-                    () = &mut leave_off => break,
+                    () = &mut stop => break true,
+                    () = &mut leave_off => break false,
                 },
             }
+        };
+        if stops {
+            self.durable.finish_at_stop().await;
+        } else {
+            self.durable.finish().await;
         }
-        self.durable.finish().await;
         self
     }
 

@@ -11,7 +11,6 @@ use super::schedule;
 use crate::clock::Moment;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
-use crate::token::client_secrets::is_invalid_client;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
 use crate::token::rotation::GrantChoice;
@@ -69,18 +68,18 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
-        if is_invalid_client(&error) && self.secrets.refused(self.identity.value()) {
+        if error.refuses_client() && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
         match choice {
-            GrantChoice::RefreshToken(in_use) if is_invalid_grant(&error) => {
+            GrantChoice::RefreshToken(in_use) if error.refuses_grant() => {
                 self.refused(&in_use.token, error.to_string()).await;
                 match self.choose_grant() {
                     Err(obstacle) => error = obstacle,
                     Ok(_) => return self.follow_up(latency),
                 }
             }
-            GrantChoice::Fallback { why } if is_invalid_grant(&error) => {
+            GrantChoice::Fallback { why } if error.refuses_grant() => {
                 let why = match why {
                     TokenError::ReauthorizationRequired(why) => why,
                     other => other.to_string(),
@@ -141,9 +140,4 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.trail.followed_up(latency);
         self.progress.send_modify(|progress| progress.underway = false);
     }
-}
-
-/// Whether the server refuses the refresh token: expired, revoked, used, or another client's (RFC 6749 §5.2).
-fn is_invalid_grant(error: &TokenError) -> bool {
-    matches!(error, TokenError::Rejected { code, .. } if code == "invalid_grant")
 }

@@ -15,9 +15,9 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::config::{Identity, fixture};
-use crate::token::access_token::AccessToken;
+use crate::token::endpoint::HeldToken;
 use crate::token::endpoint::response::TokenResponse;
-use crate::token::error::Malformed;
+use crate::token::error::{Malformed, Refusal};
 use crate::token::progress::Reason;
 use crate::token::source::NotReplaced;
 
@@ -66,7 +66,7 @@ impl TokenEndpoint for Shared {
         &self,
         _: &Credential,
         _: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let number = {
             let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,7 +113,12 @@ fn transient() -> TokenError {
 }
 
 fn rejected() -> TokenError {
-    TokenError::Rejected { status: 401, code: "invalid_client".into(), description: None }
+    TokenError::Rejected {
+        status: 401,
+        code: "invalid_client".into(),
+        description: None,
+        refusal: Refusal::Client,
+    }
 }
 
 fn throttled(seconds: u64) -> TokenError {

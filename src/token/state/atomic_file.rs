@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::error::{SaveError, StateRefusal};
 
 /// The largest state file that is read or written: far more than any state needs.
-pub(super) const MAX_STATE_BYTES: usize = 256 * 1024;
+pub(in crate::token) const MAX_STATE_BYTES: usize = 256 * 1024;
 
 /// The permission bits of other users, none of which may be set.
 const MODE_OTHERS: u32 = 0o007;
@@ -42,6 +42,11 @@ pub(super) struct Content {
 impl<D: Disk> AtomicFile<D> {
     pub(super) fn new(disk: D, name: &OsStr) -> Self {
         Self { disk, name: name.to_owned() }
+    }
+
+    /// The folder that holds the file.
+    pub(super) const fn folder(&self) -> &D {
+        &self.disk
     }
 
     /// The whole file; `None` if there is none. Syncs the file, since the process that wrote it may have died before its

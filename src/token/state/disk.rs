@@ -1,16 +1,16 @@
 //! The system calls of a state file, behind a trait: a test can let each of them fail, or end the process after it.
 //!
 //! Every call names a file within one folder, which is held open: the lock, the temporary file and the file itself stay in the
-//! same folder, even if the path leads elsewhere meanwhile.
+//! same folder, even if the path leads elsewhere meanwhile. A [`FileId`] tells whether the path leads elsewhere.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use super::error::OpenError;
 
@@ -61,12 +61,38 @@ pub(super) struct Status {
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
+/// Which file or folder a path leads to: device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileId(u64, u64);
+
+impl FileId {
+    /// The file or folder that is open.
+    pub(super) fn of_open(file: impl AsFd) -> io::Result<Self> {
+        Ok(Self::of(&rustix::fs::fstat(file)?))
+    }
+
+    #[expect(clippy::useless_conversion, reason = "the types differ between the platforms")]
+    fn of(stat: &Stat) -> Self {
+        Self(stat.st_dev.into(), stat.st_ino.into())
+    }
+}
+
 impl Folder {
     /// Opens the folder of a state file, and answers the file's name in it.
     pub(super) fn of(file: &Path) -> Result<(Self, &OsStr), OpenError> {
         let name = file.file_name().ok_or_else(|| OpenError::NotAFile(file.to_owned()))?;
         let folder = Self::open(file.parent().unwrap_or(Path::new("")));
         Ok((folder.map_err(|error| OpenError::Folder(file.to_owned(), error))?, name))
+    }
+
+    /// The folder's own identity.
+    pub(super) fn id(&self) -> io::Result<FileId> {
+        FileId::of_open(&self.0)
+    }
+
+    /// The identity of a file in the folder.
+    pub(super) fn id_of(&self, name: &OsStr) -> io::Result<FileId> {
+        Ok(FileId::of(&rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     /// Opens the folder. A symlink to the folder is followed.

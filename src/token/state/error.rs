@@ -20,6 +20,9 @@ pub enum OpenError {
     /// Another process, here by its own description, holds the lock of this state file.
     #[error("the state file {} is in use by {}; two processes would use up each other's tokens", .0.display(), .1)]
     Held(PathBuf, String),
+    /// The file cannot be removed.
+    #[error("cannot remove the state file {}", .0.display())]
+    Remove(PathBuf, #[source] io::Error),
     /// The file cannot be accepted as the credential's state, and is not changed.
     #[error("the state file {} was refused and left as it is", .0.display())]
     Refused(PathBuf, #[source] StateRefusal),
@@ -39,7 +42,7 @@ impl OpenError {
             Self::Folder(..) => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
-            Self::Lock(..) => RUN_AS_DAEMON_USER,
+            Self::Lock(..) | Self::Remove(..) => RUN_AS_DAEMON_USER,
             Self::Held(..) => "stop the other process, or give this one a state_file of its own",
             Self::Refused(_, refusal) => refusal.help(),
         }
@@ -57,14 +60,29 @@ impl StateRefusal {
                  state_key"
             }
             Self::Foreign => {
-                "give the credential a state_file of its own; if its settings were changed, move the file away and, \
-                 where the grant is a refresh token, configure a new one or run `bearerd login`"
+                "give the credential a state_file of its own; if its settings were changed, end the old grant with \
+                 `bearerd forget CREDENTIAL` and, where the grant is a refresh token, configure a new one or run \
+                 `bearerd login`"
             }
+            Self::Symlink | Self::NotRegular => "move it away, or name another state_file",
             _ => {
-                "put a good copy there, or move the file away and, where the grant is a refresh token, configure a \
-                 new one or run `bearerd login`"
+                "configure a new refresh token, and end the damaged state with `bearerd forget CREDENTIAL`: the \
+                 configured refresh token may have been used"
             }
         }
+    }
+
+    /// Whether the content is damaged, so that no process can read it.
+    pub(super) const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::TooLarge
+                | Self::NotState
+                | Self::Truncated { .. }
+                | Self::Overlong(_)
+                | Self::Altered
+                | Self::Senseless
+        )
     }
 }
 
@@ -134,6 +152,9 @@ pub enum SaveError {
     /// The file would have this many bytes, more than are read.
     #[error("the state is not durable: it would have {0} bytes, more than 256 KiB")]
     TooLarge(usize),
+    /// The path leads to another folder or lock file than before, and that one cannot be used.
+    #[error("the state is not durable: the state folder or the lock file has been removed or replaced")]
+    Place(#[source] Box<OpenError>),
     /// The state cannot be encrypted.
     #[error("the state is not durable: it cannot be encrypted")]
     Seal,
@@ -153,6 +174,14 @@ pub enum Warning {
     /// The state file, last written with this number, is gone.
     #[error("the state is gone: write {0} had been made")]
     Gone(u64),
+    /// The state is of another client or server, and held no refresh token that still works: what it held is discarded.
+    #[error(
+        "the state is of another client or server (token_url or issuer, client_id, grant) and is discarded: {0}"
+    )]
+    Discarded(String),
+    /// The file is damaged, and is moved aside when the daemon starts.
+    #[error("the state is damaged, and the daemon's start moves it aside")]
+    Damaged(#[source] StateRefusal),
     /// The state is encrypted under a previous key; the next write uses the current one.
     #[error("the state is encrypted under a key of `state_key_previous`")]
     OldKey,

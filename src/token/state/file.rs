@@ -4,6 +4,7 @@
 //! version is refused with the reason and not changed: without a [`StateFile`] nothing overwrites it. All calls block on the
 //! disk, perhaps for long.
 
+use std::collections::VecDeque;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
 pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, State};
+pub use super::retire::RetiredState;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 
 pub use crate::config::model::state_key::{IllegalKey, StateKey, StateKeys};
@@ -21,6 +23,9 @@ use super::disk::Folder;
 use super::format::{Decoded, Format};
 use super::lock::Lock;
 use crate::clock::Clock;
+
+/// How many earlier contents of the file are recognized as this process's own.
+const MAX_EARLIER: usize = 64;
 
 /// One credential's state on disk, locked against other processes until this is dropped.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct StateFile {
     content: Option<Digest>,
     /// The number of the latest attempt to write: no two attempts have the same number.
     tried: u64,
+    /// The hashes of the contents that this process has had before, the latest last: attempts to write included.
+    earlier: VecDeque<Digest>,
 }
 
 /// The state on disk, and warnings about it.
@@ -45,6 +52,19 @@ pub struct FoundState {
     pub state: Option<State>,
     /// Warnings about the state.
     pub warnings: Vec<Warning>,
+    /// Where the state comes from.
+    pub origin: Origin,
+}
+
+/// Where a state that was found comes from, as compared with the writes of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// This process has written or used the state before; what is in memory is at least as late.
+    Own,
+    /// Another process or a person; the number of the write is not later than this process's latest.
+    Other,
+    /// Another process or a person; the number of the write is later than any of this process.
+    Later,
 }
 
 impl StateFile {
@@ -69,32 +89,68 @@ impl StateFile {
             latest,
             content: None,
             tried: latest,
+            earlier: VecDeque::new(),
         };
         file.durable.remove_leftovers();
         let found = file.read()?;
+        file.remember_content();
         Ok((file, found))
     }
 
     /// Reads the file again: a person may have replaced it. The next save overwrites a file that is refused.
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
+        self.follow_path()?;
         let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
         let now = Stamp::now(self.clock);
         let Some(Content { bytes, group_mode, not_synced }) = self.durable.read().map_err(refused)? else {
             let gone = (self.latest > 0).then_some(Warning::Gone(self.latest));
-            return Ok(FoundState { state: None, warnings: gone.into_iter().collect() });
+            return Ok(FoundState { state: None, warnings: gone.into_iter().collect(), origin: Origin::Own });
         };
-        self.content = Some(digest(&SHA256, &bytes));
-        let Decoded { state, sequence, has_old_key } = self.format.read(&bytes, &now).map_err(refused)?;
+        let content = digest(&SHA256, &bytes);
+        let is_own = self.earlier.iter().any(|earlier| earlier.as_ref() == content.as_ref());
+        self.content = Some(content);
+        let read = self.format.read_or_discard(&bytes, &now).map_err(refused)?;
+        let Decoded { state, sequence, has_old_key, discarded } = read;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
+            discarded.map(Warning::Discarded),
             has_old_key.then_some(Warning::OldKey),
             group_mode.map(Warning::GroupMode),
             not_synced.map(Warning::NotSynced),
         ];
+        let origin = if is_own {
+            Origin::Own
+        } else if sequence > self.tried {
+            Origin::Later
+        } else {
+            Origin::Other
+        };
         self.latest = self.latest.max(sequence);
         self.tried = self.tried.max(sequence);
         self.lock.note(self.latest);
-        Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect() })
+        Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect(), origin })
+    }
+
+    /// Makes sure that the held folder and the held lock are those that the path leads to. Where the folder or the lock file
+    /// has been removed or replaced, a second process could use the state: the folder is opened and the lock taken anew.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] where the new folder is missing, or another process holds its lock. The old folder and lock stay held.
+    fn follow_path(&mut self) -> Result<(), OpenError> {
+        let (folder, name) = Folder::of(&self.path)?;
+        let unknown = |error| OpenError::Folder(self.path.clone(), error);
+        let is_same_folder = folder.id().map_err(unknown)? == self.durable.folder().id().map_err(unknown)?;
+        if is_same_folder && self.lock.is_in(&folder, name) {
+            return Ok(());
+        }
+        let (lock, latest) = Lock::take(&folder, name, &self.path)?;
+        self.latest = self.latest.max(latest);
+        self.tried = self.tried.max(latest);
+        lock.note(self.latest);
+        self.durable = AtomicFile::new(folder, name);
+        self.lock = lock;
+        Ok(())
     }
 
     /// Replaces the state on disk. Once this has returned, the new state survives a crash and a power cut.
@@ -103,22 +159,37 @@ impl StateFile {
     ///
     /// # Errors
     ///
-    /// [`SaveError`]. The disk holds the old state, or the new one if only the last sync has failed. Saving again is always
+    /// [`SaveError`], also where another process holds the state in the meantime; its file is never overwritten. The disk holds the old state, or the new one if only the last sync has failed. Saving again is always
     /// safe.
     pub fn save(&mut self, state: &State) -> Result<(), SaveError> {
+        self.follow_path().map_err(|error| SaveError::Place(Box::new(error)))?;
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
-        // The step that fails may come after the rename.
+        // What is read from now on is older than the state in memory. The step that fails may come after the rename.
+        self.remember_content();
+        self.content = Some(digest(&SHA256, &bytes));
+        self.remember_content();
         self.content = None;
         self.durable.replace(&bytes)?;
-        self.content = Some(digest(&SHA256, &bytes));
+        self.content = self.earlier.back().copied();
         self.latest = self.tried;
         self.lock.note(self.latest);
         Ok(())
     }
 
+    fn remember_content(&mut self) {
+        if self.earlier.len() >= MAX_EARLIER {
+            self.earlier.pop_front();
+        }
+        self.earlier.extend(self.content);
+    }
+
     /// Whether another process or a person has replaced the file since it was last read or written.
-    pub fn is_replaced(&self) -> bool {
+    pub fn is_replaced(&mut self) -> bool {
+        if self.follow_path().is_err() {
+            // The save that follows reports the error.
+            return false;
+        }
         let Some(ours) = &self.content else {
             return false;
         };

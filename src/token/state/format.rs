@@ -57,6 +57,8 @@ pub(super) struct Decoded {
     pub(super) sequence: u64,
     /// Whether the state is encrypted under a previous key.
     pub(super) has_old_key: bool,
+    /// What was in a state of another client or server, which is discarded: `state` is empty then.
+    pub(super) discarded: Option<String>,
 }
 
 impl Format {
@@ -123,8 +125,37 @@ impl Format {
         Ok(bytes)
     }
 
+    /// Decodes the file. A state of another client or server is discarded unless it may hold a refresh token that still
+    /// works.
+    ///
+    /// # Errors
+    ///
+    /// [`StateRefusal`].
+    pub(super) fn read_or_discard(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
+        let read = self.read(bytes, now);
+        if !matches!(read, Err(StateRefusal::Foreign)) {
+            return read;
+        }
+        match read_header(bytes).and_then(|header| self.decode(&header, now)) {
+            Ok(Decoded { state, sequence, .. }) if !state.has_live_refresh_token() => {
+                let discarded = Some(state.contents());
+                Ok(Decoded { state: State::default(), sequence, has_old_key: false, discarded })
+            }
+            Err(refusal) if refusal.is_damage() => Err(refusal),
+            _ => Err(StateRefusal::Foreign),
+        }
+    }
+
     pub(super) fn read(&self, bytes: &[u8], now: &Stamp) -> Result<Decoded, StateRefusal> {
-        let Header { seal, sequence, key, bytes: header, rest } = self.read_header(bytes)?;
+        let header = read_header(bytes)?;
+        if header.identity != *self.identity.as_bytes() {
+            return Err(StateRefusal::Foreign);
+        }
+        self.decode(&header, now)
+    }
+
+    fn decode(&self, header: &Header<'_>, now: &Stamp) -> Result<Decoded, StateRefusal> {
+        let Header { seal, sequence, key, bytes: header, rest, .. } = *header;
         match seal {
             SEALED => {
                 if !self.keeps_tokens() {
@@ -133,7 +164,7 @@ impl Format {
                 let (key, has_old_key) = self.keys.find(key).ok_or(StateRefusal::OtherKey)?;
                 let body = self.unseal(key, header, rest)?;
                 let state = body::from_bytes::<SealedBody>(&body)?.into_state(now, self.longest_wait)?;
-                Ok(Decoded { state, sequence, has_old_key })
+                Ok(Decoded { state, sequence, has_old_key, discarded: None })
             }
             CLEAR => {
                 let (body, checksum) =
@@ -142,7 +173,7 @@ impl Format {
                     return Err(StateRefusal::Altered);
                 }
                 let state = body::from_bytes::<ClearBody>(body)?.into_state(now, self.longest_wait);
-                Ok(Decoded { state, sequence, has_old_key: false })
+                Ok(Decoded { state, sequence, has_old_key: false, discarded: None })
             }
             _ => Err(StateRefusal::Altered),
         }
@@ -158,38 +189,6 @@ impl Format {
             .len();
         body.truncate(length);
         Ok(body)
-    }
-
-    fn read_header<'a>(&self, bytes: &'a [u8]) -> Result<Header<'a>, StateRefusal> {
-        let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
-        if !MAGIC.starts_with(start) {
-            return Err(StateRefusal::NotState);
-        }
-        let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
-        let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
-        // The version comes first: the rest of the header depends on it.
-        let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
-        if version != VERSION {
-            return Err(StateRefusal::Version(version));
-        }
-        let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;
-        let [seal] = take(&mut rest).ok_or_else(truncated)?;
-        let identity: [u8; 32] = take(&mut rest).ok_or_else(truncated)?;
-        let sequence = u64::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
-        let key = take(&mut rest).ok_or_else(truncated)?;
-        let length = u32::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
-        if identity != *self.identity.as_bytes() {
-            return Err(StateRefusal::Foreign);
-        }
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if after.len() < length {
-            let expected = length.saturating_add(HEADER_BYTES);
-            return Err(StateRefusal::Truncated { bytes: bytes.len(), expected });
-        }
-        if after.len() > length {
-            return Err(StateRefusal::Overlong(after.len() - length));
-        }
-        Ok(Header { seal, sequence, key, bytes: header, rest: after })
     }
 
     /// The data that tag and checksum cover besides the body.
@@ -208,10 +207,40 @@ impl Format {
 /// A decoded header, its bytes, and the bytes after it.
 struct Header<'a> {
     seal: u8,
+    identity: [u8; 32],
     sequence: u64,
     key: [u8; KEY_ID_BYTES],
     bytes: &'a [u8],
     rest: &'a [u8],
+}
+
+fn read_header(bytes: &[u8]) -> Result<Header<'_>, StateRefusal> {
+    let start = bytes.get(..MAGIC.len()).unwrap_or(bytes);
+    if !MAGIC.starts_with(start) {
+        return Err(StateRefusal::NotState);
+    }
+    let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
+    let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
+    // The version comes first: the rest of the header depends on it.
+    let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+    if version != VERSION {
+        return Err(StateRefusal::Version(version));
+    }
+    let (header, after) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(truncated)?;
+    let [seal] = take(&mut rest).ok_or_else(truncated)?;
+    let identity: [u8; 32] = take(&mut rest).ok_or_else(truncated)?;
+    let sequence = u64::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+    let key = take(&mut rest).ok_or_else(truncated)?;
+    let length = u32::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if after.len() < length {
+        let expected = length.saturating_add(HEADER_BYTES);
+        return Err(StateRefusal::Truncated { bytes: bytes.len(), expected });
+    }
+    if after.len() > length {
+        return Err(StateRefusal::Overlong(after.len() - length));
+    }
+    Ok(Header { seal, identity, sequence, key, bytes: header, rest: after })
 }
 
 /// Takes the next `N` bytes.

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::age::Stamp;
 use super::atomic_file::{AtomicFile, Content};
 use super::disk::Folder;
-use super::file::{Identity, OpenError, State, StateKeys, Warning};
+use super::file::{Identity, OpenError, State, StateKeys, StateRefusal, Warning};
 use super::format::{Decoded, Format};
 use super::lock;
 use crate::clock::Clock;
@@ -30,26 +30,49 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Inspects the state file of this `identity`.
+    /// Inspects the state file of this `identity`. A damaged file is only warned of where the daemon `moves_damage_aside`.
     ///
     /// # Errors
     ///
     /// [`OpenError`] where the folder or the lock cannot be used, or the state would be refused.
-    pub fn of(path: &Path, identity: Identity, keys: StateKeys, clock: Clock) -> Result<Self, OpenError> {
+    pub fn of(
+        path: &Path,
+        identity: Identity,
+        keys: StateKeys,
+        clock: Clock,
+        moves_damage_aside: bool,
+    ) -> Result<Self, OpenError> {
         let (folder, name) = Folder::of(path)?;
         let not_writable = folder.check_writable().err();
         let mode = folder.mode().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
         let open_folder = (mode & 0o007 != 0).then_some(mode);
         let lock = folder.check_usable(&lock::name_of(name));
         lock.map_err(|error| OpenError::Lock(path.to_owned(), error))?;
-        let refused = |refusal| OpenError::Refused(path.to_owned(), refusal);
-        let content = AtomicFile::new(folder, name).read().map_err(refused)?;
-        let Some(Content { bytes, group_mode, .. }) = content else {
-            return Ok(Self { not_writable, open_folder, warnings: Vec::new(), state: State::default() });
-        };
         let format = Format::new(identity, keys, name.as_bytes(), LATCH_MAX);
-        let Decoded { has_old_key, state, .. } = format.read(&bytes, &Stamp::now(clock)).map_err(refused)?;
-        let warnings = [has_old_key.then_some(Warning::OldKey), group_mode.map(Warning::GroupMode)];
-        Ok(Self { not_writable, open_folder, warnings: warnings.into_iter().flatten().collect(), state })
+        let (warnings, state) = match read(&AtomicFile::new(folder, name), &format, clock) {
+            Err(refusal) if moves_damage_aside && refusal.is_damage() => {
+                (vec![Warning::Damaged(refusal)], State::default())
+            }
+            read => read.map_err(|refusal| OpenError::Refused(path.to_owned(), refusal))?,
+        };
+        Ok(Self { not_writable, open_folder, warnings, state })
     }
+}
+
+/// The warnings about a state, and the state; an empty one without a file.
+fn read(
+    file: &AtomicFile<Folder>,
+    format: &Format,
+    clock: Clock,
+) -> Result<(Vec<Warning>, State), StateRefusal> {
+    let Some(Content { bytes, group_mode, .. }) = file.read()? else {
+        return Ok((Vec::new(), State::default()));
+    };
+    let Decoded { has_old_key, state, discarded, .. } = format.read_or_discard(&bytes, &Stamp::now(clock))?;
+    let warnings = [
+        discarded.map(Warning::Discarded),
+        has_old_key.then_some(Warning::OldKey),
+        group_mode.map(Warning::GroupMode),
+    ];
+    Ok((warnings.into_iter().flatten().collect(), state))
 }

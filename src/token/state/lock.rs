@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::disk::{Disk, Folder};
+use super::disk::{Disk, FileId, Folder};
 use super::error::OpenError;
 use crate::token::error::printable;
 
@@ -63,6 +63,12 @@ impl Lock {
         let _ =
             lock.file.write_all_at(text.as_bytes(), 0).and_then(|()| lock.file.set_len(text.len() as u64));
         Ok((lock, latest))
+    }
+
+    /// Whether this lock still excludes others from the file in this folder: a lock file that was deleted excludes nobody.
+    pub(super) fn is_in(&self, folder: &Folder, name: &OsStr) -> bool {
+        let ours = FileId::of_open(&self.file).ok();
+        ours.is_some() && ours == folder.id_of(&name_of(name)).ok()
     }
 
     /// Records the number of the latest write.

@@ -6,13 +6,14 @@
 //!
 //! - [`mod@file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
+//! - [`retire`]: takes a state out of use, where it is damaged or a person wants it forgotten;
 //! - [`mod@format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
 //! - [`age`]: how old a state is, across restarts of the machine;
 //! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
 //! - [`mod@error`]: why a state is not opened, not accepted, or not written.
 
 pub(super) mod age;
-pub(super) mod atomic_file;
+pub(in crate::token) mod atomic_file;
 pub(super) mod body;
 pub(super) mod disk;
 pub(super) mod error;
@@ -23,13 +24,16 @@ pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
 pub(super) mod record;
+pub(super) mod retire;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use self::file::{
-    ClearPart, FoundState, Identity, Inspection, OpenError, State, StateFile, StateKey, StateKeys, Warning,
+    ClearPart, FoundState, Identity, Inspection, OpenError, Origin, RetiredState, State, StateFile, StateKey,
+    StateKeys, StateRefusal, Warning,
 };
 use super::limiter::LATCH_MAX;
 use crate::backoff::Backoff;
@@ -37,11 +41,16 @@ use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
 use crate::config;
+use crate::config::model::identity::Grant;
 use crate::config::{Credential, StatePlace};
 use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the daemon, when it stops, waits for a write of the state that does not return: the grant would be lost.
+const STOP_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time from a token response to the end of [`DurableState::finish_at_stop`].
+pub const LONGEST_WRITE_AT_STOP: Duration = DISK_TIMEOUT.saturating_add(STOP_WRITE_TIMEOUT);
 /// Why there is no result of work that panicked.
 const PANICKED: &str = "the thread that had the state file panicked";
 /// The waits after failed writes.
@@ -105,7 +114,16 @@ impl DurableState {
         };
         let identity = identity_of(credential);
         let longest_wait = credential.retry_after_max.max(LATCH_MAX);
-        let (mut file, found) = StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock)?;
+        let open = || StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock);
+        let (mut file, found) = match open() {
+            Err(OpenError::Refused(path, refusal))
+                if moves_damage_aside(credential, place) && refusal.is_damage() =>
+            {
+                move_aside(&credential.name, path, refusal)?;
+                open()?
+            }
+            opened => opened?,
+        };
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default().belonging_to(credential);
         if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
@@ -132,7 +150,8 @@ impl DurableState {
     /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
     pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
         let inspect = |place: &StatePlace| {
-            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock)?;
+            let may = moves_damage_aside(credential, place);
+            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
             Ok(Inspection { state: found.state.belonging_to(credential), ..found })
         };
         credential.state.as_ref().map(inspect).transpose()
@@ -213,7 +232,7 @@ impl DurableState {
         self.write_if(|_| true).await;
     }
 
-    async fn write_if(&mut self, may: impl FnOnce(&StateFile) -> bool + Send + 'static) {
+    async fn write_if(&mut self, may: impl FnOnce(&mut StateFile) -> bool + Send + 'static) {
         if !self.is_on_disk {
             return;
         }
@@ -242,7 +261,41 @@ impl DurableState {
         let _ = self.settle().await;
     }
 
+    /// As [`Self::finish`], for a daemon that stops: waits longer, up to 30 s, for a disk that does not answer.
+    pub async fn finish_at_stop(&mut self) {
+        let deadline = tokio::time::Instant::now() + STOP_WRITE_TIMEOUT;
+        self.finish().await;
+        if !self.disk.is_running() {
+            return;
+        }
+        let a_restart_loses_the_grant = self.state.refresh_token.is_some();
+        warn!(
+            credential = self.credential,
+            longest = ?STOP_WRITE_TIMEOUT,
+            a_restart_loses_the_grant,
+            "waiting for the disk to write the state before the stop"
+        );
+        let written = tokio::time::timeout_at(deadline, async {
+            while let Some(done) = self.disk.ended().await {
+                // The next write reports a panic.
+                let _ = self.take_back(done);
+                self.write().await;
+            }
+        });
+        if written.await.is_err() {
+            error!(
+                credential = self.credential,
+                error = "the disk does not answer",
+                a_restart_loses_the_grant,
+                "state not written before the stop"
+            );
+        }
+    }
+
     /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.
+    ///
+    /// The state in memory counts as later than any write of this process, which may have failed since: an older write of
+    /// this process, or of the same lineage, is not returned.
     pub async fn read_again(&mut self) -> Option<State> {
         if !self.is_on_disk {
             return None;
@@ -250,7 +303,13 @@ impl DurableState {
         match self.on_disk(StateFile::read).await {
             Ok(Ok(found)) => {
                 warn_of(&self.credential, &found);
-                found.state
+                let lineage = self.state.lineage;
+                let is_older = |state: &State| match found.origin {
+                    Origin::Own => true,
+                    Origin::Other => lineage.is_some() && state.lineage == lineage,
+                    Origin::Later => false,
+                };
+                found.state.filter(|state| !is_older(state))
             }
             Ok(Err(error)) => {
                 warn!(credential = self.credential, error = in_one_line(&error), "state not read again");
@@ -324,6 +383,30 @@ fn keys_of(place: &StatePlace) -> StateKeys {
     })
 }
 
+/// Whether a daemon may start without a damaged state: nothing in it can be a later refresh token than the configured one,
+/// which may have been used.
+fn moves_damage_aside(credential: &Credential, place: &StatePlace) -> bool {
+    place.key.is_none() || !matches!(credential.identity.grant, Grant::RefreshToken(Some(_)))
+}
+
+/// Moves a damaged state aside, and logs that.
+///
+/// # Errors
+///
+/// [`OpenError::Refused`] where the file cannot be moved.
+fn move_aside(credential: &str, path: PathBuf, refusal: StateRefusal) -> Result<(), OpenError> {
+    let moved = RetiredState::take(&path)?.move_aside();
+    match moved {
+        Ok(aside) => {
+            let (error, moved_to) = (in_one_line(&refusal), aside.display().to_string());
+            let help = "where the grant is a refresh token, hand over a new one or run `bearerd login`";
+            error!(credential, error, moved_to, help, "damaged state moved aside, started without it");
+            Ok(())
+        }
+        Err(_) => Err(OpenError::Refused(path, refusal)),
+    }
+}
+
 fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state opened with a warning");
@@ -340,7 +423,9 @@ mod tests {
     use std::sync::mpsc;
 
     use futures_util::FutureExt;
+    use secrecy::SecretString;
 
+    use super::file::RefusedTokenHash;
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
@@ -494,6 +579,66 @@ mod tests {
         assert_eq!(reopened(&fallback("a"), &fallback("b")), (false, false), "nor what it brought");
         assert_eq!(reopened(&fallback("a"), "grant = \"refresh_token\""), (false, false));
         assert_eq!(reopened(&fallback("a"), &fallback("a")), (true, true));
+    }
+
+    #[test]
+    fn a_state_of_another_account_is_discarded_unless_its_refresh_token_may_still_work() {
+        let token = || Some(SecretString::from("r"));
+        let refused = vec![RefusedTokenHash::of(&token().unwrap())];
+        let other = vec![RefusedTokenHash::of(&SecretString::from("s"))];
+        for (kept, is_refused) in [
+            (State::default(), false),
+            (State { refresh_token: token(), refused, ..State::default() }, false),
+            (State { refresh_token: token(), refused: other, ..State::default() }, true),
+            (State { refresh_token: token(), ..State::default() }, true),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let credential = |lines: &str| {
+                let place = format!("state_key = \"{KEY}\"\nstate_file = \"{}\"", path.display());
+                fixture::config("", &format!("{lines}\n{place}"), "x").credentials.remove(0)
+            };
+            let before = credential("grant = \"refresh_token\"");
+            let after = credential("");
+            let mut file = DurableState::open(&before, Clock::system()).unwrap().file.unwrap();
+            file.save(&State { rotations: 7, ..kept }).unwrap();
+            drop(file);
+
+            let looked_at = DurableState::inspect(&after, Clock::system());
+            let opened = DurableState::open(&after, Clock::system());
+
+            if is_refused {
+                let (looked_at, opened) = (looked_at.unwrap_err(), opened.unwrap_err());
+                assert!(matches!(looked_at, OpenError::Refused(_, StateRefusal::Foreign)));
+                assert!(matches!(opened, OpenError::Refused(_, StateRefusal::Foreign)));
+            } else {
+                let warnings = looked_at.unwrap().unwrap().warnings;
+                assert!(matches!(warnings[..], [Warning::Discarded(_)]), "{warnings:?}");
+                let state = opened.unwrap().state().clone();
+                assert_eq!((state.rotations, state.refresh_token.is_some()), (0, false));
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_state_prevents_the_start_only_where_a_used_refresh_token_is_configured() {
+        let refresh = "grant = \"refresh_token\"";
+        for (lines, is_refused) in
+            [("", false), (refresh, false), (&format!("{refresh}\nrefresh_token = \"r\""), true)]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("s");
+            let place = format!("state_key = \"{KEY}\"\nstate_file = \"{}\"", path.display());
+            let credential = fixture::config("", &format!("{lines}\n{place}"), "x").credentials.remove(0);
+            drop(DurableState::open(&credential, Clock::system()).unwrap());
+            std::fs::write(&path, "damaged").unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+
+            assert_eq!(DurableState::inspect(&credential, Clock::system()).is_err(), is_refused, "{lines}");
+            assert_eq!(DurableState::open(&credential, Clock::system()).is_err(), is_refused, "{lines}");
+            assert_eq!(folder.path().join("s.corrupt-1").exists(), !is_refused, "{lines}");
+            assert_eq!(path.exists(), is_refused, "{lines}");
+        }
     }
 
     #[test]

@@ -54,6 +54,22 @@ impl State {
         self
     }
 
+    /// Whether the state has a refresh token that the server has not refused.
+    pub fn has_live_refresh_token(&self) -> bool {
+        let token = self.refresh_token.as_ref();
+        token.is_some_and(|token| !self.refused.contains(&RefusedTokenHash::of(token)))
+    }
+
+    /// What the state holds, for a message to a person.
+    pub(super) fn contents(&self) -> String {
+        let parts = [
+            self.access_token.is_some().then_some("an access token"),
+            self.refresh_token.is_some().then_some("a refused refresh token"),
+            Some("the waits, the failures and the used quota of its token endpoint"),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
     /// The part that is written without a key.
     pub const fn clear_part(&self) -> ClearPart {
         ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }

@@ -8,11 +8,11 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::config::model::basic_encoding::BasicEncoding;
+use crate::config::model::credential::HttpVersion;
 use crate::config::model::endpoint::Endpoint;
-use crate::config::model::http_version::HttpVersion;
+use crate::config::model::identity::BasicEncoding;
 use crate::config::model::request::RequestFormat;
-use crate::config::model::secret::SecretSource;
+use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// The digest of what is written.
@@ -28,21 +28,9 @@ pub(super) trait Canonical {
     fn write(&self, to: &mut Context);
 }
 
-impl Canonical for u64 {
+impl<const N: usize> Canonical for [u8; N] {
     fn write(&self, to: &mut Context) {
-        to.update(&self.to_be_bytes());
-    }
-}
-
-impl Canonical for bool {
-    fn write(&self, to: &mut Context) {
-        to.update(&[u8::from(*self)]);
-    }
-}
-
-impl Canonical for Duration {
-    fn write(&self, to: &mut Context) {
-        to.update(&self.as_nanos().to_be_bytes());
+        to.update(self);
     }
 }
 
@@ -50,30 +38,6 @@ impl Canonical for [u8] {
     fn write(&self, to: &mut Context) {
         (self.len() as u64).write(to);
         to.update(self);
-    }
-}
-
-impl Canonical for str {
-    fn write(&self, to: &mut Context) {
-        self.as_bytes().write(to);
-    }
-}
-
-impl Canonical for String {
-    fn write(&self, to: &mut Context) {
-        self.as_str().write(to);
-    }
-}
-
-impl Canonical for SecretString {
-    fn write(&self, to: &mut Context) {
-        self.expose_secret().write(to);
-    }
-}
-
-impl Canonical for CertificateDer<'_> {
-    fn write(&self, to: &mut Context) {
-        self.as_ref().write(to);
     }
 }
 
@@ -108,65 +72,38 @@ impl<A: Canonical, B: Canonical> Canonical for (A, B) {
     }
 }
 
-impl Canonical for BTreeMap<String, String> {
-    fn write(&self, to: &mut Context) {
-        self.iter().collect::<Vec<_>>().write(to);
-    }
+/// Types that are encoded as another value.
+macro_rules! encoded_as {
+    ($($type:ty: |$value:ident| $encoded:expr;)*) => {$(
+        impl Canonical for $type {
+            fn write(&self, to: &mut Context) {
+                let $value = self;
+                $encoded.write(to);
+            }
+        }
+    )*};
 }
 
-impl Canonical for Endpoint {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Written(url) => (false, url.as_str()).write(to),
-            Self::OfIssuer(issuer) => (true, issuer.as_str()).write(to),
-        }
-    }
-}
-
-impl Canonical for SecretSource {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Environment(name) => (0_u64, name.as_bytes()).write(to),
-            Self::File(path) => (1_u64, path.as_os_str().as_bytes()).write(to),
-            // Its place is the configuration.
-            Self::Plain(_) => (2_u64, [].as_slice()).write(to),
-        }
-    }
-}
-
-impl Canonical for BasicEncoding {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Raw => 0_u64.write(to),
-            Self::Form => 1_u64.write(to),
-        }
-    }
-}
-
-impl Canonical for RequestFormat {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Form => 0_u64.write(to),
-            Self::Json => 1_u64.write(to),
-        }
-    }
-}
-
-impl Canonical for SigningAlgorithm {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Rs256 => 0_u64.write(to),
-            Self::Es256 => 1_u64.write(to),
-        }
-    }
-}
-
-impl Canonical for HttpVersion {
-    fn write(&self, to: &mut Context) {
-        match self {
-            Self::Auto => 0_u64.write(to),
-            Self::Http1 => 1_u64.write(to),
-            Self::Http2 => 2_u64.write(to),
-        }
-    }
+encoded_as! {
+    u64: |number| number.to_be_bytes();
+    bool: |is| [u8::from(*is)];
+    Duration: |duration| duration.as_nanos().to_be_bytes();
+    str: |text| text.as_bytes();
+    String: |text| text.as_str();
+    BTreeMap<String, String>: |map| map.iter().collect::<Vec<_>>();
+    SecretString: |secret| secret.expose_secret();
+    Secret: |secret| (&secret.source, secret.initial());
+    CertificateDer<'_>: |certificate| certificate.as_ref();
+    Endpoint: |endpoint| (endpoint.issuer().is_some(), endpoint.as_str());
+    SecretSource: |source| match source {
+        Self::Environment(name) => (0_u64, name.as_bytes()),
+        Self::File(path) => (1_u64, path.as_os_str().as_bytes()),
+        // The place of the secret is the configuration.
+        Self::Plain(_) => (2_u64, [].as_slice()),
+    };
+    // Enums without values: the position of the variant.
+    BasicEncoding: |encoding| (*encoding as u64);
+    RequestFormat: |format| (*format as u64);
+    SigningAlgorithm: |algorithm| (*algorithm as u64);
+    HttpVersion: |version| (*version as u64);
 }

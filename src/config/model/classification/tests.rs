@@ -1,4 +1,4 @@
-//! What a change of each key means, one key at a time, and that no key of the schema lacks its row.
+//! The meaning of a change of each key, with a row for every key of the schema.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -41,6 +41,11 @@ const FULL: Lines = &[
     ("fields.access_token", "\"t\""),
     ("fields.expires_in", "\"e\""),
     ("fields.refresh_token", "\"r\""),
+    ("token_types", "[\"Bearer\"]"),
+    ("errors.dead", "[\"d\"]"),
+    ("errors.throttled", "[\"t\"]"),
+    ("errors.client", "[\"c\"]"),
+    ("errors.transient", "[\"p\"]"),
     ("scopes", "[\"a\"]"),
     ("require_scopes", "[\"a\"]"),
     ("expect_jwt", "false"),
@@ -102,7 +107,7 @@ const CXONE: Lines = &[
 ];
 const GENESYS: Lines = &[("token_url", ""), ("provider", "\"genesys\""), ("region", "\"mypurecloud.de\"")];
 
-/// What a change means, in the order of the module's table.
+/// The meaning of a change, in the order of the module's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Account,
@@ -151,7 +156,7 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     // The client's own assertion may name the server by its issuer or by its endpoint.
     ("assertion.aud", CLIENT_JWT, &[("assertion.aud", "\"b\"")], Request),
     ("client_certificate", FULL, &[("client_certificate", "\"renewed.pem\"")], Token),
-    // The same certificate and another that leads to its authority.
+    // Another certificate that leads to the authority.
     ("client_certificate", FULL, &[("client_certificate", "\"chain.pem\"")], Request),
     ("client_key", FULL, &[("client_key", "\"client-key-sec1.pem\"")], Request),
     ("username", PASSWORD, &[("username", "\"v\"")], Token),
@@ -170,6 +175,11 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("fields.access_token", FULL, &[("fields.access_token", "\"u\"")], Request),
     ("fields.expires_in", FULL, &[("fields.expires_in", "\"u\"")], Request),
     ("fields.refresh_token", FULL, &[("fields.refresh_token", "\"u\"")], Request),
+    ("token_types", FULL, &[("token_types", "[\"Bearer\", \"N_A\"]")], Request),
+    ("errors.dead", FULL, &[("errors.dead", "[\"u\"]")], Request),
+    ("errors.throttled", FULL, &[("errors.throttled", "[\"u\"]")], Request),
+    ("errors.client", FULL, &[("errors.client", "[\"u\"]")], Request),
+    ("errors.transient", FULL, &[("errors.transient", "[\"u\"]")], Request),
     ("scopes", FULL, &[("scopes", "[\"a\", \"b\"]")], Token),
     ("require_scopes", FULL, &[("require_scopes", "[]")], Token),
     ("expect_jwt", FULL, &[("expect_jwt", "true")], Token),
@@ -229,7 +239,7 @@ fn credential(folder: &Path, lines: &[Lines], environment: &[(&str, &str); 7]) -
     Credential::clone(&config.credentials.remove(0))
 }
 
-/// What the derived methods make of a change.
+/// The meaning of a change by the derived methods.
 fn change(before: &Credential, after: &Credential) -> Change {
     let request = |one: &Credential| one.request_identity(&one.identity.initial());
     let found = (
@@ -268,9 +278,10 @@ fn a_change_of_each_key_means_what_the_table_says() {
 #[test]
 fn the_table_has_every_key_of_the_schema_and_no_other() {
     let mut keys: BTreeSet<String> = keys_of::<schema::Credential>("").collect();
-    assert!(keys.remove("assertion") && keys.remove("fields"));
+    assert!(keys.remove("assertion") && keys.remove("fields") && keys.remove("errors"));
     keys.extend(keys_of::<schema::Assertion>("assertion."));
     keys.extend(keys_of::<schema::Fields>("fields."));
+    keys.extend(keys_of::<schema::Errors>("errors."));
 
     let table: BTreeSet<String> = TABLE.iter().map(|(key, ..)| (*key).to_owned()).collect();
 

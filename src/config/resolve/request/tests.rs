@@ -39,6 +39,11 @@ fn parameters_that_the_request_has_anyway_are_refused_in_extra() {
         ("resource = [\"https://api/#x\"]", "not a resource (RFC 8707 §2)"),
         ("fields = { access_token = \"scope\" }", "the members of a response need distinct, non-empty names"),
         ("fields = { access_token = \"\" }", "the members of a response need distinct, non-empty names"),
+        ("token_types = []", "no type of tokens would be accepted"),
+        ("token_types = [\"\"]", "no type of tokens would be accepted"),
+        ("errors = { dead = [\"\"] }", "an error code has one meaning"),
+        ("errors = { dead = [\"x\"], client = [\"X\"] }", "an error code has one meaning"),
+        ("errors = { daed = [\"x\"] }", "unknown key `daed` in `credentials.c.errors`"),
         ("fields = { token = \"x\" }", "unknown key `token` in `credentials.c.fields`"),
     ] {
         let problems = read(&format!("client_id = \"i\"\n{lines}")).expect_err(lines);

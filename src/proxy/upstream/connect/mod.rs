@@ -83,9 +83,9 @@ pub struct ConnectionDetails {
 impl TcpConnect {
     /// Connects to `address`.
     ///
-    /// `tls` verifies the certificates of the upstream and of an `https` proxy; its ALPN list must match `http_version`.
-    /// `reach` restricts the addresses of connections without a proxy. `timeout` bounds a whole attempt: all addresses of
-    /// the name, the proxy and TLS.
+    /// `tls` verifies the certificates of the upstream and of an `https` proxy; its ALPN list must match
+    /// `http_version`. `reach` restricts the addresses of connections without a proxy. `timeout` bounds a whole
+    /// attempt: all addresses of the name, the proxy and TLS.
     ///
     /// # Errors
     ///

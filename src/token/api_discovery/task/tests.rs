@@ -11,7 +11,7 @@ use url::Url;
 
 use super::*;
 use crate::config::{Credential, Identity, fixture};
-use crate::token::access_token::AccessToken;
+use crate::token::endpoint::HeldToken;
 use crate::token::endpoint::response::TokenResponse;
 use crate::token::error::TokenError;
 use crate::token::{DurableState, Refresher, TokenEndpoint};
@@ -29,7 +29,7 @@ impl TokenEndpoint for Tokens {
         &self,
         _: &Credential,
         _: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.takes).await;
         let number = self.issued.fetch_add(1, Ordering::Relaxed);

@@ -48,12 +48,17 @@ fn answers() -> impl Strategy<Value = Act> {
         1 => Just(Act::Panic),
         1 => (0u64..2000).prop_map(|seconds| Act::Fail(throttled(seconds))),
         2 => Just(Act::Fail(rejected())),
-        1 => Just(Act::Fail(refused("invalid_grant"))),
+        1 => Just(Act::Fail(refused())),
     ]
 }
 
-fn refused(code: &str) -> TokenError {
-    TokenError::Rejected { status: 400, code: code.into(), description: None }
+fn refused() -> TokenError {
+    TokenError::Rejected {
+        status: 400,
+        code: "invalid_grant".into(),
+        description: None,
+        refusal: Refusal::Grant,
+    }
 }
 
 /// Notes when it was asked, and before when it should not have been again.
@@ -118,7 +123,7 @@ impl TokenEndpoint for Server {
         &self,
         _: &Credential,
         _: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let number = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

@@ -42,7 +42,7 @@ impl TokenEndpoint for Server {
         &self,
         _: &Credential,
         identity: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let secret = identity.client_auth.secret().unwrap().expose_secret().to_owned();
         let number = {
@@ -156,10 +156,9 @@ async fn a_server_failure_in_between_does_not_try_the_other_secret_again() {
 #[tokio::test(start_paused = true)]
 async fn a_rejection_that_is_not_the_clients_does_not_try_the_other_secret() {
     let (secrets, server) = (Secrets::new(), Server::taking("old"));
-    let refusal = |status, code: &str| TokenError::Rejected { status, code: code.into(), description: None };
-    for error in
-        [refusal(400, "invalid_scope"), refusal(400, "unauthorized_client"), refusal(403, "no error code")]
-    {
+    let refused =
+        |refusal| TokenError::Rejected { status: 400, code: "x".into(), description: None, refusal };
+    for error in [refused(Refusal::Request), refused(Refusal::Grant)] {
         server.next.lock().unwrap().push_back(error);
         let before = server.asked().len();
         let (_source, task) = run(&server, &secrets.credential(ROOMY));
@@ -167,7 +166,7 @@ async fn a_rejection_that_is_not_the_clients_does_not_try_the_other_secret() {
         assert_eq!(server.asked()[before..], ["old"]);
         end(task).await;
     }
-    server.next.lock().unwrap().push_back(refusal(401, "no error code"));
+    server.next.lock().unwrap().push_back(refused(Refusal::Client));
     server.take(&["new"]);
     let (source, _task) = run(&server, &secrets.credential(ROOMY));
     assert!(source.wait(Duration::from_secs(10)).await.is_ok());

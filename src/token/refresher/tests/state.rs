@@ -1,5 +1,6 @@
 //! The refresh loop with a refresh token, on a real disk and in paused time.
 
+mod disk;
 mod operator;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl TokenEndpoint for Server {
         &self,
         _: &Credential,
         identity: &Identity<SecretString>,
-        _: Option<&AccessToken>,
+        _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         let with = match &identity.grant {
             Asking::RefreshToken(Some(token)) => token.expose_secret().to_owned(),
@@ -52,7 +53,12 @@ pub(super) fn with(refresh_token: &str, access_token: &str) -> TokenResponse {
 }
 
 pub(super) fn invalid_grant() -> TokenError {
-    TokenError::Rejected { status: 400, code: "invalid_grant".into(), description: None }
+    TokenError::Rejected {
+        status: 400,
+        code: "invalid_grant".into(),
+        description: None,
+        refusal: Refusal::Grant,
+    }
 }
 
 pub(super) fn configured(folder: &Path, refresh_token: &str) -> Arc<Credential> {
@@ -257,42 +263,6 @@ async fn a_refused_refresh_token_is_not_sent_again_after_a_restart_either() {
     let (source, _task) = run(&server, &configured(folder.path(), "another"));
     assert!(source.wait(Duration::from_secs(10)).await.is_ok());
     assert_eq!(server.asked(), ["first", "another"]);
-}
-
-/// Time is moved by hand: it does not move by itself while a thread hangs.
-#[tokio::test(start_paused = true)]
-async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {
-    let folder = tempfile::tempdir().unwrap();
-    let answers =
-        [("second", "a"), ("third", "b"), ("fourth", "c")].map(|(next, token)| Ok(with(next, token)));
-    let server = Server::answering(answers);
-    let credential = configured(folder.path(), "first");
-    let clock = Clock::tokio();
-    let mut durable = DurableState::open(&credential, clock).unwrap();
-    let release = durable.hang();
-    let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
-    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-    tokio::spawn(refresher.run(std::future::pending()));
-    // The refresher waits for the disk by then.
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    let started = tokio::time::Instant::now();
-
-    let (token, ()) = tokio::join!(source.wait(HOUR), tokio::time::advance(Duration::from_secs(10)));
-    let mut generation = token.unwrap().generation();
-    assert_eq!(started.elapsed(), Duration::from_secs(10));
-    for _ in 0..2 {
-        generation = source.replace(generation, Duration::from_secs(1)).await.unwrap().generation();
-    }
-    assert_eq!(started.elapsed(), Duration::from_secs(10));
-    assert_eq!(server.asked(), ["first", "second", "third"]);
-    assert!(!folder.path().join("c.state").exists());
-
-    // The state is written once the disk answers.
-    drop(release);
-    tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
-    assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
 }
 
 #[tokio::test(start_paused = true)]

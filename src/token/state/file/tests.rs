@@ -344,3 +344,77 @@ fn a_state_file_shows_no_secret_and_can_go_to_another_thread() {
     is_sendable(&opened);
     assert!(!format!("{opened:?}").contains("r3fresh"));
 }
+
+#[test]
+fn a_removed_folder_is_followed_and_locked_once_it_exists_again() {
+    let (folder, path) = saved_in_a_folder();
+    let (mut file, _) = open(&path).unwrap();
+    fs::remove_dir_all(path.parent().unwrap()).unwrap();
+
+    let error = in_one_line(&file.save(&state(4)).unwrap_err());
+    assert!(error.contains("cannot open the folder"), "{error}");
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    file.save(&state(5)).unwrap();
+
+    assert!(matches!(open(&path).unwrap_err(), OpenError::Held(..)));
+    drop(file);
+    let (_, found) = open(&path).unwrap();
+    assert_eq!((rotations(&found), found.warnings.len()), (Some(5), 0));
+    drop(folder);
+}
+
+#[test]
+fn a_deleted_lock_file_is_made_and_locked_again_by_the_next_write() {
+    let (folder, path) = saved();
+    let (mut file, _) = open(&path).unwrap();
+    fs::remove_file(folder.path().join("api.state.lock")).unwrap();
+
+    file.save(&state(4)).unwrap();
+
+    assert!(matches!(open(&path).unwrap_err(), OpenError::Held(..)));
+    drop(file);
+    let (_, found) = open(&path).unwrap();
+    assert_eq!((rotations(&found), found.warnings.len()), (Some(4), 0));
+}
+
+#[test]
+fn a_state_that_another_process_has_taken_over_is_neither_overwritten_nor_read() {
+    type Lose = fn(&Path);
+    let without_lock: Lose = |path| fs::remove_file(path.with_extension("state.lock")).unwrap();
+    let without_folder: Lose = |path| {
+        fs::rename(path.parent().unwrap(), path.parent().unwrap().with_extension("away")).unwrap();
+        fs::create_dir(path.parent().unwrap()).unwrap();
+    };
+    for lose in [without_lock, without_folder] {
+        let (_folder, path) = saved_in_a_folder();
+        let (mut ours, _) = open(&path).unwrap();
+        lose(&path);
+        let (mut theirs, _) = open(&path).unwrap();
+        theirs.save(&state(10)).unwrap();
+        let before = fs::read(&path).unwrap();
+
+        let error = in_one_line(&ours.save(&state(4)).unwrap_err());
+        assert!(error.contains("is in use by process "), "{error}");
+        assert!(matches!(ours.read().unwrap_err(), OpenError::Held(..)));
+        assert_eq!(fs::read(&path).unwrap(), before);
+
+        // The other process ends, and this one goes on with the number of the write after its last.
+        drop(theirs);
+        ours.save(&state(5)).unwrap();
+        drop(ours);
+        let (_, found) = open(&path).unwrap();
+        assert_eq!((rotations(&found), found.warnings.len()), (Some(5), 0));
+    }
+}
+
+/// As [`saved`], in a folder within the temporary one.
+fn saved_in_a_folder() -> (TempDir, PathBuf) {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("state");
+    fs::create_dir(&folder).unwrap();
+    let path = folder.join("api.state");
+    let (mut file, _) = open(&path).unwrap();
+    file.save(&state(3)).unwrap();
+    drop(file);
+    (outer, path)
+}

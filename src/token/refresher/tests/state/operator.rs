@@ -16,7 +16,7 @@ impl TokenEndpoint for Slow {
         &self,
         credential: &Credential,
         identity: &Identity<SecretString>,
-        current: Option<&AccessToken>,
+        current: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         tokio::time::sleep(self.1).await;
         self.0.request(credential, identity, current).await

@@ -1,5 +1,8 @@
-//! The steps of `bearerd demo`. Each step checks what its text says.
+//! `bearerd demo`: the daemon between an authorization server and an API, all in one process, on loopback.
+//!
+//! Each step of the demonstration checks what its text states.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -53,15 +56,8 @@ pub enum DemoError {
     #[error("a request was not answered")]
     Request(#[from] reqwest::Error),
     /// A step had another outcome than expected.
-    #[error("{step}: expected {expected}, got {got}")]
-    Otherwise {
-        /// The step.
-        step: &'static str,
-        /// The expected outcome.
-        expected: String,
-        /// The actual outcome.
-        got: String,
-    },
+    #[error("{0}")]
+    Unexpected(String),
 }
 
 /// An answer to the application.
@@ -223,7 +219,7 @@ impl Scenario {
         };
         if gap < Duration::from_secs(RETRY_AFTER_SECONDS) {
             let expected = format!("{RETRY_AFTER_SECONDS} s between token requests");
-            return Err(DemoError::Otherwise { step: "Retry-After", expected, got: millis(gap) });
+            return Err(unexpected("Retry-After", &expected, &millis(gap)));
         }
         Ok(format!(
             "The token is revoked again, and the token endpoint answers 429 with Retry-After: {RETRY_AFTER_SECONDS}\n\
@@ -254,14 +250,12 @@ impl Scenario {
     }
 }
 
-fn expect<T>(step: &'static str, expected: T, got: T) -> Result<(), DemoError>
-where
-    T: PartialEq + std::fmt::Display + Copy,
-{
-    if expected == got {
-        return Ok(());
-    }
-    Err(DemoError::Otherwise { step, expected: expected.to_string(), got: got.to_string() })
+fn expect<T: PartialEq + Display + Copy>(step: &str, expected: T, got: T) -> Result<(), DemoError> {
+    if expected == got { Ok(()) } else { Err(unexpected(step, &expected, &got)) }
+}
+
+fn unexpected(step: &str, expected: &dyn Display, got: &dyn Display) -> DemoError {
+    DemoError::Unexpected(format!("{step}: expected {expected}, got {got}"))
 }
 
 fn millis(duration: Duration) -> String {

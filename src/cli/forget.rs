@@ -1,0 +1,122 @@
+//! `bearerd forget`: ends what the state keeps of a credential.
+
+use std::io::{BufRead, IsTerminal};
+use std::path::Path;
+
+use super::config_file::ConfigFile;
+use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
+use super::output;
+use crate::causes::in_one_line;
+use crate::config;
+use crate::config::{Config, Environment};
+use crate::token::state::file::{OpenError, RetiredState};
+
+/// The text below the options of `--help`.
+pub(super) const HELP: &str = "\
+The command removes the credential's state file: the refresh token, the access token, the refused refresh
+tokens, and the waits that the token endpoint requested. Use it after a change of client_id, token_url or
+grant, or where the state is damaged. Then configure a new refresh token or run `bearerd login`.
+
+Stop the daemon first: the command refuses while a daemon holds the state.";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Forget {
+    /// Name of the credential in the configuration
+    credential: String,
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Do not ask for confirmation
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration has no credential `{name}`; its credentials are: {known}")]
+    Unknown { name: String, known: String },
+    #[error("the credential `{0}` has no state")]
+    NoState(String),
+    #[error("the state of the credential `{credential}` cannot be forgotten")]
+    State {
+        credential: String,
+        #[source]
+        source: OpenError,
+    },
+    #[error("standard input is not a terminal, so nobody can confirm")]
+    NoTerminal,
+    #[error("nothing was changed")]
+    NotConfirmed,
+}
+
+impl Failure {
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NoState(_) => Some("set server.state_dir or state_file, as the daemon has it"),
+            Self::State { source: OpenError::Held(..), .. } => Some("stop the daemon first"),
+            Self::State { source, .. } => Some(source.help()),
+            Self::NoTerminal => Some("pass --yes"),
+            Self::Unknown { .. } | Self::NotConfirmed => None,
+        }
+    }
+}
+
+pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
+    let path = config::find(forget.file.path.clone(), environment);
+    let checked = match config::load(&path, environment) {
+        Ok(checked) => checked,
+        Err(diagnostics) => {
+            output::error_line(diagnostics.render(output::may_colour(environment)));
+            return BAD_CONFIGURATION;
+        }
+    };
+    match run(forget, &checked.config) {
+        Ok(done) => {
+            output::line(done);
+            OK
+        }
+        Err(failure) => {
+            output::error_line(format_args!("bearerd: {}", in_one_line(&failure)));
+            if let Some(help) = failure.help() {
+                output::error_line(format_args!("  help: {help}"));
+            }
+            FAILED
+        }
+    }
+}
+
+/// Removes the state, and returns what was done.
+fn run(forget: &Forget, config: &Config) -> Result<String, Failure> {
+    let name = &forget.credential;
+    let credential = config.credentials.iter().find(|credential| credential.name == *name);
+    let credential = credential.ok_or_else(|| Failure::Unknown {
+        name: name.clone(),
+        known: config.credentials.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
+    })?;
+    let path = &credential.state.as_ref().ok_or_else(|| Failure::NoState(name.clone()))?.path;
+    let failed = |source| Failure::State { credential: name.clone(), source };
+    // Before the question: the daemon that holds the state is reported without one.
+    let state = RetiredState::take(path).map_err(failed)?;
+    if !state.exists() {
+        return Ok(format!("credential `{name}`: there is no state at {}", path.display()));
+    }
+    if !forget.yes {
+        confirm(name, path)?;
+    }
+    state.remove().map_err(failed)?;
+    Ok(format!("credential `{name}`: the state at {} is removed", path.display()))
+}
+
+/// Asks on the terminal.
+fn confirm(name: &str, path: &Path) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::NoTerminal);
+    }
+    output::error_line(format_args!(
+        "This removes {} with the refresh token of the credential `{name}`, of which no other copy exists.\n\
+         Type `yes` to go on:",
+        path.display()
+    ));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && answer.trim() == "yes" { Ok(()) } else { Err(Failure::NotConfirmed) }
+}

@@ -1,0 +1,168 @@
+//! The meaning of any response to a token request: one table over the status, the error and the words of the response, and
+//! over the request.
+//!
+//! No bytes that a server can send make [`classify`] panic, and its result quotes nothing of the response but the code and
+//! the description of an error, redacted.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use secrecy::SecretString;
+
+use super::error_response::ErrorResponse;
+use super::exchange::Body;
+use super::redact::redacted;
+use super::response::{self, Expected, TokenResponse};
+use crate::config::ErrorCodes;
+use crate::http::retry_after;
+use crate::token::error::{Malformed, NO_CODE, Refusal, TokenError};
+
+/// The least wait where the server limits the rate of requests without a time; `retry_after_max` does not shorten it.
+const MIN_RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
+
+/// Codes of a trouble that passes by itself (RFC 6749 §4.1.2.1).
+const TRANSIENT: &[&str] = &["temporarily_unavailable", "server_error"];
+/// Further codes that refuse a refresh token, beside `invalid_grant`.
+const DEAD_REFRESH_TOKEN: &[&str] = &[
+    "bad_refresh_token",
+    "invalid_refresh_token",
+    "expired_token",
+    "token_expired",
+    "refresh_token_not_found",
+    "token_revoked",
+];
+/// Codes that refuse the client: RFC 6749 §5.2, Keycloak's and Auth0's.
+const UNKNOWN_CLIENT: &[&str] = &["invalid_client", "unauthorized_client", "access_denied"];
+/// Codes that refuse the request for another reason (RFC 6749 §5.2, RFC 8707 §2, OpenID Connect Core §3.1.2.6).
+const REFUSED: &[&str] = &[
+    "invalid_grant",
+    "invalid_request",
+    "invalid_scope",
+    "invalid_target",
+    "unsupported_grant_type",
+    "consent_required",
+    "interaction_required",
+    "login_required",
+];
+
+/// The parts of a token request that decide what its response means.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::token) struct Asked<'a> {
+    /// The members of a successful response.
+    pub expected: Expected<'a>,
+    /// Further error codes of this server.
+    pub errors: &'a ErrorCodes,
+    /// The secrets that no error may quote.
+    pub secrets: &'a [SecretString],
+    /// Whether a usable token is held.
+    pub holds_token: bool,
+    /// Whether the request spends a refresh token.
+    pub spends_refresh_token: bool,
+}
+
+/// The meaning of a response without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Throttled,
+    Transient,
+    Redirect,
+    Refused(Refusal),
+}
+
+/// Decides what a response means.
+///
+/// # Errors
+///
+/// [`TokenError`] for every response without a token.
+pub(in crate::token) fn classify(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &Body,
+    asked: &Asked<'_>,
+) -> Result<TokenResponse, TokenError> {
+    let error = ErrorResponse::read(status, body);
+    // A success with an error counts as the error in a 400.
+    let counted = if status.is_success() && error.is_error { 400 } else { status.as_u16() };
+    match counted {
+        204..=206 => Err(TokenError::Malformed(Malformed::Status(counted))),
+        200..=299 => response::read(headers, body, asked.expected).map_err(TokenError::Malformed),
+        300..=599 => Err(failure(status.as_u16(), counted, headers, error, asked)),
+        other => Err(TokenError::Malformed(Malformed::Status(other))),
+    }
+}
+
+/// The table; the first row that fits decides.
+fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &Asked<'_>) -> Meaning {
+    let is = |codes: &[&str]| is_any(error.code.as_deref(), codes);
+    let is_listed = |codes: &[String]| is_any(error.code.as_deref(), codes);
+    let ErrorCodes { dead, throttled, client, transient } = asked.errors;
+    let is_dead =
+        is(DEAD_REFRESH_TOKEN) || is(&["unauthorized_client"]) && error.speaks_of_dead_refresh_token();
+    let is_throttled = match status {
+        429 => true,
+        400..=499 => error.speaks_of_rate_limit(),
+        _ => false,
+    };
+    if status >= 400 && has_retry_after || is_throttled || is(&["slow_down"]) || is_listed(throttled) {
+        Meaning::Throttled
+    } else if is_listed(dead) {
+        Meaning::Refused(Refusal::Grant)
+    } else if is_listed(client) {
+        Meaning::Refused(Refusal::Client)
+    } else if matches!(status, 408 | 421 | 425 | 500..) || is(TRANSIENT) || is_listed(transient) {
+        Meaning::Transient
+    } else if status < 400 {
+        Meaning::Redirect
+    } else if is(&["invalid_grant"]) || asked.spends_refresh_token && is_dead {
+        Meaning::Refused(Refusal::Grant)
+    } else if status == 401 || is(UNKNOWN_CLIENT) {
+        Meaning::Refused(Refusal::Client)
+    } else if asked.holds_token && !is(REFUSED) && !is(DEAD_REFRESH_TOKEN) {
+        // No authorization server need have answered: perhaps an ingress or a firewall in front of it.
+        Meaning::Transient
+    } else {
+        Meaning::Refused(Refusal::Request)
+    }
+}
+
+fn is_any(code: Option<&str>, codes: &[impl AsRef<str>]) -> bool {
+    code.is_some_and(|code| codes.iter().any(|known| known.as_ref().eq_ignore_ascii_case(code)))
+}
+
+fn failure(
+    status: u16,
+    counted: u16,
+    headers: &HeaderMap,
+    error: ErrorResponse,
+    asked: &Asked<'_>,
+) -> TokenError {
+    let retry_after = retry_after(headers);
+    let meaning = meaning(counted, retry_after.is_some(), &error, asked);
+    let code = error.code.map(|code| redacted(&code, asked.secrets));
+    let description = error.description.map(|words| redacted(&words, asked.secrets));
+    match (meaning, code) {
+        (Meaning::Throttled, _) => {
+            let at_least = if retry_after.is_some() { Duration::ZERO } else { MIN_RATE_LIMIT_WAIT };
+            TokenError::Throttled { status, retry_after, at_least }
+        }
+        (Meaning::Transient, Some(code)) => TokenError::Unavailable { status, code, description },
+        (Meaning::Transient, None) => TokenError::Server(status),
+        (Meaning::Redirect, _) => TokenError::Rejected {
+            status,
+            code: "redirect".to_owned(),
+            description: Some(
+                "redirects are never followed: they would show the secret to another".to_owned(),
+            ),
+            refusal: Refusal::Request,
+        },
+        (Meaning::Refused(refusal), code) => TokenError::Rejected {
+            status,
+            code: code.unwrap_or_else(|| NO_CODE.to_owned()),
+            description,
+            refusal,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! The error that a response names (RFC 6749 §5.2), wherever in the body and in whichever encoding the server names it.
+//!
+//! Some servers send the error with a 2xx, as a form, behind a byte order mark, in Latin-1, as an object, or in a list. No
+//! bytes make the reading panic.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde_json::value::RawValue;
+use url::form_urlencoded;
+
+use super::exchange::Body;
+use super::members::{MAX_DEPTH, Member, Members, depth};
+
+/// The UTF-8 encoding of a byte order mark.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The error that a response names.
+#[derive(Default)]
+pub(super) struct ErrorResponse {
+    /// Whether the response names an error at all.
+    pub is_error: bool,
+    /// The code of the error.
+    pub code: Option<String>,
+    /// The server's explanation.
+    pub description: Option<String>,
+    /// The code and the explanation, or all text of a client error without either; in lower case, with blanks between words.
+    words: String,
+}
+
+impl ErrorResponse {
+    /// Reads the error of a body; the default where the body names none.
+    pub(super) fn read(status: StatusCode, body: &Body) -> Self {
+        let text = text(&body.bytes);
+        let found = of_object(&text).or_else(|| body.is_complete.then(|| of_form(&text)).flatten());
+        let error = found.unwrap_or_default();
+        let words = match (&error.code, &error.description) {
+            (None, None) if status.is_client_error() => normalized(&text),
+            (code, description) => {
+                let parts = [code, description].map(|part| part.as_deref().unwrap_or_default());
+                normalized(&parts.join(" "))
+            }
+        };
+        Self { words, ..error }
+    }
+
+    /// Whether the words speak of a rate limit, too many requests or a quota.
+    pub(super) fn speaks_of_rate_limit(&self) -> bool {
+        ["rate limit", "ratelimit", "too many requests", "quota"].iter().any(|term| self.words.contains(term))
+    }
+
+    /// Whether the words speak of an expired, invalid or unknown refresh token.
+    pub(super) fn speaks_of_dead_refresh_token(&self) -> bool {
+        let has = |terms: &[&str]| terms.iter().any(|term| self.words.contains(term));
+        has(&["refresh token", "refreshtoken"])
+            && has(&[
+                "expired",
+                "invalid",
+                "unknown",
+                "revoked",
+                "not found",
+                "does not exist",
+                "already used",
+            ])
+            && !has(&["grant type"])
+    }
+}
+
+/// The body as text: UTF-8 without a byte order mark, or else Latin-1.
+fn text(body: &[u8]) -> Cow<'_, str> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    match std::str::from_utf8(body) {
+        Ok(text) => Cow::Borrowed(text.trim()),
+        Err(_) => Cow::Owned(body.trim_ascii().iter().map(|byte| char::from(*byte)).collect()),
+    }
+}
+
+fn normalized(text: &str) -> String {
+    let blank = |c: char| if matches!(c, '_' | '-' | '+') || c.is_whitespace() { ' ' } else { c };
+    text.chars().map(|c| blank(c).to_ascii_lowercase()).collect()
+}
+
+/// The error in a JSON object; `None` if the text is no JSON object.
+fn of_object(text: &str) -> Option<ErrorResponse> {
+    if !text.starts_with('{') || depth(text.as_bytes()) > MAX_DEPTH {
+        return None;
+    }
+    let names = Members(["error", "errors", "error_description", "description", "message"]);
+    let [error, errors, descriptions @ ..] = names.of(text.as_bytes()).ok()?;
+    let mut found = match error {
+        Member::Missing => ErrorResponse::default(),
+        // One of the two applies, and nothing says which.
+        Member::Twice => ErrorResponse { is_error: true, ..ErrorResponse::default() },
+        Member::Once(json) => of_member(json.get()),
+    };
+    if !found.is_error {
+        found = errors.value("errors").ok().flatten().and_then(of_list).unwrap_or_default();
+    }
+    let description = descriptions.iter().find_map(string);
+    Some(ErrorResponse { description: description.or(found.description.take()), ..found })
+}
+
+/// The error in the raw JSON of the member `error`: a code, or an object with a code.
+fn of_member(json: &str) -> ErrorResponse {
+    match json.as_bytes().first() {
+        Some(b'"') => {
+            let code = serde_json::from_str(json).ok().filter(|code: &String| !code.is_empty());
+            ErrorResponse { is_error: code.is_some(), code, ..ErrorResponse::default() }
+        }
+        Some(b'{') => of_entry(json, ["code", "status"]),
+        Some(b'1'..=b'9') => {
+            ErrorResponse { is_error: true, code: Some(json.to_owned()), ..ErrorResponse::default() }
+        }
+        _ => ErrorResponse { is_error: json == "true", ..ErrorResponse::default() },
+    }
+}
+
+/// The first error in the raw JSON of a list.
+fn of_list(json: &str) -> Option<ErrorResponse> {
+    let entries: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    let entries = entries.into_iter().map(|entry| of_entry(entry.get(), ["errorType", "code"]));
+    entries.into_iter().find(|entry| entry.code.is_some())
+}
+
+/// An error as a JSON object, with its code in the first of these members that has one.
+fn of_entry(json: &str, [first, second]: [&str; 2]) -> ErrorResponse {
+    let names = Members([first, second, "message", "description"]);
+    let Ok([first, second, descriptions @ ..]) = names.of(json.as_bytes()) else {
+        return ErrorResponse::default();
+    };
+    let number = |member: &Member<'_>| {
+        let json = member.value("code").ok().flatten()?;
+        json.bytes().all(|byte| byte.is_ascii_digit()).then(|| json.to_owned())
+    };
+    let codes = [first, second];
+    let code = codes.iter().find_map(string).or_else(|| codes.iter().find_map(number));
+    let description = descriptions.iter().find_map(string);
+    ErrorResponse {
+        is_error: code.is_some() || description.is_some(),
+        code,
+        description,
+        ..ErrorResponse::default()
+    }
+}
+
+fn string(member: &Member<'_>) -> Option<String> {
+    member.text("error").ok().flatten().filter(|text| !text.is_empty())
+}
+
+/// The error in a form; `None` if the text is none with an error.
+fn of_form(text: &str) -> Option<ErrorResponse> {
+    if text.starts_with(['<', '[', '{']) {
+        return None;
+    }
+    let member = |name: &str| {
+        let mut pairs = form_urlencoded::parse(text.as_bytes());
+        pairs.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
+    };
+    let code = member("error")?;
+    let description = member("error_description");
+    Some(ErrorResponse { is_error: true, code: Some(code), description, ..ErrorResponse::default() })
+}

@@ -1,0 +1,119 @@
+//! Selected members of a JSON object, as raw JSON.
+//!
+//! An invalid member does not invalidate the others. No bytes make the reading panic.
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::token::error::Malformed;
+
+/// The deepest nesting of a response's JSON.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// A member of a JSON object, as raw JSON.
+#[derive(Clone, Copy, Default)]
+pub(super) enum Member<'a> {
+    #[default]
+    /// The member is missing.
+    Missing,
+    /// Its only value.
+    Once(&'a RawValue),
+    /// The member occurs more than once.
+    Twice,
+}
+
+/// Reads the members of a JSON object that have these names; others are ignored (RFC 6749 §5.1). An invalid member does not
+/// invalidate the others.
+pub(super) struct Members<'n, const N: usize>(pub [&'n str; N]);
+
+impl<const N: usize> Members<'_, N> {
+    pub(super) fn of(self, json: &[u8]) -> Result<[Member<'_>; N], serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_slice(json);
+        let members = self.deserialize(&mut json)?;
+        json.end().map(|()| members)
+    }
+}
+
+impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, N> {
+    type Value = [Member<'de>; N];
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
+    type Value = [Member<'de>; N];
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = [Member::Missing; N];
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(at) = self.0.iter().position(|known| *known == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value = map.next_value()?;
+            members[at] = match members[at] {
+                Member::Missing => Member::Once(value),
+                Member::Once(_) | Member::Twice => Member::Twice,
+            };
+        }
+        Ok(members)
+    }
+}
+
+impl Member<'_> {
+    /// The value; `None` if it is missing or `null`. The name is for the error.
+    pub(super) fn value(&self, name: &'static str) -> Result<Option<&str>, Malformed> {
+        match self {
+            Self::Missing => Ok(None),
+            Self::Once(value) => Ok(Some(value.get()).filter(|json| *json != "null")),
+            Self::Twice => Err(Malformed::Repeated(name)),
+        }
+    }
+
+    pub(super) fn text(&self, name: &'static str) -> Result<Option<String>, Malformed> {
+        let read = |json| serde_json::from_str(json).map_err(|_| Malformed::NotText(name));
+        self.value(name)?.map(read).transpose()
+    }
+
+    /// Words separated by blanks, as in RFC 6749 §3.3, or by commas or in a list, as some servers send them.
+    pub(super) fn words(&self, name: &'static str) -> Result<Option<Vec<String>>, Malformed> {
+        let Some(json) = self.value(name)? else { return Ok(None) };
+        if json.starts_with('[') {
+            return serde_json::from_str(json).map(Some).map_err(|_| Malformed::NotText(name));
+        }
+        Ok(self.text(name)?.map(|text| scopes_in(&text)))
+    }
+}
+
+/// The scopes in a text.
+fn scopes_in(text: &str) -> Vec<String> {
+    let words = text.split(|c: char| c.is_whitespace() || c == ',');
+    words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// The nesting of arrays and objects in a JSON text.
+pub(super) fn depth(json: &[u8]) -> usize {
+    let (mut open, mut deepest, mut bytes) = (0_usize, 0, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            // Skips a string.
+            b'"' => {
+                while bytes.next().is_some_and(|byte| match byte {
+                    b'\\' => bytes.next().is_some(),
+                    byte => *byte != b'"',
+                }) {}
+            }
+            _ => {}
+        }
+        deepest = deepest.max(open);
+    }
+    deepest
+}

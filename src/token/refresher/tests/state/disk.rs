@@ -1,0 +1,139 @@
+//! A disk that is behind, that a person writes to, or that hangs.
+
+use super::*;
+use crate::token::state::atomic_file::MAX_STATE_BYTES;
+
+/// A refresh token that is too large for a file leaves the disk with the token before it.
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_the_older_refresh_token_on_a_disk_that_is_behind_is_not_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = "x".repeat(MAX_STATE_BYTES);
+    let server = Server::answering([Ok(with("second", "a")), Ok(with(&large, "b")), Err(invalid_grant())]);
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+    let first = source.wait(HOUR).await.unwrap().generation();
+    let second = source.replace(first, HOUR).await.unwrap().generation();
+    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+
+    let unavailable = source.replace(second, HOUR).await.unwrap_err();
+    assert!(
+        matches!(&unavailable, NotReplaced::Unavailable(why) if why.reason == Reason::ReauthorizationRequired),
+        "{unavailable:?}"
+    );
+    tokio::time::sleep(3 * STATE_RECHECK_INTERVAL).await;
+
+    let asked = server.asked();
+    assert_eq!(
+        (asked.len(), &asked[..2], asked[2] == large),
+        (3, &["first".to_owned(), "second".to_owned()][..], true)
+    );
+    // A state that a person puts there is used.
+    put(folder.path(), "from-elsewhere").await;
+    tokio::time::sleep(2 * STATE_RECHECK_INTERVAL).await;
+    assert_eq!(server.asked().get(3).map(String::as_str), Some("from-elsewhere"));
+}
+
+/// A person puts back a copy that the daemon itself has written before.
+#[tokio::test(start_paused = true)]
+async fn after_a_refusal_an_older_copy_that_was_put_back_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a")), Ok(with("third", "b")), Err(invalid_grant())]);
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+    let first = source.wait(HOUR).await.unwrap().generation();
+    let copy = std::fs::read(folder.path().join("c.state")).unwrap();
+    let second = source.replace(first, HOUR).await.unwrap().generation();
+    std::fs::write(folder.path().join("c.state"), copy).unwrap();
+
+    assert!(source.replace(second, HOUR).await.is_err());
+    tokio::time::sleep(3 * STATE_RECHECK_INTERVAL).await;
+
+    assert_eq!(server.asked(), ["first", "second", "third"]);
+}
+
+/// Time is moved by hand: it does not move by itself while a thread hangs.
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let answers =
+        [("second", "a"), ("third", "b"), ("fourth", "c")].map(|(next, token)| Ok(with(next, token)));
+    let server = Server::answering(answers);
+    let credential = configured(folder.path(), "first");
+    let clock = Clock::tokio();
+    let mut durable = DurableState::open(&credential, clock).unwrap();
+    let release = durable.hang();
+    let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    tokio::spawn(refresher.run(std::future::pending()));
+    // The refresher waits for the disk by then.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let started = tokio::time::Instant::now();
+
+    let (token, ()) = tokio::join!(source.wait(HOUR), tokio::time::advance(Duration::from_secs(10)));
+    let mut generation = token.unwrap().generation();
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    for _ in 0..2 {
+        generation = source.replace(generation, Duration::from_secs(1)).await.unwrap().generation();
+    }
+    assert_eq!(started.elapsed(), Duration::from_secs(10));
+    assert_eq!(server.asked(), ["first", "second", "third"]);
+    assert!(!folder.path().join("c.state").exists());
+
+    // The state is written once the disk answers.
+    drop(release);
+    tokio::time::sleep(STATE_RECHECK_INTERVAL).await;
+    assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
+}
+
+/// A refresher whose disk hangs during the write of a new refresh token is stopped. Returns what ends the hang, and the
+/// stopping refresher.
+async fn stopped_while_the_disk_hangs(
+    folder: &Path,
+) -> (std::sync::mpsc::SyncSender<()>, tokio::task::JoinHandle<()>) {
+    let server = Server::answering([Ok(with("second", "a"))]);
+    let credential = configured(folder, "first");
+    let mut durable = DurableState::open(&credential, Clock::tokio()).unwrap();
+    let release = durable.hang();
+    let (refresher, source) = Refresher::new(Arc::clone(&credential), server, durable, Clock::tokio());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
+    let task = tokio::spawn(refresher.run(async move { drop(stopped.await) }));
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let (token, ()) = tokio::join!(source.wait(HOUR), tokio::time::advance(Duration::from_secs(10)));
+    assert!(token.is_ok());
+    drop(stop);
+    (release, task)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_a_write_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (release, task) = stopped_while_the_disk_hangs(folder.path()).await;
+    tokio::time::advance(Duration::from_secs(29)).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!task.is_finished());
+
+    drop(release);
+    task.await.unwrap();
+
+    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_gives_up_a_write_that_hangs_for_thirty_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_release, task) = stopped_while_the_disk_hangs(folder.path()).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let stopped = tokio::time::Instant::now();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    task.await.unwrap();
+
+    assert_eq!(stopped.elapsed(), Duration::from_secs(31));
+    assert!(!folder.path().join("c.state").exists());
+}
