@@ -9,23 +9,23 @@ const MIB: u64 = 1024 * KIB;
 
 /// The greatest numbers of connections, heads, answers and bodies at once.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Held {
-    pub connections: u64,
+pub(crate) struct Held {
+    pub(crate) connections: u64,
     /// Connections that speak TLS.
-    pub tls: u64,
+    pub(crate) tls: u64,
     /// Connections with a partial head.
-    pub heads: u64,
+    pub(crate) heads: u64,
     /// HTTP/1.1 answers that are not read.
-    pub answers: u64,
+    pub(crate) answers: u64,
     /// HTTP/2 streams whose answers are not read.
-    pub streams: u64,
+    pub(crate) streams: u64,
     /// Request bodies that are kept for a replay.
-    pub bodies: u64,
+    pub(crate) bodies: u64,
 }
 
 impl Held {
     /// The bound in bytes, with the default settings.
-    pub fn bound(self) -> u64 {
+    pub(crate) fn bound(self) -> u64 {
         let limits = defaults();
         let header_bytes = limits.header_bytes as u64;
         16 * MIB

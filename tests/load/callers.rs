@@ -26,19 +26,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// A connection of any kind.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     Http1,
     Http2,
 }
 
 /// A connection that is closed when dropped.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     sender: Sender,
     authority: String,
     scheme: &'static str,
@@ -53,24 +53,24 @@ enum Sender {
 
 /// A response's head, and the part of its body that arrived.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// The request's id, as the answer says.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// The code of bearerd's own problem details.
-    pub code: Option<String>,
-    pub body: Bytes,
-    pub is_complete: bool,
-    pub took: Duration,
+    pub(crate) code: Option<String>,
+    pub(crate) body: Bytes,
+    pub(crate) is_complete: bool,
+    pub(crate) took: Duration,
 }
 
 /// A unique request id.
-pub fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     format!("load-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed))
 }
 
 /// A connection to the daemon; a slow one has small buffers, as over a network.
-pub async fn connect(world: &World, version: Version, is_slow: bool) -> io::Result<Box<dyn Socket>> {
+pub(crate) async fn connect(world: &World, version: Version, is_slow: bool) -> io::Result<Box<dyn Socket>> {
     let socket = TcpSocket::new_v4()?;
     if is_slow {
         socket.set_recv_buffer_size(4096)?;
@@ -87,7 +87,7 @@ pub async fn connect(world: &World, version: Version, is_slow: bool) -> io::Resu
 }
 
 /// The certificate that the daemon shows, DER.
-pub async fn certificate(world: &World) -> io::Result<Vec<u8>> {
+pub(crate) async fn certificate(world: &World) -> io::Result<Vec<u8>> {
     let config = world.tls.clone().expect("callers speak TLS");
     let stream = TcpStream::connect(world.address).await?;
     let name = ServerName::try_from("localhost").unwrap();
@@ -96,7 +96,7 @@ pub async fn certificate(world: &World) -> io::Result<Vec<u8>> {
 }
 
 impl Connection {
-    pub async fn open(world: &World, version: Version) -> io::Result<Self> {
+    pub(crate) async fn open(world: &World, version: Version) -> io::Result<Self> {
         let io = TokioIo::new(connect(world, version, false).await?);
         let authority = format!("localhost:{}", world.address.port());
         let scheme = if world.tls.is_some() { "https" } else { "http" };
@@ -115,7 +115,7 @@ impl Connection {
     }
 
     /// Another sender over the same HTTP/2 connection.
-    pub fn share(&self) -> Option<Self> {
+    pub(crate) fn share(&self) -> Option<Self> {
         let Sender::Http2(sender) = &self.sender else { return None };
         let sender = Sender::Http2(sender.clone());
         Some(Self {
@@ -127,7 +127,7 @@ impl Connection {
     }
 
     /// Whether another request can be sent.
-    pub async fn is_ready(&mut self) -> bool {
+    pub(crate) async fn is_ready(&mut self) -> bool {
         match &mut self.sender {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
             Sender::Http2(sender) => sender.ready().await.is_ok(),
@@ -135,12 +135,17 @@ impl Connection {
     }
 
     /// Whether the daemon closes the connection within this time.
-    pub async fn is_closed(&mut self, within: Duration) -> bool {
+    pub(crate) async fn is_closed(&mut self, within: Duration) -> bool {
         tokio::time::timeout(within, &mut self.task).await.is_ok()
     }
 
     /// Sends a request and reads the answer; an error if there is no answer.
-    pub async fn ask(&mut self, id: &str, path: &str, body: Option<Bytes>) -> Result<Answer, hyper::Error> {
+    pub(crate) async fn ask(
+        &mut self,
+        id: &str,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Answer, hyper::Error> {
         let method = if body.is_some() { "POST" } else { "GET" };
         let request = Request::builder().method(method).header(REQUEST_ID, id);
         // The caller's own token, which must not reach the API.

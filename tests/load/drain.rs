@@ -45,7 +45,7 @@ impl Tally {
     }
 }
 
-pub async fn run(bearerd: &Path, report: &mut Report) {
+pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     for has_tls in [false, true] {
         // Enough connections for all requests at once.
         let route = "connections = 500";

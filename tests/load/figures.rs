@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 /// The median; of an even number the lower of the two.
-pub fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
+pub(crate) fn median<T: Copy + PartialOrd>(values: &[T]) -> T {
     quantile(values, 0.5)
 }
 
 /// The quantile: this part of the values is not above it.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
-pub fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> T {
+pub(crate) fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_by(|a, b| a.partial_cmp(b).unwrap());
     let index = (part * sorted.len() as f64).ceil() as usize;
@@ -17,7 +17,7 @@ pub fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> T {
 }
 
 /// The growth per second: the median of the slopes of all pairs (Theil–Sen), which a spike does not affect.
-pub fn slope(values: &[(Duration, f64)]) -> f64 {
+pub(crate) fn slope(values: &[(Duration, f64)]) -> f64 {
     let slopes: Vec<f64> = values
         .iter()
         .enumerate()
@@ -31,11 +31,11 @@ pub fn slope(values: &[(Duration, f64)]) -> f64 {
 }
 
 /// Formats milliseconds.
-pub fn millis(duration: Duration) -> String {
+pub(crate) fn millis(duration: Duration) -> String {
     format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
 /// Formats bytes as MiB.
-pub fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }

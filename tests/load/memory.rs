@@ -30,7 +30,7 @@ const MOST_AT_REST: u64 = 8 * 1024;
 /// Time for the daemon to read from the API as much as it buffers.
 const SETTLED: Duration = Duration::from_millis(1500);
 
-pub async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
+pub(crate) async fn run(bearerd: &Path, descriptors: usize, report: &mut Report) {
     for has_tls in [false, true] {
         idle(bearerd, descriptors, has_tls, report).await;
     }
@@ -88,7 +88,7 @@ async fn idle(bearerd: &Path, descriptors: usize, has_tls: bool, report: &mut Re
 }
 
 /// The memory of an idle connection that carried one request.
-pub async fn rest(bearerd: &Path, report: &mut Report) {
+pub(crate) async fn rest(bearerd: &Path, report: &mut Report) {
     let world = World::start(bearerd, setup(false)).await;
     let mut connections = Vec::new();
     let mut before = 0;

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 /// Counts the checks.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     passed: usize,
     failed: usize,
 }
 
 impl Report {
     /// Prints a check with its figures.
-    pub fn check(&mut self, what: &str, is_so: bool, figures: &str) {
+    pub(crate) fn check(&mut self, what: &str, is_so: bool, figures: &str) {
         if is_so {
             self.passed += 1;
         } else {
@@ -24,7 +24,7 @@ impl Report {
     }
 
     /// Checks that a list is empty; prints the first few entries.
-    pub fn none(&mut self, what: &str, found: &[String]) {
+    pub(crate) fn none(&mut self, what: &str, found: &[String]) {
         self.check(what, found.is_empty(), "");
         for one in found.iter().take(10) {
             line(&format!("        {one}"));
@@ -36,18 +36,18 @@ impl Report {
 
     /// Prints a figure that is not checked.
     #[expect(clippy::unused_self, reason = "what is printed is printed by the report")]
-    pub fn note(&self, what: &str) {
+    pub(crate) fn note(&self, what: &str) {
         line(&format!("    {what}"));
     }
 
     /// Prints a heading.
     #[expect(clippy::unused_self, reason = "what is printed is printed by the report")]
-    pub fn title(&self, what: &str) {
+    pub(crate) fn title(&self, what: &str) {
         line(&format!("\n---- {what}"));
     }
 
     /// Prints the summary.
-    pub fn end(self) -> ExitCode {
+    pub(crate) fn end(self) -> ExitCode {
         line(&format!("\n{} passed, {} failed", self.passed, self.failed));
         if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }

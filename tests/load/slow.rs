@@ -48,7 +48,7 @@ impl Mode {
     }
 }
 
-pub async fn run(bearerd: &Path, report: &mut Report) {
+pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     let held = Held { connections: CONNECTIONS + 100, ..Held::default() };
     let modes = [
         Mode {
@@ -170,7 +170,7 @@ fn room_for(report: &Report) -> u64 {
 }
 
 /// The memory of the system's TCP sockets, in bytes.
-pub fn tcp_bytes() -> u64 {
+pub(crate) fn tcp_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap();
     let line = text.lines().find(|line| line.starts_with("TCP:")).unwrap();
     let pages: u64 = line.rsplit_once("mem ").unwrap().1.trim().parse().unwrap();

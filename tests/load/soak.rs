@@ -2,7 +2,7 @@
 //! and callers of both protocols, slow callers, and callers that leave.
 
 mod callers;
-pub mod hangups;
+pub(crate) mod hangups;
 mod peers;
 mod samples;
 mod tally;
@@ -54,7 +54,7 @@ impl Soak {
     }
 }
 
-pub async fn run(bearerd: &Path, time: Duration, report: &mut Report) {
+pub(crate) async fn run(bearerd: &Path, time: Duration, report: &mut Report) {
     let setup = Setup {
         limits: "write_timeout = \"5s\"",
         credential: "quota = { requests = 120, per = \"60s\" }",

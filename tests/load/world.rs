@@ -25,39 +25,39 @@ use tokio::sync::oneshot;
 use crate::report::Report;
 
 /// The path of the route whose credential has a person's refresh token, and whose upstream speaks HTTP/2.
-pub const PERSON: &str = "/person";
+pub(crate) const PERSON: &str = "/person";
 /// The size of an Ethernet's segments, in bytes. Loopback's have 64 KiB, and the system buffers some dozen of them.
-pub const SEGMENT: u32 = 1400;
+pub(crate) const SEGMENT: u32 = 1400;
 /// The size of the API's send buffers, in bytes.
 const SEND_BUFFER: u32 = 32 * 1024;
 
 /// How a daemon is configured.
 #[derive(Debug, Default)]
-pub struct Setup {
+pub(crate) struct Setup {
     /// Lines of `[server]`.
-    pub server: &'static str,
+    pub(crate) server: &'static str,
     /// Lines of `[server.limits]`.
-    pub limits: &'static str,
+    pub(crate) limits: &'static str,
     /// Lines of each credential.
-    pub credential: &'static str,
+    pub(crate) credential: &'static str,
     /// Lines of each route.
-    pub route: &'static str,
+    pub(crate) route: &'static str,
     /// Whether callers speak TLS.
-    pub has_tls: bool,
+    pub(crate) has_tls: bool,
     /// The lifetime of tokens in seconds; an hour if 0.
-    pub lifetime: u64,
+    pub(crate) lifetime: u64,
 }
 
 /// A daemon that runs, and its peers.
 #[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     /// Of the credential with a client secret alone, and of the credential with a person's refresh token.
-    pub issuers: [AuthorizationServer; 2],
-    pub api: Upstream,
-    pub process: Process,
-    pub address: SocketAddr,
+    pub(crate) issuers: [AuthorizationServer; 2],
+    pub(crate) api: Upstream,
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
     /// For callers that speak TLS.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub(crate) tls: Option<Arc<ClientConfig>>,
     pki: Pki,
     folder: TempDir,
     peers: Peers,
@@ -65,7 +65,7 @@ pub struct World {
 }
 
 impl World {
-    pub async fn start(bearerd: &Path, setup: Setup) -> Self {
+    pub(crate) async fn start(bearerd: &Path, setup: Setup) -> Self {
         let pki = Pki::new(&["localhost"]).unwrap();
         let (peers, issuers, api) = Peers::start(&pki);
         let folder = tempfile::tempdir().unwrap();
@@ -91,53 +91,53 @@ impl World {
     }
 
     /// The daemon's resident memory in bytes.
-    pub fn resident(&self) -> u64 {
+    pub(crate) fn resident(&self) -> u64 {
         self.process.resident_kib() * 1024
     }
 
     /// The most resident memory that the daemon has had, in bytes.
-    pub fn most_resident(&self) -> u64 {
+    pub(crate) fn most_resident(&self) -> u64 {
         self.process.status("VmHWM:") * 1024
     }
 
     /// How many threads the daemon has.
-    pub fn threads(&self) -> u64 {
+    pub(crate) fn threads(&self) -> u64 {
         self.process.status("Threads:")
     }
 
     /// How many descriptors the daemon has; shown to root alone.
-    pub fn descriptors(&self) -> Option<usize> {
+    pub(crate) fn descriptors(&self) -> Option<usize> {
         self.process.descriptors()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
     /// How many lines of the log have this.
-    pub fn logged(&self, text: &str) -> usize {
+    pub(crate) fn logged(&self, text: &str) -> usize {
         self.process.output().lines().filter(|line| line.contains(text)).count()
     }
 
     /// Writes another certificate in the place of the daemon's, and returns the certificate.
-    pub fn renew_certificate(&self) -> Issued {
+    pub(crate) fn renew_certificate(&self) -> Issued {
         let issued = self.pki.another_server(&["localhost"], None).unwrap();
         write_certificate(self.folder.path(), &issued);
         issued
     }
 
     /// Writes another configuration in the place of the daemon's. The API recognizes requests of that one by [`ROUND`].
-    pub fn write_round(&self, round: usize) {
+    pub(crate) fn write_round(&self, round: usize) {
         write_configuration(self.folder.path(), &self.setup, &self.issuers, &self.api.url(), round);
     }
 
     /// Waits until the daemon has ended, and returns the exit code.
-    pub async fn ended(&mut self) -> Option<i32> {
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         self.process.ended().await.code()
     }
 
     /// Stops the daemon, and checks the invariants.
-    pub async fn finish(mut self, report: &mut Report) {
+    pub(crate) async fn finish(mut self, report: &mut Report) {
         if self.process.is_running() {
             self.signal(Signal::TERM);
             let code = self.ended().await;

@@ -16,11 +16,11 @@ use crate::world::{PERSON, World};
 
 /// Requests for each connection, and streams at once.
 const REQUESTS: usize = 60;
-pub const STREAMS: usize = 4;
+pub(crate) const STREAMS: usize = 4;
 const BIG: usize = 3_000_000;
 
 /// Sends requests of every kind, and judges every answer.
-pub async fn asking(soak: Rc<Soak>, version: Version, index: usize) {
+pub(crate) async fn asking(soak: Rc<Soak>, version: Version, index: usize) {
     // The callers start at different times.
     tokio::time::sleep(Duration::from_millis(7 * index as u64)).await;
     while !soak.is_over() {
@@ -71,7 +71,7 @@ fn head(path: &str, more: &str) -> String {
 }
 
 /// Reads an answer in small pieces with pauses; half of the callers leave before its end.
-pub async fn reading_slowly(soak: Rc<Soak>) {
+pub(crate) async fn reading_slowly(soak: Rc<Soak>) {
     while !soak.is_over() {
         let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
         let request = head(&format!("/big/{BIG}"), "connection: close\r\n");
@@ -101,7 +101,7 @@ pub async fn reading_slowly(soak: Rc<Soak>) {
 }
 
 /// Reads nothing of an answer until the daemon closes the connection.
-pub async fn reading_nothing(soak: Rc<Soak>) {
+pub(crate) async fn reading_nothing(soak: Rc<Soak>) {
     while !soak.is_over() {
         let Ok(mut socket) = connect(&soak.world, Version::Http1, true).await else { continue };
         let _ = socket.write_all(head(&format!("/big/{BIG}"), "").as_bytes()).await;
@@ -130,7 +130,7 @@ pub async fn reading_nothing(soak: Rc<Soak>) {
 }
 
 /// Leaves in the middle of a head, of a body, of the wait for an answer, or of an answer.
-pub async fn leaving(soak: Rc<Soak>) {
+pub(crate) async fn leaving(soak: Rc<Soak>) {
     while !soak.is_over() {
         let pause = Duration::from_millis(fastrand::u64(20..200));
         let way = fastrand::u8(..5);
@@ -158,7 +158,7 @@ pub async fn leaving(soak: Rc<Soak>) {
 }
 
 /// Checks that the daemon has as many descriptors as before the load, and its connections to the API.
-pub async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
+pub(crate) async fn all_gone(world: &World, samples: &Samples, report: &mut Report) {
     let Some(before) = samples.descriptors_before() else {
         return report.note("descriptors are shown to root alone");
     };

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 /// Time before the first SIGHUP, in which all buffers reach their size.
 const CALM: Duration = Duration::from_secs(10);
 
-pub async fn run(bearerd: &Path, report: &mut Report) {
+pub(crate) async fn run(bearerd: &Path, report: &mut Report) {
     let setup = Setup { has_tls: true, ..Setup::default() };
     let world = World::start(bearerd, setup).await;
     let time = CALM + PAUSE * u32::try_from(HANGUPS).unwrap() + Duration::from_secs(5);

@@ -19,7 +19,7 @@ const FAILS_FIRST: usize = 2;
 const HANGUP: Duration = Duration::from_secs(30);
 
 /// Lets every twentieth token request fail, each time in another way.
-pub async fn failing_token_endpoints(soak: Rc<Soak>) {
+pub(crate) async fn failing_token_endpoints(soak: Rc<Soak>) {
     let ways = [Answer::status(500, "{}"), Answer::Hangup, Answer::status(503, "<html>down</html>")];
     let mut ways = ways.iter().cycle();
     let issuers = &soak.world.issuers;
@@ -51,7 +51,7 @@ pub async fn failing_token_endpoints(soak: Rc<Soak>) {
 ///
 /// Only tokens that have been in use for a moment: a token that is revoked before its first use looks like an API that
 /// rejects every token, and callers rightly get an error.
-pub async fn revoking(soak: Rc<Soak>) {
+pub(crate) async fn revoking(soak: Rc<Soak>) {
     while !soak.is_over() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(2000..6000))).await;
         let issuer = &soak.world.issuers[fastrand::usize(..2)];
@@ -70,7 +70,7 @@ pub async fn revoking(soak: Rc<Soak>) {
 
 /// Renews the certificate, writes another configuration and sends SIGHUP; new connections must have the new certificate,
 /// and new requests the new configuration.
-pub async fn hanging_up(soak: Rc<Soak>) {
+pub(crate) async fn hanging_up(soak: Rc<Soak>) {
     let pause = HANGUP.min(soak.time / 3);
     for round in 1.. {
         tokio::time::sleep(pause).await;
@@ -99,7 +99,7 @@ pub async fn hanging_up(soak: Rc<Soak>) {
 }
 
 /// The moments at which more token requests came than a quota allows: so many at once, refilled over its period.
-pub fn over_quota(times: &[Instant], (requests, per): (f64, Duration)) -> Vec<String> {
+pub(crate) fn over_quota(times: &[Instant], (requests, per): (f64, Duration)) -> Vec<String> {
     let mut over = Vec::new();
     for (index, from) in times.iter().enumerate() {
         for (count, to) in times[index..].iter().enumerate() {

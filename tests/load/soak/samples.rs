@@ -19,7 +19,7 @@ const GROWTH: f64 = 2.0 * 1024.0 * 1024.0;
 const GROWTH_IN_SHORT: f64 = 3.0 * GROWTH;
 
 #[derive(Debug)]
-pub struct Samples {
+pub(crate) struct Samples {
     before: Option<usize>,
     all: Vec<Sample>,
 }
@@ -34,7 +34,7 @@ struct Sample {
 
 impl Samples {
     /// Takes samples until the soak is over.
-    pub async fn taken(soak: &Soak) -> Self {
+    pub(crate) async fn taken(soak: &Soak) -> Self {
         let before =
             soak.world.descriptors().map(|all| all.saturating_sub(soak.world.api.open_connections()));
         let mut all = Vec::new();
@@ -50,11 +50,11 @@ impl Samples {
     }
 
     /// The daemon's descriptors before the load, without its connections to the API.
-    pub const fn descriptors_before(&self) -> Option<usize> {
+    pub(crate) const fn descriptors_before(&self) -> Option<usize> {
         self.before
     }
 
-    pub fn judge(&self, report: &mut Report) {
+    pub(crate) fn judge(&self, report: &mut Report) {
         let (first, second) = self.all.split_at(self.all.len() / 2);
         let memory: Vec<(Duration, f64)> =
             second.iter().map(|sample| (sample.at, sample.resident as f64)).collect();

@@ -14,7 +14,7 @@ use crate::figures::{millis, quantile};
 use crate::report::Report;
 
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     outcomes: RefCell<BTreeMap<String, usize>>,
     wrong: RefCell<Vec<String>>,
     answers: Cell<usize>,
@@ -29,7 +29,7 @@ pub struct Tally {
 
 impl Tally {
     /// Judges an answer by the expected body; the durations of slow answers are not recorded.
-    pub fn note(
+    pub(crate) fn note(
         &self,
         api: &Upstream,
         id: &str,
@@ -85,68 +85,68 @@ impl Tally {
     }
 
     /// Records a violation.
-    pub fn wrong(&self, text: String) {
+    pub(crate) fn wrong(&self, text: String) {
         self.wrong.borrow_mut().push(text);
     }
 
     /// Counts an event.
-    pub fn count(&self, what: &str) {
+    pub(crate) fn count(&self, what: &str) {
         *self.outcomes.borrow_mut().entry(what.to_owned()).or_default() += 1;
     }
 
-    pub fn stuck(&self, time: Duration) {
+    pub(crate) fn stuck(&self, time: Duration) {
         self.stuck_longest.set(self.stuck_longest.get().max(time));
     }
 
-    pub fn not_taken_up(&self, text: String) {
+    pub(crate) fn not_taken_up(&self, text: String) {
         self.not_taken_up.borrow_mut().push(text);
     }
 
-    pub fn token_request_failed(&self) {
+    pub(crate) fn token_request_failed(&self) {
         self.failed_token_requests.set(self.failed_token_requests.get() + 1);
     }
 
-    pub fn revoked(&self) {
+    pub(crate) fn revoked(&self) {
         self.revocations.set(self.revocations.get() + 1);
     }
 
-    pub fn all_wrong(&self) -> Vec<String> {
+    pub(crate) fn all_wrong(&self) -> Vec<String> {
         self.wrong.borrow().clone()
     }
 
-    pub fn all_not_taken_up(&self) -> Vec<String> {
+    pub(crate) fn all_not_taken_up(&self) -> Vec<String> {
         self.not_taken_up.borrow().clone()
     }
 
-    pub const fn failed_token_requests(&self) -> usize {
+    pub(crate) const fn failed_token_requests(&self) -> usize {
         self.failed_token_requests.get()
     }
 
-    pub const fn revocations(&self) -> usize {
+    pub(crate) const fn revocations(&self) -> usize {
         self.revocations.get()
     }
 
-    pub const fn stuck_longest(&self) -> Duration {
+    pub(crate) const fn stuck_longest(&self) -> Duration {
         self.stuck_longest.get()
     }
 
     /// How many answers were a 401, or a 503 because of the token.
-    pub const fn of_tokens(&self) -> usize {
+    pub(crate) const fn of_tokens(&self) -> usize {
         self.of_tokens.get()
     }
 
     /// The outcomes other than 200.
-    pub fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         let outcomes = self.outcomes.borrow();
         let failed = outcomes.iter().filter(|(what, _)| !what.starts_with("200"));
         failed.map(|(what, count)| format!("{count} {what}")).collect()
     }
 
-    pub const fn answers(&self) -> usize {
+    pub(crate) const fn answers(&self) -> usize {
         self.answers.get()
     }
 
-    pub fn show(&self, report: &Report) {
+    pub(crate) fn show(&self, report: &Report) {
         for (what, count) in &*self.outcomes.borrow() {
             report.note(&format!("{count:8} {what}"));
         }
