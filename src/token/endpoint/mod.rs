@@ -6,7 +6,7 @@
 //!
 //! - [`request`] and [`assertion`]: the parameters of a token request, and the JWTs in it;
 //! - `exchange`: the HTTP exchange;
-//! - [`classify`]: what a response means, by one table;
+//! - [`mod@classify`]: what a response means, by one table;
 //! - [`response`], [`error_response`], [`members`] and [`redact`]: what a response holds, and what must not be quoted from it;
 //! - [`validate`] and [`warnings`]: whether a token meets the credential's requirements, and what is reported but accepted;
 //! - [`metadata`]: an issuer's metadata.
