@@ -1,7 +1,8 @@
-//! Work that may block for ever, such as reading a file: done on a thread of its own, with a bounded wait for its result.
+//! Runs work that may block for ever, such as reading a file, on a thread of its own, and bounds the wait for
+//! the result.
 //!
-//! A file system can hang, and a thread that hangs in it cannot be stopped. [`Blocking`] therefore does one piece of work at
-//! a time: work that hangs costs one thread, and not one for each attempt.
+//! A file system can hang, and a thread that hangs in a file system cannot be stopped. [`Blocking`] therefore
+//! runs one piece of work at a time: work that hangs costs one thread, and not one for each attempt.
 
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub enum BlockingError {
 }
 
 impl<T: Send + 'static> Blocking<T> {
-    /// Work that is waited for at most `limit` after its beginning.
+    /// Creates a runner that waits for the result of work at most `limit` after the work began.
     pub const fn new(limit: Duration) -> Self {
         Self { limit, running: None }
     }
@@ -59,7 +60,7 @@ impl<T: Send + 'static> Blocking<T> {
         result
     }
 
-    /// Waits for the result of the work that is running; `None` if none is.
+    /// Waits for the result of the running work, at most until its limit; `None` if no work is running.
     ///
     /// # Cancel safety
     ///
@@ -70,7 +71,7 @@ impl<T: Send + 'static> Blocking<T> {
         Some(result)
     }
 
-    /// Waits for the result of the work that is running, however long that takes; `None` if none is.
+    /// Waits for the result of the running work, without a limit; `None` if no work is running.
     ///
     /// # Errors
     ///

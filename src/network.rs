@@ -1,9 +1,9 @@
-//! The part of a network that counts as one client.
+//! Groups IP addresses into the networks that limits treat as one client.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An IPv4 address, also where it is mapped to IPv6, or the /64 network of an IPv6 address: an IPv6 host commonly has
-/// all addresses of such a network (RFC 6177 §2).
+/// The network of a client: the IPv4 address, also if it is mapped to IPv6, or the /64 network of the IPv6
+/// address. An IPv6 host commonly has all addresses of such a network (RFC 6177 §2).
 pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),

@@ -37,7 +37,7 @@ pub(super) struct Credential {
     leaving: mpsc::Sender<Leave>,
 }
 
-/// Where the refresher's task sends the refresher between two token requests.
+/// The channel into which the refresher's task sends the refresher between two token requests.
 type Leave = oneshot::Sender<OneRefresher>;
 
 /// Why a refresher's task ended.
@@ -152,8 +152,8 @@ impl Refreshers {
         Self { tasks: JoinSet::new(), stage }
     }
 
-    /// Keeps a credential's token fresh until the last clone of the returned credential is dropped. A token request
-    /// under way is then finished.
+    /// Keeps a credential's token fresh until the last clone of the returned credential is dropped. The
+    /// refresher then finishes a token request that is under way, and ends.
     pub(super) fn start(
         &mut self,
         config: Config,
@@ -204,7 +204,7 @@ async fn keep_fresh(
         refresher = refresher.run_until(cut, leave_off).await;
         match asked {
             None => return Ended::OfItself,
-            // The configuration does not have the credential any more.
+            // The last `Credential` was dropped: the configuration no longer has this credential.
             Some(None) => return Ended::Asked,
             Some(Some(receiver)) => match receiver.send(refresher) {
                 Ok(()) => return Ended::Asked,
@@ -215,13 +215,14 @@ async fn keep_fresh(
 }
 
 impl Credential {
-    /// Whether its refresher's task has ended.
+    /// Whether the task of the credential's refresher has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.leaving.is_closed()
     }
 
-    /// Takes its refresher out of its task, between two requests; `None` if that takes longer than `within`, and the
-    /// refresher stays in service then.
+    /// Takes the credential's refresher out of its task, between two token requests. Returns `None` if the
+    /// task has ended, or if the refresher does not leave within the time `within`; the refresher then stays
+    /// in service.
     pub(super) async fn hand_out(&self, within: Duration) -> Option<OneRefresher> {
         let (sender, mut refresher) = oneshot::channel();
         let request = async {
@@ -257,7 +258,7 @@ impl Plan {
     }
 }
 
-/// Waits for a moment at which none of these credentials makes a token request.
+/// Waits for a moment at which none of these credentials has a token request under way.
 pub(super) async fn all_idle(credentials: &[Credential]) {
     while let Some(busy) = credentials.iter().find(|one| !one.source.is_idle()) {
         busy.source.idle().await;
@@ -334,7 +335,7 @@ mod tests {
     use crate::config::{Environment, parse};
     use crate::lifecycle::Stages;
 
-    /// A credential of this server, whose refresher runs.
+    /// Starts the refresher of a credential of this server.
     fn started(server: &AuthorizationServer, refreshers: &mut Refreshers) -> Credential {
         let text = format!(
             "[credentials.c]\ntoken_url = \"{}\"\nclient_id = \"id\"\nclient_secret = \"secret\"\n\

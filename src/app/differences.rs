@@ -34,8 +34,9 @@ pub(super) fn differences(before: &Config, after: &Config) -> Reloaded {
     }
 }
 
-/// Whether every route with this credential is as before, the credential's own settings aside, and leads to a configured
-/// address. A token of the other credential may then be sent by the routes of before.
+/// Whether the new configuration has every route of this credential unchanged, apart from the credential's
+/// own settings, and each of these routes leads to a configured address. The previous routes then send a
+/// token of the new credential only where the new configuration sends it.
 pub(super) fn keeps_routes_of(credential: &str, before: &Config, after: &Config) -> bool {
     let uses = |route: &&Route| route.credential.as_ref().is_some_and(|one| one.name == credential);
     let without_credential = |route: &Route| Route { credential: None, ..route.clone() };

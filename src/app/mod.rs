@@ -244,13 +244,13 @@ impl Daemon {
         info!("stopped");
     }
 
-    /// Closes all connections at once, after a part of the daemon has died. A token request with a refresh token is always
-    /// finished, and its result written.
+    /// Closes all connections at once, after a part of the daemon has died. Token requests that use a refresh
+    /// token are still finished, and their results written.
     pub async fn abort(mut self) {
         self.cut().await;
     }
 
-    /// Stops everything at once, except token requests with a refresh token.
+    /// Stops everything at once, except token requests that use a refresh token.
     async fn cut(&mut self) {
         self.stages.enter(Stage::Cutting);
         if timeout(CUT_TIMEOUT, self.threads.all_ended()).await.is_err() {

@@ -82,7 +82,8 @@ impl Daemon {
         self.admin.change((&self.config, &config), &credentials, &discoveries);
 
         self.discoveries.end_without(&discoveries);
-        // With its last `Credential`, the refresher of a removed or replaced credential ends.
+        // The refresher of a removed or replaced credential ends when the last clone of its `Credential` is
+        // dropped.
         (self.credentials, self.discoveries) = (credentials, discoveries);
         (self.service_settings, self.upstreams, self.config) = (service_settings, upstreams, config);
         Ok(Reloaded { restart_needed, ..reloaded })
@@ -104,8 +105,8 @@ impl Daemon {
 
     /// Takes the refreshers that the plans need out of their tasks. Requests are served with their tokens meanwhile.
     ///
-    /// All leave together, at a moment at which none of them makes a token request. If there is no such moment within the
-    /// time of the longest request, each leaves after its own request.
+    /// All these refreshers leave together, at a moment at which none of them makes a token request. If there
+    /// is no such moment within the time of the longest request, each refresher leaves after its own request.
     async fn take_out(
         &mut self,
         plans: &[Plan],
@@ -187,8 +188,8 @@ impl Daemon {
         (credentials, new)
     }
 
-    /// Lets requests that wait for a token of a credential that begins anew wait for its new token, if no other than the new
-    /// configuration's own routes and upstreams can receive that token.
+    /// Lets requests that wait for a token of a credential that begins anew wait for the new token, if the
+    /// previous routes send the new token only where the new configuration sends it.
     fn let_requests_follow(&self, config: &Config, plan: &Plan) {
         let before = self.credential(plan.source.name()).filter(|before| !before.source.is(&plan.source));
         if let Some(before) = before

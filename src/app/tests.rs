@@ -1,4 +1,4 @@
-//! A daemon of which a part dies.
+//! Tests of a daemon after one of its parts has ended unexpectedly.
 
 use std::path::Path;
 

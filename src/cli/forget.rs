@@ -1,4 +1,4 @@
-//! `bearerd forget`: ends what the state keeps of a credential.
+//! `bearerd forget`: removes a credential's state file.
 
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
@@ -84,7 +84,7 @@ pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
     }
 }
 
-/// Removes the state, and returns what was done.
+/// Removes the state, and returns the message about the outcome.
 fn run(forget: &Forget, config: &Config) -> Result<String, Failure> {
     let name = &forget.credential;
     let credential = config.credentials.iter().find(|credential| credential.name == *name);
@@ -94,7 +94,7 @@ fn run(forget: &Forget, config: &Config) -> Result<String, Failure> {
     })?;
     let path = &credential.state.as_ref().ok_or_else(|| Failure::NoState(name.clone()))?.path;
     let failed = |source| Failure::State { credential: name.clone(), source };
-    // Before the question: the daemon that holds the state is reported without one.
+    // The lock is taken before the question, so that nobody is asked while a daemon holds the state.
     let state = RetiredState::take(path).map_err(failed)?;
     if !state.exists() {
         return Ok(format!("credential `{name}`: there is no state at {}", path.display()));
@@ -106,7 +106,7 @@ fn run(forget: &Forget, config: &Config) -> Result<String, Failure> {
     Ok(format!("credential `{name}`: the state at {} is removed", path.display()))
 }
 
-/// Asks on the terminal.
+/// Asks for confirmation on the terminal.
 fn confirm(name: &str, path: &Path) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::NoTerminal);

@@ -1,4 +1,5 @@
-//! Limits on repeated log entries: for a condition, one entry for each change; for a recurring event, one each interval.
+//! Limits repeated log entries: a condition is logged once for each change, and a recurring event once in an
+//! interval.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 /// The interval in which an event that recurs is logged once.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// A condition that is logged when it changes, and not each time that it is found. The default stands for "all is well".
+/// A condition that is logged only when it changes. The default value means that all is well.
 #[derive(Debug, Default)]
 pub struct OnChange<T>(T);
 

@@ -22,7 +22,8 @@ pub enum TokenError {
     /// The server failed, with this status.
     #[error("the token endpoint answered {0}")]
     Server(u16),
-    /// The server is unavailable, with this error, or something in front of the server answered.
+    /// The server, or a proxy in front of the server, answered with an error that may pass without a person's
+    /// action.
     #[error("the token endpoint is unavailable (status {status}): {code}{}", detail(.description.as_deref()))]
     Unavailable {
         /// The status code.
@@ -76,9 +77,9 @@ pub enum TokenError {
 pub enum Refusal {
     /// The grant, which has ended or was never valid (RFC 6749 §5.2).
     Grant,
-    /// The client: another secret may help.
+    /// The client: another client secret may help.
     Client,
-    /// Another part.
+    /// Another part of the request, such as a scope.
     Request,
 }
 

@@ -16,7 +16,8 @@ use crate::config::model::request::{AnswerFields, ErrorCodes};
 
 const SECRET: &str = "correct-horse-battery-staple";
 
-/// Classifies a response: two bytes of status and situation, a line of `Retry-After`, a line of `Date`, and the body.
+/// Classifies a response. The input has two bytes for the status and the situation, a line with
+/// `Retry-After`, a line with `Date`, and the body.
 ///
 /// # Panics
 ///

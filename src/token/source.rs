@@ -24,7 +24,7 @@ pub struct TokenSource {
     /// The lowest generation that callers accept.
     wanted: Arc<Wanted>,
     progress: watch::Receiver<RefreshProgress>,
-    /// The source that requests wait on once the refresher has ended.
+    /// The source on which requests wait instead, once the refresher of this source has ended.
     successor: Arc<OnceLock<TokenSource>>,
     clock: Clock,
 }
@@ -59,8 +59,9 @@ impl TokenSource {
         Arc::ptr_eq(&self.wanted, &other.wanted)
     }
 
-    /// Lets requests that wait here, once the refresher has ended, wait for a token of the credential that takes this one's
-    /// place. The first successor stays.
+    /// Names the source of the credential that takes this credential's place. Once the refresher of this
+    /// source has ended, requests that wait on this source wait for a token of the successor. Only the first
+    /// call has an effect.
     pub fn succeeded_by(&self, successor: &Self) {
         let _ = self.successor.set(successor.clone());
     }
@@ -174,8 +175,8 @@ impl TokenSource {
         self.wanted.raise_to(rejected.next().number());
     }
 
-    /// Waits for a usable token of a later generation than `seen`, until `give_up` tells why not to wait any longer. Once the
-    /// refresher has ended, any usable token of the successor is as good.
+    /// Waits for a usable token of a later generation than `seen`, until `give_up` returns a reason not to
+    /// wait any longer. Once the refresher has ended, any usable token of the successor is accepted too.
     async fn wait_beyond(
         &self,
         seen: Generation,
@@ -189,7 +190,7 @@ impl TokenSource {
             self.wanted.wake();
         }
         loop {
-            // Nothing is published any more where the refresher has ended.
+            // A refresher that has ended publishes no further token.
             let successor = self.successor.get().filter(|_| progress.has_changed().is_err());
             if let Some(successor) = successor {
                 if let Some(token) = self.store.usable().filter(|token| token.generation() > seen) {

@@ -605,3 +605,28 @@ async fn a_token_that_expired_during_the_handshake_is_not_sent() {
     assert!(ended <= at.elapsed(), "the token had ended before");
     world.finish().await;
 }
+
+/// The API checks of every request that its token has not ended.
+#[tokio::test]
+async fn a_token_that_expired_while_waiting_for_a_connection_is_not_sent() {
+    let setup = daemon()
+        .quiet()
+        .server("workers = 1")
+        .lifetime(2)
+        .route("connections = 1\nconnect_timeout = \"10s\"");
+    let world = setup.start().await;
+    let (mut first, mut second) = (world.caller().await, world.caller().await);
+    let first = async { first.send(&Request::get("/slow/2500")).await };
+    let second = async {
+        eventually("the first is there", async || !world.upstream.requests().is_empty()).await;
+        second.send(&Request::get("/x")).await
+    };
+    let (first, second) = tokio::join!(first, second);
+
+    assert_eq!((first.status, second.status), (200, 200));
+    assert_eq!(world.upstream.rejected(), 0);
+    let tokens: Vec<_> =
+        world.upstream.requests().iter().map(|seen| seen.get("authorization").unwrap().to_owned()).collect();
+    assert!(tokens.len() == 2 && tokens[0] != tokens[1]);
+    world.finish().await;
+}

@@ -1,5 +1,5 @@
-//! Reloads the configuration on request or when its file has changed, and sends the outcome to the requesters. A watched
-//! file whose reload has failed is tried again every few seconds.
+//! Reloads the configuration on request or when its file has changed, and sends the outcome to the
+//! requesters. While a watched file cannot be loaded, the reload is repeated every few seconds.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) struct Reloader {
     requests: ReloadRequests,
     watch: Watch,
     loading: Blocking<Loaded>,
-    /// Whether the next reload repeats a failed one on the daemon's own initiative.
+    /// Whether the daemon itself has triggered the next reload, to repeat a failed one.
     is_repetition: bool,
     /// The problems of the last reload, if it failed.
     problems: OnChange<Option<String>>,

@@ -11,12 +11,12 @@ use crate::blocking::Blocking;
 /// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Why the configuration is to be read.
+/// Why a reload of the configuration is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trigger {
     /// The file has changed.
     Changed,
-    /// The file is as it was when the last reload failed.
+    /// The last reload failed, and the file has not changed since.
     Failed,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Watch {
     used: FileDigest,
     /// The digest of the last reading, if it differs from `used`.
     found: Option<FileDigest>,
-    /// Whether the configuration that was read last is not in force.
+    /// Whether the last reload failed, so that the configuration that was read last is not in force.
     has_failed: bool,
     /// Reads without a time limit.
     reading: Blocking<FileDigest>,
@@ -65,15 +65,17 @@ impl Watch {
         self.found = None;
     }
 
-    /// The reload of the file, as read last, has ended. After a failure the next one is due with the next reading: perhaps a
-    /// file that the configuration names has arrived.
+    /// Notes that the reload of the configuration that was read last has ended. After a failed reload, the
+    /// next reading of the file triggers another reload, because a file that the configuration names may have
+    /// arrived.
     pub(super) fn reloaded(&mut self, has_failed: bool) {
         self.has_failed = has_failed;
         self.ticks.reset();
     }
 
-    /// Waits until two readings in a row have an equal digest that is not that of the configuration. After the first
-    /// reading an editor may still be writing. After a failed reload, a reading that finds the file unchanged suffices.
+    /// Waits until a reload is due: two readings in a row find the same digest, which is not that of the
+    /// configuration. After only one such reading an editor may still be writing. After a failed reload, one
+    /// reading that finds the file unchanged suffices.
     ///
     /// # Cancel safety
     ///

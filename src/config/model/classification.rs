@@ -340,7 +340,8 @@ impl Classified {
         self.add(Decides::Request, "fields.refresh_token", refresh_token);
     }
 
-    /// A reading that changes may turn the last refusal into a token: the request is made again at once.
+    /// Classifies `errors`. A change of these codes may give the last response another meaning, so the token
+    /// request is made again at once.
     fn error_codes(&mut self, codes: &ErrorCodes) {
         let ErrorCodes { dead, throttled, client, transient } = codes;
         self.add(Decides::Request, "errors.dead", dead);

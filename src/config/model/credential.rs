@@ -35,7 +35,7 @@ pub struct Credential {
     pub parameters: TokenParameters,
     /// The member names of a token response.
     pub fields: AnswerFields,
-    /// The values that the response's `token_type` may have, in any case.
+    /// The accepted values of the response's `token_type`, compared without regard to case.
     pub token_types: Vec<String>,
     /// Further error codes of the server.
     pub errors: ErrorCodes,

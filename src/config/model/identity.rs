@@ -1,7 +1,7 @@
 //! The identity of a credential at its authorization server: the OAuth client, its authentication, and its grant.
 //!
-//! `Identity<Secret>` has the sources of the secrets, `Identity<SecretString>` their values for a token request.
-//! [`Identity::map`] turns one into the other; no other code lists all secrets.
+//! `Identity<Secret>` holds the sources of the secrets, and `Identity<SecretString>` holds their values for a
+//! token request. [`Identity::map`] turns the first into the second. No other code lists all secrets.
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -219,7 +219,8 @@ impl<S> Assertion<S> {
 }
 
 impl<S> Identity<S> {
-    /// The identity with each secret replaced by the result of `read`. Secrets with an equal key are equal.
+    /// The identity with each secret replaced by the result of `read`. Secrets with the same key have the
+    /// same value.
     #[must_use]
     pub fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Identity<T> {
         let next = self.client_secret_next.as_ref();

@@ -66,13 +66,13 @@ pub struct AnswerFields {
 /// Further error codes of an authorization server, by their meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorCodes {
-    /// The grant is refused, as by `invalid_grant`.
+    /// Codes that refuse the grant, as `invalid_grant` does.
     pub dead: Vec<String>,
-    /// The server limits the rate of requests.
+    /// Codes that limit the rate of requests.
     pub throttled: Vec<String>,
-    /// The client is refused, as by `invalid_client`.
+    /// Codes that refuse the client, as `invalid_client` does.
     pub client: Vec<String>,
-    /// The trouble passes by itself.
+    /// Codes of a temporary failure.
     pub transient: Vec<String>,
 }
 

@@ -115,11 +115,11 @@ impl Secret {
         }
     }
 
-    /// The current value, which must be a private key for this algorithm if there is one.
+    /// Reads the current value. With an algorithm, the value must be a private key for that algorithm.
     ///
     /// # Errors
     ///
-    /// [`SecretError`] if the secret cannot be read, or is not such a key.
+    /// [`SecretError`] if the secret cannot be read, or is not a private key for the algorithm.
     pub fn read_for(&self, algorithm: Option<SigningAlgorithm>) -> Result<SecretString, SecretError> {
         let value = self.read()?;
         if let Some(algorithm) = algorithm {

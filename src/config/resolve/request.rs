@@ -104,7 +104,7 @@ impl Resolver<'_> {
         named
     }
 
-    /// The values that `token_type` may have.
+    /// The accepted values of `token_type`; `Bearer` without the key.
     pub(super) fn token_types(&mut self, types: Key<Texts>) -> Vec<String> {
         let Some(types) = types else { return vec!["Bearer".to_owned()] };
         let place = types.span();
@@ -119,7 +119,7 @@ impl Resolver<'_> {
         types
     }
 
-    /// Further error codes of the server. A code has one meaning.
+    /// Further error codes of the server. A code may have only one meaning.
     pub(super) fn error_codes(&mut self, errors: Key<schema::Errors>) -> ErrorCodes {
         let schema::Errors { dead, throttled, client, transient } = or_default(errors);
         let mut seen = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! A client's socket as hyper sees it, with events noted, hyper's own refusals replaced, and a lingering close.
+//! Wraps a client's socket for hyper: notes events, replaces hyper's own error responses, and closes with a
+//! lingering close.
 //!
 //! Where hyper would refuse a malformed head with an empty response, the client gets the problem document of a
 //! [`ProxyError`]. After the last response, the socket reads what the client still sends, so that the client can read

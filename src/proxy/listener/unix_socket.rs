@@ -1,7 +1,7 @@
 //! A unix socket to listen on, which only the daemon's own user can open.
 //!
-//! A socket that a dead daemon left is replaced. A socket in use is not, and a file of any other type is never touched.
-//! Binding locks the folder, so that of two daemons which start at once one fails.
+//! A socket that a dead daemon left is replaced. A socket in use is not replaced, and a file of any other
+//! type is never touched. Binding locks the folder: if two daemons start at the same time, one of them fails.
 
 use std::fs;
 use std::io::{self, ErrorKind};

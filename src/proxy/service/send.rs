@@ -1,5 +1,9 @@
 //! Sending a request to its upstream: one attempt, or several where the route retries a 429.
 
+use std::pin::pin;
+use std::task::Poll;
+
+use futures_util::poll;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -74,15 +78,24 @@ impl Service {
         let origin = &context.destination.origin;
         let mut request = Outgoing { head, body };
         let mut was_refused = false;
+        let mut has_waited = false;
         loop {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(&pool.successes)?;
-            let lease = match reconnect::lease(pool, context.destination, breaker).await {
+            let mut leasing = pin!(reconnect::lease(pool, context.destination, breaker));
+            let leased = match poll!(leasing.as_mut()) {
+                Poll::Ready(leased) => leased,
+                Poll::Pending => {
+                    has_waited = true;
+                    leasing.await
+                }
+            };
+            let lease = match leased {
                 Ok(lease) => lease,
                 Err(error) => return Err(admitted.record_error(error, origin).into()),
             };
-            if let (Some(source), false) = (&route.token, lease.is_reused) {
-                // The token may have expired while the connection was made.
+            if let (Some(source), true) = (&route.token, has_waited) {
+                // The token may have expired while the request waited, for a connection or on one that did not carry it.
                 authorization = Some(self.authorize(source, &mut context.token_wait).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
@@ -95,8 +108,10 @@ impl Service {
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
                     return Ok(Attempted { answered, generation: generation.unwrap_or_default() });
                 }
-                Err(Failure::Unsent(unsent)) => request = unsent,
-                Err(Failure::Refused(again, _)) if !was_refused => (request, was_refused) = (again, true),
+                Err(Failure::Unsent(unsent)) => (request, has_waited) = (unsent, true),
+                Err(Failure::Refused(again, _)) if !was_refused => {
+                    (request, was_refused, has_waited) = (again, true, true);
+                }
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
                     return Err(admitted.record_error(error, origin).into());
                 }

@@ -1,8 +1,8 @@
-//! The meaning of any response to a token request: one table over the status, the error and the words of the response, and
-//! over the request.
+//! Decides what a response to a token request means, by one table over the response's status, its error, the
+//! words of that error, and the request.
 //!
-//! No bytes that a server can send make [`classify`] panic, and its result quotes nothing of the response but the code and
-//! the description of an error, redacted.
+//! No bytes that a server can send make [`classify`] panic. The result of [`classify`] quotes nothing of the
+//! response except the code and the description of an error, both redacted.
 
 use std::time::Duration;
 
@@ -17,12 +17,13 @@ use crate::config::ErrorCodes;
 use crate::http::retry_after;
 use crate::token::error::{Malformed, NO_CODE, Refusal, TokenError};
 
-/// The least wait where the server limits the rate of requests without a time; `retry_after_max` does not shorten it.
+/// The least wait where the server limits the rate of requests and names no time to wait. `retry_after_max`
+/// does not shorten this wait.
 const MIN_RATE_LIMIT_WAIT: Duration = Duration::from_mins(1);
 
-/// Codes of a trouble that passes by itself (RFC 6749 §4.1.2.1).
+/// Codes of a temporary failure (RFC 6749 §4.1.2.1).
 const TRANSIENT: &[&str] = &["temporarily_unavailable", "server_error"];
-/// Further codes that refuse a refresh token, beside `invalid_grant`.
+/// Codes besides `invalid_grant` that refuse a refresh token.
 const DEAD_REFRESH_TOKEN: &[&str] = &[
     "bad_refresh_token",
     "invalid_refresh_token",
@@ -54,7 +55,7 @@ pub(in crate::token) struct Asked<'a> {
     pub errors: &'a ErrorCodes,
     /// The secrets that no error may quote.
     pub secrets: &'a [SecretString],
-    /// Whether a usable token is held.
+    /// Whether the credential holds a usable token.
     pub holds_token: bool,
     /// Whether the request spends a refresh token.
     pub spends_refresh_token: bool,
@@ -81,7 +82,7 @@ pub(in crate::token) fn classify(
     asked: &Asked<'_>,
 ) -> Result<TokenResponse, TokenError> {
     let error = ErrorResponse::read(status, body);
-    // A success with an error counts as the error in a 400.
+    // A 2xx response that names an error is classified as a 400 response with this error.
     let counted = if status.is_success() && error.is_error { 400 } else { status.as_u16() };
     match counted {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(counted))),
@@ -91,7 +92,7 @@ pub(in crate::token) fn classify(
     }
 }
 
-/// The table; the first row that fits decides.
+/// The table: the first branch whose condition holds decides.
 fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &Asked<'_>) -> Meaning {
     let is = |codes: &[&str]| is_any(error.code.as_deref(), codes);
     let is_listed = |codes: &[String]| is_any(error.code.as_deref(), codes);
@@ -118,7 +119,7 @@ fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &As
     } else if status == 401 || is(UNKNOWN_CLIENT) {
         Meaning::Refused(Refusal::Client)
     } else if asked.holds_token && !is(REFUSED) && !is(DEAD_REFRESH_TOKEN) {
-        // No authorization server need have answered: perhaps an ingress or a firewall in front of it.
+        // An ingress or a firewall may have answered in place of the authorization server.
         Meaning::Transient
     } else {
         Meaning::Refused(Refusal::Request)

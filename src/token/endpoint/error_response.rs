@@ -1,7 +1,8 @@
-//! The error that a response names (RFC 6749 §5.2), wherever in the body and in whichever encoding the server names it.
+//! Reads the error that a response names (RFC 6749 §5.2), in each of the places and encodings that servers
+//! use.
 //!
-//! Some servers send the error with a 2xx, as a form, behind a byte order mark, in Latin-1, as an object, or in a list. No
-//! bytes make the reading panic.
+//! Some servers send the error with a 2xx status, as a form, after a byte order mark, in Latin-1, as an
+//! object, or in a list. No body makes the reader panic.
 
 use std::borrow::Cow;
 
@@ -24,12 +25,13 @@ pub(super) struct ErrorResponse {
     pub code: Option<String>,
     /// The server's explanation.
     pub description: Option<String>,
-    /// The code and the explanation, or all text of a client error without either; in lower case, with blanks between words.
+    /// The code and the explanation, or the whole body of a client error that has neither. The words are in
+    /// lower case, with blanks between them.
     words: String,
 }
 
 impl ErrorResponse {
-    /// Reads the error of a body; the default where the body names none.
+    /// Reads the error that a body names. For a body that names no error, the result is the default.
     pub(super) fn read(status: StatusCode, body: &Body) -> Self {
         let text = text(&body.bytes);
         let found = of_object(&text).or_else(|| body.is_complete.then(|| of_form(&text)).flatten());
@@ -44,12 +46,12 @@ impl ErrorResponse {
         Self { words, ..error }
     }
 
-    /// Whether the words speak of a rate limit, too many requests or a quota.
+    /// Whether the words mention a rate limit, too many requests or a quota.
     pub(super) fn speaks_of_rate_limit(&self) -> bool {
         ["rate limit", "ratelimit", "too many requests", "quota"].iter().any(|term| self.words.contains(term))
     }
 
-    /// Whether the words speak of an expired, invalid or unknown refresh token.
+    /// Whether the words mention an expired, invalid or unknown refresh token.
     pub(super) fn speaks_of_dead_refresh_token(&self) -> bool {
         let has = |terms: &[&str]| terms.iter().any(|term| self.words.contains(term));
         has(&["refresh token", "refreshtoken"])
@@ -66,7 +68,8 @@ impl ErrorResponse {
     }
 }
 
-/// The body as text: UTF-8 without a byte order mark, or else Latin-1.
+/// The body as text: decoded as UTF-8 without a byte order mark, or as Latin-1 if the body is not valid
+/// UTF-8.
 fn text(body: &[u8]) -> Cow<'_, str> {
     let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     match std::str::from_utf8(body) {
@@ -80,7 +83,7 @@ fn normalized(text: &str) -> String {
     text.chars().map(|c| blank(c).to_ascii_lowercase()).collect()
 }
 
-/// The error in a JSON object; `None` if the text is no JSON object.
+/// Reads the error in a JSON object; `None` if the text is no JSON object.
 fn of_object(text: &str) -> Option<ErrorResponse> {
     if !text.starts_with('{') || depth(text.as_bytes()) > MAX_DEPTH {
         return None;
@@ -89,7 +92,7 @@ fn of_object(text: &str) -> Option<ErrorResponse> {
     let [error, errors, descriptions @ ..] = names.of(text.as_bytes()).ok()?;
     let mut found = match error {
         Member::Missing => ErrorResponse::default(),
-        // One of the two applies, and nothing says which.
+        // The member occurs twice, and nothing tells which occurrence is meant.
         Member::Twice => ErrorResponse { is_error: true, ..ErrorResponse::default() },
         Member::Once(json) => of_member(json.get()),
     };
@@ -100,7 +103,7 @@ fn of_object(text: &str) -> Option<ErrorResponse> {
     Some(ErrorResponse { description: description.or(found.description.take()), ..found })
 }
 
-/// The error in the raw JSON of the member `error`: a code, or an object with a code.
+/// Reads the raw JSON of the member `error`: a code, a number, an object with a code, or `true`.
 fn of_member(json: &str) -> ErrorResponse {
     match json.as_bytes().first() {
         Some(b'"') => {
@@ -115,14 +118,15 @@ fn of_member(json: &str) -> ErrorResponse {
     }
 }
 
-/// The first error in the raw JSON of a list.
+/// Reads the raw JSON of a list, and returns the first error that has a code.
 fn of_list(json: &str) -> Option<ErrorResponse> {
     let entries: Vec<&RawValue> = serde_json::from_str(json).ok()?;
     let entries = entries.into_iter().map(|entry| of_entry(entry.get(), ["errorType", "code"]));
     entries.into_iter().find(|entry| entry.code.is_some())
 }
 
-/// An error as a JSON object, with its code in the first of these members that has one.
+/// Reads an error that is a JSON object. Its code is the text of one of the two given members or, if neither
+/// has a text, the number; the first member goes before the second.
 fn of_entry(json: &str, [first, second]: [&str; 2]) -> ErrorResponse {
     let names = Members([first, second, "message", "description"]);
     let Ok([first, second, descriptions @ ..]) = names.of(json.as_bytes()) else {
@@ -147,7 +151,7 @@ fn string(member: &Member<'_>) -> Option<String> {
     member.text("error").ok().flatten().filter(|text| !text.is_empty())
 }
 
-/// The error in a form; `None` if the text is none with an error.
+/// Reads the error in a form; `None` if the text is no form or names no error.
 fn of_form(text: &str) -> Option<ErrorResponse> {
     if text.starts_with(['<', '[', '{']) {
         return None;

@@ -15,7 +15,8 @@ use crate::token::error::{Malformed, TokenError, printable};
 /// The largest body of a response that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Refuses a document's response that limits the rate of requests: a 429, or a 503 with `Retry-After`.
+/// Returns an error if a response to a request for a document limits the rate of requests: a 429, or a 503
+/// with `Retry-After`.
 fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), TokenError> {
     let retry_after = retry_after(headers);
     match (status.as_u16(), retry_after) {
@@ -42,7 +43,7 @@ pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode,
     flaw.map_or(Ok((status, body.bytes)), Err)
 }
 
-/// The body of a response, as far as it arrived; not shown, because it may hold a token.
+/// The part of a response's body that has arrived. The type has no `Debug`, because a body may hold a token.
 pub(in crate::token) struct Body {
     /// The bytes.
     pub bytes: Vec<u8>,
@@ -50,7 +51,7 @@ pub(in crate::token) struct Body {
     pub is_complete: bool,
 }
 
-/// Reads the body. Answers beside it why it is incomplete, if it is.
+/// Reads the body of a response. The second value tells why the body is incomplete, if it is.
 ///
 /// # Errors
 ///

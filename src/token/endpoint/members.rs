@@ -1,6 +1,6 @@
-//! Selected members of a JSON object, as raw JSON.
+//! Reads selected members of a JSON object, as raw JSON.
 //!
-//! An invalid member does not invalidate the others. No bytes make the reading panic.
+//! A member with an invalid value does not invalidate the other members. No bytes make the reader panic.
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -16,14 +16,14 @@ pub(super) enum Member<'a> {
     #[default]
     /// The member is missing.
     Missing,
-    /// Its only value.
+    /// The member occurs once, with this value.
     Once(&'a RawValue),
     /// The member occurs more than once.
     Twice,
 }
 
-/// Reads the members of a JSON object that have these names; others are ignored (RFC 6749 §5.1). An invalid member does not
-/// invalidate the others.
+/// Reads the members with these names from a JSON object; other members are ignored (RFC 6749 §5.1). A member
+/// with an invalid value does not invalidate the other members.
 pub(super) struct Members<'n, const N: usize>(pub [&'n str; N]);
 
 impl<const N: usize> Members<'_, N> {
@@ -67,7 +67,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
 }
 
 impl Member<'_> {
-    /// The value; `None` if it is missing or `null`. The name is for the error.
+    /// The value as raw JSON; `None` if the member is missing or `null`. Errors name the member as `name`.
     pub(super) fn value(&self, name: &'static str) -> Result<Option<&str>, Malformed> {
         match self {
             Self::Missing => Ok(None),
@@ -81,7 +81,8 @@ impl Member<'_> {
         self.value(name)?.map(read).transpose()
     }
 
-    /// Words separated by blanks, as in RFC 6749 §3.3, or by commas or in a list, as some servers send them.
+    /// The words of the value. The value is a text with blanks between words (RFC 6749 §3.3); some servers
+    /// send a text with commas, or a list of texts.
     pub(super) fn words(&self, name: &'static str) -> Result<Option<Vec<String>>, Malformed> {
         let Some(json) = self.value(name)? else { return Ok(None) };
         if json.starts_with('[') {
@@ -97,7 +98,7 @@ fn scopes_in(text: &str) -> Vec<String> {
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// The nesting of arrays and objects in a JSON text.
+/// The depth of the nested arrays and objects in a JSON text.
 pub(super) fn depth(json: &[u8]) -> usize {
     let (mut open, mut deepest, mut bytes) = (0_usize, 0, json.iter());
     while let Some(byte) = bytes.next() {

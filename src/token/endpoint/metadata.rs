@@ -22,7 +22,8 @@ use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, pr
 pub struct Metadata {
     /// The token endpoint for this client.
     pub token_endpoint: Url,
-    /// Whether endpoints may be reached without TLS, over loopback: only where the issuer is, too.
+    /// Whether the endpoints may be reached over loopback without TLS; only if the issuer itself is reached
+    /// so.
     may_be_plain: bool,
     /// The unchecked text; [`Metadata::authorization_endpoint`] checks it.
     authorization_endpoint: Option<String>,
@@ -240,7 +241,8 @@ mod tests {
         assert_eq!(Metadata::parse(&large, &issuer(), false), Err(MetadataFlaw::Body(Malformed::TooLarge)));
     }
 
-    /// A document of a remote issuer must not lead a secret to whoever listens on this machine.
+    /// The metadata of a remote issuer must not make bearerd send a secret to another process on this
+    /// machine.
     #[test]
     fn only_a_plain_issuer_on_loopback_may_name_plain_endpoints_on_loopback() {
         let of = |issuer: &str, endpoint: &str| {

@@ -52,7 +52,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct HeldToken<'a> {
     /// The token, which no error may quote.
     pub token: &'a AccessToken,
-    /// Whether the token has not ended and no upstream has rejected it.
+    /// Whether the token has not expired and no upstream has rejected it.
     pub is_usable: bool,
 }
 
@@ -160,8 +160,9 @@ impl TokenClient {
         }
     }
 
-    /// Makes a token request at the endpoint of the issuer's metadata. An endpoint that is gone may have moved, so the next
-    /// request fetches the metadata again; only an endpoint of fresh metadata that is gone counts as a rejection.
+    /// Makes a token request at the endpoint that the issuer's metadata names. If the endpoint is gone, the
+    /// next request fetches the metadata again. A gone endpoint is a rejection only if the metadata was
+    /// fetched for this request; older metadata may name an endpoint that has moved.
     async fn exchange_at(
         &self,
         issuer: &Issuer,
@@ -190,7 +191,8 @@ impl TokenClient {
         }
     }
 
-    /// Fetches a document with the settings of token requests. Answers its status and, if that is 200, its body.
+    /// Fetches a document with the settings of token requests. Returns the status and, if the status is 200,
+    /// the body.
     pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
         exchange::get(&self.http, url).await
     }
@@ -215,7 +217,7 @@ impl TokenClient {
         let (body, flaw) = match read(&mut response).await {
             Ok(read) => read,
             Err(error) if status.is_success() => return Err(error),
-            // The status of an error response counts even where its body is too large.
+            // An error response whose body is too large is classified by its status.
             Err(_) => (Body { bytes: Vec::new(), is_complete: false }, None),
         };
         let outcome = classify(status, response.headers(), &body, asked);

@@ -1,6 +1,6 @@
 //! The successful response to a token request (RFC 6749 §5.1), read member by member.
 //!
-//! No bytes that a server can send make the reading panic, and no error quotes any of them.
+//! No bytes that a server can send make the reader panic, and no error quotes the response.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +26,7 @@ pub struct TokenResponse {
     pub lifetime: Option<Duration>,
     /// Whether the lifetime was longer than [`MAX_LIFETIME`] and was shortened.
     pub lifetime_was_cut: bool,
-    /// Whether the Content-Type is one of JSON.
+    /// Whether the Content-Type is a JSON media type.
     pub is_labelled_json: bool,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
@@ -34,7 +34,8 @@ pub struct TokenResponse {
     pub server_time: Option<SystemTime>,
     /// The new refresh token; `None` keeps the old one (RFC 6749 §6).
     pub refresh_token: Option<SecretString>,
-    /// Why the access token is unusable. Such a response is an error, unless it has a refresh token, which must not be lost.
+    /// Why the access token is unusable. A response with a flaw is an error unless it has a refresh token,
+    /// which must not be lost.
     pub flaw: Option<Malformed>,
 }
 
@@ -50,13 +51,14 @@ impl std::fmt::Debug for TokenResponse {
 /// The members that a response is expected to have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::token) struct Expected<'a> {
-    /// Their names.
+    /// The names of the members.
     pub fields: &'a AnswerFields,
-    /// The values that `token_type` may have, in any case.
+    /// The accepted values of `token_type`, compared without regard to case.
     pub token_types: &'a [String],
 }
 
-/// Reads a successful response. One that was cut after its JSON object keeps its refresh token, but not its access token.
+/// Reads a successful response. If the response was cut after its JSON object, its refresh token is kept, but
+/// not its access token.
 pub(super) fn read(
     headers: &HeaderMap,
     body: &Body,
@@ -130,10 +132,10 @@ fn is_json(content_type: &HeaderValue) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// Reads `expires_in` from its raw JSON: a number, or a string that holds one. Answers whether the lifetime was shortened,
-/// too.
+/// Reads `expires_in` from its raw JSON: a number, or a string that holds a number. The second value is
+/// whether the lifetime was shortened.
 ///
-/// Parses raw JSON, because servers send numbers that no number type holds.
+/// The function takes raw JSON, because servers send numbers that no number type holds.
 fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     let text = match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(json).map_err(|_| Malformed::Lifetime)?,

@@ -33,7 +33,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let sent = self.clock.now();
         let current = self.store.latest();
         let held = current.as_deref().map(|token| {
-            // A token that an upstream has rejected serves nobody.
+            // A token that an upstream has rejected is not usable.
             let is_rejected = self.wanted.exceeds(token.generation().number());
             HeldToken { token, is_usable: !is_rejected && token.is_usable(sent) }
         });

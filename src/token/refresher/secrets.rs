@@ -1,7 +1,7 @@
 //! A credential's identity with its current secrets, which are read again before each token request.
 //!
-//! Each secret is read on its own: one that cannot be read keeps its last value, and keeps no other from being read. A
-//! secret's file may be on a file system that hangs, so reading it is [`Blocking`] work with a bound.
+//! A secret that cannot be read keeps its last value, and does not prevent the other secrets from being read.
+//! A secret's file may be on a file system that hangs, so reading a secret is [`Blocking`] work with a bound.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(crate) struct CurrentIdentity {
     /// The digests of the credential with this value, computed once.
     token_identity: IdentityDigest,
     request_identity: IdentityDigest,
-    /// The secrets that can change, each once.
+    /// The secrets that can change, one for each configuration key.
     secrets: Vec<CurrentSecret>,
 }
 
@@ -106,7 +106,7 @@ impl CurrentIdentity {
         !self.secrets.is_empty()
     }
 
-    /// Reads the secrets again that can change. Answers whether one has.
+    /// Reads again the secrets that can change. Returns whether the value of a secret has changed.
     ///
     /// # Cancel safety
     ///
@@ -142,7 +142,7 @@ impl CurrentSecret {
         self.note(credential, failure);
     }
 
-    /// Logs trouble that was not there before, and its end.
+    /// Logs when a secret becomes unreadable, when the reason changes, and when the secret is readable again.
     fn note(&mut self, credential: &str, trouble: Option<String>) {
         if !self.trouble.changes_to(trouble) {
             return;
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// A file that holds no key counts as unreadable.
+    /// A file without a private key is handled like an unreadable file.
     #[tokio::test]
     async fn a_key_that_is_none_keeps_the_last_one_beside_a_changed_secret() {
         let folder = tempfile::tempdir().unwrap();

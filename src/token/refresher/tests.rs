@@ -593,7 +593,7 @@ async fn a_waiting_request_follows_to_the_successor_within_its_deadline() {
 
         assert_eq!(waited, outcome.map(str::to_owned));
         assert!(elapsed <= Duration::from_secs(5), "{elapsed:?}");
-        // A request of before that begins to wait now.
+        // A request of the previous configuration begins to wait now.
         if outcome.is_ok() {
             let late = source.replace(Generation::NONE.next(), AT_ONCE).await.unwrap();
             assert_eq!(late.as_str(), "new");

@@ -61,12 +61,12 @@ pub(super) struct Status {
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
-/// Which file or folder a path leads to: device and inode.
+/// The identity of a file or folder: device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId(u64, u64);
 
 impl FileId {
-    /// The file or folder that is open.
+    /// The identity of an open file or folder.
     pub(super) fn of_open(file: impl AsFd) -> io::Result<Self> {
         Ok(Self::of(&rustix::fs::fstat(file)?))
     }

@@ -20,7 +20,7 @@ pub enum OpenError {
     /// Another process, here by its own description, holds the lock of this state file.
     #[error("the state file {} is in use by {}; two processes would use up each other's tokens", .0.display(), .1)]
     Held(PathBuf, String),
-    /// The file cannot be removed.
+    /// The state file cannot be removed.
     #[error("cannot remove the state file {}", .0.display())]
     Remove(PathBuf, #[source] io::Error),
     /// The file cannot be accepted as the credential's state, and is not changed.
@@ -72,7 +72,8 @@ impl StateRefusal {
         }
     }
 
-    /// Whether the content is damaged, so that no process can read it.
+    /// Whether the refusal means that the content is damaged, and not that another key, setting or version is
+    /// needed.
     pub(super) const fn is_damage(&self) -> bool {
         matches!(
             self,
@@ -152,7 +153,7 @@ pub enum SaveError {
     /// The file would have this many bytes, more than are read.
     #[error("the state is not durable: it would have {0} bytes, more than 256 KiB")]
     TooLarge(usize),
-    /// The path leads to another folder or lock file than before, and that one cannot be used.
+    /// The path leads to another folder or lock file than before, and the new folder or lock cannot be used.
     #[error("the state is not durable: the state folder or the lock file has been removed or replaced")]
     Place(#[source] Box<OpenError>),
     /// The state cannot be encrypted.
@@ -174,12 +175,13 @@ pub enum Warning {
     /// The state file, last written with this number, is gone.
     #[error("the state is gone: write {0} had been made")]
     Gone(u64),
-    /// The state is of another client or server, and held no refresh token that still works: what it held is discarded.
+    /// The state is of another client or server and has no refresh token that still works, so its content is
+    /// discarded.
     #[error(
         "the state is of another client or server (token_url or issuer, client_id, grant) and is discarded: {0}"
     )]
     Discarded(String),
-    /// The file is damaged, and is moved aside when the daemon starts.
+    /// The state file is damaged. A daemon that starts moves the file aside.
     #[error("the state is damaged, and the daemon's start moves it aside")]
     Damaged(#[source] StateRefusal),
     /// The state is encrypted under a previous key; the next write uses the current one.

@@ -39,9 +39,10 @@ pub struct StateFile {
     latest: u64,
     /// The hash of the file's content; `None` where that is unknown.
     content: Option<Digest>,
-    /// The number of the latest attempt to write: no two attempts have the same number.
+    /// The number of the latest attempt to write. No two attempts have the same number.
     tried: u64,
-    /// The hashes of the contents that this process has had before, the latest last: attempts to write included.
+    /// The hashes of the contents that this process has read, written or tried to write before, the latest
+    /// last.
     earlier: VecDeque<Digest>,
 }
 
@@ -56,14 +57,16 @@ pub struct FoundState {
     pub origin: Origin,
 }
 
-/// Where a state that was found comes from, as compared with the writes of this process.
+/// Who has written a state that was found, and whether before or after this process's own writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// This process has written or used the state before; what is in memory is at least as late.
+    /// This process has written or used the state before. The state in memory is at least as late.
     Own,
-    /// Another process or a person; the number of the write is not later than this process's latest.
+    /// Another process or a person has written the state. The write's number is not later than this process's
+    /// latest.
     Other,
-    /// Another process or a person; the number of the write is later than any of this process.
+    /// Another process or a person has written the state. The write's number is later than all of this
+    /// process.
     Later,
 }
 
@@ -131,8 +134,9 @@ impl StateFile {
         Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect(), origin })
     }
 
-    /// Makes sure that the held folder and the held lock are those that the path leads to. Where the folder or the lock file
-    /// has been removed or replaced, a second process could use the state: the folder is opened and the lock taken anew.
+    /// Opens the folder and takes the lock anew if the path leads to another folder or lock file than those
+    /// held. Where the folder or the lock file has been removed or replaced, a second process could otherwise
+    /// use the state.
     ///
     /// # Errors
     ///
@@ -159,13 +163,15 @@ impl StateFile {
     ///
     /// # Errors
     ///
-    /// [`SaveError`], also where another process holds the state in the meantime; its file is never overwritten. The disk holds the old state, or the new one if only the last sync has failed. Saving again is always
-    /// safe.
+    /// [`SaveError`], also if another process holds the state meanwhile: its file is never overwritten. After
+    /// an error the disk holds the old state, or the new state if only the last sync has failed. Saving again
+    /// is always safe.
     pub fn save(&mut self, state: &State) -> Result<(), SaveError> {
         self.follow_path().map_err(|error| SaveError::Place(Box::new(error)))?;
         self.tried = self.tried.saturating_add(1);
         let bytes = self.format.write(state, self.tried, Stamp::now(self.clock))?;
-        // What is read from now on is older than the state in memory. The step that fails may come after the rename.
+        // The content before this write and the content of this write are both remembered: a write that fails
+        // may already have renamed the file, and neither content is later than the state in memory.
         self.remember_content();
         self.content = Some(digest(&SHA256, &bytes));
         self.remember_content();

@@ -57,7 +57,8 @@ pub(super) struct Decoded {
     pub(super) sequence: u64,
     /// Whether the state is encrypted under a previous key.
     pub(super) has_old_key: bool,
-    /// What was in a state of another client or server, which is discarded: `state` is empty then.
+    /// What a state of another client or server held before it was discarded; [`Decoded::state`] is then
+    /// empty.
     pub(super) discarded: Option<String>,
 }
 
@@ -125,8 +126,8 @@ impl Format {
         Ok(bytes)
     }
 
-    /// Decodes the file. A state of another client or server is discarded unless it may hold a refresh token that still
-    /// works.
+    /// Decodes the file. A state of another client or server is discarded, or refused if it may hold a
+    /// refresh token that still works.
     ///
     /// # Errors
     ///
@@ -221,7 +222,7 @@ fn read_header(bytes: &[u8]) -> Result<Header<'_>, StateRefusal> {
     }
     let mut rest = bytes.get(MAGIC.len()..).unwrap_or_default();
     let truncated = || StateRefusal::Truncated { bytes: bytes.len(), expected: HEADER_BYTES };
-    // The version comes first: the rest of the header depends on it.
+    // The version is read first, because the layout of the rest depends on the version.
     let version = u16::from_be_bytes(take(&mut rest).ok_or_else(truncated)?);
     if version != VERSION {
         return Err(StateRefusal::Version(version));

@@ -30,7 +30,8 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Inspects the state file of this `identity`. A damaged file is only warned of where the daemon `moves_damage_aside`.
+    /// Inspects the state file of this `identity`. If `moves_damage_aside`, a damaged file is a warning and
+    /// not an error.
     ///
     /// # Errors
     ///
@@ -59,7 +60,7 @@ impl Inspection {
     }
 }
 
-/// The warnings about a state, and the state; an empty one without a file.
+/// Reads the state and the warnings about it. Without a file the state is empty.
 fn read(
     file: &AtomicFile<Folder>,
     format: &Format,

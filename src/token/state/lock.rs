@@ -65,7 +65,8 @@ impl Lock {
         Ok((lock, latest))
     }
 
-    /// Whether this lock still excludes others from the file in this folder: a lock file that was deleted excludes nobody.
+    /// Whether this lock still keeps other processes from the file in this folder. A lock on a deleted lock
+    /// file excludes no process.
     pub(super) fn is_in(&self, folder: &Folder, name: &OsStr) -> bool {
         let ours = FileId::of_open(&self.file).ok();
         ours.is_some() && ours == folder.id_of(&name_of(name)).ok()

@@ -6,7 +6,7 @@
 //!
 //! - [`mod@file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
-//! - [`retire`]: takes a state out of use, where it is damaged or a person wants it forgotten;
+//! - [`retire`]: takes a state out of use that is damaged, or that `bearerd forget` removes;
 //! - [`mod@format`], [`body`] and [`record`]: the state as bytes, as JSON, and as a value;
 //! - [`age`]: how old a state is, across restarts of the machine;
 //! - [`atomic_file`], [`lock`] and [`disk`]: replacing a file as a whole, keeping others out, and the system calls for both;
@@ -47,7 +47,7 @@ use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the daemon, when it stops, waits for a write of the state that does not return: the grant would be lost.
+/// How long a stopping daemon waits for a hanging write of the state, without which the grant would be lost.
 const STOP_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest time from a token response to the end of [`DurableState::finish_at_stop`].
 pub const LONGEST_WRITE_AT_STOP: Duration = DISK_TIMEOUT.saturating_add(STOP_WRITE_TIMEOUT);
@@ -261,7 +261,7 @@ impl DurableState {
         let _ = self.settle().await;
     }
 
-    /// As [`Self::finish`], for a daemon that stops: waits longer, up to 30 s, for a disk that does not answer.
+    /// Writes the state as [`Self::finish`] does, but waits up to 30 s for a disk that hangs.
     pub async fn finish_at_stop(&mut self) {
         let deadline = tokio::time::Instant::now() + STOP_WRITE_TIMEOUT;
         self.finish().await;
@@ -292,10 +292,10 @@ impl DurableState {
         }
     }
 
-    /// The state on disk, where a person may have put another file; `None` if there is none, or none that can be used.
+    /// Reads the state on disk, which a person may have replaced; `None` if there is no usable state.
     ///
-    /// The state in memory counts as later than any write of this process, which may have failed since: an older write of
-    /// this process, or of the same lineage, is not returned.
+    /// A state that is older than the state in memory is not returned: a content that this process has had
+    /// before (also in a write that failed), or a state of the same lineage whose write number is not later.
     pub async fn read_again(&mut self) -> Option<State> {
         if !self.is_on_disk {
             return None;
@@ -383,17 +383,17 @@ fn keys_of(place: &StatePlace) -> StateKeys {
     })
 }
 
-/// Whether a daemon may start without a damaged state: nothing in it can be a later refresh token than the configured one,
-/// which may have been used.
+/// Whether the daemon moves a damaged state aside and starts without a state. The daemon does not if the
+/// damaged file may hold a later refresh token than a configured one, which may have been used.
 fn moves_damage_aside(credential: &Credential, place: &StatePlace) -> bool {
     place.key.is_none() || !matches!(credential.identity.grant, Grant::RefreshToken(Some(_)))
 }
 
-/// Moves a damaged state aside, and logs that.
+/// Moves a damaged state file aside, and logs the new path.
 ///
 /// # Errors
 ///
-/// [`OpenError::Refused`] where the file cannot be moved.
+/// [`OpenError`] where the lock cannot be taken, and [`OpenError::Refused`] where the file cannot be moved.
 fn move_aside(credential: &str, path: PathBuf, refusal: StateRefusal) -> Result<(), OpenError> {
     let moved = RetiredState::take(&path)?.move_aside();
     match moved {

@@ -60,7 +60,7 @@ impl State {
         token.is_some_and(|token| !self.refused.contains(&RefusedTokenHash::of(token)))
     }
 
-    /// What the state holds, for a message to a person.
+    /// Lists what the state holds, for a warning.
     pub(super) fn contents(&self) -> String {
         let parts = [
             self.access_token.is_some().then_some("an access token"),

@@ -1,4 +1,4 @@
-//! Takes a state out of use, whatever its content: removes the file, or moves it aside.
+//! Takes a state out of use without reading its content: removes the state file, or moves the file aside.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -29,12 +29,12 @@ impl RetiredState {
         Ok(Self { path: path.to_owned(), name: name.to_owned(), folder, lock })
     }
 
-    /// Whether there is a file.
+    /// Whether the state file exists.
     pub fn exists(&self) -> bool {
         self.folder.id_of(&self.name).is_ok()
     }
 
-    /// Removes the file, and forgets the number of its latest write.
+    /// Removes the state file, and resets the number of the latest write in the lock file to 0.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl RetiredState {
         Ok(())
     }
 
-    /// Renames the file to the first unused name `NAME.corrupt-<n>`, and returns the new path.
+    /// Renames the state file to the first unused name `NAME.corrupt-<n>`, and returns the new path.
     ///
     /// # Errors
     ///

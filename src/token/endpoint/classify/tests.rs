@@ -1,4 +1,4 @@
-//! The table of what a token endpoint may answer, and the members of its responses.
+//! Tests of the meaning of a token endpoint's responses, by one table, and of the members of a response.
 
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ use crate::config::AnswerFields;
 use crate::token::endpoint::members::MAX_DEPTH;
 use crate::token::endpoint::response::MAX_LIFETIME;
 
-/// A response to a request with these settings, of a body that is complete.
+/// Classifies a response with a complete body, to a request with these settings.
 fn answer_to(
     (holds_token, spends_refresh_token): (bool, bool),
     errors: &ErrorCodes,
@@ -43,7 +43,7 @@ fn lifetime_of(expires_in: &str) -> Result<TokenResponse, TokenError> {
     answer(200, &[], &format!("{{\"access_token\":\"t\",\"expires_in\":{expires_in}}}"))
 }
 
-/// "Line 1, column 1" would be true of it, and help nobody.
+/// A message "line 1, column 1" would be true of an HTML page, and would help nobody.
 #[test]
 fn a_page_in_the_place_of_a_response_is_reported_as_one() {
     for page in
@@ -60,13 +60,13 @@ fn a_page_in_the_place_of_a_response_is_reported_as_one() {
 enum Class {
     Token,
     Transient,
-    /// After so many seconds.
+    /// The server limits the rate of requests, and names this number of seconds.
     Throttled(u64),
-    /// After a minute at least.
+    /// The server limits the rate of requests, and names no time: the wait is at least a minute.
     AMinute,
-    /// The grant is dead.
+    /// The server refuses the grant.
     Dead,
-    /// The client is unknown.
+    /// The server refuses the client.
     Client,
     Rejected,
 }
@@ -93,13 +93,13 @@ impl Class {
     }
 }
 
-/// What the meaning depends on, beside the response.
+/// The part of the situation that the meaning depends on.
 #[derive(Clone, Copy, Debug)]
 enum When {
     Always(Class),
-    /// While a usable token is held, and otherwise.
+    /// The meaning with a usable token, and the meaning without one.
     Held(Class, Class),
-    /// While a refresh token is spent, and otherwise.
+    /// The meaning for a request that spends a refresh token, and for any other request.
     Spent(Class, Class),
 }
 
@@ -135,7 +135,7 @@ const FORM: HeaderFields = &[("content-type", "application/x-www-form-urlencoded
 const UNKNOWN: When = Held(Transient, Rejected);
 const DEAD_WHILE_SPENT: When = Spent(Dead, Rejected);
 
-/// The table of what a token endpoint may answer, and what each answer means.
+/// The responses of a token endpoint, and the meaning of each.
 const TABLE: &[Row<'_>] = &[
     (200, &[], br#"{"access_token":"t","token_type":"Bearer","expires_in":3600}"#, Always(Token)),
     (200, &[], br#"{"access_token":"t","token_type":"bearer"}"#, Always(Token)),
@@ -144,7 +144,7 @@ const TABLE: &[Row<'_>] = &[
     (201, &[], br#"{"access_token":"t"}"#, Always(Token)),
     (200, HTML, br#"{"access_token":"t"}"#, Always(Token)),
     (200, SEVEN, br#"{"access_token":"t"}"#, Always(Token)),
-    // No error, although there is the member.
+    // The member `error` is present, but names no error.
     (200, &[], br#"{"access_token":"t","error":null}"#, Always(Token)),
     (200, &[], br#"{"access_token":"t","error":"","error_description":"none"}"#, Always(Token)),
     (200, &[], br#"{"access_token":"t","error":false,"errors":[]}"#, Always(Token)),
@@ -170,7 +170,7 @@ const TABLE: &[Row<'_>] = &[
     (204, &[], b"", Always(Transient)),
     (206, &[], br#"{"access_token":"t"}"#, Always(Transient)),
     (102, &[], b"", Always(Transient)),
-    // 2xx with an error (GitHub, Slack): as the error in a 400.
+    // 2xx with an error (GitHub, Slack) has the meaning of the error in a 400.
     (200, &[], br#"{"error":"invalid_grant"}"#, Always(Dead)),
     (200, FORM, b"error=bad_refresh_token&error_description=gone", DEAD_WHILE_SPENT),
     (200, &[], br#"{"ok":false,"error":"invalid_client"}"#, Always(Client)),
@@ -194,7 +194,7 @@ const TABLE: &[Row<'_>] = &[
     (400, &[], br#"{"error":"Invalid_Grant","x":1e999}"#, Always(Dead)),
     (400, &[], br#"{"error":"invalid_grant"} trailing"#, UNKNOWN),
     (400, &[], br#"<a href="/?error=invalid_grant">"#, UNKNOWN),
-    // Any status of an error with Retry-After.
+    // Every error status with Retry-After.
     (400, SEVEN, br#"{"error":"invalid_grant"}"#, Always(Throttled(7))),
     (401, SEVEN, br#"{"error":"invalid_client"}"#, Always(Throttled(7))),
     (403, SEVEN, b"", Always(Throttled(7))),
@@ -210,7 +210,7 @@ const TABLE: &[Row<'_>] = &[
     (504, SEVEN, b"", Always(Throttled(7))),
     (400, &[("retry-after", "soon")], br#"{"error":"invalid_grant"}"#, Always(Dead)),
     (302, SEVEN, b"", Always(Rejected)),
-    // Throttled without a time.
+    // A rate limit without a time.
     (429, &[], b"", Always(AMinute)),
     (429, &[("retry-after", "soon")], br#"{"error":"invalid_client"}"#, Always(AMinute)),
     (400, &[], br#"{"error":"slow_down"}"#, Always(AMinute)),
@@ -237,10 +237,10 @@ const TABLE: &[Row<'_>] = &[
     (403, &[], br#"{"error":{"code":403,"message":"Quota exceeded"}}"#, Always(AMinute)),
     (403, HTML, b"<h1>Too Many Requests</h1>", Always(AMinute)),
     (403, &[], b"error=rate_limit_exceeded", Always(AMinute)),
-    // Other members are no words.
+    // Members other than the code and the description are not searched for words.
     (400, &[], br#"{"error":"invalid_grant","rate_limit":{"quota":5}}"#, Always(Dead)),
     (500, &[], b"quota", Always(Transient)),
-    // The server's own trouble.
+    // A failure of the server.
     (500, &[], b"", Always(Transient)),
     (500, &[], br#"{"error":"invalid_grant"}"#, Always(Transient)),
     (502, &[], b"<html>", Always(Transient)),
@@ -261,7 +261,7 @@ const TABLE: &[Row<'_>] = &[
     (403, HTML, b"<h1>Blocked</h1>", UNKNOWN),
     (404, &[], b"", UNKNOWN),
     (418, &[], b"", UNKNOWN),
-    // The grant is dead.
+    // The server refuses the grant.
     (400, &[], br#"{"error":"invalid_grant"}"#, Always(Dead)),
     (401, &[], br#"{"error":"invalid_grant"}"#, Always(Dead)),
     (400, &[], br#"{"error":"bad_refresh_token"}"#, DEAD_WHILE_SPENT),
@@ -289,7 +289,7 @@ const TABLE: &[Row<'_>] = &[
         br#"{"error":"unauthorized_client","error_description":"invalid grant type refresh_token"}"#,
         Always(Client),
     ),
-    // The client is unknown.
+    // The server refuses the client.
     (400, &[], br#"{"error":"unauthorized_client"}"#, Always(Client)),
     (400, &[], br#"{"error":"invalid_client"}"#, Always(Client)),
     (401, &[], br#"{"error":"invalid_client","error_description":"x"}"#, Always(Client)),
@@ -297,7 +297,7 @@ const TABLE: &[Row<'_>] = &[
     (401, &[], b"", Always(Client)),
     (401, HTML, b"<html>", Always(Client)),
     (401, &[], br#"{"error":"no_such_code"}"#, Always(Client)),
-    // Someone must act.
+    // A person must act.
     (400, &[], br#"{"error":"unsupported_grant_type"}"#, Always(Rejected)),
     (400, &[], br#"{"error":"invalid_scope"}"#, Always(Rejected)),
     (403, &[], br#"{"error":"invalid_scope"}"#, Always(Rejected)),
@@ -340,7 +340,7 @@ fn the_configured_codes_add_to_those_that_are_known() {
     );
 }
 
-/// The message may lack its last bytes although the JSON object is whole.
+/// A message may lack its last bytes although the JSON object is complete.
 #[test]
 fn a_cut_message_keeps_a_whole_refresh_token_and_a_whole_error() {
     let cut = |status: u16, body: &str| {
@@ -365,7 +365,7 @@ fn a_cut_message_keeps_a_whole_refresh_token_and_a_whole_error() {
     }
     assert!(cut(200, r#"{"access_token":"t"}"#).is_err());
     assert!(cut(400, r#"{"error":"invalid_grant"}"#).unwrap_err().refuses_grant());
-    // The code may be longer.
+    // The cut may be within the code.
     assert!(!cut(400, "error=invalid_grant").unwrap_err().refuses_grant());
 }
 
@@ -430,7 +430,7 @@ fn an_invalid_response_does_not_lose_its_refresh_token() {
         let error = answer(200, &[], &format!("{{{odd}}}")).unwrap_err();
         assert_eq!(error, TokenError::Malformed(flaw), "{odd}");
     }
-    // Which of two it would be is not known.
+    // Nothing tells which of the two values is meant.
     for (odd, flaw) in [
         (r#""refresh_token":"r","refresh_token":"s""#, Malformed::Repeated("refresh_token")),
         (r#""refresh_token":7"#, Malformed::NotText("refresh_token")),

@@ -398,7 +398,7 @@ fn a_state_that_another_process_has_taken_over_is_neither_overwritten_nor_read()
         assert!(matches!(ours.read().unwrap_err(), OpenError::Held(..)));
         assert_eq!(fs::read(&path).unwrap(), before);
 
-        // The other process ends, and this one goes on with the number of the write after its last.
+        // The other process ends. This process goes on with the number after the other process's last write.
         drop(theirs);
         ours.save(&state(5)).unwrap();
         drop(ours);
@@ -407,7 +407,7 @@ fn a_state_that_another_process_has_taken_over_is_neither_overwritten_nor_read()
     }
 }
 
-/// As [`saved`], in a folder within the temporary one.
+/// Saves a state as [`saved`] does, in a folder within the temporary folder.
 fn saved_in_a_folder() -> (TempDir, PathBuf) {
     let outer = tempfile::tempdir().unwrap();
     let folder = outer.path().join("state");

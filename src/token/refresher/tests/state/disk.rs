@@ -1,4 +1,4 @@
-//! A disk that is behind, that a person writes to, or that hangs.
+//! Tests of a disk that is behind, that a person writes to, or that hangs.
 
 use super::*;
 use crate::token::state::atomic_file::MAX_STATE_BYTES;
@@ -49,7 +49,7 @@ async fn after_a_refusal_an_older_copy_that_was_put_back_is_not_used() {
     assert_eq!(server.asked(), ["first", "second", "third"]);
 }
 
-/// Time is moved by hand: it does not move by itself while a thread hangs.
+/// The test moves time by hand, because paused time does not advance while a thread hangs.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() 
     let (refresher, source) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
     #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
     tokio::spawn(refresher.run(std::future::pending()));
-    // The refresher waits for the disk by then.
+    // After these turns the refresher waits for the disk.
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
@@ -85,8 +85,8 @@ async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() 
     assert_eq!(refresh_token(&on_disk(folder.path())), "fourth");
 }
 
-/// A refresher whose disk hangs during the write of a new refresh token is stopped. Returns what ends the hang, and the
-/// stopping refresher.
+/// Stops a refresher whose disk hangs during the write of a new refresh token. Returns the handle that ends
+/// the hang, and the stopping refresher.
 async fn stopped_while_the_disk_hangs(
     folder: &Path,
 ) -> (std::sync::mpsc::SyncSender<()>, tokio::task::JoinHandle<()>) {
