@@ -157,6 +157,10 @@ async fn forty_kills_at_any_moment_lose_no_grant() {
         world.start_again().await;
     }
     eventually("ready", async || world.admin_status("/readyz").await == 200).await;
+    // Right after a refresh: the token of a refresh under way would be revoked too.
+    let refreshes = || world.process.events("token refreshed").len();
+    let before = refreshes();
+    eventually("a refresh", async || refreshes() > before).await;
     world.authorization.revoke_all();
     assert_eq!(world.get("/x").await.status, 200);
     assert!(rotations >= 10, "{rotations} rotations, {in_the_window} kills in the window");
