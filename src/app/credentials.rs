@@ -335,8 +335,10 @@ mod tests {
     use crate::config::{Environment, parse};
     use crate::lifecycle::Stages;
 
-    /// Starts the refresher of a credential of this server.
-    fn started(server: &AuthorizationServer, refreshers: &mut Refreshers) -> Credential {
+    /// Starts the refresher of a credential, whose server holds the first token request until its release.
+    async fn started(refreshers: &mut Refreshers) -> (AuthorizationServer, Credential) {
+        let server = AuthorizationServer::start("id", "secret", None).await.unwrap();
+        server.hold();
         let text = format!(
             "[credentials.c]\ntoken_url = \"{}\"\nclient_id = \"id\"\nclient_secret = \"secret\"\n\
              quota = {{ requests = 1000, per = \"1s\" }}\n\
@@ -349,7 +351,11 @@ mod tests {
         let clock = Clock::system();
         let (refresher, source) =
             Refresher::new(Arc::clone(&config), client, DurableState::in_memory(clock), clock);
-        refreshers.start(config, refresher, source)
+        let credential = refreshers.start(config, refresher, source);
+        while server.requests() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (server, credential)
     }
 
     async fn ends(refreshers: &mut Refreshers) {
@@ -358,14 +364,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_removed_credentials_refresher_ends_even_after_it_was_too_busy_for_a_reload() {
-        let server = AuthorizationServer::start("id", "secret", None).await.unwrap();
-        server.hold();
         let stages = Stages::default();
         let mut refreshers = Refreshers::new(stages.watch());
-        let credential = started(&server, &mut refreshers);
-        while server.requests() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let (server, credential) = started(&mut refreshers).await;
 
         assert!(credential.hand_out(Duration::from_millis(20)).await.is_none(), "a request is under way");
         assert!(!credential.has_ended());
@@ -380,14 +381,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_refresher_that_was_not_handed_out_in_time_stays_in_service() {
-        let server = AuthorizationServer::start("id", "secret", None).await.unwrap();
-        server.hold();
         let stages = Stages::default();
         let mut refreshers = Refreshers::new(stages.watch());
-        let credential = started(&server, &mut refreshers);
-        while server.requests() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let (server, credential) = started(&mut refreshers).await;
         assert!(credential.hand_out(Duration::from_millis(20)).await.is_none(), "a request is under way");
         server.release();
         assert!(credential.source.wait(Duration::from_secs(5)).await.is_ok());

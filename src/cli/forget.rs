@@ -3,10 +3,9 @@
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 
-use super::config_file::ConfigFile;
-use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
-use super::output;
-use crate::causes::in_one_line;
+use super::config_file::{ConfigFile, UnknownCredential};
+use super::exit_code::{FAILED, OK};
+use super::{config_file, output};
 use crate::config;
 use crate::config::{Config, Environment};
 use crate::token::state::file::{OpenError, RetiredState};
@@ -32,8 +31,8 @@ pub(super) struct Forget {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the configuration has no credential `{name}`; its credentials are: {known}")]
-    Unknown { name: String, known: String },
+    #[error(transparent)]
+    Unknown(#[from] UnknownCredential),
     #[error("the credential `{0}` has no state")]
     NoState(String),
     #[error("the state of the credential `{credential}` cannot be forgotten")]
@@ -55,19 +54,16 @@ impl Failure {
             Self::State { source: OpenError::Held(..), .. } => Some("stop the daemon first"),
             Self::State { source, .. } => Some(source.help()),
             Self::NoTerminal => Some("pass --yes"),
-            Self::Unknown { .. } | Self::NotConfirmed => None,
+            Self::Unknown(_) | Self::NotConfirmed => None,
         }
     }
 }
 
 pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
     let path = config::find(forget.file.path.clone(), environment);
-    let checked = match config::load(&path, environment) {
+    let checked = match config_file::load(&path, environment) {
         Ok(checked) => checked,
-        Err(diagnostics) => {
-            output::error_line(diagnostics.render(output::may_colour(environment)));
-            return BAD_CONFIGURATION;
-        }
+        Err(code) => return code,
     };
     match run(forget, &checked.config) {
         Ok(done) => {
@@ -75,10 +71,7 @@ pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
             OK
         }
         Err(failure) => {
-            output::error_line(format_args!("bearerd: {}", in_one_line(&failure)));
-            if let Some(help) = failure.help() {
-                output::error_line(format_args!("  help: {help}"));
-            }
+            output::failure(&failure, failure.help());
             FAILED
         }
     }
@@ -87,11 +80,7 @@ pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
 /// Removes the state, and returns the message about the outcome.
 fn run(forget: &Forget, config: &Config) -> Result<String, Failure> {
     let name = &forget.credential;
-    let credential = config.credentials.iter().find(|credential| credential.name == *name);
-    let credential = credential.ok_or_else(|| Failure::Unknown {
-        name: name.clone(),
-        known: config.credentials.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
-    })?;
+    let credential = config_file::credential(config, name)?;
     let path = &credential.state.as_ref().ok_or_else(|| Failure::NoState(name.clone()))?.path;
     let failed = |source| Failure::State { credential: name.clone(), source };
     // The lock is taken before the question, so that nobody is asked while a daemon holds the state.

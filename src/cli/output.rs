@@ -2,12 +2,14 @@
 //!
 //! `println!` panics when the reader has closed the stream; these functions ignore that, and the command continues.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use crate::causes::in_one_line;
 use crate::config::Environment;
 
 /// Writes a line to standard output.
@@ -20,6 +22,14 @@ pub fn line(text: impl Display) {
 pub fn error_line(text: impl Display) {
     let mut out = std::io::stderr().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Writes why a command has failed to standard error, and what the operator can do.
+pub fn failure(error: &(dyn Error + 'static), help: Option<&str>) {
+    error_line(format_args!("bearerd: {}", in_one_line(error)));
+    if let Some(help) = help {
+        error_line(format_args!("  help: {help}"));
+    }
 }
 
 /// A duration in whole seconds, as text such as `1h 5m`.

@@ -29,7 +29,7 @@ struct Shared<S> {
     rejected: AtomicUsize,
 }
 
-/// What an API does with a request, in the order of the methods.
+/// The steps of an API at a request, in the order of the methods.
 ///
 /// An error resets the connection, or the HTTP/2 stream.
 pub trait Script: Send + Sync + 'static {
@@ -105,7 +105,7 @@ impl<S: Script> Api<S> {
         self.server.open_connections()
     }
 
-    /// What the API does with requests.
+    /// The script of the API.
     pub fn script(&self) -> &S {
         &self.shared.script
     }

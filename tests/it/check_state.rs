@@ -8,11 +8,11 @@ use tempfile::TempDir;
 
 use crate::harness::{Process, World, daemon, spawn};
 
-const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+pub(crate) const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const OTHER_KEY: &str = "ZmVkY2JhOTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTA=";
 
 /// A daemon that has written its state, and the folder of the state.
-async fn world_with_state() -> (TempDir, World) {
+pub(crate) async fn world_with_state() -> (TempDir, World) {
     let folder = tempfile::tempdir().unwrap();
     mode(folder.path(), 0o700);
     let world = daemon()
@@ -37,7 +37,7 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn state_file(folder: &TempDir) -> PathBuf {
+pub(crate) fn state_file(folder: &TempDir) -> PathBuf {
     folder.path().join("api.state")
 }
 

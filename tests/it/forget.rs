@@ -4,33 +4,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use tempfile::TempDir;
 use testkit::harness::setup::CLIENT_SECRET;
 
-use crate::harness::{World, daemon};
-
-const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-
-/// A daemon with a state, and the folder of the state.
-async fn world_with_state() -> (TempDir, World) {
-    let folder = tempfile::tempdir().unwrap();
-    let world = daemon()
-        .server(&format!("state_dir = \"{}\"", folder.path().display()))
-        .environment("STATE_KEY", KEY)
-        .credential("state_key = { env = \"STATE_KEY\" }")
-        .start()
-        .await;
-    (folder, world)
-}
-
-fn state_file(folder: &TempDir) -> PathBuf {
-    folder.path().join("api.state")
-}
+use crate::check_state::{KEY, state_file, world_with_state};
+use crate::harness::World;
 
 async fn forget(world: &World, arguments: &[&str]) -> (i32, String) {
     let mut process = world.command(&[&["forget"], arguments].concat());

@@ -21,9 +21,9 @@ use self::callback::{BindError, Callback};
 use self::destination::{Destination, StoreError};
 use self::paste::Pasted;
 use super::admin::{AdminAddress, AdminClient};
-use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
-use super::output;
-use crate::causes::in_one_line;
+use super::config_file::UnknownCredential;
+use super::exit_code::{FAILED, OK};
+use super::{config_file, output};
 use crate::clock::Clock;
 use crate::config;
 use crate::config::model::levels;
@@ -68,8 +68,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the configuration has no credential `{name}`; its credentials are: {known}")]
-    Unknown { name: String, known: String },
+    #[error(transparent)]
+    Unknown(#[from] UnknownCredential),
     #[error("the credential `{0}` has no login: its grant is not \"authorization_code\"")]
     OtherGrant(String),
     #[error("the token client cannot be set up")]
@@ -128,12 +128,9 @@ impl Failure {
 
 pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
     let path = config::find(login.address.file.path.clone(), environment);
-    let checked = match config::load(&path, environment) {
+    let checked = match config_file::load(&path, environment) {
         Ok(checked) => checked,
-        Err(diagnostics) => {
-            output::error_line(diagnostics.render(output::may_colour(environment)));
-            return BAD_CONFIGURATION;
-        }
+        Err(code) => return code,
     };
     // Warnings about the server's responses and the state are logged, as the daemon would.
     let level = levels::chosen(environment).ok().flatten().unwrap_or_else(|| levels::all(LevelFilter::WARN));
@@ -142,10 +139,7 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
     match run(login, &checked.config, environment).await {
         Ok(()) => OK,
         Err(failure) => {
-            output::error_line(format_args!("bearerd: {}", in_one_line(&failure)));
-            if let Some(help) = failure.help() {
-                output::error_line(format_args!("  help: {help}"));
-            }
+            output::failure(&failure, failure.help());
             FAILED
         }
     }
@@ -153,11 +147,7 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
 
 async fn run(login: Login, config: &config::Config, environment: &Environment) -> Result<(), Failure> {
     let name = &login.credential;
-    let credential = config.credentials.iter().find(|credential| credential.name == *name);
-    let credential = credential.ok_or_else(|| Failure::Unknown {
-        name: name.clone(),
-        known: config.credentials.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", "),
-    })?;
+    let credential = config_file::credential(config, name)?;
     let way = credential.login.as_ref().ok_or_else(|| Failure::OtherGrant(name.clone()))?;
     let clock = Clock::system();
     let client = TokenClient::new(credential, &Trust::default())?;

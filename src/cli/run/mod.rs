@@ -9,9 +9,9 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use self::reloader::{Reloader, log_warnings};
+use super::config_file;
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
-use super::output;
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config;
@@ -26,12 +26,9 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     let signals = StopSignals::new();
     let path = config::find(file.path, environment);
     let used = watch::digest_of(&path);
-    let checked = match config::load(&path, environment) {
+    let checked = match config_file::load(&path, environment) {
         Ok(checked) => checked,
-        Err(diagnostics) => {
-            output::error_line(diagnostics.render(output::may_colour(environment)));
-            return BAD_CONFIGURATION;
-        }
+        Err(code) => return code,
     };
     let log = log::start(&checked.config.log, environment);
     log_warnings(&checked.warnings);

@@ -57,7 +57,7 @@ pub struct FoundState {
     pub origin: Origin,
 }
 
-/// Who has written a state that was found, and whether before or after this process's own writes.
+/// The origin of a state that was found: its writer, and the order of that write and this process's own writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// This process has written or used the state before. The state in memory is at least as late.

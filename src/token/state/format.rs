@@ -57,8 +57,8 @@ pub(super) struct Decoded {
     pub(super) sequence: u64,
     /// Whether the state is encrypted under a previous key.
     pub(super) has_old_key: bool,
-    /// What a state of another client or server held before it was discarded; [`Decoded::state`] is then
-    /// empty.
+    /// The contents, in words, of a state of another client or server. Such a state is discarded, and
+    /// [`Decoded::state`] is then empty.
     pub(super) discarded: Option<String>,
 }
 

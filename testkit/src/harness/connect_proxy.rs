@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::raw::{RawPeer, read_head};
 
-/// What the proxy does with a CONNECT.
+/// The action of the proxy at a CONNECT.
 #[derive(Clone, Copy, Debug)]
 pub enum Does {
     /// Opens a tunnel.

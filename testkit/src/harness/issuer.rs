@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use rustls::ServerConfig;
 
-/// What the issuer answers.
+/// The response of the issuer.
 #[derive(Clone, Debug)]
 pub enum Says {
     /// A document with this `api_endpoint`.
