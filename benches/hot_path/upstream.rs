@@ -67,7 +67,7 @@ impl TokenEndpoint for Issuer {
         _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
         Ok(TokenResponse {
-            access_token: self.0.issue(),
+            access_token: self.0.issue().into(),
             lifetime: Some(Duration::from_hours(1)),
             lifetime_was_cut: false,
             is_labelled_json: true,

@@ -7,9 +7,11 @@ pub(crate) mod fixture;
 mod problem;
 mod proxy_status;
 mod retry_after;
+mod secret_value;
 
 pub use authority::Authority;
 pub use browser::{SEC_FETCH_SITE, is_cross_site};
 pub use problem::{Problem, json};
 pub use proxy_status::ProxyStatus;
 pub use retry_after::{retry_after, server_time, whole_seconds};
+pub use secret_value::secret_header_value;

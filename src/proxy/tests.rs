@@ -78,7 +78,7 @@ impl TokenEndpoint for Endpoint {
         token.clone_into(&mut self.issuer.live.lock().unwrap());
         let lifetime = Some(Duration::from_hours(1));
         Ok(TokenResponse {
-            access_token: token,
+            access_token: token.into(),
             lifetime,
             lifetime_was_cut: false,
             is_labelled_json: true,

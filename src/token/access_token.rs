@@ -4,9 +4,11 @@ use std::fmt;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use thiserror::Error;
 
 use crate::clock::Moment;
+use crate::http::secret_header_value;
 
 /// The longest accepted token. No API accepts a header field of that size.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -82,15 +84,18 @@ impl AccessToken {
         scopes: Vec<String>,
     ) -> Result<Self, IllegalToken> {
         check(token)?;
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| IllegalToken::Characters)?;
-        authorization.set_sensitive(true);
+        let authorization = bearer(token).map_err(|_| IllegalToken::Characters)?;
         Ok(Self { authorization, generation, issued, expires: issued + lifetime, scopes })
     }
 
     /// The value of the `Authorization` field, marked sensitive (RFC 6750 §2.1).
     pub const fn authorization(&self) -> &HeaderValue {
         &self.authorization
+    }
+
+    /// A copy of [`authorization`](Self::authorization) that shares no memory with it.
+    pub fn authorization_copy(&self) -> HeaderValue {
+        bearer(self.as_str()).unwrap_or_else(|_| self.authorization.clone())
     }
 
     /// The token's generation.
@@ -133,6 +138,10 @@ impl AccessToken {
         let value = self.authorization.to_str().expect("a token is visible ASCII");
         &value["Bearer ".len()..]
     }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    secret_header_value(&["Bearer ", token])
 }
 
 /// Refuses what could break or split a header field. RFC 6750 §2.1 allows even less.

@@ -36,7 +36,7 @@ pub fn answer(answer: &[u8]) {
         }
     }
     let body = parts.next().unwrap_or_default();
-    let body = Body { bytes: body.to_owned(), is_complete: situation & 4 == 0 };
+    let body = Body { bytes: body.to_owned().into(), is_complete: situation & 4 == 0 };
     let asked = Asked {
         expected: Expected { fields: &AnswerFields::default(), token_types: &["Bearer".to_owned()] },
         errors: &ErrorCodes { dead: vec!["session_over".to_owned()], ..ErrorCodes::default() },

@@ -84,7 +84,7 @@ async fn a_truncated_answer_is_never_a_partial_token() {
                 match &outcome {
                     Ok(grant) => {
                         assert_eq!(cut, answer.len(), "{:?}", &answer[..cut]);
-                        assert!(grant.flaw.is_none() && grant.access_token == "tok_0123456789");
+                        assert!(grant.flaw.is_none() && *grant.access_token == "tok_0123456789");
                     }
                     Err(TokenError::Network(_) | TokenError::Malformed(_)) => {
                         assert!(cut < answer.len() || is_reset, "a whole answer: {outcome:?}");

@@ -33,7 +33,7 @@ impl HeaderCache {
         if let Some((_, value)) = tokens.iter().find(|(known, _)| Arc::ptr_eq(known, token)) {
             return Authorization { value: value.clone(), generation };
         }
-        let value = copy(token.authorization());
+        let value = token.authorization_copy();
         tokens.push((Arc::clone(token), value.clone()));
         Authorization { value, generation }
     }
@@ -64,9 +64,7 @@ impl HeaderCache {
 
 /// A copy that shares no memory with the value.
 fn copy(value: &HeaderValue) -> HeaderValue {
-    let mut own = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
-    own.set_sensitive(value.is_sensitive());
-    own
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
 }
 
 #[cfg(test)]

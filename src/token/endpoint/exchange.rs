@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
+use secrecy::zeroize::Zeroizing;
 use url::Url;
 
 use crate::causes::causes;
@@ -32,12 +33,15 @@ fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), Token
 /// # Errors
 ///
 /// [`TokenError::Throttled`], and those of [`read`].
-pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
+pub(super) async fn get(
+    http: &reqwest::Client,
+    url: Url,
+) -> Result<(StatusCode, Zeroizing<Vec<u8>>), TokenError> {
     let mut response = http.get(url).header(ACCEPT, "application/json").send().await.map_err(network)?;
     let status = response.status();
     refuse_throttled(status, response.headers())?;
     if status != StatusCode::OK {
-        return Ok((status, Vec::new()));
+        return Ok((status, Zeroizing::default()));
     }
     let (body, flaw) = read(&mut response).await?;
     flaw.map_or(Ok((status, body.bytes)), Err)
@@ -45,8 +49,8 @@ pub(super) async fn get(http: &reqwest::Client, url: Url) -> Result<(StatusCode,
 
 /// The part of a response's body that has arrived. The type has no `Debug`, because a body may hold a token.
 pub(in crate::token) struct Body {
-    /// The bytes.
-    pub bytes: Vec<u8>,
+    /// The bytes, which are wiped when dropped.
+    pub bytes: Zeroizing<Vec<u8>>,
     /// Whether the body ended as announced.
     pub is_complete: bool,
 }
@@ -57,7 +61,8 @@ pub(in crate::token) struct Body {
 ///
 /// [`Malformed::TooLarge`] where the body is larger than [`MAX_ANSWER_BYTES`].
 pub(super) async fn read(response: &mut reqwest::Response) -> Result<(Body, Option<TokenError>), TokenError> {
-    let mut bytes = Vec::new();
+    // The buffer never grows: growing would leave a copy behind that is not wiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
     let flaw = loop {
         match response.chunk().await {
             Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_ANSWER_BYTES => {

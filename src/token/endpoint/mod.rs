@@ -30,6 +30,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
@@ -193,7 +194,7 @@ impl TokenClient {
 
     /// Fetches a document with the settings of token requests. Returns the status and, if the status is 200,
     /// the body.
-    pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Vec<u8>), TokenError> {
+    pub(super) async fn fetch(&self, url: Url) -> Result<(StatusCode, Zeroizing<Vec<u8>>), TokenError> {
         exchange::get(&self.http, url).await
     }
 
@@ -208,7 +209,7 @@ impl TokenClient {
             .post(token_url)
             .header(CONTENT_TYPE, request.content_type)
             .header(ACCEPT, "application/json")
-            .body(request.body.expose_secret().to_owned());
+            .body(request.body.clone());
         if let Some(authorization) = &request.authorization {
             http_request = http_request.header(AUTHORIZATION, authorization);
         }
@@ -218,7 +219,7 @@ impl TokenClient {
             Ok(read) => read,
             Err(error) if status.is_success() => return Err(error),
             // An error response whose body is too large is classified by its status.
-            Err(_) => (Body { bytes: Vec::new(), is_complete: false }, None),
+            Err(_) => (Body { bytes: Zeroizing::default(), is_complete: false }, None),
         };
         let outcome = classify(status, response.headers(), &body, asked);
         match (outcome, flaw) {

@@ -3,11 +3,15 @@
 //! RFC 6749 §4.1.3, §4.3, §4.4 and §6, RFC 7523 §2, RFC 8693 §2.1, RFC 8705 §2: one client authentication in a request, no
 //! parameter twice, nothing in the URI.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::HeaderValue;
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 use url::form_urlencoded;
 
 use super::assertion;
@@ -16,15 +20,15 @@ use crate::config::model::identity::{ClientAuth, Grant};
 use crate::config::model::request::RequestFormat;
 use crate::config::model::signing_key::KeyError;
 use crate::config::{BasicEncoding, Credential, Identity};
+use crate::http::secret_header_value;
 
 /// RFC 7523 §2.2.
 const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A token request without its URL.
-#[derive(Debug)]
+/// A token request without its URL. The type has no `Debug`, because its body holds secrets.
 pub(crate) struct TokenRequest {
-    /// The encoded parameters.
-    pub body: SecretString,
+    /// The encoded parameters, which are wiped when dropped.
+    pub body: Bytes,
     /// The body's media type.
     pub content_type: &'static str,
     /// The `Authorization` value, where the client authenticates by HTTP Basic; marked sensitive.
@@ -147,25 +151,50 @@ pub(super) const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
     }
 }
 
-fn form<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
-    let mut form = form_urlencoded::Serializer::new(String::new());
+fn form<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> Bytes {
+    let parameters: Vec<_> = parameters.collect();
+    let mut form = form_urlencoded::Serializer::new(buffer(&parameters));
     form.extend_pairs(parameters);
-    SecretString::from(form.finish())
+    wiped(form.finish())
 }
 
 /// Encodes the parameters as a JSON object. A parameter with several values becomes a list.
-fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> SecretString {
-    let mut object = serde_json::Map::new();
-    for (name, value) in parameters {
-        match object.get_mut(name) {
-            None => {
-                object.insert(name.to_owned(), Value::from(value));
-            }
-            Some(Value::Array(values)) => values.push(Value::from(value)),
-            Some(one) => *one = Value::Array(vec![one.take(), Value::from(value)]),
+fn json<'a>(parameters: impl Iterator<Item = (&'a str, &'a str)>) -> Bytes {
+    let parameters: Vec<_> = parameters.collect();
+    let mut object = BTreeMap::<_, Vec<_>>::new();
+    for (name, value) in &parameters {
+        object.entry(name).or_default().push(value);
+    }
+    let mut json = buffer(&parameters).into_bytes();
+    let mut serializer = serde_json::Serializer::new(&mut json);
+    let members = object.into_iter().map(|(name, values)| (name, OneOrMany(values)));
+    serializer.collect_map(members).expect("texts serialize into a buffer");
+    wiped(json)
+}
+
+/// The values of a parameter: one text, or a list of texts.
+struct OneOrMany<'a>(Vec<&'a &'a str>);
+
+impl Serialize for OneOrMany<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [value] => serializer.serialize_str(value),
+            values => serializer.collect_seq(values),
         }
     }
-    SecretString::from(Value::Object(object).to_string())
+}
+
+/// A buffer large enough for the parameters in either format, where a byte becomes at most six (`\u001f`): a buffer that
+/// grows leaves copies behind that are not wiped.
+fn buffer(parameters: &[(&str, &str)]) -> String {
+    const PUNCTUATION_BYTES: usize = 8;
+    let sizes = parameters.iter().map(|(name, value)| 6 * (name.len() + value.len()) + PUNCTUATION_BYTES);
+    String::with_capacity(sizes.sum::<usize>() + PUNCTUATION_BYTES)
+}
+
+/// Bytes that are wiped when their last reference is dropped.
+fn wiped(body: impl Into<Vec<u8>>) -> Bytes {
+    Bytes::from_owner(Zeroizing::new(body.into()))
 }
 
 /// The `Authorization` value of HTTP Basic. RFC 6749 §2.3.1 has id and secret form-encoded first; most servers expect them
@@ -176,10 +205,8 @@ fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> Hea
         BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
     };
     let pair = SecretString::from(format!("{}:{}", encode(client_id), encode(secret.expose_secret())));
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair.expose_secret())))
-        .expect("base64 is visible ASCII");
-    value.set_sensitive(true);
-    value
+    let encoded = SecretString::from(STANDARD.encode(pair.expose_secret()));
+    secret_header_value(&["Basic ", encoded.expose_secret()]).expect("base64 is visible ASCII")
 }
 
 #[cfg(test)]

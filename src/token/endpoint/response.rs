@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
 
 use super::exchange::Body;
 use super::members::{MAX_DEPTH, Members, depth};
@@ -21,7 +22,7 @@ pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
 #[derive(Clone)]
 pub struct TokenResponse {
     /// The access token.
-    pub access_token: String,
+    pub access_token: Zeroizing<String>,
     /// The member `expires_in`; `None` if it is missing.
     pub lifetime: Option<Duration>,
     /// Whether the lifetime was longer than [`MAX_LIFETIME`] and was shortened.
@@ -72,7 +73,7 @@ pub(super) fn read(
     if response.refresh_token.is_none() {
         return Err(Malformed::Incomplete);
     }
-    Ok(TokenResponse { access_token: String::new(), flaw: Some(Malformed::Incomplete), ..response })
+    Ok(TokenResponse { access_token: Zeroizing::default(), flaw: Some(Malformed::Incomplete), ..response })
 }
 
 fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Result<TokenResponse, Malformed> {
@@ -96,7 +97,8 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     };
     let usable = || {
         its_flaw.map_or(Ok(()), Err)?;
-        let access_token = access_token.text("access_token")?.ok_or(Malformed::NoToken)?;
+        let access_token =
+            access_token.text("access_token")?.map(Zeroizing::new).ok_or(Malformed::NoToken)?;
         let kind = token_type.text("token_type")?;
         if kind
             .is_some_and(|kind| !expected.token_types.iter().any(|known| known.eq_ignore_ascii_case(&kind)))
@@ -109,7 +111,7 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     let ((access_token, (lifetime, lifetime_was_cut), scopes), flaw) = match usable() {
         Ok(usable) => (usable, None),
         Err(flaw) if refresh_token.is_none() => return Err(flaw),
-        Err(flaw) => ((String::new(), (None, false), None), Some(flaw)),
+        Err(flaw) => ((Zeroizing::default(), (None, false), None), Some(flaw)),
     };
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);

@@ -70,7 +70,7 @@ pub async fn exchange<E: TokenEndpoint>(
     ResponseWarnings::default().of_grant(&response, credential, now);
     let refresh_token = response.refresh_token.ok_or(LoginError::NoRefreshToken)?;
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
-    secrets.extend([refresh_token.clone(), SecretString::from(response.access_token)]);
+    secrets.extend([refresh_token.clone(), SecretString::from(response.access_token.as_str())]);
     Ok(LoginGrant { refresh_token, token, lifetime, scopes: response.scopes, secrets, client_secrets })
 }
 

@@ -59,7 +59,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let has_ended = new.lifetime.is_some_and(|lifetime| lifetime.is_zero());
         let access_token = new.access_token.as_ref().filter(|_| !has_ended)?.expose_secret().to_owned();
         let response = TokenResponse {
-            access_token,
+            access_token: access_token.into(),
             lifetime: new.lifetime.map(|lifetime| lifetime.min(MAX_LIFETIME)),
             lifetime_was_cut: new.lifetime.is_some_and(|lifetime| lifetime > MAX_LIFETIME),
             is_labelled_json: true,

@@ -97,7 +97,7 @@ impl TokenEndpoint for Shared {
 
 fn grant(token: &str, seconds: u64) -> TokenResponse {
     TokenResponse {
-        access_token: token.to_owned(),
+        access_token: token.to_owned().into(),
         lifetime: Some(Duration::from_secs(seconds)),
         lifetime_was_cut: false,
         is_labelled_json: true,

@@ -38,7 +38,7 @@ impl TokenEndpoint for Tokens {
             None => format!("{{\"jti\":{number}}}"),
         };
         Ok(TokenResponse {
-            access_token: format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)),
+            access_token: format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims)).into(),
             lifetime: Some(Duration::from_hours(1)),
             lifetime_was_cut: false,
             is_labelled_json: true,

@@ -31,7 +31,7 @@ fn answer_to(
         holds_token,
         spends_refresh_token,
     };
-    let body = Body { bytes: body.to_owned(), is_complete: true };
+    let body = Body { bytes: body.to_owned().into(), is_complete: true };
     classify(StatusCode::from_u16(status).unwrap(), &headers.collect(), &body, &asked)
 }
 
@@ -344,7 +344,7 @@ fn the_configured_codes_add_to_those_that_are_known() {
 #[test]
 fn a_cut_message_keeps_a_whole_refresh_token_and_a_whole_error() {
     let cut = |status: u16, body: &str| {
-        let body = Body { bytes: body.as_bytes().to_owned(), is_complete: false };
+        let body = Body { bytes: body.as_bytes().to_owned().into(), is_complete: false };
         let asked = Asked {
             expected: Expected { fields: &AnswerFields::default(), token_types: &["Bearer".to_owned()] },
             errors: &ErrorCodes::default(),
