@@ -19,6 +19,12 @@ docs:
 test:
     cargo test --workspace --locked
 
+# Change the code that differs from a commit, one place at a time, and expect a test to fail (needs cargo-mutants).
+mutants since *arguments:
+    mkdir -p target
+    git diff {{since}} -- src/config src/proxy src/token > target/mutants.diff
+    cargo mutants --in-diff target/mutants.diff --output target {{arguments}}
+
 # Check licences, advisories, bans and sources, or the named ones (needs cargo-deny; advisories need github.com).
 deny *checks:
     cargo deny --log-level error check {{checks}}
