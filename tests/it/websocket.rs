@@ -239,6 +239,39 @@ async fn either_side_ends_a_websocket_for_both() {
 }
 
 #[tokio::test]
+async fn a_side_that_breaks_off_ends_a_websocket_for_the_other_at_once() {
+    let (told, mut ended) = tokio::sync::mpsc::channel(1);
+    let peer = RawPeer::tcp(move |mut stream| {
+        let told = told.clone();
+        async move {
+            let head = read_head(&mut stream).await;
+            let _ = stream.write_all(SWITCHED.as_bytes()).await;
+            if head.windows(10).any(|part| part == b"x-break: y") {
+                stream.set_zero_linger().unwrap();
+                return;
+            }
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            told.send(Instant::now()).await.unwrap();
+        }
+    })
+    .await;
+    let world = world(&peer, daemon()).await;
+
+    let (_, stream) = shake(&world, "").await;
+    stream.set_zero_linger().unwrap();
+    let broken = Instant::now();
+    drop(stream);
+    let told = timeout(STEP_TIMEOUT, ended.recv()).await.unwrap().unwrap();
+    assert!(told - broken < Duration::from_secs(2), "{:?}", told - broken);
+
+    let began = Instant::now();
+    let (_, mut stream) = shake(&world, "x-break: y\r\n").await;
+    assert!(ends(&mut stream).await);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn a_silent_websocket_stays_open_until_the_drain_deadline() {
     let (peer, _) = api(&[SWITCHED]).await;
     let setup = daemon().limits("idle_timeout = \"200ms\"").server("drain = \"1s\"");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,10 @@ use crate::telemetry::throttle::Throttle;
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// The most that the system buffers of a response beyond the client's receive window, in bytes.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
+/// How long a client may be silent before the system probes the connection, and the time between two probes. A connection
+/// whose probes stay unanswered for `write_timeout` is reset, also that of a silent WebSocket or event stream.
+const TCP_KEEPALIVE_TIME: Duration = Duration::from_mins(1);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Connections that the system may queue to be accepted.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
@@ -53,6 +57,9 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.set_nonblocking(true)?;
     // For accepted sockets, which inherit it: data that a client does not read stays in the proxy, where it is counted.
     socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(TCP_KEEPALIVE_TIME).with_interval(TCP_KEEPALIVE_INTERVAL),
+    )?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
@@ -325,5 +332,24 @@ impl Dispatcher {
         if let Some(worker) = self.workers.iter().min_by_key(|worker| worker.load()) {
             worker.hand_over(Accepted { socket, peer, admitted }).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_probes_accepted_connections_that_are_silent() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), TCP_KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), TCP_KEEPALIVE_INTERVAL);
     }
 }

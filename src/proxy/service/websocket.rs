@@ -107,8 +107,9 @@ fn accept(key: &[u8]) -> String {
 }
 
 impl Tunnel {
-    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side. `read`
-    /// holds the bytes that hyper has read from the caller.
+    /// Copies bytes in both directions until one side has ended, and then for a while those of the other side. A side whose
+    /// connection breaks, by a reset or without TLS' `close_notify`, ends both at once. `read` holds the bytes that hyper has
+    /// read from the caller.
     async fn run<C: AsyncRead + AsyncWrite>(self, caller: C, read: Bytes) {
         let began = Instant::now();
         let Upgraded { stream, read_ahead, guard: _guard } = self.upstream;
@@ -116,16 +117,17 @@ impl Tunnel {
         let up = Box::pin(copy_all(read, caller.0, upstream.1));
         let down = Box::pin(copy_all(read_ahead, upstream.0, caller.1));
         let (up, down) = match select(up, down).await {
-            Either::Left((up, down)) => (up, timeout(LINGERING_CLOSE_TIMEOUT, down).await.unwrap_or(Ok(0))),
-            Either::Right((down, up)) => (timeout(LINGERING_CLOSE_TIMEOUT, up).await.unwrap_or(Ok(0)), down),
+            Either::Left((Ok(up), down)) => (Some(up), rest(down).await),
+            Either::Right((Ok(down), up)) => (rest(up).await, Some(down)),
+            Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => (None, None),
         };
         if self.is_logged {
             let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(
                 target: "bearerd::access",
                 peer = %self.caller.0.peer.get().host(),
-                received = up.as_ref().ok(),
-                sent = down.as_ref().ok(),
+                received = up,
+                sent = down,
                 duration_ms,
                 "websocket ended"
             );
@@ -137,6 +139,11 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.request_ended();
     }
+}
+
+/// The number of bytes that a direction copies in all, if it ends soon after the other one.
+async fn rest(direction: impl Future<Output = std::io::Result<u64>>) -> Option<u64> {
+    timeout(LINGERING_CLOSE_TIMEOUT, direction).await.ok()?.ok()
 }
 
 /// Copies one direction to its end, and then ends it.
