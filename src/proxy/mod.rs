@@ -16,6 +16,7 @@ pub mod message;
 pub mod peer;
 pub mod route;
 pub mod service;
+mod suspension;
 pub mod upstream;
 mod vectored;
 pub mod worker;

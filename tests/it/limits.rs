@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -243,6 +244,53 @@ async fn a_pause_of_the_upstream_does_not_count_as_the_callers() {
     assert_eq!(caller.read().await.unwrap().text(), "halfhalf");
     let mut caller = Http2Caller::connect(world.address).await;
     assert!(!caller.breaks(&Request::get("/x")).await);
+    world.finish().await;
+}
+
+/// The process is stopped for longer than any of its timeouts, and everything arrives meanwhile.
+#[tokio::test]
+async fn a_suspension_cuts_nothing_that_arrived_meanwhile() {
+    let pause = Duration::from_millis(1500);
+    let peer = RawPeer::tcp(move |mut stream| async move {
+        let head = read_head(&mut stream).await;
+        let is_upload = head.starts_with(b"POST");
+        if is_upload {
+            let came_with_the_head = if head.ends_with(b"half") { 4 } else { 0 };
+            stream.read_exact(&mut [0; 8][came_with_the_head..]).await.unwrap();
+        }
+        let (first, rest) = if head.starts_with(b"GET /body") { ("half", "half") } else { ("", "halfhalf") };
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n";
+        if !first.is_empty() {
+            stream.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
+        }
+        if !is_upload {
+            tokio::time::sleep(pause).await;
+        }
+        let head = if first.is_empty() { head } else { "" };
+        stream.write_all(format!("{head}{rest}").as_bytes()).await.unwrap();
+    })
+    .await;
+    let setup = pausing_world(&peer).route("timeout = \"1s\"\nread_timeout = \"1s\"");
+    let world = setup.limits("body_timeout = \"1s\"").start().await;
+    let mut callers = Vec::new();
+    for line in ["GET /head", "GET /body", "POST /upload"] {
+        let mut caller = world.caller().await;
+        let fields = if line.starts_with("POST") { "content-length: 8\r\n\r\nhalf" } else { "\r\n" };
+        let request = format!("{line} HTTP/1.1\r\nhost: {}\r\n{fields}", world.address);
+        caller.write(request.as_bytes()).await;
+        callers.push(caller);
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    world.process.signal(Signal::STOP);
+    callers[2].write(b"half").await;
+    tokio::time::sleep(pause + Duration::from_secs(1)).await;
+    world.process.signal(Signal::CONT);
+
+    for mut caller in callers {
+        let reply = caller.read().await.unwrap();
+        assert_eq!((reply.status, reply.text().as_str()), (200, "halfhalf"));
+    }
     world.finish().await;
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use crate::proxy::suspension;
+
 /// The total wait for a body before the minimum rate applies.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,10 @@ impl StallTimer {
                 end: Box::pin(tokio::time::sleep(timeout)),
             });
             ready!(pause.end.as_mut().poll(cx));
+            if let Some(later) = suspension::extended(pause.end.deadline()) {
+                pause.end.as_mut().reset(later);
+                continue;
+            }
             if !is_excused {
                 return Poll::Ready(());
             }

@@ -80,25 +80,32 @@ impl Progress {
     pub fn begin(&self, read_timeout: Option<Duration>) {
         self.read_timeout.set(read_timeout);
         self.is_sent.set(false);
+        self.stalled.set(None);
         self.awaits_nobody();
     }
 
     /// A piece of the response was handed over, and the caller has to read it.
     pub fn awaits_caller(&self) {
         self.waits_for.set(Some(Side::Caller));
-        self.since.set(self.clock.get());
+        self.moved();
     }
 
     /// The upstream has to send the next piece.
     pub fn awaits_upstream(&self) {
         if self.waits_for.replace(Some(Side::Upstream)) != Some(Side::Upstream) {
-            self.since.set(self.clock.get());
+            self.moved();
         }
     }
 
     /// The response waits for nobody.
     pub fn awaits_nobody(&self) {
         self.waits_for.set(None);
+    }
+
+    /// The response got on: a stall that the sweep found, and nothing has acted on, is over.
+    fn moved(&self) {
+        self.since.set(self.clock.get());
+        self.stalled.set(None);
     }
 
     /// The side that kept the response waiting for too long, if one did.
@@ -175,6 +182,22 @@ mod tests {
         assert_eq!(after(&now, &progress, 100), None);
         progress.awaits_caller();
         assert_eq!(after(&now, &progress, 3), Some(Side::Caller));
+    }
+
+    #[test]
+    fn a_stall_ends_when_the_response_gets_on_or_another_begins() {
+        let (now, progress) = progress();
+        progress.awaits_upstream();
+        assert_eq!(after(&now, &progress, 5), Some(Side::Upstream));
+        progress.awaits_caller();
+        assert_eq!(progress.stalled(), None);
+        assert_eq!(after(&now, &progress, 3), Some(Side::Caller));
+        progress.awaits_upstream();
+        assert_eq!(progress.stalled(), None);
+
+        assert_eq!(after(&now, &progress, 5), Some(Side::Upstream));
+        progress.begin(Some(READ));
+        assert_eq!(progress.stalled(), None);
     }
 
     #[test]

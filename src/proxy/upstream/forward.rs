@@ -19,6 +19,7 @@ use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
+use crate::proxy::suspension;
 
 /// Why a request brought no response.
 #[derive(Debug)]
@@ -80,8 +81,9 @@ async fn with_timeout<T>(
         if let Ok(outcome) = timeout_at(deadline, outcome.as_mut()).await {
             return Ok(outcome);
         }
-        match request_body.progress().map(|progress| progress + timeout) {
-            Some(later) if later > deadline => deadline = later,
+        let later = request_body.progress().map(|progress| progress + timeout);
+        match later.filter(|later| *later > deadline).or_else(|| suspension::extended(deadline)) {
+            Some(later) => deadline = later,
             // The read timeout of the request body covers a caller that stopped sending.
             _ if request_body.waits_for_caller() => deadline = Instant::now() + timeout,
             _ => return Err(Failure::Upstream(ForwardError::Timeout)),

@@ -30,12 +30,16 @@ use super::downstream::tls;
 use super::downstream::wrong_protocol::WrongProtocolLog;
 use super::limits::admission::Admitted;
 use super::peer::Peer;
+use super::suspension::MAX_LATENESS;
 use crate::config::Limits;
 use crate::lifecycle::{Stage, Threads};
 
 /// The bounds of the time between two sweeps.
 const SWEEP_INTERVAL_MAX: Duration = Duration::from_millis(500);
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// How much time passes on the sweeps' clock in a suspension of any length. Not zero, so that timeouts pass in a process that
+/// rarely gets a processor.
+const SUSPENSION: Duration = Duration::from_millis(100);
 /// How long connections may write their last responses once they are cut.
 const CUT_TIMEOUT: Duration = Duration::from_millis(100);
 /// Connections that may wait for a worker to take them.
@@ -119,8 +123,11 @@ pub struct Worker {
 /// The client connections of a worker.
 pub(super) struct Connections {
     pub(super) all: RefCell<Vec<Rc<ClientConnection>>>,
-    /// The time of the last sweep: exact enough for time-outs, and free to read.
+    /// The time of the last sweep, less the time in which the process was suspended: exact enough for timeouts, and free to
+    /// read.
     clock: Rc<Cell<Instant>>,
+    /// When the clock was last set.
+    clock_set: Cell<Instant>,
     /// Notified when a connection has ended.
     ended: Notify,
     is_draining: Cell<bool>,
@@ -132,9 +139,11 @@ pub(super) struct Connections {
 impl Worker {
     /// A worker without connections. `load` counts its connections, those handed over included.
     pub fn new(configuration: Configuration, load: Arc<AtomicUsize>) -> Self {
+        let now = Instant::now();
         let connections = Connections {
             all: RefCell::default(),
-            clock: Rc::new(Cell::new(Instant::now())),
+            clock: Rc::new(Cell::new(now)),
+            clock_set: Cell::new(now),
             ended: Notify::new(),
             is_draining: Cell::new(false),
             wrong_protocol: Rc::default(),
@@ -181,7 +190,7 @@ impl Worker {
     /// Ends every connection gracefully, those still to come included.
     pub(super) fn drain(&self) {
         self.connections.is_draining.set(true);
-        self.connections.clock.set(Instant::now());
+        self.connections.set_clock(Instant::now());
         for client in self.connections.all.borrow().iter() {
             client.end(End::Gracefully);
         }
@@ -279,7 +288,7 @@ impl Worker {
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         let limits = self.snapshot.limits();
-        self.connections.clock.set(now);
+        self.connections.set_clock(now);
         for client in self.connections.all.borrow().iter() {
             client.sweep(&limits);
         }
@@ -296,6 +305,16 @@ impl Worker {
         let mut sweeps = tokio::time::interval(period);
         sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweeps
+    }
+}
+
+impl Connections {
+    /// Sets the clock forward to `now`. A suspension counts for little: clients and upstreams may have sent what the process
+    /// could not read.
+    fn set_clock(&self, now: Instant) {
+        let passed = now.duration_since(self.clock_set.replace(now));
+        let counted = if passed < MAX_LATENESS { passed } else { SUSPENSION };
+        self.clock.set(self.clock.get() + counted);
     }
 }
 
