@@ -119,6 +119,8 @@ struct Memory {
     queue: VecDeque<Answer>,
     asked: Vec<Asked>,
     issued: Vec<String>,
+    /// When each token was issued.
+    issued_at: BTreeMap<String, Instant>,
     /// The end of each token that was not revoked.
     live: BTreeMap<String, Instant>,
     under_way: usize,
@@ -160,6 +162,7 @@ impl AuthorizationServer {
                 queue: VecDeque::new(),
                 asked: Vec::new(),
                 issued: Vec::new(),
+                issued_at: BTreeMap::new(),
                 live: BTreeMap::new(),
                 under_way: 0,
                 most_at_once: 0,
@@ -354,6 +357,11 @@ impl Introspection {
         end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()))
     }
 
+    /// How long ago a token was issued; zero if this server did not.
+    pub fn age(&self, token: &str) -> Duration {
+        self.0.memory().issued_at.get(token).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
     /// Whether this server issued a token, live or not.
     pub fn was_issued(&self, token: &str) -> bool {
         self.0.memory().issued.iter().any(|issued| issued == token)
@@ -384,9 +392,11 @@ impl State {
     }
 
     fn issue(&self, lifetime: u64) -> String {
-        let end = Instant::now() + Duration::from_secs(lifetime);
+        let now = Instant::now();
+        let end = now + Duration::from_secs(lifetime);
         let mut memory = self.memory();
         let token = new_token(memory.tenant.as_deref());
+        memory.issued_at.insert(token.clone(), now);
         memory.issued.push(token.clone());
         memory.live.insert(token.clone(), end);
         token

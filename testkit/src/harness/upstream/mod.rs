@@ -11,6 +11,7 @@ mod invariants;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Response, Version};
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::attempts::{Attempts, Outcome};
 use super::request::REQUEST_ID;
@@ -46,6 +48,10 @@ pub struct Scripted {
     count: AtomicUsize,
     round: AtomicUsize,
     violations: Mutex<Vec<String>>,
+    /// How long after its issue each node learns of a token that is issued from the given moment on.
+    nodes: Mutex<(Instant, Vec<Duration>)>,
+    turn: AtomicUsize,
+    rejected_by_late_nodes: AtomicUsize,
     /// Whether requests of `/held` are answered.
     is_released: watch::Sender<bool>,
 }
@@ -90,6 +96,9 @@ impl Scripted {
             count: AtomicUsize::new(0),
             round: AtomicUsize::new(0),
             violations: Mutex::default(),
+            nodes: Mutex::new((Instant::now(), Vec::new())),
+            turn: AtomicUsize::new(0),
+            rejected_by_late_nodes: AtomicUsize::new(0),
             is_released: watch::Sender::new(false),
         }
     }
@@ -115,6 +124,16 @@ impl Scripted {
             .iter()
             .filter_map(|(prefix, tokens)| path.strip_prefix(prefix).map(|rest| (Some(tokens), rest)));
         below.next().unwrap_or((None, path))
+    }
+
+    /// Whether the node in turn does not know this request's token yet.
+    fn is_late(&self, head: &Parts) -> bool {
+        let (since, nodes) = &*self.nodes.lock().unwrap();
+        let (Some(tokens), false) = (self.protection(head.uri.path()).0, nodes.is_empty()) else {
+            return false;
+        };
+        let delay = nodes[self.turn.fetch_add(1, Ordering::Relaxed) % nodes.len()];
+        tokens.age(invariants::token(head)) < delay.min(since.elapsed())
     }
 
     fn violation(&self, head: &Parts, text: &str) {
@@ -152,6 +171,10 @@ impl Script for Scripted {
     }
 
     async fn answer(&self, head: &Parts, body: Incoming) -> io::Result<Response<Body>> {
+        if self.is_late(head) {
+            self.rejected_by_late_nodes.fetch_add(1, Ordering::Relaxed);
+            return self.reject(head, body).await;
+        }
         let is_reset = fastrand::u32(..100) < self.resets.load(Ordering::Relaxed);
         if is_reset {
             self.outcome(head, Outcome::Reset);
@@ -248,6 +271,18 @@ impl Upstream {
     /// Resets so many percent of the requests from now on.
     pub fn reset(&self, percent: u32) {
         self.script().resets.store(percent, Ordering::Relaxed);
+    }
+
+    /// From now on the API has so many nodes, which take requests with a live token in turn. Each node rejects a token that is
+    /// issued from now on until so long after its issue.
+    pub fn set_nodes(&self, delays: &[Duration]) {
+        *self.script().nodes.lock().unwrap() = (Instant::now(), delays.to_vec());
+        self.script().turn.store(0, Ordering::Relaxed);
+    }
+
+    /// How many requests a node rejected because it did not know the token yet.
+    pub fn rejected_by_late_nodes(&self) -> usize {
+        self.script().rejected_by_late_nodes.load(Ordering::Relaxed)
     }
 
     /// Answers requests of `/held`, the earlier ones too.
