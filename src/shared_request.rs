@@ -1,8 +1,7 @@
 //! Shared requests: any number of requests made at once cause one piece of work, whose outcome all requesters receive.
 //!
 //! A [`channel`] has any number of [`Requester`]s and one [`Responder`]. The pieces of work are numbered from 1; a request
-//! raises the wanted number to that of the next piece of work that begins. Where only the wanted number is needed, and the
-//! outcome is published elsewhere, a [`Wanted`] stands alone.
+//! raises the wanted number to that of the next piece of work that begins.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,40 +12,30 @@ use tokio::sync::{Notify, watch};
 
 /// The highest number that anybody has asked for, and a signal to the one task that works towards that number.
 #[derive(Debug, Default)]
-pub struct Wanted {
+struct Wanted {
     number: AtomicU64,
     signal: Notify,
 }
 
 impl Wanted {
     /// Asks for this number, and wakes the task if nobody has asked for a number so high before.
-    pub fn raise_to(&self, number: u64) {
+    fn raise_to(&self, number: u64) {
         if self.number.fetch_max(number, Ordering::SeqCst) < number {
-            self.wake();
+            self.signal.notify_one();
         }
     }
 
-    /// Withdraws every request for a number above this one.
-    pub fn lower_to(&self, number: u64) {
-        self.number.fetch_min(number, Ordering::SeqCst);
-    }
-
     /// Whether a number above this one is asked for.
-    pub fn exceeds(&self, number: u64) -> bool {
+    fn exceeds(&self, number: u64) -> bool {
         self.number.load(Ordering::SeqCst) > number
     }
 
-    /// Wakes the task without asking for anything.
-    pub fn wake(&self) {
-        self.signal.notify_one();
-    }
-
-    /// Waits until a higher number is asked for, or the task is woken.
+    /// Waits until a higher number is asked for.
     ///
     /// # Cancel safety
     ///
     /// A signal that is sent while nobody waits is kept for the next call.
-    pub async fn raised(&self) {
+    async fn raised(&self) {
         self.signal.notified().await;
     }
 }
@@ -259,12 +248,5 @@ mod tests {
         wanted.raise_to(2);
         assert!(wanted.raised().now_or_never().is_none());
         assert!(wanted.exceeds(2) && !wanted.exceeds(3));
-
-        wanted.lower_to(1);
-        assert!(!wanted.exceeds(1));
-        wanted.raise_to(2);
-        assert!(wanted.raised().now_or_never().is_some(), "a withdrawn number can be asked for again");
-        wanted.wake();
-        assert!(wanted.raised().now_or_never().is_some());
     }
 }

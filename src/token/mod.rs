@@ -11,6 +11,7 @@
 //! - [`state`]: what outlives the process, in memory and on disk;
 //! - [`endpoint`]: token requests, their responses, and issuers' metadata;
 //! - [`limiter`]: when a token request may be made;
+//! - `demand`: what rejected tokens demand of the refresher;
 //! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
 //!
 //! A request reads the [`store`] without a lock, and waits for the refresher only if no token is usable.
@@ -18,6 +19,7 @@
 pub mod access_token;
 pub mod api_discovery;
 mod client_secrets;
+mod demand;
 pub mod endpoint;
 pub mod error;
 mod fingerprint;
@@ -36,6 +38,7 @@ pub mod store;
 pub mod trial;
 
 pub use access_token::{AccessToken, Generation};
+pub use demand::Demanded;
 pub use endpoint::response::TokenResponse;
 pub use endpoint::{ClientError, HeldToken, TokenClient, TokenEndpoint};
 pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};

@@ -2,7 +2,8 @@
 //!
 //! Reading takes no lock. A forced refresh is requested *for a generation*: a thousand callers with the same rejected token
 //! request the same generation, and one token request serves them all. A caller that disconnects while it waits withdraws
-//! nothing; the refresher continues.
+//! nothing; the refresher continues. A demand that no token request has served dies when the party that made the demand
+//! accepts the token again.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,19 +11,20 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
+use super::demand::{Demand, Demanded, Demands};
 use super::error::{FailureClass, TokenError};
 use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
-use crate::shared_request::Wanted;
 
 /// Reads one credential's tokens, and requests new ones.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     name: Arc<str>,
     store: Store,
-    /// The lowest generation that callers accept.
-    wanted: Arc<Wanted>,
+    demands: Arc<Demands>,
+    /// The demand of the party that this source belongs to.
+    demand: Arc<Demand>,
     progress: watch::Receiver<RefreshProgress>,
     /// The source on which requests wait instead, once the refresher of this source has ended.
     successor: Arc<OnceLock<TokenSource>>,
@@ -42,11 +44,18 @@ impl TokenSource {
     pub(super) fn new(
         name: &str,
         store: Store,
-        wanted: Arc<Wanted>,
+        demands: Arc<Demands>,
         progress: watch::Receiver<RefreshProgress>,
         clock: Clock,
     ) -> Self {
-        Self { name: Arc::from(name), store, wanted, progress, successor: Arc::default(), clock }
+        let demand = demands.party();
+        Self { name: Arc::from(name), store, demands, demand, progress, successor: Arc::default(), clock }
+    }
+
+    /// The same tokens, for another party: its demands are its own, and end with its own acceptance of a token.
+    #[must_use]
+    pub fn for_another_party(&self) -> Self {
+        Self { demand: self.demands.party(), ..self.clone() }
     }
 
     /// The credential's name.
@@ -56,7 +65,7 @@ impl TokenSource {
 
     /// Whether both sources read the same tokens.
     pub fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.wanted, &other.wanted)
+        Arc::ptr_eq(&self.demands, &other.demands)
     }
 
     /// Names the source of the credential that takes this credential's place. Once the refresher of this
@@ -69,6 +78,11 @@ impl TokenSource {
     /// The current token, if it is usable.
     pub fn current(&self) -> Option<Current> {
         self.store.usable()
+    }
+
+    /// The token before the current one, if it is usable and a scheduled renewal has replaced it within the last minute.
+    pub fn previous(&self) -> Option<Arc<AccessToken>> {
+        self.store.previous()
     }
 
     /// Whether the credential has ever had a token.
@@ -110,7 +124,7 @@ impl TokenSource {
 
     /// Whether an upstream has rejected the latest token.
     pub fn is_rejected(&self) -> bool {
-        self.wanted.exceeds(self.store.generation().number())
+        self.demands.exceed(self.store.generation())
     }
 
     /// Why the latest token request failed, if it did.
@@ -142,25 +156,24 @@ impl TokenSource {
         self.wait_beyond(Generation::NONE, within, |_| None).await
     }
 
-    /// Requests a token of a later generation than the rejected one, and waits for that token.
+    /// Requests a token of a later generation than the rejected one, and waits for that token. A failed refresh is waited
+    /// through if the next one can be made in time. Returns the rejected token itself if the demand is withdrawn.
     ///
     /// # Errors
     ///
-    /// [`NotReplaced`] when the refresh failed, cannot be made in time, or brought the rejected token again.
+    /// [`NotReplaced`] when no refresh succeeds or can be made in time, or when it brought the rejected token again.
     ///
     /// # Cancel safety
     ///
     /// The request stays in force, and the refresh continues.
     pub async fn replace(&self, rejected: Generation, within: Duration) -> Result<Current, NotReplaced> {
-        let finished_before = self.progress.borrow().finished;
         self.demand(rejected);
         let mut unchanged = false;
         let outcome = self
             .wait_beyond(rejected, within, |progress| {
                 let now = self.clock.now();
                 unchanged = progress.unchanged_until.is_some_and(|until| now < until);
-                let failed = progress.finished > finished_before && progress.failure.is_some();
-                (unchanged || failed).then(|| progress.unavailable(now))
+                unchanged.then(|| progress.unavailable(now))
             })
             .await;
         match outcome {
@@ -172,11 +185,25 @@ impl TokenSource {
 
     /// Requests a token of a later generation than the rejected one, without waiting for that token.
     pub fn demand(&self, rejected: Generation) {
-        self.wanted.raise_to(rejected.next().number());
+        if self.demand.raise_beyond(rejected) {
+            self.demands.wake();
+        }
     }
 
-    /// Waits for a usable token of a later generation than `seen`, until `give_up` returns a reason not to
-    /// wait any longer. Once the refresher has ended, any usable token of the successor is accepted too.
+    /// What this party demands now; a request notes it when it is sent. One relaxed load.
+    pub fn demanded(&self) -> Demanded {
+        self.demand.demanded()
+    }
+
+    /// Records that this party accepted a token, in a request that was sent under the given demand. Returns whether this
+    /// withdraws the demand for a later one. One relaxed load without a demand.
+    pub fn accepted(&self, generation: Generation, sent: Demanded) -> bool {
+        self.demand.accepted(generation, sent)
+    }
+
+    /// Waits for a usable token of a later generation than `seen`, or for the withdrawal of the demand for one, until
+    /// `give_up` returns a reason not to wait any longer. Once the refresher has ended, any usable token of the successor
+    /// is accepted too.
     async fn wait_beyond(
         &self,
         seen: Generation,
@@ -187,7 +214,7 @@ impl TokenSource {
         let deadline = now + within;
         let mut progress = self.progress.clone();
         if progress.borrow().may_be_overdue(now) {
-            self.wanted.wake();
+            self.demands.wake();
         }
         loop {
             // A refresher that has ended publishes no further token.
@@ -198,24 +225,36 @@ impl TokenSource {
                 }
                 return Box::pin(successor.wait(self.clock.now().until(deadline))).await;
             }
-            // In this order: a token published after the progress was read changes the progress, which ends the wait
-            // below.
-            let hopeless = {
+            // In this order: a token published after the progress was read changes the progress, and a withdrawal after
+            // this line resolves `withdrawn`; either ends the wait below.
+            let withdrawn = self.demand.withdrawn();
+            let (reason, hopeless, underway) = {
                 let progress = progress.borrow_and_update();
-                give_up(&progress).or_else(|| progress.hopeless(self.clock.now(), deadline))
+                let hopeless = progress.hopeless(self.clock.now(), deadline);
+                (give_up(&progress), hopeless, progress.underway)
             };
-            if let Some(token) = self.store.usable().filter(|token| token.generation() > seen) {
+            let usable = self.store.usable();
+            if let Some(token) = usable.filter(|token| token.generation() > seen) {
+                return Ok(token);
+            }
+            if let Some(unavailable) = reason {
+                return Err(unavailable);
+            }
+            let is_withdrawn = !underway && !self.demand.exceeds(seen);
+            if let Some(token) =
+                self.store.usable().filter(|token| is_withdrawn && token.generation() >= seen)
+            {
                 return Ok(token);
             }
             if let Some(unavailable) = hopeless {
                 return Err(unavailable);
             }
             let left = self.clock.now().until(deadline);
-            let changed = tokio::time::timeout(left, progress.changed()).await;
-            let may_go_on = match changed {
-                Ok(Ok(())) => true,
-                Ok(Err(_)) => self.successor.get().is_some(),
-                Err(_) => false,
+            let may_go_on = tokio::select! {
+                biased;
+                changed = progress.changed() => changed.is_ok() || self.successor.get().is_some(),
+                () = withdrawn => true,
+                () = tokio::time::sleep(left) => false,
             };
             if !may_go_on {
                 return Err(progress.borrow().unavailable(self.clock.now()));

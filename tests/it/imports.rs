@@ -44,6 +44,7 @@ const ORDER: [(&str, &[&str]); 3] = [
             "rotation",
             "client_secrets",
             "progress",
+            "demand",
             "state",
             "endpoint",
             "limiter",

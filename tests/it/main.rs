@@ -27,6 +27,7 @@ mod framing;
 mod grants;
 mod imports;
 mod keygen;
+mod late_tokens;
 mod lifecycle;
 mod limits;
 mod login;

@@ -411,8 +411,35 @@ async fn a_caller_that_leaves_while_it_waits_cancels_no_refresh() {
 }
 
 #[tokio::test]
-async fn a_failed_refresh_is_reported_with_its_code_and_retry_after() {
-    let world = daemon().credential("quota = { requests = 100, per = \"1s\" }").start().await;
+async fn one_failed_refresh_is_invisible_to_every_caller() {
+    let world = daemon().quiet().credential("quota = { requests = 100, per = \"1s\" }").start().await;
+    for answer in [
+        Answer::status(503, ""),
+        Answer::Hangup,
+        Answer::too_many(1),
+        Answer::status(200, "<html>"),
+        Answer::status(400, "{\"error\":\"temporarily_unavailable\"}"),
+    ] {
+        let before = world.authorization.requests();
+        world.authorization.answer_next(answer.clone());
+        world.authorization.revoke_all();
+
+        let request = Request::post("/echo", b"work");
+        let replies = join_all((0..20).map(|_| world.send(&request))).await;
+
+        assert!(replies.iter().all(|reply| reply.status == 200), "{answer:?}");
+        assert_eq!(world.token_requests_since(before), 2, "{answer:?}");
+    }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_refresh_that_cannot_succeed_in_time_is_reported_with_its_code_and_retry_after() {
+    let world = daemon()
+        .credential("quota = { requests = 100, per = \"1s\" }")
+        .limits("token_wait = \"200ms\"")
+        .start()
+        .await;
     for (answer, code) in [
         (Answer::too_many(2), "token_endpoint_rate_limited"),
         (Answer::status(500, ""), "token_endpoint_unavailable"),
@@ -427,9 +454,30 @@ async fn a_failed_refresh_is_reported_with_its_code_and_retry_after() {
         assert_eq!((reply.status, reply.code().as_deref()), (503, Some(code)));
         let wait: u64 = reply.get("retry-after").expect("waiting helps").parse().unwrap();
         assert!((1..=3).contains(&wait), "{wait}");
-        // The refresh is retried, and the next caller waits for the token.
+        // The refresh is retried.
+        let refreshed = world.process.events("token refreshed").len();
+        eventually("a token", async || world.process.events("token refreshed").len() > refreshed).await;
         assert_eq!(world.get("/x").await.status, 200, "after {code}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_token_endpoint_that_stays_down_is_reported_within_token_wait() {
+    let world = daemon().limits("token_wait = \"3s\"").start().await;
+    for _ in 0..20 {
+        world.authorization.answer_next(Answer::Hangup);
+    }
+    world.authorization.revoke_all();
+    let started = Instant::now();
+
+    let reply = world.get("/x").await;
+
+    let took = started.elapsed();
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    assert!(reply.get("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(world.authorization.requests() >= 3, "a failure was not waited through");
     world.finish().await;
 }
 

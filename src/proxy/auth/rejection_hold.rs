@@ -3,8 +3,13 @@
 //! An upstream answers 401 for a revoked token, but also for a wrong path or a missing permission, which no token
 //! remedies. A route whose *fresh* token is rejected too is therefore held: for a while its 401s pass to the caller
 //! and trigger no refresh. Each route has its own hold, so that a forbidden route does not affect other routes.
+//!
+//! The record also says which generations the route has accepted, and whether its requests carry the previous token for
+//! now, because the upstream does not know the new one yet.
 
+use std::cmp::Ordering::{Equal, Greater, Less};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,6 +26,9 @@ const MIN_REJECTED: Duration = Duration::from_secs(1);
 /// the new token has been revoked in turn.
 const REFRESH_OUTCOME_WINDOW: Duration = Duration::from_secs(30);
 
+/// How long requests carry the previous token after the upstream rejected the current one and accepted the previous one.
+const PREFERENCE: Duration = Duration::from_secs(5);
+
 /// The action on a 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -30,9 +38,13 @@ pub enum Decision {
     Pass,
 }
 
-/// A route's record of rejected tokens. Lock-free.
+/// A route's record of accepted and rejected tokens. Lock-free.
 #[derive(Debug, Default)]
-pub struct RejectionHold(ArcSwap<State>);
+pub struct RejectionHold {
+    state: ArcSwap<State>,
+    /// Until when requests carry the previous token, in nanoseconds since boot; 0 where they carry the current one.
+    previous_until: AtomicU64,
+}
 
 /// Replaced as a whole at each change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +57,8 @@ struct State {
     refreshed_in_hold: Option<Generation>,
     /// The latest generation that the upstream accepted on this route.
     accepted: Generation,
+    /// Which of the generations up to `accepted` the upstream has accepted: bit `n` stands for the `n`-th before it.
+    accepted_before: u64,
     /// When generation `accepted` was first rejected with no acceptance since.
     rejected_since: Option<Moment>,
     /// The latest refresh whose token the upstream has neither accepted nor rejected.
@@ -61,31 +75,59 @@ struct Refresh {
 impl RejectionHold {
     /// Records that the upstream accepted a token. A read, except for the first call after a change.
     pub fn accepted(&self, generation: Generation) {
-        let state = self.0.load();
-        if state.accepted < generation || (state.accepted == generation && state.rejected_since.is_some()) {
-            self.0.rcu(|state| Arc::new(state.accepted(generation)));
+        let state = self.state.load();
+        let is_known = match state.accepted.cmp(&generation) {
+            Less => false,
+            Equal => state.rejected_since.is_none(),
+            Greater => state.has_accepted(generation),
+        };
+        if !is_known {
+            self.state.rcu(|state| Arc::new(state.accepted(generation)));
         }
     }
 
-    /// Records that the upstream rejected a request's first token, and decides what to do.
+    /// Whether the upstream has accepted this token, as far as the record goes back.
+    pub fn has_accepted(&self, generation: Generation) -> bool {
+        self.state.load().has_accepted(generation)
+    }
+
+    /// Records that the upstream rejected a request's token, and decides what to do.
     pub fn rejected(&self, generation: Generation, now: Moment) -> Decision {
-        let before = self.0.rcu(|state| Arc::new(state.rejected(generation, now).0));
+        let before = self.state.rcu(|state| Arc::new(state.rejected(generation, now).0));
         before.rejected(generation, now).1
     }
 
     /// Records that the upstream accepted a replay with a token that was requested in place of `rejected`.
     pub fn replay_accepted(&self, rejected: Generation, generation: Generation, now: Moment) {
-        self.0.rcu(|state| Arc::new(state.accepted(generation).refreshed(rejected, now)));
+        self.state.rcu(|state| Arc::new(state.accepted(generation).refreshed(rejected, now)));
     }
 
     /// Records that the upstream rejected a replay with a requested token: the hold begins.
     pub fn replay_rejected(&self, now: Moment) {
-        self.0.rcu(|state| Arc::new(state.held(now)));
+        self.state.rcu(|state| Arc::new(state.held(now)));
     }
 
-    /// Records that no token could be had in place of `rejected`.
+    /// Records that no token could be had in place of `rejected`, or that none is wanted any more.
     pub fn not_replaced(&self, rejected: Generation) {
-        self.0.rcu(|state| Arc::new(state.not_replaced(rejected)));
+        self.state.rcu(|state| Arc::new(state.not_replaced(rejected)));
+    }
+
+    /// Lets requests carry the previous token for a while: the upstream does not know the current one yet.
+    pub fn prefer_previous(&self, now: Moment) {
+        self.previous_until.store((now + PREFERENCE).as_nanos(), Ordering::Relaxed);
+    }
+
+    /// Lets requests carry the current token again.
+    pub fn prefer_current(&self) {
+        self.previous_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether requests carry the previous token. One relaxed load where they do not.
+    pub fn prefers_previous(&self, now: impl FnOnce() -> Moment) -> bool {
+        match self.previous_until.load(Ordering::Relaxed) {
+            0 => false,
+            until => now() < Moment::from_nanos(until),
+        }
     }
 }
 
@@ -94,12 +136,19 @@ impl State {
         now < self.held_until
     }
 
+    fn has_accepted(self, generation: Generation) -> bool {
+        self.accepted_before & bit(generation, self.accepted) != 0
+    }
+
     fn accepted(self, generation: Generation) -> Self {
         if generation < self.accepted {
-            return self;
+            let accepted_before = self.accepted_before | bit(generation, self.accepted);
+            return Self { accepted_before, ..self };
         }
+        let newer = u32::try_from(generation.number() - self.accepted.number()).unwrap_or(u32::MAX);
+        let accepted_before = self.accepted_before.checked_shl(newer).unwrap_or(0) | 1;
         let pending_refresh = self.pending_refresh.filter(|refresh| refresh.rejected >= generation);
-        Self { accepted: generation, rejected_since: None, pending_refresh, ..self }
+        Self { accepted: generation, accepted_before, rejected_since: None, pending_refresh, ..self }
     }
 
     /// After a refresh that helped. Only the hold's own refresh ends the hold: a refresh that began before the hold, or
@@ -166,6 +215,12 @@ impl State {
     }
 }
 
+/// The bit of [`State::accepted_before`] that stands for a generation; none if it is later than `accepted` or too old.
+fn bit(generation: Generation, accepted: Generation) -> u64 {
+    let older = accepted.number().checked_sub(generation.number());
+    older.and_then(|older| 1_u64.checked_shl(u32::try_from(older).ok()?)).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -214,15 +269,15 @@ mod tests {
         for (generation, length) in (1..).zip([30, 60, 120, 240, 300, 300]) {
             assert_eq!(hold.rejected(Generation::from_number(2 * generation), at(now)), Decision::Refresh);
             hold.replay_rejected(at(now));
-            assert!(hold.0.load().is_held(at(now + length - 1)), "{length}");
-            assert!(!hold.0.load().is_held(at(now + length)), "{length}");
+            assert!(hold.state.load().is_held(at(now + length - 1)), "{length}");
+            assert!(!hold.state.load().is_held(at(now + length)), "{length}");
             now += length;
         }
         hold.rejected(Generation::from_number(100), at(now));
         hold.replay_accepted(Generation::from_number(100), Generation::from_number(101), at(now));
         hold.rejected(Generation::from_number(101), at(now));
         hold.replay_rejected(at(now));
-        assert!(!hold.0.load().is_held(at(now + 30)));
+        assert!(!hold.state.load().is_held(at(now + 30)));
     }
 
     #[test]
@@ -326,10 +381,118 @@ mod tests {
         hold.replay_accepted(G1, G2, at(0));
 
         hold.accepted(G1);
-        assert_eq!(hold.0.load().accepted, G2);
+        assert_eq!(hold.state.load().accepted, G2);
+    }
+
+    #[test]
+    fn a_withdrawn_demand_leaves_no_refresh_whose_outcome_counts() {
+        let hold = RejectionHold::default();
+        hold.accepted(G1);
+        assert_eq!(hold.rejected(G1, at(0)), Decision::Refresh);
+        // The upstream accepts the token again.
+        hold.accepted(G1);
+        hold.not_replaced(G1);
+
+        // A scheduled renewal follows, and its token is rejected.
+        assert_eq!(hold.rejected(G2, at(5)), Decision::Refresh, "no hold");
+    }
+
+    #[test]
+    fn requests_carry_the_previous_token_for_a_while_after_it_was_accepted() {
+        let hold = RejectionHold::default();
+        assert!(!hold.prefers_previous(|| at(0)));
+        hold.prefer_previous(at(0));
+        assert!(hold.prefers_previous(|| at(4)) && !hold.prefers_previous(|| at(5)));
+        hold.prefer_previous(at(5));
+        hold.prefer_current();
+        assert!(!hold.prefers_previous(|| at(5)));
+    }
+
+    /// One event on a route.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Accepted(u64),
+        Rejected(u64),
+        ReplayAccepted(u64),
+        ReplayRejected,
+        NotReplaced(u64),
+        Wait(u64),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let generation = 1u64..8;
+        let event = prop_oneof![
+            3 => generation.clone().prop_map(Event::Accepted),
+            3 => generation.clone().prop_map(Event::Rejected),
+            1 => generation.clone().prop_map(Event::ReplayAccepted),
+            1 => Just(Event::ReplayRejected),
+            1 => generation.prop_map(Event::NotReplaced),
+            2 => (0u64..40).prop_map(Event::Wait),
+        ];
+        proptest::collection::vec(event, 1..200)
     }
 
     proptest! {
+        /// Whatever happens in whatever order: the record of accepted tokens is exact, a route that is not held refreshes
+        /// unless its own refresh was in vain, and a held one refreshes once and only a token that it had accepted.
+        #[test]
+        fn the_record_is_exact_and_a_hold_refreshes_once(events in events(), base in 0u64..200) {
+            let hold = RejectionHold::default();
+            let generation = |number: u64| Generation::from_number(base + number);
+            let mut accepted = std::collections::BTreeSet::new();
+            let mut now = 0;
+            for event in events {
+                let before = **hold.state.load();
+                match event {
+                    Event::Wait(seconds) => now += seconds,
+                    Event::Accepted(number) => {
+                        accepted.insert(number);
+                        hold.accepted(generation(number));
+                    }
+                    Event::ReplayAccepted(number) => {
+                        accepted.insert(number + 1);
+                        hold.replay_accepted(generation(number), generation(number + 1), at(now));
+                    }
+                    Event::ReplayRejected => hold.replay_rejected(at(now)),
+                    Event::NotReplaced(number) => hold.not_replaced(generation(number)),
+                    Event::Rejected(number) => {
+                        let decision = hold.rejected(generation(number), at(now));
+                        let state = **hold.state.load();
+                        if before.is_held(at(now)) {
+                            let may_refresh = before.refreshed_in_hold.is_none()
+                                && before.accepted == generation(number)
+                                && before.rejected_since.is_some();
+                            prop_assert!(decision == Decision::Pass || may_refresh);
+                        } else if decision == Decision::Pass {
+                            prop_assert!(before.pending_refresh.is_some() && state.is_held(at(now)));
+                        }
+                        if decision == Decision::Refresh {
+                            let refresh = Refresh { rejected: generation(number), at: at(now) };
+                            prop_assert_eq!(state.pending_refresh, Some(refresh));
+                        }
+                    }
+                }
+                for number in 1..10 {
+                    prop_assert_eq!(hold.has_accepted(generation(number)), accepted.contains(&number));
+                }
+            }
+        }
+
+        #[test]
+        fn the_record_reaches_sixty_four_generations_back(steps in proptest::collection::vec(1u64..80, 1..30)) {
+            let hold = RejectionHold::default();
+            let (mut latest, mut accepted) = (0, Vec::new());
+            for step in steps {
+                latest += step;
+                accepted.push(latest);
+                hold.accepted(Generation::from_number(latest));
+            }
+            for number in 1..=latest + 1 {
+                let is_recent = accepted.contains(&number) && latest - number < 64;
+                prop_assert_eq!(hold.has_accepted(Generation::from_number(number)), is_recent, "{}", number);
+            }
+        }
+
         /// A route that rejects every token requests at most two for each hold.
         #[test]
         fn a_permanent_401_never_becomes_a_stream_of_token_requests(

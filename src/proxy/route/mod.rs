@@ -23,7 +23,7 @@ use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
 use super::upstream::{Destination, Upstream};
 use crate::config::{self, Fields, Forwarded, Retry429};
-use crate::token::TokenSource;
+use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 
 /// A route as requests use it.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Route {
             retry_429: route.retry_429,
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
-            token,
+            token: token.map(|source| source.for_another_party()),
             hold: Arc::default(),
             timeout: route.timeout,
             read_timeout: route.read_timeout,
@@ -90,15 +90,30 @@ impl Route {
         }
     }
 
-    /// Takes over the rejection hold of the route `before`, if both routes have the same credential.
+    /// Takes over the rejection hold of the route `before` and its demand for a later token, if both routes have the same
+    /// credential.
     #[must_use]
     pub fn with_hold_of(self, before: Option<&Self>) -> Self {
         match (before, &self.token) {
             (Some(Self { token: Some(token), hold, .. }), Some(own)) if token.is(own) => {
-                Self { hold: Arc::clone(hold), ..self }
+                Self { hold: Arc::clone(hold), token: Some(token.clone()), ..self }
             }
             _ => self,
         }
+    }
+
+    /// Records that the upstream accepted a token, in a request that was sent under the given demand. This withdraws the
+    /// demand if it is for another token in place of this one.
+    pub fn accepted(&self, source: &TokenSource, generation: Generation, sent: Demanded) {
+        self.hold.accepted(generation);
+        if source.accepted(generation, sent) {
+            self.hold.not_replaced(generation);
+        }
+    }
+
+    /// The token before a scheduled renewal, if it is usable and the upstream has accepted it on this route.
+    pub fn previous_token(&self, source: &TokenSource) -> Option<Arc<AccessToken>> {
+        source.previous().filter(|token| self.hold.has_accepted(token.generation()))
     }
 
     /// Whether a caller whose certificate has these names may use the route.

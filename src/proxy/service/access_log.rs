@@ -48,6 +48,8 @@ pub(super) struct Outcome {
     generation: Option<Generation>,
     /// Whether the request was sent again with another token.
     pub is_replayed: bool,
+    /// Whether the request was sent with the token before a scheduled renewal.
+    pub used_previous_token: bool,
     /// How often the request was sent again after a 429.
     pub retries: u32,
     /// Why the upstream's 401 goes to the caller.
@@ -148,6 +150,7 @@ impl Drop for Exchange {
                     error = outcome.error,
                     generation = outcome.generation.map(Generation::number),
                     replayed = outcome.is_replayed,
+                    previous_token = outcome.used_previous_token,
                     retries = outcome.retries,
                     why_401 = outcome.why_401,
                     complete = outcome.is_complete,

@@ -9,7 +9,7 @@ use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::forward::Answered;
-use crate::token::Generation;
+use crate::token::{Demanded, Generation};
 
 /// An admitted request and what is left of its bounds.
 pub(super) struct RequestContext<'a> {
@@ -19,7 +19,19 @@ pub(super) struct RequestContext<'a> {
     pub request_body: &'a ReplayBody<Incoming>,
     pub exchange: &'a mut Exchange,
     pub token_wait: TokenWait,
+    pub token_choice: TokenChoice,
     pub retries: RetryBudget,
+}
+
+/// The token that an attempt carries, also where it takes the token again after a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenChoice {
+    /// The one that the route prefers: most often the current one.
+    OfRoute,
+    /// The one before a scheduled renewal, while it lives.
+    Previous,
+    /// The current one.
+    Current,
 }
 
 /// The response to one attempt, and the generation of the token that the attempt carried.
@@ -27,6 +39,8 @@ pub(super) struct Attempted {
     pub answered: Answered<AttemptBody<Incoming>>,
     /// [`Generation::NONE`] for an attempt without a token.
     pub generation: Generation,
+    /// The route's demand for a later token when the attempt was sent.
+    pub demanded: Demanded,
 }
 
 impl RequestContext<'_> {

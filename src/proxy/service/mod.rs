@@ -28,7 +28,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 
 use self::access_log::Exchange;
-use self::context::RequestContext;
+use self::context::{RequestContext, TokenChoice};
 use self::drain::unless_cut;
 use self::header_cache::HeaderCache;
 use self::response::ResponseBody;
@@ -129,7 +129,9 @@ impl Service {
         let negotiated = self.rewrite_request(&mut head, request_body, route, &destination, exchange)?;
 
         let destination = &*destination;
-        let mut context = RequestContext { route, destination, request_body, exchange, token_wait, retries };
+        let token_choice = TokenChoice::OfRoute;
+        let mut context =
+            RequestContext { route, destination, request_body, exchange, token_wait, token_choice, retries };
         let mut answered = match &route.token {
             None => {
                 context.free_replay_buffer();
@@ -137,11 +139,11 @@ impl Service {
             }
             Some(source) => {
                 let head_again = head.clone();
-                let authorization = self.authorize(source, &mut context.token_wait).await?;
+                let authorization = self.authorize(&mut context, source).await?;
                 let first = self.send(&mut context, head, request_body.first(), Some(authorization)).await?;
                 match Verdict::of(&first.answered.response, &route.retry_on) {
                     Verdict::Accepted => {
-                        route.hold.accepted(first.generation);
+                        route.accepted(source, first.generation, first.demanded);
                         first.answered
                     }
                     Verdict::Unknown => first.answered,

@@ -1,10 +1,12 @@
 //! Recovery from a rejected token: another token, and a replay of the request with it.
 
+use std::sync::Arc;
+
 use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::Service;
-use super::context::{Attempted, RequestContext};
+use super::context::{Attempted, RequestContext, TokenChoice};
 use super::response;
 use crate::proxy::auth::authorize::{Authorization, no_token, waiter_slot};
 use crate::proxy::auth::rejection_hold::Decision;
@@ -12,14 +14,25 @@ use crate::proxy::auth::verdict::Verdict;
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::forward::Answered;
-use crate::token::{Generation, NotReplaced, TokenSource};
+use crate::token::{AccessToken, Generation, NotReplaced, TokenSource};
 
 /// `why_401` where the request body is not in the replay buffer.
 const BODY_NOT_KEPT: &str = "body_not_kept";
 
+/// The end of a recovery, or what is left to do.
+enum Step {
+    /// This response goes to the caller.
+    Respond(Answered<AttemptBody<Incoming>>),
+    /// Another token is needed than the rejected one.
+    Replace { answered: Answered<AttemptBody<Incoming>>, rejected: Generation, head: Box<Parts> },
+}
+
 impl Service {
     /// Replays a request whose token the response `first` rejected, if there is another token and the body is
-    /// replayable. Returns the replay's response, otherwise the first one.
+    /// replayable. Returns the last replay's response, otherwise the first one.
+    ///
+    /// A request is replayed once. Only where a scheduled renewal has left two usable tokens and the upstream rejects both,
+    /// a forced refresh and a second replay follow.
     ///
     /// # Errors
     ///
@@ -31,13 +44,102 @@ impl Service {
         first: Attempted,
         head: Box<Parts>,
     ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
+        let step = match context.route.previous_token(source).zip(source.current().as_deref().cloned()) {
+            Some(pair) => self.try_other(context, source, first, head, pair).await?,
+            None => Step::Replace { answered: first.answered, rejected: first.generation, head },
+        };
+        match step {
+            Step::Respond(answered) => Ok(answered),
+            Step::Replace { answered, rejected, head } => {
+                self.replace(context, source, answered, rejected, head).await
+            }
+        }
+    }
+
+    /// Replays a request with the other token of a scheduled renewal: an API may learn of a new token late, on all or some of
+    /// its nodes. Forces no refresh.
+    async fn try_other(
+        &self,
+        context: &mut RequestContext<'_>,
+        source: &TokenSource,
+        first: Attempted,
+        head: Box<Parts>,
+        (previous, current): (Arc<AccessToken>, Arc<AccessToken>),
+    ) -> Result<Step, ProxyError> {
         let hold = &context.route.hold;
-        let Attempted { answered, generation } = first;
-        let newer = source.current().filter(|token| token.generation() > generation);
+        let Attempted { answered, generation, .. } = first;
+        let is_current_rejected = generation == current.generation();
+        if !is_current_rejected && generation != previous.generation() {
+            return Ok(Step::Replace { answered, rejected: generation, head });
+        }
+        let (other, choice) = if is_current_rejected {
+            (self.header_cache.authorization(&previous), TokenChoice::Previous)
+        } else {
+            (self.header_cache.authorization(&current), TokenChoice::Current)
+        };
+        let Some(body) = context.request_body.replay() else {
+            context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
+            self.reject_unreplayable(context, source, is_current_rejected, current.generation());
+            return Ok(Step::Respond(answered));
+        };
+        drop((previous, current));
+        context.exchange.outcome.used_previous_token = true;
+        let replayed = self.replay(context, answered, head.clone(), body, other, choice).await?;
+        match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
+            Verdict::Accepted => {
+                context.route.accepted(source, replayed.generation, replayed.demanded);
+                if replayed.generation < generation {
+                    hold.prefer_previous(self.shared.clock.now());
+                } else {
+                    hold.prefer_current();
+                }
+            }
+            Verdict::Unknown => {}
+            Verdict::Rejected => {
+                hold.prefer_current();
+                let rejected = generation.max(replayed.generation);
+                return Ok(Step::Replace { answered: replayed.answered, rejected, head });
+            }
+        }
+        Ok(Step::Respond(replayed.answered))
+    }
+
+    /// Prepares for the next request, where this one cannot be replayed: the next one carries the other token of a scheduled
+    /// renewal. If the route has just rejected both, a refresh is forced.
+    fn reject_unreplayable(
+        &self,
+        context: &RequestContext<'_>,
+        source: &TokenSource,
+        is_current_rejected: bool,
+        current: Generation,
+    ) {
+        let hold = &context.route.hold;
+        let now = self.shared.clock.now();
+        if is_current_rejected {
+            hold.prefer_previous(now);
+        } else if hold.prefers_previous(|| now) {
+            hold.prefer_current();
+            if hold.rejected(current, now) == Decision::Refresh {
+                source.demand(current);
+            }
+        }
+    }
+
+    /// Replays a request with a token in place of the rejected one: a newer one, or a requested one.
+    async fn replace(
+        &self,
+        context: &mut RequestContext<'_>,
+        source: &TokenSource,
+        answered: Answered<AttemptBody<Incoming>>,
+        rejected: Generation,
+        head: Box<Parts>,
+    ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
+        let hold = &context.route.hold;
+        let newer = source.current().filter(|token| token.generation() > rejected);
         let was_requested = newer.is_none();
         let authorization: Authorization = match newer {
             Some(token) => self.header_cache.authorization(&token),
-            None => match self.replacement(context, source, generation).await? {
+            None => match self.replacement(context, source, rejected).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
             },
@@ -48,24 +150,43 @@ impl Service {
             return Ok(answered);
         };
         context.free_replay_buffer();
-        response::discard(answered);
-
-        context.exchange.outcome.is_replayed = true;
-        let replayed = self.send(context, head, body, Some(authorization)).await?;
+        let replayed =
+            self.replay(context, answered, head, body, authorization, TokenChoice::Current).await?;
+        // The upstream may have accepted the rejected token again meanwhile: then this is that token.
+        let is_another = replayed.generation > rejected;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
-            Verdict::Accepted if was_requested => {
-                hold.replay_accepted(generation, replayed.generation, self.shared.clock.now());
+            Verdict::Accepted => {
+                if was_requested && is_another {
+                    hold.replay_accepted(rejected, replayed.generation, self.shared.clock.now());
+                }
+                context.route.accepted(source, replayed.generation, replayed.demanded);
             }
-            Verdict::Accepted => hold.accepted(replayed.generation),
-            Verdict::Rejected => {
+            Verdict::Rejected if is_another => {
                 context.exchange.outcome.why_401 = Some("fresh_token_rejected");
                 if was_requested {
                     hold.replay_rejected(self.shared.clock.now());
                 }
             }
+            Verdict::Rejected => context.exchange.outcome.why_401 = Some("rejected_again"),
             Verdict::Unknown => {}
         }
         Ok(replayed.answered)
+    }
+
+    /// Sends a request again, with another token.
+    async fn replay(
+        &self,
+        context: &mut RequestContext<'_>,
+        answered: Answered<AttemptBody<Incoming>>,
+        head: Box<Parts>,
+        body: AttemptBody<Incoming>,
+        authorization: Authorization,
+        choice: TokenChoice,
+    ) -> Result<Attempted, ProxyError> {
+        response::discard(answered);
+        context.exchange.outcome.is_replayed = true;
+        context.token_choice = choice;
+        self.send(context, head, body, Some(authorization)).await
     }
 
     /// Requests a token in place of the rejected one and waits for it; `None` if the 401 goes to the caller.

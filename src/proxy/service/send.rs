@@ -9,9 +9,9 @@ use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::Service;
-use super::context::{Attempted, RequestContext};
+use super::context::{Attempted, RequestContext, TokenChoice};
 use super::response;
-use crate::proxy::auth::authorize::{Authorization, TokenWait, usable_token};
+use crate::proxy::auth::authorize::{Authorization, usable_token};
 use crate::proxy::body::replay::{AttemptBody, BodyError};
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
@@ -55,7 +55,7 @@ impl Service {
             context.exchange.outcome.retries += 1;
             // The token may have expired during the wait.
             authorization = match &context.route.token {
-                Some(source) => Some(self.authorize(source, &mut context.token_wait).await?),
+                Some(source) => Some(self.authorize(context, source).await?),
                 None => None,
             };
             (head, body) = (head_again, body_again);
@@ -96,17 +96,19 @@ impl Service {
             };
             if let (Some(source), true) = (&route.token, has_waited) {
                 // The token may have expired while the request waited, for a connection or on one that did not carry it.
-                authorization = Some(self.authorize(source, &mut context.token_wait).await?);
+                authorization = Some(self.authorize(context, source).await?);
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
                 request.head.headers.insert(AUTHORIZATION, authorization.value.clone());
             }
             context.exchange.sent(generation);
+            let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
             match forward(lease, request, context.request_body, route.timeout).await {
                 Ok(answered) => {
                     admitted.record_response(answered.response.status(), &route.retry_on, origin);
-                    return Ok(Attempted { answered, generation: generation.unwrap_or_default() });
+                    let generation = generation.unwrap_or_default();
+                    return Ok(Attempted { answered, generation, demanded });
                 }
                 Err(Failure::Unsent(unsent)) => (request, has_waited) = (unsent, true),
                 Err(Failure::Refused(again, _)) if !was_refused => {
@@ -120,13 +122,23 @@ impl Service {
         }
     }
 
-    /// The current token of `source`, as an `Authorization` value; see [`usable_token`].
+    /// The token of `source` that the attempt carries, as an `Authorization` value: the current one (see [`usable_token`]),
+    /// unless the previous one is chosen and usable.
     pub(super) async fn authorize(
         &self,
+        context: &mut RequestContext<'_>,
         source: &TokenSource,
-        wait: &mut TokenWait,
     ) -> Result<Authorization, ProxyError> {
-        let token = usable_token(source, wait, &self.shared.token_waiters).await?;
+        let takes_previous = match context.token_choice {
+            TokenChoice::OfRoute => context.route.hold.prefers_previous(|| self.shared.clock.now()),
+            TokenChoice::Previous => true,
+            TokenChoice::Current => false,
+        };
+        if takes_previous && let Some(token) = context.route.previous_token(source) {
+            context.exchange.outcome.used_previous_token = true;
+            return Ok(self.header_cache.authorization(&token));
+        }
+        let token = usable_token(source, &mut context.token_wait, &self.shared.token_waiters).await?;
         Ok(self.header_cache.authorization(&token))
     }
 

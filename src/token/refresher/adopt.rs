@@ -13,6 +13,7 @@ use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, NewGrant, NotAdopted};
 use crate::token::rotation;
+use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Uses this grant from now on. The age of its access token counts from the moment `received`.
@@ -34,6 +35,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.same_token = 0;
         self.no_forced_before = Moment::default();
         self.due = token.as_ref().map_or(now, |token| self.planned(token));
+        self.changes_principal = token.is_none();
         let issued = token.as_ref().map(|token| self.issued(token, now));
         let mut state = self.state_to_save();
         rotation::adopt(&mut state, new.refresh_token, self.identity.value());
@@ -43,7 +45,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_durable = self.durable.is_durable();
         let blocked = self.limiter.blocked().filter(|blocked| token.is_none() && now < blocked.until);
         if let Some(token) = token {
-            self.writer.publish(token);
+            self.writer.publish(token, Succession::Anew);
         }
         self.progress.send_modify(|progress| {
             progress.failure = None;

@@ -11,6 +11,7 @@ use crate::config::Secret;
 use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
 use crate::token::rotation::GrantChoice;
+use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
@@ -31,10 +32,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         // The request counts against the quota before it is made: a process that dies during the request has made it.
         self.durable.save_unless_replaced(self.state_before_request()).await;
         let sent = self.clock.now();
+        let mut is_forced = self.notices_rejection() || self.orders.refreshes.is_requested();
         let current = self.store.latest();
         let held = current.as_deref().map(|token| {
             // A token that an upstream has rejected is not usable.
-            let is_rejected = self.wanted.exceeds(token.generation().number());
+            let is_rejected = self.demands.exceed(token.generation());
             HeldToken { token, is_usable: !is_rejected && token.is_usable(sent) }
         });
         let request = self.endpoint.request(&self.credential, &identity, held);
@@ -45,10 +47,13 @@ impl<E: TokenEndpoint> Refresher<E> {
             .unwrap_or_else(|_| Err(TokenError::Network("the request panicked".to_owned())));
         let latency = sent.until(self.clock.now());
         // An upstream may have rejected the token during the request, which is about to replace it.
-        self.notices_rejection();
+        is_forced |= self.notices_rejection();
         let answered = outcome.map(|response| (self.accept(&response, sent), response.refresh_token));
         match answered {
-            Ok((Ok(token), new)) => self.succeeded(token, choice, new.as_ref(), latency).await,
+            Ok((Ok(token), new)) => {
+                let succession = if is_forced { Succession::Forced } else { Succession::Scheduled };
+                self.succeeded(token, succession, choice, new.as_ref(), latency).await;
+            }
             Ok((Err(error), new)) => {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
@@ -72,6 +77,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             if self.subject().map(ExposeSecret::expose_secret)
                 != before.as_ref().map(ExposeSecret::expose_secret)
             {
+                self.changes_principal = true;
                 self.limiter.release_latch();
                 self.due = self.due.min(self.clock.now());
             }
@@ -80,7 +86,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     /// The secret that stands for the principal, in the grant that is in use.
-    fn subject(&self) -> Option<&SecretString> {
+    pub(super) fn subject(&self) -> Option<&SecretString> {
         self.identity.value().grant_in_use(self.is_on_fallback).subject()
     }
 
@@ -104,6 +110,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn report_fallback(&mut self, choice: &GrantChoice) {
         let was_on_fallback = self.is_on_fallback;
         self.is_on_fallback = matches!(choice, GrantChoice::Fallback { .. });
+        self.changes_principal |= was_on_fallback != self.is_on_fallback;
         if let (GrantChoice::Fallback { why }, false, Some(fallback)) =
             (choice, was_on_fallback, &self.identity.value().fallback)
         {

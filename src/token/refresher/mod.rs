@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use self::secrets::CurrentIdentity;
 use super::access_token::Generation;
 use super::client_secrets::ClientSecrets;
+use super::demand::Demands;
 use super::endpoint::TokenEndpoint;
 use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
@@ -45,7 +46,6 @@ use super::state::DurableState;
 use super::store::{Store, Writer};
 use crate::clock::{Clock, Moment};
 use crate::config::Credential;
-use crate::shared_request::Wanted;
 use crate::telemetry::audit;
 
 /// The longest sleep. Timers stop while a machine is suspended: the refresher notices within this time that a token is due,
@@ -72,7 +72,7 @@ pub struct Refresher<E> {
     secrets: ClientSecrets,
     writer: Writer,
     store: Store,
-    wanted: Arc<Wanted>,
+    demands: Arc<Demands>,
     orders: Orders,
     progress: watch::Sender<RefreshProgress>,
     /// How many finished token requests have been reported to operators.
@@ -89,6 +89,8 @@ pub struct Refresher<E> {
     no_forced_before: Moment,
     /// The latest token whose rejection was logged.
     rejected: Generation,
+    /// Whether the next token may stand for another principal than the current one.
+    changes_principal: bool,
     /// Whether the last response calls for another request at once, with another grant or secret.
     follows_up: bool,
     /// Whether the last request was made with the fallback grant.
@@ -115,9 +117,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         clock: Clock,
     ) -> (Self, TokenSource) {
         let (writer, store) = Store::new(clock);
-        let wanted = Arc::new(Wanted::default());
+        let demands = Arc::new(Demands::default());
         let (progress, seen) = watch::channel(RefreshProgress::default());
-        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&wanted), seen, clock);
+        let source = TokenSource::new(&credential.name, store.clone(), Arc::clone(&demands), seen, clock);
         let mut refresher = Self {
             durable,
             rotation: Rotation::new(&credential),
@@ -127,7 +129,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             endpoint,
             writer,
             store,
-            wanted,
+            demands,
             orders: Orders::new(),
             progress,
             finished: 0,
@@ -139,6 +141,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             same_token: 0,
             no_forced_before: Moment::default(),
             rejected: Generation::NONE,
+            changes_principal: false,
             follows_up: false,
             is_on_fallback: false,
             obstacle: None,
@@ -235,7 +238,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Whether an upstream has rejected the current token. Logs the rejection when it is first noticed.
     fn notices_rejection(&mut self) -> bool {
         let current = self.store.generation();
-        let is_rejected = self.wanted.exceeds(current.number());
+        let is_rejected = self.demands.exceed(current);
         if is_rejected && self.rejected < current {
             self.rejected = current;
             self.trail.token_rejected();
@@ -254,13 +257,15 @@ impl<E: TokenEndpoint> Refresher<E> {
             (false, true) => SUBJECT_POLL_INTERVAL,
             (false, false) => MAX_SLEEP,
         };
-        let until = self.durable.retry_at().map_or(until, |retry_at| retry_at.min(until));
+        let earlier = [self.durable.retry_at(), self.writer.previous_until()];
+        let until = earlier.into_iter().flatten().fold(until, Moment::min);
         let sleep = tokio::time::sleep(self.clock.now().until(until).min(longest));
         let is_over = tokio::select! {
             () = sleep => true,
-            () = self.wanted.raised() => false,
+            () = self.demands.raised() => false,
             () = self.orders.arrived() => false,
         };
+        self.writer.drop_ended();
         let reads_secrets = latched || (has_subject_file && is_over);
         let is_changed = reads_secrets && self.read_secrets_again().await;
         if is_changed && latched {

@@ -14,11 +14,13 @@ use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
 use crate::token::rotation::GrantChoice;
+use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
+        succession: Succession,
         choice: GrantChoice,
         new: Option<&SecretString>,
         latency: Duration,
@@ -53,9 +55,10 @@ impl<E: TokenEndpoint> Refresher<E> {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
         }
-        self.writer.publish(token);
+        let changes_principal = std::mem::take(&mut self.changes_principal);
+        self.writer.publish(token, if changes_principal { Succession::Anew } else { succession });
         if !is_new {
-            self.wanted.lower_to(generation.number());
+            self.demands.withdraw_beyond(generation);
         }
         self.progress.send_modify(|progress| {
             progress.underway = false;

@@ -6,6 +6,7 @@ use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::rotation;
 use crate::token::state::file::State;
+use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Continues from the state, which belongs to this credential. If the next request differs from the latest one that was
@@ -27,7 +28,7 @@ impl<E: TokenEndpoint> Refresher<E> {
                 self.due = self.planned(&token);
             }
             self.trail.resumed(token.generation().number(), self.fingerprints.of(token.as_str()));
-            self.writer.publish(token);
+            self.writer.publish(token, Succession::Anew);
         }
     }
 
@@ -51,9 +52,11 @@ impl<E: TokenEndpoint> Refresher<E> {
     async fn take_from_disk_into(&mut self, state: &mut State) -> bool {
         self.look_at_state = self.clock.now() + STATE_RECHECK_INTERVAL;
         let found = self.durable.read_again().await;
-        found.is_some_and(|found| {
+        let is_taken = found.is_some_and(|found| {
             rotation::take_up(state, found.belonging_to(&self.credential), self.identity.value())
-        })
+        });
+        self.changes_principal |= is_taken;
+        is_taken
     }
 
     /// The state to save, with the current knowledge of the limiter and of the client secrets.

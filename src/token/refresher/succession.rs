@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use secrecy::ExposeSecret;
+
 use super::Refresher;
 use super::secrets::CurrentIdentity;
 use crate::config::Credential;
@@ -22,7 +24,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter.restore(snapshot);
         self.rotation.renew(&credential);
         let before = self.identity.request_identity();
-        self.identity = CurrentIdentity::new(Arc::clone(&credential));
+        let identity = CurrentIdentity::new(Arc::clone(&credential));
+        let subject = identity.value().grant_in_use(self.is_on_fallback).subject();
+        let is_other =
+            subject.map(ExposeSecret::expose_secret) != self.subject().map(ExposeSecret::expose_secret);
+        self.changes_principal |= is_other;
+        self.identity = identity;
         self.credential = credential;
         let now = self.clock.now();
         if before != self.identity.request_identity() {

@@ -2,6 +2,7 @@
 
 mod any_sequence;
 mod client_secrets;
+mod demands;
 mod fallback;
 mod state;
 
