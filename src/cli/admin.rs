@@ -15,7 +15,7 @@ use crate::causes::causes;
 use crate::config;
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::secret::{Secret, SecretError};
-use crate::config::{AdminAccess, Environment};
+use crate::config::{AdminAccess, Environment, NoPath};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The most characters of a response's detail that are printed.
@@ -56,6 +56,8 @@ pub(super) enum AdminError {
          daemon's machine"
     )]
     InClear(String),
+    #[error(transparent)]
+    NoPath(#[from] NoPath),
     #[error("{base} does not answer")]
     Unreachable { base: String, source: reqwest::Error },
 }
@@ -65,9 +67,10 @@ impl AdminClient {
     ///
     /// # Errors
     ///
-    /// [`AdminError::Unreachable`]: the HTTP client cannot be set up.
+    /// [`AdminError::NoPath`]: the configuration's path is no path. [`AdminError::Unreachable`]: the HTTP client cannot
+    /// be set up.
     pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
-        let AdminAccess { listen, token } = config::admin_access(address.file.path, environment);
+        let AdminAccess { listen, token } = config::admin_access(address.file.path, environment)?;
         let is_configured = address.admin.is_none();
         let base = match address.admin {
             Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),

@@ -1,5 +1,6 @@
 //! `bearerd check`: prints every problem of the configuration; with `--online`, also tests its peers.
 
+use super::config_file;
 use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, OK};
 use super::{online, output, states};
@@ -18,7 +19,10 @@ pub(super) struct Check {
 }
 
 pub(super) async fn check(check: Check, environment: &Environment) -> u8 {
-    let path = config::find(check.file.path, environment);
+    let path = match config_file::find(check.file, environment) {
+        Ok(path) => path,
+        Err(code) => return code,
+    };
     let outcome = config::load(&path, environment).and_then(states::check);
     let diagnostics = match &outcome {
         Ok(checked) => &checked.warnings,

@@ -1,22 +1,31 @@
 //! The `--config` flag that all commands share, and the configuration that a command reads.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::exit_code::BAD_CONFIGURATION;
 use super::output;
 use crate::config;
 use crate::config::{Checked, Config, Credential, Environment};
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct ConfigFile {
     #[arg(
         short = 'c',
         long = "config",
         value_name = "FILE",
+        value_parser = OsStringValueParser::new().try_map(path),
         help = "Configuration [default: $BEARERD_CONFIG, ./proxy.toml, /etc/bearerd/proxy.toml]"
     )]
     pub(super) path: Option<PathBuf>,
+}
+
+/// The path of a file; clap would call an empty one missing.
+fn path(text: OsString) -> Result<PathBuf, &'static str> {
+    if text.is_empty() { Err("the path is empty") } else { Ok(text.into()) }
 }
 
 /// The command names a credential that the configuration does not have.
@@ -25,6 +34,14 @@ pub(super) struct ConfigFile {
 pub(super) struct UnknownCredential {
     name: String,
     known: String,
+}
+
+/// Finds the configuration. If its path is no path, prints why and returns the exit code.
+pub(super) fn find(file: ConfigFile, environment: &Environment) -> Result<PathBuf, u8> {
+    config::find(file.path, environment).map_err(|error| {
+        output::failure(&error, Some(error.help()));
+        BAD_CONFIGURATION
+    })
 }
 
 /// Loads the configuration. If the configuration is invalid, prints its problems and returns the exit code.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::config_file::{ConfigFile, UnknownCredential};
 use super::exit_code::{FAILED, OK};
 use super::{config_file, output};
-use crate::config;
+
 use crate::config::{Config, Environment};
 use crate::token::state::file::{OpenError, RetiredState};
 
@@ -60,8 +60,8 @@ impl Failure {
 }
 
 pub(super) fn forget(forget: &Forget, environment: &Environment) -> u8 {
-    let path = config::find(forget.file.path.clone(), environment);
-    let checked = match config_file::load(&path, environment) {
+    let path = config_file::find(forget.file.clone(), environment);
+    let checked = match path.and_then(|path| config_file::load(&path, environment)) {
         Ok(checked) => checked,
         Err(code) => return code,
     };

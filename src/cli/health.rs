@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::admin::{AdminAddress, AdminClient, not_an_admin_address};
+use super::admin::{AdminAddress, AdminClient, AdminError, not_an_admin_address};
 use super::exit_code::{FAILED, OK, UNAVAILABLE};
 use super::output;
 use crate::causes::in_one_line;
@@ -33,7 +33,7 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
         }
         Err(error) => {
             output::error_line(format_args!("bearerd: {}", in_one_line(&error)));
-            UNAVAILABLE
+            if matches!(error, AdminError::Unreachable { .. }) { UNAVAILABLE } else { FAILED }
         }
     }
 }

@@ -38,7 +38,36 @@ pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::Sources;
 use source::document::Document;
+use source::format;
+use thiserror::Error;
 use toml::Spanned;
+
+/// The variable with the path of the configuration.
+const VARIABLE: &str = "BEARERD_CONFIG";
+
+/// The configuration file cannot be found, because `$BEARERD_CONFIG` is no path.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NoPath {
+    /// The variable is set to nothing.
+    #[error("the environment variable BEARERD_CONFIG is empty")]
+    EmptyVariable,
+    /// The variable is not UTF-8.
+    #[error("the environment variable BEARERD_CONFIG is not UTF-8")]
+    NotText,
+}
+
+impl NoPath {
+    /// The remedy.
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::EmptyVariable => {
+                "set the variable to the path of the configuration, or unset it: without it, bearerd reads \
+                 ./proxy.toml or /etc/bearerd/proxy.toml"
+            }
+            Self::NotText => "write the path with -c FILE",
+        }
+    }
+}
 
 /// Reads and checks the file at `path`.
 ///
@@ -56,29 +85,47 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Checked, Box<Diagn
 ///
 /// All problems, errors and warnings, if at least one is an error.
 pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Checked, Box<Diagnostics>> {
-    let document = Document::read(Sources::new(path, text), environment);
+    let sources = Sources::new(path, text);
+    if let Some(problem) = format::other_than_toml(&sources) {
+        return Err(Box::new(Diagnostics::new(sources, vec![problem])));
+    }
+    let document = Document::read(sources, environment);
     resolve::resolve(document, &folder_of(path), environment)
 }
 
 /// Finds the configuration file: the flag, `$BEARERD_CONFIG`, `./proxy.toml`, `/etc/bearerd/proxy.toml`.
-pub fn find(flag: Option<PathBuf>, environment: &Environment) -> PathBuf {
+///
+/// # Errors
+///
+/// [`NoPath`] if there is no flag and the variable is set but names no file.
+pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf, NoPath> {
     let here = PathBuf::from("proxy.toml");
-    flag.or_else(|| environment.get("BEARERD_CONFIG").map(PathBuf::from))
-        .unwrap_or_else(|| if here.exists() { here } else { PathBuf::from("/etc/bearerd/proxy.toml") })
+    match (flag, environment.get(VARIABLE)) {
+        (Some(path), _) => Ok(path),
+        (None, Some("")) => Err(NoPath::EmptyVariable),
+        (None, Some(path)) => Ok(path.into()),
+        (None, None) if environment.is_not_text(VARIABLE) => Err(NoPath::NotText),
+        (None, None) if here.exists() => Ok(here),
+        (None, None) => Ok("/etc/bearerd/proxy.toml".into()),
+    }
 }
 
 /// Reads the admin address and token, also from a file that has errors elsewhere.
-pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> AdminAccess {
-    let path = find(flag, environment);
+///
+/// # Errors
+///
+/// [`NoPath`] if there is no flag and the variable is set but names no file.
+pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoPath> {
+    let path = find(flag, environment)?;
     // Without a file, environment variables may still set both.
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     let file = Document::read(Sources::new(&path, text), environment).file;
     let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
     let listen = admin.listen.and_then(|listen| listen.get_ref().parse().ok());
-    AdminAccess {
+    Ok(AdminAccess {
         listen: listen.unwrap_or(model::admin::DEFAULT_LISTEN),
         token: admin.token.map(|source| Secret::load(source.get_ref(), &folder_of(&path), environment)),
-    }
+    })
 }
 
 fn folder_of(path: &Path) -> PathBuf {

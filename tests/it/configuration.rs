@@ -127,6 +127,84 @@ async fn a_missing_configuration_file_is_reported() {
     }
 }
 
+/// An unset shell variable leaves an empty path, which is no file.
+#[tokio::test]
+async fn an_empty_path_of_the_configuration_is_reported_as_such() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
+    let empty = [("BEARERD_CONFIG".to_owned(), String::new()), ("CXONE_SECRET".to_owned(), "x".to_owned())];
+    for command in ["check", "run", "health", "refresh", "login", "forget"] {
+        let name = if matches!(command, "refresh" | "login" | "forget") { &["cxone"][..] } else { &[] };
+        let code = if matches!(command, "health" | "refresh") { 1 } else { 78 };
+        let mut process = spawn(&[&[command], name].concat(), &empty, folder.path());
+        assert_eq!(process.ended().await.code(), Some(code), "{command}: {}", process.output());
+        let output = process.output();
+        assert!(output.contains("the environment variable BEARERD_CONFIG is empty"), "{command}: {output}");
+
+        let mut process = spawn(&[&[command, "-c", ""], name].concat(), &empty[1..], folder.path());
+        assert_eq!(process.ended().await.code(), Some(2), "{command}: {}", process.output());
+        assert!(process.output().contains("the path is empty"), "{command}: {}", process.output());
+    }
+    let mut process = spawn(&["check", "-c", "proxy.toml"], &empty, folder.path());
+    assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());
+}
+
+#[tokio::test]
+async fn check_and_run_name_the_format_of_a_file_that_is_not_toml() {
+    for command in ["check", "run"] {
+        let (code, output) =
+            outcome(command, "server:\n  listen: 127.0.0.1:0\nsecret: hunter2hunter2\n").await;
+        assert_eq!(code, 78);
+        assert!(output.contains("error: proxy.toml is YAML, not TOML\n"), "{output}");
+        assert!(output.contains("help: write a section as [server]"), "{output}");
+    }
+}
+
+/// A shell's `env = "NAME=value"` would put the secret into each message about the variable.
+#[tokio::test]
+async fn a_secret_beside_the_name_of_its_variable_is_shown_nowhere() {
+    for env in ["CXONE_SECRET=hunter2hunter2", "export CXONE_SECRET=hunter2hunter2", "hunter2hunter2 "] {
+        let config = GOOD.replace("env = \"CXONE_SECRET\"", &format!("env = \"{env}\""));
+        for command in ["check", "run"] {
+            let (code, output) = outcome(command, &config).await;
+            assert_eq!(code, 78, "{output}");
+            assert!(
+                output.contains("`credentials.cxone.client_secret` has") && output.contains('^'),
+                "{output}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_variable_that_is_not_text_is_reported() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("proxy.toml"), GOOD).unwrap();
+    let not_text = std::ffi::OsStr::from_bytes(b"hunter2\xff");
+    for (variable, said) in [
+        ("CXONE_SECRET", "error: the environment variable CXONE_SECRET is not UTF-8"),
+        ("BEARERD_SERVER__DRAIN", "error: the environment variable BEARERD_SERVER__DRAIN is not UTF-8"),
+        ("HTTPS_PROXY", "error: HTTPS_PROXY in the environment is not UTF-8"),
+        ("RUST_LOG", "warning: RUST_LOG holds no log levels"),
+        ("BEARERD_CONFIG", "bearerd: the environment variable BEARERD_CONFIG is not UTF-8"),
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_bearerd"))
+            .arg("check")
+            .current_dir(folder.path())
+            .env_clear()
+            .env("CXONE_SECRET", "x")
+            .env(variable, not_text)
+            .output()
+            .unwrap();
+        let shown = String::from_utf8_lossy(&output.stderr);
+        let code = if variable == "RUST_LOG" { 0 } else { 78 };
+        assert_eq!(output.status.code(), Some(code), "{shown}");
+        assert!(shown.contains(said) && !shown.contains("hunter2"), "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn wrong_usage_ends_with_2_and_help_with_0() {
     let folder = tempfile::tempdir().unwrap();

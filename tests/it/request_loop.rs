@@ -508,12 +508,22 @@ async fn a_loop_is_detected() {
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let own = reserved.local_addr().unwrap();
     drop(reserved);
+    // The configuration would refuse the daemon's own address; a gateway in front of the daemon leads back as well.
+    let gateway = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = format!("http://{}", gateway.local_addr().unwrap());
+    let forwarding = tokio::spawn(async move {
+        loop {
+            let (mut near, _) = gateway.accept().await.unwrap();
+            let mut far = tokio::net::TcpStream::connect(own).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+        }
+    });
     let world = daemon()
         .quiet()
         .unprotected()
         .without_token()
         .server(&format!("listen = \"{own}\""))
-        .upstream(format!("http://{own}"))
+        .upstream(upstream)
         .start()
         .await;
 
@@ -522,6 +532,7 @@ async fn a_loop_is_detected() {
     let reply = caller.read().await.unwrap();
 
     assert_eq!((reply.status, reply.code().as_deref()), (508, Some("loop_detected")));
+    forwarding.abort();
     world.finish().await;
 }
 

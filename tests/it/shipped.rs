@@ -5,16 +5,24 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use bearerd::config::source::section::Section;
-use bearerd::config::{Config, Environment, parse};
+use bearerd::config::{Checked, Config, Environment, parse};
 
 fn shipped() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.toml")).unwrap()
 }
 
-fn resolved(text: &str) -> Config {
+fn checked(text: &str) -> Checked {
     let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-    let environment =
-        Environment::from([("API_CLIENT_SECRET", "x"), ("API_STATE_KEY", key), ("ADMIN_TOKEN", "x")]);
+    let environment = Environment::from([
+        ("API_CLIENT_SECRET", "x"),
+        ("API_STATE_KEY", key),
+        ("ADMIN_TOKEN", "x"),
+        ("CXONE_CLIENT_SECRET", "x"),
+        ("CXONE_DEVTEST_CLIENT_SECRET", "x"),
+        ("CXONE_ACCESS_KEY_SECRET", "x"),
+        ("GENESYS_CLIENT_SECRET", "x"),
+        ("CXONE_STATE_KEY", key),
+    ]);
     let folder = tempfile::tempdir().unwrap();
     let pki = testkit::pki::Pki::new(&["localhost"]).unwrap();
     std::fs::create_dir(folder.path().join("certs")).unwrap();
@@ -30,7 +38,22 @@ fn resolved(text: &str) -> Config {
         std::fs::write(folder.path().join("certs").join(name), content).unwrap();
     }
     let checked = parse(&folder.path().join("proxy.toml"), text.to_owned(), &environment);
-    checked.unwrap_or_else(|problems| panic!("{problems}")).config
+    checked.unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn resolved(text: &str) -> Config {
+    checked(text).config
+}
+
+/// The warnings of a configuration, each with its line.
+fn warnings(text: &str) -> Vec<(String, String)> {
+    let warnings = checked(text).warnings;
+    let line = |place: usize| text[..place].rfind('\n').map_or(0, |end| end + 1);
+    let warnings = warnings.problems().iter().map(|problem| {
+        let start = problem.place.clone().map_or(0, |place| line(place.start));
+        (problem.title.clone(), text[start..].lines().next().unwrap_or_default().to_owned())
+    });
+    warnings.collect()
 }
 
 /// A commented-out key: `#key = value`.
@@ -72,6 +95,33 @@ fn shape(config: &Config) -> String {
 fn the_shipped_configuration_is_valid_and_its_comments_show_the_defaults() {
     let as_shipped = resolved(&shipped());
     assert_eq!(shape(&resolved(&uncommented(false))), shape(&as_shipped));
+}
+
+/// A user who has filled in the one value sees no warning.
+#[test]
+fn the_shipped_configuration_warns_of_the_one_value_to_fill_in() {
+    let placeholder = ("looks like a placeholder".to_owned(), "client_id = \"your-client-id\"".to_owned());
+    assert_eq!(warnings(&shipped()), [placeholder]);
+    assert_eq!(warnings(&shipped().replace("your-client-id", "4711")), []);
+}
+
+/// The recipes name tenants of tutorials, and values to fill in by words that begin with "your-".
+#[test]
+fn a_recipe_warns_of_values_to_fill_in_and_of_tutorials_only() {
+    for recipe in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes")).unwrap() {
+        let path = recipe.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (title, line) in warnings(&text) {
+            let is_expected = match title.as_str() {
+                "looks like a placeholder" => line.contains("\"your-") || line.contains("//your-"),
+                _ => title.starts_with("a token URL of tutorials"),
+            };
+            assert!(is_expected, "{}: {title}: {line}", path.display());
+        }
+    }
 }
 
 #[test]

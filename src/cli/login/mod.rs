@@ -127,8 +127,8 @@ impl Failure {
 }
 
 pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
-    let path = config::find(login.address.file.path.clone(), environment);
-    let checked = match config_file::load(&path, environment) {
+    let path = config_file::find(login.address.file.clone(), environment);
+    let checked = match path.and_then(|path| config_file::load(&path, environment)) {
         Ok(checked) => checked,
         Err(code) => return code,
     };

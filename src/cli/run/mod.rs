@@ -14,7 +14,6 @@ use super::config_file::ConfigFile;
 use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
-use crate::config;
 use crate::config::Environment;
 use crate::lifecycle::StopSignals;
 use crate::reload;
@@ -24,7 +23,10 @@ use crate::telemetry::log::Writing;
 pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
     // First: before that a signal ends the process at once, or has no effect on the first process of a container.
     let signals = StopSignals::new();
-    let path = config::find(file.path, environment);
+    let path = match config_file::find(file, environment) {
+        Ok(path) => path,
+        Err(code) => return code,
+    };
     let used = watch::digest_of(&path);
     let checked = match config_file::load(&path, environment) {
         Ok(checked) => checked,

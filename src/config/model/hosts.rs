@@ -17,7 +17,7 @@ impl Hosts {
     ///
     /// Says how a host name is written, if this is none.
     pub fn add(&mut self, host: &str) -> Result<(), String> {
-        let host = host.to_ascii_lowercase();
+        let host = as_sent(host);
         if host == "*" {
             self.any = true;
             return Ok(());
@@ -44,6 +44,15 @@ impl Hosts {
                         .get(host.len() - suffix.len()..)
                         .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
             })
+    }
+}
+
+/// A host as clients write it: in lower case, an IPv6 address in its short form (RFC 5952).
+pub(in crate::config) fn as_sent(host: &str) -> String {
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    match address.and_then(|address| address.parse::<std::net::Ipv6Addr>().ok()) {
+        Some(address) => format!("[{address}]"),
+        None => host.to_ascii_lowercase(),
     }
 }
 
@@ -80,6 +89,15 @@ mod tests {
             assert!(!ours.contain(no), "{no}");
         }
         assert!(hosts(&["*"]).contain("anything"));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_accepted_as_clients_write_it() {
+        let ours = hosts(&["[0:0:0:0:0:0:0:1]", "[2001:DB8::0:7]"]);
+
+        assert!(ours.contain("[::1]") && ours.contain("[2001:db8::7]"));
+        assert_eq!(as_sent("[::FFFF:10.0.0.1]"), "[::ffff:10.0.0.1]");
+        assert_eq!(as_sent("API.Internal"), "api.internal");
     }
 
     #[test]

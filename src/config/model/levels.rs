@@ -34,6 +34,9 @@ pub fn read(directives: &str) -> Result<Targets, NotUnderstood> {
 ///
 /// If the variable holds no log levels.
 pub fn chosen(environment: &Environment) -> Result<Option<Targets>, NotUnderstood> {
+    if environment.is_not_text("RUST_LOG") {
+        return Err(NotUnderstood);
+    }
     environment.get("RUST_LOG").filter(|directives| !directives.is_empty()).map(read).transpose()
 }
 

@@ -57,6 +57,9 @@ pub enum SecretError {
     /// The environment variable is not set.
     #[error("the environment variable {0} is not set")]
     NotSet(String),
+    /// The value of the environment variable is not text.
+    #[error("the environment variable {0} is not UTF-8")]
+    VariableNotText(String),
     /// The file cannot be read, or is not a regular file.
     #[error("cannot read {}", path.display())]
     Unreadable {
@@ -65,9 +68,12 @@ pub enum SecretError {
         /// The cause.
         source: io::Error,
     },
-    /// The file is not text, or larger than 64 KiB.
-    #[error("{} holds no text of at most 64 KiB", .0.display())]
+    /// The file is not text.
+    #[error("{} is not UTF-8", .0.display())]
     NotText(PathBuf),
+    /// The file is larger than any secret.
+    #[error("{} has more than 64 KiB", .0.display())]
+    TooLarge(PathBuf),
     /// The value is empty.
     #[error("{0} is empty")]
     Empty(String),
@@ -90,7 +96,12 @@ impl Secret {
     ) -> Result<Self, SecretError> {
         let (source, value) = match source {
             SecretSource::Environment(name) => {
-                let value = environment.get(name).ok_or_else(|| SecretError::NotSet(name.clone()))?;
+                let not_read = if environment.is_not_text(name) {
+                    SecretError::VariableNotText
+                } else {
+                    SecretError::NotSet
+                };
+                let value = environment.get(name).ok_or_else(|| not_read(name.clone()))?;
                 (source.clone(), SecretString::from(value.to_owned()))
             }
             SecretSource::File(path) => {
@@ -152,7 +163,7 @@ impl Secret {
 /// Reads a file without one newline at the end, which `echo` and editors write.
 fn read_file(path: &Path) -> Result<SecretString, SecretError> {
     let content = small_file::read(path, MAX_SECRET_BYTES).map_err(|source| match source.kind() {
-        io::ErrorKind::FileTooLarge => SecretError::NotText(path.to_owned()),
+        io::ErrorKind::FileTooLarge => SecretError::TooLarge(path.to_owned()),
         _ => SecretError::Unreadable { path: path.to_owned(), source },
     })?;
     let mut text = String::from_utf8(content).map_err(|_| SecretError::NotText(path.to_owned()))?;
@@ -192,7 +203,7 @@ mod tests {
     fn an_empty_binary_or_huge_file_is_refused() {
         assert!(matches!(from_file(b"\n"), Err(SecretError::Empty(_))));
         assert!(matches!(from_file(b"\xff\xfe"), Err(SecretError::NotText(_))));
-        assert!(matches!(from_file(&vec![b'a'; 70_000]), Err(SecretError::NotText(_))));
+        assert!(matches!(from_file(&vec![b'a'; 70_000]), Err(SecretError::TooLarge(_))));
     }
 
     #[test]

@@ -39,16 +39,14 @@ impl Resolver<'_> {
 
     /// A bearer token (RFC 6750 §2.1).
     fn admin_token(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
-        let token = self.secret(source)?;
-        let value = token.initial().expose_secret();
-        if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.error(
-                source.span(),
-                format!("{} has characters that an Authorization field cannot carry", token.place()),
-                "an admin token is printable ASCII without spaces, such as `bearerd keygen` makes",
-            );
-        }
-        if value.len() < MIN_TOKEN_BYTES {
+        let help = "an admin token is printable ASCII without spaces, such as `bearerd keygen` makes";
+        let token = self.secret_that(source, help, |token| {
+            let is_usable = token.initial().expose_secret().bytes().all(|byte| byte.is_ascii_graphic());
+            let title =
+                || format!("{} has characters that an Authorization field cannot carry", token.place());
+            (!is_usable).then(title)
+        })?;
+        if token.initial().expose_secret().len() < MIN_TOKEN_BYTES {
             self.warning(
                 source.span(),
                 format!("{} is short for an admin token", token.place()),

@@ -24,7 +24,8 @@ impl Resolver<'_> {
             Some(credential) if credential.discovery.is_some() => return,
             Some(_) => (
                 "the address of the API cannot be discovered with this credential",
-                "write the address of the API; discovery needs a credential with provider = \"cxone\" and `issuer`",
+                "write the address of the API; discovery needs a credential with provider = \"cxone\" and `issuer`, \
+                 and upstream = \"region\" one with provider = \"genesys\" and `region`",
             ),
             None => (
                 "the address of the API cannot be discovered without a credential",

@@ -1,5 +1,6 @@
 //! Identification of callers: unix sockets, trusted proxies, and names of client certificates.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
@@ -64,6 +65,15 @@ impl Resolver<'_> {
         let is_prefix = |prefix: &&str| text.len() > prefix.len() && text.starts_with(prefix);
         match NAME_PREFIXES.into_iter().find(is_prefix) {
             Some("DNS:") => Some(format!("DNS:{}", text[4..].to_ascii_lowercase())),
+            Some("IP:") => match text[3..].parse::<IpAddr>() {
+                // In the form in which a certificate's address is written.
+                Ok(address) => Some(format!("IP:{address}")),
+                Err(_) => self.refuse(
+                    name.span(),
+                    "not an IP address",
+                    "write one address, such as \"IP:192.0.2.1\"",
+                ),
+            },
             Some(_) => Some(text.clone()),
             None => self.refuse(
                 name.span(),

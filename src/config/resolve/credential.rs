@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::placeholder::placeholders;
 use super::route::plain_path;
 use super::{Owner, Resolver, api_discovery, duration, or_default, provider};
 use crate::config::model::credential::{Credential, HttpVersion, Quota};
@@ -16,7 +17,7 @@ use crate::config::model::request::NEVER_LISTED;
 use crate::config::source::choice::Provider;
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
-use crate::config::source::schema;
+use crate::config::source::schema::{self, Texts};
 use crate::config::source::units::RequiredScopes;
 
 const DEFAULT_QUOTA: Quota =
@@ -56,6 +57,7 @@ impl Resolver<'_> {
     fn credential(&mut self, name: &str, owner: &Owner, mut file: schema::Credential) -> Option<Credential> {
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
         self.fill_in(owner, provider, &mut file);
+        let placeholders = placeholders(&file);
         let issuer = self.issuer(provider, file.issuer.as_ref());
         let token_url = if file.token_url.is_none() && file.issuer.is_some() && issuer.is_none() {
             // The issuer has been reported.
@@ -73,8 +75,10 @@ impl Resolver<'_> {
         let help = "write one scope per entry, without spaces, quotes or backslashes";
         let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
-        let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
-        let is_path = |path: &str| plain_path(path).is_some();
+        // Last: another problem of such a value says more.
+        for place in placeholders {
+            self.warn_of_placeholder(place);
+        }
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
@@ -100,12 +104,25 @@ impl Resolver<'_> {
             state,
             required: file.required.is_none_or(Spanned::into_inner),
             discovery: api_discovery::issuer(provider, file.issuer.as_ref()),
-            login_stub: self.texts(file.login_stub, is_path, "not the path of a token endpoint", help),
+            login_stub: self.login_stub(file.login_stub),
             protected: provider::protected(provider),
             set_if_absent: provider::set_if_absent(provider),
             token_url: token_url?,
             identity: identity?,
         })
+    }
+
+    /// The paths of logins, without a slash at their end.
+    fn login_stub(&mut self, paths: Key<Texts>) -> Vec<String> {
+        let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
+        let mut usable = Vec::new();
+        for path in or_default(paths) {
+            match plain_path(path.get_ref()) {
+                Some(path) => usable.push(path),
+                None => self.error(path.span(), "not the path of a token endpoint", help),
+            }
+        }
+        usable
     }
 
     /// The token endpoint: configured, or else discovered from the issuer.

@@ -1,13 +1,10 @@
 //! The keys of a credential for client, client authentication and grant, and their valid combinations.
 
-use std::error::Error;
-
-use secrecy::ExposeSecret;
 use toml::Spanned;
 
-use super::{Owner, Resolver, with_cause};
+use super::{Owner, Resolver};
 use crate::config::model::identity::{Assertion, BasicEncoding, ClientAuth, Grant, Identity};
-use crate::config::model::secret::{Secret, SecretSource};
+use crate::config::model::secret::Secret;
 use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::source::choice;
 use crate::config::source::reader::{Key, Placed};
@@ -15,8 +12,6 @@ use crate::config::source::schema;
 
 /// RFC 8693 §3.
 const DEFAULT_SUBJECT_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
-
-const SECRET_EXAMPLES: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
 
 /// The grant and the fallback of a credential.
 #[derive(Clone, Copy)]
@@ -45,6 +40,7 @@ impl Resolver<'_> {
         let fallback = self.fallback(keys.fallback.take(), grant, owner);
         let grants = Grants { grant, fallback };
         self.refuse_unused_keys(owner, keys, grants, auth);
+        self.warn_of_colon(keys, auth);
         // A server with other parameter names may have no clients.
         let has_no_client =
             keys.client_id.is_none() && keys.request_fields.is_some() && auth == choice::ClientAuth::None;
@@ -167,6 +163,21 @@ impl Resolver<'_> {
         }
     }
 
+    /// Warns of a client id that HTTP Basic cannot carry: the user-id ends at the first colon (RFC 7617 §2).
+    fn warn_of_colon(&mut self, keys: &schema::Credential, auth: choice::ClientAuth) {
+        let is_form = |encoding: &Spanned<BasicEncoding>| *encoding.get_ref() == BasicEncoding::Form;
+        if auth != choice::ClientAuth::SecretBasic || keys.basic_encoding.as_ref().is_some_and(is_form) {
+            return;
+        }
+        if let Some(id) = keys.client_id.as_ref().filter(|id| id.get_ref().contains(':')) {
+            self.warning(
+                id.span(),
+                "HTTP Basic cannot carry a client id with a colon unencoded",
+                "set basic_encoding = \"form\", or client_auth = \"client_secret_post\", whichever the server supports",
+            );
+        }
+    }
+
     fn client_id(&mut self, owner: &Owner, id: Key<String>) -> Option<String> {
         let help = "write the id of the OAuth client, as the provider shows it";
         let id = self.required(owner, "client_id", id, help)?;
@@ -247,74 +258,14 @@ impl Resolver<'_> {
         let Some(source) = assertion.key else {
             return self.refuse(place, "`assertion` lacks `key`, the private key", HELP);
         };
-        let key = self.secret(&source)?;
-        if let Err(error) = SigningKey::from_pem(key.initial(), algorithm) {
-            let title = format!("{} is not usable: {error}", key.place());
-            let help = "`alg` is \"RS256\" for an RSA key, \"ES256\" for a key on the curve P-256";
-            self.error(source.span(), title, help);
-        }
+        let help = "`alg` is \"RS256\" for an RSA key, \"ES256\" for a key on the curve P-256";
+        let key = self.secret_that(&source, help, |key| {
+            let read = SigningKey::from_pem(key.initial(), algorithm);
+            read.err().map(|error| format!("{} is not usable: {error}", key.place()))
+        })?;
         let subject = assertion.sub.map(Spanned::into_inner).or_else(|| client_id.map(str::to_owned));
         let kid = assertion.kid.map(Spanned::into_inner);
         Some(Assertion { key, kid, algorithm, audience: audience?, subject: subject? })
-    }
-
-    fn required_secret(
-        &mut self,
-        owner: &Owner,
-        key: &str,
-        source: Option<&Spanned<SecretSource>>,
-    ) -> Option<Secret> {
-        let public_client = match key {
-            "client_secret" => "; a client without a secret has client_auth = \"none\"",
-            _ => "",
-        };
-        let help = format!(
-            "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{public_client}"
-        );
-        let source = self.required(owner, key, source, &help)?;
-        self.secret(source)
-    }
-
-    /// Reads a secret for the first time.
-    pub(super) fn secret(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
-        if let SecretSource::Plain(value) = source.get_ref() {
-            let help = format!("{SECRET_EXAMPLES}, without quotes around it");
-            let value = value.expose_secret();
-            if value.starts_with(['{', '$']) && value.ends_with('}') {
-                self.error(
-                    source.span(),
-                    "looks like the source of a secret, but would be the secret itself",
-                    help,
-                );
-            } else {
-                self.warning(source.span(), "a secret stands in the configuration itself", help);
-            }
-        }
-        match Secret::load(source.get_ref(), &self.folder, self.environment) {
-            Ok(secret) => {
-                let value = secret.initial().expose_secret();
-                if value.contains('\n') && !value.contains("-----BEGIN") {
-                    let title = format!("{} holds more than one line", secret.place());
-                    let help =
-                        "all lines are the secret, except for one line break at the end: remove the others";
-                    self.warning(source.span(), title, help);
-                }
-                Some(secret)
-            }
-            Err(error) => {
-                let help = match source.get_ref() {
-                    SecretSource::Environment(_) => {
-                        "set the variable for the daemon, or write { file = \"/run/secrets/name\" }"
-                    }
-                    SecretSource::File(_) if error.source().is_none() => {
-                        "write the secret into that file, and nothing else"
-                    }
-                    SecretSource::File(_) => "the daemon's user must be able to read the file, now and later",
-                    SecretSource::Plain(_) => SECRET_EXAMPLES,
-                };
-                self.refuse(source.span(), with_cause(&error), help)
-            }
-        }
     }
 }
 

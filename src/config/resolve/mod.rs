@@ -14,11 +14,16 @@ mod identity;
 mod log;
 mod login;
 mod network;
+mod own_address;
+mod placeholder;
 mod protection;
 mod provider;
+mod region;
 mod request;
 mod route;
 mod rules;
+mod secret;
+mod secret_text;
 mod server;
 mod server_tls;
 mod state;
@@ -37,6 +42,7 @@ use url::Url;
 use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
+use super::model::listen::Listen;
 use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::reader::Key;
@@ -69,6 +75,8 @@ pub(super) fn resolve(
         state_dir: None,
         state_files: BTreeMap::new(),
         state_places: BTreeMap::new(),
+        own_addresses: Vec::new(),
+        regions: BTreeMap::new(),
         problems,
     };
     let config = resolver.config(file);
@@ -105,6 +113,10 @@ struct Resolver<'a> {
     state_files: BTreeMap<PathBuf, String>,
     /// See [`Checked::state_places`].
     state_places: BTreeMap<String, Range<usize>>,
+    /// The addresses that the daemon listens on, each with its key.
+    own_addresses: Vec<(SocketAddr, &'static str)>,
+    /// The region of each credential that has one; `None` for an unknown region, which has been reported.
+    regions: BTreeMap<String, Option<&'static str>>,
     problems: Vec<Problem>,
 }
 
@@ -116,6 +128,8 @@ impl Resolver<'_> {
         let route_hosts: Vec<String> = hosts.map(|host| host.get_ref().clone()).collect();
         let server = self.server(or_default(file.server), &route_hosts);
         let admin = self.admin(or_default(file.admin), &server.listen);
+        self.listens("server.listen", server.listen.iter().cloned());
+        self.listens("admin.listen", admin.as_ref().map(|admin| Listen::Tcp(admin.listen)));
         let log = self.log(or_default(file.log));
         let (names, credentials) = self.credentials(or_default(file.credentials));
         let routes = self.routes(routes, &names, &credentials);
@@ -176,7 +190,9 @@ impl Resolver<'_> {
     fn endpoint(&mut self, text: &Spanned<String>) -> Option<Url> {
         const WHOLE_URL: &str = "write a whole URL, such as \"https://api.example.com\"";
         let Ok(url) = Url::parse(text.get_ref()) else {
-            return self.refuse(text.span(), "not a URL", WHOLE_URL);
+            self.refuse::<Url>(text.span(), "not a URL", WHOLE_URL);
+            self.name_placeholder(text);
+            return None;
         };
         let has_user = !url.username().is_empty() || url.password().is_some();
         let (title, help) = match url.scheme() {

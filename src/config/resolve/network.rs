@@ -35,17 +35,30 @@ impl Resolver<'_> {
     }
 
     fn proxy_of_environment(&mut self) -> Option<Proxy> {
+        self.refuse_if_not_text(["HTTPS_PROXY", "https_proxy"]);
         let (name, text) = self.first_of(["HTTPS_PROXY", "https_proxy"])?;
         let Some(url) = address(text) else {
-            let title = format!("{name} in the environment is not the address of a proxy");
-            // One report is enough for all users of the variable.
-            if self.problems.iter().all(|problem| problem.title != title) {
-                self.error(None, title, HELP);
-            }
+            self.proxy_error(format!("{name} in the environment is not the address of a proxy"), HELP);
             return None;
         };
+        self.refuse_if_not_text(["NO_PROXY", "no_proxy"]);
         let except = self.first_of(["NO_PROXY", "no_proxy"]).map_or("", |(_, except)| except);
         Some(Proxy { url, except: except.to_owned() })
+    }
+
+    /// Reports a variable that is set but cannot be read.
+    fn refuse_if_not_text(&mut self, names: [&'static str; 2]) {
+        for name in names.into_iter().filter(|name| self.environment.is_not_text(name)) {
+            let title = format!("{name} in the environment is not UTF-8");
+            self.proxy_error(title, "set the variable to text in UTF-8, or unset it");
+        }
+    }
+
+    /// One report is enough for all users of a variable.
+    fn proxy_error(&mut self, title: String, help: &str) {
+        if self.problems.iter().all(|problem| problem.title != title) {
+            self.error(None, title, help);
+        }
     }
 
     fn first_of(&self, names: [&'static str; 2]) -> Option<(&'static str, &str)> {

@@ -7,35 +7,14 @@ use std::time::Duration;
 use http::header::{ACCEPT, HeaderName, HeaderValue};
 use toml::Spanned;
 
+use super::region::{domains, one_of};
 use super::{Owner, Resolver};
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::pattern::Pattern;
 use crate::config::source::choice::{Grant, Provider};
-use crate::config::source::nearest::nearest;
+use crate::config::source::nearest::nearest_domain;
 use crate::config::source::reader::Placed;
 use crate::config::source::{schema, units};
-
-/// The regions of Genesys Cloud, by the domain of their login and API hosts.
-pub(super) const GENESYS_REGIONS: [&str; 18] = [
-    "mypurecloud.com",
-    "use2.us-gov-pure.cloud",
-    "usw2.pure.cloud",
-    "cac1.pure.cloud",
-    "sae1.pure.cloud",
-    "mxc1.pure.cloud",
-    "mypurecloud.ie",
-    "euw2.pure.cloud",
-    "mypurecloud.de",
-    "euc2.pure.cloud",
-    "edee1.eusc-pure.cloud",
-    "mec1.pure.cloud",
-    "aps1.pure.cloud",
-    "mypurecloud.jp",
-    "apne2.pure.cloud",
-    "apne3.pure.cloud",
-    "apse1.pure.cloud",
-    "mypurecloud.com.au",
-];
 
 /// Issuers of CXone: commercial, US government (`FedRAMP`), and sovereign.
 const CXONE_ISSUERS: [&str; 5] = [
@@ -105,6 +84,13 @@ impl Resolver<'_> {
             Provider::Oauth2 => {}
             Provider::Genesys => {
                 let region = file.region.as_ref().and_then(|region| self.region(region));
+                if let Some(name) = owner.path.strip_prefix("credentials.").filter(|_| file.region.is_some())
+                {
+                    self.regions.insert(name.to_owned(), region);
+                }
+                if let (Some(region), Some(token_url)) = (region, &file.token_url) {
+                    self.compare_region(token_url, region);
+                }
                 let is_login =
                     file.grant.as_ref().is_some_and(|one| *one.get_ref() == Grant::AuthorizationCode);
                 if let Some(region) = region.filter(|_| is_login) {
@@ -112,7 +98,7 @@ impl Resolver<'_> {
                     file.authorize_url.get_or_insert_with(|| text(url));
                 }
                 if file.token_url.is_none() {
-                    self.required(&owner, "region", file.region.as_ref(), &one_of(&GENESYS_REGIONS));
+                    self.required(&owner, "region", file.region.as_ref(), &one_of(&domains()));
                     // A missing or wrong region has been reported.
                     self.unusable.insert(owner.key("token_url"));
                     file.token_url = region.map(|region| text(format!("https://login.{region}/oauth/token")));
@@ -147,19 +133,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn region(&mut self, region: &Spanned<String>) -> Option<&'static str> {
-        let written = region.get_ref().to_ascii_lowercase();
-        GENESYS_REGIONS.into_iter().find(|known| *known == written).or_else(|| {
-            let help = match meant(&written, &GENESYS_REGIONS) {
-                Some(meant) => {
-                    format!("did you mean \"{meant}\"? For a new region, write `token_url` instead")
-                }
-                None => one_of(&GENESYS_REGIONS),
-            };
-            self.refuse(region.span(), "not a known region of Genesys Cloud", help)
-        })
-    }
-
     /// The issuer without a slash at the end.
     fn issuer_of_cxone(&mut self, issuer: &Spanned<String>) -> Option<String> {
         let url = self.endpoint(issuer)?;
@@ -168,7 +141,7 @@ impl Resolver<'_> {
         }
         let issuer_url = url.as_str().trim_end_matches('/').to_owned();
         if !CXONE_ISSUERS.contains(&issuer_url.as_str()) {
-            let help = match meant(&issuer_url, &CXONE_ISSUERS) {
+            let help = match nearest_domain(&CXONE_ISSUERS, &issuer_url) {
                 Some(meant) => format!("did you mean \"{meant}\"?"),
                 None => format!("the known issuers are: {}", CXONE_ISSUERS.join(", ")),
             };
@@ -176,17 +149,6 @@ impl Resolver<'_> {
         }
         Some(issuer_url)
     }
-}
-
-fn one_of(known: &[&str]) -> String {
-    format!("write one of: {}", known.join(", "))
-}
-
-/// The known name that was probably meant: a suffix, such as the region of a login host, or a similar name.
-fn meant(written: &str, known: &[&'static str]) -> Option<&'static str> {
-    let suffixes = known.iter().filter(|known| written.ends_with(&format!(".{known}")));
-    let suffix = suffixes.max_by_key(|known| known.len()).copied();
-    suffix.or_else(|| nearest(known, written, |distance, _| distance <= 3))
 }
 
 #[cfg(test)]
@@ -223,7 +185,7 @@ mod tests {
 
     #[test]
     fn each_genesys_region_has_its_own_login_host() {
-        for region in GENESYS_REGIONS {
+        for region in domains() {
             let credential = credential(&format!("provider = \"genesys\"\nregion = \"{region}\""));
             assert_eq!(credential.token_url.as_str(), format!("https://login.{region}/oauth/token"));
             assert!(matches!(credential.identity.grant, identity::Grant::ClientCredentials));

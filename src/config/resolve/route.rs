@@ -10,9 +10,10 @@ use toml::Spanned;
 use url::Url;
 
 use super::api_discovery::DISCOVER;
+use super::region::REGION;
 use super::{Owner, Resolver, duration};
 use crate::config::model::credential::{Credential, HttpVersion};
-use crate::config::model::hosts::is_host;
+use crate::config::model::hosts::{as_sent, is_host};
 use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
 use crate::config::source::choice::Upgrade;
 use crate::config::source::reader::Key;
@@ -71,7 +72,8 @@ impl Resolver<'_> {
         let host = route.host.take().map(|host| self.host(&host));
         let path = route.path.as_ref().map_or_else(|| Some("/".to_owned()), |path| self.path(path));
         let upstream = self.required(&owner, "upstream", route.upstream.as_ref(), UPSTREAM_HELP);
-        let upstream = upstream.and_then(|upstream| self.upstream(upstream));
+        let upstream =
+            upstream.and_then(|upstream| self.upstream(upstream, route.credential.as_ref(), names));
         let help = "write a name from [credentials.NAME], whose token requests get, or \"none\"";
         let credential = self.required(&owner, "credential", route.credential.as_ref(), help);
         let credential = credential.and_then(|name| self.credential_of(name, names, credentials));
@@ -79,6 +81,13 @@ impl Resolver<'_> {
             (&upstream, &route.upstream, &credential)
         {
             self.discovered(text.span(), credential.as_deref());
+        }
+        if let (Some(Destination::Written(address)), Some(text)) = (&upstream, &route.upstream) {
+            self.refuse_own_address(&text.span(), address);
+            if let Some(Some(credential)) = &credential {
+                self.compare_clouds(&text.span(), address.authority.host(), credential);
+            }
+            self.warn_of_placeholder_in_url(text);
         }
         let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
         let roots = self.roots(route.ca_file.take(), is_http);
@@ -125,7 +134,7 @@ impl Resolver<'_> {
     }
 
     fn host(&mut self, host: &Spanned<String>) -> Option<String> {
-        let text = host.get_ref().to_ascii_lowercase();
+        let text = as_sent(host.get_ref());
         let help = "write the name or address that callers use, without scheme, port or path";
         if is_host(&text) { Some(text) } else { self.refuse(host.span(), "not a host name", help) }
     }
@@ -139,9 +148,16 @@ impl Resolver<'_> {
         plain_path(text).or_else(|| self.refuse(path.span(), "not a path prefix", help))
     }
 
-    fn upstream(&mut self, text: &Spanned<String>) -> Option<Destination> {
-        if text.get_ref() == DISCOVER {
-            return Some(Destination::Discovered);
+    fn upstream(
+        &mut self,
+        text: &Spanned<String>,
+        credential: Option<&Spanned<String>>,
+        names: &BTreeMap<String, Range<usize>>,
+    ) -> Option<Destination> {
+        match text.get_ref().as_str() {
+            DISCOVER => return Some(Destination::Discovered),
+            REGION => return self.upstream_of_region(&text.span(), credential, names),
+            _ => {}
         }
         let url = self.endpoint(text)?;
         if url.query().is_some() {

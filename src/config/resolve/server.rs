@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::str::FromStr;
 
-use http::HeaderName;
 use http::header::AUTHORIZATION;
-use ipnet::IpNet;
+use http::{HeaderName, HeaderValue};
+use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 use url::Url;
 
@@ -25,6 +25,12 @@ const EVERYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];
 /// RFC 1918, RFC 4193, and loopback.
 const PRIVATE: [&str; 6] =
     ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "127.0.0.0/8", "::1/128"];
+
+/// Length of the prefix of IPv6 addresses that stand for IPv4 addresses (RFC 4291 §2.5.5.2).
+const MAPPED_BITS: u8 = 96;
+
+/// Most worker threads. More than cores slow the daemon down, and each has connections of its own.
+const MAX_WORKERS: u16 = 1024;
 
 impl Resolver<'_> {
     pub(super) fn server(&mut self, server: schema::Server, route_hosts: &[String]) -> Server {
@@ -72,10 +78,7 @@ impl Resolver<'_> {
         let origins = or_default(server.origins);
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.and_then(|field| self.required_header(&field));
-        let workers = match server.workers.map(Spanned::into_inner) {
-            None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
-            Some(workers) => usize::from(workers),
-        };
+        let workers = self.workers(server.workers);
         Server {
             listen,
             tls,
@@ -89,6 +92,17 @@ impl Resolver<'_> {
             drain: duration(server.drain, 20),
             watch: or_default(server.watch),
             limits: self.limits(or_default(server.limits)),
+        }
+    }
+
+    fn workers(&mut self, workers: Key<u16>) -> usize {
+        if let Some(many) = workers.as_ref().filter(|workers| *workers.get_ref() > MAX_WORKERS) {
+            let title = format!("more worker threads than {MAX_WORKERS}");
+            self.error(many.span(), title, "write 0 for one worker thread per CPU core");
+        }
+        match workers.map(Spanned::into_inner) {
+            None | Some(0) => std::thread::available_parallelism().map_or(1, usize::from),
+            Some(workers) => usize::from(workers),
         }
     }
 
@@ -127,7 +141,7 @@ impl Resolver<'_> {
 
     fn caller_networks(&mut self, texts: Spanned<Texts>) -> Vec<IpNet> {
         let is_everywhere = |text: &&Spanned<String>| {
-            text.get_ref().parse::<IpNet>().is_ok_and(|network| network.prefix_len() == 0)
+            text.get_ref().parse::<IpNet>().is_ok_and(|network| compared(network).prefix_len() == 0)
         };
         if let Some(text) = texts.get_ref().iter().find(is_everywhere) {
             self.warning(
@@ -145,7 +159,7 @@ impl Resolver<'_> {
             match text.get_ref().as_str() {
                 "private" => networks.extend(parse_networks(&PRIVATE)),
                 other => match IpNet::from_str(other).or_else(|_| IpAddr::from_str(other).map(IpNet::from)) {
-                    Ok(network) => networks.push(network.trunc()),
+                    Ok(network) => networks.push(self.network(network, &text.span())),
                     Err(_) => self.error(
                         text.span(),
                         "not a network",
@@ -155,6 +169,22 @@ impl Resolver<'_> {
             }
         }
         networks
+    }
+
+    /// The network as callers' addresses are compared with it. Warns if it is written as another.
+    fn network(&mut self, written: IpNet, place: &Range<usize>) -> IpNet {
+        let network = compared(written);
+        if matches!((written, network), (IpNet::V6(_), IpNet::V4(_))) {
+            let help = format!("write \"{network}\", as which bearerd reads it");
+            self.warning(place.clone(), "an IPv4 network written as IPv6", help);
+        } else if network != written {
+            let help = format!(
+                "write \"{network}\", as which bearerd reads it, or \"{}\" for one address",
+                written.addr()
+            );
+            self.warning(place.clone(), "an address within a network, not a network", help);
+        }
+        network
     }
 
     fn hosts(&mut self, texts: Key<Texts>, route_hosts: &[String]) -> Hosts {
@@ -196,7 +226,14 @@ impl Resolver<'_> {
                 "either every caller sends this field, or no caller may",
                 "require a field that only your applications send, such as \"X-Bearerd: yes\"",
             ),
-            Ok(name) => return Some(RequiredHeader { name, value: value.trim().to_owned() }),
+            // A field value has no control character (RFC 9110 §5.5).
+            Ok(name) => match HeaderValue::from_bytes(value.trim().as_bytes()) {
+                Ok(_) => return Some(RequiredHeader { name, value: value.trim().to_owned() }),
+                Err(_) => (
+                    "no request can carry this field value",
+                    "write one line of text, such as \"X-Bearerd: yes\"",
+                ),
+            },
             Err(_) => ("not a header field", "write a name and a value, such as \"X-Bearerd: yes\""),
         };
         self.refuse(field.span(), title, help)
@@ -218,6 +255,18 @@ impl Resolver<'_> {
 fn count(value: Key<u32>, default: u32) -> Option<usize> {
     let value = value.map_or(default, Spanned::into_inner);
     usize::try_from(value).ok().filter(|count| *count > 0)
+}
+
+/// A network as callers' addresses are compared with it: without host bits, and IPv4 for mapped IPv6 addresses.
+fn compared(written: IpNet) -> IpNet {
+    let v4 = match written {
+        IpNet::V6(network) if network.prefix_len() >= MAPPED_BITS => {
+            let v4 = network.addr().to_ipv4_mapped();
+            v4.and_then(|v4| Ipv4Net::new(v4, network.prefix_len() - MAPPED_BITS).ok())
+        }
+        _ => None,
+    };
+    v4.map_or(written, IpNet::V4).trunc()
 }
 
 fn parse_networks(texts: &[&str]) -> Vec<IpNet> {

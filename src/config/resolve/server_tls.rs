@@ -139,14 +139,19 @@ mod tests {
                 .map(|checked| checked.config.routes[0].callers.clone())
         };
 
-        let good = "\"CN=a b\", \"DNS:Billing.Internal\", \"URI:spiffe://x/Y\", \"IP:192.0.2.1\"";
+        let good = "\"CN=a b\", \"DNS:Billing.Internal\", \"URI:spiffe://x/Y\", \
+                    \"IP:192.0.2.1\", \"IP:2001:DB8:0::7\"";
         assert_eq!(
             callers(good).unwrap(),
-            ["CN=a b", "DNS:billing.internal", "URI:spiffe://x/Y", "IP:192.0.2.1"]
+            ["CN=a b", "DNS:billing.internal", "URI:spiffe://x/Y", "IP:192.0.2.1", "IP:2001:db8::7"]
         );
         for wrong in ["", "billing", "CN=", "cn=billing", "DNS:", "O=Billing"] {
             let problems = callers(&format!("\"{wrong}\"")).unwrap_err();
             assert_eq!(problems.problems()[0].title, "not a name of a certificate", "{wrong}");
+        }
+        for wrong in ["IP:192.0.2.256", "IP:192.0.2.0/24", "IP:[::1]", "IP:billing"] {
+            let problems = callers(&format!("\"{wrong}\"")).unwrap_err();
+            assert_eq!(problems.problems()[0].title, "not an IP address", "{wrong}");
         }
     }
 }

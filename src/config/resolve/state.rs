@@ -102,13 +102,12 @@ impl Resolver<'_> {
 
     /// A key for the state file at `path`.
     fn state_key(&mut self, source: &Spanned<SecretSource>, path: Option<&Path>) -> Option<Secret> {
-        let key = self.secret(source)?;
+        let key = self.secret_that(source, "write 32 bytes in base64, as `bearerd keygen` does", |key| {
+            let error = StateKey::parse(key.initial()).err()?;
+            Some(format!("{} is not usable: {error}", key.place()))
+        })?;
         if let SecretSource::File(file) = source.get_ref() {
             self.warn_of_key_file(&self.folder.join(file), path, &source.span());
-        }
-        if let Err(error) = StateKey::parse(key.initial()) {
-            let title = format!("{} is not usable: {error}", key.place());
-            self.error(source.span(), title, "write 32 bytes in base64, as `bearerd keygen` does");
         }
         Some(key)
     }

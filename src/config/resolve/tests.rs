@@ -241,7 +241,18 @@ fn an_origin_is_one_of_a_web_page() {
         accepted(&with_server(origins)).server.origins,
         ["https://desk.example.com", "http://[::1]:3000"]
     );
-    for wrong in ["null", "desk.example.com", "https://a/b", "file://a/", "chrome-extension://a/", "ws://a"] {
+    for wrong in [
+        "null",
+        "desk.example.com",
+        "https://a/b",
+        "file://a/",
+        "chrome-extension://a/",
+        "tauri://localhost/",
+        "tauri://localhost",
+        "capacitor://localhost",
+        "moz-extension://4b6c2d9e-7f11-4c3a-9a55-0d8c3f0e5b21/",
+        "ws://a",
+    ] {
         let problems = refused(&with_server(&format!("origins = [\"{wrong}\"]")));
         assert_eq!(problems, ["not an origin"], "{wrong}");
     }
@@ -479,7 +490,7 @@ fn commands_find_admin_address_and_token_in_a_file_with_other_errors() {
     std::fs::write(folder.path().join("token"), "an-admin-token\n").unwrap();
     let access = |text: &str, environment: &Environment| {
         std::fs::write(&path, text).unwrap();
-        crate::config::admin_access(Some(path.clone()), environment)
+        crate::config::admin_access(Some(path.clone()), environment).unwrap()
     };
     let nothing = Environment::from([]);
 
@@ -496,7 +507,7 @@ fn commands_find_admin_address_and_token_in_a_file_with_other_errors() {
         assert!(found.listen == "127.0.0.1:9090".parse().unwrap() && found.token.is_none());
     }
     std::fs::remove_file(&path).unwrap();
-    let found = crate::config::admin_access(Some(path.clone()), &overridden);
+    let found = crate::config::admin_access(Some(path.clone()), &overridden).unwrap();
     assert_eq!(found.listen, "127.0.0.1:8".parse().unwrap());
 }
 
@@ -731,4 +742,162 @@ fn a_second_client_secret_needs_authentication_by_secret() {
         "{problems}"
     );
     assert!(problems.contains("client_secret_basic"), "{problems}");
+}
+
+#[test]
+fn a_network_is_written_as_it_is_compared() {
+    for (written, compared, title) in [
+        ("10.0.0.1/8", "10.0.0.0/8", "an address within a network, not a network"),
+        ("2001:db8::7/64", "2001:db8::/64", "an address within a network, not a network"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8", "an IPv4 network written as IPv6"),
+        ("::ffff:10.1.2.3/104", "10.0.0.0/8", "an IPv4 network written as IPv6"),
+        ("::ffff:10.0.0.7", "10.0.0.7/32", "an IPv4 network written as IPv6"),
+    ] {
+        for key in ["allow_from", "trusted_proxies"] {
+            let text = with_server(&format!("{key} = [\"private\", \"{written}\"]"));
+            let Checked { config, warnings, .. } =
+                read(&text).unwrap_or_else(|problems| panic!("{problems}"));
+            let [warning] = warnings.problems() else { panic!("{warnings}") };
+            assert_eq!(warning.title, title, "{warnings}");
+            assert!(warning.help.as_ref().unwrap().contains(&format!("\"{compared}\"")), "{warnings}");
+            assert_eq!(text[warning.place.clone().unwrap()].trim_matches('"'), written);
+            let networks =
+                if key == "allow_from" { config.server.allow_from } else { config.server.trusted_proxies };
+            assert_eq!(networks.last().unwrap().to_string(), compared);
+        }
+    }
+    for right in ["10.0.0.0/8", "10.0.0.1", "10.0.0.1/32", "::1", "fc00::/7"] {
+        let checked = read(&with_server(&format!("allow_from = [\"{right}\"]"))).unwrap();
+        assert_eq!(checked.warnings.warnings(), 0, "{}", checked.warnings);
+    }
+    let everywhere = read(&with_server("allow_from = [\"::ffff:0:0/96\"]")).unwrap().warnings.to_string();
+    assert!(everywhere.contains("callers from every network"), "{everywhere}");
+}
+
+#[test]
+fn equal_hosts_in_two_spellings_are_equal() {
+    let again = "[[routes]]\nhost = \"[::1]\"\nupstream = \"https://b.example.com\"\ncredential = \"none\"";
+    for spelling in ["[0:0:0:0:0:0:0:1]", "[0::1]", "[::0001]"] {
+        let problems = refused(&with_route(&format!("host = \"{spelling}\"\n{again}")));
+        assert_eq!(problems, ["the same host and path as route 1"], "{spelling}");
+    }
+    let problems = refused(&with_route(&format!("host = \"A.test\"\n{}", again.replace("[::1]", "a.TEST"))));
+    assert_eq!(problems, ["the same host and path as route 1"]);
+
+    let config = accepted(&with_route("host = \"[2001:DB8:0::7]\""));
+    assert_eq!(config.routes[0].host.as_deref(), Some("[2001:db8::7]"));
+    assert!(config.server.hosts.contain("[2001:db8::7]"));
+}
+
+#[test]
+fn a_login_stub_is_stored_as_it_is_checked() {
+    let config = accepted(&with_credential("login_stub = [\"/oauth/token/\", \"/x\"]"));
+    assert_eq!(config.credentials[0].login_stub, ["/oauth/token", "/x"]);
+}
+
+#[test]
+fn a_value_that_no_request_can_carry_cannot_be_required() {
+    for value in ["a\\u0000b", "a\\nb", "a\\rb", "\\u007f", "a\\u001bb"] {
+        let problems = refused(&with_server(&format!("required_header = \"X-Bearerd: {value}\"")));
+        assert_eq!(problems, ["no request can carry this field value"], "{value}");
+    }
+    for value in ["a b", "a\\tb", "ü", ""] {
+        accepted(&with_server(&format!("required_header = \"X-Bearerd: {value}\"")));
+    }
+}
+
+#[test]
+fn the_number_of_workers_is_bounded() {
+    assert_eq!(accepted(&with_server("workers = 1024")).server.workers, 1024);
+    for many in [1025, 65_535] {
+        let problems = refused(&with_server(&format!("workers = {many}")));
+        assert_eq!(problems, ["more worker threads than 1024"]);
+    }
+}
+
+#[test]
+fn an_override_that_fits_two_credentials_is_refused() {
+    let two = format!("{}{}", CREDENTIAL.replace("cxone", "a-b"), CREDENTIAL.replace("cxone", "A_b"));
+    let routes = "[[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a-b\"\n\
+                  [[routes]]\npath = \"/x\"\nupstream = \"https://api.example.com\"\ncredential = \"A_b\"";
+
+    let problems =
+        read_with(&format!("{two}{routes}"), "BEARERD_CREDENTIALS__A_B__CLIENT_ID", "x").unwrap_err();
+
+    let [problem] = problems.problems() else { panic!("{problems}") };
+    assert_eq!(problem.title, "BEARERD_CREDENTIALS__A_B__CLIENT_ID fits two credentials: `A_b` and `a-b`");
+    assert!(problem.help.is_some());
+    accepted(&format!("{two}{routes}"));
+    let one = format!("{}{}", CREDENTIAL.replace("cxone", "a-b"), ROUTE.replace("cxone", "a-b"));
+    let config = read_with(&one, "BEARERD_CREDENTIALS__A_B__CLIENT_ID", "x").unwrap().config;
+    assert_eq!(config.credentials[0].identity.client_id, "x");
+}
+
+#[test]
+fn a_colon_in_a_client_id_needs_another_encoding_than_raw() {
+    let warnings = |lines: &str, secret: &str| {
+        let text = with_credential(lines).replace("\"client\"", "\"urn:x:client\"");
+        let text = if secret.is_empty() { text } else { text.replace("client_secret = {", secret) };
+        read(&text).unwrap_or_else(|problems| panic!("{problems}")).warnings
+    };
+    for lines in ["", "basic_encoding = \"raw\"", "client_auth = \"client_secret_basic\""] {
+        let warnings = warnings(lines, "");
+        let [warning] = warnings.problems() else { panic!("{warnings}") };
+        assert_eq!(warning.title, "HTTP Basic cannot carry a client id with a colon unencoded");
+        assert!(warning.help.as_ref().unwrap().contains("basic_encoding = \"form\""), "{warnings}");
+    }
+    assert_eq!(warnings("basic_encoding = \"form\"", "").warnings(), 0);
+    assert_eq!(warnings("client_auth = \"client_secret_post\"", "").warnings(), 0);
+    assert_eq!(
+        warnings("client_auth = \"none\"\ngrant = \"password\"\nusername = \"u\"", "password = {").warnings(),
+        0
+    );
+}
+
+#[test]
+fn a_key_by_the_name_of_another_product_is_not_reported_as_missing_too() {
+    for (text, from, to, meant) in [
+        (with_credential(""), "token_url", "token_endpoint", "token_url"),
+        (with_credential(""), "client_id", "clientId", "client_id"),
+        (with_credential(""), "client_secret", "secret", "client_secret"),
+        (with_route(""), "upstream", "proxy_pass", "upstream"),
+        (
+            with_server("[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\""),
+            "certificate",
+            "cert",
+            "certificate",
+        ),
+    ] {
+        let diagnostics = read(&text.replace(from, to)).unwrap_err();
+        let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
+        assert!(problem.title.starts_with(&format!("unknown key `{to}` in ")), "{diagnostics}");
+        assert_eq!(problem.help.as_deref(), Some(format!("did you mean `{meant}`?").as_str()));
+    }
+    for (text, help) in [
+        (with_server("port = 8080"), "did you mean `listen`?"),
+        (with_server("log_level = \"info\""), "did you mean `level` in [log]?"),
+        (with_server("cert = \"a.pem\""), "did you mean `certificate` in [server.tls]?"),
+        (with_credential("scope = \"a\""), "did you mean `scopes`?"),
+        (with_credential("ttl = \"1h\""), "did you mean `default_lifetime`?"),
+        (with_credential("quota = { limit = 1, per = \"1s\" }"), "did you mean `requests`?"),
+        (with_route("headers = { add = { a = \"b\" } }"), "did you mean `set`?"),
+    ] {
+        let shown = read(&text).unwrap_err().to_string();
+        assert!(shown.contains(help), "{shown}");
+    }
+}
+
+#[test]
+fn a_file_in_another_format_is_reported_as_a_whole_and_not_shown() {
+    for (text, format) in [
+        ("server:\n  listen: 127.0.0.1:8080\ncredentials:\n  a:\n    secret: hunter2\n", "YAML"),
+        ("{\"credentials\": {\"a\": {\"client_secret\": \"hunter2\"}}}", "JSON"),
+        ("[credentials.a]\nclient_secret = hunter2\n", "INI, whose values have no quotes"),
+        ("CLIENT_SECRET=hunter2\n", "a list of environment variables"),
+    ] {
+        let diagnostics = read(text).unwrap_err();
+        let [problem] = diagnostics.problems() else { panic!("{diagnostics}") };
+        assert_eq!(problem.title, format!("proxy.toml is {format}, not TOML"));
+        assert!(problem.help.is_some() && !diagnostics.to_string().contains("hunter2"), "{diagnostics}");
+    }
 }

@@ -6,7 +6,7 @@ use toml::Spanned;
 use url::Url;
 
 use super::Resolver;
-use super::provider::GENESYS_REGIONS;
+use super::region::region_of;
 
 const CXONE_HELP: &str = "NICE runs https://cxone.niceincontact.com/auth/token (and others for governments), for the \
                           grant \"password\" with an access key: set provider = \"cxone\" and `issuer`";
@@ -42,8 +42,7 @@ fn is_of_cxone_tutorial(host: &str, path: &str) -> bool {
 
 /// The vendor's URL, if the host belongs to Genesys Cloud or is an unfilled placeholder.
 fn genesys_help(host: &str) -> Option<String> {
-    let is_within = |region: &&str| host == *region || host.ends_with(&format!(".{region}"));
-    let region = match GENESYS_REGIONS.into_iter().find(is_within) {
+    let region = match region_of(host) {
         Some(region) => region,
         None if host.contains('{') || host.contains("environment") => "{region}",
         None => return None,

@@ -79,6 +79,11 @@ impl Sources {
         Self { path: path.to_owned(), text, overrides: Vec::new() }
     }
 
+    /// The file's path.
+    pub(in crate::config) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file's text.
     pub fn text(&self) -> &str {
         &self.text
@@ -130,10 +135,15 @@ impl Diagnostics {
     /// The problem of an unreadable file.
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         let mut problem = Problem::error(None, format!("cannot read {}: {error}", path.display()));
-        if error.kind() == std::io::ErrorKind::NotFound {
-            problem = problem.help(
-                "set the path with -c FILE or $BEARERD_CONFIG; the default is ./proxy.toml, then /etc/bearerd/proxy.toml",
-            );
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "set the path with -c FILE or $BEARERD_CONFIG; the default is ./proxy.toml, then /etc/bearerd/proxy.toml"
+            }
+            std::io::ErrorKind::InvalidData => "save the file as UTF-8: editors on Windows may write UTF-16",
+            _ => "",
+        };
+        if !help.is_empty() {
+            problem = problem.help(help);
         }
         Self::new(Sources::new(path, String::new()), vec![problem])
     }

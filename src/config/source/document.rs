@@ -9,11 +9,11 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::nearest::nearest_key;
 use super::overrides;
 use super::reader::{Reader, Table, joined};
 use super::schema::File;
 use super::section::{Section, not_supported};
+use super::synonyms::meant_key;
 use crate::config::model::environment::Environment;
 
 /// The readable part of a configuration, and the problems of the rest.
@@ -145,7 +145,7 @@ fn remove_unknown_keys(section: Section, path: &str, table: &mut DeTable<'_>, re
         .collect();
     for (key, place) in unknown {
         table.remove(key.as_str());
-        reader.unusable.extend(nearest_key(section.keys(), &key).map(|meant| joined(path, meant)));
+        reader.unusable.extend(meant_key(section.keys(), &key).map(|meant| joined(path, meant)));
         let header =
             if section == Section::Credential { format!("[{path}]") } else { section.header().to_owned() };
         reader.problems.push(if section.planned().contains(&key.as_str()) {

@@ -44,6 +44,8 @@ struct Item {
     is_masked: bool,
     /// Brackets in the value hold a secret.
     is_secret: bool,
+    /// The value is the name of an environment variable.
+    is_variable: bool,
 }
 
 /// The progress in an item.
@@ -111,6 +113,7 @@ impl Masking {
                     self.masked.push_str(&stars(&word[key_end..]));
                     is_masked = true;
                 }
+                (false, false) if self.item.is_variable => self.masked.push_str(&variable_name(word)),
                 (false, false) => self.masked.push_str(&without_url_secrets(word)),
             }
         }
@@ -124,7 +127,7 @@ impl Masking {
     fn next_item(&mut self, is_masked: bool) {
         let is_value = self.brackets.last().is_some_and(|bracket| bracket.is_array);
         let reading = if is_value { Reading::Value } else { Reading::Key };
-        self.item = Item { reading, is_masked, is_secret: is_masked };
+        self.item = Item { reading, is_masked, is_secret: is_masked, is_variable: false };
     }
 
     fn line_end(&mut self, text: &str) {
@@ -170,7 +173,7 @@ impl Masking {
         if self.brackets.len() > outside
             && let Some(Bracket { is_secret, .. }) = self.brackets.pop()
         {
-            self.item = Item { reading: Reading::Value, is_masked: is_secret, is_secret };
+            self.item = Item { reading: Reading::Value, is_masked: is_secret, is_secret, is_variable: false };
         }
     }
 
@@ -183,11 +186,14 @@ impl Masking {
 
     fn equals(&mut self, text: &str, at: usize) {
         let key = self.pending.first().map_or("", |first| &text[first.start..at]);
-        let meaning = meaning(key);
+        // In `env = NAME=value`, the value after the name may be the secret.
+        let is_after_variable = self.item.is_variable;
+        let meaning = if is_after_variable { Meaning::Secret } else { meaning(key) };
         let is_secret = self.is_in_secret() || meaning == Meaning::Secret;
         let is_masked = (is_secret && meaning != Meaning::Source) || meaning == Meaning::Secrets;
         self.write(text, false);
-        self.item = Item { reading: Reading::Expecting, is_masked, is_secret };
+        let is_variable = meaning == Meaning::Source && is_env(key);
+        self.item = Item { reading: Reading::Expecting, is_masked, is_secret, is_variable };
     }
 
     fn comment(&mut self, text: &str) {
@@ -196,7 +202,7 @@ impl Masking {
             self.before_comment = Some((self.brackets.len(), self.item));
             let is_masked = self.item.is_masked || self.is_in_secret();
             let reading = if is_masked { Reading::Value } else { Reading::Key };
-            self.item = Item { reading, is_masked, is_secret: is_masked };
+            self.item = Item { reading, is_masked, is_secret: is_masked, is_variable: false };
         }
     }
 }
@@ -229,6 +235,22 @@ fn meaning(key: &str) -> Meaning {
         Some("credentials") => Meaning::Secrets,
         _ if is_secret => Meaning::Secret,
         _ => Meaning::Other,
+    }
+}
+
+/// Whether the value of a key, as written, is the name of an environment variable.
+fn is_env(key: &str) -> bool {
+    let last = key.rsplit('.').next().unwrap_or_default();
+    last.trim().trim_matches(['"', '\'']).eq_ignore_ascii_case("env")
+}
+
+/// Masks what cannot belong to the name of an environment variable, such as the value in `NAME=value`.
+fn variable_name(word: &str) -> String {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-.${}\"'".contains(c);
+    match word.find(|c| !is_of_name(c)) {
+        None => word.to_owned(),
+        Some(end) if word[end..].starts_with('=') => format!("{}={}", &word[..end], stars(&word[end + 1..])),
+        Some(_) => stars(word),
     }
 }
 
@@ -384,6 +406,28 @@ mod tests {
             let masked = mask(text);
             assert!(!masked.contains("hunter2"), "{masked}");
             assert_eq!(masked.len(), text.len());
+        }
+    }
+
+    #[test]
+    fn the_value_beside_the_name_of_a_variable_is_masked() {
+        for (text, shown) in [
+            ("client_secret = { env = \"A_B=hunter2\" }", "client_secret = { env = \"A_B=*******\" }"),
+            ("client_secret = { env = 'A=hunter2', x = 1 }", "client_secret = { env = 'A=*******', x = * }"),
+            ("client_secret.env = \"A==hunter2\"", "client_secret.env = \"A=********\""),
+            ("client_secret.env = A=hunter2", "client_secret.env = A=*******"),
+            ("client_secret.env = A=x=hunter2 hunter2", "client_secret.env = A=********* *******"),
+            ("[admin.token]\nenv = \"export A=hunter2\"", "[admin.token]\nenv = \"****************\""),
+            ("# token = { env = \"A=hunter2\" }", "# token = { env = \"A=*******\" }"),
+            ("password = { env = \"hunter2 hunter2\" }", "password = { env = \"***************\" }"),
+            ("password = { \"env\" = \"hunter2+/\" }", "password = { \"env\" = \"*********\" }"),
+            ("password = { env = \"${A}\" }", "password = { env = \"${A}\" }"),
+            (
+                "password = { env = \"$A\" }\nclient_id = \"x=y\"",
+                "password = { env = \"$A\" }\nclient_id = \"x=y\"",
+            ),
+        ] {
+            assert_eq!(mask(text), shown);
         }
     }
 

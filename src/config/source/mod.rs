@@ -3,10 +3,12 @@
 pub(in crate::config) mod choice;
 pub mod diagnostics;
 pub(in crate::config) mod document;
+pub(in crate::config) mod format;
 pub(in crate::config) mod mask;
 pub(in crate::config) mod nearest;
 pub(in crate::config) mod overrides;
 pub(in crate::config) mod reader;
 pub(in crate::config) mod schema;
 pub mod section;
+pub(in crate::config) mod synonyms;
 pub mod units;

@@ -31,6 +31,15 @@ pub(in crate::config) fn apply<'i>(
     environment: &'i Environment,
     problems: &mut Vec<Problem>,
 ) {
+    // A single underscore may be one of Kubernetes' own variables.
+    let is_override = |variable: &&str| variable.starts_with(PREFIX) && variable.contains("__");
+    for variable in environment.not_text().filter(is_override) {
+        let place = sources.add_override(variable, "");
+        problems.push(
+            Problem::error(place, format!("the environment variable {variable} is not UTF-8"))
+                .help("set the variable to text in UTF-8, or unset it"),
+        );
+    }
     for (variable, value) in environment.iter() {
         let Some(path) = variable.strip_prefix(PREFIX) else { continue };
         if !path.contains("__") {
@@ -49,7 +58,16 @@ pub(in crate::config) fn apply<'i>(
         let name;
         let (section, section_path) = match parts.as_slice() {
             ["credentials", part, _, ..] => {
-                name = credential_name(root, part);
+                name = match meant_credentials(root, part).as_slice() {
+                    [] => (*part).to_owned(),
+                    [only] => (*only).to_owned(),
+                    [one, other, ..] => {
+                        let title = format!("{variable} fits two credentials: `{one}` and `{other}`");
+                        let help = "variables have no upper and lower case, `-` and `.`: rename a credential";
+                        problems.push(Problem::error(place, title).help(help));
+                        continue;
+                    }
+                };
                 (Section::Credential, &["credentials", &name][..])
             }
             parts => {
@@ -132,12 +150,10 @@ fn table_in<'t, 'i>(
     })
 }
 
-/// The credential that a part of a variable stands for. Names of variables have no case and no `-`.
-fn credential_name(root: &DeTable<'_>, part: &str) -> String {
-    let is_meant = |name: &&str| {
-        name.to_ascii_lowercase().replace(['-', '.'], "_") == part || name.eq_ignore_ascii_case(part)
-    };
-    credential_names(root).find(is_meant).unwrap_or(part).to_owned()
+/// The credentials that a part of a variable can stand for. Names of variables have no case, no `-` and no `.`.
+fn meant_credentials<'t>(root: &'t DeTable<'_>, part: &str) -> Vec<&'t str> {
+    let folded = |name: &str| name.to_ascii_lowercase().replace(['-', '.'], "_");
+    credential_names(root).filter(|name| folded(name) == folded(part)).collect()
 }
 
 fn credential_names<'t>(root: &'t DeTable<'_>) -> impl Iterator<Item = &'t str> {

@@ -12,7 +12,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Problem, Sources};
-use super::nearest::{nearest, nearest_key};
+use super::nearest::nearest;
+use super::synonyms::meant_key;
 
 /// A key's value with its place; `None` if the key is absent or unusable.
 pub(in crate::config) type Key<T> = Option<Spanned<T>>;
@@ -110,7 +111,7 @@ impl<'a> Reader<'a> {
         let table = value.get_ref().as_table()?;
         let known = self.problems.len();
         for key in table.keys().filter(|key| !T::KEYS.contains(&key.get_ref().as_ref())) {
-            let help = match nearest_key(T::KEYS, key.get_ref()) {
+            let help = match meant_key(T::KEYS, key.get_ref()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the keys of `{path}` are: {}", T::KEYS.join(", ")),
             };

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::diagnostics::Problem;
-use super::nearest::nearest_key;
 use super::reader::Table;
 use super::schema::{Admin, Credential, File, Limits, Log, Route, Server, Tls};
+use super::synonyms::{meant_key, synonym};
 
 /// A section of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +74,15 @@ impl Section {
 
     /// The remedy for an unknown key.
     pub(in crate::config) fn hint(self, key: &str) -> String {
-        if let Some(meant) = nearest_key(self.keys(), key) {
+        if let Some(meant) = meant_key(self.keys(), key) {
             return format!("did you mean `{meant}`?");
         }
-        match Self::ALL.into_iter().find(|other| other.keys().contains(&key)) {
-            Some(other) => format!("`{key}` belongs to {}", other.header()),
+        if let Some(other) = Self::ALL.into_iter().find(|other| other.keys().contains(&key)) {
+            return format!("`{key}` belongs to {}", other.header());
+        }
+        let elsewhere = |other: Self| synonym(other.keys(), key).map(|meant| (meant, other.header()));
+        match Self::ALL.into_iter().find_map(elsewhere) {
+            Some((meant, header)) => format!("did you mean `{meant}` in {header}?"),
             None => format!("the keys of {} are: {}", self.header(), self.keys().join(", ")),
         }
     }

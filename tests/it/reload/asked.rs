@@ -87,15 +87,22 @@ async fn a_refused_reload_reports_line_and_caret() {
 #[tokio::test]
 async fn a_secret_on_a_reported_line_is_masked() {
     let world = daemon().start().await;
-    world.configure(|text| {
-        text.replace("client_secret = { env = \"API_SECRET\" }", "client_secret = \"hunter2hunter2\" oops")
-    });
+    let good = world.configuration();
+    let source = "client_secret = { env = \"API_SECRET\" }";
+    for wrong in [
+        "client_secret = \"hunter2hunter2\" oops",
+        "client_secret = { env = \"API_SECRET=hunter2hunter2\" }",
+        "client_secret = { env = API_SECRET=hunter2hunter2 }",
+        "client_secret.env = \"hunter2 hunter2\"",
+    ] {
+        world.configure(|_| good.replace(source, wrong));
 
-    let (status, problem) = world.admin_post("/reload").await;
+        let (status, problem) = world.admin_post("/reload").await;
 
-    assert_eq!(status, 422);
-    assert!(!problem.to_string().contains("hunter2"), "{problem}");
-    assert!(!world.process.output().contains("hunter2"));
+        assert_eq!(status, 422, "{wrong}");
+        assert!(!problem.to_string().contains("hunter2"), "{problem}");
+        assert!(!world.process.output().contains("hunter2"));
+    }
     world.finish().await;
 }
 

@@ -1,0 +1,97 @@
+//! Reads secrets for the first time, and reports texts that cannot be the intended secret.
+
+use std::error::Error;
+
+use secrecy::ExposeSecret;
+use toml::Spanned;
+
+use super::secret_text::{Flaw, flaw};
+use super::{Owner, Resolver, with_cause};
+use crate::config::model::secret::{Secret, SecretError, SecretSource};
+use crate::config::source::diagnostics::{Problem, Severity};
+
+const EXAMPLES: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
+
+impl Resolver<'_> {
+    pub(super) fn required_secret(
+        &mut self,
+        owner: &Owner,
+        key: &str,
+        source: Option<&Spanned<SecretSource>>,
+    ) -> Option<Secret> {
+        let public_client = match key {
+            "client_secret" => "; a client without a secret has client_auth = \"none\"",
+            _ => "",
+        };
+        let help = format!(
+            "write {key} = {{ env = \"NAME\" }} or {{ file = \"/run/secrets/name\" }}{public_client}"
+        );
+        let source = self.required(owner, key, source, &help)?;
+        self.secret(source)
+    }
+
+    /// A secret that may be any text. Warns of a text that was probably meant to be another.
+    pub(super) fn secret(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+        self.secret_that(source, "", |_| None)
+    }
+
+    /// A secret of a certain form. `fault` says why a secret has another form, and `help` names the form.
+    ///
+    /// A flaw of the text explains why the secret is unusable, and both are reported as one problem.
+    pub(super) fn secret_that(
+        &mut self,
+        source: &Spanned<SecretSource>,
+        help: &str,
+        fault: impl FnOnce(&Secret) -> Option<String>,
+    ) -> Option<Secret> {
+        if let SecretSource::Plain(value) = source.get_ref() {
+            let help = format!("{EXAMPLES}, without quotes around it");
+            let value = value.expose_secret();
+            if value.starts_with(['{', '$']) && value.ends_with('}') {
+                let title = "looks like the source of a secret, but would be the secret itself";
+                return self.refuse(source.span(), title, help);
+            }
+            self.warning(source.span(), "a secret stands in the configuration itself", help);
+        }
+        let secret = match Secret::load(source.get_ref(), &self.folder, self.environment) {
+            Ok(secret) => secret,
+            Err(error) => return self.refuse(source.span(), with_cause(&error), remedy(source, &error)),
+        };
+        let fault = fault(&secret);
+        match (flaw(secret.initial().expose_secret()), fault) {
+            (Some(Flaw { what, help, is_fatal }), None) => {
+                let severity = if is_fatal { Severity::Error } else { Severity::Warning };
+                let title = format!("{} {what}", secret.place());
+                self.problems.push(Problem { severity, ..Problem::error(source.span(), title).help(help) });
+            }
+            (Some(Flaw { what, help, .. }), Some(fault)) => {
+                self.error(source.span(), format!("{fault} (the text {what})"), help);
+            }
+            (None, Some(fault)) => self.error(source.span(), fault, help),
+            (None, None) => {}
+        }
+        Some(secret)
+    }
+}
+
+/// The remedy for a secret that cannot be read.
+fn remedy(source: &Spanned<SecretSource>, error: &SecretError) -> &'static str {
+    match (source.get_ref(), error) {
+        (_, SecretError::VariableNotText(_)) => "set the variable to text in UTF-8",
+        (_, SecretError::NotText(_)) => "save the file as UTF-8: Windows PowerShell writes UTF-16 by default",
+        (SecretSource::Environment(_), SecretError::Empty(_)) => {
+            "set the variable to the secret; a variable that the shell or the deployment fills in may not be set there"
+        }
+        (SecretSource::Environment(_), _) => {
+            "set the variable for the daemon, or write { file = \"/run/secrets/name\" }"
+        }
+        (SecretSource::File(_), _) if error.source().is_none() => {
+            "write the secret into that file, and nothing else"
+        }
+        (SecretSource::File(_), _) => "the daemon's user must be able to read the file, now and later",
+        (SecretSource::Plain(_), _) => EXAMPLES,
+    }
+}
+
+#[cfg(test)]
+mod tests;
