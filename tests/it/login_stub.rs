@@ -1,5 +1,6 @@
 //! Logins of applications (`login_stub`): the daemon answers them and does not forward them.
 
+use serde_json::Value;
 use testkit::authorization_server::Answer;
 
 use crate::harness::{Http2Caller, Request, Setup, World, daemon};
@@ -46,6 +47,43 @@ async fn a_login_is_answered_with_a_worthless_token() {
     assert_eq!(reply.status, 200);
     assert_eq!(caller.send(&Request::get("/x")).await.status, 200);
     finish(world, 2).await;
+}
+
+/// As the scripts of platforms' tutorials check a token response before they go on.
+#[tokio::test]
+async fn a_login_gets_a_refresh_token_and_the_scopes_that_it_asks_for() {
+    let world = setup().credential("scopes = [\"of:credential\", \"b\"]").start().await;
+    let answered = async |request: &Request| {
+        let reply = world.send(request).await;
+        assert_eq!(reply.status, 200);
+        let mut answer: Value = serde_json::from_str(&reply.text()).unwrap();
+        let scope = answer.as_object_mut().unwrap().remove("scope").unwrap();
+        assert_eq!(answer, serde_json::from_str::<Value>(LOGIN).unwrap());
+        scope.as_str().unwrap().to_owned()
+    };
+    let form = "grant_type=authorization_code&code=c&scope=api%3Aread+api%3Awrite";
+    let refresh = b"grant_type=refresh_token&refresh_token=bearerd-local";
+    let long = [form.as_bytes(), b"&x=", &vec![b'x'; 64 * 1024]].concat();
+    for (request, scope) in [
+        (Request::post("/oauth/token", form.as_bytes()), "api:read api:write"),
+        (
+            Request::chunked("/oauth/token", &[form[..50].as_bytes(), form[50..].as_bytes()]),
+            "api:read api:write",
+        ),
+        (
+            Request::post("/oauth/token", b"{\"scope\":\"a \\\"b\"}")
+                .field("content-type", "application/json"),
+            "a b",
+        ),
+        (Request::post("/oauth/token?scope=q", FORM), "q"),
+        (Request::post("/oauth/token", FORM), "of:credential b"),
+        (Request::post("/oauth/token", refresh), "of:credential b"),
+        // Longer than what is read of a login.
+        (Request::post("/oauth/token", &long), "of:credential b"),
+    ] {
+        assert_eq!(answered(&request).await, scope, "{request:?}");
+    }
+    finish(world, 0).await;
 }
 
 #[tokio::test]

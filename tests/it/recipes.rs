@@ -14,7 +14,6 @@ use tempfile::TempDir;
 
 use crate::harness::{Caller, Process, Reply, Request, command, eventually, spawn};
 use platform::{Answer, Platform, Realm};
-use testkit::harness::caller::LOGIN;
 use testkit::harness::world::assert_absent;
 
 /// The value of the recipes' secrets. CXone's access keys end like this.
@@ -126,7 +125,7 @@ impl Deployment {
 
     /// A login of an SDK: the daemon answers with a worthless token.
     async fn logs_in(&self, request: &Request) {
-        assert_eq!(self.send(request).await.text(), LOGIN);
+        assert!(self.send(request).await.is_stub());
     }
 
     async fn finish(mut self) {

@@ -275,7 +275,7 @@ async fn a_login_is_answered_whatever_the_routes_rules_and_prefix() {
         .await;
 
     let reply = world.send(&Request::post("/gen/oauth/token", b"grant_type=client_credentials")).await;
-    assert_eq!(reply.text(), testkit::harness::caller::LOGIN);
+    assert!(reply.is_stub());
     assert!(world.upstream.requests().is_empty());
     world.finish().await;
 }

@@ -56,6 +56,8 @@ pub struct Route {
     pub read_timeout: Option<Duration>,
     /// Paths of OAuth logins that get a synthetic response.
     pub login_stub: Vec<String>,
+    /// The scopes in the synthetic response to a login that asks for none, separated by blanks.
+    pub login_scopes: String,
     /// Certificate names, one of which a caller must have; empty for any caller.
     pub callers: Vec<String>,
     /// The fields that tell the upstream of the caller.
@@ -85,6 +87,7 @@ impl Route {
             read_timeout: route.read_timeout,
             allows_websocket: route.allows_websocket,
             login_stub: route.credential.as_ref().map_or_else(Vec::new, |one| one.login_stub.clone()),
+            login_scopes: route.credential.as_ref().map_or_else(String::new, |one| one.scopes.join(" ")),
             callers: route.callers.clone(),
             forwarded: route.forwarded,
         }
@@ -275,6 +278,7 @@ mod tests {
             allows_websocket: false,
             read_timeout: None,
             login_stub: Vec::new(),
+            login_scopes: String::new(),
             callers: Vec::new(),
             forwarded: Forwarded::None,
         }

@@ -115,8 +115,9 @@ impl Service {
         exchange.routed(&route.name);
         exchange.progress.begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
-            login_stub::discard(request_body).await.map_err(|fault| self.body_error(fault))?;
-            return Ok(Reply::Complete(login_stub::response()));
+            let query = head.uri.query().unwrap_or_default();
+            let answer = Box::pin(login_stub::answer(request_body, query, &route.login_scopes));
+            return answer.await.map(Reply::Complete).map_err(|fault| self.body_error(fault));
         }
         route.rules.check(&head.method, &target, &route.prefix)?;
         route.upstream.breaker.check()?;
