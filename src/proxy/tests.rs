@@ -85,6 +85,7 @@ impl TokenEndpoint for Endpoint {
             scopes: None,
             server_time: None,
             refresh_token: None,
+            id_token: None,
             flaw: None,
         })
     }

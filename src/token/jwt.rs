@@ -53,6 +53,18 @@ pub fn claims(token: &str) -> Option<Claims> {
     serde_json::from_slice(&payload(token)?).ok()
 }
 
+/// The nonce of an ID token (OpenID Connect Core 1.0 §2), empty if it has none; `None` unless the token is a legible JWT.
+pub fn nonce(id_token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Nonce {
+        #[serde(default, deserialize_with = "text")]
+        nonce: Option<String>,
+    }
+    has_form(id_token).then_some(())?;
+    let Nonce { nonce } = serde_json::from_slice(&payload(id_token)?).ok()?;
+    Some(nonce.unwrap_or_default())
+}
+
 fn payload(token: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()
 }
@@ -136,7 +148,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_token_makes_it_panic(text in "[ -~]{0,60}", exp in any::<f64>()) {
-            let _ = (claims(&text), claims(&token(&text)));
+            let _ = (claims(&text), claims(&token(&text)), nonce(&text), nonce(&token(&text)));
             let _ = (left(&text, UNIX_EPOCH), left(&token(&format!("{{\"exp\":{exp:e}}}")), UNIX_EPOCH));
         }
     }

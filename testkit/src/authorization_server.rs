@@ -79,11 +79,25 @@ pub struct Consent {
     pub scope: Option<String>,
     /// The `iss` of authorization answers (RFC 9207); absent if `None`.
     pub iss: Option<String>,
+    /// The ID token of a login with the scope `openid`.
+    pub id_token: IdToken,
+}
+
+/// The ID token of a login (OpenID Connect Core 1.0 §3.1.3.3).
+#[derive(Clone, Debug, Default)]
+pub enum IdToken {
+    /// A JWT with the nonce of the authorization request.
+    #[default]
+    Good,
+    /// This text.
+    Fixed(String),
+    /// No ID token.
+    Missing,
 }
 
 impl Default for Consent {
     fn default() -> Self {
-        Self { is_denied: false, is_lasting: true, scope: None, iss: None }
+        Self { is_denied: false, is_lasting: true, scope: None, iss: None, id_token: IdToken::Good }
     }
 }
 
@@ -128,6 +142,8 @@ struct Memory {
     refresh: RefreshTokens,
     codes: AuthorizationCodes,
     consent: Consent,
+    /// The nonce of the last authorization request with `openid`, until its token answer.
+    nonce: Option<String>,
     /// The queries of authorization requests.
     authorized: Vec<Vec<(String, String)>>,
     /// Whether the client has no secret.
@@ -169,6 +185,7 @@ impl AuthorizationServer {
                 refresh: RefreshTokens::default(),
                 codes: AuthorizationCodes::default(),
                 consent: Consent::default(),
+                nonce: None,
                 authorized: Vec::new(),
                 is_public: false,
                 token_path: "/token".to_owned(),

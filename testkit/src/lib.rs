@@ -11,7 +11,7 @@
 //! `bearerd demo` uses these alone. The feature `harness` adds what only tests need: the daemon as a process between
 //! scripted peers, callers that check every response, and peers that break the protocol.
 
-mod access_token;
+pub mod access_token;
 pub mod api;
 pub mod authorization_codes;
 pub mod authorization_server;

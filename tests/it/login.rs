@@ -11,7 +11,8 @@ use reqwest::Url;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
-use testkit::authorization_server::{Answer, Consent};
+use testkit::access_token::jwt;
+use testkit::authorization_server::{Answer, Consent, IdToken};
 use testkit::server::{Server, whole};
 
 use crate::harness::{Process, Setup, World, daemon, eventually};
@@ -172,6 +173,7 @@ async fn a_login_without_a_daemon_is_used_by_the_next_daemon() {
         assert_eq!(value(&sent[0], name), expected);
     }
     assert!(value(&sent[0], "state").len() >= 22);
+    assert!(!sent[0].iter().any(|(name, _)| name == "nonce"), "there is no ID token to check");
     assert_eq!(value(&asked[0].form, "redirect_uri"), value(&sent[0], "redirect_uri"));
 
     // The token is used at once; the refresh token is used for the next one.
@@ -514,6 +516,66 @@ async fn an_answer_of_another_issuer_is_refused() {
     says(&output, &["another server answered: its `iss` is \"https://impostor.example.com\""]);
     assert_eq!(world.authorization.requests(), 0);
     world.check();
+}
+
+#[tokio::test]
+async fn an_error_without_the_promised_issuer_is_reported_with_both_facts() {
+    for (iss, fact) in [
+        (None, "the answer lacks the `iss` that this server says it sends"),
+        (Some("https://impostor.example.com"), "its `iss` is \"https://impostor.example.com\""),
+    ] {
+        let place = Place::new();
+        let world = place.without_daemon(&["issuer = \"{issuer}\"", FREE]).await;
+        let issuer = world.authorization.issuer().to_owned();
+        let promise = serde_json::json!({
+            "issuer": issuer,
+            "token_endpoint": world.authorization.token_url(),
+            "authorization_endpoint": world.authorization.authorize_url(),
+            "authorization_response_iss_parameter_supported": true,
+        });
+        let path = "/.well-known/oauth-authorization-server";
+        world.authorization.set_metadata(path, Answer::status(200, &promise.to_string()));
+        let consent = Consent { is_denied: true, iss: iss.map(str::to_owned), ..Consent::default() };
+        world.authorization.set_consent(consent);
+        let login = Login::start(&world, &[]);
+        agree(&login.url().await).await;
+
+        let (code, output) = login.end(&world).await;
+
+        assert_eq!(code, 1, "{output}");
+        says(&output, &[fact, "access_denied, \"the person?[31m said no\""]);
+        assert_eq!(world.authorization.requests(), 0);
+        world.check();
+    }
+}
+
+#[tokio::test]
+async fn a_login_with_openid_sends_a_nonce_and_refuses_another_logins_id_token() {
+    let other = jwt(&serde_json::json!({ "nonce": "of-another-login" }));
+    let none = jwt(&serde_json::json!({ "sub": "a" }));
+    for (id_token, code, text) in [
+        (IdToken::Good, 0, None),
+        (IdToken::Missing, 0, Some("the server sent no ID token")),
+        (IdToken::Fixed("a.b.c.d.e".to_owned()), 0, Some("the ID token is no legible JWT")),
+        (IdToken::Fixed(other), 1, Some("the ID token is of another login")),
+        (IdToken::Fixed(none), 1, Some("the ID token is of another login")),
+    ] {
+        let place = Place::new();
+        let mut world = place.without_daemon(&[AUTHORIZE, FREE, "scopes = [\"openid\", \"a\"]"]).await;
+        world.authorization.set_consent(Consent { id_token: id_token.clone(), ..Consent::default() });
+        let login = Login::start(&world, &[]);
+        agree(&login.url().await).await;
+
+        let (found, output) = login.end(&world).await;
+
+        assert_eq!(found, code, "{id_token:?}: {output}");
+        assert_eq!(output.contains("ID token"), text.is_some(), "{output}");
+        says(&output, text.as_slice());
+        assert_eq!(value(&world.authorization.authorized()[0], "nonce").len(), 43);
+        world.start_again().await;
+        assert_eq!(world.get("/x").await.status == 200, code == 0);
+        world.finish().await;
+    }
 }
 
 /// A server in the place of a daemon's admin address.

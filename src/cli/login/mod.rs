@@ -110,8 +110,15 @@ impl Failure {
                 "start again, as the address above is no longer valid; --timeout 15m waits longer"
             }
             Self::NoInput => "run the command with a terminal, to paste the address: docker exec -it",
-            Self::NoCode(CallbackError::OtherIssuer(_)) => {
+            Self::NoCode(CallbackError::OtherIssuer { .. }) => {
                 "if this is the intended server, set `issuer` to exactly that value"
+            }
+            Self::NoCode(CallbackError::NoIssuer(_)) => {
+                "have the provider correct the server: either its metadata or its answer is wrong \
+                 (authorization_response_iss_parameter_supported, RFC 9207)"
+            }
+            Self::Exchange(LoginError::OtherNonce) => {
+                "start again, and log in only at the address that this command prints"
             }
             Self::Exchange(LoginError::NoRefreshToken) => {
                 "request one: add \"offline_access\" to `scopes`, or the server's own parameter to `authorize_url` \
@@ -160,7 +167,7 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
         issuer: way.issuer.as_ref().map(|issuer| issuer.as_str().to_owned()),
         names_itself: metadata.is_some_and(|metadata| metadata.names_itself),
     };
-    let attempt = Arc::new(Attempt::new(callback.redirect_uri.clone(), answerer));
+    let attempt = Arc::new(Attempt::new(credential, callback.redirect_uri.clone(), answerer));
     let url = attempt.url(&authorize_url, credential);
     print_instructions(&url, &callback, name, login.timeout);
     if !login.no_browser {

@@ -66,8 +66,9 @@ mod tests {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
                      state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"";
         let config = fixture::config("", lines, "x");
-        let login = config.credentials[0].login.clone().unwrap();
-        Attempt::new(login.redirect_uri, ExpectedIssuer::default())
+        let credential = &config.credentials[0];
+        let redirect_uri = credential.login.as_ref().unwrap().redirect_uri.clone();
+        Attempt::new(credential, redirect_uri, ExpectedIssuer::default())
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct TokenResponse {
     pub server_time: Option<SystemTime>,
     /// The new refresh token; `None` keeps the old one (RFC 6749 §6).
     pub refresh_token: Option<SecretString>,
+    /// The ID token of a login (OpenID Connect Core 1.0 §3.1.3.3).
+    pub id_token: Option<SecretString>,
     /// Why the access token is unusable. A response with a flaw is an error unless it has a refresh token,
     /// which must not be lost.
     pub flaw: Option<Malformed>,
@@ -87,9 +89,15 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
-    let names =
-        Members([&fields.access_token, &fields.expires_in, "token_type", "scope", &fields.refresh_token]);
-    let [access_token, expires_in, token_type, scope, refresh_token] =
+    let names = Members([
+        &fields.access_token,
+        &fields.expires_in,
+        "token_type",
+        "scope",
+        &fields.refresh_token,
+        "id_token",
+    ]);
+    let [access_token, expires_in, token_type, scope, refresh_token, id_token] =
         names.of(body).map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
     let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
         Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
@@ -123,6 +131,7 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         scopes,
         server_time,
         refresh_token,
+        id_token: id_token.text("id_token").ok().flatten().map(SecretString::from),
         flaw,
     })
 }

@@ -1,8 +1,9 @@
 //! The authorization request of a login, and the callback with its response (RFC 6749 §4.1, RFC 7636).
 //!
-//! Each attempt has its own `state` and code verifier, both random and used once. A callback without that `state` is ignored:
-//! anybody can send a browser to the address of the callback.
+//! Each attempt has its own `state`, code verifier and, where `openid` is requested, `nonce`, all random and used once. A
+//! callback without that `state` is ignored: anybody can send a browser to the address of the callback.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -17,12 +18,15 @@ use crate::config::model::identity::Grant;
 use crate::config::{Credential, RedirectUri};
 use crate::token::endpoint::assertion::random;
 use crate::token::error::printable;
+use crate::token::jwt;
 
 /// One attempt of a person to log in with a browser.
 #[derive(Debug)]
 pub struct Attempt {
     state: SecretString,
     code_verifier: SecretString,
+    /// The `nonce` that the ID token must have; `None` where no ID token is requested.
+    nonce: Option<SecretString>,
     redirect_uri: RedirectUri,
     expected_issuer: ExpectedIssuer,
     is_answered: AtomicBool,
@@ -35,6 +39,35 @@ pub struct ExpectedIssuer {
     pub issuer: Option<String>,
     /// Whether the issuer's metadata says that its responses have the parameter `iss`.
     pub names_itself: bool,
+}
+
+/// An authorization response with an error (RFC 6749 §4.1.2.1), in printable text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The error code.
+    error: String,
+    /// The server's explanation.
+    description: Option<String>,
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)?;
+        self.description.as_ref().map_or(Ok(()), |text| write!(f, ", \"{text}\""))
+    }
+}
+
+/// The result of comparing an ID token with the `nonce` of the attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonceCheck {
+    /// The ID token has the nonce, or no ID token was requested.
+    Passed,
+    /// The response has no ID token although `openid` was requested.
+    NoIdToken,
+    /// The ID token is no legible JWT, for example because it is encrypted.
+    Illegible,
+    /// The ID token has another nonce, or none: it belongs to another login.
+    OtherNonce,
 }
 
 /// Why a callback brings no code.
@@ -50,22 +83,27 @@ pub enum CallbackError {
     #[error("this login has been answered already")]
     Answered,
     /// The server or the person has refused (RFC 6749 §4.1.2.1).
-    #[error("the authorization server says no: {error}{}", description.as_ref().map(|text| format!(", \"{text}\"")).unwrap_or_default())]
-    Denied {
-        /// The error code.
-        error: String,
-        /// The server's explanation.
-        description: Option<String>,
-    },
+    #[error("the authorization server says no: {0}")]
+    Denied(Denial),
     /// The response is another issuer's, which may be an attacker (RFC 9207 §2.4).
-    #[error("another server answered: its `iss` is \"{0}\"")]
-    OtherIssuer(String),
+    #[error("another server answered: its `iss` is \"{iss}\"{}", with_error(denial.as_ref()))]
+    OtherIssuer {
+        /// The issuer that the response names.
+        iss: String,
+        /// The error of the response, if it has one.
+        denial: Option<Denial>,
+    },
     /// The response lacks the `iss` that this issuer sends.
-    #[error("the answer lacks the `iss` that this server says it sends")]
-    NoIssuer,
+    #[error("the answer lacks the `iss` that this server says it sends{}", with_error(.0.as_ref()))]
+    NoIssuer(Option<Denial>),
     /// The response has neither a code nor an error.
     #[error("it has neither a `code` nor an `error`")]
     Nothing,
+}
+
+/// The error of a response that is refused for another reason, for the end of a sentence.
+fn with_error(denial: Option<&Denial>) -> String {
+    denial.map_or_else(String::new, |denial| format!("; the answer says no: {denial}"))
 }
 
 impl CallbackError {
@@ -79,12 +117,14 @@ impl CallbackError {
 const PARAMETERS: [&str; 5] = ["state", "code", "error", "error_description", "iss"];
 
 impl Attempt {
-    /// A new attempt, whose callback has this address.
-    pub fn new(redirect_uri: RedirectUri, expected_issuer: ExpectedIssuer) -> Self {
+    /// A new attempt for the credential, whose callback has this address.
+    pub fn new(credential: &Credential, redirect_uri: RedirectUri, expected_issuer: ExpectedIssuer) -> Self {
+        let asks_for_id_token = credential.scopes.iter().any(|scope| scope == "openid");
         // 43 characters each, the least that RFC 7636 §4.1 allows.
         Self {
             state: SecretString::from(random::<32>()),
             code_verifier: SecretString::from(random::<32>()),
+            nonce: asks_for_id_token.then(|| SecretString::from(random::<32>())),
             redirect_uri,
             expected_issuer,
             is_answered: AtomicBool::new(false),
@@ -113,6 +153,8 @@ impl Attempt {
         ours.extend(parameters.audience.as_ref().map(|audience| ("audience", audience.as_str())));
         ours.extend(parameters.resources.iter().map(|resource| ("resource", resource.as_str())));
         ours.push(("state", self.state.expose_secret()));
+        // Some servers refuse a request with `openid` and without a nonce (OpenID Connect Core 1.0 §3.1.2.1).
+        ours.extend(self.nonce.as_ref().map(|nonce| ("nonce", nonce.expose_secret())));
         ours.push(("code_challenge", &challenge));
         ours.push(("code_challenge_method", "S256"));
         let is_ours = |pair: &str| {
@@ -154,19 +196,39 @@ impl Attempt {
         if self.is_answered.swap(true, Ordering::Relaxed) {
             return Err(CallbackError::Answered);
         }
+        let denial = error.map(|error| Denial {
+            error: printable(&error),
+            description: description.as_deref().map(printable),
+        });
         match (&iss, &self.expected_issuer.issuer) {
             (Some(iss), Some(issuer)) if iss != issuer => {
-                return Err(CallbackError::OtherIssuer(printable(iss)));
+                return Err(CallbackError::OtherIssuer { iss: printable(iss), denial });
             }
-            (None, Some(_)) if self.expected_issuer.names_itself => return Err(CallbackError::NoIssuer),
+            (None, Some(_)) if self.expected_issuer.names_itself => {
+                return Err(CallbackError::NoIssuer(denial));
+            }
             _ => {}
         }
-        match (error, code) {
+        match (denial, code) {
+            (Some(denial), _) => Err(CallbackError::Denied(denial)),
             (None, Some(code)) => Ok(SecretString::from(code)),
-            (error, _) => Err(CallbackError::Denied {
-                error: printable(&error.unwrap_or_default()),
-                description: description.as_deref().map(printable),
-            }),
+            (None, None) => Err(CallbackError::Nothing),
+        }
+    }
+
+    /// Compares the ID token of the token response with the nonce (OpenID Connect Core 1.0 §3.1.3.7). The signature is not
+    /// verified: the token comes from the token endpoint itself, over TLS (point 6), and nothing else of it is used.
+    pub fn check_id_token(&self, id_token: Option<&SecretString>) -> NonceCheck {
+        let Some(expected) = &self.nonce else { return NonceCheck::Passed };
+        let Some(id_token) = id_token else { return NonceCheck::NoIdToken };
+        match jwt::nonce(id_token.expose_secret()) {
+            None => NonceCheck::Illegible,
+            Some(nonce)
+                if verify_slices_are_equal(nonce.as_bytes(), expected.expose_secret().as_bytes()).is_ok() =>
+            {
+                NonceCheck::Passed
+            }
+            Some(_) => NonceCheck::OtherNonce,
         }
     }
 
@@ -204,9 +266,14 @@ mod tests {
         Credential::clone(&fixture::config("", &lines, "x").credentials[0])
     }
 
+    fn attempt_with(lines: &str) -> Attempt {
+        let credential = credential(lines);
+        let redirect_uri = credential.login.as_ref().unwrap().redirect_uri.clone();
+        Attempt::new(&credential, redirect_uri, ExpectedIssuer::default())
+    }
+
     fn attempt() -> Attempt {
-        let login = credential("").login.unwrap();
-        Attempt::new(login.redirect_uri, ExpectedIssuer::default())
+        attempt_with("")
     }
 
     fn of(issuer: &str, names_itself: bool) -> Attempt {
@@ -227,12 +294,15 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_has_a_state_and_a_verifier_of_its_own() {
+    fn each_attempt_has_a_state_a_verifier_and_a_nonce_of_its_own() {
+        let attempt = || attempt_with("scopes = [\"openid\"]");
         let (one, other) = (attempt(), attempt());
-        let all = [&one.state, &one.code_verifier, &other.state, &other.code_verifier];
-        let all: std::collections::BTreeSet<&str> =
-            all.into_iter().map(ExposeSecret::expose_secret).collect();
-        assert_eq!(all.len(), 4);
+        let of = |attempt: &Attempt| {
+            [&attempt.state, &attempt.code_verifier, attempt.nonce.as_ref().unwrap()].map(Clone::clone)
+        };
+        let all = [of(&one), of(&other)].concat();
+        let all: std::collections::BTreeSet<&str> = all.iter().map(ExposeSecret::expose_secret).collect();
+        assert_eq!(all.len(), 6);
         assert!(all.iter().all(|one| one.len() == 43));
         assert!(!format!("{one:?}").contains(one.state.expose_secret()));
     }
@@ -278,6 +348,43 @@ mod tests {
     }
 
     #[test]
+    fn a_nonce_is_sent_only_with_openid_and_must_be_in_the_id_token() {
+        let endpoint = Url::parse("https://as.test/a?nonce=old").unwrap();
+        let sent = |attempt: &Attempt, lines: &str| {
+            let url = attempt.url(&endpoint, &credential(lines));
+            let nonces = url.query_pairs().filter(|(name, _)| name == "nonce");
+            nonces.map(|(_, nonce)| nonce.into_owned()).collect::<Vec<_>>()
+        };
+        let jwt = |payload: &str| {
+            SecretString::from(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload.as_bytes())))
+        };
+        let lines = "scopes = [\"openid\", \"a\"]";
+        let with = attempt_with(lines);
+        let nonces = sent(&with, lines);
+        let [nonce] = nonces.as_slice() else { panic!("{nonces:?}") };
+        assert_eq!(nonce.len(), 43);
+        for (id_token, found) in [
+            (Some(jwt(&format!("{{\"nonce\":\"{nonce}\"}}"))), NonceCheck::Passed),
+            (Some(jwt(&format!("{{\"nonce\":\"{nonce}x\"}}"))), NonceCheck::OtherNonce),
+            (Some(jwt("{\"nonce\":\"\"}")), NonceCheck::OtherNonce),
+            (Some(jwt("{\"nonce\":7}")), NonceCheck::OtherNonce),
+            (Some(jwt("{}")), NonceCheck::OtherNonce),
+            (Some(jwt("no JSON")), NonceCheck::Illegible),
+            (Some(SecretString::from("a.b.c.d.e")), NonceCheck::Illegible),
+            (None, NonceCheck::NoIdToken),
+        ] {
+            assert_eq!(with.check_id_token(id_token.as_ref()), found, "{id_token:?}");
+        }
+
+        for lines in ["", "scopes = [\"openid2\"]"] {
+            let without = attempt_with(lines);
+            assert_eq!(sent(&without, lines), ["old"], "{lines}");
+            assert_eq!(without.check_id_token(None), NonceCheck::Passed);
+            assert_eq!(without.check_id_token(Some(&jwt("{\"nonce\":\"x\"}"))), NonceCheck::Passed);
+        }
+    }
+
+    #[test]
     fn only_the_callback_of_this_attempt_is_accepted_and_only_once() {
         let attempt = attempt();
         for query in [
@@ -310,7 +417,7 @@ mod tests {
         assert_eq!(no.to_string(), "the authorization server says no: access_denied, \"no?[31m?\"");
         assert!(!no.may_come());
         // Both is a no.
-        assert!(matches!(denied("state=STATE&error=x&code=c"), CallbackError::Denied { .. }));
+        assert!(matches!(denied("state=STATE&error=x&code=c"), CallbackError::Denied(_)));
     }
 
     #[test]
@@ -320,8 +427,34 @@ mod tests {
         assert!(answer(&of(issuer, false), "code=c&state=STATE").is_ok());
         assert!(answer(&attempt(), "code=c&state=STATE&iss=https://other.test").is_ok());
         let other = answer(&of(issuer, false), "code=c&state=STATE&iss=https://as.test/");
-        assert_eq!(other, Err(CallbackError::OtherIssuer("https://as.test/".into())));
-        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(CallbackError::NoIssuer));
+        let iss = "https://as.test/".to_owned();
+        assert_eq!(other, Err(CallbackError::OtherIssuer { iss, denial: None }));
+        assert_eq!(answer(&of(issuer, true), "code=c&state=STATE"), Err(CallbackError::NoIssuer(None)));
+    }
+
+    #[test]
+    fn a_wrong_issuer_does_not_hide_the_error_of_the_response() {
+        let refused = |query: &str| answer(&of("https://as.test", true), query).unwrap_err();
+        let error = "state=STATE&error=invalid_scope&error_description=no%0a";
+        for (query, text) in [
+            (
+                error.to_owned(),
+                "the answer lacks the `iss` that this server says it sends; the answer says no: invalid_scope, \"no?\"",
+            ),
+            (
+                format!("{error}&iss=https://b.test"),
+                "another server answered: its `iss` is \"https://b.test\"; the answer says no: invalid_scope, \"no?\"",
+            ),
+            (
+                format!("{error}&iss=https://as.test"),
+                "the authorization server says no: invalid_scope, \"no?\"",
+            ),
+            ("state=STATE&code=c".to_owned(), "the answer lacks the `iss` that this server says it sends"),
+        ] {
+            let refused = refused(&query);
+            assert_eq!(refused.to_string(), text, "{query}");
+            assert!(!refused.may_come());
+        }
     }
 
     proptest! {

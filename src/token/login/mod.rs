@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
+use tracing::warn;
 
-use self::authorization::Attempt;
+use self::authorization::{Attempt, NonceCheck};
 use super::access_token::AccessToken;
 use super::client_secrets::ClientSecrets;
 use super::endpoint::TokenEndpoint;
@@ -46,6 +47,9 @@ pub enum LoginError {
     /// Without a refresh token the person would have to log in again when the access token expires.
     #[error("the server sent no refresh token, and nothing was stored")]
     NoRefreshToken,
+    /// The tokens may be another person's.
+    #[error("the ID token is of another login: its `nonce` is another, or missing; nothing was stored")]
+    OtherNonce,
 }
 
 /// Exchanges the authorization code of an attempt for tokens.
@@ -64,6 +68,7 @@ pub async fn exchange<E: TokenEndpoint>(
     let sent = clock.now();
     let mut client_secrets = ClientSecrets::default();
     let response = client_secrets.ask(credential, endpoint, &identity).await?;
+    check_nonce(attempt, response.id_token.as_ref(), &credential.name)?;
     let now = wall_clock();
     let token = validate::first_token(&response, credential, sent, now)?;
     let lifetime = validate::lifetime(&response, credential, now)?.filter(|lifetime| !lifetime.is_zero());
@@ -72,6 +77,29 @@ pub async fn exchange<E: TokenEndpoint>(
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), SecretString::from(response.access_token.as_str())]);
     Ok(LoginGrant { refresh_token, token, lifetime, scopes: response.scopes, secrets, client_secrets })
+}
+
+/// Checks the nonce of the ID token. Only the access token is needed, so an ID token that is missing or illegible causes a
+/// warning.
+fn check_nonce(
+    attempt: &Attempt,
+    id_token: Option<&SecretString>,
+    credential: &str,
+) -> Result<(), LoginError> {
+    match attempt.check_id_token(id_token) {
+        NonceCheck::Passed => {}
+        NonceCheck::NoIdToken => {
+            warn!(
+                credential,
+                "`openid` was requested and the server sent no ID token, whose nonce is unchecked"
+            );
+        }
+        NonceCheck::Illegible => {
+            warn!(credential, "the ID token is no legible JWT, and its nonce is unchecked")
+        }
+        NonceCheck::OtherNonce => return Err(LoginError::OtherNonce),
+    }
+    Ok(())
 }
 
 impl LoginGrant {

@@ -68,6 +68,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             scopes: new.scopes.clone(),
             server_time: None,
             refresh_token: None,
+            id_token: None,
             flaw: None,
         };
         Some(self.accept(&response, received))

@@ -105,6 +105,7 @@ fn grant(token: &str, seconds: u64) -> TokenResponse {
         scopes: None,
         server_time: None,
         refresh_token: None,
+        id_token: None,
         flaw: None,
     }
 }

@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
-use super::{Answer, Asked, State, UnderWay};
+use super::{Answer, Asked, IdToken, State, UnderWay};
+use crate::access_token::jwt;
 use crate::server::{Body, json};
 
 impl State {
@@ -119,6 +120,13 @@ impl State {
         }
         if let Some(scope) = &memory.consent.scope {
             answer["scope"] = scope.as_str().into();
+        }
+        if let Some(nonce) = memory.nonce.take() {
+            match &memory.consent.id_token {
+                IdToken::Good => answer["id_token"] = jwt(&serde_json::json!({ "nonce": nonce })).into(),
+                IdToken::Fixed(text) => answer["id_token"] = text.as_str().into(),
+                IdToken::Missing => {}
+            }
         }
         drop(memory);
         json(200, answer.to_string())

@@ -22,9 +22,13 @@ impl State {
         let value = |name: &str| {
             query.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str()).to_owned()
         };
+        let (nonce, asks_for_id_token) =
+            (value("nonce"), value("scope").split(' ').any(|scope| scope == "openid"));
+        // As some servers do, this one insists on a nonce.
         let is_good = value("response_type") == "code"
             && value("client_id") == self.client_id
-            && value("code_challenge_method") == "S256";
+            && value("code_challenge_method") == "S256"
+            && asks_for_id_token != nonce.is_empty();
         let (challenge, redirect_uri, state) =
             (value("code_challenge"), value("redirect_uri"), value("state"));
         let mut memory = self.memory();
@@ -32,6 +36,7 @@ impl State {
         let Some(mut back) = Url::parse(&redirect_uri).ok().filter(|_| is_good) else {
             return json(400, "{\"error\":\"invalid_request\"}");
         };
+        memory.nonce = asks_for_id_token.then_some(nonce);
         let consent = memory.consent.clone();
         {
             let mut answer = back.query_pairs_mut();
