@@ -11,13 +11,16 @@ use thiserror::Error;
 use url::Url;
 
 use super::config_file::ConfigFile;
-use crate::causes::causes;
+use super::exit_code::{BAD_CONFIGURATION, FAILED, UNAVAILABLE};
+use super::output;
+use crate::causes::{causes, in_one_line};
 use crate::config;
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::secret::{Secret, SecretError};
-use crate::config::{AdminAccess, Environment, NoPath};
+use crate::config::{AdminAccess, Diagnostics, Environment, NoAdminAccess, NoPath};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Shorter than the timeout of each request, so that a request which times out has connected.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most characters of a response's detail that are printed.
 const MAX_DETAIL_CHARS: usize = 2000;
 
@@ -49,6 +52,8 @@ pub(super) struct Answer {
 
 #[derive(Debug, Error)]
 pub(super) enum AdminError {
+    #[error("the configuration does not tell the admin address: {0}")]
+    Configuration(Box<Diagnostics>),
     #[error("the admin token cannot be read")]
     Token(#[source] SecretError),
     #[error(
@@ -57,9 +62,18 @@ pub(super) enum AdminError {
     )]
     InClear(String),
     #[error(transparent)]
-    NoPath(#[from] NoPath),
+    NoPath(NoPath),
     #[error("{base} does not answer")]
     Unreachable { base: String, source: reqwest::Error },
+}
+
+impl From<NoAdminAccess> for AdminError {
+    fn from(error: NoAdminAccess) -> Self {
+        match error {
+            NoAdminAccess::NoPath(error) => Self::NoPath(error),
+            NoAdminAccess::File(problems) => Self::Configuration(problems),
+        }
+    }
 }
 
 impl AdminClient {
@@ -67,8 +81,8 @@ impl AdminClient {
     ///
     /// # Errors
     ///
-    /// [`AdminError::NoPath`]: the configuration's path is no path. [`AdminError::Unreachable`]: the HTTP client cannot
-    /// be set up.
+    /// [`AdminError::NoPath`] and [`AdminError::Configuration`], or [`AdminError::Unreachable`]: the HTTP client cannot be
+    /// set up.
     pub(super) fn new(address: AdminAddress, environment: &Environment) -> Result<Self, AdminError> {
         let AdminAccess { listen, token } = config::admin_access(address.file.path, environment)?;
         let is_configured = address.admin.is_none();
@@ -92,6 +106,11 @@ impl AdminClient {
             Ok(http) => Ok(Self { base, is_configured, token, http }),
             Err(source) => Err(AdminError::Unreachable { base, source }),
         }
+    }
+
+    /// Whether the address comes from the configuration, and not from `--admin`.
+    pub(super) const fn is_configured(&self) -> bool {
+        self.is_configured
     }
 
     /// Whether a secret may be sent to the address.
@@ -149,6 +168,21 @@ impl AdminClient {
 }
 
 impl AdminError {
+    /// Prints the error, and returns the exit code.
+    pub(super) fn report(&self, environment: &Environment) -> u8 {
+        match self {
+            Self::Configuration(diagnostics) => {
+                output::error_line(diagnostics.render(output::may_colour(environment)));
+                return BAD_CONFIGURATION;
+            }
+            error => output::error_line(format_args!("bearerd: {}", in_one_line(error))),
+        }
+        match self {
+            Self::Unreachable { source, .. } if source.is_connect() => UNAVAILABLE,
+            _ => FAILED,
+        }
+    }
+
     /// Whether the connection was refused: nothing listens at the address.
     pub(super) fn is_refused(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
@@ -220,7 +254,7 @@ mod tests {
 
     fn client(given: Option<&str>) -> AdminClient {
         let address = AdminAddress {
-            file: ConfigFile { path: Some("/nowhere/proxy.toml".into()) },
+            file: ConfigFile { path: Some("proxy.toml".into()) },
             admin: given.map(str::to_owned),
         };
         AdminClient::new(address, &Environment::from([("BEARERD_ADMIN__LISTEN", "10.0.0.1:9090")])).unwrap()

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::admin::{AdminAddress, AdminClient, AdminError, not_an_admin_address};
-use super::exit_code::{FAILED, OK, UNAVAILABLE};
+use super::admin::{AdminAddress, AdminClient, not_an_admin_address};
+use super::exit_code::{FAILED, OK};
 use super::output;
-use crate::causes::in_one_line;
 use crate::config::Environment;
 
 #[derive(Debug, clap::Args)]
@@ -31,10 +30,7 @@ pub(super) async fn health(health: Health, environment: &Environment) -> u8 {
             output::line(answer.text.trim_end());
             if answer.is_success() { OK } else { FAILED }
         }
-        Err(error) => {
-            output::error_line(format_args!("bearerd: {}", in_one_line(&error)));
-            if matches!(error, AdminError::Unreachable { .. }) { UNAVAILABLE } else { FAILED }
-        }
+        Err(error) => error.report(environment),
     }
 }
 

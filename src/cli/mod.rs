@@ -60,8 +60,9 @@ pub async fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             // --help and --version are errors to clap too.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit_code::USAGE));
+            output::written(error.print());
+            let code = u8::try_from(error.exit_code()).unwrap_or(exit_code::USAGE);
+            return ExitCode::from(output::exit_code(code));
         }
     };
     if let Err(error) = memory::keep_private() {
@@ -77,5 +78,5 @@ pub async fn main() -> ExitCode {
         Command::Keygen => keygen::keygen(),
         Command::Demo(demo) => demo::demo(demo).await,
     };
-    ExitCode::from(code)
+    ExitCode::from(output::exit_code(code))
 }

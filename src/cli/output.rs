@@ -1,21 +1,44 @@
 //! Writes text to standard output and standard error.
 //!
-//! `println!` panics when the reader has closed the stream; these functions ignore that, and the command continues.
+//! `println!` panics when the reader has closed the stream; these functions ignore that, and the command continues. Any
+//! other failure to write standard output, such as a full disk, fails the command: see [`exit_code`].
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::exit_code::{FAILED, OK};
 use crate::causes::in_one_line;
 use crate::config::Environment;
+
+/// Why text for standard output is lost, if so.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
 
 /// Writes a line to standard output.
 pub fn line(text: impl Display) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    written(writeln!(out, "{text}").and_then(|()| out.flush()));
+}
+
+/// Remembers a failure to write standard output, unless the reader has closed the stream.
+pub(super) fn written(outcome: std::io::Result<()>) {
+    if let Err(error) = outcome
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // The first failure is the cause of the others.
+        let _ = LOST.set(error);
+    }
+}
+
+/// The exit code of a command that ends with `code`: a failure if its output is lost.
+pub(super) fn exit_code(code: u8) -> u8 {
+    let Some(error) = LOST.get() else { return code };
+    error_line(format_args!("bearerd: the output was not written: {error}"));
+    if code == OK { FAILED } else { code }
 }
 
 /// Writes a line to standard error.

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::admin::{AdminAddress, AdminClient, AdminError, not_an_admin_address, path_of};
-use super::exit_code::{FAILED, OK, UNAVAILABLE};
+use super::admin::{AdminAddress, AdminClient, not_an_admin_address, path_of};
+use super::exit_code::{FAILED, OK};
 use super::output;
-use crate::causes::in_one_line;
 use crate::config::Environment;
 
 #[derive(Debug, clap::Args)]
@@ -28,10 +27,7 @@ pub(super) async fn refresh(refresh: Refresh, environment: &Environment) -> u8 {
     };
     let answer = match answer.await {
         Ok(answer) => answer,
-        Err(error) => {
-            output::error_line(format_args!("bearerd: {}", in_one_line(&error)));
-            return if matches!(error, AdminError::Unreachable { .. }) { UNAVAILABLE } else { FAILED };
-        }
+        Err(error) => return error.report(environment),
     };
     match answer.detail() {
         Some(detail) if answer.is_success() => {

@@ -11,6 +11,7 @@ pub mod model;
 mod resolve;
 pub mod source;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use model::admin::{Admin, AdminAccess};
@@ -36,8 +37,8 @@ pub use model::server_tls::ServerTls;
 pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 
-use source::diagnostics::Sources;
-use source::document::Document;
+use source::diagnostics::{Problem, Sources};
+use source::document::{Document, is_toml};
 use source::format;
 use thiserror::Error;
 use toml::Spanned;
@@ -54,6 +55,17 @@ pub enum NoPath {
     /// The variable is not UTF-8.
     #[error("the environment variable BEARERD_CONFIG is not UTF-8")]
     NotText,
+}
+
+/// The admin address and token cannot be read.
+#[derive(Debug, Error)]
+pub enum NoAdminAccess {
+    /// The configuration file cannot be found.
+    #[error(transparent)]
+    NoPath(#[from] NoPath),
+    /// The file cannot be read, is not TOML, or has no usable `[admin]`.
+    #[error("{0}")]
+    File(Box<Diagnostics>),
 }
 
 impl NoPath {
@@ -110,22 +122,46 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
     }
 }
 
-/// Reads the admin address and token, also from a file that has errors elsewhere.
+/// Reads the admin address and token, also from a file that has errors elsewhere. Without a file at the default paths,
+/// the defaults and the environment count.
 ///
 /// # Errors
 ///
-/// [`NoPath`] if there is no flag and the variable is set but names no file.
-pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoPath> {
+/// [`NoAdminAccess`] if `$BEARERD_CONFIG` is no path, or the file cannot be read, is not TOML or has no usable `[admin]`. A
+/// command must not use the default address then: another daemon may listen there.
+pub fn admin_access(
+    flag: Option<PathBuf>,
+    environment: &Environment,
+) -> Result<AdminAccess, NoAdminAccess> {
+    let is_named = flag.is_some() || environment.get(VARIABLE).is_some();
     let path = find(flag, environment)?;
-    // Without a file, environment variables may still set both.
-    let text = std::fs::read_to_string(&path).unwrap_or_default();
-    let file = Document::read(Sources::new(&path, text), environment).file;
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
+    };
+    let Document { file, sources, mut problems, unusable } =
+        Document::read(Sources::new(&path, text), environment);
     let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
-    let listen = admin.listen.and_then(|listen| listen.get_ref().parse().ok());
-    Ok(AdminAccess {
-        listen: listen.unwrap_or(model::admin::DEFAULT_LISTEN),
-        token: admin.token.map(|source| Secret::load(source.get_ref(), &folder_of(&path), environment)),
-    })
+    let listen = admin.listen.map(|listen| (listen.span(), listen.get_ref().parse()));
+    let is_usable = is_toml(sources.text())
+        && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
+    let listen = match listen {
+        None => Ok(model::admin::DEFAULT_LISTEN),
+        Some((_, Ok(listen))) => Ok(listen),
+        Some((place, Err(_))) => Err(Problem::error(place, "`admin.listen` is not an address")
+            .help("write an IP address and a port, such as \"127.0.0.1:9090\"")),
+    };
+    match listen {
+        Ok(listen) if is_usable => {
+            let load = |source: Spanned<_>| Secret::load(source.get_ref(), &folder_of(&path), environment);
+            Ok(AdminAccess { listen, token: admin.token.map(load) })
+        }
+        listen => {
+            problems.extend(listen.err());
+            Err(NoAdminAccess::File(Box::new(Diagnostics::new(sources, problems))))
+        }
+    }
 }
 
 fn folder_of(path: &Path) -> PathBuf {

@@ -1,4 +1,4 @@
-//! `bearerd keygen`.
+//! `bearerd keygen`, and output that cannot be written.
 
 use std::process::{Command, Output, Stdio};
 
@@ -33,12 +33,28 @@ fn the_help_of_keygen_names_the_configuration_key() {
     assert!(help.contains("umask 077"), "{help}");
 }
 
+/// A disk that is full fails the command; a reader that has left does not.
 #[test]
-fn a_key_that_could_not_be_written_is_a_failure() {
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = keygen(&[], Stdio::from(full));
+fn output_that_cannot_be_written_is_a_failure_of_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[credentials.a]\ntoken_url = \"https://as.example.com/t\"\nclient_id = \"i\"\nclient_secret = \"s\"\n\
+                [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"a\"\n";
+    std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+    let run = |arguments: &[&str], out: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bearerd"));
+        command.args(arguments).env_clear().current_dir(folder.path()).stdout(out).output().unwrap()
+    };
+    for arguments in [&["keygen"][..], &["check"], &["--help"], &["--version"], &["keygen", "--help"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = run(arguments, Stdio::from(full));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("the output was not written: No space left on device"), "{said}");
 
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("the key was not written"), "{said}");
+        let (reading, writing) = std::io::pipe().unwrap();
+        drop(reading);
+        let output = run(arguments, Stdio::from(writing));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("not written"), "{output:?}");
+    }
 }

@@ -275,6 +275,41 @@ async fn health_asks_the_admin_address() {
     world.finish().await;
 }
 
+/// 69 is for an address without a listener, and 78 for a configuration that cannot be used.
+#[tokio::test]
+async fn health_tells_a_silent_peer_from_none_and_reads_the_file_that_was_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let garbage = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (silent_url, garbage_url) = (silent.local_addr().unwrap(), garbage.local_addr().unwrap());
+    let (silent_url, garbage_url) = (silent_url.to_string(), garbage_url.to_string());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = garbage.accept().await {
+            let _ = stream.write_all(b"SSH-2.0-x\r\n").await;
+        }
+    });
+    std::fs::write(folder.path().join("broken.toml"), "[admin\n").unwrap();
+    let by_environment = [("BEARERD_CONFIG".to_owned(), "missing.toml".to_owned())];
+    let nothing = [];
+    for (arguments, environment, code) in [
+        (&["health", "--admin", &silent_url][..], &nothing[..], 1),
+        (&["health", "--admin", &garbage_url], &nothing, 1),
+        (&["refresh", "api", "--admin", &garbage_url], &nothing, 1),
+        (&["health", "-c", "missing.toml"], &nothing, 78),
+        (&["health", "-c", "broken.toml", "--admin", &garbage_url], &nothing, 78),
+        (&["refresh", "api", "-c", "broken.toml"], &nothing, 78),
+        (&["login", "api", "-c", "missing.toml"], &nothing, 78),
+        (&["health"], &by_environment, 78),
+        // Without a file the default address counts.
+        (&["health", "--admin", "127.0.0.1:9"], &nothing, 69),
+    ] {
+        let mut process = spawn(arguments, environment, folder.path());
+        let status = process.ended().await;
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {}", process.output());
+        assert!(code != 78 || process.output().contains(".toml"), "{}", process.output());
+    }
+}
+
 #[tokio::test]
 async fn a_daemon_without_a_token_is_alive_and_not_ready() {
     let world =

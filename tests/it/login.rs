@@ -22,7 +22,7 @@ use testkit::harness::world::assert_absent;
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const FREE: &str = "redirect_uri = \"http://127.0.0.1/callback\"";
 const AUTHORIZE: &str = "authorize_url = \"{authorize_url}\"";
-/// A redirect address without a listener.
+/// An address without a listener.
 const NO_DAEMON: &str = "127.0.0.1:1";
 
 /// A folder for a state.
@@ -63,12 +63,12 @@ struct Login(Process);
 
 impl Login {
     fn start(world: &World, more: &[&str]) -> Self {
-        let mut arguments = vec!["login", "api", "--no-browser"];
-        if !more.contains(&"--admin") {
-            arguments.extend(["--admin", NO_DAEMON]);
-        }
-        arguments.extend(more);
-        Self(world.command(&arguments))
+        Self::start_at(NO_DAEMON, world, more)
+    }
+
+    /// Starts with this configured admin address.
+    fn start_at(admin: &str, world: &World, more: &[&str]) -> Self {
+        Self(world.command_at(admin, &[&["login", "api", "--no-browser"], more].concat()))
     }
 
     /// The printed address, which has a line of its own.
@@ -701,7 +701,7 @@ async fn a_daemon_that_ends_while_the_person_logs_in_leaves_its_state_to_the_log
     let place = Place::new();
     let mut world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     let admin = Admin::start(200, 204).await;
-    let login = Login::start(&world, &["--admin", &admin.address()]);
+    let login = Login::start_at(&admin.address(), &world, &[]);
     let url = login.url().await;
     drop(admin);
     agree(&url).await;
@@ -713,4 +713,31 @@ async fn a_daemon_that_ends_while_the_person_logs_in_leaves_its_state_to_the_log
     assert_eq!(world.get("/x").await.status, 200);
     assert_eq!(world.authorization.requests(), 1);
     world.finish().await;
+}
+
+#[tokio::test]
+async fn a_named_admin_address_is_the_only_destination() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let stored = || fs::read_dir(place.state_dir()).unwrap().count();
+    let before = stored();
+
+    let (code, output) = Login::start(&world, &["--admin", NO_DAEMON]).end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(
+        &output,
+        &["no daemon answers at http://127.0.0.1:1, and nothing was stored", "leave out `--admin`"],
+    );
+    assert!(!output.contains("Open this address"), "{output}");
+
+    let admin = Admin::start(200, 204).await;
+    let login = Login::start(&world, &["--admin", &admin.address()]);
+    let url = login.url().await;
+    drop(admin);
+    agree(&url).await;
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["no daemon answers at ", "nothing was stored"]);
+    assert_eq!(stored(), before);
+    world.check();
 }

@@ -1,4 +1,4 @@
-//! The destination of a new grant: the running daemon, or the credential's state if none runs.
+//! The destination of a new grant: the running daemon, or the credential's state if none runs at the configured address.
 //!
 //! The destination is chosen and tested before the user logs in.
 
@@ -45,6 +45,9 @@ pub(super) enum StoreError {
     Refused { base: String, detail: String },
     #[error("the grant would be sent to {0} unencrypted")]
     InClear(String),
+    /// The address that `--admin` names is the only destination.
+    #[error("no daemon answers at {0}, and nothing was stored")]
+    NotThere(String),
     #[error("no daemon answers at {base}, and the state cannot be used")]
     State {
         base: String,
@@ -62,6 +65,10 @@ impl StoreError {
             Self::NoAnswer(_) => "check that `--admin` or `admin.listen` is the daemon's admin address",
             Self::Unknown { .. } | Self::OtherGrant { .. } => {
                 "reload or restart the daemon with this configuration"
+            }
+            Self::NotThere(_) => {
+                "start the daemon, or leave out `--admin`: then the state receives the grant if no daemon answers at \
+                 `admin.listen`"
             }
             Self::NotAllowed { .. } => "set `admin.token` to the value in the daemon's configuration",
             Self::InClear(_) => {
@@ -93,7 +100,7 @@ impl Destination {
         let answer = match asked {
             Ok(answer) => answer,
             Err(error) if error.is_refused() => {
-                let mut state = open(credential, &daemon.base, clock)?;
+                let mut state = open(credential, &daemon, clock)?;
                 let unchanged = state.state().clone();
                 save(&mut state, unchanged).await?;
                 return Ok(Self::State(state));
@@ -109,7 +116,8 @@ impl Destination {
         }
     }
 
-    /// Stores the grant, and returns where. If the daemon has stopped since, the grant goes to the state.
+    /// Stores the grant, and returns where. If the daemon at the configured address has stopped since, the grant goes to
+    /// the state.
     pub(super) async fn store(
         self,
         grant: &LoginGrant,
@@ -130,7 +138,7 @@ impl Destination {
                     Ok(answer) if answer.is_success() => Ok(format!("handed to the daemon at {base}")),
                     Ok(answer) => Err(StoreError::Refused { base: base.to_owned(), detail: detail(&answer) }),
                     Err(error) if error.is_refused() => {
-                        write(open(credential, base, clock)?, grant, credential).await
+                        write(open(credential, &daemon, clock)?, grant, credential).await
                     }
                     Err(error) => Err(StoreError::NoAnswer(error)),
                 }
@@ -149,11 +157,19 @@ fn detail(answer: &Answer) -> String {
     answer.detail().unwrap_or_else(|| format!("status {}", answer.status))
 }
 
-fn open(credential: &Credential, base: &str, clock: Clock) -> Result<Box<DurableState>, StoreError> {
+/// Opens the state, where no daemon answers at the configured address.
+fn open(
+    credential: &Credential,
+    daemon: &AdminClient,
+    clock: Clock,
+) -> Result<Box<DurableState>, StoreError> {
+    if !daemon.is_configured() {
+        return Err(StoreError::NotThere(daemon.base.clone()));
+    }
     match DurableState::open(credential, clock) {
         Ok(state) => Ok(Box::new(state)),
         Err(source) => Err(StoreError::State {
-            base: base.to_owned(),
+            base: daemon.base.clone(),
             source: Box::new(StartError::State { credential: credential.name.clone(), source }),
         }),
     }

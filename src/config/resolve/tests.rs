@@ -495,20 +495,46 @@ fn commands_find_admin_address_and_token_in_a_file_with_other_errors() {
     let nothing = Environment::from([]);
 
     let text = "[admin]\nlisten = \"[::1]:7\"\ntoken = { file = \"token\" }\n[routes]\nwrong = 5\n";
-    let found = access(text, &nothing);
+    let found = access(text, &nothing).unwrap();
     assert_eq!(found.listen, "[::1]:7".parse().unwrap());
     assert_eq!(found.token.unwrap().unwrap().initial().expose_secret(), "an-admin-token");
 
     let overridden = Environment::from([("BEARERD_ADMIN__LISTEN", "127.0.0.1:8")]);
-    assert_eq!(access(text, &overridden).listen, "127.0.0.1:8".parse().unwrap());
-    assert!(access("[admin]\ntoken = { env = \"NOT_SET\" }", &nothing).token.unwrap().is_err());
-    for none in ["", "not TOML"] {
-        let found = access(none, &nothing);
-        assert!(found.listen == "127.0.0.1:9090".parse().unwrap() && found.token.is_none());
+    assert_eq!(access(text, &overridden).unwrap().listen, "127.0.0.1:8".parse().unwrap());
+    assert!(access("[admin]\ntoken = { env = \"NOT_SET\" }", &nothing).unwrap().token.unwrap().is_err());
+    let found = access("", &nothing).unwrap();
+    assert!(found.listen == "127.0.0.1:9090".parse().unwrap() && found.token.is_none());
+}
+
+/// Another daemon may listen at the default address.
+#[test]
+fn commands_do_not_replace_a_wrong_file_by_the_default_admin_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("proxy.toml");
+    let access = |environment: &Environment, flag: Option<PathBuf>| {
+        let outcome = crate::config::admin_access(flag, environment);
+        outcome.map(|access| access.listen).map_err(|problems| problems.to_string())
+    };
+    let nothing = Environment::from([]);
+    let named = Environment::from([("BEARERD_CONFIG", path.to_str().unwrap())]);
+    for (text, said) in [
+        ("not TOML", "not TOML"),
+        ("[admin]\nlisten = \"127.0.0.1:9\"\n[server\n", "not TOML"),
+        ("admin = 5", "must be a table"),
+        ("[admin]\nlisten = 5", "admin.listen"),
+        ("[admin]\nlisten = \"nowhere\"", "`admin.listen` is not an address"),
+        ("[admin]\ntoken = 5", "admin.token"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        for (environment, flag) in [(&nothing, Some(path.clone())), (&named, None)] {
+            let problems = access(environment, flag).expect_err(text);
+            assert!(problems.contains(said), "{text}: {problems}");
+        }
     }
     std::fs::remove_file(&path).unwrap();
-    let found = crate::config::admin_access(Some(path.clone()), &overridden).unwrap();
-    assert_eq!(found.listen, "127.0.0.1:8".parse().unwrap());
+    for (environment, flag) in [(&nothing, Some(path.clone())), (&named, None)] {
+        assert!(access(environment, flag).unwrap_err().contains("cannot read"));
+    }
 }
 
 #[test]

@@ -51,6 +51,11 @@ impl Document {
     }
 }
 
+/// Whether a text is TOML. Of other texts a [`Document`] may have only a part.
+pub(in crate::config) fn is_toml(text: &str) -> bool {
+    DeTable::parse(text).is_ok()
+}
+
 /// Reports `credentials` that is not a table of tables.
 fn check_credentials(root: &mut DeTable<'_>, reader: &mut Reader<'_>) {
     let Some(credentials) = root.get_mut("credentials") else { return };

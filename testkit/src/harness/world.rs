@@ -178,6 +178,12 @@ impl World {
         self.launch.clone().arguments(arguments).with_input().start()
     }
 
+    /// Starts another command as [`World::command`] does, with this admin address in the place of the configured one.
+    pub fn command_at(&self, admin: &str, arguments: &[&str]) -> Process {
+        let launch = self.launch.clone().variable("BEARERD_ADMIN__LISTEN", admin);
+        launch.arguments(arguments).with_input().start()
+    }
+
     /// Stops the daemon, which must end with 0, and checks the invariants.
     pub async fn finish(mut self) {
         self.process.signal(Signal::TERM);
