@@ -1,10 +1,13 @@
 //! The HTTP/1.1 server of the admin address, and of the redirect URI of `bearerd login`.
 //!
-//! The server expects few clients: it closes a connection whose request head does not arrive in time, and accepts no
-//! more connections than a limit at once.
+//! The server expects few clients: it closes a connection whose request head does not arrive in time, and keeps no more
+//! connections than a limit at once. At the limit a new connection takes the place of the one that has been idle for
+//! longest, so that idle connections keep nobody out.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,14 +18,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
 use tower_service::Service;
 use tracing::debug;
 
 /// How long the server waits after the system could not accept a connection, mostly for lack of a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a connection is safe from being replaced after it was accepted or has had a response: enough for a client to
+/// send its request, also while others open connections without an end.
+const MIN_IDLE_TIME: Duration = Duration::from_millis(100);
 /// The size of the read buffer, and so of the largest request head.
 const MAX_BUFFER: usize = 16 * 1024;
 
@@ -32,7 +38,7 @@ pub type Peer = Extension<SocketAddr>;
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// The most open connections.
+    /// The most open connections. At this limit a new one replaces the one that has been idle for longest.
     pub connections: usize,
     /// The timeout of a request head, with the idle time before it.
     pub head_timeout: Duration,
@@ -50,6 +56,104 @@ impl Bounds {
         age: Duration::from_mins(3),
         last_answer: Duration::from_secs(90),
     };
+    /// More than a browser opens for one page.
+    pub const FOR_BROWSER: Self = Self {
+        connections: 64,
+        head_timeout: Duration::from_secs(5),
+        age: Duration::from_mins(1),
+        last_answer: Duration::from_secs(5),
+    };
+}
+
+/// The open connections of a server.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    all: HashMap<Id, (AbortHandle, Arc<Activity>)>,
+    /// Notified when a connection becomes idle.
+    became_idle: Arc<Notify>,
+}
+
+/// Whether a connection has a request in flight.
+#[derive(Debug)]
+struct Activity {
+    /// Since when the connection has been idle; `None` with a request in flight.
+    idle_since: Mutex<Option<Instant>>,
+    became_idle: Arc<Notify>,
+}
+
+/// Marks a connection as busy until it is dropped.
+struct Busy(Arc<Activity>);
+
+impl Activity {
+    fn set(&self, idle_since: Option<Instant>) {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = idle_since;
+    }
+
+    fn idle_since(&self) -> Option<Instant> {
+        *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: Arc<Self>) -> Busy {
+        self.set(None);
+        Busy(self)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.set(Some(Instant::now()));
+        self.0.became_idle.notify_one();
+    }
+}
+
+impl Connections {
+    /// The connection that has been idle for longest, and since when.
+    fn idlest(&self) -> Option<(Instant, Id)> {
+        let idle = self.all.iter().filter_map(|(id, (_, activity))| Some((activity.idle_since()?, *id)));
+        idle.min_by_key(|(since, _)| *since)
+    }
+
+    /// When one more connection can be added; `None` while all have requests in flight and the limit is reached.
+    fn room_at(&self, limit: usize) -> Option<Instant> {
+        if self.all.len() < limit {
+            return Some(Instant::now());
+        }
+        self.idlest().map(|(since, _)| since + MIN_IDLE_TIME)
+    }
+
+    /// Adds a connection. At the limit, the connection that has been idle for longest ends.
+    fn add<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        limit: usize,
+        connection: impl FnOnce(Arc<Activity>) -> F,
+    ) {
+        if self.all.len() >= limit
+            && let Some((_, idlest)) = self.idlest()
+            && let Some((connection, _)) = self.all.remove(&idlest)
+        {
+            connection.abort();
+        }
+        let idle_since = Mutex::new(Some(Instant::now()));
+        let activity = Arc::new(Activity { idle_since, became_idle: Arc::clone(&self.became_idle) });
+        let task = self.tasks.spawn(connection(Arc::clone(&activity)));
+        self.all.insert(task.id(), (task, activity));
+    }
+
+    /// Waits until a connection has ended; `false` without one.
+    ///
+    /// # Cancel safety
+    ///
+    /// No end is lost.
+    async fn one_ended(&mut self) -> bool {
+        let id = match self.tasks.join_next_with_id().await {
+            None => return false,
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+        };
+        self.all.remove(&id);
+        true
+    }
 }
 
 /// Serves until `until` is ready, and then finishes the requests in flight.
@@ -58,16 +162,24 @@ impl Bounds {
 ///
 /// Dropping the future closes the listener and the connections.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until: impl Future<Output = ()>) {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
+    let became_idle = Arc::clone(&connections.became_idle);
     let (open, closing) = watch::channel(());
     let mut until = pin!(until);
     loop {
+        let room_at = connections.room_at(bounds.connections);
+        let has_room = room_at.is_some_and(|room_at| room_at <= Instant::now());
         tokio::select! {
             () = &mut until => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
+            true = connections.one_ended() => {}
+            () = became_idle.notified(), if room_at.is_none() => {}
+            () = sleep_until(room_at.unwrap_or_else(Instant::now)), if room_at.is_some() && !has_room => {}
+            accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, peer)) => {
-                    connections.spawn(answer(stream, peer, router.clone(), bounds, closing.clone()));
+                    let (router, closing) = (router.clone(), closing.clone());
+                    connections.add(bounds.connections, |activity| {
+                        answer(stream, peer, router, bounds, closing, activity)
+                    });
                 }
                 Err(error) => {
                     debug!(%error, "admin connection not accepted");
@@ -77,7 +189,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, until:
         }
     }
     drop((listener, open));
-    while connections.join_next().await.is_some() {}
+    while connections.one_ended().await {}
 }
 
 /// Serves a connection until it ends, reaches its age limit, or the server closes.
@@ -87,10 +199,16 @@ async fn answer(
     router: Router,
     bounds: Bounds,
     mut closing: watch::Receiver<()>,
+    activity: Arc<Activity>,
 ) {
     let answer = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        router.clone().call(request)
+        let busy = Arc::clone(&activity).begin();
+        let answer = router.clone().call(request);
+        async move {
+            let _busy = busy;
+            answer.await
+        }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -156,18 +274,77 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_without_a_complete_head_block_others_only_until_the_head_timeout() {
+    async fn a_connection_without_a_complete_head_ends_at_the_head_timeout() {
         let (address, serving) = small(pending()).await;
         let callers = async {
             let mut silent = TcpStream::connect(address).await.unwrap();
             let mut slow = TcpStream::connect(address).await.unwrap();
             slow.write_all(b"GET / HT").await.unwrap();
-            assert!(ask(address).await.starts_with("HTTP/1.1 200"));
             ended(&mut silent).await;
             ended(&mut slow).await;
         };
         tokio::select! {
             () = serving => unreachable!("nothing ends it"),
+            () = callers => {}
+        }
+    }
+
+    /// Neither connections without a request nor kept-alive ones keep a client out; one with a request in flight stays.
+    #[tokio::test]
+    async fn a_new_connection_replaces_the_one_that_has_been_idle_for_longest() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hour = Duration::from_hours(1);
+        let bounds = Bounds { connections: 3, head_timeout: hour, age: hour, last_answer: hour };
+        let (release, released) = watch::channel(false);
+        let slow = get(async move || {
+            let _ = released.clone().wait_for(|is_released| *is_released).await;
+            "late"
+        });
+        let router = Router::new().route("/", get(async || "now")).route("/slow", slow);
+        let callers = async {
+            let mut busy = TcpStream::connect(address).await.unwrap();
+            busy.write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+            let mut kept = TcpStream::connect(address).await.unwrap();
+            kept.write_all(REQUEST).await.unwrap();
+            kept.read_exact(&mut [0; 12]).await.unwrap();
+            let mut idle = Vec::new();
+            for _ in 0..10 {
+                idle.push(TcpStream::connect(address).await.unwrap());
+                assert!(ask(address).await.starts_with("HTTP/1.1 200"));
+            }
+            ended(&mut kept).await;
+            ended(&mut idle[0]).await;
+
+            release.send_replace(true);
+            let mut answer = [0; 512];
+            let count = timeout(SOON, busy.read(&mut answer)).await.unwrap().unwrap();
+            assert!(answer[..count].ends_with(b"late"), "a request in flight is not cut off");
+        };
+        tokio::select! {
+            () = serve(listener, router, bounds, pending()) => unreachable!("nothing ends it"),
+            () = callers => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_on_all_connections_delay_a_new_one_until_one_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hour = Duration::from_hours(1);
+        let bounds = Bounds { connections: 2, head_timeout: hour, age: hour, last_answer: hour };
+        let pause = Duration::from_millis(300);
+        let router = Router::new().route("/", get(async move || tokio::time::sleep(pause).await));
+        let callers = async {
+            let begun = std::time::Instant::now();
+            let (first, second, third) = tokio::join!(ask(address), ask(address), ask(address));
+            for answer in [first, second, third] {
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            }
+            assert!(begun.elapsed() >= pause * 2);
+        };
+        tokio::select! {
+            () = serve(listener, router, bounds, pending()) => unreachable!("nothing ends it"),
             () = callers => {}
         }
     }

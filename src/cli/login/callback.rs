@@ -75,7 +75,7 @@ impl Callback {
         let serving = self.listeners.into_iter().map(|listener| {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&waiting));
             let mut is_done = is_done.clone();
-            server::serve(listener, router, Bounds::FOR_OPERATORS, async move {
+            server::serve(listener, router, Bounds::FOR_BROWSER, async move {
                 let _ = is_done.wait_for(|is_done| *is_done).await;
             })
         });
