@@ -77,8 +77,8 @@ pub enum NoOutcome {
     #[error("the work is still under way")]
     UnderWay,
     /// The responder is gone: nobody does the work.
-    #[error("the daemon is stopping")]
-    Stopping,
+    #[error("nobody does the work any more")]
+    Gone,
 }
 
 /// A requester, which can be cloned, and the responder.
@@ -112,8 +112,8 @@ impl<T: Clone> Requester<T> {
         let number = self.request();
         let mut latest = self.latest.clone();
         match tokio::time::timeout(within, latest.wait_for(|latest| latest.number >= number)).await {
-            Ok(Ok(latest)) => latest.outcome.clone().ok_or(NoOutcome::Stopping),
-            Ok(Err(_)) => Err(NoOutcome::Stopping),
+            Ok(Ok(latest)) => latest.outcome.clone().ok_or(NoOutcome::Gone),
+            Ok(Err(_)) => Err(NoOutcome::Gone),
             Err(_) => Err(NoOutcome::UnderWay),
         }
     }
@@ -235,8 +235,8 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(responder);
 
-        assert_eq!(waiting.await, Err(NoOutcome::Stopping));
-        assert_eq!(requester.outcome(WITHIN).await, Err(NoOutcome::Stopping));
+        assert_eq!(waiting.await, Err(NoOutcome::Gone));
+        assert_eq!(requester.outcome(WITHIN).await, Err(NoOutcome::Gone));
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,18 +15,24 @@ use axum::response::Response;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::access::Access;
 use super::hand_over;
 use super::problem::{audited, json, method_not_allowed};
 use super::server::Peer;
 use crate::http::{Problem, whole_seconds};
+use crate::lifecycle::Stage;
 use crate::shared_request::NoOutcome;
 use crate::telemetry::audit;
-use crate::token::{Adopted, Generation, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable};
+use crate::token::{
+    Adopted, Generation, GrantOrigin, NotAdopted, Operator, Reason, Refreshed, TokenSource, Unavailable,
+};
 
 /// How long a request waits for the outcome of a refresh.
 const REFRESH_WAIT: Duration = Duration::from_secs(30);
+/// When to repeat a request that a reload has overtaken.
+const AFTER_RELOAD: Duration = Duration::from_secs(1);
 
 /// The credentials that an operator may use, and who may use them.
 #[derive(Clone, Debug)]
@@ -36,6 +42,7 @@ pub struct Credentials(Arc<ArcSwap<Operated>>);
 struct Operated {
     access: Arc<Access>,
     all: Vec<(TokenSource, Operator)>,
+    stage: watch::Receiver<Stage>,
 }
 
 /// An operation of the API.
@@ -71,6 +78,10 @@ struct Shown<'a> {
     name: &'a str,
     grant: &'static str,
     takes_grant: bool,
+    #[serde(flatten)]
+    origin: GrantOrigin,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
     state: &'static str,
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,14 +105,15 @@ struct RefreshedToken {
 
 impl Credentials {
     /// The credentials, for requests that `access` authorizes.
-    pub fn new(access: Access, all: Vec<(TokenSource, Operator)>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), all })))
+    pub fn new(access: Access, all: Vec<(TokenSource, Operator)>, stage: watch::Receiver<Stage>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(Operated { access: Arc::new(access), all, stage })))
     }
 
     /// Replaces the credentials, and the access if another is given.
     pub fn change(&self, access: Option<Access>, all: Vec<(TokenSource, Operator)>) {
         let access = access.map_or_else(|| self.access(), Arc::new);
-        self.0.store(Arc::new(Operated { access, all }));
+        let stage = self.0.load().stage.clone();
+        self.0.store(Arc::new(Operated { access, all, stage }));
     }
 
     /// Decides which requests are authorized.
@@ -182,12 +194,64 @@ impl Operated {
             (Action::Show, &Method::GET | &Method::HEAD) => {
                 Ok(json(StatusCode::OK, &shown(source, operator)))
             }
-            (Action::Grant, &Method::POST) => adopt(source.name(), operator, head, body).await,
+            (Action::Grant, &Method::POST) => self.adopt(source.name(), operator, head, body).await,
             (Action::Refresh, &Method::POST) => {
                 hand_over::no_content(head, body).await?;
-                refresh(source.name(), operator.refresh(REFRESH_WAIT).await)
+                let outcome = operator.refresh(REFRESH_WAIT).await;
+                refresh(source.name(), outcome, *self.stage.borrow())
             }
             _ => Err(method_not_allowed(action.method())),
+        }
+    }
+
+    async fn adopt(
+        &self,
+        name: &str,
+        operator: &Operator,
+        head: &Parts,
+        body: Body,
+    ) -> Result<Response, Problem> {
+        if !operator.takes_grants {
+            return Err(other_grant(name, operator.grant));
+        }
+        let grant = hand_over::grant(head, body).await?;
+        let unprocessable =
+            |code, title, detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, title, detail);
+        match operator.hand_over(grant).await {
+            Ok(Adopted { is_durable: true }) => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                Ok(response)
+            }
+            // Not an error: a client that sent the grant again might send a refresh token that has been used by then.
+            Ok(Adopted { is_durable: false }) => {
+                let detail = "The grant is in use, but NOT on disk: a restart would lose it. The daemon keeps trying to \
+                              write it; the log states why that fails, and \"state is durable again\" once it is \
+                              written. Do not hand it over a second time.";
+                Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "detail": detail })))
+            }
+            Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant)),
+            Err(NotAdopted::Illegal) => Err(unprocessable(
+                "bad_refresh_token",
+                "Not a refresh token",
+                "A refresh token is one or more printable ASCII characters (RFC 6749, A.17). Nothing has changed.",
+            )),
+            Err(NotAdopted::Refused) => Err(unprocessable(
+                "refresh_token_refused",
+                "Refresh token refused",
+                "The authorization server has refused this refresh token before. Authorize the client again, and hand \
+                 over the new refresh token. Nothing has changed.",
+            )),
+            Err(NotAdopted::OtherOrigin(accepted)) => Err(Problem::new(
+                StatusCode::CONFLICT,
+                "grant_of_another_client",
+                "Grant of another client or server",
+                format!(
+                    "The grant was issued to another client or by another server: the credential `{name}` accepts those of \
+                     {accepted}. Nothing has changed."
+                ),
+            )),
+            Err(NotAdopted::Gone) => Err(gone(name, *self.stage.borrow())),
         }
     }
 }
@@ -203,49 +267,15 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
         name: source.name(),
         grant: operator.grant,
         takes_grant: operator.takes_grants,
+        origin: operator.origin.without_query(),
+        tenant: source.tenant(),
         state: source.state(),
         generation: source.generation().number(),
         last_error: failure.map(|failure| failure.to_string()),
     }
 }
 
-async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Result<Response, Problem> {
-    if !operator.takes_grants {
-        return Err(other_grant(name, operator.grant));
-    }
-    let grant = hand_over::grant(head, body).await?;
-    let unprocessable =
-        |code, title, detail| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, title, detail);
-    match operator.hand_over(grant).await {
-        Ok(Adopted { is_durable: true }) => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            Ok(response)
-        }
-        // Not an error: a client that sent the grant again might send a refresh token that has been used by then.
-        Ok(Adopted { is_durable: false }) => {
-            let detail = "The grant is in use, but NOT on disk: a restart would lose it. The daemon keeps trying to \
-                          write it; the log states why that fails, and \"state is durable again\" once it is \
-                          written. Do not hand it over a second time.";
-            Ok(json(StatusCode::ACCEPTED, &serde_json::json!({ "detail": detail })))
-        }
-        Err(NotAdopted::OtherGrant) => Err(other_grant(name, operator.grant)),
-        Err(NotAdopted::Illegal) => Err(unprocessable(
-            "bad_refresh_token",
-            "Not a refresh token",
-            "A refresh token is one or more printable ASCII characters (RFC 6749, A.17). Nothing has changed.",
-        )),
-        Err(NotAdopted::Refused) => Err(unprocessable(
-            "refresh_token_refused",
-            "Refresh token refused",
-            "The authorization server has refused this refresh token before. Authorize the client again, and hand \
-             over the new refresh token. Nothing has changed.",
-        )),
-        Err(NotAdopted::Stopping) => Err(stopping()),
-    }
-}
-
-fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>) -> Result<Response, Problem> {
+fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>, stage: Stage) -> Result<Response, Problem> {
     let token = |generation: Generation, left: Duration, same_token, detail| {
         let generation = generation.number();
         let token = RefreshedToken { generation, expires_in: left.as_secs(), same_token, detail };
@@ -280,7 +310,7 @@ fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>) -> Result<Response
             "Refresh under way",
             format!("The refresh has not finished after {} s, and continues.", REFRESH_WAIT.as_secs()),
         )),
-        Err(NoOutcome::Stopping) => Err(stopping()),
+        Err(NoOutcome::Gone) => Err(gone(name, stage)),
     }
 }
 
@@ -320,6 +350,23 @@ fn other_grant(name: &str, grant: &str) -> Problem {
     )
 }
 
+/// The response to an order whose refresher has ended before it carried the order out.
+fn gone(name: &str, stage: Stage) -> Problem {
+    if stage != Stage::Running {
+        return stopping();
+    }
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "credential_replaced",
+        "Credential replaced",
+        format!(
+            "A reload has replaced or removed the credential `{name}` before the request was carried out. Send the \
+             request again."
+        ),
+    )
+    .after(Some(AFTER_RELOAD))
+}
+
 pub(super) fn stopping() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "Stopping", "The daemon is stopping.")
 }
@@ -349,15 +396,32 @@ mod tests {
     fn a_refused_refresh_states_how_long_to_wait_if_the_wait_has_an_end() {
         let why = |reason, retry_after| Unavailable { reason, retry_after, failure: None };
         let quota = why(Reason::QuotaExhausted, Some(Duration::from_millis(4200)));
-        let response: Response = refresh("c", Ok(Refreshed::Refused(quota))).unwrap_err().into();
+        let response: Response =
+            refresh("c", Ok(Refreshed::Refused(quota)), Stage::Running).unwrap_err().into();
         assert_eq!(
             (response.status(), &response.headers()["retry-after"]),
             (StatusCode::SERVICE_UNAVAILABLE, &"5".parse().unwrap())
         );
 
         let person = why(Reason::ReauthorizationRequired, None);
-        let problem = refresh("c", Ok(Refreshed::Refused(person))).unwrap_err();
+        let problem = refresh("c", Ok(Refreshed::Refused(person)), Stage::Running).unwrap_err();
         assert_eq!(problem.code, "reauthorization_required");
         assert!(!Response::from(problem).headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn an_order_to_a_replaced_credential_is_to_be_sent_again_unless_the_daemon_stops() {
+        let problem = refresh("c", Err(NoOutcome::Gone), Stage::Running).unwrap_err();
+        assert_eq!(problem.code, "credential_replaced");
+        let response: Response = problem.into();
+        assert_eq!(
+            (response.status(), &response.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"1".parse().unwrap())
+        );
+
+        for stage in [Stage::Leaving, Stage::Cut] {
+            let problem = refresh("c", Err(NoOutcome::Gone), stage).unwrap_err();
+            assert_eq!(problem.code, "stopping", "{stage:?}");
+        }
     }
 }

@@ -11,17 +11,20 @@ use http_body_util::LengthLimitError;
 use serde::Deserialize;
 
 use crate::http::Problem;
-use crate::token::NewGrant;
+use crate::token::{GrantOrigin, NewGrant};
 
 /// The most bytes of a body: as many as a response of a token endpoint may have.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The timeout of reading the whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The body of a hand-over: the members of a token response that are needed (RFC 6749 §5.1).
+/// The body of a hand-over: the origin of the grant, and the members of a token response that are needed (RFC 6749 §5.1).
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HandedOver {
+    client_id: String,
+    issuer: Option<String>,
+    token_url: Option<String>,
     refresh_token: String,
     access_token: Option<String>,
     expires_in: Option<u64>,
@@ -41,10 +44,18 @@ struct NoContent {}
 pub(super) async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
     let bytes = read(body).await?;
     check_type(&head.headers)?;
-    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole \
-                    seconds) and `scope`, each once and nothing else";
-    let HandedOver { refresh_token, access_token, expires_in, scope } = parse(&bytes, expected)?;
+    let expected = "one JSON object with `refresh_token`, `client_id` and `issuer` or `token_url`, as in the credential, \
+                    and optionally `access_token`, `expires_in` (whole seconds) and `scope`, each once and nothing else";
+    let handed_over: HandedOver = parse(&bytes, expected)?;
+    let HandedOver { client_id, issuer, token_url, refresh_token, access_token, expires_in, scope } =
+        handed_over;
+    if issuer.is_some() == token_url.is_some() {
+        return Err(bad_request(format!(
+            "The body must be {expected}; it has both of `issuer` and `token_url`, or neither."
+        )));
+    }
     Ok(NewGrant {
+        origin: GrantOrigin { client_id, issuer, token_url },
         refresh_token: refresh_token.into(),
         access_token: access_token.map(Into::into),
         lifetime: expires_in.map(Duration::from_secs),
@@ -134,12 +145,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_grant_needs_its_refresh_token_alone() {
-        let grant = read_as("application/json; charset=utf-8", "{\"refresh_token\":\"r\"}").await.unwrap();
+    async fn a_grant_needs_its_refresh_token_and_its_origin_alone() {
+        let minimal = r#"{"refresh_token":"r","client_id":"c","token_url":"https://as.test/t"}"#;
+        let grant = read_as("application/json; charset=utf-8", minimal).await.unwrap();
+        let token_url = Some("https://as.test/t".to_owned());
+        assert_eq!(grant.origin, GrantOrigin { client_id: "c".to_owned(), issuer: None, token_url });
         assert_eq!(grant.refresh_token.expose_secret(), "r");
         assert!(grant.access_token.is_none() && grant.lifetime.is_none() && grant.scopes.is_none());
 
-        let all = r#" {"refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b"} "#;
+        let all = r#" {"client_id":"c","issuer":"https://as.test","refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b"} "#;
         let grant = read_as("APPLICATION/JSON", all).await.unwrap();
         assert_eq!(grant.access_token.unwrap().expose_secret(), "a");
         assert_eq!(grant.lifetime, Some(Duration::from_secs(3599)));
@@ -154,21 +168,27 @@ mod tests {
             "[\"hunter2\"]",
             "[\"hunter2\", null, null, null]",
             "{}",
-            r#"{"access_token":"hunter2"}"#,
-            r#"{"refresh_token":"hunter2""#,
-            r#"{"refresh_token":"hunter2"} x"#,
-            r#"{"refresh_token":"hunter2","refresh_token":"hunter2"}"#,
-            r#"{"refresh_token":"hunter2","hunter2":"x"}"#,
-            r#"{"refresh_token":"r","token_type":"hunter2"}"#,
-            r#"{"refresh_token":["hunter2"]}"#,
-            r#"{"refresh_token":null}"#,
-            r#"{"refresh_token":"r","access_token":{"hunter2":1}}"#,
-            r#"{"refresh_token":"r","expires_in":"hunter2"}"#,
-            r#"{"refresh_token":"r","expires_in":-1}"#,
-            r#"{"refresh_token":"r","expires_in":1e400}"#,
-            r#"{"refresh_token":"r","scope":["hunter2"]}"#,
+            r#"{"ORIGIN,"access_token":"hunter2"}"#,
+            r#"{"ORIGIN,"refresh_token":"hunter2""#,
+            r#"{"ORIGIN,"refresh_token":"hunter2"} x"#,
+            r#"{"ORIGIN,"refresh_token":"hunter2","refresh_token":"hunter2"}"#,
+            r#"{"ORIGIN,"refresh_token":"hunter2","hunter2":"x"}"#,
+            r#"{"ORIGIN,"refresh_token":"r","token_type":"hunter2"}"#,
+            r#"{"ORIGIN,"refresh_token":["hunter2"]}"#,
+            r#"{"ORIGIN,"refresh_token":null}"#,
+            r#"{"ORIGIN,"refresh_token":"r","access_token":{"hunter2":1}}"#,
+            r#"{"ORIGIN,"refresh_token":"r","expires_in":"hunter2"}"#,
+            r#"{"ORIGIN,"refresh_token":"r","expires_in":-1}"#,
+            r#"{"ORIGIN,"refresh_token":"r","expires_in":1e400}"#,
+            r#"{"ORIGIN,"refresh_token":"r","scope":["hunter2"]}"#,
+            // Without the origin, or with an ambiguous one.
+            r#"{"refresh_token":"hunter2"}"#,
+            r#"{"refresh_token":"hunter2","client_id":"c"}"#,
+            r#"{"refresh_token":"hunter2","token_url":"u"}"#,
+            r#"{"ORIGIN,"refresh_token":"hunter2","token_url":"u"}"#,
         ] {
-            let problem = read_as("application/json", body).await.unwrap_err();
+            let body = body.replace("\"ORIGIN", "\"client_id\":\"c\",\"issuer\":\"i\"");
+            let problem = read_as("application/json", &body).await.unwrap_err();
             assert_eq!(problem.status, StatusCode::BAD_REQUEST, "{body}");
             assert!(!format!("{problem:?}").contains("hunter2"), "{problem:?}");
         }
@@ -185,8 +205,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_64_kib_is_read_and_a_larger_one_is_not() {
         let body = |bytes: usize| {
-            let frame = "{\"refresh_token\":\"\"}".len();
-            format!("{{\"refresh_token\":\"{}\"}}", "r".repeat(bytes - frame))
+            let frame = "{\"client_id\":\"c\",\"issuer\":\"i\",\"refresh_token\":\"";
+            format!("{frame}{}\"}}", "r".repeat(bytes - frame.len() - 2))
         };
 
         assert!(read_as("application/json", &body(MAX_BODY_BYTES)).await.is_ok());

@@ -51,7 +51,7 @@ impl Reloading {
                 Ok(reloaded) => Ok(json(StatusCode::OK, reloaded)),
                 Err(not) => Err(refused(not)),
             },
-            Err(NoOutcome::Stopping) => Err(stopping()),
+            Err(NoOutcome::Gone) => Err(stopping()),
             Err(NoOutcome::UnderWay) => Err(Problem::new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "reload_under_way",

@@ -40,7 +40,8 @@ impl AdminAddress {
     ) -> Result<Self, StartError> {
         let listener = TcpListener::from_std(socket)?;
         let address = listener.local_addr()?;
-        let operated = Credentials::new(Access::new(&config.admin, address), operated(credentials));
+        let operated =
+            Credentials::new(Access::new(&config.admin, address), operated(credentials), stage.clone());
         let readiness = Readiness::new(counted(credentials), discoveries.sources(), stage);
         let reloading = Reloading::new(operated.clone(), reloads);
         info!(%address, "admin listening");

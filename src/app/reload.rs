@@ -176,7 +176,10 @@ impl Daemon {
                     }
                     None => None,
                 },
-                Step::Begin { refresher, place, inherits } => {
+                Step::Begin { mut refresher, place, inherits } => {
+                    if let Some(previous) = taken_out.get_mut(&config.name) {
+                        refresher.take_orders_of(previous);
+                    }
                     let previous = taken_out.remove(&config.name).filter(|_| inherits);
                     let state = place.state(previous, config, self.clock).await;
                     new.push(source.clone());

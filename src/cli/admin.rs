@@ -175,6 +175,10 @@ impl AdminError {
                 output::error_line(diagnostics.render(output::may_colour(environment)));
                 return BAD_CONFIGURATION;
             }
+            Self::NoPath(error) => {
+                output::failure(error, Some(error.help()));
+                return BAD_CONFIGURATION;
+            }
             error => output::error_line(format_args!("bearerd: {}", in_one_line(error))),
         }
         match self {

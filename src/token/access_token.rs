@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 use thiserror::Error;
 
+use super::jwt;
 use crate::clock::Moment;
 use crate::http::secret_header_value;
 
@@ -131,6 +132,11 @@ impl AccessToken {
     /// The token under another generation.
     pub(super) fn with_generation(&self, generation: Generation) -> Self {
         Self { generation, ..self.clone() }
+    }
+
+    /// The tenant that the token names, if it is a JWT. The text is the server's, and may have any character.
+    pub fn tenant(&self) -> Option<String> {
+        jwt::claims(self.as_str())?.tenant
     }
 
     /// The token itself, without `Bearer `.

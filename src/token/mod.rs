@@ -41,7 +41,7 @@ pub use access_token::{AccessToken, Generation};
 pub use demand::Demanded;
 pub use endpoint::response::TokenResponse;
 pub use endpoint::{ClientError, HeldToken, TokenClient, TokenEndpoint};
-pub use operator::{Adopted, NewGrant, NotAdopted, Operator, Refreshed};
+pub use operator::{Adopted, GrantOrigin, NewGrant, NotAdopted, Operator, Refreshed};
 pub use progress::{Reason, Unavailable};
 pub use refresher::Refresher;
 pub use source::{NotReplaced, TokenSource};

@@ -4,15 +4,19 @@
 //! adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
 //! operators at once cause one token request and share its outcome.
 
+use std::fmt;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access_token::Generation;
+use super::error::printable;
 use super::progress::Unavailable;
 use crate::clock::{Clock, Moment};
+use crate::config::{Credential, Endpoint};
 use crate::shared_request::{self, NoOutcome, Requester, Responder};
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.
@@ -25,14 +29,59 @@ pub struct Operator {
     pub grant: &'static str,
     /// Whether the credential accepts a grant that is handed over.
     pub takes_grants: bool,
+    /// The client and the server whose grants the credential accepts.
+    pub origin: GrantOrigin,
     grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
 }
 
+/// The client to which a grant was issued, and the server that issued it, as the configuration names them. Nobody else can
+/// use the grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantOrigin {
+    /// The client.
+    pub client_id: String,
+    /// The issuer, if its metadata has the token endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The token endpoint, if it is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_url: Option<String>,
+}
+
+impl GrantOrigin {
+    /// The origin of the credential's grants.
+    pub fn of(credential: &Credential) -> Self {
+        let server = credential.token_url.as_str().to_owned();
+        let (issuer, token_url) = match credential.token_url {
+            Endpoint::Written(_) => (None, Some(server)),
+            Endpoint::OfIssuer(_) => (Some(server), None),
+        };
+        Self { client_id: credential.identity.client_id.clone(), issuer, token_url }
+    }
+
+    /// The origin for people: the query of a URL may contain a secret.
+    #[must_use]
+    pub fn without_query(&self) -> Self {
+        let path = |url: &String| url.split('?').next().unwrap_or_default().to_owned();
+        Self { token_url: self.token_url.as_ref().map(path), ..self.clone() }
+    }
+}
+
+impl fmt::Display for GrantOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client_id, issuer, token_url } = self.without_query();
+        let server = issuer.or(token_url).unwrap_or_default();
+        write!(f, "the client \"{}\" at {}", printable(&client_id), printable(&server))
+    }
+}
+
 /// The server's response once a person has authorized the client (RFC 6749 §5.1).
 #[derive(Debug)]
 pub struct NewGrant {
+    /// The client to which the grant was issued, and the server.
+    pub origin: GrantOrigin,
     /// The refresh token to use from now on.
     pub refresh_token: SecretString,
     /// The access token, if one was issued.
@@ -51,20 +100,23 @@ pub struct Adopted {
 }
 
 /// Why a grant was not adopted. Nothing has changed.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum NotAdopted {
     /// The credential's grant is not based on a refresh token.
     #[error("the credential's grant uses no refresh token")]
     OtherGrant,
+    /// The grant was issued to another client, or by another server, than that of the credential.
+    #[error("the credential accepts grants of {0}")]
+    OtherOrigin(GrantOrigin),
     /// The text cannot be a refresh token (RFC 6749 §A.17).
     #[error("the refresh token is empty, or holds characters other than printable ASCII")]
     Illegal,
     /// The server has refused this refresh token before.
     #[error("the authorization server has refused this refresh token")]
     Refused,
-    /// The refresher has ended.
-    #[error("the daemon is stopping")]
-    Stopping,
+    /// The refresher has ended: the daemon stops, or a reload has replaced or removed the credential.
+    #[error("the credential's refresher has ended")]
+    Gone,
 }
 
 /// The outcome of a requested refresh.
@@ -112,8 +164,8 @@ impl Operator {
         }
         let (reply, outcome) = oneshot::channel();
         let hand_over = GrantOrder { grant, received: self.clock.now(), reply };
-        self.grants.send(hand_over).await.map_err(|_| NotAdopted::Stopping)?;
-        outcome.await.unwrap_or(Err(NotAdopted::Stopping))
+        self.grants.send(hand_over).await.map_err(|_| NotAdopted::Gone)?;
+        outcome.await.unwrap_or(Err(NotAdopted::Gone))
     }
 
     /// Requests another token than the current one, and waits for the outcome.
@@ -158,9 +210,10 @@ impl Orders {
     }
 
     /// An operator whose orders arrive here.
-    pub(super) fn operator(&self, grant: &'static str, takes_grants: bool, clock: Clock) -> Operator {
+    pub(super) fn operator(&self, credential: &Credential, takes_grants: bool, clock: Clock) -> Operator {
+        let (grant, origin) = (credential.grant_name(), GrantOrigin::of(credential));
         let (grants, refreshes) = (self.sender.clone(), self.refreshes.requester());
-        Operator { grant, takes_grants, grants, refreshes, clock }
+        Operator { grant, takes_grants, origin, grants, refreshes, clock }
     }
 
     /// Waits for a new order.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
 use super::demand::{Demand, Demanded, Demands};
-use super::error::{FailureClass, TokenError};
+use super::error::{FailureClass, TokenError, printable};
 use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
@@ -98,6 +98,11 @@ impl TokenSource {
     /// The latest token, expired or not.
     pub(super) fn latest(&self) -> Option<Arc<AccessToken>> {
         self.store.latest()
+    }
+
+    /// The tenant that the latest token names, for operators.
+    pub fn tenant(&self) -> Option<String> {
+        self.latest()?.tenant().as_deref().map(printable)
     }
 
     /// Waits until the refresher has made progress, perhaps to another token.

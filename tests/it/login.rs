@@ -1,6 +1,10 @@
 //! `bearerd login`: the test acts as the browser and its user.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io;
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,14 +13,17 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use reqwest::Url;
 use rustix::process::Signal;
-use serde_json::Value;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::access_token::jwt;
 use testkit::authorization_server::{Answer, Consent, IdToken};
 use testkit::server::{Server, whole};
 
+use crate::harness::process::Launch;
 use crate::harness::{Process, Setup, World, daemon, eventually};
-use testkit::harness::setup::CLIENT_SECRET;
+use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -68,7 +75,12 @@ impl Login {
 
     /// Starts with this configured admin address.
     fn start_at(admin: &str, world: &World, more: &[&str]) -> Self {
-        Self(world.command_at(admin, &[&["login", "api", "--no-browser"], more].concat()))
+        Self(Self::launch(admin, world, more).with_input().start())
+    }
+
+    fn launch(admin: &str, world: &World, more: &[&str]) -> Launch {
+        let launch = world.launch().variable("BEARERD_ADMIN__LISTEN", admin);
+        launch.arguments(&[&["login", "api", "--no-browser"], more].concat())
     }
 
     /// The printed address, which has a line of its own.
@@ -457,6 +469,49 @@ async fn the_final_address_of_a_browser_elsewhere_can_be_pasted() {
     }
 }
 
+/// A terminal passes on 4,095 bytes of a line by default.
+#[tokio::test]
+async fn a_long_address_can_be_pasted_into_a_terminal_which_keeps_its_settings() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let path = PathBuf::from(OsString::from_vec(ptsname(&terminal, Vec::new()).unwrap().into_bytes()));
+    let ours = fs::File::options().read(true).write(true).open(&path).unwrap();
+    let is_canonical = || tcgetattr(&ours).unwrap().local_modes.contains(LocalModes::ICANON);
+    assert!(is_canonical());
+    let start = || Login(Login::launch(NO_DAEMON, &world, &[]).terminal(path.clone()).start());
+
+    // A signal ends the command, and the terminal has its settings back.
+    let login = start();
+    login.url().await;
+    assert!(!is_canonical());
+    login.0.signal(Signal::INT);
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["interrupted by SIGINT"]);
+    assert!(is_canonical());
+
+    let login = start();
+    let mut back = sent_back(&login.url().await).await;
+    back.query_pairs_mut().append_pair("session_state", &"x".repeat(9000));
+    // The terminal echoes, and takes no more while nobody reads that.
+    let echoed = terminal.try_clone().unwrap();
+    let reader = std::thread::spawn(move || io::copy(&mut fs::File::from(echoed), &mut io::sink()));
+    let typed = format!("wrong\x15{back}\n");
+    tokio::task::spawn_blocking(move || fs::File::from(terminal).write_all(typed.as_bytes()).unwrap())
+        .await
+        .unwrap();
+
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(is_canonical());
+    drop(ours);
+    let _ = reader.join();
+    world.check();
+}
+
 #[tokio::test]
 async fn without_a_terminal_only_a_login_with_a_listener_goes_on() {
     let place = Place::new();
@@ -501,6 +556,36 @@ async fn a_client_without_a_secret_discovers_its_endpoints() {
     world.finish().await;
 }
 
+/// The login reports what concerns it, and the daemon afterwards what concerns token requests.
+#[tokio::test]
+async fn methods_that_the_issuer_does_not_list_are_reported_once_and_where_they_are_used() {
+    let place = Place::new();
+    let mut world = place.without_daemon(&["issuer = \"{issuer}\"", FREE]).await;
+    let path = "/.well-known/oauth-authorization-server";
+    let document = json!({
+        "issuer": world.authorization.issuer(),
+        "token_endpoint": world.authorization.token_url(),
+        "authorization_endpoint": world.authorization.authorize_url(),
+        "grant_types_supported": ["password"],
+        "code_challenge_methods_supported": ["plain"],
+    });
+    world.authorization.set_metadata(path, Answer::status(200, &document.to_string()));
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    let (code, output) = login.end(&world).await;
+    assert_eq!(code, 0, "{output}");
+    assert_eq!(output.matches("metadata does not list").count(), 1, "{output}");
+    says(&output, &["does not list refresh_token, authorization_code, PKCE with S256;"]);
+
+    world.start_again().await;
+    world.authorization.revoke_all();
+    assert_eq!(world.get("/x").await.status, 200);
+    let told = world.process.events("issuer's metadata does not list what is configured");
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["not_listed"], "refresh_token");
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn an_answer_of_another_issuer_is_refused() {
     let place = Place::new();
@@ -527,7 +612,7 @@ async fn an_error_without_the_promised_issuer_is_reported_with_both_facts() {
         let place = Place::new();
         let world = place.without_daemon(&["issuer = \"{issuer}\"", FREE]).await;
         let issuer = world.authorization.issuer().to_owned();
-        let promise = serde_json::json!({
+        let promise = json!({
             "issuer": issuer,
             "token_endpoint": world.authorization.token_url(),
             "authorization_endpoint": world.authorization.authorize_url(),
@@ -551,8 +636,8 @@ async fn an_error_without_the_promised_issuer_is_reported_with_both_facts() {
 
 #[tokio::test]
 async fn a_login_with_openid_sends_a_nonce_and_refuses_another_logins_id_token() {
-    let other = jwt(&serde_json::json!({ "nonce": "of-another-login" }));
-    let none = jwt(&serde_json::json!({ "sub": "a" }));
+    let other = jwt(&json!({ "nonce": "of-another-login" }));
+    let none = jwt(&json!({ "sub": "a" }));
     for (id_token, code, text) in [
         (IdToken::Good, 0, None),
         (IdToken::Missing, 0, Some("the server sent no ID token")),
@@ -585,16 +670,23 @@ struct Admin {
 }
 
 impl Admin {
-    /// Starts a server with these statuses for GET and POST.
-    async fn start(get: u16, post: u16) -> Self {
-        Self::start_saying("{\"takes_grant\":true,\"detail\":\"the words of the daemon\"}", get, post).await
+    /// Starts a server with these statuses for GET and POST, and with the credential of this world.
+    async fn start(world: &World, get: u16, post: u16) -> Self {
+        let said = json!({
+            "takes_grant": true,
+            "client_id": CLIENT_ID,
+            "token_url": world.authorization.token_url(),
+            "detail": "the words of the daemon",
+        });
+        Self::start_saying(&said, get, post).await
     }
 
-    async fn start_saying(said: &'static str, get: u16, post: u16) -> Self {
+    async fn start_saying(said: &Value, get: u16, post: u16) -> Self {
+        let said = said.to_string();
         let posted = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&posted);
         let server = Server::start(None, move |request| {
-            let kept = Arc::clone(&kept);
+            let (kept, said) = (Arc::clone(&kept), said.clone());
             async move {
                 let (head, body) = request.into_parts();
                 let body = body.collect().await.unwrap().to_bytes();
@@ -628,7 +720,7 @@ async fn a_running_daemon_receives_the_grant() {
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
     world.authorization.set_consent(Consent { scope: Some("a b".to_owned()), ..Consent::default() });
     world.authorization.answer_next(Answer::Late(Duration::from_millis(1200)));
-    let admin = Admin::start(200, 204).await;
+    let admin = Admin::start(&world, 200, 204).await;
     let login = Login::start(&world, &["--admin", &admin.address()]);
     agree(&login.url().await).await;
     let (code, output) = login.end(&world).await;
@@ -638,12 +730,14 @@ async fn a_running_daemon_receives_the_grant() {
     let posted = admin.posted.lock().unwrap().clone();
     let [json] = posted.as_slice() else { panic!("{} grants", posted.len()) };
     let json: Value = serde_json::from_str(json).unwrap();
+    let url = world.authorization.token_url();
     let tokens = world.authorization.refresh_tokens();
     assert_eq!(json["refresh_token"].as_str(), tokens.latest());
     assert_eq!(json["access_token"].as_str(), world.authorization.issued().last().map(String::as_str));
     let left = json["expires_in"].as_u64().unwrap();
     assert!((3580..=3598).contains(&left), "{left}");
     assert_eq!(json["scope"], "a b");
+    assert_eq!((&json["client_id"], &json["token_url"]), (&CLIENT_ID.into(), &url.into()));
     assert_eq!(
         fs::read_dir(place.state_dir())
             .unwrap()
@@ -660,20 +754,27 @@ async fn a_running_daemon_receives_the_grant() {
 async fn a_daemon_that_would_refuse_the_grant_is_asked_before_the_browser_opens() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
-    for (status, texts) in [
+    let words = "the words of the daemon";
+    let origin = |client_id: &str, token_url: &str| json!({ "takes_grant": true, "client_id": client_id, "token_url": token_url, "detail": words });
+    let url = world.authorization.token_url();
+    let no_grant = json!({ "takes_grant": false, "detail": words });
+    let no_origin = json!({ "takes_grant": true, "detail": words });
+    for (said, status, texts) in [
         // Success without a declaration that it accepts grants.
-        (200, ["has another grant for the credential `api`", "restart the daemon"]),
-        (404, ["has no credential `api`", "restart the daemon"]),
-        (401, ["denied access: the words of the daemon", "set `admin.token`"]),
-        (403, ["denied access: the words of the daemon", "set `admin.token`"]),
-        (500, ["rejected the grant: the words of the daemon", "bearerd: "]),
+        (&no_grant, 200, ["has another grant for the credential `api`", "restart the daemon"]),
+        (&no_grant, 404, ["has no credential `api`", "restart the daemon"]),
+        (&no_grant, 401, ["denied access: the words of the daemon", "set `admin.token`"]),
+        (&no_grant, 403, ["denied access: the words of the daemon", "set `admin.token`"]),
+        (&no_grant, 500, ["rejected the grant: the words of the daemon", "bearerd: "]),
+        (&origin("other", &url), 200, ["that of the client \"other\" at ", "restart the daemon"]),
+        (
+            &origin(CLIENT_ID, "https://b.test/t?x=1"),
+            200,
+            ["that of the client \"legacy-gateway\" at https://b.test/t, and this", "restart the daemon"],
+        ),
+        (&no_origin, 200, ["that of an unknown client", "restart the daemon"]),
     ] {
-        let admin = Admin::start_saying(
-            "{\"takes_grant\":false,\"detail\":\"the words of the daemon\"}",
-            status,
-            204,
-        )
-        .await;
+        let admin = Admin::start_saying(said, status, 204).await;
         let (code, output) = Login::start(&world, &["--admin", &admin.address()]).end(&world).await;
         assert_eq!(code, 1, "{output}");
         says(&output, &texts);
@@ -687,7 +788,7 @@ async fn a_daemon_that_would_refuse_the_grant_is_asked_before_the_browser_opens(
 async fn a_grant_that_the_daemon_refuses_is_reported() {
     let place = Place::new();
     let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
-    let admin = Admin::start(200, 409).await;
+    let admin = Admin::start(&world, 200, 409).await;
     let login = Login::start(&world, &["--admin", &admin.address()]);
     agree(&login.url().await).await;
     let (code, output) = login.end(&world).await;
@@ -700,7 +801,7 @@ async fn a_grant_that_the_daemon_refuses_is_reported() {
 async fn a_daemon_that_ends_while_the_person_logs_in_leaves_its_state_to_the_login() {
     let place = Place::new();
     let mut world = place.without_daemon(&[AUTHORIZE, FREE]).await;
-    let admin = Admin::start(200, 204).await;
+    let admin = Admin::start(&world, 200, 204).await;
     let login = Login::start_at(&admin.address(), &world, &[]);
     let url = login.url().await;
     drop(admin);
@@ -730,7 +831,7 @@ async fn a_named_admin_address_is_the_only_destination() {
     );
     assert!(!output.contains("Open this address"), "{output}");
 
-    let admin = Admin::start(200, 204).await;
+    let admin = Admin::start(&world, 200, 204).await;
     let login = Login::start(&world, &["--admin", &admin.address()]);
     let url = login.url().await;
     drop(admin);
@@ -739,5 +840,92 @@ async fn a_named_admin_address_is_the_only_destination() {
     assert_eq!(code, 1, "{output}");
     says(&output, &["no daemon answers at ", "nothing was stored"]);
     assert_eq!(stored(), before);
+    world.check();
+}
+
+/// The running daemon itself, which a reload has given another client since.
+#[tokio::test]
+async fn a_daemon_does_not_take_the_grant_of_a_client_that_a_reload_has_replaced() {
+    let place = Place::new();
+    let world = place.setup().credential(AUTHORIZE).credential(FREE).start().await;
+    let login = Login::start_at(&world.admin.to_string(), &world, &[]);
+    let url = login.url().await;
+    world.configure(|text| text.replace("\"legacy-gateway\"", "\"another-client\""));
+    world.reload().await;
+    agree(&url).await;
+
+    let (code, output) = login.end(&world).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["rejected the grant: ", "accepts those of the client \"another-client\" at http://"]);
+    let refused = world.process.event("operator refused").await;
+    assert_eq!((&refused["status"], &refused["code"]), (&409.into(), &"grant_of_another_client".into()));
+    let (_, shown) = world.admin_get("/credentials/api").await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(
+        (&shown["client_id"], &shown["token_url"], &shown["state"]),
+        (
+            &"another-client".into(),
+            &world.authorization.token_url().into(),
+            &"reauthorization_required".into()
+        )
+    );
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn the_state_of_another_client_takes_no_grant_without_a_daemon() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let login = Login::start(&world, &[]);
+    agree(&login.url().await).await;
+    assert_eq!(login.end(&world).await.0, 0);
+    let before = fs::read(place.state_dir().join("api.state")).unwrap();
+    world.configure(|text| text.replace("\"legacy-gateway\"", "\"another-client\""));
+
+    let (code, output) = Login::start(&world, &[]).end(&world).await;
+
+    assert_eq!(code, 1, "{output}");
+    says(&output, &["bearerd forget"]);
+    assert!(!output.contains("Open this address"), "{output}");
+    assert_eq!(fs::read(place.state_dir().join("api.state")).unwrap(), before);
+    world.check();
+}
+
+#[tokio::test]
+async fn a_login_of_another_tenant_is_reported() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    for (tenant, warns) in [("first-tenant", false), ("first-tenant", false), ("second-tenant", true)] {
+        world.authorization.set_tenant(tenant);
+        let login = Login::start(&world, &[]);
+        agree(&login.url().await).await;
+        let (code, output) = login.end(&world).await;
+        assert_eq!(code, 0, "{output}");
+        says(&output, &[&format!("tenant    {tenant}")]);
+        assert_eq!(output.contains("the previous token is of the tenant first-tenant"), warns, "{output}");
+    }
+    world.check();
+}
+
+/// Anybody on the machine can connect to the callback.
+#[tokio::test]
+async fn idle_connections_to_the_callback_keep_no_browser_out() {
+    let place = Place::new();
+    let world = place.without_daemon(&[AUTHORIZE, FREE]).await;
+    let login = Login::start(&world, &[]);
+    let back = sent_back(&login.url().await).await;
+    let port = back.port().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let begun = std::time::Instant::now();
+
+    assert_eq!(open(&back).await.status(), 200);
+
+    assert!(begun.elapsed() < Duration::from_secs(4), "not by the timeout of a request head");
+    assert_eq!(login.end(&world).await.0, 0);
+    drop(idle);
     world.check();
 }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::harness::{Process, World, daemon, eventually, spawn};
+use testkit::harness::setup::CLIENT_ID;
 use testkit::harness::world::assert_absent;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
@@ -99,7 +100,15 @@ async fn ask(
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+/// A grant of the world's client and server.
+fn grant_of(world: &World, mut members: Value) -> Value {
+    members["client_id"] = CLIENT_ID.into();
+    members["token_url"] = world.authorization.token_url().into();
+    members
+}
+
 async fn hand_over(world: &World, body: &Value) -> (u16, Value) {
+    let body = grant_of(world, body.clone());
     let (status, _, answer) = ask(world, "POST", "/credentials/api/grant", &[JSON], &body.to_string()).await;
     (status, answer)
 }
@@ -192,13 +201,16 @@ async fn a_malformed_grant_changes_nothing_and_is_not_quoted() {
     let world = place.start_with_a_dead_grant().await;
     let asked = world.authorization.requests();
     let large = "x".repeat(64 * 1024);
+    let of = |members: Value| grant_of(&world, members).to_string();
+    let mut of_another = grant_of(&world, json!({ "refresh_token": "hunter2hunter2" }));
+    of_another["client_id"] = "another".into();
     for (body, expected) in [
-        (json!({ "refresh_token": "" }).to_string(), (422, "bad_refresh_token")),
-        (json!({ "refresh_token": "hunter2hunter2\n" }).to_string(), (422, "bad_refresh_token")),
-        (
-            json!({ "refresh_token": "a-refresh-token-that-has-ended" }).to_string(),
-            (422, "refresh_token_refused"),
-        ),
+        (of(json!({ "refresh_token": "" })), (422, "bad_refresh_token")),
+        (of(json!({ "refresh_token": "hunter2hunter2\n" })), (422, "bad_refresh_token")),
+        (of(json!({ "refresh_token": "a-refresh-token-that-has-ended" })), (422, "refresh_token_refused")),
+        (of_another.to_string(), (409, "grant_of_another_client")),
+        // The client and the server of a grant must be named.
+        (json!({ "refresh_token": "hunter2hunter2" }).to_string(), (400, "bad_request")),
         (json!({ "access_token": "hunter2hunter2" }).to_string(), (400, "bad_request")),
         (json!({ "refresh_token": "hunter2hunter2", "hunter2hunter2": 1 }).to_string(), (400, "bad_request")),
         ("{\"refresh_token\":\"hunter2hunter2\",\"refresh_token\":\"x\"}".to_owned(), (400, "bad_request")),
@@ -209,7 +221,7 @@ async fn a_malformed_grant_changes_nothing_and_is_not_quoted() {
         let (status, _, answer) = ask(&world, "POST", "/credentials/api/grant", &[JSON], &body).await;
         assert_eq!((status, answer["code"].as_str().unwrap()), expected);
     }
-    eventually("the audit", async || world.process.events("operator refused").len() == 9).await;
+    eventually("the audit", async || world.process.events("operator refused").len() == 11).await;
     for refused in world.process.events("operator refused") {
         assert_eq!(
             (&refused["action"], &refused["credential"]),
@@ -269,7 +281,8 @@ async fn unknown_admin_paths_and_credentials_get_404() {
     }
     let (status, _, shown) = ask(&world, "GET", "/credentials/api", &[], "").await;
     let expected = json!({
-        "name": "api", "grant": "client_credentials", "takes_grant": false, "state": "valid", "generation": 1,
+        "name": "api", "grant": "client_credentials", "takes_grant": false, "client_id": CLIENT_ID,
+        "token_url": world.authorization.token_url(), "state": "valid", "generation": 1,
     });
     assert_eq!((status, &shown), (200, &expected));
     for path in ["/credentials", "/credentials/"] {

@@ -5,15 +5,17 @@
 use std::time::Duration;
 
 use http::Method;
+use serde::Deserialize;
 use thiserror::Error;
 
 use crate::app::StartError;
 use crate::cli::admin::{AdminClient, AdminError, Answer, path_of};
 use crate::clock::Clock;
 use crate::config::{Credential, StatePlace};
-use crate::token::DurableState;
+use crate::token::error::printable;
 use crate::token::login::LoginGrant;
 use crate::token::state::file::State;
+use crate::token::{DurableState, GrantOrigin};
 
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 /// The timeout of the hand-over: the daemon waits up to ten seconds for the grant to be on disk.
@@ -22,7 +24,11 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) enum Destination {
     /// The running daemon, which holds the state.
-    Daemon(Box<AdminClient>),
+    Daemon {
+        client: Box<AdminClient>,
+        /// The tenant of the token that the daemon holds.
+        tenant: Option<String>,
+    },
     /// The state, locked until this is dropped.
     State(Box<DurableState>),
 }
@@ -38,6 +44,12 @@ pub(super) enum StoreError {
     /// The daemon runs with a configuration in which the credential accepts no grant.
     #[error("the daemon at {base} has another grant for the credential `{credential}`")]
     OtherGrant { base: String, credential: String },
+    /// The daemon runs with a configuration in which another client or server issues the credential's grants.
+    #[error(
+        "the daemon at {base} accepts no grant of this login: its credential `{credential}` is that of {theirs}, and this \
+         configuration's is that of {ours}"
+    )]
+    OtherOrigin { base: String, credential: String, theirs: String, ours: GrantOrigin },
     #[error("the daemon at {base} denied access: {detail}")]
     NotAllowed { base: String, detail: String },
     /// The daemon answers with another error.
@@ -63,7 +75,7 @@ impl StoreError {
     pub(super) fn help(&self) -> Option<&'static str> {
         Some(match self {
             Self::NoAnswer(_) => "check that `--admin` or `admin.listen` is the daemon's admin address",
-            Self::Unknown { .. } | Self::OtherGrant { .. } => {
+            Self::Unknown { .. } | Self::OtherGrant { .. } | Self::OtherOrigin { .. } => {
                 "reload or restart the daemon with this configuration"
             }
             Self::NotThere(_) => {
@@ -107,13 +119,33 @@ impl Destination {
             }
             Err(error) => return Err(StoreError::NoAnswer(error)),
         };
+        let (shown, ours) = (Shown::of(&answer), GrantOrigin::of(credential));
         match answer.status {
-            200 if takes_grant(&answer) => Ok(Self::Daemon(Box::new(daemon))),
+            200 if shown.takes_grant => match shown.origin {
+                Some(theirs) if theirs == ours.without_query() => {
+                    Ok(Self::Daemon { client: Box::new(daemon), tenant: shown.tenant })
+                }
+                theirs => Err(StoreError::OtherOrigin {
+                    base: base(),
+                    credential: name.clone(),
+                    theirs: theirs.map_or_else(|| "an unknown client".to_owned(), |one| one.to_string()),
+                    ours,
+                }),
+            },
             200 => Err(StoreError::OtherGrant { base: base(), credential: name.clone() }),
             404 => Err(StoreError::Unknown { base: base(), credential: name.clone() }),
             401 | 403 => Err(StoreError::NotAllowed { base: base(), detail: detail(&answer) }),
             _ => Err(StoreError::Refused { base: base(), detail: detail(&answer) }),
         }
+    }
+
+    /// The tenant of the token that the daemon or the state holds, if it names one.
+    pub(super) fn tenant(&self) -> Option<String> {
+        let tenant = match self {
+            Self::Daemon { tenant, .. } => tenant.clone(),
+            Self::State(state) => state.state().access_token.as_ref()?.tenant(),
+        };
+        tenant.as_deref().map(printable)
     }
 
     /// Stores the grant, and returns where. If the daemon at the configured address has stopped since, the grant goes to
@@ -126,8 +158,8 @@ impl Destination {
     ) -> Result<String, StoreError> {
         match self {
             Self::State(state) => write(state, grant, credential).await,
-            Self::Daemon(mut daemon) => {
-                let json = grant.handed_over(clock.now());
+            Self::Daemon { client: mut daemon, .. } => {
+                let json = grant.handed_over(credential, clock.now());
                 let path = path_of(&credential.name, "/grant");
                 let handed = daemon.operate(Method::POST, &path, Some(&json), HAND_OVER_TIMEOUT).await;
                 let base = &daemon.base;
@@ -147,9 +179,21 @@ impl Destination {
     }
 }
 
-/// Whether the daemon's credential accepts grants.
-fn takes_grant(answer: &Answer) -> bool {
-    serde_json::from_str::<serde_json::Value>(&answer.text).is_ok_and(|shown| shown["takes_grant"] == true)
+/// A credential as the daemon shows it.
+#[derive(Debug, Default, Deserialize)]
+struct Shown {
+    #[serde(default)]
+    takes_grant: bool,
+    #[serde(flatten)]
+    origin: Option<GrantOrigin>,
+    tenant: Option<String>,
+}
+
+impl Shown {
+    /// The credential in an answer; one that accepts no grants if the answer is none of a daemon.
+    fn of(answer: &Answer) -> Self {
+        serde_json::from_str(&answer.text).unwrap_or_default()
+    }
 }
 
 /// The detail of an error response, or else its status.

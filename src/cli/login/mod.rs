@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
@@ -19,7 +20,7 @@ use url::Url;
 
 use self::callback::{BindError, Callback};
 use self::destination::{Destination, StoreError};
-use self::paste::Pasted;
+use self::paste::{LongLines, Pasted};
 use super::admin::{AdminAddress, AdminClient};
 use super::config_file::UnknownCredential;
 use super::exit_code::{FAILED, OK};
@@ -86,6 +87,8 @@ enum Failure {
     TimedOut(String),
     #[error("standard input is closed, and this command cannot listen at `redirect_uri`")]
     NoInput,
+    #[error("the login was interrupted by {0}")]
+    Interrupted(&'static str),
     #[error(transparent)]
     NoCode(CallbackError),
     #[error(transparent)]
@@ -143,12 +146,31 @@ pub(super) async fn login(login: Login, environment: &Environment) -> u8 {
     let level = levels::chosen(environment).ok().flatten().unwrap_or_else(|| levels::all(LevelFilter::WARN));
     let warnings = Log { format: LogFormat::Text, level, access: false };
     let _writing = log::start(&warnings, environment);
-    match run(login, &checked.config, environment).await {
+    // A signal must not end the process before the terminal has its settings back, which dropping the login does.
+    let outcome = tokio::select! {
+        outcome = run(login, &checked.config, environment) => outcome,
+        signal = interrupted() => Err(Failure::Interrupted(signal)),
+    };
+    match outcome {
         Ok(()) => OK,
         Err(failure) => {
             output::failure(&failure, failure.help());
             FAILED
         }
+    }
+}
+
+/// Waits for a signal that asks the process to end, and names it.
+async fn interrupted() -> &'static str {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 
@@ -169,16 +191,20 @@ async fn run(login: Login, config: &config::Config, environment: &Environment) -
     };
     let attempt = Arc::new(Attempt::new(credential, callback.redirect_uri.clone(), answerer));
     let url = attempt.url(&authorize_url, credential);
+    let terminal = LongLines::set();
     print_instructions(&url, &callback, name, login.timeout);
     if !login.no_browser {
         browser::open(&url);
     }
     let code = answer(callback, &attempt, login.timeout).await?;
+    drop(terminal);
 
     output::error_line("The browser has returned; requesting tokens.");
     let grant = exchange(credential, &client, &attempt, code, clock).await?;
+    let tenant_before = destination.tenant();
     let place = destination.store(&grant, credential, clock).await?;
     print_result(&grant, credential, &place);
+    print_tenant(grant.tenant().as_deref(), tenant_before.as_deref());
     Ok(())
 }
 
@@ -193,6 +219,13 @@ async fn ask_issuer(
         Some(issuer) => Some(client.metadata(issuer, credential).await.map_err(Failure::Discovery)?),
         None => None,
     };
+    let not_listed =
+        metadata.as_ref().map(|metadata| metadata.not_listed(credential)).unwrap_or_default().join(", ");
+    if !not_listed.is_empty() {
+        output::error_line(format_args!(
+            "warning: the issuer's metadata does not list {not_listed}; bearerd uses the configuration"
+        ));
+    }
     let found = metadata.as_ref().filter(|_| way.authorize_url.issuer().is_some());
     let url = match found {
         Some(metadata) => {
@@ -256,6 +289,18 @@ async fn answer(
                 Some(Pasted::Answer(outcome)) => return outcome.map_err(Failure::NoCode),
             },
         }
+    }
+}
+
+/// Prints the tenant of the new token, and a warning if the previous token names another one.
+fn print_tenant(tenant: Option<&str>, before: Option<&str>) {
+    let Some(tenant) = tenant else { return };
+    output::line(format_args!("  tenant    {tenant}"));
+    if let Some(before) = before.filter(|before| *before != tenant) {
+        output::error_line(format_args!(
+            "warning: the tenant has changed: the previous token is of the tenant {before}.\n  help: if the wrong user \
+             has logged in, log in again as the user for whom the daemon acts"
+        ));
     }
 }
 

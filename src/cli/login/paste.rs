@@ -2,6 +2,10 @@
 
 use std::io::{BufRead, Read};
 
+use rustix::process::getpgrp;
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp, tcsetattr,
+};
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 use url::Url;
@@ -20,6 +24,53 @@ pub(super) enum Pasted {
     Answer(Result<SecretString, CallbackError>),
 }
 
+/// A terminal that passes lines of any length on, until this is dropped. By default a terminal cuts lines after 4,095
+/// bytes (1,023 on macOS), and an address may be longer.
+#[derive(Debug)]
+pub(super) struct LongLines {
+    before: Termios,
+}
+
+impl LongLines {
+    /// Sets the terminal on standard input; `None` if there is no terminal, or if another process group has it.
+    pub(super) fn set() -> Option<Self> {
+        let input = std::io::stdin();
+        let before = tcgetattr(&input).ok()?;
+        // A process in the background would be stopped. An error means that this is another session's terminal.
+        if tcgetpgrp(&input).is_ok_and(|group| group != getpgrp()) {
+            return None;
+        }
+        let mut without_limit = before.clone();
+        without_limit.local_modes.remove(LocalModes::ICANON);
+        without_limit.special_codes[SpecialCodeIndex::VMIN] = 1;
+        without_limit.special_codes[SpecialCodeIndex::VTIME] = 0;
+        tcsetattr(&input, OptionalActions::Now, &without_limit).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for LongLines {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// A line as it was meant: without the characters that the keys Backspace and Ctrl-U delete. A terminal with
+/// [`LongLines`] passes these keys on.
+fn edited(line: &[u8]) -> Vec<u8> {
+    const BACKSPACE: [u8; 2] = [0x08, 0x7f];
+    const KILL: u8 = 0x15;
+    let mut edited = Vec::with_capacity(line.len());
+    for byte in line {
+        match byte {
+            byte if BACKSPACE.contains(byte) => drop(edited.pop()),
+            &KILL => edited.clear(),
+            byte => edited.push(*byte),
+        }
+    }
+    edited
+}
+
 /// The lines of standard input. A read cannot be cancelled, so a thread reads until the process ends.
 pub(super) fn lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(1);
@@ -29,7 +80,7 @@ pub(super) fn lines() -> mpsc::Receiver<String> {
             let mut line = Vec::new();
             let read = input.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
             let is_over = read.is_ok_and(|bytes| bytes == 0) || line.is_empty();
-            let line = String::from_utf8_lossy(&line).into_owned();
+            let line = String::from_utf8_lossy(&edited(&line)).into_owned();
             if is_over || sender.blocking_send(line).is_err() {
                 return;
             }
@@ -69,6 +120,18 @@ mod tests {
         let credential = &config.credentials[0];
         let redirect_uri = credential.login.as_ref().unwrap().redirect_uri.clone();
         Attempt::new(credential, redirect_uri, ExpectedIssuer::default())
+    }
+
+    #[test]
+    fn a_line_is_edited_by_its_keys() {
+        for (typed, meant) in [
+            (&b"http://a\n"[..], &b"http://a\n"[..]),
+            (b"htp\x7ftp\x08\x08\x08ttp\n", b"http\n"),
+            (b"\x7f\x7fa\n", b"a\n"),
+            (b"wrong\x15right\n", b"right\n"),
+        ] {
+            assert_eq!(edited(typed), meant);
+        }
     }
 
     #[test]

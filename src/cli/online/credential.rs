@@ -113,11 +113,12 @@ async fn report_of_refresh_token(
 fn begin(credential: &Credential, client: &TokenClient, took: Duration, is_used: bool) -> Report {
     let mut report = Report::new(format!("credential `{}`", credential.name), took, is_used);
     add_server(&mut report, credential, client);
+    add_not_listed(&mut report, credential, client);
     report.fact("grant", format!("{}, {}", credential.grant_name(), credential.identity.client_auth.name()));
     report
 }
 
-/// Adds the token endpoint, and what the issuer's metadata says about it.
+/// Adds the token endpoint.
 fn add_server(report: &mut Report, credential: &Credential, client: &TokenClient) {
     let by_proxy = if credential.proxy.is_some() { ", a proxy is set" } else { "" };
     let Some(issuer) = credential.token_url.issuer() else {
@@ -126,7 +127,12 @@ fn add_server(report: &mut Report, credential: &Credential, client: &TokenClient
     report.fact("issuer", format!("{}{by_proxy}", issuer.as_str()));
     let Some(metadata) = client.known_metadata() else { return };
     report.fact("token_url", without_query(&metadata.token_endpoint));
-    let not_listed = metadata.not_supported(credential);
+}
+
+/// Adds the credential's methods that the issuer's metadata does not list.
+fn add_not_listed(report: &mut Report, credential: &Credential, client: &TokenClient) {
+    let metadata = client.known_metadata();
+    let not_listed = metadata.map(|metadata| metadata.not_listed(credential)).unwrap_or_default();
     if !not_listed.is_empty() {
         report.warn(
             format!("the issuer's metadata does not list {}", not_listed.join(", ")),

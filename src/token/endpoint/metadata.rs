@@ -134,29 +134,44 @@ impl Metadata {
         endpoint("authorization_endpoint", self.authorization_endpoint.as_deref(), self.may_be_plain)
     }
 
-    /// The credential's methods that the metadata does not list. Metadata without such a list supports every method.
-    pub fn not_supported(&self, credential: &Credential) -> Vec<&'static str> {
-        let lacks = |known: &Option<Vec<String>>, names: &[&str]| {
-            let has = |all: &Vec<String>| names.iter().any(|name| all.iter().any(|one| one == name));
-            known.as_ref().is_some_and(|all| !has(all))
-        };
+    /// The methods of the credential's token requests that the metadata does not list, if the token endpoint comes from the
+    /// metadata. Metadata without a list supports every method. A client without authentication needs no method: many servers
+    /// know public clients and do not list `none`.
+    pub fn not_listed_for_tokens(&self, credential: &Credential) -> Vec<&'static str> {
         let (grant, auth) = (&credential.identity.grant, &credential.identity.client_auth);
-        let is_login = credential.login.is_some();
         let mut lacking = Vec::new();
-        if lacks(&self.grant_types, &[request::grant_type(grant)]) {
+        if credential.token_url.issuer().is_none() {
+            return lacking;
+        }
+        if lacks(self.grant_types.as_deref(), &[request::grant_type(grant)]) {
             lacking.push(grant.name());
         }
-        if is_login && lacks(&self.grant_types, &["authorization_code"]) {
-            lacking.push("authorization_code");
-        }
-        if lacks(&self.client_auths, auth_methods(auth)) {
+        if !matches!(auth, ClientAuth::None) && lacks(self.client_auths.as_deref(), auth_methods(auth)) {
             lacking.push(auth.name());
         }
-        if is_login && lacks(&self.challenge_methods, &["S256"]) {
+        lacking
+    }
+
+    /// The methods of the credential's login, if it has one, and of its token requests that the metadata does not list.
+    pub fn not_listed(&self, credential: &Credential) -> Vec<&'static str> {
+        let mut lacking = self.not_listed_for_tokens(credential);
+        let Some(login) = &credential.login else { return lacking };
+        if login.authorize_url.issuer().is_none() {
+            return lacking;
+        }
+        if lacks(self.grant_types.as_deref(), &["authorization_code"]) {
+            lacking.push("authorization_code");
+        }
+        if lacks(self.challenge_methods.as_deref(), &["S256"]) {
             lacking.push("PKCE with S256");
         }
         lacking
     }
+}
+
+/// Whether a list has none of the names.
+fn lacks(known: Option<&[String]>, names: &[&str]) -> bool {
+    known.is_some_and(|known| !known.iter().any(|one| names.contains(&one.as_str())))
 }
 
 /// A list of strings. Any other value counts as missing: only warnings depend on these lists.
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn unlisted_methods_are_named_and_a_missing_list_refuses_nothing() {
         let lacking = |members: &str, lines: &str| {
-            parse(&format!("{TOKEN}{members}")).unwrap().not_supported(&credential(lines))
+            parse(&format!("{TOKEN}{members}")).unwrap().not_listed(&credential(lines))
         };
         let nothing: [&str; 0] = [];
         assert_eq!(lacking("", ""), nothing);
@@ -305,6 +320,7 @@ mod tests {
                     \"token_endpoint_auth_methods_supported\":[\"client_secret_post\"]";
         assert_eq!(lacking(both, ""), ["client_credentials", "client_secret_basic"]);
         assert_eq!(lacking(both, "client_auth = \"client_secret_post\""), ["client_credentials"]);
+        assert_eq!(lacking(both, "client_auth = \"none\""), ["client_credentials"]);
         for odd in ["7", "\"refresh_token\"", "[7]", "null", "{}"] {
             assert_eq!(lacking(&format!(",\"grant_types_supported\":{odd}"), ""), nothing, "{odd}");
         }
@@ -312,6 +328,30 @@ mod tests {
         let listed = ",\"grant_types_supported\":[\"urn:ietf:params:oauth:grant-type:token-exchange\"]";
         assert_eq!(lacking(listed, exchange), nothing);
         assert_eq!(lacking(listed, ""), ["client_credentials"]);
+    }
+
+    #[test]
+    fn methods_are_named_only_where_an_endpoint_of_the_metadata_needs_them() {
+        let metadata = parse(&format!(
+            "{TOKEN},\"grant_types_supported\":[\"x\"],\"token_endpoint_auth_methods_supported\":[\"x\"],\
+             \"code_challenge_methods_supported\":[\"plain\"]"
+        ))
+        .unwrap();
+        let login = "grant = \"authorization_code\"\nstate_file = \"s\"\n\
+                     state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"";
+        let [token_url, authorize_url] =
+            ["token_url", "authorize_url"].map(|key| format!("\n{key} = \"https://b.test/x\""));
+        let tokens = ["refresh_token", "client_secret_basic"];
+        let of_login = ["authorization_code", "PKCE with S256"];
+        for (lines, for_tokens, all) in [
+            (login.to_owned(), &tokens[..], [tokens, of_login].concat()),
+            (format!("{login}{token_url}"), &[], of_login.to_vec()),
+            (format!("{login}{authorize_url}"), &tokens, tokens.to_vec()),
+        ] {
+            let credential = credential(&lines);
+            assert_eq!(metadata.not_listed_for_tokens(&credential), for_tokens, "{lines}");
+            assert_eq!(metadata.not_listed(&credential), all, "{lines}");
+        }
     }
 
     proptest! {

@@ -153,7 +153,6 @@ impl TokenClient {
         match metadata::discover(&self.http, issuer, credential).await {
             Ok(found) => {
                 let found = Arc::new(found);
-                warnings::of_metadata(known.as_deref(), &found, credential);
                 self.metadata.store(Some(Arc::clone(&found)));
                 Ok(found)
             }
@@ -173,7 +172,10 @@ impl TokenClient {
     ) -> Result<TokenResponse, TokenError> {
         let known = self.known_metadata();
         let metadata = self.metadata(issuer, credential).await?;
-        let is_fresh = known.is_none_or(|known| !Arc::ptr_eq(&known, &metadata));
+        let is_fresh = known.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &metadata));
+        if is_fresh {
+            warnings::of_metadata(known.as_deref(), &metadata, credential);
+        }
         let outcome = self.exchange(metadata.token_endpoint.clone(), request, asked).await;
         let gone = match &outcome {
             Err(

@@ -62,10 +62,11 @@ impl ResponseWarnings {
     }
 }
 
-/// Warns about the credential's methods that the issuer's metadata does not list, if they are others than before.
-pub(crate) fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
-    let not_listed = now.not_supported(credential);
-    let is_new = before.is_none_or(|before| before.not_supported(credential) != not_listed);
+/// Warns about the methods of the credential's token requests that the issuer's metadata does not list, if they are others
+/// than before.
+pub(super) fn of_metadata(before: Option<&Metadata>, now: &Metadata, credential: &Credential) {
+    let not_listed = now.not_listed_for_tokens(credential);
+    let is_new = before.is_none_or(|before| before.not_listed_for_tokens(credential) != not_listed);
     if is_new && !not_listed.is_empty() {
         let not_listed = not_listed.join(", ");
         warn!(credential = credential.name, not_listed, "issuer's metadata does not list what is configured");

@@ -18,6 +18,7 @@ use super::endpoint::redact::redacted;
 use super::endpoint::validate;
 use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
+use super::operator::GrantOrigin;
 use super::rotation;
 use super::state::file::State;
 use crate::clock::{Clock, Moment, wall_clock};
@@ -120,12 +121,11 @@ impl LoginGrant {
         state
     }
 
-    /// The grant as JSON, for a running daemon. The lifetime is the rest of it at the moment `now`.
-    pub fn handed_over(&self, now: Moment) -> SecretString {
-        let mut json = serde_json::json!({
-            "refresh_token": self.refresh_token.expose_secret(),
-            "access_token": self.token.as_str(),
-        });
+    /// The grant as JSON with its origin, for a running daemon. The lifetime is the rest of it at the moment `now`.
+    pub fn handed_over(&self, credential: &Credential, now: Moment) -> SecretString {
+        let mut json = serde_json::json!(GrantOrigin::of(credential));
+        json["refresh_token"] = self.refresh_token.expose_secret().into();
+        json["access_token"] = self.token.as_str().into();
         if let Some(lifetime) = self.lifetime {
             json["expires_in"] = lifetime.saturating_sub(self.token.issued().until(now)).as_secs().into();
         }
@@ -139,6 +139,11 @@ impl LoginGrant {
     pub fn scopes(&self) -> Option<Vec<String>> {
         let scopes = self.scopes.as_ref()?;
         Some(scopes.iter().map(|scope| redacted(scope, &self.secrets)).collect())
+    }
+
+    /// The tenant that the access token names, redacted.
+    pub fn tenant(&self) -> Option<String> {
+        self.token.tenant().map(|tenant| redacted(&tenant, &self.secrets))
     }
 
     /// The access token's lifetime; `None` where the server did not say.

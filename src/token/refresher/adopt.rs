@@ -11,13 +11,21 @@ use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
-use crate::token::operator::{Adopted, NewGrant, NotAdopted};
+use crate::token::operator::{Adopted, GrantOrigin, NewGrant, NotAdopted};
 use crate::token::rotation;
 use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Uses this grant from now on. The age of its access token counts from the moment `received`.
     pub(super) async fn adopt(&mut self, new: NewGrant, received: Moment) -> Result<Adopted, NotAdopted> {
+        // The order may have been given to the refresher of the credential as it was before a reload.
+        if !self.identity.has_refresh_token() {
+            return Err(NotAdopted::OtherGrant);
+        }
+        let accepted = GrantOrigin::of(&self.credential);
+        if new.origin != accepted {
+            return Err(NotAdopted::OtherOrigin(accepted));
+        }
         // A configured refresh token that was changed before this order must not take precedence over the new one.
         self.read_secrets_again().await;
         // A refresh token with an access token beside it comes from the server just now.

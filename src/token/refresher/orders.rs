@@ -10,8 +10,7 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// An operator of this refresher.
     pub fn operator(&self) -> Operator {
-        let grant = self.credential.grant_name();
-        self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
+        self.orders.operator(&self.credential, self.identity.has_refresh_token(), self.clock)
     }
 
     /// Carries out the orders, and chooses the next step. A refresh that may not be made now is refused: an operator must

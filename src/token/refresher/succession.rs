@@ -43,6 +43,12 @@ impl<E: TokenEndpoint> Refresher<E> {
         self
     }
 
+    /// Carries out the orders that operators have given, or will give, to the previous refresher of this credential. Both have
+    /// made no token request since [`Refresher::run_until`] returned, or none at all.
+    pub const fn take_orders_of(&mut self, previous: &mut Self) {
+        std::mem::swap(&mut self.orders, &mut previous.orders);
+    }
+
     /// Starts from this state, before any token request.
     #[must_use]
     pub fn with_state(mut self, durable: DurableState) -> Self {

@@ -23,6 +23,7 @@ pub struct Launch {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     has_input: bool,
+    terminal: Option<PathBuf>,
     descriptors: Option<usize>,
     output_file: Option<PathBuf>,
 }
@@ -36,6 +37,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             has_input: false,
+            terminal: None,
             descriptors: None,
             output_file: None,
         }
@@ -62,6 +64,12 @@ impl Launch {
     /// The test writes the input, with [`Process::type_line`].
     pub const fn with_input(mut self) -> Self {
         self.has_input = true;
+        self
+    }
+
+    /// The input comes from this terminal.
+    pub fn terminal(mut self, path: PathBuf) -> Self {
+        self.terminal = Some(path);
         self
     }
 
@@ -92,7 +100,11 @@ impl Launch {
             .current_dir(&self.folder)
             .env_clear()
             .envs(self.environment.iter().cloned())
-            .stdin(if self.has_input { Stdio::piped() } else { Stdio::null() })
+            .stdin(match &self.terminal {
+                Some(path) => Stdio::from(File::options().read(true).write(true).open(path).unwrap()),
+                None if self.has_input => Stdio::piped(),
+                None => Stdio::null(),
+            })
             .kill_on_drop(true);
         match &self.output_file {
             None => command.stdout(Stdio::piped()).stderr(Stdio::piped()),

@@ -175,13 +175,12 @@ impl World {
 
     /// Starts another command with the daemon's configuration and environment; the test writes its input.
     pub fn command(&self, arguments: &[&str]) -> Process {
-        self.launch.clone().arguments(arguments).with_input().start()
+        self.launch().arguments(arguments).with_input().start()
     }
 
-    /// Starts another command as [`World::command`] does, with this admin address in the place of the configured one.
-    pub fn command_at(&self, admin: &str, arguments: &[&str]) -> Process {
-        let launch = self.launch.clone().variable("BEARERD_ADMIN__LISTEN", admin);
-        launch.arguments(arguments).with_input().start()
+    /// The start of the daemon, for another command with its configuration and environment.
+    pub fn launch(&self) -> Launch {
+        self.launch.clone()
     }
 
     /// Stops the daemon, which must end with 0, and checks the invariants.
