@@ -67,7 +67,7 @@ async fn a_login_gets_a_refresh_token_and_the_scopes_that_it_asks_for() {
     for (request, scope) in [
         (Request::post("/oauth/token", form.as_bytes()), "api:read api:write"),
         (
-            Request::chunked("/oauth/token", &[form[..50].as_bytes(), form[50..].as_bytes()]),
+            Request::chunked("/oauth/token", &[&form.as_bytes()[..50], &form.as_bytes()[50..]]),
             "api:read api:write",
         ),
         (

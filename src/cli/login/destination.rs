@@ -49,7 +49,7 @@ pub(super) enum StoreError {
         "the daemon at {base} accepts no grant of this login: its credential `{credential}` is that of {theirs}, and this \
          configuration's is that of {ours}"
     )]
-    OtherOrigin { base: String, credential: String, theirs: String, ours: GrantOrigin },
+    OtherOrigin { base: String, credential: String, theirs: String, ours: String },
     #[error("the daemon at {base} denied access: {detail}")]
     NotAllowed { base: String, detail: String },
     /// The daemon answers with another error.
@@ -129,7 +129,7 @@ impl Destination {
                     base: base(),
                     credential: name.clone(),
                     theirs: theirs.map_or_else(|| "an unknown client".to_owned(), |one| one.to_string()),
-                    ours,
+                    ours: ours.to_string(),
                 }),
             },
             200 => Err(StoreError::OtherGrant { base: base(), credential: name.clone() }),

@@ -96,7 +96,7 @@ fn check_nonce(
             );
         }
         NonceCheck::Illegible => {
-            warn!(credential, "the ID token is no legible JWT, and its nonce is unchecked")
+            warn!(credential, "the ID token is no legible JWT, and its nonce is unchecked");
         }
         NonceCheck::OtherNonce => return Err(LoginError::OtherNonce),
     }
