@@ -73,8 +73,8 @@ impl Prepared {
 
     /// Logs in with a browser that ends at an address without a listener, and pastes that address.
     async fn log_in(&self, credential: &str, realm: usize, admin: &str) -> String {
-        let arguments = ["login", "--no-browser", "--admin", admin, credential];
-        let mut process = command(&arguments, &self.environment, self.folder.path()).with_input().start();
+        let launch = command(&["login", "--no-browser", credential], &self.environment, self.folder.path());
+        let mut process = launch.variable("BEARERD_ADMIN__LISTEN", admin).with_input().start();
         eventually("an address", async || process.output().contains("Waiting for")).await;
         let output = process.output();
         let address = output.lines().find(|line| line.starts_with("https://")).unwrap();
