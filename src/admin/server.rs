@@ -336,7 +336,7 @@ mod tests {
         let pause = Duration::from_millis(300);
         let router = Router::new().route("/", get(async move || tokio::time::sleep(pause).await));
         let callers = async {
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let (first, second, third) = tokio::join!(ask(address), ask(address), ask(address));
             for answer in [first, second, third] {
                 assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
