@@ -129,10 +129,7 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
 ///
 /// [`NoAdminAccess`] if `$BEARERD_CONFIG` is no path, or the file cannot be read, is not TOML or has no usable `[admin]`. A
 /// command must not use the default address then: another daemon may listen there.
-pub fn admin_access(
-    flag: Option<PathBuf>,
-    environment: &Environment,
-) -> Result<AdminAccess, NoAdminAccess> {
+pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoAdminAccess> {
     let is_named = flag.is_some() || environment.get(VARIABLE).is_some();
     let path = find(flag, environment)?;
     let text = match std::fs::read_to_string(&path) {
