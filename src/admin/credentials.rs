@@ -75,6 +75,8 @@ struct Shown<'a> {
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
 }
 
 /// The body of a response to [`Action::List`].
@@ -205,7 +207,8 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
         takes_grant: operator.takes_grants,
         state: source.state(),
         generation: source.generation().number(),
-        last_error: failure.map(|failure| failure.to_string()),
+        last_error: failure.as_ref().map(ToString::to_string),
+        help: failure.map(|failure| operator.help(&failure)),
     }
 }
 
@@ -234,12 +237,6 @@ async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Res
             "bad_refresh_token",
             "Not a refresh token",
             "A refresh token is one or more printable ASCII characters (RFC 6749, A.17). Nothing has changed.",
-        )),
-        Err(NotAdopted::Refused) => Err(unprocessable(
-            "refresh_token_refused",
-            "Refresh token refused",
-            "The authorization server has refused this refresh token before. Authorize the client again, and hand \
-             over the new refresh token. Nothing has changed.",
         )),
         Err(NotAdopted::Stopping) => Err(stopping()),
     }

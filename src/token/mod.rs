@@ -10,6 +10,7 @@
 //!   requests that wait;
 //! - [`state`]: what outlives the process, in memory and on disk;
 //! - [`endpoint`]: token requests, their responses, and issuers' metadata;
+//! - [`help`]: what a person can do about a failure;
 //! - [`limiter`]: when a token request may be made;
 //! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
 //!
@@ -23,6 +24,7 @@ pub mod error;
 mod fingerprint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod help;
 pub mod jwt;
 pub mod limiter;
 pub mod login;

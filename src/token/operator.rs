@@ -4,6 +4,7 @@
 //! adopted once. A refresh is a [`shared request`](crate::shared_request): a thousand
 //! operators at once cause one token request and share its outcome.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -11,8 +12,11 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access_token::Generation;
+use super::error::TokenError;
+use super::help::help;
 use super::progress::Unavailable;
 use crate::clock::{Clock, Moment};
+use crate::config::Credential;
 use crate::shared_request::{self, NoOutcome, Requester, Responder};
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.
@@ -25,6 +29,8 @@ pub struct Operator {
     pub grant: &'static str,
     /// Whether the credential accepts a grant that is handed over.
     pub takes_grants: bool,
+    /// The credential, for help with its failures.
+    credential: Arc<Credential>,
     grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
@@ -59,9 +65,6 @@ pub enum NotAdopted {
     /// The text cannot be a refresh token (RFC 6749 §A.17).
     #[error("the refresh token is empty, or holds characters other than printable ASCII")]
     Illegal,
-    /// The server has refused this refresh token before.
-    #[error("the authorization server has refused this refresh token")]
-    Refused,
     /// The refresher has ended.
     #[error("the daemon is stopping")]
     Stopping,
@@ -93,6 +96,11 @@ pub enum Refreshed {
 }
 
 impl Operator {
+    /// What a person can do about a failed token request.
+    pub fn help(&self, failure: &TokenError) -> String {
+        help(failure, &self.credential)
+    }
+
     /// Hands over a new grant, and waits until it is adopted, and durable or known not to be.
     ///
     /// # Errors
@@ -113,7 +121,7 @@ impl Operator {
         let (reply, outcome) = oneshot::channel();
         let hand_over = GrantOrder { grant, received: self.clock.now(), reply };
         self.grants.send(hand_over).await.map_err(|_| NotAdopted::Stopping)?;
-        outcome.await.unwrap_or(Err(NotAdopted::Stopping))
+        outcome.await.map_err(|_| NotAdopted::Stopping)
     }
 
     /// Requests another token than the current one, and waits for the outcome.
@@ -136,7 +144,7 @@ pub(super) struct GrantOrder {
     pub(super) grant: NewGrant,
     /// The moment at which the access token's age is zero.
     pub(super) received: Moment,
-    pub(super) reply: oneshot::Sender<Result<Adopted, NotAdopted>>,
+    pub(super) reply: oneshot::Sender<Adopted>,
 }
 
 /// The orders of all operators, as the refresher receives them.
@@ -158,9 +166,15 @@ impl Orders {
     }
 
     /// An operator whose orders arrive here.
-    pub(super) fn operator(&self, grant: &'static str, takes_grants: bool, clock: Clock) -> Operator {
+    pub(super) fn operator(
+        &self,
+        credential: &Arc<Credential>,
+        takes_grants: bool,
+        clock: Clock,
+    ) -> Operator {
         let (grants, refreshes) = (self.sender.clone(), self.refreshes.requester());
-        Operator { grant, takes_grants, grants, refreshes, clock }
+        let (grant, credential) = (credential.grant_name(), Arc::clone(credential));
+        Operator { grant, takes_grants, credential, grants, refreshes, clock }
     }
 
     /// Waits for a new order.

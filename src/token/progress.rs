@@ -108,7 +108,7 @@ impl RefreshProgress {
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
             (_, Some(failure)) => reason_of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
-            (Barrier::Backoff | Barrier::Breaker, None) => Reason::EndpointUnavailable,
+            (Barrier::Backoff | Barrier::Breaker | Barrier::InDoubt, None) => Reason::EndpointUnavailable,
         };
         let is_for_a_person = matches!(
             reason,
@@ -128,6 +128,8 @@ impl RefreshProgress {
 fn reason_of(failure: &TokenError) -> Reason {
     match failure {
         TokenError::Network(_)
+        | TokenError::Unreached(_)
+        | TokenError::RefusedInPassing { .. }
         | TokenError::Discovery(_)
         | TokenError::Server(_)
         | TokenError::Unavailable { .. }

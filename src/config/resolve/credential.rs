@@ -72,6 +72,7 @@ impl Resolver<'_> {
         let parameters = self.token_parameters(&mut file);
         let help = "write one scope per entry, without spaces, quotes or backslashes";
         let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
+        let refresh_timeout = duration(file.timeout.clone(), 60);
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
         let help = "write a whole path, such as \"/oauth/token\": no `*`, query, `%`, `..` or empty segment";
         let is_path = |path: &str| plain_path(path).is_some();
@@ -90,6 +91,7 @@ impl Resolver<'_> {
             refresh_margin: duration(file.refresh_margin, 300),
             default_lifetime: self.positive(file.default_lifetime, 300),
             timeout: self.positive(file.timeout, 10),
+            refresh_timeout,
             connect_timeout: self.positive(file.connect_timeout, 3),
             quota: self.quota(file.quota),
             retry_after_max: self.positive(file.retry_after_max, 15 * 60),

@@ -125,7 +125,7 @@ mod tests {
     use crate::config::fixture;
     use crate::token::access_token::Generation;
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
-    use crate::token::state::file::RefusedTokenHash;
+    use crate::token::state::file::RefreshTokenHash;
 
     fn credential() -> Credential {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
@@ -149,7 +149,7 @@ mod tests {
     fn a_login_resets_the_old_grants_failures_and_keeps_the_servers_wait() {
         let clock = Clock::system();
         let now = clock.now();
-        let refused = ["old", "older"].map(|token| RefusedTokenHash::of(&SecretString::from(token)));
+        let refused = ["old", "older"].map(|token| RefreshTokenHash::of(&SecretString::from(token)));
         let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
         let before = |by| State {
             rotations: 5,

@@ -11,18 +11,14 @@ use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
-use crate::token::operator::{Adopted, NewGrant, NotAdopted};
+use crate::token::operator::{Adopted, NewGrant};
 use crate::token::rotation;
 
 impl<E: TokenEndpoint> Refresher<E> {
     /// Uses this grant from now on. The age of its access token counts from the moment `received`.
-    pub(super) async fn adopt(&mut self, new: NewGrant, received: Moment) -> Result<Adopted, NotAdopted> {
+    pub(super) async fn adopt(&mut self, new: NewGrant, received: Moment) -> Adopted {
         // A configured refresh token that was changed before this order must not take precedence over the new one.
         self.read_secrets_again().await;
-        // A refresh token with an access token beside it comes from the server just now.
-        if new.access_token.is_none() && rotation::is_refused(self.durable.state(), &new.refresh_token) {
-            return Err(NotAdopted::Refused);
-        }
         let now = self.clock.now();
         let (token, flaw) = match self.token_of(&new, received).transpose() {
             Ok(token) => (token, None),
@@ -51,7 +47,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.unchanged_until = None;
         });
         self.trail.authorized(issued, is_durable, flaw.as_ref().map(|flaw| flaw as _));
-        Ok(Adopted { is_durable })
+        Adopted { is_durable }
     }
 
     /// The access token of the grant, checked as that of a response is; `None` without one, or if it has ended.

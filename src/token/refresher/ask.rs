@@ -29,7 +29,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         let client = self.secrets.identity(self.identity.value());
         let identity = choice.identity(&client).unwrap_or(client);
         // The request counts against the quota before it is made: a process that dies during the request has made it.
-        self.durable.save_unless_replaced(self.state_before_request()).await;
+        // So is a request that spends a refresh token recorded before it is made.
+        let mut state = self.state_before_request();
+        choice.is_sent(&mut state);
+        self.durable.save_unless_replaced(state).await;
         let sent = self.clock.now();
         let current = self.store.latest();
         let held = current.as_deref().map(|token| {
@@ -52,9 +55,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             Ok((Err(error), new)) => {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
-                if choice.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state) {
-                    self.durable.save(state).await;
-                }
+                choice.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state);
+                self.durable.save(state).await;
                 self.failed(error, GrantChoice::Configured, latency).await;
             }
             Err(error) => self.failed(error, choice, latency).await,

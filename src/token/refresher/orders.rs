@@ -10,8 +10,7 @@ use crate::token::operator::{Operator, Refreshed};
 impl<E: TokenEndpoint> Refresher<E> {
     /// An operator of this refresher.
     pub fn operator(&self) -> Operator {
-        let grant = self.credential.grant_name();
-        self.orders.operator(grant, self.identity.has_refresh_token(), self.clock)
+        self.orders.operator(&self.credential, self.identity.has_refresh_token(), self.clock)
     }
 
     /// Carries out the orders, and chooses the next step. A refresh that may not be made now is refused: an operator must
@@ -19,20 +18,23 @@ impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn carry_out_orders(&mut self) -> NextAction {
         self.answer_finished_request();
         while let Some(order) = self.orders.take_grant() {
-            let outcome = self.adopt(order.grant, order.received).await;
-            let _ = order.reply.send(outcome);
+            let adopted = self.adopt(order.grant, order.received).await;
+            let _ = order.reply.send(adopted);
         }
         if self.orders.refreshes.notices_request() {
             if self.obstacle.is_some() {
                 self.read_secrets_again().await;
                 self.take_state_from_disk().await;
             }
-            // The operator may have corrected the cause of the rejection.
-            self.limiter.release_latch();
+            self.is_ordered = true;
         }
         let step = self.next_step();
         if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());
+            if std::mem::take(&mut self.is_ordered) {
+                // Without the order, another barrier may hold.
+                return self.next_step();
+            }
         }
         step
     }
@@ -41,6 +43,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn answer_finished_request(&mut self) {
         let progress = self.progress.borrow().clone();
         let has_ended = std::mem::replace(&mut self.finished, progress.finished) < progress.finished;
+        if has_ended {
+            self.is_ordered = false;
+        }
         if has_ended && self.orders.refreshes.is_requested() {
             let is_same = progress.unchanged_until.is_some();
             self.orders.refreshes.respond(match progress.failure {

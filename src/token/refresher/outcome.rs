@@ -68,15 +68,25 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
+        if !error.refuses_grant() && !error.is_without_answer() {
+            let mut state = self.durable.state().clone();
+            choice.is_put_back(&mut state);
+            self.durable.keep(state);
+        }
         if error.refuses_client() && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
         match choice {
             GrantChoice::RefreshToken(in_use) if error.refuses_grant() => {
-                self.refused(&in_use.token, error.to_string()).await;
-                match self.choose_grant() {
-                    Err(obstacle) => error = obstacle,
-                    Ok(_) => return self.follow_up(latency),
+                let again_in = self.refused(&in_use, &error).await;
+                self.is_ordered = false;
+                match (self.choose_grant(), again_in) {
+                    (Err(obstacle), _) => error = obstacle,
+                    (Ok(GrantChoice::RefreshToken(next)), Some(again_in)) if next.is(&in_use) => {
+                        self.due = self.due.min(self.clock.now() + again_in);
+                        error = TokenError::RefusedInPassing { why: error.to_string(), again_in };
+                    }
+                    (Ok(_), _) => return self.follow_up(latency),
                 }
             }
             GrantChoice::Fallback { why } if error.refuses_grant() => {
@@ -86,6 +96,10 @@ impl<E: TokenEndpoint> Refresher<E> {
                 };
                 let both = format!("{why}; the fallback was refused too: {error}");
                 error = TokenError::ReauthorizationRequired(both);
+            }
+            // The server may have replaced the refresh token: soon, some servers still accept the old one.
+            GrantChoice::RefreshToken(_) if error.is_without_answer() => {
+                self.due = self.due.min(self.clock.now());
             }
             GrantChoice::RefreshToken(_) | GrantChoice::Fallback { .. } | GrantChoice::Configured => {}
         }
@@ -97,6 +111,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let now = self.clock.now();
         // Any other failure leaves a changed request unanswered: after a restart the refresher makes that request at once.
         let is_rejected = error.class() == FailureClass::Rejected;
+        let is_answered = is_rejected || matches!(error, TokenError::RefusedInPassing { .. });
         self.trail.refresh_failed(
             &audit::Failure {
                 outcome: error.outcome(),
@@ -113,7 +128,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
-        let state = if is_rejected { self.state_to_save() } else { self.state_before_request() };
+        let state = if is_answered { self.state_to_save() } else { self.state_before_request() };
         self.durable.save(state).await;
     }
 

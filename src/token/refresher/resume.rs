@@ -1,10 +1,11 @@
 //! Continuing from the state: at the start, and later where a person has put another state on disk.
 
-use secrecy::SecretString;
+use std::time::Duration;
 
 use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::rotation;
+use crate::token::error::TokenError;
+use crate::token::rotation::{self, RefreshTokenInUse};
 use crate::token::state::file::State;
 
 impl<E: TokenEndpoint> Refresher<E> {
@@ -31,21 +32,29 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
     }
 
-    /// Adopts the refresh token on disk, if a person has put another there.
-    pub(super) async fn take_state_from_disk(&mut self) {
+    /// Adopts the refresh token on disk, if a person has put another there. Answers whether that is so.
+    pub(super) async fn take_state_from_disk(&mut self) -> bool {
         let mut state = self.durable.state().clone();
-        if self.take_from_disk_into(&mut state).await {
+        let is_taken = self.take_from_disk_into(&mut state).await;
+        if is_taken {
             self.durable.save(state).await;
         }
+        is_taken
     }
 
-    /// Records that the server refuses this refresh token, and looks for another on disk.
-    pub(super) async fn refused(&mut self, token: &SecretString, why: String) {
+    /// Records that the server refuses this refresh token, and looks for another on disk. Answers the wait before the
+    /// same refresh token is sent again; `None` if the token is condemned.
+    pub(super) async fn refused(
+        &mut self,
+        in_use: &RefreshTokenInUse,
+        error: &TokenError,
+    ) -> Option<Duration> {
         let mut state = self.durable.state().clone();
-        self.rotation.refuse(&mut state, token, why);
+        let again_in = self.rotation.refused(&mut state, in_use, error, self.is_ordered);
         // Before the save, which overwrites the file.
         self.take_from_disk_into(&mut state).await;
         self.durable.save(state).await;
+        again_in
     }
 
     async fn take_from_disk_into(&mut self, state: &mut State) -> bool {

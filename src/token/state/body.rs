@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
 use super::error::StateRefusal;
-use super::record::{ClearPart, ClientSecretHash, Lineage, RefusedTokenHash, State};
+use super::record::{ClearPart, ClientSecretHash, Doubt, Lineage, RefreshTokenHash, State};
 use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
@@ -43,10 +43,19 @@ pub(super) struct SealedBody {
     refresh_token: Option<Base64Secret>,
     fallback: Option<[u8; 32]>,
     refused: Vec<[u8; 32]>,
+    doubt: Option<WrittenDoubt>,
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
     request: Option<[u8; 32]>,
     client_secret: Option<[u8; 32]>,
+}
+
+/// A [`Doubt`].
+#[derive(Serialize, Deserialize)]
+struct WrittenDoubt {
+    token: [u8; 32],
+    is_unanswered: bool,
+    refusals: u32,
 }
 
 /// A [`ClearPart`], with nanoseconds after the write in the place of moments.
@@ -75,6 +84,7 @@ enum WrittenBarrier {
     RetryAfter,
     Backoff,
     Breaker,
+    InDoubt,
     Latch,
 }
 
@@ -111,6 +121,11 @@ impl SealedBody {
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Base64Secret),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
+            doubt: state.doubt.map(|Doubt { token, is_unanswered, refusals }| WrittenDoubt {
+                token: *token.as_bytes(),
+                is_unanswered,
+                refusals,
+            }),
             fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
             identity: state.identity.map(|identity| *identity.as_bytes()),
             request: state.request.map(|request| *request.as_bytes()),
@@ -127,7 +142,12 @@ impl SealedBody {
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
-            refused: self.refused.into_iter().map(RefusedTokenHash::from_bytes).collect(),
+            refused: self.refused.into_iter().map(RefreshTokenHash::from_bytes).collect(),
+            doubt: self.doubt.map(|WrittenDoubt { token, is_unanswered, refusals }| Doubt {
+                token: RefreshTokenHash::from_bytes(token),
+                is_unanswered,
+                refusals,
+            }),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
@@ -258,7 +278,12 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
-            refused: vec![RefusedTokenHash::from_bytes([255; 32]); 16],
+            refused: vec![RefreshTokenHash::from_bytes([255; 32]); 16],
+            doubt: Some(Doubt {
+                token: RefreshTokenHash::from_bytes([255; 32]),
+                is_unanswered: false,
+                refusals: u32::MAX,
+            }),
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),

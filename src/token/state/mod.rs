@@ -207,7 +207,7 @@ impl DurableState {
     ///
     /// A write that has begun continues.
     pub async fn save(&mut self, state: State) {
-        self.replace(state);
+        self.keep(state);
         self.write().await;
     }
 
@@ -218,11 +218,12 @@ impl DurableState {
     ///
     /// A write that has begun continues.
     pub async fn save_unless_replaced(&mut self, state: State) {
-        self.replace(state);
+        self.keep(state);
         self.write_if(|file| !file.is_replaced()).await;
     }
 
-    fn replace(&mut self, state: State) {
+    /// Replaces the state in memory alone; the next save writes it.
+    pub fn keep(&mut self, state: State) {
         self.state = state;
         self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
     }
@@ -425,7 +426,7 @@ mod tests {
     use futures_util::FutureExt;
     use secrecy::SecretString;
 
-    use super::file::RefusedTokenHash;
+    use super::file::RefreshTokenHash;
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
@@ -584,8 +585,8 @@ mod tests {
     #[test]
     fn a_state_of_another_account_is_discarded_unless_its_refresh_token_may_still_work() {
         let token = || Some(SecretString::from("r"));
-        let refused = vec![RefusedTokenHash::of(&token().unwrap())];
-        let other = vec![RefusedTokenHash::of(&SecretString::from("s"))];
+        let refused = vec![RefreshTokenHash::of(&token().unwrap())];
+        let other = vec![RefreshTokenHash::of(&SecretString::from("s"))];
         for (kept, is_refused) in [
             (State::default(), false),
             (State { refresh_token: token(), refused, ..State::default() }, false),

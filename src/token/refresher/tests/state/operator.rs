@@ -126,19 +126,67 @@ async fn a_refresher_that_waits_for_a_person_continues_with_the_new_grant() {
     let dead = source.wait(WITHIN).await.unwrap_err();
     assert_eq!(dead.reason, Reason::ReauthorizationRequired);
 
-    // A refresh that an operator requests sends no refused token again.
-    let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(
-        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
-        "{told:?}"
-    );
-    assert_eq!(operator.hand_over(handed_over("first", None)).await, Err(NotAdopted::Refused));
     assert!(source.current().is_none());
     assert_eq!(server.asked(), ["first"]);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
     assert!(source.wait(SOON).await.is_ok());
     assert_eq!(server.asked(), ["first", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_to_refresh_sends_a_refused_refresh_token_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Err(invalid_grant())]);
+    let (source, operator, task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(WITHIN).await.unwrap_err();
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(
+        matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ReauthorizationRequired),
+        "{told:?}"
+    );
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(server.asked(), ["first"; 2], "only on the order");
+    assert_eq!(source.wait(SOON).await.unwrap_err().reason, Reason::ReauthorizationRequired);
+
+    // The provider has enabled the grant again.
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(matches!(&told, Refreshed::New { .. }), "{told:?}");
+    assert!(on_disk(folder.path()).refused.is_empty());
+    end(task).await;
+    let (source, _operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(source.current().is_some());
+    assert!(server.asked().iter().all(|asked| asked == "first"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_the_refused_refresh_token_does_not_meet_ends_with_the_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Ok(grant_for_an_hour("a")), Err(invalid_grant())]);
+    let credential = configured_with(folder.path(), "first", "fallback = \"client_credentials\"");
+    let (source, operator, _task) = operated(server.clone(), &credential);
+    source.wait(WITHIN).await.unwrap();
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+
+    assert!(matches!(&told, Refreshed::New { .. }), "{told:?}");
+    assert_eq!(server.asked(), ["first", "client_credentials", "first", "client_credentials"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_that_is_handed_over_is_sent_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Err(invalid_grant())]);
+    let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(WITHIN).await.unwrap_err();
+
+    assert_eq!(operator.hand_over(handed_over("first", None)).await, DURABLE);
+    assert_eq!(source.wait(WITHIN).await.unwrap_err().reason, Reason::ReauthorizationRequired);
+    assert_eq!(operator.hand_over(handed_over("first", None)).await, DURABLE);
+    assert!(source.wait(WITHIN).await.is_ok());
+    assert_eq!(server.asked(), ["first"; 3]);
 }
 
 #[tokio::test(start_paused = true)]
