@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -14,6 +14,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::access::Access;
@@ -73,6 +74,8 @@ struct Shown<'a> {
     takes_grant: bool,
     state: &'static str,
     generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token_expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,9 +210,16 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
         takes_grant: operator.takes_grants,
         state: source.state(),
         generation: source.generation().number(),
+        refresh_token_expires_at: source.refresh_token_expires().and_then(date),
         last_error: failure.as_ref().map(ToString::to_string),
         help: failure.map(|failure| operator.help(&failure)),
     }
+}
+
+/// A moment by RFC 3339, to the second; `None` after the year 9999.
+fn date(moment: SystemTime) -> Option<String> {
+    let moment = Timestamp::try_from(moment).ok()?;
+    Timestamp::from_second(moment.as_second()).ok().map(|second| second.to_string())
 }
 
 async fn adopt(name: &str, operator: &Operator, head: &Parts, body: Body) -> Result<Response, Problem> {

@@ -26,6 +26,7 @@ struct HandedOver {
     access_token: Option<String>,
     expires_in: Option<u64>,
     scope: Option<String>,
+    refresh_expires_in: Option<u64>,
 }
 
 /// The body of a request that needs no content.
@@ -41,14 +42,16 @@ struct NoContent {}
 pub(super) async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem> {
     let bytes = read(body).await?;
     check_type(&head.headers)?;
-    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` (whole \
-                    seconds) and `scope`, each once and nothing else";
-    let HandedOver { refresh_token, access_token, expires_in, scope } = parse(&bytes, expected)?;
+    let expected = "one JSON object with `refresh_token` and optionally `access_token`, `expires_in` and \
+                    `refresh_expires_in` (whole seconds) and `scope`, each once and nothing else";
+    let HandedOver { refresh_token, access_token, expires_in, scope, refresh_expires_in } =
+        parse(&bytes, expected)?;
     Ok(NewGrant {
         refresh_token: refresh_token.into(),
         access_token: access_token.map(Into::into),
         lifetime: expires_in.map(Duration::from_secs),
         scopes: scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect()),
+        refresh_lifetime: refresh_expires_in.map(Duration::from_secs),
     })
 }
 
@@ -139,11 +142,12 @@ mod tests {
         assert_eq!(grant.refresh_token.expose_secret(), "r");
         assert!(grant.access_token.is_none() && grant.lifetime.is_none() && grant.scopes.is_none());
 
-        let all = r#" {"refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b"} "#;
+        let all = r#" {"refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b","refresh_expires_in":7} "#;
         let grant = read_as("APPLICATION/JSON", all).await.unwrap();
         assert_eq!(grant.access_token.unwrap().expose_secret(), "a");
         assert_eq!(grant.lifetime, Some(Duration::from_secs(3599)));
         assert_eq!(grant.scopes.unwrap(), ["a", "b"]);
+        assert_eq!(grant.refresh_lifetime, Some(Duration::from_secs(7)));
     }
 
     #[tokio::test]

@@ -85,6 +85,7 @@ impl TokenEndpoint for Endpoint {
             scopes: None,
             server_time: None,
             refresh_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -12,7 +12,8 @@
 //! - [`endpoint`]: token requests, their responses, and issuers' metadata;
 //! - [`help`]: what a person can do about a failure;
 //! - [`limiter`]: when a token request may be made;
-//! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
+//! - [`error`], [`store`], [`access_token`], `refresh_token_end`, [`jwt`] and `fingerprint`: failures, the current token, and
+//!   tokens themselves.
 //!
 //! A request reads the [`store`] without a lock, and waits for the refresher only if no token is usable.
 
@@ -30,6 +31,7 @@ pub mod limiter;
 pub mod login;
 mod operator;
 mod progress;
+mod refresh_token_end;
 pub mod refresher;
 mod rotation;
 mod source;

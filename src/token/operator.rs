@@ -47,6 +47,8 @@ pub struct NewGrant {
     pub lifetime: Option<Duration>,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
+    /// The rest of the refresh token's lifetime; zero where it never ends, and `None` where the server did not say.
+    pub refresh_lifetime: Option<Duration>,
 }
 
 /// A grant that was adopted.

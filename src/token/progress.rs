@@ -23,6 +23,8 @@ pub(super) struct RefreshProgress {
     pub(super) blocked: Option<Blocked>,
     /// Until when no refresh is made, because the server has issued the current token again.
     pub(super) unchanged_until: Option<Moment>,
+    /// When the refresh token ends, if that is known.
+    pub(super) refresh_token_end: Option<Moment>,
 }
 
 /// No usable token: why, and when one may be available.

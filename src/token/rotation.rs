@@ -10,7 +10,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::error::TokenError;
+use super::refresh_token_end::RefreshTokenEnd;
 use super::state::file::{Doubt, Lineage, RefreshTokenHash, State};
+use crate::clock::Moment;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Identity, IdentityDigest};
 
@@ -55,6 +57,19 @@ pub(super) struct RefreshTokenInUse {
     rotations: u64,
     /// What became of earlier requests with the token, while that is open.
     doubt: Option<Doubt>,
+    /// When the token ends, if that is known.
+    end: Option<RefreshTokenEnd>,
+}
+
+/// What a response says of the refresh token to use from now on.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// The new refresh token; `None` keeps the one that was sent (RFC 6749 §6).
+    pub token: Option<SecretString>,
+    /// Its lifetime; see [`TokenResponse::refresh_lifetime`](super::TokenResponse::refresh_lifetime).
+    pub lifetime: Option<Duration>,
+    /// When the request was sent.
+    pub sent: Moment,
 }
 
 impl Rotation {
@@ -103,18 +118,19 @@ impl Rotation {
         let Grant::RefreshToken(configured) = &identity.grant else {
             return Ok(None);
         };
-        let begun = configured.as_ref().map(|token| (token, Some(Lineage::of(token)), None, 0));
+        let begun = configured.as_ref().map(|token| (token, Some(Lineage::of(token)), None, 0, None));
         let begun =
             begun.filter(|(_, lineage, ..)| state.refresh_token.is_none() || *lineage != state.lineage);
         let kept = state.refresh_token.as_ref();
-        let kept = kept.map(|token| (token, state.lineage, state.fallback, state.rotations));
+        let kept = kept
+            .map(|token| (token, state.lineage, state.fallback, state.rotations, state.refresh_token_end));
         let all: Vec<_> = begun.into_iter().chain(kept).collect();
         if all.is_empty() {
             let why = "there is no refresh token, neither in the configuration nor in the state";
             return Err(TokenError::ReauthorizationRequired(format!("{why}{}", self.remedy)));
         }
         let accepted = all.iter().find(|(token, ..)| !is_refused(state, token));
-        let Some(&(token, lineage, fallback, rotations)) =
+        let Some(&(token, lineage, fallback, rotations, end)) =
             accepted.or_else(|| all.first().filter(|_| is_ordered))
         else {
             let before = "the server refused the refresh token before the last restart";
@@ -125,7 +141,7 @@ impl Rotation {
             return Err(TokenError::RotationLimit(rotations));
         }
         let doubt = state.doubt.filter(|doubt| doubt.token == RefreshTokenHash::of(token));
-        Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, fallback, rotations, doubt }))
+        Ok(Some(RefreshTokenInUse { token: token.clone(), lineage, fallback, rotations, doubt, end }))
     }
 
     /// Records that the server refuses this refresh token. Answers the wait before the token is sent again; `None` if the
@@ -155,6 +171,9 @@ impl Rotation {
         }
         self.why = error.to_string();
         state.doubt = None;
+        if state.refresh_token.as_ref().is_some_and(|kept| is_same(kept, &in_use.token)) {
+            state.refresh_token_end = None;
+        }
         if !is_condemned {
             if state.refused.len() >= MAX_REFUSED_TOKENS {
                 state.refused.remove(0);
@@ -208,18 +227,18 @@ impl GrantChoice {
     /// Records the refresh token of a successful response in the state. Answers whether it has changed.
     pub(super) fn answered(
         self,
-        new: Option<&SecretString>,
+        new: Renewal,
         credential: &Credential,
         configured: &Identity<SecretString>,
         state: &mut State,
     ) -> bool {
         match (self, new) {
-            (Self::Configured, _) | (Self::Fallback { .. }, None) => false,
+            (Self::Configured, _) | (Self::Fallback { .. }, Renewal { token: None, .. }) => false,
             (Self::RefreshToken(in_use), new) => in_use.answered(new, state),
             // The server has refused this token before, and the fallback's response does not change that.
-            (Self::Fallback { .. }, Some(new)) if is_refused(state, new) => false,
-            (Self::Fallback { .. }, Some(new)) => {
-                adopt(state, new.clone(), configured);
+            (Self::Fallback { .. }, Renewal { token: Some(new), .. }) if is_refused(state, &new) => false,
+            (Self::Fallback { .. }, Renewal { token: Some(new), lifetime, sent }) => {
+                adopt(state, new, RefreshTokenEnd::first(lifetime, sent), configured);
                 state.fallback = credential.fallback_identity();
                 true
             }
@@ -239,15 +258,15 @@ impl RefreshTokenInUse {
     }
 
     /// Records the new refresh token, or without one the present token again. Answers whether the token was rotated.
-    fn answered(self, new: Option<&SecretString>, state: &mut State) -> bool {
-        let is_replaced = new.is_some_and(|new| !is_same(new, &self.token));
+    fn answered(self, new: Renewal, state: &mut State) -> bool {
+        let is_replaced = new.token.as_ref().is_some_and(|new| !is_same(new, &self.token));
+        state.refresh_token_end = RefreshTokenEnd::next(self.end, new.lifetime, is_replaced, new.sent);
         state.rotations = self.rotations + u64::from(is_replaced);
         (state.lineage, state.fallback) = (self.lineage, self.fallback);
         forgive(state, &self.token);
-        if let Some(new) = new {
-            forgive(state, new);
-        }
-        state.refresh_token = Some(new.cloned().unwrap_or(self.token));
+        let token = new.token.unwrap_or(self.token);
+        forgive(state, &token);
+        state.refresh_token = Some(token);
         is_replaced
     }
 }
@@ -265,14 +284,20 @@ pub(super) fn take_up(state: &mut State, found: State, identity: &Identity<Secre
     state.lineage = lineage(identity).or(found.lineage);
     state.fallback = found.fallback;
     state.rotations = found.rotations;
+    state.refresh_token_end = found.refresh_token_end;
     true
 }
 
 /// Starts a new chain with this refresh token, which the server has just issued and which therefore counts as refused no
 /// longer. The lineage becomes that of the configured token, which therefore does not take precedence.
-pub(super) fn adopt(state: &mut State, token: SecretString, identity: &Identity<SecretString>) {
+pub(super) fn adopt(
+    state: &mut State,
+    token: SecretString,
+    end: Option<RefreshTokenEnd>,
+    identity: &Identity<SecretString>,
+) {
     forgive(state, &token);
-    state.refresh_token = Some(token);
+    (state.refresh_token, state.refresh_token_end) = (Some(token), end);
     (state.lineage, state.fallback) = (lineage(identity), None);
     state.rotations = 0;
 }

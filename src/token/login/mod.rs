@@ -17,6 +17,7 @@ use super::endpoint::redact::redacted;
 use super::endpoint::validate;
 use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
+use super::refresh_token_end::RefreshTokenEnd;
 use super::rotation;
 use super::state::file::State;
 use crate::clock::{Clock, Moment, wall_clock};
@@ -26,6 +27,8 @@ use crate::config::{Credential, Identity};
 #[derive(Debug)]
 pub struct LoginGrant {
     refresh_token: SecretString,
+    /// The refresh token's lifetime; zero where it never ends, and `None` where the server did not say.
+    refresh_lifetime: Option<Duration>,
     token: AccessToken,
     /// The access token's lifetime; `None` where the server did not say.
     lifetime: Option<Duration>,
@@ -68,10 +71,12 @@ pub async fn exchange<E: TokenEndpoint>(
     let token = validate::first_token(&response, credential, sent, now)?;
     let lifetime = validate::lifetime(&response, credential, now)?.filter(|lifetime| !lifetime.is_zero());
     ResponseWarnings::default().of_grant(&response, credential, now);
+    let refresh_lifetime = response.refresh_lifetime;
     let refresh_token = response.refresh_token.ok_or(LoginError::NoRefreshToken)?;
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), SecretString::from(response.access_token)]);
-    Ok(LoginGrant { refresh_token, token, lifetime, scopes: response.scopes, secrets, client_secrets })
+    let scopes = response.scopes;
+    Ok(LoginGrant { refresh_token, refresh_lifetime, token, lifetime, scopes, secrets, client_secrets })
 }
 
 impl LoginGrant {
@@ -88,7 +93,8 @@ impl LoginGrant {
             ..before.clone()
         };
         self.client_secrets.remember(&mut state);
-        rotation::adopt(&mut state, self.refresh_token.clone(), &identity);
+        let end = RefreshTokenEnd::first(self.refresh_lifetime, self.token.issued());
+        rotation::adopt(&mut state, self.refresh_token.clone(), end, &identity);
         state
     }
 
@@ -98,8 +104,12 @@ impl LoginGrant {
             "refresh_token": self.refresh_token.expose_secret(),
             "access_token": self.token.as_str(),
         });
+        let left = |lifetime: Duration| lifetime.saturating_sub(self.token.issued().until(now)).as_secs();
         if let Some(lifetime) = self.lifetime {
-            json["expires_in"] = lifetime.saturating_sub(self.token.issued().until(now)).as_secs().into();
+            json["expires_in"] = left(lifetime).into();
+        }
+        if let Some(lifetime) = self.refresh_lifetime.filter(|lifetime| !lifetime.is_zero()) {
+            json["refresh_expires_in"] = left(lifetime).max(1).into();
         }
         if let Some(scopes) = &self.scopes {
             json["scope"] = scopes.join(" ").into();
@@ -136,6 +146,7 @@ mod tests {
     fn brought(refresh_token: &str, now: Moment) -> LoginGrant {
         LoginGrant {
             refresh_token: SecretString::from(refresh_token),
+            refresh_lifetime: Some(Duration::from_mins(30)),
             lifetime: None,
             scopes: None,
             secrets: Vec::new(),
@@ -173,6 +184,7 @@ mod tests {
             (0, 0, 0)
         );
         assert_eq!(throttled.refused, refused);
+        assert_eq!(throttled.refresh_token_end.unwrap().at, now + Duration::from_mins(30));
         for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
             assert_eq!(state(by, "new").limiter.blocked, None);
         }

@@ -12,6 +12,7 @@ use crate::token::endpoint::TokenEndpoint;
 use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, NewGrant};
+use crate::token::refresh_token_end::RefreshTokenEnd;
 use crate::token::rotation;
 
 impl<E: TokenEndpoint> Refresher<E> {
@@ -29,13 +30,14 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter.authorized();
         self.same_token = 0;
         self.no_forced_before = Moment::default();
-        self.due = token.as_ref().map_or(now, |token| self.planned(token));
+        let end = RefreshTokenEnd::first(new.refresh_lifetime, received);
+        self.due = token.as_ref().map_or(now, |token| self.planned(token, end));
         let issued = token.as_ref().map(|token| self.issued(token, now));
         let mut state = self.state_to_save();
-        rotation::adopt(&mut state, new.refresh_token, self.identity.value());
+        rotation::adopt(&mut state, new.refresh_token, end, self.identity.value());
         state.generation = token.as_ref().map_or(state.generation, AccessToken::generation);
         state.access_token.clone_from(&token);
-        self.durable.save(state).await;
+        self.durable.overwrite(state).await;
         let is_durable = self.durable.is_durable();
         let blocked = self.limiter.blocked().filter(|blocked| token.is_none() && now < blocked.until);
         if let Some(token) = token {
@@ -62,6 +64,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             scopes: new.scopes.clone(),
             server_time: None,
             refresh_token: None,
+            refresh_lifetime: None,
             flaw: None,
         };
         Some(self.accept(&response, received))

@@ -10,7 +10,7 @@ use super::Refresher;
 use crate::config::Secret;
 use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
-use crate::token::rotation::GrantChoice;
+use crate::token::rotation::{GrantChoice, Renewal};
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn ask(&mut self) {
@@ -49,13 +49,16 @@ impl<E: TokenEndpoint> Refresher<E> {
         let latency = sent.until(self.clock.now());
         // An upstream may have rejected the token during the request, which is about to replace it.
         self.notices_rejection();
-        let answered = outcome.map(|response| (self.accept(&response, sent), response.refresh_token));
+        let answered = outcome.map(|response| {
+            let accepted = self.accept(&response, sent);
+            (accepted, Renewal { token: response.refresh_token, lifetime: response.refresh_lifetime, sent })
+        });
         match answered {
-            Ok((Ok(token), new)) => self.succeeded(token, choice, new.as_ref(), latency).await,
+            Ok((Ok(token), new)) => self.succeeded(token, choice, new, latency).await,
             Ok((Err(error), new)) => {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
-                choice.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state);
+                choice.answered(new, &self.credential, self.identity.value(), &mut state);
                 self.durable.save(state).await;
                 self.failed(error, GrantChoice::Configured, latency).await;
             }

@@ -95,6 +95,8 @@ pub struct Refresher<E> {
     is_on_fallback: bool,
     /// Whether the next request is an operator's order, which few barriers hold up.
     is_ordered: bool,
+    /// The end of a refresh token that was warned of last.
+    warned_of_end: Option<Moment>,
     /// Why no request is made until a person acts, if so.
     obstacle: Option<TokenError>,
     /// When to read the state on disk again, while only another refresh token there can help.
@@ -144,6 +146,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             follows_up: false,
             is_on_fallback: false,
             is_ordered: false,
+            warned_of_end: None,
             obstacle: None,
             look_at_state: clock.now(),
             credential,

@@ -17,6 +17,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// not be surprised by it later.
     pub(super) async fn carry_out_orders(&mut self) -> NextAction {
         self.answer_finished_request();
+        self.take_left_state().await;
         while let Some(order) = self.orders.take_grant() {
             let adopted = self.adopt(order.grant, order.received).await;
             let _ = order.reply.send(adopted);
@@ -28,6 +29,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             }
             self.is_ordered = true;
         }
+        self.watch_end_of_refresh_token();
         let step = self.next_step();
         if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tracing::debug;
 
 use super::Refresher;
@@ -13,19 +12,31 @@ use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
-use crate::token::rotation::GrantChoice;
+use crate::token::refresh_token_end::RefreshTokenEnd;
+use crate::token::rotation::{GrantChoice, Renewal};
+
+/// How long before its end a refresh token is reported that cannot be renewed.
+const NOTICE_OF_END: Duration = Duration::from_hours(24);
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
         &mut self,
         token: AccessToken,
         choice: GrantChoice,
-        new: Option<&SecretString>,
+        new: Renewal,
         latency: Duration,
     ) {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
-        let planned = self.planned(&token);
+        self.limiter.succeeded();
+        if let Some(which) = self.secrets.worked(self.identity.value()) {
+            self.trail.client_secret_in_use(which.key());
+        }
+        let mut state = self.state_to_save();
+        state.generation = token.generation();
+        state.access_token = Some(token.clone());
+        let is_rotated = choice.answered(new, &self.credential, self.identity.value(), &mut state);
+        let planned = self.planned(&token, state.refresh_token_end);
         let unchanged_until = if is_new {
             self.same_token = 0;
             self.due = planned;
@@ -36,16 +47,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             Some(schedule::no_forced_before(now, self.same_token))
         };
         self.no_forced_before = unchanged_until.unwrap_or_default();
-        self.limiter.succeeded();
-        if let Some(which) = self.secrets.worked(self.identity.value()) {
-            self.trail.client_secret_in_use(which.key());
-        }
         let generation = token.generation();
         let issued = self.issued(&token, now);
-        let mut state = self.state_to_save();
-        state.generation = generation;
-        state.access_token = Some(token.clone());
-        let is_rotated = choice.answered(new, &self.credential, self.identity.value(), &mut state);
         // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
         // after a restart, too.
         self.durable.save(state).await;
@@ -132,10 +135,45 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.durable.save(state).await;
     }
 
-    /// When to replace this token.
-    pub(super) fn planned(&self, token: &AccessToken) -> Moment {
+    /// When to replace this token. A refresh token that ends earlier is used before its end, unless a refresh does not
+    /// move that end.
+    pub(super) fn planned(&self, token: &AccessToken, end: Option<RefreshTokenEnd>) -> Moment {
         let margin = self.credential.refresh_margin;
-        schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64())
+        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let uses_refresh_token = self.identity.has_refresh_token() && !self.is_on_fallback;
+        match end.filter(|end| uses_refresh_token && !end.is_final) {
+            Some(end) => planned.min(self.before_end(end)),
+            None => planned,
+        }
+    }
+
+    /// When to use a refresh token at the latest.
+    fn before_end(&self, end: RefreshTokenEnd) -> Moment {
+        let (begin, margin) = (end.at.before(end.lifetime), self.credential.refresh_margin);
+        schedule::refresh_at(begin, end.at, margin, fastrand::f64())
+    }
+
+    /// Publishes the end of the refresh token, and warns once of an end that is near and that no refresh moves.
+    pub(super) fn watch_end_of_refresh_token(&mut self) {
+        let end = self.durable.state().refresh_token_end;
+        self.progress.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.refresh_token_end, end.map(|end| end.at)) != end.map(|end| end.at)
+        });
+        let Some(end) = end else { return };
+        let now = self.clock.now();
+        let left = now.until(end.at);
+        let is_near = if end.is_final {
+            left <= NOTICE_OF_END
+        } else {
+            self.progress.borrow().failure.is_some() && now >= self.before_end(end)
+        };
+        let is_known = self
+            .warned_of_end
+            .is_some_and(|known| known.since(end.at).max(known.until(end.at)) < Duration::from_mins(1));
+        if is_near && !is_known {
+            self.warned_of_end = Some(end.at);
+            self.trail.refresh_token_ends(left);
+        }
     }
 
     /// This token, as the log shows it.

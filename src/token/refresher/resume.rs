@@ -25,7 +25,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
         if let Some(token) = token {
             if is_as_before {
-                self.due = self.planned(&token);
+                self.due = self.planned(&token, self.durable.state().refresh_token_end);
             }
             self.trail.resumed(token.generation().number(), self.fingerprints.of(token.as_str()));
             self.writer.publish(token);
@@ -37,9 +37,19 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = self.durable.state().clone();
         let is_taken = self.take_from_disk_into(&mut state).await;
         if is_taken {
-            self.durable.save(state).await;
+            self.durable.overwrite(state).await;
         }
         is_taken
+    }
+
+    /// Adopts the refresh token of a later state on disk, which a write has found and left there.
+    pub(super) async fn take_left_state(&mut self) {
+        let Some(found) = self.durable.take_left() else { return };
+        let mut state = self.durable.state().clone();
+        if rotation::take_up(&mut state, found.belonging_to(&self.credential), self.identity.value()) {
+            self.limiter.release_latch();
+        }
+        self.durable.overwrite(state).await;
     }
 
     /// Records that the server refuses this refresh token, and looks for another on disk. Answers the wait before the
@@ -51,9 +61,12 @@ impl<E: TokenEndpoint> Refresher<E> {
     ) -> Option<Duration> {
         let mut state = self.durable.state().clone();
         let again_in = self.rotation.refused(&mut state, in_use, error, self.is_ordered);
-        // Before the save, which overwrites the file.
-        self.take_from_disk_into(&mut state).await;
-        self.durable.save(state).await;
+        // Before the write, which does not overwrite a file that cannot be read now.
+        if self.take_from_disk_into(&mut state).await {
+            self.durable.overwrite(state).await;
+        } else {
+            self.durable.save(state).await;
+        }
         again_in
     }
 

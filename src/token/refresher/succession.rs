@@ -30,7 +30,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.limiter.release_latch();
             self.due = now;
         } else if let Some(token) = self.store.latest().filter(|_| self.due > now && self.same_token == 0) {
-            self.due = self.planned(&token);
+            self.due = self.planned(&token, self.durable.state().refresh_token_end);
         }
         self.endpoint = endpoint;
         self
@@ -61,7 +61,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     ///
     /// None: the refresher is lost.
     pub async fn moved_to(mut self, place: DurableState) -> Self {
-        self.durable = place.succeeding(self.state_before_request());
+        let state = self.state_before_request();
+        let before = std::mem::replace(&mut self.durable, DurableState::in_memory(self.clock));
+        self.durable = place.succeeding(before, state);
         self.durable.write().await;
         self
     }

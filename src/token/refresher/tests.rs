@@ -104,6 +104,7 @@ fn grant(token: &str, seconds: u64) -> TokenResponse {
         scopes: None,
         server_time: None,
         refresh_token: None,
+        refresh_lifetime: None,
         flaw: None,
     }
 }

@@ -19,6 +19,7 @@ use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
+use crate::token::refresh_token_end::RefreshTokenEnd;
 
 /// The bytes of a body besides its tokens and scopes, at most.
 const FRAME_BYTES: usize = 8192;
@@ -44,6 +45,7 @@ pub(super) struct SealedBody {
     fallback: Option<[u8; 32]>,
     refused: Vec<[u8; 32]>,
     doubt: Option<WrittenDoubt>,
+    refresh_token_end: Option<WrittenEnd>,
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
     request: Option<[u8; 32]>,
@@ -56,6 +58,16 @@ struct WrittenDoubt {
     token: [u8; 32],
     is_unanswered: bool,
     refusals: u32,
+}
+
+/// A [`RefreshTokenEnd`].
+#[derive(Serialize, Deserialize)]
+struct WrittenEnd {
+    /// Nanoseconds from the write to the end.
+    left: u64,
+    /// Nanoseconds.
+    lifetime: u64,
+    is_final: bool,
 }
 
 /// A [`ClearPart`], with nanoseconds after the write in the place of moments.
@@ -118,6 +130,11 @@ impl SealedBody {
             clear: WrittenClearPart::new(state.clear_part(), now),
             generation: state.generation.number(),
             rotations: state.rotations,
+            refresh_token_end: state.refresh_token_end.map(|end| WrittenEnd {
+                left: nanos(now.until(end.at)),
+                lifetime: nanos(end.lifetime),
+                is_final: end.is_final,
+            }),
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Base64Secret),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
@@ -147,6 +164,11 @@ impl SealedBody {
                 token: RefreshTokenHash::from_bytes(token),
                 is_unanswered,
                 refusals,
+            }),
+            refresh_token_end: self.refresh_token_end.map(|WrittenEnd { left, lifetime, is_final }| {
+                let passed = elapsed.longest.unwrap_or(elapsed.shortest);
+                let at = now.moment() + Duration::from_nanos(left).saturating_sub(passed);
+                RefreshTokenEnd { at, lifetime: Duration::from_nanos(lifetime), is_final }
             }),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
@@ -283,6 +305,11 @@ mod tests {
                 token: RefreshTokenHash::from_bytes([255; 32]),
                 is_unanswered: false,
                 refusals: u32::MAX,
+            }),
+            refresh_token_end: Some(RefreshTokenEnd {
+                at: Moment::from_nanos(u64::MAX),
+                lifetime: Duration::MAX,
+                is_final: false,
             }),
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,

@@ -76,6 +76,20 @@ pub struct DurableState {
     /// Why the disk is behind.
     trouble: OnChange<Option<String>>,
     retry: Option<WriteRetry>,
+    /// A later state on disk, which a write has found and left.
+    left: Option<Box<State>>,
+    /// The place that was given up last, and the number of the last write there.
+    given_up: Option<(PathBuf, u64)>,
+}
+
+/// What a write finds on disk, and does.
+enum Look {
+    /// Nothing that must stay: the state is written.
+    Overwrite,
+    /// Another's file, which is left.
+    Leave,
+    /// A later state of another, which is left.
+    Later(Box<State>),
 }
 
 /// The next attempt at a write that has failed.
@@ -101,6 +115,8 @@ impl DurableState {
             is_behind: false,
             trouble: OnChange::default(),
             retry: None,
+            left: None,
+            given_up: None,
         }
     }
 
@@ -182,11 +198,17 @@ impl DurableState {
         Self { state, ..self }
     }
 
-    /// This file with the state from elsewhere, which is written with the next write: a state in memory is later than that
-    /// in any file.
+    /// This file with the state of a refresher that had `before`, which is written with the next write: a state in memory
+    /// is later than that in any file. The exception is a later state at the place that the refresher has just given up,
+    /// which a person has put there; it is left for [`Self::take_left`].
     #[must_use]
-    pub fn succeeding(self, state: State) -> Self {
-        Self { state, is_behind: self.is_on_disk, ..self }
+    pub fn succeeding(self, before: Self, state: State) -> Self {
+        let given_up = before.given_up;
+        let is_later = self.file.as_ref().zip(given_up.as_ref()).is_some_and(|(file, (path, number))| {
+            file.path() == path && file.number() > *number
+        });
+        let left = is_later.then(|| Box::new(self.state));
+        Self { state, is_behind: self.is_on_disk, left, given_up, ..self }
     }
 
     /// The state for another configuration of the same account ([`Credential::shares_state_with`]).
@@ -197,11 +219,15 @@ impl DurableState {
 
     /// Closes the file, so that another credential can open it. The state stays in memory.
     pub(super) fn give_up_place(&mut self) {
+        let place = self.file.as_ref().map(|file| (file.path().to_owned(), file.number()));
+        self.given_up = place.or_else(|| self.given_up.take());
         (self.is_on_disk, self.is_behind, self.file) = (false, false, None);
         self.disk = Blocking::new(DISK_TIMEOUT);
     }
 
-    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be.
+    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be. A state that a
+    /// person has put on disk after our last write is left for [`Self::take_left`], and so is a file of another that cannot
+    /// be read now.
     ///
     /// # Cancel safety
     ///
@@ -209,6 +235,22 @@ impl DurableState {
     pub async fn save(&mut self, state: State) {
         self.keep(state);
         self.write().await;
+    }
+
+    /// Replaces the state in memory and on disk, whatever the disk holds.
+    ///
+    /// # Cancel safety
+    ///
+    /// A write that has begun continues.
+    pub async fn overwrite(&mut self, state: State) {
+        self.keep(state);
+        self.left = None;
+        self.write_if(|_| Ok(Look::Overwrite)).await;
+    }
+
+    /// Takes the later state that a write has found on disk and left there.
+    pub fn take_left(&mut self) -> Option<State> {
+        self.left.take().map(|left| *left)
     }
 
     /// Replaces the state in memory, and on disk unless another file was put in the place of ours: that file is left for
@@ -219,7 +261,7 @@ impl DurableState {
     /// A write that has begun continues.
     pub async fn save_unless_replaced(&mut self, state: State) {
         self.keep(state);
-        self.write_if(|file| !file.is_replaced()).await;
+        self.write_if(|file| Ok(if file.is_replaced() { Look::Leave } else { Look::Overwrite })).await;
     }
 
     /// Replaces the state in memory alone; the next save writes it.
@@ -228,13 +270,18 @@ impl DurableState {
         self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
     }
 
-    /// Writes the state, if the disk is behind.
+    /// Writes the state as [`Self::save`] does, if the disk is behind.
     pub async fn write(&mut self) {
-        self.write_if(|_| true).await;
+        self.write_if(|file| Ok(file.later()?.map_or(Look::Overwrite, |later| Look::Later(Box::new(later)))))
+            .await;
     }
 
-    async fn write_if(&mut self, may: impl FnOnce(&mut StateFile) -> bool + Send + 'static) {
-        if !self.is_on_disk {
+    async fn write_if(
+        &mut self,
+        look: impl FnOnce(&mut StateFile) -> Result<Look, OpenError> + Send + 'static,
+    ) {
+        // A later state stays on disk until it is taken.
+        if !self.is_on_disk || self.left.is_some() {
             return;
         }
         if !self.is_behind {
@@ -243,9 +290,21 @@ impl DurableState {
             return;
         }
         let state = self.state.clone();
-        let outcome = match self.on_disk(move |file| may(file).then(|| file.save(&state))).await {
+        let work = move |file: &mut StateFile| match look(file) {
+            Ok(Look::Overwrite) => {
+                Some(file.save(&state).map_err(|error| in_one_line(&error)).map(|()| None))
+            }
+            Ok(Look::Leave) => None,
+            Ok(Look::Later(later)) => Some(Ok(Some(later))),
+            Err(error) => Some(Err(in_one_line(&error))),
+        };
+        let outcome = match self.on_disk(work).await {
             Ok(None) => return,
-            Ok(Some(saved)) => saved.map_err(|error| in_one_line(&error)),
+            Ok(Some(Ok(Some(later)))) => {
+                self.left = Some(later);
+                return;
+            }
+            Ok(Some(outcome)) => outcome.map(drop),
             Err(error) => Err(error.to_owned()),
         };
         if outcome.is_ok() {

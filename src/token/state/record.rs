@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::config::{Credential, IdentityDigest};
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::Snapshot;
+use crate::token::refresh_token_end::RefreshTokenEnd;
 
 /// Everything about a credential that outlives a restart. Moments are those of the clock that the file was opened with.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,8 @@ pub struct State {
     pub doubt: Option<Doubt>,
     /// The principal of the fallback grant, where that grant has brought the refresh token.
     pub fallback: Option<IdentityDigest>,
+    /// When the refresh token ends, if that is known.
+    pub refresh_token_end: Option<RefreshTokenEnd>,
     /// How often the refresh token has been replaced since a person last authorized the client.
     pub rotations: u64,
     /// The generation of the latest access token.
@@ -51,6 +54,7 @@ impl State {
         }
         if self.fallback.is_some() && self.fallback != credential.fallback_identity() {
             (self.refresh_token, self.lineage, self.fallback) = (None, None, None);
+            self.refresh_token_end = None;
             self.rotations = 0;
         }
         self

@@ -45,6 +45,7 @@ impl TokenEndpoint for Tokens {
             scopes: None,
             server_time: None,
             refresh_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -11,6 +11,7 @@ use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
+use crate::token::refresh_token_end::RefreshTokenEnd;
 use crate::token::state::file::{ClientSecretHash, Doubt, Lineage, RefreshTokenHash};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
@@ -38,6 +39,11 @@ fn state() -> State {
             token: RefreshTokenHash::of(&SecretString::from(SECRETS[0])),
             is_unanswered: true,
             refusals: 1,
+        }),
+        refresh_token_end: Some(RefreshTokenEnd {
+            at: at(20_000),
+            lifetime: Duration::from_hours(3),
+            is_final: true,
         }),
         lineage: Some(Lineage::of(&SecretString::from("first"))),
         rotations: 3,

@@ -22,15 +22,15 @@ fn hour(refresh_token: &str, access_token: &str) -> TokenResponse {
 
 /// Notes the moment of each request.
 #[derive(Clone, Debug)]
-struct Timed(Server, Arc<Mutex<Vec<tokio::time::Instant>>>);
+pub(super) struct Timed(pub(super) Server, Arc<Mutex<Vec<tokio::time::Instant>>>);
 
 impl Timed {
-    fn answering(answers: impl IntoIterator<Item = Result<TokenResponse, TokenError>>) -> Self {
+    pub(super) fn answering(answers: impl IntoIterator<Item = Result<TokenResponse, TokenError>>) -> Self {
         Self(Server::answering(answers), Arc::default())
     }
 
     /// The seconds between each request and the one before.
-    fn gaps(&self) -> Vec<u64> {
+    pub(super) fn gaps(&self) -> Vec<u64> {
         let at = self.1.lock().unwrap();
         at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect()
     }
@@ -48,7 +48,7 @@ impl TokenEndpoint for Timed {
     }
 }
 
-fn start(
+pub(super) fn start(
     server: &Timed,
     credential: &Arc<Credential>,
 ) -> (TokenSource, crate::token::Operator, tokio::task::JoinHandle<()>) {
@@ -221,6 +221,7 @@ async fn a_new_refresh_token_ends_the_wait_of_one_refused_in_passing() {
                     access_token: None,
                     lifetime: None,
                     scopes: None,
+                    refresh_lifetime: None,
                 };
                 assert!(operator.hand_over(grant).await.is_ok());
             }

@@ -43,6 +43,7 @@ fn handed_over(refresh_token: &str, access_token: Option<&str>) -> NewGrant {
         access_token: access_token.map(SecretString::from),
         lifetime: Some(HOUR),
         scopes: None,
+        refresh_lifetime: None,
     }
 }
 
