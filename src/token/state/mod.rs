@@ -4,6 +4,7 @@
 //! cannot be written stays in use and is written later; one error tells when the state on disk falls behind, and one message
 //! when the disk has caught up. From top to bottom:
 //!
+//! - `open`: opens or inspects the state of a credential;
 //! - [`mod@file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
 //! - [`retire`]: takes a state out of use that is damaged, or that `bearerd forget` removes;
@@ -23,6 +24,7 @@ pub(super) mod format;
 pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
+mod open;
 pub(super) mod record;
 pub(super) mod retire;
 
@@ -31,18 +33,12 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::file::{
-    ClearPart, FoundState, Identity, Inspection, OpenError, Origin, RetiredState, State, StateFile, StateKey,
-    StateKeys, StateRefusal, Warning,
-};
-use super::limiter::LATCH_MAX;
+use self::file::{ClearPart, FoundState, OpenError, Origin, State, StateFile};
 use crate::backoff::Backoff;
 use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
-use crate::config;
-use crate::config::model::identity::Grant;
-use crate::config::{Credential, StatePlace};
+use crate::config::Credential;
 use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
@@ -120,59 +116,6 @@ impl DurableState {
         }
     }
 
-    /// Opens the state of a credential; one in memory where the credential has no state file. Blocks on the disk.
-    ///
-    /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
-    /// be removed from the configuration.
-    pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
-        let Some(place) = &credential.state else {
-            return Ok(Self::in_memory(clock));
-        };
-        let identity = identity_of(credential);
-        let longest_wait = credential.retry_after_max.max(LATCH_MAX);
-        let open = || StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock);
-        let (mut file, found) = match open() {
-            Err(OpenError::Refused(path, refusal))
-                if moves_damage_aside(credential, place) && refusal.is_damage() =>
-            {
-                move_aside(&credential.name, path, refusal)?;
-                open()?
-            }
-            opened => opened?,
-        };
-        warn_of(&credential.name, &found);
-        let state = found.state.unwrap_or_default().belonging_to(credential);
-        if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
-            let credential = &credential.name;
-            match file.save(&state) {
-                Ok(()) => {
-                    info!(credential, "state encrypted anew under state_key, state_key_previous can go");
-                }
-                Err(error) => warn!(credential, error = in_one_line(&error), "state not encrypted anew"),
-            }
-        }
-        Ok(Self {
-            credential: credential.name.clone(),
-            is_on_disk: true,
-            keeps_tokens: file.keeps_tokens(),
-            file: Some(Box::new(file)),
-            written: state.clear_part(),
-            state,
-            ..Self::in_memory(clock)
-        })
-    }
-
-    /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
-    /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
-    pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
-        let inspect = |place: &StatePlace| {
-            let may = moves_damage_aside(credential, place);
-            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
-            Ok(Inspection { state: found.state.belonging_to(credential), ..found })
-        };
-        credential.state.as_ref().map(inspect).transpose()
-    }
-
     /// The state as it should be on disk.
     pub const fn state(&self) -> &State {
         &self.state
@@ -204,9 +147,11 @@ impl DurableState {
     #[must_use]
     pub fn succeeding(self, before: Self, state: State) -> Self {
         let given_up = before.given_up;
-        let is_later = self.file.as_ref().zip(given_up.as_ref()).is_some_and(|(file, (path, number))| {
-            file.path() == path && file.number() > *number
-        });
+        let is_later = self
+            .file
+            .as_ref()
+            .zip(given_up.as_ref())
+            .is_some_and(|(file, (path, number))| file.path() == path && file.number() > *number);
         let left = is_later.then(|| Box::new(self.state));
         Self { state, is_behind: self.is_on_disk, left, given_up, ..self }
     }
@@ -431,51 +376,10 @@ impl DurableState {
     }
 }
 
-/// # Panics
-///
-/// If a key is none, which is checked with the configuration.
-fn keys_of(place: &StatePlace) -> StateKeys {
-    let parsed = |key: &config::Secret| {
-        StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
-    };
-    place.key.as_ref().map_or_else(StateKeys::none, |key| {
-        StateKeys::new(parsed(key), place.previous_keys.iter().map(parsed).collect())
-    })
-}
-
-/// Whether the daemon moves a damaged state aside and starts without a state. The daemon does not if the
-/// damaged file may hold a later refresh token than a configured one, which may have been used.
-fn moves_damage_aside(credential: &Credential, place: &StatePlace) -> bool {
-    place.key.is_none() || !matches!(credential.identity.grant, Grant::RefreshToken(Some(_)))
-}
-
-/// Moves a damaged state file aside, and logs the new path.
-///
-/// # Errors
-///
-/// [`OpenError`] where the lock cannot be taken, and [`OpenError::Refused`] where the file cannot be moved.
-fn move_aside(credential: &str, path: PathBuf, refusal: StateRefusal) -> Result<(), OpenError> {
-    let moved = RetiredState::take(&path)?.move_aside();
-    match moved {
-        Ok(aside) => {
-            let (error, moved_to) = (in_one_line(&refusal), aside.display().to_string());
-            let help = "where the grant is a refresh token, hand over a new one or run `bearerd login`";
-            error!(credential, error, moved_to, help, "damaged state moved aside, started without it");
-            Ok(())
-        }
-        Err(_) => Err(OpenError::Refused(path, refusal)),
-    }
-}
-
 fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state opened with a warning");
     }
-}
-
-/// The account that the state belongs to. [`State::belonging_to`] removes the tokens of another principal.
-fn identity_of(credential: &Credential) -> Identity {
-    Identity::of(&[credential.state_identity().as_bytes()])
 }
 
 #[cfg(test)]
@@ -485,7 +389,7 @@ mod tests {
     use futures_util::FutureExt;
     use secrecy::SecretString;
 
-    use super::file::RefreshTokenHash;
+    use super::file::{RefreshTokenHash, StateRefusal, Warning};
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
