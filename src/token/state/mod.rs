@@ -74,6 +74,8 @@ pub struct DurableState {
     retry: Option<WriteRetry>,
     /// A later state on disk, which a write has found and left.
     left: Option<Box<State>>,
+    /// The number of the state that was found when the file was opened, or of the latest write known then, if that is higher.
+    opened: u64,
     /// The place that was given up last, and the number of the last write there.
     given_up: Option<(PathBuf, u64)>,
 }
@@ -112,6 +114,7 @@ impl DurableState {
             trouble: OnChange::default(),
             retry: None,
             left: None,
+            opened: 0,
             given_up: None,
         }
     }
@@ -151,8 +154,9 @@ impl DurableState {
             .file
             .as_ref()
             .zip(given_up.as_ref())
-            .is_some_and(|(file, (path, number))| file.path() == path && file.number() > *number);
-        let left = is_later.then(|| Box::new(self.state));
+            .is_some_and(|(file, (path, number))| file.path() == path && self.opened > *number);
+        // A state that was left before is still to be taken.
+        let left = if is_later { Some(Box::new(self.state)) } else { before.left };
         Self { state, is_behind: self.is_on_disk, left, given_up, ..self }
     }
 

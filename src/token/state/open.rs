@@ -36,6 +36,7 @@ impl DurableState {
             }
             opened => opened?,
         };
+        let opened = file.number();
         warn_of(&credential.name, &found);
         let state = found.state.unwrap_or_default().belonging_to(credential);
         if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
@@ -50,6 +51,7 @@ impl DurableState {
         Ok(Self {
             credential: credential.name.clone(),
             is_on_disk: true,
+            opened,
             keeps_tokens: file.keeps_tokens(),
             file: Some(Box::new(file)),
             written: state.clear_part(),
