@@ -104,7 +104,12 @@ impl World {
         if plan.vacated().is_some() {
             refresher.give_up_place();
         }
-        let Step::Renew { client, place } = plan.step else { panic!("the tokens are the same") };
+        let (client, place) = match plan.step {
+            Step::Renew { client, place } => (client, place),
+            // The reload before was refused.
+            Step::Keep => return refresher,
+            Step::Begin { .. } => panic!("the tokens are the same"),
+        };
         refresher = place.renew(refresher, *client, &after, self.clock).await;
         *before = after;
         refresher
