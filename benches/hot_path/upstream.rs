@@ -74,6 +74,7 @@ impl TokenEndpoint for Issuer {
             scopes: None,
             server_time: None,
             refresh_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -145,7 +145,7 @@ async fn handed_over(refresher: OneRefresher, refresh_token: &str) -> (OneRefres
     };
     let run = refresher.run_until(std::future::pending(), async { drop(is_done.await) });
     let (is_durable, refresher) =
-        tokio::time::timeout(WITHIN, async { tokio::join!(hand_over, run) }).await.unwrap();
+        tokio::time::timeout(WITHIN, Box::pin(async { tokio::join!(hand_over, run) })).await.unwrap();
     (refresher, is_durable)
 }
 
@@ -175,15 +175,16 @@ async fn one(changes_key: bool, changes_place: bool, disk: Disk, then: Then) {
         std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
     }
     let after = world.config(usize::from(changes_key), place);
-    let mut refresher = world.reload((refresher, &source), &mut config, after).await;
+    let mut refresher = Box::pin(world.reload((refresher, &source), &mut config, after)).await;
     if then == Then::ReloadBack {
-        refresher = world.reload((refresher, &source), &mut config, world.config(0, "0")).await;
+        let back = world.config(0, "0");
+        refresher = Box::pin(world.reload((refresher, &source), &mut config, back)).await;
     }
     refresher = refreshed(refresher, &source).await;
     assert_eq!(world.server.refresh_tokens().reuses(), 0, "no used refresh token was sent");
     if then == Then::Grant {
         let granted = world.server.authorize();
-        let (kept, is_durable) = handed_over(refresher, &granted).await;
+        let (kept, is_durable) = Box::pin(handed_over(refresher, &granted)).await;
         assert!(is_durable);
         drop(kept);
         let durable = DurableState::open(&config, world.clock).unwrap();

@@ -48,7 +48,7 @@ async fn the_end_of_a_refresh_token_outlives_a_restart() {
     end(task).await;
 
     let (source, _operator, _task) = start(&server, &credential);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     let left = source.refresh_token_expires().unwrap().duration_since(crate::clock::wall_clock()).unwrap();
     assert!((1730..=1740).contains(&left.as_secs()), "{left:?}");
     assert_eq!(server.0.asked(), ["first"]);
@@ -69,7 +69,7 @@ async fn a_refresh_token_past_an_end_that_no_refresh_moves_is_tried_all_the_same
         ]);
         let (source, _operator, _task) = start(&server, &configured(folder.path(), "session"));
 
-        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::sleep(HOUR).await;
         assert_eq!(server.0.asked().len(), 2, "once before the end, and then for the access token alone");
         assert!(source.refresh_token_expires().is_some());
 
@@ -86,7 +86,7 @@ async fn a_refresh_token_without_an_end_changes_no_schedule() {
         let server = Timed::answering([Ok(response(Some("second"), "a", seconds))]);
         let (source, _operator, _task) = start(&server, &configured(folder.path(), "first"));
 
-        tokio::time::sleep(DAY - Duration::from_secs(400)).await;
+        tokio::time::sleep(23 * HOUR).await;
 
         assert_eq!(server.0.asked(), ["first"]);
         assert_eq!(source.refresh_token_expires(), None);
