@@ -75,6 +75,7 @@ impl TokenEndpoint for Issuer {
             server_time: None,
             refresh_token: None,
             id_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
@@ -14,6 +14,7 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use http::request::Parts;
 use http::{Method, Request, StatusCode};
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -85,7 +86,11 @@ struct Shown<'a> {
     state: &'static str,
     generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token_expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     last_error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
 }
 
 /// The body of a response to [`Action::List`].
@@ -236,12 +241,6 @@ impl Operated {
                 "Not a refresh token",
                 "A refresh token is one or more printable ASCII characters (RFC 6749, A.17). Nothing has changed.",
             )),
-            Err(NotAdopted::Refused) => Err(unprocessable(
-                "refresh_token_refused",
-                "Refresh token refused",
-                "The authorization server has refused this refresh token before. Authorize the client again, and hand \
-                 over the new refresh token. Nothing has changed.",
-            )),
             Err(NotAdopted::OtherOrigin(accepted)) => Err(Problem::new(
                 StatusCode::CONFLICT,
                 "grant_of_another_client",
@@ -271,8 +270,16 @@ fn shown<'a>(source: &'a TokenSource, operator: &Operator) -> Shown<'a> {
         tenant: source.tenant(),
         state: source.state(),
         generation: source.generation().number(),
-        last_error: failure.map(|failure| failure.to_string()),
+        refresh_token_expires_at: source.refresh_token_expires().and_then(date),
+        last_error: failure.as_ref().map(ToString::to_string),
+        help: failure.map(|failure| operator.help(&failure)),
     }
+}
+
+/// A moment by RFC 3339, to the second; `None` after the year 9999.
+fn date(moment: SystemTime) -> Option<String> {
+    let moment = Timestamp::try_from(moment).ok()?;
+    Timestamp::from_second(moment.as_second()).ok().map(|second| second.to_string())
 }
 
 fn refresh(name: &str, outcome: Result<Refreshed, NoOutcome>, stage: Stage) -> Result<Response, Problem> {

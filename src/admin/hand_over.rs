@@ -29,6 +29,7 @@ struct HandedOver {
     access_token: Option<String>,
     expires_in: Option<u64>,
     scope: Option<String>,
+    refresh_expires_in: Option<u64>,
 }
 
 /// The body of a request that needs no content.
@@ -45,10 +46,19 @@ pub(super) async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem>
     let bytes = read(body).await?;
     check_type(&head.headers)?;
     let expected = "one JSON object with `refresh_token`, `client_id` and `issuer` or `token_url`, as in the credential, \
-                    and optionally `access_token`, `expires_in` (whole seconds) and `scope`, each once and nothing else";
+                    and optionally `access_token`, `expires_in` and `refresh_expires_in` (whole seconds) and `scope`, each \
+                    once and nothing else";
     let handed_over: HandedOver = parse(&bytes, expected)?;
-    let HandedOver { client_id, issuer, token_url, refresh_token, access_token, expires_in, scope } =
-        handed_over;
+    let HandedOver {
+        client_id,
+        issuer,
+        token_url,
+        refresh_token,
+        access_token,
+        expires_in,
+        refresh_expires_in,
+        scope,
+    } = handed_over;
     if issuer.is_some() == token_url.is_some() {
         return Err(bad_request(format!(
             "The body must be {expected}; it has both of `issuer` and `token_url`, or neither."
@@ -60,6 +70,7 @@ pub(super) async fn grant(head: &Parts, body: Body) -> Result<NewGrant, Problem>
         access_token: access_token.map(Into::into),
         lifetime: expires_in.map(Duration::from_secs),
         scopes: scope.map(|scope| scope.split_whitespace().map(str::to_owned).collect()),
+        refresh_lifetime: refresh_expires_in.map(Duration::from_secs),
     })
 }
 
@@ -153,11 +164,12 @@ mod tests {
         assert_eq!(grant.refresh_token.expose_secret(), "r");
         assert!(grant.access_token.is_none() && grant.lifetime.is_none() && grant.scopes.is_none());
 
-        let all = r#" {"client_id":"c","issuer":"https://as.test","refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b"} "#;
+        let all = r#" {"client_id":"c","issuer":"https://as.test","refresh_token":"r","access_token":"a","expires_in":3599,"scope":"a  b","refresh_expires_in":7} "#;
         let grant = read_as("APPLICATION/JSON", all).await.unwrap();
         assert_eq!(grant.access_token.unwrap().expose_secret(), "a");
         assert_eq!(grant.lifetime, Some(Duration::from_secs(3599)));
         assert_eq!(grant.scopes.unwrap(), ["a", "b"]);
+        assert_eq!(grant.refresh_lifetime, Some(Duration::from_secs(7)));
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ impl Daemon {
 
         // From here on nothing fails any more.
         let mut reloaded = differences(&self.config, &config);
-        let (credentials, new) = self.carry_out(&config, plans, taken_out).await;
+        let (credentials, new) = Box::pin(self.carry_out(&config, plans, taken_out)).await;
         let Served { table, upstreams, discoveries, discovered } = served;
         let discoveries = self.discoveries.continued_with(discovered, discoveries, &mut self.tasks);
         reloaded.without_token = without_token(&new).await;

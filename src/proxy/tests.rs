@@ -86,6 +86,7 @@ impl TokenEndpoint for Endpoint {
             server_time: None,
             refresh_token: None,
             id_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -209,6 +209,14 @@ impl Trail {
         }, "rotation limit reached");
     }
 
+    /// Records that the refresh token ends soon, and that no refresh moves its end.
+    pub fn refresh_token_ends(&self, left: Duration) {
+        event!(warn, self, "credential.refresh_token_ends", {
+            needs_a_person = true,
+            ends_in_seconds = left.as_secs(),
+        }, "refresh token ends soon");
+    }
+
     /// Records that an upstream rejected the current token.
     pub fn token_rejected(&self) {
         event!(warn, self, "token.rejected", {}, "token rejected upstream");

@@ -16,6 +16,9 @@ pub enum TokenError {
     /// No response arrived: connection refused or reset, TLS, time-out, DNS.
     #[error("the token endpoint did not answer: {0}")]
     Network(String),
+    /// No connection was made, and so nothing was sent.
+    #[error("the token endpoint did not answer: {0}")]
+    Unreached(String),
     /// The issuer's metadata, which names the token endpoint, is not available.
     #[error("the issuer does not tell where its endpoints are: {0}")]
     Discovery(MetadataError),
@@ -61,6 +64,14 @@ pub enum TokenError {
     /// No request can be made.
     #[error("no assertion can be signed: {0}")]
     Assertion(#[from] KeyError),
+    /// The server has refused the refresh token, perhaps only in passing: the same token is sent again.
+    #[error("the refresh token was refused, perhaps in passing, and is tried again: {why}")]
+    RefusedInPassing {
+        /// The refusal.
+        why: String,
+        /// The time until the next attempt.
+        again_in: Duration,
+    },
     /// The server accepts no refresh token that is known.
     #[error("a person must authorize the client again: {0}")]
     ReauthorizationRequired(String),
@@ -77,6 +88,9 @@ pub enum TokenError {
 pub enum Refusal {
     /// The grant, which has ended or was never valid (RFC 6749 §5.2).
     Grant,
+    /// The refresh token, perhaps only in passing: the response says that the token is being processed, or
+    /// gives no reason.
+    GrantInPassing,
     /// The client: another client secret may help.
     Client,
     /// Another part of the request, such as a scope.
@@ -199,6 +213,8 @@ pub enum FailureClass {
         /// The least wait, which nothing bounds.
         at_least: Duration,
     },
+    /// The refresh token may be accepted later: make the request again after this time.
+    RefusedInPassing(Duration),
     /// A person must act: make requests rarely.
     Rejected,
 }
@@ -208,10 +224,12 @@ impl TokenError {
     pub const fn class(&self) -> FailureClass {
         match self {
             Self::Network(_)
+            | Self::Unreached(_)
             | Self::Discovery(_)
             | Self::Server(_)
             | Self::Unavailable { .. }
             | Self::Malformed(_) => FailureClass::Transient,
+            Self::RefusedInPassing { again_in, .. } => FailureClass::RefusedInPassing(*again_in),
             Self::Throttled { retry_after, at_least, .. } => {
                 FailureClass::Throttled { retry_after: *retry_after, at_least: *at_least }
             }
@@ -223,9 +241,33 @@ impl TokenError {
         }
     }
 
-    /// Whether the server refuses the grant: expired, revoked, used, or another client's.
+    /// Whether the server refuses the grant: expired, revoked, used, or another client's, or a refresh token in passing.
     pub const fn refuses_grant(&self) -> bool {
-        matches!(self, Self::Rejected { refusal: Refusal::Grant, .. })
+        matches!(self, Self::Rejected { refusal: Refusal::Grant | Refusal::GrantInPassing, .. })
+    }
+
+    /// Whether the response itself says that the server may accept the refresh token later.
+    pub const fn refuses_in_passing(&self) -> bool {
+        matches!(self, Self::Rejected { refusal: Refusal::GrantInPassing, .. })
+    }
+
+    /// Whether the request was sent and ended without an answer that tells what became of it: the server may have
+    /// used the refresh token in it.
+    pub const fn is_without_answer(&self) -> bool {
+        match self {
+            Self::Network(_) | Self::Malformed(_) => true,
+            Self::Server(status) | Self::Unavailable { status, .. } | Self::Throttled { status, .. } => {
+                *status >= 500
+            }
+            Self::Unreached(_)
+            | Self::Discovery(_)
+            | Self::Rejected { .. }
+            | Self::Assertion(_)
+            | Self::RefusedInPassing { .. }
+            | Self::ReauthorizationRequired(_)
+            | Self::RotationLimit(_)
+            | Self::ScopeMissing(_) => false,
+        }
     }
 
     /// Whether the server refuses the client, so that another secret may help.
@@ -236,12 +278,13 @@ impl TokenError {
     /// The outcome of the request, as one word for metrics and events.
     pub const fn outcome(&self) -> &'static str {
         match self {
-            Self::Network(_) => "network",
+            Self::Network(_) | Self::Unreached(_) => "network",
             Self::Discovery(_) => "discovery",
             Self::Server(_) | Self::Unavailable { .. } => "server_error",
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
+            Self::RefusedInPassing { .. } => "refused_in_passing",
             Self::Assertion(_) => "assertion",
             Self::ReauthorizationRequired(_) => "reauthorization_required",
             Self::RotationLimit(_) => "rotation_limit",

@@ -10,9 +10,11 @@
 //!   requests that wait;
 //! - [`state`]: what outlives the process, in memory and on disk;
 //! - [`endpoint`]: token requests, their responses, and issuers' metadata;
+//! - [`help`]: what a person can do about a failure;
 //! - [`limiter`]: when a token request may be made;
 //! - `demand`: what rejected tokens demand of the refresher;
-//! - [`error`], [`store`], [`access_token`], [`jwt`] and `fingerprint`: failures, the current token, and tokens themselves.
+//! - [`error`], [`store`], [`access_token`], `refresh_token_end`, [`jwt`] and `fingerprint`: failures, the current token, and
+//!   tokens themselves.
 //!
 //! A request reads the [`store`] without a lock, and waits for the refresher only if no token is usable.
 
@@ -25,11 +27,13 @@ pub mod error;
 mod fingerprint;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod help;
 pub mod jwt;
 pub mod limiter;
 pub mod login;
 mod operator;
 mod progress;
+mod refresh_token_end;
 pub mod refresher;
 mod rotation;
 mod source;

@@ -5,6 +5,7 @@
 //! operators at once cause one token request and share its outcome.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -13,7 +14,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access_token::Generation;
-use super::error::printable;
+use super::error::{TokenError, printable};
+use super::help::help;
 use super::progress::Unavailable;
 use crate::clock::{Clock, Moment};
 use crate::config::{Credential, Endpoint};
@@ -31,6 +33,8 @@ pub struct Operator {
     pub takes_grants: bool,
     /// The client and the server whose grants the credential accepts.
     pub origin: GrantOrigin,
+    /// The credential, for help with its failures.
+    credential: Arc<Credential>,
     grants: mpsc::Sender<GrantOrder>,
     refreshes: Requester<Refreshed>,
     clock: Clock,
@@ -90,6 +94,8 @@ pub struct NewGrant {
     pub lifetime: Option<Duration>,
     /// The granted scopes; `None` means as requested.
     pub scopes: Option<Vec<String>>,
+    /// The rest of the refresh token's lifetime; zero where it never ends, and `None` where the server did not say.
+    pub refresh_lifetime: Option<Duration>,
 }
 
 /// A grant that was adopted.
@@ -111,9 +117,6 @@ pub enum NotAdopted {
     /// The text cannot be a refresh token (RFC 6749 §A.17).
     #[error("the refresh token is empty, or holds characters other than printable ASCII")]
     Illegal,
-    /// The server has refused this refresh token before.
-    #[error("the authorization server has refused this refresh token")]
-    Refused,
     /// The refresher has ended: the daemon stops, or a reload has replaced or removed the credential.
     #[error("the credential's refresher has ended")]
     Gone,
@@ -145,6 +148,11 @@ pub enum Refreshed {
 }
 
 impl Operator {
+    /// What a person can do about a failed token request.
+    pub fn help(&self, failure: &TokenError) -> String {
+        help(failure, &self.credential)
+    }
+
     /// Hands over a new grant, and waits until it is adopted, and durable or known not to be.
     ///
     /// # Errors
@@ -210,10 +218,16 @@ impl Orders {
     }
 
     /// An operator whose orders arrive here.
-    pub(super) fn operator(&self, credential: &Credential, takes_grants: bool, clock: Clock) -> Operator {
-        let (grant, origin) = (credential.grant_name(), GrantOrigin::of(credential));
+    pub(super) fn operator(
+        &self,
+        credential: &Arc<Credential>,
+        takes_grants: bool,
+        clock: Clock,
+    ) -> Operator {
         let (grants, refreshes) = (self.sender.clone(), self.refreshes.requester());
-        Operator { grant, takes_grants, origin, grants, refreshes, clock }
+        let (grant, origin) = (credential.grant_name(), GrantOrigin::of(credential));
+        let credential = Arc::clone(credential);
+        Operator { grant, takes_grants, origin, credential, grants, refreshes, clock }
     }
 
     /// Waits for a new order.

@@ -23,6 +23,8 @@ pub(super) struct RefreshProgress {
     pub(super) blocked: Option<Blocked>,
     /// Until when no refresh is made, because the server has issued the current token again.
     pub(super) unchanged_until: Option<Moment>,
+    /// When the refresh token ends, if that is known.
+    pub(super) refresh_token_end: Option<Moment>,
 }
 
 /// No usable token: why, and when one may be available.
@@ -108,7 +110,7 @@ impl RefreshProgress {
             (Barrier::RetryAfter, _) => Reason::EndpointRateLimited,
             (_, Some(failure)) => reason_of(failure),
             (Barrier::Latch, None) => Reason::ClientRejected,
-            (Barrier::Backoff | Barrier::Breaker, None) => Reason::EndpointUnavailable,
+            (Barrier::Backoff | Barrier::Breaker | Barrier::InDoubt, None) => Reason::EndpointUnavailable,
         };
         let is_for_a_person = matches!(
             reason,
@@ -128,6 +130,8 @@ impl RefreshProgress {
 fn reason_of(failure: &TokenError) -> Reason {
     match failure {
         TokenError::Network(_)
+        | TokenError::Unreached(_)
+        | TokenError::RefusedInPassing { .. }
         | TokenError::Discovery(_)
         | TokenError::Server(_)
         | TokenError::Unavailable { .. }

@@ -6,7 +6,7 @@
 //! accepts the token again.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
@@ -135,6 +135,13 @@ impl TokenSource {
     /// Why the latest token request failed, if it did.
     pub fn failure(&self) -> Option<Arc<TokenError>> {
         self.progress.borrow().failure.clone()
+    }
+
+    /// When the refresh token ends, on the wall clock, if that is known.
+    pub fn refresh_token_expires(&self) -> Option<SystemTime> {
+        let end = self.progress.borrow().refresh_token_end?;
+        let now = self.clock.now();
+        Some(self.clock.wall() + now.until(end) - now.since(end))
     }
 
     /// The credential's state, as one word of the admin API.

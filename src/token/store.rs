@@ -29,6 +29,8 @@ pub struct Store {
 pub struct Writer {
     tokens: Arc<Tokens>,
     clock: Clock,
+    /// Whether the next token may stand for another principal than the current one.
+    begins_anew: bool,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,7 @@ impl Store {
     /// An empty store, and its writer.
     pub fn new(clock: Clock) -> (Writer, Self) {
         let tokens = Arc::new(Tokens::default());
-        (Writer { tokens: Arc::clone(&tokens), clock }, Self { tokens, clock })
+        (Writer { tokens: Arc::clone(&tokens), clock, begins_anew: false }, Self { tokens, clock })
     }
 
     /// The token, unless it is missing or expired. Takes no lock and changes no reference count.
@@ -98,6 +100,8 @@ impl Store {
 impl Writer {
     /// Replaces the current token. The same token again, with another end, leaves a previous one as it is.
     pub fn publish(&mut self, token: AccessToken, succession: Succession) {
+        let begins_anew = std::mem::take(&mut self.begins_anew);
+        let succession = if begins_anew { Succession::Anew } else { succession };
         let Tokens { current, previous } = &*self.tokens;
         let replaced = current.load_full().filter(|replaced| replaced.generation() < token.generation());
         // Before the current token: whoever reads the new token finds the token that it replaced.
@@ -110,6 +114,11 @@ impl Writer {
             (Succession::Scheduled | Succession::Forced, _) => {}
         }
         current.store(Some(Arc::new(token)));
+    }
+
+    /// Notes that the next token may stand for another principal: it is published [anew](Succession::Anew).
+    pub const fn begin_anew(&mut self) {
+        self.begins_anew = true;
     }
 
     /// Until when the previous token may be used, if there is one.

@@ -52,19 +52,32 @@ pub struct Granted {
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
 
-/// Why a credential would use its fallback grant now, by its configuration and its state on disk; `None` if a request would
-/// use up a refresh token. Makes no request.
+/// The grant of a credential's next request, for a credential with refresh tokens.
+#[derive(Debug)]
+pub enum NextGrant {
+    /// A refresh token, which the request would use up.
+    RefreshToken {
+        /// How often in a row the server has refused it, perhaps in passing.
+        refusals: u32,
+    },
+    /// The fallback, and why.
+    Fallback(TokenError),
+}
+
+/// The grant that a credential with refresh tokens would use now, by its configuration and its state on disk. Makes no
+/// request.
 ///
 /// # Errors
 ///
 /// Why no grant may be used until a person acts.
-pub fn reason_for_fallback(credential: &Credential, clock: Clock) -> Result<Option<TokenError>, TokenError> {
+pub fn next_grant(credential: &Credential, clock: Clock) -> Result<NextGrant, TokenError> {
     // `bearerd check` reports a state that cannot be opened elsewhere.
     let inspection = DurableState::inspect(credential, clock).ok().flatten();
     let state = inspection.map(|inspection| inspection.state).unwrap_or_default();
-    match Rotation::new(credential).choose(&credential.identity.initial(), &state)? {
-        GrantChoice::Fallback { why } => Ok(Some(why)),
-        GrantChoice::Configured | GrantChoice::RefreshToken(_) => Ok(None),
+    match Rotation::new(credential).choose(&credential.identity.initial(), &state, false)? {
+        GrantChoice::Fallback { why } => Ok(NextGrant::Fallback(why)),
+        GrantChoice::RefreshToken(in_use) => Ok(NextGrant::RefreshToken { refusals: in_use.refusals() }),
+        GrantChoice::Configured => Ok(NextGrant::RefreshToken { refusals: 0 }),
     }
 }
 

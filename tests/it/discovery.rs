@@ -81,6 +81,21 @@ async fn a_404_of_an_endpoint_that_has_not_moved_is_a_rejection() {
     world.finish().await;
 }
 
+/// The endpoint that the older metadata names has answered, whatever its status.
+#[tokio::test]
+async fn a_404_with_the_refusal_of_a_grant_is_that_refusal_at_once() {
+    let world = setup().start().await;
+    world.authorization.answer_next(Answer::status(404, r#"{"error":"invalid_grant"}"#));
+    world.authorization.revoke_all();
+
+    eventually("rejected", async || world.get("/x").await.code().as_deref() == Some("client_rejected")).await;
+
+    assert_eq!(world.authorization.requests(), 2);
+    let event = world.process.event("token refresh failed").await;
+    assert!(event["error"].as_str().unwrap().contains("invalid_grant"), "{event}");
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn an_unreachable_issuers_last_document_stays_in_use() {
     let world = setup().start().await;

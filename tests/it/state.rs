@@ -507,6 +507,66 @@ async fn a_refresh_in_progress_at_the_stop_is_finished_and_stored() {
     world.check();
 }
 
+/// The server has used the refresh token, and no client can tell: the grant is not condemned at once.
+#[tokio::test]
+async fn a_refresh_token_refused_after_a_kill_is_tried_again_and_not_condemned() {
+    let place = Place::new();
+    let mut world = place.start(place.setup_with_key()).await;
+    world.authorization.set_delay(Duration::from_mins(1));
+    world.authorization.revoke_all();
+    let mut caller = world.caller().await;
+    let request = Request::get("/x");
+    tokio::select! {
+        _ = caller.try_send(&request) => panic!("it takes a minute"),
+        () = eventually("asked", async || world.authorization.requests() == 2) => {}
+    }
+    drop(caller);
+    world.kill().await;
+    world.authorization.set_delay(Duration::ZERO);
+    world.authorization.answer_next(Answer::status(400, r#"{"error":"invalid_grant"}"#));
+    world.start_again().await;
+
+    let reply = world.get("/x").await;
+
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    let wait: u64 = reply.get("retry-after").unwrap().parse().unwrap();
+    assert!((20..=30).contains(&wait), "{wait}");
+    let event = world.process.event("token refresh failed").await;
+    assert_eq!(event["outcome"], "refused_in_passing");
+    assert_eq!(event["needs_a_person"], false);
+    world.finish().await;
+}
+
+/// An end that the server names and does not move is reported once.
+#[tokio::test]
+async fn the_end_of_a_refresh_token_is_shown_and_warned_of() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key()).await;
+    for (token, end) in [("one", "\"7200\""), ("two", "7200")] {
+        let body = format!(
+            "{{\"access_token\":\"{token}\",\"expires_in\":6,\"refresh_token\":\"same\",\
+             \"refresh_expires_in\":{end}}}"
+        );
+        let body = if token == "two" { body.replace(",\"refresh_expires_in\":7200", "") } else { body };
+        world.authorization.answer_next(Answer::status(200, &body));
+    }
+    for generation in [2, 3] {
+        let (status, refreshed) = world.admin_post("/credentials/api/refresh").await;
+        assert_eq!((status, &refreshed["generation"]), (200, &generation.into()));
+    }
+
+    let event = world.process.event("refresh token ends soon").await;
+
+    assert_eq!(event["event"], "credential.refresh_token_ends");
+    let left = event["ends_in_seconds"].as_u64().unwrap();
+    assert!((7100..=7200).contains(&left), "{left}");
+    let (_, shown) = world.admin_get("/credentials/api").await;
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let end = shown["refresh_token_expires_at"].as_str().unwrap().to_owned();
+    assert!(end.ends_with('Z') && end.len() == 20, "{end}");
+    world.finish().await;
+}
+
 /// FLT-SIG-04.
 #[tokio::test]
 async fn a_second_signal_waits_only_for_a_refresh_token_in_use() {

@@ -18,7 +18,8 @@ use crate::token::state::file::State;
 use crate::token::{DurableState, GrantOrigin};
 
 const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
-/// The timeout of the hand-over: the daemon waits up to ten seconds for the grant to be on disk.
+/// The timeout of the hand-over besides the token request that may be under way: the daemon waits up to ten seconds for
+/// the grant to be on disk.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
@@ -161,7 +162,8 @@ impl Destination {
             Self::Daemon { client: mut daemon, .. } => {
                 let json = grant.handed_over(credential, clock.now());
                 let path = path_of(&credential.name, "/grant");
-                let handed = daemon.operate(Method::POST, &path, Some(&json), HAND_OVER_TIMEOUT).await;
+                let within = HAND_OVER_TIMEOUT + credential.longest_request();
+                let handed = daemon.operate(Method::POST, &path, Some(&json), within).await;
                 let base = &daemon.base;
                 match handed {
                     Ok(answer) if answer.status == 202 => {

@@ -10,9 +10,10 @@ use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
 use crate::token::TokenClient;
-use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
+use crate::token::error::TokenError;
+use crate::token::help::help;
 use crate::token::jwt::Claims;
-use crate::token::trial::{Granted, MAX_SKEW, Trial, WhichSecret, not_granted, reason_for_fallback, trial};
+use crate::token::trial::{Granted, MAX_SKEW, NextGrant, Trial, WhichSecret, next_grant, not_granted, trial};
 
 /// Reports the request and its result, and returns the tenant of the token, if it names one.
 pub(super) async fn report(
@@ -21,17 +22,15 @@ pub(super) async fn report(
     is_used: bool,
 ) -> (Report, Option<String>) {
     if matches!(credential.identity.grant, Grant::RefreshToken(_)) {
-        return match (reason_for_fallback(credential, Clock::system()), &credential.identity.fallback) {
-            (Ok(Some(why)), Some(fallback)) => {
+        return match (next_grant(credential, Clock::system()), &credential.identity.fallback) {
+            (Ok(NextGrant::Fallback(why)), Some(fallback)) => {
                 let identity = Identity { grant: fallback.clone(), ..credential.identity.clone() };
                 let falling_back = Credential { identity, login: None, ..credential.clone() };
                 let (mut report, tenant) = report_of_trial(&falling_back, client, is_used).await;
-                report.warn(format!("the fallback grant is used: {why}"), remedy(&why, credential));
+                report.warn(format!("the fallback grant is used: {why}"), help(&why, credential));
                 (report, tenant)
             }
-            (standing, _) => {
-                (report_of_refresh_token(credential, &client, is_used, standing.err()).await, None)
-            }
+            (next, _) => (report_of_refresh_token(credential, &client, is_used, next).await, None),
         };
     }
     report_of_trial(credential, client, is_used).await
@@ -62,19 +61,18 @@ async fn report_of_trial(
         );
     }
     if let Some(failure) = &failure {
-        report.fail(failure.to_string(), remedy(failure, credential));
+        report.fail(failure.to_string(), help(failure, credential));
     }
     let tenant = granted.and_then(|granted| granted.tenant).filter(|_| failure.is_none());
     (report, tenant)
 }
 
-/// Tests everything but the token request, which would use up a refresh token. An `obstacle` is why the credential
-/// has no usable refresh token.
+/// Tests everything but the token request, which would use up a refresh token.
 async fn report_of_refresh_token(
     credential: &Credential,
     client: &TokenClient,
     is_used: bool,
-    obstacle: Option<TokenError>,
+    next: Result<NextGrant, TokenError>,
 ) -> Report {
     let clock = Clock::system();
     let asked = clock.now();
@@ -86,7 +84,7 @@ async fn report_of_refresh_token(
     };
     let mut report = begin(credential, client, asked.until(clock.now()), is_used);
     match metadata {
-        Err(failure) => report.fail(failure.to_string(), remedy(&failure, credential)),
+        Err(failure) => report.fail(failure.to_string(), help(&failure, credential)),
         Ok(Some(metadata)) if authorize_url.is_some_and(|url| url.issuer().is_some()) => {
             match metadata.authorization_endpoint() {
                 Ok(url) => report.fact("authorize_url", without_query(&url)),
@@ -98,9 +96,16 @@ async fn report_of_refresh_token(
         }
         Ok(_) => {}
     }
-    if let Some(obstacle) = obstacle {
-        report.fail(obstacle.to_string(), remedy(&obstacle, credential));
-        return report;
+    match next {
+        Err(obstacle) => {
+            report.fail(obstacle.to_string(), help(&obstacle, credential));
+            return report;
+        }
+        Ok(NextGrant::RefreshToken { refusals: refusals @ 1.. }) => report.warn(
+            format!("the server has refused the refresh token, perhaps in passing (times in a row: {refusals})"),
+            "a running daemon sends the refresh token again; after the third refusal authorize the client again",
+        ),
+        Ok(_) => {}
     }
     report.warn(
         "no token was requested: that would use up a refresh token that the daemon may need",
@@ -212,86 +217,4 @@ fn add_clocks(report: &mut Report, clocks: Option<(SystemTime, SystemTime)>) {
 
 fn listed(words: &[String]) -> String {
     if words.is_empty() { "none".to_owned() } else { words.join(" ") }
-}
-
-fn remedy(failure: &TokenError, credential: &Credential) -> String {
-    match failure {
-        TokenError::Network(_) if credential.proxy.is_some() => {
-            "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
-             that it connects to the host in `token_url`; `proxy = \"\"` disables it"
-        }
-        TokenError::Network(_) => {
-            "check the host in `token_url`, and that this machine may connect to it; for a certificate authority of \
-             your own set `ca_file` of the credential, for a proxy `proxy`, and for a slow server `timeout`"
-        }
-        TokenError::Discovery(error) => discovery_remedy(error),
-        TokenError::Server(_) | TokenError::Unavailable { .. } => "the server has an internal error: try again later",
-        TokenError::Malformed(Malformed::NotJwt) => {
-            "remove `expect_jwt`, or have the provider issue JWTs to this client"
-        }
-        TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
-        TokenError::Malformed(Malformed::Markup) => {
-            "check that `token_url` is a token endpoint, and that no proxy answers in its place"
-        }
-        TokenError::Malformed(_) => {
-            "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
-        }
-        TokenError::Throttled { .. } => "wait: this client made too many token requests; check what else uses it",
-        TokenError::Rejected { status: 300..=399, .. } => {
-            "set `token_url` to the address that it redirects to: bearerd follows no redirects"
-        }
-        TokenError::Rejected { code, .. } => rejection_remedy(code, credential),
-        TokenError::ReauthorizationRequired(_) | TokenError::RotationLimit(_) => {
-            "authorize the client again: with `bearerd login` if the grant is \"authorization_code\", or else with a \
-             new `refresh_token`"
-        }
-        TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
-        TokenError::ScopeMissing(missing) => {
-            let not_asked: Vec<&str> = missing
-                .iter()
-                .filter(|scope| !credential.scopes.contains(scope))
-                .map(String::as_str)
-                .collect();
-            if !not_asked.is_empty() && !credential.scopes.is_empty() {
-                return format!("request them: add {} to `scopes`", not_asked.join(" "));
-            }
-            "have the provider allow them for this client, or remove them from `require_scopes`"
-        }
-    }
-    .to_owned()
-}
-
-/// The remedy for the most telling flaw of the metadata documents.
-fn discovery_remedy(error: &MetadataError) -> &'static str {
-    let has = |is_it: fn(&MetadataFlaw) -> bool| error.flaws.iter().any(|(_, flaw)| is_it(flaw));
-    if has(|flaw| matches!(flaw, MetadataFlaw::OtherIssuer(_))) {
-        "if this is the intended server, set `issuer` to exactly the server's own value, up to the last slash"
-    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unprotected(_) | MetadataFlaw::Missing(_))) {
-        "have the provider correct its metadata, or set `token_url`"
-    } else if has(|flaw| matches!(flaw, MetadataFlaw::Unreachable(_))) {
-        "check the host in `issuer`, and that this machine may connect to it; for a certificate authority of your own \
-         set `ca_file` of the credential, and for a proxy `proxy`"
-    } else {
-        "check `issuer`; for a server without metadata set `token_url` instead"
-    }
-}
-
-/// The remedy for an error code of RFC 6749 §5.2.
-fn rejection_remedy(code: &str, credential: &Credential) -> &'static str {
-    match (code, &credential.identity.grant) {
-        ("invalid_client", _) => {
-            "check `client_id`, the secret or key, and `client_auth`; for a secret with special characters also \
-             `basic_encoding`"
-        }
-        ("unauthorized_client" | "unsupported_grant_type", _) => {
-            "have the provider allow this grant to the client, or set another `grant`"
-        }
-        ("invalid_scope", _) => {
-            "have the provider allow the scopes in `scopes` for this client, or remove them"
-        }
-        ("invalid_grant", Grant::Password { .. }) => "check `username` and `password`",
-        ("invalid_grant", Grant::TokenExchange { .. }) => "check `subject_token`: it may have expired",
-        ("invalid_grant", _) => "check the `assertion` of the grant, its `aud` and `sub`",
-        _ => "check `token_url`, and ask the provider what it expects of this client",
-    }
 }

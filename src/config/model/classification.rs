@@ -152,6 +152,7 @@ impl Credential {
             refresh_margin,
             default_lifetime,
             timeout,
+            refresh_timeout,
             connect_timeout,
             quota: Quota { requests, per },
             retry_after_max,
@@ -184,7 +185,7 @@ impl Credential {
         all.add(Decides::Token, "issuer", &discovery.as_ref().map(url::Url::as_str));
         all.add(Decides::Operation, "refresh_margin", refresh_margin);
         all.add(Decides::Operation, "default_lifetime", default_lifetime);
-        all.add(Decides::Operation, "timeout", timeout);
+        all.add(Decides::Operation, "timeout", &(*timeout, *refresh_timeout));
         all.add(Decides::Operation, "connect_timeout", connect_timeout);
         all.add(Decides::Operation, "quota", &(u64::from(requests.get()), *per));
         all.add(Decides::Operation, "retry_after_max", retry_after_max);

@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::endpoint::Endpoint;
-use super::identity::Identity;
+use super::identity::{Grant, Identity};
 use super::login::Login;
 use super::pattern::Pattern;
 use super::request::{AnswerFields, ErrorCodes, TokenParameters};
@@ -49,8 +49,11 @@ pub struct Credential {
     pub refresh_margin: Duration,
     /// The lifetime of a token if the response states none.
     pub default_lifetime: Duration,
-    /// Time for a whole token request.
+    /// Time for a whole token request that spends no refresh token.
     pub timeout: Duration,
+    /// Time for a whole token request that spends a refresh token: whoever gives up early loses the answer, and with it
+    /// perhaps the grant.
+    pub refresh_timeout: Duration,
     /// Time for a connection to the token endpoint.
     pub connect_timeout: Duration,
     /// The bound on token requests.
@@ -87,7 +90,13 @@ impl Credential {
 
     /// The longest time for a token request, including the discovery of the token endpoint.
     pub fn longest_request(&self) -> Duration {
-        if self.token_url.issuer().is_some() { self.timeout.saturating_mul(2) } else { self.timeout }
+        let discovery = if self.token_url.issuer().is_some() { self.timeout } else { Duration::ZERO };
+        self.timeout_of(&self.identity.grant).saturating_add(discovery)
+    }
+
+    /// Time for a whole token request of this grant.
+    pub const fn timeout_of<S>(&self, grant: &Grant<S>) -> Duration {
+        if matches!(grant, Grant::RefreshToken(_)) { self.refresh_timeout } else { self.timeout }
     }
 }
 

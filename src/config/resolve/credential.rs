@@ -14,7 +14,7 @@ use super::{Owner, Resolver, api_discovery, duration, or_default, provider};
 use crate::config::model::credential::{Credential, HttpVersion, Quota};
 use crate::config::model::endpoint::{Endpoint, Issuer};
 use crate::config::model::request::NEVER_LISTED;
-use crate::config::source::choice::Provider;
+use crate::config::source::choice::{Grant, Provider};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts};
@@ -74,6 +74,9 @@ impl Resolver<'_> {
         let parameters = self.token_parameters(&mut file);
         let help = "write one scope per entry, without spaces, quotes or backslashes";
         let scopes = self.texts(file.scopes, is_scope, "not a scope (RFC 6749 §3.3)", help);
+        let grant = file.grant.as_ref().map(|grant| *grant.get_ref());
+        let spends_refresh_tokens = matches!(grant, Some(Grant::RefreshToken | Grant::AuthorizationCode));
+        let refresh_timeout = duration(file.timeout.clone(), if spends_refresh_tokens { 60 } else { 10 });
         let is_http = token_url.as_ref().is_some_and(|endpoint| endpoint.url().scheme() == "http");
         // Last: another problem of such a value says more.
         for place in placeholders {
@@ -94,6 +97,7 @@ impl Resolver<'_> {
             refresh_margin: duration(file.refresh_margin, 300),
             default_lifetime: self.positive(file.default_lifetime, 300),
             timeout: self.positive(file.timeout, 10),
+            refresh_timeout,
             connect_timeout: self.positive(file.connect_timeout, 3),
             quota: self.quota(file.quota),
             retry_after_max: self.positive(file.retry_after_max, 15 * 60),

@@ -87,7 +87,7 @@ impl IssuerClient {
 
     fn failure(&self, error: TokenError) -> DiscoveryError {
         match error {
-            TokenError::Network(why) => DiscoveryError::Network(why),
+            TokenError::Network(why) | TokenError::Unreached(why) => DiscoveryError::Network(why),
             TokenError::Throttled { status, retry_after, .. } => DiscoveryError::Throttled {
                 status,
                 wait: retry_after.unwrap_or_default().min(self.retry_after_max),

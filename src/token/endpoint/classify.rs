@@ -99,6 +99,12 @@ fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &As
     let ErrorCodes { dead, throttled, client, transient } = asked.errors;
     let is_dead =
         is(DEAD_REFRESH_TOKEN) || is(&["unauthorized_client"]) && error.speaks_of_dead_refresh_token();
+    let refused_grant =
+        Meaning::Refused(if asked.spends_refresh_token && error.speaks_of_use_in_progress() {
+            Refusal::GrantInPassing
+        } else {
+            Refusal::Grant
+        });
     let is_throttled = match status {
         429 => true,
         400..=499 => error.speaks_of_rate_limit(),
@@ -107,7 +113,7 @@ fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &As
     if status >= 400 && has_retry_after || is_throttled || is(&["slow_down"]) || is_listed(throttled) {
         Meaning::Throttled
     } else if is_listed(dead) {
-        Meaning::Refused(Refusal::Grant)
+        refused_grant
     } else if is_listed(client) {
         Meaning::Refused(Refusal::Client)
     } else if matches!(status, 408 | 421 | 425 | 500..) || is(TRANSIENT) || is_listed(transient) {
@@ -115,9 +121,11 @@ fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &As
     } else if status < 400 {
         Meaning::Redirect
     } else if is(&["invalid_grant"]) || asked.spends_refresh_token && is_dead {
-        Meaning::Refused(Refusal::Grant)
+        refused_grant
     } else if status == 401 || is(UNKNOWN_CLIENT) {
         Meaning::Refused(Refusal::Client)
+    } else if asked.spends_refresh_token && matches!(status, 400 | 403) && error.gives_no_reason() {
+        Meaning::Refused(Refusal::GrantInPassing)
     } else if asked.holds_token && !is(REFUSED) && !is(DEAD_REFRESH_TOKEN) {
         // An ingress or a firewall may have answered in place of the authorization server.
         Meaning::Transient

@@ -25,6 +25,8 @@ pub(super) struct ErrorResponse {
     pub code: Option<String>,
     /// The server's explanation.
     pub description: Option<String>,
+    /// Whether the body is cut, or is a page of HTML or XML: perhaps not the response of an authorization server.
+    is_page_or_cut: bool,
     /// The code and the explanation, or the whole body of a client error that has neither. The words are in
     /// lower case, with blanks between them.
     words: String,
@@ -43,12 +45,31 @@ impl ErrorResponse {
                 normalized(&parts.join(" "))
             }
         };
-        Self { words, ..error }
+        Self { words, is_page_or_cut: !body.is_complete || text.starts_with('<'), ..error }
     }
 
     /// Whether the words mention a rate limit, too many requests or a quota.
     pub(super) fn speaks_of_rate_limit(&self) -> bool {
         ["rate limit", "ratelimit", "too many requests", "quota"].iter().any(|term| self.words.contains(term))
+    }
+
+    /// Whether the words say that the refresh token is in use at the moment, by another request or by an earlier one.
+    pub(super) fn speaks_of_use_in_progress(&self) -> bool {
+        const TERMS: &[&str] = &[
+            "being processed",
+            "being refreshed",
+            "being used",
+            "in progress",
+            "concurrent",
+            "simultaneous",
+            "another request",
+        ];
+        TERMS.iter().any(|term| self.words.contains(term))
+    }
+
+    /// Whether the response is whole, is no page, and has no code.
+    pub(super) const fn gives_no_reason(&self) -> bool {
+        self.code.is_none() && !self.is_page_or_cut
     }
 
     /// Whether the words mention an expired, invalid or unknown refresh token.

@@ -79,9 +79,11 @@ pub(super) async fn read(response: &mut reqwest::Response) -> Result<(Body, Opti
 
 /// The [`TokenError`] of a request that failed, with the message of the innermost cause.
 pub(super) fn network(error: reqwest::Error) -> TokenError {
-    TokenError::Network(match (error.is_timeout(), error.is_connect()) {
+    let (is_timeout, is_connect) = (error.is_timeout(), error.is_connect());
+    let why = match (is_timeout, is_connect) {
         (true, true) => "no connection in time".to_owned(),
         (true, false) => "no complete answer in time".to_owned(),
         _ => printable(&causes(&error.without_url()).last().map(ToString::to_string).unwrap_or_default()),
-    })
+    };
+    if is_connect { TokenError::Unreached(why) } else { TokenError::Network(why) }
 }

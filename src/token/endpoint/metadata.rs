@@ -88,7 +88,7 @@ async fn ask(
         Ok((status, _)) if status.is_redirection() => Err(MetadataFlaw::Redirect(status.as_u16())),
         Ok((status, _)) => Err(MetadataFlaw::Status(status.as_u16())),
         Err(TokenError::Malformed(flaw)) => Err(MetadataFlaw::Body(flaw)),
-        Err(TokenError::Network(why)) => Err(MetadataFlaw::Unreachable(why)),
+        Err(TokenError::Network(why) | TokenError::Unreached(why)) => Err(MetadataFlaw::Unreachable(why)),
         Err(throttled) => return Err(throttled),
     })
 }

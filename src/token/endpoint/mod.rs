@@ -167,7 +167,7 @@ impl TokenClient {
         &self,
         issuer: &Issuer,
         credential: &Credential,
-        request: &TokenRequest,
+        (request, timeout): (&TokenRequest, Duration),
         asked: &Asked<'_>,
     ) -> Result<TokenResponse, TokenError> {
         let known = self.known_metadata();
@@ -176,7 +176,11 @@ impl TokenClient {
         if is_fresh {
             warnings::of_metadata(known.as_deref(), &metadata, credential);
         }
-        let outcome = self.exchange(metadata.token_endpoint.clone(), request, asked).await;
+        let outcome = self.exchange(metadata.token_endpoint.clone(), (request, timeout), asked).await;
+        if outcome.as_ref().is_err_and(|error| error.refuses_grant() || error.refuses_client()) {
+            // The endpoint itself has answered, whatever the status.
+            return outcome;
+        }
         let gone = match &outcome {
             Err(
                 TokenError::Rejected { status: status @ (300..=399 | 404 | 405 | 410), .. }
@@ -185,7 +189,7 @@ impl TokenClient {
             ) => Some(*status),
             _ => None,
         };
-        if gone.is_some() || matches!(outcome, Err(TokenError::Network(_))) {
+        if gone.is_some() || matches!(outcome, Err(TokenError::Network(_) | TokenError::Unreached(_))) {
             self.is_doubtful.store(true, Ordering::Relaxed);
         }
         match gone.filter(|_| !is_fresh) {
@@ -203,12 +207,13 @@ impl TokenClient {
     async fn exchange(
         &self,
         token_url: Url,
-        request: &TokenRequest,
+        (request, timeout): (&TokenRequest, Duration),
         asked: &Asked<'_>,
     ) -> Result<TokenResponse, TokenError> {
         let mut http_request = self
             .http
             .post(token_url)
+            .timeout(timeout)
             .header(CONTENT_TYPE, request.content_type)
             .header(ACCEPT, "application/json")
             .body(request.body.clone());
@@ -247,9 +252,10 @@ impl TokenEndpoint for TokenClient {
             holds_token: current.is_some_and(|held| held.is_usable),
             spends_refresh_token: matches!(identity.grant, Grant::RefreshToken(_)),
         };
+        let request = (&request, credential.timeout_of(&identity.grant));
         match &credential.token_url {
-            Endpoint::Written(url) => self.exchange(url.clone(), &request, &asked).await,
-            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, &request, &asked).await,
+            Endpoint::Written(url) => self.exchange(url.clone(), request, &asked).await,
+            Endpoint::OfIssuer(issuer) => self.exchange_at(issuer, credential, request, &asked).await,
         }
     }
 }

@@ -10,13 +10,19 @@ use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use super::exchange::Body;
-use super::members::{MAX_DEPTH, Members, depth};
+use super::members::{MAX_DEPTH, Member, Members, depth};
 use crate::config::AnswerFields;
 use crate::http::server_time;
 use crate::token::error::Malformed;
 
 /// The longest lifetime of a token, a year; a longer one is shortened to this.
 pub const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
+
+/// The members that state the lifetime of a refresh token: Keycloak's, that of Microsoft, GitHub and others, and Intuit's.
+const REFRESH_LIFETIMES: [&str; 3] =
+    ["refresh_expires_in", "refresh_token_expires_in", "x_refresh_token_expires_in"];
+/// A refresh token with a longer lifetime counts as one that never ends.
+const MAX_REFRESH_LIFETIME: Duration = Duration::from_hours(50 * 365 * 24);
 
 /// A successful response (RFC 6749 §5.1), before its token is checked against the credential's requirements.
 #[derive(Clone)]
@@ -37,6 +43,9 @@ pub struct TokenResponse {
     pub refresh_token: Option<SecretString>,
     /// The ID token of a login (OpenID Connect Core 1.0 §3.1.3.3).
     pub id_token: Option<SecretString>,
+    /// The lifetime of the refresh token in use from now on; zero where the server says that it never ends, and `None`
+    /// where the server does not say.
+    pub refresh_lifetime: Option<Duration>,
     /// Why the access token is unusable. A response with a flaw is an error unless it has a refresh token,
     /// which must not be lost.
     pub flaw: Option<Malformed>,
@@ -89,15 +98,20 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
+    let [end, other_end, third_end] = REFRESH_LIFETIMES;
+    let AnswerFields { access_token, expires_in, refresh_token } = fields;
     let names = Members([
-        &fields.access_token,
-        &fields.expires_in,
+        access_token,
+        expires_in,
         "token_type",
         "scope",
-        &fields.refresh_token,
+        refresh_token,
         "id_token",
+        end,
+        other_end,
+        third_end,
     ]);
-    let [access_token, expires_in, token_type, scope, refresh_token, id_token] =
+    let [access_token, expires_in, token_type, scope, refresh_token, id_token, ends @ ..] =
         names.of(body).map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
     let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
         Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
@@ -121,6 +135,7 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         Err(flaw) if refresh_token.is_none() => return Err(flaw),
         Err(flaw) => ((Zeroizing::default(), (None, false), None), Some(flaw)),
     };
+    let refresh_lifetime = ends.iter().find_map(refresh_lifetime);
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
     let server_time = server_time(headers);
     Ok(TokenResponse {
@@ -132,8 +147,17 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         server_time,
         refresh_token,
         id_token: id_token.text("id_token").ok().flatten().map(SecretString::from),
+        refresh_lifetime,
         flaw,
     })
+}
+
+/// The lifetime of a refresh token. A value that is no number of seconds is ignored.
+fn refresh_lifetime(member: &Member<'_>) -> Option<Duration> {
+    let seconds = seconds(member.value("refresh_expires_in").ok()??).ok()?;
+    let lifetime = Duration::try_from_secs_f64(seconds.floor()).unwrap_or(Duration::MAX);
+    // A token of a human lifetime never ends for the daemon.
+    Some(if lifetime < MAX_REFRESH_LIFETIME { lifetime } else { Duration::ZERO })
 }
 
 /// Whether a media type is `application/json` (RFC 6749 §5.1), or another one with the suffix of JSON (RFC 6839 §3.1).
@@ -148,6 +172,18 @@ fn is_json(content_type: &HeaderValue) -> bool {
 ///
 /// The function takes raw JSON, because servers send numbers that no number type holds.
 fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
+    let seconds = seconds(json)?;
+    if seconds < 1.0 {
+        return Ok((Some(Duration::ZERO), false));
+    }
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(lifetime) if lifetime <= MAX_LIFETIME => Ok((Some(lifetime), false)),
+        _ => Ok((Some(MAX_LIFETIME), true)),
+    }
+}
+
+/// Reads a number of seconds from its raw JSON: a number, or a string that holds a number.
+fn seconds(json: &str) -> Result<f64, Malformed> {
     let text = match json.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(json).map_err(|_| Malformed::Lifetime)?,
         _ => json.to_owned(),
@@ -158,14 +194,7 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
     if !looks_like_a_number {
         return Err(Malformed::Lifetime);
     }
-    let seconds: f64 = text.parse().map_err(|_| Malformed::Lifetime)?;
-    if seconds < 1.0 {
-        return Ok((Some(Duration::ZERO), false));
-    }
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(lifetime) if lifetime <= MAX_LIFETIME => Ok((Some(lifetime), false)),
-        _ => Ok((Some(MAX_LIFETIME), true)),
-    }
+    text.parse().map_err(|_| Malformed::Lifetime)
 }
 
 #[cfg(test)]
@@ -173,6 +202,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_lifetime_of_a_refresh_token_is_read_from_each_known_member() {
+        let lifetime = |members: &str| {
+            let body = format!("{{\"access_token\":\"a\",\"refresh_token\":\"r\",{members}}}");
+            let body = Body { bytes: body.into_bytes().into(), is_complete: true };
+            let expected = Expected { fields: &AnswerFields::default(), token_types: &["Bearer".to_owned()] };
+            let response = read(&HeaderMap::new(), &body, expected).unwrap();
+            response.refresh_lifetime.map(|lifetime| lifetime.as_secs())
+        };
+        for (members, expected) in [
+            ("\"refresh_expires_in\":1800", Some(1800)),
+            ("\"refresh_expires_in\":\"1800\"", Some(1800)),
+            ("\"refresh_expires_in\":1800.9", Some(1800)),
+            ("\"refresh_token_expires_in\":15897600", Some(15_897_600)),
+            ("\"x_refresh_token_expires_in\":8726400", Some(8_726_400)),
+            // 0 is never, and so is a lifetime of centuries.
+            ("\"refresh_expires_in\":0", Some(0)),
+            ("\"refresh_expires_in\":1e300", Some(0)),
+            // Anything else is as if it were not there, and costs no token.
+            ("\"refresh_expires_in\":null", None),
+            ("\"refresh_expires_in\":-1", None),
+            ("\"refresh_expires_in\":\"soon\"", None),
+            ("\"refresh_expires_in\":{}", None),
+            ("\"refresh_expires_in\":1,\"refresh_expires_in\":2", None),
+            ("\"refresh_expires_in\":\"x\",\"refresh_token_expires_in\":7", Some(7)),
+        ] {
+            assert_eq!(lifetime(members), expected, "{members}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -1,9 +1,9 @@
 //! Limits token requests of every cause.
 //!
 //! Every request counts against the quota (GCRA, in [`quota`]), and waits for the barrier that the responses so far demand: a
-//! `Retry-After`, a backoff, an open circuit breaker, or the latch after a rejection. No cause is exempt. Forced refreshes
-//! have half of the quota, so that 401s from an upstream cannot use up the part that scheduled refreshes need. A [`Snapshot`]
-//! carries all this across a restart.
+//! `Retry-After`, a backoff, an open circuit breaker, the wait after a refusal in passing, or the latch after a rejection.
+//! An operator's order waits for the quota and for `Retry-After` alone. Forced refreshes have half of the quota, so that 401s
+//! from an upstream cannot use up the part that scheduled refreshes need. A [`Snapshot`] carries all this across a restart.
 
 mod quota;
 mod snapshot;
@@ -82,6 +82,16 @@ impl Limiter {
         check(&self.all, now).inspect_err(|_| self.forced.restore(forced_before))
     }
 
+    /// Takes a request that an operator orders out of the quota, and removes the barrier unless the server has asked for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Blocked`] where no request may be made now; barrier and quota are unchanged.
+    pub fn admit_order(&mut self) -> Result<(), Blocked> {
+        let barrier = self.blocked.take_if(|blocked| blocked.by != Barrier::RetryAfter);
+        self.admit(Cause::Forced).inspect_err(|_| self.blocked = self.blocked.or(barrier))
+    }
+
     /// The last request brought a token: no barrier stays.
     pub fn succeeded(&mut self) {
         self.failures = 0;
@@ -113,6 +123,9 @@ impl Limiter {
                 until: now + backoff,
                 by: if self.failures >= BREAKER_FAILURES { Barrier::Breaker } else { Barrier::Backoff },
             },
+            FailureClass::RefusedInPassing(again_in) => {
+                Blocked { until: now + again_in, by: Barrier::InDoubt }
+            }
             FailureClass::Rejected => {
                 self.rejections = self.rejections.saturating_add(1);
                 let latch = LATCH.step(self.rejections - 1);
@@ -151,11 +164,12 @@ impl Limiter {
         self.rejections = snapshot.rejections;
     }
 
-    /// Removes the latch: the cause of the rejection may have been corrected.
+    /// Removes the barrier of a rejection or of a refusal in passing, whose cause may have been corrected.
     pub fn release_latch(&mut self) {
-        if self.blocked.is_some_and(|blocked| blocked.by == Barrier::Latch) {
-            self.blocked = None;
-            self.rejections = 0;
+        match self.blocked {
+            Some(Blocked { by: Barrier::Latch, .. }) => (self.blocked, self.rejections) = (None, 0),
+            Some(Blocked { by: Barrier::InDoubt, .. }) => self.blocked = None,
+            _ => {}
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum Barrier {
     Backoff,
     /// The last attempts all failed.
     Breaker,
+    /// The server refused the refresh token, perhaps only in passing.
+    InDoubt,
     /// The server rejected the last attempt.
     Latch,
 }

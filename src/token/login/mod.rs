@@ -19,6 +19,7 @@ use super::endpoint::validate;
 use super::endpoint::warnings::ResponseWarnings;
 use super::error::TokenError;
 use super::operator::GrantOrigin;
+use super::refresh_token_end::RefreshTokenEnd;
 use super::rotation;
 use super::state::file::State;
 use crate::clock::{Clock, Moment, wall_clock};
@@ -28,6 +29,8 @@ use crate::config::{Credential, Identity};
 #[derive(Debug)]
 pub struct LoginGrant {
     refresh_token: SecretString,
+    /// The refresh token's lifetime; zero where it never ends, and `None` where the server did not say.
+    refresh_lifetime: Option<Duration>,
     token: AccessToken,
     /// The access token's lifetime; `None` where the server did not say.
     lifetime: Option<Duration>,
@@ -74,10 +77,12 @@ pub async fn exchange<E: TokenEndpoint>(
     let token = validate::first_token(&response, credential, sent, now)?;
     let lifetime = validate::lifetime(&response, credential, now)?.filter(|lifetime| !lifetime.is_zero());
     ResponseWarnings::default().of_grant(&response, credential, now);
+    let refresh_lifetime = response.refresh_lifetime;
     let refresh_token = response.refresh_token.ok_or(LoginError::NoRefreshToken)?;
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.extend([refresh_token.clone(), SecretString::from(response.access_token.as_str())]);
-    Ok(LoginGrant { refresh_token, token, lifetime, scopes: response.scopes, secrets, client_secrets })
+    let scopes = response.scopes;
+    Ok(LoginGrant { refresh_token, refresh_lifetime, token, lifetime, scopes, secrets, client_secrets })
 }
 
 /// Checks the nonce of the ID token. Only the access token is needed, so an ID token that is missing or illegible causes a
@@ -117,7 +122,8 @@ impl LoginGrant {
             ..before.clone()
         };
         self.client_secrets.remember(&mut state);
-        rotation::adopt(&mut state, self.refresh_token.clone(), &identity);
+        let end = RefreshTokenEnd::first(self.refresh_lifetime, self.token.issued());
+        rotation::adopt(&mut state, self.refresh_token.clone(), end, &identity);
         state
     }
 
@@ -126,8 +132,12 @@ impl LoginGrant {
         let mut json = serde_json::json!(GrantOrigin::of(credential));
         json["refresh_token"] = self.refresh_token.expose_secret().into();
         json["access_token"] = self.token.as_str().into();
+        let left = |lifetime: Duration| lifetime.saturating_sub(self.token.issued().until(now)).as_secs();
         if let Some(lifetime) = self.lifetime {
-            json["expires_in"] = lifetime.saturating_sub(self.token.issued().until(now)).as_secs().into();
+            json["expires_in"] = left(lifetime).into();
+        }
+        if let Some(lifetime) = self.refresh_lifetime.filter(|lifetime| !lifetime.is_zero()) {
+            json["refresh_expires_in"] = left(lifetime).max(1).into();
         }
         if let Some(scopes) = &self.scopes {
             json["scope"] = scopes.join(" ").into();
@@ -158,7 +168,7 @@ mod tests {
     use crate::config::fixture;
     use crate::token::access_token::Generation;
     use crate::token::limiter::{Barrier, Blocked, Snapshot};
-    use crate::token::state::file::RefusedTokenHash;
+    use crate::token::state::file::RefreshTokenHash;
 
     fn credential() -> Credential {
         let lines = "grant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
@@ -169,6 +179,7 @@ mod tests {
     fn brought(refresh_token: &str, now: Moment) -> LoginGrant {
         LoginGrant {
             refresh_token: SecretString::from(refresh_token),
+            refresh_lifetime: Some(Duration::from_mins(30)),
             lifetime: None,
             scopes: None,
             secrets: Vec::new(),
@@ -182,7 +193,7 @@ mod tests {
     fn a_login_resets_the_old_grants_failures_and_keeps_the_servers_wait() {
         let clock = Clock::system();
         let now = clock.now();
-        let refused = ["old", "older"].map(|token| RefusedTokenHash::of(&SecretString::from(token)));
+        let refused = ["old", "older"].map(|token| RefreshTokenHash::of(&SecretString::from(token)));
         let blocked = |by| Some(Blocked { until: now + Duration::from_mins(5), by });
         let before = |by| State {
             rotations: 5,
@@ -206,6 +217,7 @@ mod tests {
             (0, 0, 0)
         );
         assert_eq!(throttled.refused, refused);
+        assert_eq!(throttled.refresh_token_end.unwrap().at, now + Duration::from_mins(30));
         for by in [Barrier::Latch, Barrier::Backoff, Barrier::Breaker] {
             assert_eq!(state(by, "new").limiter.blocked, None);
         }

@@ -12,6 +12,7 @@ use crate::token::endpoint::TokenEndpoint;
 use crate::token::endpoint::response::{MAX_LIFETIME, TokenResponse};
 use crate::token::error::TokenError;
 use crate::token::operator::{Adopted, GrantOrigin, NewGrant, NotAdopted};
+use crate::token::refresh_token_end::RefreshTokenEnd;
 use crate::token::rotation;
 use crate::token::store::Succession;
 
@@ -28,10 +29,6 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         // A configured refresh token that was changed before this order must not take precedence over the new one.
         self.read_secrets_again().await;
-        // A refresh token with an access token beside it comes from the server just now.
-        if new.access_token.is_none() && rotation::is_refused(self.durable.state(), &new.refresh_token) {
-            return Err(NotAdopted::Refused);
-        }
         let now = self.clock.now();
         let (token, flaw) = match self.token_of(&new, received).transpose() {
             Ok(token) => (token, None),
@@ -42,14 +39,17 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.limiter.authorized();
         self.same_token = 0;
         self.no_forced_before = Moment::default();
-        self.due = token.as_ref().map_or(now, |token| self.planned(token));
-        self.changes_principal = token.is_none();
+        let end = RefreshTokenEnd::first(new.refresh_lifetime, received);
+        self.due = token.as_ref().map_or(now, |token| self.planned(token, end));
+        if token.is_none() {
+            self.writer.begin_anew();
+        }
         let issued = token.as_ref().map(|token| self.issued(token, now));
         let mut state = self.state_to_save();
-        rotation::adopt(&mut state, new.refresh_token, self.identity.value());
+        rotation::adopt(&mut state, new.refresh_token, end, self.identity.value());
         state.generation = token.as_ref().map_or(state.generation, AccessToken::generation);
         state.access_token.clone_from(&token);
-        self.durable.save(state).await;
+        self.durable.overwrite(state).await;
         let is_durable = self.durable.is_durable();
         let blocked = self.limiter.blocked().filter(|blocked| token.is_none() && now < blocked.until);
         if let Some(token) = token {
@@ -77,6 +77,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             server_time: None,
             refresh_token: None,
             id_token: None,
+            refresh_lifetime: None,
             flaw: None,
         };
         Some(self.accept(&response, received))

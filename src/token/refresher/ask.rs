@@ -10,7 +10,7 @@ use super::Refresher;
 use crate::config::Secret;
 use crate::token::endpoint::{HeldToken, TokenEndpoint};
 use crate::token::error::TokenError;
-use crate::token::rotation::GrantChoice;
+use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
@@ -30,7 +30,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         let client = self.secrets.identity(self.identity.value());
         let identity = choice.identity(&client).unwrap_or(client);
         // The request counts against the quota before it is made: a process that dies during the request has made it.
-        self.durable.save_unless_replaced(self.state_before_request()).await;
+        // So is a request that spends a refresh token recorded before it is made.
+        let mut state = self.state_before_request();
+        choice.is_sent(&mut state);
+        self.durable.save_unless_replaced(state).await;
         let sent = self.clock.now();
         let mut is_forced = self.notices_rejection() || self.orders.refreshes.is_requested();
         let current = self.store.latest();
@@ -48,18 +51,20 @@ impl<E: TokenEndpoint> Refresher<E> {
         let latency = sent.until(self.clock.now());
         // An upstream may have rejected the token during the request, which is about to replace it.
         is_forced |= self.notices_rejection();
-        let answered = outcome.map(|response| (self.accept(&response, sent), response.refresh_token));
+        let answered = outcome.map(|response| {
+            let accepted = self.accept(&response, sent);
+            (accepted, Renewal { token: response.refresh_token, lifetime: response.refresh_lifetime, sent })
+        });
         match answered {
             Ok((Ok(token), new)) => {
                 let succession = if is_forced { Succession::Forced } else { Succession::Scheduled };
-                self.succeeded(token, succession, choice, new.as_ref(), latency).await;
+                self.succeeded(token, succession, choice, new, latency).await;
             }
             Ok((Err(error), new)) => {
                 // The response has no usable access token, but the refresh token may have been rotated.
                 let mut state = self.durable.state().clone();
-                if choice.answered(new.as_ref(), &self.credential, self.identity.value(), &mut state) {
-                    self.durable.save(state).await;
-                }
+                choice.answered(new, &self.credential, self.identity.value(), &mut state);
+                self.durable.save(state).await;
                 self.failed(error, GrantChoice::Configured, latency).await;
             }
             Err(error) => self.failed(error, choice, latency).await,
@@ -77,7 +82,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             if self.subject().map(ExposeSecret::expose_secret)
                 != before.as_ref().map(ExposeSecret::expose_secret)
             {
-                self.changes_principal = true;
+                self.writer.begin_anew();
                 self.limiter.release_latch();
                 self.due = self.due.min(self.clock.now());
             }
@@ -110,7 +115,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn report_fallback(&mut self, choice: &GrantChoice) {
         let was_on_fallback = self.is_on_fallback;
         self.is_on_fallback = matches!(choice, GrantChoice::Fallback { .. });
-        self.changes_principal |= was_on_fallback != self.is_on_fallback;
+        if was_on_fallback != self.is_on_fallback {
+            self.writer.begin_anew();
+        }
         if let (GrantChoice::Fallback { why }, false, Some(fallback)) =
             (choice, was_on_fallback, &self.identity.value().fallback)
         {

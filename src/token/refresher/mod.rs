@@ -89,12 +89,14 @@ pub struct Refresher<E> {
     no_forced_before: Moment,
     /// The latest token whose rejection was logged.
     rejected: Generation,
-    /// Whether the next token may stand for another principal than the current one.
-    changes_principal: bool,
     /// Whether the last response calls for another request at once, with another grant or secret.
     follows_up: bool,
     /// Whether the last request was made with the fallback grant.
     is_on_fallback: bool,
+    /// Whether the next request is an operator's order, which few barriers hold up.
+    is_ordered: bool,
+    /// The end of a refresh token that was warned of last.
+    warned_of_end: Option<Moment>,
     /// Why no request is made until a person acts, if so.
     obstacle: Option<TokenError>,
     /// When to read the state on disk again, while only another refresh token there can help.
@@ -141,9 +143,10 @@ impl<E: TokenEndpoint> Refresher<E> {
             same_token: 0,
             no_forced_before: Moment::default(),
             rejected: Generation::NONE,
-            changes_principal: false,
             follows_up: false,
             is_on_fallback: false,
+            is_ordered: false,
+            warned_of_end: None,
             obstacle: None,
             look_at_state: clock.now(),
             credential,
@@ -154,7 +157,7 @@ impl<E: TokenEndpoint> Refresher<E> {
 
     /// Keeps the token fresh until `stop` or `leave_off` resolves, and returns the refresher, which can continue or leave its
     /// state to another. A token request that is under way then is finished and its result written; only `stop` drops a
-    /// request, if it cannot use up a refresh token.
+    /// request, if it cannot use up a refresh token. No request begins after either.
     pub async fn run_until(
         mut self,
         stop: impl Future<Output = ()>,
@@ -164,6 +167,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let stops = loop {
             match self.carry_out_orders().await {
                 // Between two token requests, even where the next is already due.
+                NextAction::Ask if stop.as_mut().now_or_never().is_some() => break true,
                 NextAction::Ask if leave_off.as_mut().now_or_never().is_some() => break false,
                 NextAction::Ask if self.identity.has_refresh_token() => self.ask().await,
                 NextAction::Ask => tokio::select! {
@@ -200,9 +204,16 @@ impl<E: TokenEndpoint> Refresher<E> {
         if let Err(obstacle) = self.choose_grant() {
             return self.wait_for_a_person(obstacle);
         }
-        self.obstacle = None;
-        match self.limiter.admit(cause) {
-            Ok(()) => NextAction::Ask,
+        let admitted = self.limiter.admit(cause);
+        match admitted.or_else(
+            |blocked| {
+                if self.is_ordered { self.limiter.admit_order() } else { Err(blocked) }
+            },
+        ) {
+            Ok(()) => {
+                self.obstacle = None;
+                NextAction::Ask
+            }
             Err(blocked) => {
                 self.progress.send_if_modified(|progress| progress.blocked.replace(blocked) != Some(blocked));
                 let until = match cause {
@@ -215,7 +226,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     fn choose_grant(&self) -> Result<GrantChoice, TokenError> {
-        self.rotation.choose(self.identity.value(), self.durable.state())
+        self.rotation.choose(self.identity.value(), self.durable.state(), self.is_ordered)
     }
 
     /// Makes no request until a person has acted.
@@ -225,13 +236,16 @@ impl<E: TokenEndpoint> Refresher<E> {
                 TokenError::RotationLimit(_) => self.trail.rotation_limit_reached(&obstacle),
                 _ => self.trail.reauthorization_required(&obstacle),
             }
-            let failure = Arc::new(obstacle.clone());
-            self.progress.send_modify(|progress| {
-                progress.failure = Some(failure);
-                progress.blocked = Some(Blocked { until: NEVER, by: Barrier::Latch });
-            });
-            self.obstacle = Some(obstacle);
+            self.obstacle = Some(obstacle.clone());
         }
+        let blocked = Blocked { until: NEVER, by: Barrier::Latch };
+        self.progress.send_if_modified(|progress| {
+            let is_known = progress.failure.as_deref() == Some(&obstacle);
+            if !is_known {
+                progress.failure = Some(Arc::new(obstacle));
+            }
+            progress.blocked.replace(blocked) != Some(blocked) || !is_known
+        });
         NextAction::Wait(NEVER)
     }
 
@@ -275,12 +289,10 @@ impl<E: TokenEndpoint> Refresher<E> {
         if self.durable.retry_at().is_some_and(|retry_at| retry_at <= now) {
             self.durable.write().await;
         }
-        let lacks_refresh_token = self.obstacle.is_some() || self.is_on_fallback;
-        if lacks_refresh_token && self.look_at_state <= now {
-            self.take_state_from_disk().await;
-            if matches!(self.choose_grant(), Ok(GrantChoice::RefreshToken(_))) {
-                self.limiter.release_latch();
-            }
+        let is_in_doubt = matches!(self.limiter.blocked(), Some(Blocked { by: Barrier::InDoubt, .. }));
+        let needs_refresh_token = self.obstacle.is_some() || self.is_on_fallback || is_in_doubt;
+        if needs_refresh_token && self.look_at_state <= now && self.take_state_from_disk().await {
+            self.limiter.release_latch();
         }
     }
 }

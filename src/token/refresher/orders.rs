@@ -17,21 +17,26 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// not be surprised by it later.
     pub(super) async fn carry_out_orders(&mut self) -> NextAction {
         self.answer_finished_request();
+        self.take_left_state().await;
         while let Some(order) = self.orders.take_grant() {
-            let outcome = self.adopt(order.grant, order.received).await;
-            let _ = order.reply.send(outcome);
+            let adopted = self.adopt(order.grant, order.received).await;
+            let _ = order.reply.send(adopted);
         }
         if self.orders.refreshes.notices_request() {
             if self.obstacle.is_some() {
                 self.read_secrets_again().await;
                 self.take_state_from_disk().await;
             }
-            // The operator may have corrected the cause of the rejection.
-            self.limiter.release_latch();
+            self.is_ordered = true;
         }
+        self.watch_end_of_refresh_token();
         let step = self.next_step();
         if matches!(step, NextAction::Wait(_)) && self.orders.refreshes.is_requested() {
             self.orders.refreshes.respond(self.why_not());
+            if std::mem::take(&mut self.is_ordered) {
+                // Without the order, another barrier may hold.
+                return self.next_step();
+            }
         }
         step
     }
@@ -40,6 +45,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     fn answer_finished_request(&mut self) {
         let progress = self.progress.borrow().clone();
         let has_ended = std::mem::replace(&mut self.finished, progress.finished) < progress.finished;
+        if has_ended {
+            self.is_ordered = false;
+        }
         if has_ended && self.orders.refreshes.is_requested() {
             let is_same = progress.unchanged_until.is_some();
             self.orders.refreshes.respond(match progress.failure {

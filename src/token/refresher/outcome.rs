@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tracing::debug;
 
 use super::Refresher;
@@ -13,8 +12,12 @@ use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::{FailureClass, TokenError};
-use crate::token::rotation::GrantChoice;
+use crate::token::refresh_token_end::RefreshTokenEnd;
+use crate::token::rotation::{GrantChoice, Renewal};
 use crate::token::store::Succession;
+
+/// How long before its end a refresh token is reported that cannot be renewed.
+const NOTICE_OF_END: Duration = Duration::from_hours(24);
 
 impl<E: TokenEndpoint> Refresher<E> {
     pub(super) async fn succeeded(
@@ -22,12 +25,20 @@ impl<E: TokenEndpoint> Refresher<E> {
         token: AccessToken,
         succession: Succession,
         choice: GrantChoice,
-        new: Option<&SecretString>,
+        new: Renewal,
         latency: Duration,
     ) {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
-        let planned = self.planned(&token);
+        self.limiter.succeeded();
+        if let Some(which) = self.secrets.worked(self.identity.value()) {
+            self.trail.client_secret_in_use(which.key());
+        }
+        let mut state = self.state_to_save();
+        state.generation = token.generation();
+        state.access_token = Some(token.clone());
+        let is_rotated = choice.answered(new, &self.credential, self.identity.value(), &mut state);
+        let planned = self.planned(&token, state.refresh_token_end);
         let unchanged_until = if is_new {
             self.same_token = 0;
             self.due = planned;
@@ -38,16 +49,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             Some(schedule::no_forced_before(now, self.same_token))
         };
         self.no_forced_before = unchanged_until.unwrap_or_default();
-        self.limiter.succeeded();
-        if let Some(which) = self.secrets.worked(self.identity.value()) {
-            self.trail.client_secret_in_use(which.key());
-        }
         let generation = token.generation();
         let issued = self.issued(&token, now);
-        let mut state = self.state_to_save();
-        state.generation = generation;
-        state.access_token = Some(token.clone());
-        let is_rotated = choice.answered(new, &self.credential, self.identity.value(), &mut state);
         // Before anything else: until the new refresh token is durable, a crash loses it. The access token should be there
         // after a restart, too.
         self.durable.save(state).await;
@@ -55,8 +58,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             let micros = u64::try_from(now.until(self.clock.now()).as_micros()).unwrap_or(u64::MAX);
             debug!(credential = %self.credential.name, micros, "refresh token replaced");
         }
-        let changes_principal = std::mem::take(&mut self.changes_principal);
-        self.writer.publish(token, if changes_principal { Succession::Anew } else { succession });
+        self.writer.publish(token, succession);
         if !is_new {
             self.demands.withdraw_beyond(generation);
         }
@@ -71,15 +73,25 @@ impl<E: TokenEndpoint> Refresher<E> {
     }
 
     pub(super) async fn failed(&mut self, mut error: TokenError, choice: GrantChoice, latency: Duration) {
+        if !error.refuses_grant() && !error.is_without_answer() {
+            let mut state = self.durable.state().clone();
+            choice.is_put_back(&mut state);
+            self.durable.keep(state);
+        }
         if error.refuses_client() && self.secrets.refused(self.identity.value()) {
             return self.follow_up(latency);
         }
         match choice {
             GrantChoice::RefreshToken(in_use) if error.refuses_grant() => {
-                self.refused(&in_use.token, error.to_string()).await;
-                match self.choose_grant() {
-                    Err(obstacle) => error = obstacle,
-                    Ok(_) => return self.follow_up(latency),
+                let again_in = self.refused(&in_use, &error).await;
+                self.is_ordered = false;
+                match (self.choose_grant(), again_in) {
+                    (Err(obstacle), _) => error = obstacle,
+                    (Ok(GrantChoice::RefreshToken(next)), Some(again_in)) if next.is(&in_use) => {
+                        self.due = self.due.min(self.clock.now() + again_in);
+                        error = TokenError::RefusedInPassing { why: error.to_string(), again_in };
+                    }
+                    (Ok(_), _) => return self.follow_up(latency),
                 }
             }
             GrantChoice::Fallback { why } if error.refuses_grant() => {
@@ -89,6 +101,10 @@ impl<E: TokenEndpoint> Refresher<E> {
                 };
                 let both = format!("{why}; the fallback was refused too: {error}");
                 error = TokenError::ReauthorizationRequired(both);
+            }
+            // The server may have replaced the refresh token: soon, some servers still accept the old one.
+            GrantChoice::RefreshToken(_) if error.is_without_answer() => {
+                self.due = self.due.min(self.clock.now());
             }
             GrantChoice::RefreshToken(_) | GrantChoice::Fallback { .. } | GrantChoice::Configured => {}
         }
@@ -100,6 +116,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let now = self.clock.now();
         // Any other failure leaves a changed request unanswered: after a restart the refresher makes that request at once.
         let is_rejected = error.class() == FailureClass::Rejected;
+        let is_answered = is_rejected || matches!(error, TokenError::RefusedInPassing { .. });
         self.trail.refresh_failed(
             &audit::Failure {
                 outcome: error.outcome(),
@@ -116,14 +133,49 @@ impl<E: TokenEndpoint> Refresher<E> {
             progress.failure = Some(Arc::new(error));
             progress.blocked = blocked;
         });
-        let state = if is_rejected { self.state_to_save() } else { self.state_before_request() };
+        let state = if is_answered { self.state_to_save() } else { self.state_before_request() };
         self.durable.save(state).await;
     }
 
-    /// When to replace this token.
-    pub(super) fn planned(&self, token: &AccessToken) -> Moment {
+    /// When to replace this token. A refresh token that ends earlier is used before its end, unless a refresh does not
+    /// move that end.
+    pub(super) fn planned(&self, token: &AccessToken, end: Option<RefreshTokenEnd>) -> Moment {
         let margin = self.credential.refresh_margin;
-        schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64())
+        let planned = schedule::refresh_at(token.issued(), token.expires(), margin, fastrand::f64());
+        let uses_refresh_token = self.identity.has_refresh_token() && !self.is_on_fallback;
+        match end.filter(|end| uses_refresh_token && !end.is_final) {
+            Some(end) => planned.min(self.before_end(end)),
+            None => planned,
+        }
+    }
+
+    /// When to use a refresh token at the latest.
+    fn before_end(&self, end: RefreshTokenEnd) -> Moment {
+        let (begin, margin) = (end.at.before(end.lifetime), self.credential.refresh_margin);
+        schedule::refresh_at(begin, end.at, margin, fastrand::f64())
+    }
+
+    /// Publishes the end of the refresh token, and warns once of an end that is near and that no refresh moves.
+    pub(super) fn watch_end_of_refresh_token(&mut self) {
+        let end = self.durable.state().refresh_token_end;
+        self.progress.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.refresh_token_end, end.map(|end| end.at)) != end.map(|end| end.at)
+        });
+        let Some(end) = end else { return };
+        let now = self.clock.now();
+        let left = now.until(end.at);
+        let is_near = if end.is_final {
+            left <= NOTICE_OF_END
+        } else {
+            self.progress.borrow().failure.is_some() && now >= self.before_end(end)
+        };
+        let is_known = self
+            .warned_of_end
+            .is_some_and(|known| known.since(end.at).max(known.until(end.at)) < Duration::from_mins(1));
+        if is_near && !is_known {
+            self.warned_of_end = Some(end.at);
+            self.trail.refresh_token_ends(left);
+        }
     }
 
     /// This token, as the log shows it.

@@ -1,10 +1,11 @@
 //! Continuing from the state: at the start, and later where a person has put another state on disk.
 
-use secrecy::SecretString;
+use std::time::Duration;
 
 use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::endpoint::TokenEndpoint;
-use crate::token::rotation;
+use crate::token::error::TokenError;
+use crate::token::rotation::{self, RefreshTokenInUse};
 use crate::token::state::file::State;
 use crate::token::store::Succession;
 
@@ -25,28 +26,49 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.secrets.resume(self.durable.state(), self.identity.value(), is_rejected);
         if let Some(token) = token {
             if is_as_before {
-                self.due = self.planned(&token);
+                self.due = self.planned(&token, self.durable.state().refresh_token_end);
             }
             self.trail.resumed(token.generation().number(), self.fingerprints.of(token.as_str()));
             self.writer.publish(token, Succession::Anew);
         }
     }
 
-    /// Adopts the refresh token on disk, if a person has put another there.
-    pub(super) async fn take_state_from_disk(&mut self) {
+    /// Adopts the refresh token on disk, if a person has put another there. Answers whether that is so.
+    pub(super) async fn take_state_from_disk(&mut self) -> bool {
         let mut state = self.durable.state().clone();
-        if self.take_from_disk_into(&mut state).await {
-            self.durable.save(state).await;
+        let is_taken = self.take_from_disk_into(&mut state).await;
+        if is_taken {
+            self.durable.overwrite(state).await;
         }
+        is_taken
     }
 
-    /// Records that the server refuses this refresh token, and looks for another on disk.
-    pub(super) async fn refused(&mut self, token: &SecretString, why: String) {
+    /// Adopts the refresh token of a later state on disk, which a write has found and left there.
+    pub(super) async fn take_left_state(&mut self) {
+        let Some(found) = self.durable.take_left() else { return };
         let mut state = self.durable.state().clone();
-        self.rotation.refuse(&mut state, token, why);
-        // Before the save, which overwrites the file.
-        self.take_from_disk_into(&mut state).await;
-        self.durable.save(state).await;
+        if rotation::take_up(&mut state, found.belonging_to(&self.credential), self.identity.value()) {
+            self.limiter.release_latch();
+        }
+        self.durable.overwrite(state).await;
+    }
+
+    /// Records that the server refuses this refresh token, and looks for another on disk. Answers the wait before the
+    /// same refresh token is sent again; `None` if the token is condemned.
+    pub(super) async fn refused(
+        &mut self,
+        in_use: &RefreshTokenInUse,
+        error: &TokenError,
+    ) -> Option<Duration> {
+        let mut state = self.durable.state().clone();
+        let again_in = self.rotation.refused(&mut state, in_use, error, self.is_ordered);
+        // Before the write, which does not overwrite a file that cannot be read now.
+        if self.take_from_disk_into(&mut state).await {
+            self.durable.overwrite(state).await;
+        } else {
+            self.durable.save(state).await;
+        }
+        again_in
     }
 
     async fn take_from_disk_into(&mut self, state: &mut State) -> bool {
@@ -55,7 +77,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         let is_taken = found.is_some_and(|found| {
             rotation::take_up(state, found.belonging_to(&self.credential), self.identity.value())
         });
-        self.changes_principal |= is_taken;
+        if is_taken {
+            self.writer.begin_anew();
+        }
         is_taken
     }
 

@@ -26,9 +26,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         let before = self.identity.request_identity();
         let identity = CurrentIdentity::new(Arc::clone(&credential));
         let subject = identity.value().grant_in_use(self.is_on_fallback).subject();
-        let is_other =
-            subject.map(ExposeSecret::expose_secret) != self.subject().map(ExposeSecret::expose_secret);
-        self.changes_principal |= is_other;
+        if subject.map(ExposeSecret::expose_secret) != self.subject().map(ExposeSecret::expose_secret) {
+            self.writer.begin_anew();
+        }
         self.identity = identity;
         self.credential = credential;
         let now = self.clock.now();
@@ -37,7 +37,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.limiter.release_latch();
             self.due = now;
         } else if let Some(token) = self.store.latest().filter(|_| self.due > now && self.same_token == 0) {
-            self.due = self.planned(&token);
+            self.due = self.planned(&token, self.durable.state().refresh_token_end);
         }
         self.endpoint = endpoint;
         self
@@ -74,7 +74,9 @@ impl<E: TokenEndpoint> Refresher<E> {
     ///
     /// None: the refresher is lost.
     pub async fn moved_to(mut self, place: DurableState) -> Self {
-        self.durable = place.succeeding(self.state_before_request());
+        let state = self.state_before_request();
+        let before = std::mem::replace(&mut self.durable, DurableState::in_memory(self.clock));
+        self.durable = place.succeeding(before, state);
         self.durable.write().await;
         self
     }

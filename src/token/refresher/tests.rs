@@ -106,6 +106,7 @@ fn grant(token: &str, seconds: u64) -> TokenResponse {
         server_time: None,
         refresh_token: None,
         id_token: None,
+        refresh_lifetime: None,
         flaw: None,
     }
 }

@@ -52,19 +52,20 @@ impl<D: Disk> AtomicFile<D> {
     /// The whole file; `None` if there is none. Syncs the file, since the process that wrote it may have died before its
     /// own sync.
     pub(super) fn read(&self) -> Result<Option<Content>, StateRefusal> {
-        let Some((file, mut content)) = self.open()? else {
+        let Some((file, mut content)) = self.open(true)? else {
             return Ok(None);
         };
         content.not_synced = self.disk.sync(&file).and_then(|()| self.disk.sync_folder()).err();
         Ok(Some(content))
     }
 
-    /// The file's bytes, without a sync.
+    /// The file's bytes, without a sync, and whoever may change the file: for a comparison only.
     pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, StateRefusal> {
-        Ok(self.open()?.map(|(_, content)| content.bytes))
+        Ok(self.open(false)?.map(|(_, content)| content.bytes))
     }
 
-    fn open(&self) -> Result<Option<(D::File, Content)>, StateRefusal> {
+    /// Opens and reads the file. A file that others may change is refused if `is_to_be_used`.
+    fn open(&self, is_to_be_used: bool) -> Result<Option<(D::File, Content)>, StateRefusal> {
         let mut file = match self.disk.open(&self.name) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -77,10 +78,10 @@ impl<D: Disk> AtomicFile<D> {
         if !status.is_regular {
             return Err(StateRefusal::NotRegular);
         }
-        if let Some(uid) = status.other_owner {
+        if let Some(uid) = status.other_owner.filter(|_| is_to_be_used) {
             return Err(StateRefusal::Owner(uid));
         }
-        if status.mode & MODE_OTHERS != 0 {
+        if is_to_be_used && status.mode & MODE_OTHERS != 0 {
             return Err(StateRefusal::Permissions(status.mode));
         }
         if usize::try_from(status.bytes).map_or(true, |bytes| bytes > MAX_STATE_BYTES) {

@@ -14,11 +14,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
 use super::error::StateRefusal;
-use super::record::{ClearPart, ClientSecretHash, Lineage, RefusedTokenHash, State};
+use super::record::{ClearPart, ClientSecretHash, Doubt, Lineage, RefreshTokenHash, State};
 use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
+use crate::token::refresh_token_end::RefreshTokenEnd;
 
 /// The bytes of a body besides its tokens and scopes, at most.
 const FRAME_BYTES: usize = 8192;
@@ -43,10 +44,30 @@ pub(super) struct SealedBody {
     refresh_token: Option<Base64Secret>,
     fallback: Option<[u8; 32]>,
     refused: Vec<[u8; 32]>,
+    doubt: Option<WrittenDoubt>,
+    refresh_token_end: Option<WrittenEnd>,
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
     request: Option<[u8; 32]>,
     client_secret: Option<[u8; 32]>,
+}
+
+/// A [`Doubt`].
+#[derive(Serialize, Deserialize)]
+struct WrittenDoubt {
+    token: [u8; 32],
+    is_unanswered: bool,
+    refusals: u32,
+}
+
+/// A [`RefreshTokenEnd`].
+#[derive(Serialize, Deserialize)]
+struct WrittenEnd {
+    /// Nanoseconds from the write to the end.
+    left: u64,
+    /// Nanoseconds.
+    lifetime: u64,
+    is_final: bool,
 }
 
 /// A [`ClearPart`], with nanoseconds after the write in the place of moments.
@@ -75,6 +96,7 @@ enum WrittenBarrier {
     RetryAfter,
     Backoff,
     Breaker,
+    InDoubt,
     Latch,
 }
 
@@ -108,9 +130,19 @@ impl SealedBody {
             clear: WrittenClearPart::new(state.clear_part(), now),
             generation: state.generation.number(),
             rotations: state.rotations,
+            refresh_token_end: state.refresh_token_end.map(|end| WrittenEnd {
+                left: nanos(now.until(end.at)),
+                lifetime: nanos(end.lifetime),
+                is_final: end.is_final,
+            }),
             lineage: state.lineage.map(|lineage| *lineage.as_bytes()),
             refresh_token: state.refresh_token.clone().map(Base64Secret),
             refused: state.refused.iter().map(|refused| *refused.as_bytes()).collect(),
+            doubt: state.doubt.map(|Doubt { token, is_unanswered, refusals }| WrittenDoubt {
+                token: *token.as_bytes(),
+                is_unanswered,
+                refusals,
+            }),
             fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
             identity: state.identity.map(|identity| *identity.as_bytes()),
             request: state.request.map(|request| *request.as_bytes()),
@@ -127,7 +159,17 @@ impl SealedBody {
             self.access_token.map(|token| token.into_token(now.moment(), elapsed)).transpose()?;
         Ok(State {
             refresh_token: self.refresh_token.map(|token| token.0),
-            refused: self.refused.into_iter().map(RefusedTokenHash::from_bytes).collect(),
+            refused: self.refused.into_iter().map(RefreshTokenHash::from_bytes).collect(),
+            doubt: self.doubt.map(|WrittenDoubt { token, is_unanswered, refusals }| Doubt {
+                token: RefreshTokenHash::from_bytes(token),
+                is_unanswered,
+                refusals,
+            }),
+            refresh_token_end: self.refresh_token_end.map(|WrittenEnd { left, lifetime, is_final }| {
+                let passed = elapsed.longest.unwrap_or(elapsed.shortest);
+                let at = now.moment() + Duration::from_nanos(left).saturating_sub(passed);
+                RefreshTokenEnd { at, lifetime: Duration::from_nanos(lifetime), is_final }
+            }),
             lineage: self.lineage.map(Lineage::from_bytes),
             rotations: self.rotations,
             generation: Generation::from_number(self.generation),
@@ -258,7 +300,17 @@ mod tests {
             AccessToken::new(&"a".repeat(16_384), Generation::NONE, Moment::default(), lifetime, scopes);
         let largest = State {
             refresh_token: Some(SecretString::from("r".repeat(50_000))),
-            refused: vec![RefusedTokenHash::from_bytes([255; 32]); 16],
+            refused: vec![RefreshTokenHash::from_bytes([255; 32]); 16],
+            doubt: Some(Doubt {
+                token: RefreshTokenHash::from_bytes([255; 32]),
+                is_unanswered: false,
+                refusals: u32::MAX,
+            }),
+            refresh_token_end: Some(RefreshTokenEnd {
+                at: Moment::from_nanos(u64::MAX),
+                lifetime: Duration::MAX,
+                is_final: false,
+            }),
             lineage: Some(Lineage::from_bytes([255; 32])),
             rotations: u64::MAX,
             generation: Generation::from_number(u64::MAX),

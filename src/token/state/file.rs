@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
-pub use super::record::{ClearPart, ClientSecretHash, Identity, Lineage, RefusedTokenHash, State};
+pub use super::record::{ClearPart, ClientSecretHash, Doubt, Identity, Lineage, RefreshTokenHash, State};
 pub use super::retire::RetiredState;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 
@@ -100,7 +100,7 @@ impl StateFile {
         Ok((file, found))
     }
 
-    /// Reads the file again: a person may have replaced it. The next save overwrites a file that is refused.
+    /// Reads the file again: a person may have replaced it.
     pub fn read(&mut self) -> Result<FoundState, OpenError> {
         self.follow_path()?;
         let refused = |refusal| OpenError::Refused(self.path.clone(), refusal);
@@ -111,8 +111,9 @@ impl StateFile {
         };
         let content = digest(&SHA256, &bytes);
         let is_own = self.earlier.iter().any(|earlier| earlier.as_ref() == content.as_ref());
-        self.content = Some(content);
         let read = self.format.read_or_discard(&bytes, &now).map_err(refused)?;
+        // Only now: a file that is refused is not known, and so counts as another's.
+        self.content = Some(content);
         let Decoded { state, sequence, has_old_key, discarded } = read;
         let warnings = [
             (sequence < self.latest).then_some(Warning::RolledBack { found: sequence, latest: self.latest }),
@@ -190,20 +191,55 @@ impl StateFile {
         self.earlier.extend(self.content);
     }
 
-    /// Whether another process or a person has replaced the file since it was last read or written.
+    /// Whether another process or a person has replaced the file: its content is none that this process has read or
+    /// written.
     pub fn is_replaced(&mut self) -> bool {
         if self.follow_path().is_err() {
             // The save that follows reports the error.
             return false;
         }
-        let Some(ours) = &self.content else {
-            return false;
-        };
         match self.durable.bytes() {
-            Ok(Some(bytes)) => digest(&SHA256, &bytes).as_ref() != ours.as_ref(),
+            Ok(Some(bytes)) => {
+                let content = digest(&SHA256, &bytes);
+                let mut known = self.earlier.iter().chain(&self.content);
+                !known.any(|known| known.as_ref() == content.as_ref())
+            }
             Ok(None) => false,
             Err(_) => true,
         }
+    }
+
+    /// The state that a person has put on disk after all writes of this process, which a save must not overwrite; `None`
+    /// if a save may overwrite the file, which is our own, older, or damaged.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] where the file is another's and cannot be read now, so that nobody knows whether it is later.
+    pub fn later(&mut self) -> Result<Option<State>, OpenError> {
+        if !self.is_replaced() {
+            return Ok(None);
+        }
+        let ours = self.content;
+        match self.read() {
+            Ok(FoundState { origin: Origin::Later, state, .. }) => Ok(state),
+            Ok(_) => {
+                // A write that fails leaves the file, which is no content of ours.
+                self.content = ours;
+                Ok(None)
+            }
+            Err(OpenError::Refused(_, refusal)) if refusal.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of the latest attempt to write, or of the file that was found, if that is higher.
+    pub const fn number(&self) -> u64 {
+        self.tried
     }
 
     /// Whether tokens are written, which takes a key.

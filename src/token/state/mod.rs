@@ -4,6 +4,7 @@
 //! cannot be written stays in use and is written later; one error tells when the state on disk falls behind, and one message
 //! when the disk has caught up. From top to bottom:
 //!
+//! - `open`: opens or inspects the state of a credential;
 //! - [`mod@file`]: opens, reads and saves one state file, whose lock this process holds;
 //! - [`inspect`]: reads a state file that another process may hold, for `bearerd check`;
 //! - [`retire`]: takes a state out of use that is damaged, or that `bearerd forget` removes;
@@ -23,6 +24,7 @@ pub(super) mod format;
 pub(in crate::token) mod fuzzing;
 pub(super) mod inspect;
 pub(super) mod lock;
+mod open;
 pub(super) mod record;
 pub(super) mod retire;
 
@@ -31,18 +33,12 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use self::file::{
-    ClearPart, FoundState, Identity, Inspection, OpenError, Origin, RetiredState, State, StateFile, StateKey,
-    StateKeys, StateRefusal, Warning,
-};
-use super::limiter::LATCH_MAX;
+use self::file::{ClearPart, FoundState, OpenError, Origin, State, StateFile};
 use crate::backoff::Backoff;
 use crate::blocking::{Blocking, BlockingError};
 use crate::causes::in_one_line;
 use crate::clock::{Clock, Moment};
-use crate::config;
-use crate::config::model::identity::Grant;
-use crate::config::{Credential, StatePlace};
+use crate::config::Credential;
 use crate::telemetry::throttle::OnChange;
 
 /// How long a read or write of the state file is waited for.
@@ -76,6 +72,22 @@ pub struct DurableState {
     /// Why the disk is behind.
     trouble: OnChange<Option<String>>,
     retry: Option<WriteRetry>,
+    /// A later state on disk, which a write has found and left.
+    left: Option<Box<State>>,
+    /// The number of the state that was found when the file was opened, or of the latest write known then, if that is higher.
+    opened: u64,
+    /// The place that was given up last, and the number of the last write there.
+    given_up: Option<(PathBuf, u64)>,
+}
+
+/// What a write finds on disk, and does.
+enum Look {
+    /// Nothing that must stay: the state is written.
+    Overwrite,
+    /// Another's file, which is left.
+    Leave,
+    /// A later state of another, which is left.
+    Later(Box<State>),
 }
 
 /// The next attempt at a write that has failed.
@@ -101,60 +113,10 @@ impl DurableState {
             is_behind: false,
             trouble: OnChange::default(),
             retry: None,
+            left: None,
+            opened: 0,
+            given_up: None,
         }
-    }
-
-    /// Opens the state of a credential; one in memory where the credential has no state file. Blocks on the disk.
-    ///
-    /// A state that is encrypted under a previous key is written again under the current key, so that the previous key can
-    /// be removed from the configuration.
-    pub fn open(credential: &Credential, clock: Clock) -> Result<Self, OpenError> {
-        let Some(place) = &credential.state else {
-            return Ok(Self::in_memory(clock));
-        };
-        let identity = identity_of(credential);
-        let longest_wait = credential.retry_after_max.max(LATCH_MAX);
-        let open = || StateFile::open(&place.path, identity, keys_of(place), longest_wait, clock);
-        let (mut file, found) = match open() {
-            Err(OpenError::Refused(path, refusal))
-                if moves_damage_aside(credential, place) && refusal.is_damage() =>
-            {
-                move_aside(&credential.name, path, refusal)?;
-                open()?
-            }
-            opened => opened?,
-        };
-        warn_of(&credential.name, &found);
-        let state = found.state.unwrap_or_default().belonging_to(credential);
-        if found.warnings.iter().any(|warning| matches!(warning, Warning::OldKey)) {
-            let credential = &credential.name;
-            match file.save(&state) {
-                Ok(()) => {
-                    info!(credential, "state encrypted anew under state_key, state_key_previous can go");
-                }
-                Err(error) => warn!(credential, error = in_one_line(&error), "state not encrypted anew"),
-            }
-        }
-        Ok(Self {
-            credential: credential.name.clone(),
-            is_on_disk: true,
-            keeps_tokens: file.keeps_tokens(),
-            file: Some(Box::new(file)),
-            written: state.clear_part(),
-            state,
-            ..Self::in_memory(clock)
-        })
-    }
-
-    /// Whether a daemon that starts now could open the state of a credential; `None` if the credential has no state file.
-    /// Takes no lock, so a running daemon is not disturbed. Blocks on the disk.
-    pub fn inspect(credential: &Credential, clock: Clock) -> Result<Option<Inspection>, OpenError> {
-        let inspect = |place: &StatePlace| {
-            let may = moves_damage_aside(credential, place);
-            let found = Inspection::of(&place.path, identity_of(credential), keys_of(place), clock, may)?;
-            Ok(Inspection { state: found.state.belonging_to(credential), ..found })
-        };
-        credential.state.as_ref().map(inspect).transpose()
     }
 
     /// The state as it should be on disk.
@@ -182,11 +144,20 @@ impl DurableState {
         Self { state, ..self }
     }
 
-    /// This file with the state from elsewhere, which is written with the next write: a state in memory is later than that
-    /// in any file.
+    /// This file with the state of a refresher that had `before`, which is written with the next write: a state in memory
+    /// is later than that in any file. The exception is a later state at the place that the refresher has just given up,
+    /// which a person has put there; it is left for [`Self::take_left`].
     #[must_use]
-    pub fn succeeding(self, state: State) -> Self {
-        Self { state, is_behind: self.is_on_disk, ..self }
+    pub fn succeeding(self, before: Self, state: State) -> Self {
+        let given_up = before.given_up;
+        let is_later = self
+            .file
+            .as_ref()
+            .zip(given_up.as_ref())
+            .is_some_and(|(file, (path, number))| file.path() == path && self.opened > *number);
+        // A state that was left before is still to be taken.
+        let left = if is_later { Some(Box::new(self.state)) } else { before.left };
+        Self { state, is_behind: self.is_on_disk, left, given_up, ..self }
     }
 
     /// The state for another configuration of the same account ([`Credential::shares_state_with`]).
@@ -197,18 +168,38 @@ impl DurableState {
 
     /// Closes the file, so that another credential can open it. The state stays in memory.
     pub(super) fn give_up_place(&mut self) {
+        let place = self.file.as_ref().map(|file| (file.path().to_owned(), file.number()));
+        self.given_up = place.or_else(|| self.given_up.take());
         (self.is_on_disk, self.is_behind, self.file) = (false, false, None);
         self.disk = Blocking::new(DISK_TIMEOUT);
     }
 
-    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be.
+    /// Replaces the state in memory and on disk. Returns once the state is durable, or is known not to be. A state that a
+    /// person has put on disk after our last write is left for [`Self::take_left`], and so is a file of another that cannot
+    /// be read now.
     ///
     /// # Cancel safety
     ///
     /// A write that has begun continues.
     pub async fn save(&mut self, state: State) {
-        self.replace(state);
+        self.keep(state);
         self.write().await;
+    }
+
+    /// Replaces the state in memory and on disk, whatever the disk holds.
+    ///
+    /// # Cancel safety
+    ///
+    /// A write that has begun continues.
+    pub async fn overwrite(&mut self, state: State) {
+        self.keep(state);
+        self.left = None;
+        self.write_if(|_| Ok(Look::Overwrite)).await;
+    }
+
+    /// Takes the later state that a write has found on disk and left there.
+    pub fn take_left(&mut self) -> Option<State> {
+        self.left.take().map(|left| *left)
     }
 
     /// Replaces the state in memory, and on disk unless another file was put in the place of ours: that file is left for
@@ -218,22 +209,28 @@ impl DurableState {
     ///
     /// A write that has begun continues.
     pub async fn save_unless_replaced(&mut self, state: State) {
-        self.replace(state);
-        self.write_if(|file| !file.is_replaced()).await;
+        self.keep(state);
+        self.write_if(|file| Ok(if file.is_replaced() { Look::Leave } else { Look::Overwrite })).await;
     }
 
-    fn replace(&mut self, state: State) {
+    /// Replaces the state in memory alone; the next save writes it.
+    pub fn keep(&mut self, state: State) {
         self.state = state;
         self.is_behind = self.keeps_tokens || self.state.clear_part() != self.written;
     }
 
-    /// Writes the state, if the disk is behind.
+    /// Writes the state as [`Self::save`] does, if the disk is behind.
     pub async fn write(&mut self) {
-        self.write_if(|_| true).await;
+        self.write_if(|file| Ok(file.later()?.map_or(Look::Overwrite, |later| Look::Later(Box::new(later)))))
+            .await;
     }
 
-    async fn write_if(&mut self, may: impl FnOnce(&mut StateFile) -> bool + Send + 'static) {
-        if !self.is_on_disk {
+    async fn write_if(
+        &mut self,
+        look: impl FnOnce(&mut StateFile) -> Result<Look, OpenError> + Send + 'static,
+    ) {
+        // A later state stays on disk until it is taken.
+        if !self.is_on_disk || self.left.is_some() {
             return;
         }
         if !self.is_behind {
@@ -242,9 +239,21 @@ impl DurableState {
             return;
         }
         let state = self.state.clone();
-        let outcome = match self.on_disk(move |file| may(file).then(|| file.save(&state))).await {
+        let work = move |file: &mut StateFile| match look(file) {
+            Ok(Look::Overwrite) => {
+                Some(file.save(&state).map_err(|error| in_one_line(&error)).map(|()| None))
+            }
+            Ok(Look::Leave) => None,
+            Ok(Look::Later(later)) => Some(Ok(Some(later))),
+            Err(error) => Some(Err(in_one_line(&error))),
+        };
+        let outcome = match self.on_disk(work).await {
             Ok(None) => return,
-            Ok(Some(saved)) => saved.map_err(|error| in_one_line(&error)),
+            Ok(Some(Ok(Some(later)))) => {
+                self.left = Some(later);
+                return;
+            }
+            Ok(Some(outcome)) => outcome.map(drop),
             Err(error) => Err(error.to_owned()),
         };
         if outcome.is_ok() {
@@ -371,51 +380,10 @@ impl DurableState {
     }
 }
 
-/// # Panics
-///
-/// If a key is none, which is checked with the configuration.
-fn keys_of(place: &StatePlace) -> StateKeys {
-    let parsed = |key: &config::Secret| {
-        StateKey::parse(key.initial()).expect("a state key is checked with the configuration")
-    };
-    place.key.as_ref().map_or_else(StateKeys::none, |key| {
-        StateKeys::new(parsed(key), place.previous_keys.iter().map(parsed).collect())
-    })
-}
-
-/// Whether the daemon moves a damaged state aside and starts without a state. The daemon does not if the
-/// damaged file may hold a later refresh token than a configured one, which may have been used.
-fn moves_damage_aside(credential: &Credential, place: &StatePlace) -> bool {
-    place.key.is_none() || !matches!(credential.identity.grant, Grant::RefreshToken(Some(_)))
-}
-
-/// Moves a damaged state file aside, and logs the new path.
-///
-/// # Errors
-///
-/// [`OpenError`] where the lock cannot be taken, and [`OpenError::Refused`] where the file cannot be moved.
-fn move_aside(credential: &str, path: PathBuf, refusal: StateRefusal) -> Result<(), OpenError> {
-    let moved = RetiredState::take(&path)?.move_aside();
-    match moved {
-        Ok(aside) => {
-            let (error, moved_to) = (in_one_line(&refusal), aside.display().to_string());
-            let help = "where the grant is a refresh token, hand over a new one or run `bearerd login`";
-            error!(credential, error, moved_to, help, "damaged state moved aside, started without it");
-            Ok(())
-        }
-        Err(_) => Err(OpenError::Refused(path, refusal)),
-    }
-}
-
 fn warn_of(credential: &str, found: &FoundState) {
     for warning in &found.warnings {
         warn!(credential, warning = in_one_line(warning), "state opened with a warning");
     }
-}
-
-/// The account that the state belongs to. [`State::belonging_to`] removes the tokens of another principal.
-fn identity_of(credential: &Credential) -> Identity {
-    Identity::of(&[credential.state_identity().as_bytes()])
 }
 
 #[cfg(test)]
@@ -425,7 +393,7 @@ mod tests {
     use futures_util::FutureExt;
     use secrecy::SecretString;
 
-    use super::file::RefusedTokenHash;
+    use super::file::{RefreshTokenHash, StateRefusal, Warning};
     use super::*;
     use crate::config::fixture;
     use crate::token::access_token::{AccessToken, Generation};
@@ -584,8 +552,8 @@ mod tests {
     #[test]
     fn a_state_of_another_account_is_discarded_unless_its_refresh_token_may_still_work() {
         let token = || Some(SecretString::from("r"));
-        let refused = vec![RefusedTokenHash::of(&token().unwrap())];
-        let other = vec![RefusedTokenHash::of(&SecretString::from("s"))];
+        let refused = vec![RefreshTokenHash::of(&token().unwrap())];
+        let other = vec![RefreshTokenHash::of(&SecretString::from("s"))];
         for (kept, is_refused) in [
             (State::default(), false),
             (State { refresh_token: token(), refused, ..State::default() }, false),

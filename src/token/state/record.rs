@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::config::{Credential, IdentityDigest};
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::Snapshot;
+use crate::token::refresh_token_end::RefreshTokenEnd;
 
 /// Everything about a credential that outlives a restart. Moments are those of the clock that the file was opened with.
 #[derive(Clone, Debug, Default)]
@@ -18,9 +19,13 @@ pub struct State {
     /// precedence over `refresh_token`.
     pub lineage: Option<Lineage>,
     /// Refresh tokens that the server has refused, the latest last.
-    pub refused: Vec<RefusedTokenHash>,
+    pub refused: Vec<RefreshTokenHash>,
+    /// The requests so far with a refresh token that neither succeeded nor had it condemned.
+    pub doubt: Option<Doubt>,
     /// The principal of the fallback grant, where that grant has brought the refresh token.
     pub fallback: Option<IdentityDigest>,
+    /// When the refresh token ends, if that is known.
+    pub refresh_token_end: Option<RefreshTokenEnd>,
     /// How often the refresh token has been replaced since a person last authorized the client.
     pub rotations: u64,
     /// The generation of the latest access token.
@@ -49,6 +54,7 @@ impl State {
         }
         if self.fallback.is_some() && self.fallback != credential.fallback_identity() {
             (self.refresh_token, self.lineage, self.fallback) = (None, None, None);
+            self.refresh_token_end = None;
             self.rotations = 0;
         }
         self
@@ -57,7 +63,7 @@ impl State {
     /// Whether the state has a refresh token that the server has not refused.
     pub fn has_live_refresh_token(&self) -> bool {
         let token = self.refresh_token.as_ref();
-        token.is_some_and(|token| !self.refused.contains(&RefusedTokenHash::of(token)))
+        token.is_some_and(|token| !self.refused.contains(&RefreshTokenHash::of(token)))
     }
 
     /// Lists what the state holds, for a warning.
@@ -73,6 +79,24 @@ impl State {
     /// The part that is written without a key.
     pub const fn clear_part(&self) -> ClearPart {
         ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }
+    }
+}
+
+/// What became of the requests with one refresh token, while it is open whether the server still accepts the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// The refresh token.
+    pub token: RefreshTokenHash,
+    /// Whether the latest request has no answer: under way, cut by the end of the process, or ended without one.
+    pub is_unanswered: bool,
+    /// How often in a row the server has refused the token, perhaps in passing.
+    pub refusals: u32,
+}
+
+impl Doubt {
+    /// The doubt while a first request with this token is under way.
+    pub const fn of_request(token: RefreshTokenHash) -> Self {
+        Self { token, is_unanswered: true, refusals: 0 }
     }
 }
 
@@ -125,8 +149,8 @@ hash_of_secret! {
 }
 
 hash_of_secret! {
-    /// A refused refresh token.
-    RefusedTokenHash, "bearerd: refused refresh token"
+    /// A refresh token that was refused or is in doubt.
+    RefreshTokenHash, "bearerd: refused refresh token"
 }
 
 hash_of_secret! {

@@ -46,6 +46,7 @@ impl TokenEndpoint for Tokens {
             server_time: None,
             refresh_token: None,
             id_token: None,
+            refresh_lifetime: None,
             flaw: None,
         })
     }

@@ -66,12 +66,14 @@ enum Class {
     AMinute,
     /// The server refuses the grant.
     Dead,
+    /// The server refuses the refresh token, perhaps only in passing.
+    Passing,
     /// The server refuses the client.
     Client,
     Rejected,
 }
 
-use Class::{AMinute, Client, Dead, Rejected, Throttled, Token, Transient};
+use Class::{AMinute, Client, Dead, Passing, Rejected, Throttled, Token, Transient};
 
 impl Class {
     fn of(outcome: &Result<TokenResponse, TokenError>) -> Self {
@@ -86,6 +88,7 @@ impl Class {
             }
             Err(TokenError::Throttled { retry_after: None, at_least: MINUTE, .. }) => AMinute,
             Err(TokenError::Rejected { refusal: Refusal::Grant, .. }) => Dead,
+            Err(TokenError::Rejected { refusal: Refusal::GrantInPassing, .. }) => Passing,
             Err(TokenError::Rejected { refusal: Refusal::Client, .. }) => Client,
             Err(TokenError::Rejected { refusal: Refusal::Request, .. }) => Rejected,
             Err(other) => panic!("{other:?}"),
@@ -101,9 +104,11 @@ enum When {
     Held(Class, Class),
     /// The meaning for a request that spends a refresh token, and for any other request.
     Spent(Class, Class),
+    /// A refusal in passing for a request that spends a refresh token; otherwise as [`UNKNOWN`].
+    NoReason,
 }
 
-use When::{Always, Held, Spent};
+use When::{Always, Held, NoReason, Spent};
 
 /// Status, fields, body and meaning.
 type Row<'a> = (u16, &'a [(&'static str, &'a str)], &'a [u8], When);
@@ -116,6 +121,9 @@ fn holds(table: &[Row<'_>], errors: &ErrorCodes) {
                 | (Always(class) | Held(_, class), (false, _))
                 | (Spent(class, _), (_, true))
                 | (Spent(_, class), (_, false)) => *class,
+                (NoReason, (_, true)) => Passing,
+                (NoReason, (true, false)) => Transient,
+                (NoReason, (false, false)) => Rejected,
             };
             let outcome = answer_to(situation, errors, *status, fields, body);
             let shown: String = body.escape_ascii().take(80).map(char::from).collect();
@@ -192,7 +200,7 @@ const TABLE: &[Row<'_>] = &[
     (400, &[], br#"{"errors":[{"errorType":"invalid_grant","message":"x"}],"success":false}"#, Always(Dead)),
     (400, &[], br#"{"errors":[{},7,{"code":"invalid_grant"}]}"#, Always(Dead)),
     (400, &[], br#"{"error":"Invalid_Grant","x":1e999}"#, Always(Dead)),
-    (400, &[], br#"{"error":"invalid_grant"} trailing"#, UNKNOWN),
+    (400, &[], br#"{"error":"invalid_grant"} trailing"#, NoReason),
     (400, &[], br#"<a href="/?error=invalid_grant">"#, UNKNOWN),
     // Every error status with Retry-After.
     (400, SEVEN, br#"{"error":"invalid_grant"}"#, Always(Throttled(7))),
@@ -255,9 +263,13 @@ const TABLE: &[Row<'_>] = &[
     (302, &[], br#"{"error":"server_error"}"#, Always(Transient)),
     // Perhaps the answer of an ingress or of a firewall.
     (400, HTML, b"<html>", UNKNOWN),
-    (400, &[], b"", UNKNOWN),
+    (400, &[], b"", NoReason),
+    (400, &[], b"Bad Request", NoReason),
+    (400, &[], br#"{"message":"No"}"#, NoReason),
+    (200, &[], br#"{"error":true}"#, NoReason),
     (400, &[], br#"{"error":"no_such_code"}"#, UNKNOWN),
-    (403, &[], b"", UNKNOWN),
+    (403, &[], b"", NoReason),
+    (403, &[], b"{}", NoReason),
     (403, HTML, b"<h1>Blocked</h1>", UNKNOWN),
     (404, &[], b"", UNKNOWN),
     (418, &[], b"", UNKNOWN),
@@ -270,6 +282,16 @@ const TABLE: &[Row<'_>] = &[
     (400, &[], br#"{"error":"token_expired"}"#, DEAD_WHILE_SPENT),
     (400, &[], br#"{"error":"refresh_token_not_found"}"#, DEAD_WHILE_SPENT),
     (403, &[], br#"{"error":"token_revoked"}"#, DEAD_WHILE_SPENT),
+    (
+        400,
+        &[],
+        br#"{"error":"invalid_grant","error_description":"Refresh token is already being processed"}"#,
+        Spent(Passing, Dead),
+    ),
+    (400, FORM, b"error=invalid_grant&error_description=refresh+in+progress", Spent(Passing, Dead)),
+    (401, &[], br#"{"error":"invalid_grant","message":"Concurrent_refresh"}"#, Spent(Passing, Dead)),
+    (400, &[], br#"{"error":"expired_token","message":"being processed"}"#, Spent(Passing, Rejected)),
+    (400, &[], br#"{"error":"invalid_grant","message":"already used"}"#, Always(Dead)),
     (401, &[], br#"{"error":"token_revoked"}"#, Spent(Dead, Client)),
     (
         400,

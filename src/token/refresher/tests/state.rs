@@ -1,6 +1,8 @@
 //! The refresh loop with a refresh token, on a real disk and in paused time.
 
 mod disk;
+mod end_of_refresh_token;
+mod in_passing;
 mod operator;
 
 use std::path::{Path, PathBuf};

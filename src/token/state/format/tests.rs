@@ -11,7 +11,8 @@ use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
-use crate::token::state::file::{ClientSecretHash, Lineage, RefusedTokenHash};
+use crate::token::refresh_token_end::RefreshTokenEnd;
+use crate::token::state::file::{ClientSecretHash, Doubt, Lineage, RefreshTokenHash};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -33,7 +34,17 @@ fn state() -> State {
     let token = AccessToken::new(SECRETS[1], Generation::from_number(7), at(9_900), lifetime, scopes);
     State {
         refresh_token: Some(SecretString::from(SECRETS[0])),
-        refused: vec![RefusedTokenHash::of(&SecretString::from("dead"))],
+        refused: vec![RefreshTokenHash::of(&SecretString::from("dead"))],
+        doubt: Some(Doubt {
+            token: RefreshTokenHash::of(&SecretString::from(SECRETS[0])),
+            is_unanswered: true,
+            refusals: 1,
+        }),
+        refresh_token_end: Some(RefreshTokenEnd {
+            at: at(20_000),
+            lifetime: Duration::from_hours(3),
+            is_final: true,
+        }),
         lineage: Some(Lineage::of(&SecretString::from("first"))),
         rotations: 3,
         generation: Generation::from_number(7),
@@ -87,7 +98,7 @@ fn what_is_written_is_read() {
     let (found, state) = (read.state, state());
     assert_eq!(found.clear_part(), state.clear_part());
     assert_eq!(found.refresh_token.unwrap().expose_secret(), SECRETS[0]);
-    assert_eq!((found.lineage, &found.refused), (state.lineage, &state.refused));
+    assert_eq!((found.lineage, &found.refused, found.doubt), (state.lineage, &state.refused, state.doubt));
     assert_eq!(found.client_secret, state.client_secret);
     assert_eq!(
         (found.fallback, found.identity, found.request),

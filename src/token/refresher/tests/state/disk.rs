@@ -49,6 +49,62 @@ async fn after_a_refusal_an_older_copy_that_was_put_back_is_not_used() {
     assert_eq!(server.asked(), ["first", "second", "third"]);
 }
 
+/// Puts a state in the place of one, with the number of its tenth write and with this mode.
+async fn put_later(folder: &Path, refresh_token: &str, mode: u32) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut other = DurableState::open(&configured(elsewhere.path(), "any"), Clock::tokio()).unwrap();
+    for _ in 0..10 {
+        let token = Some(SecretString::from(refresh_token));
+        other.overwrite(State { refresh_token: token, ..State::default() }).await;
+    }
+    let path = folder.join("c.state");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::copy(elsewhere.path().join("c.state"), &path).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// A write must not lose a grant that a person has put on disk after the daemon's last write.
+#[tokio::test(start_paused = true)]
+async fn a_later_state_that_a_person_puts_on_disk_is_not_overwritten_but_taken_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Ok(with("second", "a")), Ok(with("third", "b"))]);
+    let (source, _task) = run(&server, &configured(folder.path(), "first"));
+    let first = source.wait(HOUR).await.unwrap().generation();
+    put_later(folder.path(), "from-elsewhere", 0o600).await;
+
+    // The chain in memory is healthy, and its next token is written.
+    let second = source.replace(first, HOUR).await.unwrap().generation();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(refresh_token(&on_disk(folder.path())), "from-elsewhere");
+
+    source.replace(second, HOUR).await.unwrap();
+    assert_eq!(server.asked(), ["first", "second", "from-elsewhere"]);
+}
+
+/// A file that cannot be read now may be later: it is neither overwritten nor used until it can be read.
+#[tokio::test(start_paused = true)]
+async fn a_file_of_a_person_that_cannot_be_read_now_is_not_overwritten() {
+    for after in ["success", "refusal"] {
+        let folder = tempfile::tempdir().unwrap();
+        let next = if after == "success" { Ok(with("third", "b")) } else { Err(invalid_grant()) };
+        let server = Server::answering([Ok(with("second", "a")), next]);
+        let (source, task) = run(&server, &configured(folder.path(), "first"));
+        let first = source.wait(HOUR).await.unwrap().generation();
+        // Such a mode is refused.
+        put_later(folder.path(), "from-elsewhere", 0o644).await;
+
+        assert_eq!(source.replace(first, HOUR).await.is_ok(), after == "success");
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let path = folder.path().join("c.state");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(refresh_token(&on_disk(folder.path())), "from-elsewhere", "{after}");
+
+        tokio::time::sleep(2 * STATE_RECHECK_INTERVAL).await;
+        assert!(server.asked().contains(&"from-elsewhere".to_owned()), "{after} {:?}", server.asked());
+        end(task).await;
+    }
+}
+
 /// The test moves time by hand, because paused time does not advance while a thread hangs.
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_delays_the_first_token_by_ten_seconds_and_no_other() {

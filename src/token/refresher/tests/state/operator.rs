@@ -1,5 +1,6 @@
 //! Operators' orders, in any state of the refresher.
 
+mod ended;
 mod refreshes;
 
 use super::*;
@@ -44,6 +45,7 @@ fn handed_over(refresh_token: &str, access_token: Option<&str>) -> NewGrant {
         access_token: access_token.map(SecretString::from),
         lifetime: Some(HOUR),
         scopes: None,
+        refresh_lifetime: None,
     }
 }
 
@@ -127,19 +129,67 @@ async fn a_refresher_that_waits_for_a_person_continues_with_the_new_grant() {
     let dead = source.wait(WITHIN).await.unwrap_err();
     assert_eq!(dead.reason, Reason::ReauthorizationRequired);
 
-    // A refresh that an operator requests sends no refused token again.
-    let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(
-        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::ReauthorizationRequired),
-        "{told:?}"
-    );
-    assert_eq!(operator.hand_over(handed_over("first", None)).await, Err(NotAdopted::Refused));
     assert!(source.current().is_none());
     assert_eq!(server.asked(), ["first"]);
 
     assert_eq!(operator.hand_over(handed_over("new", None)).await, DURABLE);
     assert!(source.wait(SOON).await.is_ok());
     assert_eq!(server.asked(), ["first", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_to_refresh_sends_a_refused_refresh_token_once_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Err(invalid_grant())]);
+    let (source, operator, task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(WITHIN).await.unwrap_err();
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(
+        matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ReauthorizationRequired),
+        "{told:?}"
+    );
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(server.asked(), ["first"; 2], "only on the order");
+    assert_eq!(source.wait(SOON).await.unwrap_err().reason, Reason::ReauthorizationRequired);
+
+    // The provider has enabled the grant again.
+    let told = operator.refresh(WITHIN).await.unwrap();
+    assert!(matches!(&told, Refreshed::New { .. }), "{told:?}");
+    assert!(on_disk(folder.path()).refused.is_empty());
+    end(task).await;
+    let (source, _operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(source.current().is_some());
+    assert!(server.asked().iter().all(|asked| asked == "first"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_the_refused_refresh_token_does_not_meet_ends_with_the_fallback() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Ok(grant_for_an_hour("a")), Err(invalid_grant())]);
+    let credential = configured_with(folder.path(), "first", "fallback = \"client_credentials\"");
+    let (source, operator, _task) = operated(server.clone(), &credential);
+    source.wait(WITHIN).await.unwrap();
+
+    let told = operator.refresh(WITHIN).await.unwrap();
+
+    assert!(matches!(&told, Refreshed::New { .. }), "{told:?}");
+    assert_eq!(server.asked(), ["first", "client_credentials", "first", "client_credentials"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_refresh_token_that_is_handed_over_is_sent_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::answering([Err(invalid_grant()), Err(invalid_grant())]);
+    let (source, operator, _task) = operated(server.clone(), &configured(folder.path(), "first"));
+    source.wait(WITHIN).await.unwrap_err();
+
+    assert_eq!(operator.hand_over(handed_over("first", None)).await, DURABLE);
+    assert_eq!(source.wait(WITHIN).await.unwrap_err().reason, Reason::ReauthorizationRequired);
+    assert_eq!(operator.hand_over(handed_over("first", None)).await, DURABLE);
+    assert!(source.wait(WITHIN).await.is_ok());
+    assert_eq!(server.asked(), ["first"; 3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,76 +378,4 @@ async fn an_illegal_refresh_token_and_one_for_another_grant_are_refused() {
     source.wait(HOUR).await.unwrap();
     assert!(!operator.takes_grants);
     assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, Err(NotAdopted::OtherGrant));
-}
-
-#[tokio::test(start_paused = true)]
-async fn orders_to_a_refresher_that_has_ended_fail() {
-    let folder = tempfile::tempdir().unwrap();
-    let slow = Slow(Server::default(), HOUR);
-    let (_source, operator, task) = operated(slow, &configured(folder.path(), "first"));
-    tokio::time::sleep(SOON).await;
-    let (handed_over_before, requested_before, ()) =
-        tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(HOUR), async {
-            task.abort();
-        });
-    assert_eq!(handed_over_before, Err(NotAdopted::Gone));
-    assert_eq!(requested_before.unwrap_err(), NoOutcome::Gone);
-
-    assert_eq!(operator.hand_over(handed_over("new", None)).await, Err(NotAdopted::Gone));
-    assert_eq!(operator.refresh(HOUR).await.unwrap_err(), NoOutcome::Gone);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_grant_of_another_client_or_server_is_refused_and_changes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::answering([Ok(with("second", "a"))]);
-    let credential = configured(folder.path(), "first");
-    let (source, operator, _task) = operated(server.clone(), &credential);
-    source.wait(HOUR).await.unwrap();
-    let good = GrantOrigin::of(&credential);
-    let url = good.token_url.clone().unwrap();
-    for origin in [
-        GrantOrigin { client_id: "other".to_owned(), ..good.clone() },
-        GrantOrigin { token_url: Some(format!("{url}?tenant=1")), ..good.clone() },
-        GrantOrigin { token_url: None, issuer: Some(url), ..good.clone() },
-    ] {
-        let grant = NewGrant { origin, ..handed_over("new", Some("b")) };
-        assert_eq!(operator.hand_over(grant).await, Err(NotAdopted::OtherOrigin(good.clone())));
-    }
-    assert_eq!(header(&source), "Bearer a");
-    assert_eq!(refresh_token(&on_disk(folder.path())), "second");
-    assert_eq!(operator.hand_over(handed_over("new", Some("b"))).await, DURABLE);
-}
-
-/// A reload that replaces a refresher hands the orders to the next one.
-#[tokio::test(start_paused = true)]
-async fn orders_to_a_refresher_that_a_reload_replaces_are_carried_out_by_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let clock = Clock::tokio();
-    let credential = configured(folder.path(), "first");
-    let server = Server::answering([Ok(with("second", "a"))]);
-    let durable = DurableState::open(&credential, clock).unwrap();
-    let (mut before, _) = Refresher::new(Arc::clone(&credential), server.clone(), durable, clock);
-    let operator = before.operator();
-    let next = async {
-        // Both orders have been given by now.
-        tokio::time::sleep(SOON).await;
-        let no_state = DurableState::in_memory(clock);
-        let (mut next, source) = Refresher::new(Arc::clone(&credential), server.clone(), no_state, clock);
-        next.take_orders_of(&mut before);
-        let next = next.with_state(before.into_state());
-        #[expect(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-        let task = tokio::spawn(next.run(std::future::pending()));
-        (source, task)
-    };
-
-    let (adopted, refreshed, (source, _task)) =
-        tokio::join!(operator.hand_over(handed_over("new", None)), operator.refresh(WITHIN), next);
-
-    assert_eq!(adopted, DURABLE);
-    assert!(matches!(refreshed, Ok(Refreshed::New { .. })), "{refreshed:?}");
-    assert_eq!(header(&source), "Bearer a");
-    assert_eq!(server.asked(), ["new"]);
-    assert_eq!(operator.hand_over(handed_over("third", Some("c"))).await, DURABLE);
-    assert_eq!(header(&source), "Bearer c", "later orders arrive too");
 }

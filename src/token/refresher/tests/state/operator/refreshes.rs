@@ -72,26 +72,35 @@ async fn a_requested_refresh_joins_the_token_request_under_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_requested_refresh_learns_failure_and_barrier_and_ends_only_a_latch() {
-    let acts = [Act::Token("a", 3600), Act::Fail(rejected()), Act::Fail(transient()), Act::Token("b", 3600)];
+async fn a_requested_refresh_is_made_under_latch_backoff_and_breaker() {
+    let failures = [vec![Act::Fail(rejected())], vec![Act::Fail(transient()); 5]].concat();
+    let acts: Vec<Act> =
+        [vec![Act::Token("a", 3600)], failures, vec![Act::Fail(throttled(7)), Act::Token("b", 3600)]]
+            .concat();
     let (source, operator, endpoint) = with_operator(ROOMY, AT_ONCE, &acts);
     source.wait(HOUR).await.unwrap();
 
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::ClientRejected), "{told:?}");
-    // The latch does not hold up an operator's request.
+    for _ in 0..5 {
+        let told = operator.refresh(WITHIN).await.unwrap();
+        let Refreshed::Failed(why) = &told else { panic!("{told:?}") };
+        assert_eq!(why.reason, Reason::EndpointUnavailable);
+    }
     let told = operator.refresh(WITHIN).await.unwrap();
-    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::EndpointUnavailable), "{told:?}");
-    assert_eq!(endpoint.count(), 3);
-    // The backoff does.
+    assert!(matches!(&told, Refreshed::Failed(why) if why.reason == Reason::EndpointRateLimited), "{told:?}");
+    assert_eq!(endpoint.count(), 8);
+    // The server has asked for a wait.
     let told = operator.refresh(WITHIN).await.unwrap();
     assert!(
-        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointUnavailable),
+        matches!(&told, Refreshed::Refused(why) if why.reason == Reason::EndpointRateLimited
+            && why.retry_after.is_some_and(|wait| wait >= Duration::from_secs(7))),
         "{told:?}"
     );
-    assert_eq!(endpoint.count(), 3);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(endpoint.count(), 3, "what was refused is not made up for");
+    assert_eq!(endpoint.count(), 8);
+    // The failures in a row count: the backoff is longer than the server's wait by now.
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(endpoint.count(), 8, "what was refused is not made up for");
 
     assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::New { .. })));
     assert_eq!(header(&source), "Bearer b");
