@@ -49,6 +49,7 @@ mod token_endpoint;
 mod token_faults;
 mod trailers;
 mod unauthorized;
+mod upstream_answers;
 mod upstream_faults;
 mod upstream_http2;
 mod upstream_proxy;

@@ -4,6 +4,7 @@ pub mod challenge;
 #[cfg(test)]
 mod fixture;
 pub mod forwarded;
+pub mod framing;
 pub mod headers;
 pub mod list;
 pub mod location;

@@ -20,6 +20,7 @@ use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::suspension;
+use crate::proxy::message::framing::{self, Reuse};
 
 /// Why a request brought no response.
 #[derive(Debug)]
@@ -50,13 +51,19 @@ pub async fn forward(
     timeout: Duration,
 ) -> Result<Answered<AttemptBody<Incoming>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
+    let method = request.head.method.clone();
     let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
-        Ok(response) => Ok(Answered { response, lease }),
+        Ok(mut response) => {
+            let reuse = framing::settle(&mut response, &method)
+                .map_err(|why| Failure::Upstream(ForwardError::Protocol(why.to_owned())))?;
+            lease.is_last = reuse == Reuse::Refused;
+            Ok(Answered { response, lease })
+        }
         Err(SendError::Unsent(unsent, _)) if lease.is_reused => Err(Failure::Unsent(unsent)),
         Err(SendError::Refused(head, error)) => {
             match (failure(&error, request_body), request_body.replay()) {

@@ -23,6 +23,10 @@ use crate::proxy::upstream::connect::socket::{Stream, drive};
 /// The wait for hyper to release the stream of a connection that has switched protocols.
 const UPGRADE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// The most fields of a response head; [`MAX_BUFFER`] bounds its bytes. hyper's tables for so many have at most 32 KiB,
+/// up to which the allocator keeps memory for the next request.
+const MAX_FIELDS: usize = 1000;
+
 /// An open connection, in use or idle. Dropping it closes the connection.
 pub(super) struct Connection<B: RequestBody> {
     sender: http1::SendRequest<B>,
@@ -46,6 +50,7 @@ impl<B: RequestBody> Connection<B> {
     ) -> Result<Self, ForwardError> {
         let (sender, http) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
+            .max_headers(MAX_FIELDS)
             .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
