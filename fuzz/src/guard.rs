@@ -5,9 +5,10 @@
 
 use std::sync::OnceLock;
 
-use bearerd::config::model::fields::{Fields, is_hop_by_hop};
+use bearerd::config::model::fields::is_hop_by_hop;
+use bearerd::proxy::message::field_rules::FieldRules;
 use bearerd::proxy::message::headers::for_upstream;
-use bearerd::proxy::message::via::Via;
+use bearerd::proxy::message::loops::LoopMark;
 use bearerd::proxy::route::guard::{Policy, vet};
 use bearerd::proxy::service::websocket::Handshake;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
@@ -97,10 +98,10 @@ pub fn run(input: &[u8]) {
     let mut after = before.clone();
     for_upstream(
         &mut after.headers,
-        before.version,
         host.clone(),
-        &Via::new("bearerd-2"),
-        &Fields::default(),
+        &LoopMark::new("bearerd-2"),
+        &FieldRules::default(),
+        target.fields.has_odd_name(),
     );
     assert!(!after.headers.contains_key(AUTHORIZATION));
     assert!(!after.headers.keys().any(is_hop_by_hop));

@@ -44,6 +44,8 @@ pub struct Route {
     pub callers: Vec<String>,
     /// Header fields that tell the upstream about the caller.
     pub forwarded: Forwarded,
+    /// Whether `Via` is sent to the upstream.
+    pub via: bool,
     /// Connection limits and circuit breaker.
     pub protection: Protection,
 }

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::api_discovery::DISCOVER;
 use super::region::REGION;
-use super::{Owner, Resolver, duration};
+use super::{Owner, Resolver, duration, or_default};
 use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::{as_sent, is_host};
 use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
@@ -108,6 +108,7 @@ impl Resolver<'_> {
             read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
             callers: self.callers(route.callers),
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            via: or_default(route.via),
             protection,
             host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,

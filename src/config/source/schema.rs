@@ -212,6 +212,7 @@ tables! {
         http_version: HttpVersion,
         callers: Texts,
         forwarded: Forwarded,
+        via: bool,
     }
 
     /// `[routes.headers]`: changes to the header fields of a request.

@@ -21,8 +21,9 @@ use self::guard::Target;
 use self::prefix::Prefix;
 use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
+use super::message::field_rules::FieldRules;
 use super::upstream::{Destination, Upstream};
-use crate::config::{self, Fields, Forwarded, Retry429};
+use crate::config::{self, Forwarded, Retry429};
 use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 
 /// A route as requests use it.
@@ -35,7 +36,7 @@ pub struct Route {
     /// The prefix stripped from each path.
     pub prefix: Prefix,
     /// The rules for header fields.
-    pub fields: Fields,
+    pub fields: FieldRules,
     /// The upstream of the requests.
     pub upstream: Arc<Upstream>,
     /// The base path of a configured upstream; empty or `/…` without a trailing slash.
@@ -76,7 +77,7 @@ impl Route {
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
             rules: Rules::new(route, must_be_plain),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
-            fields: route.fields.clone(),
+            fields: FieldRules::new(&route.fields, route.via),
             retry_on: route.retry_on.clone(),
             retry_429: route.retry_429,
             upstream,
@@ -253,6 +254,7 @@ fn normalized(path: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use super::guard::Present;
     use super::*;
     use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::fixture;
@@ -267,7 +269,7 @@ mod tests {
             name: name.to_owned(),
             rules: Rules::default(),
             prefix: Prefix::default(),
-            fields: Fields::default(),
+            fields: FieldRules::default(),
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
@@ -294,7 +296,9 @@ mod tests {
     }
 
     fn found<'t>(table: &'t Table, host: &str, path: &str) -> Option<&'t str> {
-        table.route(&Target { host, path, is_ambiguous: false }).map(|route| route.name.as_str())
+        table
+            .route(&Target { host, path, is_ambiguous: false, fields: Present::default() })
+            .map(|route| route.name.as_str())
     }
 
     #[test]

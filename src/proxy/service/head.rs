@@ -36,6 +36,7 @@ impl Service {
         route: &Route,
         destination: &Destination,
         exchange: &Exchange,
+        has_odd_name: bool,
     ) -> Result<Negotiated, ProxyError> {
         let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
@@ -45,7 +46,10 @@ impl Service {
         let fields_for_upstream =
             ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller.is_tls());
         let host = self.header_cache.host(route.upstream.index, destination);
-        headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
+        headers::for_upstream(&mut head.headers, host, &self.loop_mark, &route.fields, has_odd_name);
+        if route.fields.sends_via {
+            self.via.add(&mut head.headers, head.version);
+        }
         if let Some(fields_for_upstream) = fields_for_upstream {
             fields_for_upstream.write(&mut head.headers);
         }

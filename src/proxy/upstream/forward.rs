@@ -19,8 +19,8 @@ use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
-use crate::proxy::suspension;
 use crate::proxy::message::framing::{self, Reuse};
+use crate::proxy::suspension;
 
 /// Why a request brought no response.
 #[derive(Debug)]

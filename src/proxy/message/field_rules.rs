@@ -1,0 +1,67 @@
+//! What a route does to the fields of its requests, in every spelling that a server may take for the same field.
+//!
+//! Servers behind CGI read `X_Foo` and `X.Foo` as `X-Foo`: a caller could evade `set` and `remove` by such a name.
+
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::config::model::fields::{Fields, is_plain, is_same_field};
+
+/// The rules of a route for fields.
+#[derive(Debug, Default)]
+pub struct FieldRules {
+    changes: Fields,
+    /// Whether `Via` is sent to the upstream.
+    pub sends_via: bool,
+    /// Whether a changed name has a character other than letters, digits and hyphens.
+    has_odd_name: bool,
+}
+
+impl FieldRules {
+    /// The rules of a route with these changes.
+    pub fn new(changes: &Fields, sends_via: bool) -> Self {
+        let mut names = changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name));
+        let has_odd_name = names.any(|name| !is_plain(name.as_str()))
+            || changes.set_if_absent.iter().any(|(name, _)| !is_plain(name.as_str()));
+        Self { changes: changes.clone(), sends_via, has_odd_name }
+    }
+
+    /// Whether a field for proxies is forwarded.
+    pub fn passes(&self, name: &HeaderName) -> bool {
+        self.changes.pass.contains(name)
+    }
+
+    /// Removes, adds and sets fields. `has_odd_name` is whether a name of the request may be another spelling of a field.
+    pub(super) fn apply(&self, headers: &mut HeaderMap, has_odd_name: bool) {
+        let is_spelt = has_odd_name || self.has_odd_name;
+        if is_spelt {
+            self.remove_other_spellings(headers);
+        }
+        for name in &self.changes.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.changes.set_if_absent {
+            let is_there = |headers: &HeaderMap| headers.keys().any(|other| is_same(name, other));
+            if !(is_spelt && is_there(headers)) {
+                headers.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+        for (name, value) in &self.changes.set {
+            headers.insert(name, value.clone());
+        }
+    }
+
+    /// Removes the caller's other spellings of fields that the route removes or sets.
+    fn remove_other_spellings(&self, headers: &mut HeaderMap) {
+        let changed = || self.changes.remove.iter().chain(self.changes.set.iter().map(|(name, _)| name));
+        let is_changed = |name: &&HeaderName| changed().any(|own| is_same(own, name));
+        let unwanted: Vec<HeaderName> = headers.keys().filter(is_changed).cloned().collect();
+        for name in unwanted {
+            headers.remove(name);
+        }
+    }
+}
+
+fn is_same(one: &HeaderName, other: &HeaderName) -> bool {
+    is_same_field(one.as_str(), other.as_str())
+}
