@@ -12,13 +12,18 @@ use crate::config::is_host;
 #[derive(Clone, Copy, Debug)]
 pub struct Authority<'r> {
     text: &'r str,
-    /// A name without a dot at its end, an IPv4 address, or an IPv6 address in brackets; in the sender's case.
+    /// A name without a dot at its end, an IPv4 address, or an IPv6 address in brackets; in the sender's case. Empty if the
+    /// request names no host.
     pub host: &'r str,
     /// The port, where it is written.
     pub port: Option<u16>,
 }
 
 impl<'r> Authority<'r> {
+    /// That of a request of HTTP/1.0 without `Host` (RFC 1945), as health checks send it. No browser does, so that such a
+    /// request needs no protection from DNS rebinding.
+    const NONE: Self = Self { text: "", host: "", port: None };
+
     /// The one authority of a request: `Host` (RFC 9112 §3.2), or over HTTP/2 `:authority`, with which a `Host` must agree,
     /// and which a `Host` may replace (RFC 9113 §8.3.1).
     ///
@@ -39,6 +44,7 @@ impl<'r> Authority<'r> {
             }
             (Some(authority), _) => authority,
             (None, Some(host)) => host,
+            (None, None) if head.version == Version::HTTP_10 => return Ok(Self::NONE),
             (None, None) => return Err("there is no Host"),
         };
         Self::parse(text).ok_or("Host is not a host name with a port at most")

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Caller, Reply, Request, World, daemon};
+use testkit::harness::frames::Frames;
 use testkit::harness::raw::{RawPeer, read_head};
 
 /// An API that answers each request with these bytes; the number of its connections.
@@ -209,5 +210,22 @@ async fn an_answer_of_unknown_length_ends_a_connection_of_http_1_0() {
     let reply = ask(&mut caller, &world, "GET /x HTTP/1.0", "connection: keep-alive\r\n").await;
     assert_eq!((reply.text().as_str(), reply.get("connection")), ("hello", None));
     assert!(caller.is_closed().await);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_requires_http_1_1_is_named_as_the_cause() {
+    const HTTP_1_1_REQUIRED: u32 = 0xd;
+    let peer = RawPeer::tcp(|stream| async move {
+        let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
+        while let Some((stream, _)) = frames.request().await {
+            frames.reset(stream, HTTP_1_1_REQUIRED).await;
+        }
+    })
+    .await;
+    let world = before(&peer, "http_version = \"2\"").await;
+    let reply = get(&mut world.caller().await, &world).await;
+    assert_eq!((reply.status, reply.code().as_deref()), (502, Some("upstream_protocol")));
+    assert!(reply.text().contains("http_version = \\\"1.1\\\""), "{}", reply.text());
     world.finish().await;
 }

@@ -189,7 +189,7 @@ impl ProxyError {
                     | ForwardError::Proxy(..)
                     | ForwardError::ConnectTimeout => (502, "upstream_unreachable", "Upstream unreachable"),
                     ForwardError::Tls(..) => (502, "upstream_tls", "Upstream TLS failed"),
-                    ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
+                    ForwardError::Terminated(_) | ForwardError::Protocol(_) | ForwardError::Http1Required => {
                         (502, "upstream_protocol", "Upstream protocol error")
                     }
                     ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),

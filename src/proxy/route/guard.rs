@@ -98,7 +98,7 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     check_method(&head.method)?;
     let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
     let host = authority.host;
-    if !policy.hosts.contain(host) {
+    if !host.is_empty() && !policy.hosts.contain(host) {
         return Err(ProxyError::HostNotAllowed);
     }
     check_target(head, authority).map_err(ProxyError::BadRequest)?;

@@ -7,6 +7,7 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use h2::Reason;
 use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
@@ -102,6 +103,9 @@ async fn with_timeout<T>(
 fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failure {
     if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
+    }
+    if matches!(error, ExchangeError::Http2(StreamError::Reset(Reason::HTTP_1_1_REQUIRED))) {
+        return Failure::Upstream(ForwardError::Http1Required);
     }
     let (is_no_http, text) = match error {
         ExchangeError::Http1(error) => (error.is_parse(), in_one_line(error)),

@@ -111,7 +111,10 @@ fn request_lines() -> Vec<Case> {
             format!("GET /{} HTTP/1.1\r\nhost: {{H}}\r\n\r\n", "x".repeat(200_000)),
             Refused(431),
         ),
-        ("HTTP/1.0 without Host", "GET /x HTTP/1.0\r\n\r\n".to_owned(), Refused(400)),
+        ("HTTP/1.0 without Host", "GET /x HTTP/1.0\r\n\r\n".to_owned(), OK),
+        ("a health check of HAProxy", "OPTIONS /x HTTP/1.0\r\n\r\n".to_owned(), OK),
+        ("HTTP/1.0, absolute, without Host", "GET http://{H}/x HTTP/1.0\r\n\r\n".to_owned(), Refused(400)),
+        ("HTTP/1.0 with an empty Host", "GET /x HTTP/1.0\r\nhost:\r\n\r\n".to_owned(), Refused(400)),
     ]
 }
 
