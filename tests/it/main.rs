@@ -39,6 +39,7 @@ mod recipes;
 mod reload;
 mod request_loop;
 mod retry;
+mod route_keys;
 mod rules;
 mod secrets;
 mod server_tls;

@@ -27,6 +27,7 @@ mod secret_text;
 mod server;
 mod server_tls;
 mod state;
+mod token_field;
 mod tutorial;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,14 +3,16 @@
 //! Servers behind CGI read `X_Foo` and `X.Foo` as `X-Foo`: a caller could evade `set` and `remove` by such a name.
 
 use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{AUTHORIZATION, HeaderName};
 
 use crate::config::model::fields::{Fields, is_plain, is_same_field};
 
 /// The rules of a route for fields.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FieldRules {
     changes: Fields,
+    /// The field that carries the token: the caller's own never leaves.
+    pub token_field: HeaderName,
     /// Whether `Via` is sent to the upstream.
     pub sends_via: bool,
     /// Whether a changed name has a character other than letters, digits and hyphens.
@@ -19,11 +21,22 @@ pub struct FieldRules {
 
 impl FieldRules {
     /// The rules of a route with these changes.
-    pub fn new(changes: &Fields, sends_via: bool) -> Self {
-        let mut names = changes.remove.iter().chain(changes.set.iter().map(|(name, _)| name));
-        let has_odd_name = names.any(|name| !is_plain(name.as_str()))
-            || changes.set_if_absent.iter().any(|(name, _)| !is_plain(name.as_str()));
-        Self { changes: changes.clone(), sends_via, has_odd_name }
+    pub fn new(changes: &Fields, sends_via: bool, token_field: &HeaderName) -> Self {
+        let rules = Self {
+            changes: changes.clone(),
+            token_field: token_field.clone(),
+            sends_via,
+            has_odd_name: false,
+        };
+        let added = rules.changes.set_if_absent.iter().map(|(name, _)| name);
+        let has_odd_name = rules.replaced().chain(added).any(|name| !is_plain(name.as_str()));
+        Self { has_odd_name, ..rules }
+    }
+
+    /// The fields of which none of the caller's is forwarded.
+    fn replaced(&self) -> impl Iterator<Item = &HeaderName> {
+        let set = self.changes.set.iter().map(|(name, _)| name);
+        self.changes.remove.iter().chain(set).chain(std::iter::once(&self.token_field))
     }
 
     /// Whether a field for proxies is forwarded.
@@ -51,14 +64,19 @@ impl FieldRules {
         }
     }
 
-    /// Removes the caller's other spellings of fields that the route removes or sets.
+    /// Removes the caller's other spellings of fields that are replaced.
     fn remove_other_spellings(&self, headers: &mut HeaderMap) {
-        let changed = || self.changes.remove.iter().chain(self.changes.set.iter().map(|(name, _)| name));
-        let is_changed = |name: &&HeaderName| changed().any(|own| is_same(own, name));
-        let unwanted: Vec<HeaderName> = headers.keys().filter(is_changed).cloned().collect();
+        let is_replaced = |name: &&HeaderName| self.replaced().any(|own| is_same(own, name));
+        let unwanted: Vec<HeaderName> = headers.keys().filter(is_replaced).cloned().collect();
         for name in unwanted {
             headers.remove(name);
         }
+    }
+}
+
+impl Default for FieldRules {
+    fn default() -> Self {
+        Self::new(&Fields::default(), false, &AUTHORIZATION)
     }
 }
 

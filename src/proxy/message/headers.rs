@@ -27,7 +27,10 @@ pub fn for_upstream(
     has_odd_name: bool,
 ) {
     strip(headers, |name| {
-        let ends_here = name == AUTHORIZATION || name == EXPECT || (name == VIA && !rules.sends_via);
+        let ends_here = name == AUTHORIZATION
+            || name == rules.token_field
+            || name == EXPECT
+            || (name == VIA && !rules.sends_via);
         ends_here || (is_for_proxies(name) && !rules.passes(name))
     });
     join_cookies(headers);
@@ -110,7 +113,7 @@ mod tests {
         let mut headers = map(fields);
         let host = HeaderValue::from_static("api.example.com");
         let has_odd_name = headers.keys().any(|name| !is_plain(name.as_str()));
-        let rules = FieldRules::new(rules, false);
+        let rules = FieldRules::new(rules, false, &AUTHORIZATION);
         for_upstream(&mut headers, host, &LoopMark::new("bearerd-1"), &rules, has_odd_name);
         headers
     }
@@ -236,9 +239,24 @@ mod tests {
         );
 
         let mut headers = map(&fields);
-        let rules = FieldRules::new(&Fields::default(), true);
+        let rules = FieldRules::new(&Fields::default(), true, &AUTHORIZATION);
         for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("bearerd-1"), &rules, false);
         assert_eq!(headers["via"], "1.0 old");
+    }
+
+    #[test]
+    fn the_field_of_the_token_is_removed_in_every_spelling() {
+        let name = HeaderName::from_static("x-access-token");
+        let rules = FieldRules::new(&Fields::default(), false, &name);
+        let mut headers = map(&[
+            ("authorization", "Bearer theirs"),
+            ("x-access-token", "theirs"),
+            ("x_access_token", "theirs"),
+            ("X-Access.Token", "theirs"),
+            ("x-access-tokens", "another"),
+        ]);
+        for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("b"), &rules, true);
+        assert_eq!(sorted(&headers), [("cdn-loop", "b"), ("host", "x"), ("x-access-tokens", "another")]);
     }
 
     #[test]

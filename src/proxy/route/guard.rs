@@ -5,7 +5,8 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{Method, Version};
@@ -13,13 +14,15 @@ use percent_encoding::percent_decode_str;
 
 use super::lenient_path::{LenientPath, is_overlong};
 use super::percent;
-use crate::config::model::fields::{is_for_proxies, is_method_override, is_plain, plain};
+use crate::config::model::fields::{is_for_proxies, is_method_override, is_plain, is_same_field, plain};
 use crate::config::{self, Hosts, RequiredHeader};
 use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::field_rules::FieldRules;
 use crate::proxy::message::list::members;
 use crate::proxy::message::loops::{self, CDN_LOOP};
+
+const CONNECTION_NAMES_PROTECTED: &str = "Connection names a field that must not be removed";
 
 /// The longest accepted method in bytes: WebDAV's have up to 16.
 const MAX_METHOD: usize = 32;
@@ -131,17 +134,21 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     Ok(Target { host, path, is_ambiguous, fields: present })
 }
 
-/// Refuses the fields by which some servers replace the method, unless the request's route passes them.
-pub fn check_overrides(
-    headers: &HeaderMap,
-    target: &Target<'_>,
-    rules: &FieldRules,
-) -> Result<(), ProxyError> {
+/// Checks the fields of a request by the rules of its route. Refuses the fields by which some servers replace the method,
+/// unless the route passes them, and a `Connection` that names the field of the token.
+pub fn check_fields(headers: &HeaderMap, target: &Target<'_>, rules: &FieldRules) -> Result<(), ProxyError> {
     let is_refused = |name: &HeaderName| is_method_override(name) && !rules.passes(name);
     if target.fields.method_override && headers.keys().any(is_refused) {
         return Err(ProxyError::BadRequest(
             "a field replaces the method of the request: send the method itself, or have the route `pass` the field",
         ));
+    }
+    // The guard has checked for `Authorization` already.
+    if target.fields.hops && rules.token_field != AUTHORIZATION {
+        let mut named = headers.get_all(CONNECTION).iter().flat_map(members).flatten();
+        if named.any(|name| is_same_field(name, rules.token_field.as_str())) {
+            return Err(ProxyError::BadRequest(CONNECTION_NAMES_PROTECTED));
+        }
     }
     Ok(())
 }
@@ -292,7 +299,7 @@ fn check_connection(headers: &HeaderMap) -> Result<(), &'static str> {
             return Err("Connection is not a list of names");
         };
         if is_protected(&plain(name)) {
-            return Err("Connection names a field that must not be removed");
+            return Err(CONNECTION_NAMES_PROTECTED);
         }
     }
     Ok(())

@@ -45,7 +45,10 @@ impl Service {
 
         let fields_for_upstream =
             ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller.is_tls());
-        let host = self.header_cache.host(route.upstream.index, destination);
+        let host = match &route.host {
+            Some(host) => host.value.clone(),
+            None => self.header_cache.host(route.upstream.index, destination),
+        };
         headers::for_upstream(&mut head.headers, host, &self.loop_mark, &route.fields, has_odd_name);
         if route.fields.sends_via {
             self.via.add(&mut head.headers, head.version);
@@ -86,6 +89,8 @@ impl Service {
         headers::for_caller(headers, received_in, &self.via);
         headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
         let base_path = route.base_path(destination);
-        location::through_proxy(headers, &destination.origin, base_path, route.prefix.text());
+        let origin = destination.origin.as_str();
+        let origins = [origin, route.host.as_ref().map_or(origin, |host| &host.origin)];
+        location::through_proxy(headers, &origins, base_path, route.prefix.text());
     }
 }

@@ -116,6 +116,7 @@ impl Service {
     ) -> Result<Reply, ProxyError> {
         let (target, route) = self.admit(&head, exchange)?;
         let has_odd_name = target.fields.has_odd_name();
+        request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&route.name);
         exchange.progress.begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
@@ -185,7 +186,7 @@ impl Service {
         if !route.admits(exchange.caller.names()) {
             return Err(ProxyError::CertificateNotAllowed);
         }
-        guard::check_overrides(&head.headers, &target, &route.fields)?;
+        guard::check_fields(&head.headers, &target, &route.fields)?;
         if let Some(limit) = self.shared.body_limits.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {
