@@ -96,6 +96,10 @@ impl AccessToken {
 
     /// The token as a header value after a prefix of visible ASCII and spaces, marked sensitive. Shares no memory with
     /// [`authorization`](Self::authorization).
+    ///
+    /// # Panics
+    ///
+    /// For a prefix with other characters.
     pub fn header_value(&self, prefix: &str) -> HeaderValue {
         secret_header_value(&[prefix, self.as_str()]).expect("a prefix and a token are visible ASCII")
     }

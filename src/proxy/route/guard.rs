@@ -24,7 +24,7 @@ use crate::proxy::message::loops::{self, CDN_LOOP};
 
 const CONNECTION_NAMES_PROTECTED: &str = "Connection names a field that must not be removed";
 
-/// The longest accepted method in bytes: WebDAV's have up to 16.
+/// The longest accepted method in bytes; registered ones have up to 17.
 const MAX_METHOD: usize = 32;
 
 /// The configured checks of a request head.
