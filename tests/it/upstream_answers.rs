@@ -73,6 +73,22 @@ async fn chunks_count_where_an_answer_has_a_length_too() {
 }
 
 #[tokio::test]
+async fn chunks_of_http_1_0_are_read_and_end_their_connection() {
+    for fields in ["Transfer-Encoding: chunked", "content-length: 5\r\ntransfer-encoding: chunked"] {
+        let (peer, connections) =
+            answering(format!("HTTP/1.0 200 OK\r\n{fields}\r\n\r\n{CHUNKS}").leak()).await;
+        let world = before(&peer, "").await;
+        let mut caller = world.caller().await;
+        for number in 1..=2 {
+            let reply = get(&mut caller, &world).await;
+            assert_eq!((reply.status, reply.text().as_str()), (200, "hello world"), "{fields}");
+            assert_eq!(connections.load(Ordering::Relaxed), number, "{fields}");
+        }
+        world.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn equal_lengths_of_an_answer_are_one_and_unequal_ones_an_error() {
     for fields in
         ["content-length: 5, 5", "content-length: 5\r\ncontent-length: 5", "content-length: 5,5 , 05"]

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod connection;
 mod http1;
+mod http10_chunks;
 mod http2;
 mod http2_stream;
 mod idle;
