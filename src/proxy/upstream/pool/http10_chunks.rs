@@ -1,7 +1,7 @@
 //! Responses of HTTP/1.0 with chunks.
 //!
-//! HTTP/1.0 has no `Transfer-Encoding`, and hyper refuses such a response. Some servers send it all the same; nginx and
-//! HAProxy read the chunks and close the connection (RFC 9112 §6.1). [`Http10Chunks`] shows hyper the version 1.1 in the
+//! HTTP/1.0 has no `Transfer-Encoding`, and hyper refuses such a response. Some servers send one all the same, and other
+//! proxies read the chunks and close the connection (RFC 9112 §6.1). [`Http10Chunks`] shows hyper the version 1.1 in the
 //! status line of such a response, and the connection takes no other request.
 
 use std::cell::Cell;
