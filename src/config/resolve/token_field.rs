@@ -52,9 +52,10 @@ impl Resolver<'_> {
         let host = host?;
         let authority: Option<Authority> = host.get_ref().parse().ok();
         let is_plain = |authority: &Authority| {
+            let is_without_port = authority.host().len() == authority.as_str().len();
             is_host(authority.host())
+                && (is_without_port || authority.port_u16().is_some())
                 && !authority.as_str().contains('@')
-                && !authority.as_str().ends_with(':')
         };
         let help = "write a name and a port at most, such as \"api.example.com\"";
         authority.filter(is_plain).or_else(|| self.refuse(host.span(), "not a host", help))

@@ -66,6 +66,21 @@ mod tests {
     }
 
     #[test]
+    fn the_api_may_have_two_origins() {
+        for (location, expected) in [
+            ("https://api.example.com/base/x", "/x"),
+            ("https://public.example.com/base/x", "/x"),
+            ("https://third.example.com/base/x", "https://third.example.com/base/x"),
+            ("/base/x", "/x"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(location))]);
+            let origins = ["https://api.example.com", "https://public.example.com"];
+            through_proxy(&mut headers, &origins, "/base", "");
+            assert_eq!(headers[LOCATION], expected, "{location}");
+        }
+    }
+
+    #[test]
     fn references_to_the_api_become_paths_on_the_proxy() {
         for (location, expected) in [
             ("https://api.example.com/v2/users?page=2#top", "/v2/users?page=2#top"),
