@@ -20,7 +20,7 @@ use http::HeaderValue;
 use super::pipe::{End, pipe};
 use super::upstream::{Api, Issuer, Tokens};
 
-/// How we are called in `Via`.
+/// How we are called in `CDN-Loop`.
 const INSTANCE: &str = "bearerd-00000000";
 
 /// A worker, and what its upstream goes by.

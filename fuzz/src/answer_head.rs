@@ -82,7 +82,10 @@ pub fn run(input: &[u8]) {
     // A 429 is waited out for as long as the route gives, whatever it asks for.
     let mut too_many = response;
     *too_many.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-    let mut retries = RetryBudget::new(&Retry429 { attempts: 10, max_wait: MAX_WAIT }, &Method::GET);
+    let mut retries = RetryBudget::new(
+        &Retry429 { attempts: 10, max_wait: MAX_WAIT, methods: vec![Method::GET] },
+        &Method::GET,
+    );
     let mut waited = Duration::ZERO;
     for _ in 0..10 {
         let Some(wait) = retries.wait(&too_many) else { break };

@@ -125,7 +125,7 @@ pub fn run(input: &[u8]) {
     // Whoever is sent there comes to the same place again, and never past the proxy.
     let location = HeaderValue::try_from(format!("{ORIGIN}{sent}")).expect("it was a target");
     let mut headers = HeaderMap::from_iter([(LOCATION, location.clone())]);
-    through_proxy(&mut headers, ORIGIN, in_front, stripped);
+    through_proxy(&mut headers, &[ORIGIN], in_front, stripped);
     if headers[LOCATION] == location {
         assert!(rest.starts_with("//") || sent.as_str().contains('\\'), "not led back: {sent}");
         return;

@@ -63,11 +63,13 @@ impl Access {
         }
     }
 
-    /// Whether `Host` names this daemon. After DNS rebinding a browser sends the attacker's name.
+    /// Whether `Host` names this daemon, or a request of HTTP/1.0 has none. After DNS rebinding a browser sends the
+    /// attacker's name.
     fn is_own(&self, authority: Authority<'_>) -> bool {
         let is_address =
             |address: IpAddr| address.to_canonical().is_loopback() || address == self.listen.ip();
-        authority.host.eq_ignore_ascii_case("localhost") || authority.ip().is_some_and(is_address)
+        let host = authority.host;
+        host.is_empty() || host.eq_ignore_ascii_case("localhost") || authority.ip().is_some_and(is_address)
     }
 
     async fn check_token(&self, token: &Token, headers: &HeaderMap, peer: IpAddr) -> Result<(), Problem> {

@@ -34,6 +34,7 @@ pub use model::route::{Address, Destination, Forwarded, Route, Rules, Upstream};
 pub use model::secret::Secret;
 pub use model::server::{RequiredHeader, Server};
 pub use model::server_tls::ServerTls;
+pub use model::token_field::{TokenField, TokenScheme};
 pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 

@@ -12,15 +12,20 @@ use crate::config::is_host;
 #[derive(Clone, Copy, Debug)]
 pub struct Authority<'r> {
     text: &'r str,
-    /// A name, an IPv4 address, or an IPv6 address in brackets; in the sender's case.
+    /// A name without a dot at its end, an IPv4 address, or an IPv6 address in brackets; in the sender's case. Empty if the
+    /// request names no host.
     pub host: &'r str,
     /// The port, where it is written.
     pub port: Option<u16>,
 }
 
 impl<'r> Authority<'r> {
-    /// The one authority of a request: `Host` (RFC 9112 §3.2), or `:authority` over HTTP/2, with which a `Host` must agree
-    /// (RFC 9113 §8.3.1).
+    /// That of a request of HTTP/1.0 without `Host` (RFC 1945), as health checks send it. No browser does, so that such a
+    /// request needs no protection from DNS rebinding.
+    const NONE: Self = Self { text: "", host: "", port: None };
+
+    /// The one authority of a request: `Host` (RFC 9112 §3.2), or over HTTP/2 `:authority`, with which a `Host` must agree,
+    /// and which a `Host` may replace (RFC 9113 §8.3.1).
     ///
     /// # Errors
     ///
@@ -32,24 +37,27 @@ impl<'r> Authority<'r> {
             return Err("there is more than one Host");
         }
         let host = host.transpose()?;
-        let text = if head.version == Version::HTTP_2 {
-            let authority = head.uri.authority().ok_or("there is no :authority")?.as_str();
-            if host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        let authority = head.uri.authority().filter(|_| head.version == Version::HTTP_2);
+        let text = match (authority.map(http::uri::Authority::as_str), host) {
+            (Some(authority), Some(host)) if !host.eq_ignore_ascii_case(authority) => {
                 return Err("Host and :authority differ");
             }
-            authority
-        } else {
-            host.ok_or("there is no Host")?
+            (Some(authority), _) => authority,
+            (None, Some(host)) => host,
+            (None, None) if head.version == Version::HTTP_10 => return Ok(Self::NONE),
+            (None, None) => return Err("there is no Host"),
         };
         Self::parse(text).ok_or("Host is not a host name with a port at most")
     }
 
-    /// Reads `host`, `host:` or `host:port`; `None` for anything else.
+    /// Reads `host`, `host:` or `host:port`; `None` for anything else. A dot at the end of the host is left out: it marks the
+    /// name as complete (RFC 1034 §3.1).
     pub fn parse(text: &'r str) -> Option<Self> {
         let (host, digits) = match text.rsplit_once(':') {
             Some((host, digits)) if !digits.contains(']') => (host, digits),
             _ => (text, ""),
         };
+        let host = host.strip_suffix('.').unwrap_or(host);
         if !is_host(host) || digits.len() > 5 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
@@ -80,6 +88,8 @@ mod tests {
         for (text, host, port, ip) in [
             ("LOCALHOST:8080", "LOCALHOST", Some(8080), None),
             ("localhost:", "localhost", None, None),
+            ("localhost.:80", "localhost", Some(80), None),
+            ("127.0.0.1.", "127.0.0.1", None, Some("127.0.0.1")),
             ("127.0.0.1:65535", "127.0.0.1", Some(65535), Some("127.0.0.1")),
             ("[::1]", "[::1]", None, Some("::1")),
             ("[::1]:80", "[::1]", Some(80), Some("::1")),
@@ -88,7 +98,7 @@ mod tests {
             assert_eq!((authority.host, authority.port), (host, port), "{text}");
             assert_eq!(authority.ip(), ip.map(|ip| ip.parse().unwrap()), "{text}");
         }
-        for wrong in "|:80|u@a|a, b|a/b|a:http|a:+80|a:80:80|a:65536|a:000080|::1|[::1|[zz]".split('|') {
+        for wrong in "|:80|.|u@a|a, b|a/b|a:http|a:+80|a:80:80|a:65536|a:000080|::1|[::1|[zz]".split('|') {
             assert!(Authority::parse(wrong).is_none(), "{wrong}");
         }
     }

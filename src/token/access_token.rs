@@ -94,9 +94,14 @@ impl AccessToken {
         &self.authorization
     }
 
-    /// A copy of [`authorization`](Self::authorization) that shares no memory with it.
-    pub fn authorization_copy(&self) -> HeaderValue {
-        bearer(self.as_str()).unwrap_or_else(|_| self.authorization.clone())
+    /// The token as a header value after a prefix of visible ASCII and spaces, marked sensitive. Shares no memory with
+    /// [`authorization`](Self::authorization).
+    ///
+    /// # Panics
+    ///
+    /// For a prefix with other characters.
+    pub fn header_value(&self, prefix: &str) -> HeaderValue {
+        secret_header_value(&[prefix, self.as_str()]).expect("a prefix and a token are visible ASCII")
     }
 
     /// The token's generation.

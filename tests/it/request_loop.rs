@@ -33,10 +33,41 @@ async fn a_request_arrives_unchanged_except_for_the_proxys_fields() {
     {
         assert_eq!(seen.get(name), Some(value));
     }
-    assert!(seen.get("via").unwrap().starts_with("1.1 bearerd-"), "{seen:?}");
-    for name in ["x-hop", "x-forwarded-for", "te", "connection"] {
+    assert!(seen.get("cdn-loop").unwrap().starts_with("bearerd-"), "{seen:?}");
+    for name in ["via", "x-hop", "x-forwarded-for", "te", "connection"] {
         assert_eq!(seen.get(name), None, "{name}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn via_is_sent_where_the_route_asks_for_it_and_a_loop_is_found_without() {
+    let routes = "path = \"/plain\"\n[[routes]]\npath = \"/via\"\nvia = true\nupstream = \"{upstream}\"\n\
+                  credential = \"api\"\nca_file = \"ca.pem\"";
+    let world = daemon().route(routes).start().await;
+    for (target, version) in [("/plain", "HTTP/1.1"), ("/via", "HTTP/1.1"), ("/via", "HTTP/1.0")] {
+        let mut request = Request::get(target).field("via", "1.1 balancer").field("cdn-loop", "edge; v=1");
+        request.version = version;
+        assert_eq!(world.send(&request).await.status, 200, "{target}");
+    }
+    let values = |number: usize, name: &str| -> Vec<String> {
+        let requests = world.upstream.requests();
+        let fields = requests[number].fields.iter().filter(|(field, _)| field == name);
+        fields.map(|(_, value)| value.clone()).collect()
+    };
+    assert_eq!(values(0, "via"), [] as [&str; 0]);
+    for (number, version) in [(1, "1.1"), (2, "1.0")] {
+        let via = values(number, "via");
+        assert!(via[0] == "1.1 balancer" && via[1].starts_with(&format!("{version} bearerd-")), "{via:?}");
+    }
+    let marks = values(0, "cdn-loop");
+    assert_eq!(marks[0], "edge; v=1");
+
+    let looped = format!("{}, other", marks[1]);
+    let reply = world.send(&Request::get("/plain").field("cdn-loop", &looped)).await;
+    assert_eq!((reply.status, reply.code().as_deref()), (508, Some("loop_detected")));
+    let reply = world.send(&Request::get("/plain").field("cdn-loop", "bearerd-other")).await;
+    assert_eq!(reply.status, 200);
     world.finish().await;
 }
 

@@ -183,3 +183,14 @@ async fn the_attempts_of_a_replay_and_of_retries_add_up() {
     assert_eq!(times(&world, "/throttled/99"), 4);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_post_is_retried_where_the_route_lists_it_and_a_get_where_it_does_not_is_not() {
+    let world = with("attempts = 1, methods = [\"POST\"]").await;
+    let post = Request::post("/throttled/1?post", b"body").field("x-retry-after", "0");
+    assert_eq!(world.send(&post).await.status, 200);
+    assert_eq!(times(&world, "/throttled/1?post"), 2);
+    assert_eq!(world.send(&asking("/throttled/1?get", "0")).await.status, 429);
+    assert_eq!(times(&world, "/throttled/1?get"), 1);
+    world.finish().await;
+}

@@ -200,8 +200,12 @@ async fn a_method_override_field_is_refused() {
         ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"];
 
     for name in names {
-        let value = if name.ends_with("URL") { "/api/v2/tokens/me" } else { "DELETE" };
-        assert_eq!(world.send(&Request::post("/api/v2/tokens/me", b"").field(name, value)).await.status, 200);
+        let replaces_path = name.ends_with("URL");
+        let value = if replaces_path { "/api/v2/tokens/me" } else { "DELETE" };
+        let reply = world.send(&Request::post("/api/v2/tokens/me", b"").field(name, value)).await;
+        // A path is matched and sent as it is, whatever the field says. Without its field, the method would be another.
+        let code = if replaces_path { None } else { Some("bad_request") };
+        assert_eq!(reply.code().as_deref(), code, "{name}");
         let spelt = name.replace('-', "_");
         for spelt in
             [spelt.clone(), spelt.to_lowercase(), name.replacen('-', "_", 1), name.replacen('-', ".", 1)]
@@ -212,11 +216,22 @@ async fn a_method_override_field_is_refused() {
     }
 
     let requests = world.upstream.requests();
-    assert_eq!(requests.len(), names.len());
+    assert_eq!(requests.len(), 2);
     for request in requests {
         assert_eq!(request.method, "POST");
         assert!(names.iter().all(|name| request.get(&name.to_lowercase()).is_none()), "{request:?}");
     }
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_method_override_field_is_passed_where_the_route_lists_it() {
+    let world = daemon().quiet().route("[routes.headers]\npass = [\"X-HTTP-Method\"]").start().await;
+    for (name, code) in [("X-Http-Method", None), ("X-HTTP-Method-Override", Some("bad_request"))] {
+        let reply = world.send(&Request::post("/x", b"").field(name, "DELETE")).await;
+        assert_eq!(reply.code().as_deref(), code, "{name}");
+    }
+    assert_eq!(world.upstream.requests()[0].get("x-http-method"), Some("DELETE"));
     world.finish().await;
 }
 
@@ -385,6 +400,10 @@ async fn the_routes_header_rules_are_applied() {
         .field("x-locale", "fr")
         .field("x-tenant", "theirs")
         .field("x-tenant", "another")
+        .field("X_Tenant", "theirs")
+        .field("X_Debug", "1")
+        .field("x.debug", "1")
+        .field("client_id", "mulesoft")
         .field("connection", "x-tenant, accept");
     assert_eq!(world.send(&request).await.status, 200);
 
@@ -401,7 +420,10 @@ async fn the_routes_header_rules_are_applied() {
         assert_eq!(seen.get("x-locale"), Some("fr"));
         assert_eq!(seen.get("x-real-ip"), Some("192.0.2.1"));
         assert_eq!(seen.get("x-original-url"), Some("/y"));
-        for gone in ["cookie", "x-debug", "x-rewrite-url", "x-forwarded-for"] {
+        assert_eq!(seen.get("client_id"), Some("mulesoft"));
+        for gone in
+            ["cookie", "x-debug", "x_debug", "x.debug", "x_tenant", "x-rewrite-url", "x-forwarded-for"]
+        {
             assert_eq!(seen.get(gone), None, "{gone}");
         }
     }

@@ -63,7 +63,18 @@ fn is_commented_key(line: &str) -> bool {
 
 /// Keys without a default, whose line shows an example.
 fn is_example(line: &str) -> bool {
-    ["#host = ", "#allow = ", "#ca_file = ", "#proxy = ", "#token = "].iter().any(|key| line.starts_with(key))
+    const EXAMPLES: [&str; 8] = [
+        "#host = ",
+        "#host_header = ",
+        "#allow = ",
+        "#ca_file = ",
+        "#proxy = ",
+        "#token = ",
+        // Of a route: without the key, the limit is the server's.
+        "#body_timeout = \"60s\"",
+        "#body_rate = \"0\"",
+    ];
+    EXAMPLES.iter().any(|key| line.starts_with(key))
 }
 
 /// A commented-out section: an example up to the next empty line.

@@ -6,6 +6,7 @@ use http::header::{
 };
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Changes to the header fields of a request, applied in this order.
@@ -50,10 +51,31 @@ pub fn is_for_proxies(name: &HeaderName) -> bool {
 
 /// Fields that replace the method or the path on some servers.
 pub fn is_override(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "x-original-url" | "x-rewrite-url" | "x-http-method-override" | "x-http-method" | "x-method-override"
-    )
+    is_method_override(name) || matches!(name.as_str(), "x-original-url" | "x-rewrite-url")
+}
+
+/// Fields that replace the method on some servers. Without its field, a DELETE that travels as a POST is a POST.
+pub fn is_method_override(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "x-http-method-override" | "x-http-method" | "x-method-override")
+}
+
+/// Whether a name consists of letters, digits and hyphens: no other name is a spelling of it.
+pub fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// The plain name that servers behind CGI read: they see `X_Foo` and `X.Foo` as `X-Foo`.
+pub fn plain(name: &str) -> String {
+    name.bytes().map(plain_byte).map(char::from).collect()
+}
+
+/// Whether some server reads two names as one.
+pub fn is_same_field(one: &str, other: &str) -> bool {
+    one.len() == other.len() && one.bytes().map(plain_byte).eq(other.bytes().map(plain_byte))
+}
+
+const fn plain_byte(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// Fields for credentials, routing and framing, which no route may change.
@@ -64,4 +86,5 @@ pub fn is_protected(name: &HeaderName) -> bool {
         || name == CONTENT_LENGTH
         || name == EXPECT
         || name == VIA
+        || name == CDN_LOOP
 }

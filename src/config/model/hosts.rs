@@ -17,11 +17,11 @@ impl Hosts {
     ///
     /// Says how a host name is written, if this is none.
     pub fn add(&mut self, host: &str) -> Result<(), String> {
-        let host = as_sent(host);
         if host == "*" {
             self.any = true;
             return Ok(());
         }
+        let host = as_sent(host);
         let name = host.strip_prefix("*.").unwrap_or(&host);
         if !is_host(name) {
             return Err("not a host name: write a name or address without scheme, port or path".to_owned());
@@ -47,12 +47,13 @@ impl Hosts {
     }
 }
 
-/// A host as clients write it: in lower case, an IPv6 address in its short form (RFC 5952).
+/// A host as clients write it: in lower case, an IPv6 address in its short form (RFC 5952), a name without the dot at its
+/// end that marks it as complete (RFC 1034 §3.1).
 pub(in crate::config) fn as_sent(host: &str) -> String {
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match address.and_then(|address| address.parse::<std::net::Ipv6Addr>().ok()) {
         Some(address) => format!("[{address}]"),
-        None => host.to_ascii_lowercase(),
+        None => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
     }
 }
 
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_host_is_accepted_by_name_suffix_or_star() {
-        let ours = hosts(&["localhost", "[::1]", "*.example.com"]);
+        let ours = hosts(&["localhost.", "[::1]", "*.example.com"]);
 
         for yes in ["localhost", "LOCALHOST", "[::1]", "api.example.com", "a.b.EXAMPLE.com"] {
             assert!(ours.contain(yes), "{yes}");
@@ -97,12 +98,12 @@ mod tests {
 
         assert!(ours.contain("[::1]") && ours.contain("[2001:db8::7]"));
         assert_eq!(as_sent("[::FFFF:10.0.0.1]"), "[::ffff:10.0.0.1]");
-        assert_eq!(as_sent("API.Internal"), "api.internal");
+        assert_eq!(as_sent("API.Internal."), "api.internal");
     }
 
     #[test]
     fn a_text_with_more_than_a_host_is_refused() {
-        for wrong in ["http://a", "a:80", "a/b", "", "*.", "u@h", "a,b", "[::1", "[zz]", "a b"] {
+        for wrong in ["http://a", "a:80", "a/b", "", ".", "*.", "u@h", "a,b", "[::1", "[zz]", "a b"] {
             assert!(Hosts::default().add(wrong).is_err(), "{wrong}");
         }
     }

@@ -26,3 +26,4 @@ pub mod server_tls;
 pub mod signing_key;
 pub(in crate::config) mod small_file;
 pub mod state_key;
+pub mod token_field;

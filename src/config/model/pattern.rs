@@ -85,9 +85,10 @@ fn parse_method(text: &str) -> Result<Method, PatternError> {
         Ok(_) if is_word && text.bytes().any(|byte| byte.is_ascii_lowercase()) => {
             ("methods are written in capitals", METHODS)
         }
-        Ok(Method::TRACE | Method::CONNECT) => {
-            ("TRACE and CONNECT are never forwarded", "remove the pattern, or write \"*\" for any method")
-        }
+        Ok(method) if matches!(method.as_str(), "TRACE" | "TRACK" | "CONNECT") => (
+            "TRACE, TRACK and CONNECT are never forwarded",
+            "remove the pattern, or write \"*\" for any method",
+        ),
         Ok(method) if is_word => return Ok(method),
         _ => ("not a method", METHODS),
     };
@@ -328,7 +329,8 @@ mod tests {
             ("get /a", "methods are written in capitals"),
             ("GET,POST /a", "not a method"),
             ("** /a", "not a method"),
-            ("TRACE /a", "TRACE and CONNECT are never forwarded"),
+            ("TRACE /a", "TRACE, TRACK and CONNECT are never forwarded"),
+            ("TRACK /a", "TRACE, TRACK and CONNECT are never forwarded"),
             ("GET api/**", "the path of a pattern begins with `/`"),
             ("GET *", "the path of a pattern begins with `/`"),
             ("GET https://api.example.com/a", "the path of a pattern begins with `/`"),

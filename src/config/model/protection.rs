@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::Method;
+
 /// Connection limits and circuit breaker. Routes with different settings share neither connections nor breaker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Protection {
@@ -29,10 +31,12 @@ pub struct Breaker {
 }
 
 /// Retries after a 429; by default none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retry429 {
     /// Most retries of a request; 0 for none.
     pub attempts: u32,
     /// Longest total wait of a request.
     pub max_wait: Duration,
+    /// The methods that are retried.
+    pub methods: Vec<Method>,
 }

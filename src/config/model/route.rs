@@ -10,6 +10,7 @@ use super::credential::{Credential, HttpVersion, Proxy, Roots};
 use super::fields::Fields;
 use super::pattern::Pattern;
 use super::protection::{Protection, Retry429};
+use super::token_field::TokenField;
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,16 @@ pub struct Route {
     pub callers: Vec<String>,
     /// Header fields that tell the upstream about the caller.
     pub forwarded: Forwarded,
+    /// Whether `Via` is sent to the upstream.
+    pub via: bool,
+    /// The `Host` that the upstream receives; `None` for that of its address.
+    pub host_header: Option<Authority>,
+    /// The field that carries the token.
+    pub token_field: TokenField,
+    /// Longest pause of a request body; zero for no limit, `None` for that of the server.
+    pub body_timeout: Option<Duration>,
+    /// Least bytes a second of a request body; 0 for no limit, `None` for that of the server.
+    pub body_rate: Option<u64>,
     /// Connection limits and circuit breaker.
     pub protection: Protection,
 }

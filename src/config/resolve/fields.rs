@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::{Resolver, or_default};
 use crate::config::model::credential::Credential;
-use crate::config::model::fields::{Fields, is_for_proxies, is_override, is_protected};
+use crate::config::model::fields::{Fields, is_for_proxies, is_override, is_protected, is_same_field};
 use crate::config::model::route::Rules;
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts, TextsByName};
@@ -20,8 +20,10 @@ impl Resolver<'_> {
         headers: Key<schema::Headers>,
         rules: &Rules,
         credential: Option<&Arc<Credential>>,
+        token_field: &HeaderName,
     ) -> Fields {
         let headers = or_default(headers);
+        self.keep_token_field(&headers, token_field);
         let mut changed = BTreeSet::new();
         let set = self.set_fields(headers.set, &mut changed);
         let mut set_if_absent = self.set_fields(headers.set_if_absent, &mut changed);
@@ -34,6 +36,24 @@ impl Resolver<'_> {
         // The route's own changes take precedence.
         set_if_absent.extend(of_provider.filter(|(name, _)| !changed.contains(name.as_str())).cloned());
         Fields { pass, remove, set_if_absent, set }
+    }
+
+    /// Reports changes to the field that carries the token, unless no route may change that field.
+    fn keep_token_field(&mut self, headers: &schema::Headers, token_field: &HeaderName) {
+        if is_protected(token_field) {
+            return;
+        }
+        // Of other fields, `pass` is refused in any case.
+        let passed = headers.pass.as_ref().filter(|_| is_for_proxies(token_field));
+        let texts = headers.remove.iter().chain(passed).flat_map(Spanned::get_ref);
+        let maps = [&headers.set, &headers.set_if_absent].into_iter().flatten();
+        let names = texts.chain(maps.flat_map(|map| map.get_ref().keys()));
+        let is_same = |name: &&Spanned<String>| is_same_field(name.get_ref(), token_field.as_str());
+        let places: Vec<_> = names.filter(is_same).map(Spanned::span).collect();
+        for place in places {
+            let title = format!("`{token_field}` carries the token");
+            self.error(place, title, "remove the field here, or change `token_field`");
+        }
     }
 
     fn set_fields(
@@ -124,7 +144,7 @@ impl Resolver<'_> {
         usable
     }
 
-    fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
+    pub(super) fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         let parsed = HeaderName::try_from(name.get_ref().as_str()).ok();
         let help = "write one name per entry, as in a request, such as \"X-Forwarded-For\"";
         parsed

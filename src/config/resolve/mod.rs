@@ -27,6 +27,7 @@ mod secret_text;
 mod server;
 mod server_tls;
 mod state;
+mod token_field;
 mod tutorial;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -182,8 +183,19 @@ impl Resolver<'_> {
     }
 
     fn address(&mut self, text: &str, place: &Range<usize>) -> Option<SocketAddr> {
-        let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"";
-        text.parse().ok().or_else(|| self.refuse(place.clone(), "not an address to listen on", help))
+        let help = "write an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"; \":8080\" is every IPv4 \
+                    address of this machine, and \"localhost:8080\" is 127.0.0.1";
+        let written = match text.rsplit_once(':') {
+            Some(("" | "*", port)) => Some(format!("0.0.0.0:{port}")),
+            Some((host, port)) if host.eq_ignore_ascii_case("localhost") => Some(format!("127.0.0.1:{port}")),
+            _ => None,
+        };
+        written
+            .as_deref()
+            .unwrap_or(text)
+            .parse()
+            .ok()
+            .or_else(|| self.refuse(place.clone(), "not an address to listen on", help))
     }
 
     /// A URL that a credential may be sent to: https, or http on loopback.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::Method;
 use toml::Spanned;
 
 use super::Resolver;
@@ -12,6 +13,8 @@ use crate::config::source::{schema, units};
 /// Longest wait for retries: callers give up, and each waiting request occupies a connection.
 const MAX_RETRY_WAIT: Duration = Duration::from_mins(5);
 const MAX_RETRY_ATTEMPTS: u32 = 10;
+/// The methods that are retried by default (RFC 9110 §9.2.2).
+const IDEMPOTENT: [Method; 5] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
 
 const DEFAULT_BREAKER: Breaker = Breaker {
     failures: 10,
@@ -33,10 +36,11 @@ impl Resolver<'_> {
 
     pub(super) fn retry_429(&mut self, written: Key<schema::Retry429>) -> Retry429 {
         let place = written.as_ref().map_or(0..0, Spanned::span);
-        let schema::Retry429 { attempts, max_wait } = super::or_default(written);
+        let schema::Retry429 { attempts, max_wait, methods } = super::or_default(written);
         let retry = Retry429 {
             attempts: attempts.map_or(0, Spanned::into_inner),
             max_wait: super::duration(max_wait, 10),
+            methods: self.retried_methods(methods),
         };
         if retry.attempts > MAX_RETRY_ATTEMPTS {
             let help = "the caller receives the 429 of the last attempt";
@@ -47,6 +51,26 @@ impl Resolver<'_> {
             self.error(place, "`max_wait` must be longer than zero and at most 5m", help);
         }
         retry
+    }
+
+    fn retried_methods(&mut self, written: Key<schema::Texts>) -> Vec<Method> {
+        let Some(written) = written else { return IDEMPOTENT.to_vec() };
+        let mut methods = Vec::new();
+        for text in written.into_inner() {
+            let is_word = text.get_ref().bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+            match Method::from_bytes(text.get_ref().as_bytes()) {
+                Ok(Method::TRACE | Method::CONNECT) | Err(_) => {}
+                Ok(method) if is_word => {
+                    methods.push(method);
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            let help = "write methods in capitals, such as \"GET\"; \"POST\" may be added, because an API that answers 429 \
+                        has not processed the request";
+            self.error(text.span(), "not a method that can be retried", help);
+        }
+        methods
     }
 
     fn breaker(&mut self, written: Key<Option<schema::Breaker>>) -> Option<Breaker> {
@@ -106,7 +130,10 @@ mod tests {
         let Protection { connections, connection_age, breaker } = route.protection;
         assert_eq!((connections, connection_age), (256, Duration::from_hours(1)));
         assert_eq!(breaker, Some(DEFAULT_BREAKER));
-        assert_eq!(route.retry_429, Retry429 { attempts: 0, max_wait: Duration::from_secs(10) });
+        assert_eq!(
+            route.retry_429,
+            Retry429 { methods: IDEMPOTENT.to_vec(), attempts: 0, max_wait: Duration::from_secs(10) }
+        );
     }
 
     #[test]
@@ -119,7 +146,16 @@ mod tests {
             Some(Breaker { failures: 3, open: two_minutes, open_max: two_minutes, ..DEFAULT_BREAKER })
         );
         let retry = read("retry_429 = { attempts = 3 }").unwrap().retry_429;
-        assert_eq!(retry, Retry429 { attempts: 3, max_wait: Duration::from_secs(10) });
+        assert_eq!(
+            retry,
+            Retry429 { methods: IDEMPOTENT.to_vec(), attempts: 3, max_wait: Duration::from_secs(10) }
+        );
+        let retry = read("retry_429 = { methods = [\"GET\", \"POST\"] }").unwrap().retry_429;
+        assert_eq!(retry.methods, [Method::GET, Method::POST]);
+        for wrong in ["get", "TRACE", "CONNECT", "A B", ""] {
+            let (title, _) = read(&format!("retry_429 = {{ methods = [\"{wrong}\"] }}")).unwrap_err();
+            assert_eq!(title, "not a method that can be retried", "{wrong}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::api_discovery::DISCOVER;
 use super::region::REGION;
-use super::{Owner, Resolver, duration};
+use super::{Owner, Resolver, duration, or_default};
 use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::{as_sent, is_host};
 use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
@@ -95,10 +95,19 @@ impl Resolver<'_> {
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
         let (allows_websocket, http_version) = self.upgrade(route.upgrade, route.http_version);
+        let has_credential = !matches!(credential, Some(None));
+        let token_field =
+            self.token_field(route.token_field.take(), route.token_scheme.take(), has_credential);
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Route {
             strip_prefix: self.strip_prefix(route.strip_prefix, path.as_deref()),
-            fields: self.fields(route.headers, &rules, credential.as_ref().and_then(Option::as_ref)),
+            fields: self.fields(
+                route.headers,
+                &rules,
+                credential.as_ref().and_then(Option::as_ref),
+                &token_field.name,
+            ),
+            token_field,
             rules,
             retry_on: self.retry_on(route.retry_on),
             allows_websocket,
@@ -108,6 +117,10 @@ impl Resolver<'_> {
             read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),
             callers: self.callers(route.callers),
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
+            via: or_default(route.via),
+            host_header: self.host_header(route.host_header),
+            body_timeout: route.body_timeout.map(|time| time.into_inner().0),
+            body_rate: route.body_rate.map(|rate| rate.into_inner().0),
             protection,
             host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,

@@ -273,6 +273,25 @@ fn beyond_loopback_networks_and_hosts_must_be_set() {
 }
 
 #[test]
+fn an_address_to_listen_on_may_leave_out_its_host_or_be_localhost() {
+    for (written, address) in [
+        (":80", "0.0.0.0:80"),
+        ("*:80", "0.0.0.0:80"),
+        ("localhost:80", "127.0.0.1:80"),
+        ("[::]:80", "[::]:80"),
+    ] {
+        let config = accepted(&with_server(&format!(
+            "listen = \"{written}\"\nallow_from = [\"private\"]\nhosts = [\"gw\"]"
+        )));
+        assert_eq!(config.server.listen, [Listen::Tcp(address.parse().unwrap())], "{written}");
+    }
+    for wrong in ["gateway:80", ":", ":http", "localhost", "::80"] {
+        let problems = refused(&with_server(&format!("listen = \"{wrong}\"")));
+        assert_eq!(problems, ["not an address to listen on"], "{wrong}");
+    }
+}
+
+#[test]
 fn plain_http_is_for_loopback_only() {
     for local in ["http://127.0.0.1:1/", "http://[::1]:1", "http://localhost:1/base"] {
         accepted(&with_route("").replace("https://api.example.com", local));

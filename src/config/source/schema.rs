@@ -212,6 +212,12 @@ tables! {
         http_version: HttpVersion,
         callers: Texts,
         forwarded: Forwarded,
+        via: bool,
+        host_header: String,
+        token_field: String,
+        token_scheme: String,
+        body_timeout: Duration,
+        body_rate: Size,
     }
 
     /// `[routes.headers]`: changes to the header fields of a request.
@@ -226,6 +232,7 @@ tables! {
     Retry429 {
         attempts: u32,
         max_wait: Duration,
+        methods: Texts,
     }
 
     /// `breaker` of a route, unless `"off"`.

@@ -13,7 +13,7 @@ use crate::token::{Current, Generation, TokenSource, Unavailable};
 /// The token that a request carries.
 #[derive(Clone, Debug)]
 pub struct Authorization {
-    /// The value of the `Authorization` field.
+    /// The value of the field that carries the token.
     pub value: HeaderValue,
     /// The token's generation.
     pub generation: Generation,

@@ -142,6 +142,13 @@ impl<B: Body<Data = Bytes> + Unpin> ReplayBody<B> {
         self
     }
 
+    /// Replaces the limits of pauses and of the average rate; zero is no limit, `None` leaves the limit.
+    pub fn limit_pace(&self, timeout: Option<Duration>, min_rate: Option<u64>) {
+        if let (Some(shared), true) = (&self.0, timeout.is_some() || min_rate.is_some()) {
+            shared.source.borrow_mut().stall.limit(timeout, min_rate);
+        }
+    }
+
     /// The body for the first attempt.
     pub fn first(&self) -> AttemptBody<B> {
         AttemptBody { shared: self.0.clone(), number: 0, replayed: VecDeque::new() }

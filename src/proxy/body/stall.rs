@@ -11,6 +11,9 @@ use crate::proxy::suspension;
 /// The total wait for a body before the minimum rate applies.
 const RATE_GRACE: Duration = Duration::from_secs(5);
 
+/// Stands for no limit of a pause.
+const NO_TIMEOUT: Duration = Duration::from_hours(24 * 365);
+
 /// The time spent waiting for the caller to send one body.
 #[derive(Debug)]
 pub(super) struct StallTimer {
@@ -34,6 +37,14 @@ impl StallTimer {
     /// `timeout` bounds each pause, and `min_rate` the average bytes a second.
     pub(super) const fn new(timeout: Duration, min_rate: u64) -> Self {
         Self { timeout: Some(timeout), min_rate, pause: None, waited: Duration::ZERO }
+    }
+
+    /// Replaces the limits before the first wait; zero is no limit, `None` leaves the limit.
+    pub(super) fn limit(&mut self, timeout: Option<Duration>, min_rate: Option<u64>) {
+        if let Some(timeout) = timeout {
+            self.timeout = Some(if timeout.is_zero() { NO_TIMEOUT } else { timeout });
+        }
+        self.min_rate = min_rate.unwrap_or(self.min_rate);
     }
 
     /// Waits for more data; ready when the body, of which `received` bytes have arrived, has stalled. A caller that

@@ -48,7 +48,7 @@ pub enum ProxyError {
     /// The rules of the route refuse the request.
     #[error("not let through: {0}")]
     RequestDenied(Denial),
-    /// The method is TRACE or CONNECT.
+    /// The method is TRACE, TRACK or CONNECT.
     #[error("the method is not supported")]
     MethodNotSupported,
     /// The request is malformed or ambiguous.
@@ -189,7 +189,7 @@ impl ProxyError {
                     | ForwardError::Proxy(..)
                     | ForwardError::ConnectTimeout => (502, "upstream_unreachable", "Upstream unreachable"),
                     ForwardError::Tls(..) => (502, "upstream_tls", "Upstream TLS failed"),
-                    ForwardError::Terminated(_) | ForwardError::Protocol(_) => {
+                    ForwardError::Terminated(_) | ForwardError::Protocol(_) | ForwardError::Http1Required => {
                         (502, "upstream_protocol", "Upstream protocol error")
                     }
                     ForwardError::Timeout => (504, "upstream_timeout", "Upstream timeout"),
@@ -238,7 +238,7 @@ impl ProxyError {
             Self::HeaderRequired(name) => return format!("The proxy requires the header field {name}."),
             Self::RouteNotFound => "No route of the configuration matches this host and path.",
             Self::RequestDenied(denial) => denial.detail(),
-            Self::MethodNotSupported => "The proxy does not forward TRACE and CONNECT.",
+            Self::MethodNotSupported => "The proxy does not forward TRACE, TRACK and CONNECT.",
             Self::BadRequest(why) => return format!("The proxy did not forward the request: {why}."),
             Self::ExpectationFailed => "The proxy supports no expectation other than 100-continue.",
             Self::RequestTimeout => {

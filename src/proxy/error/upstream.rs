@@ -28,6 +28,9 @@ pub enum ForwardError {
     /// The upstream did not send an HTTP response.
     #[error("not a valid response: {0}")]
     Protocol(String),
+    /// The upstream refuses the request over HTTP/2 (`HTTP_1_1_REQUIRED`, RFC 9113 §7).
+    #[error("the upstream requires HTTP/1.1 for this request")]
+    Http1Required,
     /// The response head did not arrive in time.
     #[error("no response in time")]
     Timeout,
@@ -44,7 +47,7 @@ impl ForwardError {
             Self::NoDescriptor | Self::Overloaded => ProxyStatus::ConnectionLimitReached,
             Self::ConnectTimeout => ProxyStatus::ConnectionTimeout,
             Self::Terminated(_) => ProxyStatus::ConnectionTerminated,
-            Self::Protocol(_) => ProxyStatus::HttpProtocolError,
+            Self::Protocol(_) | Self::Http1Required => ProxyStatus::HttpProtocolError,
             Self::Timeout => ProxyStatus::HttpResponseTimeout,
         }
     }
@@ -76,6 +79,9 @@ impl ForwardError {
             }
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
+            Self::Http1Required => {
+                "The upstream requires HTTP/1.1 for this request. Set http_version = \"1.1\" on the route."
+            }
             Self::Timeout => "The upstream did not answer in time.",
             Self::Overloaded => {
                 "All connections that the upstream may have are busy. Try again, or raise `connections` of the route."

@@ -91,8 +91,10 @@ impl ForwardedFields {
     pub fn write(&self, headers: &mut HeaderMap) {
         let Self { how, address, scheme, host } = self;
         let mut set = |name: HeaderName, value: String| {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                headers.insert(name, value);
+            // Without a value of the proxy's own, one of the caller's, which a route may pass, must not stay.
+            match HeaderValue::try_from(value).ok().filter(|value| !value.is_empty()) {
+                Some(value) => drop(headers.insert(name, value)),
+                None => drop(headers.remove(name)),
             }
         };
         match how {
@@ -100,11 +102,7 @@ impl ForwardedFields {
             Forwarded::XForwarded => {
                 set(X_FORWARDED_PROTO, (*scheme).to_owned());
                 set(X_FORWARDED_HOST, host.clone());
-                match address {
-                    Some(address) => set(X_FORWARDED_FOR, address.to_string()),
-                    // A route may pass the caller's field; without an address of the proxy's own it must not stay.
-                    None => drop(headers.remove(X_FORWARDED_FOR)),
-                }
+                set(X_FORWARDED_FOR, address.map(|address| address.to_string()).unwrap_or_default());
             }
             Forwarded::Forwarded => {
                 let address = match address {
@@ -112,7 +110,8 @@ impl ForwardedFields {
                     Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
                     None => "unknown".to_owned(),
                 };
-                set(FORWARDED, format!("for={address};host=\"{host}\";proto={scheme}"));
+                let host = if host.is_empty() { String::new() } else { format!("host=\"{host}\";") };
+                set(FORWARDED, format!("for={address};{host}proto={scheme}"));
             }
         }
     }

@@ -6,30 +6,36 @@
 use http::Version;
 use http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING,
+    TRANSFER_ENCODING, VIA,
 };
 
+use super::field_rules::FieldRules;
 use super::list::members;
+use super::loops::LoopMark;
 use super::via::Via;
-use crate::config::model::fields::{Fields, is_for_proxies, is_hop_by_hop};
+use crate::config::model::fields::{is_for_proxies, is_hop_by_hop};
 
-/// Turns a caller's fields into those for the upstream, except for the token.
+/// Turns a caller's fields into those for the upstream, except for the token. `has_odd_name` is whether a name has a
+/// character other than letters, digits and hyphens.
 ///
 /// Removes `Expect` too: hyper answers it when the proxy reads the body.
 pub fn for_upstream(
     headers: &mut HeaderMap,
-    version: Version,
     host: HeaderValue,
-    via: &Via,
-    fields: &Fields,
+    mark: &LoopMark,
+    rules: &FieldRules,
+    has_odd_name: bool,
 ) {
     strip(headers, |name| {
-        let ends_here = name == AUTHORIZATION || name == EXPECT;
-        ends_here || (is_for_proxies(name) && !fields.pass.contains(name))
+        let ends_here = name == AUTHORIZATION
+            || name == rules.token_field
+            || name == EXPECT
+            || (name == VIA && !rules.sends_via);
+        ends_here || (is_for_proxies(name) && !rules.passes(name))
     });
     join_cookies(headers);
-    apply(headers, fields);
-    via.add(headers, version);
+    rules.apply(headers, has_odd_name);
+    mark.add(headers);
     headers.insert(HOST, host);
 }
 
@@ -50,19 +56,6 @@ pub fn for_caller(headers: &mut HeaderMap, version: Version, via: &Via) {
 /// Whether a field is a list with this member, in either case.
 pub fn has_member(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
     headers.get_all(name).iter().flat_map(members).flatten().any(|member| member.eq_ignore_ascii_case(word))
-}
-
-/// Applies a route's rules.
-fn apply(headers: &mut HeaderMap, fields: &Fields) {
-    for name in &fields.remove {
-        headers.remove(name);
-    }
-    for (name, value) in &fields.set_if_absent {
-        headers.entry(name).or_insert_with(|| value.clone());
-    }
-    for (name, value) in &fields.set {
-        headers.insert(name, value.clone());
-    }
 }
 
 /// Removes the fields that `Connection` names (RFC 9110 §7.6.1).
@@ -109,6 +102,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::fields::{Fields, is_plain};
     use crate::proxy::message::fixture::{map, sorted};
 
     fn sent(fields: &[(&str, &str)]) -> HeaderMap {
@@ -118,7 +112,9 @@ mod tests {
     fn sent_by(rules: &Fields, fields: &[(&str, &str)]) -> HeaderMap {
         let mut headers = map(fields);
         let host = HeaderValue::from_static("api.example.com");
-        for_upstream(&mut headers, Version::HTTP_11, host, &Via::new("bearerd-1"), rules);
+        let has_odd_name = headers.keys().any(|name| !is_plain(name.as_str()));
+        let rules = FieldRules::new(rules, false, &AUTHORIZATION);
+        for_upstream(&mut headers, host, &LoopMark::new("bearerd-1"), &rules, has_odd_name);
         headers
     }
 
@@ -139,7 +135,7 @@ mod tests {
 
         assert_eq!(
             sorted(&sent(&fields)),
-            [("accept", "*/*"), ("host", "api.example.com"), ("via", "1.1 bearerd-1")]
+            [("accept", "*/*"), ("cdn-loop", "bearerd-1"), ("host", "api.example.com")]
         );
     }
 
@@ -160,7 +156,7 @@ mod tests {
 
         assert_eq!(
             sorted(&sent(&fields)),
-            [("cookie", "a=1"), ("host", "api.example.com"), ("via", "1.1 bearerd-1")]
+            [("cdn-loop", "bearerd-1"), ("cookie", "a=1"), ("host", "api.example.com")]
         );
     }
 
@@ -199,8 +195,8 @@ mod tests {
             [
                 ("accept", "text/plain"),
                 ("accept-language", "de"),
+                ("cdn-loop", "bearerd-1"),
                 ("host", "api.example.com"),
-                ("via", "1.1 bearerd-1"),
                 ("x-forwarded-for", "1.2.3.4"),
                 ("x-forwarded-proto", "https"),
                 ("x-real-ip", "none"),
@@ -213,7 +209,7 @@ mod tests {
     fn host_is_the_upstreams() {
         assert_eq!(
             sorted(&sent(&[("host", "127.0.0.1:8080")])),
-            [("host", "api.example.com"), ("via", "1.1 bearerd-1")]
+            [("cdn-loop", "bearerd-1"), ("host", "api.example.com")]
         );
     }
 
@@ -223,7 +219,7 @@ mod tests {
 
         assert_eq!(
             sorted(&sent(&fields)),
-            [("content-length", "5"), ("host", "api.example.com"), ("via", "1.1 bearerd-1")]
+            [("cdn-loop", "bearerd-1"), ("content-length", "5"), ("host", "api.example.com")]
         );
     }
 
@@ -231,14 +227,69 @@ mod tests {
     fn several_cookie_fields_become_one() {
         let fields = [("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
 
-        assert_eq!(sorted(&sent(&fields))[0], ("cookie", "a=1; b=2; c=3"));
+        assert_eq!(sorted(&sent(&fields))[1], ("cookie", "a=1; b=2; c=3"));
     }
 
     #[test]
-    fn via_gains_an_entry() {
-        let fields = [("via", "1.0 old")];
+    fn via_is_sent_only_if_asked_for_and_the_loop_mark_always() {
+        let fields = [("cdn-loop", "other; v=1"), ("via", "1.0 old")];
+        assert_eq!(
+            sorted(&sent(&fields)),
+            [("cdn-loop", "bearerd-1"), ("cdn-loop", "other; v=1"), ("host", "api.example.com")]
+        );
 
-        assert_eq!(sorted(&sent(&fields))[1..], [("via", "1.0 old"), ("via", "1.1 bearerd-1")]);
+        let mut headers = map(&fields);
+        let rules = FieldRules::new(&Fields::default(), true, &AUTHORIZATION);
+        for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("bearerd-1"), &rules, false);
+        assert_eq!(headers["via"], "1.0 old");
+    }
+
+    #[test]
+    fn the_field_of_the_token_is_removed_in_every_spelling() {
+        let name = HeaderName::from_static("x-access-token");
+        let rules = FieldRules::new(&Fields::default(), false, &name);
+        let mut headers = map(&[
+            ("authorization", "Bearer theirs"),
+            ("x-access-token", "theirs"),
+            ("x_access_token", "theirs"),
+            ("X-Access.Token", "theirs"),
+            ("x-access-tokens", "another"),
+        ]);
+        for_upstream(&mut headers, HeaderValue::from_static("x"), &LoopMark::new("b"), &rules, true);
+        assert_eq!(sorted(&headers), [("cdn-loop", "b"), ("host", "x"), ("x-access-tokens", "another")]);
+    }
+
+    #[test]
+    fn another_spelling_of_a_changed_field_is_that_field() {
+        let rules = Fields {
+            pass: Vec::new(),
+            remove: vec![HeaderName::from_static("x-debug"), HeaderName::from_static("api_key")],
+            set_if_absent: vec![(HeaderName::from_static("x-lang"), HeaderValue::from_static("de"))],
+            set: vec![(HeaderName::from_static("x-tenant"), HeaderValue::from_static("ours"))],
+        };
+        let fields = [
+            ("api-key", "theirs"),
+            ("api.key", "theirs"),
+            ("client_id", "mulesoft"),
+            ("x_debug", "1"),
+            ("x.lang", "en"),
+            ("x_tenant", "theirs"),
+            ("x-tenant", "theirs"),
+            ("X.Tenant", "theirs"),
+            ("xtenant", "another"),
+        ];
+
+        assert_eq!(
+            sorted(&sent_by(&rules, &fields)),
+            [
+                ("cdn-loop", "bearerd-1"),
+                ("client_id", "mulesoft"),
+                ("host", "api.example.com"),
+                ("x-tenant", "ours"),
+                ("x.lang", "en"),
+                ("xtenant", "another"),
+            ]
+        );
     }
 
     #[test]

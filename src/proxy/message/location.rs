@@ -7,25 +7,26 @@
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use url::Url;
 
-/// Points `Location` at the proxy if it points at `origin`, whose paths begin with `base_path` in place of
-/// `stripped`.
-pub fn through_proxy(headers: &mut HeaderMap, origin: &str, base_path: &str, stripped: &str) {
+/// Points `Location` at the proxy if it points at one of the API's `origins`, whose paths begin with `base_path` in place
+/// of `stripped`.
+pub fn through_proxy(headers: &mut HeaderMap, origins: &[&str], base_path: &str, stripped: &str) {
     let Some(location) = headers.get_mut(LOCATION) else { return };
     // Some servers send characters outside ASCII, which `HeaderValue::to_str` refuses.
     let text = std::str::from_utf8(location.as_bytes()).ok();
-    let path = text.and_then(|location| path_on_proxy(location, origin, base_path, stripped));
+    let path = text.and_then(|location| path_on_proxy(location, origins, base_path, stripped));
     if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
         *location = path;
     }
 }
 
-fn path_on_proxy(location: &str, origin: &str, base_path: &str, stripped: &str) -> Option<String> {
+fn path_on_proxy(location: &str, origins: &[&str], base_path: &str, stripped: &str) -> Option<String> {
     // Some clients treat a backslash as a slash.
     if location.contains('\\') {
         return None;
     }
     let is_path = location.starts_with('/') && !location.starts_with("//");
-    let rest = if is_path { location } else { after_origin(location, origin)? };
+    let after = || origins.iter().find_map(|origin| after_origin(location, origin));
+    let rest = if is_path { location } else { after()? };
     let rest = rest.strip_prefix(base_path)?;
     match rest.as_bytes() {
         [] | [b'?' | b'#', ..] if stripped.is_empty() => Some(format!("/{rest}")),
@@ -60,8 +61,23 @@ mod tests {
     fn seen_by(location: &str, base_path: &str, stripped: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, HeaderValue::from_bytes(location.as_bytes()).unwrap());
-        through_proxy(&mut headers, "https://api.example.com", base_path, stripped);
+        through_proxy(&mut headers, &["https://api.example.com"], base_path, stripped);
         std::str::from_utf8(headers[LOCATION].as_bytes()).unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_api_may_have_two_origins() {
+        for (location, expected) in [
+            ("https://api.example.com/base/x", "/x"),
+            ("https://public.example.com/base/x", "/x"),
+            ("https://third.example.com/base/x", "https://third.example.com/base/x"),
+            ("/base/x", "/x"),
+        ] {
+            let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_static(location))]);
+            let origins = ["https://api.example.com", "https://public.example.com"];
+            through_proxy(&mut headers, &origins, "/base", "");
+            assert_eq!(headers[LOCATION], expected, "{location}");
+        }
     }
 
     #[test]
@@ -144,7 +160,7 @@ mod tests {
         ) {
             let mut headers = HeaderMap::new();
             headers.insert(LOCATION, HeaderValue::from_str(&location).unwrap());
-            through_proxy(&mut headers, "https://api.example.com", "", "");
+            through_proxy(&mut headers, &["https://api.example.com"], "", "");
             let after = headers[LOCATION].to_str().unwrap();
             proptest::prop_assert!(after == location || after.starts_with('/') && !after.starts_with("//"));
         }

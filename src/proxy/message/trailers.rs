@@ -51,7 +51,9 @@ fn is_allowed(name: &HeaderName) -> bool {
         "age" | "allow" | "alt-svc" | "authorization" | "cache-control" | "clear-site-data"
         | "content-encoding" | "content-length" | "content-range" | "content-type" | "cookie" | "date"
         | "expect" | "expires" | "host" | "location" | "max-forwards" | "pragma" | "proxy-authenticate"
-        | "retry-after" | "set-cookie" | "trailer" | "vary" | "via" | "www-authenticate" => false,
+        | "retry-after" | "set-cookie" | "trailer" | "vary" | "via" | "cdn-loop" | "www-authenticate" => {
+            false
+        }
         _ => !is_hop_by_hop(name) && !is_for_proxies(name),
     }
 }

@@ -3,20 +3,29 @@
 //! An accepted head has the same meaning for the proxy, for hyper and for any upstream. The guard is a pure function of
 //! the head and changes nothing: the path that is matched is the path that is sent.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, ORIGIN, TRANSFER_ENCODING, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, ORIGIN,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{Method, Version};
 use percent_encoding::percent_decode_str;
 
-use super::lenient_path::LenientPath;
+use super::lenient_path::{LenientPath, is_overlong};
 use super::percent;
-use crate::config::model::fields::is_for_proxies;
+use crate::config::model::fields::{is_for_proxies, is_method_override, is_plain, is_same_field, plain};
 use crate::config::{self, Hosts, RequiredHeader};
 use crate::http::{Authority, SEC_FETCH_SITE, is_cross_site};
 use crate::proxy::error::ProxyError;
+use crate::proxy::message::field_rules::FieldRules;
 use crate::proxy::message::list::members;
+use crate::proxy::message::loops::{self, CDN_LOOP};
+
+const CONNECTION_NAMES_PROTECTED: &str = "Connection names a field that must not be removed";
+
+/// The longest accepted method in bytes; registered ones have up to 17.
+const MAX_METHOD: usize = 32;
 
 /// The configured checks of a request head.
 #[derive(Debug)]
@@ -26,7 +35,7 @@ pub struct Policy {
     /// Whether the server terminates TLS.
     is_tls: bool,
     required_header: Option<RequiredHeader>,
-    /// The pseudonym of this daemon in `Via`, for the detection of loops.
+    /// The pseudonym of this daemon in `CDN-Loop`.
     instance: String,
 }
 
@@ -39,14 +48,20 @@ pub struct Target<'r> {
     pub path: &'r str,
     /// Whether servers interpret the path differently. Routes with rules refuse such a path.
     pub is_ambiguous: bool,
+    /// The fields that the checks and the rules of a route concern.
+    pub fields: Present,
 }
 
-/// The checks that a request has fields for. One pass over the names costs less than a lookup for each field.
-#[derive(Default)]
-struct Present {
+/// The kinds of fields that a request has. One pass over the names costs less than a lookup for each field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "a set: each kind is there or not")]
+pub struct Present {
     framing: bool,
     hops: bool,
     origin: bool,
+    method_override: bool,
+    /// A name with a character other than letters, digits and hyphens.
+    odd_name: bool,
 }
 
 impl Present {
@@ -54,15 +69,22 @@ impl Present {
         let mut present = Self::default();
         for name in headers.keys() {
             present.framing |= name == CONTENT_LENGTH || name == TRANSFER_ENCODING || name == EXPECT;
-            present.hops |= name == CONNECTION || name == VIA;
+            present.hops |= name == CONNECTION || name == CDN_LOOP;
             present.origin |= name == ORIGIN || name == SEC_FETCH_SITE;
+            present.method_override |= is_method_override(name);
+            present.odd_name |= !is_plain(name.as_str());
         }
         present
+    }
+
+    /// Whether some name may be another spelling of a field that a route changes.
+    pub const fn has_odd_name(self) -> bool {
+        self.odd_name
     }
 }
 
 impl Policy {
-    /// The policy of a server whose own entry in `Via` is `instance`.
+    /// The policy of a server whose own entry in `CDN-Loop` is `instance`.
     pub fn new(server: &config::Server, instance: &str) -> Self {
         Self {
             hosts: server.hosts.clone(),
@@ -76,13 +98,10 @@ impl Policy {
 
 /// Checks a request head and returns its target, or the error of the first check that fails.
 pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyError> {
-    // TRACE would echo the token (RFC 9110 §9.3.8), and CONNECT asks for a tunnel (§9.3.6).
-    if head.method == Method::TRACE || head.method == Method::CONNECT {
-        return Err(ProxyError::MethodNotSupported);
-    }
+    check_method(&head.method)?;
     let authority = Authority::of(head).map_err(ProxyError::BadRequest)?;
     let host = authority.host;
-    if !policy.hosts.contain(host) {
+    if !host.is_empty() && !policy.hosts.contain(host) {
         return Err(ProxyError::HostNotAllowed);
     }
     check_target(head, authority).map_err(ProxyError::BadRequest)?;
@@ -98,7 +117,9 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
     if present.framing {
         check_framing(head)?;
     }
-    check_names(&head.headers).map_err(ProxyError::BadRequest)?;
+    if present.odd_name {
+        check_names(&head.headers).map_err(ProxyError::BadRequest)?;
+    }
     if present.hops {
         check_connection(&head.headers).map_err(ProxyError::BadRequest)?;
     }
@@ -107,10 +128,45 @@ pub fn vet<'r>(head: &'r Parts, policy: &Policy) -> Result<Target<'r>, ProxyErro
         return Err(ProxyError::BrowserRequest);
     }
     check_required_header(&head.headers, policy)?;
-    if present.hops && is_loop(&head.headers, &policy.instance) {
+    if present.hops && loops::has_passed(&head.headers, &policy.instance) {
         return Err(ProxyError::LoopDetected);
     }
-    Ok(Target { host, path, is_ambiguous })
+    Ok(Target { host, path, is_ambiguous, fields: present })
+}
+
+/// Checks the fields of a request by the rules of its route. Refuses the fields by which some servers replace the method,
+/// unless the route passes them, and a `Connection` that names the field of the token.
+pub fn check_fields(headers: &HeaderMap, target: &Target<'_>, rules: &FieldRules) -> Result<(), ProxyError> {
+    let is_refused = |name: &HeaderName| is_method_override(name) && !rules.passes(name);
+    if target.fields.method_override && headers.keys().any(is_refused) {
+        return Err(ProxyError::BadRequest(
+            "a field replaces the method of the request: send the method itself, or have the route `pass` the field",
+        ));
+    }
+    // The guard has checked for `Authorization` already.
+    if target.fields.hops && rules.token_field != AUTHORIZATION {
+        let mut named = headers.get_all(CONNECTION).iter().flat_map(members).flatten();
+        if named.any(|name| is_same_field(name, rules.token_field.as_str())) {
+            return Err(ProxyError::BadRequest(CONNECTION_NAMES_PROTECTED));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses TRACE, which would echo the token (RFC 9110 §9.3.8), also as IIS knows it (TRACK), and CONNECT, which asks for a
+/// tunnel (§9.3.6). Some servers ignore the case of a method.
+fn check_method(method: &Method) -> Result<(), ProxyError> {
+    if matches!(*method, Method::GET | Method::POST | Method::PUT | Method::DELETE | Method::PATCH) {
+        return Ok(());
+    }
+    let name = method.as_str();
+    if ["TRACE", "CONNECT", "TRACK"].iter().any(|refused| name.eq_ignore_ascii_case(refused)) {
+        return Err(ProxyError::MethodNotSupported);
+    }
+    if name.len() > MAX_METHOD {
+        return Err(ProxyError::BadRequest("the method is too long"));
+    }
+    Ok(())
 }
 
 /// RFC 9112 §3.2: origin-form, or absolute-form that names the same authority.
@@ -155,6 +211,9 @@ fn check_path(path: &str) -> Result<bool, &'static str> {
                         return Err("the path contains an escape that servers interpret differently");
                     }
                     Some(b'/' | b'\\' | b'%' | b';' | b'#' | b'?' | b' ' | b'\t') => is_ambiguous = true,
+                    Some(lead @ 0xe0..) if is_overlong(lead, percent::first(&bytes[at + 3..])) => {
+                        return Err("the path contains a character in more bytes than UTF-8 has for it");
+                    }
                     Some(_) => {}
                 }
                 at += 2;
@@ -203,7 +262,10 @@ fn check_framing(head: &Parts) -> Result<(), ProxyError> {
         }
     }
     let mut expectations = head.headers.get_all(EXPECT).iter();
-    if expectations.any(|expectation| !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    let is_met = |expectation: &HeaderValue| {
+        expectation.is_empty() || expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    };
+    if !expectations.all(is_met) {
         return Err(ProxyError::ExpectationFailed);
     }
     Ok(())
@@ -211,9 +273,8 @@ fn check_framing(head: &Parts) -> Result<(), ProxyError> {
 
 /// Refuses alternative spellings of protected fields: CGI treats `content_length` as `Content-Length`.
 fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    for name in headers.keys().filter(|name| !name.as_str().bytes().all(is_plain)) {
-        let spelt = name.as_str().replace(|character: char| !character.is_ascii_alphanumeric(), "-");
+    for name in headers.keys().filter(|name| !is_plain(name.as_str())) {
+        let spelt = plain(name.as_str());
         let is_for_proxies = HeaderName::from_bytes(spelt.as_bytes()).is_ok_and(|name| is_for_proxies(&name));
         if is_protected(&spelt) || is_for_proxies {
             return Err("a field name is an alternative spelling of a protected field");
@@ -226,7 +287,7 @@ fn check_names(headers: &HeaderMap) -> Result<(), &'static str> {
 fn is_protected(name: &str) -> bool {
     match name {
         "authorization" | "host" | "content-length" | "transfer-encoding" | "connection" | "cookie"
-        | "via" | "forwarded" => true,
+        | "via" | "cdn-loop" | "forwarded" => true,
         _ => name.starts_with("x-forwarded-"),
     }
 }
@@ -237,8 +298,8 @@ fn check_connection(headers: &HeaderMap) -> Result<(), &'static str> {
         let Some(name) = name else {
             return Err("Connection is not a list of names");
         };
-        if is_protected(&name.to_ascii_lowercase().replace('_', "-")) {
-            return Err("Connection names a field that must not be removed");
+        if is_protected(&plain(name)) {
+            return Err(CONNECTION_NAMES_PROTECTED);
         }
     }
     Ok(())
@@ -248,16 +309,12 @@ fn check_required_header(headers: &HeaderMap, policy: &Policy) -> Result<(), Pro
     let Some(required) = &policy.required_header else {
         return Ok(());
     };
+    // In constant time: the value may serve as a key.
     let is_there = headers.get_all(&required.name).iter().any(|value| {
-        required.value.is_empty() || value.as_bytes().eq_ignore_ascii_case(required.value.as_bytes())
+        required.value.is_empty()
+            || verify_slices_are_equal(value.as_bytes(), required.value.as_bytes()).is_ok()
     });
     if is_there { Ok(()) } else { Err(ProxyError::HeaderRequired(required.name.clone())) }
-}
-
-/// Whether this daemon has forwarded the request before (RFC 9110 §7.6.3).
-fn is_loop(headers: &HeaderMap, instance: &str) -> bool {
-    let mut vias = headers.get_all(VIA).iter().flat_map(members).flatten();
-    vias.any(|via| via.split_whitespace().any(|word| word == instance))
 }
 
 #[cfg(test)]

@@ -37,11 +37,12 @@ impl<'p> LenientPath<'p> {
     /// Whether no server finds a dot segment, a control character or an overlong UTF-8 sequence in the path.
     pub fn is_harmless(&self) -> bool {
         let is_harmful = |byte: &u8| matches!(byte, 0..=0x08 | 0x0a..=0x1f | 0x7f | 0xc0 | 0xc1);
+        let has_overlong = || self.0.windows(2).any(|pair| is_overlong(pair[0], Some(pair[1])));
         let has_dot_segment = || {
             let segments = self.0.split(|byte| is_separator(*byte));
             segments.map(trim_spaces).any(|segment| segment == b"." || segment == b"..")
         };
-        !self.0.iter().any(is_harmful) && !has_dot_segment()
+        !self.0.iter().any(is_harmful) && !has_overlong() && !has_dot_segment()
     }
 
     /// The segments from left to right; none for an empty path.
@@ -93,6 +94,18 @@ fn decoded(path: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Whether two bytes begin a character in more bytes than UTF-8 has for it (RFC 3629 §3); C0 and C1 always do. The ranges
+/// hold no letter of Latin-1.
+pub(super) const fn is_overlong(lead: u8, next: Option<u8>) -> bool {
+    matches!(
+        (lead, next),
+        (0xe0, Some(0x80..=0x9f))
+            | (0xf0, Some(0x80..=0x8f))
+            | (0xf8, Some(0x80..=0x87))
+            | (0xfc, Some(0x80..=0x83))
+    )
 }
 
 fn is_separator(byte: u8) -> bool {

@@ -14,15 +14,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, Method, StatusCode};
 
 use self::guard::Target;
 use self::prefix::Prefix;
 use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
+use super::message::field_rules::FieldRules;
 use super::upstream::{Destination, Upstream};
-use crate::config::{self, Fields, Forwarded, Retry429};
+use crate::config::{self, Forwarded, Retry429, TokenScheme};
 use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 
 /// A route as requests use it.
@@ -35,7 +36,11 @@ pub struct Route {
     /// The prefix stripped from each path.
     pub prefix: Prefix,
     /// The rules for header fields.
-    pub fields: Fields,
+    pub fields: FieldRules,
+    /// The scheme of the token.
+    pub token_scheme: TokenScheme,
+    /// The `Host` and the origin that the API knows itself by, if they are not those of its address.
+    pub host: Option<HostHeader>,
     /// The upstream of the requests.
     pub upstream: Arc<Upstream>,
     /// The base path of a configured upstream; empty or `/…` without a trailing slash.
@@ -62,6 +67,30 @@ pub struct Route {
     pub callers: Vec<String>,
     /// The fields that tell the upstream of the caller.
     pub forwarded: Forwarded,
+    /// Longest pause of a request body, in the place of the server's; zero for none.
+    pub body_timeout: Option<Duration>,
+    /// Least bytes a second of a request body, in the place of the server's; 0 for none.
+    pub body_rate: Option<u64>,
+}
+
+/// The configured `Host` of an upstream.
+#[derive(Debug)]
+pub struct HostHeader {
+    /// The value of the field.
+    pub value: HeaderValue,
+    /// The origin in the API's own links.
+    pub origin: String,
+}
+
+impl HostHeader {
+    fn new(host: &Authority, destination: &config::Destination) -> Self {
+        let scheme = match destination {
+            config::Destination::Written(address) => address.scheme.as_str(),
+            config::Destination::Discovered => "https",
+        };
+        let value = HeaderValue::try_from(host.as_str()).expect("an authority is visible ASCII");
+        Self { value, origin: format!("{scheme}://{host}") }
+    }
 }
 
 impl Route {
@@ -76,9 +105,11 @@ impl Route {
             name: format!("{}{}", route.host.as_deref().unwrap_or_default(), route.path),
             rules: Rules::new(route, must_be_plain),
             prefix: if route.strip_prefix { Prefix::new(&route.path) } else { Prefix::default() },
-            fields: route.fields.clone(),
+            fields: FieldRules::new(&route.fields, route.via, &route.token_field.name),
+            token_scheme: route.token_field.scheme.clone(),
+            host: route.host_header.as_ref().map(|host| HostHeader::new(host, &route.upstream.destination)),
             retry_on: route.retry_on.clone(),
-            retry_429: route.retry_429,
+            retry_429: route.retry_429.clone(),
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
             token: token.map(|source| source.for_another_party()),
@@ -90,6 +121,8 @@ impl Route {
             login_scopes: route.credential.as_ref().map_or_else(String::new, |one| one.scopes.join(" ")),
             callers: route.callers.clone(),
             forwarded: route.forwarded,
+            body_timeout: route.body_timeout,
+            body_rate: route.body_rate,
         }
     }
 
@@ -253,6 +286,7 @@ fn normalized(path: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
+    use super::guard::Present;
     use super::*;
     use crate::proxy::limits::slots::Slots;
     use crate::proxy::upstream::fixture;
@@ -267,7 +301,7 @@ mod tests {
             name: name.to_owned(),
             rules: Rules::default(),
             prefix: Prefix::default(),
-            fields: Fields::default(),
+            fields: FieldRules::default(),
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
@@ -281,6 +315,10 @@ mod tests {
             login_scopes: String::new(),
             callers: Vec::new(),
             forwarded: Forwarded::None,
+            token_scheme: TokenScheme::default(),
+            host: None,
+            body_timeout: None,
+            body_rate: None,
         }
     }
 
@@ -294,7 +332,9 @@ mod tests {
     }
 
     fn found<'t>(table: &'t Table, host: &str, path: &str) -> Option<&'t str> {
-        table.route(&Target { host, path, is_ambiguous: false }).map(|route| route.name.as_str())
+        table
+            .route(&Target { host, path, is_ambiguous: false, fields: Present::default() })
+            .map(|route| route.name.as_str())
     }
 
     #[test]

@@ -6,6 +6,14 @@ pub(super) fn decode(high: u8, low: u8) -> Option<u8> {
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
+/// The byte that the escape at the start of a text encodes.
+pub(super) fn first(text: &[u8]) -> Option<u8> {
+    match text {
+        [b'%', high, low, ..] => decode(*high, *low),
+        _ => None,
+    }
+}
+
 /// A path with unreserved characters decoded, which mean the same encoded and not (RFC 3986 §6.2.2.2).
 pub(super) fn normalized(path: &str) -> impl Iterator<Item = char> {
     let is_unreserved = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);

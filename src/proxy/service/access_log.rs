@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use http::header::CONNECTION;
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode, Version};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::proxy::downstream::progress::{Progress, Side};
 use crate::proxy::downstream::protocol::End;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::error::ProxyError;
+use crate::proxy::message::headers;
 use crate::token::Generation;
 
 const CALLER_STALLED: &str = "the caller stopped reading the response";
@@ -28,6 +30,8 @@ pub struct Exchange {
     pub progress: Rc<Progress>,
     /// The protocol version of the request.
     pub version: Version,
+    /// Whether a caller of HTTP/1.0 asked to keep the connection (RFC 9112 §9.3).
+    pub keeps_http10: bool,
     /// The client's address according to a trusted proxy.
     client_address: Option<IpAddr>,
     started: Instant,
@@ -75,6 +79,8 @@ impl Exchange {
             caller,
             progress,
             version: request.version(),
+            keeps_http10: request.version() == Version::HTTP_10
+                && headers::has_member(request.headers(), &CONNECTION, "keep-alive"),
             client_address,
             started: Instant::now(),
             method: request.method().clone(),

@@ -36,6 +36,7 @@ impl Service {
         route: &Route,
         destination: &Destination,
         exchange: &Exchange,
+        has_odd_name: bool,
     ) -> Result<Negotiated, ProxyError> {
         let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
@@ -44,8 +45,14 @@ impl Service {
 
         let fields_for_upstream =
             ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller.is_tls());
-        let host = self.header_cache.host(route.upstream.index, destination);
-        headers::for_upstream(&mut head.headers, head.version, host, &self.via, &route.fields);
+        let host = match &route.host {
+            Some(host) => host.value.clone(),
+            None => self.header_cache.host(route.upstream.index, destination),
+        };
+        headers::for_upstream(&mut head.headers, host, &self.loop_mark, &route.fields, has_odd_name);
+        if route.fields.sends_via {
+            self.via.add(&mut head.headers, head.version);
+        }
         if let Some(fields_for_upstream) = fields_for_upstream {
             fields_for_upstream.write(&mut head.headers);
         }
@@ -82,6 +89,8 @@ impl Service {
         headers::for_caller(headers, received_in, &self.via);
         headers.extend(trailers.map(|trailers| (TRAILER, trailers)));
         let base_path = route.base_path(destination);
-        location::through_proxy(headers, &destination.origin, base_path, route.prefix.text());
+        let origin = destination.origin.as_str();
+        let origins = [origin, route.host.as_ref().map_or(origin, |host| &host.origin)];
+        location::through_proxy(headers, &origins, base_path, route.prefix.text());
     }
 }

@@ -9,32 +9,39 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::config::TokenScheme;
 use crate::proxy::auth::authorize::Authorization;
 use crate::proxy::upstream::Destination;
 use crate::token::AccessToken;
 
-/// A token and its header value.
-type CachedToken = (Arc<AccessToken>, HeaderValue);
+/// A token, and its header value with this scheme.
+#[derive(Debug)]
+struct CachedToken {
+    token: Arc<AccessToken>,
+    scheme: TokenScheme,
+    value: HeaderValue,
+}
 
-/// Copies of the `Authorization` and `Host` values that were sent recently.
+/// Copies of the token and `Host` values that were sent recently.
 #[derive(Debug, Default)]
 pub struct HeaderCache {
-    /// Keyed by the token's address, which the token's own reference keeps from being used for another one.
+    /// Keyed by scheme and by the token's address, which the token's own reference keeps from being used for another one.
     tokens: Rc<RefCell<Vec<CachedToken>>>,
     /// By upstream index, each with the number of the destination that the value is for.
     hosts: RefCell<Vec<Option<(u32, HeaderValue)>>>,
 }
 
 impl HeaderCache {
-    /// The `Authorization` for requests with this token.
-    pub fn authorization(&self, token: &Arc<AccessToken>) -> Authorization {
+    /// The value for requests with this token.
+    pub fn authorization(&self, token: &Arc<AccessToken>, scheme: &TokenScheme) -> Authorization {
         let generation = token.generation();
         let mut tokens = self.tokens.borrow_mut();
-        if let Some((_, value)) = tokens.iter().find(|(known, _)| Arc::ptr_eq(known, token)) {
-            return Authorization { value: value.clone(), generation };
+        let is_it = |known: &&CachedToken| Arc::ptr_eq(&known.token, token) && known.scheme == *scheme;
+        if let Some(known) = tokens.iter().find(is_it) {
+            return Authorization { value: known.value.clone(), generation };
         }
-        let value = token.authorization_copy();
-        tokens.push((Arc::clone(token), value.clone()));
+        let value = token.header_value(scheme.prefix());
+        tokens.push(CachedToken { token: Arc::clone(token), scheme: scheme.clone(), value: value.clone() });
         Authorization { value, generation }
     }
 
@@ -87,7 +94,8 @@ mod tests {
         let (one, other) = (token("one"), token("other"));
         for _ in 0..2 {
             for (token, value) in [(&one, "Bearer one"), (&other, "Bearer other")] {
-                let Authorization { value: sent, generation } = cache.authorization(token);
+                let Authorization { value: sent, generation } =
+                    cache.authorization(token, &TokenScheme::Bearer);
                 assert_eq!((sent.to_str().unwrap(), generation), (value, token.generation()));
                 assert!(sent.is_sensitive());
                 assert_ne!(sent.as_bytes().as_ptr(), token.authorization().as_bytes().as_ptr());
@@ -97,10 +105,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_has_a_value_for_each_scheme() {
+        let cache = HeaderCache::default();
+        let token = token("one");
+        for _ in 0..2 {
+            for (scheme, value) in [("Bearer", "Bearer one"), ("Token", "Token one"), ("", "one")] {
+                // As after a reload, equal schemes are different values.
+                let sent = cache.authorization(&token, &TokenScheme::new(scheme)).value;
+                assert!(sent == value && sent.is_sensitive(), "{scheme}");
+            }
+        }
+        assert_eq!(cache.tokens.borrow().len(), 3);
+    }
+
+    #[test]
     fn a_replaced_token_stays_in_memory_only_until_the_cache_forgets_it() {
         let cache = HeaderCache::default();
         let token = token("one");
-        cache.authorization(&token);
+        cache.authorization(&token, &TokenScheme::Bearer);
         let held = Arc::downgrade(&token);
         drop(token);
         assert!(held.upgrade().is_some());

@@ -42,6 +42,7 @@ use super::downstream::http2_streams::head_size;
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
+use super::message::loops::LoopMark;
 use super::message::via::Via;
 use super::route::Route;
 use super::route::guard;
@@ -53,6 +54,7 @@ use super::upstream::pool::Pool;
 pub struct Service {
     pub(super) shared: Arc<ServiceSettings>,
     via: Via,
+    loop_mark: LoopMark,
     pub(super) header_cache: HeaderCache,
     pub(super) pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>,
 }
@@ -70,7 +72,8 @@ impl Service {
     ///
     /// [`Upstream::index`]: super::upstream::Upstream::index
     pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>) -> Self {
-        Self { via: Via::new(&shared.instance), header_cache: HeaderCache::default(), shared, pools }
+        let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
+        Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools }
     }
 
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
@@ -112,6 +115,8 @@ impl Service {
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {
         let (target, route) = self.admit(&head, exchange)?;
+        let has_odd_name = target.fields.has_odd_name();
+        request_body.limit_pace(route.body_timeout, route.body_rate);
         exchange.routed(&route.name);
         exchange.progress.begin(route.read_timeout);
         if route.is_login(&head.method, target.path) {
@@ -127,7 +132,8 @@ impl Service {
             Some(destination) => destination,
             None => Box::pin(self.discovered(route, &mut token_wait)).await?,
         };
-        let negotiated = self.rewrite_request(&mut head, request_body, route, &destination, exchange)?;
+        let negotiated =
+            self.rewrite_request(&mut head, request_body, route, &destination, exchange, has_odd_name)?;
 
         let destination = &*destination;
         let token_choice = TokenChoice::OfRoute;
@@ -180,6 +186,7 @@ impl Service {
         if !route.admits(exchange.caller.names()) {
             return Err(ProxyError::CertificateNotAllowed);
         }
+        guard::check_fields(&head.headers, &target, &route.fields)?;
         if let Some(limit) = self.shared.body_limits.body_bytes {
             let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
             if length.is_some_and(|length: u64| length > limit) {

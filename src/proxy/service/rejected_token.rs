@@ -73,9 +73,9 @@ impl Service {
             return Ok(Step::Replace { answered, rejected: generation, head });
         }
         let (other, choice) = if is_current_rejected {
-            (self.header_cache.authorization(&previous), TokenChoice::Previous)
+            (self.header_cache.authorization(&previous, &context.route.token_scheme), TokenChoice::Previous)
         } else {
-            (self.header_cache.authorization(&current), TokenChoice::Current)
+            (self.header_cache.authorization(&current, &context.route.token_scheme), TokenChoice::Current)
         };
         let Some(body) = context.request_body.replay() else {
             context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
@@ -138,7 +138,7 @@ impl Service {
         let newer = source.current().filter(|token| token.generation() > rejected);
         let was_requested = newer.is_none();
         let authorization: Authorization = match newer {
-            Some(token) => self.header_cache.authorization(&token),
+            Some(token) => self.header_cache.authorization(&token, &context.route.token_scheme),
             None => match self.replacement(context, source, rejected).await? {
                 Some(authorization) => authorization,
                 None => return Ok(answered),
@@ -210,7 +210,7 @@ impl Service {
         let slot = waiter_slot(&self.shared.token_waiters);
         let _slot = slot.inspect_err(|_| source.demand(rejected))?;
         match context.token_wait.spend(|within| source.replace(rejected, within)).await {
-            Ok(token) => Ok(Some(self.header_cache.authorization(&token))),
+            Ok(token) => Ok(Some(self.header_cache.authorization(&token, &context.route.token_scheme))),
             Err(NotReplaced::Unchanged) => {
                 hold.not_replaced(rejected);
                 hold.replay_rejected(self.shared.clock.now());

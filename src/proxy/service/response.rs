@@ -74,7 +74,8 @@ pub fn relay(
 ) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
     exchange.outcome.status = Some(response.status());
-    let response = with_close(response, &request_body, &exchange);
+    let has_length = response.body().size_hint().exact().is_some();
+    let response = with_persistence(response, has_length, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
     let is_announced = headers.contains_key(TRAILER) && !headers.contains_key(CONTENT_LENGTH);
@@ -94,7 +95,7 @@ pub fn reply(
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.outcome.status = Some(response.status());
-    let response = with_close(response, &request_body, &exchange);
+    let response = with_persistence(response, true, &request_body, &exchange);
     response.map(|body| ResponseBody::new(Content::Complete(body), request_body, exchange))
 }
 
@@ -110,9 +111,11 @@ pub fn refuse(
 }
 
 /// Adds `Connection: close` over HTTP/1 if the connection is to end: at its maximum age, in a drain, and if the request
-/// body is not read to its end (RFC 9112 §9.6). A 101 keeps its own `Connection`.
-fn with_close<B>(
+/// body is not read to its end (RFC 9112 §9.6). Otherwise adds `keep-alive` for a caller of HTTP/1.0 that asked for it,
+/// if the end of the response does not end the connection. A 101 keeps its own `Connection`.
+fn with_persistence<B>(
     mut response: Response<B>,
+    has_length: bool,
     request_body: &ReplayBody<Incoming>,
     exchange: &Exchange,
 ) -> Response<B> {
@@ -120,6 +123,8 @@ fn with_close<B>(
     let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
     if exchange.version < Version::HTTP_2 && is_last && is_http {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    } else if exchange.keeps_http10 && has_length {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("keep-alive"));
     }
     response
 }

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::task::Poll;
 
 use futures_util::poll;
-use http::header::AUTHORIZATION;
 use http::request::Parts;
 use hyper::body::Incoming;
 
@@ -100,7 +99,7 @@ impl Service {
             }
             let generation = authorization.as_ref().map(|authorization| authorization.generation);
             if let Some(authorization) = &authorization {
-                request.head.headers.insert(AUTHORIZATION, authorization.value.clone());
+                request.head.headers.insert(&route.fields.token_field, authorization.value.clone());
             }
             context.exchange.sent(generation);
             let demanded = route.token.as_ref().map(TokenSource::demanded).unwrap_or_default();
@@ -122,8 +121,8 @@ impl Service {
         }
     }
 
-    /// The token of `source` that the attempt carries, as an `Authorization` value: the current one (see [`usable_token`]),
-    /// unless the previous one is chosen and usable.
+    /// The token of `source` that the attempt carries, as the value of the route's field: the current one (see
+    /// [`usable_token`]), unless the previous one is chosen and usable.
     pub(super) async fn authorize(
         &self,
         context: &mut RequestContext<'_>,
@@ -136,10 +135,10 @@ impl Service {
         };
         if takes_previous && let Some(token) = context.route.previous_token(source) {
             context.exchange.outcome.used_previous_token = true;
-            return Ok(self.header_cache.authorization(&token));
+            return Ok(self.header_cache.authorization(&token, &context.route.token_scheme));
         }
         let token = usable_token(source, &mut context.token_wait, &self.shared.token_waiters).await?;
-        Ok(self.header_cache.authorization(&token))
+        Ok(self.header_cache.authorization(&token, &context.route.token_scheme))
     }
 
     /// The response to a caller whose request body failed.

@@ -19,7 +19,7 @@ pub struct ServiceSettings {
     pub networks: Networks,
     /// The routing table.
     pub table: Table,
-    /// The pseudonym of this daemon in `Via`.
+    /// The pseudonym of this daemon in `CDN-Loop` and `Via`.
     pub instance: String,
     /// The limits on connections and requests.
     pub limits: Arc<Limits>,

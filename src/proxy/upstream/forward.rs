@@ -7,6 +7,7 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use h2::Reason;
 use http::header::UPGRADE;
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,6 +20,7 @@ use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
+use crate::proxy::message::framing::{self, Reuse};
 use crate::proxy::suspension;
 
 /// Why a request brought no response.
@@ -50,13 +52,19 @@ pub async fn forward(
     timeout: Duration,
 ) -> Result<Answered<AttemptBody<Incoming>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
+    let method = request.head.method.clone();
     let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
             Err(Failure::Upstream(ForwardError::Protocol("an unexpected 101".to_owned())))
         }
-        Ok(response) => Ok(Answered { response, lease }),
+        Ok(mut response) => {
+            let reuse = framing::settle(&mut response, &method)
+                .map_err(|why| Failure::Upstream(ForwardError::Protocol(why.to_owned())))?;
+            lease.is_last = reuse == Reuse::Refused;
+            Ok(Answered { response, lease })
+        }
         Err(SendError::Unsent(unsent, _)) if lease.is_reused => Err(Failure::Unsent(unsent)),
         Err(SendError::Refused(head, error)) => {
             match (failure(&error, request_body), request_body.replay()) {
@@ -95,6 +103,9 @@ async fn with_timeout<T>(
 fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failure {
     if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
+    }
+    if matches!(error, ExchangeError::Http2(StreamError::Reset(Reason::HTTP_1_1_REQUIRED))) {
+        return Failure::Upstream(ForwardError::Http1Required);
     }
     let (is_no_http, text) = match error {
         ExchangeError::Http1(error) => (error.is_parse(), in_one_line(error)),

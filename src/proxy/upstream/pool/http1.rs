@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
+use super::http10_chunks::{Http10Chunks, ResponseStart};
 use super::outcome::{ExchangeError, SendError};
 use super::request::{Outgoing, RequestBody};
 use crate::proxy::error::upstream::ForwardError;
@@ -23,6 +25,10 @@ use crate::proxy::upstream::connect::socket::{Stream, drive};
 /// The wait for hyper to release the stream of a connection that has switched protocols.
 const UPGRADE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// The most fields of a response head; [`MAX_BUFFER`] bounds its bytes. hyper's tables for so many have at most 32 KiB,
+/// up to which the allocator keeps memory for the next request.
+const MAX_FIELDS: usize = 1000;
+
 /// An open connection, in use or idle. Dropping it closes the connection.
 pub(super) struct Connection<B: RequestBody> {
     sender: http1::SendRequest<B>,
@@ -31,7 +37,8 @@ pub(super) struct Connection<B: RequestBody> {
 }
 
 struct Inner<B: RequestBody> {
-    http: http1::Connection<TokioIo<Box<dyn Stream>>, B>,
+    http: http1::Connection<TokioIo<Http10Chunks<Box<dyn Stream>>>, B>,
+    start: Rc<ResponseStart>,
     lifetime: Lifetime,
     is_closed: bool,
     guard: ConnectionGuard,
@@ -44,12 +51,15 @@ impl<B: RequestBody> Connection<B> {
         revision: u32,
         guard: ConnectionGuard,
     ) -> Result<Self, ForwardError> {
+        let start = Rc::<ResponseStart>::default();
+        let stream = Http10Chunks::new(stream, Rc::clone(&start));
         let (sender, http) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
-            .handshake::<TokioIo<Box<dyn Stream>>, B>(TokioIo::new(stream))
+            .max_headers(MAX_FIELDS)
+            .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner = Inner { http, lifetime: guard.lifetime(revision), is_closed: false, guard };
+        let inner = Inner { http, start, lifetime: guard.lifetime(revision), is_closed: false, guard };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
@@ -60,6 +70,7 @@ impl<B: RequestBody> Connection<B> {
     ) -> Result<Response<Incoming>, SendError<B>> {
         trailers::ask_over_http1(&mut request.head.headers);
         let inner = &mut self.inner;
+        inner.start.is_next.set(true);
         let response = pin!(self.sender.try_send_request(Request::from_parts(*request.head, request.body)));
         let outcome = drive(response, |cx| {
             let _ = inner.poll(cx);
@@ -79,7 +90,7 @@ impl<B: RequestBody> Connection<B> {
         tokio::time::timeout(UPGRADE_TIMEOUT, poll_fn(|cx| self.inner.poll(cx))).await.ok()?;
         let Inner { http, guard, .. } = *self.inner;
         let http1::Parts { io, read_buf, .. } = http.into_parts();
-        Some(Upgraded { stream: io.into_inner(), read_ahead: read_buf, guard })
+        Some(Upgraded { stream: io.into_inner().stream, read_ahead: read_buf, guard })
     }
 
     /// Sends and receives what can be sent and received now.
@@ -93,7 +104,9 @@ impl<B: RequestBody> Connection<B> {
     pub(super) fn is_reusable(&mut self) -> bool {
         // Unconstrained: a task that has used up its cooperative budget would find every connection pending.
         let poll = pin!(tokio::task::unconstrained(poll_fn(|cx| self.inner.poll(cx))));
-        poll.poll(&mut Context::from_waker(Waker::noop())).is_pending() && self.sender.is_ready()
+        poll.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+            && self.sender.is_ready()
+            && !self.inner.start.has_http10_chunks.get()
     }
 
     pub(super) fn lifetime(&self) -> &Lifetime {

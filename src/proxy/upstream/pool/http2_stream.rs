@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Frame, SizeHint};
 
@@ -93,7 +93,10 @@ impl<B: RequestBody> Stream<B> {
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(connection.scheme.clone());
-        uri.authority = Some(connection.authority.clone());
+        uri.authority = Some(match head.headers.get(HOST) {
+            Some(host) if host != connection.authority.as_str() => Authority::try_from(host.as_bytes())?,
+            _ => connection.authority.clone(),
+        });
         uri.path_and_query = Some(path);
         let mut message = Request::new(());
         *message.method_mut() = head.method.clone();

@@ -19,6 +19,8 @@ pub struct Lease<B: RequestBody> {
     pub(super) idle: Rc<IdleConnections<B>>,
     /// Whether the connection existed before the request asked for one: the upstream may have closed it meanwhile.
     pub is_reused: bool,
+    /// Whether an HTTP/1.1 connection is closed after this request.
+    pub is_last: bool,
 }
 
 pub(super) enum Leased<B: RequestBody> {
@@ -60,11 +62,11 @@ impl<B: RequestBody> Lease<B> {
         }
     }
 
-    /// Keeps the connection after the whole response was read. If the request was not sent completely, closes an
-    /// HTTP/1.1 connection or resets an HTTP/2 stream.
+    /// Keeps the connection after the whole response was read, unless the request was its last. If the request was not
+    /// sent completely, closes an HTTP/1.1 connection or resets an HTTP/2 stream.
     pub fn give_back(self) {
         // Dropping an HTTP/2 stream keeps its connection.
-        if let Leased::Http1(connection) = self.leased {
+        if let (Leased::Http1(connection), false) = (self.leased, self.is_last) {
             self.idle.keep(connection);
         }
     }

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod connection;
 mod http1;
+mod http10_chunks;
 mod http2;
 mod http2_stream;
 mod idle;
@@ -170,7 +171,7 @@ impl<B: RequestBody> Pool<B> {
     }
 
     fn lend(&self, leased: Leased<B>, is_reused: bool) -> Lease<B> {
-        Lease { leased, idle: Rc::clone(&self.idle), is_reused }
+        Lease { leased, idle: Rc::clone(&self.idle), is_reused, is_last: false }
     }
 
     /// Closes idle connections while requests wait for a connection permit, on this or another worker. Never returns.

@@ -81,7 +81,7 @@ fn check_fields(head: &Parts, violations: &mut Vec<String>) {
     if head.headers.keys().any(|name| name.as_str().starts_with("x-forwarded-")) {
         violations.push("X-Forwarded-* was passed on".to_owned());
     }
-    if !head.headers.contains_key("via") {
-        violations.push("no Via".to_owned());
+    if !head.headers.contains_key("cdn-loop") {
+        violations.push("no CDN-Loop".to_owned());
     }
 }
