@@ -317,6 +317,22 @@ async fn a_json_endpoint_with_its_own_member_names_is_supported() {
 }
 
 #[tokio::test]
+async fn members_of_a_response_are_read_at_their_paths() {
+    let answer =
+        "{\"ok\":true,\"data\":{\"access_token\":\"{token}\",\"expires\":{\"in\":1800},\"scope\":\"a,b\"}}";
+    let world = daemon()
+        .credential("fields = { access_token = \"data.access_token\", expires_in = \"data.expires.in\", scope = \"data.scope\" }")
+        .credential("require_scopes = [\"a\", \"b\"]")
+        .start_after(async |server| server.answer_next(Answer::status(200, answer)))
+        .await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
+    world.finish().await;
+}
+
+#[tokio::test]
 async fn each_additional_request_field_is_sent_once() {
     let world = world(
         "audience = \"api\"\nresource = [\"urn:a\", \"urn:b\"]\nextra = { tenant = \"ü & co\" }\nscopes = [\"s\"]",

@@ -334,10 +334,11 @@ impl Classified {
     }
 
     fn answer_fields(&mut self, fields: &AnswerFields) {
-        let AnswerFields { access_token, expires_in, refresh_token } = fields;
+        let AnswerFields { access_token, expires_in, refresh_token, scope } = fields;
         self.add(Decides::Request, "fields.access_token", access_token);
         self.add(Decides::Request, "fields.expires_in", expires_in);
         self.add(Decides::Request, "fields.refresh_token", refresh_token);
+        self.add(Decides::Request, "fields.scope", scope);
     }
 
     /// Classifies `errors`. A change of these codes may give the last response another meaning, so the token

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{Resolver, or_default};
 use crate::config::model::request::{
-    AnswerFields, ErrorCodes, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
+    AnswerFields, ErrorCodes, MemberPath, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
 };
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts, TextsByName};
@@ -80,28 +80,39 @@ impl Resolver<'_> {
         extra.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect()
     }
 
-    /// The member names of the response.
+    /// The places of the response's members.
     pub(super) fn answer_fields(&mut self, fields: Key<schema::Fields>) -> AnswerFields {
         let default = AnswerFields::default();
         let Some(fields) = fields else { return default };
         let place = fields.span();
         let fields = fields.into_inner();
-        let name = |name: Key<String>, default: String| name.map_or(default, Spanned::into_inner);
         let named = AnswerFields {
-            access_token: name(fields.access_token, default.access_token),
-            expires_in: name(fields.expires_in, default.expires_in),
-            refresh_token: name(fields.refresh_token, default.refresh_token),
+            access_token: self.member_path(fields.access_token, default.access_token),
+            expires_in: self.member_path(fields.expires_in, default.expires_in),
+            refresh_token: self.member_path(fields.refresh_token, default.refresh_token),
+            scope: self.member_path(fields.scope, default.scope),
         };
-        let own = [&named.access_token, &named.expires_in, &named.refresh_token].map(String::as_str);
-        let distinct: BTreeSet<&str> = own.into_iter().chain(["token_type", "scope"]).collect();
-        if distinct.len() < own.len() + 2 || distinct.contains("") {
+        let own = [&named.access_token, &named.expires_in, &named.refresh_token, &named.scope];
+        let own = own.map(MemberPath::as_str);
+        let distinct: BTreeSet<&str> = own.into_iter().chain(["token_type"]).collect();
+        if distinct.len() < own.len() + 1 {
             self.error(
                 place,
-                "the members of a response need distinct, non-empty names",
+                "the members of a response need distinct names",
                 "write the server's names, such as { access_token = \"token\" }",
             );
         }
         named
+    }
+
+    fn member_path(&mut self, path: Key<String>, default: MemberPath) -> MemberPath {
+        let Some(path) = path else { return default };
+        path.get_ref().parse().unwrap_or_else(|_| {
+            let help = "write the name of a member, or the names that lead to a nested member, joined with dots: \
+                        \"access_token\", \"data.access_token\"";
+            self.error(path.span(), "not the path of a member: a name in the path is empty", help);
+            default
+        })
     }
 
     /// The accepted values of `token_type`; `Bearer` without the key.

@@ -166,11 +166,12 @@ tables! {
         sub: String,
     }
 
-    /// `fields` of a credential: the names of the members of a token response.
+    /// `fields` of a credential: the places of the members of a token response.
     Fields {
         access_token: String,
         expires_in: String,
         refresh_token: String,
+        scope: String,
     }
 
     /// `errors` of a credential: further error codes of its server.

@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use super::exchange::Body;
-use super::members::{MAX_DEPTH, Members, depth};
-use crate::config::AnswerFields;
+use super::members::{MAX_DEPTH, depth, members_at};
+use crate::config::{AnswerFields, MemberPath};
 use crate::http::server_time;
 use crate::token::error::Malformed;
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for TokenResponse {
 /// The members that a response is expected to have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::token) struct Expected<'a> {
-    /// The names of the members.
+    /// The places of the members.
     pub fields: &'a AnswerFields,
     /// The accepted values of `token_type`, compared without regard to case.
     pub token_types: &'a [String],
@@ -89,16 +89,12 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
-    let names = Members([
-        &fields.access_token,
-        &fields.expires_in,
-        "token_type",
-        "scope",
-        &fields.refresh_token,
-        "id_token",
-    ]);
-    let [access_token, expires_in, token_type, scope, refresh_token, id_token] =
-        names.of(body).map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let [access_token, expires_in, refresh_token, scope] =
+        [&fields.access_token, &fields.expires_in, &fields.refresh_token, &fields.scope]
+            .map(MemberPath::as_str);
+    let paths = [access_token, expires_in, "token_type", scope, refresh_token, "id_token"];
+    let [access_token, expires_in, token_type, scope, refresh_token, id_token] = members_at(paths, body)
+        .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
     let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
         Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
         Err(flaw) => (None, Some(flaw)),
