@@ -61,6 +61,9 @@ pub enum TokenError {
     /// No request can be made.
     #[error("no assertion can be signed: {0}")]
     Assertion(#[from] KeyError),
+    /// No request can be made now: the file of the assertion, which another process keeps, cannot be read.
+    #[error("the file of the assertion is not usable: {0}")]
+    AssertionFile(String),
     /// The server accepts no refresh token that is known.
     #[error("a person must authorize the client again: {0}")]
     ReauthorizationRequired(String),
@@ -211,6 +214,7 @@ impl TokenError {
             | Self::Discovery(_)
             | Self::Server(_)
             | Self::Unavailable { .. }
+            | Self::AssertionFile(_)
             | Self::Malformed(_) => FailureClass::Transient,
             Self::Throttled { retry_after, at_least, .. } => {
                 FailureClass::Throttled { retry_after: *retry_after, at_least: *at_least }
@@ -242,7 +246,7 @@ impl TokenError {
             Self::Malformed(_) => "malformed",
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
-            Self::Assertion(_) => "assertion",
+            Self::Assertion(_) | Self::AssertionFile(_) => "assertion",
             Self::ReauthorizationRequired(_) => "reauthorization_required",
             Self::RotationLimit(_) => "rotation_limit",
             Self::ScopeMissing(_) => "scope_missing",

@@ -124,17 +124,20 @@ async fn each_request_has_a_newly_signed_jwt() {
     let key = folder.path().join("key.pem");
     for (kind, alg, algorithm) in [
         (&rcgen::PKCS_RSA_SHA256, "RS256", Algorithm::RS256),
+        (&rcgen::PKCS_RSA_SHA256, "PS256", Algorithm::PS256),
         (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256", Algorithm::ES256),
+        (&rcgen::PKCS_ECDSA_P384_SHA384, "ES384", Algorithm::ES384),
     ] {
         let pair = KeyPair::generate_for(kind).unwrap();
         std::fs::write(&key, pair.serialize_pem()).unwrap();
         let public = match algorithm {
-            Algorithm::RS256 => DecodingKey::from_rsa_der(pair.der_bytes()),
+            Algorithm::RS256 | Algorithm::PS256 => DecodingKey::from_rsa_der(pair.der_bytes()),
             _ => DecodingKey::from_ec_der(pair.der_bytes()),
         };
         let world = world(&format!(
             "grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
-             assertion = {{ key = {{ file = \"{}\" }}, alg = \"{alg}\", aud = \"https://as.test\", sub = \"service\" }}",
+             assertion = {{ key = {{ file = \"{}\" }}, alg = \"{alg}\", aud = \"https://as.test\", sub = \"service\", \
+             claims = {{ tenant = \"t\", roles = [1, 2] }} }}",
             key.display()
         ))
         .await;
@@ -145,6 +148,7 @@ async fn each_request_has_a_newly_signed_jwt() {
                 let jwt = parameter(&asked, name).unwrap();
                 let claims = claims(jwt, &public, algorithm, "https://as.test");
                 assert_eq!(claims["sub"], subject);
+                assert_eq!((&claims["tenant"], &claims["roles"]), (&"t".into(), &serde_json::json!([1, 2])));
                 ids.push(claims["jti"].as_str().unwrap().to_owned());
             }
         }

@@ -124,7 +124,7 @@ impl Resolver<'_> {
         usable
     }
 
-    fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
+    pub(super) fn field_name(&mut self, name: &Spanned<String>) -> Option<HeaderName> {
         let parsed = HeaderName::try_from(name.get_ref().as_str()).ok();
         let help = "write one name per entry, as in a request, such as \"X-Forwarded-For\"";
         parsed

@@ -2,15 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::HeaderName;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use secrecy::ExposeSecret;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, or_default};
+use super::{Resolver, or_default, with_cause};
+use crate::config::model::fields::is_protected;
+use crate::config::model::identity::RequestHeader;
 use crate::config::model::request::{
     AnswerFields, ErrorCodes, MemberPath, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
 };
+use crate::config::model::secret::{Secret, SecretForm, SecretSource};
 use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts, TextsByName};
+use crate::config::source::schema::{self, SecretsByName, Texts, TextsByName};
+
+/// A shorter value in the configuration itself, such as the number of a tenant, occurs in ordinary texts too.
+const MIN_SECRET_CHARS: usize = 8;
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
@@ -78,6 +87,45 @@ impl Resolver<'_> {
             }
         }
         extra.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect()
+    }
+
+    /// The header fields of the token request. A value may stand in the configuration: not every field is a secret.
+    pub(super) fn request_headers(&mut self, headers: Key<SecretsByName>) -> Vec<RequestHeader<Secret>> {
+        let mut usable: Vec<RequestHeader<Secret>> = Vec::new();
+        for (name, source) in or_default(headers) {
+            let Some(field) = self.field_name(&name) else { continue };
+            if is_reserved(&field) {
+                let help = "bearerd sets the fields for credentials, connection and body: use `client_auth` to \
+                            authenticate, and `request_format` for the type of the body";
+                self.error(name.span(), format!("a token request cannot change `{field}`"), help);
+                continue;
+            }
+            if usable.iter().any(|header| header.name == field) {
+                let help = "write the field once: names have no upper and lower case";
+                self.error(name.span(), format!("`{field}` is set twice"), help);
+                continue;
+            }
+            let Some(value) = self.field_value(&source) else { continue };
+            let is_long = value.initial().expose_secret().chars().count() >= MIN_SECRET_CHARS;
+            let is_secret = !value.is_plain() || is_long;
+            usable.push(RequestHeader { name: field, value, is_secret });
+        }
+        usable
+    }
+
+    fn field_value(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+        let help =
+            "write the value of one header field, or { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
+        if matches!(source.get_ref(), SecretSource::Environment(_) | SecretSource::File(_)) {
+            return self
+                .secret_as(source, SecretForm::FieldValue, help)
+                .filter(|value| value.check_initial(SecretForm::FieldValue).is_ok());
+        }
+        let value = Secret::load(source.get_ref(), &self.folder, self.environment);
+        match value.and_then(|value| value.check_initial(SecretForm::FieldValue).map(|()| value)) {
+            Ok(value) => Some(value),
+            Err(error) => self.refuse(source.span(), with_cause(&error), help),
+        }
     }
 
     /// The places of the response's members.
@@ -152,6 +200,11 @@ impl Resolver<'_> {
             transient: codes(transient),
         }
     }
+}
+
+/// Fields of a token request that the daemon sets itself, or that would make the response illegible.
+fn is_reserved(name: &HeaderName) -> bool {
+    is_protected(name) || [CONTENT_TYPE, CONTENT_ENCODING, ACCEPT_ENCODING].contains(name)
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use secrecy::ExposeSecret;
-
 use super::Refresher;
 use super::secrets::CurrentIdentity;
 use crate::config::Credential;
@@ -25,10 +23,8 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.rotation.renew(&credential);
         let before = self.identity.request_identity();
         let identity = CurrentIdentity::new(Arc::clone(&credential));
-        let subject = identity.value().grant_in_use(self.is_on_fallback).subject();
-        let is_other =
-            subject.map(ExposeSecret::expose_secret) != self.subject().map(ExposeSecret::expose_secret);
-        self.changes_principal |= is_other;
+        self.changes_principal |=
+            !identity.value().has_subjects_of(self.identity.value(), self.is_on_fallback);
         self.identity = identity;
         self.credential = credential;
         let now = self.clock.now();
