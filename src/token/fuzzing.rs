@@ -74,7 +74,7 @@ pub fn member_path(input: &[u8]) {
         holds_token: false,
         spends_refresh_token: false,
     };
-    let read = Body { bytes: body.to_owned(), is_complete: true };
+    let read = Body { bytes: body.to_owned().into(), is_complete: true };
     let Ok(grant) = classify(StatusCode::OK, &HeaderMap::new(), &read, &asked) else { return };
     if grant.flaw.is_some() {
         return;

@@ -407,7 +407,7 @@ fn a_member_is_found_at_its_path() {
             holds_token: false,
             spends_refresh_token: false,
         };
-        let body = Body { bytes: body.as_bytes().to_owned(), is_complete: true };
+        let body = Body { bytes: body.as_bytes().to_owned().into(), is_complete: true };
         classify(StatusCode::OK, &HeaderMap::new(), &body, &asked)
     };
     let malformed = |body: &str| read(body).map(|_| ()).unwrap_err();
