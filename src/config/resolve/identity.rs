@@ -97,6 +97,11 @@ impl Resolver<'_> {
             )
         } else if self.unusable.contains(&owner.key("grant")) {
             return None;
+        } else if matches!(name.get_ref().as_str(), "password" | "refresh_token" | "authorization_code") {
+            (
+                "`grant_type` does not choose the grant",
+                "write `grant` for one of the standard grants, with its own keys",
+            )
         } else if grant == choice::Grant::RefreshToken && fallback.is_none() {
             (
                 "`grant_type` is not used by this grant",
