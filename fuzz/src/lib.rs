@@ -9,6 +9,7 @@ pub mod forwarded;
 pub mod guard;
 pub mod jwt;
 pub mod location;
+pub mod member_path;
 pub mod metadata;
 pub mod route;
 pub mod rules;
@@ -23,7 +24,7 @@ use bearerd::proxy::route::guard::Policy;
 /// A target by its name, which its corpus has too.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 12] = [
+pub const ALL: [Target; 13] = [
     ("answer_head", answer_head::run),
     ("api_endpoint", api_endpoint::run),
     ("configuration", configuration::run),
@@ -31,6 +32,7 @@ pub const ALL: [Target; 12] = [
     ("guard", guard::run),
     ("jwt", jwt::run),
     ("location", location::run),
+    ("member_path", member_path::run),
     ("metadata", metadata::run),
     ("route", route::run),
     ("rules", rules::run),

@@ -28,7 +28,9 @@ pub(crate) fn config(sections: &str, credential: &str, secret: &str) -> Config {
 pub(crate) mod keys {
     use aws_lc_rs::encoding::AsDer;
     use aws_lc_rs::rsa::{KeyPair as RsaKey, KeySize};
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    };
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 
@@ -51,10 +53,19 @@ pub(crate) mod keys {
 
     /// A P-256 key as PKCS#8 and as SEC1, and its public half (a point).
     pub(crate) fn p256() -> ([String; 2], Vec<u8>) {
+        on_curve(&ECDSA_P256_SHA256_FIXED_SIGNING)
+    }
+
+    /// A P-384 key as PKCS#8 and as SEC1, and its public half (a point).
+    pub(crate) fn p384() -> ([String; 2], Vec<u8>) {
+        on_curve(&ECDSA_P384_SHA384_FIXED_SIGNING)
+    }
+
+    fn on_curve(curve: &'static EcdsaSigningAlgorithm) -> ([String; 2], Vec<u8>) {
         use aws_lc_rs::encoding::EcPrivateKeyRfc5915Der;
         use aws_lc_rs::signature::KeyPair as _;
 
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let key = EcdsaKeyPair::generate(curve).unwrap();
         let sec1 = AsDer::<EcPrivateKeyRfc5915Der<'_>>::as_der(&key.private_key()).unwrap();
         let pems =
             [pem("PRIVATE KEY", key.to_pkcs8v1().unwrap().as_ref()), pem("EC PRIVATE KEY", sec1.as_ref())];

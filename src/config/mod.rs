@@ -29,7 +29,7 @@ pub use model::log::{Log, LogFormat};
 pub use model::login::{Login, RedirectUri};
 pub use model::pattern::Pattern;
 pub use model::protection::{Breaker, Protection, Retry429};
-pub use model::request::{AnswerFields, ErrorCodes, NEVER_LISTED, TokenParameters};
+pub use model::request::{AnswerFields, ErrorCodes, MemberPath, NEVER_LISTED, TokenParameters};
 pub use model::route::{Address, Destination, Forwarded, Route, Rules, Upstream};
 pub use model::secret::Secret;
 pub use model::server::{RequiredHeader, Server};

@@ -1,7 +1,7 @@
 //! TLS towards authorization servers and APIs: TLS 1.2 or later.
 //!
-//! Certificates are always verified, against the certificate authorities of the system or only against those of a
-//! file. Verification cannot be disabled.
+//! Certificates are always verified, against the certificate authorities of the system, those of a file, or both.
+//! Verification cannot be disabled.
 
 use std::sync::{Arc, OnceLock};
 
@@ -64,6 +64,11 @@ impl Trust {
             .map_err(TrustError::Protocol)?;
         let builder = match roots {
             Roots::System => builder.dangerous().with_custom_certificate_verifier(self.system(provider)?),
+            Roots::SystemAnd(certificates) => {
+                let verifier = Verifier::new_with_extra_roots(certificates.clone(), provider);
+                let verifier = Arc::new(verifier.map_err(TrustError::Root)?);
+                builder.dangerous().with_custom_certificate_verifier(verifier)
+            }
             Roots::Only(certificates) => {
                 let mut store = RootCertStore::empty();
                 for certificate in certificates {

@@ -72,6 +72,9 @@ pub enum TokenError {
         /// The time until the next attempt.
         again_in: Duration,
     },
+    /// No request can be made now: the file of the assertion, which another process keeps, cannot be read.
+    #[error("the file of the assertion is not usable: {0}")]
+    AssertionFile(String),
     /// The server accepts no refresh token that is known.
     #[error("a person must authorize the client again: {0}")]
     ReauthorizationRequired(String),
@@ -228,6 +231,7 @@ impl TokenError {
             | Self::Discovery(_)
             | Self::Server(_)
             | Self::Unavailable { .. }
+            | Self::AssertionFile(_)
             | Self::Malformed(_) => FailureClass::Transient,
             Self::RefusedInPassing { again_in, .. } => FailureClass::RefusedInPassing(*again_in),
             Self::Throttled { retry_after, at_least, .. } => {
@@ -263,6 +267,7 @@ impl TokenError {
             | Self::Discovery(_)
             | Self::Rejected { .. }
             | Self::Assertion(_)
+            | Self::AssertionFile(_)
             | Self::RefusedInPassing { .. }
             | Self::ReauthorizationRequired(_)
             | Self::RotationLimit(_)
@@ -285,7 +290,7 @@ impl TokenError {
             Self::Throttled { .. } => "throttled",
             Self::Rejected { .. } => "rejected",
             Self::RefusedInPassing { .. } => "refused_in_passing",
-            Self::Assertion(_) => "assertion",
+            Self::Assertion(_) | Self::AssertionFile(_) => "assertion",
             Self::ReauthorizationRequired(_) => "reauthorization_required",
             Self::RotationLimit(_) => "rotation_limit",
             Self::ScopeMissing(_) => "scope_missing",

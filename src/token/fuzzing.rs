@@ -1,4 +1,4 @@
-//! The fuzz targets of private functions: responses to token requests, issuers' metadata and state files.
+//! The fuzz targets of private functions: responses to token requests, paths in them, issuers' metadata and state files.
 
 use std::time::Duration;
 
@@ -51,6 +51,38 @@ pub fn answer(answer: &[u8]) {
         }
         Err(error) => assert!(!format!("{error} {error:?}").contains(SECRET)),
     }
+}
+
+/// Reads a response's access token at a path. The input has a line with the path, and the body.
+///
+/// # Panics
+///
+/// If a path has an empty name, or another reader of JSON finds another token there.
+pub fn member_path(input: &[u8]) {
+    let Some(end) = input.iter().position(|byte| *byte == b'\n') else { return };
+    let Ok(path) = str::from_utf8(&input[..end]) else { return };
+    let Ok(access_token) = path.parse() else { return };
+    assert!(path.split('.').all(|name| !name.is_empty()));
+    let body = &input[end + 1..];
+    let asked = Asked {
+        expected: Expected {
+            fields: &AnswerFields { access_token, ..AnswerFields::default() },
+            token_types: &["Bearer".to_owned()],
+        },
+        errors: &ErrorCodes::default(),
+        secrets: &[],
+        holds_token: false,
+        spends_refresh_token: false,
+    };
+    let read = Body { bytes: body.to_owned().into(), is_complete: true };
+    let Ok(grant) = classify(StatusCode::OK, &HeaderMap::new(), &read, &asked) else { return };
+    if grant.flaw.is_some() {
+        return;
+    }
+    let Ok(json) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+    let nested = || path.split('.').try_fold(&json, |json, name| json.get(name));
+    let found = json.get(path).filter(|value| !value.is_null()).or_else(nested);
+    assert_eq!(found.and_then(serde_json::Value::as_str), Some(grant.access_token.as_str()));
 }
 
 /// Reads the input as the metadata of `https://as.example.com`.

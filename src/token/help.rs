@@ -43,6 +43,7 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
              new `refresh_token`"
         }
         TokenError::Assertion(_) => "check `key` and `alg` of `assertion`",
+        TokenError::AssertionFile(_) => "check the process that writes `file` of `assertion`",
         TokenError::ScopeMissing(missing) => {
             let not_asked: Vec<&str> = missing
                 .iter()

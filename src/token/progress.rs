@@ -135,6 +135,7 @@ fn reason_of(failure: &TokenError) -> Reason {
         | TokenError::Discovery(_)
         | TokenError::Server(_)
         | TokenError::Unavailable { .. }
+        | TokenError::AssertionFile(_)
         | TokenError::Malformed(_) => Reason::EndpointUnavailable,
         TokenError::Throttled { .. } => Reason::EndpointRateLimited,
         TokenError::Rejected { .. } | TokenError::Assertion(_) => Reason::ClientRejected,

@@ -20,7 +20,7 @@ use super::jwt;
 use super::rotation::{GrantChoice, Rotation};
 use super::state::DurableState;
 use crate::clock::{Clock, wall_clock};
-use crate::config::Credential;
+use crate::config::{BasicEncoding, Credential};
 
 /// The result of a trial request.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Trial {
     pub took: Duration,
     /// The client secret that the server accepted, if any.
     pub secret_in_use: WhichSecret,
+    /// Whether the server accepted client id and secret form-encoded only.
+    pub needs_form_encoding: bool,
     /// The grant, if there is one.
     pub granted: Option<Granted>,
     /// Why requests would receive no token, if so.
@@ -81,8 +83,8 @@ pub fn next_grant(credential: &Credential, clock: Clock) -> Result<NextGrant, To
     }
 }
 
-/// Makes one token request and, as the refresher does, a second one with `client_secret_next` if the server refuses the
-/// client.
+/// Makes one token request and, as the refresher does, further ones with `client_secret_next` and in the other encoding of
+/// HTTP Basic if the server refuses the client.
 pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, clock: Clock) -> Trial {
     let identity = credential.identity.initial();
     let sent = clock.now();
@@ -90,16 +92,20 @@ pub async fn trial<E: TokenEndpoint>(credential: &Credential, endpoint: &E, cloc
     let answer = secrets.ask(credential, endpoint, &identity).await;
     let took = sent.until(clock.now());
     let secret_in_use = secrets.in_use();
+    let needs_form_encoding = secrets.encoding_in_use() == Some(BasicEncoding::Form);
     let grant = match answer {
         Ok(grant) => grant,
-        Err(failure) => return Trial { took, secret_in_use, granted: None, failure: Some(failure) },
+        Err(failure) => {
+            return Trial { took, secret_in_use, needs_form_encoding, granted: None, failure: Some(failure) };
+        }
     };
     let mut secrets: Vec<SecretString> = identity.secrets().into_iter().cloned().collect();
     secrets.push(SecretString::from(grant.access_token.as_str()));
     let now = wall_clock();
     let lifetime = validate::lifetime(&grant, credential, now).ok().flatten();
     let failure = validate::first_token(&grant, credential, sent, now).err();
-    Trial { took, secret_in_use, granted: Some(shown(&grant, &secrets, lifetime, now)), failure }
+    let granted = Some(shown(&grant, &secrets, lifetime, now));
+    Trial { took, secret_in_use, needs_form_encoding, granted, failure }
 }
 
 /// Redacts a response: a server may echo secrets and the token in any member.

@@ -146,6 +146,8 @@ struct Memory {
     nonce: Option<String>,
     /// The queries of authorization requests.
     authorized: Vec<Vec<(String, String)>>,
+    /// Whether HTTP Basic has id and secret form-encoded (RFC 6749 §2.3.1).
+    expects_form_encoding: bool,
     /// Whether the client has no secret.
     is_public: bool,
     token_path: String,
@@ -187,6 +189,7 @@ impl AuthorizationServer {
                 consent: Consent::default(),
                 nonce: None,
                 authorized: Vec::new(),
+                expects_form_encoding: false,
                 is_public: false,
                 token_path: "/token".to_owned(),
                 metadata: BTreeMap::new(),
@@ -254,6 +257,11 @@ impl AuthorizationServer {
     /// Accepts the client's id without a secret from now on.
     pub fn take_public(&self) {
         self.memory().is_public = true;
+    }
+
+    /// Accepts HTTP Basic only with a form-encoded id and secret (RFC 6749 §2.3.1) from now on.
+    pub fn expect_form_encoding(&self) {
+        self.memory().expects_form_encoding = true;
     }
 
     /// Sets the lifetime of further tokens, in seconds.

@@ -124,17 +124,20 @@ async fn each_request_has_a_newly_signed_jwt() {
     let key = folder.path().join("key.pem");
     for (kind, alg, algorithm) in [
         (&rcgen::PKCS_RSA_SHA256, "RS256", Algorithm::RS256),
+        (&rcgen::PKCS_RSA_SHA256, "PS256", Algorithm::PS256),
         (&rcgen::PKCS_ECDSA_P256_SHA256, "ES256", Algorithm::ES256),
+        (&rcgen::PKCS_ECDSA_P384_SHA384, "ES384", Algorithm::ES384),
     ] {
         let pair = KeyPair::generate_for(kind).unwrap();
         std::fs::write(&key, pair.serialize_pem()).unwrap();
         let public = match algorithm {
-            Algorithm::RS256 => DecodingKey::from_rsa_der(pair.der_bytes()),
+            Algorithm::RS256 | Algorithm::PS256 => DecodingKey::from_rsa_der(pair.der_bytes()),
             _ => DecodingKey::from_ec_der(pair.der_bytes()),
         };
         let world = world(&format!(
             "grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
-             assertion = {{ key = {{ file = \"{}\" }}, alg = \"{alg}\", aud = \"https://as.test\", sub = \"service\" }}",
+             assertion = {{ key = {{ file = \"{}\" }}, alg = \"{alg}\", aud = \"https://as.test\", sub = \"service\", \
+             claims = {{ tenant = \"t\", roles = [1, 2] }} }}",
             key.display()
         ))
         .await;
@@ -145,6 +148,7 @@ async fn each_request_has_a_newly_signed_jwt() {
                 let jwt = parameter(&asked, name).unwrap();
                 let claims = claims(jwt, &public, algorithm, "https://as.test");
                 assert_eq!(claims["sub"], subject);
+                assert_eq!((&claims["tenant"], &claims["roles"]), (&"t".into(), &serde_json::json!([1, 2])));
                 ids.push(claims["jti"].as_str().unwrap().to_owned());
             }
         }
@@ -313,6 +317,22 @@ async fn a_json_endpoint_with_its_own_member_names_is_supported() {
     assert_eq!(sent, serde_json::json!({ "accessKeyId": "key-id", "accessKeySecret": PASSWORD }));
     assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
     assert_absent(&world.process.output(), PASSWORD);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn members_of_a_response_are_read_at_their_paths() {
+    let answer =
+        "{\"ok\":true,\"data\":{\"access_token\":\"{token}\",\"expires\":{\"in\":1800},\"scope\":\"a,b\"}}";
+    let world = daemon()
+        .credential("fields = { access_token = \"data.access_token\", expires_in = \"data.expires.in\", scope = \"data.scope\" }")
+        .credential("require_scopes = [\"a\", \"b\"]")
+        .start_after(async |server| server.answer_next(Answer::status(200, answer)))
+        .await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+
+    assert_eq!(world.process.event("token refreshed").await["lifetime_seconds"], 1800);
     world.finish().await;
 }
 

@@ -48,6 +48,7 @@ mod state;
 mod tidy;
 mod token_endpoint;
 mod token_faults;
+mod token_request;
 mod trailers;
 mod unauthorized;
 mod upstream_answers;

@@ -121,6 +121,20 @@ async fn the_second_client_secret_is_tried_as_the_daemon_would() {
 }
 
 #[tokio::test]
+async fn a_server_that_expects_the_secret_form_encoded_is_reported() {
+    let peers = Peers::start().await;
+    peers.authorization.expect_form_encoding();
+    let (code, output) = peers.check(&peers.config("")).await;
+
+    assert_eq!(code, 0, "{output}");
+    says(&output, &["as they are, and accepts them form-encoded", "set `basic_encoding` to \"form\""]);
+    assert_eq!(peers.authorization.requests(), 2);
+
+    let (code, output) = peers.check(&peers.config("basic_encoding = \"form\"")).await;
+    assert_eq!((code, output.contains("form-encoded")), (0, false), "{output}");
+}
+
+#[tokio::test]
 async fn missing_scopes_are_named_with_the_granted_ones() {
     let peers = Peers::start().await;
     let granted =

@@ -330,7 +330,7 @@ async fn a_thousand_refreshes_stay_within_the_rate_limit() {
 
 #[tokio::test]
 async fn a_failed_refresh_reports_the_reason_and_obeys_retry_after() {
-    let world = daemon().credential(ROOMY).start().await;
+    let world = daemon().credential(ROOMY).credential("basic_encoding = \"raw\"").start().await;
     for (answer, expected) in [
         (Answer::status(401, "{\"error\":\"invalid_client\"}"), "client_rejected"),
         (Answer::too_many(100), "token_endpoint_rate_limited"),

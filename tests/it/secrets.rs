@@ -72,6 +72,7 @@ async fn an_echoed_client_secret_is_not_quoted() {
     for (echo, body) in worlds {
         let world = daemon()
             .without_token()
+            .credential("basic_encoding = \"raw\"")
             .start_after(async |server| server.answer_next(Answer::status(401, &body)))
             .await;
         let failed = world.process.event("token refresh failed").await;
@@ -89,7 +90,8 @@ async fn an_echoed_client_secret_is_not_quoted() {
 /// The grant's and the client's own secrets are not quoted either.
 #[tokio::test]
 async fn an_echoed_password_or_assertion_is_not_quoted() {
-    let password = "grant = \"password\"\nusername = \"u\"\npassword = { env = \"PASSWORD\" }";
+    let password =
+        "basic_encoding = \"raw\"\ngrant = \"password\"\nusername = \"u\"\npassword = { env = \"PASSWORD\" }";
     for (lines, parameter) in
         [(password, "password"), ("client_auth = \"client_secret_jwt\"", "client_assertion")]
     {

@@ -141,8 +141,11 @@ async fn a_rejection_is_reported_at_once_and_not_retried() {
         fixed(302, &[("location", "https://elsewhere.test/token")], ""),
     ];
     for answer in answers {
-        let world =
-            daemon().without_token().start_after(async |server| server.answer_next(answer.clone())).await;
+        let world = daemon()
+            .without_token()
+            .credential("basic_encoding = \"raw\"")
+            .start_after(async |server| server.answer_next(answer.clone()))
+            .await;
         eventually("the refusal", async || world.authorization.requests() == 1).await;
         let started = Instant::now();
 
@@ -367,7 +370,12 @@ async fn a_rejected_token_is_audited_once_even_under_a_retry_after() {
 
 #[tokio::test]
 async fn a_token_rejected_during_a_rejection_hold_is_audited_at_once() {
-    let world = daemon().lifetime(8).limits("token_wait = \"200ms\"").start().await;
+    let world = daemon()
+        .lifetime(8)
+        .limits("token_wait = \"200ms\"")
+        .credential("basic_encoding = \"raw\"")
+        .start()
+        .await;
     // The scheduled refresh is rejected at second 6, and the rejection hold lasts until after the token's end.
     world.authorization.answer_next(fixed(401, &[], "{\"error\":\"invalid_client\"}"));
     world.process.event("token refresh failed").await;
@@ -630,6 +638,43 @@ async fn the_systems_certificate_authorities_are_the_default() {
     world.finish().await;
 }
 
+/// One of both servers has a certificate of an authority of the system, and the other one of a private authority.
+#[tokio::test]
+async fn system_roots_adds_the_authorities_of_ca_file_to_those_of_the_system() {
+    for (system_roots, api_is_private) in [(true, true), (true, false), (false, true), (false, false)] {
+        let [private, system] = [(); 2].map(|()| Pki::new(&["localhost"]).unwrap());
+        let (private_pem, system_pem) =
+            (private.authority_pem().to_owned(), system.authority_pem().to_owned());
+        let (of_api, of_tokens) = if api_is_private { (private, system) } else { (system, private) };
+        let tls = of_tokens.server_config(&[b"http/1.1"]).unwrap();
+        let secure = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
+        let keys = format!("ca_file = \"private.pem\"\nsystem_roots = {system_roots}\n");
+        let world = daemon()
+            .environment("SSL_CERT_FILE", "system.pem")
+            .file("system.pem", &system_pem)
+            .file("private.pem", &private_pem)
+            .unchecked_tokens()
+            .without_token()
+            .credential(&keys)
+            .token_url(secure.token_url())
+            .route(&keys)
+            .start_with(of_api, async |_| {})
+            .await;
+
+        if api_is_private && !system_roots {
+            let failed = world.process.event("token refresh failed").await;
+            assert_eq!(failed["outcome"], "network", "{failed}");
+        } else {
+            world.ready().await;
+            let reply = world.get("/x").await;
+            // The API does not know the tokens of this server.
+            let expected = if system_roots { (401, None) } else { (502, Some("upstream_tls")) };
+            assert_eq!((reply.status, reply.code().as_deref()), expected);
+        }
+        world.finish().await;
+    }
+}
+
 #[tokio::test]
 async fn no_certificate_authorities_are_needed_without_tls() {
     let world = daemon()
@@ -777,7 +822,7 @@ async fn a_jwt_ends_at_the_earlier_of_exp_and_expires_in() {
 async fn a_changed_secret_is_tried_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");
-    std::fs::write(&file, "not the secret").unwrap();
+    std::fs::write(&file, "not-the-secret").unwrap();
     let world =
         daemon().without_token().secret(&format!("{{ file = \"{}\" }}", file.display())).start().await;
     eventually("the refusal", async || world.authorization.requests() == 1).await;

@@ -41,7 +41,8 @@ async fn report_of_trial(
     client: TokenClient,
     is_used: bool,
 ) -> (Report, Option<String>) {
-    let Trial { took, secret_in_use, granted, failure } = trial(credential, &client, Clock::system()).await;
+    let Trial { took, secret_in_use, needs_form_encoding, granted, failure } =
+        trial(credential, &client, Clock::system()).await;
     let mut report = begin(credential, &client, took, is_used);
     add_scopes(&mut report, credential, granted.as_ref());
     if let Some(granted) = &granted {
@@ -58,6 +59,12 @@ async fn report_of_trial(
         report.warn(
             "the server rejects `client_secret`, and accepts `client_secret_next`",
             "set `client_secret` to that value",
+        );
+    }
+    if needs_form_encoding {
+        report.warn(
+            "the server rejects client id and secret as they are, and accepts them form-encoded",
+            "set `basic_encoding` to \"form\", which saves a rejected request after each start",
         );
     }
     if let Some(failure) = &failure {

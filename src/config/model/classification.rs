@@ -16,6 +16,7 @@
 //! another principal.
 
 mod canonical;
+mod subjects;
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +26,7 @@ use secrecy::SecretString;
 use self::canonical::{Canonical, digest};
 use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 use super::endpoint::Issuer;
-use super::identity::{Assertion, ClientAuth, Grant, Identity};
+use super::identity::{Assertion, ClientAuth, Grant, Identity, RequestHeader, SignedAssertion};
 use super::login::Login;
 use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
@@ -189,11 +190,13 @@ impl Credential {
         all.add(Decides::Operation, "connect_timeout", connect_timeout);
         all.add(Decides::Operation, "quota", &(u64::from(requests.get()), *per));
         all.add(Decides::Operation, "retry_after_max", retry_after_max);
-        let roots = match roots {
-            Roots::System => None,
-            Roots::Only(certificates) => Some(certificates),
+        let (certificates, has_system) = match roots {
+            Roots::System => (None, true),
+            Roots::Only(certificates) => (Some(certificates), false),
+            Roots::SystemAnd(certificates) => (Some(certificates), true),
         };
-        all.add(Decides::Operation, "ca_file", &roots);
+        all.add(Decides::Operation, "ca_file", &certificates);
+        all.add(Decides::Operation, "system_roots", &has_system);
         let proxy = proxy.as_ref().map(|Proxy { url, except }| (url, except));
         all.add(Decides::Operation, "proxy", &proxy);
         all.add(Decides::Operation, "http_version", http_version);
@@ -207,20 +210,6 @@ impl Credential {
             set_if_absent.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         all.add(Decides::Operation, "provider", &set);
         all.list
-    }
-}
-
-impl<S> Grant<S> {
-    /// The secret that stands for the principal, if the grant has one; new content is used at once.
-    pub const fn subject(&self) -> Option<&S> {
-        match self {
-            Self::RefreshToken(token) => token.as_ref(),
-            Self::TokenExchange { subject_token, subject_token_type: _ } => Some(subject_token),
-            Self::ClientCredentials
-            | Self::Password { .. }
-            | Self::AuthorizationCode { .. }
-            | Self::JwtBearer(_) => None,
-        }
     }
 }
 
@@ -244,19 +233,42 @@ impl Classified {
     }
 
     fn identity(&mut self, identity: &Identity<Secret>) {
-        let Identity { client_id, client_auth, grant, fallback, client_secret_next } = identity;
+        let Identity {
+            client_id,
+            client_auth,
+            grant,
+            fallback,
+            client_secret_next,
+            grant_type,
+            request_headers,
+        } = identity;
         self.add(Decides::Account, "client_id", client_id);
+        self.request_headers(request_headers);
         self.client_auth(client_auth);
         if let Some(next) = client_secret_next {
             self.secret(Decides::Operation, "client_secret_next", next);
         }
         self.add(Decides::Account, "grant", grant.name());
         self.grant(grant);
+        // Beside a fallback the grant is a refresh token, so that the name is the fallback's.
+        self.is_of_fallback = fallback.is_some();
+        self.add(Decides::Token, "grant_type", grant_type);
         if let Some(fallback) = fallback {
-            self.is_of_fallback = true;
             self.add(Decides::Token, "fallback", fallback.name());
             self.grant(fallback);
-            self.is_of_fallback = false;
+        }
+        self.is_of_fallback = false;
+    }
+
+    /// A field may name a tenant or a key of the server.
+    fn request_headers(&mut self, headers: &[RequestHeader<Secret>]) {
+        for RequestHeader { name, value, is_secret: _ } in headers {
+            self.add(Decides::Token, "request_headers", name.as_str());
+            if value.is_plain() {
+                self.add(Decides::Token, "request_headers", value.initial());
+            } else {
+                self.secret(Decides::Token, "request_headers", value);
+            }
         }
     }
 
@@ -268,9 +280,10 @@ impl Classified {
                 self.add(Decides::Request, "basic_encoding", encoding);
             }
             ClientAuth::Post { secret } => self.secret(Decides::Operation, "client_secret", secret),
-            ClientAuth::SecretJwt { secret, audience } => {
+            ClientAuth::SecretJwt { secret, audience, claims } => {
                 self.secret(Decides::Operation, "client_secret", secret);
                 self.add(Decides::Request, "assertion.aud", audience);
+                self.add(Decides::Token, "assertion.claims", claims);
             }
             // The audience names the server that `token_url` decides.
             ClientAuth::PrivateKeyJwt(assertion) => self.assertion(assertion, Decides::Request),
@@ -300,12 +313,16 @@ impl Classified {
     }
 
     fn assertion(&mut self, assertion: &Assertion<Secret>, audience_decides: Decides) {
-        let Assertion { key, kid, algorithm, audience, subject } = assertion;
+        let SignedAssertion { key, kid, algorithm, audience, subject, claims } = match assertion {
+            Assertion::Signed(signed) => signed,
+            Assertion::File(file) => return self.secret(Decides::Token, "assertion.file", file),
+        };
         self.secret(Decides::Operation, "assertion.key", key);
         self.add(Decides::Token, "assertion.kid", kid);
         self.add(Decides::Request, "assertion.alg", algorithm);
         self.add(audience_decides, "assertion.aud", audience);
         self.add(Decides::Token, "assertion.sub", subject);
+        self.add(Decides::Token, "assertion.claims", claims);
     }
 
     /// A token may be bound to the first certificate (RFC 8705 §3); the others only lead to the authority.
@@ -335,10 +352,11 @@ impl Classified {
     }
 
     fn answer_fields(&mut self, fields: &AnswerFields) {
-        let AnswerFields { access_token, expires_in, refresh_token } = fields;
+        let AnswerFields { access_token, expires_in, refresh_token, scope } = fields;
         self.add(Decides::Request, "fields.access_token", access_token);
         self.add(Decides::Request, "fields.expires_in", expires_in);
         self.add(Decides::Request, "fields.refresh_token", refresh_token);
+        self.add(Decides::Request, "fields.scope", scope);
     }
 
     /// Classifies `errors`. A change of these codes may give the last response another meaning, so the token

@@ -160,6 +160,8 @@ pub enum Roots {
     System,
     /// These authorities only; none for a plain http URL.
     Only(Vec<CertificateDer<'static>>),
+    /// These authorities, and those of the operating system.
+    SystemAnd(Vec<CertificateDer<'static>>),
 }
 
 /// The HTTP version spoken with a server.

@@ -3,10 +3,18 @@
 //! `Identity<Secret>` holds the sources of the secrets, and `Identity<SecretString>` holds their values for a
 //! token request. [`Identity::map`] turns the first into the second. No other code lists all secrets.
 
-use secrecy::{ExposeSecret, SecretString};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
-use super::secret::Secret;
+use http::HeaderName;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use super::secret::{Secret, SecretForm};
 use super::signing_key::SigningAlgorithm;
+
+/// Additional claims of a JWT, by name.
+pub type Claims = BTreeMap<String, Value>;
 
 /// An OAuth client and its grant, with secrets of type `S`.
 #[derive(Clone, Debug)]
@@ -21,6 +29,21 @@ pub struct Identity<S> {
     pub fallback: Option<Grant<S>>,
     /// The next secret of the client, used if the server rejects the secret in [`Identity::client_auth`].
     pub client_secret_next: Option<S>,
+    /// The parameter `grant_type` of every request but a refresh, if the server has its own name for the grant.
+    pub grant_type: Option<String>,
+    /// Header fields of the token request.
+    pub request_headers: Vec<RequestHeader<S>>,
+}
+
+/// A header field of a token request.
+#[derive(Clone, Debug)]
+pub struct RequestHeader<S> {
+    /// The name.
+    pub name: HeaderName,
+    /// The value.
+    pub value: S,
+    /// Whether a text that quotes the value is withheld.
+    pub is_secret: bool,
 }
 
 /// How the OAuth client authenticates (RFC 6749 §2.3, RFC 7523 §2.2, RFC 8705 §2).
@@ -44,8 +67,10 @@ pub enum ClientAuth<S> {
         secret: S,
         /// `aud` of the JWT.
         audience: String,
+        /// Additional claims of the JWT.
+        claims: Claims,
     },
-    /// A JWT signed with the private key of the client.
+    /// A JWT signed with the private key of the client, or one that another process makes.
     PrivateKeyJwt(Assertion<S>),
     /// The certificate of the connection, and the id in the body.
     TlsClientAuth,
@@ -56,6 +81,8 @@ pub enum ClientAuth<S> {
 /// How client id and secret are encoded before they are joined for HTTP Basic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BasicEncoding {
+    /// Raw, and form-encoded where the server refuses the client and the encodings differ.
+    Auto,
     /// Unchanged, as most clients send and most servers expect.
     Raw,
     /// Form-encoded (RFC 6749 §2.3.1).
@@ -85,7 +112,7 @@ pub enum Grant<S> {
         /// The URL that the browser was redirected to.
         redirect_uri: String,
     },
-    /// A JWT that the daemon signs (RFC 7523 §2.1).
+    /// A JWT (RFC 7523 §2.1).
     JwtBearer(Assertion<S>),
     /// Another token (RFC 8693 §2.1).
     TokenExchange {
@@ -96,9 +123,18 @@ pub enum Grant<S> {
     },
 }
 
+/// A JWT about a client or a principal (RFC 7523 §3).
+#[derive(Clone, Debug)]
+pub enum Assertion<S> {
+    /// The daemon signs a new JWT for each request.
+    Signed(SignedAssertion<S>),
+    /// Another process keeps a JWT fresh.
+    File(S),
+}
+
 /// The contents of a JWT (RFC 7523 §3) except its id and dates. The client is the issuer.
 #[derive(Clone, Debug)]
-pub struct Assertion<S> {
+pub struct SignedAssertion<S> {
     /// The private key, as PEM.
     pub key: S,
     /// The name of the key at the server.
@@ -109,6 +145,8 @@ pub struct Assertion<S> {
     pub audience: String,
     /// `sub`.
     pub subject: String,
+    /// Additional claims.
+    pub claims: Claims,
 }
 
 /// One of the secrets of an identity.
@@ -116,15 +154,33 @@ pub struct Assertion<S> {
 pub struct KeyedSecret<'a, S> {
     /// The key in the credential's configuration.
     pub key: &'static str,
+    /// The header field, for the key `request_headers`.
+    pub field: Option<&'a HeaderName>,
     /// The secret.
     pub secret: &'a S,
-    /// The algorithm that signs with the secret, if the secret is a private key.
-    pub algorithm: Option<SigningAlgorithm>,
+    /// The form of the secret.
+    pub form: SecretForm,
 }
 
 impl<'a, S> KeyedSecret<'a, S> {
     const fn new(key: &'static str, secret: &'a S) -> Self {
-        Self { key, secret, algorithm: None }
+        Self { key, field: None, secret, form: SecretForm::Text }
+    }
+
+    /// The key with the name of the header field. Secrets with the same path have the same value.
+    pub fn path(&self) -> Cow<'static, str> {
+        self.field.map_or(self.key.into(), |field| format!("{}.{field}", self.key).into())
+    }
+}
+
+impl<S> RequestHeader<S> {
+    fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> RequestHeader<T> {
+        let value = KeyedSecret {
+            field: Some(&self.name),
+            form: SecretForm::FieldValue,
+            ..KeyedSecret::new("request_headers", &self.value)
+        };
+        RequestHeader { name: self.name.clone(), value: read(value), is_secret: self.is_secret }
     }
 }
 
@@ -158,9 +214,11 @@ impl<S> ClientAuth<S> {
                 ClientAuth::Basic { secret: client_secret(secret), encoding: *encoding }
             }
             Self::Post { secret } => ClientAuth::Post { secret: client_secret(secret) },
-            Self::SecretJwt { secret, audience } => {
-                ClientAuth::SecretJwt { secret: client_secret(secret), audience: audience.clone() }
-            }
+            Self::SecretJwt { secret, audience, claims } => ClientAuth::SecretJwt {
+                secret: client_secret(secret),
+                audience: audience.clone(),
+                claims: claims.clone(),
+            },
             Self::PrivateKeyJwt(assertion) => ClientAuth::PrivateKeyJwt(assertion.map(read)),
             Self::TlsClientAuth => ClientAuth::TlsClientAuth,
             Self::None => ClientAuth::None,
@@ -207,19 +265,28 @@ impl<S> Grant<S> {
 
 impl<S> Assertion<S> {
     fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Assertion<T> {
-        let algorithm = Some(self.algorithm);
-        Assertion {
-            key: read(KeyedSecret { algorithm, ..KeyedSecret::new("assertion.key", &self.key) }),
-            kid: self.kid.clone(),
-            algorithm: self.algorithm,
-            audience: self.audience.clone(),
-            subject: self.subject.clone(),
+        match self {
+            Self::Signed(SignedAssertion { key, kid, algorithm, audience, subject, claims }) => {
+                let form = SecretForm::PrivateKey(*algorithm);
+                Assertion::Signed(SignedAssertion {
+                    key: read(KeyedSecret { form, ..KeyedSecret::new("assertion.key", key) }),
+                    kid: kid.clone(),
+                    algorithm: *algorithm,
+                    audience: audience.clone(),
+                    subject: subject.clone(),
+                    claims: claims.clone(),
+                })
+            }
+            Self::File(assertion) => {
+                let form = SecretForm::Assertion;
+                Assertion::File(read(KeyedSecret { form, ..KeyedSecret::new("assertion.file", assertion) }))
+            }
         }
     }
 }
 
 impl<S> Identity<S> {
-    /// The identity with each secret replaced by the result of `read`. Secrets with the same key have the
+    /// The identity with each secret replaced by the result of `read`. Secrets with the same path have the
     /// same value.
     #[must_use]
     pub fn map<'a, T>(&'a self, mut read: impl FnMut(KeyedSecret<'a, S>) -> T) -> Identity<T> {
@@ -230,6 +297,8 @@ impl<S> Identity<S> {
             grant: self.grant.map(&mut read),
             fallback: self.fallback.as_ref().map(|grant| grant.map(&mut read)),
             client_secret_next: next.map(|next| read(KeyedSecret::new("client_secret_next", next))),
+            grant_type: self.grant_type.clone(),
+            request_headers: self.request_headers.iter().map(|header| header.map(&mut read)).collect(),
         }
     }
 
@@ -273,6 +342,8 @@ impl Identity<SecretString> {
             grant,
             fallback: None,
             client_secret_next: None,
+            grant_type: self.grant_type.clone(),
+            request_headers: self.request_headers.clone(),
         }
     }
 
@@ -283,6 +354,17 @@ impl Identity<SecretString> {
         self.client_auth.secret()?;
         let client_auth = self.client_auth.map(|_| next.clone());
         Some(Self { client_auth, client_secret_next: None, ..self.clone() })
+    }
+
+    /// The identity that authenticates by HTTP Basic in this encoding; unchanged with another client authentication.
+    #[must_use]
+    pub fn with_encoding(self, encoding: BasicEncoding) -> Self {
+        match self.client_auth {
+            ClientAuth::Basic { secret, .. } => {
+                Self { client_auth: ClientAuth::Basic { secret, encoding }, ..self }
+            }
+            client_auth => Self { client_auth, ..self },
+        }
     }
 
     /// Whether the secrets of both are equal.

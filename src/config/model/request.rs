@@ -1,6 +1,7 @@
 //! Parameters of a token request besides client and grant, and the member names of the response.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 /// Parameters of grants and client authentication, which have configuration keys of their own.
 pub(in crate::config) const STANDARD_PARAMETERS: [&str; 18] = [
@@ -52,15 +53,47 @@ pub enum RequestFormat {
     Json,
 }
 
-/// The member names of a token response.
+/// The places of the members of a token response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnswerFields {
     /// The access token.
-    pub access_token: String,
+    pub access_token: MemberPath,
     /// The lifetime of the access token in seconds.
-    pub expires_in: String,
+    pub expires_in: MemberPath,
     /// The refresh token.
-    pub refresh_token: String,
+    pub refresh_token: MemberPath,
+    /// The granted scopes.
+    pub scope: MemberPath,
+}
+
+/// The place of a member in a JSON object: a name, or the names from the outermost object to the member, joined with dots.
+///
+/// No name is empty. A member of the outermost object whose name is the whole text takes precedence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberPath(String);
+
+/// The text is not the path of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAPath;
+
+impl FromStr for MemberPath {
+    type Err = NotAPath;
+
+    fn from_str(text: &str) -> Result<Self, NotAPath> {
+        if text.split('.').any(str::is_empty) { Err(NotAPath) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+impl MemberPath {
+    /// A member of the outermost object.
+    fn named(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// The path as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Further error codes of an authorization server, by their meaning.
@@ -80,9 +113,10 @@ impl Default for AnswerFields {
     /// RFC 6749 §5.1.
     fn default() -> Self {
         Self {
-            access_token: "access_token".to_owned(),
-            expires_in: "expires_in".to_owned(),
-            refresh_token: "refresh_token".to_owned(),
+            access_token: MemberPath::named("access_token"),
+            expires_in: MemberPath::named("expires_in"),
+            refresh_token: MemberPath::named("refresh_token"),
+            scope: MemberPath::named("scope"),
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
 
@@ -26,6 +27,19 @@ pub enum SecretSource {
     File(PathBuf),
     /// The configuration.
     Plain(SecretString),
+}
+
+/// The form that the value of a secret must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretForm {
+    /// Any text.
+    Text,
+    /// A private key for an algorithm.
+    PrivateKey(SigningAlgorithm),
+    /// An assertion, such as a JWT: visible ASCII.
+    Assertion,
+    /// The value of a header field (RFC 9110 §5.5).
+    FieldValue,
 }
 
 /// A secret, readable when the configuration was read.
@@ -85,6 +99,12 @@ pub enum SecretError {
         /// The cause.
         source: KeyError,
     },
+    /// The value is not an assertion.
+    #[error("{0} holds no assertion: a JWT, in one line without blanks")]
+    NotAnAssertion(String),
+    /// The value cannot stand in a header field.
+    #[error("{0} is not the value of a header field: one line of text without blanks at its ends")]
+    NotAFieldValue(String),
 }
 
 impl Secret {
@@ -126,23 +146,49 @@ impl Secret {
         }
     }
 
-    /// Reads the current value. With an algorithm, the value must be a private key for that algorithm.
+    /// Reads the current value, which must have this form.
     ///
     /// # Errors
     ///
-    /// [`SecretError`] if the secret cannot be read, or is not a private key for the algorithm.
-    pub fn read_for(&self, algorithm: Option<SigningAlgorithm>) -> Result<SecretString, SecretError> {
+    /// [`SecretError`] if the secret cannot be read, or has another form.
+    pub fn read_as(&self, form: SecretForm) -> Result<SecretString, SecretError> {
         let value = self.read()?;
-        if let Some(algorithm) = algorithm {
-            SigningKey::from_pem(&value, algorithm)
-                .map_err(|source| SecretError::NotAKey { place: self.place(), source })?;
-        }
+        self.check(&value, form)?;
         Ok(value)
+    }
+
+    /// Checks that the value at the time when the configuration was read has this form.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`] if the value has another form.
+    pub fn check_initial(&self, form: SecretForm) -> Result<(), SecretError> {
+        self.check(&self.value, form)
+    }
+
+    fn check(&self, value: &SecretString, form: SecretForm) -> Result<(), SecretError> {
+        let text = value.expose_secret();
+        match form {
+            SecretForm::Text => Ok(()),
+            SecretForm::PrivateKey(algorithm) => match SigningKey::from_pem(value, algorithm) {
+                Ok(_) => Ok(()),
+                Err(source) => Err(SecretError::NotAKey { place: self.place(), source }),
+            },
+            SecretForm::Assertion if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(()),
+            SecretForm::Assertion => Err(SecretError::NotAnAssertion(self.place())),
+            SecretForm::FieldValue if is_field_value(text) => Ok(()),
+            SecretForm::FieldValue => Err(SecretError::NotAFieldValue(self.place())),
+        }
     }
 
     /// Whether the value can change while the daemon runs.
     pub fn may_change(&self) -> bool {
         matches!(self.source, SecretSource::File(_))
+    }
+
+    /// Whether the value stands in the configuration itself.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.source, SecretSource::Plain(_))
     }
 
     /// The source, for messages.
@@ -158,6 +204,11 @@ impl Secret {
     pub fn initial(&self) -> &SecretString {
         &self.value
     }
+}
+
+/// RFC 9110 §5.5: no white space at its ends.
+fn is_field_value(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && HeaderValue::from_str(text).is_ok()
 }
 
 /// Reads a file without one newline at the end, which `echo` and editors write.

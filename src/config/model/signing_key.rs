@@ -1,10 +1,13 @@
-//! Private keys that sign JWTs (RFC 7518 §3.3 and §3.4).
+//! Private keys that sign JWTs (RFC 7518 §3.3 to §3.5).
 //!
 //! Keys are read from PEM: PKCS#8, PKCS#1 (RSA) or SEC1 (elliptic curves).
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
+    RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding,
+};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
@@ -15,15 +18,57 @@ use thiserror::Error;
 pub enum SigningAlgorithm {
     /// RSA, PKCS#1 v1.5, SHA-256.
     Rs256,
+    /// RSA, PSS, SHA-256.
+    Ps256,
     /// ECDSA on P-256, SHA-256.
     Es256,
+    /// ECDSA on P-384, SHA-384.
+    Es384,
+}
+
+/// What an algorithm needs.
+enum Kind {
+    Rsa(&'static dyn RsaEncoding),
+    Ecdsa(&'static EcdsaSigningAlgorithm),
+}
+
+impl SigningAlgorithm {
+    const ALL: [Self; 4] = [Self::Rs256, Self::Ps256, Self::Es256, Self::Es384];
+
+    /// The name (RFC 7518 §3.1).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Ps256 => "PS256",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+        }
+    }
+
+    /// The needed key, for messages.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Rs256 | Self::Ps256 => "an RSA key of at least 2048 bits",
+            Self::Es256 => "a key on the curve P-256",
+            Self::Es384 => "a key on the curve P-384",
+        }
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::Rs256 => Kind::Rsa(&RSA_PKCS1_SHA256),
+            Self::Ps256 => Kind::Rsa(&RSA_PSS_SHA256),
+            Self::Es256 => Kind::Ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING),
+            Self::Es384 => Kind::Ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING),
+        }
+    }
 }
 
 /// A private key for one of the algorithms.
 pub enum SigningKey {
-    /// For RS256.
-    Rsa(KeyPair),
-    /// For ES256.
+    /// An RSA key, with the padding of its signatures.
+    Rsa(KeyPair, &'static dyn RsaEncoding),
+    /// A key on an elliptic curve.
     Ecdsa(EcdsaKeyPair),
 }
 
@@ -33,12 +78,14 @@ pub enum KeyError {
     /// There is no PEM key, or the key is encrypted.
     #[error("no private key in PEM form (PKCS#8, PKCS#1 or SEC1, not encrypted)")]
     NotPem,
-    /// The key is not for RS256.
-    #[error("not an RSA key of at least 2048 bits, which RS256 needs")]
-    NotRsa,
-    /// The key is not for ES256.
-    #[error("not a key on the curve P-256, which ES256 needs")]
-    NotP256,
+    /// The key is not for the algorithm.
+    #[error("not {}, which {} needs{}", .needed.key(), .needed.name(), hint(*.fitting))]
+    Unfit {
+        /// The algorithm.
+        needed: SigningAlgorithm,
+        /// An algorithm that the key fits, if there is one.
+        fitting: Option<SigningAlgorithm>,
+    },
     /// The cryptography library refused the key.
     #[error("signing failed")]
     CannotSign,
@@ -53,23 +100,29 @@ impl SigningKey {
     pub fn from_pem(pem: &SecretString, algorithm: SigningAlgorithm) -> Result<Self, KeyError> {
         let key = PrivateKeyDer::from_pem_slice(pem.expose_secret().as_bytes());
         let key = key.map_err(|_| KeyError::NotPem)?;
-        match (algorithm, &key) {
-            (SigningAlgorithm::Rs256, PrivateKeyDer::Pkcs8(key)) => {
-                KeyPair::from_pkcs8(key.secret_pkcs8_der()).map(Self::Rsa).map_err(|_| KeyError::NotRsa)
+        Self::from_der(&key, algorithm).ok_or_else(|| KeyError::Unfit {
+            needed: algorithm,
+            fitting: SigningAlgorithm::ALL.into_iter().find(|other| Self::from_der(&key, *other).is_some()),
+        })
+    }
+
+    /// The key, if it is for the algorithm.
+    fn from_der(key: &PrivateKeyDer<'_>, algorithm: SigningAlgorithm) -> Option<Self> {
+        match (algorithm.kind(), key) {
+            (Kind::Rsa(padding), PrivateKeyDer::Pkcs8(key)) => {
+                KeyPair::from_pkcs8(key.secret_pkcs8_der()).ok().map(|key| Self::Rsa(key, padding))
             }
-            (SigningAlgorithm::Rs256, PrivateKeyDer::Pkcs1(key)) => {
-                KeyPair::from_der(key.secret_pkcs1_der()).map(Self::Rsa).map_err(|_| KeyError::NotRsa)
+            (Kind::Rsa(padding), PrivateKeyDer::Pkcs1(key)) => {
+                KeyPair::from_der(key.secret_pkcs1_der()).ok().map(|key| Self::Rsa(key, padding))
             }
-            (SigningAlgorithm::Rs256, _) => Err(KeyError::NotRsa),
-            (SigningAlgorithm::Es256, key) => {
-                EcdsaKeyPair::from_private_key_der(&ECDSA_P256_SHA256_FIXED_SIGNING, key.secret_der())
-                    .map(Self::Ecdsa)
-                    .map_err(|_| KeyError::NotP256)
+            (Kind::Rsa(_), _) => None,
+            (Kind::Ecdsa(curve), key) => {
+                EcdsaKeyPair::from_private_key_der(curve, key.secret_der()).ok().map(Self::Ecdsa)
             }
         }
     }
 
-    /// Signs a message in the form of JWS (RFC 7518 §3.3, §3.4).
+    /// Signs a message in the form of JWS (RFC 7518 §3.3 to §3.5).
     ///
     /// # Errors
     ///
@@ -77,14 +130,18 @@ impl SigningKey {
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         let random = SystemRandom::new();
         let signed = match self {
-            Self::Rsa(key) => {
+            Self::Rsa(key, padding) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).map(|()| signature)
+                key.sign(*padding, &random, message, &mut signature).map(|()| signature)
             }
             Self::Ecdsa(key) => key.sign(&random, message).map(|signature| signature.as_ref().to_vec()),
         };
         signed.map_err(|_| KeyError::CannotSign)
     }
+}
+
+fn hint(fitting: Option<SigningAlgorithm>) -> String {
+    fitting.map(|algorithm| format!(" (the key fits {})", algorithm.name())).unwrap_or_default()
 }
 
 impl std::fmt::Debug for SigningKey {

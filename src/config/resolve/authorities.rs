@@ -1,4 +1,4 @@
-//! `ca_file`, `client_certificate` and `client_key`: trusted authorities, and the certificate of the client.
+//! `ca_file`, `system_roots`, `client_certificate` and `client_key`: trusted authorities, and the certificate of the client.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,14 +11,22 @@ use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICAT
 use crate::config::source::reader::Key;
 
 impl Resolver<'_> {
-    /// The authorities in the file, or else those of the system; none for plain http.
-    pub(super) fn roots(&mut self, ca_file: Key<PathBuf>, is_http: bool) -> Roots {
+    /// The authorities in the file, alone or with those of the system, or else those of the system; none for plain http.
+    pub(super) fn roots(&mut self, ca_file: Key<PathBuf>, system_roots: Key<bool>, is_http: bool) -> Roots {
+        let system_roots = system_roots.filter(|system_roots| *system_roots.get_ref());
         let Some(ca_file) = ca_file else {
+            if let Some(redundant) = system_roots {
+                let help = "the system's authorities are trusted where there is no `ca_file`: remove the key, or add `ca_file`";
+                self.warning(redundant.span(), "`system_roots` has no effect without `ca_file`", help);
+            }
             return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
         };
         let help = "`ca_file` is a PEM file with the certificates of the authorities to trust";
         let read = self.read_pem(&ca_file, MAX_AUTHORITIES_BYTES, help, pem_file::authorities);
-        read.map_or(Roots::System, |(roots, _)| Roots::Only(roots))
+        read.map_or(Roots::System, |(roots, _)| match system_roots {
+            Some(_) if !is_http => Roots::SystemAnd(roots),
+            _ => Roots::Only(roots),
+        })
     }
 
     /// The certificate that authenticates the client to the token endpoint.

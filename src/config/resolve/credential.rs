@@ -101,7 +101,7 @@ impl Resolver<'_> {
             connect_timeout: self.positive(file.connect_timeout, 3),
             quota: self.quota(file.quota),
             retry_after_max: self.positive(file.retry_after_max, 15 * 60),
-            roots: self.roots(file.ca_file, is_http),
+            roots: self.roots(file.ca_file, file.system_roots, is_http),
             proxy: self.proxy(file.proxy, "token_url", is_http),
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             max_rotations: or_default(file.max_rotations),

@@ -3,9 +3,10 @@
 use toml::Spanned;
 
 use super::{Owner, Resolver};
-use crate::config::model::identity::{Assertion, BasicEncoding, ClientAuth, Grant, Identity};
+use crate::config::model::identity::{
+    Assertion, BasicEncoding, Claims, ClientAuth, Grant, Identity, SignedAssertion,
+};
 use crate::config::model::secret::Secret;
-use crate::config::model::signing_key::{SigningAlgorithm, SigningKey};
 use crate::config::source::choice;
 use crate::config::source::reader::{Key, Placed};
 use crate::config::source::schema;
@@ -15,13 +16,13 @@ const DEFAULT_SUBJECT_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:acces
 
 /// The grant and the fallback of a credential.
 #[derive(Clone, Copy)]
-struct Grants {
+pub(super) struct Grants {
     grant: choice::Grant,
     fallback: Option<choice::Grant>,
 }
 
 impl Grants {
-    fn have(self, grant: choice::Grant) -> bool {
+    pub(super) fn have(self, grant: choice::Grant) -> bool {
         self.grant == grant || self.fallback == Some(grant)
     }
 }
@@ -41,34 +42,85 @@ impl Resolver<'_> {
         let grants = Grants { grant, fallback };
         self.refuse_unused_keys(owner, keys, grants, auth);
         self.warn_of_colon(keys, auth);
+        let grant_type = self.grant_type(owner, keys, grants);
         // A server with other parameter names may have no clients.
         let has_no_client =
             keys.client_id.is_none() && keys.request_fields.is_some() && auth == choice::ClientAuth::None;
         let client_id =
             if has_no_client { Some(String::new()) } else { self.client_id(owner, keys.client_id.take()) };
-        let assertion = keys.assertion.take();
+        let mut assertion = keys.assertion.take();
         let aud = assertion.as_ref().and_then(|assertion| assertion.get_ref().aud.as_ref());
         let audience = aud.map(|aud| aud.get_ref().clone()).or(audience);
+        let claims = assertion.as_mut().and_then(|assertion| assertion.as_mut().claims.take());
+        let claims = self.claims(claims);
         let needs_key = grants.have(choice::Grant::JwtBearer) || auth == choice::ClientAuth::PrivateKeyJwt;
         let assertion = if needs_key {
-            self.assertion(owner, assertion, client_id.as_deref(), audience.clone())
+            self.assertion(owner, assertion, client_id.as_deref(), audience.clone(), claims.clone())
         } else {
             None
         };
         // The subject of client authentication is the client, also if the grant's JWT has another.
         let of_client = assertion.clone().zip(client_id.clone());
-        let of_client = of_client.map(|(assertion, subject)| Assertion { subject, ..assertion });
-        let client_auth = self.client_auth(owner, keys, auth, of_client, audience);
+        let of_client = of_client.map(|(assertion, subject)| match assertion {
+            Assertion::Signed(signed) => Assertion::Signed(SignedAssertion { subject, ..signed }),
+            Assertion::File(file) => Assertion::File(file),
+        });
+        let client_auth = self.client_auth(owner, keys, auth, of_client, audience.zip(Some(claims)));
         let fallback = fallback.map(|fallback| self.grant(owner, keys, fallback, assertion.clone()));
         let grant = self.grant(owner, keys, grant, assertion);
         let client_secret_next = keys.client_secret_next.take().and_then(|source| self.secret(&source));
+        let request_headers = self.request_headers(keys.request_headers.take());
         Some(Identity {
             client_id: client_id?,
             client_auth: client_auth?,
             grant: grant?,
             fallback: if let Some(fallback) = fallback { Some(fallback?) } else { None },
             client_secret_next,
+            grant_type,
+            request_headers,
         })
+    }
+
+    /// The server's own name for the grant.
+    fn grant_type(
+        &mut self,
+        owner: &Owner,
+        keys: &mut schema::Credential,
+        Grants { grant, fallback }: Grants,
+    ) -> Option<String> {
+        let name = keys.grant_type.take().filter(|name| !name.get_ref().is_empty())?;
+        let renamed = keys.request_fields.as_ref().and_then(|fields| fields.get_ref().get("grant_type"));
+        let (title, help) = if !name.get_ref().bytes().all(|byte| byte.is_ascii_graphic()) {
+            (
+                "not a grant type (RFC 6749 §4.5)",
+                "write a name without blanks, such as \"account_credentials\"",
+            )
+        } else if self.unusable.contains(&owner.key("grant")) {
+            return None;
+        } else if matches!(name.get_ref().as_str(), "password" | "refresh_token" | "authorization_code") {
+            (
+                "`grant_type` does not choose the grant",
+                "write `grant` for one of the standard grants, with its own keys",
+            )
+        } else if grant == choice::Grant::RefreshToken && fallback.is_none() {
+            (
+                "`grant_type` is not used by this grant",
+                "a refresh always has the grant type \"refresh_token\": remove `grant_type`, or set `grant`",
+            )
+        } else if grant == choice::Grant::AuthorizationCode && fallback.is_some() {
+            (
+                "`grant_type` could name the login or the fallback",
+                "remove `grant_type` or `fallback`: both requests would have this grant type",
+            )
+        } else if renamed.is_some_and(|name| name.get_ref().is_empty()) {
+            (
+                "`grant_type` is not sent, because `request_fields` omits the parameter",
+                "remove `grant_type`, or grant_type = \"\" from `request_fields`",
+            )
+        } else {
+            return Some(name.into_inner());
+        };
+        self.refuse(name.span(), title, help)
     }
 
     /// Refuses keys without effect: the key, the grant or the client authentication is a mistake.
@@ -138,31 +190,6 @@ impl Resolver<'_> {
         }
     }
 
-    /// Refuses keys of `assertion` without effect.
-    fn refuse_unused_parts(
-        &mut self,
-        assertion: &schema::Assertion,
-        grants: Grants,
-        auth: choice::ClientAuth,
-    ) {
-        let is_jwt_bearer = grants.have(choice::Grant::JwtBearer);
-        let has_key = is_jwt_bearer || auth == choice::ClientAuth::PrivateKeyJwt;
-        let no_key =
-            "\"client_secret_jwt\" signs with the client secret (HS256); only \"private_key_jwt\" has a key";
-        let no_subject =
-            "`sub` of client authentication is the client id; `sub` is for grant = \"jwt_bearer\"";
-        for (key, place, is_used, help) in [
-            ("key", assertion.key.place(), has_key, no_key),
-            ("kid", assertion.kid.place(), has_key, no_key),
-            ("alg", assertion.alg.place(), has_key, no_key),
-            ("sub", assertion.sub.place(), is_jwt_bearer, no_subject),
-        ] {
-            if let Some(place) = place.filter(|_| !is_used) {
-                self.error(place, format!("`{key}` of `assertion` is not used here"), help);
-            }
-        }
-    }
-
     /// Warns of a client id that HTTP Basic cannot carry: the user-id ends at the first colon (RFC 7617 §2).
     fn warn_of_colon(&mut self, keys: &schema::Credential, auth: choice::ClientAuth) {
         let is_form = |encoding: &Spanned<BasicEncoding>| *encoding.get_ref() == BasicEncoding::Form;
@@ -193,15 +220,18 @@ impl Resolver<'_> {
         keys: &mut schema::Credential,
         auth: choice::ClientAuth,
         assertion: Option<Assertion<Secret>>,
-        audience: Option<String>,
+        audience_and_claims: Option<(String, Claims)>,
     ) -> Option<ClientAuth<Secret>> {
         let secret = keys.client_secret.take();
-        let encoding = keys.basic_encoding.take().map_or(BasicEncoding::Raw, Spanned::into_inner);
+        let encoding = keys.basic_encoding.take().map_or(BasicEncoding::Auto, Spanned::into_inner);
         let mut secret = || self.required_secret(owner, "client_secret", secret.as_ref());
         Some(match auth {
             choice::ClientAuth::SecretBasic => ClientAuth::Basic { secret: secret()?, encoding },
             choice::ClientAuth::SecretPost => ClientAuth::Post { secret: secret()? },
-            choice::ClientAuth::SecretJwt => ClientAuth::SecretJwt { secret: secret()?, audience: audience? },
+            choice::ClientAuth::SecretJwt => {
+                let (audience, claims) = audience_and_claims?;
+                ClientAuth::SecretJwt { secret: secret()?, audience, claims }
+            }
             choice::ClientAuth::PrivateKeyJwt => ClientAuth::PrivateKeyJwt(assertion?),
             choice::ClientAuth::Tls => {
                 let help = "write a PEM file with the client's certificate; its key is `client_key`";
@@ -241,31 +271,6 @@ impl Resolver<'_> {
             // The login stores the first refresh token in the state; a configured one would take precedence.
             choice::Grant::AuthorizationCode => Some(Grant::RefreshToken(None)),
         }
-    }
-
-    fn assertion(
-        &mut self,
-        owner: &Owner,
-        assertion: Key<schema::Assertion>,
-        client_id: Option<&str>,
-        audience: Option<String>,
-    ) -> Option<Assertion<Secret>> {
-        const HELP: &str = "write assertion = { key = { file = \"/run/secrets/key.pem\" }, alg = \"RS256\" }";
-        let assertion = self.required(owner, "assertion", assertion, HELP)?;
-        let place = assertion.span();
-        let assertion = assertion.into_inner();
-        let algorithm = assertion.alg.map_or(SigningAlgorithm::Rs256, Spanned::into_inner);
-        let Some(source) = assertion.key else {
-            return self.refuse(place, "`assertion` lacks `key`, the private key", HELP);
-        };
-        let help = "`alg` is \"RS256\" for an RSA key, \"ES256\" for a key on the curve P-256";
-        let key = self.secret_that(&source, help, |key| {
-            let read = SigningKey::from_pem(key.initial(), algorithm);
-            read.err().map(|error| format!("{} is not usable: {error}", key.place()))
-        })?;
-        let subject = assertion.sub.map(Spanned::into_inner).or_else(|| client_id.map(str::to_owned));
-        let kid = assertion.kid.map(Spanned::into_inner);
-        Some(Assertion { key, kid, algorithm, audience: audience?, subject: subject? })
     }
 }
 

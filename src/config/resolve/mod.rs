@@ -5,6 +5,7 @@
 
 mod admin;
 mod api_discovery;
+mod assertion;
 mod authorities;
 mod callers;
 mod credential;

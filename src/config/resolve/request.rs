@@ -2,15 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::HeaderName;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE};
+use secrecy::ExposeSecret;
 use toml::Spanned;
 use url::Url;
 
-use super::{Resolver, or_default};
+use super::{Resolver, or_default, with_cause};
+use crate::config::model::fields::is_protected;
+use crate::config::model::identity::RequestHeader;
 use crate::config::model::request::{
-    AnswerFields, ErrorCodes, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
+    AnswerFields, ErrorCodes, MemberPath, RequestFormat, STANDARD_PARAMETERS, TokenParameters,
 };
+use crate::config::model::secret::{Secret, SecretForm, SecretSource};
 use crate::config::source::reader::Key;
-use crate::config::source::schema::{self, Texts, TextsByName};
+use crate::config::source::schema::{self, SecretsByName, Texts, TextsByName};
+
+/// A shorter value in the configuration itself, such as the number of a tenant, occurs in ordinary texts too.
+const MIN_SECRET_CHARS: usize = 8;
 
 impl Resolver<'_> {
     pub(super) fn token_parameters(&mut self, keys: &mut schema::Credential) -> TokenParameters {
@@ -80,28 +89,78 @@ impl Resolver<'_> {
         extra.into_iter().map(|(name, value)| (name.into_inner(), value.into_inner())).collect()
     }
 
-    /// The member names of the response.
+    /// The header fields of the token request. A value may stand in the configuration: not every field is a secret.
+    pub(super) fn request_headers(&mut self, headers: Key<SecretsByName>) -> Vec<RequestHeader<Secret>> {
+        let mut usable: Vec<RequestHeader<Secret>> = Vec::new();
+        for (name, source) in or_default(headers) {
+            let Some(field) = self.field_name(&name) else { continue };
+            if is_reserved(&field) {
+                let help = "bearerd sets the fields for credentials, connection and body: use `client_auth` to \
+                            authenticate, and `request_format` for the type of the body";
+                self.error(name.span(), format!("a token request cannot change `{field}`"), help);
+                continue;
+            }
+            if usable.iter().any(|header| header.name == field) {
+                let help = "write the field once: names have no upper and lower case";
+                self.error(name.span(), format!("`{field}` is set twice"), help);
+                continue;
+            }
+            let Some(value) = self.field_value(&source) else { continue };
+            let is_long = value.initial().expose_secret().chars().count() >= MIN_SECRET_CHARS;
+            let is_secret = !value.is_plain() || is_long;
+            usable.push(RequestHeader { name: field, value, is_secret });
+        }
+        usable
+    }
+
+    fn field_value(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
+        let help =
+            "write the value of one header field, or { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
+        if matches!(source.get_ref(), SecretSource::Environment(_) | SecretSource::File(_)) {
+            return self
+                .secret_as(source, SecretForm::FieldValue, help)
+                .filter(|value| value.check_initial(SecretForm::FieldValue).is_ok());
+        }
+        let value = Secret::load(source.get_ref(), &self.folder, self.environment);
+        match value.and_then(|value| value.check_initial(SecretForm::FieldValue).map(|()| value)) {
+            Ok(value) => Some(value),
+            Err(error) => self.refuse(source.span(), with_cause(&error), help),
+        }
+    }
+
+    /// The places of the response's members.
     pub(super) fn answer_fields(&mut self, fields: Key<schema::Fields>) -> AnswerFields {
         let default = AnswerFields::default();
         let Some(fields) = fields else { return default };
         let place = fields.span();
         let fields = fields.into_inner();
-        let name = |name: Key<String>, default: String| name.map_or(default, Spanned::into_inner);
         let named = AnswerFields {
-            access_token: name(fields.access_token, default.access_token),
-            expires_in: name(fields.expires_in, default.expires_in),
-            refresh_token: name(fields.refresh_token, default.refresh_token),
+            access_token: self.member_path(fields.access_token, default.access_token),
+            expires_in: self.member_path(fields.expires_in, default.expires_in),
+            refresh_token: self.member_path(fields.refresh_token, default.refresh_token),
+            scope: self.member_path(fields.scope, default.scope),
         };
-        let own = [&named.access_token, &named.expires_in, &named.refresh_token].map(String::as_str);
-        let distinct: BTreeSet<&str> = own.into_iter().chain(["token_type", "scope"]).collect();
-        if distinct.len() < own.len() + 2 || distinct.contains("") {
+        let own = [&named.access_token, &named.expires_in, &named.refresh_token, &named.scope];
+        let own = own.map(MemberPath::as_str);
+        let distinct: BTreeSet<&str> = own.into_iter().chain(["token_type"]).collect();
+        if distinct.len() < own.len() + 1 {
             self.error(
                 place,
-                "the members of a response need distinct, non-empty names",
+                "the members of a response need distinct names",
                 "write the server's names, such as { access_token = \"token\" }",
             );
         }
         named
+    }
+
+    fn member_path(&mut self, path: Key<String>, default: MemberPath) -> MemberPath {
+        let Some(path) = path else { return default };
+        path.get_ref().parse().unwrap_or_else(|_| {
+            let help = "write the name of a member, or the names that lead to a nested member, joined with dots: \
+                        \"access_token\", \"data.access_token\"";
+            self.error(path.span(), "not the path of a member: a name in the path is empty", help);
+            default
+        })
     }
 
     /// The accepted values of `token_type`; `Bearer` without the key.
@@ -141,6 +200,11 @@ impl Resolver<'_> {
             transient: codes(transient),
         }
     }
+}
+
+/// Fields of a token request that the daemon sets itself, or that would make the response illegible.
+fn is_reserved(name: &HeaderName) -> bool {
+    is_protected(name) || [CONTENT_TYPE, CONTENT_ENCODING, ACCEPT_ENCODING].contains(name)
 }
 
 #[cfg(test)]

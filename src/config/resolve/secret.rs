@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::secret_text::{Flaw, flaw};
 use super::{Owner, Resolver, with_cause};
-use crate::config::model::secret::{Secret, SecretError, SecretSource};
+use crate::config::model::secret::{Secret, SecretError, SecretForm, SecretSource};
 use crate::config::source::diagnostics::{Problem, Severity};
 
 const EXAMPLES: &str = "write { env = \"NAME\" } or { file = \"/run/secrets/name\" }";
@@ -33,6 +33,18 @@ impl Resolver<'_> {
     /// A secret that may be any text. Warns of a text that was probably meant to be another.
     pub(super) fn secret(&mut self, source: &Spanned<SecretSource>) -> Option<Secret> {
         self.secret_that(source, "", |_| None)
+    }
+
+    /// A secret of this form, which `help` names.
+    pub(super) fn secret_as(
+        &mut self,
+        source: &Spanned<SecretSource>,
+        form: SecretForm,
+        help: &str,
+    ) -> Option<Secret> {
+        self.secret_that(source, help, |secret| {
+            secret.check_initial(form).err().map(|error| with_cause(&error))
+        })
     }
 
     /// A secret of a certain form. `fault` says why a secret has another form, and `help` names the form.

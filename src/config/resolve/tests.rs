@@ -73,7 +73,7 @@ fn absent_keys_have_their_documented_default() {
     let credential = &config.credentials[0];
     assert!(matches!(
         credential.identity.client_auth,
-        ClientAuth::Basic { encoding: BasicEncoding::Raw, .. }
+        ClientAuth::Basic { encoding: BasicEncoding::Auto, .. }
     ));
     assert_eq!(credential.refresh_margin, Duration::from_mins(5));
     assert_eq!(credential.quota.requests.get(), 10);

@@ -38,8 +38,8 @@ macro_rules! choices_of_the_file {
 }
 
 choices! {
-    BasicEncoding { "raw": Raw, "form": Form, }
-    SigningAlgorithm { "RS256": Rs256, "ES256": Es256, }
+    BasicEncoding { "auto": Auto, "raw": Raw, "form": Form, }
+    SigningAlgorithm { "RS256": Rs256, "PS256": Ps256, "ES256": Es256, "ES384": Es384, }
     RequestFormat { "form": Form, "json": Json, }
     HttpVersion { "auto": Auto, "1.1": Http1, "2": Http2, }
     Forwarded { "none": None, "x-forwarded": XForwarded, "forwarded": Forwarded, }

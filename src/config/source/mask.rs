@@ -268,6 +268,7 @@ fn names_a_secret(name: &str) -> bool {
         "credentials",
         "authorization",
         "required_header",
+        "request_headers",
     ];
     // A misspelt key of a secret, unless it is another known key.
     let misspelt = || {
@@ -402,6 +403,7 @@ mod tests {
             "client_secrt = \"hunter2\"",
             "clientsecet = \"hunter2\"",
             "required_header = \"X-Key hunter2\"",
+            "request_headers = { X-Key = \"hunter2\", X-Tenant = { env = \"T\", value = \"hunter2\" } }",
         ] {
             let masked = mask(text);
             assert!(!masked.contains("hunter2"), "{masked}");

@@ -27,6 +27,11 @@ pub(in crate::config) type Texts = Vec<Spanned<String>>;
 /// Strings by name, each with its place.
 pub(in crate::config) type TextsByName = BTreeMap<Spanned<String>, Spanned<String>>;
 
+/// Claims of a JWT by name, each with its place.
+pub(in crate::config) type ClaimsByName = BTreeMap<Spanned<String>, Spanned<Claim>>;
+/// Secrets by name, each with its place.
+pub(in crate::config) type SecretsByName = BTreeMap<Spanned<String>, Spanned<SecretSource>>;
+
 /// Declares tables as structs with a field for each key.
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident { $($key:ident: $type:ty,)* })*) => {$(
@@ -112,6 +117,7 @@ tables! {
         region: String,
         issuer: String,
         grant: Grant,
+        grant_type: String,
         fallback: Option<Grant>,
         token_url: String,
         authorize_url: String,
@@ -133,6 +139,7 @@ tables! {
         audience: String,
         resource: Texts,
         extra: TextsByName,
+        request_headers: SecretsByName,
         request_format: RequestFormat,
         request_fields: TextsByName,
         fields: Fields,
@@ -148,6 +155,7 @@ tables! {
         quota: Rate,
         retry_after_max: Duration,
         ca_file: PathBuf,
+        system_roots: bool,
         proxy: String,
         http_version: HttpVersion,
         state_file: PathBuf,
@@ -157,20 +165,23 @@ tables! {
         login_stub: Texts,
     }
 
-    /// `assertion` of a credential: a JWT that the daemon signs (RFC 7523 §3).
+    /// `assertion` of a credential: a JWT that the daemon signs, or one that another process makes (RFC 7523 §3).
     Assertion {
         key: SecretSource,
         kid: String,
         alg: SigningAlgorithm,
         aud: String,
         sub: String,
+        claims: ClaimsByName,
+        file: PathBuf,
     }
 
-    /// `fields` of a credential: the names of the members of a token response.
+    /// `fields` of a credential: the places of the members of a token response.
     Fields {
         access_token: String,
         expires_in: String,
         refresh_token: String,
+        scope: String,
     }
 
     /// `errors` of a credential: further error codes of its server.
@@ -208,6 +219,7 @@ tables! {
         connection_age: Duration,
         breaker: Option<Breaker>,
         ca_file: PathBuf,
+        system_roots: bool,
         proxy: String,
         http_version: HttpVersion,
         callers: Texts,
@@ -299,6 +311,31 @@ impl Value for Option<Breaker> {
             _ => reader.mistyped(value, path, EXPECTED),
         }
     }
+}
+
+/// The value of a claim.
+#[derive(Debug)]
+pub(in crate::config) struct Claim(pub(in crate::config) serde_json::Value);
+
+impl Value for Claim {
+    fn read(value: &Written<'_>, path: &str, reader: &mut Reader<'_>) -> Option<Self> {
+        match json(value.get_ref()) {
+            Some(json) => Some(Self(json)),
+            None => reader.mistyped(value, path, "a string, a number, true, false, or a list of these"),
+        }
+    }
+}
+
+/// A value without tables, dates and numbers that JSON does not have.
+fn json(value: &DeValue<'_>) -> Option<serde_json::Value> {
+    Some(match value {
+        DeValue::String(text) => serde_json::Value::from(&**text),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok()?.into(),
+        DeValue::Float(number) => serde_json::Number::from_f64(number.as_str().parse().ok()?)?.into(),
+        DeValue::Boolean(is) => serde_json::Value::from(*is),
+        DeValue::Array(list) => list.iter().map(|entry| json(entry.get_ref())).collect::<Option<_>>()?,
+        DeValue::Datetime(_) | DeValue::Table(_) => return None,
+    })
 }
 
 impl Value for SecretSource {

@@ -11,8 +11,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use crate::config::model::identity::Assertion;
-use crate::config::model::signing_key::{KeyError, SigningAlgorithm, SigningKey};
+use crate::config::model::identity::{Claims, SignedAssertion};
+use crate::config::model::signing_key::{KeyError, SigningKey};
 
 /// How far a JWT is backdated, for a server whose clock is behind ours.
 const BACKDATING: Duration = Duration::from_secs(30);
@@ -22,19 +22,16 @@ const LIFETIME: Duration = Duration::from_secs(270);
 /// A JWT that the client signs with its private key.
 pub(crate) fn under_key(
     client_id: &str,
-    assertion: &Assertion<SecretString>,
+    assertion: &SignedAssertion<SecretString>,
     now: SystemTime,
 ) -> Result<SecretString, KeyError> {
     let key = SigningKey::from_pem(&assertion.key, assertion.algorithm)?;
-    let alg = match assertion.algorithm {
-        SigningAlgorithm::Rs256 => "RS256",
-        SigningAlgorithm::Es256 => "ES256",
-    };
-    let mut header = json!({ "alg": alg, "typ": "JWT" });
+    let mut header = json!({ "alg": assertion.algorithm.name(), "typ": "JWT" });
     if let Some(kid) = &assertion.kid {
         header["kid"] = kid.as_str().into();
     }
-    let message = unsigned(&header, &claims(client_id, &assertion.subject, &assertion.audience, now));
+    let claims = claims(client_id, &assertion.subject, &assertion.audience, &assertion.claims, now);
+    let message = unsigned(&header, &claims);
     let signature = key.sign(message.as_bytes())?;
     Ok(signed(&message, &signature))
 }
@@ -44,20 +41,26 @@ pub(crate) fn under_secret(
     client_id: &str,
     secret: &SecretString,
     audience: &str,
+    additional: &Claims,
     now: SystemTime,
 ) -> SecretString {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
     let header = json!({ "alg": "HS256", "typ": "JWT" });
-    let message = unsigned(&header, &claims(client_id, client_id, audience, now));
+    let message = unsigned(&header, &claims(client_id, client_id, audience, additional, now));
     signed(&message, hmac::sign(&key, message.as_bytes()).as_ref())
 }
 
-/// The claims of a JWT (RFC 7519 §4.1).
-fn claims(iss: &str, sub: &str, aud: &str, now: SystemTime) -> Value {
+/// The claims of a JWT (RFC 7519 §4.1), with additional ones of other names.
+fn claims(iss: &str, sub: &str, aud: &str, additional: &Claims, now: SystemTime) -> Value {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (iat, exp) = (now.saturating_sub(BACKDATING), now.saturating_add(LIFETIME));
     let jti = random::<16>();
-    json!({ "iss": iss, "sub": sub, "aud": aud, "jti": jti, "iat": iat.as_secs(), "exp": exp.as_secs() })
+    let mut claims =
+        json!({ "iss": iss, "sub": sub, "aud": aud, "jti": jti, "iat": iat.as_secs(), "exp": exp.as_secs() });
+    for (name, value) in additional {
+        claims[name] = value.clone();
+    }
+    claims
 }
 
 /// So many random bytes in base64url.

@@ -34,6 +34,34 @@ impl<const N: usize> Members<'_, N> {
     }
 }
 
+/// Reads the members at these paths ([`MemberPath`](crate::config::MemberPath)) of a JSON object. A path that leads through
+/// another value than an object leads to no member.
+pub(super) fn members_at<'j, const N: usize>(
+    paths: [&str; N],
+    json: &'j [u8],
+) -> Result<[Member<'j>; N], serde_json::Error> {
+    let mut members = Members(paths).of(json)?;
+    for (member, path) in members.iter_mut().zip(paths) {
+        if let (Member::Missing, Some(outer_and_rest)) = (&member, path.split_once('.')) {
+            *member = nested(outer_and_rest, json);
+        }
+    }
+    Ok(members)
+}
+
+/// The member at the path `rest` within the member `outer`.
+fn nested<'j>((outer, rest): (&str, &str), json: &'j [u8]) -> Member<'j> {
+    let within = |json, name| Members([name]).of(json).map_or(Member::Missing, |[member]| member);
+    let mut member = within(json, outer);
+    for name in rest.split('.') {
+        match member {
+            Member::Once(value) => member = within(value.get().as_bytes(), name),
+            Member::Missing | Member::Twice => break,
+        }
+    }
+    member
+}
+
 impl<'de, const N: usize> DeserializeSeed<'de> for Members<'_, N> {
     type Value = [Member<'de>; N];
 

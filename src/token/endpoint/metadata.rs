@@ -143,7 +143,7 @@ impl Metadata {
         if credential.token_url.issuer().is_none() {
             return lacking;
         }
-        if lacks(self.grant_types.as_deref(), &[request::grant_type(grant)]) {
+        if lacks(self.grant_types.as_deref(), &[request::grant_type(&credential.identity)]) {
             lacking.push(grant.name());
         }
         if !matches!(auth, ClientAuth::None) && lacks(self.client_auths.as_deref(), auth_methods(auth)) {
@@ -159,7 +159,8 @@ impl Metadata {
         if login.authorize_url.issuer().is_none() {
             return lacking;
         }
-        if lacks(self.grant_types.as_deref(), &["authorization_code"]) {
+        let of_login = credential.identity.grant_type.as_deref().unwrap_or("authorization_code");
+        if lacks(self.grant_types.as_deref(), &[of_login]) {
             lacking.push("authorization_code");
         }
         if lacks(self.challenge_methods.as_deref(), &["S256"]) {

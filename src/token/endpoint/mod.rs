@@ -29,7 +29,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
@@ -210,16 +209,12 @@ impl TokenClient {
         (request, timeout): (&TokenRequest, Duration),
         asked: &Asked<'_>,
     ) -> Result<TokenResponse, TokenError> {
-        let mut http_request = self
+        let http_request = self
             .http
             .post(token_url)
             .timeout(timeout)
-            .header(CONTENT_TYPE, request.content_type)
-            .header(ACCEPT, "application/json")
+            .headers(request.headers.clone())
             .body(request.body.clone());
-        if let Some(authorization) = &request.authorization {
-            http_request = http_request.header(AUTHORIZATION, authorization);
-        }
         let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
         let (body, flaw) = match read(&mut response).await {

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::HeaderValue;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, Serializer};
@@ -16,7 +17,7 @@ use url::form_urlencoded;
 
 use super::assertion;
 use crate::clock::wall_clock;
-use crate::config::model::identity::{ClientAuth, Grant};
+use crate::config::model::identity::{Assertion, ClientAuth, Grant, RequestHeader};
 use crate::config::model::request::RequestFormat;
 use crate::config::model::signing_key::KeyError;
 use crate::config::{BasicEncoding, Credential, Identity};
@@ -29,10 +30,8 @@ const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type
 pub(crate) struct TokenRequest {
     /// The encoded parameters, which are wiped when dropped.
     pub body: Bytes,
-    /// The body's media type.
-    pub content_type: &'static str,
-    /// The `Authorization` value, where the client authenticates by HTTP Basic; marked sensitive.
-    pub authorization: Option<HeaderValue>,
+    /// The header fields. Values with a secret are marked sensitive.
+    pub headers: HeaderMap,
     /// The secrets in the request, which must not be quoted from its response.
     pub secrets: Vec<SecretString>,
 }
@@ -55,6 +54,13 @@ impl TokenRequest {
             parameters.add("resource", resource);
         }
         let authorization = parameters.add_client(identity)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        for header in &identity.request_headers {
+            let (name, value) = parameters.header(header);
+            headers.insert(name, value);
+        }
+        headers.extend(authorization.map(|value| (AUTHORIZATION, value)));
         let all = parameters
             .all
             .iter()
@@ -65,7 +71,8 @@ impl TokenRequest {
             RequestFormat::Form => (form(all), "application/x-www-form-urlencoded"),
             RequestFormat::Json => (json(all), "application/json"),
         };
-        Ok(Self { body, content_type, authorization, secrets: parameters.secrets })
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Ok(Self { body, headers, secrets: parameters.secrets })
     }
 }
 
@@ -86,8 +93,16 @@ impl Parameters {
         self.all.push((name, value.clone()));
     }
 
+    /// A configured field. No text may quote its value.
+    fn header(&mut self, header: &RequestHeader<SecretString>) -> (HeaderName, HeaderValue) {
+        let RequestHeader { name, value, is_secret } = header;
+        self.secrets.extend(is_secret.then(|| value.clone()));
+        let value = secret_header_value(&[value.expose_secret()]).expect("checked when the value is read");
+        (name.clone(), value)
+    }
+
     fn add_grant(&mut self, identity: &Identity<SecretString>) -> Result<(), KeyError> {
-        self.add("grant_type", grant_type(&identity.grant));
+        self.add("grant_type", grant_type(identity));
         match &identity.grant {
             Grant::Password { username, password } => {
                 self.add("username", username);
@@ -101,8 +116,7 @@ impl Parameters {
                 self.add("redirect_uri", redirect_uri);
             }
             Grant::JwtBearer(assertion) => {
-                let jwt = assertion::under_key(&identity.client_id, assertion, wall_clock())?;
-                self.add_secret("assertion", &jwt);
+                self.add_secret("assertion", &jwt(&identity.client_id, assertion)?);
             }
             Grant::TokenExchange { subject_token, subject_token_type } => {
                 self.add_secret("subject_token", subject_token);
@@ -124,14 +138,18 @@ impl Parameters {
                 self.add("client_id", client_id);
                 self.add_secret("client_secret", secret);
             }
-            ClientAuth::SecretJwt { secret, audience } => {
-                let jwt = assertion::under_secret(client_id, secret, audience, wall_clock());
+            ClientAuth::SecretJwt { secret, audience, claims } => {
+                let jwt = assertion::under_secret(client_id, secret, audience, claims, wall_clock());
                 self.secrets.push(secret.clone());
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
             }
             ClientAuth::PrivateKeyJwt(assertion) => {
-                let jwt = assertion::under_key(client_id, assertion, wall_clock())?;
+                let jwt = jwt(client_id, assertion)?;
+                // Another process may make assertions that do not name the client (RFC 7523 §3, RFC 7521 §4.2).
+                if matches!(assertion, Assertion::File(_)) {
+                    self.add("client_id", client_id);
+                }
                 self.add("client_assertion_type", CLIENT_ASSERTION_TYPE);
                 self.add_secret("client_assertion", &jwt);
             }
@@ -142,12 +160,22 @@ impl Parameters {
     }
 }
 
-/// The parameter `grant_type` of a grant.
-pub(super) const fn grant_type<S>(grant: &Grant<S>) -> &'static str {
-    match grant {
-        Grant::JwtBearer(_) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
-        Grant::TokenExchange { .. } => "urn:ietf:params:oauth:grant-type:token-exchange",
-        named => named.name(),
+/// The parameter `grant_type` of a request. A refresh has the standard name in any case.
+pub(super) fn grant_type<S>(identity: &Identity<S>) -> &str {
+    match (&identity.grant, &identity.grant_type) {
+        (Grant::RefreshToken(_), _) => "refresh_token",
+        (_, Some(own)) => own,
+        (Grant::JwtBearer(_), None) => "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        (Grant::TokenExchange { .. }, None) => "urn:ietf:params:oauth:grant-type:token-exchange",
+        (named, None) => named.name(),
+    }
+}
+
+/// The JWT of a request: a new one, or the one that another process has made.
+fn jwt(client_id: &str, assertion: &Assertion<SecretString>) -> Result<SecretString, KeyError> {
+    match assertion {
+        Assertion::Signed(signed) => assertion::under_key(client_id, signed, wall_clock()),
+        Assertion::File(made) => Ok(made.clone()),
     }
 }
 
@@ -201,7 +229,7 @@ fn wiped(body: impl Into<Vec<u8>>) -> Bytes {
 /// raw.
 fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> HeaderValue {
     let encode = |text: &str| match encoding {
-        BasicEncoding::Raw => text.to_owned(),
+        BasicEncoding::Auto | BasicEncoding::Raw => text.to_owned(),
         BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
     };
     let pair = SecretString::from(format!("{}:{}", encode(client_id), encode(secret.expose_secret())));

@@ -10,8 +10,8 @@ use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use super::exchange::Body;
-use super::members::{MAX_DEPTH, Member, Members, depth};
-use crate::config::AnswerFields;
+use super::members::{MAX_DEPTH, Member, depth, members_at};
+use crate::config::{AnswerFields, MemberPath};
 use crate::http::server_time;
 use crate::token::error::Malformed;
 
@@ -63,7 +63,7 @@ impl std::fmt::Debug for TokenResponse {
 /// The members that a response is expected to have.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::token) struct Expected<'a> {
-    /// The names of the members.
+    /// The places of the members.
     pub fields: &'a AnswerFields,
     /// The accepted values of `token_type`, compared without regard to case.
     pub token_types: &'a [String],
@@ -98,21 +98,24 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
+    let [access_token, expires_in, refresh_token, scope] =
+        [&fields.access_token, &fields.expires_in, &fields.refresh_token, &fields.scope]
+            .map(MemberPath::as_str);
     let [end, other_end, third_end] = REFRESH_LIFETIMES;
-    let AnswerFields { access_token, expires_in, refresh_token } = fields;
-    let names = Members([
+    let paths = [
         access_token,
         expires_in,
         "token_type",
-        "scope",
+        scope,
         refresh_token,
         "id_token",
         end,
         other_end,
         third_end,
-    ]);
+    ];
     let [access_token, expires_in, token_type, scope, refresh_token, id_token, ends @ ..] =
-        names.of(body).map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+        members_at(paths, body)
+            .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
     let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
         Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
         Err(flaw) => (None, Some(flaw)),

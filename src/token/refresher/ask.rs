@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use secrecy::{ExposeSecret, SecretString};
 use tracing::debug;
 
 use super::Refresher;
@@ -42,7 +41,12 @@ impl<E: TokenEndpoint> Refresher<E> {
             let is_rejected = self.demands.exceed(token.generation());
             HeldToken { token, is_usable: !is_rejected && token.is_usable(sent) }
         });
-        let request = self.endpoint.request(&self.credential, &identity, held);
+        let request = async {
+            match self.identity.obstacle(&identity) {
+                Some(obstacle) => Err(obstacle),
+                None => self.endpoint.request(&self.credential, &identity, held).await,
+            }
+        };
         // A panic in the request must not end the loop.
         let outcome = AssertUnwindSafe(request)
             .catch_unwind()
@@ -74,14 +78,12 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// Reads the secrets again. Returns whether one has changed. With a new subject the refresher makes a request at once;
     /// the old token stays in use meanwhile.
     pub(super) async fn read_secrets_again(&mut self) -> bool {
-        let before = self.subject().cloned();
+        let before = self.identity.value().clone();
         let is_changed = self.identity.read_again().await;
         if is_changed {
             debug!(credential = %self.credential.name, "secret changed");
             self.secrets.changed(self.identity.value());
-            if self.subject().map(ExposeSecret::expose_secret)
-                != before.as_ref().map(ExposeSecret::expose_secret)
-            {
+            if !self.identity.value().has_subjects_of(&before, self.is_on_fallback) {
                 self.writer.begin_anew();
                 self.limiter.release_latch();
                 self.due = self.due.min(self.clock.now());
@@ -90,15 +92,9 @@ impl<E: TokenEndpoint> Refresher<E> {
         is_changed
     }
 
-    /// The secret that stands for the principal, in the grant that is in use.
-    pub(super) fn subject(&self) -> Option<&SecretString> {
-        self.identity.value().grant_in_use(self.is_on_fallback).subject()
-    }
-
-    /// Whether that secret may change while the daemon runs.
+    /// Whether a secret that stands for the principal may change while the daemon runs.
     pub(super) fn has_subject_file(&self) -> bool {
-        let grant = self.credential.identity.grant_in_use(self.is_on_fallback);
-        grant.subject().is_some_and(Secret::may_change)
+        self.credential.identity.subjects(self.is_on_fallback).any(Secret::may_change)
     }
 
     /// Chooses the grant. Before another request with the fallback, looks for a refresh token in the state on disk.

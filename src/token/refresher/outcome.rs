@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::Refresher;
 use super::schedule;
 use crate::clock::Moment;
+use crate::config::BasicEncoding;
 use crate::telemetry::audit;
 use crate::token::access_token::AccessToken;
 use crate::token::endpoint::TokenEndpoint;
@@ -31,8 +32,13 @@ impl<E: TokenEndpoint> Refresher<E> {
         let now = self.clock.now();
         let is_new = token.generation() > self.store.generation();
         self.limiter.succeeded();
+        let encoding = self.secrets.encoding_in_use();
         if let Some(which) = self.secrets.worked(self.identity.value()) {
             self.trail.client_secret_in_use(which.key());
+        }
+        let learnt = self.secrets.encoding_in_use().filter(|learnt| encoding != Some(*learnt));
+        if learnt == Some(BasicEncoding::Form) {
+            info!(credential = %self.credential.name, "client id and secret accepted form-encoded");
         }
         let mut state = self.state_to_save();
         state.generation = token.generation();

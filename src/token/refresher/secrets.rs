@@ -3,6 +3,7 @@
 //! A secret that cannot be read keeps its last value, and does not prevent the other secrets from being read.
 //! A secret's file may be on a file system that hangs, so reading a secret is [`Blocking`] work with a bound.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +14,17 @@ use tracing::{info, warn};
 use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config::model::identity::{Grant, KeyedSecret};
-use crate::config::model::secret::{Secret, SecretError};
-use crate::config::model::signing_key::SigningAlgorithm;
+use crate::config::model::secret::{Secret, SecretError, SecretForm};
 use crate::config::{Credential, Identity, IdentityDigest};
 use crate::telemetry::throttle::OnChange;
+use crate::token::error::TokenError;
 
 /// How long a token request waits for its secrets to be read.
 const SECRET_READ_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Values = Identity<SecretString>;
 /// Reads a secret; may block.
-type Read = fn(&Secret, Option<SigningAlgorithm>) -> Result<SecretString, SecretError>;
+type Read = fn(&Secret, SecretForm) -> Result<SecretString, SecretError>;
 
 /// A credential's identity with its secrets.
 #[derive(Debug)]
@@ -33,16 +34,16 @@ pub(crate) struct CurrentIdentity {
     /// The digests of the credential with this value, computed once.
     token_identity: IdentityDigest,
     request_identity: IdentityDigest,
-    /// The secrets that can change, one for each configuration key.
+    /// The secrets that can change, one for each path of a configuration key.
     secrets: Vec<CurrentSecret>,
 }
 
 /// A secret that can change.
 #[derive(Debug)]
 struct CurrentSecret {
-    key: &'static str,
+    key: Cow<'static, str>,
     secret: Secret,
-    algorithm: Option<SigningAlgorithm>,
+    form: SecretForm,
     read: Read,
     value: SecretString,
     reading: Blocking<Result<SecretString, SecretError>>,
@@ -53,18 +54,19 @@ struct CurrentSecret {
 impl CurrentIdentity {
     /// The identity as it was when the configuration was read.
     pub(crate) fn new(credential: Arc<Credential>) -> Self {
-        Self::read_by(Secret::read_for, credential)
+        Self::read_by(Secret::read_as, credential)
     }
 
     fn read_by(read: Read, credential: Arc<Credential>) -> Self {
         let value = credential.identity.initial();
         let mut secrets: Vec<CurrentSecret> = Vec::new();
-        for KeyedSecret { key, secret, algorithm } in credential.identity.keyed_secrets() {
+        for keyed in credential.identity.keyed_secrets() {
+            let (key, KeyedSecret { secret, form, .. }) = (keyed.path(), keyed);
             if secret.may_change() && !secrets.iter().any(|other| other.key == key) {
                 secrets.push(CurrentSecret {
                     key,
                     secret: secret.clone(),
-                    algorithm,
+                    form,
                     read,
                     value: secret.initial().clone(),
                     reading: Blocking::new(SECRET_READ_TIMEOUT),
@@ -106,6 +108,16 @@ impl CurrentIdentity {
         !self.secrets.is_empty()
     }
 
+    /// Why the request of this identity cannot be made: the file of its assertion cannot be read, and the last content has
+    /// probably expired.
+    pub(crate) fn obstacle(&self, identity: &Values) -> Option<TokenError> {
+        let sends = |key: &str| identity.keyed_secrets().iter().any(|sent| sent.path() == key);
+        let mut assertions = self.secrets.iter().filter(|secret| secret.form == SecretForm::Assertion);
+        let error =
+            assertions.find_map(|secret| secret.trouble.current().clone().filter(|_| sends(&secret.key)));
+        error.map(TokenError::AssertionFile)
+    }
+
     /// Reads again the secrets that can change. Returns whether the value of a secret has changed.
     ///
     /// # Cancel safety
@@ -115,9 +127,10 @@ impl CurrentIdentity {
         let credential = &self.credential.name;
         join_all(self.secrets.iter_mut().map(|secret| secret.read_again(credential))).await;
         let secrets = &self.secrets;
-        let read = self.credential.identity.map(|KeyedSecret { key, secret, .. }| {
-            let current = secrets.iter().find(|current| current.key == key);
-            current.map_or_else(|| secret.initial(), |current| &current.value).clone()
+        let read = self.credential.identity.map(|keyed| {
+            let path = keyed.path();
+            let current = secrets.iter().find(|current| current.key == path);
+            current.map_or_else(|| keyed.secret.initial(), |current| &current.value).clone()
         });
         let is_changed = !read.has_secrets_of(&self.value);
         if is_changed {
@@ -130,8 +143,8 @@ impl CurrentIdentity {
 
 impl CurrentSecret {
     async fn read_again(&mut self, credential: &str) {
-        let (read, secret, algorithm) = (self.read, self.secret.clone(), self.algorithm);
-        let failure = match self.reading.run(move || read(&secret, algorithm)).await {
+        let (read, secret, form) = (self.read, self.secret.clone(), self.form);
+        let failure = match self.reading.run(move || read(&secret, form)).await {
             Ok(Ok(value)) => {
                 self.value = value;
                 None
@@ -147,8 +160,11 @@ impl CurrentSecret {
         if !self.trouble.changes_to(trouble) {
             return;
         }
-        let key = self.key;
+        let key = &*self.key;
         match self.trouble.current() {
+            Some(error) if self.form == SecretForm::Assertion => {
+                warn!(credential, key, error, "assertion not readable");
+            }
             Some(error) => warn!(credential, key, error, "secret not readable, kept the last one"),
             None => info!(credential, key, "secret readable again"),
         }
@@ -201,8 +217,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "first").unwrap();
-        let hang: Read = |secret, algorithm| {
-            let before = secret.read_for(algorithm);
+        let hang: Read = |secret, form| {
+            let before = secret.read_as(form);
             HANGING.wait();
             before
         };
@@ -243,7 +259,7 @@ mod tests {
         };
         let troubled = |secrets: &CurrentIdentity| {
             let troubled = secrets.secrets.iter().filter(|one| one.trouble.current().is_some());
-            troubled.map(|one| one.key).collect::<Vec<_>>()
+            troubled.map(|one| one.key.to_string()).collect::<Vec<_>>()
         };
 
         for (lost, kept, key, expected) in [

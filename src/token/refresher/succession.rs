@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use secrecy::ExposeSecret;
-
 use super::Refresher;
 use super::secrets::CurrentIdentity;
 use crate::config::Credential;
@@ -25,8 +23,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         self.rotation.renew(&credential);
         let before = self.identity.request_identity();
         let identity = CurrentIdentity::new(Arc::clone(&credential));
-        let subject = identity.value().grant_in_use(self.is_on_fallback).subject();
-        if subject.map(ExposeSecret::expose_secret) != self.subject().map(ExposeSecret::expose_secret) {
+        if !identity.value().has_subjects_of(self.identity.value(), self.is_on_fallback) {
             self.writer.begin_anew();
         }
         self.identity = identity;

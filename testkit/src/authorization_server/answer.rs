@@ -68,7 +68,18 @@ impl State {
         let is_known = match (basic, value("client_id")) {
             // One authentication method, not two.
             (Some(pair), None) => {
-                pair == STANDARD.encode(format!("{}:{}", self.client_id, self.client_secret))
+                let is_form = self.memory().expects_form_encoding;
+                let encode = |text: &str| {
+                    if !is_form {
+                        return text.to_owned();
+                    }
+                    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+                };
+                pair == STANDARD.encode(format!(
+                    "{}:{}",
+                    encode(&self.client_id),
+                    encode(&self.client_secret)
+                ))
             }
             (None, Some(id)) => id == self.client_id && value("client_secret") == Some(&self.client_secret),
             _ => false,

@@ -10,8 +10,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::config::model::credential::HttpVersion;
 use crate::config::model::endpoint::Endpoint;
-use crate::config::model::identity::BasicEncoding;
-use crate::config::model::request::RequestFormat;
+use crate::config::model::identity::{BasicEncoding, Claims};
+use crate::config::model::request::{MemberPath, RequestFormat};
 use crate::config::model::secret::{Secret, SecretSource};
 use crate::config::model::signing_key::SigningAlgorithm;
 
@@ -91,6 +91,9 @@ encoded_as! {
     str: |text| text.as_bytes();
     String: |text| text.as_str();
     BTreeMap<String, String>: |map| map.iter().collect::<Vec<_>>();
+    // Sorted by name, and thus one text for each value.
+    Claims: |claims| claims.iter().map(|(name, value)| (name, value.to_string())).collect::<Vec<_>>();
+    MemberPath: |path| path.as_str();
     SecretString: |secret| secret.expose_secret();
     Secret: |secret| (&secret.source, secret.initial());
     CertificateDer<'_>: |certificate| certificate.as_ref();

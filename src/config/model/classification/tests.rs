@@ -15,7 +15,7 @@ use crate::config::{Environment, parse};
 
 type Lines = &'static [(&'static str, &'static str)];
 
-const ENVIRONMENT: [(&str, &str); 7] = [
+const ENVIRONMENT: [(&str, &str); 8] = [
     ("S", "secret"),
     ("OTHER", "another"),
     ("NEXT", "next"),
@@ -23,6 +23,7 @@ const ENVIRONMENT: [(&str, &str); 7] = [
     ("KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
     ("NEW_KEY", "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE="),
     ("OLD_KEY", "YmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmJiYmI="),
+    ("HEADER", "header"),
 ];
 
 /// All keys that go with every grant, or with most.
@@ -36,11 +37,13 @@ const FULL: Lines = &[
     ("audience", "\"a\""),
     ("resource", "[\"https://api.example.com/\"]"),
     ("extra", "{ tenant = \"1\" }"),
+    ("request_headers", "{ X-Tenant = \"1\", X-Key = { env = \"HEADER\" } }"),
     ("request_format", "\"form\""),
     ("request_fields", "{ audience = \"aud\" }"),
     ("fields.access_token", "\"t\""),
     ("fields.expires_in", "\"e\""),
     ("fields.refresh_token", "\"r\""),
+    ("fields.scope", "\"s\""),
     ("token_types", "[\"Bearer\"]"),
     ("errors.dead", "[\"d\"]"),
     ("errors.throttled", "[\"t\"]"),
@@ -82,6 +85,14 @@ const BEARER: Lines = &[
     ("assertion.alg", "\"ES256\""),
     ("assertion.aud", "\"a\""),
     ("assertion.sub", "\"s\""),
+    ("assertion.claims", "{ a = 1, b = [\"c\"] }"),
+];
+const BEARER_FILE: Lines = &[("grant", "\"jwt_bearer\""), ("assertion.file", "\"jwt\"")];
+const CLIENT_FILE: Lines = &[
+    ("client_auth", "\"private_key_jwt\""),
+    ("client_secret", ""),
+    ("client_secret_next", ""),
+    ("assertion.file", "\"jwt\""),
 ];
 const FALLBACK_BEARER: Lines = &[
     ("grant", "\"refresh_token\""),
@@ -99,6 +110,7 @@ const CLIENT_JWT: Lines = &[
     ("assertion.kid", "\"k\""),
     ("assertion.aud", "\"a\""),
 ];
+const SECRET_JWT: Lines = &[("client_auth", "\"client_secret_jwt\"")];
 const ISSUER: Lines = &[("token_url", ""), ("issuer", "\"https://as.example.com\"")];
 const CXONE: Lines = &[
     ("provider", "\"cxone\""),
@@ -134,6 +146,9 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("token_url", ISSUER, &[("token_url", "\"https://as.example.com\""), ("issuer", "")], Account),
     ("authorize_url", LOGIN, &[("authorize_url", "\"https://as.example.com/b\"")], Operation),
     ("redirect_uri", LOGIN, &[("redirect_uri", "\"http://127.0.0.1:1/\"")], Operation),
+    ("grant_type", FULL, &[("grant_type", "\"own\"")], Token),
+    ("grant_type", FULL, &[("grant_type", "\"\"")], Nothing),
+    ("grant_type", FALLBACK, &[("grant_type", "\"own\"")], Token),
     ("client_id", FULL, &[("client_id", "\"another\"")], Account),
     ("client_secret", FULL, &[("client_secret", "{ env = \"OTHER\" }")], Request),
     ("client_secret", FULL, &[("client_secret", "\"secret\"")], Operation),
@@ -141,6 +156,7 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("client_auth", FULL, &[("client_auth", "\"client_secret_post\"")], Token),
     ("client_auth", FULL, &[("client_auth", "\"client_secret_basic\"")], Nothing),
     ("basic_encoding", FULL, &[("basic_encoding", "\"form\"")], Request),
+    ("basic_encoding", FULL, &[("basic_encoding", "\"auto\"")], Nothing),
     ("assertion.key", BEARER, &[("assertion.key", "{ file = \"other-p256.pem\" }")], Request),
     ("assertion.kid", BEARER, &[("assertion.kid", "\"l\"")], Token),
     (
@@ -151,6 +167,12 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ),
     ("assertion.aud", BEARER, &[("assertion.aud", "\"b\"")], Token),
     ("assertion.sub", BEARER, &[("assertion.sub", "\"t\"")], Token),
+    ("assertion.claims", BEARER, &[("assertion.claims", "{ a = 2, b = [\"c\"] }")], Token),
+    ("assertion.claims", BEARER, &[("assertion.claims", "{ b = [\"c\"], a = 1 }")], Nothing),
+    ("assertion.claims", SECRET_JWT, &[("assertion.claims", "{ a = 1 }")], Token),
+    // A path leads to the assertion of one principal.
+    ("assertion.file", BEARER_FILE, &[("assertion.file", "\"other-jwt\"")], Token),
+    ("assertion.file", CLIENT_FILE, &[("assertion.file", "\"other-jwt\"")], Token),
     ("assertion.sub", FALLBACK_BEARER, &[("assertion.sub", "\"t\"")], Token),
     ("assertion.kid", CLIENT_JWT, &[("assertion.kid", "\"l\"")], Token),
     // The client's own assertion may name the server by its issuer or by its endpoint.
@@ -170,11 +192,31 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("audience", FULL, &[("audience", "\"b\"")], Token),
     ("resource", FULL, &[("resource", "[\"https://api.example.com/x\"]")], Token),
     ("extra", FULL, &[("extra", "{ tenant = \"2\" }")], Token),
+    (
+        "request_headers",
+        FULL,
+        &[("request_headers", "{ X-Tenant = \"2\", X-Key = { env = \"HEADER\" } }")],
+        Token,
+    ),
+    (
+        "request_headers",
+        FULL,
+        &[("request_headers", "{ X-Tenant = \"1\", X-Key = { env = \"OTHER\" } }")],
+        Token,
+    ),
+    ("request_headers", FULL, &[("request_headers", "{ X-Tenant = \"1\" }")], Token),
+    (
+        "request_headers",
+        FULL,
+        &[("request_headers", "{ X-Tenant = \"1\", X-Keys = { env = \"HEADER\" } }")],
+        Token,
+    ),
     ("request_format", FULL, &[("request_format", "\"json\"")], Request),
     ("request_fields", FULL, &[("request_fields", "{ audience = \"for\" }")], Token),
     ("fields.access_token", FULL, &[("fields.access_token", "\"u\"")], Request),
     ("fields.expires_in", FULL, &[("fields.expires_in", "\"u\"")], Request),
     ("fields.refresh_token", FULL, &[("fields.refresh_token", "\"u\"")], Request),
+    ("fields.scope", FULL, &[("fields.scope", "\"u.v\"")], Request),
     ("token_types", FULL, &[("token_types", "[\"Bearer\", \"N_A\"]")], Request),
     ("errors.dead", FULL, &[("errors.dead", "[\"u\"]")], Request),
     ("errors.throttled", FULL, &[("errors.throttled", "[\"u\"]")], Request),
@@ -191,6 +233,7 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     ("quota", FULL, &[("quota", "{ requests = 7, per = \"61s\" }")], Operation),
     ("retry_after_max", FULL, &[("retry_after_max", "\"11s\"")], Operation),
     ("ca_file", FULL, &[("ca_file", "\"renewed.pem\"")], Operation),
+    ("system_roots", FULL, &[("system_roots", "true")], Operation),
     ("proxy", FULL, &[("proxy", "\"http://localhost:3129\"")], Operation),
     ("http_version", FULL, &[("http_version", "\"2\"")], Operation),
     ("state_file", FULL, &[("state_file", "\"d.state\"")], Operation),
@@ -217,12 +260,14 @@ fn folder() -> TempDir {
     write("client-key-sec1.pem", &client_sec1);
     write("p256.pem", &keys::p256().0[0]);
     write("other-p256.pem", &keys::p256().0[0]);
+    write("jwt", "eyJh.eyJi.c2ln");
+    write("other-jwt", "eyJh.eyJi.c2ln");
     write("rsa.pem", &keys::rsa().0[0]);
     folder
 }
 
 /// The credential with these lines, the later ones in the place of earlier ones; without a value there is no line.
-fn credential(folder: &Path, lines: &[Lines], environment: &[(&str, &str); 7]) -> Credential {
+fn credential(folder: &Path, lines: &[Lines], environment: &[(&str, &str); 8]) -> Credential {
     let mut all: Vec<(&str, &str)> = FULL.to_vec();
     for (key, value) in lines.iter().copied().flatten().copied() {
         all.retain(|(other, _)| *other != key);
@@ -293,6 +338,7 @@ fn new_content_of_a_secret_in_its_place_is_never_another_principal() {
     let folder = folder();
     for (variable, base, expected) in [
         ("S", FULL, Request),
+        ("HEADER", FULL, Request),
         ("NEXT", FULL, Request),
         ("S", PASSWORD, Request),
         ("SUBJECT", REFRESH, Request),
@@ -330,6 +376,7 @@ fn only_the_keys_of_the_fallback_identify_its_principal() {
         assert_eq!(of(&[FALLBACK, same]), Some(identity), "{same:?}");
     }
     assert_ne!(of(&[FALLBACK, &[("username", "\"v\"")]]), Some(identity));
+    assert_ne!(of(&[FALLBACK, &[("grant_type", "\"own\"")]]), Some(identity));
     assert_ne!(of(&[FALLBACK_BEARER]), of(&[FALLBACK_BEARER, &[("assertion.sub", "\"t\"")]]));
     assert_eq!(of(&[REFRESH]), None);
     assert_eq!(of(&[PASSWORD]), None, "of the grant itself");
@@ -338,16 +385,23 @@ fn only_the_keys_of_the_fallback_identify_its_principal() {
 #[test]
 fn only_what_stands_for_the_principal_is_a_subject() {
     let folder = folder();
-    for (base, subject) in [
-        (FULL, None),
-        (PASSWORD, None),
-        (BEARER, None),
-        (LOGIN, None),
-        (REFRESH, Some("subject")),
-        (EXCHANGE, Some("subject")),
+    let jwt = "eyJh.eyJi.c2ln";
+    for (base, expected) in [
+        (&[FULL][..], &[][..]),
+        (&[PASSWORD], &[]),
+        (&[BEARER], &[]),
+        (&[CLIENT_JWT], &[]),
+        (&[LOGIN], &[]),
+        (&[REFRESH], &["subject"]),
+        (&[EXCHANGE], &["subject"]),
+        (&[BEARER_FILE], &[jwt]),
+        (&[CLIENT_FILE], &[jwt]),
+        (&[CLIENT_FILE, EXCHANGE], &["subject", jwt]),
+        (&[CLIENT_FILE, BEARER_FILE], &[jwt, jwt]),
     ] {
-        let identity = credential(folder.path(), &[base], &ENVIRONMENT).identity.initial();
-        assert_eq!(identity.grant.subject().map(ExposeSecret::expose_secret), subject, "{base:?}");
+        let identity = credential(folder.path(), base, &ENVIRONMENT).identity.initial();
+        let subjects: Vec<_> = identity.subjects(false).map(ExposeSecret::expose_secret).collect();
+        assert_eq!(subjects, expected, "{base:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Accepted grants and client authentications, and refused combinations of keys.
 
 use crate::config::fixture::keys;
-use crate::config::model::identity::{ClientAuth, Grant};
+use crate::config::model::identity::{Assertion, ClientAuth, Grant};
 use crate::config::{Checked, Diagnostics, Environment};
 
 const PLAIN: &str = "
@@ -61,7 +61,9 @@ fn every_grant_and_authentication_is_read() {
             if subject_token_type == "urn:ietf:params:oauth:token-type:access_token"
     ));
     let key = "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" } }";
-    let ClientAuth::PrivateKeyJwt(assertion) = folder.identity(key).client_auth else { panic!() };
+    let ClientAuth::PrivateKeyJwt(Assertion::Signed(assertion)) = folder.identity(key).client_auth else {
+        panic!()
+    };
     assert_eq!(
         (assertion.subject.as_str(), assertion.audience.as_str()),
         ("client", "https://as.example.com/token")
@@ -69,7 +71,8 @@ fn every_grant_and_authentication_is_read() {
     let bearer = "grant = \"jwt_bearer\"\nclient_auth = \"private_key_jwt\"\n\
         assertion = { key = { file = \"p256.pem\" }, alg = \"ES256\", kid = \"k\", aud = \"a\", sub = \"s\" }";
     let identity = folder.identity(bearer);
-    let (ClientAuth::PrivateKeyJwt(client), Grant::JwtBearer(grant)) = (identity.client_auth, identity.grant)
+    let (ClientAuth::PrivateKeyJwt(Assertion::Signed(client)), Grant::JwtBearer(Assertion::Signed(grant))) =
+        (identity.client_auth, identity.grant)
     else {
         panic!()
     };
@@ -147,7 +150,7 @@ const MISTAKES: &[Mistake] = &[
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"ES256\" }",
         "not a key on the curve P-256, which ES256 needs",
         "assertion",
-        "\"RS256\" for an RSA key",
+        "\"RS256\" or \"PS256\" for an RSA key",
     ),
     (
         false,
@@ -173,7 +176,7 @@ const MISTAKES: &[Mistake] = &[
     (
         false,
         "client_auth = \"private_key_jwt\"\nassertion = { key = { file = \"rsa.pem\" }, alg = \"HS256\" }",
-        "must be \"RS256\" or \"ES256\"",
+        "must be one of: \"RS256\", \"PS256\", \"ES256\", \"ES384\"",
         "assertion",
         "",
     ),

@@ -15,6 +15,7 @@ fn read(lines: &str) -> Result<Checked, Box<Diagnostics>> {
 #[test]
 fn parameters_that_the_request_has_anyway_are_refused_in_extra() {
     const OURS: &str = "`extra` must not hold a parameter that the request has anyway";
+    const NO_PATH: &str = "not the path of a member: a name in the path is empty";
     for (lines, title) in [
         ("extra = { grant_type = \"x\" }", OURS),
         ("extra = { client_id = \"x\" }", OURS),
@@ -37,8 +38,12 @@ fn parameters_that_the_request_has_anyway_are_refused_in_extra() {
         ("request_fields = { scpoe = \"x\" }", "token requests have no such parameter"),
         ("resource = [\"urn:a\", \"api\"]", "not a resource (RFC 8707 §2)"),
         ("resource = [\"https://api/#x\"]", "not a resource (RFC 8707 §2)"),
-        ("fields = { access_token = \"scope\" }", "the members of a response need distinct, non-empty names"),
-        ("fields = { access_token = \"\" }", "the members of a response need distinct, non-empty names"),
+        ("fields = { access_token = \"scope\" }", "the members of a response need distinct names"),
+        ("fields = { scope = \"token_type\" }", "the members of a response need distinct names"),
+        ("fields = { access_token = \"\" }", NO_PATH),
+        ("fields = { expires_in = \".x\" }", NO_PATH),
+        ("fields = { refresh_token = \"x.\" }", NO_PATH),
+        ("fields = { scope = \"a..b\" }", NO_PATH),
         ("token_types = []", "no type of tokens would be accepted"),
         ("token_types = [\"\"]", "no type of tokens would be accepted"),
         ("errors = { dead = [\"\"] }", "an error code has one meaning"),

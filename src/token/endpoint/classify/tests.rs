@@ -411,6 +411,62 @@ fn a_lifetime_is_a_number_of_seconds_in_any_notation() {
     }
 }
 
+/// `fields` may lead to nested members; a member that has the whole path as its name takes precedence.
+#[test]
+fn a_member_is_found_at_its_path() {
+    let path = |text: &str| text.parse().unwrap();
+    let fields = AnswerFields {
+        access_token: path("data.access_token"),
+        expires_in: path("data.life.seconds"),
+        refresh_token: path("data.refresh"),
+        scope: path("data.scopes"),
+    };
+    let read = |body: &str| {
+        let asked = Asked {
+            expected: Expected { fields: &fields, token_types: &["Bearer".to_owned()] },
+            errors: &ErrorCodes::default(),
+            secrets: &[],
+            holds_token: false,
+            spends_refresh_token: false,
+        };
+        let body = Body { bytes: body.as_bytes().to_owned().into(), is_complete: true };
+        classify(StatusCode::OK, &HeaderMap::new(), &body, &asked)
+    };
+    let malformed = |body: &str| read(body).map(|_| ()).unwrap_err();
+
+    let found = read(
+        r#"{"access_token":"no","data":{"access_token":"t","life":{"seconds":"60"},"refresh":"r","scopes":["a","b"]}}"#,
+    )
+    .unwrap();
+    assert_eq!((found.access_token.as_str(), found.lifetime), ("t", Some(Duration::from_mins(1))));
+    assert_eq!(found.refresh_token.unwrap().expose_secret(), "r");
+    assert_eq!(found.scopes, Some(vec!["a".to_owned(), "b".to_owned()]));
+    for (body, token) in [
+        (r#"{"data.access_token":"whole","data":{"access_token":"t"}}"#, "whole"),
+        (r#"{"data":{"access_token":"t"},"data.access_token":"whole"}"#, "whole"),
+        (r#"{"data":{"access_token":"t","life":"60"}}"#, "t"),
+        (r#"{"data":{"access_token":"t","life":null,"refresh":null}}"#, "t"),
+    ] {
+        let found = read(body).unwrap();
+        assert_eq!((found.access_token.as_str(), found.lifetime), (token, None), "{body}");
+    }
+    for body in [
+        r#"{"access_token":"t"}"#,
+        r#"{"data":"t"}"#,
+        r#"{"data":null}"#,
+        r#"{"data":["access_token","t"]}"#,
+        r#"{"data":{"data.access_token":"t"}}"#,
+    ] {
+        assert_eq!(malformed(body), TokenError::Malformed(Malformed::NoToken), "{body}");
+    }
+    for (body, name) in [
+        (r#"{"data":{"access_token":"t"},"data":{}}"#, "refresh_token"),
+        (r#"{"data":{"access_token":"t","access_token":"t"}}"#, "access_token"),
+    ] {
+        assert_eq!(malformed(body), TokenError::Malformed(Malformed::Repeated(name)), "{body}");
+    }
+}
+
 #[test]
 fn an_absurd_lifetime_is_shortened_to_a_year_and_reported() {
     let digits = "9".repeat(400);

@@ -14,12 +14,12 @@ fn request(lines: &str, secret: &str) -> TokenRequest {
 
 fn body(lines: &str) -> String {
     let request = request(lines, SECRET);
-    assert!(request.authorization.is_none());
+    assert!(!request.headers.contains_key(AUTHORIZATION));
     str::from_utf8(&request.body).unwrap().to_owned()
 }
 
 fn pair(request: &TokenRequest) -> String {
-    let value = request.authorization.as_ref().unwrap().to_str().unwrap();
+    let value = request.headers[AUTHORIZATION].to_str().unwrap();
     String::from_utf8(STANDARD.decode(value.strip_prefix("Basic ").unwrap()).unwrap()).unwrap()
 }
 
@@ -151,7 +151,7 @@ fn every_secret_that_is_sent_must_not_be_quoted() {
 fn the_secret_in_a_basic_value_is_not_shown() {
     let request = request("", "hunter2");
 
-    assert!(!format!("{:?}", request.authorization).contains("aHVudGVyMg"));
+    assert!(!format!("{:?}", request.headers).contains("aHVudGVyMg"));
 }
 
 /// A buffer that grew would have left a part of the secrets behind.
@@ -192,7 +192,7 @@ fn a_json_request_is_one_object() {
         "request_format = \"json\"\nresource = [\"urn:a\", \"urn:b\", \"urn:c\"]\nscopes = [\"s\", \"t\"]\nextra = { n = \"\\\"\" }",
     );
 
-    assert_eq!(request.content_type, "application/json");
+    assert_eq!(request.headers[CONTENT_TYPE], "application/json");
     let json: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
     let expected = serde_json::json!({
         "grant_type": "client_credentials", "scope": "s t", "client_id": "i",
@@ -233,4 +233,77 @@ fn a_code_is_sent_with_the_parameters_of_its_authorization_request() {
     );
     let secrets: Vec<&str> = request.secrets.iter().map(ExposeSecret::expose_secret).collect();
     assert_eq!(secrets, ["c&d", "v", SECRET]);
+}
+
+#[test]
+fn a_servers_own_grant_type_is_sent_except_for_a_refresh() {
+    let own = "grant_type = \"account_credentials\"\nclient_auth = \"none\"";
+    let expected = format!("grant_type=account_credentials&client_id={CLIENT}");
+    assert_eq!(body(own), expected);
+    assert_eq!(
+        body(&format!("{own}\ngrant = \"token_exchange\"\nsubject_token = {{ env = \"S\" }}"))
+            .split('&')
+            .next(),
+        expected.split('&').next()
+    );
+    let login = format!(
+        "{own}\ngrant = \"authorization_code\"\nauthorize_url = \"https://as.test/a\"\nstate_file = \"s\"\n\
+         state_key = \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\""
+    );
+    let config = fixture::config("", &login, SECRET);
+    let identity = config.credentials[0].identity.initial();
+    let secret = || SecretString::from("x");
+    let code = Grant::AuthorizationCode { code: secret(), code_verifier: secret(), redirect_uri: "r".into() };
+    assert_eq!(grant_type(&identity.with_grant(code)), "account_credentials");
+    assert_eq!(grant_type(&identity.with_grant(Grant::RefreshToken(Some(secret())))), "refresh_token");
+    assert_eq!(
+        grant_type(&identity.with_grant(Grant::ClientCredentials)),
+        "account_credentials",
+        "a fallback"
+    );
+}
+
+#[test]
+fn configured_fields_are_sent_and_no_secret_among_them_may_be_quoted() {
+    let headers =
+        "X-Key = { env = \"S\" }, User-Agent = \"acme-gateway\", Accept = \"x/y\", X-Tenant = \"17\"";
+    let sent = request(&format!("client_auth = \"none\"\nrequest_headers = {{ {headers} }}"), "hunter2");
+
+    for (name, value) in
+        [("x-key", "hunter2"), ("user-agent", "acme-gateway"), ("accept", "x/y"), ("x-tenant", "17")]
+    {
+        let all: Vec<_> = sent.headers.get_all(name).iter().collect();
+        assert!(all == [value] && all[0].is_sensitive(), "{name}: {all:?}");
+    }
+    assert!(!format!("{:?}", sent.headers).contains("hunter2"));
+    let secrets: Vec<_> = sent.secrets.iter().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(secrets, ["acme-gateway", "hunter2"]);
+    assert_eq!(request("", SECRET).headers[ACCEPT], "application/json");
+}
+
+#[test]
+fn an_assertion_of_another_process_is_sent_as_it_is_and_with_the_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("jwt");
+    std::fs::write(&file, "eyJh.eyJi.c2ln\n").unwrap();
+    let assertion = format!("assertion = {{ file = \"{}\" }}", file.display());
+    let client = request(&format!("client_auth = \"private_key_jwt\"\n{assertion}"), SECRET);
+    assert_eq!(
+        str::from_utf8(&client.body).unwrap(),
+        format!(
+            "grant_type=client_credentials&client_id={CLIENT}&client_assertion_type=\
+             urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=eyJh.eyJi.c2ln"
+        )
+    );
+    let grant = request(&format!("grant = \"jwt_bearer\"\nclient_auth = \"none\"\n{assertion}"), SECRET);
+    assert_eq!(
+        str::from_utf8(&grant.body).unwrap(),
+        format!(
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=eyJh.eyJi.c2ln\
+             &client_id={CLIENT}"
+        )
+    );
+    for request in [client, grant] {
+        assert!(request.secrets.iter().any(|secret| secret.expose_secret() == "eyJh.eyJi.c2ln"));
+    }
 }
