@@ -242,7 +242,7 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
-        let config::Upstream { destination, roots, proxy, http_version } = &route.upstream;
+        let config::Upstream { destination, roots, proxy, http_version, ca_file: _ } = &route.upstream;
         let alpn = match http_version {
             HttpVersion::Auto => HTTP_2_OR_1,
             HttpVersion::Http1 => HTTP_1,

@@ -15,6 +15,7 @@ mod harness;
 
 mod api_discovery;
 mod callers;
+mod certificate_files;
 mod check_state;
 mod client_secret;
 mod configuration;
