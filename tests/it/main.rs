@@ -46,6 +46,7 @@ mod server_tls;
 mod shipped;
 mod state;
 mod tidy;
+mod tls_diagnosis;
 mod token_endpoint;
 mod token_faults;
 mod trailers;

@@ -9,10 +9,15 @@ use crate::cli::output;
 use crate::clock::Clock;
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, Identity};
+use crate::tls::diagnosis;
 use crate::token::TokenClient;
-use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
+use crate::token::error::{FOREIGN_BODY, Malformed, MetadataError, MetadataFlaw, TokenError};
 use crate::token::jwt::Claims;
 use crate::token::trial::{Granted, MAX_SKEW, Trial, WhichSecret, not_granted, reason_for_fallback, trial};
+
+/// The remedy where something else than an authorization server has answered.
+const FOREIGN_REMEDY: &str = "check that `token_url` is a token endpoint, and that no proxy, firewall or login page of the \
+                              network answers in its place: have them let bearerd's requests through";
 
 /// Reports the request and its result, and returns the tenant of the token, if it names one.
 pub(super) async fn report(
@@ -210,6 +215,13 @@ fn listed(words: &[String]) -> String {
 
 fn remedy(failure: &TokenError, credential: &Credential) -> String {
     match failure {
+        TokenError::Network(text) if let Some(advice) = diagnosis::advice_in(text) => advice.remedy,
+        TokenError::Malformed(Malformed::Page(_) | Malformed::Xml | Malformed::Compressed(_)) => FOREIGN_REMEDY,
+        TokenError::Rejected { code, .. } | TokenError::Unavailable { code, .. }
+            if code.starts_with(FOREIGN_BODY) =>
+        {
+            FOREIGN_REMEDY
+        }
         TokenError::Network(_) if credential.proxy.is_some() => {
             "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
              that it connects to the host in `token_url`; `proxy = \"\"` disables it"
@@ -224,9 +236,6 @@ fn remedy(failure: &TokenError, credential: &Credential) -> String {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }
         TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
-        TokenError::Malformed(Malformed::Markup) => {
-            "check that `token_url` is a token endpoint, and that no proxy answers in its place"
-        }
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
         }

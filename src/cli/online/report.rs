@@ -29,9 +29,13 @@ impl Report {
         self.warnings.push((what.into(), remedy.into()));
     }
 
-    /// Sets the error that would make requests fail, and its remedy.
+    /// Sets the error that would make requests fail, and its remedy, which the error's text may end with.
     pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
-        self.failure = Some((what.into(), remedy.into()));
+        let (mut what, remedy) = (what.into(), remedy.into());
+        if let Some(cause) = what.strip_suffix(&remedy).and_then(|cause| cause.strip_suffix("; ")) {
+            what = cause.to_owned();
+        }
+        self.failure = Some((what, remedy));
     }
 
     /// Whether requests of a route would fail.

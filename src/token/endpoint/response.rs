@@ -81,9 +81,6 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
-    if body.trim_ascii_start().starts_with(b"<") {
-        return Err(Malformed::Markup);
-    }
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
