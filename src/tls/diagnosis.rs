@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn every_row_of_the_table_is_reached_and_found_again_in_its_text() {
         use rustls::Error::{AlertReceived, InvalidMessage as Message, PeerIncompatible as Incompatible};
-        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(86_400));
+        let time = UnixTime::since_unix_epoch(std::time::Duration::from_hours(24));
         let (expected, presented) = (ServerName::try_from("a.test").unwrap(), vec!["b.test".to_owned()]);
         let kind = CertificateError::UnsupportedSignatureAlgorithmContext {
             signature_algorithm_id: Vec::new(),

@@ -121,7 +121,12 @@ async fn a_credentials_authorities_are_taken_up_without_a_token_request() {
     let tls = pki.server_config(&[b"http/1.1"]).unwrap();
     let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
     let (own, other) = (pki.authority_pem().to_owned(), Pki::new(&["x"]).unwrap().authority_pem().to_owned());
-    let (world, _api) = world(daemon(), pki, &server).await;
+    server.take_all();
+    let setup = daemon().secret("{ file = \"secret\" }").file("secret", "the first of two secrets");
+    let (world, _api) = world(setup, pki, &server).await;
+    // A secret that was replaced before is not asked with again.
+    put(&world.folder(), Way::InPlace, &[("secret", "the second of two secrets")]);
+    assert_eq!(world.admin_post("/credentials/api/refresh").await.0, 200);
 
     let contents = [format!("{own}{other}"), format!("{other}{own}"), other.clone()];
     for (index, (way, content)) in WAYS.into_iter().zip(&contents).enumerate() {
@@ -129,7 +134,7 @@ async fn a_credentials_authorities_are_taken_up_without_a_token_request() {
         let event = told(&world, RELOADED, index + 1).await;
         assert_eq!(event["keys"], "credentials.api.ca_file", "{way:?}");
         assert_eq!(world.get("/x").await.status, 200);
-        assert_eq!(server.requests(), 1, "{way:?}");
+        assert_eq!(server.requests(), 2, "{way:?}");
     }
 
     assert_eq!(world.admin_post("/credentials/api/refresh").await.0, 503, "the server is not trusted");

@@ -98,7 +98,8 @@ fn as_version_1(certificate: &CertificateDer<'_>) -> CertificateDer<'static> {
     CertificateDer::from(bytes)
 }
 
-async fn cases() -> Vec<Case> {
+/// Servers with a wrong certificate.
+async fn certificates() -> Vec<Case> {
     let now = SystemTime::now();
     let date = |moment| jiff::Timestamp::try_from(moment).unwrap().to_string()[..10].to_owned();
     let mut cases = vec![
@@ -120,7 +121,7 @@ async fn cases() -> Vec<Case> {
             "name",
             |params| {
                 params.subject_alt_names =
-                    CertificateParams::new(["a.test".into(), "b.test".into()]).unwrap().subject_alt_names
+                    CertificateParams::new(["a.test".into(), "b.test".into()]).unwrap().subject_alt_names;
             },
             &["not valid for name \"localhost\"", "a.test", "b.test"],
             "write a host name that the certificate has",
@@ -133,6 +134,41 @@ async fn cases() -> Vec<Case> {
             "`serverAuth`",
         )
         .await,
+    ];
+    let mut unknown =
+        issued("unknown", |_| {}, &["UnknownIssuer", "not of a trusted authority"], "set `ca_file`").await;
+    unknown.authority = authority("another").1;
+    let mut other =
+        issued("other-key", |_| {}, &["BadSignature", "but with another key"], "replace `ca_file`").await;
+    other.authority = authority("other-key").1;
+    cases.extend([unknown, other]);
+
+    let key = KeyPair::generate().unwrap();
+    let mut own = params("own");
+    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = own.self_signed(&key).unwrap();
+    cases.push(Case {
+        name: "authority",
+        peer: serves(own.der().clone(), &key, &[]).await,
+        authority: own.pem(),
+        words: vec!["CaUsedAsEndEntity".to_owned(), "(CA:TRUE) as its own".to_owned()],
+        help: "have the server use a certificate that is no authority",
+    });
+    let (issuer, authority) = authority("version");
+    let certificate = params("server").signed_by(&key, &issuer).unwrap();
+    cases.push(Case {
+        name: "version-1",
+        peer: serves(as_version_1(certificate.der()), &key, &[]).await,
+        authority,
+        words: vec!["UnsupportedCertVersion".to_owned(), "of X.509 version 1".to_owned()],
+        help: "have it issued as version 3",
+    });
+    cases
+}
+
+/// Peers that refuse the handshake or speak another protocol.
+async fn refusals() -> Vec<Case> {
+    vec![
         says(
             "alert",
             b"\x15\x03\x03\0\x02\x02\x28",
@@ -170,41 +206,13 @@ async fn cases() -> Vec<Case> {
         )
         .await,
         says("ssh", b"SSH-2.0-OpenSSH_9.9\r\n", "does not speak TLS on this port", "write the port").await,
-    ];
-    let mut unknown =
-        issued("unknown", |_| {}, &["UnknownIssuer", "not of a trusted authority"], "set `ca_file`").await;
-    unknown.authority = authority("another").1;
-    let mut other =
-        issued("other-key", |_| {}, &["BadSignature", "but with another key"], "replace `ca_file`").await;
-    other.authority = authority("other-key").1;
-    cases.extend([unknown, other]);
-
-    let key = KeyPair::generate().unwrap();
-    let mut own = params("own");
-    own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let own = own.self_signed(&key).unwrap();
-    cases.push(Case {
-        name: "authority",
-        peer: serves(own.der().clone(), &key, &[]).await,
-        authority: own.pem(),
-        words: vec!["CaUsedAsEndEntity".to_owned(), "(CA:TRUE) as its own".to_owned()],
-        help: "have the server use a certificate that is no authority",
-    });
-    let (issuer, authority) = authority("version");
-    let certificate = params("server").signed_by(&key, &issuer).unwrap();
-    cases.push(Case {
-        name: "version-1",
-        peer: serves(as_version_1(certificate.der()), &key, &[]).await,
-        authority,
-        words: vec!["UnsupportedCertVersion".to_owned(), "of X.509 version 1".to_owned()],
-        help: "have it issued as version 3",
-    });
-    cases
+    ]
 }
 
 #[tokio::test]
 async fn both_legs_say_why_tls_failed_and_what_to_do() {
-    let cases = cases().await;
+    let mut cases = certificates().await;
+    cases.extend(refusals().await);
     let folder = tempfile::tempdir().unwrap();
     let mut config = String::new();
     for Case { name, peer, authority, .. } in &cases {

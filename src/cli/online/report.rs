@@ -31,11 +31,9 @@ impl Report {
 
     /// Sets the error that would make requests fail, and its remedy, which the error's text may end with.
     pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
-        let (mut what, remedy) = (what.into(), remedy.into());
-        if let Some(cause) = what.strip_suffix(&remedy).and_then(|cause| cause.strip_suffix("; ")) {
-            what = cause.to_owned();
-        }
-        self.failure = Some((what, remedy));
+        let (what, remedy) = (what.into(), remedy.into());
+        let cause = what.strip_suffix(&remedy).and_then(|cause| cause.strip_suffix("; "));
+        self.failure = Some((cause.unwrap_or(&what).to_owned(), remedy));
     }
 
     /// Whether requests of a route would fail.

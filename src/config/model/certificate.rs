@@ -57,11 +57,11 @@ pub fn validity(certificates: &[CertificateDer<'_>]) -> Option<String> {
         let flaw = flaw(begin(certificate), end(certificate), now)?;
         Some(format!("{} {flaw}", shown_name(certificate)))
     });
-    let mut text = flaws.by_ref().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
-    match flaws.count() {
-        0 => {}
-        more => text.push_str(&format!(", and {more} more")),
-    }
+    let named = flaws.by_ref().take(MAX_NAMED).collect::<Vec<_>>().join(", ");
+    let text = match flaws.count() {
+        0 => named,
+        more => format!("{named}, and {more} more"),
+    };
     Some(text).filter(|text| !text.is_empty())
 }
 

@@ -59,14 +59,26 @@ pub(in crate::config) fn client_certificate(
 impl Config {
     /// Whether the configuration names a file that [`Config::read_certificates_again`] reads.
     pub fn has_certificate_files(&self) -> bool {
-        self.routes.iter().any(|route| route.upstream.ca_file.is_some())
-            || self.credentials.iter().any(|one| one.ca_file.is_some() || one.client_certificate.is_some())
+        self.certificate_files().next().is_some()
+    }
+
+    /// The files, each with the size up to which it is read.
+    fn certificate_files(&self) -> impl Iterator<Item = (&PemFile, u64)> {
+        let of_routes = self.routes.iter().filter_map(|route| route.upstream.ca_file.as_ref());
+        let of_credentials = self.credentials.iter().filter_map(|one| one.ca_file.as_ref());
+        let certificates = self.credentials.iter().filter_map(|one| one.client_certificate.as_ref());
+        let pairs = certificates.flat_map(|one| [&one.certificate_file, &one.key_file]);
+        let authorities = of_routes.chain(of_credentials).map(|file| (file, MAX_AUTHORITIES_BYTES));
+        authorities.chain(pairs.map(|file| (file, MAX_CERTIFICATE_BYTES)))
     }
 
     /// Reads the files again, where `earlier` is what the previous reading has found. Blocks as long as the file system
     /// does.
     pub fn read_certificates_again(&self, earlier: &[Finding]) -> Reading {
         let mut reader = Reader { earlier, contents: HashMap::new(), findings: Vec::new() };
+        if self.certificate_files().all(|(file, max_bytes)| reader.is_unchanged(file, max_bytes)) {
+            return Reading::default();
+        }
         let mut config = self.clone();
         let mut is_changed = false;
         for credential in &mut config.credentials {
@@ -194,6 +206,10 @@ impl Reader<'_> {
             }
         }
         usable.ok().filter(|_| is_confirmed)
+    }
+
+    fn is_unchanged(&mut self, file: &PemFile, max_bytes: u64) -> bool {
+        self.content(&file.path, max_bytes).is_ok_and(|content| content.file.digest == file.digest)
     }
 
     fn content(&mut self, path: &Path, max_bytes: u64) -> Result<Content, String> {

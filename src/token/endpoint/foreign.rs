@@ -138,21 +138,21 @@ mod tests {
         foreign(&HeaderMap::new(), body.as_bytes(), &[SecretString::from("s3cr3t&more")])
     }
 
-    fn titled(title: &str) -> Option<Malformed> {
-        Some(Malformed::Page(Some(title.to_owned())))
+    fn titled(title: &str) -> Malformed {
+        Malformed::Page(Some(title.to_owned()))
     }
 
     #[test]
     fn a_page_is_recognized_with_its_title_in_any_language() {
         for (body, expected) in [
-            ("<html><head><title>Access denied</title>", titled("Access denied")),
+            ("<html><head><title>Access denied</title>", Some(titled("Access denied"))),
             (
                 "\u{feff}\r\n<!DOCTYPE html>\n<TITLE lang=de>\n Zugriff &#252;ber\n Proxy </TITLE>",
-                titled("Zugriff über Proxy"),
+                Some(titled("Zugriff über Proxy")),
             ),
-            ("<html><title>アクセス拒否</title>", titled("アクセス拒否")),
-            ("<html><titlebar></titlebar><h1>Sign in &amp; <b>go on</b></h1>", titled("Sign in &")),
-            ("<html><title>a\u{202e}b\x1b[31m</title>", titled("a?b?[31m")),
+            ("<html><title>アクセス拒否</title>", Some(titled("アクセス拒否"))),
+            ("<html><titlebar></titlebar><h1>Sign in &amp; <b>go on</b></h1>", Some(titled("Sign in &"))),
+            ("<html><title>a\u{202e}b\x1b[31m</title>", Some(titled("a?b?[31m"))),
             ("<html><title></title>", Some(Malformed::Page(None))),
             ("<html>", Some(Malformed::Page(None))),
             ("<?xml version=\"1.0\"?><fault/>", Some(Malformed::Xml)),
@@ -172,7 +172,7 @@ mod tests {
     fn a_title_that_quotes_a_secret_is_withheld_however_it_is_written() {
         for echo in ["s3cr3t&more", "s3cr3t&amp;more", "s3cr3t&#38;more", "s3cr3t&#x26;more", "s3cr3t%26more"]
         {
-            assert_eq!(of(&format!("<html><title>for {echo}</title>")), titled(WITHHELD), "{echo}");
+            assert_eq!(of(&format!("<html><title>for {echo}</title>")), Some(titled(WITHHELD)), "{echo}");
         }
     }
 
