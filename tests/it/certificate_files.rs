@@ -351,8 +351,8 @@ async fn a_new_certificate_that_ends_soon_is_taken_up_with_a_warning() {
     put(&certified.folder(), Way::Rename, &pair(&soon));
 
     told(&certified.world, RELOADED, 1).await;
-    let output = certified.world.process.output();
-    assert!(output.contains("certificates reloaded: `CN=billing` expires on "), "{output}");
+    let warning = certified.world.process.event("reloaded certificates end soon or are not valid").await;
+    assert!(warning["dates"].as_str().unwrap().starts_with("`CN=billing` expires on "), "{warning}");
     certified.world.finish().await;
 }
 

@@ -63,9 +63,7 @@ impl CertificateWatch {
     /// A reading of the files of another configuration than `config` is ignored.
     pub(super) async fn due(&mut self, config: &Arc<Config>) -> Renewed {
         loop {
-            if !self.reading.is_running() {
-                self.ticks.tick().await;
-            }
+            self.ticks.tick().await;
             let (read, earlier) = (Arc::clone(config), self.findings.clone());
             let reading = move || {
                 let reading = read.read_certificates_again(&earlier);
@@ -103,7 +101,7 @@ impl CertificateWatch {
                     let (keys, file) = (keys.join(", "), path.display());
                     info!(keys, %file, "certificates reloaded");
                     if let Some(warning) = warning {
-                        warn!(keys, %file, "certificates reloaded: {warning}");
+                        warn!(keys, %file, dates = warning, "reloaded certificates end soon or are not valid");
                     }
                 }
                 if !without_token.is_empty() {

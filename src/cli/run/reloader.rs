@@ -1,5 +1,6 @@
 //! Reloads the configuration on request or when its file has changed, and sends the outcome to the
-//! requesters. Takes up new content of the certificates that the configuration names. While a watched file cannot be loaded, the reload is repeated every few seconds.
+//! requesters. Takes up new content of the certificates that the configuration names. While a watched file cannot be
+//! loaded, the reload is repeated every few seconds.
 
 use std::path::PathBuf;
 use std::sync::Arc;
