@@ -15,6 +15,7 @@
 //! - [`shared_request`] merges requests that many make at once.
 //! - [`telemetry`] writes the log and the audit trail.
 //! - [`causes`] lists the causes of an error.
+//! - [`peer_text`] makes a peer's text fit for the log.
 //! - [`admin`] serves health checks and the operator's API at an address of its own.
 //! - [`app`] builds the daemon from a configuration, reloads and stops it.
 //! - [`reload`] carries reload requests to the daemon and outcomes back.
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod config;
 pub mod http;
 pub mod network;
+pub mod peer_text;
 pub mod shared_request;
 pub mod telemetry;
 pub mod tls;

@@ -190,7 +190,7 @@ impl Daemon {
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> &Config {
+    pub const fn config(&self) -> &Arc<Config> {
         &self.config
     }
 

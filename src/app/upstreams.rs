@@ -190,12 +190,30 @@ impl<'c> Upstreams<'c> {
             Ok(Continued { credential: credential.name.clone(), client: self.issuer_client(credential)? })
         });
         let continued = continued.collect::<Result<_, StartError>>()?;
-        let routes = self.known.into_iter().map(|(route, upstream)| (route.clone(), upstream)).collect();
-        Ok((InForce { routes, all }, self.discoveries, continued))
+        let mut discoveries = self.discoveries;
+        for (discovery, source) in &mut discoveries {
+            let found = credential(source.credential()).and_then(|credential| self.before.found(credential));
+            if let Some(found) = found {
+                discovery.resume(found);
+            }
+        }
+        let routes =
+            self.known.iter().map(|(route, upstream)| ((*route).clone(), Arc::clone(upstream))).collect();
+        Ok((InForce { routes, all }, discoveries, continued))
     }
 }
 
 impl InForce {
+    /// The address that the discovery of a credential has found, if the credential's tokens are those of before.
+    fn found(&self, credential: &config::Credential) -> Option<DiscoveredApi> {
+        let is_of = |route: &config::Route| {
+            let used = route.credential.as_ref().filter(|one| one.name == credential.name);
+            used.is_some_and(|used| used.shares_tokens_with(credential))
+        };
+        let mut of_credential = self.routes.iter().filter(|(route, _)| is_of(route));
+        of_credential.find_map(|(_, upstream)| upstream.discovery()?.found())
+    }
+
     /// The upstream in force that a route could use. For a discovered upstream both credentials must share tokens.
     fn of(&self, route: &config::Route) -> Option<Arc<Upstream>> {
         let shares_tokens = |other: &config::Route| {
@@ -242,7 +260,7 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
-        let config::Upstream { destination, roots, proxy, http_version } = &route.upstream;
+        let config::Upstream { destination, roots, proxy, http_version, ca_file: _ } = &route.upstream;
         let alpn = match http_version {
             HttpVersion::Auto => HTTP_2_OR_1,
             HttpVersion::Http1 => HTTP_1,

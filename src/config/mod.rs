@@ -28,6 +28,7 @@ pub use model::listen::Listen;
 pub use model::log::{Log, LogFormat};
 pub use model::login::{Login, RedirectUri};
 pub use model::pattern::Pattern;
+pub use model::pem_file::PemFile;
 pub use model::protection::{Breaker, Protection, Retry429};
 pub use model::request::{AnswerFields, ErrorCodes, MemberPath, NEVER_LISTED, TokenParameters};
 pub use model::route::{Address, Destination, Forwarded, Route, Rules, Upstream};

@@ -78,7 +78,7 @@ impl Trust {
             }
         };
         let mut config = match certificate {
-            Some(ClientCertificate { chain, key }) => builder
+            Some(ClientCertificate { chain, key, .. }) => builder
                 .with_client_auth_cert(chain.clone(), key.clone_key())
                 .map_err(TrustError::ClientCertificate)?,
             None => builder.with_no_client_auth(),

@@ -1,6 +1,6 @@
 //! Why a token request failed, and what follows from the failure.
 //!
-//! No error holds a secret: a server's text is redacted, reduced to printable ASCII and shortened first.
+//! No error holds a secret: a server's text is redacted, freed of control characters and shortened first.
 
 use std::fmt;
 use std::time::Duration;
@@ -103,6 +103,9 @@ pub enum Refusal {
 /// The code of an error response without one.
 pub(super) const NO_CODE: &str = "no error code";
 
+/// The begin of the replacement for a missing error code where the body is a page, XML or compressed.
+pub const FOREIGN_BODY: &str = "its body is";
+
 /// Why a response has no usable token.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Malformed {
@@ -115,9 +118,17 @@ pub enum Malformed {
     /// The connection ended within the body.
     #[error("its body is incomplete")]
     Incomplete,
-    /// The body is a page, perhaps of a proxy in front of the token endpoint.
-    #[error("its body is HTML or XML and not JSON: a login page, a proxy or a firewall may have answered")]
-    Markup,
+    /// The body is an HTML page, with this title, redacted.
+    #[error("{}", page(.0.as_deref()))]
+    Page(Option<String>),
+    /// The body is XML.
+    #[error("its body is XML and not JSON: a proxy or a firewall may have answered")]
+    Xml,
+    /// The body has a content coding, which the request does not accept.
+    #[error(
+        "its body is compressed ({0}) although the request accepts no compression: a proxy on the way may do that"
+    )]
+    Compressed(&'static str),
     /// The body is not one JSON object.
     #[error("its body is not a JSON object (line {line}, column {column})")]
     NotJson {
@@ -298,29 +309,18 @@ impl TokenError {
     }
 }
 
-fn detail(description: Option<&str>) -> String {
-    description.map(|text| format!(", \"{text}\"")).unwrap_or_default()
+fn page(title: Option<&str>) -> String {
+    let title = title.map(|title| format!(", titled \"{title}\"")).unwrap_or_default();
+    format!("its body is an HTML page{title}: a proxy, a firewall or a login page may have answered")
 }
 
-/// A server's text reduced to printable ASCII and at most 200 characters.
-pub(crate) fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    let mut short: String = text.chars().take(200).map(clean).collect();
-    if text.chars().nth(200).is_some() {
-        short.push_str("...");
-    }
-    short
+fn detail(description: Option<&str>) -> String {
+    description.map(|text| format!(", \"{text}\"")).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_servers_text_cannot_forge_a_log_line() {
-        assert_eq!(printable("a\r\nb\x1b[31m\u{2028}\u{202e}c"), "a??b?[31m??c");
-        assert_eq!(printable(&"x".repeat(10_000_000)).len(), 203);
-    }
 
     #[test]
     fn an_error_reads_as_a_sentence() {

@@ -2,13 +2,29 @@
 //!
 //! `bearerd check --online` and the admin API show the sentence, which quotes nothing of a response.
 
-use super::error::{Malformed, MetadataError, MetadataFlaw, NO_CODE, TokenError};
+use super::error::{FOREIGN_BODY, Malformed, MetadataError, MetadataFlaw, NO_CODE, TokenError};
 use crate::config::Credential;
 use crate::config::model::identity::Grant;
+use crate::tls::diagnosis;
+
+/// The help where something else than an authorization server has answered.
+const FOREIGN_HELP: &str = "check that `token_url` is a token endpoint, and that no proxy, firewall or login page of the \
+                            network answers in its place: have them let bearerd's requests through";
 
 /// What a person can do about a failure of this credential's token requests.
 pub fn help(failure: &TokenError, credential: &Credential) -> String {
     match failure {
+        TokenError::Network(text) | TokenError::Unreached(text)
+            if let Some(advice) = diagnosis::advice_in(text) =>
+        {
+            advice.remedy
+        }
+        TokenError::Malformed(Malformed::Page(_) | Malformed::Xml | Malformed::Compressed(_)) => FOREIGN_HELP,
+        TokenError::Rejected { code, .. } | TokenError::Unavailable { code, .. }
+            if code.starts_with(FOREIGN_BODY) =>
+        {
+            FOREIGN_HELP
+        }
         TokenError::Network(_) | TokenError::Unreached(_) if credential.proxy.is_some() => {
             "check the proxy, which is `proxy` of the credential or HTTPS_PROXY of the environment: its address, and \
              that it connects to the host in `token_url`; `proxy = \"\"` disables it"
@@ -23,9 +39,6 @@ pub fn help(failure: &TokenError, credential: &Credential) -> String {
             "remove `expect_jwt`, or have the provider issue JWTs to this client"
         }
         TokenError::Malformed(Malformed::Ended) => "compare this machine's clock with the server's",
-        TokenError::Malformed(Malformed::Markup) => {
-            "check that `token_url` is a token endpoint, and that no proxy answers in its place"
-        }
         TokenError::Malformed(_) => {
             "check that `token_url` is a token endpoint; if its responses have non-standard members, set `fields`"
         }

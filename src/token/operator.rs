@@ -14,11 +14,12 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::access_token::Generation;
-use super::error::{TokenError, printable};
+use super::error::TokenError;
 use super::help::help;
 use super::progress::Unavailable;
 use crate::clock::{Clock, Moment};
 use crate::config::{Credential, Endpoint};
+use crate::peer_text::printable;
 use crate::shared_request::{self, NoOutcome, Requester, Responder};
 
 /// Grants that may wait in the channel to a busy refresher; a further one waits before the channel.

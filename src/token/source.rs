@@ -12,10 +12,11 @@ use tokio::sync::watch;
 
 use super::access_token::{AccessToken, Generation};
 use super::demand::{Demand, Demanded, Demands};
-use super::error::{FailureClass, TokenError, printable};
+use super::error::{FailureClass, TokenError};
 use super::progress::{RefreshProgress, Unavailable};
 use super::store::{Current, Store};
 use crate::clock::Clock;
+use crate::peer_text::printable;
 
 /// Reads one credential's tokens, and requests new ones.
 #[derive(Clone, Debug)]

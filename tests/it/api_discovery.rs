@@ -341,6 +341,25 @@ async fn a_reload_of_how_tokens_are_requested_keeps_the_discovered_address() {
     world.finish().await;
 }
 
+/// New connections are made under new authorities, to the address that is known.
+#[tokio::test]
+async fn new_authorities_of_a_route_keep_the_discovered_address() {
+    let issuer = Issuer::start(Says::HangsUp).await;
+    let world = found(&issuer).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    let connections = world.upstream.connections();
+    issuer.says(Says::Hangs);
+
+    let content = std::fs::read_to_string(world.folder().join("ca.pem")).unwrap().repeat(2);
+    std::fs::write(world.folder().join("ca.pem"), content).unwrap();
+    world.process.event("certificates reloaded").await;
+
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(world.upstream.connections(), connections + 1);
+    assert_eq!(world.admin_status("/readyz").await, 200);
+    world.finish().await;
+}
+
 #[tokio::test]
 async fn check_online_discovers_the_api_with_the_test_token_and_connects_to_it() {
     let issuer = Issuer::start(Says::HangsUp).await;

@@ -209,7 +209,7 @@ async fn a_hostile_or_malformed_document_is_refused_with_the_reason() {
                 body: "<html>Log in</html>".to_owned(),
             },
             not_there(),
-            ["oauth-authorization-server: no JSON object", "openid-configuration: status 404"],
+            ["oauth-authorization-server: its body is an HTML page", "openid-configuration: status 404"],
         ),
         (not_there(), Answer::status(200, &large), ["larger than 64 KiB", "check `issuer`"]),
         (

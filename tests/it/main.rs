@@ -15,6 +15,7 @@ mod harness;
 
 mod api_discovery;
 mod callers;
+mod certificate_files;
 mod check_state;
 mod client_secret;
 mod configuration;
@@ -46,6 +47,7 @@ mod server_tls;
 mod shipped;
 mod state;
 mod tidy;
+mod tls_diagnosis;
 mod token_endpoint;
 mod token_faults;
 mod token_request;

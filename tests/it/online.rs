@@ -66,6 +66,14 @@ fn configuration(token_url: &str, credential: &str, upstream: &str, route: &str)
     )
 }
 
+/// A page of a proxy, longer than what is read of a token response.
+fn page(status: u16) -> Answer {
+    let title = "<!DOCTYPE html><html><head><title>Zugriff &uuml;ber den Proxy gesperrt</title>"
+        .replace("&uuml;", "&#252;");
+    let body = title + &"<p>gesperrt</p>".repeat(10_000);
+    Answer::Fixed { status, fields: vec![("content-type", "text/html; charset=utf-8".to_owned())], body }
+}
+
 #[track_caller]
 fn says(output: &str, texts: &[&str]) {
     for text in texts {
@@ -247,7 +255,34 @@ async fn redirects_limits_and_pages_are_told_apart() {
         (Answer::too_many(7), ["limits the rate", "too many token requests"]),
         (
             Answer::status(200, "<html>"),
-            ["its body is HTML or XML", "check that `token_url` is a token endpoint"],
+            ["its body is an HTML page", "check that `token_url` is a token endpoint"],
+        ),
+        (
+            page(200),
+            [
+                "an HTML page, titled \"Zugriff über den Proxy gesperrt\"",
+                "check that `token_url` is a token endpoint",
+            ],
+        ),
+        (
+            page(403),
+            [
+                "(status 403): its body is an HTML page, titled \"Zugriff über den Proxy gesperrt\"",
+                "no proxy, firewall",
+            ],
+        ),
+        (page(503), ["(status 503): its body is an HTML page, titled", "no proxy, firewall"]),
+        (
+            Answer::Fixed {
+                status: 200,
+                fields: vec![("content-encoding", "gzip".to_owned())],
+                body: "\u{1f}\u{fffd}".to_owned(),
+            },
+            ["its body is compressed (gzip)", "no proxy, firewall"],
+        ),
+        (
+            Answer::status(400, r#"{"error":"invalid_scope","error_description":"権限がありません"}"#),
+            ["invalid_scope, \"権限がありません\"", "the scopes in `scopes`"],
         ),
         (Answer::status(503, ""), ["answered 503", "try again later"]),
         (Answer::status(400, r#"{"error":"invalid_scope"}"#), ["invalid_scope", "the scopes in `scopes`"]),
@@ -278,7 +313,7 @@ async fn an_upstream_with_a_foreign_certificate_fails() {
             "credential `api`: ok",
             "tls handshake failed",
             "invalid peer certificate",
-            "set `ca_file` of the route",
+            "help: replace `ca_file` by the present certificate",
         ],
     );
     assert!(other.violations().is_empty());

@@ -480,7 +480,9 @@ async fn check_reports_errors_of_the_servers_certificate_with_their_place() {
     assert!(code == Some(0) && !output.contains("warning"), "{output}");
     let (code, output) = checked(folder.path(), &of("soon.pem", "soon-key.pem")).await;
     assert!(
-        code == Some(0) && output.contains("the certificate expires on ") && output.contains("1 warning"),
+        code == Some(0)
+            && output.contains("`certificate`: `CN=bearerd demo server` expires on ")
+            && output.contains("1 warning"),
         "{output}"
     );
     for (tls, line, said) in [

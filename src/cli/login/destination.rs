@@ -12,7 +12,7 @@ use crate::app::StartError;
 use crate::cli::admin::{AdminClient, AdminError, Answer, path_of};
 use crate::clock::Clock;
 use crate::config::{Credential, StatePlace};
-use crate::token::error::printable;
+use crate::peer_text::printable;
 use crate::token::login::LoginGrant;
 use crate::token::state::file::State;
 use crate::token::{DurableState, GrantOrigin};

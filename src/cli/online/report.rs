@@ -29,9 +29,11 @@ impl Report {
         self.warnings.push((what.into(), remedy.into()));
     }
 
-    /// Sets the error that would make requests fail, and its remedy.
+    /// Sets the error that would make requests fail, and its remedy, which the error's text may end with.
     pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
-        self.failure = Some((what.into(), remedy.into()));
+        let (what, remedy) = (what.into(), remedy.into());
+        let cause = what.strip_suffix(&remedy).and_then(|cause| cause.strip_suffix("; "));
+        self.failure = Some((cause.unwrap_or(&what).to_owned(), remedy));
     }
 
     /// Whether requests of a route would fail.

@@ -14,6 +14,7 @@ use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::connect::tls::TlsDetails;
 use crate::proxy::upstream::connect::{ConnectionDetails, TcpConnect};
+use crate::tls::diagnosis;
 use crate::token::api_discovery::{AddressRefusal, DiscoveryError, Documents, IssuerClient};
 
 /// A certificate that expires sooner causes a warning.
@@ -142,13 +143,10 @@ fn remedy(error: &ForwardError) -> &'static str {
         ForwardError::Unreachable(ProxyStatus::DestinationIpProhibited, _) => {
             "if the API really has an internal address, set `upstream` to it: only a discovered one must be public"
         }
-        ForwardError::Tls(ProxyStatus::TlsCertificateError, _) => {
-            "check the name in `upstream`; if a certificate authority of your own or of a TLS-inspecting proxy issued \
-             the certificate, set `ca_file` of the route"
-        }
-        ForwardError::Tls(..) => {
-            "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\""
-        }
+        ForwardError::Tls(_, text) => diagnosis::advice_in(text).map_or(
+            "check that `upstream` speaks TLS 1.2 or later on this port, and HTTP/2 where `http_version` is \"2\"",
+            |advice| advice.remedy,
+        ),
         _ => "check `upstream`, and that this machine may connect to it within `connect_timeout`",
     }
 }

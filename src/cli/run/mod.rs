@@ -1,5 +1,6 @@
 //! `bearerd run`: serves until a signal, and reloads the configuration meanwhile.
 
+mod certificates;
 mod reloader;
 mod watch;
 

@@ -1,11 +1,14 @@
 //! Reloads the configuration on request or when its file has changed, and sends the outcome to the
-//! requesters. While a watched file cannot be loaded, the reload is repeated every few seconds.
+//! requesters. Takes up new content of the certificates that the configuration names. While a watched file cannot be
+//! loaded, the reload is repeated every few seconds.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::certificates::{CertificateWatch, Renewed};
 use super::watch::{FileDigest, Trigger, Watch, digest_of};
 use crate::app::{Daemon, Died};
 use crate::blocking::Blocking;
@@ -29,6 +32,7 @@ pub(super) struct Reloader {
     reloads: Reloads,
     requests: ReloadRequests,
     watch: Watch,
+    certificates: CertificateWatch,
     loading: Blocking<Loaded>,
     /// Whether the daemon itself has triggered the next reload, to repeat a failed one.
     is_repetition: bool,
@@ -51,6 +55,7 @@ impl Reloader {
             reloads,
             requests,
             watch,
+            certificates: CertificateWatch::new(),
             loading: Blocking::new(CONFIG_READ_TIMEOUT),
             is_repetition: false,
             problems: OnChange::default(),
@@ -64,7 +69,8 @@ impl Reloader {
     /// The daemon can be stopped afterwards, also in the middle of a reload.
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
         loop {
-            let is_watched = daemon.config().server.watch;
+            let config = Arc::clone(daemon.config());
+            let (is_watched, has_certificates) = (config.server.watch, config.has_certificate_files());
             tokio::select! {
                 died = daemon.died() => return died,
                 () = self.requests.next() => {
@@ -75,8 +81,18 @@ impl Reloader {
                     self.is_repetition = trigger == Trigger::Failed;
                     self.reloads.request();
                 }
+                renewed = self.certificates.due(&config), if has_certificates => {
+                    self.take_up(renewed, daemon).await;
+                }
             }
         }
+    }
+
+    /// Serves with new content of certificates, and with everything else as it is in force.
+    async fn take_up(&mut self, renewed: Renewed, daemon: &mut Daemon) {
+        let outcome = Box::pin(daemon.reload(renewed.config.clone())).await;
+        let outcome = outcome.map(|reloaded| reloaded.without_token).map_err(|error| in_one_line(&error));
+        self.certificates.taken_up(renewed, outcome);
     }
 
     async fn reload(&mut self, daemon: &mut Daemon) -> Outcome {

@@ -24,10 +24,12 @@ use std::os::unix::ffi::OsStrExt;
 use secrecy::SecretString;
 
 use self::canonical::{Canonical, digest};
+use super::certificate;
 use super::credential::{ClientCertificate, Credential, Proxy, Quota, Roots, StatePlace};
 use super::endpoint::Issuer;
 use super::identity::{Assertion, ClientAuth, Grant, Identity, RequestHeader, SignedAssertion};
 use super::login::Login;
+use super::pem_file::PemFile;
 use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
@@ -158,6 +160,7 @@ impl Credential {
             quota: Quota { requests, per },
             retry_after_max,
             roots,
+            ca_file,
             proxy,
             http_version,
             max_rotations,
@@ -196,6 +199,7 @@ impl Credential {
             Roots::SystemAnd(certificates) => (Some(certificates), true),
         };
         all.add(Decides::Operation, "ca_file", &certificates);
+        all.add(Decides::Operation, "ca_file", &ca_file.as_ref().map(path_of));
         all.add(Decides::Operation, "system_roots", &has_system);
         let proxy = proxy.as_ref().map(|Proxy { url, except }| (url, except));
         all.add(Decides::Operation, "proxy", &proxy);
@@ -325,12 +329,18 @@ impl Classified {
         self.add(Decides::Token, "assertion.claims", claims);
     }
 
-    /// A token may be bound to the first certificate (RFC 8705 §3); the others only lead to the authority.
+    /// The server knows the client by the names in the certificate (RFC 8705 §2.1): a renewed certificate with these names
+    /// is the same principal. Without names, each certificate is a principal of its own.
     fn client_certificate(&mut self, certificate: Option<&ClientCertificate>) {
-        let Some(ClientCertificate { chain, key }) = certificate else { return };
-        self.add(Decides::Token, "client_certificate", &chain.first());
+        let Some(ClientCertificate { chain, key, certificate_file, key_file }) = certificate else { return };
+        let names = chain.first().map(|first| {
+            certificate::subject(first).unwrap_or_else(|| (first.as_ref().to_vec(), Vec::new()))
+        });
+        self.add(Decides::Token, "client_certificate", &names);
         self.add(Decides::Request, "client_certificate", chain);
         self.add(Decides::Request, "client_key", key.secret_der());
+        self.add(Decides::Operation, "client_certificate", path_of(certificate_file));
+        self.add(Decides::Operation, "client_key", path_of(key_file));
     }
 
     /// The endpoints of `bearerd login`, whose grant replaces the current one whatever the endpoints are.
@@ -377,6 +387,10 @@ impl Classified {
         }
         self.add(Decides::Operation, "state_key_previous", previous_keys);
     }
+}
+
+fn path_of(file: &PemFile) -> &[u8] {
+    file.path.as_os_str().as_bytes()
 }
 
 #[cfg(test)]

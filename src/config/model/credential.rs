@@ -15,6 +15,7 @@ use super::endpoint::Endpoint;
 use super::identity::{Grant, Identity};
 use super::login::Login;
 use super::pattern::Pattern;
+use super::pem_file::PemFile;
 use super::request::{AnswerFields, ErrorCodes, TokenParameters};
 use super::secret::Secret;
 
@@ -62,6 +63,8 @@ pub struct Credential {
     pub retry_after_max: Duration,
     /// The trusted authorities for the token endpoint.
     pub roots: Roots,
+    /// The file of these authorities, if they are from one.
+    pub ca_file: Option<PemFile>,
     /// The proxy in front of the token endpoint.
     pub proxy: Option<Proxy>,
     /// The HTTP version spoken with the token endpoint.
@@ -135,6 +138,10 @@ pub struct ClientCertificate {
     pub chain: Vec<CertificateDer<'static>>,
     /// The private key of the certificate.
     pub key: Arc<PrivateKeyDer<'static>>,
+    /// The file of the certificate.
+    pub certificate_file: PemFile,
+    /// The file of the private key.
+    pub key_file: PemFile,
 }
 
 /// Without the key.

@@ -2,6 +2,7 @@
 
 pub(in crate::config) mod admin;
 pub mod certificate;
+pub mod certificate_files;
 pub(in crate::config) mod classification;
 pub(in crate::config) mod config;
 pub(in crate::config) mod credential;

@@ -1,8 +1,10 @@
 //! Certificates and private keys in PEM files.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::{self, PemObject};
@@ -16,6 +18,23 @@ use super::small_file;
 pub(in crate::config) const MAX_CERTIFICATE_BYTES: u64 = 256 * 1024;
 /// Largest file of certificate authorities: ten times the bundle of an operating system.
 pub(in crate::config) const MAX_AUTHORITIES_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A PEM file that the configuration names, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PemFile {
+    /// The file.
+    pub path: PathBuf,
+    /// A digest of the content that is in use.
+    pub digest: [u8; 32],
+}
+
+impl PemFile {
+    /// The file at this path, with this content.
+    pub(in crate::config) fn new(path: &Path, content: &[u8]) -> Self {
+        let digest = digest(&SHA256, content);
+        Self { path: path.to_owned(), digest: std::array::from_fn(|at| digest.as_ref()[at]) }
+    }
+}
 
 /// A PEM file cannot be used.
 #[derive(Debug, Error)]
@@ -84,4 +103,9 @@ pub(in crate::config) fn authorities(
             .map_err(|source| PemError::Unusable { path: path.to_owned(), source })?;
     }
     Ok((certificates, store))
+}
+
+/// An error with its cause, in one line.
+pub(in crate::config) fn with_cause(error: &impl Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -9,6 +9,7 @@ use http::uri::{Authority, Scheme};
 use super::credential::{Credential, HttpVersion, Proxy, Roots};
 use super::fields::Fields;
 use super::pattern::Pattern;
+use super::pem_file::PemFile;
 use super::protection::{Protection, Retry429};
 use super::token_field::TokenField;
 
@@ -88,6 +89,8 @@ pub struct Upstream {
     pub destination: Destination,
     /// The trusted certificate authorities, also for an https proxy.
     pub roots: Roots,
+    /// The file of these authorities, if they are from one.
+    pub ca_file: Option<PemFile>,
     /// The proxy in front of the API.
     pub proxy: Option<Proxy>,
     /// The HTTP version.

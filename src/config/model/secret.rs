@@ -181,6 +181,13 @@ impl Secret {
         }
     }
 
+    /// The secret with its current value, or with the value that it has here if it cannot be read.
+    #[must_use]
+    pub(in crate::config) fn read_again(&self, form: SecretForm) -> Self {
+        let value = self.read_as(form).unwrap_or_else(|_| self.value.clone());
+        Self { source: self.source.clone(), value }
+    }
+
     /// Whether the value can change while the daemon runs.
     pub fn may_change(&self) -> bool {
         matches!(self.source, SecretSource::File(_))

@@ -3,18 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use secrecy::zeroize::Zeroizing;
 
 use super::certificate;
 use super::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemError};
-
-/// Remaining validity of a certificate below which a warning is due.
-const EXPIRY_WARNING: Duration = Duration::from_hours(14 * 24);
 
 /// The files, and their content when the configuration was read.
 #[derive(Clone, Debug)]
@@ -45,6 +43,8 @@ pub struct TlsMaterial {
     pub certified: Arc<CertifiedKey>,
     /// The authorities of callers' certificates; with them, callers must show a certificate.
     pub client_roots: Option<Arc<RootCertStore>>,
+    /// The certificates of these authorities.
+    pub client_ca: Vec<CertificateDer<'static>>,
     /// The end of the certificate's validity; `None` if unlimited.
     pub end: Option<SystemTime>,
 }
@@ -140,14 +140,14 @@ impl TlsFiles {
         if end.is_some_and(|end| end <= certificate::now()) {
             return Err(of(TlsKey::Certificate)(PemError::Expired(self.certificate.clone())));
         }
-        let client_roots = match (&self.client_ca, &contents.client_ca) {
+        let (client_ca, client_roots) = match (&self.client_ca, &contents.client_ca) {
             (Some(path), Some(content)) => {
-                let (_, roots) = pem_file::authorities(path, content).map_err(of(TlsKey::ClientCa))?;
-                Some(Arc::new(roots))
+                let authorities = pem_file::authorities(path, content).map_err(of(TlsKey::ClientCa))?;
+                (authorities.0, Some(Arc::new(authorities.1)))
             }
-            _ => None,
+            _ => (Vec::new(), None),
         };
-        Ok(TlsMaterial { certified: Arc::new(certified), client_roots, end })
+        Ok(TlsMaterial { certified: Arc::new(certified), client_roots, client_ca, end })
     }
 }
 
@@ -172,19 +172,12 @@ impl Contents {
 impl TlsMaterial {
     /// Whether the certificate expires so soon that a warning is due.
     pub fn ends_soon(&self) -> bool {
-        self.end.is_some_and(|end| end <= certificate::now() + EXPIRY_WARNING)
-    }
-
-    /// Whether the validity of the certificate has not begun.
-    pub fn is_early(&self) -> bool {
-        let begin = self.certified.cert.first().and_then(certificate::begin);
-        begin.is_some_and(|begin| begin > certificate::now())
+        self.end.is_some_and(|end| end <= certificate::now() + certificate::EXPIRY_WARNING)
     }
 
     /// The end of the certificate's validity as a date, for messages.
     pub fn end_date(&self) -> String {
-        let end = self.end.and_then(|end| jiff::Timestamp::try_from(end).ok());
-        end.map_or_else(|| "never".to_owned(), |end| end.to_string())
+        self.end.map_or_else(|| "never".to_owned(), certificate::date)
     }
 }
 

@@ -1,32 +1,56 @@
 //! `ca_file`, `system_roots`, `client_certificate` and `client_key`: trusted authorities, and the certificate of the client.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ops::Range;
+use std::path::PathBuf;
 
+use rustls::pki_types::CertificateDer;
+use secrecy::zeroize::Zeroizing;
 use toml::Spanned;
 
 use super::{Resolver, with_cause};
+use crate::config::model::certificate;
+use crate::config::model::certificate_files::client_certificate;
 use crate::config::model::credential::{ClientCertificate, Roots};
-use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemError};
+use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemFile};
 use crate::config::source::reader::Key;
 
 impl Resolver<'_> {
-    /// The authorities in the file, alone or with those of the system, or else those of the system; none for plain http.
-    pub(super) fn roots(&mut self, ca_file: Key<PathBuf>, system_roots: Key<bool>, is_http: bool) -> Roots {
+    /// The authorities in the file, alone or with those of the system, and the file; or else the authorities of the system;
+    /// none for plain http.
+    pub(super) fn roots(
+        &mut self,
+        ca_file: Key<PathBuf>,
+        system_roots: Key<bool>,
+        is_http: bool,
+    ) -> (Roots, Option<PemFile>) {
         let system_roots = system_roots.filter(|system_roots| *system_roots.get_ref());
         let Some(ca_file) = ca_file else {
             if let Some(redundant) = system_roots {
                 let help = "the system's authorities are trusted where there is no `ca_file`: remove the key, or add `ca_file`";
                 self.warning(redundant.span(), "`system_roots` has no effect without `ca_file`", help);
             }
-            return if is_http { Roots::Only(Vec::new()) } else { Roots::System };
+            return (if is_http { Roots::Only(Vec::new()) } else { Roots::System }, None);
         };
         let help = "`ca_file` is a PEM file with the certificates of the authorities to trust";
-        let read = self.read_pem(&ca_file, MAX_AUTHORITIES_BYTES, help, pem_file::authorities);
-        read.map_or(Roots::System, |(roots, _)| match system_roots {
-            Some(_) if !is_http => Roots::SystemAnd(roots),
-            _ => Roots::Only(roots),
-        })
+        let path = self.folder.join(ca_file.get_ref());
+        let read = pem_file::read(&path, MAX_AUTHORITIES_BYTES).and_then(|content| {
+            let (authorities, _) = pem_file::authorities(&path, &content)?;
+            Ok((authorities, PemFile::new(&path, &content)))
+        });
+        match read {
+            Ok((authorities, file)) => {
+                self.warn_of_validity(ca_file.span(), "ca_file", &authorities);
+                let roots = match system_roots {
+                    Some(_) if !is_http => Roots::SystemAnd(authorities),
+                    _ => Roots::Only(authorities),
+                };
+                (roots, Some(file))
+            }
+            Err(error) => {
+                self.error(ca_file.span(), with_cause(&error), help);
+                (Roots::System, None)
+            }
+        }
     }
 
     /// The certificate that authenticates the client to the token endpoint.
@@ -46,25 +70,40 @@ impl Resolver<'_> {
                 );
             }
         };
+        let [certificate_path, key_path] = [certificate, key].map(|file| self.folder.join(file.get_ref()));
+        let read = pem_file::read(&certificate_path, MAX_CERTIFICATE_BYTES)
+            .and_then(|content| pem_file::certificates(&certificate_path, &content).map(|_| content));
         let help = "`client_certificate` is a PEM file with the client's certificate first, then its chain";
-        let chain = self.read_pem(certificate, MAX_CERTIFICATE_BYTES, help, pem_file::certificates)?;
-        let help = "`client_key` is a PEM file with the private key of `client_certificate`";
-        let key = self.read_pem(key, MAX_CERTIFICATE_BYTES, help, |path, content| {
-            let key = pem_file::private_key(path, content)?;
-            pem_file::certified_key(path, chain.clone(), key.clone_key()).map(|_| key)
-        })?;
-        Some(ClientCertificate { chain, key: Arc::new(key) })
+        let content = match read {
+            Ok(content) => content,
+            Err(error) => return self.refuse(certificate.span(), with_cause(&error), help),
+        };
+        let pair = pem_file::read(&key_path, MAX_CERTIFICATE_BYTES)
+            .map(Zeroizing::new)
+            .and_then(|key| client_certificate((&certificate_path, &content), (&key_path, &key)));
+        match pair {
+            Ok(pair) => {
+                self.warn_of_validity(certificate.span(), "client_certificate", &pair.chain);
+                Some(pair)
+            }
+            Err(error) => {
+                let help = "`client_key` is a PEM file with the private key of `client_certificate`";
+                self.refuse(key.span(), with_cause(&error), help)
+            }
+        }
     }
 
-    fn read_pem<T>(
+    /// Warns of certificates that have ended, end soon, or are not valid yet.
+    pub(super) fn warn_of_validity(
         &mut self,
-        file: &Spanned<PathBuf>,
-        max_bytes: u64,
-        help: &str,
-        parse: impl FnOnce(&Path, &[u8]) -> Result<T, PemError>,
-    ) -> Option<T> {
-        let path = self.folder.join(file.get_ref());
-        let parsed = pem_file::read(&path, max_bytes).and_then(|content| parse(&path, &content));
-        parsed.map_err(|error| self.error(file.span(), with_cause(&error), help)).ok()
+        place: Range<usize>,
+        key: &str,
+        certificates: &[CertificateDer<'_>],
+    ) {
+        if let Some(warning) = certificate::validity(certificates) {
+            let help = "replace the file: the daemon reads it again within seconds. If the dates are right, check \
+                        the clock of this machine";
+            self.warning(place, format!("`{key}`: {warning}"), help);
+        }
     }
 }

@@ -82,6 +82,7 @@ impl Resolver<'_> {
         for place in placeholders {
             self.warn_of_placeholder(place);
         }
+        let (roots, ca_file) = self.roots(file.ca_file, file.system_roots, is_http);
         // The parts that may be absent come last, so that the others are checked in any case.
         Some(Credential {
             name: name.to_owned(),
@@ -101,7 +102,8 @@ impl Resolver<'_> {
             connect_timeout: self.positive(file.connect_timeout, 3),
             quota: self.quota(file.quota),
             retry_after_max: self.positive(file.retry_after_max, 15 * 60),
-            roots: self.roots(file.ca_file, file.system_roots, is_http),
+            roots,
+            ca_file,
             proxy: self.proxy(file.proxy, "token_url", is_http),
             http_version: file.http_version.map_or(HttpVersion::Auto, Spanned::into_inner),
             max_rotations: or_default(file.max_rotations),

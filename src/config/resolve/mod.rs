@@ -32,7 +32,6 @@ mod token_field;
 mod tutorial;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -45,6 +44,7 @@ use super::model::config::Config;
 use super::model::endpoint::is_loopback;
 use super::model::environment::Environment;
 use super::model::listen::Listen;
+use super::model::pem_file::with_cause;
 use super::source::diagnostics::{Diagnostics, Place, Problem, Severity};
 use super::source::document::Document;
 use super::source::reader::Key;
@@ -258,11 +258,6 @@ fn or_default<T: Default>(value: Key<T>) -> T {
 
 fn duration(value: Key<units::Duration>, default_seconds: u64) -> Duration {
     value.map_or(Duration::from_secs(default_seconds), |value| value.into_inner().0)
-}
-
-/// An error with its cause, in one line.
-fn with_cause(error: &impl Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 #[cfg(test)]

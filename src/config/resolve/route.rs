@@ -90,7 +90,7 @@ impl Resolver<'_> {
             self.warn_of_placeholder_in_url(text);
         }
         let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
-        let roots = self.roots(route.ca_file.take(), route.system_roots.take(), is_http);
+        let (roots, ca_file) = self.roots(route.ca_file.take(), route.system_roots.take(), is_http);
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
@@ -124,7 +124,7 @@ impl Resolver<'_> {
             protection,
             host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,
-            upstream: Upstream { destination: upstream?, roots, proxy, http_version },
+            upstream: Upstream { destination: upstream?, roots, ca_file, proxy, http_version },
             credential: credential?,
         })
     }

@@ -40,13 +40,9 @@ impl Resolver<'_> {
                 return self.refuse(place, with_cause(&error), error.help());
             }
         };
-        if initial.is_early() {
-            let help = "callers refuse the certificate until then: check the clock of this machine";
-            self.warning(certificate.span(), "the certificate is not valid yet", help);
-        } else if initial.ends_soon() {
-            let title = format!("the certificate expires on {}", initial.end_date());
-            let help = "renew the certificate: the daemon reloads changed files without a restart";
-            self.warning(certificate.span(), title, help);
+        self.warn_of_validity(certificate.span(), "certificate", &initial.certified.cert);
+        if let Some(place) = client_ca.place() {
+            self.warn_of_validity(place, "client_ca", &initial.client_ca);
         }
         Some(ServerTls { files, initial, fingerprint })
     }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::http::ProxyStatus;
+use crate::tls::diagnosis;
 
 /// Why an upstream gave no response; errors of several kinds contain their error type of RFC 9209 §2.3.
 #[derive(Clone, Debug, Error)]
@@ -53,7 +54,7 @@ impl ForwardError {
     }
 
     /// The cause and a remedy, for a person; contains no address and no text of a peer.
-    pub const fn detail(&self) -> &'static str {
+    pub fn detail(&self) -> &'static str {
         use ProxyStatus::{ConnectionRefused, DestinationIpProhibited, DnsError, HttpRequestDenied};
         match self {
             Self::Unreachable(DnsError, _) => "The upstream's name does not resolve.",
@@ -74,9 +75,10 @@ impl ForwardError {
                 "The proxy has no file descriptor for another upstream connection. Try again."
             }
             Self::ConnectTimeout => "The upstream did not accept a connection in time.",
-            Self::Tls(..) => {
-                "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request."
-            }
+            Self::Tls(_, text) => diagnosis::advice_in(text).map_or(
+                "The upstream's TLS certificate or handshake is not acceptable. The proxy did not send the request.",
+                |advice| advice.sentence,
+            ),
             Self::Terminated(_) => "The upstream closed the connection before it answered.",
             Self::Protocol(_) => "The upstream's answer is not valid HTTP.",
             Self::Http1Required => {

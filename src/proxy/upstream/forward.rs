@@ -22,6 +22,7 @@ use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::framing::{self, Reuse};
 use crate::proxy::suspension;
+use crate::tls::diagnosis;
 
 /// Why a request brought no response.
 #[derive(Debug)]
@@ -108,7 +109,9 @@ fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failur
         return Failure::Upstream(ForwardError::Http1Required);
     }
     let (is_no_http, text) = match error {
-        ExchangeError::Http1(error) => (error.is_parse(), in_one_line(error)),
+        ExchangeError::Http1(error) => {
+            (error.is_parse(), diagnosis::described(error).unwrap_or_else(|| in_one_line(error)))
+        }
         ExchangeError::Http2(error) => (matches!(error, StreamError::Protocol(_)), error.to_string()),
     };
     Failure::Upstream(if is_no_http { ForwardError::Protocol(text) } else { ForwardError::Terminated(text) })

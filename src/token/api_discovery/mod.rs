@@ -21,8 +21,8 @@ use crate::clock::{Clock, Moment};
 /// The task's progress, for requests that wait for an address.
 #[derive(Clone, Debug, Default)]
 struct DiscoveryProgress {
-    /// Whether an address has been published.
-    has_found: bool,
+    /// The published address.
+    found: Option<DiscoveredApi>,
     is_underway: bool,
     /// Why the latest attempt failed; `None` if it did not.
     failure: Option<Arc<DiscoveryError>>,
@@ -55,7 +55,12 @@ impl DiscoverySource {
 
     /// Whether an address has been published.
     pub fn has_found(&self) -> bool {
-        self.progress.borrow().has_found
+        self.progress.borrow().found.is_some()
+    }
+
+    /// The published address.
+    pub fn found(&self) -> Option<DiscoveredApi> {
+        self.progress.borrow().found.clone()
     }
 
     /// Why the latest attempt failed, if it did.
@@ -74,7 +79,7 @@ impl DiscoverySource {
         loop {
             {
                 let progress = progress.borrow_and_update();
-                if progress.has_found {
+                if progress.found.is_some() {
                     return Ok(());
                 }
                 if !progress.is_underway && progress.next > deadline {

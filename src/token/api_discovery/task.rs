@@ -77,6 +77,15 @@ impl<D: Documents> Discovery<D> {
         self.publish.push(publish);
     }
 
+    /// Publishes the address that an earlier discovery for the same principal has found. The first attempt is still made at
+    /// once.
+    pub fn resume(&mut self, found: DiscoveredApi) {
+        if self.publish.iter().all(|publish| publish(&found).is_ok()) {
+            self.progress.send_modify(|progress| progress.found = Some(found.clone()));
+            self.found = Some(found);
+        }
+    }
+
     /// Keeps the address up to date until the future is dropped, which loses nothing.
     pub async fn run(mut self) {
         loop {
@@ -172,8 +181,8 @@ impl<D: Documents> Discovery<D> {
             (None, None) => {}
         }
         self.progress.send_modify(|progress| {
-            *progress =
-                DiscoveryProgress { has_found: keeps_the_last, is_underway: false, failure, next: self.due };
+            let found = self.found.clone();
+            *progress = DiscoveryProgress { found, is_underway: false, failure, next: self.due };
         });
     }
 }

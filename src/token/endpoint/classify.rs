@@ -11,6 +11,7 @@ use secrecy::SecretString;
 
 use super::error_response::ErrorResponse;
 use super::exchange::Body;
+use super::foreign::foreign;
 use super::redact::redacted;
 use super::response::{self, Expected, TokenResponse};
 use crate::config::ErrorCodes;
@@ -86,8 +87,12 @@ pub(in crate::token) fn classify(
     let counted = if status.is_success() && error.is_error { 400 } else { status.as_u16() };
     match counted {
         204..=206 => Err(TokenError::Malformed(Malformed::Status(counted))),
-        200..=299 => response::read(headers, body, asked.expected).map_err(TokenError::Malformed),
-        300..=599 => Err(failure(status.as_u16(), counted, headers, error, asked)),
+        200..=299 => response::read(headers, body, asked.expected).map_err(|flaw| {
+            let is_json = !matches!(flaw, Malformed::NotJson { .. });
+            let foreign = || foreign(headers, &body.bytes, asked.secrets);
+            TokenError::Malformed(if is_json { flaw } else { foreign().unwrap_or(flaw) })
+        }),
+        300..=599 => Err(failure(status.as_u16(), counted, (headers, body), error, asked)),
         other => Err(TokenError::Malformed(Malformed::Status(other))),
     }
 }
@@ -141,7 +146,7 @@ fn is_any(code: Option<&str>, codes: &[impl AsRef<str>]) -> bool {
 fn failure(
     status: u16,
     counted: u16,
-    headers: &HeaderMap,
+    (headers, body): (&HeaderMap, &Body),
     error: ErrorResponse,
     asked: &Asked<'_>,
 ) -> TokenError {
@@ -149,6 +154,10 @@ fn failure(
     let meaning = meaning(counted, retry_after.is_some(), &error, asked);
     let code = error.code.map(|code| redacted(&code, asked.secrets));
     let description = error.description.map(|words| redacted(&words, asked.secrets));
+    let code = match (code, &description) {
+        (None, None) => foreign(headers, &body.bytes, asked.secrets).map(|kind| kind.to_string()),
+        (code, _) => code,
+    };
     match (meaning, code) {
         (Meaning::Throttled, _) => {
             let at_least = if retry_after.is_some() { Duration::ZERO } else { MIN_RATE_LIMIT_WAIT };

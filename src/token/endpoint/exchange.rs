@@ -11,7 +11,9 @@ use url::Url;
 
 use crate::causes::causes;
 use crate::http::retry_after;
-use crate::token::error::{Malformed, TokenError, printable};
+use crate::peer_text::printable;
+use crate::tls::diagnosis;
+use crate::token::error::{Malformed, TokenError};
 
 /// The largest body of a response that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
@@ -32,7 +34,7 @@ fn refuse_throttled(status: StatusCode, headers: &HeaderMap) -> Result<(), Token
 ///
 /// # Errors
 ///
-/// [`TokenError::Throttled`], and those of [`read`].
+/// [`TokenError::Throttled`], and why the body is incomplete.
 pub(super) async fn get(
     http: &reqwest::Client,
     url: Url,
@@ -43,7 +45,7 @@ pub(super) async fn get(
     if status != StatusCode::OK {
         return Ok((status, Zeroizing::default()));
     }
-    let (body, flaw) = read(&mut response).await?;
+    let (body, flaw) = read(&mut response).await;
     flaw.map_or(Ok((status, body.bytes)), Err)
 }
 
@@ -55,18 +57,16 @@ pub(in crate::token) struct Body {
     pub is_complete: bool,
 }
 
-/// Reads the body of a response. The second value tells why the body is incomplete, if it is.
-///
-/// # Errors
-///
-/// [`Malformed::TooLarge`] where the body is larger than [`MAX_ANSWER_BYTES`].
-pub(super) async fn read(response: &mut reqwest::Response) -> Result<(Body, Option<TokenError>), TokenError> {
+/// Reads the body of a response, at most [`MAX_ANSWER_BYTES`]. The second value tells why the body is incomplete, if it is.
+pub(super) async fn read(response: &mut reqwest::Response) -> (Body, Option<TokenError>) {
     // The buffer never grows: growing would leave a copy behind that is not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_ANSWER_BYTES));
     let flaw = loop {
         match response.chunk().await {
             Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_ANSWER_BYTES => {
-                return Err(TokenError::Malformed(Malformed::TooLarge));
+                let room = MAX_ANSWER_BYTES - bytes.len();
+                bytes.extend_from_slice(&chunk[..room]);
+                break Some(TokenError::Malformed(Malformed::TooLarge));
             }
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => break None,
@@ -74,16 +74,19 @@ pub(super) async fn read(response: &mut reqwest::Response) -> Result<(Body, Opti
             Err(_) => break Some(TokenError::Malformed(Malformed::Incomplete)),
         }
     };
-    Ok((Body { bytes, is_complete: flaw.is_none() }, flaw))
+    (Body { bytes, is_complete: flaw.is_none() }, flaw)
 }
 
-/// The [`TokenError`] of a request that failed, with the message of the innermost cause.
+/// The [`TokenError`] of a request that failed, with the message of the innermost cause or the
+/// diagnosis of a TLS failure.
 pub(super) fn network(error: reqwest::Error) -> TokenError {
     let (is_timeout, is_connect) = (error.is_timeout(), error.is_connect());
     let why = match (is_timeout, is_connect) {
         (true, true) => "no connection in time".to_owned(),
         (true, false) => "no complete answer in time".to_owned(),
-        _ => printable(&causes(&error.without_url()).last().map(ToString::to_string).unwrap_or_default()),
+        _ => diagnosis::described(&error).unwrap_or_else(|| {
+            printable(&causes(&error.without_url()).last().map(ToString::to_string).unwrap_or_default())
+        }),
     };
     if is_connect { TokenError::Unreached(why) } else { TokenError::Network(why) }
 }

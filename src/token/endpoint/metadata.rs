@@ -4,18 +4,20 @@
 //! OpenID Connect if the first document is missing or unusable: servers answer unknown paths in many ways. A server that does
 //! not respond at all is not tried a second time.
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout_at;
 use url::Url;
 
 use super::exchange::MAX_ANSWER_BYTES;
+use super::foreign::foreign;
 use super::{exchange, request};
 use crate::config::model::endpoint::is_protected;
 use crate::config::model::identity::ClientAuth;
 use crate::config::{Credential, Issuer};
-use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError, printable};
+use crate::peer_text::printable;
+use crate::token::error::{Malformed, MetadataError, MetadataFlaw, TokenError};
 
 /// The members of an issuer's metadata that are used (RFC 8414 §2). Other members are ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +86,13 @@ async fn ask(
     shows_certificate: bool,
 ) -> Result<Result<Metadata, MetadataFlaw>, TokenError> {
     Ok(match exchange::get(http, url).await {
-        Ok((StatusCode::OK, body)) => Metadata::parse(&body, issuer, shows_certificate),
+        Ok((StatusCode::OK, body)) => {
+            Metadata::parse(&body, issuer, shows_certificate).map_err(|flaw| match flaw {
+                MetadataFlaw::NotMetadata => foreign(&HeaderMap::new(), &body, &[])
+                    .map_or(MetadataFlaw::NotMetadata, MetadataFlaw::Body),
+                other => other,
+            })
+        }
         Ok((status, _)) if status.is_redirection() => Err(MetadataFlaw::Redirect(status.as_u16())),
         Ok((status, _)) => Err(MetadataFlaw::Status(status.as_u16())),
         Err(TokenError::Malformed(flaw)) => Err(MetadataFlaw::Body(flaw)),

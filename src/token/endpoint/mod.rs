@@ -7,7 +7,8 @@
 //! - [`request`] and [`assertion`]: the parameters of a token request, and the JWTs in it;
 //! - `exchange`: the HTTP exchange;
 //! - [`mod@classify`]: what a response means, by one table;
-//! - [`response`], [`error_response`], [`members`] and [`redact`]: what a response holds, and what must not be quoted from it;
+//! - [`response`], [`error_response`], [`members`], `foreign` and [`redact`]: what a response holds, and what must not be
+//!   quoted from it;
 //! - [`validate`] and [`warnings`]: whether a token meets the credential's requirements, and what is reported but accepted;
 //! - [`metadata`]: an issuer's metadata.
 
@@ -15,6 +16,7 @@ pub(in crate::token) mod assertion;
 pub(in crate::token) mod classify;
 mod error_response;
 pub(in crate::token) mod exchange;
+mod foreign;
 mod members;
 pub mod metadata;
 pub(in crate::token) mod redact;
@@ -34,12 +36,13 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use self::classify::{Asked, classify};
-use self::exchange::{Body, network, read};
+use self::exchange::{network, read};
+use self::foreign::foreign;
 use self::metadata::Metadata;
 use self::request::TokenRequest;
 use self::response::{Expected, TokenResponse};
 use super::access_token::AccessToken;
-use super::error::TokenError;
+use super::error::{Malformed, TokenError};
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, Endpoint, HttpVersion, Identity, Issuer};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust, TrustError};
@@ -217,12 +220,18 @@ impl TokenClient {
             .body(request.body.clone());
         let mut response = http_request.send().await.map_err(network)?;
         let status = response.status();
-        let (body, flaw) = match read(&mut response).await {
-            Ok(read) => read,
-            Err(error) if status.is_success() => return Err(error),
-            // An error response whose body is too large is classified by its status.
-            Err(_) => (Body { bytes: Zeroizing::default(), is_complete: false }, None),
-        };
+        let (mut body, flaw) = read(&mut response).await;
+        if let Some(too_large @ TokenError::Malformed(Malformed::TooLarge)) = &flaw {
+            let foreign = foreign(response.headers(), &body.bytes, asked.secrets);
+            match (status.is_success(), foreign) {
+                (true, foreign) => {
+                    return Err(foreign.map_or_else(|| too_large.clone(), TokenError::Malformed));
+                }
+                (false, Some(_)) => {}
+                // The response is classified by its status.
+                (false, None) => body.bytes.clear(),
+            }
+        }
         let outcome = classify(status, response.headers(), &body, asked);
         match (outcome, flaw) {
             (Err(TokenError::Malformed(_)), Some(flaw)) => Err(flaw),

@@ -11,24 +11,23 @@ use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 
-use crate::token::error::printable;
+use crate::peer_text::printable;
 
 /// The length of a run of a secret that withholds a text; a shorter secret withholds it as a whole.
 const MAX_QUOTED_CHARS: usize = 12;
 /// The shortest base64 that is searched for: anything shorter may be an ordinary word.
 const MIN_BASE64_CHARS: usize = 4;
 
-/// A server's text with nothing in it of the secrets and tokens that the server knows: printable ASCII, at most 200
-/// characters.
+/// The text in the place of one that quotes a secret.
+pub(super) const WITHHELD: &str = "(withheld: it quoted a secret or a token)";
+
+/// A server's text with nothing in it of the secrets and tokens that the server knows: one line, at most 200 characters.
 pub(crate) fn redacted(text: &str, secrets: &[SecretString]) -> String {
-    if is_quoted(text, secrets) {
-        "(withheld: it quoted a secret or a token)".to_owned()
-    } else {
-        printable(text)
-    }
+    if is_quoted(text, secrets) { WITHHELD.to_owned() } else { printable(text) }
 }
 
-fn is_quoted(text: &str, secrets: &[SecretString]) -> bool {
+/// Whether a text quotes a secret.
+pub(super) fn is_quoted(text: &str, secrets: &[SecretString]) -> bool {
     let readings = [
         text.as_bytes().to_vec(),
         percent_decode_str(text).collect(),
@@ -77,8 +76,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const WITHHELD: &str = "(withheld: it quoted a secret or a token)";
 
     fn kept(secret: &str, words: &str) -> String {
         redacted(words, &[SecretString::from(secret)])

@@ -92,9 +92,6 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
-    if body.trim_ascii_start().starts_with(b"<") {
-        return Err(Malformed::Markup);
-    }
     if depth(body) > MAX_DEPTH {
         return Err(Malformed::TooDeep);
     }
@@ -102,17 +99,8 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         [&fields.access_token, &fields.expires_in, &fields.refresh_token, &fields.scope]
             .map(MemberPath::as_str);
     let [end, other_end, third_end] = REFRESH_LIFETIMES;
-    let paths = [
-        access_token,
-        expires_in,
-        "token_type",
-        scope,
-        refresh_token,
-        "id_token",
-        end,
-        other_end,
-        third_end,
-    ];
+    let paths =
+        [access_token, expires_in, "token_type", scope, refresh_token, "id_token", end, other_end, third_end];
     let [access_token, expires_in, token_type, scope, refresh_token, id_token, ends @ ..] =
         members_at(paths, body)
             .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;

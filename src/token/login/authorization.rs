@@ -16,8 +16,8 @@ use url::{Url, form_urlencoded};
 
 use crate::config::model::identity::Grant;
 use crate::config::{Credential, RedirectUri};
+use crate::peer_text::printable;
 use crate::token::endpoint::assertion::random;
-use crate::token::error::printable;
 use crate::token::jwt;
 
 /// One attempt of a person to log in with a browser.

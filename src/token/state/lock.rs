@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use super::disk::{Disk, FileId, Folder};
 use super::error::OpenError;
-use crate::token::error::printable;
+
+use crate::peer_text::printable;
 
 /// The most that is read of a lock file.
 const MAX_LOCK_BYTES: u64 = 4096;

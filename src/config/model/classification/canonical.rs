@@ -86,6 +86,7 @@ macro_rules! encoded_as {
 
 encoded_as! {
     u64: |number| number.to_be_bytes();
+    u8: |byte| [*byte];
     bool: |is| [u8::from(*is)];
     Duration: |duration| duration.as_nanos().to_be_bytes();
     str: |text| text.as_bytes();

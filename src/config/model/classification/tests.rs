@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -178,6 +178,17 @@ const TABLE: &[(&str, Lines, Lines, Change)] = &[
     // The client's own assertion may name the server by its issuer or by its endpoint.
     ("assertion.aud", CLIENT_JWT, &[("assertion.aud", "\"b\"")], Request),
     ("client_certificate", FULL, &[("client_certificate", "\"renewed.pem\"")], Token),
+    // The subject and the alternative names are the same.
+    ("client_certificate", FULL, &[("client_certificate", "\"reissued.pem\"")], Request),
+    // Without any name, each certificate is another principal.
+    (
+        "client_certificate",
+        &[("client_certificate", "\"nameless.pem\"")],
+        &[("client_certificate", "\"nameless-reissued.pem\"")],
+        Token,
+    ),
+    // The same content in another file.
+    ("client_certificate", FULL, &[("client_certificate", "\"copy.pem\"")], Operation),
     // Another certificate that leads to the authority.
     ("client_certificate", FULL, &[("client_certificate", "\"chain.pem\"")], Request),
     ("client_key", FULL, &[("client_key", "\"client-key-sec1.pem\"")], Request),
@@ -251,7 +262,16 @@ fn folder() -> TempDir {
     let key = KeyPair::from_pem(&client).unwrap();
     let certificate =
         |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let nameless = || {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.self_signed(&key).unwrap().pem()
+    };
     let (first, renewed) = (certificate("client"), certificate("renewed"));
+    write("reissued.pem", &certificate("client"));
+    write("copy.pem", &first);
+    write("nameless.pem", &nameless());
+    write("nameless-reissued.pem", &nameless());
     write("client.pem", &first);
     write("renewed.pem", &renewed);
     write("chain.pem", &(first + &renewed));

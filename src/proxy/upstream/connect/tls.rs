@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 use super::socket::Stream;
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
+use crate::tls::diagnosis;
 
 /// The ALPN protocol ID of HTTP/2 over TLS (RFC 9113 §3.2).
 pub(super) const ALPN_HTTP_2: &[u8] = b"h2";
@@ -54,7 +55,7 @@ pub(super) fn tls_error(error: &io::Error) -> ForwardError {
         Some(rustls::Error::AlertReceived(_)) => ProxyStatus::TlsAlertReceived,
         _ => ProxyStatus::TlsProtocolError,
     };
-    ForwardError::Tls(proxy_status, error.to_string())
+    ForwardError::Tls(proxy_status, diagnosis::described(error).unwrap_or_else(|| error.to_string()))
 }
 
 /// Whether a handshake failed because the peer sent something other than TLS, or ended the connection.

@@ -50,9 +50,35 @@ fn a_page_in_the_place_of_a_response_is_reported_as_one() {
         ["<html>Please log in</html>", "\r\n <!doctype html><p>Blocked", "<?xml version=\"1.0\"?><Error/>"]
     {
         let failure = answer(200, &[("content-type", "text/html")], page).unwrap_err();
-        assert_eq!(failure, TokenError::Malformed(Malformed::Markup));
-        assert!(failure.to_string().contains("HTML or XML"), "{failure}");
+        assert!(matches!(failure, TokenError::Malformed(Malformed::Page(_) | Malformed::Xml)), "{failure}");
+        assert!(failure.to_string().contains("may have answered"), "{failure}");
     }
+}
+
+/// The body changes what is said about a response, and not what the response means.
+#[test]
+fn a_page_or_a_compressed_body_of_an_error_is_named_whatever_the_status() {
+    let page = b"<html><title>Zugriff gesperrt f\xc3\xbcr hunter</title>".as_slice();
+    for status in [400, 401, 403, 404, 500, 502, 503, 511] {
+        for holds_token in [false, true] {
+            let of = |fields: &[(&'static str, &str)], body: &[u8]| {
+                answer_to((holds_token, false), &ErrorCodes::default(), status, fields, body).unwrap_err()
+            };
+            let empty = of(&[], b"");
+            for (fields, body, words) in [
+                (&[][..], page, "its body is an HTML page, titled \"Zugriff gesperrt für hunter\""),
+                (&[("content-encoding", "br")], b"\x8b\x02", "its body is compressed (br)"),
+                (&[], b"\x1f\x8b\x08\0", "its body is compressed (gzip)"),
+            ] {
+                let error = of(fields, body);
+                assert!(error.to_string().contains(words), "{status}: {error}");
+                assert_eq!((error.class(), error.outcome()), (empty.class(), empty.outcome()), "{status}");
+                assert_eq!(error.refuses_client(), empty.refuses_client());
+            }
+        }
+    }
+    let quoting = answer(403, &[], "<html><title>no hunter2 here</title>").unwrap_err();
+    assert!(quoting.to_string().contains("withheld"), "{quoting}");
 }
 
 /// The meaning of a response.
