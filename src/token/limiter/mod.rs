@@ -134,6 +134,13 @@ impl Limiter {
         });
     }
 
+    /// Shortens a latch that would outlast the valid token, which ends at this moment: one request is made then.
+    pub fn end_latch_by(&mut self, end: Moment) {
+        if let Some(Blocked { until, by: Barrier::Latch }) = &mut self.blocked {
+            *until = end.min(*until);
+        }
+    }
+
     /// The barrier, which may have ended; none after a success.
     pub fn blocked(&self) -> Option<Blocked> {
         self.blocked

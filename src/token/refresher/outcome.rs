@@ -118,6 +118,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.response_warnings.of_wait(asked, &self.credential);
         }
         self.limiter.failed(&error);
+        if let Some(token) = self.store.usable() {
+            self.limiter.end_latch_by(token.expires());
+        }
         let blocked = self.limiter.blocked();
         let now = self.clock.now();
         // Any other failure leaves a changed request unanswered: after a restart the refresher makes that request at once.

@@ -286,6 +286,19 @@ async fn after_a_rejection_requests_are_rare_and_waiters_learn_the_cause_at_once
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_the_token_ends_one_request_is_made_whatever_the_rejections_before() {
+    let (endpoint, source) = start(ROOMY, AT_ONCE, &[Act::Token("t", 1000)]);
+    endpoint.always(Some(Act::Fail(rejected())));
+    source.wait(HOUR).await.unwrap();
+    let issued = endpoint.asked()[0];
+    tokio::time::sleep(Duration::from_secs(1100)).await;
+
+    let asked: Vec<_> = endpoint.asked().iter().map(|asked| issued.until(*asked).as_secs()).collect();
+    let [.., last, end] = asked.as_slice() else { panic!("{asked:?}") };
+    assert!((1000 - 240..1000).contains(last) && (1000..=1001).contains(end), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_retry_after_blocks_requests_of_every_cause() {
     let (endpoint, source) = start(ROOMY, AT_ONCE, &[]);
     let dead = source.wait(HOUR).await.unwrap().generation();

@@ -75,6 +75,8 @@ struct Server {
 struct Seen {
     asked: Vec<Moment>,
     not_before: Moment,
+    /// The end of the latest token. A latch ends with it.
+    token_ends: Moment,
     failures: u32,
     rejections: u32,
     too_early: Option<String>,
@@ -91,11 +93,13 @@ impl Server {
     }
 
     /// The least that an answer must keep the next request back.
-    fn note(&self, act: Option<&Act>) {
+    fn note(&self, act: Option<&Act>, sent: Moment) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         let (Some(Act::Fail(_) | Act::Panic), Some(act)) = (act, act) else {
+            let seconds = if let Some(Act::Token(_, seconds)) = act { *seconds } else { self.lifetime };
             *seen = Seen {
+                token_ends: sent + Duration::from_secs(seconds),
                 asked: std::mem::take(&mut seen.asked),
                 too_early: seen.too_early.take(),
                 ..Seen::default()
@@ -110,7 +114,8 @@ impl Server {
             }
             Act::Fail(TokenError::Rejected { .. }) => {
                 seen.rejections += 1;
-                Duration::from_secs(15 << seen.rejections.min(5)).min(Duration::from_mins(5))
+                let latch = Duration::from_secs(15 << seen.rejections.min(5)).min(Duration::from_mins(5));
+                if seen.token_ends > now { latch.min(now.until(seen.token_ends)) } else { latch }
             }
             _ => backoff,
         };
@@ -125,7 +130,7 @@ impl TokenEndpoint for Server {
         _: &Identity<SecretString>,
         _: Option<HeldToken<'_>>,
     ) -> Result<TokenResponse, TokenError> {
-        let number = {
+        let (number, sent) = {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let now = self.clock.now();
             if now < seen.not_before && seen.too_early.is_none() {
@@ -133,11 +138,11 @@ impl TokenEndpoint for Server {
                     Some(format!("{:?} too early, request {}", now.until(seen.not_before), seen.asked.len()));
             }
             seen.asked.push(now);
-            seen.asked.len()
+            (seen.asked.len(), now)
         };
         tokio::time::sleep(self.takes).await;
         let act = self.script.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        self.note(act.as_ref());
+        self.note(act.as_ref(), sent);
         match act {
             Some(Act::Fail(error)) => Err(error),
             Some(Act::Panic) => panic!("told to"),
