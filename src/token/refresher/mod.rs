@@ -280,6 +280,9 @@ impl<E: TokenEndpoint> Refresher<E> {
             () = self.orders.arrived() => false,
         };
         self.writer.drop_ended();
+        if is_over {
+            self.durable.write_if_lost().await;
+        }
         let reads_secrets = latched || (has_subject_file && is_over);
         let is_changed = reads_secrets && self.read_secrets_again().await;
         if is_changed && latched {

@@ -135,6 +135,17 @@ impl StateFile {
         Ok(FoundState { state: Some(state), warnings: warnings.into_iter().flatten().collect(), origin })
     }
 
+    /// Whether the file that was written, its lock file or their folder has been removed or replaced.
+    pub fn is_lost(&self) -> bool {
+        let is_in_place = || {
+            let (folder, name) = Folder::of(&self.path).ok()?;
+            let is_same_folder = folder.id().ok()? == self.durable.folder().id().ok()?;
+            let is_there = self.latest == 0 || folder.id_of(name).is_ok();
+            Some(is_same_folder && is_there && self.lock.is_in(&folder, name))
+        };
+        is_in_place() != Some(true)
+    }
+
     /// Opens the folder and takes the lock anew if the path leads to another folder or lock file than those
     /// held. Where the folder or the lock file has been removed or replaced, a second process could otherwise
     /// use the state.

@@ -225,6 +225,18 @@ impl DurableState {
             .await;
     }
 
+    /// Writes the state again if its file, the lock file or the folder has been removed or replaced: until then a second
+    /// process could start without the state.
+    pub async fn write_if_lost(&mut self) {
+        if !self.is_on_disk || self.retry.is_some() {
+            return;
+        }
+        if self.on_disk(|file| file.is_lost()).await == Ok(true) {
+            self.is_behind = true;
+            self.write().await;
+        }
+    }
+
     async fn write_if(
         &mut self,
         look: impl FnOnce(&mut StateFile) -> Result<Look, OpenError> + Send + 'static,

@@ -49,6 +49,32 @@ async fn after_a_refusal_an_older_copy_that_was_put_back_is_not_used() {
     assert_eq!(server.asked(), ["first", "second", "third"]);
 }
 
+/// No token request is due, and a second daemon would start with the configured refresh token, which has been used.
+#[tokio::test(start_paused = true)]
+async fn a_state_that_is_removed_is_written_again_within_a_minute() {
+    for name in ["c.state", "c.state.lock", ""] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("state");
+        std::fs::create_dir(&place).unwrap();
+        let server = Server::answering([Ok(TokenResponse { lifetime: Some(HOUR), ..with("second", "a") })]);
+        let (source, _task) = run(&server, &configured(&place, "first"));
+        source.wait(HOUR).await.unwrap();
+        if name.is_empty() {
+            std::fs::remove_dir_all(&place).unwrap();
+            std::fs::create_dir(&place).unwrap();
+        } else {
+            std::fs::remove_file(place.join(name)).unwrap();
+        }
+
+        tokio::time::sleep(Duration::from_secs(61)).await;
+
+        assert_eq!(refresh_token(&on_disk(&place)), "second", "{name}");
+        let second = DurableState::open(&configured(&place, "first"), Clock::tokio());
+        assert!(second.is_err(), "{name}: a second daemon can start");
+        assert_eq!(server.asked(), ["first"]);
+    }
+}
+
 /// Puts a state in the place of one, with the number of its tenth write and with this mode.
 async fn put_later(folder: &Path, refresh_token: &str, mode: u32) {
     let elsewhere = tempfile::tempdir().unwrap();
