@@ -1,7 +1,8 @@
 //! The circuit breaker of an upstream: while most requests fail, no requests are sent.
 //!
-//! The breaker opens when the failures in a window reach both a number and a share of all responses, so that one broken
-//! endpoint does not block the others. After a pause that doubles with each failed probe, an open breaker admits one
+//! A failure is an outcome that says that the upstream cannot be reached or is overwhelmed: no response, or one of 502,
+//! 503 and 504. Any other response is an application's, and one broken endpoint must not block the others. The breaker
+//! opens when the failures in a window reach both a number and a share of all responses. After a pause that doubles with each failed probe, an open breaker admits one
 //! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared
 //! state and one addition to a counter of the worker.
 
@@ -155,10 +156,10 @@ impl Breaker {
 }
 
 impl AdmittedRequest<'_> {
-    /// Records a response: a failure if the status is 5xx and not in `token_rejections`, the statuses by which the
-    /// upstream rejects a token.
+    /// Records a response: a failure if the status is 502, 503 or 504 and not in `token_rejections`, the statuses by which
+    /// the upstream rejects a token.
     pub fn record_response(self, status: StatusCode, token_rejections: &[StatusCode], upstream: &str) {
-        if status.is_server_error() && !token_rejections.contains(&status) {
+        if matches!(status.as_u16(), 502..=504) && !token_rejections.contains(&status) {
             self.record_failure(upstream);
         } else {
             self.record_success(upstream);
@@ -540,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_5xx_is_a_failure_unless_it_rejects_the_token_and_a_4xx_never_is() {
+    fn only_a_gateways_5xx_is_a_failure_unless_it_rejects_the_token() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
         let successes = breaker.add_counter();
         let stays_closed = |status, token_rejections: &[StatusCode]| {
@@ -554,11 +555,11 @@ mod tests {
             breaker.reset();
             is_closed
         };
-        for status in [200, 302, 400, 401, 403, 404, 408, 429, 499] {
+        for status in [200, 302, 400, 401, 403, 404, 408, 429, 499, 500, 501, 505, 507, 599] {
             assert!(stays_closed(status, &[]), "{status}");
         }
-        assert!(stays_closed(500, &[StatusCode::INTERNAL_SERVER_ERROR]));
-        for status in [500, 502, 503, 504, 599] {
+        assert!(stays_closed(503, &[StatusCode::SERVICE_UNAVAILABLE]));
+        for status in [502, 503, 504] {
             assert!(!stays_closed(status, &[StatusCode::UNAUTHORIZED]), "{status}");
         }
         for error in [ForwardError::Overloaded, ForwardError::NoDescriptor] {
