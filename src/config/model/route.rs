@@ -36,6 +36,8 @@ pub struct Route {
     pub allows_websocket: bool,
     /// Retries after a 429.
     pub retry_429: Retry429,
+    /// Whether an idempotent request whose reused connection closed without an answer is sent once more.
+    pub retry_stale: bool,
     /// Time from the end of the request to the response head.
     pub timeout: Duration,
     /// Time for a new connection, TLS included.

@@ -122,6 +122,12 @@ impl Breaker {
         Ok(admitted(after.epoch, matches!(after.phase, Phase::Probing { .. })))
     }
 
+    /// An attempt to connect, whose outcome counts, but which is never a probe: requests wait for it, and one of them may
+    /// be.
+    pub fn attempt<'b>(&'b self, successes: &'b SuccessCounter) -> AdmittedRequest<'b> {
+        AdmittedRequest { breaker: self, successes, epoch: self.state.load().epoch, is_probe: false }
+    }
+
     /// Replaces the state and returns the previous one. `change` may run several times.
     fn update(&self, change: impl Fn(State) -> State) -> State {
         *self.state.rcu(|state| Arc::new(change(**state)))
@@ -166,7 +172,7 @@ impl AdmittedRequest<'_> {
         }
     }
 
-    /// Records that no response head was received, and returns `error`. The lack of a connection permit or of a file
+    /// Records that no response head was received, and returns `error`. The lack of a free connection or of a file
     /// descriptor is no failure of the upstream.
     pub fn record_error(self, error: ForwardError, upstream: &str) -> ForwardError {
         if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
