@@ -218,3 +218,28 @@ async fn a_long_stream_locks_nobody_out_and_brings_no_ping() {
     drop(long);
     world.finish().await;
 }
+
+#[tokio::test]
+async fn a_get_on_an_http_2_connection_that_closed_unanswered_is_sent_once_more() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    let peer = RawPeer::tcp(move |stream| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async {
+            let Some(mut frames) = Frames::accept(stream, &[]).await else { return };
+            let Some((stream, _)) = frames.request().await else { return };
+            frames.answer(stream, b"done").await;
+            frames.request().await;
+        }
+    })
+    .await;
+    let world = setup(&peer).server("workers = 1").route("http_version = \"2\"").start().await;
+    let mut caller = world.caller().await;
+
+    for _ in 0..3 {
+        assert_eq!(get(&mut caller, &world).await, 200);
+    }
+
+    assert_eq!(connections.load(Ordering::Relaxed), 3);
+    world.finish().await;
+}

@@ -43,6 +43,7 @@ struct Inner<B: RequestBody> {
     start: Rc<ResponseStart>,
     lifetime: Lifetime,
     is_closed: bool,
+    has_answered: bool,
     guard: ConnectionGuard,
 }
 
@@ -61,7 +62,7 @@ impl<B: RequestBody> Connection<B> {
             .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner = Inner { http, start, lifetime, is_closed: false, guard };
+        let inner = Inner { http, start, lifetime, is_closed: false, has_answered: false, guard };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
@@ -78,7 +79,9 @@ impl<B: RequestBody> Connection<B> {
             let _ = inner.poll(cx);
         });
         let outcome = outcome.await;
+        // Servers announce the same time with each response.
         if let Ok(response) = &outcome
+            && !std::mem::replace(&mut inner.has_answered, true)
             && let Some(timeout) = announced_idle_timeout(response.headers())
         {
             inner.lifetime.limit_idle_time(timeout);
