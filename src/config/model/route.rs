@@ -15,6 +15,7 @@ use super::token_field::TokenField;
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent keys")]
 pub struct Route {
     /// The host of the requests, lower case and without a port; `None` for any.
     pub host: Option<String>,
