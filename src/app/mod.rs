@@ -98,7 +98,13 @@ impl Daemon {
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
         Certificates::new(config.server.tls.as_ref())?;
-        let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &Slots::new(0) };
+        let resources = Resources {
+            trust: &trust,
+            sources: &sources,
+            clock,
+            descriptors: &Slots::new(0),
+            workers: config.server.workers,
+        };
         serve(config, resources, &InForce::default(), None).map(|_| ())
     }
 
@@ -122,7 +128,13 @@ impl Daemon {
         let sources: Vec<_> = built.iter().map(|(_, source)| source.clone()).collect();
         let shares = descriptors::share_out(&config, MAX_REFUSALS);
         let descriptors = Slots::new(shares.upstreams);
-        let resources = Resources { trust: &trust, sources: &sources, clock, descriptors: &descriptors };
+        let resources = Resources {
+            trust: &trust,
+            sources: &sources,
+            clock,
+            descriptors: &descriptors,
+            workers: config.server.workers,
+        };
         let served = serve(&config, resources, &InForce::default(), None)?;
         let Served { table, upstreams, discoveries, .. } = served;
         let (mut certificates, keeper) = Certificates::new(config.server.tls.as_ref())?;

@@ -56,8 +56,13 @@ impl Daemon {
         let trust = Arc::new(Trust::default());
         let plans = self.plan(&config, &trust).await?;
         let sources: Vec<_> = plans.iter().map(|plan| plan.source.clone()).collect();
-        let resources =
-            Resources { trust: &trust, sources: &sources, clock: self.clock, descriptors: &self.descriptors };
+        let resources = Resources {
+            trust: &trust,
+            sources: &sources,
+            clock: self.clock,
+            descriptors: &self.descriptors,
+            workers: config.server.workers,
+        };
         let served = serve(&config, resources, &self.upstreams, Some(&self.service_settings.table))?;
         let certificates = self.certificates.next(config.server.tls.as_ref())?;
         let next_certificates = certificates.as_ref().map(|(next, _)| next);

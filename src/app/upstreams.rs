@@ -22,7 +22,7 @@ use crate::config::{Address, Destination as At};
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
 use crate::proxy::upstream::connect::TcpConnect;
-use crate::proxy::upstream::permits::Permits;
+use crate::proxy::upstream::connections::ConnectionLimits;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust};
 use crate::token::TokenSource;
@@ -49,7 +49,7 @@ pub(super) struct InForce {
     pub(super) all: Vec<Arc<Upstream>>,
 }
 
-/// Collects the upstreams of all routes. An upstream in force keeps its connections, circuit breaker and permits.
+/// Collects the upstreams of all routes. An upstream in force keeps its connections, circuit breaker and limits.
 pub(super) struct Upstreams<'c> {
     resources: Resources<'c>,
     before: &'c InForce,
@@ -69,6 +69,7 @@ pub(super) struct Resources<'c> {
     pub(super) clock: Clock,
     /// File descriptors that connections to all upstreams may take.
     pub(super) descriptors: &'c Arc<Slots>,
+    pub(super) workers: usize,
 }
 
 impl<'c> Upstreams<'c> {
@@ -126,7 +127,7 @@ impl<'c> Upstreams<'c> {
                 let destination =
                     connector.destination(address, None).map_err(|source| unusable(route, source))?;
                 let upstream = Upstream::written(index, destination, Arc::clone(self.resources.descriptors));
-                Arc::new(protected(upstream, route, self.resources.clock))
+                Arc::new(protected(upstream, route, &self.resources))
             }
             (At::Discovered, Some(credential)) => self.discovered(index, route, credential)?,
             (At::Discovered, None) => return Err(no_issuer(route)),
@@ -152,7 +153,7 @@ impl<'c> Upstreams<'c> {
         };
         let (discovery, source) = &mut self.discoveries[at];
         let upstream = Upstream::discovered(index, source.clone(), Arc::clone(self.resources.descriptors));
-        let upstream = Arc::new(protected(upstream, route, self.resources.clock));
+        let upstream = Arc::new(protected(upstream, route, &self.resources));
         let (connector, led) = (Connector::new(route, self.resources.trust)?, Arc::clone(&upstream));
         discovery.publish_to(Box::new(move |DiscoveredApi { address, reach }: &DiscoveredApi| {
             let destination =
@@ -244,10 +245,16 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
 }
 
 /// Adds the circuit breaker and the connection limits of a route to an upstream.
-fn protected(upstream: Upstream, route: &config::Route, clock: Clock) -> Upstream {
-    let config::Protection { connections, connection_age, breaker } = &route.protection;
-    let permits = Permits::new(*connections, *connection_age, route.connect_timeout);
-    upstream.with_limits(Breaker::new(*breaker, clock), permits)
+fn protected(upstream: Upstream, route: &config::Route, resources: &Resources<'_>) -> Upstream {
+    let config::Protection { connections, connection_age, idle_timeout, breaker } = &route.protection;
+    let limits = ConnectionLimits {
+        connections: *connections,
+        workers: resources.workers,
+        max_age: *connection_age,
+        idle_timeout: *idle_timeout,
+        wait_timeout: route.connect_timeout,
+    };
+    upstream.with_limits(Breaker::new(*breaker, resources.clock), limits)
 }
 
 /// The connection settings of a route's upstream, independent of its address.

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::corpus::http2::{frame, headers};
 use crate::harness::{Caller, Http2Caller, PROMPT, Request, Setup, World, daemon, eventually};
 use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
@@ -476,5 +477,37 @@ async fn large_heads_and_tiny_chunks_cost_little() {
         assert!(busy < Duration::from_secs(1), "{what}: {busy:?}");
     }
     assert_eq!(world.get("/x").await.status, 200);
+    world.finish().await;
+}
+
+/// A proxy in front may cancel the requests of many callers at once.
+#[tokio::test]
+async fn many_streams_cancelled_at_once_end_no_other_stream() {
+    const LAST: u32 = 121;
+    let world = daemon().quiet().start().await;
+    let fields = [(":method", "GET"), (":scheme", "http"), (":authority", "localhost"), (":path", "/x")];
+    let mut sent = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..]].concat();
+    for stream in (1..LAST).step_by(2) {
+        sent.extend(headers(stream, 1, &fields));
+        sent.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    sent.extend(headers(LAST, 1, &fields));
+    let mut stream = TcpStream::connect(world.address).await.unwrap();
+    stream.write_all(&sent).await.unwrap();
+
+    let answered = async {
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stream.read_exact(&mut vec![0; usize::try_from(length).unwrap()]).await.unwrap();
+            assert_ne!(head[3], 7, "the connection ends");
+            if head[3] == 1 && head[5..] == LAST.to_be_bytes() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), answered).await.unwrap();
+    drop(stream);
     world.finish().await;
 }

@@ -56,6 +56,7 @@ mod unauthorized;
 mod upstream_answers;
 mod upstream_faults;
 mod upstream_http2;
+mod upstream_pools;
 mod upstream_proxy;
 mod upstream_tls;
 mod websocket;

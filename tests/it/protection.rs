@@ -102,7 +102,7 @@ fn is_refused(reply: &Reply) -> bool {
 
 #[tokio::test]
 async fn the_breaker_opens_on_failures_and_closes_on_recovery() {
-    let (peer, script) = Script::start(500, 0).await;
+    let (peer, script) = Script::start(503, 0).await;
     let (other, _) = Script::start(200, 0).await;
     let world = setup(&peer)
         .route("breaker = { failures = 5, open = \"2s\" }")
@@ -113,7 +113,8 @@ async fn the_breaker_opens_on_failures_and_closes_on_recovery() {
         .start()
         .await;
     for _ in 0..5 {
-        assert_eq!(ask(&world, "/x").await.status, 500, "its own answers pass");
+        let reply = ask(&world, "/x").await;
+        assert!(reply.status == 503 && !is_refused(&reply), "its own answers pass");
     }
 
     let (mut refused, mut fastest) = (None, Duration::MAX);
@@ -145,7 +146,7 @@ async fn the_breaker_opens_on_failures_and_closes_on_recovery() {
 
 #[tokio::test]
 async fn routes_to_one_upstream_share_its_breaker_unless_they_have_their_own() {
-    let (peer, script) = Script::start(500, 0).await;
+    let (peer, script) = Script::start(503, 0).await;
     let route = |path: &str, line: &str| {
         format!(
             "[[routes]]\npath = \"{path}\"\nupstream = \"{}\"\ncredential = \"none\"\n{line}\n",
@@ -156,7 +157,7 @@ async fn routes_to_one_upstream_share_its_breaker_unless_they_have_their_own() {
     let own = route("/own", "breaker = { failures = 4 }");
     let world = setup(&peer).route("breaker = { failures = 3 }").route(&(same + &own)).start().await;
     for target in ["/x", "/same", "/x"] {
-        assert_eq!(ask(&world, target).await.status, 500);
+        assert!(!is_refused(&ask(&world, target).await));
     }
 
     assert!(is_refused(&ask(&world, "/x").await) && is_refused(&ask(&world, "/same").await));
@@ -167,7 +168,7 @@ async fn routes_to_one_upstream_share_its_breaker_unless_they_have_their_own() {
 
 #[tokio::test]
 async fn a_half_open_breaker_admits_one_probe_and_replaces_an_abandoned_one() {
-    let (peer, script) = Script::start(500, 0).await;
+    let (peer, script) = Script::start(503, 0).await;
     let world = setup(&peer).route("breaker = { failures = 5, open = \"200ms\" }").start().await;
     ask_often(&world, "/x", 5).await;
     assert!(is_refused(&ask(&world, "/x").await));
@@ -196,15 +197,23 @@ async fn a_half_open_breaker_admits_one_probe_and_replaces_an_abandoned_one() {
 }
 
 #[tokio::test]
-async fn a_401_or_another_4xx_is_no_failure() {
+async fn an_answer_of_an_application_is_no_failure() {
     let world = daemon().quiet().route("breaker = { failures = 1, percent = 1 }").start().await;
-    for target in ["/forbidden", "/scope", "/status/400", "/status/404", "/status/429", "/status/499"] {
+    for (target, status) in [
+        ("/forbidden", 401),
+        ("/scope", 401),
+        ("/status/400", 400),
+        ("/status/404", 404),
+        ("/status/429", 429),
+        ("/status/500", 500),
+        ("/status/501", 501),
+        ("/status/505", 505),
+    ] {
         for _ in 0..5 {
-            let reply = world.get(target).await;
-            assert!((400..500).contains(&reply.status), "{target}: {}", reply.status);
+            assert_eq!(world.get(target).await.status, status, "{target}");
         }
     }
-    assert_eq!(world.get("/status/500").await.status, 500, "and as many good answers");
+    assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }
 
@@ -216,7 +225,7 @@ async fn a_burst_of_failures_among_many_good_answers_opens_no_breaker() {
     for _ in 0..300 {
         assert_eq!(ask_over(&mut caller, &world, "/x").await.status, 200);
     }
-    script.says(500);
+    script.says(503);
     ask_often(&world, "/broken", 30).await;
     script.says(200);
 
@@ -262,6 +271,7 @@ async fn connections_stay_within_the_limit_and_waiting_requests_are_answered() {
     for connections in [1, 3] {
         let (peer, script) = Script::start(200, 20).await;
         let world = setup(&peer)
+            .server(&format!("workers = {}", connections.min(2)))
             .route(&format!("connections = {connections}\nconnect_timeout = \"20s\""))
             .start()
             .await;
@@ -285,7 +295,7 @@ async fn connections_stay_within_the_limit_and_waiting_requests_are_answered() {
 async fn waiting_too_long_for_a_connection_is_overloaded_and_no_upstream_failure() {
     let (peer, script) = Script::start(200, 1500).await;
     let route = "connections = 1\nconnect_timeout = \"300ms\"\nbreaker = { failures = 1, percent = 1 }";
-    let world = setup(&peer).route(route).start().await;
+    let world = setup(&peer).server("workers = 1").route(route).start().await;
     let first = async { ask(&world, "/x").await };
     let second = async {
         eventually("the first is there", async || script.requests() == 1).await;
@@ -306,7 +316,8 @@ async fn waiting_too_long_for_a_connection_is_overloaded_and_no_upstream_failure
 #[tokio::test]
 async fn a_caller_that_leaves_holds_no_upstream_connection() {
     let (peer, script) = Script::start(200, 60_000).await;
-    let world = setup(&peer).route("connections = 1\nconnect_timeout = \"20s\"").start().await;
+    let route = "connections = 1\nconnect_timeout = \"20s\"";
+    let world = setup(&peer).server("workers = 1").route(route).start().await;
     let mut callers = Vec::new();
     for _ in 0..10 {
         let mut caller = world.caller().await;
@@ -323,23 +334,19 @@ async fn a_caller_that_leaves_holds_no_upstream_connection() {
     world.finish().await;
 }
 
-/// Each worker has its own idle connections, and both need the only connection.
+/// Two connections that stay open are on different workers.
 #[tokio::test]
-async fn an_idle_connection_gives_way_to_a_request_on_another_worker() {
+async fn each_worker_has_a_connection_although_fewer_are_configured() {
     let (peer, script) = Script::start(200, 0).await;
-    let world = setup(&peer).route("connections = 1\nconnect_timeout = \"15s\"").start().await;
-    // Two connections that stay open are on different workers.
+    let world = setup(&peer).server("workers = 2").route("connections = 1").start().await;
     let mut callers = [world.caller().await, world.caller().await];
-    let started = Instant::now();
     for _ in 0..10 {
         for caller in &mut callers {
             assert_eq!(ask_over(caller, &world, "/x").await.status, 200);
         }
     }
 
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
-    assert_eq!(script.most_open.load(Ordering::SeqCst), 1);
-    assert!(script.connections.load(Ordering::SeqCst) > 10, "the test means nothing on one worker");
+    assert_eq!(script.connections.load(Ordering::SeqCst), 2);
     world.finish().await;
 }
 

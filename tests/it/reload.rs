@@ -198,7 +198,7 @@ async fn unchanged_parts_keep_their_token_connections_and_breaker() {
         .start()
         .await;
     for _ in 0..3 {
-        assert_eq!(world.get("/broken/status/500").await.status, 500);
+        assert_eq!(world.get("/broken/status/503").await.status, 503);
     }
     assert_eq!(world.get("/broken/x").await.code().as_deref(), Some("upstream_unavailable"));
     assert_eq!(world.get("/kept/x").await.status, 200);

@@ -11,6 +11,8 @@ pub struct Protection {
     pub connections: usize,
     /// Age up to which a connection takes new requests.
     pub connection_age: Duration,
+    /// How long a connection is kept without requests.
+    pub idle_timeout: Duration,
     /// The circuit breaker; `None` for none.
     pub breaker: Option<Breaker>,
 }

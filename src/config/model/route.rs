@@ -15,6 +15,7 @@ use super::token_field::TokenField;
 
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent keys")]
 pub struct Route {
     /// The host of the requests, lower case and without a port; `None` for any.
     pub host: Option<String>,
@@ -36,6 +37,8 @@ pub struct Route {
     pub allows_websocket: bool,
     /// Retries after a 429.
     pub retry_429: Retry429,
+    /// Whether an idempotent request whose reused connection closed without an answer is sent once more.
+    pub retry_stale: bool,
     /// Time from the end of the request to the response head.
     pub timeout: Duration,
     /// Time for a new connection, TLS included.

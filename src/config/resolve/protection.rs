@@ -1,4 +1,4 @@
-//! `breaker`, `connections`, `connection_age` and `retry_429` of a route.
+//! `breaker`, `connections`, `connection_age`, `idle_timeout` and `retry_429` of a route.
 
 use std::time::Duration;
 
@@ -30,6 +30,7 @@ impl Resolver<'_> {
         Protection {
             connections: usize::try_from(connections).unwrap_or(usize::MAX),
             connection_age: self.positive(route.connection_age.take(), 60 * 60),
+            idle_timeout: self.positive(route.idle_timeout.take(), 30),
             breaker: self.breaker(route.breaker.take()),
         }
     }
@@ -127,8 +128,9 @@ mod tests {
     fn an_upstream_is_protected_by_default_and_a_429_is_passed_on() {
         let route = read("").unwrap();
 
-        let Protection { connections, connection_age, breaker } = route.protection;
+        let Protection { connections, connection_age, idle_timeout, breaker } = route.protection;
         assert_eq!((connections, connection_age), (256, Duration::from_hours(1)));
+        assert_eq!((idle_timeout, route.retry_stale), (Duration::from_secs(30), true));
         assert_eq!(breaker, Some(DEFAULT_BREAKER));
         assert_eq!(
             route.retry_429,
@@ -180,6 +182,7 @@ mod tests {
             ("retry_429 = 3", "must be a table such as { attempts = 3, max_wait = \"10s\" }", ""),
             ("connections = 0", "must be at least 1", ""),
             ("connection_age = \"0s\"", "longer than zero", ""),
+            ("idle_timeout = \"0s\"", "longer than zero", ""),
         ] {
             let (said, helped) = read(route).err().unwrap_or_else(|| panic!("was accepted: {route}"));
             assert!(said.contains(title) && helped.contains(help), "{route}: {said} / {helped}");

@@ -112,6 +112,7 @@ impl Resolver<'_> {
             retry_on: self.retry_on(route.retry_on),
             allows_websocket,
             retry_429: self.retry_429(route.retry_429),
+            retry_stale: route.retry_stale.is_none_or(Spanned::into_inner),
             timeout: self.positive(route.timeout, 60),
             connect_timeout: self.positive(route.connect_timeout, 5),
             read_timeout: Some(duration(route.read_timeout, 5 * 60)).filter(|time| !time.is_zero()),

@@ -192,6 +192,7 @@ async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, servi
             .max_header_list_size(u32::try_from(limits.header_bytes * H2_HEAD_FACTOR).unwrap_or(u32::MAX))
             .max_send_buf_size(MAX_BUFFER)
             .max_local_error_reset_streams(H2_MAX_RESETS)
+            .max_pending_accept_reset_streams(usize::try_from(limits.streams).unwrap_or(usize::MAX))
             .serve_connection(TokioIo::new(io), service_fn(answer))
     );
     let mut is_closing = false;

@@ -51,6 +51,8 @@ pub struct Route {
     pub retry_on: Vec<StatusCode>,
     /// The retries after a 429.
     pub retry_429: Retry429,
+    /// Whether an idempotent request whose reused connection closed without an answer is sent once more.
+    pub retry_stale: bool,
     /// The record of rejected tokens.
     pub hold: Arc<RejectionHold>,
     /// Longest time from the end of the request to the response head.
@@ -110,6 +112,7 @@ impl Route {
             host: route.host_header.as_ref().map(|host| HostHeader::new(host, &route.upstream.destination)),
             retry_on: route.retry_on.clone(),
             retry_429: route.retry_429.clone(),
+            retry_stale: route.retry_stale,
             upstream,
             base_path: route.upstream.destination.path().to_owned(),
             token: token.map(|source| source.for_another_party()),
@@ -304,6 +307,7 @@ mod tests {
             fields: FieldRules::default(),
             retry_on: Vec::new(),
             retry_429: Retry429::default(),
+            retry_stale: true,
             upstream: Arc::new(Upstream::written(0, nowhere(""), Slots::new(1))),
             base_path: String::new(),
             token: None,

@@ -54,7 +54,7 @@ pub(super) struct Outcome {
     pub is_replayed: bool,
     /// Whether the request was sent with the token before a scheduled renewal.
     pub used_previous_token: bool,
-    /// How often the request was sent again after a 429.
+    /// How often the request was sent again after a 429, or after a reused connection closed without an answer.
     pub retries: u32,
     /// Why the upstream's 401 goes to the caller.
     pub why_401: Option<&'static str>,

@@ -1,5 +1,6 @@
 //! The state of an admitted request, shared by all attempts to send it.
 
+use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::access_log::Exchange;
@@ -9,6 +10,7 @@ use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::forward::Answered;
+use crate::proxy::upstream::pool::request::Outgoing;
 use crate::token::{Demanded, Generation};
 
 /// An admitted request and what is left of its bounds.
@@ -16,11 +18,15 @@ pub(super) struct RequestContext<'a> {
     pub route: &'a Route,
     /// The upstream's address when the request arrived; every attempt uses it.
     pub destination: &'a Destination,
+    /// The head without a token, for further attempts; `None` if there can be none.
+    pub head: Option<Box<Parts>>,
     pub request_body: &'a ReplayBody<Incoming>,
     pub exchange: &'a mut Exchange,
     pub token_wait: TokenWait,
     pub token_choice: TokenChoice,
     pub retries: RetryBudget,
+    /// Whether the request is sent once more if a reused connection closes without an answer.
+    pub may_resend: bool,
 }
 
 /// The token that an attempt carries, also where it takes the token again after a wait.
@@ -44,9 +50,20 @@ pub(super) struct Attempted {
 }
 
 impl RequestContext<'_> {
+    /// The request for another attempt, if its head and body were kept.
+    pub(super) fn again(&self) -> Option<Outgoing<AttemptBody<Incoming>>> {
+        let body = self.request_body.replay()?;
+        Some(Outgoing { head: self.head.clone()?, body })
+    }
+
+    /// The request for another attempt after a reused connection closed without an answer, at most once.
+    pub(super) fn resend(&mut self) -> Option<Outgoing<AttemptBody<Incoming>>> {
+        if std::mem::take(&mut self.may_resend) { self.again() } else { None }
+    }
+
     /// Frees the replay buffer if the attempt that follows is certainly the last one.
     pub(super) fn free_replay_buffer(&self) {
-        if self.retries.is_exhausted() {
+        if self.retries.is_exhausted() && !self.may_resend {
             self.request_body.free_buffer();
         }
     }

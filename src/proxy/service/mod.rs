@@ -136,16 +136,27 @@ impl Service {
             self.rewrite_request(&mut head, request_body, route, &destination, exchange, has_odd_name)?;
 
         let destination = &*destination;
+        let may_resend = route.retry_stale && head.method.is_idempotent();
+        let may_repeat = may_resend || route.token.is_some() || !retries.is_exhausted();
+        let kept = may_repeat.then(|| head.clone());
         let token_choice = TokenChoice::OfRoute;
-        let mut context =
-            RequestContext { route, destination, request_body, exchange, token_wait, token_choice, retries };
+        let mut context = RequestContext {
+            route,
+            destination,
+            head: kept,
+            request_body,
+            exchange,
+            token_wait,
+            token_choice,
+            retries,
+            may_resend,
+        };
         let mut answered = match &route.token {
             None => {
                 context.free_replay_buffer();
                 self.send(&mut context, head, request_body.first(), None).await?.answered
             }
             Some(source) => {
-                let head_again = head.clone();
                 let authorization = self.authorize(&mut context, source).await?;
                 let first = self.send(&mut context, head, request_body.first(), Some(authorization)).await?;
                 match Verdict::of(&first.answered.response, &route.retry_on) {
@@ -154,9 +165,7 @@ impl Service {
                         first.answered
                     }
                     Verdict::Unknown => first.answered,
-                    Verdict::Rejected => {
-                        Box::pin(self.recover(&mut context, source, first, head_again)).await?
-                    }
+                    Verdict::Rejected => Box::pin(self.recover(&mut context, source, first)).await?,
                 }
             }
         };

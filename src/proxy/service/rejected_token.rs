@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use http::request::Parts;
 use hyper::body::Incoming;
 
 use super::Service;
@@ -14,6 +13,7 @@ use crate::proxy::auth::verdict::Verdict;
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::forward::Answered;
+use crate::proxy::upstream::pool::request::Outgoing;
 use crate::token::{AccessToken, Generation, NotReplaced, TokenSource};
 
 /// `why_401` where the request body is not in the replay buffer.
@@ -24,7 +24,7 @@ enum Step {
     /// This response goes to the caller.
     Respond(Answered<AttemptBody<Incoming>>),
     /// Another token is needed than the rejected one.
-    Replace { answered: Answered<AttemptBody<Incoming>>, rejected: Generation, head: Box<Parts> },
+    Replace { answered: Answered<AttemptBody<Incoming>>, rejected: Generation },
 }
 
 impl Service {
@@ -42,17 +42,14 @@ impl Service {
         context: &mut RequestContext<'_>,
         source: &TokenSource,
         first: Attempted,
-        head: Box<Parts>,
     ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
         let step = match context.route.previous_token(source).zip(source.current().as_deref().cloned()) {
-            Some(pair) => self.try_other(context, source, first, head, pair).await?,
-            None => Step::Replace { answered: first.answered, rejected: first.generation, head },
+            Some(pair) => self.try_other(context, source, first, pair).await?,
+            None => Step::Replace { answered: first.answered, rejected: first.generation },
         };
         match step {
             Step::Respond(answered) => Ok(answered),
-            Step::Replace { answered, rejected, head } => {
-                self.replace(context, source, answered, rejected, head).await
-            }
+            Step::Replace { answered, rejected } => self.replace(context, source, answered, rejected).await,
         }
     }
 
@@ -63,28 +60,27 @@ impl Service {
         context: &mut RequestContext<'_>,
         source: &TokenSource,
         first: Attempted,
-        head: Box<Parts>,
         (previous, current): (Arc<AccessToken>, Arc<AccessToken>),
     ) -> Result<Step, ProxyError> {
         let hold = &context.route.hold;
         let Attempted { answered, generation, .. } = first;
         let is_current_rejected = generation == current.generation();
         if !is_current_rejected && generation != previous.generation() {
-            return Ok(Step::Replace { answered, rejected: generation, head });
+            return Ok(Step::Replace { answered, rejected: generation });
         }
         let (other, choice) = if is_current_rejected {
             (self.header_cache.authorization(&previous, &context.route.token_scheme), TokenChoice::Previous)
         } else {
             (self.header_cache.authorization(&current, &context.route.token_scheme), TokenChoice::Current)
         };
-        let Some(body) = context.request_body.replay() else {
+        let Some(again) = context.again() else {
             context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
             self.reject_unreplayable(context, source, is_current_rejected, current.generation());
             return Ok(Step::Respond(answered));
         };
         drop((previous, current));
         context.exchange.outcome.used_previous_token = true;
-        let replayed = self.replay(context, answered, head.clone(), body, other, choice).await?;
+        let replayed = self.replay(context, answered, again, other, choice).await?;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
             Verdict::Accepted => {
                 context.route.accepted(source, replayed.generation, replayed.demanded);
@@ -98,7 +94,7 @@ impl Service {
             Verdict::Rejected => {
                 hold.prefer_current();
                 let rejected = generation.max(replayed.generation);
-                return Ok(Step::Replace { answered: replayed.answered, rejected, head });
+                return Ok(Step::Replace { answered: replayed.answered, rejected });
             }
         }
         Ok(Step::Respond(replayed.answered))
@@ -132,7 +128,6 @@ impl Service {
         source: &TokenSource,
         answered: Answered<AttemptBody<Incoming>>,
         rejected: Generation,
-        head: Box<Parts>,
     ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
         let hold = &context.route.hold;
         let newer = source.current().filter(|token| token.generation() > rejected);
@@ -145,13 +140,12 @@ impl Service {
             },
         };
         // The body may have outgrown the replay buffer during the wait. The next request has the new token.
-        let Some(body) = context.request_body.replay() else {
+        let Some(again) = context.again() else {
             context.exchange.outcome.why_401 = Some(BODY_NOT_KEPT);
             return Ok(answered);
         };
         context.free_replay_buffer();
-        let replayed =
-            self.replay(context, answered, head, body, authorization, TokenChoice::Current).await?;
+        let replayed = self.replay(context, answered, again, authorization, TokenChoice::Current).await?;
         // The upstream may have accepted the rejected token again meanwhile: then this is that token.
         let is_another = replayed.generation > rejected;
         match Verdict::of(&replayed.answered.response, &context.route.retry_on) {
@@ -178,8 +172,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         answered: Answered<AttemptBody<Incoming>>,
-        head: Box<Parts>,
-        body: AttemptBody<Incoming>,
+        Outgoing { head, body }: Outgoing<AttemptBody<Incoming>>,
         authorization: Authorization,
         choice: TokenChoice,
     ) -> Result<Attempted, ProxyError> {

@@ -16,7 +16,6 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::forward::{Failure, forward};
 use crate::proxy::upstream::pool::request::Outgoing;
-use crate::proxy::upstream::reconnect;
 use crate::token::TokenSource;
 
 impl Service {
@@ -42,13 +41,12 @@ impl Service {
         mut authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         loop {
-            let head_again = head.clone();
             let attempted = self.attempt(context, head, body, authorization).await?;
             if !context.request_body.is_replayable() {
                 return Ok(attempted);
             }
             let Some(wait) = context.retries.wait(&attempted.answered.response) else { return Ok(attempted) };
-            let Some(body_again) = context.request_body.replay() else { return Ok(attempted) };
+            let Some(again) = context.again() else { return Ok(attempted) };
             response::discard(attempted.answered);
             tokio::time::sleep(wait).await;
             context.exchange.outcome.retries += 1;
@@ -57,14 +55,15 @@ impl Service {
                 Some(source) => Some(self.authorize(context, source).await?),
                 None => None,
             };
-            (head, body) = (head_again, body_again);
+            (head, body) = (again.head, again.body);
         }
     }
 
     /// Sends the request once, with a token that has not expired when it is sent.
     ///
     /// A request that a reused connection did not carry is sent on another one; a request that an HTTP/2 upstream
-    /// refused unprocessed (RFC 9113 §8.7) is sent once more.
+    /// refused unprocessed (RFC 9113 §8.7) is sent once more. An idempotent request on a reused connection that closed
+    /// without an answer is sent once more on a new one, where the route has `retry_stale`.
     async fn attempt(
         &self,
         context: &mut RequestContext<'_>,
@@ -74,14 +73,22 @@ impl Service {
     ) -> Result<Attempted, ProxyError> {
         let route = context.route;
         let pool = &self.pools[route.upstream.index];
-        let origin = &context.destination.origin;
+        let destination = context.destination;
+        let origin = &destination.origin;
         let mut request = Outgoing { head, body };
         let mut was_refused = false;
         let mut has_waited = false;
+        let mut needs_new = false;
         loop {
             let breaker = &route.upstream.breaker;
             let admitted = breaker.admit(&pool.successes)?;
-            let mut leasing = pin!(reconnect::lease(pool, context.destination, breaker));
+            let mut leasing = pin!(async move {
+                if needs_new {
+                    Box::pin(pool.lease_new(destination)).await
+                } else {
+                    pool.lease(destination).await
+                }
+            });
             let leased = match poll!(leasing.as_mut()) {
                 Poll::Ready(leased) => leased,
                 Poll::Pending => {
@@ -91,7 +98,8 @@ impl Service {
             };
             let lease = match leased {
                 Ok(lease) => lease,
-                Err(error) => return Err(admitted.record_error(error, origin).into()),
+                // The breaker has counted each attempt to connect.
+                Err(error) => return Err(error.into()),
             };
             if let (Some(source), true) = (&route.token, has_waited) {
                 // The token may have expired while the request waited, for a connection or on one that did not carry it.
@@ -113,6 +121,13 @@ impl Service {
                 Err(Failure::Refused(again, _)) if !was_refused => {
                     (request, was_refused, has_waited) = (again, true, true);
                 }
+                Err(Failure::Stale(error)) => match context.resend() {
+                    Some(again) => {
+                        context.exchange.outcome.retries += 1;
+                        (request, has_waited, needs_new) = (again, true, true);
+                    }
+                    None => return Err(admitted.record_error(error, origin).into()),
+                },
                 Err(Failure::Upstream(error) | Failure::Refused(_, error)) => {
                     return Err(admitted.record_error(error, origin).into());
                 }

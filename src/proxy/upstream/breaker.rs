@@ -1,7 +1,8 @@
 //! The circuit breaker of an upstream: while most requests fail, no requests are sent.
 //!
-//! The breaker opens when the failures in a window reach both a number and a share of all responses, so that one broken
-//! endpoint does not block the others. After a pause that doubles with each failed probe, an open breaker admits one
+//! A failure is an outcome that says that the upstream cannot be reached or is overwhelmed: no response, or one of 502,
+//! 503 and 504. Any other response is an application's, and one broken endpoint must not block the others. The breaker
+//! opens when the failures in a window reach both a number and a share of all responses. After a pause that doubles with each failed probe, an open breaker admits one
 //! request at a time as a probe. All workers share one breaker; a closed breaker costs a request reads of the shared
 //! state and one addition to a counter of the worker.
 
@@ -121,6 +122,12 @@ impl Breaker {
         Ok(admitted(after.epoch, matches!(after.phase, Phase::Probing { .. })))
     }
 
+    /// An attempt to connect, whose outcome counts, but which is never a probe: requests wait for it, and one of them may
+    /// be.
+    pub fn attempt<'b>(&'b self, successes: &'b SuccessCounter) -> AdmittedRequest<'b> {
+        AdmittedRequest { breaker: self, successes, epoch: self.state.load().epoch, is_probe: false }
+    }
+
     /// Replaces the state and returns the previous one. `change` may run several times.
     fn update(&self, change: impl Fn(State) -> State) -> State {
         *self.state.rcu(|state| Arc::new(change(**state)))
@@ -155,17 +162,17 @@ impl Breaker {
 }
 
 impl AdmittedRequest<'_> {
-    /// Records a response: a failure if the status is 5xx and not in `token_rejections`, the statuses by which the
-    /// upstream rejects a token.
+    /// Records a response: a failure if the status is 502, 503 or 504 and not in `token_rejections`, the statuses by which
+    /// the upstream rejects a token.
     pub fn record_response(self, status: StatusCode, token_rejections: &[StatusCode], upstream: &str) {
-        if status.is_server_error() && !token_rejections.contains(&status) {
+        if matches!(status.as_u16(), 502..=504) && !token_rejections.contains(&status) {
             self.record_failure(upstream);
         } else {
             self.record_success(upstream);
         }
     }
 
-    /// Records that no response head was received, and returns `error`. The lack of a connection permit or of a file
+    /// Records that no response head was received, and returns `error`. The lack of a free connection or of a file
     /// descriptor is no failure of the upstream.
     pub fn record_error(self, error: ForwardError, upstream: &str) -> ForwardError {
         if !matches!(error, ForwardError::Overloaded | ForwardError::NoDescriptor) {
@@ -540,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_5xx_is_a_failure_unless_it_rejects_the_token_and_a_4xx_never_is() {
+    fn only_a_gateways_5xx_is_a_failure_unless_it_rejects_the_token() {
         let breaker = Breaker::new(Some(SETTINGS), Clock::system());
         let successes = breaker.add_counter();
         let stays_closed = |status, token_rejections: &[StatusCode]| {
@@ -554,11 +561,11 @@ mod tests {
             breaker.reset();
             is_closed
         };
-        for status in [200, 302, 400, 401, 403, 404, 408, 429, 499] {
+        for status in [200, 302, 400, 401, 403, 404, 408, 429, 499, 500, 501, 505, 507, 599] {
             assert!(stays_closed(status, &[]), "{status}");
         }
-        assert!(stays_closed(500, &[StatusCode::INTERNAL_SERVER_ERROR]));
-        for status in [500, 502, 503, 504, 599] {
+        assert!(stays_closed(503, &[StatusCode::SERVICE_UNAVAILABLE]));
+        for status in [502, 503, 504] {
             assert!(!stays_closed(status, &[StatusCode::UNAUTHORIZED]), "{status}");
         }
         for error in [ForwardError::Overloaded, ForwardError::NoDescriptor] {

@@ -12,7 +12,7 @@ use http::HeaderValue;
 
 use super::breaker::Breaker;
 use super::connect::Connect;
-use super::permits::Permits;
+use super::connections::{ConnectionLimits, Shares};
 use crate::proxy::limits::slots::Slots;
 use crate::token::api_discovery::DiscoverySource;
 
@@ -25,8 +25,10 @@ pub struct Upstream {
     pub descriptors: Arc<Slots>,
     /// The circuit breaker.
     pub breaker: Breaker,
-    /// The connection limit.
-    pub permits: Permits,
+    /// The connection limits.
+    pub limits: ConnectionLimits,
+    /// The shares of the workers in the connections.
+    pub shares: Shares,
     destination: Source,
 }
 
@@ -72,13 +74,20 @@ impl Upstream {
     }
 
     fn new(index: usize, destination: Source, descriptors: Arc<Slots>) -> Self {
-        Self { index, breaker: Breaker::default(), permits: Permits::default(), descriptors, destination }
+        Self {
+            index,
+            breaker: Breaker::default(),
+            limits: ConnectionLimits::default(),
+            shares: Shares::default(),
+            descriptors,
+            destination,
+        }
     }
 
-    /// Sets the breaker and the connection limit.
+    /// Sets the breaker and the connection limits.
     #[must_use]
-    pub fn with_limits(self, breaker: Breaker, permits: Permits) -> Self {
-        Self { breaker, permits, ..self }
+    pub fn with_limits(self, breaker: Breaker, limits: ConnectionLimits) -> Self {
+        Self { breaker, limits, ..self }
     }
 
     /// The current destination; `None` before the first discovery.

@@ -1,8 +1,9 @@
 //! Sends one request on one connection and receives the head of the response.
 //!
-//! The response timeout starts again with each piece of the request body: a long upload is not a slow upstream. Only a
+//! The response timeout starts again with each piece of the request body: a long upload is not a slow upstream. A
 //! request that the upstream certainly has not processed is returned, to be sent on another connection: a reused
-//! connection closed before any of the request was sent, or an HTTP/2 upstream states that fact.
+//! connection closed before any of the request was sent, or an HTTP/2 upstream states that fact. If a reused connection
+//! closed later, but before any byte of the response, the caller of this module decides.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub enum Failure {
     Unsent(Outgoing<AttemptBody<Incoming>>),
     /// The upstream states that it has not processed the request, which has its whole body again.
     Refused(Outgoing<AttemptBody<Incoming>>, ForwardError),
+    /// A reused connection closed before any byte of the response: probably before the upstream read the request.
+    Stale(ForwardError),
     /// The connection or the upstream failed.
     Upstream(ForwardError),
     /// The caller failed to send the request body.
@@ -54,7 +57,8 @@ pub async fn forward(
 ) -> Result<Answered<AttemptBody<Incoming>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
     let method = request.head.method.clone();
-    let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await?;
+    let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await;
+    let outcome = outcome.inspect_err(|_| lease.timed_out())?;
     match outcome {
         // The request has no `Upgrade` field, so the bytes that follow would not be HTTP.
         Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
@@ -75,6 +79,10 @@ pub async fn forward(
                 (failure, _) => Err(failure),
             }
         }
+        Err(SendError::Sent(error)) if lease.is_reused => match failure(&error, request_body) {
+            Failure::Upstream(cause) if lease.has_closed_unanswered(&error) => Err(Failure::Stale(cause)),
+            failure => Err(failure),
+        },
         Err(SendError::Unsent(_, error) | SendError::Sent(error)) => Err(failure(&error, request_body)),
     }
 }

@@ -1,29 +1,22 @@
 //! A second attempt to connect after an attempt that reached no peer.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::breaker::Breaker;
+use super::connect::Connected;
 use super::destination::Destination;
-use super::pool::Pool;
-use super::pool::lease::Lease;
-use super::pool::request::RequestBody;
 use crate::http::ProxyStatus;
 use crate::proxy::error::upstream::ForwardError;
 
 /// The shortest delay before the second attempt. The delay is random, and at most twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(25);
 
-/// Leases a connection. If the first attempt reaches no peer and the breaker is closed, makes a second attempt.
-pub async fn lease<B: RequestBody>(
-    pool: &Rc<Pool<B>>,
-    destination: &Destination,
-    breaker: &Breaker,
-) -> Result<Lease<B>, ForwardError> {
-    match pool.lease(destination).await {
+/// Connects. If the first attempt reaches no peer and the breaker is closed, makes a second attempt.
+pub async fn connect(destination: &Destination, breaker: &Breaker) -> Result<Connected, ForwardError> {
+    match destination.connect.connect().await {
         Err(error) if may_connect_again(&error) && breaker.is_closed() => {
             tokio::time::sleep(RETRY_DELAY + RETRY_DELAY.mul_f64(fastrand::f64())).await;
-            pool.lease(destination).await
+            destination.connect.connect().await
         }
         outcome => outcome,
     }
@@ -42,22 +35,17 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::{Arc, Mutex};
 
-    use bytes::Bytes;
-    use http_body_util::Empty;
-
     use super::*;
     use crate::clock::Clock;
     use crate::config;
-    use crate::proxy::limits::slots::Slots;
-    use crate::proxy::upstream::connect::Connected;
-    use crate::proxy::upstream::{Upstream, fixture};
+    use crate::proxy::upstream::fixture;
 
     const REFUSED: ProxyStatus = ProxyStatus::ConnectionRefused;
     const TLS: ProxyStatus = ProxyStatus::TlsProtocolError;
 
-    /// Leases a connection from an upstream whose attempts to connect fail as listed, and then succeed. Returns whether
-    /// there is a lease, and the number of failures that were not used up.
-    async fn leased(failures: &[ProxyStatus], is_breaker_open: bool) -> (bool, usize) {
+    /// Connects to an upstream whose attempts to connect fail as listed, and then succeed. Returns whether there is a
+    /// connection, and the number of failures that were not used up.
+    async fn connected(failures: &[ProxyStatus], is_breaker_open: bool) -> (bool, usize) {
         let failures: Arc<Mutex<VecDeque<_>>> = Arc::new(Mutex::new(failures.iter().copied().collect()));
         let rest = Arc::clone(&failures);
         let destination = fixture::destination(false, move || {
@@ -71,27 +59,25 @@ mod tests {
                 }
             })
         });
-        let upstream = Arc::new(Upstream::written(0, destination, Slots::new(10)));
-        let pool: Rc<Pool<Empty<Bytes>>> = Pool::new(Arc::clone(&upstream));
         let second = Duration::from_secs(1);
         let settings =
             config::Breaker { failures: 1, percent: 1, window: second, open: second, open_max: second };
         let breaker = Breaker::new(Some(settings), Clock::tokio());
         if is_breaker_open {
-            breaker.admit(&pool.successes).unwrap().record_error(ForwardError::Timeout, "");
+            breaker.admit(&breaker.add_counter()).unwrap().record_error(ForwardError::Timeout, "");
         }
-        let outcome = lease(&pool, &upstream.current().unwrap(), &breaker).await;
+        let outcome = connect(&destination, &breaker).await;
         let left = failures.lock().unwrap().len();
         (outcome.is_ok(), left)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_attempt_to_connect_is_repeated_once() {
-        assert_eq!(leased(&[], false).await, (true, 0));
-        assert_eq!(leased(&[REFUSED], false).await, (true, 0));
-        assert_eq!(leased(&[REFUSED; 3], false).await, (false, 1));
-        assert_eq!(leased(&[TLS; 2], false).await, (false, 1), "TLS would fail again");
-        assert_eq!(leased(&[REFUSED; 2], true).await, (false, 1), "the breaker is open");
+        assert_eq!(connected(&[], false).await, (true, 0));
+        assert_eq!(connected(&[REFUSED], false).await, (true, 0));
+        assert_eq!(connected(&[REFUSED; 3], false).await, (false, 1));
+        assert_eq!(connected(&[TLS; 2], false).await, (false, 1), "TLS would fail again");
+        assert_eq!(connected(&[REFUSED; 2], true).await, (false, 1), "the breaker is open");
     }
 
     #[test]

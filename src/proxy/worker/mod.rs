@@ -160,7 +160,6 @@ impl Worker {
         mut reloads: mpsc::Receiver<Change>,
     ) {
         let mut sweeps = self.sweeps();
-        self.snapshot.yield_idle();
         let mut more_may_come = true;
         while more_may_come || !self.connections.all.borrow().is_empty() {
             tokio::select! {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::config::Limits;
@@ -51,8 +50,6 @@ pub struct Snapshot {
     service: RefCell<Rc<Service>>,
     /// The listening sockets of the last change; `None`, for all listening sockets, before the first change.
     listen_sockets: RefCell<Option<Vec<u32>>>,
-    /// The tasks of [`Snapshot::yield_idle`].
-    yielding: RefCell<JoinSet<()>>,
 }
 
 impl Snapshot {
@@ -63,7 +60,6 @@ impl Snapshot {
         Self {
             service: RefCell::new(Rc::new(Service::new(service_settings, pools))),
             listen_sockets: RefCell::default(),
-            yielding: RefCell::default(),
         }
     }
 
@@ -87,19 +83,9 @@ impl Snapshot {
         service.header_cache = before.header_cache.for_another_table();
         *self.service.borrow_mut() = Rc::new(service);
         *self.listen_sockets.borrow_mut() = Some(listen_sockets);
-        self.yield_idle();
         for pool in gone {
             pool.retire();
         }
-    }
-
-    /// Starts a task for each pool that closes idle connections while requests wait for a permit. Earlier tasks end.
-    pub fn yield_idle(&self) {
-        let mut tasks = JoinSet::new();
-        for pool in &self.service().pools {
-            tasks.spawn_local(Rc::clone(pool).yield_idle());
-        }
-        self.yielding.replace(tasks);
     }
 
     /// Judges a connection's peer by the configuration in force. If its listening socket is closed, it ends gracefully.

@@ -40,6 +40,8 @@ pub const STATUS_200: &[u8] = &[0x88];
 #[derive(Debug)]
 pub struct Frames {
     stream: TcpStream,
+    /// How many pings were received.
+    pub pings: usize,
 }
 
 /// A frame that was received.
@@ -61,7 +63,7 @@ impl Frames {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.ok()?;
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let mut frames = Self { stream };
+        let mut frames = Self { stream, pings: 0 };
         let settings: Vec<u8> = settings
             .iter()
             .flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
@@ -127,7 +129,10 @@ impl Frames {
             self.stream.read_exact(&mut payload).await.ok()?;
             match (head[3], head[4]) {
                 (SETTINGS, 0) => self.send(SETTINGS, ACK, 0, &[]).await,
-                (PING, 0) => self.send(PING, ACK, 0, &payload).await,
+                (PING, 0) => {
+                    self.pings += 1;
+                    self.send(PING, ACK, 0, &payload).await;
+                }
                 (kind @ (DATA | HEADERS | RST_STREAM), flags) => {
                     return Some(Frame { kind, flags, stream, payload });
                 }

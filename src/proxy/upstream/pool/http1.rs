@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -28,6 +28,8 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The most fields of a response head; [`MAX_BUFFER`] bounds its bytes. hyper's tables for so many have at most 32 KiB,
 /// up to which the allocator keeps memory for the next request.
 const MAX_FIELDS: usize = 1000;
+/// The field by which servers announce how long they keep an idle connection (RFC 2068 §19.7.1.1).
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// An open connection, in use or idle. Dropping it closes the connection.
 pub(super) struct Connection<B: RequestBody> {
@@ -41,14 +43,15 @@ struct Inner<B: RequestBody> {
     start: Rc<ResponseStart>,
     lifetime: Lifetime,
     is_closed: bool,
+    has_answered: bool,
     guard: ConnectionGuard,
 }
 
 impl<B: RequestBody> Connection<B> {
-    /// Starts HTTP/1.1 on a new stream to this revision of the destination.
+    /// Starts HTTP/1.1 on a new stream.
     pub(super) async fn open(
         stream: Box<dyn Stream>,
-        revision: u32,
+        lifetime: Lifetime,
         guard: ConnectionGuard,
     ) -> Result<Self, ForwardError> {
         let start = Rc::<ResponseStart>::default();
@@ -59,7 +62,7 @@ impl<B: RequestBody> Connection<B> {
             .handshake::<_, B>(TokioIo::new(stream))
             .await
             .map_err(|error| ForwardError::Protocol(error.to_string()))?;
-        let inner = Inner { http, start, lifetime: guard.lifetime(revision), is_closed: false, guard };
+        let inner = Inner { http, start, lifetime, is_closed: false, has_answered: false, guard };
         Ok(Self { sender, inner: Box::new(inner) })
     }
 
@@ -75,7 +78,15 @@ impl<B: RequestBody> Connection<B> {
         let outcome = drive(response, |cx| {
             let _ = inner.poll(cx);
         });
-        outcome.await.map_err(|mut error| {
+        let outcome = outcome.await;
+        // Servers announce the same time with each response.
+        if let Ok(response) = &outcome
+            && !std::mem::replace(&mut inner.has_answered, true)
+            && let Some(timeout) = announced_idle_timeout(response.headers())
+        {
+            inner.lifetime.limit_idle_time(timeout);
+        }
+        outcome.map_err(|mut error| {
             let unsent = error.take_message();
             let error = ExchangeError::Http1(error.into_error());
             match unsent {
@@ -91,6 +102,11 @@ impl<B: RequestBody> Connection<B> {
         let Inner { http, guard, .. } = *self.inner;
         let http1::Parts { io, read_buf, .. } = http.into_parts();
         Some(Upgraded { stream: io.into_inner().stream, read_ahead: read_buf, guard })
+    }
+
+    /// Whether no byte of an incomplete response head has arrived.
+    pub(super) fn received_nothing(self) -> bool {
+        self.inner.http.into_parts().read_buf.is_empty()
     }
 
     /// Sends and receives what can be sent and received now.
@@ -114,10 +130,52 @@ impl<B: RequestBody> Connection<B> {
     }
 }
 
+/// How long the connection may be idle according to `Keep-Alive: timeout=`, less a second for the way to the upstream, or
+/// half of the time if that is more.
+fn announced_idle_timeout(headers: &HeaderMap) -> Option<Duration> {
+    const WAY: Duration = Duration::from_secs(1);
+    let parameters = headers.get(KEEP_ALIVE)?.to_str().ok()?;
+    let timeout = parameters.split(',').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("timeout").then_some(value.trim().trim_matches('"'))
+    })?;
+    let timeout = Duration::from_secs(timeout.parse::<u32>().ok()?.into());
+    Some(timeout.saturating_sub(WAY).max(timeout / 2))
+}
+
 impl<B: RequestBody> Inner<B> {
     /// Sends and receives; ready when the connection has ended. The response or its body reports errors.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.is_closed = self.is_closed || Pin::new(&mut self.http).poll(cx).is_ready();
         if self.is_closed { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_announced_idle_timeout_is_shortened_by_the_way_to_the_upstream() {
+        for (announced, expected) in [
+            ("timeout=5", Some(4000)),
+            ("timeout=5, max=100", Some(4000)),
+            ("max=100, Timeout = \"60\"", Some(59_000)),
+            ("timeout=1", Some(500)),
+            ("timeout=0", Some(0)),
+            ("max=100", None),
+            ("timeout=-1", None),
+            ("timeout", None),
+            ("", None),
+        ] {
+            let timeout = announced_idle_timeout(&HeaderMap::from_iter([(
+                KEEP_ALIVE,
+                HeaderValue::from_static(announced),
+            )]));
+            assert_eq!(timeout, expected.map(Duration::from_millis), "{announced}");
+        }
+        assert_eq!(announced_idle_timeout(&HeaderMap::new()), None);
     }
 }

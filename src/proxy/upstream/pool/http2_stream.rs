@@ -80,6 +80,16 @@ impl<B: RequestBody> Stream<B> {
         }
     }
 
+    /// Whether an earlier request has used the connection.
+    pub(super) const fn is_reused(&self) -> bool {
+        self.slot.is_reused
+    }
+
+    /// Notes that the response did not arrive in time.
+    pub(super) fn timed_out(&self) {
+        self.slot.connection.timed_out();
+    }
+
     /// Sends more of the request body.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         if self.upload.as_mut().is_some_and(|upload| upload.poll(cx).is_ready()) {

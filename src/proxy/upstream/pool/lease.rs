@@ -8,7 +8,7 @@ use http::Response;
 use super::body::UpstreamBody;
 use super::connection::Upgraded;
 use super::idle::IdleConnections;
-use super::outcome::SendError;
+use super::outcome::{ExchangeError, SendError, StreamError};
 use super::request::{Outgoing, RequestBody};
 use super::{http1, http2_stream};
 
@@ -17,7 +17,7 @@ use super::{http1, http2_stream};
 pub struct Lease<B: RequestBody> {
     pub(super) leased: Leased<B>,
     pub(super) idle: Rc<IdleConnections<B>>,
-    /// Whether the connection existed before the request asked for one: the upstream may have closed it meanwhile.
+    /// Whether the connection is not new: the upstream may have closed it meanwhile.
     pub is_reused: bool,
     /// Whether an HTTP/1.1 connection is closed after this request.
     pub is_last: bool,
@@ -46,6 +46,24 @@ impl<B: RequestBody> Lease<B> {
         }
     }
 
+    /// Notes that the response did not arrive in time: the connection may be dead, without a sign of it.
+    pub fn timed_out(&self) {
+        if let Leased::Http2(stream) = &self.leased {
+            stream.timed_out();
+        }
+    }
+
+    /// Whether the connection closed before any byte of the response, given the error of the request.
+    pub fn has_closed_unanswered(self, error: &ExchangeError) -> bool {
+        match (self.leased, error) {
+            (Leased::Http1(connection), ExchangeError::Http1(error)) => {
+                !error.is_parse() && connection.received_nothing()
+            }
+            (Leased::Http2(_), ExchangeError::Http2(error)) => *error == StreamError::Closed,
+            _ => false,
+        }
+    }
+
     /// The byte stream after an HTTP/1.1 upstream has switched to another protocol; `None` if it has not.
     pub async fn into_upgraded(self) -> Option<Upgraded> {
         match self.leased {
@@ -67,7 +85,7 @@ impl<B: RequestBody> Lease<B> {
     pub fn give_back(self) {
         // Dropping an HTTP/2 stream keeps its connection.
         if let (Leased::Http1(connection), false) = (self.leased, self.is_last) {
-            self.idle.keep(connection);
+            self.idle.give_back(connection);
         }
     }
 }

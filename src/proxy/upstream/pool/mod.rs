@@ -1,8 +1,9 @@
 //! The connections of one worker to one upstream.
 //!
 //! An HTTP/1.1 connection carries one request at a time; requests share an HTTP/2 connection. The version is known once
-//! a connection is made. While HTTP/2 is possible, one request makes the connection, and the requests that arrive
-//! meanwhile wait for it. If that request is dropped, one of the waiting requests makes a connection.
+//! a connection is made. A request that finds no connection joins one queue with all others (`queue`). Connections are
+//! made by tasks: one for each waiting request over HTTP/1.1, one at a time while HTTP/2 is possible. Whatever comes free
+//! first serves the first request: a new connection, a connection that is given back, or the end of a stream.
 
 pub mod body;
 pub mod connection;
@@ -13,187 +14,281 @@ mod http2_stream;
 mod idle;
 pub mod lease;
 pub mod outcome;
+mod queue;
 pub mod request;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use self::connection::ConnectionGuard;
-use self::http2::{Availability, SETTINGS_TIMEOUT, StreamSlot};
-use self::idle::{Available, IdleConnections};
+use self::connection::{ConnectionGuard, Lifetime, Place, Places};
+use self::http2::StreamSlot;
+use self::idle::IdleConnections;
 use self::lease::{Lease, Leased};
+use self::queue::{Queue, Waiter};
 use self::request::RequestBody;
 use super::breaker::SuccessCounter;
 use super::connect::Connected;
 use super::destination::{Destination, Upstream};
-use super::permits::ConnectionPermit;
+use super::reconnect;
 use crate::proxy::error::upstream::ForwardError;
+
+/// The time after a failed attempt to connect in which no other is made, while HTTP/2 connections exist.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// The connections of one worker to one upstream.
 pub struct Pool<B: RequestBody> {
     /// The upstream of these connections.
     pub upstream: Arc<Upstream>,
-    idle: Rc<IdleConnections<B>>,
-    http2: http2::Connections,
-    /// Whether the most recent connection was HTTP/1.1: requests then do not wait for a pending connection.
-    is_http1: Cell<bool>,
-    /// The attempt of one request to connect, for which other requests wait; contains the error of a failed attempt.
-    pending: RefCell<Option<Rc<OnceCell<ForwardError>>>>,
-    /// Notified when the pending connection or an HTTP/2 connection changes.
-    changed: Rc<Notify>,
     /// The success counter of this worker.
     pub successes: Arc<SuccessCounter>,
+    idle: Rc<IdleConnections<B>>,
+    http2: http2::Connections,
+    queue: Rc<Queue>,
+    places: Rc<Places>,
+    /// The number of attempts to connect in progress.
+    connecting: Cell<usize>,
+    /// Failed attempts to connect, each of which fails one waiting request.
+    failures: RefCell<Option<(usize, ForwardError)>>,
+    /// Until when no connection is made while HTTP/2 connections exist.
+    paused_until: Cell<Option<Instant>>,
+    /// Whether the most recent connection was HTTP/1.1.
+    is_http1: Cell<bool>,
 }
 
-/// Ends the pending connection when dropped.
-struct PendingGuard<'a, B: RequestBody>(&'a Pool<B>);
+/// A new connection.
+enum Made<B: RequestBody> {
+    Http1(http1::Connection<B>),
+    Http2(Rc<http2::Connection>),
+}
 
-impl<B: RequestBody> Drop for PendingGuard<'_, B> {
+/// An attempt to connect for the requests that wait; counted until dropped, even if it panics.
+struct Attempt<B: RequestBody>(Rc<Pool<B>>);
+
+impl<B: RequestBody> Attempt<B> {
+    fn new(pool: Rc<Pool<B>>) -> Self {
+        pool.connecting.set(pool.connecting.get() + 1);
+        Self(pool)
+    }
+
+    async fn run(self, place: Place) {
+        let pool = Rc::clone(&self.0);
+        let Some(destination) = pool.upstream.current() else { return };
+        let made = pool.made(&destination, place).await;
+        drop(self);
+        match made {
+            Ok(Made::Http1(connection)) => pool.idle.add(connection),
+            Ok(Made::Http2(_)) => pool.paused_until.set(None),
+            Err(error) => pool.failed(&destination, error),
+        }
+    }
+}
+
+impl<B: RequestBody> Drop for Attempt<B> {
+    /// Lets the first request look, which runs after the rest of [`Attempt::run`].
     fn drop(&mut self) {
-        *self.0.pending.borrow_mut() = None;
-        self.0.changed.notify_waiters();
+        self.0.connecting.set(self.0.connecting.get() - 1);
+        self.0.queue.wake();
     }
 }
 
 impl<B: RequestBody> Pool<B> {
-    /// An empty pool.
+    /// An empty pool, for one more worker.
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
-        let changed = Rc::new(Notify::new());
+        let share = upstream.shares.next(&upstream.limits);
+        let queue = Rc::new(Queue::new(share));
         Rc::new(Self {
             successes: upstream.breaker.add_counter(),
-            idle: Rc::new(IdleConnections::new(Arc::clone(&upstream))),
+            idle: Rc::new(IdleConnections::new(Arc::clone(&upstream), Rc::clone(&queue))),
             upstream,
-            http2: http2::Connections::new(Rc::clone(&changed)),
+            http2: http2::Connections::new(Rc::clone(&queue)),
+            places: Places::new(share, Rc::clone(&queue)),
+            queue,
+            connecting: Cell::new(0),
+            failures: RefCell::default(),
+            paused_until: Cell::new(None),
             is_http1: Cell::new(false),
-            pending: RefCell::default(),
-            changed,
         })
     }
 
-    /// Leases an existing or a new connection. At the connection limit, waits for at most the connect timeout.
+    /// Leases an existing or a new connection.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future abandons its attempt to connect; a request that waits for the attempt starts another.
-    pub async fn lease(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let revision = destination.revision;
-        let mut has_waited = false;
-        // One deadline for all waits: a succession of new connections must not delay a request without end.
-        let mut settings_deadline = None;
-        loop {
-            if let Some(connection) = self.idle.reuse(revision).await {
-                return Ok(self.lend(Leased::Http1(connection), true));
-            }
-            if self.is_http1.get() || !destination.connect.may_speak_http2() {
-                return match self.upstream.permits.try_acquire() {
-                    Some(permit) => Box::pin(self.connect(destination, permit)).await,
-                    None => Box::pin(self.wait(destination)).await,
-                };
-            }
-            // Created before the state is read, so that no change is missed.
-            let changed = self.changed.notified();
-            match self.http2.find(revision, self.upstream.permits.waiters() > 0) {
-                Availability::Slot(slot) => return Ok(self.lend_stream(slot, !has_waited)),
-                Availability::AwaitingSettings => {
-                    let deadline =
-                        *settings_deadline.get_or_insert_with(|| Instant::now() + SETTINGS_TIMEOUT);
-                    timeout_at(deadline, changed).await.map_err(|_| ForwardError::ConnectTimeout)?;
-                }
-                Availability::Full => {
-                    let pending = self.pending.borrow().clone();
-                    let Some(pending) = pending else {
-                        return Box::pin(self.grow(destination)).await;
-                    };
-                    changed.await;
-                    if let Some(error) = pending.get() {
-                        return Err(error.clone());
-                    }
-                }
-            }
-            has_waited = true;
-        }
-    }
-
-    /// Makes another connection; at a limit, takes the connection with the fewest streams.
-    async fn grow(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let permit = if self.http2.may_grow() { self.upstream.permits.try_acquire() } else { None };
-        if permit.is_none()
-            && let Some(slot) = self.http2.least_used(destination.revision)
+    /// Dropping the future leaves the queue; a connection that is being made is kept for other requests.
+    pub async fn lease(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        if self.queue.is_empty()
+            && let Some(lease) = self.find(destination.revision).await
         {
-            return Ok(self.lend_stream(slot, true));
+            return Ok(lease);
         }
-        let pending = Rc::new(OnceCell::new());
-        *self.pending.borrow_mut() = Some(Rc::clone(&pending));
-        let _guard = PendingGuard(self);
-        let lease = match permit {
-            Some(permit) => self.connect(destination, permit).await,
-            None => self.wait(destination).await,
+        Box::pin(self.wait(destination)).await
+    }
+
+    /// Leases a connection that no request has used, at the cost of an idle one if the worker may have no more.
+    pub async fn lease_new(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        // An HTTP/2 connection that has ended has left the list, and requests share the next one.
+        if self.speaks_http1(destination) {
+            if let Some(place) = self.places.take() {
+                return self.connect_for_one(destination, place).await;
+            }
+            self.idle.close_oldest();
+            if let Some(place) = self.places.take() {
+                return self.connect_for_one(destination, place).await;
+            }
+        }
+        self.lease(destination).await
+    }
+
+    async fn find(&self, revision: u32) -> Option<Lease<B>> {
+        if let Some((connection, is_reused)) = self.idle.take(revision).await {
+            return Some(self.lend(Leased::Http1(connection), is_reused));
+        }
+        self.http2.find(revision).map(|slot| self.lend_stream(slot))
+    }
+
+    /// Waits for a connection, for as long as the connect timeout; as long again if a connection is being made then.
+    async fn wait(self: &Rc<Self>, destination: &Destination) -> Result<Lease<B>, ForwardError> {
+        if self.queue.is_empty() {
+            self.failures.take();
+        }
+        let waiter = self.queue.join().ok_or(ForwardError::Overloaded)?;
+        if self.speaks_http1(destination) && destination.revision == self.upstream.revision() {
+            self.connect(destination);
+        }
+        let mut found = pin!(self.wait_in_line(&waiter, destination));
+        let wait_timeout = self.upstream.limits.wait_timeout;
+        if let Ok(found) = timeout(wait_timeout, found.as_mut()).await {
+            return found;
+        }
+        if self.connecting.get() == 0 {
+            return Err(ForwardError::Overloaded);
+        }
+        timeout(wait_timeout, found).await.unwrap_or(Err(ForwardError::ConnectTimeout))
+    }
+
+    async fn wait_in_line(
+        self: &Rc<Self>,
+        waiter: &Waiter<'_>,
+        destination: &Destination,
+    ) -> Result<Lease<B>, ForwardError> {
+        let first = waiter.turn().await;
+        loop {
+            if destination.revision != self.upstream.revision() {
+                // The destination has just changed: a connection for this request alone.
+                let place = self.places.take().ok_or(ForwardError::Overloaded)?;
+                return self.connect_for_one(destination, place).await;
+            }
+            if let Some(lease) = self.find(destination.revision).await {
+                return Ok(lease);
+            }
+            if let Some(error) = self.take_failure(destination) {
+                return Err(error);
+            }
+            self.connect(destination);
+            first.change().await;
+        }
+    }
+
+    /// Starts the attempts to connect that the waiting requests need, as far as there are places.
+    fn connect(self: &Rc<Self>, destination: &Destination) {
+        let wanted = if self.speaks_http1(destination) {
+            self.queue.len()
+        } else {
+            let (are_any, is_any_pending) = self.http2.are_any();
+            let is_paused = are_any && self.paused_until.get().is_some_and(|until| Instant::now() < until);
+            usize::from(!is_any_pending && !is_paused)
         };
-        if let Err(error) = &lease {
-            let _ = pending.set(error.clone());
-        }
-        lease
-    }
-
-    /// Waits for a connection that is given back, or for a permit for a new one.
-    async fn wait(&self, destination: &Destination) -> Result<Lease<B>, ForwardError> {
-        let wait = timeout(self.upstream.permits.wait_timeout, self.idle.wait(destination.revision));
-        match wait.await.unwrap_or(Err(ForwardError::Overloaded))? {
-            Available::Connection(connection) => Ok(self.lend(Leased::Http1(connection), true)),
-            Available::Permit(permit) => self.connect(destination, permit).await,
+        while self.connecting.get() < wanted {
+            let Some(place) = self.places.take() else { return };
+            let attempt = Attempt::new(Rc::clone(self));
+            tokio::task::spawn_local(async move { attempt.run(place).await });
         }
     }
 
-    async fn connect(
+    async fn connect_for_one(
         &self,
         destination: &Destination,
-        permit: ConnectionPermit,
+        place: Place,
     ) -> Result<Lease<B>, ForwardError> {
-        let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
-        let guard = ConnectionGuard::new(permit, descriptor);
-        let Connected { stream, is_http2 } = destination.connect.connect().await?;
-        self.is_http1.set(!is_http2);
-        if is_http2 {
-            let slot = self.http2.open(stream, destination, &self.upstream, guard).await?;
-            return Ok(self.lend_stream(slot, false));
-        }
-        let connection = http1::Connection::open(stream, destination.revision, guard).await?;
-        Ok(self.lend(Leased::Http1(connection), false))
+        Ok(match self.made(destination, place).await? {
+            Made::Http1(connection) => {
+                connection.lifetime().begin_use();
+                self.lend(Leased::Http1(connection), false)
+            }
+            Made::Http2(connection) => self.lend_stream(connection.first_slot()),
+        })
     }
 
-    fn lend_stream(&self, slot: StreamSlot, is_reused: bool) -> Lease<B> {
-        self.lend(Leased::Http2(Box::new(http2_stream::Stream::new(slot))), is_reused)
+    /// Makes a connection. A failure counts once for the breaker, however many requests wait.
+    async fn made(&self, destination: &Destination, place: Place) -> Result<Made<B>, ForwardError> {
+        let attempt = self.upstream.breaker.attempt(&self.successes);
+        let made = self.open(destination, place).await;
+        made.map_err(|error| attempt.record_error(error, &destination.origin))
+    }
+
+    async fn open(&self, destination: &Destination, place: Place) -> Result<Made<B>, ForwardError> {
+        let limits = &self.upstream.limits;
+        let descriptor = self.upstream.descriptors.take(1).ok_or(ForwardError::NoDescriptor)?;
+        let guard = ConnectionGuard { place, descriptor };
+        let Connected { stream, is_http2 } = reconnect::connect(destination, &self.upstream.breaker).await?;
+        self.is_http1.set(!is_http2);
+        let lifetime = Lifetime::new(limits, destination.revision);
+        if is_http2 {
+            let opened = self.http2.open(stream, destination, lifetime, guard);
+            let opened = timeout(limits.wait_timeout, opened).await;
+            return opened.unwrap_or(Err(ForwardError::ConnectTimeout)).map(Made::Http2);
+        }
+        http1::Connection::open(stream, lifetime, guard).await.map(Made::Http1)
+    }
+
+    /// Notes a failed attempt to connect. Over HTTP/1.1 one waiting request fails, if there are more than attempts; over
+    /// HTTP/2 all of them fail, unless a stream of another connection may come free.
+    fn failed(&self, destination: &Destination, error: ForwardError) {
+        let count = if self.speaks_http1(destination) {
+            self.failures.borrow().as_ref().map_or(0, |(count, _)| *count) + 1
+        } else if self.http2.are_any().0 {
+            self.paused_until.set(Some(Instant::now() + PAUSE_AFTER_FAILURE));
+            0
+        } else {
+            self.queue.len()
+        };
+        self.failures.replace(Some((count, error)));
+    }
+
+    /// The error of the first waiting request, if it fails.
+    fn take_failure(&self, destination: &Destination) -> Option<ForwardError> {
+        let mut failures = self.failures.borrow_mut();
+        let (count, error) = failures.as_mut()?;
+        if self.speaks_http1(destination) {
+            *count = (*count).min(self.queue.len().saturating_sub(self.connecting.get()));
+        }
+        *count = count.checked_sub(1)?;
+        Some(error.clone())
+    }
+
+    fn speaks_http1(&self, destination: &Destination) -> bool {
+        self.is_http1.get() || !destination.connect.may_speak_http2()
+    }
+
+    fn lend_stream(&self, slot: StreamSlot) -> Lease<B> {
+        let stream = Box::new(http2_stream::Stream::new(slot));
+        let is_reused = stream.is_reused();
+        self.lend(Leased::Http2(stream), is_reused)
     }
 
     fn lend(&self, leased: Leased<B>, is_reused: bool) -> Lease<B> {
         Lease { leased, idle: Rc::clone(&self.idle), is_reused, is_last: false }
     }
 
-    /// Closes idle connections while requests wait for a connection permit, on this or another worker. Never returns.
-    pub async fn yield_idle(self: Rc<Self>) {
-        let permits = &self.upstream.permits;
-        loop {
-            let mut waiter_joined = pin!(permits.waiter_joined.notified());
-            waiter_joined.as_mut().enable();
-            let waiters = permits.waiters();
-            self.idle.close_idle(waiters);
-            self.http2.close_idle(waiters);
-            tokio::select! {
-                () = waiter_joined => {}
-                () = self.http2.idle_while_contended.notified() => {}
-            }
-        }
-    }
-
     /// Closes idle connections now, each other connection after its last request, and keeps none from now on.
     pub fn retire(&self) {
         self.idle.retire();
-        self.http2.retire();
+        self.http2.close_all();
     }
 
     /// Closes connections that have exceeded the idle timeout or their age, or lead to an earlier destination.

@@ -1,7 +1,7 @@
 //! HTTP/2 connections over in-memory streams, in paused time.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,18 +17,43 @@ use tokio::runtime::{Builder, LocalOptions};
 use super::outcome::SendError;
 use super::*;
 use crate::clock::Clock;
+use crate::config;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
+use crate::proxy::upstream::connections::ConnectionLimits;
 use crate::proxy::upstream::fixture;
-use crate::proxy::upstream::permits::Permits;
 
-/// An HTTP/2 upstream over in-memory streams; a connection attempt takes a second.
-#[derive(Clone, Default)]
+/// An upstream over in-memory streams; a connection attempt takes a second.
+#[derive(Clone)]
 struct Api {
+    is_http2: bool,
     connections: Arc<AtomicUsize>,
-    /// Whether the upstream reads and writes nothing on its connections.
-    is_stuck: Arc<AtomicBool>,
-    refuses: bool,
+    attempts: Arc<AtomicUsize>,
+    /// The upstream closes each connection at once, over HTTP/2 after its SETTINGS and with GOAWAY.
+    closes: bool,
+    /// The first attempt to connect panics.
+    panics: bool,
+    /// Attempts from this one on time out after five seconds.
+    refused_from: Arc<AtomicUsize>,
+    /// The upstream reads and writes nothing on connections before this one.
+    stuck_before: Arc<AtomicUsize>,
+    /// Streams of a connection.
+    streams: u32,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            is_http2: true,
+            connections: Arc::default(),
+            attempts: Arc::default(),
+            closes: false,
+            panics: false,
+            refused_from: Arc::new(AtomicUsize::new(usize::MAX)),
+            stuck_before: Arc::default(),
+            streams: 100,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,23 +67,44 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 
 impl Api {
     async fn connect(self) -> Result<Connected, ForwardError> {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if self.refuses {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+        assert!(!(self.panics && attempt == 0), "told to panic");
+        if attempt >= self.refused_from.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(5)).await;
             return Err(ForwardError::ConnectTimeout);
         }
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let (near, far) = tokio::io::duplex(4096);
         let service = service_fn(|_: Request<Incoming>| async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
         });
-        let mut served = Box::pin(
-            hyper::server::conn::http2::Builder::new(Local).serve_connection(TokioIo::new(far), service),
-        );
-        tokio::task::spawn_local(std::future::poll_fn(move |cx| {
-            if self.is_stuck.load(Ordering::Relaxed) { Poll::Pending } else { served.as_mut().poll(cx) }
-        }));
-        Ok(Connected { stream: Box::new(near), is_http2: true })
+        if self.closes {
+            tokio::task::spawn_local(async move {
+                if self.is_http2 {
+                    let mut connection = h2::server::handshake(far).await.unwrap();
+                    connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                    let _ = connection.accept().await;
+                }
+            });
+        } else if self.is_http2 {
+            let mut served = Box::pin(
+                hyper::server::conn::http2::Builder::new(Local)
+                    .max_concurrent_streams(self.streams)
+                    .serve_connection(TokioIo::new(far), service),
+            );
+            let mut ticks = tokio::time::interval(Duration::from_millis(100));
+            tokio::task::spawn_local(std::future::poll_fn(move |cx| {
+                while ticks.poll_tick(cx).is_ready() {}
+                let is_stuck = number < self.stuck_before.load(Ordering::Relaxed);
+                if is_stuck { Poll::Pending } else { served.as_mut().poll(cx) }
+            }));
+        } else {
+            let builder = hyper::server::conn::http1::Builder::new();
+            tokio::task::spawn_local(builder.serve_connection(TokioIo::new(far), service));
+        }
+        Ok(Connected { stream: Box::new(near), is_http2: self.is_http2 })
     }
 }
 
@@ -72,13 +118,18 @@ fn world(api: Api) -> World {
     world_of(api, 100)
 }
 
-/// With a limit of `connections` for all workers.
+/// With a limit of `connections` for both workers.
 fn world_of(api: Api, connections: usize) -> World {
     let connecting = api.clone();
-    let destination = fixture::destination(true, move || Box::pin(connecting.clone().connect()));
-    let permits = Permits::new(connections, Duration::from_mins(10), Duration::from_secs(5));
-    let upstream = Upstream::written(0, destination, Slots::new(100));
-    let upstream = Arc::new(upstream.with_limits(Breaker::new(None, Clock::tokio()), permits));
+    let destination = fixture::destination(api.is_http2, move || Box::pin(connecting.clone().connect()));
+    let max_age = Duration::from_mins(10);
+    let limits = ConnectionLimits { connections, workers: 2, max_age, ..ConnectionLimits::default() };
+    let upstream = Upstream::written(0, destination, Slots::new(1000));
+    let minute = Duration::from_mins(1);
+    let settings =
+        config::Breaker { failures: 3, percent: 1, window: minute, open: minute, open_max: minute };
+    let breaker = Breaker::new(Some(settings), Clock::tokio());
+    let upstream = Arc::new(upstream.with_limits(breaker, limits));
     World { api, pool: Pool::new(Arc::clone(&upstream)), upstream }
 }
 
@@ -130,58 +181,156 @@ fn the_first_requests_share_one_connection_attempt() {
 
         let outcomes = join_all((0..100).map(|_| world.get())).await;
 
-        // Not reused for requests that waited either: a token may have expired meanwhile.
-        assert!(outcomes.iter().all(|outcome| *outcome == Ok(false)), "{outcomes:?}");
+        let news = outcomes.iter().filter(|outcome| **outcome == Ok(false)).count();
+        assert!(news == 1 && outcomes.iter().all(Result::is_ok), "{outcomes:?}");
         assert_eq!(world.connections(), 1);
         assert_eq!(world.get().await, Ok(true));
     });
 }
 
 #[test]
-fn when_the_connecting_request_is_dropped_a_waiting_request_connects() {
+fn a_connection_that_is_being_made_outlives_its_first_request() {
     run(async || {
         let world = world(Api::default());
         let dropped = timeout(Duration::from_millis(500), world.get());
         let waiting = async {
             tokio::task::yield_now().await;
-            let began = Instant::now();
-            (world.get().await, began.elapsed())
+            world.get().await
         };
+        let began = Instant::now();
 
-        let (outcome, (reused, took)) = tokio::join!(dropped, waiting);
+        let (outcome, reused) = tokio::join!(dropped, waiting);
 
         assert!(outcome.is_err());
-        assert_eq!(reused, Ok(false));
-        assert!(took < Duration::from_millis(1700), "{took:?}");
+        assert_eq!((reused, world.connections()), (Ok(false), 1));
+        assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
     });
 }
 
 #[test]
-fn a_failed_attempt_to_connect_fails_all_waiting_requests_at_once() {
+fn an_attempt_to_connect_that_panics_is_made_again() {
     run(async || {
-        let world = world(Api { refuses: true, ..Api::default() });
+        let world = world(Api { panics: true, ..Api::default() });
+
+        assert!(join_all((0..5).map(|_| world.get())).await.iter().all(Result::is_ok));
+        assert_eq!(world.connections(), 1);
+    });
+}
+
+#[test]
+fn a_failed_attempt_to_connect_fails_all_waiting_requests_at_once_and_counts_once() {
+    run(async || {
+        let world = world(Api::default());
+        world.api.refused_from.store(0, Ordering::Relaxed);
         let began = Instant::now();
 
         let outcomes = join_all((0..20).map(|_| world.get())).await;
 
         assert!(outcomes.iter().all(Result::is_err));
-        assert_eq!(began.elapsed().as_secs(), 1);
+        assert_eq!(began.elapsed().as_secs(), 5);
+        assert!(world.upstream.breaker.is_closed());
+        for _ in 0..2 {
+            assert!(world.get().await.is_err());
+        }
+        assert!(!world.upstream.breaker.is_closed());
     });
 }
 
 #[test]
-fn a_connection_without_answers_to_pings_is_closed_with_its_streams() {
+fn a_failed_attempt_beside_a_full_connection_fails_no_request() {
+    run(async || {
+        let world = world(Api { streams: 2, ..Api::default() });
+        world.api.refused_from.store(1, Ordering::Relaxed);
+
+        let outcomes = join_all((0..90).map(|_| world.get())).await;
+
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(world.connections(), 1);
+        assert!(world.upstream.breaker.is_closed());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!((2..=3).contains(&world.api.attempts.load(Ordering::Relaxed)));
+    });
+}
+
+#[test]
+fn what_comes_free_first_serves_the_first_request_over_http_1() {
+    run(async || {
+        let world = world_of(Api { is_http2: false, ..Api::default() }, 1000);
+        // Of 250 attempts to connect, ten succeed.
+        world.api.refused_from.store(10, Ordering::Relaxed);
+        let order = RefCell::new(Vec::new());
+        let began = Instant::now();
+
+        let outcomes = join_all((0..250).map(async |number| {
+            let outcome = world.get().await;
+            order.borrow_mut().push(number);
+            outcome
+        }))
+        .await;
+
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert!(began.elapsed() < Duration::from_millis(3600), "{:?}", began.elapsed());
+        assert!(order.into_inner().is_sorted());
+    });
+}
+
+#[test]
+fn a_failed_attempt_fails_one_request_over_http_1() {
+    run(async || {
+        let world = world_of(Api { is_http2: false, ..Api::default() }, 1000);
+        world.api.refused_from.store(0, Ordering::Relaxed);
+        let began = Instant::now();
+
+        let outcomes = join_all((0..3).map(|_| world.get())).await;
+
+        assert!(outcomes.iter().all(|outcome| *outcome == Err("no connection in time".to_owned())));
+        assert_eq!(began.elapsed().as_secs(), 5);
+        assert!(!world.upstream.breaker.is_closed(), "each attempt counts");
+    });
+}
+
+#[test]
+fn a_request_after_a_silence_moves_from_a_dead_connection_to_a_new_one() {
     run(async || {
         let world = world(Api::default());
         world.get().await.unwrap();
-        world.api.is_stuck.store(true, Ordering::Relaxed);
+        world.api.stuck_before.store(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(6)).await;
         let began = Instant::now();
 
-        assert_eq!(world.get().await, Err("the stream broke off: connection closed".to_owned()));
+        let outcomes = join_all((0..20).map(|_| world.get())).await;
 
-        assert!((5..=41).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
-        world.api.is_stuck.store(false, Ordering::Relaxed);
+        assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+        assert!((3..4).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn after_a_timeout_requests_leave_a_dead_connection_and_keep_a_slow_one() {
+    run(async || {
+        let world = world(Api::default());
+        world.get().await.unwrap();
+        let time_out = async || {
+            let mut lease = world.lease().await.unwrap();
+            let answer = timeout(Duration::from_secs(2), lease.send(Request::new(Full::default()).into()));
+            assert!(answer.await.is_err());
+            lease.timed_out();
+        };
+        // Only the ping is answered.
+        world.api.stuck_before.store(1, Ordering::Relaxed);
+        let unstuck = async {
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            world.api.stuck_before.store(0, Ordering::Relaxed);
+        };
+        tokio::join!(time_out(), unstuck);
+        assert_eq!(world.get().await, Ok(true));
+
+        world.api.stuck_before.store(1, Ordering::Relaxed);
+        time_out().await;
+        let began = Instant::now();
         assert_eq!(world.get().await, Ok(false));
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert_eq!(world.connections(), 2);
     });
 }
 
@@ -189,13 +338,67 @@ fn a_connection_without_answers_to_pings_is_closed_with_its_streams() {
 fn connections_without_settings_delay_requests_for_a_bounded_time() {
     run(async || {
         let world = world(Api::default());
-        world.api.is_stuck.store(true, Ordering::Relaxed);
+        world.api.stuck_before.store(usize::MAX, Ordering::Relaxed);
         let began = Instant::now();
 
         let outcomes = join_all((0..20).map(|_| world.get())).await;
 
         assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
-        assert!(began.elapsed().as_secs() < 25, "{:?}", began.elapsed());
+        assert_eq!(began.elapsed().as_secs(), 6);
+    });
+}
+
+#[test]
+fn an_upstream_that_closes_each_new_connection_is_not_connected_to_without_end() {
+    run(async || {
+        for is_http2 in [true, false] {
+            let world = world(Api { is_http2, closes: true, ..Api::default() });
+
+            assert!(world.get().await.is_err());
+
+            assert_eq!(world.connections(), 1, "over HTTP/2: {is_http2}");
+        }
+    });
+}
+
+/// h2 ends a connection on which too many small frames are unread.
+#[test]
+fn an_unread_stream_of_the_smallest_frames_ends_no_other_stream() {
+    run(async || {
+        const WINDOW: usize = 128 * 1024;
+        let destination = fixture::destination(true, || {
+            Box::pin(async {
+                let (near, far) = tokio::io::duplex(4096);
+                tokio::task::spawn_local(async move {
+                    let mut connection = h2::server::handshake(far).await.unwrap();
+                    let mut unfinished = Vec::new();
+                    while let Some(Ok((_, mut answer))) = connection.accept().await {
+                        let mut to = answer.send_response(Response::new(()), false).unwrap();
+                        to.reserve_capacity(WINDOW);
+                        (0..WINDOW).for_each(|_| to.send_data(Bytes::from_static(b"x"), false).unwrap());
+                        unfinished.push(to);
+                    }
+                });
+                Ok(Connected { stream: Box::new(near), is_http2: true })
+            })
+        });
+        let upstream = Arc::new(Upstream::written(0, destination, Slots::new(10)));
+        let pool: Rc<Pool<Full<Bytes>>> = Pool::new(Arc::clone(&upstream));
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut lease = pool.lease(&upstream.current().unwrap()).await.unwrap();
+            let response = lease.send(Request::new(Full::default()).into()).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            open.push((lease, response.into_body()));
+        }
+
+        for (_lease, body) in &mut open {
+            let mut received = 0;
+            while received < WINDOW {
+                received += body.frame().await.unwrap().unwrap().into_data().unwrap().len();
+            }
+        }
+        assert!(open[1].0.is_reused);
     });
 }
 
@@ -245,31 +448,14 @@ fn requests_share_the_connections_at_the_connection_limit() {
 }
 
 #[test]
-fn an_idle_connection_is_closed_for_a_waiting_request_of_another_worker() {
-    run(async || {
-        let (world, began) = (world_of(Api::default(), 1), Instant::now());
-        let other = world.other_worker();
-        world.get().await.unwrap();
-        tokio::task::spawn_local(Rc::clone(&world.pool).yield_idle());
-
-        assert_eq!(other.get().await, Ok(false));
-
-        assert_eq!(world.connections(), 2);
-        assert!(began.elapsed().as_secs() < 4, "{:?}", began.elapsed());
-    });
-}
-
-#[test]
-fn two_busy_workers_alternate_at_a_limit_of_one_connection() {
+fn a_long_stream_locks_out_no_request_of_any_worker() {
     run(async || {
         let world = world_of(Api::default(), 1);
         let other = world.other_worker();
-        tokio::task::spawn_local(Rc::clone(&world.pool).yield_idle());
-        tokio::task::spawn_local(Rc::clone(&other.pool).yield_idle());
+        let _long = world.lease().await.unwrap();
         let busy = async |worker: &World| {
-            for _ in 0..20 {
+            for _ in 0..50 {
                 worker.get().await?;
-                tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Ok::<_, String>(())
         };
@@ -277,19 +463,45 @@ fn two_busy_workers_alternate_at_a_limit_of_one_connection() {
         let outcome = tokio::join!(busy(&world), busy(&other));
 
         assert_eq!(outcome, (Ok(()), Ok(())));
+        assert_eq!(world.connections(), 2);
     });
 }
 
 #[test]
-fn a_request_waits_for_a_permit_no_longer_than_the_connect_timeout() {
+fn a_long_stream_on_an_expired_connection_holds_no_place() {
     run(async || {
         let world = world_of(Api::default(), 1);
-        let other = world.other_worker();
-        let _lease = world.lease().await.unwrap();
+        let _long = world.lease().await.unwrap();
+        tokio::time::sleep(Duration::from_mins(11)).await;
+
+        assert_eq!(world.get().await, Ok(false));
+    });
+}
+
+#[test]
+fn a_request_waits_for_a_connection_no_longer_than_the_connect_timeout() {
+    run(async || {
+        let world = world_of(Api { is_http2: false, ..Api::default() }, 1);
+        let lease = world.lease().await.unwrap();
         let began = Instant::now();
 
-        assert_eq!(other.get().await, Err("no connection was free in time".to_owned()));
+        assert_eq!(world.get().await, Err("no connection was free in time".to_owned()));
 
         assert_eq!(began.elapsed().as_secs(), 5);
+        drop(lease);
+        assert_eq!(world.get().await, Ok(false));
+    });
+}
+
+#[test]
+fn a_new_connection_is_leased_in_the_place_of_an_idle_one() {
+    run(async || {
+        let world = world_of(Api { is_http2: false, ..Api::default() }, 1);
+        world.get().await.unwrap();
+
+        let lease = world.pool.lease_new(&world.upstream.current().unwrap()).await.unwrap();
+
+        assert!(!lease.is_reused);
+        assert_eq!(world.connections(), 2);
     });
 }
