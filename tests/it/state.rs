@@ -101,6 +101,26 @@ async fn each_refresh_token_is_used_once_and_a_restart_uses_the_last() {
     world.finish().await;
 }
 
+/// Other requests time out after ten seconds. A request that spends a refresh token has a minute, because its answer is lost
+/// if nobody waits for it.
+#[tokio::test]
+async fn a_late_answer_to_a_request_that_spends_a_refresh_token_is_taken() {
+    let place = Place::new();
+    let world = place.start(place.setup_with_key().lifetime(60)).await;
+    assert_eq!(world.get("/x").await.status, 200);
+    let asked = world.authorization.requests();
+    world.authorization.answer_next(Answer::Late(Duration::from_secs(11)));
+    world.authorization.revoke_all();
+
+    let reply = world.get("/x").await;
+    assert_eq!((reply.status, reply.code().as_deref()), (503, Some("token_endpoint_unavailable")));
+    eventually("a token", async || world.get("/x").await.status == 200).await;
+
+    assert_eq!(world.authorization.requests(), asked + 1);
+    assert_eq!(world.authorization.refresh_tokens().reuses(), 0);
+    world.finish().await;
+}
+
 /// A kill loses a grant only between the server's use of a refresh token and the write of its successor, which no client
 /// can avoid. Such a kill leaves the used token in the state, and the test undoes its use.
 #[tokio::test]
