@@ -110,6 +110,9 @@ fn help_for_rejection(status: u16, code: &str, credential: &Credential) -> &'sta
             "the server knows the client and forbids the request: have the provider allow the scopes in `scopes` and \
              this grant to the client, and check the client's permissions and roles"
         }
+        ("unauthorized_client" | "access_denied" | NO_CODE, _) if status == 401 => {
+            "check `client_id`, the secret or key, and `client_auth`"
+        }
         ("unauthorized_client" | "unsupported_grant_type", _) => {
             "have the provider allow this grant to the client, or set another `grant`"
         }
@@ -134,6 +137,9 @@ mod tests {
             ("", 403, NO_CODE, "`token_url`"),
             ("", 400, "unauthorized_client", "another `grant`"),
             ("", 401, "invalid_client", "`client_id`"),
+            ("", 401, "unauthorized_client", "`client_id`"),
+            ("", 401, "access_denied", "`client_id`"),
+            ("", 401, NO_CODE, "`client_id`"),
         ] {
             let credential = &fixture::config("", lines, "secret").credentials[0];
             let (code, description, refusal) = (code.to_owned(), None, Refusal::Request);

@@ -50,6 +50,8 @@ pub struct Granted {
     pub tenant: Option<String>,
     /// Whether the response's Content-Type is one of JSON.
     pub is_labelled_json: bool,
+    /// Whether the lifetime was longer than a year and was shortened: the server may mean milliseconds.
+    pub lifetime_was_cut: bool,
     /// The server's clock, and ours.
     pub clocks: Option<(SystemTime, SystemTime)>,
 }
@@ -130,6 +132,7 @@ fn shown(
         claims,
         tenant,
         is_labelled_json: grant.is_labelled_json,
+        lifetime_was_cut: grant.lifetime_was_cut,
         clocks: grant.server_time.map(|theirs| (theirs, now)),
     }
 }

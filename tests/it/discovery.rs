@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use testkit::authorization_server::{Answer, AuthorizationServer};
 
 use crate::harness::{Setup, daemon, eventually, remains, spawn};
@@ -109,6 +110,26 @@ async fn an_unreachable_issuers_last_document_stays_in_use() {
 
     assert_eq!(world.authorization.requests(), 3);
     assert_eq!(world.authorization.metadata_asked(), [OAUTH, OAUTH, OPENID]);
+    world.finish().await;
+}
+
+/// A reload that only concerns how tokens are requested keeps what the issuer has said, also while the issuer is away.
+#[tokio::test]
+async fn a_reload_keeps_the_document_of_an_issuer_that_is_unreachable() {
+    let world = setup().start().await;
+    for path in [OAUTH, OPENID] {
+        world.authorization.set_metadata(path, Answer::status(500, ""));
+    }
+    let config = world.folder().join("proxy.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let changed = text.replace("[credentials.api]", "[credentials.api]\nconnect_timeout = \"4s\"");
+    assert_ne!(text, changed);
+    std::fs::write(&config, changed).unwrap();
+    world.process.signal(Signal::HUP);
+    world.process.event("configuration reloaded").await;
+    world.authorization.revoke_all();
+
+    assert_eq!(world.get("/x").await.status, 200);
     world.finish().await;
 }
 

@@ -48,6 +48,12 @@ async fn report_of_trial(
     if let Some(granted) = &granted {
         add_token(&mut report, credential, granted, failure.is_none());
         add_clocks(&mut report, granted.clocks);
+        if granted.lifetime_was_cut {
+            report.warn(
+                "the token is said to live for more than a year: `expires_in` looks like milliseconds",
+                "have the provider send seconds (RFC 6749 §5.1); until then bearerd takes the lifetime for a year",
+            );
+        }
         if !granted.is_labelled_json {
             report.warn(
                 "the response is JSON, but its Content-Type is not",

@@ -129,11 +129,11 @@ fn meaning(status: u16, has_retry_after: bool, error: &ErrorResponse, asked: &As
         refused_grant
     } else if status == 401 || is(UNKNOWN_CLIENT) {
         Meaning::Refused(Refusal::Client)
-    } else if asked.spends_refresh_token && matches!(status, 400 | 403) && error.gives_no_reason() {
-        Meaning::Refused(Refusal::GrantInPassing)
     } else if asked.holds_token && !is(REFUSED) && !is(DEAD_REFRESH_TOKEN) {
         // An ingress or a firewall may have answered in place of the authorization server.
         Meaning::Transient
+    } else if asked.spends_refresh_token && matches!(status, 400 | 403) && error.gives_no_reason() {
+        Meaning::Refused(Refusal::GrantInPassing)
     } else {
         Meaning::Refused(Refusal::Request)
     }

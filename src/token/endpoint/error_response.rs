@@ -11,10 +11,7 @@ use serde_json::value::RawValue;
 use url::form_urlencoded;
 
 use super::exchange::Body;
-use super::members::{MAX_DEPTH, Member, Members, depth};
-
-/// The UTF-8 encoding of a byte order mark.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use super::members::{MAX_DEPTH, Member, Members, depth, without_mark};
 
 /// The error that a response names.
 #[derive(Default)]
@@ -35,7 +32,7 @@ pub(super) struct ErrorResponse {
 impl ErrorResponse {
     /// Reads the error that a body names. For a body that names no error, the result is the default.
     pub(super) fn read(status: StatusCode, body: &Body) -> Self {
-        let text = text(&body.bytes);
+        let text = text(without_mark(&body.bytes));
         let found = of_object(&text).or_else(|| body.is_complete.then(|| of_form(&text)).flatten());
         let error = found.unwrap_or_default();
         let words = match (&error.code, &error.description) {
@@ -50,7 +47,10 @@ impl ErrorResponse {
 
     /// Whether the words mention a rate limit, too many requests or a quota.
     pub(super) fn speaks_of_rate_limit(&self) -> bool {
-        ["rate limit", "ratelimit", "too many requests", "quota"].iter().any(|term| self.words.contains(term))
+        const TERMS: &[&str] =
+            &["rate limit", "ratelimit", "rate exceeded", "too many requests", "toomanyrequests", "throttl"];
+        let has_word = |word| self.words.split(|c: char| !c.is_alphanumeric()).any(|other| other == word);
+        TERMS.iter().any(|term| self.words.contains(term)) || has_word("quota") || has_word("quotas")
     }
 
     /// Whether the words say that the refresh token is in use at the moment, by another request or by an earlier one.
@@ -92,7 +92,6 @@ impl ErrorResponse {
 /// The body as text: decoded as UTF-8 without a byte order mark, or as Latin-1 if the body is not valid
 /// UTF-8.
 fn text(body: &[u8]) -> Cow<'_, str> {
-    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     match std::str::from_utf8(body) {
         Ok(text) => Cow::Borrowed(text.trim()),
         Err(_) => Cow::Owned(body.trim_ascii().iter().map(|byte| char::from(*byte)).collect()),

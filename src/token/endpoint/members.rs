@@ -126,6 +126,11 @@ fn scopes_in(text: &str) -> Vec<String> {
     words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// The body without a byte order mark, which some servers send before JSON (RFC 8259 §8.1).
+pub(super) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
 /// The depth of the nested arrays and objects in a JSON text.
 pub(super) fn depth(json: &[u8]) -> usize {
     let (mut open, mut deepest, mut bytes) = (0_usize, 0, json.iter());

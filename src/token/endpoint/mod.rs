@@ -61,6 +61,9 @@ pub struct HeldToken<'a> {
 
 /// Makes token requests.
 pub trait TokenEndpoint: Send + Sync {
+    /// Takes over what an endpoint of the same address has learnt, which had other settings.
+    fn take_over(&mut self, _before: &Self) {}
+
     /// Makes one token request.
     ///
     /// # Errors
@@ -241,6 +244,12 @@ impl TokenClient {
 }
 
 impl TokenEndpoint for TokenClient {
+    /// Keeps the issuer's metadata for as long as the issuer does not answer.
+    fn take_over(&mut self, before: &Self) {
+        self.metadata = ArcSwapOption::new(before.known_metadata());
+        self.is_doubtful = AtomicBool::new(true);
+    }
+
     async fn request(
         &self,
         credential: &Credential,

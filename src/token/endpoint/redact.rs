@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::percent_decode_str;
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use url::form_urlencoded;
 
@@ -36,7 +37,7 @@ pub(super) fn is_quoted(text: &str, secrets: &[SecretString]) -> bool {
     // Hexadecimal digits come in both cases.
     let readings = readings.map(|reading| reading.to_ascii_lowercase());
     secrets.iter().flat_map(encodings).any(|encoding| {
-        let encoding = encoding.to_ascii_lowercase();
+        let encoding = Zeroizing::new(encoding.to_ascii_lowercase());
         let size = encoding.len().min(MAX_QUOTED_CHARS);
         let pieces: HashSet<&[u8]> = encoding.as_bytes().windows(size).collect();
         readings.iter().any(|reading| reading.windows(size).any(|piece| pieces.contains(piece)))
@@ -44,7 +45,7 @@ pub(super) fn is_quoted(text: &str, secrets: &[SecretString]) -> bool {
 }
 
 /// The encodings of a secret that must not occur. Other percent-encodings are found by decoding the text.
-fn encodings(secret: &SecretString) -> Vec<String> {
+fn encodings(secret: &SecretString) -> Vec<Zeroizing<String>> {
     let plain = secret.expose_secret();
     let form: String = form_urlencoded::byte_serialize(plain.as_bytes()).collect();
     let spaced = form.replace('+', "%20");
@@ -56,7 +57,7 @@ fn encodings(secret: &SecretString) -> Vec<String> {
         })
         .filter(|text| text.len() >= MIN_BASE64_CHARS)
         .collect();
-    plain.into_iter().filter(|text| !text.is_empty()).chain(in_base64).collect()
+    plain.into_iter().filter(|text| !text.is_empty()).chain(in_base64).map(Zeroizing::new).collect()
 }
 
 /// The base64 of bytes that stand `offset` bytes (modulo 3) after the start of a longer text, such as a secret in HTTP Basic;

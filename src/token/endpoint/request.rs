@@ -228,11 +228,14 @@ fn wiped(body: impl Into<Vec<u8>>) -> Bytes {
 /// The `Authorization` value of HTTP Basic. RFC 6749 §2.3.1 has id and secret form-encoded first; most servers expect them
 /// raw.
 fn basic(client_id: &str, secret: &SecretString, encoding: BasicEncoding) -> HeaderValue {
-    let encode = |text: &str| match encoding {
-        BasicEncoding::Auto | BasicEncoding::Raw => text.to_owned(),
-        BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+    let encode = |text: &str| -> Zeroizing<String> {
+        Zeroizing::new(match encoding {
+            BasicEncoding::Auto | BasicEncoding::Raw => text.to_owned(),
+            BasicEncoding::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+        })
     };
-    let pair = SecretString::from(format!("{}:{}", encode(client_id), encode(secret.expose_secret())));
+    let pair = [&encode(client_id), ":", &encode(secret.expose_secret())].concat();
+    let pair = SecretString::from(pair);
     let encoded = SecretString::from(STANDARD.encode(pair.expose_secret()));
     secret_header_value(&["Basic ", encoded.expose_secret()]).expect("base64 is visible ASCII")
 }

@@ -2,15 +2,17 @@
 //!
 //! No bytes that a server can send make the reader panic, and no error quotes the response.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
 use super::exchange::Body;
-use super::members::{MAX_DEPTH, Member, depth, members_at};
+use super::members::{MAX_DEPTH, Member, depth, members_at, without_mark};
+use crate::clock::wall_clock;
 use crate::config::{AnswerFields, MemberPath};
 use crate::http::server_time;
 use crate::token::error::Malformed;
@@ -89,6 +91,7 @@ pub(super) fn read(
 
 fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Result<TokenResponse, Malformed> {
     let fields = expected.fields;
+    let body = without_mark(body);
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Malformed::Empty);
     }
@@ -99,11 +102,32 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         [&fields.access_token, &fields.expires_in, &fields.refresh_token, &fields.scope]
             .map(MemberPath::as_str);
     let [end, other_end, third_end] = REFRESH_LIFETIMES;
-    let paths =
-        [access_token, expires_in, "token_type", scope, refresh_token, "id_token", end, other_end, third_end];
-    let [access_token, expires_in, token_type, scope, refresh_token, id_token, ends @ ..] =
-        members_at(paths, body)
-            .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let paths = [
+        access_token,
+        expires_in,
+        "expires_on",
+        "expires_at",
+        "token_type",
+        scope,
+        refresh_token,
+        "id_token",
+        end,
+        other_end,
+        third_end,
+    ];
+    let [
+        access_token,
+        expires_in,
+        end_as_number,
+        end_as_date,
+        token_type,
+        scope,
+        refresh_token,
+        id_token,
+        ends @ ..,
+    ] = members_at(paths, body)
+        .map_err(|error| Malformed::NotJson { line: error.line(), column: error.column() })?;
+    let server_time = server_time(headers);
     let (refresh_token, its_flaw) = match refresh_token.text("refresh_token") {
         Ok(token) => (token.filter(|token| !token.is_empty()).map(SecretString::from), None),
         Err(flaw) => (None, Some(flaw)),
@@ -118,7 +142,10 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
         {
             return Err(Malformed::TokenType);
         }
-        let lifetime = expires_in.value("expires_in")?.map_or(Ok((None, false)), lifetime)?;
+        let lifetime = match expires_in.value("expires_in")? {
+            Some(json) => lifetime(json)?,
+            None => left_until([&end_as_number, &end_as_date], server_time.unwrap_or_else(wall_clock))?,
+        };
         Ok((access_token, lifetime, scope.words("scope")?))
     };
     let ((access_token, (lifetime, lifetime_was_cut), scopes), flaw) = match usable() {
@@ -128,7 +155,6 @@ fn read_object(headers: &HeaderMap, body: &[u8], expected: Expected<'_>) -> Resu
     };
     let refresh_lifetime = ends.iter().find_map(refresh_lifetime);
     let is_labelled_json = headers.get(CONTENT_TYPE).is_some_and(is_json);
-    let server_time = server_time(headers);
     Ok(TokenResponse {
         access_token,
         lifetime,
@@ -171,6 +197,36 @@ fn lifetime(json: &str) -> Result<(Option<Duration>, bool), Malformed> {
         Ok(lifetime) if lifetime <= MAX_LIFETIME => Ok((Some(lifetime), false)),
         _ => Ok((Some(MAX_LIFETIME), true)),
     }
+}
+
+/// Reads the lifetime from the moment of the token's end, as the first of these members that holds one: a number of seconds
+/// since 1970, or of milliseconds if the number is too large for that, or a date by RFC 3339. Other values are ignored.
+///
+/// # Errors
+///
+/// [`Malformed::Ended`] if the moment has passed.
+fn left_until(members: [&Member<'_>; 2], now: SystemTime) -> Result<(Option<Duration>, bool), Malformed> {
+    let Some(end) = members.into_iter().find_map(|member| moment(member.value("expires_at").ok()??)) else {
+        return Ok((None, false));
+    };
+    match end.duration_since(now) {
+        Ok(left) if left.as_secs() > 0 => Ok((Some(left.min(MAX_LIFETIME)), left > MAX_LIFETIME)),
+        _ => Err(Malformed::Ended),
+    }
+}
+
+fn moment(json: &str) -> Option<SystemTime> {
+    /// In 2001. A smaller number is no moment.
+    const MIN_SECONDS: f64 = 1e9;
+    /// In the year 5138 as seconds, and in 1973 as milliseconds.
+    const MIN_MILLISECONDS: f64 = 1e11;
+    let Ok(number) = seconds(json) else {
+        let date: Timestamp = serde_json::from_str::<String>(json).ok()?.trim().parse().ok()?;
+        return Some(date.into());
+    };
+    let seconds = if number < MIN_MILLISECONDS { number } else { number / 1000.0 };
+    let since_1970 = Duration::try_from_secs_f64(seconds).ok().filter(|_| seconds >= MIN_SECONDS)?;
+    UNIX_EPOCH.checked_add(since_1970)
 }
 
 /// Reads a number of seconds from its raw JSON: a number, or a string that holds a number.
@@ -222,6 +278,48 @@ mod tests {
         ] {
             assert_eq!(lifetime(members), expected, "{members}");
         }
+    }
+
+    /// The response to this body at noon of 2026-11-29 by the server's clock.
+    fn at_noon(body: &str) -> Result<TokenResponse, Malformed> {
+        let body = Body { bytes: body.as_bytes().to_owned().into(), is_complete: true };
+        let expected = Expected { fields: &AnswerFields::default(), token_types: &["Bearer".to_owned()] };
+        let date = HeaderValue::from_static("Sun, 29 Nov 2026 12:00:00 GMT");
+        read(&HeaderMap::from_iter([(http::header::DATE, date)]), &body, expected)
+    }
+
+    #[test]
+    fn without_expires_in_the_moment_of_the_end_counts() {
+        let lifetime = |members: &str| {
+            let response = at_noon(&format!("{{\"access_token\":\"a\",{members}}}"));
+            response.map(|response| response.lifetime.map(|lifetime| lifetime.as_secs()))
+        };
+        for (members, expected) in [
+            ("\"expires_on\":\"1795957200\"", Ok(Some(3600))),
+            ("\"expires_on\":1795957200", Ok(Some(3600))),
+            ("\"expires_at\":1795957200.5", Ok(Some(3600))),
+            ("\"expires_at\":1795957200000", Ok(Some(3600))),
+            ("\"expires_at\":\"2026-11-29T13:00:00Z\"", Ok(Some(3600))),
+            ("\"expires_at\":\"2026-11-29T14:00:00+01:00\"", Ok(Some(3600))),
+            ("\"expires_in\":60,\"expires_on\":1795957200", Ok(Some(60))),
+            ("\"expires_on\":null,\"expires_at\":1795957200", Ok(Some(3600))),
+            // A token past its end is no token.
+            ("\"expires_on\":\"1700000000\"", Err(Malformed::Ended)),
+            ("\"expires_at\":\"2020-01-01T00:00:00Z\"", Err(Malformed::Ended)),
+            // What is no moment is as if it were not there.
+            ("\"expires_at\":3600", Ok(None)),
+            ("\"expires_at\":\"tomorrow\"", Ok(None)),
+            ("\"expires_on\":{}", Ok(None)),
+        ] {
+            assert_eq!(lifetime(members), expected, "{members}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_costs_no_token() {
+        let response = at_noon("\u{feff}{\"access_token\":\"a\",\"refresh_token\":\"r\"}").unwrap();
+
+        assert!(*response.access_token == *"a" && response.refresh_token.is_some());
     }
 
     proptest! {

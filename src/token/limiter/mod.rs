@@ -134,9 +134,10 @@ impl Limiter {
         });
     }
 
-    /// Shortens a latch that would outlast the valid token, which ends at this moment: one request is made then.
+    /// Shortens a wait after a refusal that would outlast the valid token, which ends at this moment: one request is made
+    /// then.
     pub fn end_latch_by(&mut self, end: Moment) {
-        if let Some(Blocked { until, by: Barrier::Latch }) = &mut self.blocked {
+        if let Some(Blocked { until, by: Barrier::Latch | Barrier::InDoubt }) = &mut self.blocked {
             *until = end.min(*until);
         }
     }
@@ -169,6 +170,13 @@ impl Limiter {
         self.blocked = snapshot.blocked;
         self.failures = snapshot.failures;
         self.rejections = snapshot.rejections;
+    }
+
+    /// Removes every barrier that the server has not asked for, because the configuration was changed. The quota bounds how
+    /// often that helps.
+    pub fn release_all_but_retry_after(&mut self) {
+        self.release_latch();
+        self.blocked = self.blocked.filter(|blocked| blocked.by == Barrier::RetryAfter);
     }
 
     /// Removes the barrier of a rejection or of a refusal in passing, whose cause may have been corrected.

@@ -21,7 +21,7 @@ use super::error::TokenError;
 use super::operator::GrantOrigin;
 use super::refresh_token_end::RefreshTokenEnd;
 use super::rotation;
-use super::state::file::State;
+use super::state::file::{RequestMark, State};
 use crate::clock::{Clock, Moment, wall_clock};
 use crate::config::{Credential, Identity};
 
@@ -117,7 +117,7 @@ impl LoginGrant {
             generation,
             access_token: Some(self.token.with_generation(generation)),
             identity: Some(credential.token_identity()),
-            request: Some(credential.request_identity(&identity)),
+            request: Some(RequestMark::of(credential.request_identity(&identity))),
             limiter: before.limiter.authorized(),
             ..before.clone()
         };

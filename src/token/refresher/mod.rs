@@ -196,7 +196,7 @@ impl<E: TokenEndpoint> Refresher<E> {
             Cause::Scheduled
         } else if !is_rejected && !self.orders.refreshes.is_requested() {
             return NextAction::Wait(self.due);
-        } else if now < self.no_forced_before {
+        } else if now < self.no_forced_before && !self.is_ordered {
             return NextAction::Wait(self.due.min(self.no_forced_before));
         } else {
             Cause::Forced

@@ -50,7 +50,8 @@ impl<E: TokenEndpoint> Refresher<E> {
             self.due = planned;
             None
         } else {
-            self.same_token = self.same_token.saturating_add(1);
+            // An operator may ask as often as the quota admits, and makes no other request wait for longer.
+            self.same_token = self.same_token.saturating_add(u32::from(!self.is_ordered)).max(1);
             self.due = schedule::ask_again_at(now, planned, token.expires(), self.same_token);
             Some(schedule::no_forced_before(now, self.same_token))
         };

@@ -6,7 +6,7 @@ use super::{Refresher, STATE_RECHECK_INTERVAL};
 use crate::token::endpoint::TokenEndpoint;
 use crate::token::error::TokenError;
 use crate::token::rotation::{self, RefreshTokenInUse};
-use crate::token::state::file::State;
+use crate::token::state::file::{RequestMark, State};
 use crate::token::store::Succession;
 
 impl<E: TokenEndpoint> Refresher<E> {
@@ -15,7 +15,7 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// until the answer.
     pub(super) fn resume(&mut self) {
         let state = self.durable.state();
-        let is_as_before = state.request == Some(self.identity.request_identity());
+        let is_as_before = state.request == Some(RequestMark::of(self.identity.request_identity()));
         let may_have_been_mended = state.request.is_some() && !is_as_before;
         self.limiter.restore(state.limiter);
         let token = state.access_token.clone();
@@ -88,7 +88,7 @@ impl<E: TokenEndpoint> Refresher<E> {
         let mut state = State {
             limiter: self.limiter.snapshot(),
             identity: Some(self.identity.token_identity()),
-            request: Some(self.identity.request_identity()),
+            request: Some(RequestMark::of(self.identity.request_identity())),
             ..self.durable.state().clone()
         };
         self.secrets.remember(&mut state);

@@ -16,7 +16,10 @@ impl<E: TokenEndpoint> Refresher<E> {
     /// quota, `Retry-After` and the count of failures stay. If the next request differs from the latest one, it is made at
     /// once: the log then tells whether a changed secret works, and a rejection may not come again.
     #[must_use]
-    pub fn renewed(mut self, credential: Arc<Credential>, endpoint: E) -> Self {
+    pub fn renewed(mut self, credential: Arc<Credential>, mut endpoint: E) -> Self {
+        if credential.token_url == self.credential.token_url {
+            endpoint.take_over(&self.endpoint);
+        }
         let snapshot = self.limiter.snapshot();
         self.limiter = Limiter::new(&credential, self.clock);
         self.limiter.restore(snapshot);
@@ -28,10 +31,11 @@ impl<E: TokenEndpoint> Refresher<E> {
         }
         self.identity = identity;
         self.credential = credential;
+        // The change may have mended the cause of a failure.
+        self.limiter.release_all_but_retry_after();
         let now = self.clock.now();
         if before != self.identity.request_identity() {
             self.secrets.changed(self.identity.value());
-            self.limiter.release_latch();
             self.due = now;
         } else if let Some(token) = self.store.latest().filter(|_| self.due > now && self.same_token == 0) {
             self.due = self.planned(&token, self.durable.state().refresh_token_end);

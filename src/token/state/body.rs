@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::age::{Elapsed, Stamp, nanos};
 use super::error::StateRefusal;
-use super::record::{ClearPart, ClientSecretHash, Doubt, Lineage, RefreshTokenHash, State};
+use super::record::{ClearPart, ClientSecretHash, Doubt, Lineage, RefreshTokenHash, RequestMark, State};
 use crate::clock::Moment;
 use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
@@ -48,7 +48,6 @@ pub(super) struct SealedBody {
     refresh_token_end: Option<WrittenEnd>,
     access_token: Option<WrittenToken>,
     identity: Option<[u8; 32]>,
-    request: Option<[u8; 32]>,
     client_secret: Option<[u8; 32]>,
 }
 
@@ -79,6 +78,7 @@ struct WrittenClearPart {
     quota_left: u64,
     forced_quota_left: u64,
     uses_next_secret: bool,
+    request: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -118,7 +118,12 @@ impl ClearBody {
 
     pub(super) fn into_state(self, now: &Stamp, longest_wait: Duration) -> State {
         let clear = self.clear.as_of(now.moment(), now.since(&self.written), longest_wait);
-        State { limiter: clear.limiter, uses_next_secret: clear.uses_next_secret, ..State::default() }
+        State {
+            limiter: clear.limiter,
+            uses_next_secret: clear.uses_next_secret,
+            request: clear.request,
+            ..State::default()
+        }
     }
 }
 
@@ -145,7 +150,6 @@ impl SealedBody {
             }),
             fallback: state.fallback.map(|fallback| *fallback.as_bytes()),
             identity: state.identity.map(|identity| *identity.as_bytes()),
-            request: state.request.map(|request| *request.as_bytes()),
             client_secret: state.client_secret.map(|mark| *mark.as_bytes()),
             access_token: usable.map(|token| WrittenToken::new(token, now)),
             written,
@@ -176,7 +180,7 @@ impl SealedBody {
             access_token: access_token.flatten(),
             fallback: self.fallback.map(IdentityDigest::from_bytes),
             identity: self.identity.map(IdentityDigest::from_bytes),
-            request: self.request.map(IdentityDigest::from_bytes),
+            request: clear.request,
             client_secret: self.client_secret.map(ClientSecretHash::from_bytes),
             uses_next_secret: clear.uses_next_secret,
             limiter: clear.limiter,
@@ -185,7 +189,7 @@ impl SealedBody {
 }
 
 impl WrittenClearPart {
-    fn new(ClearPart { limiter, uses_next_secret }: ClearPart, now: Moment) -> Self {
+    fn new(ClearPart { limiter, uses_next_secret, request }: ClearPart, now: Moment) -> Self {
         let blocked = limiter.blocked.filter(|blocked| now < blocked.until);
         Self {
             blocked: blocked
@@ -195,6 +199,7 @@ impl WrittenClearPart {
             quota_left: nanos(now.until(limiter.quota_full_at)),
             forced_quota_left: nanos(now.until(limiter.forced_quota_full_at)),
             uses_next_secret,
+            request: request.map(|mark| mark.0),
         }
     }
 
@@ -215,7 +220,8 @@ impl WrittenClearPart {
             failures: self.failures,
             rejections: self.rejections,
         };
-        ClearPart { limiter, uses_next_secret: self.uses_next_secret }
+        let request = self.request.map(RequestMark);
+        ClearPart { limiter, uses_next_secret: self.uses_next_secret, request }
     }
 }
 
@@ -317,7 +323,7 @@ mod tests {
             access_token: Some(token.unwrap()),
             fallback: Some(IdentityDigest::from_bytes([255; 32])),
             identity: Some(IdentityDigest::from_bytes([255; 32])),
-            request: Some(IdentityDigest::from_bytes([255; 32])),
+            request: Some(RequestMark(u16::MAX)),
             client_secret: Some(ClientSecretHash::from_bytes([255; 32])),
             uses_next_secret: false,
             limiter: Snapshot {

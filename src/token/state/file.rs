@@ -11,7 +11,9 @@ use std::time::Duration;
 
 pub use super::error::{OpenError, RUN_AS_DAEMON_USER, SaveError, StateRefusal, Warning};
 pub use super::inspect::Inspection;
-pub use super::record::{ClearPart, ClientSecretHash, Doubt, Identity, Lineage, RefreshTokenHash, State};
+pub use super::record::{
+    ClearPart, ClientSecretHash, Doubt, Identity, Lineage, RefreshTokenHash, RequestMark, State,
+};
 pub use super::retire::RetiredState;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 

@@ -35,7 +35,7 @@ pub struct State {
     /// The principal and the rights that `access_token` was issued for.
     pub identity: Option<IdentityDigest>,
     /// The content of the latest token request that was answered.
-    pub request: Option<IdentityDigest>,
+    pub request: Option<RequestMark>,
     /// The client secret that the server accepted last, where two are configured.
     pub client_secret: Option<ClientSecretHash>,
     /// Whether that client secret was `client_secret_next`.
@@ -78,7 +78,7 @@ impl State {
 
     /// The part that is written without a key.
     pub const fn clear_part(&self) -> ClearPart {
-        ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret }
+        ClearPart { limiter: self.limiter, uses_next_secret: self.uses_next_secret, request: self.request }
     }
 }
 
@@ -107,6 +107,21 @@ pub struct ClearPart {
     pub limiter: Snapshot,
     /// Whether the client secret that the server accepted last was `client_secret_next`.
     pub uses_next_secret: bool,
+    /// The content of the latest token request that was answered.
+    pub request: Option<RequestMark>,
+}
+
+/// The content of a token request, secrets included, as 16 bits of its hash. Another content has another mark, but for one in
+/// 65,536; the mark tells nothing more about the secrets, so that it may be written in clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestMark(pub(super) u16);
+
+impl RequestMark {
+    /// The mark of a request ([`Credential::request_identity`]).
+    pub fn of(request: IdentityDigest) -> Self {
+        let [first, second, ..] = *request.as_bytes();
+        Self(u16::from_be_bytes([first, second]))
+    }
 }
 
 /// The credential that a state belongs to: a hash of what identifies a credential.

@@ -130,7 +130,7 @@ enum When {
     Held(Class, Class),
     /// The meaning for a request that spends a refresh token, and for any other request.
     Spent(Class, Class),
-    /// A refusal in passing for a request that spends a refresh token; otherwise as [`UNKNOWN`].
+    /// As [`UNKNOWN`] while a usable token is held; else a refusal in passing for a request that spends a refresh token.
     NoReason,
 }
 
@@ -147,8 +147,8 @@ fn holds(table: &[Row<'_>], errors: &ErrorCodes) {
                 | (Always(class) | Held(_, class), (false, _))
                 | (Spent(class, _), (_, true))
                 | (Spent(_, class), (_, false)) => *class,
-                (NoReason, (_, true)) => Passing,
-                (NoReason, (true, false)) => Transient,
+                (NoReason, (true, _)) => Transient,
+                (NoReason, (false, true)) => Passing,
                 (NoReason, (false, false)) => Rejected,
             };
             let outcome = answer_to(situation, errors, *status, fields, body);
@@ -193,7 +193,7 @@ const TABLE: &[Row<'_>] = &[
     (200, &[], br#"{"access_token":5}"#, Always(Transient)),
     (200, &[], b"access_token=t&token_type=bearer", Always(Transient)),
     (200, &[], br#"{"access_token":"t","access_token":"u"}"#, Always(Transient)),
-    (200, &[], b"\xef\xbb\xbf{\"access_token\":\"t\"}", Always(Transient)),
+    (200, &[], b"\xef\xbb\xbf{\"access_token\":\"t\"}", Always(Token)),
     (200, &[], br#"{"access_token":"t"} trailing"#, Always(Transient)),
     (200, &[], br#"callback({"access_token":"t"})"#, Always(Transient)),
     (200, &[], br#"["access_token"]"#, Always(Transient)),
@@ -274,6 +274,16 @@ const TABLE: &[Row<'_>] = &[
     // Members other than the code and the description are not searched for words.
     (400, &[], br#"{"error":"invalid_grant","rate_limit":{"quota":5}}"#, Always(Dead)),
     (500, &[], b"quota", Always(Transient)),
+    (400, &[], br#"{"error":"invalid_request","error_description":"API quota reached"}"#, Always(AMinute)),
+    (400, &[], br#"{"error":"TooManyRequestsException"}"#, Always(AMinute)),
+    (401, &[], br#"{"message":"Request was throttled."}"#, Always(AMinute)),
+    (400, &[], br#"{"message":"Rate exceeded"}"#, Always(AMinute)),
+    (
+        400,
+        &[],
+        br#"{"error":"invalid_scope","error_description":"unexpected quotation mark"}"#,
+        Always(Rejected),
+    ),
     // A failure of the server.
     (500, &[], b"", Always(Transient)),
     (500, &[], br#"{"error":"invalid_grant"}"#, Always(Transient)),

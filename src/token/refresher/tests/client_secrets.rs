@@ -246,6 +246,24 @@ async fn with_both_refused_each_restart_tries_one_when_the_latch_ends() {
     assert_eq!(server.asked(), ["old", "new"]);
 }
 
+/// Without a key the state holds no token and no hash of a secret, and a mended configuration is noticed all the same.
+#[tokio::test(start_paused = true)]
+async fn without_a_state_key_too_a_changed_secret_ends_the_latch_at_a_restart() {
+    let (secrets, server) = (Secrets::new(), Server::taking("mended"));
+    let credential = secrets.with_state("");
+    let (source, task) = run(&server, &credential);
+    assert!(source.wait(Duration::from_millis(10)).await.is_err());
+    end(task).await;
+    let (source, task) = run(&server, &credential);
+    assert!(source.wait(Duration::from_millis(10)).await.is_err(), "as before");
+    end(task).await;
+
+    secrets.write("mended", "new");
+    let (source, _task) = run(&server, &secrets.with_state(""));
+    assert!(source.wait(Duration::from_millis(10)).await.is_ok());
+    assert_eq!(server.asked(), ["old", "new", "mended"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_second_request_counts_against_the_quota_and_not_the_forced_one() {
     let (secrets, server) = (Secrets::new(), Server::taking("old"));

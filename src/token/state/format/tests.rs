@@ -12,7 +12,7 @@ use crate::config::IdentityDigest;
 use crate::token::access_token::{AccessToken, Generation};
 use crate::token::limiter::{Barrier, Blocked, Snapshot};
 use crate::token::refresh_token_end::RefreshTokenEnd;
-use crate::token::state::file::{ClientSecretHash, Doubt, Lineage, RefreshTokenHash};
+use crate::token::state::file::{ClientSecretHash, Doubt, Lineage, RefreshTokenHash, RequestMark};
 
 const LONGEST_WAIT: Duration = Duration::from_mins(15);
 const NAME: &[u8] = b"api.state";
@@ -51,7 +51,7 @@ fn state() -> State {
         access_token: Some(token.unwrap()),
         fallback: Some(IdentityDigest::from_bytes([1; 32])),
         identity: Some(IdentityDigest::from_bytes([2; 32])),
-        request: Some(IdentityDigest::from_bytes([3; 32])),
+        request: Some(RequestMark::of(IdentityDigest::from_bytes([3; 32]))),
         client_secret: Some(ClientSecretHash::of(&SecretString::from("client"))),
         uses_next_secret: true,
         limiter: Snapshot {

@@ -108,20 +108,23 @@ async fn a_requested_refresh_is_made_under_latch_backoff_and_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_token_again_is_reported_and_causes_no_loop_of_requests() {
+async fn the_same_token_again_is_reported_and_each_order_is_asked_nevertheless() {
     let (source, operator, endpoint) = with_operator(ROOMY, AT_ONCE, &[]);
     endpoint.always(Some(Act::Token("same", 3600)));
     source.wait(HOUR).await.unwrap();
 
-    for _ in 0..100 {
+    for order in 1..=5 {
         let told = operator.refresh(WITHIN).await.unwrap();
         let Refreshed::Same { generation, again_in, .. } = told else { panic!("{told:?}") };
         assert_eq!((generation.number(), again_in), (1, Duration::from_secs(10)));
+        assert_eq!(endpoint.count(), 1 + order);
     }
-    assert_eq!(endpoint.count(), 2);
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::Same { .. })));
-    assert_eq!(endpoint.count(), 3);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(endpoint.count(), 6, "no order, no request");
+
+    // The server has been mended.
+    endpoint.always(None);
+    assert!(matches!(operator.refresh(WITHIN).await, Ok(Refreshed::New { .. })));
 }
 
 #[tokio::test(start_paused = true)]
