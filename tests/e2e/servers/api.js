@@ -18,6 +18,7 @@ export class Api {
 
   #queues = ['Billing', 'Claims', 'Escalation', 'Overflow', 'Sales', 'Support', 'Vacation'].map(queue);
   #gate = new Gate();
+  #throttled = 0;
 
   static async start(tls, authorizationServer) {
     const self = new Api();
@@ -40,9 +41,16 @@ export class Api {
     this.#gate.close(requests);
   }
 
+  /** That many further requests with a live token are answered with a 429. */
+  throttle(requests) {
+    this.#throttled = requests;
+  }
+
   async #answer(request, response) {
     const url = new URL(request.url, `https://${this.host}`);
     this.#inspect(request);
+    // A health check or a preflight, which APIs answer whatever the token; none of the counts has it.
+    if (request.method === 'OPTIONS') return response.writeHead(204, { Allow: 'GET, POST, OPTIONS' }).end();
     await this.#gate.pass();
 
     // Like many gateways, the API rejects a request before it reads the body, unless the request says otherwise.
@@ -55,6 +63,11 @@ export class Api {
       return json(response, 401, problem, challenge);
     }
     this.accepted += 1;
+    if (this.#throttled > 0) {
+      this.#throttled -= 1;
+      const problem = { status: 429, code: 'too.many.requests', message: 'Rate limit exceeded.' };
+      return json(response, 429, problem, { 'Retry-After': '1' });
+    }
 
     body ??= await read(request);
     const route = `${request.method} ${url.pathname}`;

@@ -61,6 +61,11 @@ const controls = {
     api.hold(Number(parameters.get('requests')));
     return 'holding';
   },
+  // The API answers that many further requests with a 429.
+  'POST /throttle': (parameters) => {
+    api.throttle(Number(parameters.get('requests')));
+    return 'throttling';
+  },
 };
 
 const control = http.createServer(async (request, response) => {
