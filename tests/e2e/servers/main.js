@@ -1,7 +1,7 @@
-// Starts the servers on free loopback ports and prints a line with each address: node servers/main.js FOLDER
+// Starts the servers on free loopback ports and prints a line with each address: node servers/main.js FOLDER GRPC_URL
 //
 // The folder has server.pem and server.key, the OAuth client's secret in client_secret, and the private keys of
-// clients that sign JWTs in rsa.pem and ec.pem. At the control
+// clients that sign JWTs in rsa.pem and ec.pem. The gRPC server behind the gRPC gateway is at GRPC_URL. At the control
 // address the checks revoke the token and read counts; the answers are lines for a shell.
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -10,8 +10,9 @@ import path from 'node:path';
 
 import { Api } from './api.js';
 import { AuthorizationServer, Client, SigningClient } from './authorization_server.js';
+import { GrpcGateway } from './grpc_gateway.js';
 
-const folder = process.argv[2];
+const [folder, grpcServer] = process.argv.slice(2);
 const file = (name) => readFileSync(path.join(folder, name), 'utf8');
 
 const client = new Client('legacy-gateway', file('client_secret').trimEnd());
@@ -22,6 +23,8 @@ const signing = [
 ];
 const authorizationServer = await AuthorizationServer.start(client, signing, resourceServer);
 const api = await Api.start({ cert: file('server.pem'), key: file('server.key') }, authorizationServer);
+const grpcGateway = await GrpcGateway.start(grpcServer, authorizationServer);
+const resourceServers = [api, grpcGateway];
 
 let revocations = 0;
 let tokenRequestsBefore = 0;
@@ -32,14 +35,17 @@ const controls = {
     await Promise.all(authorizationServer.issued.map((token) => authorizationServer.revoke(token)));
     revocations += 1;
     tokenRequestsBefore = authorizationServer.tokenRequests;
-    api.accepted = 0;
-    api.rejected = 0;
+    for (const server of resourceServers) {
+      server.accepted = 0;
+      server.rejected = 0;
+    }
     return 'revoked';
   },
   // The counts since the last revocation.
   'GET /counts': () => {
     const tokenRequests = authorizationServer.tokenRequests - tokenRequestsBefore;
-    return `token_requests=${tokenRequests} rejected=${api.rejected} accepted=${api.accepted}`;
+    const sum = (count) => resourceServers.reduce((total, server) => total + server[count], 0);
+    return `token_requests=${tokenRequests} rejected=${sum('rejected')} accepted=${sum('accepted')}`;
   },
   'GET /totals': () => `token_requests=${authorizationServer.tokenRequests} revocations=${revocations}`,
   // The state of refresh tokens.
@@ -90,6 +96,7 @@ control.listen(0, '127.0.0.1', () => {
   console.log(`issuer ${authorizationServer.issuer}`);
   console.log(`token_url ${authorizationServer.issuer}/token`);
   console.log(`api_url https://${api.host}`);
+  console.log(`grpc_gateway_url ${grpcGateway.url}`);
   console.log(`control_url http://127.0.0.1:${control.address().port}`);
   console.log('ready');
 });
