@@ -20,8 +20,9 @@ pub struct Authority<'r> {
 }
 
 impl<'r> Authority<'r> {
-    /// That of a request of HTTP/1.0 without `Host` (RFC 1945), as health checks send it. No browser does, so that such a
-    /// request needs no protection from DNS rebinding.
+    /// That of a request without a host: over HTTP/1.0 without `Host` (RFC 1945), or over HTTP/2 without `:authority` and
+    /// `Host` (RFC 9113 §8.3.1), as health checks send it. No browser does, so that such a request needs no protection from
+    /// DNS rebinding.
     const NONE: Self = Self { text: "", host: "", port: None };
 
     /// The one authority of a request: `Host` (RFC 9112 §3.2), or over HTTP/2 `:authority`, with which a `Host` must agree,
@@ -44,8 +45,8 @@ impl<'r> Authority<'r> {
             }
             (Some(authority), _) => authority,
             (None, Some(host)) => host,
-            (None, None) if head.version == Version::HTTP_10 => return Ok(Self::NONE),
-            (None, None) => return Err("there is no Host"),
+            (None, None) if head.version == Version::HTTP_11 => return Err("there is no Host"),
+            (None, None) => return Ok(Self::NONE),
         };
         Self::parse(text).ok_or("Host is not a host name with a port at most")
     }

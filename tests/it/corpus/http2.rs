@@ -120,7 +120,8 @@ fn heads() -> Vec<Case> {
         fields("no method", &[SCHEME, AUTHORITY, PATH], Nothing),
         fields("no scheme", &[METHOD, AUTHORITY, PATH], Nothing),
         fields("no path", &[METHOD, SCHEME, AUTHORITY], Nothing),
-        fields("no authority", &[METHOD, SCHEME, PATH], Nothing),
+        fields("no authority", &[METHOD, SCHEME, PATH], OK),
+        fields("a health check of HAProxy", &[(":method", "OPTIONS"), SCHEME, PATH], OK),
         fields("Host in the place of the authority", &[METHOD, SCHEME, PATH, ("host", "localhost")], OK),
         fields("another Host in its place", &[METHOD, SCHEME, PATH, ("host", "evil.test")], Nothing),
         fields(
