@@ -29,6 +29,7 @@ mod grants;
 mod imports;
 mod keygen;
 mod late_tokens;
+mod leaving;
 mod lifecycle;
 mod limits;
 mod login;

@@ -35,8 +35,27 @@ pub struct Server {
     pub drain: Duration,
     /// Whether a changed file is reloaded.
     pub watch: bool,
+    /// How HTTP/1.1 is spoken with callers.
+    pub http1: Http1Options,
     /// Bounds on what callers may use.
     pub limits: Limits,
+}
+
+/// How HTTP/1.1 is spoken with callers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http1Options {
+    /// What becomes of a caller that shuts down its sending side after a whole request.
+    pub half_closed: HalfClosed,
+}
+
+/// What becomes of a caller that shuts down its sending side after a whole request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClosed {
+    /// Its requests are aborted, as those of a caller that has left.
+    #[default]
+    Abort,
+    /// Its requests are answered; a caller that leaves in the regular way is not noticed.
+    Answer,
 }
 
 /// A header field that browsers do not send across sites, such as `X-Bearerd: yes`.

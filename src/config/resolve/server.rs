@@ -15,7 +15,7 @@ use crate::config::model::fields::{is_for_proxies, is_protected};
 use crate::config::model::hosts::Hosts;
 use crate::config::model::limits::Limits;
 use crate::config::model::listen::Listen;
-use crate::config::model::server::{RequiredHeader, Server};
+use crate::config::model::server::{Http1Options, RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts};
@@ -91,6 +91,7 @@ impl Resolver<'_> {
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
             watch: or_default(server.watch),
+            http1: Http1Options { half_closed: or_default(server.half_closed) },
             limits: self.limits(or_default(server.limits)),
         }
     }

@@ -12,20 +12,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use h2::Reason;
+use http::{Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::http2_streams::Streams;
-use super::io::{ClientIo, ClientStream};
+use super::io::ClientIo;
 use super::progress::Progress;
-use super::protocol::End;
+use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
+use super::stream::SharedStream;
 use super::upgrade::{Upgrade, UpgradeSlot};
-use crate::config::Limits;
+use crate::config::{HalfClosed, Http1Options, Limits};
 use crate::proxy::body::unread;
 
 /// The most bytes read ahead of a slow upstream or buffered for a slow client.
@@ -48,6 +50,9 @@ pub trait Serve: 'static {
     /// The limits in force.
     fn limits(&self) -> Arc<Limits>;
 
+    /// How HTTP/1.1 is spoken.
+    fn http1(&self) -> Http1Options;
+
     /// Answers a request whose head is complete.
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<Self::Body>;
 }
@@ -66,14 +71,19 @@ pub struct Downstream {
 pub type Answer<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>>>>;
 
 /// Serves a connection until it ends.
-pub async fn serve<S: Serve>(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>, service: Rc<S>) {
+pub async fn serve<S: Serve>(stream: SharedStream, client: Rc<ClientConnection>, service: Rc<S>) {
+    let agreed = stream.agreed_version();
     let mut io = ClientIo::new(stream, Rc::clone(&client));
     match until_ended(&client, io.sniff()).await {
         Err(end) => io.refuse_late_head(end).await,
         Ok(Err(error)) => debug!(peer = %client.peer.get(), %error, "connection ended before a request"),
+        Ok(Ok(is_http2)) if agreed.is_some_and(|agreed| (agreed == Version::HTTP_2) != is_http2) => {
+            if client.has_partial_head() {
+                let _ = until_ended(&client, io.refuse_version()).await;
+            }
+        }
         // Boxed, so that a parked connection reserves no memory for them.
         Ok(Ok(true)) => {
-            client.speaks_http2();
             Box::pin(serve_http2(io, client, service)).await;
         }
         Ok(Ok(false)) => {
@@ -108,8 +118,11 @@ async fn serve_http1<S: Serve>(
     let slot = UpgradeSlot::default();
     let answer = answers(Rc::clone(service), client, slot.handle());
     let header_bytes = service.limits().header_bytes;
+    let Http1Options { half_closed } = service.http1();
+    let observation = client.observe(io.stream().observer(), half_closed);
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
+        .half_close(half_closed == HalfClosed::Answer)
         .max_header_size(header_bytes)
         .max_buf_size(MAX_BUFFER.max(header_bytes))
         .serve_connection(TokioIo::new(io), service_fn(answer));
@@ -133,6 +146,7 @@ async fn serve_http1<S: Serve>(
         }
     })
     .await;
+    drop(observation);
     match left {
         Left::Ended(Ok(())) => {
             if let Some(takeover) = slot.take() {
@@ -148,7 +162,9 @@ async fn serve_http1<S: Serve>(
             None
         }
         Left::Wanted(end) => {
-            connection.into_parts().io.into_inner().refuse_late_head(end).await;
+            let mut io = connection.into_parts().io.into_inner();
+            io.refuse_late_head(end).await;
+            io.close();
             None
         }
         Left::Parked => {
@@ -180,9 +196,30 @@ async fn next_request(io: &mut ClientIo, client: &ClientConnection) -> bool {
 
 async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, service: Rc<S>) {
     let limits = service.limits();
-    let answer = answers(service, &client, Upgrade::default());
+    client.speaks_http2(limits.streams);
+    let stream = io.stream();
+    if let Err(error) = run_http2(io, &client, service, &limits).await {
+        debug!(peer = %client.peer.get(), %error, "connection failed");
+    }
+    if client.wanted_end() == Some(End::TooManyResets) && client.is_written() {
+        let error = "the caller resets too many HTTP/2 streams";
+        info!(target: "bearerd::access", peer = %client.peer.get().host(), error, "connection closed");
+        let mut io = ClientIo::new(stream, client);
+        // Ended within the time-out: the client may go on sending.
+        let _ = tokio::time::timeout(LINGERING_CLOSE_TIMEOUT, io.go_away(Reason::ENHANCE_YOUR_CALM)).await;
+    }
+}
+
+/// Runs hyper on an HTTP/2 connection until hyper ends it, or it is to end.
+async fn run_http2<S: Serve>(
+    io: ClientIo,
+    client: &Rc<ClientConnection>,
+    service: Rc<S>,
+    limits: &Limits,
+) -> hyper::Result<()> {
+    let answer = answers(service, client, Upgrade::default());
     let mut connection = pin!(
-        http2::Builder::new(Streams(Rc::clone(&client)))
+        http2::Builder::new(Streams(Rc::clone(client)))
             .timer(TokioTimer::new())
             .keep_alive_interval(H2_KEEP_ALIVE)
             .keep_alive_timeout(H2_KEEP_ALIVE_TIMEOUT)
@@ -196,7 +233,7 @@ async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, servi
             .serve_connection(TokioIo::new(io), service_fn(answer))
     );
     let mut is_closing = false;
-    let outcome = std::future::poll_fn(|cx| {
+    std::future::poll_fn(|cx| {
         if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
             return Poll::Ready(outcome);
         }
@@ -210,10 +247,7 @@ async fn serve_http2<S: Serve>(io: ClientIo, client: Rc<ClientConnection>, servi
             Some(_) => Poll::Ready(Ok(())),
         }
     })
-    .await;
-    if let Err(error) = outcome {
-        debug!(peer = %client.peer.get(), %error, "connection failed");
-    }
+    .await
 }
 
 /// The function that hyper calls for each request.

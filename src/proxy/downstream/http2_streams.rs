@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::request::Parts;
+use tokio::time::Instant;
 
 use super::progress::{Progress, Side};
 use super::state::ClientConnection;
@@ -26,7 +27,8 @@ where
 {
     /// hyper calls this for each request, directly after it has handed the request to the service.
     fn execute(&self, future: F) {
-        let stream = Stream { progress: self.0.latest_progress(), connection: Rc::clone(&self.0) };
+        let (progress, began) = (self.0.latest_progress(), self.0.now());
+        let stream = Stream { progress, began, connection: Rc::clone(&self.0) };
         tokio::task::spawn_local(async move {
             let mut future = pin!(future);
             std::future::poll_fn(|cx| {
@@ -51,11 +53,13 @@ pub(crate) fn head_size(head: &Parts) -> usize {
 /// A stream, which removes its progress from the connection when its task ends.
 struct Stream {
     progress: Rc<Progress>,
+    began: Instant,
     connection: Rc<ClientConnection>,
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         self.connection.forget_progress(&self.progress);
+        self.connection.stream_ended(self.began, self.progress.is_answered.get());
     }
 }

@@ -6,18 +6,19 @@
 //! that response.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tracing::info;
 
+use super::goaway;
 use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
+use super::stream::SharedStream;
 use super::wrong_protocol::Spoken;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::http1::plain;
@@ -31,8 +32,7 @@ pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A client's socket, which notes events in its [`ClientConnection`].
 pub struct ClientIo {
-    /// Boxed, so that hyper's server, which is large, is compiled for one type of stream only.
-    stream: Box<dyn ClientStream>,
+    stream: SharedStream,
     client: Rc<ClientConnection>,
     /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
@@ -40,37 +40,15 @@ pub struct ClientIo {
     refusal: Bytes,
 }
 
-/// A byte stream to a client.
-pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes closing the stream a reset, which the client cannot take for a regular end.
-    fn set_close_by_reset(&self);
-
-    /// The address of the port that accepted the stream, if there is one.
-    fn local_address(&self) -> Option<SocketAddr> {
-        None
-    }
-}
-
-impl ClientStream for TcpStream {
-    fn set_close_by_reset(&self) {
-        // Fails only on a connection that has ended.
-        let _ = self.set_zero_linger();
-    }
-
-    fn local_address(&self) -> Option<SocketAddr> {
-        self.local_addr().ok()
-    }
-}
-
-impl ClientStream for UnixStream {
-    /// Has no effect: a unix socket knows no reset.
-    fn set_close_by_reset(&self) {}
-}
-
 impl ClientIo {
     /// The socket of a new connection.
-    pub const fn new(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>) -> Self {
+    pub const fn new(stream: SharedStream, client: Rc<ClientConnection>) -> Self {
         Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new() }
+    }
+
+    /// The stream.
+    pub fn stream(&self) -> SharedStream {
+        self.stream.clone()
     }
 
     /// Whether the first bytes are those of HTTP/2. The bytes stay to be read.
@@ -130,6 +108,24 @@ impl ClientIo {
     /// Answers with an error and closes, lingering so that the client can read the response.
     pub async fn refuse(&mut self, error: &ProxyError) {
         self.refusal = plain(error);
+        self.close_lingering().await;
+    }
+
+    /// Refuses a client that speaks another version of HTTP than ALPN agreed on (RFC 7301 §3.2).
+    pub async fn refuse_version(&mut self) {
+        let error = ProxyError::BadRequest("the protocol is not the one that ALPN agreed on");
+        self.log_refusal(&error);
+        if self.sniffed.starts_with(PREFACE) {
+            self.refuse(&error).await;
+        } else {
+            self.refusal = goaway::first(Reason::PROTOCOL_ERROR);
+            self.close_lingering().await;
+        }
+    }
+
+    /// Closes an HTTP/2 connection between two frames with a GOAWAY of this reason.
+    pub async fn go_away(&mut self, reason: Reason) {
+        self.refusal = goaway::frame(reason);
         self.close_lingering().await;
     }
 

@@ -1,11 +1,14 @@
 //! The downstream side: one client connection, its socket, TLS, protocol and time limits.
 
 pub mod connection;
+mod early_resets;
+mod goaway;
 pub(in crate::proxy) mod http2_streams;
 pub mod io;
 pub mod progress;
 pub mod protocol;
 pub mod state;
+pub mod stream;
 pub(in crate::proxy) mod tls;
 pub mod upgrade;
 pub(in crate::proxy) mod wrong_protocol;

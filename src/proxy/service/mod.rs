@@ -97,6 +97,7 @@ impl Service {
                 let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &progress, proxying).await
             };
+            progress.is_answered.set(true);
             let response = match reply {
                 Ok(Reply::Upstream(answered)) => response::relay(answered, request_body, exchange),
                 Ok(Reply::Complete(response)) => response::reply(response, request_body, exchange),

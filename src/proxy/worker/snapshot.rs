@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::config::Limits;
+use crate::config::{Http1Options, Limits};
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
 use crate::proxy::downstream::protocol::End;
@@ -113,6 +113,10 @@ impl Serve for Snapshot {
 
     fn limits(&self) -> Arc<Limits> {
         Arc::clone(&self.service().shared.limits)
+    }
+
+    fn http1(&self) -> Http1Options {
+        self.service().shared.http1
     }
 
     fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<ResponseBody> {
