@@ -26,6 +26,7 @@ mod faults;
 mod forget;
 mod framing;
 mod grants;
+mod health;
 mod imports;
 mod keygen;
 mod late_tokens;
