@@ -26,6 +26,7 @@ mod faults;
 mod forget;
 mod framing;
 mod grants;
+mod header_case;
 mod health;
 mod imports;
 mod keygen;

@@ -79,6 +79,7 @@ impl Resolver<'_> {
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.and_then(|field| self.required_header(&field));
         let workers = self.workers(server.workers);
+        self.header_case = or_default(server.header_case);
         Server {
             listen,
             tls,
@@ -91,7 +92,10 @@ impl Resolver<'_> {
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
             watch: or_default(server.watch),
-            http1: Http1Options { half_closed: or_default(server.half_closed) },
+            http1: Http1Options {
+                header_case: self.header_case,
+                half_closed: or_default(server.half_closed),
+            },
             limits: self.limits(or_default(server.limits)),
         }
     }

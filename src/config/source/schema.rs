@@ -20,7 +20,7 @@ use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
-use crate::config::model::server::HalfClosed;
+use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// Strings, each with its place.
@@ -75,6 +75,7 @@ tables! {
         state_dir: PathBuf,
         watch: bool,
         half_closed: HalfClosed,
+        header_case: HeaderCase,
         trusted_proxies: Texts,
         tls: Tls,
         limits: Limits,

@@ -27,7 +27,7 @@ use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
 use super::stream::SharedStream;
 use super::upgrade::{Upgrade, UpgradeSlot};
-use crate::config::{HalfClosed, Http1Options, Limits};
+use crate::config::{HalfClosed, HeaderCase, Http1Options, Limits};
 use crate::proxy::body::unread;
 
 /// The most bytes read ahead of a slow upstream or buffered for a slow client.
@@ -118,11 +118,14 @@ async fn serve_http1<S: Serve>(
     let slot = UpgradeSlot::default();
     let answer = answers(Rc::clone(service), client, slot.handle());
     let header_bytes = service.limits().header_bytes;
-    let Http1Options { half_closed } = service.http1();
+    let Http1Options { header_case, half_closed } = service.http1();
+    let preserves_case = header_case == HeaderCase::Preserve;
     let observation = client.observe(io.stream().observer(), half_closed);
     let mut connection = http1::Builder::new()
         .header_read_timeout(None)
         .half_close(half_closed == HalfClosed::Answer)
+        .preserve_header_case(preserves_case)
+        .title_case_headers(preserves_case)
         .max_header_size(header_bytes)
         .max_buf_size(MAX_BUFFER.max(header_bytes))
         .serve_connection(TokioIo::new(io), service_fn(answer));

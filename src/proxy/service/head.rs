@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use super::Service;
 use super::access_log::Exchange;
 use super::websocket::Handshake;
+use crate::config::HeaderCase;
 use crate::proxy::body::replay::ReplayBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
@@ -61,7 +62,9 @@ impl Service {
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
         head.uri = Uri::from(target);
         head.version = Version::HTTP_11;
-        head.extensions.clear();
+        if self.shared.http1.header_case == HeaderCase::Lower {
+            head.extensions.clear();
+        }
 
         if negotiated.wants_trailers {
             trailers::ask(&mut head.headers);

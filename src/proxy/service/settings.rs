@@ -27,7 +27,7 @@ pub struct ServiceSettings {
     pub body_limits: BodyLimits,
     /// Slots for requests that wait for a token; shared across reloads.
     pub token_waiters: Arc<Slots>,
-    /// How HTTP/1.1 is spoken with callers.
+    /// How HTTP/1.1 is spoken.
     pub http1: Http1Options,
     /// Whether every exchange is logged, or only failures.
     pub access_log: bool,
