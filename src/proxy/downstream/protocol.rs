@@ -69,7 +69,7 @@ pub enum End {
     WriteTimeout,
     /// Now: the client has left.
     ClientLeft,
-    /// Now, by a GOAWAY (ENHANCE_YOUR_CALM): the client reset too many streams.
+    /// Now, by a GOAWAY (`ENHANCE_YOUR_CALM`): the client reset too many streams.
     TooManyResets,
     /// Now.
     Immediately,
