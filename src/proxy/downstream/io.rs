@@ -11,21 +11,25 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::Reason;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tracing::info;
 
-use super::goaway;
 use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
-use super::stream::SharedStream;
+use super::stream::{SharedStream, StreamObserver};
 use super::wrong_protocol::Spoken;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::http1::plain;
 use crate::proxy::vectored;
 
+/// The most bytes read ahead of a slow upstream or buffered for a slow client.
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
+
 /// The beginning of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A server's answer to anything else: an empty SETTINGS frame, and GOAWAY with `PROTOCOL_ERROR` (RFC 9113 §3.4, §6.8).
+const NOT_HTTP2: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 pub const TLS_HANDSHAKE: u8 = 22;
@@ -46,9 +50,9 @@ impl ClientIo {
         Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new() }
     }
 
-    /// The stream.
-    pub fn stream(&self) -> SharedStream {
-        self.stream.clone()
+    /// An observer of the stream.
+    pub fn observer(&self) -> StreamObserver {
+        self.stream.observer()
     }
 
     /// Whether the first bytes are those of HTTP/2. The bytes stay to be read.
@@ -118,15 +122,9 @@ impl ClientIo {
         if self.sniffed.starts_with(PREFACE) {
             self.refuse(&error).await;
         } else {
-            self.refusal = goaway::first(Reason::PROTOCOL_ERROR);
+            self.refusal = Bytes::from_static(NOT_HTTP2);
             self.close_lingering().await;
         }
-    }
-
-    /// Closes an HTTP/2 connection between two frames with a GOAWAY of this reason.
-    pub async fn go_away(&mut self, reason: Reason) {
-        self.refusal = goaway::frame(reason);
-        self.close_lingering().await;
     }
 
     /// Closes, lingering so that the client can read what was written.

@@ -2,11 +2,13 @@
 
 pub mod connection;
 mod early_resets;
-mod goaway;
-pub(in crate::proxy) mod http2_streams;
+mod http2;
+pub(in crate::proxy) mod http2_stream;
 pub mod io;
 pub mod progress;
 pub mod protocol;
+pub mod request_body;
+pub mod serve;
 pub mod state;
 pub mod stream;
 pub(in crate::proxy) mod tls;

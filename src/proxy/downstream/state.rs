@@ -5,7 +5,9 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -205,12 +207,6 @@ impl ClientConnection {
         }
     }
 
-    /// The progress of the response that began last.
-    pub fn latest_progress(&self) -> Rc<Progress> {
-        let latest = self.progress.borrow().last().cloned();
-        latest.unwrap_or_else(|| self.begin_progress())
-    }
-
     /// Removes the progress of a response that has ended.
     pub fn forget_progress(&self, progress: &Rc<Progress>) {
         let mut all = self.progress.borrow_mut();
@@ -240,11 +236,6 @@ impl ClientConnection {
         if self.protocol.get() == Protocol::Http1(Http1::Serving(0)) {
             self.enter(Protocol::Http1(Http1::Idle));
         }
-    }
-
-    /// Whether the socket has taken all bytes so far.
-    pub fn is_written(&self) -> bool {
-        self.blocked_since.get().is_none()
     }
 
     /// A request's head is complete.
@@ -357,4 +348,24 @@ impl ClientConnection {
         self.protocol.set(protocol);
         self.since.set(self.clock.get());
     }
+}
+
+/// Runs a future unless the connection is to end first.
+///
+/// A graceful end leaves the future running: a request may be on its way, and the sweep bounds the wait for it.
+pub(in crate::proxy) async fn until_ended<T>(
+    client: &ClientConnection,
+    future: impl Future<Output = T>,
+) -> Result<T, End> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
+        match client.wanted_end() {
+            None | Some(End::Gracefully) => Poll::Pending,
+            Some(end) => Poll::Ready(Err(end)),
+        }
+    })
+    .await
 }

@@ -14,9 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
-use super::connection::until_ended;
 use super::io::{ClientIo, TLS_HANDSHAKE};
-use super::state::ClientConnection;
+use super::state::{ClientConnection, until_ended};
 use super::stream::{ClientStream, Noticed, SharedStream};
 use super::wrong_protocol::Spoken;
 use crate::config::model::certificate;

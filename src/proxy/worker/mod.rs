@@ -22,8 +22,8 @@ use tracing::{debug, warn};
 
 use self::snapshot::{Change, Configuration, Snapshot};
 use super::downstream::connection;
-use super::downstream::connection::Serve;
 use super::downstream::protocol::End;
+use super::downstream::serve::Serve;
 use super::downstream::state::ClientConnection;
 use super::downstream::stream::SharedStream;
 use super::downstream::tls;
