@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::harness::{World, daemon, remains};
+use crate::harness::{PROMPT, World, daemon, remains};
 
 /// Checks health ten times a second; returns the longest that an answer has taken.
 async fn check(world: &World, lasts: Duration) -> Duration {
@@ -44,7 +44,7 @@ async fn two_hundred_silent_connections_a_second_do_not_delay_health_checks() {
     is_over.store(true, Ordering::Relaxed);
     let opened = silent.await.unwrap();
     assert!(opened > 400, "{opened} silent connections");
-    assert!(longest < Duration::from_secs(1), "{longest:?} beside {opened} silent connections");
+    assert!(longest < PROMPT, "{longest:?} beside {opened} silent connections");
     world.finish().await;
 }
 
@@ -65,7 +65,8 @@ async fn operations_in_progress_on_every_connection_do_not_delay_health_checks()
 
     let longest = check(&world, Duration::from_secs(1)).await;
 
-    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // Less than an operation may wait for its body.
+    assert!(longest < PROMPT, "{longest:?}");
     // Above the bound a request is refused, and within it nothing is cut.
     let mut answer = [0; 12];
     open[250].read_exact(&mut answer).await.unwrap();
