@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bearerd::proxy::downstream::io::ClientStream;
+use bearerd::proxy::downstream::stream::ClientStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The bytes of one direction.

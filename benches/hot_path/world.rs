@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bearerd::clock::Clock;
 use bearerd::config;
 use bearerd::config::{Config, Environment};
+use bearerd::proxy::downstream::stream::SharedStream;
 use bearerd::proxy::limits::admission::Admitted;
 use bearerd::proxy::limits::slots::Slots;
 use bearerd::proxy::peer::Peer;
@@ -57,7 +58,7 @@ impl World {
     /// A caller's end of a new connection.
     pub(crate) fn connection(&self) -> End {
         let (near, far) = pipe();
-        self.worker.serve(Box::new(far), Peer::UNIX, Admitted::default());
+        self.worker.serve(SharedStream::new(far), Peer::UNIX, Admitted::default());
         near
     }
 }

@@ -1,13 +1,17 @@
 //! The paths of the admin address.
 
 use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{RawQuery, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{any, get};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use super::credentials;
 use super::credentials::Credentials;
@@ -17,6 +21,10 @@ use super::reload::Reloading;
 use super::server;
 use super::server::Bounds;
 use crate::http::Problem;
+
+/// The most requests in progress but those of health checks: fewer than connections, so that there is always a connection
+/// that a health check's may replace.
+const OPERATIONS: usize = Bounds::FOR_OPERATORS.connections / 2;
 
 /// Serves the admin address while the future is polled.
 pub async fn serve(
@@ -33,8 +41,22 @@ pub async fn serve(
         .route("/credentials/{*path}", any(credentials::answer))
         .with_state(credentials);
     let reloaded = Router::new().route("/reload", any(reload::answer)).with_state(reloading);
-    let router = health.merge(operated).merge(reloaded).fallback(not_found);
-    server::serve(listener, router, Bounds::FOR_OPERATORS, pending()).await;
+    let operations = operated.merge(reloaded).fallback(not_found);
+    let places = Arc::new(Semaphore::new(OPERATIONS));
+    let operations = operations.layer(from_fn_with_state(places, within_bound));
+    server::serve(listener, health.merge(operations), Bounds::FOR_OPERATORS, pending()).await;
+}
+
+/// Answers a request unless [`OPERATIONS`] others are in progress.
+async fn within_bound(State(places): State<Arc<Semaphore>>, request: Request, operation: Next) -> Response {
+    match places.try_acquire() {
+        Ok(_place) => operation.run(request).await,
+        Err(_) => {
+            let detail = "Too many operations are in progress at the admin address.";
+            let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Overloaded", detail);
+            problem.after(Some(Duration::from_secs(1))).into()
+        }
+    }
 }
 
 /// Answers 200 whenever the process can answer at all.

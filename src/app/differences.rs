@@ -59,6 +59,8 @@ fn settings(before: &Config, after: &Config) -> Vec<&'static str> {
         ("server.drain_delay", one.drain_delay == other.drain_delay),
         ("server.drain", one.drain == other.drain),
         ("server.watch", one.watch == other.watch),
+        ("server.header_case", one.http1.header_case == other.http1.header_case),
+        ("server.half_closed", one.http1.half_closed == other.http1.half_closed),
         ("server.tls", files(before) == files(after)),
         ("server.limits", one.limits == other.limits),
         ("admin.token", before.admin.token == after.admin.token),

@@ -240,6 +240,7 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
     };
     is_same_place
         && (&a.roots, &a.proxy, a.http_version) == (&b.roots, &b.proxy, b.http_version)
+        && a.header_case == b.header_case
         && one.connect_timeout == other.connect_timeout
         && one.protection == other.protection
 }
@@ -254,7 +255,8 @@ fn protected(upstream: Upstream, route: &config::Route, resources: &Resources<'_
         idle_timeout: *idle_timeout,
         wait_timeout: route.connect_timeout,
     };
-    upstream.with_limits(Breaker::new(*breaker, resources.clock), limits)
+    let upstream = upstream.with_limits(Breaker::new(*breaker, resources.clock), limits);
+    upstream.with_header_case(route.upstream.header_case)
 }
 
 /// The connection settings of a route's upstream, independent of its address.
@@ -267,7 +269,8 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
-        let config::Upstream { destination, roots, proxy, http_version, ca_file: _ } = &route.upstream;
+        let config::Upstream { destination, roots, proxy, http_version, ca_file: _, header_case: _ } =
+            &route.upstream;
         let alpn = match http_version {
             HttpVersion::Auto => HTTP_2_OR_1,
             HttpVersion::Http1 => HTTP_1,

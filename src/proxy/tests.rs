@@ -25,8 +25,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::time::Instant;
 
-use super::downstream::io::ClientStream;
 use super::downstream::protocol::{Http1, Protocol};
+use super::downstream::stream::{ClientStream, SharedStream};
 use super::limits::admission::Admitted;
 use super::limits::slots::Slots;
 use super::peer::Peer;
@@ -205,7 +205,7 @@ impl World {
 
     fn serve(&self, stream: impl ClientStream + 'static) {
         self.load.fetch_add(1, Ordering::Relaxed);
-        self.worker.serve(Box::new(stream), Peer::UNIX, Admitted::default());
+        self.worker.serve(SharedStream::new(stream), Peer::UNIX, Admitted::default());
     }
 
     fn connections(&self) -> usize {

@@ -1,14 +1,18 @@
 //! Requests of legacy applications through the proxy, and the refusals.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::harness::{Caller, Http2Caller, PROMPT, Request, daemon, eventually};
+use crate::harness::{Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, daemon, eventually};
 use testkit::harness::raw::{RawPeer, Recorder, read_head};
 
 #[tokio::test]
@@ -175,6 +179,41 @@ async fn expect_100_continue_is_answered_and_goes_no_further() {
     let reply = caller.read().await.unwrap();
 
     assert_eq!((reply.status, reply.text().as_str()), (200, "body"));
+    world.finish().await;
+}
+
+/// A client that waits for the 100 before it sends its body, as Java's does.
+#[tokio::test]
+async fn expect_100_continue_is_answered_over_http_2_only_where_the_body_is_read() {
+    let world = daemon().quiet().start().await;
+    let stream = TcpStream::connect(world.address).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for (path, is_read) in [("/echo", true), ("/%2e/denied", false)] {
+        let request = http::Request::post(format!("http://{}{path}", world.address))
+            .header("expect", "100-continue")
+            .body(())
+            .unwrap();
+        requests = requests.ready().await.unwrap();
+        let (mut response, mut body) = requests.send_request(request, false).unwrap();
+        let interim = poll_fn(|cx| match response.poll_informational(cx) {
+            Poll::Ready(None) => Pin::new(&mut response).poll(cx).map(|last| Err(last.unwrap().status())),
+            Poll::Ready(Some(interim)) => Poll::Ready(Ok(interim.unwrap().status())),
+            Poll::Pending => Poll::Pending,
+        });
+        let interim = tokio::time::timeout(STEP_TIMEOUT, interim).await.expect("neither 100 nor an answer");
+        if is_read {
+            assert_eq!(interim.unwrap(), 100);
+            body.send_data("body".into(), true).unwrap();
+            let mut answer = response.await.unwrap();
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "body");
+        } else {
+            assert_eq!(interim.unwrap_err(), 400, "a refused request gets no 100");
+        }
+    }
+    let sent = &world.upstream.requests()[0];
+    assert_eq!(sent.get("expect"), None, "it goes no further");
     world.finish().await;
 }
 
@@ -545,7 +584,7 @@ async fn a_loop_is_detected() {
     let forwarding = tokio::spawn(async move {
         loop {
             let (mut near, _) = gateway.accept().await.unwrap();
-            let mut far = tokio::net::TcpStream::connect(own).await.unwrap();
+            let mut far = TcpStream::connect(own).await.unwrap();
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         }
     });

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::harness::{
-    Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, remains, spawn,
+    Caller, Http2Caller, PROMPT, Request, STEP_TIMEOUT, Setup, World, daemon, eventually, remains, spawn,
 };
 use testkit::harness::tls_caller::{TlsCaller, connect};
 
@@ -90,6 +90,41 @@ async fn a_session_is_resumed_in_either_version_and_no_early_data_is_taken() {
         }
         assert!(matches!(kinds[..], [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)]), "{kinds:?}");
     }
+    world.finish().await;
+}
+
+/// RFC 7301 §3.2.
+#[tokio::test]
+async fn the_version_that_alpn_agreed_on_is_the_only_one_spoken() {
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const HTTP1: &[u8] = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let (world, caller) = world(Setup::quiet).await;
+    let says = async |alpn: &[&[u8]], first: &[u8]| {
+        let mut stream = connect(world.address, caller.config(alpn)).await.unwrap();
+        stream.write_all(first).await.unwrap();
+        let mut answer = Vec::new();
+        let reading = tokio::time::timeout(STEP_TIMEOUT, stream.read_to_end(&mut answer));
+        reading.await.expect("the connection stays open").unwrap();
+        answer
+    };
+
+    let answer = says(&[b"h2"], HTTP1).await;
+    assert!(answer.starts_with(&[0, 0, 0, 4]) && answer.ends_with(GOAWAY), "{answer:?}");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let answer = says(&[b"http/1.1"], preface).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("ALPN"), "{answer}");
+    assert!(world.upstream.requests().is_empty(), "nothing was forwarded");
+    let refused = || world.process.events("request refused");
+    eventually("both refusals in the log", async || refused().len() == 2).await;
+    assert!(refused().iter().all(|event| event["status"] == 400), "{:?}", refused());
+
+    // Without ALPN the first bytes decide.
+    let stream = connect(world.address, caller.config(&[])).await.unwrap();
+    assert_eq!(Caller::over(stream, "localhost").send(&Request::get("/x")).await.status, 200);
+    let stream = connect(world.address, caller.config(&[])).await.unwrap();
+    let mut http2 = Http2Caller::over(stream, "https://localhost".to_owned()).await;
+    assert_eq!(http2.send(&Request::get("/x")).await.status, 200);
     world.finish().await;
 }
 

@@ -35,8 +35,39 @@ pub struct Server {
     pub drain: Duration,
     /// Whether a changed file is reloaded.
     pub watch: bool,
+    /// How HTTP/1.1 is spoken.
+    pub http1: Http1Options,
     /// Bounds on what callers may use.
     pub limits: Limits,
+}
+
+/// How HTTP/1.1 is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http1Options {
+    /// The case of field names, both ways.
+    pub header_case: HeaderCase,
+    /// What becomes of a caller that shuts down its sending side after a whole request.
+    pub half_closed: HalfClosed,
+}
+
+/// The case of field names over HTTP/1.1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderCase {
+    /// Lower case.
+    #[default]
+    Lower,
+    /// As the other side wrote them; names that it did not write over HTTP/1.1 have the usual capitals (`Content-Type`).
+    Preserve,
+}
+
+/// What becomes of a caller that shuts down its sending side after a whole request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClosed {
+    /// Its requests are aborted, as those of a caller that has left.
+    #[default]
+    Abort,
+    /// Its requests are answered; a caller that leaves in the regular way is not noticed.
+    Answer,
 }
 
 /// A header field that browsers do not send across sites, such as `X-Bearerd: yes`.

@@ -125,7 +125,14 @@ impl Resolver<'_> {
             protection,
             host: if let Some(host) = host { Some(host?) } else { None },
             path: path?,
-            upstream: Upstream { destination: upstream?, roots, ca_file, proxy, http_version },
+            upstream: Upstream {
+                destination: upstream?,
+                roots,
+                ca_file,
+                proxy,
+                http_version,
+                header_case: self.header_case,
+            },
             credential: credential?,
         })
     }

@@ -15,7 +15,7 @@ use crate::config::model::fields::{is_for_proxies, is_protected};
 use crate::config::model::hosts::Hosts;
 use crate::config::model::limits::Limits;
 use crate::config::model::listen::Listen;
-use crate::config::model::server::{RequiredHeader, Server};
+use crate::config::model::server::{Http1Options, RequiredHeader, Server};
 use crate::config::source::diagnostics::Problem;
 use crate::config::source::reader::Key;
 use crate::config::source::schema::{self, Texts};
@@ -79,6 +79,7 @@ impl Resolver<'_> {
         let origins = origins.into_iter().filter_map(|origin| self.origin(&origin)).collect();
         let required_header = server.required_header.and_then(|field| self.required_header(&field));
         let workers = self.workers(server.workers);
+        self.header_case = or_default(server.header_case);
         Server {
             listen,
             tls,
@@ -91,6 +92,10 @@ impl Resolver<'_> {
             drain_delay: duration(server.drain_delay, 0),
             drain: duration(server.drain, 20),
             watch: or_default(server.watch),
+            http1: Http1Options {
+                header_case: self.header_case,
+                half_closed: or_default(server.half_closed),
+            },
             limits: self.limits(or_default(server.limits)),
         }
     }

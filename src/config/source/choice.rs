@@ -6,6 +6,7 @@ use crate::config::model::identity::BasicEncoding;
 use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
+use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// Gives each variant of an enum the string that stands for it in the file.
@@ -43,6 +44,8 @@ choices! {
     RequestFormat { "form": Form, "json": Json, }
     HttpVersion { "auto": Auto, "1.1": Http1, "2": Http2, }
     Forwarded { "none": None, "x-forwarded": XForwarded, "forwarded": Forwarded, }
+    HeaderCase { "lower": Lower, "preserve": Preserve, }
+    HalfClosed { "abort": Abort, "answer": Answer, }
     LogFormat { "auto": Auto, "json": Json, "text": Text, }
 }
 

@@ -20,6 +20,7 @@ use crate::config::model::log::LogFormat;
 use crate::config::model::request::RequestFormat;
 use crate::config::model::route::Forwarded;
 use crate::config::model::secret::SecretSource;
+use crate::config::model::server::{HalfClosed, HeaderCase};
 use crate::config::model::signing_key::SigningAlgorithm;
 
 /// Strings, each with its place.
@@ -73,6 +74,8 @@ tables! {
         drain: Duration,
         state_dir: PathBuf,
         watch: bool,
+        half_closed: HalfClosed,
+        header_case: HeaderCase,
         trusted_proxies: Texts,
         tls: Tls,
         limits: Limits,

@@ -6,33 +6,37 @@
 //! that response.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tracing::info;
 
 use super::protocol::{End, LINGERING_CLOSE_TIMEOUT};
 use super::state::ClientConnection;
+use super::stream::{SharedStream, StreamObserver};
 use super::wrong_protocol::Spoken;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::http1::plain;
 use crate::proxy::vectored;
 
+/// The most bytes read ahead of a slow upstream or buffered for a slow client.
+pub(super) const MAX_BUFFER: usize = 64 * 1024;
+
 /// The beginning of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A server's answer to anything else: an empty SETTINGS frame, and GOAWAY with `PROTOCOL_ERROR` (RFC 9113 §3.4, §6.8).
+const NOT_HTTP2: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 pub const TLS_HANDSHAKE: u8 = 22;
 
 /// A client's socket, which notes events in its [`ClientConnection`].
 pub struct ClientIo {
-    /// Boxed, so that hyper's server, which is large, is compiled for one type of stream only.
-    stream: Box<dyn ClientStream>,
+    stream: SharedStream,
     client: Rc<ClientConnection>,
     /// Bytes that were read ahead of hyper, which reads them first.
     sniffed: Bytes,
@@ -40,37 +44,15 @@ pub struct ClientIo {
     refusal: Bytes,
 }
 
-/// A byte stream to a client.
-pub trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    /// Makes closing the stream a reset, which the client cannot take for a regular end.
-    fn set_close_by_reset(&self);
-
-    /// The address of the port that accepted the stream, if there is one.
-    fn local_address(&self) -> Option<SocketAddr> {
-        None
-    }
-}
-
-impl ClientStream for TcpStream {
-    fn set_close_by_reset(&self) {
-        // Fails only on a connection that has ended.
-        let _ = self.set_zero_linger();
-    }
-
-    fn local_address(&self) -> Option<SocketAddr> {
-        self.local_addr().ok()
-    }
-}
-
-impl ClientStream for UnixStream {
-    /// Has no effect: a unix socket knows no reset.
-    fn set_close_by_reset(&self) {}
-}
-
 impl ClientIo {
     /// The socket of a new connection.
-    pub const fn new(stream: Box<dyn ClientStream>, client: Rc<ClientConnection>) -> Self {
+    pub const fn new(stream: SharedStream, client: Rc<ClientConnection>) -> Self {
         Self { stream, client, sniffed: Bytes::new(), refusal: Bytes::new() }
+    }
+
+    /// An observer of the stream.
+    pub fn observer(&self) -> StreamObserver {
+        self.stream.observer()
     }
 
     /// Whether the first bytes are those of HTTP/2. The bytes stay to be read.
@@ -131,6 +113,18 @@ impl ClientIo {
     pub async fn refuse(&mut self, error: &ProxyError) {
         self.refusal = plain(error);
         self.close_lingering().await;
+    }
+
+    /// Refuses a client that speaks another version of HTTP than ALPN agreed on (RFC 7301 §3.2).
+    pub async fn refuse_version(&mut self) {
+        let error = ProxyError::BadRequest("the protocol is not the one that ALPN agreed on");
+        self.log_refusal(&error);
+        if self.sniffed.starts_with(PREFACE) {
+            self.refuse(&error).await;
+        } else {
+            self.refusal = Bytes::from_static(NOT_HTTP2);
+            self.close_lingering().await;
+        }
     }
 
     /// Closes, lingering so that the client can read what was written.

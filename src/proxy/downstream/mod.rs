@@ -1,11 +1,16 @@
 //! The downstream side: one client connection, its socket, TLS, protocol and time limits.
 
 pub mod connection;
-pub(in crate::proxy) mod http2_streams;
+mod early_resets;
+mod http2;
+pub(in crate::proxy) mod http2_stream;
 pub mod io;
 pub mod progress;
 pub mod protocol;
+pub mod request_body;
+pub mod serve;
 pub mod state;
+pub mod stream;
 pub(in crate::proxy) mod tls;
 pub mod upgrade;
 pub(in crate::proxy) mod wrong_protocol;

@@ -57,6 +57,8 @@ pub struct Progress {
     stalled: Cell<Option<Side>>,
     /// Whether at least part of the request may have been sent upstream.
     pub is_sent: Cell<bool>,
+    /// Whether there is a response.
+    pub is_answered: Cell<bool>,
     /// The task to wake when one side kept the response waiting for too long.
     pub task: Task,
 }
@@ -72,6 +74,7 @@ impl Progress {
             read_timeout: Cell::new(None),
             stalled: Cell::new(None),
             is_sent: Cell::new(false),
+            is_answered: Cell::new(false),
             task: Task::default(),
         })
     }

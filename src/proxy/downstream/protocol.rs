@@ -67,6 +67,10 @@ pub enum End {
     HeadTimeout,
     /// Now, by a reset: the client read nothing for too long.
     WriteTimeout,
+    /// Now: the client has left.
+    ClientLeft,
+    /// Now, by a GOAWAY (`ENHANCE_YOUR_CALM`): the client reset too many streams.
+    TooManyResets,
     /// Now.
     Immediately,
     /// Now, as everything ends; requests not yet sent upstream are answered first.

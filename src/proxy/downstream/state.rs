@@ -5,15 +5,19 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::early_resets::EarlyResets;
 use super::progress::{Progress, Task};
 use super::protocol::{End, Http1, Http2, Protocol};
+use super::stream::{Noticed, StreamObserver};
 use super::wrong_protocol::{Spoken, WrongProtocolLog};
-use crate::config::Limits;
+use crate::config::{HalfClosed, Limits};
 use crate::proxy::body::unread::UnreadBodies;
 use crate::proxy::peer::Peer;
 
@@ -41,6 +45,10 @@ pub struct ClientConnection {
     /// Whether a response broke off, and only the end of the connection can show that to the client.
     pub is_truncated: Cell<bool>,
     end: Cell<Option<End>>,
+    /// The stream while hyper speaks HTTP/1 on it, and what becomes of a client that shuts down its sending side.
+    observed: RefCell<Option<(StreamObserver, HalfClosed)>>,
+    /// The HTTP/2 streams that the client reset before their responses.
+    early_resets: EarlyResets,
     /// The responses under way; over HTTP/1 one, which is used again for each request.
     progress: RefCell<Vec<Rc<Progress>>>,
     /// Request bodies of this connection that upstreams do not read.
@@ -48,6 +56,15 @@ pub struct ClientConnection {
     wrong_protocol: Rc<WrongProtocolLog>,
     /// The task to wake when the connection is to end.
     pub task: Task,
+}
+
+/// Ends the observation of a client's stream when dropped.
+pub struct Observation<'a>(&'a ClientConnection);
+
+impl Drop for Observation<'_> {
+    fn drop(&mut self) {
+        self.0.observed.take();
+    }
 }
 
 impl ClientConnection {
@@ -72,6 +89,8 @@ impl ClientConnection {
             has_unread: Cell::new(false),
             is_truncated: Cell::new(false),
             end: Cell::new(None),
+            observed: RefCell::default(),
+            early_resets: EarlyResets::new(now),
             progress: RefCell::default(),
             unread_bodies: UnreadBodies::default(),
             wrong_protocol,
@@ -115,8 +134,42 @@ impl ClientConnection {
         }
     }
 
-    /// The first bytes are those of HTTP/2.
-    pub fn speaks_http2(&self) {
+    /// Lets the sweep end the connection once the client has left in the middle of an exchange, also where hyper does not
+    /// read the stream: bytes of a next request, or a stray line end, have arrived before the end.
+    #[must_use]
+    pub fn observe(&self, stream: StreamObserver, half_closed: HalfClosed) -> Observation<'_> {
+        *self.observed.borrow_mut() = Some((stream, half_closed));
+        Observation(self)
+    }
+
+    /// Whether the client has left in the middle of an exchange.
+    fn has_left(&self) -> bool {
+        let observed = self.observed.borrow();
+        let Some((stream, half_closed)) = &*observed else { return false };
+        match stream.noticed() {
+            None => false,
+            Some(Noticed::HalfClosed) => *half_closed == HalfClosed::Abort,
+            Some(Noticed::Closed) => true,
+        }
+    }
+
+    /// An HTTP/2 stream has ended, which began at that time; ends the connection after too many resets before a response.
+    pub fn stream_ended(&self, began: Instant, is_answered: bool) {
+        if is_answered {
+            self.early_resets.answered();
+        } else if self.early_resets.is_one_too_many(began, self.clock.get()) {
+            self.end(End::TooManyResets);
+        }
+    }
+
+    /// The time of the worker's last sweep.
+    pub fn now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    /// The first bytes are those of HTTP/2; the client may have this number of concurrent streams.
+    pub fn speaks_http2(&self, streams: u32) {
+        self.early_resets.set_streams(streams);
         self.protocol.set(Protocol::Http2(Http2::Opening));
     }
 
@@ -152,12 +205,6 @@ impl ClientConnection {
                 progress
             }
         }
-    }
-
-    /// The progress of the response that began last.
-    pub fn latest_progress(&self) -> Rc<Progress> {
-        let latest = self.progress.borrow().last().cloned();
-        latest.unwrap_or_else(|| self.begin_progress())
     }
 
     /// Removes the progress of a response that has ended.
@@ -274,6 +321,9 @@ impl ClientConnection {
             progress.sweep(stream_timeout);
         }
         let protocol = self.protocol.get();
+        if matches!(protocol, Protocol::Http1(Http1::Serving(_))) && self.has_left() {
+            return self.end(End::ClientLeft);
+        }
         // The next response of an HTTP/1 connection that is not idle has `Connection: close`.
         if self.end.get().is_none() && self.is_expired() && protocol.may_expire(self.lasted()) {
             self.end(End::Gracefully);
@@ -298,4 +348,24 @@ impl ClientConnection {
         self.protocol.set(protocol);
         self.since.set(self.clock.get());
     }
+}
+
+/// Runs a future unless the connection is to end first.
+///
+/// A graceful end leaves the future running: a request may be on its way, and the sweep bounds the wait for it.
+pub(in crate::proxy) async fn until_ended<T>(
+    client: &ClientConnection,
+    future: impl Future<Output = T>,
+) -> Result<T, End> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(outcome));
+        }
+        match client.wanted_end() {
+            None | Some(End::Gracefully) => Poll::Pending,
+            Some(end) => Poll::Ready(Err(end)),
+        }
+    })
+    .await
 }

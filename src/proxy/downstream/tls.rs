@@ -7,15 +7,16 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use http::Version;
 use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
-use super::connection::until_ended;
-use super::io::{ClientIo, ClientStream, TLS_HANDSHAKE};
-use super::state::ClientConnection;
+use super::io::{ClientIo, TLS_HANDSHAKE};
+use super::state::{ClientConnection, until_ended};
+use super::stream::{ClientStream, Noticed, SharedStream};
 use super::wrong_protocol::Spoken;
 use crate::config::model::certificate;
 use crate::proxy::error::ProxyError;
@@ -24,6 +25,17 @@ impl ClientStream for TlsStream<TcpStream> {
     fn set_close_by_reset(&self) {
         self.get_ref().0.set_close_by_reset();
     }
+
+    fn agreed_version(&self) -> Option<Version> {
+        match self.get_ref().1.alpn_protocol()? {
+            b"h2" => Some(Version::HTTP_2),
+            _ => Some(Version::HTTP_11),
+        }
+    }
+
+    fn noticed(&self) -> Option<Noticed> {
+        self.get_ref().0.noticed()
+    }
 }
 
 /// Negotiates TLS; `None` if that failed, which is logged, and the client has its response or alert.
@@ -31,15 +43,18 @@ pub(crate) async fn accept(
     stream: TcpStream,
     config: Arc<ServerConfig>,
     client: &Rc<ClientConnection>,
-) -> Option<Box<dyn ClientStream>> {
+) -> Option<SharedStream> {
     client.tls_begun();
     match until_ended(client, first_byte(&stream)).await {
         Ok(Ok(Some(TLS_HANDSHAKE))) => {}
         Ok(Ok(Some(byte))) if byte.is_ascii_alphabetic() => {
             client.report_wrong_protocol(Spoken::Http, stream.local_address());
             let error = ProxyError::BadRequest("this port speaks TLS: call it by https://");
-            let _ =
-                until_ended(client, ClientIo::new(Box::new(stream), Rc::clone(client)).refuse(&error)).await;
+            let _ = until_ended(
+                client,
+                ClientIo::new(SharedStream::new(stream), Rc::clone(client)).refuse(&error),
+            )
+            .await;
             log_failure(client, "plain text in the place of TLS");
             return None;
         }
@@ -66,13 +81,16 @@ pub(crate) async fn accept(
                 return None;
             };
             client.tls_negotiated(names);
-            Some(Box::new(stream))
+            Some(SharedStream::new(stream))
         }
         Ok(Err((error, stream))) => {
             log_failure(client, &error.to_string());
             // Lingering, so that the client can read the alert.
-            let _ = until_ended(client, ClientIo::new(Box::new(stream), Rc::clone(client)).close_lingering())
-                .await;
+            let _ = until_ended(
+                client,
+                ClientIo::new(SharedStream::new(stream), Rc::clone(client)).close_lingering(),
+            )
+            .await;
             None
         }
         Err(_) => {

@@ -1,12 +1,12 @@
 //! The state of an admitted request, shared by all attempts to send it.
 
 use http::request::Parts;
-use hyper::body::Incoming;
 
 use super::access_log::Exchange;
 use super::retry::RetryBudget;
 use crate::proxy::auth::authorize::TokenWait;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 use crate::proxy::upstream::forward::Answered;
@@ -20,7 +20,7 @@ pub(super) struct RequestContext<'a> {
     pub destination: &'a Destination,
     /// The head without a token, for further attempts; `None` if there can be none.
     pub head: Option<Box<Parts>>,
-    pub request_body: &'a ReplayBody<Incoming>,
+    pub request_body: &'a ReplayBody<ClientBody>,
     pub exchange: &'a mut Exchange,
     pub token_wait: TokenWait,
     pub token_choice: TokenChoice,
@@ -42,7 +42,7 @@ pub(super) enum TokenChoice {
 
 /// The response to one attempt, and the generation of the token that the attempt carried.
 pub(super) struct Attempted {
-    pub answered: Answered<AttemptBody<Incoming>>,
+    pub answered: Answered<AttemptBody<ClientBody>>,
     /// [`Generation::NONE`] for an attempt without a token.
     pub generation: Generation,
     /// The route's demand for a later token when the attempt was sent.
@@ -51,13 +51,13 @@ pub(super) struct Attempted {
 
 impl RequestContext<'_> {
     /// The request for another attempt, if its head and body were kept.
-    pub(super) fn again(&self) -> Option<Outgoing<AttemptBody<Incoming>>> {
+    pub(super) fn again(&self) -> Option<Outgoing<AttemptBody<ClientBody>>> {
         let body = self.request_body.replay()?;
         Some(Outgoing { head: self.head.clone()?, body })
     }
 
     /// The request for another attempt after a reused connection closed without an answer, at most once.
-    pub(super) fn resend(&mut self) -> Option<Outgoing<AttemptBody<Incoming>>> {
+    pub(super) fn resend(&mut self) -> Option<Outgoing<AttemptBody<ClientBody>>> {
         if std::mem::take(&mut self.may_resend) { self.again() } else { None }
     }
 

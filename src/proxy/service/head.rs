@@ -3,12 +3,13 @@
 use http::header::TRAILER;
 use http::request::Parts;
 use http::{Response, Uri, Version};
-use hyper::body::Incoming;
 
 use super::Service;
 use super::access_log::Exchange;
 use super::websocket::Handshake;
+use crate::config::HeaderCase;
 use crate::proxy::body::replay::ReplayBody;
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
 use crate::proxy::message::{headers, location, trailers};
@@ -32,7 +33,7 @@ impl Service {
     pub(super) fn rewrite_request(
         &self,
         head: &mut Parts,
-        request_body: &ReplayBody<Incoming>,
+        request_body: &ReplayBody<ClientBody>,
         route: &Route,
         destination: &Destination,
         exchange: &Exchange,
@@ -61,7 +62,9 @@ impl Service {
             .map_err(|_| ProxyError::BadRequest("the path is too long for the upstream"))?;
         head.uri = Uri::from(target);
         head.version = Version::HTTP_11;
-        head.extensions.clear();
+        if self.shared.http1.header_case == HeaderCase::Lower {
+            head.extensions.clear();
+        }
 
         if negotiated.wants_trailers {
             trailers::ask(&mut head.headers);

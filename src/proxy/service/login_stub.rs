@@ -8,11 +8,11 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
 use crate::proxy::body::replay::{BodyError, ReplayBody};
+use crate::proxy::downstream::request_body::ClientBody;
 
 /// The tokens of each response.
 const WORTHLESS_TOKEN: &str = "bearerd-local";
@@ -38,7 +38,7 @@ struct TokenResponse<'a> {
 ///
 /// [`BodyError`] if the body is too large, stalls or ends prematurely.
 pub(super) async fn answer(
-    request_body: &ReplayBody<Incoming>,
+    request_body: &ReplayBody<ClientBody>,
     query: &str,
     scopes: &str,
 ) -> Result<Response<Bytes>, BodyError> {
@@ -54,7 +54,7 @@ pub(super) async fn answer(
 
 /// The login, from the replay buffer; empty if the login is longer than [`MAX_READ_BYTES`] or was not kept. The replay
 /// buffer is what a request may occupy: nothing else is kept of the body.
-async fn kept(request_body: &ReplayBody<Incoming>) -> Result<Vec<u8>, BodyError> {
+async fn kept(request_body: &ReplayBody<ClientBody>) -> Result<Vec<u8>, BodyError> {
     let mut login = Vec::new();
     let Some(mut body) = request_body.replay() else { return Ok(login) };
     while let Some(frame) = body.frame().await {

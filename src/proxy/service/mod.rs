@@ -25,7 +25,6 @@ use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 
 use self::access_log::Exchange;
 use self::context::{RequestContext, TokenChoice};
@@ -37,8 +36,8 @@ use self::settings::ServiceSettings;
 use super::auth::authorize::TokenWait;
 use super::auth::verdict::Verdict;
 use super::body::replay::{AttemptBody, ReplayBody};
-use super::downstream::connection::Downstream;
-use super::downstream::http2_streams::head_size;
+use super::downstream::http2_stream::head_size;
+use super::downstream::serve::Downstream;
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
@@ -49,6 +48,7 @@ use super::route::guard;
 use super::route::guard::Target;
 use super::upstream::forward::Answered;
 use super::upstream::pool::Pool;
+use crate::proxy::downstream::request_body::ClientBody;
 
 /// Answers the requests of one worker. Never shared between threads.
 pub struct Service {
@@ -56,13 +56,13 @@ pub struct Service {
     via: Via,
     loop_mark: LoopMark,
     pub(super) header_cache: HeaderCache,
-    pub(super) pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>,
+    pub(super) pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>,
 }
 
 /// The response to a request that was not refused.
 enum Reply {
     /// The upstream's, streamed as it arrives.
-    Upstream(Answered<AttemptBody<Incoming>>),
+    Upstream(Answered<AttemptBody<ClientBody>>),
     /// Complete: a synthetic response, or the head of a switch to another protocol.
     Complete(Response<Bytes>),
 }
@@ -71,7 +71,7 @@ impl Service {
     /// A service with a connection pool for each upstream, in the order of [`Upstream::index`].
     ///
     /// [`Upstream::index`]: super::upstream::Upstream::index
-    pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<Incoming>>>>) -> Self {
+    pub fn new(shared: Arc<ServiceSettings>, pools: Vec<Rc<Pool<AttemptBody<ClientBody>>>>) -> Self {
         let (via, loop_mark) = (Via::new(&shared.instance), LoopMark::new(&shared.instance));
         Self { via, loop_mark, header_cache: HeaderCache::default(), shared, pools }
     }
@@ -79,7 +79,7 @@ impl Service {
     /// Answers a request: with the upstream's response, a synthetic one, or a refusal.
     pub fn answer(
         self: Rc<Self>,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         downstream: Downstream,
     ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
         let Downstream { connection, progress, upgrade } = downstream;
@@ -97,6 +97,7 @@ impl Service {
                 let proxying = pin!(self.proxy(head, &request_body, &mut exchange, &upgrade));
                 unless_cut(&connection, &progress, proxying).await
             };
+            progress.is_answered.set(true);
             let response = match reply {
                 Ok(Reply::Upstream(answered)) => response::relay(answered, request_body, exchange),
                 Ok(Reply::Complete(response)) => response::reply(response, request_body, exchange),
@@ -110,7 +111,7 @@ impl Service {
     async fn proxy(
         &self,
         mut head: Box<Parts>,
-        request_body: &ReplayBody<Incoming>,
+        request_body: &ReplayBody<ClientBody>,
         exchange: &mut Exchange,
         upgrade: &Upgrade,
     ) -> Result<Reply, ProxyError> {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use hyper::body::Incoming;
-
 use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
 use super::response;
@@ -11,6 +9,7 @@ use crate::proxy::auth::authorize::{Authorization, no_token, waiter_slot};
 use crate::proxy::auth::rejection_hold::Decision;
 use crate::proxy::auth::verdict::Verdict;
 use crate::proxy::body::replay::AttemptBody;
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::request::Outgoing;
@@ -22,9 +21,9 @@ const BODY_NOT_KEPT: &str = "body_not_kept";
 /// The end of a recovery, or what is left to do.
 enum Step {
     /// This response goes to the caller.
-    Respond(Answered<AttemptBody<Incoming>>),
+    Respond(Answered<AttemptBody<ClientBody>>),
     /// Another token is needed than the rejected one.
-    Replace { answered: Answered<AttemptBody<Incoming>>, rejected: Generation },
+    Replace { answered: Answered<AttemptBody<ClientBody>>, rejected: Generation },
 }
 
 impl Service {
@@ -42,7 +41,7 @@ impl Service {
         context: &mut RequestContext<'_>,
         source: &TokenSource,
         first: Attempted,
-    ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
+    ) -> Result<Answered<AttemptBody<ClientBody>>, ProxyError> {
         let step = match context.route.previous_token(source).zip(source.current().as_deref().cloned()) {
             Some(pair) => self.try_other(context, source, first, pair).await?,
             None => Step::Replace { answered: first.answered, rejected: first.generation },
@@ -126,9 +125,9 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         source: &TokenSource,
-        answered: Answered<AttemptBody<Incoming>>,
+        answered: Answered<AttemptBody<ClientBody>>,
         rejected: Generation,
-    ) -> Result<Answered<AttemptBody<Incoming>>, ProxyError> {
+    ) -> Result<Answered<AttemptBody<ClientBody>>, ProxyError> {
         let hold = &context.route.hold;
         let newer = source.current().filter(|token| token.generation() > rejected);
         let was_requested = newer.is_none();
@@ -171,8 +170,8 @@ impl Service {
     async fn replay(
         &self,
         context: &mut RequestContext<'_>,
-        answered: Answered<AttemptBody<Incoming>>,
-        Outgoing { head, body }: Outgoing<AttemptBody<Incoming>>,
+        answered: Answered<AttemptBody<ClientBody>>,
+        Outgoing { head, body }: Outgoing<AttemptBody<ClientBody>>,
         authorization: Authorization,
         choice: TokenChoice,
     ) -> Result<Attempted, ProxyError> {

@@ -11,13 +11,13 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
 use http::{HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::access_log::Exchange;
 use crate::proxy::body::replay::{AttemptBody, ReplayBody};
 use crate::proxy::downstream::progress::Side;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::trailers;
 use crate::proxy::upstream::forward::Answered;
@@ -34,7 +34,7 @@ pub struct ResponseBody {
     /// The part of a chunk over [`MAX_HTTP2_CHUNK`] that is not sent yet.
     rest: Bytes,
     /// The request's body, part of which may still arrive.
-    request_body: ReplayBody<Incoming>,
+    request_body: ReplayBody<ClientBody>,
     exchange: Exchange,
 }
 
@@ -48,7 +48,7 @@ enum Content {
 /// An upstream's body, with the connection that it arrives on.
 struct Relay {
     body: UpstreamBody,
-    lease: Option<Lease<AttemptBody<Incoming>>>,
+    lease: Option<Lease<AttemptBody<ClientBody>>>,
     is_complete: bool,
     passes_trailers: bool,
     /// An error to report at the next poll, after hyper has written the chunks before it.
@@ -68,8 +68,8 @@ pub enum RelayError {
 
 /// Relays an upstream's response.
 pub fn relay(
-    answered: Answered<AttemptBody<Incoming>>,
-    request_body: ReplayBody<Incoming>,
+    answered: Answered<AttemptBody<ClientBody>>,
+    request_body: ReplayBody<ClientBody>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
@@ -91,7 +91,7 @@ pub fn relay(
 /// Sends a complete response.
 pub fn reply(
     response: Response<Bytes>,
-    request_body: ReplayBody<Incoming>,
+    request_body: ReplayBody<ClientBody>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.outcome.status = Some(response.status());
@@ -102,7 +102,7 @@ pub fn reply(
 /// Sends an error response.
 pub fn refuse(
     error: &ProxyError,
-    request_body: ReplayBody<Incoming>,
+    request_body: ReplayBody<ClientBody>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     exchange.failed(error);
@@ -116,7 +116,7 @@ pub fn refuse(
 fn with_persistence<B>(
     mut response: Response<B>,
     has_length: bool,
-    request_body: &ReplayBody<Incoming>,
+    request_body: &ReplayBody<ClientBody>,
     exchange: &Exchange,
 ) -> Response<B> {
     let is_last = exchange.caller.is_ending() || !request_body.is_at_end();
@@ -131,7 +131,7 @@ fn with_persistence<B>(
 
 /// Discards an upstream's response that is not relayed. Its connection returns to the pool if the whole body has
 /// already arrived, and is closed otherwise.
-pub fn discard(answered: Answered<AttemptBody<Incoming>>) {
+pub fn discard(answered: Answered<AttemptBody<ClientBody>>) {
     let Answered { response, mut lease } = answered;
     let mut body = response.into_body();
     let mut cx = Context::from_waker(Waker::noop());
@@ -200,7 +200,7 @@ impl Relay {
 }
 
 impl ResponseBody {
-    fn new(content: Content, request_body: ReplayBody<Incoming>, exchange: Exchange) -> Self {
+    fn new(content: Content, request_body: ReplayBody<ClientBody>, exchange: Exchange) -> Self {
         Self { content, rest: Bytes::new(), request_body, exchange }
     }
 

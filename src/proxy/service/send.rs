@@ -5,13 +5,13 @@ use std::task::Poll;
 
 use futures_util::poll;
 use http::request::Parts;
-use hyper::body::Incoming;
 
 use super::Service;
 use super::context::{Attempted, RequestContext, TokenChoice};
 use super::response;
 use crate::proxy::auth::authorize::{Authorization, usable_token};
 use crate::proxy::body::replay::{AttemptBody, BodyError};
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::upstream::forward::{Failure, forward};
@@ -24,7 +24,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         head: Box<Parts>,
-        body: AttemptBody<Incoming>,
+        body: AttemptBody<ClientBody>,
         authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         if context.retries.is_exhausted() {
@@ -37,7 +37,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         mut head: Box<Parts>,
-        mut body: AttemptBody<Incoming>,
+        mut body: AttemptBody<ClientBody>,
         mut authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         loop {
@@ -68,7 +68,7 @@ impl Service {
         &self,
         context: &mut RequestContext<'_>,
         head: Box<Parts>,
-        body: AttemptBody<Incoming>,
+        body: AttemptBody<ClientBody>,
         mut authorization: Option<Authorization>,
     ) -> Result<Attempted, ProxyError> {
         let route = context.route;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Http1Options, Limits};
 use crate::proxy::body::replay::BodyLimits;
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::peer::Networks;
@@ -27,6 +27,8 @@ pub struct ServiceSettings {
     pub body_limits: BodyLimits,
     /// Slots for requests that wait for a token; shared across reloads.
     pub token_waiters: Arc<Slots>,
+    /// How HTTP/1.1 is spoken.
+    pub http1: Http1Options,
     /// Whether every exchange is logged, or only failures.
     pub access_log: bool,
     /// The clock of token lifetimes.
@@ -45,6 +47,7 @@ impl ServiceSettings {
             limits: Arc::new(limits.clone()),
             body_limits: BodyLimits::new(limits),
             token_waiters: Slots::new(limits.token_waiters),
+            http1: config.server.http1,
             access_log: config.log.access,
             clock,
         }

@@ -15,13 +15,13 @@ use futures_util::future::{Either, select};
 use http::header::{CONNECTION, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, Version};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use crate::proxy::body::replay::AttemptBody;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::downstream::upgrade::Upgrade;
 use crate::proxy::error::ProxyError;
@@ -77,7 +77,7 @@ impl Handshake {
     /// [`ForwardError::Protocol`] if the response does not.
     pub async fn complete(
         &self,
-        answered: Answered<AttemptBody<Incoming>>,
+        answered: Answered<AttemptBody<ClientBody>>,
         caller: &Rc<ClientConnection>,
         upgrade: &Upgrade,
         via: &Via,

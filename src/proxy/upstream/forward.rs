@@ -11,7 +11,6 @@ use std::time::Duration;
 use h2::Reason;
 use http::header::UPGRADE;
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::pool::body::UpstreamBody;
@@ -20,6 +19,7 @@ use super::pool::outcome::{ExchangeError, SendError, StreamError};
 use super::pool::request::{Outgoing, RequestBody};
 use crate::causes::in_one_line;
 use crate::proxy::body::replay::{AttemptBody, BodyError, ReplayBody};
+use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::framing::{self, Reuse};
 use crate::proxy::suspension;
@@ -29,9 +29,9 @@ use crate::tls::diagnosis;
 #[derive(Debug)]
 pub enum Failure {
     /// A reused connection was closed before any of the request was sent; the request is unchanged.
-    Unsent(Outgoing<AttemptBody<Incoming>>),
+    Unsent(Outgoing<AttemptBody<ClientBody>>),
     /// The upstream states that it has not processed the request, which has its whole body again.
-    Refused(Outgoing<AttemptBody<Incoming>>, ForwardError),
+    Refused(Outgoing<AttemptBody<ClientBody>>, ForwardError),
     /// A reused connection closed before any byte of the response: probably before the upstream read the request.
     Stale(ForwardError),
     /// The connection or the upstream failed.
@@ -50,11 +50,11 @@ pub struct Answered<B: RequestBody> {
 
 /// Sends a request on a connection. `timeout` bounds the wait for the response head. A failure closes the connection.
 pub async fn forward(
-    mut lease: Lease<AttemptBody<Incoming>>,
-    request: Outgoing<AttemptBody<Incoming>>,
-    request_body: &ReplayBody<Incoming>,
+    mut lease: Lease<AttemptBody<ClientBody>>,
+    request: Outgoing<AttemptBody<ClientBody>>,
+    request_body: &ReplayBody<ClientBody>,
     timeout: Duration,
-) -> Result<Answered<AttemptBody<Incoming>>, Failure> {
+) -> Result<Answered<AttemptBody<ClientBody>>, Failure> {
     let may_switch = request.head.headers.contains_key(UPGRADE);
     let method = request.head.method.clone();
     let outcome = with_timeout(pin!(lease.send(request)), request_body, timeout).await;
@@ -90,7 +90,7 @@ pub async fn forward(
 /// Waits for `outcome`. Progress of the request body, or a wait for the caller to send more, extends the deadline.
 async fn with_timeout<T>(
     mut outcome: Pin<&mut impl Future<Output = T>>,
-    request_body: &ReplayBody<Incoming>,
+    request_body: &ReplayBody<ClientBody>,
     timeout: Duration,
 ) -> Result<T, Failure> {
     let mut deadline = Instant::now() + timeout;
@@ -109,7 +109,7 @@ async fn with_timeout<T>(
 }
 
 /// Attributes a failed exchange to the caller or to the upstream.
-fn failure(error: &ExchangeError, request_body: &ReplayBody<Incoming>) -> Failure {
+fn failure(error: &ExchangeError, request_body: &ReplayBody<ClientBody>) -> Failure {
     if let Some(fault) = request_body.error() {
         return Failure::Caller(fault);
     }

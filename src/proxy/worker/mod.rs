@@ -22,10 +22,10 @@ use tracing::{debug, warn};
 
 use self::snapshot::{Change, Configuration, Snapshot};
 use super::downstream::connection;
-use super::downstream::connection::Serve;
-use super::downstream::io::ClientStream;
 use super::downstream::protocol::End;
+use super::downstream::serve::Serve;
 use super::downstream::state::ClientConnection;
+use super::downstream::stream::SharedStream;
 use super::downstream::tls;
 use super::downstream::wrong_protocol::WrongProtocolLog;
 use super::limits::admission::Admitted;
@@ -229,7 +229,9 @@ impl Worker {
             TcpStream::from_std(socket)
         };
         let taken = match socket {
-            Socket::Tcp(socket) => tcp(socket).map(|stream| self.serve(Box::new(stream), peer, admitted)),
+            Socket::Tcp(socket) => {
+                tcp(socket).map(|stream| self.serve(SharedStream::new(stream), peer, admitted))
+            }
             Socket::Tls(socket, config) => tcp(socket).map(|stream| {
                 self.spawn(peer, admitted, |client, snapshot| async move {
                     if let Some(stream) = tls::accept(stream, config, &client).await {
@@ -237,9 +239,8 @@ impl Worker {
                     }
                 });
             }),
-            Socket::Unix(socket) => {
-                UnixStream::from_std(socket).map(|stream| self.serve(Box::new(stream), peer, admitted))
-            }
+            Socket::Unix(socket) => UnixStream::from_std(socket)
+                .map(|stream| self.serve(SharedStream::new(stream), peer, admitted)),
         };
         if let Err(error) = taken {
             debug!(%peer, %error, "connection failed");
@@ -248,7 +249,7 @@ impl Worker {
     }
 
     /// Serves one connection in a task of its own.
-    pub fn serve(&self, stream: Box<dyn ClientStream>, peer: Peer, admitted: Admitted) {
+    pub fn serve(&self, stream: SharedStream, peer: Peer, admitted: Admitted) {
         self.spawn(peer, admitted, |client, snapshot| connection::serve(stream, client, snapshot));
     }
 

@@ -8,14 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Request;
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::config::Limits;
+use crate::config::{Http1Options, Limits};
 use crate::proxy::body::replay::AttemptBody;
-use crate::proxy::downstream::connection::{Answer, Downstream, Serve};
 use crate::proxy::downstream::protocol::End;
+use crate::proxy::downstream::request_body::ClientBody;
+use crate::proxy::downstream::serve::{Answer, Downstream, Serve};
 use crate::proxy::downstream::state::ClientConnection;
 use crate::proxy::service::Service;
 use crate::proxy::service::response::ResponseBody;
@@ -23,7 +23,7 @@ use crate::proxy::service::settings::ServiceSettings;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::upstream::pool::Pool;
 
-type WorkersPool = Pool<AttemptBody<Incoming>>;
+type WorkersPool = Pool<AttemptBody<ClientBody>>;
 
 /// A configuration for a worker.
 #[derive(Debug)]
@@ -115,7 +115,11 @@ impl Serve for Snapshot {
         Arc::clone(&self.service().shared.limits)
     }
 
-    fn answer(&self, request: Request<Incoming>, downstream: Downstream) -> Answer<ResponseBody> {
+    fn http1(&self) -> Http1Options {
+        self.service().shared.http1
+    }
+
+    fn answer(&self, request: Request<ClientBody>, downstream: Downstream) -> Answer<ResponseBody> {
         Box::pin(self.service().answer(request, downstream))
     }
 }

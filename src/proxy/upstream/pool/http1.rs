@@ -18,6 +18,7 @@ use super::connection::{ConnectionGuard, Lifetime, MAX_BUFFER, Upgraded};
 use super::http10_chunks::{Http10Chunks, ResponseStart};
 use super::outcome::{ExchangeError, SendError};
 use super::request::{Outgoing, RequestBody};
+use crate::config::HeaderCase;
 use crate::proxy::error::upstream::ForwardError;
 use crate::proxy::message::trailers;
 use crate::proxy::upstream::connect::socket::{Stream, drive};
@@ -53,11 +54,15 @@ impl<B: RequestBody> Connection<B> {
         stream: Box<dyn Stream>,
         lifetime: Lifetime,
         guard: ConnectionGuard,
+        header_case: HeaderCase,
     ) -> Result<Self, ForwardError> {
+        let preserves_case = header_case == HeaderCase::Preserve;
         let start = Rc::<ResponseStart>::default();
         let stream = Http10Chunks::new(stream, Rc::clone(&start));
         let (sender, http) = http1::Builder::new()
             .max_buf_size(MAX_BUFFER)
+            .preserve_header_case(preserves_case)
+            .title_case_headers(preserves_case)
             .max_headers(MAX_FIELDS)
             .handshake::<_, B>(TokioIo::new(stream))
             .await

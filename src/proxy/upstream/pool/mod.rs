@@ -243,7 +243,8 @@ impl<B: RequestBody> Pool<B> {
             let opened = timeout(limits.wait_timeout, opened).await;
             return opened.unwrap_or(Err(ForwardError::ConnectTimeout)).map(Made::Http2);
         }
-        http1::Connection::open(stream, lifetime, guard).await.map(Made::Http1)
+        let header_case = self.upstream.header_case;
+        http1::Connection::open(stream, lifetime, guard, header_case).await.map(Made::Http1)
     }
 
     /// Notes a failed attempt to connect. Over HTTP/1.1 one waiting request fails, if there are more than attempts; over
