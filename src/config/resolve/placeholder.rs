@@ -186,10 +186,9 @@ fn is_unfilled(text: &str) -> bool {
 
 /// Whether a text in lower case is one of [`NOUNS`] or several, without anything between them.
 pub(super) fn consists_of_nouns(text: &str) -> bool {
-    NOUNS
-        .iter()
-        .filter_map(|noun| text.strip_prefix(noun))
-        .any(|rest| rest.is_empty() || consists_of_nouns(rest))
+    // The bound on the length bounds the recursion.
+    let mut rests = NOUNS.iter().filter_map(|noun| text.strip_prefix(noun)).filter(|_| text.len() <= 64);
+    rests.any(|rest| rest.is_empty() || consists_of_nouns(rest))
 }
 
 /// Whether a text refers to a variable: `${NAME}`, `$NAME`, `$(command)`, `%NAME%`, `{{ name }}`.
