@@ -54,6 +54,9 @@ pub enum NoPath {
     /// The variable is set to nothing.
     #[error("the environment variable BEARERD_CONFIG is empty")]
     EmptyVariable,
+    /// The variable is set to blanks.
+    #[error("the environment variable BEARERD_CONFIG holds only blanks")]
+    BlankVariable,
     /// The variable is not UTF-8.
     #[error("the environment variable BEARERD_CONFIG is not UTF-8")]
     NotText,
@@ -74,7 +77,7 @@ impl NoPath {
     /// The remedy.
     pub const fn help(self) -> &'static str {
         match self {
-            Self::EmptyVariable => {
+            Self::EmptyVariable | Self::BlankVariable => {
                 "set the variable to the path of the configuration, or unset it: without it, bearerd reads \
                  ./proxy.toml or /etc/bearerd/proxy.toml"
             }
@@ -117,6 +120,7 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
     match (flag, environment.get(VARIABLE)) {
         (Some(path), _) => Ok(path),
         (None, Some("")) => Err(NoPath::EmptyVariable),
+        (None, Some(blanks)) if blanks.trim().is_empty() => Err(NoPath::BlankVariable),
         (None, Some(path)) => Ok(path.into()),
         (None, None) if environment.is_not_text(VARIABLE) => Err(NoPath::NotText),
         (None, None) if here.exists() => Ok(here),

@@ -65,7 +65,7 @@ async fn check_reports_a_state_that_the_daemon_would_refuse_with_file_and_remedy
     let config = world.folder().join("proxy.toml");
     let text = fs::read_to_string(&config).unwrap();
     for (content, permissions, config_text, said, remedy) in [
-        (&whole, 0o604, text.clone(), "its mode 0604 lets every user at it", "chmod 600"),
+        (&whole, 0o604, text.clone(), "its mode 0604 gives every user access", "chmod 600"),
         (
             &whole,
             0o600,
@@ -129,7 +129,7 @@ async fn check_warns_of_an_unusual_state() {
 
     assert_eq!(code, 0, "{output}");
     assert!(output.contains("the mode 0755 of") && output.contains("chmod 700"), "{output}");
-    assert!(output.contains("mode 0640 lets its group at it"), "{output}");
+    assert!(output.contains("the mode 0640 of the state file gives its group access"), "{output}");
     assert!(output.contains("2 warnings"), "{output}");
     world.finish().await;
 }

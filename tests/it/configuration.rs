@@ -140,6 +140,12 @@ async fn an_empty_path_of_the_configuration_is_reported_as_such() {
         let output = process.output();
         assert!(output.contains("the environment variable BEARERD_CONFIG is empty"), "{command}: {output}");
 
+        let blank = [("BEARERD_CONFIG".to_owned(), " \t".to_owned()), empty[1].clone()];
+        let mut process = spawn(&[&[command], name].concat(), &blank, folder.path());
+        assert_eq!(process.ended().await.code(), Some(78), "{command}: {}", process.output());
+        let output = process.output();
+        assert!(output.contains("BEARERD_CONFIG holds only blanks"), "{command}: {output}");
+
         let mut process = spawn(&[&[command, "-c", ""], name].concat(), &empty[1..], folder.path());
         assert_eq!(process.ended().await.code(), Some(2), "{command}: {}", process.output());
         assert!(process.output().contains("the path is empty"), "{command}: {}", process.output());

@@ -56,6 +56,8 @@ impl Resolver<'_> {
 
     fn credential(&mut self, name: &str, owner: &Owner, mut file: schema::Credential) -> Option<Credential> {
         let provider = file.provider.as_ref().map_or(Provider::Oauth2, |provider| *provider.get_ref());
+        // Before the provider's defaults, which are derived from the written endpoints.
+        self.refuse_own_endpoints(&file);
         self.fill_in(owner, provider, &mut file);
         let placeholders = placeholders(&file);
         let issuer = self.issuer(provider, file.issuer.as_ref());

@@ -2,6 +2,7 @@
 
 use toml::Spanned;
 
+use super::secret_text::name_flaw;
 use super::{Owner, Resolver};
 use crate::config::model::identity::{
     Assertion, BasicEncoding, Claims, ClientAuth, Grant, Identity, SignedAssertion,
@@ -208,10 +209,19 @@ impl Resolver<'_> {
     fn client_id(&mut self, owner: &Owner, id: Key<String>) -> Option<String> {
         let help = "write the id of the OAuth client, as the provider shows it";
         let id = self.required(owner, "client_id", id, help)?;
-        if id.get_ref().is_empty() {
+        if id.get_ref().trim().is_empty() {
             self.error(id.span(), "`client_id` is empty", help);
+        } else {
+            self.warn_of_form("client_id", &id);
         }
         Some(id.into_inner())
+    }
+
+    /// Warns of quotes, blanks or invisible characters that were probably copied with a name.
+    fn warn_of_form(&mut self, key: &str, name: &Spanned<String>) {
+        if let Some((what, help)) = name_flaw(name.get_ref()) {
+            self.warning(name.span(), format!("`{key}` {what}"), help);
+        }
     }
 
     fn client_auth(
@@ -254,6 +264,9 @@ impl Resolver<'_> {
             choice::Grant::Password => {
                 let help = "write the name of the user; for CXone, the id of the access key";
                 let username = self.required(owner, "username", keys.username.take(), help);
+                if let Some(username) = &username {
+                    self.warn_of_form("username", username);
+                }
                 let password = self.required_secret(owner, "password", keys.password.as_ref());
                 Some(Grant::Password { username: username?.into_inner(), password: password? })
             }

@@ -1,9 +1,10 @@
 //! `proxy`: the proxy in front of a token endpoint or an API.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::Resolver;
+use super::own_address::own_proxy_help;
 use crate::config::model::credential::Proxy;
 use crate::config::source::reader::Key;
 
@@ -31,6 +32,7 @@ impl Resolver<'_> {
         let Some(url) = address(proxy.get_ref()) else {
             return self.refuse(proxy.span(), "not the address of a proxy", HELP);
         };
+        self.refuse_own_proxy(&proxy, url.expose_secret());
         Some(Proxy { url, except: String::new() })
     }
 
@@ -41,6 +43,10 @@ impl Resolver<'_> {
             self.proxy_error(format!("{name} in the environment is not the address of a proxy"), HELP);
             return None;
         };
+        if let Some(key) = self.own_key_of_url(url.expose_secret()) {
+            let title = format!("{name} in the environment is this daemon's own `{key}`");
+            self.proxy_error(title, &own_proxy_help(key));
+        }
         self.refuse_if_not_text(["NO_PROXY", "no_proxy"]);
         let except = self.first_of(["NO_PROXY", "no_proxy"]).map_or("", |(_, except)| except);
         Some(Proxy { url, except: except.to_owned() })

@@ -1,13 +1,16 @@
-//! Refuses an upstream that is one of the daemon's own listeners.
+//! Refuses an address to connect to that is one of the daemon's own listeners.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use http::uri::Scheme;
+use toml::Spanned;
+use url::Url;
 
 use super::Resolver;
 use crate::config::model::listen::Listen;
 use crate::config::model::route::Address;
+use crate::config::source::schema;
 
 impl Resolver<'_> {
     /// Remembers the addresses that a key listens on.
@@ -20,20 +23,57 @@ impl Resolver<'_> {
     }
 
     /// Refuses an upstream to which only the daemon itself can answer: each request would come back to the daemon.
-    pub(super) fn refuse_own_address(&mut self, place: &Range<usize>, upstream: &Address) {
-        let port = port_of(upstream);
-        let host = upstream.authority.host();
-        let Some(ip) = ip_of(host) else { return };
-        let is_own =
-            |(address, _): &&(SocketAddr, &str)| address.port() == port && is_reached(address.ip(), ip);
-        if let Some((_, key)) = self.own_addresses.iter().find(is_own) {
-            let title = format!("the upstream is this daemon's own `{key}`");
+    pub(super) fn refuse_own_upstream(&mut self, place: &Range<usize>, upstream: &Address) {
+        let Some(key) = self.own_key(upstream.authority.host(), port_of(upstream)) else { return };
+        let title = format!("the upstream is this daemon's own `{key}`");
+        let help =
+            format!("write the address of the API, or change `{key}`: requests would go round in a circle");
+        self.error(place.clone(), title, help);
+    }
+
+    /// Refuses endpoints of an authorization server at which only the daemon itself can answer: its login stub would
+    /// give the daemon a token that no API knows.
+    pub(super) fn refuse_own_endpoints(&mut self, file: &schema::Credential) {
+        for (name, text) in
+            [("token_url", &file.token_url), ("issuer", &file.issuer), ("authorize_url", &file.authorize_url)]
+        {
+            let Some(text) = text else { continue };
+            let Some(key) = self.own_key_of_url(text.get_ref()) else { continue };
+            let title = format!("`{name}` is this daemon's own `{key}`");
             let help = format!(
-                "write the address of the API, or change `{key}`: requests would go round in a circle"
+                "write the address of the authorization server, or change `{key}`: bearerd would send the request to \
+                 itself"
             );
-            self.error(place.clone(), title, help);
+            self.error(text.span(), title, help);
         }
     }
+
+    /// Refuses a forward proxy that is the daemon itself, which does not serve CONNECT.
+    pub(super) fn refuse_own_proxy(&mut self, proxy: &Spanned<String>, url: &str) {
+        if let Some(key) = self.own_key_of_url(url) {
+            let title = format!("`proxy` is this daemon's own `{key}`");
+            self.error(proxy.span(), title, own_proxy_help(key));
+        }
+    }
+
+    /// The key that listens at a URL.
+    pub(super) fn own_key_of_url(&self, url: &str) -> Option<&'static str> {
+        let url = Url::parse(url).ok()?;
+        self.own_key(url.host_str()?, url.port_or_known_default()?)
+    }
+
+    /// The key that listens at a host and port.
+    fn own_key(&self, host: &str, port: u16) -> Option<&'static str> {
+        let ip = ip_of(host)?;
+        let is_own =
+            |(address, _): &&(SocketAddr, &str)| address.port() == port && is_reached(address.ip(), ip);
+        self.own_addresses.iter().find(is_own).map(|(_, key)| *key)
+    }
+}
+
+/// The remedy for a forward proxy that is the daemon itself.
+pub(super) fn own_proxy_help(key: &str) -> String {
+    format!("write the address of the forward proxy, or change `{key}`: bearerd is no forward proxy")
 }
 
 /// The port, also where it is the default of the scheme.
@@ -102,6 +142,66 @@ mod tests {
         }
         let said = errors("\"127.0.0.1:8080\"", "http://localhost:9091");
         assert_eq!(said, ["the upstream is this daemon's own `admin.listen`"]);
+    }
+
+    /// The problems of a credential and a route with these keys.
+    fn titles(credential: &str, route: &str, variables: [(&str, &str); 1]) -> Vec<String> {
+        let [variable] = variables;
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:7380\"\nstate_dir = \"/nowhere\"\n[admin]\nlisten = \"127.0.0.1:9091\"\n\
+             [credentials.c]\nclient_id = \"i\"\nclient_secret = {{ env = \"S\" }}\n{credential}\n\
+             [[routes]]\nupstream = \"https://api.test\"\ncredential = \"c\"\n{route}\n"
+        );
+        let environment = Environment::from([("S", "s"), ("KEY", KEY), variable]);
+        let checked = parse(Path::new("proxy.toml"), text, &environment);
+        let problems = checked.map_or_else(|problems| *problems, |checked| checked.warnings);
+        problems.problems().iter().map(|problem| problem.title.clone()).collect()
+    }
+
+    const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    const URL: &str = "token_url = \"https://as.test/t\"";
+    const NOTHING: [(&str, &str); 1] = [("A", "")];
+
+    #[test]
+    fn the_endpoints_and_proxies_of_a_credential_are_not_the_daemons_own_addresses() {
+        let genesys = "provider = \"genesys\"\nregion = \"mypurecloud.de\"\ntoken_url = \"http://127.0.0.1:7380/oauth/token\"";
+        let login = format!(
+            "grant = \"authorization_code\"\nstate_key = {{ env = \"KEY\" }}\n{URL}\n\
+             authorize_url = \"http://localhost:7380/authorize\""
+        );
+        for (credential, route, said) in [
+            (genesys, "", "`token_url` is this daemon's own `server.listen`"),
+            (
+                "token_url = \"http://[::1]:9091/oauth/token\"",
+                "",
+                "`token_url` is this daemon's own `admin.listen`",
+            ),
+            (
+                "issuer = \"http://localhost:7380/realms/a\"",
+                "",
+                "`issuer` is this daemon's own `server.listen`",
+            ),
+            (&login, "", "`authorize_url` is this daemon's own `server.listen`"),
+            (
+                &format!("{URL}\nproxy = \"localhost:7380\""),
+                "",
+                "`proxy` is this daemon's own `server.listen`",
+            ),
+            (URL, "proxy = \"http://u:p@127.0.0.1:7380\"", "`proxy` is this daemon's own `server.listen`"),
+        ] {
+            assert_eq!(titles(credential, route, NOTHING), [said], "{credential} {route}");
+        }
+        assert_eq!(
+            titles(URL, "", [("HTTPS_PROXY", "http://127.0.0.1:7380")]),
+            ["HTTPS_PROXY in the environment is this daemon's own `server.listen`"]
+        );
+        for credential in
+            ["token_url = \"http://127.0.0.1:7381/oauth/token\"", "issuer = \"http://localhost\""]
+        {
+            assert_eq!(titles(credential, "proxy = \"\"", NOTHING), [""; 0], "{credential}");
+        }
+        let route = "proxy = \"http://127.0.0.1:3128\"";
+        assert_eq!(titles(URL, route, [("HTTPS_PROXY", "http://127.0.0.1:7381")]), [""; 0]);
     }
 
     #[test]

@@ -27,20 +27,21 @@ const PARTS: [&str; 10] = [
     "instance",
 ];
 
-/// Values that are placeholders as a whole, without case and separators.
-const WHOLE: [&str; 22] = [
-    "changeme",
+/// Words beside a word of [`PARTS`].
+const BESIDE_PARTS: [&str; 4] = ["your", "my", "id", "name"];
+
+/// Ids, names and secrets that are placeholders as a whole, without case and separators.
+///
+/// A scope, a parameter or a part of a URL may have such a name: `prompt = "none"`, `/todo`.
+const WHOLE: [&str; 18] = [
     "changethis",
     "changeit",
-    "replaceme",
     "replacethis",
-    "fixme",
     "fillme",
     "todo",
     "tbd",
     "placeholder",
-    "dummy",
-    "sample",
+    "example",
     "null",
     "undefined",
     "none",
@@ -54,7 +55,7 @@ const WHOLE: [&str; 22] = [
 ];
 
 /// Words that a placeholder has and a name hardly ever.
-const WORDS: [&str; 7] = ["your", "changeme", "replaceme", "placeholder", "fixme", "todo", "example"];
+const WORDS: [&str; 3] = ["changeme", "replaceme", "fixme"];
 
 /// Words in this order, one after the other.
 const PHRASES: [[&str; 2]; 10] = [
@@ -66,19 +67,50 @@ const PHRASES: [[&str; 2]; 10] = [
     ["replace", "me"],
     ["replace", "this"],
     ["replace", "with"],
-    ["fill", "in"],
+    ["id", "placeholder"],
     ["goes", "here"],
+];
+
+/// What a placeholder or a variable is named after, as in `your-client-id` and `$clientsecret`.
+const NOUNS: [&str; 24] = [
+    "access",
+    "api",
+    "app",
+    "application",
+    "client",
+    "company",
+    "domain",
+    "environment",
+    "here",
+    "host",
+    "id",
+    "instance",
+    "key",
+    "name",
+    "org",
+    "organization",
+    "password",
+    "realm",
+    "region",
+    "secret",
+    "tenant",
+    "token",
+    "user",
+    "value",
 ];
 
 /// The places of a credential's values that were not filled in.
 pub(super) fn placeholders(file: &schema::Credential) -> Vec<Range<usize>> {
     let is_name = |text: &&Spanned<String>| is_placeholder(text.get_ref()) || has_marked_part(text.get_ref());
-    let is_url = |text: &&Spanned<String>| has_placeholder(text.get_ref());
     let names = [&file.client_id, &file.username].into_iter().flatten().filter(is_name);
-    let urls = [&file.token_url, &file.issuer, &file.authorize_url, &file.audience].into_iter().flatten();
+    let urls = [&file.token_url, &file.issuer, &file.authorize_url].into_iter().flatten();
+    let urls = urls.filter(|text| has_placeholder(text.get_ref()));
+    // Names of permissions and of APIs, and values of the protocol: an address, at most, but not one to connect to.
     let lists = [&file.scopes, &file.resource].into_iter().flatten().flat_map(Spanned::get_ref);
     let parameters = file.extra.iter().flat_map(|extra| extra.get_ref().values());
-    names.chain(urls.chain(lists).chain(parameters).filter(is_url)).map(Spanned::span).collect()
+    let others = file.audience.iter().chain(lists).chain(parameters);
+    let others = others.filter(|text| has_unfilled_part(text.get_ref()));
+    names.chain(urls).chain(others).map(Spanned::span).collect()
 }
 
 impl Resolver<'_> {
@@ -104,48 +136,65 @@ impl Resolver<'_> {
     }
 }
 
-/// Whether a part of a URL, or of another text with such parts, is a placeholder.
+/// Whether a part of a URL to connect to is a placeholder.
 pub(super) fn has_placeholder(text: &str) -> bool {
+    let (host, rest) = host_and_rest(text);
+    let is_example = |label: &str| label.eq_ignore_ascii_case("example");
+    has_unfilled_part(text)
+        || host.split('.').chain(rest.split('/')).any(is_named_part)
+        || (host.split('.').any(is_example) && !is_reserved(host))
+}
+
+/// Whether a part of a text, such as a scope or a URL, was not filled in.
+fn has_unfilled_part(text: &str) -> bool {
     let text = ["%7B", "%7b", "%7D", "%7d", "%3C", "%3c", "%3E", "%3e"]
         .into_iter()
         .zip(["{", "{", "}", "}", "<", "<", ">", ">"])
         .fold(text.to_owned(), |text, (escape, character)| text.replace(escape, character));
-    let rest = text.split_once("://").map_or(text.as_str(), |(_, rest)| rest);
-    let (host, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    let is_reserved = is_reserved(host);
-    let is_placeholder = |part: &str| is_placeholder(part) && !(is_reserved && is_example(part));
+    let (host, rest) = host_and_rest(&text);
     // A template in the text may contain what separates the parts.
     has_marked_part(&text)
-        || host.split('.').chain(rest.split('/')).any(is_named_part)
-        || host.split('.').any(is_placeholder)
-        || rest.split(['/', '?', '&', '=', '#']).any(is_placeholder)
+        || host.split('.').any(is_unfilled)
+        || rest.split(['/', '?', '&', '=', '#']).any(is_unfilled)
 }
 
-/// Whether a whole text is a placeholder.
+/// The host of a URL, without a user and a port, and what follows it.
+fn host_and_rest(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (host, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    (host.rsplit_once(':').map_or(host, |(host, _)| host), rest)
+}
+
+/// Whether a whole id, name or secret is a placeholder.
 pub(super) fn is_placeholder(text: &str) -> bool {
+    is_unfilled(text) || text.trim().starts_with("TODO:") || WHOLE.contains(&words(text).concat().as_str())
+}
+
+/// Whether a text asks to be replaced.
+fn is_unfilled(text: &str) -> bool {
     let text = text.trim();
     let words = words(text);
-    let joined = words.concat();
-    let is_address = text.rsplit_once('@').is_some_and(|(_, host)| is_reserved(host)) || is_reserved(text);
     is_marked(text)
         || is_filler(text)
-        || WHOLE.contains(&joined.as_str())
-        || words.iter().any(|word| WORDS.contains(&word.as_str()) && !(is_address && word == "example"))
+        || words.iter().any(|word| WORDS.contains(&word.as_str()))
         || words.iter().any(|word| word.len() >= 3 && word.bytes().all(|byte| byte == b'x'))
         || words.windows(2).any(|pair| PHRASES.iter().any(|phrase| pair == phrase))
         || is_invitation(&words)
-        || joined.strip_prefix("your").is_some_and(|rest| {
-            let nouns =
-                ["client", "tenant", "secret", "domain", "user", "pass", "app", "access", "token", "org"];
-            words.len() == 1 && nouns.iter().any(|noun| rest.starts_with(noun))
-        })
+        || words.concat().strip_prefix("your").is_some_and(consists_of_nouns)
+}
+
+/// Whether a text in lower case is one of [`NOUNS`] or several, without anything between them.
+pub(super) fn consists_of_nouns(text: &str) -> bool {
+    // The bound on the length bounds the recursion.
+    let mut rests = NOUNS.iter().filter_map(|noun| text.strip_prefix(noun)).filter(|_| text.len() <= 64);
+    rests.any(|rest| rest.is_empty() || consists_of_nouns(rest))
 }
 
 /// Whether a text refers to a variable: `${NAME}`, `$NAME`, `$(command)`, `%NAME%`, `{{ name }}`.
 ///
-/// A password may begin with `$`: without braces, the name must be in upper case or have an underscore.
+/// A password may begin with `$`: without braces, the name must be in upper case, have an underscore, or consist of words
+/// such as `client` and `secret`.
 pub(super) fn is_reference(text: &str) -> bool {
     let within = |open: &str, close: &str| {
         let inner = text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
@@ -156,7 +205,11 @@ pub(super) fn is_reference(text: &str) -> bool {
             && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
-    let is_shouted = |name: &str| !name.contains(|c: char| c.is_ascii_lowercase()) || name.contains('_');
+    let is_variable = |name: &str| {
+        !name.contains(|c: char| c.is_ascii_lowercase())
+            || name.contains('_')
+            || consists_of_nouns(&name.to_ascii_lowercase())
+    };
     let plain = text.strip_prefix('$').or_else(|| text.strip_prefix('%')?.strip_suffix('%'));
     within("${", "}")
         || within("$(", ")")
@@ -164,7 +217,7 @@ pub(super) fn is_reference(text: &str) -> bool {
         || within("{%", "%}")
         || within("<%", "%>")
         || within("#{", "}")
-        || plain.is_some_and(|name| is_name(name) && is_shouted(name))
+        || plain.is_some_and(|name| is_name(name) && is_variable(name))
 }
 
 /// Whether brackets around the whole text mark a placeholder, or the text refers to a variable.
@@ -197,7 +250,11 @@ fn is_label(text: &str) -> bool {
 fn is_named_part(part: &str) -> bool {
     let name = part.strip_prefix(':').unwrap_or(part);
     let is_marked = name.len() < part.len() || !part.contains(|c: char| c.is_ascii_lowercase());
-    is_marked && words(name).iter().any(|word| PARTS.contains(&word.as_str()))
+    let words = words(name);
+    let is_among = |list: &[&str], word: &String| list.contains(&word.as_str());
+    is_marked
+        && words.iter().any(|word| is_among(&PARTS, word))
+        && words.iter().all(|word| is_among(&PARTS, word) || is_among(&BESIDE_PARTS, word))
 }
 
 /// Only crosses, stars or dots, or the GUID of zeros.
@@ -216,11 +273,6 @@ fn is_invitation(words: &[String]) -> bool {
         ["insert", "enter", "put", "paste", "id", "secret", "tenant", "token", "key", "password", "url"];
     let is_wanted = |word: &String| wanted.contains(&word.as_str());
     words.last().is_some_and(|last| last == "here") && words.iter().any(is_wanted)
-}
-
-fn is_example(part: &str) -> bool {
-    let words = words(part);
-    words.iter().any(|word| word == "example") && !words.iter().any(|word| word == "your")
 }
 
 /// Whether a host is one of the reserved names, or lies below one.
@@ -274,6 +326,9 @@ mod tests {
             "${CLIENT_ID}",
             "$CLIENT_ID",
             "$client_id",
+            "$clientid",
+            "$password",
+            "your-api",
             "$(pass show x)",
             "%CLIENT_ID%",
             "__CLIENT_ID__",
@@ -295,11 +350,9 @@ mod tests {
             "...",
             "…",
             "example",
-            "example-client",
-            "client.example.id",
             "placeholder",
             "insert-client-id-here",
-            "acme-your-client",
+            "client-id-placeholder",
             "null",
             "undefined",
             "None",
@@ -344,6 +397,17 @@ mod tests {
             "[1]",
             "maxxx",
             "kid{1}",
+            "todo-service",
+            "example-app",
+            "example-client",
+            "client.example.id",
+            "placeholder-images",
+            "fill-in-forms",
+            "register-your-trust",
+            "your-energy",
+            "yourapple",
+            "$dollar",
+            "$money",
         ] {
             assert!(!is_placeholder(text) && !has_marked_part(text), "{text}");
         }
@@ -367,6 +431,7 @@ mod tests {
             "https://login.microsoftonline.com/TENANT/v2.0",
             "https://SUBDOMAIN.auth0.com/",
             "https://login.microsoftonline.com/:tenant/v2.0",
+            "https://login.microsoftonline.com/TENANT_ID/v2.0",
         ] {
             assert!(has_placeholder(text), "{text}");
         }
@@ -381,8 +446,30 @@ mod tests {
             "https://cxone.niceincontact.com",
             "https://login.test/realms/ACME/tenant/REST",
             "https://host.test:8443/domain",
+            "https://todo.acme.com/todo/api",
+            "https://todo-app.acme.com/example/none",
+            "https://login.test/authorize?prompt=none&client_id=abc",
+            "https://login.test/realms/ACME-DOMAIN/token",
         ] {
             assert!(!has_placeholder(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_of_apis_and_permissions_and_values_of_the_protocol_are_no_placeholders() {
+        for lines in [
+            "client_id = \"todo-service\"",
+            "client_id = \"i\"\nextra = { prompt = \"none\", display = \"undefined\", realm = \"REALM\" }",
+            "client_id = \"i\"\nscopes = [\"api://todo-app/.default\", \"DOMAIN_READ\", \"TENANT\", \"client_id\"]",
+            "client_id = \"i\"\naudience = \"example\"\nresource = [\"https://api.acme.com/HOST\"]",
+        ] {
+            let text = format!(
+                "[credentials.c]\n{lines}\nclient_secret = {{ env = \"S\" }}\ntoken_url = \"https://login.test/t\"\n\
+                 [[routes]]\nupstream = \"https://todo.acme.com\"\ncredential = \"c\"\n"
+            );
+            let checked = parse(Path::new("proxy.toml"), text, &Environment::from([("S", "s")]));
+            let warnings = checked.unwrap_or_else(|problems| panic!("{problems}")).warnings;
+            assert!(warnings.problems().is_empty(), "{warnings}");
         }
     }
 

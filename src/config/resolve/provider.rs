@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(title, "not a known region of Genesys Cloud");
             assert!(help.contains(&format!("\"{nearest}\"")), "{region}: {help}");
         }
-        let (_, help) = problem("provider = \"genesys\"\nregion = \"frankfurt\"");
+        let (_, help) = problem("provider = \"genesys\"\nregion = \"moon\"");
         assert!(help.contains("sae1.pure.cloud"), "{help}");
 
         let issuer = |issuer: &str| problem(&format!("provider = \"cxone\"\nissuer = \"{issuer}\"\n{KEY}"));

@@ -38,6 +38,29 @@ const REGIONS: [(&str, &str); 18] = [
     ("mypurecloud.com.au", "ap-southeast-2"),
 ];
 
+/// The places of regions of AWS, as AWS names them.
+const PLACES: [(&str, &str); 19] = [
+    ("virginia", "us-east-1"),
+    ("ohio", "us-east-2"),
+    ("oregon", "us-west-2"),
+    ("canada", "ca-central-1"),
+    ("montreal", "ca-central-1"),
+    ("paulo", "sa-east-1"),
+    ("mexico", "mx-central-1"),
+    ("ireland", "eu-west-1"),
+    ("dublin", "eu-west-1"),
+    ("london", "eu-west-2"),
+    ("frankfurt", "eu-central-1"),
+    ("zurich", "eu-central-2"),
+    ("uae", "me-central-1"),
+    ("mumbai", "ap-south-1"),
+    ("tokyo", "ap-northeast-1"),
+    ("seoul", "ap-northeast-2"),
+    ("osaka", "ap-northeast-3"),
+    ("singapore", "ap-southeast-1"),
+    ("sydney", "ap-southeast-2"),
+];
+
 /// The clouds of NICE CXone, each with the domains of its hosts.
 const CXONE_CLOUDS: [&[&str]; 4] = [
     &["niceincontact.com", "nice-incontact.com", "nicecxone.com"],
@@ -55,6 +78,22 @@ pub(super) fn domains() -> [&'static str; REGIONS.len()] {
 pub(super) fn region_of(host: &str) -> Option<&'static str> {
     // The longest domain: mypurecloud.com.au does not end with mypurecloud.com, but a new domain might.
     domains().into_iter().filter(|domain| is_within(host, domain)).max_by_key(|domain| domain.len())
+}
+
+/// The region of AWS that a text in lower case names by a place or a short form, as in `frankfurt` and `prod-euc1`.
+fn region_within(text: &str) -> Option<&'static str> {
+    let words = || text.split(|c: char| !c.is_alphanumeric());
+    let place = PLACES.into_iter().find(|(place, _)| words().any(|word| word == *place));
+    let by_code = || REGIONS.into_iter().find(|(_, aws)| words().any(|word| word == short_form(aws)));
+    place.or_else(by_code).map(|(_, aws)| aws)
+}
+
+/// `euc1` for `eu-central-1`, `apne2` for `ap-northeast-2`.
+fn short_form(aws: &str) -> String {
+    let directions = [("north", "n"), ("south", "s"), ("east", "e"), ("west", "w"), ("central", "c")];
+    let short =
+        directions.into_iter().fold(aws.to_owned(), |text, (word, letter)| text.replace(word, letter));
+    short.replace('-', "")
 }
 
 /// A set of hosts that know the same tokens.
@@ -89,12 +128,13 @@ impl Resolver<'_> {
             return Some(domain);
         }
         let of_aws = || nearest(&REGIONS.map(|(_, aws)| aws), &written, |distance, _| distance <= 2);
-        let help = match nearest_domain(&domains(), &written).or_else(of_aws) {
-            Some(meant) => {
-                format!("did you mean \"{meant}\"? For a new region, write `token_url` instead")
-            }
-            None => format!("{}; or the region of AWS, such as \"eu-central-1\"", one_of(&domains())),
-        };
+        let help =
+            match nearest_domain(&domains(), &written).or_else(|| region_within(&written)).or_else(of_aws) {
+                Some(meant) => {
+                    format!("did you mean \"{meant}\"? For a new region, write `token_url` instead")
+                }
+                None => format!("{}; or the region of AWS, such as \"eu-central-1\"", one_of(&domains())),
+            };
         self.refuse(region.span(), "not a known region of Genesys Cloud", help)
     }
 
@@ -247,6 +287,31 @@ mod tests {
             panic!()
         };
         assert!(problem.contains("did you mean \"eu-central-1\"?"), "{problem}");
+    }
+
+    #[test]
+    fn an_unknown_region_is_found_by_its_place_or_its_short_form() {
+        for (written, meant) in [
+            ("Frankfurt", "eu-central-1"),
+            ("Europe (Frankfurt)", "eu-central-1"),
+            ("US East (N. Virginia)", "us-east-1"),
+            ("prod-euc1", "eu-central-1"),
+            ("APNE2", "ap-northeast-2"),
+            ("aps1", "ap-south-1"),
+            ("usw2", "us-west-2"),
+            ("login.mypurecloud.de", "mypurecloud.de"),
+        ] {
+            let credential = format!("provider = \"genesys\"\nregion = \"{written}\"");
+            let [problem] = &said(&credential, "region", "c")[..] else { panic!("{written}") };
+            assert!(problem.contains(&format!("did you mean \"{meant}\"?")), "{written}: {problem}");
+        }
+        for (place, aws) in PLACES {
+            assert!(REGIONS.iter().any(|(_, known)| *known == aws), "{place}");
+        }
+        let [problem] = &said("provider = \"genesys\"\nregion = \"moon\"", "region", "c")[..] else {
+            panic!()
+        };
+        assert!(problem.contains("write one of: "), "{problem}");
     }
 
     #[test]

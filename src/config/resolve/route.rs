@@ -83,7 +83,7 @@ impl Resolver<'_> {
             self.discovered(text.span(), credential.as_deref());
         }
         if let (Some(Destination::Written(address)), Some(text)) = (&upstream, &route.upstream) {
-            self.refuse_own_address(&text.span(), address);
+            self.refuse_own_upstream(&text.span(), address);
             if let Some(Some(credential)) = &credential {
                 self.compare_clouds(&text.span(), address.authority.host(), credential);
             }

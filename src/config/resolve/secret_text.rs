@@ -5,7 +5,7 @@
 
 use serde::de::IgnoredAny;
 
-use super::placeholder::{is_placeholder, is_reference};
+use super::placeholder::{consists_of_nouns, is_placeholder, is_reference};
 
 /// A reason why a text is probably not the intended secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +24,9 @@ impl Flaw {
     }
 }
 
-const ONLY_THE_SECRET: &str = "write the secret alone, without its name and without anything else";
+const ONLY_THE_SECRET: &str = "write only the secret: bearerd uses the whole text as the secret";
 const NOT_FILLED_IN: &str =
     "write the secret itself: bearerd replaces no variables, templates or placeholders";
-const NOT_FROM_THE_PROVIDER: &str =
-    "remove what does not belong to the secret; the provider shows it in full";
 
 /// The first flaw of a text that is not empty.
 pub(super) fn flaw(text: &str) -> Option<Flaw> {
@@ -37,10 +35,7 @@ pub(super) fn flaw(text: &str) -> Option<Flaw> {
     }
     let is_invisible = |c: char| c.is_whitespace() || is_invisible(c);
     if text.chars().all(is_invisible) {
-        return Some(Flaw::fatal(
-            "holds nothing but blanks",
-            "write the secret: the place is as good as empty",
-        ));
+        return Some(Flaw::fatal("holds only blanks", "replace the blanks by the secret"));
     }
     let mark = text.starts_with('\u{feff}');
     let mark =
@@ -48,6 +43,12 @@ pub(super) fn flaw(text: &str) -> Option<Flaw> {
     let core = text.trim_matches(is_invisible);
     let (what, help) = mark.or_else(|| content_flaw(core)).or_else(|| form_flaw(text, core))?;
     Some(Flaw { what, help, is_fatal: false })
+}
+
+/// The flaw of an id or a name that was probably copied with something around or inside it.
+pub(super) fn name_flaw(text: &str) -> Option<(&'static str, &'static str)> {
+    let core = text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
+    quotes(core).or_else(|| blanks(text, core))
 }
 
 /// Another content than a secret.
@@ -94,8 +95,8 @@ fn content_flaw(core: &str) -> Option<(&'static str, &'static str)> {
 
 /// A secret with something around or inside it.
 fn form_flaw(text: &str, core: &str) -> Option<(&'static str, &'static str)> {
-    if unquoted(core).is_some() {
-        return Some(("is in quotes", "remove the quotes: they would be part of the secret"));
+    if let Some(quotes) = quotes(core) {
+        return Some(quotes);
     }
     if core.contains("-----BEGIN ") {
         let is_escaped = core.contains("\\n") && !core.contains('\n');
@@ -111,14 +112,26 @@ fn form_flaw(text: &str, core: &str) -> Option<(&'static str, &'static str)> {
     if text.contains('\r') {
         return Some((
             "holds a carriage return",
-            "remove it: lines of Windows end with a carriage return, which would be part of the secret",
+            "remove it: lines of Windows end with a carriage return, which bearerd sends too",
         ));
     }
+    blanks(text, core)
+}
+
+fn quotes(core: &str) -> Option<(&'static str, &'static str)> {
+    unquoted(core).map(|_| ("is in quotes", "remove the quotes: bearerd sends them too"))
+}
+
+/// Blanks around a text, or what cannot be seen inside it.
+fn blanks(text: &str, core: &str) -> Option<(&'static str, &'static str)> {
     if core.len() < text.len() {
-        return Some(("begins or ends with a blank", "remove the blank: it would be part of the secret"));
+        return Some(("begins or ends with a blank", "remove the blank: bearerd sends it too"));
     }
     if core.chars().any(|c| is_invisible(c) || c.is_control()) {
-        return Some(("holds an invisible character", NOT_FROM_THE_PROVIDER));
+        return Some((
+            "holds an invisible character",
+            "copy the value again, without the invisible character",
+        ));
     }
     None
 }
@@ -135,9 +148,16 @@ fn unquoted(text: &str) -> Option<&str> {
         .find_map(|(open, close)| text.strip_prefix(open)?.strip_suffix(close))
 }
 
-/// A JSON object or list. A number or a string may well be a secret.
+/// A JSON object or list, or the beginning of an object. A number or a string may well be a secret.
 fn is_json(text: &str) -> bool {
-    text.starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
+    let is_begun = || {
+        let (name, rest) =
+            text.trim_start_matches(['{', '[', ' ', '\n']).strip_prefix('"')?.split_once('"')?;
+        let is_name = !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        (is_name && rest.trim_start().starts_with(':')).then_some(())
+    };
+    text.starts_with(['{', '[']) && (serde_json::from_str::<IgnoredAny>(text).is_ok() || is_begun().is_some())
 }
 
 /// `NAME=value` or `client_secret: value`. The padding of base64 is no value.
@@ -150,7 +170,15 @@ fn is_assignment(line: &str) -> bool {
     } else {
         !value.trim().is_empty() && !value.starts_with('=')
     };
-    has_value && is_name(name)
+    has_value && (is_name(name) || (is_lower_name(name) && !value.contains(char::is_whitespace)))
+}
+
+/// Whether a text is the name of a variable in lower case, `key` or `api_pass`. A passphrase may have other words.
+fn is_lower_name(name: &str) -> bool {
+    let is_last = |word: &str| consists_of_nouns(word) || ["auth", "cert", "pass"].contains(&word);
+    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte))
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.rsplit(['_', '-', '.']).next().is_some_and(|last| last.len() >= 2 && is_last(last))
 }
 
 /// Whether a text is the name of a variable or a key, as a beginning of a random secret would not be.

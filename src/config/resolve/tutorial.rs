@@ -97,7 +97,7 @@ mod tests {
             "https://gateway.example.com/oauth2/token",
             "https://gateway.example.com/api/v2/oauth/token",
             "https://notmypurecloud.com/api/v2/oauth/token",
-            "http://127.0.0.1:8080/auth/oauth/token",
+            "http://127.0.0.1:8081/auth/oauth/token",
         ] {
             assert_eq!(warnings(url), [""; 0], "{url}");
         }

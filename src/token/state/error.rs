@@ -103,7 +103,7 @@ pub enum StateRefusal {
     #[error("it belongs to the user with id {0}, whom this process does not run as")]
     Owner(u32),
     /// Every user can read or change the file, which has these permissions.
-    #[error("its mode {0:04o} lets every user at it; make it 0600")]
+    #[error("its mode {0:04o} gives every user access; make it 0600")]
     Permissions(u32),
     /// The file is larger than any state.
     #[error("it is larger than 256 KiB")]
@@ -188,7 +188,7 @@ pub enum Warning {
     #[error("the state is encrypted under a key of `state_key_previous`")]
     OldKey,
     /// The file's permissions admit its group, as with Kubernetes' `fsGroup`.
-    #[error("the state's mode {0:04o} lets its group at it")]
+    #[error("the mode {0:04o} of the state file gives its group access")]
     GroupMode(u32),
     /// The file may not survive a power cut.
     #[error("the state might not survive a power cut")]

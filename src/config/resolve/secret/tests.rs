@@ -74,6 +74,8 @@ fn a_text_that_cannot_be_the_intended_secret_causes_a_warning() {
         ("hunt\u{1b}er2", "holds an invisible character"),
         ("${HUNTER2}", "holds a reference instead of a secret"),
         ("$CLIENT_SECRET", "holds a reference instead of a secret"),
+        ("$clientsecret", "holds a reference instead of a secret"),
+        ("$password", "holds a reference instead of a secret"),
         ("\"$CLIENT_SECRET\"\n", "holds a reference instead of a secret"),
         ("$(cat /run/secrets/x)", "holds a reference instead of a secret"),
         ("%CLIENT_SECRET%", "holds a reference instead of a secret"),
@@ -89,11 +91,17 @@ fn a_text_that_cannot_be_the_intended_secret_causes_a_warning() {
             "# of the client\nCLIENT_ID=x\nCLIENT_SECRET=hunter2\n",
             "holds a name and a value, as a file of variables does",
         ),
+        ("key=hunter2", "holds a name and a value, as a file of variables does"),
+        ("genesys_id=hunter2", "holds a name and a value, as a file of variables does"),
+        ("export api_pass='hunter2'\n", "holds a name and a value, as a file of variables does"),
         ("client_secret: hunter2", "holds a name and a value, as a file of variables does"),
         ("clientSecret=\"hunter2\"", "holds a name and a value, as a file of variables does"),
         ("{\"client_secret\": \"hunter2\"}", "holds JSON"),
         ("{\n  \"kind\": \"Secret\",\n  \"data\": { \"x\": \"hunter2\" }\n}\n", "holds JSON"),
         ("[{\"value\":\"hunter2\"}]", "holds JSON"),
+        ("{\"a\":1", "holds JSON"),
+        ("{\n  \"client_secret\" : \"hunter2", "holds JSON"),
+        ("[{\"value\":\"hunter2\"", "holds JSON"),
         ("apiVersion: v1\nkind: Secret\ndata:\n  x: hunter2\n", "holds a manifest of Kubernetes"),
         ("<!DOCTYPE html>\n<p>hunter2</p>", "holds a page of HTML or XML"),
         ("Bearer hunter2", "begins like the value of an Authorization field"),
@@ -109,8 +117,8 @@ fn a_text_that_can_be_no_secret_is_an_error() {
     for (text, what) in [
         ("hun\0ter2hunter2", "holds a zero byte"),
         ("h\0u\0n\0", "holds a zero byte"),
-        ("   ", "holds nothing but blanks"),
-        ("\t\r\n \u{feff}", "holds nothing but blanks"),
+        ("   ", "holds only blanks"),
+        ("\t\r\n \u{feff}", "holds only blanks"),
     ] {
         assert_eq!(problem(text), Some((Severity::Error, what.to_owned())), "{text:?}");
     }
@@ -132,6 +140,16 @@ fn a_secret_of_any_other_text_causes_no_problem() {
         "\"",
         "'tis",
         "{hunter2",
+        "{\"hunter2",
+        "[\"hunter2\"x:y",
+        "k3y=hunter2",
+        "aid=hunter2",
+        "id==",
+        "key==",
+        "correct_horse=battery",
+        "x9k_q=hunter2",
+        "$money",
+        "$secret1",
         "4711",
         "pässwörd",
         "-----BEGIN PRIVATE KEY-----\r\nAAAA\r\n-----END PRIVATE KEY-----\r\n",
@@ -231,5 +249,35 @@ fn an_unreadable_secret_is_an_error_with_its_cause() {
         let [problem] = problems.problems() else { panic!("{problems}") };
         assert!(problem.title.contains(title) && problems.errors() == 1, "{problems}");
         assert!(problem.help.as_ref().unwrap().contains(help), "{problems}");
+    }
+}
+
+#[test]
+fn quotes_and_blanks_around_a_client_id_and_a_user_name_cause_a_warning() {
+    let said = |id: &str, name: &str| {
+        let text = format!(
+            "[credentials.c]\ntoken_url = \"https://as.example.com/t\"\ngrant = \"password\"\nclient_id = \"{id}\"\n\
+             client_secret = {{ env = \"S\" }}\nusername = \"{name}\"\npassword = {{ env = \"S\" }}\n\
+             [[routes]]\nupstream = \"https://api.example.com\"\ncredential = \"c\"\n"
+        );
+        let checked = parse(Path::new("proxy.toml"), text, &Environment::from([("S", "hunter2")]));
+        let problems = checked.map_or_else(|problems| *problems, |checked| checked.warnings);
+        let titles = problems.problems().iter().map(|problem| (problem.severity, problem.title.clone()));
+        titles.collect::<Vec<_>>()
+    };
+    for (text, what) in [
+        (" abc ", "begins or ends with a blank"),
+        ("abc\\n", "begins or ends with a blank"),
+        ("'abc'", "is in quotes"),
+        ("\\\"abc\\\"", "is in quotes"),
+        ("a\u{200b}bc", "holds an invisible character"),
+    ] {
+        let warning = |key: &str| (Severity::Warning, format!("`{key}` {what}"));
+        assert_eq!(said(text, "u"), [warning("client_id")], "{text:?}");
+        assert_eq!(said("i", text), [warning("username")], "{text:?}");
+    }
+    assert_eq!(said("  ", "u"), [(Severity::Error, "`client_id` is empty".to_owned())]);
+    for text in ["O'Brien", "a b", "DOMAIN\\\\user", "user@corp.example", "jürgen"] {
+        assert_eq!(said("i", text), [], "{text:?}");
     }
 }
