@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use http::uri::Scheme;
-use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::StartError;
@@ -21,7 +21,7 @@ use crate::config::HttpVersion;
 use crate::config::{Address, Destination as At};
 use crate::proxy::limits::slots::Slots;
 use crate::proxy::upstream::breaker::Breaker;
-use crate::proxy::upstream::connect::TcpConnect;
+use crate::proxy::upstream::connect::{TcpConnect, Tls};
 use crate::proxy::upstream::connections::ConnectionLimits;
 use crate::proxy::upstream::{Destination, Upstream};
 use crate::tls::client::{HTTP_1, HTTP_2, HTTP_2_OR_1, Trust};
@@ -241,8 +241,14 @@ pub(crate) fn shares_connections(one: &config::Route, other: &config::Route) -> 
     is_same_place
         && (&a.roots, &a.proxy, a.http_version) == (&b.roots, &b.proxy, b.http_version)
         && a.header_case == b.header_case
+        && (shown(one), &a.server_name) == (shown(other), &b.server_name)
         && one.connect_timeout == other.connect_timeout
         && one.protection == other.protection
+}
+
+/// The certificate that a route shows, in whatever file.
+fn shown(route: &config::Route) -> Option<&[CertificateDer<'static>]> {
+    route.upstream.client_certificate.as_ref().map(|certificate| &*certificate.chain)
 }
 
 /// Adds the circuit breaker and the connection limits of a route to an upstream.
@@ -261,7 +267,7 @@ fn protected(upstream: Upstream, route: &config::Route, resources: &Resources<'_
 
 /// The connection settings of a route's upstream, independent of its address.
 pub(crate) struct Connector {
-    tls: Option<Arc<ClientConfig>>,
+    tls: Option<Tls>,
     proxy: Option<config::Proxy>,
     http_version: HttpVersion,
     timeout: Duration,
@@ -269,8 +275,16 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(route: &config::Route, trust: &Trust) -> Result<Self, StartError> {
-        let config::Upstream { destination, roots, proxy, http_version, ca_file: _, header_case: _ } =
-            &route.upstream;
+        let config::Upstream {
+            destination,
+            roots,
+            proxy,
+            http_version,
+            ca_file: _,
+            header_case: _,
+            client_certificate,
+            server_name,
+        } = &route.upstream;
         let alpn = match http_version {
             HttpVersion::Auto => HTTP_2_OR_1,
             HttpVersion::Http1 => HTTP_1,
@@ -279,9 +293,16 @@ impl Connector {
         let tls = match destination {
             At::Written(address) if address.scheme == Scheme::HTTP => None,
             _ => {
-                let tls = trust.client_config(None, roots, alpn);
-                let tls = tls.map_err(|source| unusable(route, source))?;
-                Some(Arc::new(tls))
+                let config = |certificate| {
+                    let tls = trust.client_config(certificate, roots, alpn);
+                    tls.map(Arc::new).map_err(|source| unusable(route, source))
+                };
+                let of_proxy = config(None)?;
+                let of_upstream = match client_certificate {
+                    Some(certificate) => config(Some(certificate))?,
+                    None => Arc::clone(&of_proxy),
+                };
+                Some(Tls { of_upstream, of_proxy, server_name: server_name.clone() })
             }
         };
         Ok(Self { tls, proxy: proxy.clone(), http_version: *http_version, timeout: route.connect_timeout })

@@ -41,8 +41,8 @@ table! {
     NOT_VALID_YET: "server's certificate is not valid yet",
         "set the clock of this machine, or have the server's operator check the certificate";
     WRONG_NAME: "server's certificate is not valid for the host name in the URL",
-        "write a host name that the certificate has, or have it issued with this name as a subject alternative name (the \
-         common name does not count)";
+        "write a host name that the certificate has (`server_name` of a route, if the URL has to stay), or have it issued \
+         with this name as a subject alternative name (the common name does not count)";
     NOT_FOR_SERVERS: "server's certificate is not for servers",
         "have it issued with the extended key usage `serverAuth`";
     AUTHORITY_AS_SERVER: "server presents the certificate of an authority (CA:TRUE) as its own",
@@ -59,10 +59,10 @@ table! {
     NO_COMMON_PARAMETERS: "server accepts none of the offered protocol versions and cipher suites, or demands a client \
          certificate",
         "enable TLS 1.3, or TLS 1.2 with ECDHE and AES-GCM or ChaCha20, at the server; if it demands a client certificate, \
-         set `client_certificate` of the credential";
+         set `client_certificate` of the credential or, for an API, of the route";
     OLD_VERSION: "server speaks neither TLS 1.2 nor TLS 1.3", "enable TLS 1.2 or later at the server";
     NEEDS_CERTIFICATE: "server demands a client certificate",
-        "set `client_certificate` and `client_key` of the credential; a route presents none";
+        "set `client_certificate` and `client_key` of the credential or, for an API, of the route";
     REFUSED_CERTIFICATE: "server refuses the client certificate",
         "compare `client_certificate` with what the server expects: its authority, its dates, its names";
     UNKNOWN_NAME: "server does not know the host name in the URL (SNI)", "check the host name in the URL";

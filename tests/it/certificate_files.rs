@@ -13,9 +13,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Setup, Upstream, World, daemon, eventually, remains, spawn};
 use testkit::authorization_server::AuthorizationServer;
+use testkit::harness::raw::{RawPeer, read_head};
 use testkit::harness::setup::{CLIENT_ID, CLIENT_SECRET};
 use testkit::pki::{Issued, Pki};
 
@@ -95,6 +97,71 @@ async fn a_routes_authorities_are_taken_up_and_the_old_connections_end() {
         }
     }
 
+    assert_eq!(world.token_requests_since(requests), 0);
+    world.finish().await;
+}
+
+/// An API that asks for a certificate of `clients`, and the certificates that it was shown.
+async fn demanding(pki: &Pki, clients: &Pki) -> (RawPeer, Arc<Mutex<Vec<CertificateDer<'static>>>>) {
+    let (tls, shown) = recording(pki, clients);
+    let peer = RawPeer::tls(tls, |mut stream| async move {
+        loop {
+            let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+            let Some(id) = head.lines().find(|line| line.starts_with("x-request-id")) else { return };
+            let answer = format!("HTTP/1.1 200 OK\r\n{id}\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await;
+    (peer, shown)
+}
+
+#[tokio::test]
+async fn a_route_shows_its_certificate_to_the_api_and_takes_up_a_renewed_one() {
+    let (pki, clients) = (Pki::new(&["api.test"]).unwrap(), Pki::new(&["clients"]).unwrap());
+    let (peer, shown) = demanding(&pki, &clients).await;
+    let first = clients.client("billing", &[], None).unwrap();
+    let next = clients.client("billing", &[], None).unwrap();
+    let other = clients.client("shipping", &[], None).unwrap();
+    let url = format!("https://localhost:{}", peer.address.port());
+    let route = |path: &str, keys: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nupstream = \"{url}\"\ncredential = \"api\"\nca_file = \"ca.pem\"\n{keys}\n"
+        )
+    };
+    let other_keys =
+        "client_certificate = \"other.pem\"\nclient_key = \"other-key.pem\"\nserver_name = \"api.test\"";
+    let world = daemon()
+        .quiet()
+        .server("workers = 1")
+        .upstream(url.clone())
+        .route("server_name = \"API.test\"\nclient_certificate = \"client.pem\"\nclient_key = \"client-key.pem\"")
+        .route(&route("/other", other_keys))
+        .route(&route("/bare", "server_name = \"api.test\""))
+        .route(&route("/misnamed", &other_keys.replace("api.test", "localhost")))
+        .file("client.pem", &first.certificate)
+        .file("client-key.pem", &first.key)
+        .file("other.pem", &other.certificate)
+        .file("other-key.pem", &other.key)
+        .start_with(pki, async |_| {})
+        .await;
+    let requests = world.authorization.requests();
+    let last = || shown.lock().unwrap().last().cloned();
+
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(last(), Some(first.der().0[0].clone()));
+    assert_eq!(world.get("/other").await.status, 200);
+    assert_eq!(last(), Some(other.der().0[0].clone()), "no connection of the other route");
+    let misnamed = world.get("/misnamed").await;
+    assert_eq!((misnamed.status, misnamed.code().as_deref()), (502, Some("upstream_tls")));
+    // Over TLS 1.3 the server refuses a client without a certificate after the handshake.
+    assert_eq!(world.get("/bare").await.status, 502);
+
+    put(&world.folder(), Way::Rename, &pair(&next));
+    let event = told(&world, RELOADED, 1).await;
+    assert_eq!(event["keys"], "routes.client_certificate (/)", "{event}");
+    assert_eq!(world.get("/x").await.status, 200);
+    assert_eq!(last(), Some(next.der().0[0].clone()));
     assert_eq!(world.token_requests_since(requests), 0);
     world.finish().await;
 }
@@ -199,8 +266,8 @@ struct Certified {
     shown: Arc<Mutex<Vec<CertificateDer<'static>>>>,
 }
 
-async fn certified(setup: Setup, first: impl FnOnce(&Pki) -> Issued) -> Certified {
-    let (pki, clients) = (Pki::new(&["localhost"]).unwrap(), Pki::new(&["clients"]).unwrap());
+/// A server that asks for a certificate of `clients` and records it.
+fn recording(pki: &Pki, clients: &Pki) -> (Arc<ServerConfig>, Arc<Mutex<Vec<CertificateDer<'static>>>>) {
     let mut roots = RootCertStore::empty();
     roots.add(clients.authority().clone()).unwrap();
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -214,7 +281,13 @@ async fn certified(setup: Setup, first: impl FnOnce(&Pki) -> Issued) -> Certifie
         .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(chain, key)
         .unwrap();
-    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(Arc::new(tls))).await.unwrap();
+    (Arc::new(tls), shown)
+}
+
+async fn certified(setup: Setup, first: impl FnOnce(&Pki) -> Issued) -> Certified {
+    let (pki, clients) = (Pki::new(&["localhost"]).unwrap(), Pki::new(&["clients"]).unwrap());
+    let (tls, shown) = recording(&pki, &clients);
+    let server = AuthorizationServer::start(CLIENT_ID, CLIENT_SECRET, Some(tls)).await.unwrap();
     server.take_all();
     let issued = first(&clients);
     let setup = setup

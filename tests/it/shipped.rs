@@ -63,11 +63,14 @@ fn is_commented_key(line: &str) -> bool {
 
 /// Keys without a default, whose line shows an example.
 fn is_example(line: &str) -> bool {
-    const EXAMPLES: [&str; 8] = [
+    const EXAMPLES: [&str; 11] = [
         "#host = ",
         "#host_header = ",
         "#allow = ",
         "#ca_file = ",
+        "#client_certificate = ",
+        "#client_key = ",
+        "#server_name = ",
         "#proxy = ",
         "#token = ",
         // Of a route: without the key, the limit is the server's.

@@ -15,6 +15,7 @@ use super::certificate;
 use super::config::Config;
 use super::credential::{ClientCertificate, Credential, Roots};
 use super::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemError, PemFile, with_cause};
+use super::route::Upstream;
 
 /// Files whose content is not the content in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +68,8 @@ impl Config {
         let of_routes = self.routes.iter().filter_map(|route| route.upstream.ca_file.as_ref());
         let of_credentials = self.credentials.iter().filter_map(|one| one.ca_file.as_ref());
         let certificates = self.credentials.iter().filter_map(|one| one.client_certificate.as_ref());
-        let pairs = certificates.flat_map(|one| [&one.certificate_file, &one.key_file]);
+        let shown = self.routes.iter().filter_map(|route| route.upstream.client_certificate.as_ref());
+        let pairs = certificates.chain(shown).flat_map(|one| [&one.certificate_file, &one.key_file]);
         let authorities = of_routes.chain(of_credentials).map(|file| (file, MAX_AUTHORITIES_BYTES));
         authorities.chain(pairs.map(|file| (file, MAX_CERTIFICATE_BYTES)))
     }
@@ -88,14 +90,8 @@ impl Config {
             }
         }
         for route in &mut config.routes {
-            let key =
-                || format!("routes.ca_file ({}{})", route.host.as_deref().unwrap_or_default(), route.path);
-            if let Some((file, roots)) =
-                reader.authorities(key, route.upstream.ca_file.as_ref(), &route.upstream.roots)
-            {
-                (route.upstream.ca_file, route.upstream.roots) = (Some(file), roots);
-                is_changed = true;
-            }
+            let name = format!("({}{})", route.host.as_deref().unwrap_or_default(), route.path);
+            is_changed |= reader.upstream(&mut route.upstream, &name);
             if let Some(used) = &mut route.credential
                 && let Some(changed) = config.credentials.iter().find(|one| one.name == used.name)
             {
@@ -138,6 +134,21 @@ impl Reader<'_> {
             after.client_certificate = Some(certificate);
         }
         Some(after)
+    }
+
+    /// Gives the upstream of a route the new content of its files. Returns whether there is new content.
+    fn upstream(&mut self, upstream: &mut Upstream, route: &str) -> bool {
+        let key = |name| move || format!("routes.{name} {route}");
+        let authorities = self.authorities(key("ca_file"), upstream.ca_file.as_ref(), &upstream.roots);
+        let certificate = self.pair(key("client_certificate"), upstream.client_certificate.as_ref());
+        let is_changed = authorities.is_some() || certificate.is_some();
+        if let Some((file, roots)) = authorities {
+            (upstream.ca_file, upstream.roots) = (Some(file), roots);
+        }
+        if certificate.is_some() {
+            upstream.client_certificate = certificate;
+        }
+        is_changed
     }
 
     fn authorities(

@@ -132,7 +132,7 @@ impl PartialEq for Proxy {
 }
 
 /// A certificate with its key, for TLS connections that the daemon opens.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     /// The certificate, followed by the certificates up to its authority.
     pub chain: Vec<CertificateDer<'static>>,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http::uri::{Authority, Scheme};
+use rustls::pki_types::ServerName;
 
-use super::credential::{Credential, HttpVersion, Proxy, Roots};
+use super::credential::{ClientCertificate, Credential, HttpVersion, Proxy, Roots};
 use super::fields::Fields;
 use super::pattern::Pattern;
 use super::pem_file::PemFile;
@@ -95,6 +96,10 @@ pub struct Upstream {
     pub roots: Roots,
     /// The file of these authorities, if they are from one.
     pub ca_file: Option<PemFile>,
+    /// The certificate for the API, never for a proxy.
+    pub client_certificate: Option<ClientCertificate>,
+    /// The name in SNI and in the certificate of the API; `None` for the host of the address.
+    pub server_name: Option<ServerName<'static>>,
     /// The proxy in front of the API.
     pub proxy: Option<Proxy>,
     /// The HTTP version.

@@ -1,9 +1,10 @@
-//! `ca_file`, `system_roots`, `client_certificate` and `client_key`: trusted authorities, and the certificate of the client.
+//! `ca_file`, `system_roots`, `client_certificate`, `client_key` and `server_name`: trusted authorities, and the names of
+//! client and server.
 
 use std::ops::Range;
 use std::path::PathBuf;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 use secrecy::zeroize::Zeroizing;
 use toml::Spanned;
 
@@ -13,6 +14,7 @@ use crate::config::model::certificate_files::client_certificate;
 use crate::config::model::credential::{ClientCertificate, Roots};
 use crate::config::model::pem_file::{self, MAX_AUTHORITIES_BYTES, MAX_CERTIFICATE_BYTES, PemFile};
 use crate::config::source::reader::Key;
+use crate::config::source::schema;
 
 impl Resolver<'_> {
     /// The authorities in the file, alone or with those of the system, and the file; or else the authorities of the system;
@@ -53,7 +55,33 @@ impl Resolver<'_> {
         }
     }
 
-    /// The certificate that authenticates the client to the token endpoint.
+    /// The certificate that a route shows to its API, and the name of the API in TLS if it is not the host of `upstream`.
+    pub(super) fn identities(
+        &mut self,
+        route: &mut schema::Route,
+        is_http: bool,
+    ) -> (Option<ClientCertificate>, Option<ServerName<'static>>) {
+        let (certificate, key) = (route.client_certificate.take(), route.client_key.take());
+        let name = route.server_name.take();
+        let first = [certificate.as_ref(), key.as_ref()].into_iter().flatten().map(Spanned::span).next();
+        if let Some(place) = first.or_else(|| name.as_ref().map(Spanned::span)).filter(|_| is_http) {
+            let help =
+                "remove `client_certificate`, `client_key` and `server_name`, or write an https:// upstream";
+            self.error(place, "an http:// upstream has no TLS", help);
+        }
+        let name = name.and_then(|name| self.server_name(&name));
+        (self.client_certificate(certificate.as_ref(), key.as_ref()), name)
+    }
+
+    fn server_name(&mut self, name: &Spanned<String>) -> Option<ServerName<'static>> {
+        let help = "write a DNS name or an address, without port, such as \"api.example.com\"";
+        let text = name.get_ref().to_ascii_lowercase();
+        ServerName::try_from(text)
+            .ok()
+            .or_else(|| self.refuse(name.span(), "not a name in a certificate", help))
+    }
+
+    /// The certificate that authenticates the client to the token endpoint or to an API.
     pub(super) fn client_certificate(
         &mut self,
         certificate: Option<&Spanned<PathBuf>>,

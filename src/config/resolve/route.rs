@@ -91,6 +91,7 @@ impl Resolver<'_> {
         }
         let is_http = matches!(&upstream, Some(Destination::Written(at)) if at.scheme == Scheme::HTTP);
         let (roots, ca_file) = self.roots(route.ca_file.take(), route.system_roots.take(), is_http);
+        let (client_certificate, server_name) = self.identities(&mut route, is_http);
         let proxy = self.proxy(route.proxy.take(), "upstream", is_http);
         let rules = self.rules(&mut route, path.as_deref());
         let protection = self.protection(&mut route);
@@ -129,6 +130,8 @@ impl Resolver<'_> {
                 destination: upstream?,
                 roots,
                 ca_file,
+                client_certificate,
+                server_name,
                 proxy,
                 http_version,
                 header_case: self.header_case,

@@ -358,6 +358,21 @@ fn a_path_prefix_is_written_plainly() {
 }
 
 #[test]
+fn the_tls_identities_of_a_route_need_tls_and_are_names_and_pairs() {
+    for (lines, expected) in [
+        ("server_name = \"a b\"", "not a name in a certificate"),
+        ("server_name = \"api.example.com:443\"", "not a name in a certificate"),
+        ("client_key = \"key.pem\"", "a client certificate needs its key"),
+        ("client_certificate = \"no.pem\"\nclient_key = \"no.pem\"", "cannot read"),
+    ] {
+        let titles = refused(&with_route(lines)).join("; ");
+        assert!(titles.contains(expected), "{lines}: {titles}");
+    }
+    let text = with_route("server_name = \"a\"").replace("https://api.example.com", "http://127.0.0.1:1");
+    assert_eq!(refused(&text), ["an http:// upstream has no TLS"]);
+}
+
+#[test]
 fn a_ca_file_must_exist_and_hold_certificates() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("empty.pem"), "nothing here").unwrap();

@@ -17,6 +17,7 @@ use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustix::io::Errno;
 use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
@@ -64,6 +65,17 @@ pub struct TcpConnect {
     timeout: Duration,
 }
 
+/// TLS with an upstream, and with an `https` proxy in front of it.
+#[derive(Clone)]
+pub struct Tls {
+    /// Verifies the certificate of the upstream, and presents the one of the route.
+    pub of_upstream: Arc<ClientConfig>,
+    /// Verifies the certificate of the proxy, and presents none.
+    pub of_proxy: Arc<ClientConfig>,
+    /// The name of the upstream in SNI and in its certificate, if it is not the host of its address.
+    pub server_name: Option<ServerName<'static>>,
+}
+
 /// The stream and the properties of a new connection.
 type Established = (Box<dyn Stream>, ConnectionDetails);
 
@@ -83,8 +95,7 @@ pub struct ConnectionDetails {
 impl TcpConnect {
     /// Connects to `address`.
     ///
-    /// `tls` verifies the certificates of the upstream and of an `https` proxy; its ALPN list must match
-    /// `http_version`. `reach` restricts the addresses of connections without a proxy. `timeout` bounds a whole
+    /// The ALPN list of `tls` must match `http_version`. `reach` restricts the addresses of connections without a proxy. `timeout` bounds a whole
     /// attempt: all addresses of the name, the proxy and TLS.
     ///
     /// # Errors
@@ -92,7 +103,7 @@ impl TcpConnect {
     /// If the address of the upstream or of the proxy is invalid, or no certificate can contain its host.
     pub fn new(
         address: &Address,
-        tls: Option<Arc<ClientConfig>>,
+        tls: Option<Tls>,
         proxy: Option<&Proxy>,
         reach: Option<Reach>,
         http_version: HttpVersion,
@@ -101,11 +112,15 @@ impl TcpConnect {
         let uri = Uri::try_from(address.origin());
         let uri = uri.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let tunnel = match (proxy, &tls) {
-            (Some(proxy), Some(tls)) => Tunnel::new(proxy, &uri, tls)?,
+            (Some(proxy), Some(tls)) => Tunnel::new(proxy, &uri, &tls.of_proxy)?,
             // Plain http is allowed on this machine only, without a proxy.
             _ => None,
         };
-        let tls = tls.map(|tls| TlsClient::new(tls, address.authority.host())).transpose()?;
+        let tls = tls.map(|Tls { of_upstream, server_name, .. }| match server_name {
+            Some(name) => Ok(TlsClient::named(of_upstream, name)),
+            None => TlsClient::new(of_upstream, address.authority.host()),
+        });
+        let tls = tls.transpose()?;
         let resolver = Resolver::new(reach.filter(|_| tunnel.is_none()));
         let mut tcp = HttpConnector::new_with_resolver(resolver);
         tcp.enforce_http(false);

@@ -37,7 +37,12 @@ impl TlsClient {
         // A certificate names an IPv6 address without brackets.
         let server_name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
-        Ok(Self { connector: TlsConnector::from(config), server_name })
+        Ok(Self::named(config, server_name))
+    }
+
+    /// Verifies that the peer's certificate has this name.
+    pub(super) fn named(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Self {
+        Self { connector: TlsConnector::from(config), server_name }
     }
 
     /// Performs the handshake. Fails with an error of the stream, or with an error that contains a [`rustls::Error`].
