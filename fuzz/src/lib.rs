@@ -7,6 +7,7 @@ pub mod api_endpoint;
 pub mod configuration;
 pub mod forwarded;
 pub mod guard;
+pub mod json_links;
 pub mod jwt;
 pub mod location;
 pub mod member_path;
@@ -24,12 +25,13 @@ use bearerd::proxy::route::guard::Policy;
 /// A target by its name, which its corpus has too.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     ("answer_head", answer_head::run),
     ("api_endpoint", api_endpoint::run),
     ("configuration", configuration::run),
     ("forwarded", forwarded::run),
     ("guard", guard::run),
+    ("json_links", json_links::run),
     ("jwt", jwt::run),
     ("location", location::run),
     ("member_path", member_path::run),

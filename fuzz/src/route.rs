@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bearerd::config;
+use bearerd::config::{self, LinkField};
 use bearerd::proxy::limits::slots::Slots;
-use bearerd::proxy::message::location::through_proxy;
+use bearerd::proxy::message::links::through_proxy;
 use bearerd::proxy::route::guard::{Policy, vet};
 use bearerd::proxy::route::{Route, Table};
 use bearerd::proxy::upstream::connect::{Connect, Connecting};
@@ -125,7 +125,7 @@ pub fn run(input: &[u8]) {
     // Whoever is sent there comes to the same place again, and never past the proxy.
     let location = HeaderValue::try_from(format!("{ORIGIN}{sent}")).expect("it was a target");
     let mut headers = HeaderMap::from_iter([(LOCATION, location.clone())]);
-    through_proxy(&mut headers, &[ORIGIN], in_front, stripped);
+    through_proxy(&mut headers, &[LinkField::Location], &[ORIGIN], in_front, stripped);
     if headers[LOCATION] == location {
         assert!(rest.starts_with("//") || sent.as_str().contains('\\'), "not led back: {sent}");
         return;

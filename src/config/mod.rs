@@ -31,7 +31,7 @@ pub use model::pattern::Pattern;
 pub use model::pem_file::PemFile;
 pub use model::protection::{Breaker, Protection, Retry429};
 pub use model::request::{AnswerFields, ErrorCodes, MemberPath, NEVER_LISTED, TokenParameters};
-pub use model::route::{Address, Destination, Forwarded, Route, Rules, Upstream};
+pub use model::route::{Address, Destination, Forwarded, LinkField, RewrittenLinks, Route, Rules, Upstream};
 pub use model::secret::Secret;
 pub use model::server::{HalfClosed, HeaderCase, Http1Options, RequiredHeader, Server};
 pub use model::server_tls::ServerTls;

@@ -11,7 +11,8 @@ use crate::config::is_host;
 /// A host with its port, if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct Authority<'r> {
-    text: &'r str,
+    /// The authority as received; empty if the request names no host.
+    pub text: &'r str,
     /// A name without a dot at its end, an IPv4 address, or an IPv6 address in brackets; in the sender's case. Empty if the
     /// request names no host.
     pub host: &'r str,

@@ -44,6 +44,7 @@ mod reload;
 mod request_loop;
 mod retry;
 mod route_keys;
+mod route_links;
 mod rules;
 mod secrets;
 mod server_tls;

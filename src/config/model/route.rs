@@ -57,12 +57,46 @@ pub struct Route {
     pub host_header: Option<Authority>,
     /// The field that carries the token.
     pub token_field: TokenField,
+    /// Whether cookies of the API become cookies of the proxy.
+    pub rewrite_cookies: bool,
+    /// Links to the API that become links to the proxy.
+    pub rewrite_links: RewrittenLinks,
     /// Longest pause of a request body; zero for no limit, `None` for that of the server.
     pub body_timeout: Option<Duration>,
     /// Least bytes a second of a request body; 0 for no limit, `None` for that of the server.
     pub body_rate: Option<u64>,
     /// Connection limits and circuit breaker.
     pub protection: Protection,
+}
+
+/// Links of an API that become links to the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RewrittenLinks {
+    /// The header fields with links.
+    pub fields: Vec<LinkField>,
+    /// Whether strings in JSON that begin with a URL of the API are links.
+    pub json: bool,
+}
+
+impl Default for RewrittenLinks {
+    fn default() -> Self {
+        Self { fields: vec![LinkField::Location], json: false }
+    }
+}
+
+/// A response field with links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkField {
+    /// `Location` (RFC 9110 §10.2.2).
+    Location,
+    /// `Link` (RFC 8288).
+    Link,
+    /// `Content-Location` (RFC 9110 §8.7).
+    ContentLocation,
+    /// `Operation-Location` of Azure.
+    OperationLocation,
+    /// `Refresh` (HTML §4.2.5).
+    Refresh,
 }
 
 /// Header fields that tell an upstream about the caller.

@@ -14,8 +14,10 @@ use super::region::REGION;
 use super::{Owner, Resolver, duration, or_default};
 use crate::config::model::credential::{Credential, HttpVersion};
 use crate::config::model::hosts::{as_sent, is_host};
-use crate::config::model::route::{Address, Destination, Forwarded, Route, Upstream};
-use crate::config::source::choice::Upgrade;
+use crate::config::model::route::{
+    Address, Destination, Forwarded, LinkField, RewrittenLinks, Route, Upstream,
+};
+use crate::config::source::choice::{RewrittenLink, Upgrade};
 use crate::config::source::reader::Key;
 use crate::config::source::schema;
 
@@ -121,6 +123,8 @@ impl Resolver<'_> {
             forwarded: route.forwarded.map_or(Forwarded::None, Spanned::into_inner),
             via: or_default(route.via),
             host_header: self.host_header(route.host_header),
+            rewrite_cookies: or_default(route.rewrite_cookies),
+            rewrite_links: rewritten_links(route.rewrite_links),
             body_timeout: route.body_timeout.map(|time| time.into_inner().0),
             body_rate: route.body_rate.map(|rate| rate.into_inner().0),
             protection,
@@ -220,6 +224,28 @@ impl Resolver<'_> {
         // An unusable credential has been reported.
         credentials.iter().find(|one| one.name == *text).cloned().map(Some)
     }
+}
+
+fn rewritten_links(links: Key<Vec<Spanned<RewrittenLink>>>) -> RewrittenLinks {
+    let Some(links) = links else { return RewrittenLinks::default() };
+    let mut rewritten = RewrittenLinks { fields: Vec::new(), json: false };
+    for link in links.into_inner() {
+        let field = match link.into_inner() {
+            RewrittenLink::Json => {
+                rewritten.json = true;
+                continue;
+            }
+            RewrittenLink::Location => LinkField::Location,
+            RewrittenLink::Link => LinkField::Link,
+            RewrittenLink::ContentLocation => LinkField::ContentLocation,
+            RewrittenLink::OperationLocation => LinkField::OperationLocation,
+            RewrittenLink::Refresh => LinkField::Refresh,
+        };
+        if !rewritten.fields.contains(&field) {
+            rewritten.fields.push(field);
+        }
+    }
+    rewritten
 }
 
 fn address_of(url: &Url) -> Option<Address> {

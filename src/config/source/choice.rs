@@ -76,6 +76,16 @@ choices_of_the_file! {
     /// A protocol that a request may switch to (RFC 6455).
     Upgrade { "websocket": Websocket, }
 
+    /// Where links of an API are rewritten.
+    RewrittenLink {
+        "Location": Location,
+        "Link": Link,
+        "Content-Location": ContentLocation,
+        "Operation-Location": OperationLocation,
+        "Refresh": Refresh,
+        "json": Json,
+    }
+
     /// The treatment of requests for paths that servers interpret differently.
     Encoded {
         /// Refused on routes with `allow`, `deny` or a path other than `/`.

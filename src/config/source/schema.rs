@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::choice::{ClientAuth, Encoded, Grant, Provider, Upgrade};
+use super::choice::{ClientAuth, Encoded, Grant, Provider, RewrittenLink, Upgrade};
 use super::diagnostics::Problem;
 use super::reader::{Key, Reader, Table, Value, Written};
 use super::units::{Duration, OneOrMany, RequiredScopes, Size};
@@ -236,6 +236,8 @@ tables! {
         host_header: String,
         token_field: String,
         token_scheme: String,
+        rewrite_cookies: bool,
+        rewrite_links: Vec<Spanned<RewrittenLink>>,
         body_timeout: Duration,
         body_rate: Size,
     }

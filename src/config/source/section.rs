@@ -67,8 +67,7 @@ impl Section {
         match self {
             Self::Root => &["audit", "webhooks", "tracing", "shared"],
             Self::Admin => &["metrics_token"],
-            Self::Route => &["rewrite_links"],
-            Self::Server | Self::Limits | Self::Credential | Self::Tls | Self::Log => &[],
+            Self::Server | Self::Limits | Self::Credential | Self::Route | Self::Tls | Self::Log => &[],
         }
     }
 

@@ -23,7 +23,7 @@ use self::rules::Rules;
 use super::auth::rejection_hold::RejectionHold;
 use super::message::field_rules::FieldRules;
 use super::upstream::{Destination, Upstream};
-use crate::config::{self, Forwarded, Retry429, TokenScheme};
+use crate::config::{self, Forwarded, Retry429, RewrittenLinks, TokenScheme};
 use crate::token::{AccessToken, Demanded, Generation, TokenSource};
 
 /// A route as requests use it.
@@ -69,6 +69,12 @@ pub struct Route {
     pub callers: Vec<String>,
     /// The fields that tell the upstream of the caller.
     pub forwarded: Forwarded,
+    /// Whether cookies of the API become cookies of the proxy.
+    pub rewrite_cookies: bool,
+    /// Links to the API that become links to the proxy.
+    pub rewrite_links: RewrittenLinks,
+    /// The prefix of the paths on the proxy; empty for the root.
+    pub path: String,
     /// Longest pause of a request body, in the place of the server's; zero for none.
     pub body_timeout: Option<Duration>,
     /// Least bytes a second of a request body, in the place of the server's; 0 for none.
@@ -124,6 +130,9 @@ impl Route {
             login_scopes: route.credential.as_ref().map_or_else(String::new, |one| one.scopes.join(" ")),
             callers: route.callers.clone(),
             forwarded: route.forwarded,
+            rewrite_cookies: route.rewrite_cookies,
+            rewrite_links: route.rewrite_links.clone(),
+            path: route.path.trim_end_matches('/').to_owned(),
             body_timeout: route.body_timeout,
             body_rate: route.body_rate,
         }
@@ -321,6 +330,9 @@ mod tests {
             forwarded: Forwarded::None,
             token_scheme: TokenScheme::default(),
             host: None,
+            rewrite_cookies: false,
+            rewrite_links: RewrittenLinks::default(),
+            path: String::new(),
             body_timeout: None,
             body_rate: None,
         }

@@ -1,8 +1,8 @@
 //! Rewriting of message heads: a request's for the upstream, a response's for the caller.
 
-use http::header::TRAILER;
+use http::header::{ACCEPT_ENCODING, TRAILER};
 use http::request::Parts;
-use http::{Response, Uri, Version};
+use http::{HeaderValue, Response, Uri, Version};
 
 use super::Service;
 use super::access_log::Exchange;
@@ -12,7 +12,8 @@ use crate::proxy::body::replay::ReplayBody;
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
 use crate::proxy::message::forwarded::ForwardedFields;
-use crate::proxy::message::{headers, location, trailers};
+use crate::proxy::message::json_links::JsonLinks;
+use crate::proxy::message::{cookies, headers, json, links, trailers};
 use crate::proxy::route::Route;
 use crate::proxy::upstream::Destination;
 
@@ -20,6 +21,10 @@ use crate::proxy::upstream::Destination;
 pub(super) struct Negotiated {
     version: Version,
     wants_trailers: bool,
+    /// The caller's connection is encrypted.
+    is_tls: bool,
+    /// Scheme and authority of the request, where links in JSON are rewritten.
+    proxy_origin: Option<String>,
     /// The caller's WebSocket handshake, where the route allows one.
     pub handshake: Option<Handshake>,
 }
@@ -42,10 +47,12 @@ impl Service {
         let may_switch = route.allows_websocket && request_body.is_at_end();
         let handshake = if may_switch { Handshake::of(head) } else { None };
         let wants_trailers = handshake.is_none() && trailers::are_accepted(&head.headers);
-        let negotiated = Negotiated { version: head.version, wants_trailers, handshake };
+        let is_tls = exchange.caller.is_tls();
+        let proxy_origin = route.rewrite_links.json.then(|| json::proxy_origin(head, is_tls)).flatten();
+        let negotiated =
+            Negotiated { version: head.version, wants_trailers, is_tls, proxy_origin, handshake };
 
-        let fields_for_upstream =
-            ForwardedFields::of(route.forwarded, head, exchange.origin(), exchange.caller.is_tls());
+        let fields_for_upstream = ForwardedFields::of(route.forwarded, head, exchange.origin(), is_tls);
         let host = match &route.host {
             Some(host) => host.value.clone(),
             None => self.header_cache.host(route.upstream.index, destination),
@@ -66,6 +73,9 @@ impl Service {
             head.extensions.clear();
         }
 
+        if negotiated.proxy_origin.is_some() {
+            head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         if negotiated.wants_trailers {
             trailers::ask(&mut head.headers);
         }
@@ -78,14 +88,14 @@ impl Service {
         Ok(negotiated)
     }
 
-    /// Turns the upstream's response head into the caller's.
+    /// Turns the upstream's response head into the caller's. Returns the links in the body that are to be rewritten.
     pub(super) fn rewrite_response<B>(
         &self,
         response: &mut Response<B>,
         negotiated: &Negotiated,
         route: &Route,
         destination: &Destination,
-    ) {
+    ) -> Option<Box<JsonLinks>> {
         let received_in = std::mem::replace(response.version_mut(), negotiated.version);
         let headers = response.headers_mut();
         let trailers = negotiated.wants_trailers.then(|| trailers::announced(headers)).flatten();
@@ -94,6 +104,18 @@ impl Service {
         let base_path = route.base_path(destination);
         let origin = destination.origin.as_str();
         let origins = [origin, route.host.as_ref().map_or(origin, |host| &host.origin)];
-        location::through_proxy(headers, &origins, base_path, route.prefix.text());
+        let stripped = route.prefix.text();
+        links::through_proxy(headers, &route.rewrite_links.fields, &origins, base_path, stripped);
+        if route.rewrite_cookies {
+            cookies::through_proxy(headers, base_path, stripped, negotiated.is_tls);
+        }
+        let proxy_origin = negotiated.proxy_origin.as_ref()?;
+        if !json::make_rewritable(response) {
+            return None;
+        }
+        // The paths at the API that this route serves.
+        let served = if stripped.is_empty() { &*route.path } else { "" };
+        let path = format!("{base_path}{served}");
+        Some(Box::new(JsonLinks::new(&origins, &path, format!("{proxy_origin}{}", route.path))))
     }
 }

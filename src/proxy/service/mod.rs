@@ -41,6 +41,7 @@ use super::downstream::serve::Downstream;
 use super::downstream::upgrade::Upgrade;
 use super::error::ProxyError;
 use super::message::forwarded;
+use super::message::json_links::JsonLinks;
 use super::message::loops::LoopMark;
 use super::message::via::Via;
 use super::route::Route;
@@ -61,8 +62,8 @@ pub struct Service {
 
 /// The response to a request that was not refused.
 enum Reply {
-    /// The upstream's, streamed as it arrives.
-    Upstream(Answered<AttemptBody<ClientBody>>),
+    /// The upstream's, streamed as it arrives, with these links rewritten.
+    Upstream(Answered<AttemptBody<ClientBody>>, Option<Box<JsonLinks>>),
     /// Complete: a synthetic response, or the head of a switch to another protocol.
     Complete(Response<Bytes>),
 }
@@ -99,7 +100,9 @@ impl Service {
             };
             progress.is_answered.set(true);
             let response = match reply {
-                Ok(Reply::Upstream(answered)) => response::relay(answered, request_body, exchange),
+                Ok(Reply::Upstream(answered, links)) => {
+                    response::relay(answered, links, request_body, exchange)
+                }
                 Ok(Reply::Complete(response)) => response::reply(response, request_body, exchange),
                 Err(error) => response::refuse(&error, request_body, exchange),
             };
@@ -179,8 +182,8 @@ impl Service {
                 handshake.complete(answered, &context.exchange.caller, upgrade, &self.via, is_logged);
             return Box::pin(completed).await.map(Reply::Complete);
         }
-        self.rewrite_response(&mut answered.response, &negotiated, route, destination);
-        Ok(Reply::Upstream(answered))
+        let links = self.rewrite_response(&mut answered.response, &negotiated, route, destination);
+        Ok(Reply::Upstream(answered, links))
     }
 
     /// Checks a request against everything that is known from its head, and finds its route.

@@ -5,11 +5,11 @@
 //! incomplete message (RFC 9112 §8).
 
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRAILER};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
 
@@ -19,7 +19,8 @@ use crate::proxy::downstream::progress::Side;
 use crate::proxy::downstream::protocol::LINGERING_CLOSE_TIMEOUT;
 use crate::proxy::downstream::request_body::ClientBody;
 use crate::proxy::error::ProxyError;
-use crate::proxy::message::trailers;
+use crate::proxy::message::json_links::JsonLinks;
+use crate::proxy::message::{json, trailers};
 use crate::proxy::upstream::forward::Answered;
 use crate::proxy::upstream::pool::body::UpstreamBody;
 use crate::proxy::upstream::pool::lease::Lease;
@@ -49,10 +50,20 @@ enum Content {
 struct Relay {
     body: UpstreamBody,
     lease: Option<Lease<AttemptBody<ClientBody>>>,
+    links: Option<Box<Rewriting>>,
     is_complete: bool,
     passes_trailers: bool,
     /// An error to report at the next poll, after hyper has written the chunks before it.
     pending_error: Option<RelayError>,
+}
+
+/// The rewriting of links in a body.
+struct Rewriting {
+    links: Box<JsonLinks>,
+    /// The trailers, while what was held of the body goes before them.
+    trailers: Option<HeaderMap>,
+    /// Whether the upstream's body has ended.
+    is_over: bool,
 }
 
 /// Why an upstream's body is incomplete.
@@ -66,15 +77,17 @@ pub enum RelayError {
     Stalled,
 }
 
-/// Relays an upstream's response.
+/// Relays an upstream's response, with the links in its body rewritten.
 pub fn relay(
     answered: Answered<AttemptBody<ClientBody>>,
+    links: Option<Box<JsonLinks>>,
     request_body: ReplayBody<ClientBody>,
     mut exchange: Exchange,
 ) -> Response<ResponseBody> {
     let Answered { response, lease } = answered;
     exchange.outcome.status = Some(response.status());
-    let has_length = response.body().size_hint().exact().is_some();
+    let links = links.filter(|_| !response.body().is_end_stream());
+    let has_length = links.is_none() && response.body().size_hint().exact().is_some();
     let response = with_persistence(response, has_length, &request_body, &exchange);
     // Over HTTP/1.1 trailers follow only where they are announced, to callers that accept them.
     let headers = response.headers();
@@ -82,7 +95,9 @@ pub fn relay(
     let passes_trailers = is_announced || exchange.version == Version::HTTP_2;
     response.map(|body| {
         let lease = Some(lease);
-        let mut relay = Relay { body, lease, is_complete: false, passes_trailers, pending_error: None };
+        let links = links.map(|links| Box::new(Rewriting { links, trailers: None, is_over: false }));
+        let mut relay =
+            Relay { body, lease, links, is_complete: false, passes_trailers, pending_error: None };
         relay.end_if_complete();
         ResponseBody::new(Content::Upstream(relay), request_body, exchange)
     })
@@ -151,6 +166,46 @@ pub fn discard(answered: Answered<AttemptBody<ClientBody>>) {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        if self.links.is_some() { self.poll_rewritten(cx) } else { self.poll_upstream(cx) }
+    }
+
+    fn poll_rewritten(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
+        loop {
+            if let Some(rewriting) = self.links.as_mut().filter(|rewriting| rewriting.is_over) {
+                return Poll::Ready(rewriting.last().map(Ok));
+            }
+            let frame = ready!(self.poll_upstream(cx)?);
+            let is_last = self.body.is_end_stream();
+            let Some(rewriting) = &mut self.links else { return Poll::Ready(frame.map(Ok)) };
+            rewriting.is_over = is_last;
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    let data = rewriting.links.push(&data);
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Some(Err(trailers)) => {
+                    rewriting.trailers = trailers.into_trailers().ok();
+                    rewriting.is_over = true;
+                }
+                None => rewriting.is_over = true,
+            }
+        }
+    }
+
+    /// Whether the body has ended, and nothing of it is held.
+    fn is_at_end(&self) -> bool {
+        self.body.is_end_stream() && self.is_drained()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.links
+            .as_ref()
+            .is_none_or(|rewriting| rewriting.links.is_drained() && rewriting.trailers.is_none())
+    }
+
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RelayError>>> {
         if let Some(error) = self.pending_error.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -196,6 +251,19 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
+    }
+}
+
+impl Rewriting {
+    /// The next frame after the end of the upstream's body: what is held of the body, then the trailers.
+    fn last(&mut self) -> Option<Frame<Bytes>> {
+        let held = self.links.finish();
+        if !held.is_empty() {
+            return Some(Frame::data(held));
+        }
+        let mut trailers = self.trailers.take()?;
+        json::remove_digests(&mut trailers);
+        (!trailers.is_empty()).then(|| Frame::trailers(trailers))
     }
 }
 
@@ -264,7 +332,7 @@ impl Body for ResponseBody {
         self.rest.is_empty()
             && match &self.content {
                 Content::Complete(content) => content.is_empty(),
-                Content::Upstream(relay) => relay.body.is_end_stream(),
+                Content::Upstream(relay) => relay.is_at_end(),
             }
     }
 
@@ -272,6 +340,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Complete(content) => SizeHint::with_exact(content.len() as u64),
+            Content::Upstream(relay) if relay.links.is_some() => SizeHint::default(),
             Content::Upstream(relay) => relay.body.size_hint(),
         }
     }
@@ -281,7 +350,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         let is_complete = match &self.content {
             Content::Complete(content) => content.is_empty(),
-            Content::Upstream(relay) => relay.is_complete,
+            Content::Upstream(relay) => relay.is_complete && relay.is_drained(),
         };
         if is_complete && self.rest.is_empty() {
             self.exchange.outcome.is_complete = true;
