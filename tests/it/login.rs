@@ -359,7 +359,7 @@ async fn a_grant_that_requests_could_not_use_is_not_stored() {
 async fn obstacles_are_reported_before_the_browser_opens() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = format!("redirect_uri = \"http://127.0.0.1:{}/\"", taken.local_addr().unwrap().port());
-    let closed = "issuer = \"http://127.0.0.1:1\"";
+    let closed = "issuer = \"http://127.0.0.1:2\"";
     for (lines, arguments, texts) in [
         (vec![AUTHORIZE, &port], vec![], ["cannot listen on 127.0.0.1:", "register another `redirect_uri`"]),
         (vec![closed, FREE], vec![], ["the issuer does not tell", "check --online"]),
