@@ -11,7 +11,7 @@ pub mod model;
 mod resolve;
 pub mod source;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use model::admin::{Admin, AdminAccess};
@@ -41,7 +41,8 @@ pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::{Problem, Sources};
 use source::document::{Document, is_toml};
-use source::format;
+use source::file::Content;
+use source::{file, format};
 use thiserror::Error;
 use toml::Spanned;
 
@@ -92,7 +93,20 @@ impl NoPath {
 ///
 /// All problems, errors and warnings, if at least one is an error.
 pub fn load(path: &Path, environment: &Environment) -> Result<Checked, Box<Diagnostics>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Diagnostics::unreadable(path, &error))?;
+    check(path, file::read(path), environment)
+}
+
+/// Checks what was read at `path`.
+///
+/// # Errors
+///
+/// All problems, errors and warnings, if at least one is an error.
+pub fn check(
+    path: &Path,
+    read: io::Result<Content>,
+    environment: &Environment,
+) -> Result<Checked, Box<Diagnostics>> {
+    let text = read.and_then(Content::into_text).map_err(|error| Diagnostics::unreadable(path, &error))?;
     parse(path, text, environment)
 }
 
@@ -138,7 +152,7 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
 pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoAdminAccess> {
     let is_named = flag.is_some() || environment.get(VARIABLE).is_some();
     let path = find(flag, environment)?;
-    let text = match std::fs::read_to_string(&path) {
+    let text = match file::read(&path).and_then(Content::into_text) {
         Ok(text) => text,
         Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
