@@ -11,6 +11,7 @@ pub mod jwt;
 pub mod location;
 pub mod member_path;
 pub mod metadata;
+pub mod quoted;
 pub mod route;
 pub mod rules;
 pub mod state_file;
@@ -24,7 +25,7 @@ use bearerd::proxy::route::guard::Policy;
 /// A target by its name, which its corpus has too.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 14] = [
     ("answer_head", answer_head::run),
     ("api_endpoint", api_endpoint::run),
     ("configuration", configuration::run),
@@ -34,6 +35,7 @@ pub const ALL: [Target; 13] = [
     ("location", location::run),
     ("member_path", member_path::run),
     ("metadata", metadata::run),
+    ("quoted", quoted::run),
     ("route", route::run),
     ("rules", rules::run),
     ("state_file", state_file::run),

@@ -40,7 +40,7 @@ pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::{Problem, Sources};
-use source::document::{Document, is_toml};
+use source::document::Document;
 use source::file::Content;
 use source::{file, format};
 use thiserror::Error;
@@ -121,6 +121,9 @@ pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Che
         return Err(Box::new(Diagnostics::new(sources, vec![problem])));
     }
     let document = Document::read(sources, environment);
+    if !document.is_toml {
+        return Err(Box::new(Diagnostics::new(document.sources, document.problems)));
+    }
     resolve::resolve(document, &folder_of(path), environment)
 }
 
@@ -157,12 +160,12 @@ pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<
         Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
     };
-    let Document { file, sources, mut problems, unusable } =
+    let Document { file, sources, mut problems, unusable, is_toml } =
         Document::read(Sources::new(&path, text), environment);
     let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
     let listen = admin.listen.map(|listen| (listen.span(), listen.get_ref().parse()));
-    let is_usable = is_toml(sources.text())
-        && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
+    let is_usable =
+        is_toml && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
     let listen = match listen {
         None => Ok(model::admin::DEFAULT_LISTEN),
         Some((_, Ok(listen))) => Ok(listen),

@@ -70,7 +70,7 @@ pub(super) fn resolve(
     folder: &Path,
     environment: &Environment,
 ) -> Result<Checked, Box<Diagnostics>> {
-    let Document { file, sources, problems, unusable } = document;
+    let Document { file, sources, problems, unusable, .. } = document;
     let mut resolver = Resolver {
         folder: folder.to_owned(),
         environment,

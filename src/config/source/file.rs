@@ -62,7 +62,7 @@ pub fn read_again(path: &Path) -> io::Result<Content> {
 
 /// Reads on a thread, which may block for ever. The process ends without it.
 fn read_pipe(path: PathBuf, limit: Duration) -> io::Result<Content> {
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::Builder::new().spawn(move || sender.send(read_bounded(&path)))?;
     let late = |_| {
         let title = format!("the pipe did not end within {} s", limit.as_secs());
