@@ -195,10 +195,11 @@ mod tests {
             "[server]\nlisten = {listen:?}\nallow_from = [\"10.0.0.0/8\"]\nhosts = [\"h\"]\n[admin]\nlisten = {admin:?}\n"
         );
         for (index, state) in states.iter().enumerate() {
-            text += &format!(
+            let credential = format!(
                 "[credentials.c{index}]\ntoken_url = \"https://a.example.com/\"\nclient_id = \"id\"\nclient_secret = {{ env = \"S\" }}\n\
                  state_file = {state:?}\n[[routes]]\npath = \"/{index}\"\nupstream = \"https://a.example.com\"\ncredential = \"c{index}\"\n"
             );
+            text += &credential;
         }
         text + "[[routes]]\nupstream = \"https://a.example.com\"\ncredential = \"none\"\n"
     }
