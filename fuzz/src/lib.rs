@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod location;
 pub mod member_path;
 pub mod metadata;
+pub mod quoted;
 pub mod route;
 pub mod rules;
 pub mod state_file;
@@ -36,6 +37,7 @@ pub const ALL: [Target; 14] = [
     ("location", location::run),
     ("member_path", member_path::run),
     ("metadata", metadata::run),
+    ("quoted", quoted::run),
     ("route", route::run),
     ("rules", rules::run),
     ("state_file", state_file::run),

@@ -1,7 +1,7 @@
 //! The sockets that the daemon listens on, which are bound before anything is started or changed.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
 use super::StartError;
@@ -9,6 +9,9 @@ use crate::config;
 use crate::config::Listen;
 use crate::proxy::listener;
 use crate::proxy::listener::{BoundSocket, LISTEN_BACKLOG, ListenSocket, unix_socket};
+
+/// The key of the callers' addresses.
+const CALLERS: &str = "server.listen";
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct ListenSockets {
@@ -104,18 +107,153 @@ pub(super) fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener
     })
 }
 
+/// Whether the unix sockets could be bound, by this process or by the daemon that listens on them already.
+///
+/// # Errors
+///
+/// [`StartError::Listen`].
+pub(super) fn check(server: &config::Server) -> Result<(), StartError> {
+    server.listen.iter().try_for_each(|address| match address {
+        Listen::Tcp(_) => Ok(()),
+        Listen::Unix(path) => unix_socket::check(path).map_err(|source| refused(address, source)),
+    })
+}
+
+fn refused(address: &Listen, source: io::Error) -> StartError {
+    StartError::Listen { key: CALLERS, address: address.clone(), source }
+}
+
 fn bind_one(address: &Listen) -> Result<(BoundSocket, Listen), StartError> {
-    const KEY: &str = "server.listen";
     Ok(match address {
         Listen::Tcp(address) => {
-            let socket = bind(KEY, *address)?;
+            let socket = bind(CALLERS, *address)?;
             let address = Listen::Tcp(socket.local_addr()?);
             (BoundSocket::Tcp(socket), address)
         }
         Listen::Unix(path) => {
-            let refused = |source| StartError::Listen { key: KEY, address: address.clone(), source };
-            let (socket, file) = unix_socket::bind(path, LISTEN_BACKLOG).map_err(refused)?;
+            let bound = unix_socket::bind(path, LISTEN_BACKLOG);
+            let (socket, file) = bound.map_err(|source| refused(address, source))?;
             (BoundSocket::Unix(socket, file), address.clone())
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, Environment};
+    use crate::token::DurableState;
+
+    const ADDRESSES: [&str; 9] = [
+        "127.0.0.1:P",
+        "127.0.0.1:Q",
+        "127.0.0.2:P",
+        "0.0.0.0:P",
+        "[::1]:P",
+        "[::]:P",
+        "[::ffff:127.0.0.1]:P",
+        "[::ffff:0.0.0.0]:P",
+        "127.0.0.1:0",
+    ];
+    const SOCKETS: [&str; 6] = ["s", "./s", "real/../s", "real/s", "link/s", "none/s"];
+    const STATES: [&str; 7] = ["a", "./a", "real/../a", "real/a", "link/a", "none/a", "link/../a"];
+
+    /// What `check` concludes: the configuration, or why `run` would refuse it.
+    fn checked(folder: &Path, text: &str) -> Result<Config, String> {
+        let environment = Environment::from([("S", "s")]);
+        let checked = config::parse(&folder.join("proxy.toml"), text.to_owned(), &environment);
+        let config = checked.map_err(|problems| problems.to_string())?.config;
+        check(&config.server).map_err(|error| error.to_string())?;
+        let inspect = |credential| DurableState::inspect(credential, Clock::system());
+        for credential in &config.credentials {
+            inspect(credential).map_err(|error| error.to_string())?;
+        }
+        Ok(config)
+    }
+
+    /// What `run` does first.
+    fn bound(config: &Config) -> Result<(), String> {
+        let states: Result<Vec<_>, _> =
+            config.credentials.iter().map(|one| DurableState::open(one, Clock::system())).collect();
+        let _states = states.map_err(|error| error.to_string())?;
+        let _sockets =
+            ListenSockets::default().to(&config.server, false).map_err(|error| error.to_string())?;
+        bind("admin.listen", config.admin.listen).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn free_port() -> u16 {
+        listener::bind(([0, 0, 0, 0], 0).into()).unwrap().local_addr().unwrap().port()
+    }
+
+    fn text(listen: &[String], admin: &str, states: &[&str]) -> String {
+        let mut text = format!(
+            "[server]\nlisten = {listen:?}\nallow_from = [\"10.0.0.0/8\"]\nhosts = [\"h\"]\n[admin]\nlisten = {admin:?}\n"
+        );
+        for (index, state) in states.iter().enumerate() {
+            let credential = format!(
+                "[credentials.c{index}]\ntoken_url = \"https://a.example.com/\"\nclient_id = \"id\"\nclient_secret = {{ env = \"S\" }}\n\
+                 state_file = {state:?}\n[[routes]]\npath = \"/{index}\"\nupstream = \"https://a.example.com\"\ncredential = \"c{index}\"\n"
+            );
+            text += &credential;
+        }
+        text + "[[routes]]\nupstream = \"https://a.example.com\"\ncredential = \"none\"\n"
+    }
+
+    /// The same configuration without its check: each address and each path is bound on its own.
+    fn refused_by_the_system(folder: &Path, listen: &[String], admin: &str, states: &[&str]) -> bool {
+        let mut parts = Vec::new();
+        for state in states {
+            let one = checked(folder, &text(&["127.0.0.1:0".to_owned()], "127.0.0.1:0", &[state]));
+            let Ok(config) = one else { return true };
+            let Ok(open) = DurableState::open(&config.credentials[0], Clock::system()) else { return true };
+            parts.push(open);
+        }
+        let mut sockets = Vec::new();
+        for address in listen.iter().map(String::as_str).chain([admin]) {
+            let address = match address.strip_prefix("unix:") {
+                Some(path) => Listen::Unix(folder.join(path)),
+                None => Listen::Tcp(address.parse().unwrap()),
+            };
+            let Ok(socket) = bind_one(&address) else { return true };
+            sockets.push(socket);
+        }
+        false
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn check_says_ok_exactly_where_run_can_bind_and_open(
+            tcp in prop::collection::vec(prop::sample::select(&ADDRESSES[..]), 0..3),
+            unix in prop::collection::vec(prop::sample::select(&SOCKETS[..]), 0..3),
+            admin in prop::sample::select(&ADDRESSES[..]),
+            states in prop::collection::vec(prop::sample::select(&STATES[..]), 0..3),
+        ) {
+            prop_assume!(!tcp.is_empty() || !unix.is_empty());
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("real")).unwrap();
+            std::os::unix::fs::symlink("real", folder.path().join("link")).unwrap();
+            // A port that the system gave may have been taken meanwhile.
+            let agree = (0..3).any(|_| {
+                let (p, q) = (free_port(), free_port());
+                let with_ports =
+                    |address: &&str| address.replace('P', &p.to_string()).replace('Q', &q.to_string());
+                let unix = unix.iter().map(|path| format!("unix:{path}"));
+                let listen: Vec<String> = tcp.iter().map(with_ports).chain(unix).collect();
+                let admin = with_ports(&admin);
+                let is_refused = refused_by_the_system(folder.path(), &listen, &admin, &states);
+                match checked(folder.path(), &text(&listen, &admin, &states)) {
+                    Ok(config) => !is_refused && bound(&config).is_ok(),
+                    Err(_) => is_refused,
+                }
+            });
+            prop_assert!(agree, "{tcp:?} {unix:?} {admin} {states:?}");
+        }
+    }
 }

@@ -87,7 +87,7 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// [`StartError`], except about a listening address or a state.
+    /// [`StartError`], except about a TCP address or a state.
     pub fn try_out(config: &Config) -> Result<(), StartError> {
         let trust = Trust::default();
         let clock = Clock::system();
@@ -98,6 +98,7 @@ impl Daemon {
             sources.push(Refresher::new(Arc::clone(credential), client, durable, clock).1);
         }
         Certificates::new(config.server.tls.as_ref())?;
+        listen_sockets::check(&config.server)?;
         let resources = Resources {
             trust: &trust,
             sources: &sources,

@@ -1,6 +1,7 @@
 //! The `--config` flag that all commands share, and the configuration that a command reads.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use super::exit_code::BAD_CONFIGURATION;
 use super::output;
 use crate::config;
+use crate::config::source::file;
+use crate::config::source::file::Content;
 use crate::config::{Checked, Config, Credential, Environment};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -46,7 +49,16 @@ pub(super) fn find(file: ConfigFile, environment: &Environment) -> Result<PathBu
 
 /// Loads the configuration. If the configuration is invalid, prints its problems and returns the exit code.
 pub(super) fn load(path: &Path, environment: &Environment) -> Result<Checked, u8> {
-    config::load(path, environment).map_err(|diagnostics| {
+    check(path, file::read(path), environment)
+}
+
+/// Checks the configuration that was read. If the configuration is invalid, prints its problems and returns the exit code.
+pub(super) fn check(
+    path: &Path,
+    read: io::Result<Content>,
+    environment: &Environment,
+) -> Result<Checked, u8> {
+    config::check(path, read, environment).map_err(|diagnostics| {
         output::error_line(diagnostics.render(output::may_colour(environment)));
         BAD_CONFIGURATION
     })

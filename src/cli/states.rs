@@ -36,6 +36,11 @@ pub(super) fn check(mut checked: Checked) -> Result<Checked, Box<Diagnostics>> {
                     let title = format!("cannot write in {}: {cause}", folder.display());
                     problems.push(error(title, RUN_AS_DAEMON_USER.to_owned()));
                 }
+                if look.is_disk_full && is_first {
+                    let title = format!("the disk of {} is full", folder.display());
+                    let help = "free space: a state that cannot be written is lost at a restart";
+                    problems.push(Problem::warning(place.clone(), title).help(help));
+                }
                 if let Some(mode) = look.open_folder.filter(|_| is_first) {
                     let title = format!(
                         "the mode {mode:04o} of {} lets every user access the states",

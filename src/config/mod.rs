@@ -11,7 +11,7 @@ pub mod model;
 mod resolve;
 pub mod source;
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 pub use model::admin::{Admin, AdminAccess};
@@ -40,8 +40,9 @@ pub use resolve::Checked;
 pub use source::diagnostics::Diagnostics;
 
 use source::diagnostics::{Problem, Sources};
-use source::document::{Document, is_toml};
-use source::format;
+use source::document::Document;
+use source::file::Content;
+use source::{file, format};
 use thiserror::Error;
 use toml::Spanned;
 
@@ -92,7 +93,20 @@ impl NoPath {
 ///
 /// All problems, errors and warnings, if at least one is an error.
 pub fn load(path: &Path, environment: &Environment) -> Result<Checked, Box<Diagnostics>> {
-    let text = std::fs::read_to_string(path).map_err(|error| Diagnostics::unreadable(path, &error))?;
+    check(path, file::read(path), environment)
+}
+
+/// Checks what was read at `path`.
+///
+/// # Errors
+///
+/// All problems, errors and warnings, if at least one is an error.
+pub fn check(
+    path: &Path,
+    read: io::Result<Content>,
+    environment: &Environment,
+) -> Result<Checked, Box<Diagnostics>> {
+    let text = read.and_then(Content::into_text).map_err(|error| Diagnostics::unreadable(path, &error))?;
     parse(path, text, environment)
 }
 
@@ -107,6 +121,9 @@ pub fn parse(path: &Path, text: String, environment: &Environment) -> Result<Che
         return Err(Box::new(Diagnostics::new(sources, vec![problem])));
     }
     let document = Document::read(sources, environment);
+    if !document.is_toml {
+        return Err(Box::new(Diagnostics::new(document.sources, document.problems)));
+    }
     resolve::resolve(document, &folder_of(path), environment)
 }
 
@@ -138,17 +155,17 @@ pub fn find(flag: Option<PathBuf>, environment: &Environment) -> Result<PathBuf,
 pub fn admin_access(flag: Option<PathBuf>, environment: &Environment) -> Result<AdminAccess, NoAdminAccess> {
     let is_named = flag.is_some() || environment.get(VARIABLE).is_some();
     let path = find(flag, environment)?;
-    let text = match std::fs::read_to_string(&path) {
+    let text = match file::read(&path).and_then(Content::into_text) {
         Ok(text) => text,
         Err(error) if !is_named && error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(NoAdminAccess::File(Box::new(Diagnostics::unreadable(&path, &error)))),
     };
-    let Document { file, sources, mut problems, unusable } =
+    let Document { file, sources, mut problems, unusable, is_toml } =
         Document::read(Sources::new(&path, text), environment);
     let admin = file.admin.map(Spanned::into_inner).unwrap_or_default();
     let listen = admin.listen.map(|listen| (listen.span(), listen.get_ref().parse()));
-    let is_usable = is_toml(sources.text())
-        && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
+    let is_usable =
+        is_toml && !["admin", "admin.listen", "admin.token"].iter().any(|key| unusable.contains(*key));
     let listen = match listen {
         None => Ok(model::admin::DEFAULT_LISTEN),
         Some((_, Ok(listen))) => Ok(listen),

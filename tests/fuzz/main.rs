@@ -123,6 +123,30 @@ fn every_target_holds_for_its_corpus_and_for_random_changes_to_it() {
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
+/// Each of these rules shows what it does not take for a secret, as a reader of a broken file may.
+#[test]
+fn the_target_of_quoted_lines_finds_a_planted_leak() {
+    type Rule = fn(&str) -> bool;
+    let rules: [(&str, Rule); 4] = [
+        ("shows every line", |_| true),
+        ("shows comments", |line| line.starts_with('#')),
+        ("shows lines without the key of a secret", |line| {
+            !line.contains("secret") && !line.contains("token")
+        }),
+        ("shows the values of public keys", |line| {
+            line.starts_with("listen") || line.starts_with("upstream")
+        }),
+    ];
+    let corpus = corpus("quoted");
+    for (rule, is_shown) in rules {
+        let show = |text: &str| text.lines().filter(|line| is_shown(line)).collect::<String>();
+        let (mut rng, began) = (Rng::new(), Instant::now());
+        while !targets::quoted::shows_secret(&changed(&corpus, &mut rng), show) {
+            assert!(began.elapsed() < TIME, "the target does not find a renderer that {rule}");
+        }
+    }
+}
+
 #[test]
 fn every_target_has_a_fuzzer_and_every_corpus_a_target() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

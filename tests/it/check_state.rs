@@ -191,3 +191,64 @@ async fn check_does_not_call_a_file_in_the_folders_place_missing() {
         assert!(!output.contains("mkdir"), "{output}");
     }
 }
+
+/// Skipped where the system lets no user mount a file system of its own.
+#[tokio::test]
+async fn check_and_run_agree_about_a_disk_without_space() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("disk")).unwrap();
+    let config = "[server]\nlisten = \"127.0.0.1:0\"\nstate_dir = \"disk\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+                  [credentials.a]\ntoken_url = \"https://127.0.0.1:1/\"\nclient_id = \"x\"\n\
+                  client_secret = { env = \"PATH\" }\n\
+                  [[routes]]\nupstream = \"https://127.0.0.1:1\"\ncredential = \"a\"\n";
+    fs::write(folder.path().join("proxy.toml"), config).unwrap();
+    let fill = |with: &str, command: &str| {
+        let script = format!(
+            "mount -t tmpfs -o mode=700,size=64k,nr_inodes=64 none disk || exit 99; {with}; exec timeout 2 {} {command}",
+            crate::harness::BEARERD,
+        );
+        let arguments = ["--user", "--map-root-user", "--mount", "sh", "-c", &script];
+        let ended =
+            std::process::Command::new("unshare").args(arguments).current_dir(folder.path()).output().ok()?;
+        let output = String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap();
+        let code = ended.status.code().filter(|code| *code != 99 && !output.starts_with("unshare:"))?;
+        Some((code, output))
+    };
+    let files = "for i in $(seq 70); do touch disk/$i; done 2> /dev/null";
+    let bytes = "head -c 100000 /dev/zero > disk/full 2> /dev/null";
+    let Some((code, output)) = fill(files, "check") else { return };
+    assert_eq!(code, 78, "{output}");
+    assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
+    let (code, output) = fill(files, "run").unwrap();
+    assert_eq!(code, 78, "{output}");
+    assert!(output.contains("No space left") && output.contains("free space on the disk"), "{output}");
+
+    let (code, output) = fill(bytes, "check").unwrap();
+    assert!(code == 0 && output.contains("warning: the disk of disk is full"), "{output}");
+    let (_, output) = fill(bytes, "run").unwrap();
+    assert!(output.contains("\"started\"") && output.contains("No space left"), "{output}");
+}
+
+/// Sockets in folders that are not there, at other files, and at one path in two spellings.
+#[tokio::test]
+async fn check_refuses_a_unix_socket_that_run_cannot_bind() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let list = "\"unix:s\", \"unix:./s\"";
+    for (listen, said) in [
+        ("\"unix:none/s\"", "cannot listen on unix:none/s (server.listen): No such file"),
+        ("\"unix:file\"", "cannot listen on unix:file (server.listen): what is there is no socket"),
+        (list, "unix:./s and unix:s cannot both be listened on"),
+    ] {
+        let config = format!(
+            "[server]\nlisten = [{listen}]\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [[routes]]\nupstream = \"http://127.0.0.1:1\"\ncredential = \"none\"\n"
+        );
+        fs::write(folder.path().join("proxy.toml"), config).unwrap();
+        for command in ["check", "run"] {
+            let (code, output) = ended(spawn(&[command], &[], folder.path())).await;
+            assert!(if command == "check" { code == 78 } else { code != 0 }, "{command}: {output}");
+            assert!(output.contains(said), "{command}: {output}");
+        }
+    }
+}

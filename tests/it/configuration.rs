@@ -1,6 +1,7 @@
 //! `bearerd check` and `bearerd run` with good and bad configurations.
 
-use crate::harness::{daemon, spawn};
+use crate::harness::{daemon, eventually, spawn};
+use rustix::process::Signal;
 use testkit::harness::world::assert_absent;
 
 const GOOD: &str = "
@@ -114,6 +115,46 @@ async fn a_secret_or_an_authority_in_a_pipe_is_refused_at_once() {
         assert_eq!(process.ended().await.code(), Some(78));
         let output = process.output();
         assert_eq!(output.matches("pipe: not a regular file").count(), 2, "{output}");
+    }
+}
+
+/// As of `-c <(…)` and `-c /dev/stdin`.
+#[tokio::test]
+async fn a_configuration_is_read_once_from_a_pipe_and_a_reload_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let environment = [("CXONE_SECRET".to_owned(), "hunter2hunter2".to_owned())];
+    let config = GOOD.replace("[server]", "[server]\nwatch = true");
+    let start = async |command: &str| {
+        let process = spawn(&[command, "-c", "pipe"], &environment, folder.path());
+        let (pipe, config) = (pipe.clone(), config.clone());
+        tokio::task::spawn_blocking(move || std::fs::write(pipe, config).unwrap()).await.unwrap();
+        process
+    };
+    let mut process = start("check").await;
+    assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());
+
+    let mut process = start("run").await;
+    eventually("it has started", async || !process.events("started").is_empty()).await;
+    assert!(process.output().contains("`server.watch` has no effect"), "{}", process.output());
+    process.signal(Signal::HUP);
+    let refused = "configuration not reloaded, kept the last one";
+    eventually("it answers", async || !process.events(refused).is_empty()).await;
+    let problems = process.events(refused)[0]["problems"].to_string();
+    assert!(problems.contains("pipe cannot be read again: it is not a regular file"), "{problems}");
+    process.signal(Signal::TERM);
+    assert_eq!(process.ended().await.code(), Some(0), "{}", process.output());
+}
+
+#[tokio::test]
+async fn a_configuration_without_an_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["check", "run", "health"] {
+        let mut process = spawn(&[command, "-c", "/dev/zero"], &[], folder.path());
+        assert_eq!(process.ended().await.code(), Some(78));
+        let output = process.output();
+        assert!(output.contains("cannot read /dev/zero: larger than 1 MiB"), "{output}");
     }
 }
 

@@ -16,6 +16,7 @@ use super::exit_code::{BAD_CONFIGURATION, FAILED, OK};
 use crate::app::Daemon;
 use crate::causes::in_one_line;
 use crate::config::Environment;
+use crate::config::source::file;
 use crate::lifecycle::StopSignals;
 use crate::reload;
 use crate::telemetry::log;
@@ -28,13 +29,18 @@ pub(super) async fn run(file: ConfigFile, environment: &Environment) -> u8 {
         Ok(path) => path,
         Err(code) => return code,
     };
-    let used = watch::digest_of(&path);
-    let checked = match config_file::load(&path, environment) {
+    let read = file::read(&path);
+    let is_file = read.as_ref().is_ok_and(|content| content.is_file);
+    let used = watch::digest_of(&read).filter(|_| is_file);
+    let checked = match config_file::check(&path, read, environment) {
         Ok(checked) => checked,
         Err(code) => return code,
     };
     let log = log::start(&checked.config.log, environment);
     log_warnings(&checked.warnings);
+    if checked.config.server.watch && !is_file {
+        warn!(config = %path.display(), "`server.watch` has no effect: the configuration is not a regular file");
+    }
     let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {

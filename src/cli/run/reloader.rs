@@ -15,6 +15,7 @@ use crate::blocking::Blocking;
 use crate::causes::in_one_line;
 use crate::config;
 use crate::config::source::diagnostics::Diagnostics;
+use crate::config::source::file::read_again;
 use crate::config::{Checked, Environment};
 use crate::reload::{Difference, NotReloaded, Outcome, ReloadRequests, Reloaded, Reloads};
 use crate::telemetry::throttle::OnChange;
@@ -28,6 +29,8 @@ type Loaded = (FileDigest, Result<Checked, Box<Diagnostics>>);
 #[derive(Debug)]
 pub(super) struct Reloader {
     path: PathBuf,
+    /// Whether the configuration was read from a regular file, which can be read again.
+    is_file: bool,
     environment: Environment,
     reloads: Reloads,
     requests: ReloadRequests,
@@ -41,7 +44,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// The reloader of a file that had this digest when the configuration was read.
+    /// The reloader of a regular file that had this digest when the configuration was read; without a digest, of a pipe.
     pub(super) fn new(
         path: PathBuf,
         environment: Environment,
@@ -51,6 +54,7 @@ impl Reloader {
         let watch = Watch::new(&path, used);
         Self {
             path,
+            is_file: used.is_some(),
             environment,
             reloads,
             requests,
@@ -70,7 +74,8 @@ impl Reloader {
     pub(super) async fn serve(&mut self, daemon: &mut Daemon) -> Died {
         loop {
             let config = Arc::clone(daemon.config());
-            let (is_watched, has_certificates) = (config.server.watch, config.has_certificate_files());
+            let (is_watched, has_certificates) =
+                (config.server.watch && self.is_file, config.has_certificate_files());
             tokio::select! {
                 died = daemon.died() => return died,
                 () = self.requests.next() => {
@@ -118,9 +123,18 @@ impl Reloader {
 
     async fn load(&mut self) -> Result<Checked, NotReloaded> {
         let not_now = |problems: String| NotReloaded { is_of_the_configuration: false, problems };
+        if !self.is_file {
+            return Err(not_now(format!(
+                "{} cannot be read again: it is not a regular file; restart bearerd with the new configuration",
+                self.path.display()
+            )));
+        }
         let was_running = self.loading.is_running();
         let (path, environment) = (self.path.clone(), self.environment.clone());
-        let load = move || (digest_of(&path), config::load(&path, &environment));
+        let load = move || {
+            let read = read_again(&path);
+            (digest_of(&read), config::check(&path, read, &environment))
+        };
         let (digest, checked) = match self.loading.run(load).await {
             // The file may have changed since that reading began.
             Ok(_) if was_running => {

@@ -1,5 +1,6 @@
 //! Detects changes of the configuration file by reading its content every few seconds: a replaced symlink is a change too.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::blocking::Blocking;
+use crate::config::source::file::{Content, read_again};
 
 /// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -38,10 +40,14 @@ pub(super) struct Watch {
     reading: Blocking<FileDigest>,
 }
 
+/// The digest of what was read.
+pub(super) fn digest_of(read: &io::Result<Content>) -> FileDigest {
+    digest(&SHA256, &read.as_ref().ok()?.bytes).as_ref().try_into().ok()
+}
+
 /// The digest of a file's present content. Blocks as long as the file system does.
-pub(super) fn digest_of(path: &Path) -> FileDigest {
-    let content = std::fs::read(path).ok()?;
-    digest(&SHA256, &content).as_ref().try_into().ok()
+fn present_digest(path: &Path) -> FileDigest {
+    digest_of(&read_again(path))
 }
 
 impl Watch {
@@ -86,7 +92,7 @@ impl Watch {
                 self.ticks.tick().await;
             }
             let path = self.path.clone();
-            let found = self.reading.run(move || digest_of(&path)).await.unwrap_or(self.used);
+            let found = self.reading.run(move || present_digest(&path)).await.unwrap_or(self.used);
             if found == self.used {
                 self.found = None;
                 if self.has_failed {
@@ -113,7 +119,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, digest_of(&path));
+        let mut watch = Watch::new(&path, present_digest(&path));
         assert!(!within(&mut watch, 3).await, "nothing has changed");
 
         std::fs::write(&path, "half").unwrap();
@@ -121,7 +127,7 @@ mod tests {
         assert!(!within(&mut watch, 1).await, "it may not be done");
         std::fs::write(&path, "two").unwrap();
         assert!(within(&mut watch, 10).await);
-        assert_eq!(watch.used, digest_of(&path));
+        assert_eq!(watch.used, present_digest(&path));
         assert!(!within(&mut watch, 3).await, "it was told");
 
         std::fs::remove_file(&path).unwrap();
@@ -134,10 +140,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, digest_of(&path));
+        let mut watch = Watch::new(&path, present_digest(&path));
 
         std::fs::write(&path, "two").unwrap();
-        watch.used(digest_of(&path));
+        watch.used(present_digest(&path));
 
         assert!(!within(&mut watch, 5).await);
     }
@@ -147,7 +153,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watch = Watch::new(&path, digest_of(&path));
+        let mut watch = Watch::new(&path, present_digest(&path));
 
         for _ in 0..2 {
             watch.reloaded(true);

@@ -4,6 +4,7 @@ use secrecy::ExposeSecret;
 use toml::Spanned;
 
 use super::Resolver;
+use super::conflicts::conflict;
 use crate::config::model::admin::{Admin, DEFAULT_LISTEN};
 use crate::config::model::listen::Listen;
 use crate::config::model::secret::{Secret, SecretSource};
@@ -19,12 +20,14 @@ impl Resolver<'_> {
             Some(listen) => self.address(listen.get_ref(), &listen.span())?,
             None => DEFAULT_LISTEN,
         };
-        if listen.port() != 0 && callers.contains(&Listen::Tcp(listen)) {
-            self.error(
-                place.clone(),
-                "`admin.listen` and `server.listen` are the same address",
-                "give the admin listener a port of its own",
-            );
+        let own = Listen::Tcp(listen);
+        if let Some(callers) = callers.iter().find(|callers| conflict(callers, &own)) {
+            let title = if *callers == own {
+                "`admin.listen` and `server.listen` are the same address".to_owned()
+            } else {
+                format!("`admin.listen` and {callers} in `server.listen` cannot both be listened on")
+            };
+            self.error(place.clone(), title, "give the admin listener a port of its own");
         }
         if admin.token.is_none() && !listen.ip().to_canonical().is_loopback() {
             self.warning(

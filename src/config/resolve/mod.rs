@@ -8,6 +8,7 @@ mod api_discovery;
 mod assertion;
 mod authorities;
 mod callers;
+mod conflicts;
 mod credential;
 mod fallback;
 mod fields;
@@ -69,7 +70,7 @@ pub(super) fn resolve(
     folder: &Path,
     environment: &Environment,
 ) -> Result<Checked, Box<Diagnostics>> {
-    let Document { file, sources, problems, unusable } = document;
+    let Document { file, sources, problems, unusable, .. } = document;
     let mut resolver = Resolver {
         folder: folder.to_owned(),
         environment,
@@ -115,7 +116,7 @@ struct Resolver<'a> {
     header_case: HeaderCase,
     /// `server.state_dir`.
     state_dir: Option<PathBuf>,
-    /// The state files so far, each with the name of its credential.
+    /// The state files so far, without symlinks and in one spelling, each with the name of its credential.
     state_files: BTreeMap<PathBuf, String>,
     /// See [`Checked::state_places`].
     state_places: BTreeMap<String, Range<usize>>,

@@ -252,7 +252,9 @@ impl Resolver<'_> {
             Some(path) => self.unix_socket(path, place),
             None => self.address(text, place).map(Listen::Tcp),
         };
-        texts.iter().filter_map(listen).collect()
+        let addresses: Vec<Listen> = texts.iter().filter_map(listen).collect();
+        self.refuse_conflicts(&addresses, place);
+        addresses
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 use toml::Spanned;
 
+use super::conflicts::resolved;
 use super::{Owner, Resolver};
 use crate::config::model::credential::StatePlace;
 use crate::config::model::secret::{Secret, SecretSource};
@@ -63,7 +64,7 @@ impl Resolver<'_> {
         self.state_places.insert(name.to_owned(), place.clone());
         if path.file_name().is_none() {
             self.problems.push(Problem::error(place, "not the path of a file"));
-        } else if let Some(other) = self.state_files.insert(path.clone(), name.to_owned()) {
+        } else if let Some(other) = self.state_files.insert(resolved(&path), name.to_owned()) {
             let title = format!("the credential `{other}` has the same state file");
             self.error(place, title, "each credential needs a state_file of its own");
         }

@@ -265,7 +265,7 @@ fn beyond_loopback_networks_and_hosts_must_be_set() {
     assert!(problems[0].contains("server.allow_from") && problems[1].contains("server.hosts"));
 
     let config = accepted(&with_server(
-        "listen = [\"0.0.0.0:8080\", \"[::]:8080\"]\nallow_from = [\"private\", \"203.0.113.7\"]\nhosts = [\"gw\"]",
+        "listen = [\"0.0.0.0:8080\", \"[::]:8081\"]\nallow_from = [\"private\", \"203.0.113.7\"]\nhosts = [\"gw\"]",
     ));
     assert!(config.server.allow_from.contains(&"203.0.113.7/32".parse().unwrap()));
     assert!(config.server.allow_from.contains(&"10.0.0.0/8".parse().unwrap()));

@@ -140,6 +140,8 @@ impl Diagnostics {
                 "set the path with -c FILE or $BEARERD_CONFIG; the default is ./proxy.toml, then /etc/bearerd/proxy.toml"
             }
             std::io::ErrorKind::InvalidData => "save the file as UTF-8: editors on Windows may write UTF-16",
+            std::io::ErrorKind::FileTooLarge => "set the path of a configuration: it has at most 1 MiB",
+            std::io::ErrorKind::TimedOut => "close the pipe after the last line of the configuration",
             _ => "",
         };
         if !help.is_empty() {

@@ -27,6 +27,8 @@ pub(in crate::config) struct Document {
     pub(in crate::config) problems: Vec<Problem>,
     /// Paths of the keys that are present but unusable, such as `server.limits.replay_body`.
     pub(in crate::config) unusable: BTreeSet<String>,
+    /// Whether the text is TOML. If not, the problems say why, and there is nothing else.
+    pub(in crate::config) is_toml: bool,
 }
 
 impl Document {
@@ -36,7 +38,18 @@ impl Document {
         let (root, errors) = DeTable::parse_recoverable(&text);
         let syntax_error =
             |error: &toml::de::Error| Problem::error(error.span(), format!("not TOML: {}", error.message()));
-        let mut problems: Vec<Problem> = errors.iter().map(syntax_error).collect();
+        let problems: Vec<Problem> = errors.iter().map(syntax_error).collect();
+        if !problems.is_empty() {
+            // Of a text that is not TOML, a key or a value could be a part of a secret: nothing of it is named.
+            return Self {
+                file: File::default(),
+                sources,
+                problems,
+                unusable: BTreeSet::new(),
+                is_toml: false,
+            };
+        }
+        let mut problems = problems;
         let mut root = root.into_inner();
         overrides::apply(&mut root, &mut sources, environment, &mut problems);
 
@@ -47,13 +60,8 @@ impl Document {
         check_sections(&mut root, &mut reader);
         let file = File::from_table(&root, "", &mut reader);
         let Reader { problems, unusable, .. } = reader;
-        Self { file, sources, problems, unusable }
+        Self { file, sources, problems, unusable, is_toml: true }
     }
-}
-
-/// Whether a text is TOML. Of other texts a [`Document`] may have only a part.
-pub(in crate::config) fn is_toml(text: &str) -> bool {
-    DeTable::parse(text).is_ok()
 }
 
 /// Reports `credentials` that is not a table of tables.

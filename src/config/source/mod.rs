@@ -3,6 +3,7 @@
 pub(in crate::config) mod choice;
 pub mod diagnostics;
 pub(in crate::config) mod document;
+pub mod file;
 pub(in crate::config) mod format;
 pub(in crate::config) mod mask;
 pub(in crate::config) mod nearest;

@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use rustix::fs::{Access, AtFlags, FlockOperation, Mode, OFlags, accessat, fchmod, flock, open};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Attempts at the folder's lock, and the pause between two.
@@ -32,8 +33,7 @@ pub struct SocketFile {
 /// `AddrInUse` if a process listens at the path, `AlreadyExists` if the path is that of another file, or the system's
 /// error.
 pub fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let _lock = lock(folder.unwrap_or_else(|| Path::new(".")))?;
+    let _lock = lock(usable_folder(path)?)?;
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -49,9 +49,37 @@ pub fn bind(path: &Path, backlog: i32) -> io::Result<(UnixListener, SocketFile)>
     Ok((UnixListener::from(socket), file))
 }
 
+/// Whether a socket could be bound at this path, unless another process listens on it. Changes nothing.
+///
+/// # Errors
+///
+/// As of [`bind`].
+pub fn check(path: &Path) -> io::Result<()> {
+    usable_folder(path)?;
+    is_there(path).map(|_| ())
+}
+
+/// The folder of a socket, in which this process may create files.
+fn usable_folder(path: &Path) -> io::Result<OwnedFd> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = open(folder.unwrap_or_else(|| Path::new(".")), flags, Mode::empty())?;
+    accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+    Ok(folder)
+}
+
+/// Whether there is a socket. Any other file is an error.
+fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Holds a folder's lock until it is dropped.
-fn lock(folder: &Path) -> io::Result<impl Drop + use<>> {
-    let folder = open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+fn lock(folder: OwnedFd) -> io::Result<impl Drop + use<>> {
     for _ in 1..LOCK_ATTEMPTS {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Err(error) if error == rustix::io::Errno::WOULDBLOCK => std::thread::sleep(LOCK_RETRY_DELAY),
@@ -63,13 +91,8 @@ fn lock(folder: &Path) -> io::Result<impl Drop + use<>> {
 
 /// Removes a socket on which no process listens any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "what is there is no socket"));
+    if !is_there(path)? {
+        return Ok(());
     }
     // Not blocking: a daemon with a full queue is in use too.
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;

@@ -114,16 +114,27 @@ impl Folder {
         Ok(rustix::fs::accessat(&self.0, ".", access, AtFlags::EACCESS)?)
     }
 
+    /// Whether the disk has no space left for what files hold.
+    pub(super) fn is_full(&self) -> io::Result<bool> {
+        let space = rustix::fs::fstatvfs(&self.0)?;
+        Ok(space.f_blocks > 0 && space.f_bavail == 0)
+    }
+
     /// The folder's permissions.
     pub(super) fn mode(&self) -> io::Result<u32> {
         Ok(Mode::from_raw_mode(rustix::fs::fstat(&self.0)?.st_mode).bits())
     }
 
-    /// Whether a file, if it exists, can be read and written.
+    /// Whether a file can be read and written, or the disk has a place for one more file.
     pub(super) fn check_usable(&self, name: &OsStr) -> io::Result<()> {
         match self.open_with(name, OFlags::RDWR | OFlags::NONBLOCK) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let space = rustix::fs::fstatvfs(&self.0)?;
+                // File systems without a fixed number of files report none at all.
+                let is_full = space.f_files > 0 && space.f_favail == 0;
+                if is_full { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+            }
+            outcome => outcome.map(|_| ()),
         }
     }
 

@@ -42,6 +42,9 @@ impl OpenError {
             Self::Folder(..) => {
                 "make the folder of server.state_dir or state_file, for the daemon's user alone: mkdir -m 700"
             }
+            Self::Lock(_, source) if source.kind() == io::ErrorKind::StorageFull => {
+                "free space on the disk, or remove files"
+            }
             Self::Lock(..) | Self::Remove(..) => RUN_AS_DAEMON_USER,
             Self::Held(..) => "stop the other process, or give this one a state_file of its own",
             Self::Refused(_, refusal) => refusal.help(),

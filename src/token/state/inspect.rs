@@ -21,6 +21,8 @@ use crate::token::limiter::LATCH_MAX;
 pub struct Inspection {
     /// Why the folder is not writable, if so.
     pub not_writable: Option<io::Error>,
+    /// Whether the disk has no space left: the daemon would start, and keep the state in memory.
+    pub is_disk_full: bool,
     /// The folder's permissions, if they admit every user.
     pub open_folder: Option<u32>,
     /// Warnings about the state.
@@ -45,6 +47,7 @@ impl Inspection {
     ) -> Result<Self, OpenError> {
         let (folder, name) = Folder::of(path)?;
         let not_writable = folder.check_writable().err();
+        let is_disk_full = folder.is_full().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
         let mode = folder.mode().map_err(|error| OpenError::Folder(path.to_owned(), error))?;
         let open_folder = (mode & 0o007 != 0).then_some(mode);
         let lock = folder.check_usable(&lock::name_of(name));
@@ -56,7 +59,7 @@ impl Inspection {
             }
             read => read.map_err(|refusal| OpenError::Refused(path.to_owned(), refusal))?,
         };
-        Ok(Self { not_writable, open_folder, warnings, state })
+        Ok(Self { not_writable, is_disk_full, open_folder, warnings, state })
     }
 }
 
