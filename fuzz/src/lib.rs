@@ -26,7 +26,7 @@ use bearerd::proxy::route::guard::Policy;
 /// A target by its name, which its corpus has too.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const ALL: [Target; 14] = [
+pub const ALL: [Target; 15] = [
     ("answer_head", answer_head::run),
     ("api_endpoint", api_endpoint::run),
     ("configuration", configuration::run),

@@ -108,7 +108,8 @@ fn move_aside(credential: &str, path: PathBuf, refusal: StateRefusal) -> Result<
     }
 }
 
-/// The account that the state belongs to. [`State::belonging_to`] removes the tokens of another principal.
+/// The account that the state belongs to. The tokens of another principal are removed by
+/// [`State::belonging_to`](super::file::State::belonging_to).
 fn identity_of(credential: &Credential) -> Identity {
     Identity::of(&[credential.state_identity().as_bytes()])
 }
