@@ -16,7 +16,7 @@ const TABLES: [&str; 10] =
 const FREE: [&str; 6] = ["request_headers", "request_fields", "extra", "claims", "set", "set_if_absent"];
 
 /// Keys whose values are no secrets. Values of all other keys are never shown.
-const PUBLIC: [&str; 95] = [
+const PUBLIC: [&str; 108] = [
     "access",
     "alg",
     "allow",
@@ -56,7 +56,9 @@ const PUBLIC: [&str; 95] = [
     "forwarded",
     "grant",
     "grant_type",
+    "half_closed",
     "header_bytes",
+    "header_case",
     "header_timeout",
     "host",
     "host_header",
@@ -94,11 +96,15 @@ const PUBLIC: [&str; 95] = [
     "retry_after_max",
     "retry_on",
     "retry_stale",
+    "rewrite_cookies",
+    "rewrite_links",
     "scopes",
+    "server_name",
     "state_dir",
     "state_file",
     "streams",
     "strip_prefix",
+    "subject_token_type",
     "system_roots",
     "throttled",
     "timeout",
@@ -112,11 +118,14 @@ const PUBLIC: [&str; 95] = [
     "transient",
     "trusted_proxies",
     "upgrade",
+    "upstream",
+    "username",
+    "via",
+    "watch",
+    "window",
+    "workers",
+    "write_timeout",
 ];
-
-/// Further public keys. An array of all of them would be longer than the linter's idea of a screen.
-const MORE_PUBLIC: [&str; 8] =
-    ["upstream", "username", "via", "watch", "window", "workers", "write_timeout", "subject_token_type"];
 
 /// Brackets of which the tables are told apart. toml reads at most 80.
 const MAX_DEPTH: usize = 100;
@@ -270,7 +279,7 @@ impl Masking {
         self.is_public = if self.is_variable {
             self.is_toml && tables.last().is_some_and(|table| !FREE.contains(table))
         } else {
-            let is_listed = PUBLIC.contains(&key) || MORE_PUBLIC.contains(&key);
+            let is_listed = PUBLIC.contains(&key);
             is_listed && tables.iter().all(|table| TABLES.contains(table))
         };
         self.place = Place::Value;
@@ -293,7 +302,7 @@ impl Masking {
 }
 
 fn is_known(key: &str) -> bool {
-    [&TABLES[..], &PUBLIC, &MORE_PUBLIC, &OTHER].iter().any(|keys| keys.contains(&key))
+    [&TABLES[..], &PUBLIC, &OTHER].iter().any(|keys| keys.contains(&key))
 }
 
 /// A number, a duration, a size, an address, `true` or `false`: too little for a secret.

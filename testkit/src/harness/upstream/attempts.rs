@@ -30,21 +30,27 @@ pub enum Outcome {
 }
 
 impl Attempts {
-    /// Records an attempt; an error says why it should not have come: only after a 401 may a request come again, once, and
-    /// with another token.
-    pub(super) fn begin(&self, id: &str, token: &str) -> Result<(), String> {
+    /// Records an attempt; an error says why it should not have come. A request may come again after a 401, once and with
+    /// another token. An idempotent one may also come again after a reset, once for each of these (`retry_stale`).
+    pub(super) fn begin(&self, id: &str, token: &str, is_idempotent: bool) -> Result<(), String> {
         if id.is_empty() {
             return Ok(());
         }
         let is_settled = self.settled.lock().unwrap().contains(id);
         let mut waiting = self.waiting.lock().unwrap();
         let attempts = waiting.entry(id.to_owned()).or_default();
-        let result = match attempts.as_slice() {
+        let with = |outcome| attempts.iter().filter(move |attempt| attempt.outcome == outcome);
+        let (rejected, reset) = (with(Outcome::Rejected).count(), with(Outcome::Reset).count());
+        let result = match attempts.last().map(|last| last.outcome) {
             _ if is_settled => Err("an attempt after the answer".to_owned()),
-            [first] if first.outcome != Outcome::Rejected => Err("sent again without a 401".to_owned()),
-            [first] if first.token == token => Err("sent again with the same token".to_owned()),
-            [] | [_] => Ok(()),
-            more => Err(format!("attempt {}", more.len() + 1)),
+            None => Ok(()),
+            Some(Outcome::Reset) if is_idempotent && reset <= 1 + rejected => Ok(()),
+            Some(Outcome::Rejected) if with(Outcome::Rejected).any(|earlier| earlier.token == token) => {
+                Err("sent again with the same token".to_owned())
+            }
+            Some(Outcome::Rejected) if rejected == 1 => Ok(()),
+            Some(Outcome::Rejected) => Err(format!("attempt {}", attempts.len() + 1)),
+            Some(last) => Err(format!("sent again after {last:?}")),
         };
         attempts.push(Attempt { token: token.to_owned(), outcome: Outcome::UnderWay });
         result
