@@ -3,15 +3,17 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::EXPECT;
 use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
+
+use crate::proxy::body::http2::{Http2Body, content_length};
 
 /// The body of a client's request.
 #[derive(Debug)]
@@ -22,13 +24,10 @@ pub enum ClientBody {
     Http2(StreamBody),
 }
 
-/// The body of a request over HTTP/2 as it arrives. h2 checks it against the `Content-Length`.
+/// The body of a request over HTTP/2, and the 100 that its first poll sends.
 #[derive(Debug)]
 pub struct StreamBody {
-    from: RecvStream,
-    /// The bytes still to come, if the request has a `Content-Length`.
-    remaining: Option<u64>,
-    has_no_more_data: bool,
+    body: Http2Body,
     continuation: Option<Continuation>,
 }
 
@@ -50,12 +49,11 @@ pub enum ClientBodyError {
 impl StreamBody {
     /// The body of the request with this head, and what becomes of an expectation of the client.
     pub(super) fn new(head: &Parts, from: RecvStream) -> (Self, Option<Continuation>) {
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         // The guard refuses any other expectation.
         let expects = !from.is_end_stream() && head.headers.contains_key(EXPECT);
         let continuation = expects.then(Continuation::default);
-        let body =
-            Self { from, remaining: length, has_no_more_data: false, continuation: continuation.clone() };
+        let body = Http2Body::new(from, content_length(&head.headers));
+        let body = Self { body, continuation: continuation.clone() };
         (body, continuation)
     }
 
@@ -63,21 +61,7 @@ impl StreamBody {
         if let Some(Continuation(is_wanted)) = self.continuation.take() {
             is_wanted.set(true);
         }
-        if !self.has_no_more_data {
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let length = data.len();
-                    // Fails only for more bytes than were received.
-                    let _ = self.from.flow_control().release_capacity(length);
-                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(length as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => self.has_no_more_data = true,
-            }
-        }
-        let trailers = ready!(self.from.poll_trailers(cx));
-        Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
+        self.body.poll_frame(cx)
     }
 }
 
@@ -105,15 +89,14 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(body) => body.from.is_end_stream(),
+            Self::Http2(body) => body.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
-            Self::Http2(body) if body.from.is_end_stream() => SizeHint::with_exact(0),
-            Self::Http2(body) => body.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(body) => body.body.size_hint(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! disk, perhaps for long.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -139,13 +140,15 @@ impl StateFile {
 
     /// Whether the file that was written, its lock file or their folder has been removed or replaced.
     pub fn is_lost(&self) -> bool {
-        let is_in_place = || {
-            let (folder, name) = Folder::of(&self.path).ok()?;
-            let is_same_folder = folder.id().ok()? == self.durable.folder().id().ok()?;
-            let is_there = self.latest == 0 || folder.id_of(name).is_ok();
-            Some(is_same_folder && is_there && self.lock.is_in(&folder, name))
-        };
-        is_in_place() != Some(true)
+        let is_there = |folder: &Folder, name: &OsStr| self.latest == 0 || folder.id_of(name).is_ok();
+        !Folder::of(&self.path).is_ok_and(|(folder, name)| {
+            self.holds(&folder, name).is_ok_and(|holds| holds && is_there(&folder, name))
+        })
+    }
+
+    /// Whether this is the folder whose lock is held. A lock on a deleted lock file excludes no process.
+    fn holds(&self, folder: &Folder, name: &OsStr) -> std::io::Result<bool> {
+        Ok(folder.id()? == self.durable.folder().id()? && self.lock.is_in(folder, name))
     }
 
     /// Opens the folder and takes the lock anew if the path leads to another folder or lock file than those
@@ -157,9 +160,7 @@ impl StateFile {
     /// [`OpenError`] where the new folder is missing, or another process holds its lock. The old folder and lock stay held.
     fn follow_path(&mut self) -> Result<(), OpenError> {
         let (folder, name) = Folder::of(&self.path)?;
-        let unknown = |error| OpenError::Folder(self.path.clone(), error);
-        let is_same_folder = folder.id().map_err(unknown)? == self.durable.folder().id().map_err(unknown)?;
-        if is_same_folder && self.lock.is_in(&folder, name) {
+        if self.holds(&folder, name).map_err(|error| OpenError::Folder(self.path.clone(), error))? {
             return Ok(());
         }
         let (lock, latest) = Lock::take(&folder, name, &self.path)?;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -17,6 +17,7 @@ use http_body::{Frame, SizeHint};
 use super::http2::StreamSlot;
 use super::outcome::{ExchangeError, SendError, StreamError};
 use super::request::{Outgoing, RequestBody};
+use crate::proxy::body::http2::{Http2Body, content_length};
 
 /// A slot on a connection, and the request body while it is sent.
 pub(super) struct Stream<B> {
@@ -34,12 +35,7 @@ struct Upload<B> {
 
 /// A response body as it arrives.
 #[derive(Debug)]
-pub struct StreamBody {
-    from: RecvStream,
-    /// The bytes still to come, if the response has a `Content-Length`.
-    remaining: Option<u64>,
-    has_no_more_data: bool,
-}
+pub struct StreamBody(Http2Body);
 
 impl<B: RequestBody> Stream<B> {
     pub(super) const fn new(slot: StreamSlot) -> Self {
@@ -68,8 +64,9 @@ impl<B: RequestBody> Stream<B> {
         match outcome {
             Ok(response) => {
                 self.upload = is_sending.then_some(upload);
-                let remaining = if head.method == Method::HEAD { None } else { length(response.headers()) };
-                Ok(response.map(|from| StreamBody { from, remaining, has_no_more_data: false }))
+                let remaining =
+                    if head.method == Method::HEAD { None } else { content_length(response.headers()) };
+                Ok(response.map(|from| StreamBody(Http2Body::new(from, remaining))))
             }
             Err(error) => {
                 let is_reset_unprocessed = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
@@ -126,11 +123,6 @@ impl<B: RequestBody> Stream<B> {
     }
 }
 
-/// The `Content-Length`; h2 has rejected invalid ones.
-fn length(headers: &http::HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 impl<B: RequestBody> Upload<B> {
     /// Ready when no more is sent: at the end of the body, or after an error, which the response reports.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -183,45 +175,27 @@ impl<B: RequestBody> Upload<B> {
 impl StreamBody {
     /// Whether the body has ended.
     pub fn is_end_stream(&self) -> bool {
-        self.from.is_end_stream()
+        self.0.is_end_stream()
     }
 
     /// The bytes still to come, as far as known.
     pub fn size_hint(&self) -> SizeHint {
-        match self.remaining {
-            _ if self.is_end_stream() => SizeHint::with_exact(0),
-            Some(remaining) => SizeHint::with_exact(remaining),
-            None => SizeHint::default(),
-        }
+        self.0.size_hint()
     }
 
     /// The next frame; an end before the `Content-Length` is an error.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        if !self.has_no_more_data {
-            match ready!(self.from.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    let length = data.len();
-                    // Fails only for more bytes than were received.
-                    let _ = self.from.flow_control().release_capacity(length);
-                    self.remaining = self.remaining.map(|remaining| remaining.saturating_sub(length as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(self.ended_by(error).map(Err)),
-                None => self.has_no_more_data = true,
-            }
-        }
-        match ready!(self.from.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(self.ended_by(error).map(Err)),
-        }
+        Poll::Ready(match ready!(self.0.poll_frame(cx)) {
+            Some(Err(error)) => self.ended_by(error).map(Err),
+            frame => frame.map(|frame| frame.map_err(StreamError::from)),
+        })
     }
 
     /// The error of the body. A reset with `NO_ERROR` after the whole response is none: the upstream does not need the
     /// rest of the request (RFC 9113 §8.1).
-    fn ended_by(&mut self, error: h2::Error) -> Option<StreamError> {
-        self.has_no_more_data = true;
+    fn ended_by(&self, error: h2::Error) -> Option<StreamError> {
         let is_end = error.is_remote() && error.is_reset() && error.reason() == Some(Reason::NO_ERROR);
-        match self.remaining {
+        match self.0.remaining() {
             None | Some(0) if is_end => None,
             Some(_) if is_end => Some(StreamError::Short),
             _ => Some(error.into()),
