@@ -204,7 +204,7 @@ mod tests {
         text + "[[routes]]\nupstream = \"https://a.example.com\"\ncredential = \"none\"\n"
     }
 
-    /// The same configuration without its check: each address and each path is bound on its own.
+    /// Binds each address and each path of the configuration on its own, without the check.
     fn refused_by_the_system(folder: &Path, listen: &[String], admin: &str, states: &[&str]) -> bool {
         let mut parts = Vec::new();
         for state in states {

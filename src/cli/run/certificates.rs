@@ -25,7 +25,7 @@ pub(super) struct CertificateWatch {
     ticks: Interval,
     /// A reading, with the configuration whose files it has read.
     reading: Blocking<(Arc<Config>, Reading)>,
-    /// What the last reading has found.
+    /// The findings of the last reading.
     findings: Vec<Finding>,
     /// The unusable content that was logged.
     logged: Vec<Finding>,

@@ -12,7 +12,7 @@ const KEYS: [&str; 2] =
     ["MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "OTg3NjU0MzIxMGZlZGNiYTk4NzY1NDMyMTBmZWRjYmE="];
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// What the place of the state holds at the reload.
+/// The content of the place of the state at the reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disk {
     /// An earlier state, whose refresh token has been used.
@@ -28,7 +28,7 @@ enum Disk {
     Unreadable,
 }
 
-/// What happens after the reload.
+/// The event after the reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Nothing,
